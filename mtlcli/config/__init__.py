@@ -1,0 +1,53 @@
+"""The configuration of a run: dataclasses, one section each. No torch, no hydra."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Annotated, Any, Union
+
+from annotated_types import Ge, MinLen
+from pydantic import Discriminator
+
+from mtlcli.config.run import Data, Logger, Model, Optim, Runner
+from mtlcli.config.sampling import samplings
+from mtlcli.config.sharing import sharings
+from mtlcli.config.task import Task, task_types
+from mtlcli.config.weighting import weightings
+from mtlcli.config.section import section
+from mtlcli.registry import Registry
+
+
+def _one_of(registry: Registry, key: str) -> Any:
+    """The union of a registry's configs, told apart by the literal field `key`."""
+    return Annotated[Union[tuple(registry.configs.values())], Discriminator(key)]
+
+
+@section
+class Config:
+    """A run. `conf/train.yaml` is its table of contents."""
+
+    tasks: Annotated[dict[str, _one_of(task_types, "type")], MinLen(1)]  # type: ignore[misc]
+    """The tasks by name; `task=` fills it."""
+    model: Model = field(default_factory=Model)
+    """The backbone."""
+    sharing: _one_of(sharings, "name")  # type: ignore[valid-type]
+    """Which parameters tasks share."""
+    weighting: _one_of(weightings, "name")  # type: ignore[valid-type]
+    """How the tasks' losses become one update."""
+    sampling: _one_of(samplings, "name")  # type: ignore[valid-type]
+    """Which tasks make up a step."""
+    optim: Optim = field(default_factory=Optim)
+    """The optimiser and its schedule."""
+    data: Data = field(default_factory=Data)
+    """Where rows come from and how they are encoded."""
+    runner: Runner = field(default_factory=Runner)
+    """How the run is carried out."""
+    logger: Logger = field(default_factory=Logger)
+    """What is shown and written."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Seed of weights, order of data, sampling and dropout."""
+    run_dir: str | None = None
+    """The run folder; null: runs/<date>_<time>_<suite>_<sharing>_<weighting>."""
+
+
+__all__ = ["Config", "Data", "Logger", "Model", "Optim", "Runner", "Task", "samplings", "sharings", "task_types", "weightings"]

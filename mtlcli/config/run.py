@@ -1,0 +1,125 @@
+"""The sections of a run's configuration other than its tasks and its methods."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Lt, MinLen
+from mtlcli.config.section import section
+
+
+@section
+class Model:
+    """The backbone."""
+
+    kind: Literal["auto", "pretrained", "scratch"] = "auto"
+    """`pretrained`: `name` with its weights. `scratch`: built from `layers`, `hidden`, ... with a WordPiece tokenizer
+    trained on the tasks' text. `auto`: `name` when the hub or its cache has it, else from scratch."""
+    name: str | None = "google-bert/bert-base-uncased"
+    """Any name or folder that `AutoModel` takes, or `package:NAME/FOLDER` for a folder inside an installed package."""
+    lr: Annotated[float, Gt(0)] = 3e-5
+    """Learning rate that suits this model; used when `optim.lr` is null."""
+    pooling: Literal["auto", "pooler", "cls", "mean", "last"] = "auto"
+    """How token states become one vector: the model's own pooler, the first token, the mean, the last token.
+    `auto`: the pooler if the model has one, the last token for decoder-only models, the mean for encoder-decoder models, else the first token."""
+    dropout: Annotated[float, Ge(0), Lt(1)] | None = None
+    """Dropout in the backbone and the heads; null: what the model's own configuration says."""
+    attention: Literal["auto", "eager", "sdpa"] = "auto"
+    """Attention implementation of the transformers library; `auto`: its default."""
+    layers: Annotated[int, Gt(0)] = 2
+    """From scratch: number of layers."""
+    hidden: Annotated[int, Gt(0)] = 128
+    """From scratch: width."""
+    heads: Annotated[int, Gt(0)] = 4
+    """From scratch: attention heads."""
+    vocabulary: Annotated[int, Ge(100)] = 8000
+    """From scratch: largest size of the WordPiece vocabulary."""
+    scratch_lr: Annotated[float, Gt(0)] = 1e-3
+    """Learning rate when the model is built from scratch; used when `optim.lr` is null."""
+
+
+@section
+class Optim:
+    """The optimiser and its schedule."""
+
+    name: Literal["adamw"] = "adamw"
+    """AdamW (Loshchilov & Hutter 2019); biases and norms have no weight decay."""
+    lr: Annotated[float, Gt(0)] | None = None
+    """Peak learning rate; null: the one that the model's file gives."""
+    weight_decay: Annotated[float, Ge(0)] = 0.01
+    """Decoupled weight decay."""
+    betas: Annotated[list[float], MinLen(2)] = field(default_factory=lambda: [0.9, 0.999])
+    """Decay of AdamW's two moments."""
+    eps: Annotated[float, Gt(0)] = 1e-8
+    """AdamW's term against division by zero."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Decay to zero after the warm-up, or none."""
+    warmup: Annotated[float, Ge(0)] = 0.06
+    """Warm-up: a share of all steps if below 1, else a number of steps."""
+    clip: Annotated[float, Gt(0)] | None = 1.0
+    """Largest norm of the whole gradient; null: no clipping."""
+
+
+@section
+class Data:
+    """Where rows come from and how they are encoded."""
+
+    source: Literal["auto", "hub", "local", "sample"] = "auto"
+    """`auto`: `root` if given, else the hub or its cache, else the built-in sample world."""
+    root: str | None = None
+    """Folder with `<task path>/<split>.parquet|csv|tsv|jsonl` in the hub's columns."""
+    max_length: Annotated[int, Ge(8)] = 128
+    """Longest input in tokens, special tokens included. Span tasks cut longer contexts into windows, others truncate."""
+    max_train_rows: Annotated[int, Gt(0)] | None = None
+    """Use only the first rows of every train split; null: all."""
+    max_eval_rows: Annotated[int, Gt(0)] | None = None
+    """Use only the first rows of every other split; null: all."""
+    cache_dir: str | None = None
+    """Folder of the encoded store; null: $MTL_CACHE or ~/.cache/mtl."""
+    sample_seed: int = 0
+    """Seed of the sample world."""
+
+
+@section
+class Runner:
+    """How the run is carried out."""
+
+    epochs: Annotated[float, Gt(0)] | None = 3.0
+    """Passes over the data; `runner.steps` takes its place when given."""
+    steps: Annotated[int, Gt(0)] | None = None
+    """Number of optimiser updates; null: from `epochs`."""
+    batch_size: Annotated[int, Gt(0)] = 32
+    """Examples of a task in a step, over all devices and micro-batches."""
+    max_tokens: Annotated[int, Gt(0)] | None = None
+    """Largest padded tokens of a task in a step; longer inputs then come in smaller batches. Null: no bound."""
+    accumulation: Annotated[int, Gt(0)] = 1
+    """Micro-batches that a task's batch is cut into, to save memory. The update stays the same."""
+    eval_batch_size: Annotated[int, Gt(0)] = 64
+    """Examples in an evaluation batch."""
+    eval_every: Annotated[int, Gt(0)] | None = None
+    """Steps between evaluations, each followed by a checkpoint; null: ten times in the run and at its end."""
+    patience: Annotated[int, Gt(0)] | None = None
+    """Stop after this many evaluations without a better average score; null: never."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: cuda if there is one."""
+    devices: Annotated[int, Gt(0)] = 1
+    """Number of devices (GPUs, or CPU processes), each with its share of every batch."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto`: bf16 autocast where the hardware multiplies bf16 faster, else fp32."""
+    threads: Annotated[int, Gt(0)] | None = None
+    """CPU threads of each process; null: the cores shared evenly."""
+    timeout: Annotated[float, Gt(0)] = 1800.0
+    """Seconds after which a rank that does not answer is given up."""
+
+
+@section
+class Logger:
+    """What is shown and written while a run goes on."""
+
+    console: Literal["auto", "live", "plain"] = "auto"
+    """`live`: a view that redraws itself; `plain`: lines; `auto`: live in a terminal, else plain."""
+    every: Annotated[int, Gt(0)] = 10
+    """Steps between rows of metrics.jsonl."""
+
+

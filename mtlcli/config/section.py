@@ -1,0 +1,15 @@
+"""The decorator of every config dataclass: keyword-only, and unknown keys are refused when it is filled from YAML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar, dataclass_transform
+
+T = TypeVar("T", bound=type)
+
+
+@dataclass_transform(kw_only_default=True)
+def section(cls: T) -> T:
+    """Make `cls` a keyword-only dataclass that pydantic fills strictly."""
+    cls.__pydantic_config__ = {"extra": "forbid"}
+    return dataclass(kw_only=True)(cls)

@@ -1,0 +1,28 @@
+"""Sharing strategies: which parameters tasks have in common. One dataclass per strategy."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mtlcli.config.section import section
+from mtlcli.registry import Registry
+
+sharings = Registry("sharing")
+
+
+@sharings.register("hard", "mtlcli.sharing.hard:Hard")
+@section
+class HardSharing:
+    """One backbone for all tasks, one head each (Caruana 1997)."""
+
+    name: Literal["hard"] = "hard"
+    """Strategy."""
+
+
+@sharings.register("none", "mtlcli.sharing.none:NoSharing")
+@section
+class NoSharing:
+    """A separate copy of the backbone for each task: the single-task baseline at equal data."""
+
+    name: Literal["none"] = "none"
+    """Strategy."""

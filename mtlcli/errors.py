@@ -1,0 +1,46 @@
+"""What can go wrong, and the exit code of each kind. Anything that is not an MtlError is a bug and keeps its traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong, in the words the user reads."""
+
+    what: str
+    """What is wrong, with the value that was found."""
+    where: str = ""
+    """The key, file and row, or path it concerns."""
+    fix: str = ""
+    """What to do about it: the nearest name, the allowed values, the command to type."""
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{head}\n    -> {self.fix}" if self.fix else head
+
+
+class MtlError(Exception):
+    """A failure that is explained to the user in one block instead of a traceback."""
+
+    exit_code = 1
+
+    def __init__(self, problems: Problem | Iterable[Problem] | str, where: str = "", fix: str = "") -> None:
+        if isinstance(problems, str):
+            problems = Problem(problems, where, fix)
+        self.problems: list[Problem] = [problems] if isinstance(problems, Problem) else list(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class UserError(MtlError):
+    """The user's input is wrong (configuration, data, path): nothing was started, nothing is lost."""
+
+    exit_code = 2
+
+
+class RunError(MtlError):
+    """A run that was under way could not go on."""
+
+    exit_code = 1

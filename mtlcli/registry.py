@@ -1,0 +1,63 @@
+"""One small registry: a name -> the config dataclass of a method and the class that implements it.
+
+The config is known without importing the implementation, because every mistake in a configuration is reported before
+torch is imported. The implementation is named as "package.module:Class" and imported when it is built.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
+from typing import Any, TypeVar
+
+from mtlcli.errors import UserError
+
+T = TypeVar("T", bound=type)
+
+
+def nearest(name: str, choices: Iterable[str]) -> str | None:
+    """The choice that looks most like `name`, or None when none is close."""
+    found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def suggest(name: str, choices: Iterable[str]) -> str:
+    """The text offered for an unknown name: the nearest choice first, then all of them."""
+    choices = sorted(choices)
+    close = nearest(name, choices)
+    return (f"did you mean '{close}'? " if close else "") + "choices: " + ", ".join(choices)
+
+
+class Registry:
+    """Maps a name to a config dataclass and, lazily, to the class that takes this config."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.configs: dict[str, type] = {}
+        self._paths: dict[str, str] = {}
+
+    def register(self, name: str, implementation: str) -> Callable[[T], T]:
+        """Class decorator for the config of method `name`; `implementation` is "package.module:Class"."""
+
+        def add(config: T) -> T:
+            if name in self.configs:
+                raise ValueError(f"{self.kind} '{name}' is registered twice")
+            self.configs[name] = config
+            self._paths[name] = implementation
+            return config
+
+        return add
+
+    def implementation(self, name: str) -> Any:
+        """The class that implements `name`. Raises UserError with the nearest name when there is none."""
+        if name not in self._paths:
+            raise UserError(f"unknown {self.kind} '{name}'", fix=suggest(name, self._paths))
+        module, _, attribute = self._paths[name].partition(":")
+        return getattr(import_module(module), attribute)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.configs)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.configs

@@ -1,0 +1,118 @@
+"""A task type: how examples become features, which head, which loss, how outputs become predictions, which metrics.
+
+Everything a type does stands side by side in one file, and nobody else asks what type a task has.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtlcli.config.task import Task, task_types
+from mtlcli.data.features import Features
+from mtlcli.data.table import Table
+from mtlcli.errors import Problem
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mtlcli.data.batches import Batch
+    from mtlcli.data.encoder import TextEncoder
+
+C = TypeVar("C", bound=Task)
+Outputs = dict[str, NDArray]
+"""What a head gives for the features of a split, as arrays: per feature (N, ...) or, for token outputs, flat (total tokens, ...)."""
+
+
+@dataclass
+class Encoded:
+    """What a backbone gives a head."""
+
+    hidden: Tensor
+    """Token states: (batch, length, hidden)."""
+    pooled: Tensor
+    """One vector per input: (batch, hidden)."""
+    mask: Tensor
+    """True where there is a token, False where there is padding: (batch, length)."""
+
+
+class TaskType(ABC, Generic[C]):
+    """One task of a run, made from its config. Subclasses are the task types; torch is imported only inside the methods that need it."""
+
+    token_outputs: ClassVar[bool] = False
+    """Whether `head` gives one output per token (then outputs are gathered flat over tokens) or one per feature."""
+    item: ClassVar[str] = "example"
+    """What the loss is a mean over, in words."""
+    loss_kind: ClassVar[str] = "classification"
+    """`classification` (a log likelihood over classes) or `regression` (a squared error): uncertainty weighting has a term for each."""
+
+    def __init__(self, name: str, config: C) -> None:
+        self.name = name
+        self.config = config
+
+    @property
+    @abstractmethod
+    def default_metrics(self) -> list[str]:
+        """Names of metrics in mtlcli/evaluation/metrics, the main one first."""
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics to compute, the main one first."""
+        return self.config.metrics or self.default_metrics
+
+    @abstractmethod
+    def required_columns(self) -> list[str]:
+        """Columns of the table that must be there."""
+
+    @abstractmethod
+    def texts(self, table: Table) -> list[str]:
+        """All text of a table, on which a tokenizer can be trained."""
+
+    def prepare(self, train: Table | None) -> None:
+        """Learn from the train split what the config leaves open (for example the label set). Called once, before `check`."""
+
+    @abstractmethod
+    def check(self, table: Table, *, labelled: bool) -> list[Problem]:
+        """What is wrong with the rows, each with file and row (`table.where(row)`) and what to do. Columns are known to be there.
+
+        Many rows with the same fault are one Problem: the count and the first of them. `labelled`: whether labels are
+        needed (train and validation) or may be missing (test).
+        """
+
+    @abstractmethod
+    def encode(self, table: Table, encoder: TextEncoder) -> Features:
+        """Features of all rows, in row order. Labels that are missing are -100 (ids) or NaN (scores)."""
+
+    @abstractmethod
+    def build_head(self, hidden: int, dropout: float, *, dense: bool) -> nn.Module:
+        """The module `head(encoded: Encoded) -> dict[str, Tensor]`. `dense`: put a dense tanh layer before the output layer
+        (for backbones whose pooled vector has not passed one)."""
+
+    @abstractmethod
+    def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
+        """The loss SUMMED over the batch's labelled items: scalar, fp32. The caller divides by the global number of items."""
+
+    @abstractmethod
+    def items(self, features: Features, indices: NDArray[np.int64]) -> int:
+        """How many labelled items these features hold: the denominator of their mean loss."""
+
+    @abstractmethod
+    def decode(self, outputs: Outputs, features: Features, table: Table) -> list[Any]:
+        """One JSON-ready prediction per row of the table."""
+
+    @abstractmethod
+    def references(self, table: Table) -> list[Any] | None:
+        """The gold answers, one per row, in the form that the metrics take; None when the split has no labels."""
+
+    @abstractmethod
+    def majority(self, references: list[Any], metric: str) -> float:
+        """The score of the best constant prediction under `metric` (0 for correlations), over `references`."""
+
+
+def build_tasks(configs: dict[str, Any]) -> dict[str, TaskType[Any]]:
+    """The tasks of a run, by name, in the order of the config."""
+    return {name: task_types.implementation(config.type)(name, config) for name, config in configs.items()}
