@@ -10,10 +10,10 @@ from pydantic import Discriminator
 
 from mtlcli.config.run import Data, Logger, Model, Optim, Runner
 from mtlcli.config.sampling import samplings
+from mtlcli.config.section import section
 from mtlcli.config.sharing import sharings
 from mtlcli.config.task import Task, task_types
 from mtlcli.config.weighting import weightings
-from mtlcli.config.section import section
 from mtlcli.registry import Registry
 
 

@@ -6,6 +6,7 @@ from dataclasses import field
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt, MinLen
+
 from mtlcli.config.section import section
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar, dataclass_transform
+from typing import TypeVar
+
+from typing_extensions import dataclass_transform
 
 T = TypeVar("T", bound=type)
 
