@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Union
 
 from annotated_types import Ge, MinLen
-from pydantic import Discriminator
 
 from mtlcli.config.run import Data, Logger, Model, Optim, Runner
 from mtlcli.config.sampling import samplings
@@ -17,9 +16,21 @@ from mtlcli.config.weighting import weightings
 from mtlcli.registry import Registry
 
 
+@dataclass(frozen=True)
+class _ToldApartBy:
+    """pydantic's Discriminator, imported only when a configuration is validated: shell completion reads the schema without it."""
+
+    key: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic import Discriminator
+
+        return Discriminator(self.key).__get_pydantic_core_schema__(source, handler)
+
+
 def _one_of(registry: Registry, key: str) -> Any:
     """The union of a registry's configs, told apart by the literal field `key`."""
-    return Annotated[Union[tuple(registry.configs.values())], Discriminator(key)]
+    return Annotated[Union[tuple(registry.configs.values())], _ToldApartBy(key)]
 
 
 @section
