@@ -64,9 +64,16 @@ class TaskType(ABC, Generic[C]):
         """The metrics to compute, the main one first."""
         return self.config.metrics or self.default_metrics
 
+    @property
+    def max_length(self) -> int:
+        """Longest input in tokens. `data.max_length` has been filled in where the task's own is null."""
+        if self.config.max_length is None:
+            raise ValueError(f"max_length of task '{self.name}' was not resolved from data.max_length")
+        return self.config.max_length
+
     @abstractmethod
-    def required_columns(self) -> list[str]:
-        """Columns of the table that must be there."""
+    def required_columns(self, *, labelled: bool = True) -> list[str]:
+        """Columns of the table that must be there; without the gold column when the split may be unlabelled."""
 
     @abstractmethod
     def texts(self, table: Table) -> list[str]:
@@ -103,6 +110,13 @@ class TaskType(ABC, Generic[C]):
     @abstractmethod
     def decode(self, outputs: Outputs, features: Features, table: Table) -> list[Any]:
         """One JSON-ready prediction per row of the table."""
+
+    @abstractmethod
+    def metric_inputs(self, metric: str, predictions: list[Any]) -> dict[str, Any]:
+        """What `compute(metric, references=..., **inputs)` takes: `predictions` in the metric's form, and the metric's options.
+
+        `predictions`: what `decode` gave.
+        """
 
     @abstractmethod
     def references(self, table: Table) -> list[Any] | None:
