@@ -1,0 +1,157 @@
+"""The checkpoint folder: tensors in safetensors, everything else in JSON, a manifest with the SHA-256 of every file.
+
+A folder is written as a temporary sibling, every file flushed to the disk, the manifest last, and then renamed into
+place; a folder whose manifest does not verify does not exist for the reader.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mtlcli.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1
+FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+_NAME = re.compile(r"step_(\d{8})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder that verified."""
+
+    folder: Path
+    """The folder, `.../checkpoints/step_00000120`."""
+    state: dict[str, Any]
+    """state.json."""
+
+    @property
+    def step(self) -> int:
+        """Updates that had been made when it was written."""
+        return int(self.state["step"])
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors of `model.safetensors` or `optimizer.safetensors`, on the CPU."""
+        from safetensors.torch import load_file
+
+        return load_file(self.folder / name)
+
+
+def write(checkpoints: Path, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]) -> Path:
+    """Write a checkpoint of `state["step"]` below the folder `checkpoints` and return its folder."""
+    from safetensors.torch import save
+
+    target = checkpoints / f"step_{state['step']:08d}"
+    temporary = checkpoints / f".{target.name}.{os.getpid()}.tmp"
+    temporary.mkdir(parents=True)
+    try:
+        manifest: dict[str, Any] = {"format": FORMAT, "files": {}}
+        # One copy each: safetensors refuses tensors that share memory.
+        contents = (
+            save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.items()}),
+            save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in optimizer.items()}),
+            json.dumps(state, indent=1, allow_nan=False).encode(),
+        )
+        for name, content in zip(FILES, contents, strict=True):
+            _write_durably(temporary / name, content)
+            manifest["files"][name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        _write_durably(temporary / "manifest.json", json.dumps(manifest, indent=1).encode())
+        _flush_folder(temporary)
+        if target.exists():
+            shutil.rmtree(target)
+        os.rename(temporary, target)
+        _flush_folder(checkpoints)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return target
+
+
+def fault(folder: Path) -> str | None:
+    """Why a checkpoint folder cannot be used, or None when its manifest verifies."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+        if manifest["format"] != FORMAT:
+            return f"format {manifest['format']} is not {FORMAT}"
+        for name in FILES:
+            expected = manifest["files"][name]
+            file = folder / name
+            if file.stat().st_size != expected["size"]:
+                return f"{name} has {file.stat().st_size} bytes instead of {expected['size']}"
+            if _sha256(file) != expected["sha256"]:
+                return f"{name} does not match its SHA-256"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (ValueError, KeyError, TypeError):
+        return "manifest.json cannot be read"
+    return None
+
+
+def read(folder: Path) -> Checkpoint:
+    """Open a checkpoint folder. Raises UserError with the fault when it does not verify."""
+    found = fault(folder)
+    if found is not None:
+        raise UserError(f"the checkpoint cannot be used: {found}", where=str(folder), fix="give another checkpoint of the run")
+    return Checkpoint(folder, json.loads((folder / "state.json").read_bytes()))
+
+
+def folders(checkpoints: Path) -> list[Path]:
+    """The checkpoint folders below `checkpoints`, oldest first, verified or not."""
+    if not checkpoints.is_dir():
+        return []
+    return sorted(path for path in checkpoints.iterdir() if _NAME.fullmatch(path.name) and path.is_dir())
+
+
+def newest(checkpoints: Path) -> tuple[Checkpoint, list[str]]:
+    """The newest checkpoint that verifies, and a line for each newer one that was skipped.
+
+    Raises UserError when there is none.
+    """
+    skipped = []
+    for folder in reversed(folders(checkpoints)):
+        found = fault(folder)
+        if found is None:
+            return read(folder), skipped
+        skipped.append(f"skipped {folder.name}: {found}")
+    raise UserError(
+        "no usable checkpoint" + "".join(f"; {line}" for line in skipped), where=str(checkpoints), fix="give the folder of a run that saved one"
+    )
+
+
+def keep(checkpoints: Path, steps: set[int]) -> None:
+    """Delete the checkpoint folders of all other steps."""
+    for folder in folders(checkpoints):
+        if int(folder.name.removeprefix("step_")) not in steps:
+            shutil.rmtree(folder)
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _write_durably(file: Path, content: bytes) -> None:
+    with file.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

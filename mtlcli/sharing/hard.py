@@ -1,0 +1,31 @@
+"""Hard parameter sharing: one backbone for all tasks, one head each.
+
+Caruana 1997, "Multitask Learning"; with a transformer encoder and per-task output layers: Liu et al. 2019, MT-DNN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mtlcli.data.batches import Batch
+from mtlcli.models.backbone import Backbone
+from mtlcli.models.multitask import Trunk
+from mtlcli.tasks.base import Encoded
+
+
+class Hard(Trunk):
+    """Every task reads the same backbone."""
+
+    def __init__(self, config: Any, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
+        super().__init__()
+        self.backbone = make_backbone()
+        self._tasks = tuple(owners)
+
+    def forward(self, task: str, batch: Batch) -> Encoded:
+        """Token states and pooled vectors: the same function for every task."""
+        return self.backbone(batch)
+
+    def users(self, parameter: str) -> tuple[str, ...]:
+        """All tasks."""
+        return self._tasks

@@ -1,0 +1,61 @@
+"""Homoscedastic uncertainty (Kendall, Gal & Cipolla 2018, "Multi-Task Learning Using Uncertainty to Weigh Losses").
+
+With s_t = log sigma_t^2 learned for each task, the negative log likelihood of the paper is, up to constants,
+
+    regression (squared error, eq. 5):       exp(-s) / 2 * L + s / 2
+    classification (cross entropy, eq. 10):  exp(-s)     * L + s / 2
+
+so that at the optimum sigma^2 = L for regression and sigma^2 = 2 L for classification. The term of a task is multiplied
+by its importance w_t as a whole: the optimum of s stays, and the effective weight of the loss is w_t times the paper's.
+The paper's s starts at 0; so does this one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtlcli.weighting.base import LossWeighting, WeightedTask
+
+
+class Uncertainty(LossWeighting):
+    """Learned log variances, one for each task."""
+
+    def __init__(self, config: Any, tasks: dict[str, WeightedTask]) -> None:
+        super().__init__(config, tasks)
+        # One parameter a task: the optimiser then leaves alone the tasks that are absent from a step.
+        self.log_variance = {name: torch.nn.Parameter(torch.zeros(())) for name in tasks}
+        self._scale = {name: 0.5 if task.loss_kind == "regression" else 1.0 for name, task in tasks.items()}
+
+    def weights(self, present: list[str]) -> dict[str, float]:
+        """w_t * c_t * exp(-s_t), with c = 1/2 for regression and 1 for classification."""
+        return {
+            name: self.tasks[name].weight * self._scale[name] * torch.exp(-self.log_variance[name].detach()).item() for name in present
+        }
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """The log variances: K scalars."""
+        return list(self.log_variance.values())
+
+    def objective(self, losses: dict[str, Tensor]) -> Tensor:
+        """The paper's total over the tasks of the step; tasks that are absent leave their s alone."""
+        terms = []
+        for name, loss in losses.items():
+            s = self.log_variance[name]
+            terms.append(self.tasks[name].weight * (self._scale[name] * torch.exp(-s) * loss + s / 2))
+        return torch.stack(terms).sum()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The log variances by task."""
+        return {"log_variance": {name: s.item() for name, s in self.log_variance.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the log variances; the tasks must be the same."""
+        values = state["log_variance"]
+        if list(values) != list(self.log_variance):
+            raise ValueError(f"log variances of {list(values)} do not fit the tasks {list(self.log_variance)}")
+        with torch.no_grad():
+            for name, value in values.items():
+                self.log_variance[name].fill_(value)
