@@ -61,7 +61,9 @@ def run_trainer(data: Path, out: Path, seed: int, names: list[str]) -> None:
         files = {split: str(data / "glue" / name / f"{split}.parquet") for split in ("train", "validation")}
         sets = load_dataset("parquet", data_files=files)
         sets = sets.map(
-            lambda rows, task=task: tokenizer(*[rows[c] for c in task["columns"]], truncation=True, max_length=MAX_LENGTH),
+            lambda rows, task=task, encode=tokenizer: encode(
+                *[rows[c] for c in task["columns"]], truncation=True, max_length=MAX_LENGTH
+            ),
             batched=True,
         )
         sets = sets.remove_columns([c for c in sets["train"].column_names if c in (*task["columns"], "idx")])

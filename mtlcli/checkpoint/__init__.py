@@ -68,7 +68,7 @@ def write(checkpoints: Path, model: dict[str, Tensor], optimizer: dict[str, Tens
         _flush_folder(temporary)
         if target.exists():
             shutil.rmtree(target)
-        os.rename(temporary, target)
+        temporary.rename(target)
         _flush_folder(checkpoints)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -123,7 +123,9 @@ def newest(checkpoints: Path) -> tuple[Checkpoint, list[str]]:
             return read(folder), skipped
         skipped.append(f"skipped {folder.name}: {found}")
     raise UserError(
-        "no usable checkpoint" + "".join(f"; {line}" for line in skipped), where=str(checkpoints), fix="give the folder of a run that saved one"
+        "no usable checkpoint" + "".join(f"; {line}" for line in skipped),
+        where=str(checkpoints),
+        fix="give the folder of a run that saved one",
     )
 
 

@@ -30,14 +30,15 @@ class _ToldApartBy:
 
 def _one_of(registry: Registry, key: str) -> Any:
     """The union of a registry's configs, told apart by the literal field `key`."""
-    return Annotated[Union[tuple(registry.configs.values())], _ToldApartBy(key)]
+    # Written out as a subscription: ruff would turn Union[tuple(...)] into a plain tuple.
+    return Annotated[Union.__getitem__(tuple(registry.configs.values())), _ToldApartBy(key)]
 
 
 @section
 class Config:
     """A run. `conf/train.yaml` is its table of contents."""
 
-    tasks: Annotated[dict[str, _one_of(task_types, "type")], MinLen(1)]  # type: ignore[misc]
+    tasks: Annotated[dict[str, _one_of(task_types, "type")], MinLen(1)]  # type: ignore[valid-type]
     """The tasks by name; `task=` fills it."""
     model: Model = field(default_factory=Model)
     """The backbone."""

@@ -23,7 +23,8 @@ class Model:
     """Learning rate that suits this model; used when `optim.lr` is null."""
     pooling: Literal["auto", "pooler", "cls", "mean", "last"] = "auto"
     """How token states become one vector: the model's own pooler, the first token, the mean, the last token.
-    `auto`: the pooler if the model has one, the last token for decoder-only models, the mean for encoder-decoder models, else the first token."""
+    `auto`: the pooler if the model has a trained one, the last token for decoder-only models, the mean for
+    encoder-decoder models, else the first token."""
     dropout: Annotated[float, Ge(0), Lt(1)] | None = None
     """Dropout in the backbone and the heads; null: what the model's own configuration says."""
     attention: Literal["auto", "eager", "sdpa"] = "auto"
@@ -124,5 +125,3 @@ class Logger:
     """`live`: a view that redraws itself; `plain`: lines; `auto`: live in a terminal, else plain."""
     every: Annotated[int, Gt(0)] = 10
     """Steps between rows of metrics.jsonl."""
-
-

@@ -7,11 +7,11 @@ from typing import TypeVar
 
 from typing_extensions import dataclass_transform
 
-T = TypeVar("T", bound=type)
+T = TypeVar("T")
 
 
 @dataclass_transform(kw_only_default=True)
-def section(cls: T) -> T:
+def section(cls: type[T]) -> type[T]:
     """Make `cls` a keyword-only dataclass that pydantic fills strictly."""
-    cls.__pydantic_config__ = {"extra": "forbid"}
+    cls.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]
     return dataclass(kw_only=True)(cls)

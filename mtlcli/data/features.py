@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from mtlcli.data.table import Table
+
 
 @dataclass
 class Features:
@@ -32,3 +34,13 @@ class Features:
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each feature: (N,)."""
         return np.diff(self.offsets)
+
+
+@dataclass
+class Split:
+    """A split of a task, rows and features."""
+
+    table: Table
+    """The rows."""
+    features: Features
+    """Their encoded form."""

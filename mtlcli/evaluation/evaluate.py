@@ -11,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from mtlcli.data.batches import collate, evaluation_batches
-from mtlcli.data.features import Features
-from mtlcli.data.table import Table
+from mtlcli.data.features import Features, Split
 from mtlcli.evaluation.metrics import compute
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.tasks.base import Outputs, TaskType
@@ -42,16 +41,6 @@ class Ranks(Protocol):
 
     def share(self, value: Any) -> Any:
         """The JSON value of rank 0, on every rank."""
-
-
-@dataclass
-class Split:
-    """A split of a task, ready to be evaluated."""
-
-    table: Table
-    """The rows."""
-    features: Features
-    """Their encoded form."""
 
 
 @dataclass

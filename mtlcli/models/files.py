@@ -101,7 +101,7 @@ def _pretrained(model: Model) -> BackboneFiles:
     from transformers import AutoConfig, AutoTokenizer
 
     if not model.name:
-        raise UserError("no model is named", where="model.name", fix="give a folder or a hub name: model.name=google-bert/bert-base-uncased")
+        raise UserError("no model is named", where="model.name", fix="give a folder or a hub name: model.name=FacebookAI/roberta-base")
     location = locate(model.name)
     try:
         config = AutoConfig.from_pretrained(location)

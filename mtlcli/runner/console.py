@@ -119,10 +119,9 @@ class Console:
             parts.append(f"{name} {entry['main']:.4f}")
             known = self._tasks[name]
             known |= {"score": entry["main"], "majority": entry["majority"], "best": max(entry["main"], known["best"] or entry["main"])}
-        average = results["average"]
-        self.say(
-            f"step {step}: " + "  ".join(parts) + (f"  average {average:.4f}" if average is not None else "") + (" (best so far)" if best else "")
-        )
+        if results["average"] is not None:
+            parts.append(f"average {results['average']:.4f}")
+        self.say(f"step {step}: " + "  ".join(parts) + (" (best so far)" if best else ""))
         if self._live is not None:
             self._live.update(self._view())
 

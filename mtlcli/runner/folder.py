@@ -34,7 +34,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"the run folder cannot be made: {error.strerror}", where=str(self.path), fix="type another run_dir=") from error
+            raise UserError(f"the folder cannot be made: {error.strerror}", where=str(self.path), fix="type another run_dir=") from error
         if any(self.path.iterdir()):
             raise UserError("the run folder is not empty", where=str(self.path), fix="type another run_dir=, or delete the folder")
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-
-
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +133,6 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any) ->
     """Build every part of the run on this rank, train, and write the results."""
     import torch
 
-    from mtlcli.evaluation.evaluate import Split
     from mtlcli.models.build import build_model
     from mtlcli.runner.loop import Run, train
     from mtlcli.runner.precision import choose_precision
@@ -169,7 +166,8 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any) ->
         counts = model.parameter_counts()
         console.say(
             f"{steps} steps ({steps / per_epoch:.3g} epochs of {per_epoch}), lr {config.optim.lr:g}, {config.runner.precision}, "
-            f"{ranks.world} x {ranks.device.type}, {torch.get_num_threads()} threads, {counts['total']:,} parameters, {counts['shared']:,} shared"
+            f"{ranks.world} x {ranks.device.type}, {torch.get_num_threads()} threads, "
+            f"{counts['total']:,} parameters, {counts['shared']:,} shared"
         )
         results = train(
             Run(
@@ -179,11 +177,7 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any) ->
                 weighting=weighting,
                 streams=streams,
                 train=train_features,
-                splits={
-                    name: {split: Split(prepared.tables[name][split], prepared.features[name][split]) for split in task.config.splits.validation}
-                    for name, task in prepared.tasks.items()
-                    if task.config.splits.validation
-                },
+                splits=prepared.splits({name: task.config.splits.validation for name, task in prepared.tasks.items()}),
                 encoder=prepared.encoder,
                 steps=steps,
                 eval_every=config.runner.eval_every or per_epoch,
@@ -218,5 +212,3 @@ def _guarded(folder: RunFolder, first: bool, work: Any) -> float:
         if first:
             folder.write_status("failed", reason=f"{type(error).__name__}: {error}")
         raise
-
-

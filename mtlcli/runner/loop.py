@@ -13,9 +13,9 @@ from mtlcli import checkpoint
 from mtlcli.config import Config
 from mtlcli.data.batches import Stream
 from mtlcli.data.encoder import TextEncoder
-from mtlcli.data.features import Features
+from mtlcli.data.features import Features, Split
 from mtlcli.errors import RunError
-from mtlcli.evaluation.evaluate import Split, evaluate
+from mtlcli.evaluation.evaluate import evaluate
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.runner.console import Console
 from mtlcli.runner.distributed import Ranks

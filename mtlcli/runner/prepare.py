@@ -14,7 +14,7 @@ from typing import Any
 from mtlcli.config import Config
 from mtlcli.data.checks import check_tables
 from mtlcli.data.encoder import TextEncoder
-from mtlcli.data.features import Features
+from mtlcli.data.features import Features, Split
 from mtlcli.data.source import DataSource, open_source
 from mtlcli.data.store import open_features
 from mtlcli.data.table import Table
@@ -41,6 +41,14 @@ class Prepared:
     """The backbone's text encoder."""
     notices: list[str]
     """What the user should hear of before the run starts."""
+
+    def splits(self, parts: dict[str, list[str]]) -> dict[str, dict[str, Split]]:
+        """Tables and features of the named splits of each task; tasks without any are left out."""
+        return {
+            name: {split: Split(self.tables[name][split], self.features[name][split]) for split in names}
+            for name, names in parts.items()
+            if names
+        }
 
 
 def cache_folder(config: Config) -> Path:

@@ -41,10 +41,12 @@ def find(path: Path) -> Found:
         best = newest.state["best_step"]
         found = newest if best in (None, newest.step) else checkpoint.read(path / "checkpoints" / f"step_{best:08d}")
     else:
-        what = "there is no such folder" if not path.is_dir() else "this is neither a run folder (config.yaml) nor a checkpoint (manifest.json)"
-        raise UserError(what, where=str(path), fix="give a folder that mtl train wrote, such as runs/<date>_<time>_..., or one of its checkpoints")
+        what = "there is no such folder" if not path.is_dir() else "neither a run folder (config.yaml) nor a checkpoint (manifest.json)"
+        raise UserError(what, where=str(path), fix="give a folder that mtl train wrote, runs/<date>_<time>_..., or one of its checkpoints")
     if not (run / "config.yaml").is_file():
-        raise UserError("the checkpoint stands outside its run folder: config.yaml is not found", where=str(run), fix="give the run folder as a whole")
+        raise UserError(
+            "the checkpoint stands outside its run folder: no config.yaml", where=str(run), fix="give the run folder as a whole"
+        )
     return Found(run, found, notices)
 
 
@@ -78,7 +80,7 @@ def evaluate_path(
         raise UserError(f"{', '.join(without)}: no split for '{wanted}'", where="--split", fix="give the name of a split of the task")
     parts = {name: names for name, names in parts.items() if names}
     if not parts:
-        raise UserError(f"no task of the run has a split for '{wanted}'", where="--split", fix="choices: validation, test, or a split's own name")
+        raise UserError(f"no task of the run has a split for '{wanted}'", where="--split", fix="validation, test, or a split's own name")
     return _evaluate(config, found, parts, wanted, predictions, say)
 
 
@@ -100,7 +102,7 @@ def _evaluate(
     for notice in prepared.notices:
         say(notice)
 
-    from mtlcli.evaluation.evaluate import Split, evaluate
+    from mtlcli.evaluation.evaluate import evaluate
     from mtlcli.models.build import build_model
     from mtlcli.runner.distributed import connect
 
@@ -108,12 +110,9 @@ def _evaluate(
         model = build_model(config, prepared.tasks, prepared.files, load_weights=False)
         model.load_state_dict(found.checkpoint.tensors("model.safetensors"))
         model.to(ranks.device)
-        splits = {
-            name: {split: Split(prepared.tables[name][split], prepared.features[name][split]) for split in names} for name, names in parts.items()
-        }
         results, scores = evaluate(
             model,
-            splits,
+            prepared.splits(parts),
             eval_batch_size=config.runner.eval_batch_size,
             pad_id=prepared.encoder.pad_id,
             uses_segments=prepared.encoder.uses_segments,

@@ -93,7 +93,11 @@ class Window:
     def tasks(self) -> dict[str, dict[str, float]]:
         """For each task met: its mean loss over the window's steps, its newest weight, its examples."""
         return {
-            name: {"loss": sum(loss.item() for loss in losses) / len(losses), "weight": self._weights[name], "examples": self._examples[name]}
+            name: {
+                "loss": sum(loss.item() for loss in losses) / len(losses),
+                "weight": self._weights[name],
+                "examples": self._examples[name],
+            }
             for name, losses in self._losses.items()
         }
 

@@ -41,7 +41,14 @@ class TaskBatch:
 
 
 def cut(
-    task: TaskType[Any], features: Features, indices: NDArray[np.int64], *, pad_id: int, uses_segments: bool, accumulation: int, ranks: Ranks
+    task: TaskType[Any],
+    features: Features,
+    indices: NDArray[np.int64],
+    *,
+    pad_id: int,
+    uses_segments: bool,
+    accumulation: int,
+    ranks: Ranks,
 ) -> TaskBatch:
     """This rank's share of the features `indices` of a task, in micro-batches."""
     items = float(task.items(features, indices))

@@ -31,9 +31,7 @@ class Uncertainty(LossWeighting):
 
     def weights(self, present: list[str]) -> dict[str, float]:
         """w_t * c_t * exp(-s_t), with c = 1/2 for regression and 1 for classification."""
-        return {
-            name: self.tasks[name].weight * self._scale[name] * torch.exp(-self.log_variance[name].detach()).item() for name in present
-        }
+        return {name: self.tasks[name].weight * self._scale[name] * torch.exp(-self.log_variance[name].detach()).item() for name in present}
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """The log variances: K scalars."""
