@@ -1,0 +1,275 @@
+"""`mtl completion SHELL` prints a script; the script asks the hidden `mtl --complete` for candidates at every TAB.
+
+A TAB has to feel instant, so this reads the names of the files in conf/ and the config dataclasses and imports nothing heavier:
+neither torch nor Hydra, pydantic or a YAML parser.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Iterable
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from mtlcli.config import Config, task_types
+from mtlcli.config.paths import conf_dir
+from mtlcli.errors import UserError
+from mtlcli.registry import suggest
+
+VERBS: dict[str, dict[str, str | list[str] | None]] = {
+    "train": {
+        "--cfg": ["job", "hydra", "all"],
+        "--config-dir": "folder",
+        "-cd": "folder",
+        "--help": None,
+        "--info": ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"],
+        "--multirun": None,
+        "-m": None,
+        "--resolve": None,
+    },
+    "eval": {"--help": None, "--json": "file", "--predictions": "file", "--split": None, "--task": "task"},
+    "tasks": {"--help": None},
+    "completion": {"--help": None},
+}
+"""The options of every verb, and what follows each of them: nothing, one of some words, or a folder, file or task of the user."""
+
+BASH = """\
+_mtl() {
+    # The part of the line before the cursor goes over as it is: bash cuts its own COMP_WORDS at every '='.
+    local IFS=$'\\n'
+    COMPREPLY=($("$1" --complete line "${COMP_LINE:0:COMP_POINT}" "$COMP_WORDBREAKS" 2>/dev/null))
+}
+complete -o nospace -F _mtl mtl
+"""
+ZSH = """\
+#compdef mtl
+_mtl() {
+    local candidate
+    for candidate in "${(@f)$("${(Q)words[1]}" --complete words "${(@Q)words[2,CURRENT-1]}" "${(Q)PREFIX}" 2>/dev/null)}"; do
+        if [[ $candidate == *' ' ]]; then
+            compadd -- "${candidate% }"
+        elif [[ -n $candidate ]]; then
+            compadd -S '' -- "$candidate"
+        fi
+    done
+}
+compdef _mtl mtl
+"""
+FISH = """\
+complete -c mtl -f -a '(mtl --complete words (commandline -opc)[2..-1] "$(commandline -ct)" 2>/dev/null | string trim --right)'
+"""
+SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
+
+PATHS = ("run_dir", "data.root", "data.cache_dir")
+"""The keys whose value is a folder."""
+
+
+def completion_main(argv: list[str]) -> int:
+    """`mtl completion SHELL`: print the script that makes TAB work. Raises UserError for a shell it does not know."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: mtl completion bash|zsh|fish\n\nPrint a script that completes mtl's command line. To load it at every start, add\n")
+        print('  bash, in ~/.bashrc:                   eval "$(mtl completion bash)"')
+        print('  zsh, in ~/.zshrc after compinit:      eval "$(mtl completion zsh)"')
+        print("  fish, in ~/.config/fish/config.fish:  mtl completion fish | source")
+        return 0
+    if len(argv) > 1 or argv[0] not in SCRIPTS:
+        raise UserError(f"no completion for '{' '.join(argv)}'", where="mtl completion", fix=suggest(argv[0], SCRIPTS))
+    print(SCRIPTS[argv[0]], end="")
+    return 0
+
+
+def complete_main(argv: list[str]) -> int:
+    """The hidden `mtl --complete line LINE BREAKS` (bash) and `mtl --complete words WORD... CURRENT` (zsh, fish).
+
+    Prints one candidate a line; a finished one ends with a space. For `line` a candidate takes the place of what follows the last
+    of the characters BREAKS, because that is what bash calls a word.
+    """
+    form, *rest = argv
+    if form == "words":
+        *words, current = rest
+        print(*(word + " " * _finished(word) for word in complete(words, current)), sep="\n")
+        return 0
+    line, breaks = rest
+    words, current, quoted_from = _split(line)
+    quoted = quoted_from is not None
+    start = quoted_from if quoted_from is not None else max((current.rfind(character) for character in breaks), default=-1) + 1
+    for word in complete(words[1:], current):
+        text = word[start:]
+        print(text if quoted else re.sub(r"([\s'\"\\$&;()<>|*?`])", r"\\\1", text) + " " * _finished(word))
+    return 0
+
+
+def complete(words: list[str], current: str) -> list[str]:
+    """What `current` can become, given the words between `mtl` and it. Quotes are already taken off."""
+    if not words:
+        return _starting(current, [*VERBS, "--help", "--version"])
+    verb, *before = words
+    if verb not in VERBS:
+        return []
+    options = VERBS[verb]
+    follows = options.get(before[-1]) if before else None
+    names = _Names(before)
+    if isinstance(follows, list):
+        return _starting(current, follows)
+    if follows in ("folder", "file"):
+        return _paths(current, files=follows == "file")
+    if follows == "task":
+        return _starting(current, names.tasks())
+    if current.startswith("-"):
+        return _starting(current, options)
+    if verb == "tasks":
+        return _starting(current, names.tasks())
+    if verb == "completion":
+        return _starting(current, SCRIPTS)
+    arguments = [word for option, word in zip(["", *before], before) if not word.startswith("-") and not options.get(option, False)]
+    if verb == "eval" and not arguments:
+        return _paths(current, files=False)
+    return _override(current, names, groups=verb == "train")
+
+
+class _Names:
+    """The names that the command line so far makes known: the configuration folders, the choices made, the tasks."""
+
+    def __init__(self, before: list[str]) -> None:
+        own = [Path(value).expanduser() for option, value in zip(before, before[1:]) if option in ("-cd", "--config-dir")]
+        own += [Path(word.partition("=")[2]).expanduser() for word in before if word.startswith("--config-dir=")]
+        self.folders = [conf_dir(), *own]
+        self.chosen = {key.lstrip("+"): value for key, equals, value in (word.partition("=") for word in before) if equals}
+
+    def groups(self) -> list[str]:
+        """Folders of conf/ and of the user's own folders."""
+        return sorted({path.name for folder in self.folders if folder.is_dir() for path in folder.iterdir() if path.is_dir()})
+
+    def files(self, group: str) -> dict[str, Path]:
+        """The choices of a group."""
+        return {path.stem: path for folder in self.folders for path in sorted((folder / group).glob("*.yaml"))}
+
+    def tasks(self) -> list[str]:
+        """The tasks that `task=` names, those of its suites included; without `task=` all there are."""
+        files = self.files("task")
+        open_names = re.findall(r"\w+", self.chosen.get("task", "")) or sorted(files)
+        found: list[str] = []
+        while open_names:
+            name = open_names.pop(0)
+            if name in files and name not in found:
+                text = files[name].read_text(encoding="utf-8")
+                suite = re.match(r"# @package _global_\b", text)
+                open_names += re.findall(r"^ *- +(\w+)", text, re.MULTILINE) if suite else []
+                found += [] if suite else [name]
+        return found
+
+    def task_config(self, name: str) -> list[type]:
+        """The dataclass of the type that a task's file names; without such a file those of all types."""
+        file = self.files("task").get(name)
+        kind = re.search(r"^type: *(\w+)", file.read_text(encoding="utf-8"), re.MULTILINE) if file else None
+        return [config for key, config in task_types.configs.items() if not kind or key == kind[1]]
+
+
+def _override(current: str, names: _Names, *, groups: bool) -> list[str]:
+    """Candidates for `key` and for `key=value`; `groups`: whether a key can also be a folder of conf/."""
+    sign = current[: len(current) - len(current.lstrip("+~"))]
+    key, equals, value = current[len(sign) :].partition("=")
+    parents, dot, last = key.rpartition(".")
+    fields = _fields(parents.split(".") if dot else [], names)
+    if not equals:
+        candidates = [f"{group}=" for group in names.groups()] if groups and not dot else []
+        candidates += [f"{parents}{dot}{name}" + ("." if _is_section(hint) else "=") for name, hint in fields.items()]
+        return [sign + candidate for candidate in _starting(key, candidates)]
+    if key in PATHS:
+        candidates = _paths(value, files=False)
+    elif groups and key in names.groups():
+        candidates = _one_or_list(value, names.files(key))
+    else:
+        candidates = _one_or_list(value, _values(fields.get(last)))
+    return [f"{sign}{key}={candidate}" for candidate in candidates]
+
+
+def _fields(path: list[str], names: _Names) -> dict[str, Any]:
+    """The keys below `path`, each with the type of its value. Empty when there is no such section."""
+    level = get_type_hints(Config)
+    for depth, part in enumerate(path):
+        if depth == 0 and part == "tasks":
+            level = {name: Union[tuple(names.task_config(name))] for name in names.tasks()}
+            continue
+        configs = _dataclasses(level.get(part))
+        chosen = [config for config in configs if depth == 0 and getattr(config, "name", None) == names.chosen.get(part)]
+        level = {}
+        for config in chosen or configs:
+            for name, hint in get_type_hints(config).items():
+                level[name] = Union[level[name], hint] if name in level else hint
+    return level
+
+
+def _dataclasses(hint: Any) -> list[type]:
+    """The config dataclasses that a type names."""
+    return [hint] if isinstance(hint, type) and is_dataclass(hint) else [config for part in get_args(hint) for config in _dataclasses(part)]
+
+
+def _is_section(hint: Any) -> bool:
+    return bool(_dataclasses(hint))
+
+
+def _values(hint: Any) -> list[str]:
+    """The values of a type that has few of them."""
+    if get_origin(hint) is Literal:
+        return [str(value) for value in get_args(hint)]
+    if hint is bool:
+        return ["true", "false"]
+    if get_origin(hint) in (Union, types.UnionType):
+        values = [value for part in get_args(hint) for value in _values(part)]
+        return [*values, "null"] if values and type(None) in get_args(hint) else values
+    return []
+
+
+def _one_or_list(value: str, choices: Iterable[str]) -> list[str]:
+    """`value` completed to one choice, to a list `[a,b]`, or to a sweep `a,b`."""
+    head, last = re.fullmatch(r"(.*[\[,])?([^\[,]*)", value).groups(default="")  # type: ignore[union-attr]  # matches every value
+    left = [choice for choice in _starting(last, choices) if choice not in re.split(r"[\[,]", head)]
+    if not head.startswith("["):
+        return [head + choice for choice in left]
+    return [head + choice + end for choice in left for end in (["]", ","] if choice == last or len(left) == 1 else [""])]
+
+
+def _paths(current: str, *, files: bool) -> list[str]:
+    """Folders, and files if asked for, that start with `current`; hidden ones only when their dot is typed."""
+    parent, slash, last = current.rpartition("/")
+    folder = Path(parent + slash).expanduser()
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    shown = [path for path in inside if path.name.startswith(last) and (last or not path.name.startswith("."))]
+    return [parent + slash + path.name + "/" * path.is_dir() for path in shown if files or path.is_dir()]
+
+
+def _starting(current: str, candidates: Iterable[str]) -> list[str]:
+    return [candidate for candidate in candidates if candidate.startswith(current)]
+
+
+def _finished(candidate: str) -> bool:
+    """Whether nothing more can follow in this word, so that a space may."""
+    return not candidate.endswith(("=", ".", "/", ",")) and ("[" not in candidate or candidate.endswith("]"))
+
+
+def _split(line: str) -> tuple[list[str], str, int | None]:
+    """The words of a shell line up to the cursor without their quotes, and the last, unfinished one.
+
+    Also where in it an open quote begins, or None when none is open.
+    """
+    words: list[str] = []
+    word, quote, quoted_from = "", "", 0
+    characters = iter(line)
+    for character in characters:
+        if character == quote:
+            quote = ""
+        elif character == "\\" and quote != "'":
+            word += next(characters, "")
+        elif quote:
+            word += character
+        elif character in "'\"":
+            quote, quoted_from = character, len(word)
+        elif not character.isspace():
+            word += character
+        elif word:
+            words.append(word)
+            word = ""
+    return words, word, quoted_from if quote else None
