@@ -1,0 +1,155 @@
+"""Which features go together, in which order, and how they become one rectangle of token ids."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mtlcli.data.features import Features
+from mtlcli.errors import UserError
+
+POOL = 50  # Batches whose features are sorted by length together: more pads less, fewer mixes better.
+
+
+@dataclass
+class Batch:
+    """B features, padded on the right to the longest of them (L)."""
+
+    input_ids: Tensor
+    """(B, L) int64."""
+    attention_mask: Tensor
+    """(B, L) bool: True where there is a token."""
+    token_type_ids: Tensor | None
+    """(B, L) int64; None for models without segments."""
+    columns: dict[str, Tensor]
+    """The features' columns: (B,) each."""
+    lengths: Tensor
+    """(B,) int64: tokens of each feature."""
+    indices: NDArray[np.int64]
+    """(B,): the features' numbers."""
+    denominator: float
+    """What the summed loss is divided by: labelled items of this task in the whole step, over all micro-batches and ranks."""
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            input_ids=move(self.input_ids),
+            attention_mask=move(self.attention_mask),
+            token_type_ids=None if self.token_type_ids is None else move(self.token_type_ids),
+            columns={name: move(column) for name, column in self.columns.items()},
+            lengths=move(self.lengths),
+        )
+
+
+def collate(features: Features, indices: NDArray[np.int64], *, pad_id: int, uses_segments: bool, denominator: float) -> Batch:
+    """The features numbered `indices` as one padded batch."""
+    starts = features.offsets[indices]
+    lengths = features.offsets[indices + 1] - starts
+    place = np.arange(lengths.max(initial=0))
+    mask = place < lengths[:, None]
+    # Beyond a feature's end the gather reads its neighbour's tokens, which the mask replaces; `clip` keeps it in the array.
+    ids = features.ids.take(starts[:, None] + place, mode="clip").astype(np.int64)
+    ids[~mask] = pad_id
+    segments = None
+    if uses_segments:
+        segments = torch.from_numpy(((place >= features.segments[indices][:, None]) & mask).astype(np.int64))
+    return Batch(
+        input_ids=torch.from_numpy(ids),
+        attention_mask=torch.from_numpy(mask),
+        token_type_ids=segments,
+        columns={name: torch.from_numpy(column[indices]) for name, column in features.columns.items()},
+        lengths=torch.from_numpy(lengths),
+        indices=indices,
+        denominator=denominator,
+    )
+
+
+class Stream:
+    """The endless order in which a task's features are met in training.
+
+    A pure function of (seed, epoch): all features are shuffled, each pool of POOL batches is sorted by length and cut
+    into batches, and the batches are shuffled. Every feature comes exactly once an epoch. A batch is closed at
+    `batch_size` features, or before its padded size would pass `max_tokens`. The position is the number of batches
+    already consumed since the start; that is all there is to save.
+    """
+
+    def __init__(self, lengths: NDArray[np.int64], *, batch_size: int, seed: int, max_tokens: int | None = None) -> None:
+        """lengths: (N,) tokens of each feature. Raises UserError when `max_tokens` cannot hold the longest feature."""
+        if len(lengths) == 0:
+            raise ValueError("a stream needs at least one feature")
+        if max_tokens is not None and lengths.max() > max_tokens:
+            raise UserError(
+                f"{max_tokens} tokens cannot hold the longest input, which has {lengths.max()}",
+                where="runner.max_tokens",
+                fix="raise it, or lower data.max_length",
+            )
+        self._lengths = np.asarray(lengths, np.int64)
+        self._batch_size = batch_size
+        self._max_tokens = max_tokens
+        self._seed = seed
+        self._ends: list[int] = []  # Position at which each epoch ends, as far as known.
+        self._epoch = -1
+        self._batches: list[NDArray[np.int64]] = []
+
+    def batches_in_epoch(self, epoch: int) -> int:
+        """Number of batches in an epoch, counted from 0. Epochs may differ when `max_tokens` is given."""
+        if self._max_tokens is None:
+            return -(-len(self._lengths) // self._batch_size)
+        return len(self._order(epoch))
+
+    def indices(self, position: int) -> NDArray[np.int64]:
+        """(B,) numbers of the features of the batch at `position`, sorted by length. `indices(p)[rank::world]` is a rank's share."""
+        while not self._ends or position >= self._ends[-1]:
+            self._ends.append((self._ends[-1] if self._ends else 0) + self.batches_in_epoch(len(self._ends)))
+        epoch = bisect_right(self._ends, position)
+        start = self._ends[epoch - 1] if epoch else 0
+        return self._order(epoch)[position - start]
+
+    def _order(self, epoch: int) -> list[NDArray[np.int64]]:
+        """The batches of an epoch; the last one asked for is kept."""
+        if epoch != self._epoch:
+            random = np.random.default_rng((self._seed, epoch))
+            shuffled = random.permutation(len(self._lengths))
+            size = POOL * self._batch_size
+            batches: list[NDArray[np.int64]] = []
+            for start in range(0, len(shuffled), size):
+                pool = shuffled[start : start + size]
+                pool = pool[np.argsort(self._lengths[pool], kind="stable")]
+                batches += self._cut(pool)
+            self._batches = [batches[number] for number in random.permutation(len(batches))]
+            self._epoch = epoch
+        return self._batches
+
+    def _cut(self, pool: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """A pool sorted by length, cut into batches."""
+        if self._max_tokens is None:
+            return [pool[start : start + self._batch_size] for start in range(0, len(pool), self._batch_size)]
+        lengths = self._lengths[pool]
+        batches = []
+        start = 0
+        while start < len(pool):
+            ahead = lengths[start : start + self._batch_size]
+            padded = ahead * np.arange(1, len(ahead) + 1)  # Size if the batch ended here; it only grows.
+            count = int(np.searchsorted(padded, self._max_tokens, side="right"))
+            batches.append(pool[start : start + count])
+            start += count
+        return batches
+
+
+def evaluation_batches(lengths: NDArray[np.int64], *, batch_size: int) -> list[NDArray[np.int64]]:
+    """Batches of feature numbers sorted by length, the longest first (so that too little memory shows at once); every feature once."""
+    order = np.argsort(-np.asarray(lengths, np.int64), kind="stable")
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

@@ -1,0 +1,250 @@
+"""Text -> token ids, on the tokenizers library itself (its Python wrapper in transformers takes several times longer)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from mtlcli.data.features import Features
+from mtlcli.errors import UserError
+
+CHUNK = 8192  # Texts that are encoded at once: an Encoding takes a few kilobytes, far more than the ids that are kept of it.
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+PAD_TOKENS = ("[PAD]", "<pad>", "<|padding|>", "<|pad|>")
+
+
+class TextEncoder:
+    """Turns texts, pairs of texts and windows over long texts into token ids."""
+
+    def __init__(
+        self, tokenizer_json: str, *, uses_segments: bool, model_max_length: int | None = None, end_token: str | None = None
+    ) -> None:
+        """
+        tokenizer_json: contents of a fast tokenizer's tokenizer.json.
+        uses_segments: whether the model takes token type ids.
+        model_max_length: the longest input that the model takes, in tokens; None: no bound.
+        end_token: put after each text when the tokenizer itself marks no end (GPT-2, Llama), so that a pair has a
+            border and the last token has seen everything.
+        """
+        self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self.uses_segments = uses_segments
+        self.model_max_length = model_max_length
+        if not self._marks_end():
+            if end_token is None or self._tokenizer.token_to_id(end_token) is None:
+                raise UserError(
+                    f"the tokenizer marks no end of a text, and has no end token ({end_token})",
+                    where="model.name",
+                    fix="choose a model whose tokenizer has an eos or sep token",
+                )
+            self._add_end(end_token)
+        self.vocabulary_size: int = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        self.pad_id: int = self._find_pad(tokenizer_json, end_token)
+        self._dtype = np.uint16 if self.vocabulary_size <= 1 << 16 else np.uint32
+        self._read_template()
+        self.fingerprint: str = hashlib.sha256(
+            json.dumps([tokenizer_json, uses_segments, model_max_length, end_token]).encode()
+        ).hexdigest()
+        """Changes with anything that changes the ids."""
+
+    def encode(self, texts: list[str], pairs: list[str] | None, max_length: int) -> Features:
+        """One feature per text, or per pair of texts, cut to `max_length` tokens (of a pair the longer text first).
+
+        columns: `row`. notes: `truncated`, the number of inputs that were cut.
+        """
+        limit = self._limit(max_length)
+        self._tokenizer.enable_truncation(limit, strategy="longest_first")
+        ids: list[NDArray[np.unsignedinteger]] = []
+        lengths: list[int] = []
+        segments: list[int] = []
+        truncated = 0
+        for start in range(0, len(texts), CHUNK):
+            part = texts[start : start + CHUNK]
+            inputs: list[Any] = part if pairs is None else list(zip(part, pairs[start : start + CHUNK], strict=True))
+            encodings = self._tokenizer.encode_batch_fast(inputs)
+            rows = [encoding.ids for encoding in encodings]
+            sizes = [len(row) for row in rows]
+            ids.append(np.fromiter(chain.from_iterable(rows), self._dtype, sum(sizes)))
+            lengths += sizes
+            truncated += sum(size == limit and bool(encoding.overflowing) for size, encoding in zip(sizes, encodings, strict=True))
+            if self._has_segments and pairs is not None:
+                segments += [encoding.type_ids.count(0) for encoding in encodings]
+            else:
+                segments += sizes
+        self._tokenizer.no_truncation()
+        return Features(
+            ids=np.concatenate(ids) if ids else np.zeros(0, self._dtype),
+            offsets=_offsets(lengths),
+            segments=np.array(segments, np.int32),
+            columns={"row": np.arange(len(texts), dtype=np.int64)},
+            notes={"truncated": truncated},
+        )
+
+    def windows(self, questions: list[str], contexts: list[str], *, max_length: int, stride: int, max_question_length: int) -> Features:
+        """Question and context as a pair; a context that does not fit is cut into windows, neighbours sharing `stride` tokens.
+
+        Every token of a context is in at least one window. columns: `row`; `context_start`, `context_end`: the context's
+        token positions inside the feature (end exclusive). token_columns: `char_start`, `char_end`: the token's place in
+        the context in characters, -1 for tokens outside it. notes: `questions cut`, and `windows`: those beyond one per row.
+        Raises UserError when the longest question leaves no room for more context than the stride.
+        """
+        limit = self._limit(max_length)
+        room = limit - len(self._prefix) - len(self._middle) - len(self._suffix) - max_question_length
+        if room <= stride:
+            raise UserError(
+                f"with {max_question_length} tokens of question, {limit} tokens leave {max(room, 0)} for the context, and a window "
+                f"must hold more than the {stride} tokens that it shares with the next",
+                fix="raise max_length, or lower stride or max_question_length of the task",
+            )
+        question_tokens = self._tokens(questions)
+        context_tokens = self._tokens(contexts)
+        outside = np.full(max(len(self._prefix) + len(self._middle) + max_question_length, len(self._suffix)), -1, np.int32)
+        parts: list[NDArray] = []
+        starts: list[NDArray] = []
+        ends: list[NDArray] = []
+        spans: list[tuple[int, int, int]] = []  # row, context_start, context_end
+        cut = 0
+        for row, (question, context) in enumerate(zip(questions, contexts, strict=True)):
+            question_ids = question_tokens[question][0]
+            cut += len(question_ids) > max_question_length
+            question_ids = question_ids[:max_question_length]
+            context_ids, char_start, char_end = context_tokens[context]
+            head = len(self._prefix) + len(question_ids) + len(self._middle)
+            size = limit - head - len(self._suffix)
+            for first in range(0, max(len(context_ids) - stride, 1), size - stride):
+                window = slice(first, first + size)
+                length = len(context_ids[window])
+                parts += [self._prefix, question_ids, self._middle, context_ids[window], self._suffix]
+                starts += [outside[:head], char_start[window], outside[: len(self._suffix)]]
+                ends += [outside[:head], char_end[window], outside[: len(self._suffix)]]
+                spans.append((row, head, head + length))
+        columns = np.array(spans, np.int64).reshape(-1, 3)
+        lengths = columns[:, 2] + len(self._suffix)
+        return Features(
+            ids=np.concatenate(parts) if parts else np.zeros(0, self._dtype),
+            offsets=_offsets(lengths),
+            segments=(columns[:, 1] - self._middle_in_second if self._has_segments else lengths).astype(np.int32),
+            columns={"row": columns[:, 0], "context_start": columns[:, 1], "context_end": columns[:, 2]},
+            token_columns={
+                "char_start": np.concatenate(starts) if starts else np.zeros(0, np.int32),
+                "char_end": np.concatenate(ends) if ends else np.zeros(0, np.int32),
+            },
+            notes={"questions cut": cut, "windows": len(columns) - len(questions)},
+        )
+
+    def _tokens(self, texts: Iterable[str]) -> dict[str, tuple[NDArray, NDArray[np.int32], NDArray[np.int32]]]:
+        """Ids, first and last + 1 character of each token, without special tokens; every distinct text once."""
+        distinct = list(dict.fromkeys(texts))
+        tokens = {}
+        for start in range(0, len(distinct), CHUNK):
+            part = distinct[start : start + CHUNK]
+            for text, encoding in zip(part, self._tokenizer.encode_batch(part, add_special_tokens=False), strict=True):
+                places = np.array(encoding.offsets, np.int32).reshape(-1, 2)
+                tokens[text] = (np.array(encoding.ids, self._dtype), places[:, 0], places[:, 1])
+        return tokens
+
+    def _limit(self, max_length: int) -> int:
+        return max_length if self.model_max_length is None else min(max_length, self.model_max_length)
+
+    def _marks_end(self) -> bool:
+        """Whether the tokenizer puts a special token after a text."""
+        return self._tokenizer.encode("a").special_tokens_mask[-1] == 1
+
+    def _add_end(self, end: str) -> None:
+        """Make the template `start A end` and `start A end B end`, with the start tokens that the tokenizer has."""
+        encoding = self._tokenizer.encode("a")
+        start = [token for token, special in zip(encoding.tokens, encoding.special_tokens_mask, strict=True) if special]
+        old = json.loads(self._tokenizer.to_str())["post_processor"]
+        self._tokenizer.post_processor = processors.TemplateProcessing(
+            single=[*start, "$A", end],
+            pair=[*start, "$A", end, "$B", end],
+            special_tokens=[(token, self._tokenizer.token_to_id(token)) for token in {*start, end}],
+        )
+        # Byte-level tokenizers also trim the space off the offsets in this place; only the old template goes.
+        steps = [] if old is None else old.get("processors", [old])
+        settings = json.loads(self._tokenizer.to_str())
+        kept = [step for step in steps if step["type"] == "ByteLevel"]
+        settings["post_processor"] = {"type": "Sequence", "processors": [*kept, settings["post_processor"]]}
+        self._tokenizer = Tokenizer.from_str(json.dumps(settings))
+
+    def _find_pad(self, tokenizer_json: str, end_token: str | None) -> int:
+        """The padding id; any id does, as padding is masked, so a tokenizer without one pads with its end token or id 0."""
+        padding = json.loads(tokenizer_json).get("padding")
+        if padding is not None:
+            return int(padding["pad_id"])
+        names = [*PAD_TOKENS, end_token] if end_token else PAD_TOKENS
+        return next((found for name in names if (found := self._tokenizer.token_to_id(name)) is not None), 0)
+
+    def _read_template(self) -> None:
+        """Learn which special tokens stand before, between and after the texts of a pair, and where segment 1 starts."""
+        encoding = self._tokenizer.encode("a", "a")
+        which = encoding.sequence_ids
+        first, second = which.index(0), which.index(1)
+        after_first = len(which) - which[::-1].index(0)
+        after_second = len(which) - which[::-1].index(1)
+        ids = np.array(encoding.ids, self._dtype)
+        self._prefix, self._middle, self._suffix = ids[:first], ids[after_first:second], ids[after_second:]
+        kinds = encoding.type_ids
+        if self.uses_segments and (kinds != sorted(kinds) or max(kinds) > 1):
+            raise UserError(
+                f"the tokenizer numbers the segments of a pair {kinds}; only 0s and then 1s can be used",
+                where="model.name",
+                fix="choose another model",
+            )
+        self._has_segments = self.uses_segments and 1 in kinds
+        self._middle_in_second = second - kinds.count(0)
+
+
+def _offsets(lengths: Any) -> NDArray[np.int64]:
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def build_tokenizer(texts: Iterable[str], vocabulary_size: int) -> str:
+    """tokenizer.json of an uncased BERT tokenizer whose WordPiece vocabulary is trained on `texts`; the same texts give the same.
+
+    [PAD] has id 0. The vocabulary is at most `vocabulary_size` large. Characters beyond the most frequent ones
+    (1000, or a quarter of a small vocabulary) become [UNK].
+    """
+    normalizer, pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    words: Counter[str] = Counter()
+    for chunk, count in Counter(chain.from_iterable(text.split() for text in texts)).items():
+        for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(chunk)):
+            words[word] += count
+    characters: Counter[str] = Counter()
+    for word, count in words.items():
+        for character in word:
+            characters[character] += count
+    kept = sorted(characters, key=lambda character: (-characters[character], character))[: min(1000, vocabulary_size // 4)]
+    alphabet = set(kept)
+    words = Counter({word: count for word, count in words.items() if alphabet.issuperset(word)})
+    # The trainer numbers the `##` characters in the order of a hash map, which differs from run to run, and numbers
+    # break ties between pieces. Handing them over as special tokens, which are numbered first, fixes their order.
+    continuing = sorted({"##" + character for word in words for character in word[1:]})
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocabulary_size,
+        min_frequency=2,
+        special_tokens=[*SPECIAL_TOKENS, *continuing],
+        initial_alphabet=sorted({word[0] for word in words}),
+        show_progress=False,
+    )
+    training = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    training.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    training.train_from_iterator((" ".join([word] * count) for word, count in sorted(words.items())), trainer)
+    vocabulary = json.loads(training.to_str())["model"]["vocab"]
+
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = normalizer, pre_tokenizer, decoders.WordPiece()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    return tokenizer.to_str()

@@ -1,0 +1,127 @@
+"""The encoded store: the features of a split on disk, built once and memory-mapped by every run, rank and sweep job."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from mtlcli.data.encoder import TextEncoder
+from mtlcli.data.features import Features
+from mtlcli.data.read import rows_fingerprint
+from mtlcli.data.table import Table
+from mtlcli.errors import UserError
+from mtlcli.tasks.base import TaskType
+
+FORMAT = 1
+"""Raise it whenever the files, or what a task type's `encode` gives for the same input, change."""
+
+NOT_ENCODED = ("source", "splits", "head", "metrics", "weight", "batch_size", "lr_factor", "dropout") + (
+    "max_answer_length",
+    "n_best",
+    "no_answer_threshold",
+)
+"""Task settings that have no say in the features. A setting that is not named here makes features of its own."""
+
+log = logging.getLogger(__name__)
+
+
+def default_cache() -> Path:
+    """Where the store is when `data.cache_dir` is null: $MTL_CACHE, else ~/.cache/mtl."""
+    return Path(os.environ.get("MTL_CACHE") or Path.home() / ".cache" / "mtl").expanduser()
+
+
+def open_features(table: Table, task: TaskType[Any], encoder: TextEncoder, cache: Path) -> Features:
+    """The features of a table, read-only and memory-mapped from `cache`; encoded first if they are not there yet.
+
+    They are kept under a fingerprint of the rows, the columns, the task's settings and the tokenizer. Of several
+    processes that come at once one encodes and the others wait. An entry that is damaged is said and built anew.
+    Raises UserError when the cache cannot be written.
+    """
+    key = fingerprint(table, task, encoder)
+    folder = cache.expanduser() / "features" / key
+    if (features := _load(folder)) is not None:
+        return features
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            if (features := _load(folder)) is not None:
+                return features
+            if folder.exists():
+                log.warning("the stored features of %s were damaged (%s); they are encoded again", table.origin, folder)
+                shutil.rmtree(folder)
+            _save(task.encode(table, encoder), folder)
+    except OSError as error:
+        raise UserError(
+            f"the encoded rows cannot be stored: {error}", str(folder.parent), "free some space, or give data.cache_dir=FOLDER"
+        ) from error
+    features = _load(folder)
+    assert features is not None, f"{folder} was written and cannot be read"
+    return features
+
+
+def fingerprint(table: Table, task: TaskType[Any], encoder: TextEncoder) -> str:
+    """SHA-256 over everything that the features of a table depend on."""
+    config = asdict(task.config)
+    settings = {name: value for name, value in config.items() if name not in NOT_ENCODED}
+    # What `prepare` learned from the train split, for example the label set.
+    learned = {name: value for name, value in vars(task).items() if name not in ("name", "config")}
+    columns = [column for column in task.required_columns() if column in table.rows.column_names]
+    parts = [FORMAT, settings, learned, rows_fingerprint(table.rows.select(columns)), encoder.fingerprint]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _arrays(features: Features) -> dict[str, np.ndarray]:
+    """All arrays by file name."""
+    return {
+        "ids": features.ids,
+        "offsets": features.offsets,
+        "segments": features.segments,
+        **{f"column.{name}": values for name, values in features.columns.items()},
+        **{f"token.{name}": values for name, values in features.token_columns.items()},
+    }
+
+
+def _save(features: Features, folder: Path) -> None:
+    """Write an entry beside its place and move it there, so that what is in place is always complete."""
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # Left by a process that was killed; the lock is ours.
+    partial.mkdir()
+    sizes = {}
+    for name, values in _arrays(features).items():
+        path = partial / f"{name}.npy"
+        with path.open("wb") as file:
+            np.save(file, values, allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+        sizes[name] = path.stat().st_size
+    (partial / "meta.json").write_text(json.dumps({"format": FORMAT, "sizes": sizes, "notes": features.notes}), encoding="utf-8")
+    partial.rename(folder)
+
+
+def _load(folder: Path) -> Features | None:
+    """The features of an entry, or None when it is missing or damaged."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        if any((folder / f"{name}.npy").stat().st_size != size for name, size in meta["sizes"].items()):
+            return None
+        # Plain arrays on top of the maps: indexing numpy's memmap class itself costs several times more.
+        arrays = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in meta["sizes"]}
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+    return Features(
+        ids=arrays["ids"],
+        offsets=arrays["offsets"],
+        segments=arrays["segments"],
+        columns={name.removeprefix("column."): values for name, values in arrays.items() if name.startswith("column.")},
+        token_columns={name.removeprefix("token."): values for name, values in arrays.items() if name.startswith("token.")},
+        notes=meta["notes"],
+    )
