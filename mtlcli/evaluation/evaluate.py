@@ -104,7 +104,7 @@ def score(task: TaskType[Any], outputs: Outputs, split: Split) -> Scores:
         return Scores({}, None, predictions)
     metrics: dict[str, float] = {}
     for metric in task.metrics:
-        metrics.update(compute(metric, task.metric_inputs(predictions), references))
+        metrics.update(compute(metric, references=references, **task.metric_inputs(metric, predictions)))
     return Scores(metrics, task.majority(references, task.metrics[0]), predictions)
 
 

@@ -17,6 +17,9 @@ from rich.table import Table
 PLAIN_SECONDS = 5.0
 """Time between two plain progress lines."""
 
+SHOWN_METRICS = 2
+"""Metrics beside the main one in the final table; results.json has all."""
+
 
 class Console:
     """The voice of a run. On other ranks than the first it is silent."""
@@ -43,9 +46,9 @@ class Console:
 
     def say(self, message: RenderableType) -> None:
         """A message for the user, on the terminal and in log.txt."""
-        self._terminal.print(message)
-        if self._log is not None:
-            self._log.print(message)
+        for console in (self._terminal, self._log):
+            if console is not None:
+                console.print(message, soft_wrap=isinstance(message, str))
 
     def panel(self, title: str, lines: list[str]) -> None:
         """Several lines with a frame around them."""
@@ -138,20 +141,26 @@ class Console:
 
 
 def results_table(results: dict[str, Any]) -> Table:
-    """The final table: every task's metrics, its main score against the best constant prediction."""
+    """The final table: every task's main score against the best constant prediction, and its next metrics."""
     table = Table(title=f"{results['split']} at step {results['step']} (data: {results['data_source']})", title_justify="left")
-    for title in ("task", "main metric", "score", "majority", "points above", "examples", "all metrics"):
+    for title in ("task", "main metric", "score", "majority", "points above", "examples", "also"):
         table.add_column(title, justify="right" if title in ("score", "majority", "points above", "examples") else "left")
     for name, entry in results["tasks"].items():
         if entry["main"] is None:
-            table.add_row(name, "no labels", "-", "-", "-", str(entry["examples"]), "")
+            table.add_row(name, "no labels", "", "", "", str(entry["examples"]))
             continue
-        gain = 100 * (entry["main"] - entry["majority"])
-        metrics = ", ".join(f"{key} {value:.4f}" for key, value in entry["metrics"].items())
+        others = [f"{key} {value:.4f}" for key, value in entry["metrics"].items() if key != entry["main_metric"]]
+        more = ["..."] if len(others) > SHOWN_METRICS else []
         table.add_row(
-            name, entry["main_metric"], f"{entry['main']:.4f}", f"{entry['majority']:.4f}", f"{gain:+.1f}", str(entry["examples"]), metrics
+            name,
+            entry["main_metric"],
+            f"{entry['main']:.4f}",
+            f"{entry['majority']:.4f}",
+            f"{100 * (entry['main'] - entry['majority']):+.1f}",
+            str(entry["examples"]),
+            "\n".join(others[:SHOWN_METRICS] + more),
         )
     if results["average"] is not None:
         table.add_section()
-        table.add_row("average", "", f"{results['average']:.4f}", "", "", "", "")
+        table.add_row("average", "", f"{results['average']:.4f}")
     return table

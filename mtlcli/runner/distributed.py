@@ -56,7 +56,7 @@ class Ranks:
         """Overwrite tensors with those of rank 0."""
         if self.world > 1:
             for tensor in tensors:
-                dist.broadcast(tensor, 0)
+                dist.broadcast(tensor.detach(), 0)
 
     def reduce_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
         """Sum the gradients of all ranks, in one flat transfer.

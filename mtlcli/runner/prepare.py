@@ -5,7 +5,6 @@ Nothing is written but the cache of encoded texts, so that whatever is wrong wit
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from mtlcli.data.checks import check_tables
 from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.features import Features, Split
 from mtlcli.data.source import DataSource, open_source
-from mtlcli.data.store import open_features
+from mtlcli.data.store import default_cache, open_features
 from mtlcli.data.table import Table
 from mtlcli.errors import Problem, UserError
 from mtlcli.models.files import BackboneFiles, find_backbone
@@ -49,12 +48,6 @@ class Prepared:
             for name, names in parts.items()
             if names
         }
-
-
-def cache_folder(config: Config) -> Path:
-    """The folder of the encoded store."""
-    given = config.data.cache_dir or os.environ.get("MTL_CACHE")
-    return Path(given).expanduser() if given else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mtl"
 
 
 def train_splits(task: TaskType[Any]) -> list[str]:
@@ -109,7 +102,7 @@ def prepare(
         raise UserError(too_long)
     for task in tasks.values():
         task.config.max_length = task.config.max_length or config.data.max_length
-    cache = cache_folder(config)
+    cache = Path(config.data.cache_dir) if config.data.cache_dir else default_cache()
     features = {
         name: {split: open_features(table, tasks[name], encoder, cache) for split, table in parts.items()} for name, parts in tables.items()
     }
