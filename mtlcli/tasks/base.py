@@ -53,6 +53,8 @@ class TaskType(ABC, Generic[C]):
     def __init__(self, name: str, config: C) -> None:
         self.name = name
         self.config = config
+        self.owner: TaskType[C] | None = None
+        """The task whose head this task uses; None for a head of its own. Set when the tasks of a run are built."""
 
     @property
     @abstractmethod
@@ -118,6 +120,10 @@ class TaskType(ABC, Generic[C]):
         `predictions`: what `decode` gave.
         """
 
+    def official_files(self, predictions: list[Any]) -> dict[str, Any]:
+        """Predictions in the form that a data set's official script reads: file name ending -> JSON content."""
+        return {}
+
     @abstractmethod
     def references(self, table: Table) -> list[Any] | None:
         """The gold answers, one per row, in the form that the metrics take; None when the split has no labels."""
@@ -129,4 +135,7 @@ class TaskType(ABC, Generic[C]):
 
 def build_tasks(configs: dict[str, Any]) -> dict[str, TaskType[Any]]:
     """The tasks of a run, by name, in the order of the config."""
-    return {name: task_types.implementation(config.type)(name, config) for name, config in configs.items()}
+    tasks: dict[str, TaskType[Any]] = {name: task_types.implementation(config.type)(name, config) for name, config in configs.items()}
+    for task in tasks.values():
+        task.owner = tasks[task.config.head] if task.config.head else None
+    return tasks

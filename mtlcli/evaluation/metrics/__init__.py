@@ -86,12 +86,11 @@ def compute(name: str, predictions: Sequence[Any], references: Sequence[Any], **
 
 def load(name: str) -> evaluate.Metric:
     """The metric as an `evaluate.Metric` that keeps its data in memory and leaves no file behind. Imports evaluate, which takes seconds."""
-    import inspect
     import tempfile
 
     entry(name)
-    module = import_module(f"{__name__}.{name}")
-    (metric,) = (value for value in vars(module).values() if inspect.isclass(value) and value.__module__ == module.__name__)
+    module: Any = import_module(f"{__name__}.{name}")
+    class_name = name.title().replace("_", "")
     with tempfile.TemporaryDirectory() as folder:  # evaluate makes a folder even when everything stays in memory
-        loaded: evaluate.Metric = metric(keep_in_memory=True, cache_dir=folder)
-    return loaded
+        metric: evaluate.Metric = getattr(module, class_name)(keep_in_memory=True, cache_dir=folder)
+    return metric

@@ -1,0 +1,117 @@
+"""Regression: one real number for a text or a pair of texts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mtlcli.config.task import RegressionTask
+from mtlcli.data.features import Features
+from mtlcli.data.table import Table
+from mtlcli.errors import Problem
+from mtlcli.tasks.base import Outputs, TaskType
+from mtlcli.tasks.checks import counted, input_columns, require_finite, text_problems, wrong_type
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mtlcli.data.batches import Batch
+    from mtlcli.data.encoder import TextEncoder
+
+
+class Regression(TaskType[RegressionTask]):
+    """One real number. A column that is null, NaN or, as on the hub, -1 in every row says that the split has no scores."""
+
+    loss_kind = "regression"
+
+    @property
+    def default_metrics(self) -> list[str]:
+        return ["pearson", "spearman"]
+
+    def required_columns(self, *, labelled: bool = True) -> list[str]:
+        return input_columns(self.config.columns) + ([self.config.columns.label] if labelled else [])
+
+    def texts(self, table: Table) -> list[str]:
+        return [text for column in input_columns(self.config.columns) for text in table.column(column)]
+
+    def check(self, table: Table, *, labelled: bool) -> list[Problem]:
+        problems = text_problems(table, input_columns(self.config.columns))
+        if self.config.columns.label in table.rows.column_names:
+            problems += self._score_problems(table, labelled=labelled)
+        return problems
+
+    def _score_problems(self, table: Table, *, labelled: bool) -> list[Problem]:
+        column = self.config.columns.label
+        kind = table.rows.column(column).type
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)):
+            fix = f"write the scores as numbers, or name another column in tasks.{self.name}.columns.label"
+            return [wrong_type(table, column, "numbers are needed", fix)]
+        scores = self._scores(table)
+        low, high = self.config.range or (-np.inf, np.inf)
+        problems = []
+        if len(infinite := np.flatnonzero(np.isinf(scores))):
+            what = f"score {scores[infinite[0]]} is not a finite number"
+            problems.append(counted(table, infinite, what, "correct it, or leave the row out"))
+        if len(outside := np.flatnonzero(np.isfinite(scores) & ((scores < low) | (scores > high)))):
+            what = f"score {scores[outside[0]]:g} is outside its range"
+            problems.append(counted(table, outside, what, f"allowed: {low:g} to {high:g} (tasks.{self.name}.range)"))
+        missing = np.flatnonzero(np.isnan(scores))
+        if labelled and len(missing):
+            problems.append(counted(table, missing, f"column '{column}' has no score (null or NaN)", "fill it in, or leave the row out"))
+        elif 0 < len(missing) < len(table):
+            what = f"column '{column}' has no score (null or NaN), while other rows of the split have one"
+            problems.append(counted(table, missing, what, "score all rows of a split, or none"))
+        return problems
+
+    def _scores(self, table: Table) -> NDArray[np.float64]:
+        """The score of each row, NaN where there is none: (rows,)."""
+        column = self.config.columns.label
+        if column not in table.rows.column_names:
+            return np.full(len(table), np.nan)
+        scores = np.array(table.rows.column(column).cast(pa.float64()).to_numpy(), dtype=np.float64)
+        return np.full(len(table), np.nan) if (scores == -1).all() else scores
+
+    def encode(self, table: Table, encoder: TextEncoder) -> Features:
+        columns = self.config.columns
+        pairs = table.column(columns.text_pair) if columns.text_pair else None
+        features = encoder.encode(table.column(columns.text), pairs, self.max_length)
+        features.columns["score"] = self._scores(table)[features.columns["row"]].astype(np.float32)
+        return features
+
+    def build_head(self, hidden: int, dropout: float, *, dense: bool) -> nn.Module:
+        from mtlcli.tasks.heads import PooledHead
+
+        return PooledHead(hidden, 1, dropout, dense=dense)
+
+    def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
+        """Squared error."""
+        score = batch.columns["score"].float()
+        labelled = ~score.isnan()
+        # Missing scores are replaced before the difference: a NaN would reach the gradient even with weight zero.
+        difference = (outputs["logits"].float().squeeze(-1) - score.nan_to_num()) * labelled
+        return difference.square().sum()
+
+    def items(self, features: Features, indices: NDArray[np.int64]) -> int:
+        return int(np.count_nonzero(~np.isnan(features.columns["score"][indices])))
+
+    def decode(self, outputs: Outputs, features: Features, table: Table) -> list[Any]:
+        """{"score": number} for each row, not clipped to the range."""
+        scores = np.empty(len(table))
+        scores[features.columns["row"]] = outputs["logits"][:, 0]
+        require_finite(self.name, scores)
+        return [{"score": score} for score in scores.tolist()]
+
+    def metric_inputs(self, metric: str, predictions: list[Any]) -> dict[str, Any]:
+        return {"predictions": [prediction["score"] for prediction in predictions]}
+
+    def references(self, table: Table) -> list[Any] | None:
+        """The scores."""
+        scores = self._scores(table)
+        return None if np.isnan(scores).any() else scores.tolist()
+
+    def majority(self, references: list[Any], metric: str) -> float:
+        """0: a constant correlates with nothing."""
+        return 0.0

@@ -1,0 +1,317 @@
+"""Extractive question answering: the answer is a span of the context, or there is none (SQuAD 1.1 and 2.0).
+
+A context that is too long for the model is cut into overlapping windows; a feature is one window. The method is that of BERT
+(Devlin et al. 2019, run_squad.py): a start and an end score per token, position 0 stands for "no answer here".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from mtlcli.config.task import SpanTask
+from mtlcli.data.features import Features
+from mtlcli.data.table import Table
+from mtlcli.errors import Problem
+from mtlcli.tasks.base import Outputs, TaskType
+from mtlcli.tasks.checks import counted, is_text, require_finite, text_problems, wrong_type
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mtlcli.data.batches import Batch
+    from mtlcli.data.encoder import TextEncoder
+
+MISSING = -100
+"""Position in a window of an unlabelled row, which the loss leaves out."""
+NOWHERE = 0
+"""Position (of the first token) that a window without the answer points at."""
+
+
+class Span(TaskType[SpanTask]):
+    """Extractive question answering."""
+
+    token_outputs = True
+    item = "window"
+
+    @property
+    def default_metrics(self) -> list[str]:
+        return ["squad_v2" if self.config.no_answer else "squad"]
+
+    def required_columns(self, *, labelled: bool = True) -> list[str]:
+        columns = self.config.columns
+        return [columns.id, columns.question, columns.context, *([columns.answers] if labelled else [])]
+
+    def texts(self, table: Table) -> list[str]:
+        """Questions, and each context once."""
+        return table.column(self.config.columns.question) + list(dict.fromkeys(table.column(self.config.columns.context)))
+
+    def check(self, table: Table, *, labelled: bool) -> list[Problem]:
+        columns = self.config.columns
+        texts = text_problems(table, [columns.question, columns.context])
+        problems = self._metric_problems() + self._id_problems(table) + texts
+        if columns.answers in table.rows.column_names and not texts:
+            problems += self._answer_problems(table, labelled=labelled)
+        return problems
+
+    def _metric_problems(self) -> list[Problem]:
+        if not self.config.no_answer or "squad" not in self.metrics:
+            return []
+        what = "metric 'squad' cannot score questions without answer, which no_answer=true allows"
+        return [Problem(what, f"tasks.{self.name}.metrics", "use squad_v2")]
+
+    def _id_problems(self, table: Table) -> list[Problem]:
+        column = self.config.columns.id
+        kind = table.rows.column(column).type
+        if not (is_text(kind) or pa.types.is_integer(kind)):
+            return [wrong_type(table, column, "ids (text or whole numbers) are needed", "give each row an id")]
+        missing, repeated, seen = [], [], set()
+        for row, value in enumerate(table.column(column)):
+            if value is None or value == "":
+                missing.append(row)
+            elif value in seen:
+                repeated.append(row)
+            seen.add(value)
+        problems = [counted(table, missing, f"column '{column}' is empty", "give each row an id")] if missing else []
+        if repeated:
+            value = table.rows.column(column)[repeated[0]].as_py()
+            problems.append(counted(table, repeated, f"id '{value}' occurs twice", "give each row its own id"))
+        return problems
+
+    def _answer_problems(self, table: Table, *, labelled: bool) -> list[Problem]:
+        column = self.config.columns.answers
+        kind = table.rows.column(column).type
+        if pa.types.is_null(kind) and not labelled:
+            return []
+        form = "{text: [...], answer_start: [...]}"
+        if not _holds_answers(kind):
+            return [wrong_type(table, column, f"{form} is needed", f"give each row {form}, as in SQuAD")]
+        malformed, absent, outside, elsewhere = [], [], [], []
+        for row, (context, answers) in enumerate(zip(table.column(self.config.columns.context), table.column(column), strict=True)):
+            texts, starts = _lists(answers)
+            if len(texts) != len(starts) or not all(texts) or None in starts:
+                malformed.append(row)
+            elif not texts and labelled and (answers is None or not self.config.no_answer):
+                absent.append(row)
+            elif not all(start >= 0 and start + len(text) <= len(context) for text, start in zip(texts, starts, strict=True)):
+                outside.append(row)
+            elif not all(context.startswith(text, start) for text, start in zip(texts, starts, strict=True)):
+                elsewhere.append(row)
+        problems = []
+        if malformed:
+            fix = f"give each row {form} with as many texts as starts and no empty text"
+            problems.append(counted(table, malformed, f"column '{column}' is not well-formed", fix))
+        if absent:
+            fix = "give every row at least one answer" if self.config.no_answer else f"give it one, or set tasks.{self.name}.no_answer=true"
+            problems.append(counted(table, absent, "the question has no answer", fix))
+        if outside:
+            fix = "answer_start counts the characters of the context from 0"
+            problems.append(counted(table, outside, "an answer lies outside of the context", fix))
+        if elsewhere:
+            context = table.rows.column(self.config.columns.context)[elsewhere[0]].as_py()
+            text, start = next(
+                (text, start)
+                for text, start in zip(*_lists(table.rows.column(column)[elsewhere[0]].as_py()), strict=True)
+                if not context.startswith(text, start)
+            )
+            found = context[start : start + len(text)]
+            fix = "answer_start counts the characters of the context from 0, and the answer is written exactly as there"
+            problems.append(counted(table, elsewhere, f"the context has {found!r} at answer_start {start}, not the answer {text!r}", fix))
+        return problems
+
+    def _answers(self, table: Table) -> list[Any]:
+        """{"text": [...], "answer_start": [...]} of each row, None where the row has no label."""
+        column = self.config.columns.answers
+        if column not in table.rows.column_names:
+            return [None] * len(table)
+        answers = []
+        for answer in table.column(column):
+            texts, starts = _lists(answer)
+            labelled = bool(texts) or (self.config.no_answer and answer is not None)
+            answers.append({"text": texts, "answer_start": starts} if labelled else None)
+        return answers
+
+    def encode(self, table: Table, encoder: TextEncoder) -> Features:
+        columns, config = self.config.columns, self.config
+        contexts = table.column(columns.context)
+        features = encoder.windows(
+            table.column(columns.question),
+            contexts,
+            max_length=self.max_length,
+            stride=config.stride,
+            max_question_length=config.max_question_length,
+        )
+        features.columns["start"], features.columns["end"] = _positions(features, contexts, self._answers(table))
+        return features
+
+    def build_head(self, hidden: int, dropout: float, *, dense: bool) -> nn.Module:
+        """`dense` plays no part: token states have passed no pooling."""
+        from mtlcli.tasks.heads import SpanHead
+
+        return SpanHead(hidden, dropout)
+
+    def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
+        """Mean of the cross entropies of start and end over the positions that can be predicted: the context, and position 0."""
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        columns = batch.columns
+        position = torch.arange(outputs["start"].shape[1], device=outputs["start"].device)
+        inside = (position >= columns["context_start"][:, None]) & (position < columns["context_end"][:, None])
+        forbidden = ~(inside | (position == NOWHERE))
+        start, end = (outputs[name].float().masked_fill(forbidden, -torch.inf) for name in ("start", "end"))
+        start_loss = cross_entropy(start, columns["start"], ignore_index=MISSING, reduction="sum")
+        end_loss = cross_entropy(end, columns["end"], ignore_index=MISSING, reduction="sum")
+        return (start_loss + end_loss) / 2
+
+    def items(self, features: Features, indices: NDArray[np.int64]) -> int:
+        return int(np.count_nonzero(features.columns["start"][indices] != MISSING))
+
+    def decode(self, outputs: Outputs, features: Features, table: Table) -> list[Any]:
+        """The best spans of each question over all its windows.
+
+        {"id", "text", "score", "n_best": [{"text", "score", "answer_start"}, ...]} for each row; a score is the sum of the start and
+        the end logit. If questions may have no answer also "no_answer_probability": the logistic function of (score of no answer -
+        score of the best span), where the score of no answer is the lowest over the windows; `text` is empty when that difference
+        is above `no_answer_threshold`.
+        """
+        starts, ends = outputs["start"], outputs["end"]
+        require_finite(self.name, starts, ends)
+        spans: list[dict[tuple[int, int], float]] = [{} for _ in range(len(table))]
+        no_answer = np.full(len(table), np.inf)
+        first, row = features.offsets[:-1], features.columns["row"]
+        np.minimum.at(no_answer, row, starts[first].astype(np.float64) + ends[first])
+        for number in range(len(features)):
+            begin = int(first[number] + features.columns["context_start"][number])
+            context = slice(begin, int(first[number] + features.columns["context_end"][number]))
+            char_start, char_end = features.token_columns["char_start"][context], features.token_columns["char_end"][context]
+            found = spans[row[number]]
+            for i, j, score in _best_spans(
+                np.where(char_end > char_start, starts[context], -np.inf),
+                np.where(char_end > char_start, ends[context], -np.inf),
+                self.config.max_answer_length,
+                self.config.n_best,
+            ):
+                span = int(char_start[i]), int(char_end[j])
+                found[span] = max(score, found.get(span, -math.inf))
+        ids, contexts = self._ids(table), table.column(self.config.columns.context)
+        return [self._prediction(*parts) for parts in zip(ids, contexts, spans, no_answer.tolist(), strict=True)]
+
+    def _prediction(self, number: str, context: str, spans: dict[tuple[int, int], float], no_answer: float) -> dict[str, Any]:
+        ranked = sorted(spans.items(), key=lambda item: (-item[1], item[0]))[: self.config.n_best]
+        n_best = [{"text": context[start:end].strip(), "score": score, "answer_start": start} for (start, end), score in ranked]
+        best = ranked[0][1] if ranked else -math.inf
+        prediction: dict[str, Any] = {"id": number, "text": n_best[0]["text"] if n_best else "", "score": best if ranked else no_answer}
+        if self.config.no_answer:
+            probability = _logistic(no_answer - best)
+            if probability > _logistic(self.config.no_answer_threshold):
+                prediction.update(text="", score=no_answer)
+            prediction["no_answer_probability"] = probability
+        return prediction | {"n_best": n_best}
+
+    def metric_inputs(self, metric: str, predictions: list[Any]) -> dict[str, Any]:
+        """The form of the hub's metrics. squad_v2 gets the best span even where no answer is predicted, and the threshold beside it,
+        so that it can search for a better threshold."""
+        if metric != "squad_v2":
+            return {"predictions": [{"id": prediction["id"], "prediction_text": prediction["text"]} for prediction in predictions]}
+        inputs = [
+            {
+                "id": prediction["id"],
+                "prediction_text": prediction["n_best"][0]["text"] if prediction["n_best"] else "",
+                "no_answer_probability": prediction.get("no_answer_probability", 0.0),
+            }
+            for prediction in predictions
+        ]
+        return {"predictions": inputs, "no_answer_threshold": _logistic(self.config.no_answer_threshold)}
+
+    def official_files(self, predictions: list[Any]) -> dict[str, Any]:
+        """`.json`: id -> answer, read by the official scripts of SQuAD 1.1 and 2.0; `.na_prob.json`: id -> probability of no
+        answer, which the script of SQuAD 2.0 reads as --na-prob-file."""
+        files: dict[str, Any] = {".json": {prediction["id"]: prediction["text"] for prediction in predictions}}
+        if self.config.no_answer:
+            files[".na_prob.json"] = {prediction["id"]: prediction["no_answer_probability"] for prediction in predictions}
+        return files
+
+    def references(self, table: Table) -> list[Any] | None:
+        """{"id", "answers": {"text": [...], "answer_start": [...]}} for each row."""
+        answers = self._answers(table)
+        if None in answers:
+            return None
+        return [{"id": number, "answers": answer} for number, answer in zip(self._ids(table), answers, strict=True)]
+
+    def majority(self, references: list[Any], metric: str) -> float:
+        """The share of questions without answer: the score of an empty text. (No other constant text does well.)"""
+        return sum(not reference["answers"]["text"] for reference in references) / len(references)
+
+    def _ids(self, table: Table) -> list[str]:
+        return [str(value) for value in table.column(self.config.columns.id)]
+
+
+def _holds_answers(kind: pa.DataType) -> bool:
+    """Whether a column type is a struct of a list of texts and a list of whole numbers."""
+    if not pa.types.is_struct(kind) or {"text", "answer_start"} - {field.name for field in kind}:
+        return False
+    text, start = kind.field("text").type, kind.field("answer_start").type
+    if not all(pa.types.is_list(part) or pa.types.is_large_list(part) for part in (text, start)):
+        return False
+    return (is_text(text.value_type) or pa.types.is_null(text.value_type)) and (
+        pa.types.is_integer(start.value_type) or pa.types.is_null(start.value_type)
+    )
+
+
+def _lists(answers: dict[str, Any] | None) -> tuple[list[Any], list[Any]]:
+    """The texts and the starts of one row's answers."""
+    return ((answers or {}).get("text") or [], (answers or {}).get("answer_start") or [])
+
+
+def _logistic(value: float) -> float:
+    """1 / (1 + exp(-value)), for any value."""
+    return 1 / (1 + math.exp(-value)) if value > -700 else 0.0
+
+
+def _positions(features: Features, contexts: list[str], answers: Sequence[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Token positions, inside each window, of the first and the last token of the row's first answer: (N,) and (N,).
+
+    NOWHERE for a window that does not hold all of the answer, MISSING for a row without label.
+    """
+    row = features.columns["row"]
+    positions = np.full((2, len(features)), NOWHERE, dtype=np.int64)
+    for number in range(len(features)):
+        answer = answers[row[number]]
+        if answer is None:
+            positions[:, number] = MISSING
+        elif answer["text"]:
+            text, start = answer["text"][0], answer["answer_start"][0]
+            # White space at an answer's ends belongs to no token.
+            begin = start + len(text) - len(text.lstrip())
+            end = start + len(text.rstrip())
+            context_start, context_end = (int(features.columns[name][number]) for name in ("context_start", "context_end"))
+            first = int(features.offsets[number])
+            tokens = slice(first + context_start, first + context_end)
+            char_start, char_end = features.token_columns["char_start"][tokens], features.token_columns["char_end"][tokens]
+            overlap = np.flatnonzero((char_end > begin) & (char_start < end))
+            if len(overlap) == 0:
+                continue
+            # The outermost windows also hold what no token covers at the ends of the context (control characters, for example).
+            is_first = number == 0 or row[number - 1] != row[number]
+            is_last = number + 1 == len(features) or row[number + 1] != row[number]
+            if (is_first or char_start[overlap[0]] <= begin) and (is_last or char_end[overlap[-1]] >= end):
+                positions[:, number] = context_start + overlap[0], context_start + overlap[-1]
+    return positions[0], positions[1]
+
+
+def _best_spans(start: NDArray, end: NDArray, max_length: int, count: int) -> list[tuple[int, int, float]]:
+    """The `count` best (first token, last token, score) with first <= last < first + max_length, out of all there are, in no order."""
+    width = min(max_length, len(start))
+    if width == 0:
+        return []
+    scores = (start[:, None] + sliding_window_view(np.append(end, np.full(width - 1, -np.inf)), width)).ravel()
+    best = np.argpartition(scores, len(scores) - count)[-count:] if count < len(scores) else np.arange(len(scores))
+    best = best[np.isfinite(scores[best])]
+    return list(zip((best // width).tolist(), (best // width + best % width).tolist(), scores[best].astype(float).tolist(), strict=True))
