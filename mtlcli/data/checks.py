@@ -15,19 +15,21 @@ def check_tables(tasks: Mapping[str, TaskType[Any]], tables: Mapping[str, Mappin
     """What is wrong with the tables ({task: {split: table}}), and what the user should hear of.
 
     Problems stop the run: a missing column, an empty split, and what the task type finds in the rows. Notices do not:
-    repeated train rows, and rows of a validation split that also occur in train.
+    repeated train rows, and rows of a validation split that also occur in train. A task whose train split has its
+    columns is prepared on it first, as its check needs what it learns there.
     """
     problems: list[Problem] = []
     notices: list[str] = []
     for name, task in tasks.items():
-        sound = True
-        for split, table in tables[name].items():
-            labelled = split == task.config.splits.train or split in task.config.splits.validation
-            found = _check_shape(name, task, table, labelled) or task.check(table, labelled=labelled)
-            sound = sound and not found
-            problems += found
-        if sound:
+        splits = task.config.splits
+        labelled = {split: split == splits.train or split in splits.validation for split in tables[name]}
+        found = [problem for split, table in tables[name].items() for problem in _check_shape(name, task, table, labelled[split])]
+        if not found:
+            task.prepare(tables[name].get(splits.train or ""))
+            found = [problem for split, table in tables[name].items() for problem in task.check(table, labelled=labelled[split])]
+        if not found:
             notices += _overlaps(name, task, tables[name])
+        problems += found
     return problems, notices
 
 

@@ -228,6 +228,8 @@ def build_tokenizer(texts: Iterable[str], vocabulary_size: int) -> str:
     kept = sorted(characters, key=lambda character: (-characters[character], character))[: min(1000, vocabulary_size // 4)]
     alphabet = set(kept)
     words = Counter({word: count for word, count in words.items() if alphabet.issuperset(word)})
+    # A million words are enough to rank pieces; more would only take longer.
+    scale = max(1, words.total() // 1_000_000)
     # The trainer numbers the `##` characters in the order of a hash map, which differs from run to run, and numbers
     # break ties between pieces. Handing them over as special tokens, which are numbered first, fixes their order.
     continuing = sorted({"##" + character for word in words for character in word[1:]})
@@ -240,7 +242,7 @@ def build_tokenizer(texts: Iterable[str], vocabulary_size: int) -> str:
     )
     training = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     training.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    training.train_from_iterator((" ".join([word] * count) for word, count in sorted(words.items())), trainer)
+    training.train_from_iterator((" ".join([word] * (count // scale)) for word, count in sorted(words.items())), trainer)
     vocabulary = json.loads(training.to_str())["model"]["vocab"]
 
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from threading import Thread
@@ -41,21 +41,6 @@ class DataSource:
         table = reader(task, config, split)
         rows = self._data.max_train_rows if split == config.splits.train else self._data.max_eval_rows
         return table if rows is None else table.head(rows)
-
-    def read_all(self, splits: Mapping[str, Iterable[str]]) -> dict[str, dict[str, Table]]:
-        """The tables of several splits of several tasks: {task: {split: table}}. Raises one UserError with all that cannot be read."""
-        tables: dict[str, dict[str, Table]] = {}
-        problems: list[Problem] = []
-        for task, names in splits.items():
-            tables[task] = {}
-            for split in names:
-                try:
-                    tables[task][split] = self.read(task, split)
-                except UserError as error:
-                    problems += error.problems
-        if problems:
-            raise UserError(dict.fromkeys(problems))
-        return tables
 
     def fingerprints(self) -> dict[str, str]:
         """SHA-256 of everything that was read so far, by origin: of a file's bytes, or of a hub or sample table's rows."""
@@ -200,7 +185,7 @@ def _is_offline() -> bool:
 def hub_answers() -> bool:
     """Whether the hub answers one small request within two seconds. Asked once in a process; False when HF_HUB_OFFLINE is set."""
     from huggingface_hub import get_session
-    from huggingface_hub.utils import httpx
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
     answers: list[int] = []
 
@@ -248,7 +233,7 @@ def _cached(hub: str, config: str | None) -> Any | None:
 def _hub_rows(task: str, hub: str, config: str | None, split: str) -> pa.Table:
     import datasets
     from datasets.exceptions import DatasetsError
-    from huggingface_hub.utils import httpx
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
     where = "/".join(part for part in (hub, config) if part)
     try:

@@ -29,7 +29,7 @@ NOT_ENCODED = ("source", "splits", "head", "metrics", "weight", "batch_size", "l
     "n_best",
     "no_answer_threshold",
 )
-"""Task settings that have no say in the features. A setting that is not named here makes features of its own."""
+"""Task settings that have no say in the features. A setting that is not named here, for example the label set, does."""
 
 log = logging.getLogger(__name__)
 
@@ -72,10 +72,8 @@ def fingerprint(table: Table, task: TaskType[Any], encoder: TextEncoder) -> str:
     """SHA-256 over everything that the features of a table depend on."""
     config = asdict(task.config)
     settings = {name: value for name, value in config.items() if name not in NOT_ENCODED}
-    # What `prepare` learned from the train split, for example the label set.
-    learned = {name: value for name, value in vars(task).items() if name not in ("name", "config")}
     columns = [column for column in task.required_columns() if column in table.rows.column_names]
-    parts = [FORMAT, settings, learned, rows_fingerprint(table.rows.select(columns)), encoder.fingerprint]
+    parts = [FORMAT, settings, rows_fingerprint(table.rows.select(columns)), encoder.fingerprint]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

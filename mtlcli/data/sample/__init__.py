@@ -47,7 +47,7 @@ _TEXT_TABLES: dict[str, tuple[pa.Schema, Sequence[int], dict[str, tuple[int, Mak
     "glue/mrpc": (_PAIR, (55, 45), {"validation": (400, pairs.mrpc), "train": (4000, pairs.mrpc)}),
     "glue/stsb": (
         _text("sentence1", "sentence2", label=pa.float32()),
-        (1,) * 6,
+        (3, 2, 2, 2, 3),
         {"validation": (400, pairs.stsb), "train": (4000, pairs.stsb)},
     ),
     "glue/qqp": (_text("question1", "question2"), (55, 45), {"validation": (400, pairs.qqp), "train": (4000, pairs.qqp)}),
@@ -104,6 +104,8 @@ def _tables(path: str, seed: int) -> dict[str, pa.Table]:
     schema, weights, splits = _TEXT_TABLES[path]
     for split, (size, make) in splits.items():
         rows, texts = _text_rows(world, Random(f"{seed} {path} {split}"), schema, weights, size, make, taken)
+        if path == "glue/stsb":
+            rows = [row | {"label": 1.25 * row["label"]} for row in rows]
         if path == "glue/ax":
             rows = [row | {"label": -1} for row in rows]
         tables[split] = pa.Table.from_pylist(rows, schema)

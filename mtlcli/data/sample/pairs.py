@@ -2,145 +2,121 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
 from mtlcli.data.sample import words
-from mtlcli.data.sample.world import VALUES, Event, World, sentence
-
-OPTIONAL = ("quality", "place", "day")
+from mtlcli.data.sample.world import OPTIONAL, SLOTS, VALUES, Event, World, join, sentence
 
 
-def _event(world: World, rng: Random, optional: int = 2) -> Event:
-    """An event that says `optional` of its quality, place and day."""
-    return world.event(rng, ("who", "verb", "thing", *rng.sample(OPTIONAL, optional)))
+def _event(world: World, rng: Random, number: int = 1) -> Event:
+    """An event that says `number` of its optional slots."""
+    return world.event(rng, rng.sample(OPTIONAL, number))
 
 
-def _said(event: Event, slots: tuple[str, ...] = ("who", "verb", "thing", *OPTIONAL)) -> list[str]:
+def _said(event: Event, slots: Sequence[str] = SLOTS) -> list[str]:
     return [slot for slot in slots if getattr(event, slot) is not None]
 
 
-def _change(world: World, rng: Random, event: Event, number: int, slots: list[str]) -> Event:
-    for slot in rng.sample(slots, number):
-        event = world.differ(rng, event, slot)
-    return event
+def _other(world: World, rng: Random, event: Event, slots: list[str]) -> Event:
+    """The event with some of the slots changed, from one to all of them."""
+    return world.change(rng, event, rng.sample(slots, rng.randint(1, len(slots))))
 
 
 def mrpc(world: World, rng: Random, label: int) -> tuple[str, ...]:
-    """Two statements: the same event in other words (1), or one that differs in one or two facts (0)."""
+    """Two statements: the same event in other words (1), or one that differs in at least one fact (0)."""
     event = _event(world, rng)
-    other = event if label else _change(world, rng, event, rng.choice((1, 2)), _said(event))
+    other = event if label else _other(world, rng, event, _said(event))
     return sentence(world.tell(rng, event)), sentence(world.tell(rng, other))
 
 
 def stsb(world: World, rng: Random, label: int) -> tuple[str, ...]:
-    """Two statements of five facts each, `label` of which agree."""
+    """Two statements of four facts each, `label` of which agree."""
     event = _event(world, rng)
-    other = _change(world, rng, event, 5 - label, _said(event))
+    other = world.change(rng, event, rng.sample(_said(event), 4 - label))
     return sentence(world.tell(rng, event)), sentence(world.tell(rng, other))
 
 
 def qqp(world: World, rng: Random, label: int) -> tuple[str, ...]:
     """Two questions: the same one in other words (1), or one for another fact or about another event (0)."""
-    event = _event(world, rng, 1)
-    slots = ["who", "thing", "place", "day"]
+    event = world.event(rng, ())
+    slots = ["who", "thing", "place", "time"]
     slot = rng.choice(slots)
     first = world.ask(rng, event, slot)
     if not label:
-        if rng.random() < 0.4:
+        different = rng.random()
+        if different < 0.65:
+            event = _other(world, rng, event, [name for name in _said(event) if name != slot])
+        if different > 0.35:
             slot = rng.choice([other for other in slots if other != slot])
-        else:
-            given = [name for name in _said(event) if name != slot and not (slot == "thing" and name == "quality")]
-            event = _change(world, rng, event, rng.choice((1, 2)), given)
     return first, world.ask(rng, event, slot)
 
 
 def qnli(world: World, rng: Random, label: int) -> tuple[str, ...]:
     """A question and a sentence that answers it (0), or one that does not (1)."""
-    if rng.random() < 0.3:
-        person, relation = rng.choice(words.PEOPLE), rng.choice(("job", "home", "hobby"))
-        question = world.ask_fact(rng, person, relation)
-        if label and rng.random() < 0.5:
-            person = rng.choice([other for other in words.PEOPLE if other != person])
-        elif label:
-            relation = rng.choice([other for other in ("job", "home", "hobby") if other != relation])
-        return question, world.fact(rng, person, relation)[:-1] + sentence(world.tell(rng, replace(_event(world, rng), who=person)))
-    slot = rng.choice(("who", "thing", "place", "day"))
-    event = world.event(rng, ("who", "verb", "thing", "place", "day"))
-    asked = replace(event, place=None, day=None) if rng.random() < 0.6 else replace(event, **{rng.choice(("place", "day")): None})
-    question = world.ask(rng, asked, slot)
+    slot = rng.choice(("who", "thing", "place", "time"))
+    event = world.event(rng, [slot] if slot in OPTIONAL else [rng.choice(("place", "time"))])
+    question = world.ask(rng, replace(event, place=None, time=None), slot)
     if label:
-        if slot in ("place", "day") and rng.random() < 0.5:
-            event = replace(event, **{slot: None})
-        else:
-            event = _change(world, rng, event, rng.choice((1, 2)), [name for name in ("who", "verb", "thing") if name != slot])
+        different = rng.random()
+        if slot in OPTIONAL and different < 0.65:
+            event = replace(event, place=event.time and rng.choice(VALUES["place"]), time=event.place and rng.choice(VALUES["time"]))
+        if slot not in OPTIONAL or different > 0.35:
+            event = _other(world, rng, event, [name for name in ("who", "verb", "thing") if name != slot])
     return question, sentence(world.tell(rng, event))
+
+
+def _less(rng: Random, event: Event) -> Event:
+    """The event with one of its optional slots left unsaid."""
+    return replace(event, **{rng.choice(_said(event, OPTIONAL)): None})
 
 
 def _follows(world: World, rng: Random, event: Event) -> str:
     """A sentence that the event entails: less is said, or a kind or a country instead of a thing or a city."""
-    for slot in rng.sample(OPTIONAL, rng.choice((1, 2))):
-        event = replace(event, **{slot: None})
-    tokens = world.tell(rng, event)
-    if rng.random() < 0.35:
-        kind = words.KIND[event.thing]
-        noun = next(i for i, (role, _) in enumerate(tokens) if role == "noun")
-        tokens[noun] = ("noun", kind)
-        if tokens[noun - 1][0] == "det":
-            tokens[noun - 1] = ("det", "an" if kind[0] in "aeiou" else "a")
-    tokens = [("place", words.COUNTRY[word]) if role == "place" and word in words.COUNTRY and rng.random() < 0.35 else (role, word)
-              for role, word in tokens]
-    return sentence(tokens)
+    tokens = world.tell(rng, _less(rng, event))
+    general = {**words.KIND_OF, **words.COUNTRY_OF} if rng.random() < 0.3 else {}
+    return sentence([(role, general.get(word, word)) for role, word in tokens])
 
 
 def _contradicts(world: World, rng: Random, event: Event) -> str:
-    """A sentence that cannot be true of the event: denied, or its quality, place or day replaced."""
-    kept = rng.choice(_said(event, OPTIONAL))
-    others = {slot: None for slot in OPTIONAL if slot != kept and rng.random() < 0.7}
+    """A sentence that cannot be true of the event: denied, or its verb or an optional slot replaced."""
+    event = _less(rng, event)
     if rng.random() < 0.4:
-        return sentence(world.deny(rng, replace(event, **others)))
-    if kept == "quality" and event.quality:
-        event = replace(event, quality=words.OPPOSITE[event.quality])
-    else:
-        event = world.differ(rng, event, kept)
-    return sentence(world.tell(rng, replace(event, **others)))
+        return sentence(world.deny(rng, event))
+    return sentence(world.tell(rng, world.change(rng, event, [rng.choice(["verb", *_said(event, OPTIONAL)])])))
 
 
 def _open(world: World, rng: Random, event: Event) -> str:
-    """A sentence that the event leaves open: somebody else did it, with another thing, or more is said than is known."""
+    """A sentence that the event leaves open: it is about another person or thing, or says more than is known."""
     unsaid = [slot for slot in OPTIONAL if getattr(event, slot) is None]
-    if unsaid and rng.random() < 0.5:
-        said = _said(event, OPTIONAL)
-        event = replace(event, **{slot: None for slot in said if rng.random() < 0.7})
-        return sentence(world.tell(rng, replace(event, **{slot: rng.choice(VALUES[slot]) for slot in unsaid[:1]})))
-    event = _change(world, rng, event, rng.choice((1, 2)), ["who", "verb", "thing"])
-    return sentence(world.tell(rng, replace(event, **{slot: None for slot in OPTIONAL if rng.random() < 0.5})))
+    if rng.random() < 0.5:
+        event = world.change(rng, event, rng.choice((["who"], ["thing"], ["who", "thing"])))
+    else:
+        event = replace(event, **{unsaid[0]: rng.choice(VALUES[unsaid[0]])})
+    return sentence(world.tell(rng, _less(rng, event)))
 
 
-def mnli(world: World, rng: Random, label: int, *, genre: str = "") -> tuple[str, ...]:
+def mnli(world: World, rng: Random, label: int) -> tuple[str, ...]:
     """A premise and a hypothesis: entailment (0), neutral (1), contradiction (2)."""
-    event = _event(world, rng)
-    premise = world.tell(rng, event)
-    hypothesis = (_follows, _open, _contradicts)[label](world, rng, event)
-    if genre:
-        return f"{genre} {' '.join(word for _, word in premise).replace(' ,', ',')}.", hypothesis
-    return sentence(premise), hypothesis
+    event = _event(world, rng, 2)
+    return sentence(world.tell(rng, event)), (_follows, _open, _contradicts)[label](world, rng, event)
 
 
 def mnli_mismatched(world: World, rng: Random, label: int) -> tuple[str, ...]:
     """As mnli, from another genre: hearsay."""
-    return mnli(world, rng, label, genre=rng.choice(("I heard that", "They say that")))
+    event = _event(world, rng, 2)
+    said = rng.choice(("I heard that", "they say that"))
+    premise = sentence(f"{said} {join(world.tell(rng, event))}")
+    return premise, (_follows, _open, _contradicts)[label](world, rng, event)
 
 
 def rte(world: World, rng: Random, label: int) -> tuple[str, ...]:
     """One or two statements and a hypothesis that follows from them (0) or does not (1)."""
-    event = _event(world, rng)
+    event = _event(world, rng, 2)
     text = sentence(world.tell(rng, event))
-    if label:
-        hypothesis = rng.choice((_open, _contradicts))(world, rng, event)
-    else:
-        hypothesis = _follows(world, rng, event)
-    if rng.random() < 0.5:
+    hypothesis = (rng.choice((_open, _contradicts)) if label else _follows)(world, rng, event)
+    if rng.random() < 0.3:
         extra = world.fact(rng, event.who, rng.choice(("job", "home", "hobby")))
         text = f"{text} {extra}" if rng.random() < 0.5 else f"{extra} {text}"
     return text, hypothesis
@@ -166,16 +142,16 @@ _THING_SCHEMAS = (
 
 def wnli(world: World, rng: Random, label: int) -> tuple[str, ...]:
     """A sentence with a pronoun and a reading of the pronoun that is right (1) or wrong (0)."""
-    words_for = {size: rng.choice(words.QUALITIES[size]) for size in ("big", "small")}
+    sizes = {size: rng.choice(words.QUALITIES[size]) for size in ("big", "small")}
     if rng.random() < 0.6:
         women = rng.random() < 0.5
         text, reading, meant = rng.choice(_PEOPLE_SCHEMAS)
         pair = rng.sample(words.WOMEN if women else words.MEN, 2)
-        filled = {"she": "she" if women else "he", "t": rng.choice(words.THINGS)}
+        filled = {"she": "she" if women else "he", "t": rng.choice(VALUES["thing"])}
     else:
         text, reading, meant = rng.choice(_THING_SCHEMAS)
-        pair = rng.sample(words.THINGS, 2)
+        pair = rng.sample(VALUES["thing"], 2)
         filled = {}
     chosen = pair[meant] if label else pair[1 - meant]
-    filled |= {"a": pair[0], "b": pair[1], "x": chosen, **words_for}
+    filled |= {"a": pair[0], "b": pair[1], "x": chosen, **sizes}
     return text.format(**filled), reading.format(**filled)

@@ -8,19 +8,19 @@ from random import Random
 from typing import Any
 
 from mtlcli.data.sample import words
-from mtlcli.data.sample.world import Event, World, sentence
+from mtlcli.data.sample.world import VALUES, Event, World, sentence
 
-ASKED = ("who", "thing", "place", "day")
+ASKED = ("who", "thing", "place", "time")
 
 
 def paragraph(world: World, rng: Random, *, unanswerable: float, questions: int = 3) -> list[dict[str, Any]]:
     """Rows for one paragraph; a share `unanswerable` of its questions is about something that it does not say."""
-    people, things, verbs = rng.sample(words.PEOPLE, 4), rng.sample(words.THINGS, 4), rng.sample(tuple(words.VERBS), 4)
-    places, days = rng.sample(words.CITIES, 4), rng.sample(words.DAYS, 4)
-    events = [Event(*facts) for facts in zip(people, verbs, things, [None] * 4, places, days, strict=True)]
-    events = [replace(event, **({rng.choice(("place", "day")): None})) for event in events]
+    people, things, verbs = rng.sample(words.PEOPLE, 4), rng.sample(VALUES["thing"], 4), rng.sample(VALUES["verb"], 4)
+    places, times = rng.sample(VALUES["place"], 4), rng.sample(VALUES["time"], 4)
+    events = [Event(*facts) for facts in zip(people, verbs, things, [None] * 4, places, times, strict=True)]
+    events = [replace(event, **{rng.choice(("place", "time")): None}) for event in events]
     told, absent = events[:3], events[3]
-    sentences = [sentence(world.tell(rng, event, knowledge=0, passive=0.15)) for event in told]
+    sentences = [sentence(world.tell(rng, event, knowledge=0, passive=0.1)) for event in told]
     context = " ".join(sentences)
     rows = []
     for _ in range(questions):
@@ -44,12 +44,12 @@ def paragraph(world: World, rng: Random, *, unanswerable: float, questions: int 
 
 
 def _asked(event: Event) -> Event:
-    return replace(event, place=None, day=None)
+    return replace(event, place=None, time=None)
 
 
 def _answer(told: str, event: Event, slot: str) -> tuple[str, int]:
     """The answer as it stands in the sentence, and where it starts there."""
     value = getattr(event, slot)
-    spoken = value if slot != "thing" or value in told.lower().replace(".", " ").split() else words.SAME_THING[value]
+    spoken = next(name for name in words.SYNONYM_OF.get(value, (value,)) if name.lower() in told.lower())
     start = told.lower().index(spoken.lower())
     return told[start : start + len(spoken)], start

@@ -5,44 +5,42 @@ from __future__ import annotations
 from random import Random
 
 from mtlcli.data.sample import words
-from mtlcli.data.sample.world import World, sentence
+from mtlcli.data.sample.world import OPTIONAL, VALUES, Tokens, World, sentence
 
 
 def sst2(world: World, rng: Random, label: int) -> tuple[str, ...]:
     """A verdict on a film or the like; 1 is positive. Negation and a second clause turn a verdict round."""
     style = rng.random()
-    work = rng.choice(words.WORKS)
-    if style < 0.35:
-        return (f"{_verdict(rng, work, label)}.",)
-    if style < 0.6:
-        first, second = rng.sample(words.WORKS, 2)
-        return (f"{_verdict(rng, first, 1 - label)}, but {_verdict(rng, second, label)}.",)
-    if style < 0.8:
-        person = rng.choice(words.PEOPLE)
-        verb = rng.choice(words.LIKES if label else words.DISLIKES)
-        return (f"{person} {verb} the {rng.choice(words.PRAISE if label else words.BLAME)} {work}.",)
-    article = rng.choice(("a", "one"))
+    if style < 0.3:
+        return (sentence(_verdict(rng, _work(rng), label)),)
+    if style < 0.45:
+        return (sentence(f"{_verdict(rng, _work(rng), 1 - label)}, but {_verdict(rng, _work(rng), label)}"),)
+    if style < 0.75:
+        verb = rng.choice(words.VERBS["like" if label else "hate"])
+        adjective = rng.choice(words.PRAISE if label else words.BLAME)
+        return (sentence(f"{rng.choice(words.PEOPLE)} {verb[1]} the {adjective} {_work(rng)}"),)
     first, second = rng.sample(words.PRAISE if label else words.BLAME, 2)
-    return (f"{article} {first} and {second} {work}.",)
+    return (sentence(f"{rng.choice(('a', 'one'))} {first} and {second} {_work(rng)}"),)
+
+
+def _work(rng: Random) -> str:
+    return rng.choice(words.WORKS if rng.random() < 0.7 else VALUES["thing"])
 
 
 def _verdict(rng: Random, work: str, positive: int) -> str:
-    negated = rng.random() < 0.35
+    negated = rng.random() < 0.3
     adjective = rng.choice(words.PRAISE if bool(positive) != negated else words.BLAME)
-    degree = rng.choice(("", "", "very ", "really "))
-    return f"the {work} was {rng.choice(('not ', 'never ')) if negated else ''}{degree}{adjective}"
+    return f"the {work} was {rng.choice(('not ', 'never ')) if negated else ''}{rng.choice(('', '', 'very ', 'really '))}{adjective}"
 
 
 def cola(world: World, rng: Random, label: int) -> tuple[str, ...]:
     """An event in good English (1), or with its grammar broken in one place (0)."""
-    present = ("who", "verb", "thing", *(slot for slot in ("quality", "place", "day") if rng.random() < 0.5))
-    tokens = world.tell(rng, world.event(rng, present))
-    if not label:
-        tokens = _break(rng, tokens)
-    return (sentence(tokens),)
+    event = world.event(rng, rng.sample(OPTIONAL, rng.choice((1, 2))))
+    tokens = world.deny(rng, event) if rng.random() < 0.2 else world.tell(rng, event)
+    return (sentence(tokens if label else _break(rng, tokens)),)
 
 
-def _break(rng: Random, tokens: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def _break(rng: Random, tokens: Tokens) -> Tokens:
     """The sentence with one word missing, moved, repeated or in the wrong form."""
     roles = [role for role, _ in tokens]
     verb = roles.index("verb")
@@ -62,6 +60,6 @@ def _break(rng: Random, tokens: list[tuple[str, str]]) -> list[tuple[str, str]]:
     if kind == "repeated":
         twice = rng.choice((verb, noun, determiner))
         return [*tokens[: twice + 1], *tokens[twice:]]
-    word = tokens[verb][1]
-    forms = next(form for verbs in words.VERBS.values() for form in verbs if word in form)
-    return [*tokens[:verb], ("verb", forms[0]), *tokens[verb + 1 :]]
+    forms = next(form for verbs in words.VERBS.values() for form in verbs if tokens[verb][1] in form)
+    wrong = forms[1] if tokens[verb][1] == forms[0] else forms[0]
+    return [*tokens[:verb], ("verb", wrong), *tokens[verb + 1 :]]

@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
+from typing import TypeVar
 
 from mtlcli.data.sample import words
 
+T = TypeVar("T")
 Tokens = list[tuple[str, str]]
 """A sentence as (role, word) pairs, for example ("noun", "car")."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """Somebody did something to a thing; `quality`, `place` and `day` may be left unsaid (None)."""
+    """Somebody did something to a thing; `quality`, `place` and `time` may be left unsaid (None)."""
 
     who: str
     verb: str
     thing: str
     quality: str | None = None
     place: str | None = None
-    day: str | None = None
+    time: str | None = None
 
 
-SLOTS = ("who", "verb", "thing", "quality", "place", "day")
+SLOTS = ("who", "verb", "thing", "quality", "place", "time")
+OPTIONAL = ("quality", "place", "time")
 VALUES = {
     "who": words.PEOPLE,
     "verb": tuple(words.VERBS),
-    "thing": words.THINGS,
+    "thing": tuple(words.KIND_OF),
     "quality": tuple(words.QUALITIES),
-    "place": words.CITIES,
-    "day": words.DAYS,
+    "place": tuple(words.COUNTRY_OF),
+    "time": words.TIMES,
 }
+OPINION = 0.3
+"""How often an event is that somebody liked or hated something, beyond its even share."""
+HABIT = 0.85
+"""How often a person is in their own country, with a thing of the kind that is made there, and likes what is good."""
 
 
 class World:
@@ -39,18 +47,37 @@ class World:
 
     def __init__(self, seed: int) -> None:
         rng = Random(f"world {seed}")
-        self.job = dict(zip(words.PEOPLE, rng.sample(words.JOBS, len(words.PEOPLE)), strict=True))
-        self.home = {person: rng.choice(words.CITIES) for person in words.PEOPLE}
-        self.hobby = {person: rng.choice(words.HOBBIES) for person in words.PEOPLE}
+        people = rng.sample(words.PEOPLE, len(words.PEOPLE))
+        countries = rng.sample(tuple(words.CITIES_OF), len(words.CITIES_OF))
+        self.job = dict(zip(people, rng.sample(words.JOBS, len(people)), strict=True))
+        self.hobby = {person: rng.choice(words.HOBBIES) for person in people}
+        self.country = {person: countries[i % len(countries)] for i, person in enumerate(people)}
+        self.home = {person: rng.choice(words.CITIES_OF[country]) for person, country in self.country.items()}
+        self.craft = dict(zip(countries, rng.sample(tuple(words.THINGS_OF), len(countries)), strict=True))
 
-    def event(self, rng: Random, present: tuple[str, ...] = SLOTS) -> Event:
-        """A random event that says the slots named in `present`."""
-        return Event(**{slot: rng.choice(VALUES[slot]) for slot in present})
+    def event(self, rng: Random, optional: Sequence[str] = OPTIONAL) -> Event:
+        """An event that says who did what to which thing, and the `optional` slots."""
+        values = {slot: rng.choice(VALUES[slot]) for slot in ("who", "verb", "thing", *optional)}
+        country = self.country[values["who"]]
+        if rng.random() < OPINION:
+            values["verb"] = rng.choice(("like", "hate"))
+        if rng.random() < HABIT:
+            values["thing"] = rng.choice(words.THINGS_OF[self.craft[country]])
+        if "place" in optional and rng.random() < HABIT:
+            values["place"] = rng.choice(words.CITIES_OF[country])
+        if "quality" in optional and values["verb"] in ("like", "hate") and rng.random() < HABIT:
+            values["quality"] = "good" if values["verb"] == "like" else "bad"
+        return Event(**values)
 
-    def differ(self, rng: Random, event: Event, slot: str) -> Event:
-        """The event with another value in one slot that it says."""
-        now = getattr(event, slot)
-        return replace(event, **{slot: rng.choice([value for value in VALUES[slot] if value != now])})
+    def change(self, rng: Random, event: Event, slots: Sequence[str]) -> Event:
+        """The event with another value in each of some slots that it says: the opposite, or that of another event."""
+        other = self.event(rng)
+        for slot in slots:
+            now, value = getattr(event, slot), getattr(other, slot)
+            if now in words.OPPOSITE_OF and rng.random() < 0.7:
+                value = words.OPPOSITE_OF[now]
+            event = replace(event, **{slot: value if value != now else rng.choice([v for v in VALUES[slot] if v != now])})
+        return event
 
     def fact(self, rng: Random, person: str, relation: str) -> str:
         """A sentence that tells the `job`, the `home` or the `hobby` of a person."""
@@ -60,64 +87,55 @@ class World:
             return f"{person} {rng.choice(('lives in', 'comes from'))} {self.home[person]}."
         return f"{person} {rng.choice(('likes', 'enjoys'))} {self.hobby[person]}."
 
-    # -- how an event is said ---------------------------------------------------------------------------------------
+    # -- how an event is said and asked about -------------------------------------------------------------------------
 
-    def tell(self, rng: Random, event: Event, *, vary: float = 0.4, knowledge: float = 0.15, passive: float = 0.2) -> Tokens:
+    def tell(self, rng: Random, event: Event, *, vary: float = 0.25, knowledge: float = 0.1, passive: float = 0.1) -> Tokens:
         """The event as a sentence. `vary`: how often a word is replaced by a synonym; `knowledge`: how often a person is named by
-        their job, or their home town is not named."""
+        their job, or their home town is not named; `passive`: how often the thing comes first."""
         verb = synonym(rng, words.VERBS[event.verb], vary)
-        who = self.subject(rng, event.who, knowledge)
-        thing = self.object(rng, event, vary)
-        where = self.where(rng, event, knowledge)
-        when: Tokens = [] if event.day is None else [("prep", "on"), ("day", event.day)]
+        who, thing = self.subject(rng, event, knowledge), self.object(rng, event, vary)
         if rng.random() < passive:
-            middle = [*thing, ("aux", "was"), ("verb", verb[3]), ("prep", "by"), *who]
+            middle = [*thing, ("aux", "was"), ("verb", verb[2]), ("prep", "by"), *who]
         else:
-            middle = [*who, ("verb", verb[2]), *thing]
-        if when and rng.random() < 0.4:
-            return [*when, ("comma", ","), *middle, *where]
-        return [*middle, *where, *when]
+            middle = [*who, ("verb", verb[1]), *thing]
+        where = self.where(rng, event, knowledge)
+        if event.time and rng.random() < 0.4:
+            return [*when(event), ("comma", ","), *middle, *where]
+        return [*middle, *where, *when(event)]
 
-    def deny(self, rng: Random, event: Event, *, vary: float = 0.4) -> Tokens:
+    def deny(self, rng: Random, event: Event, *, vary: float = 0.25) -> Tokens:
         """The event as a sentence that says it did not happen."""
         verb = synonym(rng, words.VERBS[event.verb], vary)
-        when: Tokens = [] if event.day is None else [("prep", "on"), ("day", event.day)]
-        refusal: Tokens = [("aux", "did"), ("not", "not"), ("verb", verb[0])] if rng.random() < 0.6 else [("not", "never"), ("verb", verb[2])]
-        return [("who", event.who), *refusal, *self.object(rng, event, vary), *self.where(rng, event, 0), *when]
+        said: Tokens = [("not", "never"), ("verb", verb[1])] if rng.random() < 0.4 else [("aux", "did"), ("not", "not"), ("verb", verb[0])]
+        return [("who", event.who), *said, *self.object(rng, event, vary), *self.where(rng, event, 0), *when(event)]
 
-    def subject(self, rng: Random, person: str, knowledge: float) -> Tokens:
-        if rng.random() >= knowledge:
-            return [("who", person)]
-        return [("det", "the"), ("who", self.job[person])]
+    def subject(self, rng: Random, event: Event, knowledge: float) -> Tokens:
+        return [("det", "the"), ("who", self.job[event.who])] if rng.random() < knowledge else [("who", event.who)]
 
     def object(self, rng: Random, event: Event, vary: float) -> Tokens:
-        adjective = synonym(rng, words.QUALITIES[event.quality], vary) if event.quality else None
-        noun = words.SAME_THING.get(event.thing, event.thing) if rng.random() < vary else event.thing
-        determiner = article(adjective or noun).split()[0]
-        return [("det", determiner), *([("adj", adjective)] if adjective else []), ("noun", noun)]
+        adjective: Tokens = [("adj", synonym(rng, words.QUALITIES[event.quality], vary))] if event.quality else []
+        return [("det", "the"), *adjective, ("noun", synonym(rng, words.SYNONYM_OF.get(event.thing, (event.thing,)), vary))]
 
     def where(self, rng: Random, event: Event, knowledge: float) -> Tokens:
         if event.place is None:
             return []
-        if event.place == self.home.get(event.who) and rng.random() < knowledge * 3:
+        if event.place == self.home[event.who] and rng.random() < 2 * knowledge:
             return [("prep", "at"), ("place", "home")]
         return [("prep", "in"), ("place", event.place)]
 
-    # -- how an event is asked about ---------------------------------------------------------------------------------
-
-    def ask(self, rng: Random, event: Event, slot: str, *, vary: float = 0.4, knowledge: float = 0.15) -> str:
-        """A question for one slot (`who`, `thing`, `place` or `day`) that gives all the other slots that the event says."""
+    def ask(self, rng: Random, event: Event, slot: str, *, vary: float = 0.25, knowledge: float = 0.1) -> str:
+        """A question for one slot (`who`, `thing`, `place` or `time`) that gives all the other slots that the event says."""
         verb = synonym(rng, words.VERBS[event.verb], vary)
-        rest = [] if slot == "place" else self.where(rng, event, 0)
-        if event.day is not None and slot != "day":
-            rest = [*rest, ("prep", "on"), ("day", event.day)]
-        who, thing, after = (join(part) for part in (self.subject(rng, event.who, knowledge), self.object(rng, event, vary), rest))
+        rest = [*([] if slot == "place" else self.where(rng, event, 0)), *([] if slot == "time" else when(event))]
+        who, thing, after = (join(part) for part in (self.subject(rng, event, knowledge), self.object(rng, event, vary), rest))
         if slot == "who":
-            return f"{rng.choice(('Who', 'Which person'))} {verb[2]} {thing} {after}".rstrip() + "?"
-        if slot == "thing":
-            return f"{rng.choice(('What', 'Which thing'))} did {who} {verb[0]} {after}".rstrip() + "?"
-        opening = ("Where", "In which city") if slot == "place" else ("When", "On which day")
-        return f"{rng.choice(opening)} did {who} {verb[0]} {thing} {after}".rstrip() + "?"
+            text = f"{rng.choice(('Who', 'Which person'))} {verb[1]} {thing} {after}"
+        elif slot == "thing":
+            text = f"{rng.choice(('What', 'Which thing'))} did {who} {verb[0]} {after}"
+        else:
+            opening = ("Where", "In which city") if slot == "place" else ("When", "At what time")
+            text = f"{rng.choice(opening)} did {who} {verb[0]} {thing} {after}"
+        return text.rstrip() + "?"
 
     def ask_fact(self, rng: Random, person: str, relation: str) -> str:
         """A question for the `job`, the `home` or the `hobby` of a person."""
@@ -128,9 +146,14 @@ class World:
         return rng.choice((f"What does {person} like?", f"What does {person} enjoy?"))
 
 
-def synonym(rng: Random, choices: tuple, vary: float):  # noqa: ANN201
-    """The first choice, or with probability `vary` the last one."""
-    return choices[-1] if rng.random() < vary else choices[0]
+def when(event: Event) -> Tokens:
+    """The time of the event, or nothing."""
+    return [("time", word) for word in event.time.split()] if event.time else []
+
+
+def synonym(rng: Random, choices: Sequence[T], vary: float) -> T:
+    """The first choice, or with probability `vary` any of them."""
+    return rng.choice(choices) if rng.random() < 2 * vary else choices[0]
 
 
 def article(noun: str) -> str:
