@@ -19,8 +19,9 @@ from mtlcli.errors import Problem, UserError
 from mtlcli.registry import suggest
 
 EXTENSIONS = ("parquet", "csv", "tsv", "jsonl")
-INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")  # No leading zeros: `007` is a name. At most 18 digits: fits in 64 bits.
-NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+# No leading zeros and at most 18 digits: `007` and longer runs of digits are names, which a number would not give back.
+INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+NUMBER = re.compile(r"[+-]?((0|[1-9][0-9]{0,17})(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 FIELD_LIMIT = 2**31 - 1  # The csv module's own limit of 128 KiB is shorter than some contexts.
 
 

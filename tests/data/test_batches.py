@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 import torch
+
 from mtlcli.data.batches import Stream, collate, evaluation_batches
 from mtlcli.data.features import Features
 from mtlcli.errors import UserError

@@ -11,12 +11,31 @@ from random import Random
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+
 from mtlcli.data.encoder import TextEncoder, build_tokenizer
 from mtlcli.data.features import Features
 from mtlcli.errors import UserError
-from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
-WORDS = "the a cat dog sat on mat quickly runs, über-naïve café 北京 x😀y (don't) 3.14 straße antidisestablishmentarianism".split()
+WORDS = [
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "sat",
+    "on",
+    "mat",
+    "quickly",
+    "runs,",
+    "über-naïve",
+    "café",
+    "北京",
+    "x😀y",
+    "(don't)",
+    "3.14",
+    "straße",
+    "antidisestablishmentarianism",
+]
 
 
 def sentences(count: int, longest: int, seed: int = 0) -> list[str]:

@@ -1,0 +1,171 @@
+"""Files of rows, sound and broken; every fault names its line and a remedy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mtlcli.data.read import file_fingerprint, read_file, rows_fingerprint
+from mtlcli.errors import Problem, UserError
+
+
+def write(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def problem(path: Path) -> Problem:
+    """The one problem of a broken file."""
+    with pytest.raises(UserError) as caught:
+        read_file(path, "train")
+    assert len(caught.value.problems) == 1
+    found = caught.value.problems[0]
+    assert str(path) in found.where and found.fix
+    return found
+
+
+def test_csv_quotes_line_ends_and_types(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", '\ufefftext,label,score,id\r\n"a, ""b""\nc",1,0.5,007\r\n\r\nd,-2,,008\r\né,,1e3,010\r\n')
+    table = read_file(path, "dev")
+    assert table.rows.to_pydict() == {
+        "text": ['a, "b"\nc', "d", "é"],
+        "label": [1, -2, None],
+        "score": [0.5, None, 1000.0],
+        "id": ["007", "008", "010"],
+    }
+    assert [field.type for field in table.rows.schema] == [pa.string(), pa.int64(), pa.float64(), pa.string()]
+    assert (table.split, table.origin, table.lines) == ("dev", str(path), [2, 5, 6])
+    assert table.where(1) == f"{path}, line 5"
+
+
+def test_a_column_is_numbers_only_if_every_value_is(tmp_path: Path) -> None:
+    table = read_file(write(tmp_path, "a.csv", "a,b,c,d,e\n1,1,nan,1_0,\n2,2.,x,2,\n,x,1,3,\n99999999999999999999,1,1,1,\n"), "train")
+    assert [str(field.type) for field in table.rows.schema] == ["string"] * 5
+    assert table.column("e") == [None] * 4
+
+
+def test_tsv_has_no_quoting(tmp_path: Path) -> None:
+    table = read_file(write(tmp_path, "a.tsv", 'text\tlabel\nhe said "no\t0\n"yes"\t1\r\n\n\u2028, a\rb\t1'), "train")
+    assert table.rows.to_pydict() == {"text": ['he said "no', '"yes"', "\u2028, a\rb"], "label": [0, 1, 1]}
+    assert table.lines == [2, 3, 5]
+
+
+def test_jsonl_nested_values_missing_keys_and_blank_lines(tmp_path: Path) -> None:
+    rows = [{"id": "a", "answers": {"text": ["x"], "answer_start": [3]}}, {"id": "b", "answers": {"text": [], "answer_start": []}, "n": 1}]
+    table = read_file(write(tmp_path, "a.jsonl", json.dumps(rows[0]) + "\n\n  \n" + json.dumps(rows[1]) + "\r\n"), "train")
+    assert table.column("answers") == [row["answers"] for row in rows]
+    assert table.column("n") == [None, 1]
+    assert table.lines == [1, 4]
+
+
+def test_parquet_keeps_types_and_class_labels(tmp_path: Path) -> None:
+    folder = tmp_path / "task=cola"
+    folder.mkdir()
+    features = {"info": {"features": {"label": {"names": ["bad", "good"], "_type": "ClassLabel"}}}}
+    rows = pa.table({"text": ["a", "b"], "label": [1, 0]}).replace_schema_metadata({"huggingface": json.dumps(features)})
+    pq.write_table(rows, folder / "train.parquet")
+    table = read_file(folder / "train.parquet", "train")
+    assert table.rows.to_pydict() == {"text": ["a", "b"], "label": [1, 0]}
+    assert table.lines is None and table.where(1) == f"{folder / 'train.parquet'}, row 2"
+
+
+def test_a_field_of_a_megabyte(tmp_path: Path) -> None:
+    table = read_file(write(tmp_path, "a.csv", f"text,label\n{'x' * 1_000_000},1\n"), "train")
+    assert len(table.column("text")[0]) == 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what", "line"),
+    [
+        ("latin1.csv", "text,label\nab,1\ncafé,0\n".encode("latin-1"), "0xe9 is not UTF-8; the file may be Latin-1", 3),
+        ("latin1.jsonl", '{"a": 1}\n{"a": "é"}\n'.encode("latin-1"), "0xe9 is not UTF-8", 2),
+        ("utf16.tsv", "text\tlabel\na\t1\n".encode("utf-16"), "UTF-16", 1),
+        ("utf16.csv", "text,label\na,1\n".encode("utf-16-le"), "UTF-16", 1),
+        ("many.csv", "text,label\na,1\nb, c,0\nd,1\ne,f,1\n", "has 3 fields, the header 2 (and 1 more rows, next in line 5)", 3),
+        ("few.csv", 'text,label\n"a\nb",1\nc\n', "has 1 fields, the header 2", 4),
+        ("many.tsv", "text\tlabel\na\tb\t1\n", "has 3 fields, the header 2", 2),
+        ("quote.csv", 'text,label\na,1\n"b,0\nc,1\n', "not valid csv: unexpected end of data", 3),
+        ("quote2.csv", 'text,label\n"a"b,1\n', "not valid csv", 2),
+        ("twice.csv", "text,label,text\na,1,b\n", "names a column twice: text", 1),
+        ("broken.jsonl", '{"a": 1}\n{"a": \n', "broken JSON at character 7", 2),
+        ("list.jsonl", '{"a": 1}\n\n[1]\n', "a list is not an object", 3),
+        ("types.jsonl", '{"a": 1}\n{"a": 2}\n\n{"a": "x"}\n{"a": 3}\n', "column 'a': the value \"x\"", 4),
+        ("nested.jsonl", '{"a": {"b": [1]}}\n{"a": {"b": ["x"]}}\n', "column 'a': the value", 2),
+        ("big.jsonl", '{"a": 1}\n{"a": 99999999999999999999999}\n', "column 'a': the value 9999", 2),
+        ("surrogate.jsonl", '{"a": "x"}\n{"a": "\\ud800"}\n', "column 'a': the value", 2),
+    ],
+)
+def test_a_fault_names_its_line(tmp_path: Path, name: str, content: str | bytes, what: str, line: int) -> None:
+    found = problem(write(tmp_path, name, content))
+    assert what in found.what
+    assert found.where.endswith(f"{name}, line {line}")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("empty.csv", b"", "the file is empty"),
+        ("blank.tsv", b"\n\n", "the file is empty"),
+        ("bom.jsonl", b"\xef\xbb\xbf", "the file is empty"),
+        ("header.csv", b"text,label\n", "a header and no rows"),
+        ("header.tsv", b"text\tlabel\n\n", "a header and no rows"),
+        ("keys.jsonl", b"{}\n{}\n", "have no keys"),
+        ("empty.parquet", b"", "damaged or not parquet"),
+        ("text.parquet", b"text,label\na,1\n", "damaged or not parquet"),
+        ("data.xlsx", b"PK", "unknown kind of file '.xlsx'"),
+        ("data.json", b"{}", "unknown kind of file '.json'"),
+    ],
+)
+def test_a_useless_file_is_named(tmp_path: Path, name: str, content: bytes, what: str) -> None:
+    assert what in problem(write(tmp_path, name, content)).what
+
+
+def test_only_the_first_broken_lines_are_listed(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        read_file(write(tmp_path, "a.jsonl", '{"a": 1}\n' + "{\n" * 10), "train")
+    assert [problem.what for problem in caught.value.problems][3:] == ["7 more lines are broken"]
+
+
+def test_damaged_parquet(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": [f"text {number}" for number in range(5000)]}), path := tmp_path / "a.parquet", compression="zstd")
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    assert "damaged or not parquet" in problem(path).what
+    path.write_bytes(data[:200] + bytes(2000) + data[2200:])
+    assert "damaged or not parquet" in problem(path).what
+
+
+def test_parquet_text_that_is_not_utf8(tmp_path: Path) -> None:
+    bad = pa.Array.from_buffers(pa.string(), 1, [None, pa.array([0, 1], pa.int32()).buffers()[1], pa.py_buffer(b"\xe9")])
+    pq.write_table(pa.table({"text": bad}), path := tmp_path / "a.parquet")
+    assert "UTF8" in problem(path).what
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    assert "does not exist" in problem(tmp_path / "none.csv").what
+    (tmp_path / "folder.csv").mkdir()
+    assert "is a folder" in problem(tmp_path / "folder.csv").what
+
+
+def test_fingerprints(tmp_path: Path) -> None:
+    content = b"text,label\na,1\n"
+    assert file_fingerprint(write(tmp_path, "a.csv", content)) == hashlib.sha256(content).hexdigest()
+    rows = pa.table({"text": ["a", None, "c", "d"] * 500, "label": [1, 0, None, 1] * 500})
+    same = pa.concat_tables([rows.slice(0, 3), rows.slice(3)]).replace_schema_metadata({"x": "y"})
+    longer = pa.concat_tables([rows, rows]).slice(0, 2000)
+    assert len({rows_fingerprint(table) for table in (rows, same, longer)}) == 1
+    others = [
+        rows.slice(1),
+        rows.rename_columns(["text", "labels"]),
+        rows.set_column(1, "label", rows["label"].cast(pa.int32())),
+        rows.select(["label", "text"]),
+        rows.take(np.arange(2000)[::-1]),
+    ]
+    assert len({rows_fingerprint(table) for table in [rows, *others]}) == 6
