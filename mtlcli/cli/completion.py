@@ -13,12 +13,13 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from mtlcli.cli import VERBS
 from mtlcli.config import Config, task_types
 from mtlcli.config.paths import conf_dir
 from mtlcli.errors import UserError
 from mtlcli.registry import suggest
 
-VERBS: dict[str, dict[str, str | list[str] | None]] = {
+OPTIONS: dict[str, dict[str, str | list[str] | None]] = {
     "train": {
         "--cfg": ["job", "hydra", "all"],
         "--config-dir": "folder",
@@ -39,7 +40,7 @@ BASH = """\
 _mtl() {
     # The part of the line before the cursor goes over as it is: bash cuts its own COMP_WORDS at every '='.
     local IFS=$'\\n'
-    COMPREPLY=($("$1" --complete line "${COMP_LINE:0:COMP_POINT}" "$COMP_WORDBREAKS" 2>/dev/null))
+    COMPREPLY=($("$1" --complete bash "${COMP_LINE:0:COMP_POINT}" "$COMP_WORDBREAKS" 2>/dev/null))
 }
 complete -o nospace -F _mtl mtl
 """
@@ -47,7 +48,7 @@ ZSH = """\
 #compdef mtl
 _mtl() {
     local candidate
-    for candidate in "${(@f)$("${(Q)words[1]}" --complete words "${(@Q)words[2,CURRENT-1]}" "${(Q)PREFIX}" 2>/dev/null)}"; do
+    for candidate in "${(@f)$("${(Q)words[1]}" --complete zsh "${(@Q)words[2,CURRENT-1]}" "${(Q)PREFIX}" 2>/dev/null)}"; do
         if [[ $candidate == *' ' ]]; then
             compadd -- "${candidate% }"
         elif [[ -n $candidate ]]; then
@@ -58,7 +59,7 @@ _mtl() {
 compdef _mtl mtl
 """
 FISH = """\
-complete -c mtl -f -a '(mtl --complete words (commandline -opc)[2..-1] "$(commandline -ct)" 2>/dev/null | string trim --right)'
+complete -c mtl -f -a '(mtl --complete fish "$(commandline -cp)" 2>/dev/null | string trim --right)'
 """
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
@@ -81,23 +82,23 @@ def completion_main(argv: list[str]) -> int:
 
 
 def complete_main(argv: list[str]) -> int:
-    """The hidden `mtl --complete line LINE BREAKS` (bash) and `mtl --complete words WORD... CURRENT` (zsh, fish).
+    """The hidden `mtl --complete bash LINE BREAKS`, `mtl --complete fish LINE` and `mtl --complete zsh WORD... CURRENT`.
 
-    Prints one candidate a line; a finished one ends with a space. For `line` a candidate takes the place of what follows the last
-    of the characters BREAKS, because that is what bash calls a word.
+    Prints one candidate a line; a finished one ends with a space. For bash a candidate takes the place of what follows the last
+    bare one of the characters BREAKS, because that is what bash calls a word.
     """
-    form, *rest = argv
-    if form == "words":
+    shell, *rest = argv
+    if shell == "zsh":
         *words, current = rest
-        print(*(word + " " * _finished(word) for word in complete(words, current)), sep="\n")
-        return 0
-    line, breaks = rest
-    words, current, quoted_from = _split(line)
-    quoted = quoted_from is not None
-    start = quoted_from if quoted_from is not None else max((current.rfind(character) for character in breaks), default=-1) + 1
-    for word in complete(words[1:], current):
-        text = word[start:]
-        print(text if quoted else re.sub(r"([\s'\"\\$&;()<>|*?`])", r"\\\1", text) + " " * _finished(word))
+    else:
+        (_, *words), current, start, quoted = _split(*rest)
+    for candidate in complete(words, current):
+        if shell != "bash":
+            print(candidate + " " * _finished(candidate))
+        elif quoted:
+            print(candidate[start:])
+        else:
+            print(re.sub(r"([\s'\"\\$&;()<>|*?`])", r"\\\1", candidate[start:]) + " " * _finished(candidate))
     return 0
 
 
@@ -106,9 +107,9 @@ def complete(words: list[str], current: str) -> list[str]:
     if not words:
         return _starting(current, [*VERBS, "--help", "--version"])
     verb, *before = words
-    if verb not in VERBS:
+    if verb not in OPTIONS:
         return []
-    options = VERBS[verb]
+    options = OPTIONS[verb]
     follows = options.get(before[-1]) if before else None
     names = _Names(before)
     if isinstance(follows, list):
@@ -149,14 +150,14 @@ class _Names:
     def tasks(self) -> list[str]:
         """The tasks that `task=` names, those of its suites included; without `task=` all there are."""
         files = self.files("task")
-        open_names = re.findall(r"\w+", self.chosen.get("task", "")) or sorted(files)
+        open_names = re.findall(r"[\w-]+", self.chosen.get("task", "")) or sorted(files)
         found: list[str] = []
         while open_names:
             name = open_names.pop(0)
             if name in files and name not in found:
                 text = files[name].read_text(encoding="utf-8")
                 suite = re.match(r"# @package _global_\b", text)
-                open_names += re.findall(r"^ *- +(\w+)", text, re.MULTILINE) if suite else []
+                open_names += re.findall(r"^ *- +([\w-]+) *(?:#.*)?$", text, re.MULTILINE) if suite else []
                 found += [] if suite else [name]
         return found
 
@@ -250,13 +251,14 @@ def _finished(candidate: str) -> bool:
     return not candidate.endswith(("=", ".", "/", ",")) and ("[" not in candidate or candidate.endswith("]"))
 
 
-def _split(line: str) -> tuple[list[str], str, int | None]:
+def _split(line: str, breaks: str = "") -> tuple[list[str], str, int, bool]:
     """The words of a shell line up to the cursor without their quotes, and the last, unfinished one.
 
-    Also where in it an open quote begins, or None when none is open.
+    Also where in the last one bash lets a completion begin (after an open quote or a bare character of `breaks`), and whether a
+    quote is open.
     """
     words: list[str] = []
-    word, quote, quoted_from = "", "", 0
+    word, start, quote = "", 0, ""
     characters = iter(line)
     for character in characters:
         if character == quote:
@@ -266,10 +268,11 @@ def _split(line: str) -> tuple[list[str], str, int | None]:
         elif quote:
             word += character
         elif character in "'\"":
-            quote, quoted_from = character, len(word)
+            quote, start = character, len(word)
         elif not character.isspace():
             word += character
+            start = len(word) if character in breaks else start
         elif word:
             words.append(word)
-            word = ""
-    return words, word, quoted_from if quote else None
+            word, start = "", 0
+    return words, word, start, bool(quote)
