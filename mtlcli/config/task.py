@@ -125,6 +125,8 @@ class SpanTask(Task):
     """Task type."""
     columns: SpanColumns = field(default_factory=SpanColumns)
     """Column names."""
+    max_length: Annotated[int, Ge(8)] | None = 384
+    """Longest window in tokens, question and special tokens included; null: `data.max_length`."""
     no_answer: bool = False
     """Whether questions may have no answer (SQuAD 2.0)."""
     stride: Annotated[int, Ge(0)] = 128

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils.logging import disable_progress_bar
 
 from mtlcli.config.run import Model
 from mtlcli.data.batches import Batch
@@ -67,6 +68,8 @@ def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = T
 
     Raises UserError when the weights cannot be loaded or `model.pooling` does not fit the network.
     """
+    # A bar for every load would tear the run's own view.
+    disable_progress_bar()
     fields = dict(files.architecture)
     config = AutoConfig.for_model(fields.pop("model_type"), **fields)
     options = {} if model.attention == "auto" else {"attn_implementation": model.attention}

@@ -1,0 +1,64 @@
+"""A small model over sample tasks, for tests that look inside a step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mtlcli.config import Data, Model, sharings, task_types, weightings
+from mtlcli.config.task import Source, Splits, TextColumns
+from mtlcli.data.features import Features
+from mtlcli.data.read import Table
+from mtlcli.data.source import open_source
+from mtlcli.models.build import build_model
+from mtlcli.models.files import BackboneFiles, find_backbone
+from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.tasks.base import TaskType, build_tasks
+from mtlcli.weighting.base import LossWeighting, WeightedTask
+
+
+def small_configs() -> dict[str, Any]:
+    """cola (classification), stsb (regression on pairs) and squad (span) of the sample world."""
+    kinds = task_types.configs
+    pair = TextColumns(text="sentence1", text_pair="sentence2")
+    cola_text = TextColumns(text="sentence")
+    common = {"splits": Splits(), "max_length": 64}
+    return {
+        "cola": kinds["classification"](source=Source(path="glue/cola"), columns=cola_text, labels=["no", "yes"], **common),
+        "stsb": kinds["regression"](source=Source(path="glue/stsb"), columns=pair, **common),
+        "squad": kinds["span"](source=Source(path="squad"), stride=8, max_question_length=16, **common),
+    }
+
+
+def small_data(rows: int = 64) -> tuple[dict[str, TaskType[Any]], dict[str, Table], dict[str, Features], BackboneFiles]:
+    """Tasks, train tables, their features, and a from-scratch backbone of two layers."""
+    configs = small_configs()
+    source = open_source(Data(source="sample", max_train_rows=rows), configs)
+    tasks = build_tasks(configs)
+    tables = {name: source.read(name, "train") for name in tasks}
+    model = Model(kind="scratch", name=None, hidden=32, layers=2, heads=2, vocabulary=400, dropout=0.0)
+    files = find_backbone(model, lambda: [text for name, task in tasks.items() for text in task.texts(tables[name])])
+    encoder = files.encoder()
+    return tasks, tables, {name: task.encode(tables[name], encoder) for name, task in tasks.items()}, files
+
+
+class SmallConfig:
+    """The sections that building a model reads."""
+
+    def __init__(self, sharing: str) -> None:
+        self.sharing = sharings.configs[sharing]()
+        self.model = Model(kind="scratch", name=None, dropout=0.0)
+
+
+def small_model(
+    sharing: str, *, lr_factors: dict[str, float] | None = None, weighting: str = "static", weights: dict[str, float] | None = None
+) -> tuple[MultiTaskModel, LossWeighting]:
+    """A model of the three tasks, initialised with seed 0, and a weighting for it."""
+    tasks, _, _, files = small_data()
+    for name, factor in (lr_factors or {}).items():
+        tasks[name].config.lr_factor = factor
+    torch.manual_seed(0)
+    model = build_model(SmallConfig(sharing), tasks, files)  # type: ignore[arg-type]
+    described = {name: WeightedTask((weights or {}).get(name, 1.0), task.loss_kind) for name, task in tasks.items()}
+    return model, weightings.implementation(weighting)(weightings.configs[weighting](), described)

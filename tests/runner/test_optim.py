@@ -1,0 +1,42 @@
+"""Schedules against the library's, and which parameters get which rate and decay."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
+
+from mtlcli.config.run import Optim
+from mtlcli.runner.optim import build_optimizer, rate
+from tests.runner.small import small_model
+
+
+@pytest.mark.parametrize(("schedule", "library"), [("linear", get_linear_schedule_with_warmup), ("cosine", get_cosine_schedule_with_warmup)])
+@pytest.mark.parametrize("warmup", [0, 0.1, 7])
+def test_rates_are_those_of_the_library(schedule: str, library, warmup: float) -> None:  # type: ignore[no-untyped-def]
+    steps = 40
+    optim = Optim(lr=1.0, schedule=schedule, warmup=warmup)  # type: ignore[arg-type]
+    reference = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule_of_library = library(reference, int(warmup * steps) if warmup < 1 else int(warmup), steps)
+    for step in range(steps):
+        assert rate(optim, step, steps) == pytest.approx(reference.param_groups[0]["lr"], abs=1e-12)
+        reference.step()
+        schedule_of_library.step()
+
+
+def test_constant_rate_after_warm_up() -> None:
+    optim = Optim(lr=1.0, schedule="constant", warmup=4)
+    assert [rate(optim, step, 10) for step in (0, 2, 4, 9)] == [0.0, 0.5, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("sharing", ["hard", "none"])
+def test_groups_follow_ownership_and_shape(sharing: str) -> None:
+    model, weighting = small_model(sharing, lr_factors={"cola": 3.0}, weighting="uncertainty")
+    optimizer = build_optimizer(Optim(lr=0.01, weight_decay=0.1), model, weighting)
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    users = model.users()
+    for name, parameter in model.named_parameters():
+        expected_lr = 0.03 if users[name] == ("cola",) else 0.01
+        assert found.pop(id(parameter)) == (pytest.approx(expected_lr), 0.1 if parameter.ndim > 1 else 0.0), name
+    assert {found.pop(id(p)) for p in weighting.parameters()} == {(0.01, 0.0)}
+    assert not found
