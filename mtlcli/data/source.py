@@ -213,6 +213,7 @@ def _not_at_hand(tasks: Mapping[str, Task]) -> list[str]:
     ]
 
 
+@cache
 def _cached(hub: str, config: str | None) -> Any | None:
     """A `datasets` builder of a data set that was loaded before, or None."""
     from huggingface_hub import constants

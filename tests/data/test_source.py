@@ -1,0 +1,267 @@
+"""One source for the whole run: files, the hub (a small server of our own), the sample world, and what `auto` chooses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mtlcli.config.run import Data
+from mtlcli.config.task import ClassificationTask, Source, Splits, TextColumns
+from mtlcli.data.source import open_source
+from mtlcli.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+REVISION = "a" * 40
+
+
+def task(splits: Splits | None = None, **source: object) -> ClassificationTask:
+    return ClassificationTask(source=Source(**source), splits=splits or Splits(), columns=TextColumns(text="sentence"))  # type: ignore[arg-type]
+
+
+def rows(name: str, count: int = 5) -> pa.Table:
+    return pa.table({"sentence": [f"{name} {number}" for number in range(count)], "label": [number % 2 for number in range(count)]})
+
+
+def error(data: Data, tasks: dict[str, ClassificationTask], read: tuple[str, str] | None = None) -> str:
+    with pytest.raises(UserError) as caught:
+        source = open_source(data, tasks)
+        assert read is not None
+        source.read(*read)
+    assert all(problem.fix for problem in caught.value.problems)
+    return str(caught.value)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("cola", "rte"):
+        (tmp_path / "glue" / name).mkdir(parents=True)
+        for split in ("train", "validation"):
+            pq.write_table(rows(f"{name} {split}"), tmp_path / "glue" / name / f"{split}.parquet")
+    return tmp_path
+
+
+def test_local_reads_below_the_root_and_cuts_rows(folder: Path) -> None:
+    (folder / "glue/rte/validation.parquet").unlink()
+    (folder / "glue/rte/validation.tsv").write_text("sentence\tlabel\nx\t1\ny\t0\n")
+    tasks = {"cola": task(path="glue/cola"), "rte": task(path="glue/rte")}
+    source = open_source(Data(source="auto", root=str(folder), max_train_rows=3, max_eval_rows=1), tasks)
+    assert source.kind == "local" and str(folder) in source.reason
+    assert source.read("cola", "train").column("sentence") == ["cola train 0", "cola train 1", "cola train 2"]
+    table = source.read("rte", "validation")
+    assert table.column("sentence") == ["x"] and table.lines == [2]
+    path = folder / "glue/cola/train.parquet"
+    assert source.fingerprints()[str(path)] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert len(source.fingerprints()) == 2
+
+
+def test_a_missing_split_says_what_is_there(folder: Path) -> None:
+    tasks = {"cola": task(path="glue/cola"), "wnli": task(path="glue/wnli"), "own": task(hub="x/y")}
+    data = Data(source="local", root=str(folder))
+    text = error(data, tasks, ("cola", "validaton"))
+    assert "no split 'validaton'" in text and "did you mean 'validation'" in text
+    assert f"{folder}/glue/cola/validaton.parquet|csv|tsv|jsonl" in text
+    assert f"the folder {folder}/glue/wnli does not exist" in error(data, tasks, ("wnli", "train"))
+    assert "tasks.own.source.path" in error(data, tasks, ("own", "train"))
+    (folder / "glue/cola/train.csv").write_text("sentence,label\nx,1\n")
+    assert "train.parquet, train.csv are both there" in error(data, tasks, ("cola", "train"))
+    assert "'nowhere' does not exist" in error(Data(root="nowhere"), tasks)
+    assert "needs a folder" in error(Data(source="local"), tasks)
+
+
+def test_own_files_make_the_run_local(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    files = {"train": "glue/cola/train.parquet", "validation": "glue/cola/validation.parquet"}
+    tasks = {"mine": task(files=files)}
+    source = open_source(Data(), tasks)
+    assert source.kind == "local" and source.read("mine", "train").column("sentence")[0] == "cola train 0"
+    assert "no file is named for split 'test'" in error(Data(), tasks, ("mine", "test"))
+    mixed = tasks | {"rte": task(path="glue/rte", hub="nyu-mll/glue")}
+    assert "never mixed" in error(Data(), mixed)
+    assert "cannot be mixed with data.source=sample" in error(Data(source="sample"), mixed)
+    assert "cannot be mixed with data.source=hub" in error(Data(source="hub"), mixed)
+    both = open_source(Data(root=str(folder)), mixed)
+    assert both.read("rte", "train").column("sentence")[0] == "rte train 0"
+    assert both.read("mine", "train").column("sentence")[0] == "cola train 0"
+
+
+def test_the_sample_world(tmp_path: Path) -> None:
+    tasks = {"cola": task(path="glue/cola"), "own": task(path="own/task")}
+    source = open_source(Data(source="sample", max_eval_rows=7), tasks)
+    table = source.read("cola", "validation")
+    assert (source.kind, len(table), table.origin) == ("sample", 7, "sample:glue/cola/validation")
+    assert len(source.read("cola", "train")) > 100
+    other = open_source(Data(source="sample", sample_seed=1), tasks)
+    other.read("cola", "validation")
+    assert other.fingerprints()["sample:glue/cola/validation"] != source.fingerprints()["sample:glue/cola/validation"]
+    text = error(Data(source="sample"), tasks, ("own", "train"))
+    assert "no task 'own/task'" in text and "glue/cola" in text and "data.root=" in text
+    assert "has no split 'tests'" in error(Data(source="sample"), tasks, ("cola", "tests"))
+
+
+def hub_layout(folder: Path) -> Path:
+    """A data set repository as the hub holds it: one folder a configuration, named in README.md."""
+    configs = ""
+    for name in ("cola", "rte"):
+        (folder / name).mkdir(parents=True)
+        configs += f"- config_name: {name}\n  data_files:\n"
+        for split in ("train", "validation"):
+            pq.write_table(rows(f"{name} {split}"), folder / name / f"{split}-00000-of-00001.parquet")
+            configs += f"  - split: {split}\n    path: {name}/{split}-*\n"
+    (folder / "README.md").write_text(f"---\nconfigs:\n{configs}---\n# GLUE\n")
+    return folder
+
+
+def test_a_folder_in_the_hubs_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = str(hub_layout(tmp_path / "hub"))
+    tasks = {
+        "cola": task(hub=folder, hub_config="cola"),
+        "rte": task(hub=folder, hub_config="rte"),
+        "bad": task(hub=folder, hub_config="x"),
+    }
+    source = open_source(Data(source="hub", max_eval_rows=2), tasks)
+    assert source.read("rte", "train").column("sentence") == [f"rte train {number}" for number in range(5)]
+    assert source.read("cola", "validation").column("label") == [0, 1]
+    assert source.fingerprints().keys() == {f"hub:{folder}/rte/train", f"hub:{folder}/cola/validation"}
+    assert "Unknown split" in error(Data(source="hub"), tasks, ("cola", "tests"))
+    assert "'x' not found" in error(Data(source="hub"), tasks, ("bad", "train"))
+    assert "not on the hub" in error(Data(source="hub"), {"own": task(path="glue/cola")})
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub as `datasets.load_dataset` asks for: file contents and folder listings of one repository."""
+
+    folder: Path
+
+    def do_GET(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        parts = path.split("/", 6)
+        if path == "/":
+            self.reply(b"")
+        elif path.startswith("/datasets/nyu-mll/glue/resolve/") and (file := self.folder / parts[6]).is_file():
+            self.reply(file.read_bytes(), ETag=f'"{hashlib.sha1(file.read_bytes()).hexdigest()}"')
+        elif path.startswith("/api/datasets/nyu-mll/glue/revision/"):
+            self.reply(json.dumps({"_id": "1", "id": "nyu-mll/glue", "sha": REVISION, "siblings": [], "tags": []}).encode())
+        elif path.startswith("/api/datasets/nyu-mll/glue/tree/"):
+            folder = self.folder / path.partition(REVISION)[2].strip("/")
+            self.reply(json.dumps([self.entry(file) for file in sorted(folder.iterdir())]).encode())
+        else:
+            self.reply(b"", 404, **{"X-Error-Code": "EntryNotFound"})
+
+    do_HEAD = do_GET
+
+    def entry(self, file: Path) -> dict[str, object]:
+        name = file.relative_to(self.folder).as_posix()
+        size = file.stat().st_size if file.is_file() else 0
+        return {
+            "type": "file" if file.is_file() else "directory",
+            "path": name,
+            "size": size,
+            "oid": hashlib.sha1(name.encode()).hexdigest(),
+        }
+
+    def reply(self, data: bytes, status: int = 200, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(data)), "X-Repo-Commit": REVISION, **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
+
+    def log_message(self, *arguments: object) -> None:
+        """Nothing on the console."""
+
+
+@contextmanager
+def hub(folder: Path) -> Iterator[str]:
+    """The address of a hub that holds `folder` as nyu-mll/glue."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("FolderHub", (Hub,), {"folder": folder}))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+RUN = """
+import sys, json
+from mtlcli.config.run import Data
+from mtlcli.config.task import ClassificationTask, Source, TextColumns
+from mtlcli.data.source import open_source
+from mtlcli.errors import UserError
+columns = TextColumns(text="sentence")
+sources = {name: Source(path="glue/" + name, hub="nyu-mll/glue", hub_config=name) for name in sys.argv[2:]}
+tasks = {name: ClassificationTask(source=source, columns=columns) for name, source in sources.items()}
+try:
+    source = open_source(Data(source=sys.argv[1]), tasks)
+    tables = {name: source.read(name, "train") for name in tasks}
+    print(json.dumps({"kind": source.kind, "reason": source.reason, "first": [table.rows.column(0)[0].as_py() for table in tables.values()],
+                      "fingerprints": source.fingerprints(), "datasets imported": "datasets" in sys.modules}))
+except UserError as error:
+    print(json.dumps({"error": str(error), "datasets imported": "datasets" in sys.modules}))
+"""
+
+
+def run(home: Path, endpoint: str, source: str, *names: str, **environment: str) -> dict[str, object]:
+    """Open a source in a fresh process, as the hub libraries read their settings when they are imported."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    settings = {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", **environment}
+    command = [sys.executable, "-c", RUN, source, *names]
+    result = subprocess.run(command, cwd=ROOT, env=kept | settings, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_the_hub_then_its_cache_then_the_sample_world(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with hub(hub_layout(tmp_path / "hub")) as endpoint:
+        online = run(home, endpoint, "auto", "cola")
+        assert online["kind"] == "hub" and online["reason"] == f"{endpoint} answers"
+        assert online["first"] == ["cola train 0"]
+        missing = run(home, endpoint, "hub", "wnli")
+        assert "split 'train' of nyu-mll/glue/wnli cannot be read from the hub" in str(missing["error"])
+    for environment in ({}, {"HF_HUB_OFFLINE": "1"}):
+        cached = run(home, endpoint, "auto", "cola", **environment)
+        assert cached["kind"] == "hub" and "cache" in str(cached["reason"])
+        assert cached["first"] == online["first"] and cached["fingerprints"] == online["fingerprints"]
+    partly = run(home, endpoint, "auto", "cola", "rte")
+    assert partly["kind"] == "sample" and f"{endpoint} does not answer" in str(partly["reason"])
+    refused = run(home, endpoint, "hub", "cola", "rte", HF_HUB_OFFLINE="1")
+    assert "(HF_HUB_OFFLINE is set)" in str(refused["error"]) and "not in the cache: nyu-mll/glue/rte" in str(refused["error"])
+    empty = run(tmp_path / "other", endpoint, "hub", "cola")
+    assert "does not answer, and these data sets are not in the cache: nyu-mll/glue/cola" in str(empty["error"])
+    assert str(empty["error"]).startswith("data.source=hub: ")
+    assert not empty["datasets imported"]
+
+
+def test_a_hub_that_never_answers_is_given_up(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        start = time.monotonic()
+        result = run(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}", "hub", "cola")
+        assert "does not answer" in str(result["error"])
+        assert time.monotonic() - start < 10
+
+
+def test_a_task_that_is_not_on_the_hub_needs_no_probe(tmp_path: Path) -> None:
+    source = open_source(Data(), {"cola": task(path="glue/cola")})
+    assert source.kind == "sample" and "cola is not on the hub" in source.reason
