@@ -116,7 +116,7 @@ def newest(checkpoints: Path) -> tuple[Checkpoint, list[str]]:
 
     Raises UserError when there is none.
     """
-    skipped = []
+    skipped: list[str] = []
     for folder in reversed(folders(checkpoints)):
         found = fault(folder)
         if found is None:

@@ -26,7 +26,7 @@ class Backbone(nn.Module):
         self.pooling = pooling
         if pooling != "pooler" and getattr(network, "pooler", None) is not None:
             # A pooler that nobody reads would be a set of parameters without gradient.
-            network.pooler = None
+            network.pooler = None  # type: ignore[assignment]
 
     @property
     def hidden(self) -> int:
@@ -89,7 +89,7 @@ def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = T
     if config.is_encoder_decoder:
         network = network.get_encoder()
     has_pooler = getattr(network, "pooler", None) is not None
-    pooling = model.pooling
+    pooling: str = model.pooling
     if pooling == "auto":
         pooling = _fitting_pooling(config, has_trained_pooler=has_pooler and "pooler" not in missing)
     elif pooling == "pooler" and not has_pooler:

@@ -76,7 +76,7 @@ def _scratch(model: Model, texts: list[str]) -> BackboneFiles:
         raise UserError(f"model.hidden={model.hidden} is not a multiple of model.heads={model.heads}", where="model.heads")
     tokenizer = build_tokenizer(texts, model.vocabulary)
     encoder = TextEncoder(tokenizer, uses_segments=True, model_max_length=512)
-    dropout = {} if model.dropout is None else {"hidden_dropout_prob": model.dropout, "attention_probs_dropout_prob": model.dropout}
+    dropout = BertConfig().hidden_dropout_prob if model.dropout is None else model.dropout
     config = BertConfig(
         vocab_size=encoder.vocabulary_size,
         hidden_size=model.hidden,
@@ -85,7 +85,8 @@ def _scratch(model: Model, texts: list[str]) -> BackboneFiles:
         intermediate_size=4 * model.hidden,
         initializer_range=model.initializer_range,
         pad_token_id=encoder.pad_id,
-        **dropout,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
     )
     return BackboneFiles(
         location=None,

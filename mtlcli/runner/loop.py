@@ -161,7 +161,7 @@ def _evaluate(run: Run, state: TrainState, *, bf16: bool) -> dict[str, Any]:
 
 def _save(run: Run, state: TrainState, optimizer: torch.optim.Optimizer) -> None:
     """Write the checkpoint of this step, then delete all but the best and the last one."""
-    names = {parameter: name for name, parameter in run.model.named_parameters()}
+    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in run.model.named_parameters()}
     names |= {parameter: f"weighting/{index}" for index, parameter in enumerate(run.weighting.parameters())}
     state.weighting = run.weighting.state_dict()
     checkpoint.write(run.folder.checkpoints, run.model.state_dict(), optimizer_tensors(optimizer, names), state.to_json())

@@ -52,6 +52,6 @@ def set_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
         group["lr"] = group["peak"] * share
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[torch.nn.Parameter, str]) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> dict[str, Tensor]:
     """The optimiser's state as named tensors, `<parameter>/<moment>`."""
     return {f"{names[p]}/{key}": value for p, state in optimizer.state.items() for key, value in state.items()}
