@@ -21,7 +21,9 @@ def family_config(family: str, vocabulary: int):  # type: ignore[no-untyped-def]
     return {
         "bert": lambda: t.BertConfig(**common, **bert),
         "roberta": lambda: t.RobertaConfig(**common, **bert, type_vocab_size=1),
-        "deberta-v2": lambda: t.DebertaV2Config(**common, **bert, relative_attention=True, position_buckets=16, pos_att_type=["p2c", "c2p"]),
+        "deberta-v2": lambda: t.DebertaV2Config(
+            **common, **bert, relative_attention=True, position_buckets=16, pos_att_type=["p2c", "c2p"]
+        ),
         "modernbert": lambda: t.ModernBertConfig(**common, **bert, global_attn_every_n_layers=2, local_attention=8),
         "t5": lambda: t.T5Config(**common, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4),
         "bart": lambda: t.BartConfig(

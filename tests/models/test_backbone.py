@@ -16,8 +16,15 @@ from mtlcli.models.files import BackboneFiles, find_backbone, locate
 from tests.models.conftest import TEXTS
 
 POOLING = {
-    "bert": "pooler", "roberta": "pooler", "deberta-v2": "cls", "modernbert": "cls", "t5": "mean", "bart": "mean", "gpt2": "last", "llama": "last"
-}  # fmt: skip
+    "bert": "pooler",
+    "roberta": "pooler",
+    "deberta-v2": "cls",
+    "modernbert": "cls",
+    "t5": "mean",
+    "bart": "mean",
+    "gpt2": "last",
+    "llama": "last",
+}
 
 
 @pytest.mark.parametrize("model_folder", list(POOLING), indirect=True)
@@ -69,9 +76,7 @@ def test_states_are_those_of_the_library(model_folder: Path) -> None:
     model = Model(kind="pretrained", name=str(model_folder))
     files = find_backbone(model, list)
     backbone = build_backbone(files, model).eval()
-    inputs = AutoTokenizer.from_pretrained(model_folder)(
-        TEXTS, TEXTS[::-1], padding=True, return_tensors="pt", return_token_type_ids=True
-    )
+    inputs = AutoTokenizer.from_pretrained(model_folder)(TEXTS, TEXTS[::-1], padding=True, return_tensors="pt", return_token_type_ids=True)
     library = AutoModel.from_pretrained(model_folder).eval()
     features = files.encoder().encode(TEXTS, TEXTS[::-1], 64)
     batch = collate(features, np.arange(len(TEXTS)), pad_id=0, uses_segments=True, denominator=1.0)

@@ -11,7 +11,9 @@ from mtlcli.runner.optim import build_optimizer, rate
 from tests.runner.small import small_model
 
 
-@pytest.mark.parametrize(("schedule", "library"), [("linear", get_linear_schedule_with_warmup), ("cosine", get_cosine_schedule_with_warmup)])
+@pytest.mark.parametrize(
+    ("schedule", "library"), [("linear", get_linear_schedule_with_warmup), ("cosine", get_cosine_schedule_with_warmup)]
+)
 @pytest.mark.parametrize("warmup", [0, 0.1, 7])
 def test_rates_are_those_of_the_library(schedule: str, library, warmup: float) -> None:  # type: ignore[no-untyped-def]
     steps = 40

@@ -1,0 +1,95 @@
+"""Two real gloo ranks against one process, through the command: the same losses, every example counted once, the same results."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# One classification, one regression, one span task: every kind of loss normalisation and of gathered output.
+COMMON = [
+    *("train", "task=[cola,stsb,squad]", "data=sample", "model=tiny", "model.dropout=0", "runner.device=cpu", "runner.steps=20"),
+    *("data.max_train_rows=400", "data.max_eval_rows=75", "logger.every=1", "runner.batch_size=15", "optim.warmup=2"),
+]
+
+
+def mtl(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
+    return subprocess.run([sys.executable, "-m", "mtlcli", *arguments], capture_output=True, text=True, env=environment, timeout=300)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(folder: Path) -> list[tuple[str, float]]:
+    return [(name, entry["loss"]) for row in rows(folder) for name, entry in row["tasks"].items()]
+
+
+@pytest.mark.parametrize("options", [["sampling=all", "weighting=uncertainty"], ["sharing=none", "runner.accumulation=3"]])
+def test_two_ranks_are_one(tmp_path: Path, options: list[str]) -> None:
+    for devices in (1, 2):
+        done = mtl(*COMMON, *options, f"runner.devices={devices}", f"run_dir={tmp_path / str(devices)}")
+        assert done.returncode == 0, done.stderr
+    one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
+    assert len(rows(tmp_path / "1")) == len(rows(tmp_path / "2")) == 20
+    assert [name for name, _ in one] == [name for name, _ in two]
+    # 15 examples over two ranks (and three micro-batches) are uneven shares: means of means would differ.
+    assert max(abs(a - b) for (_, a), (_, b) in zip(one, two, strict=True)) < 1e-5
+    assert [row["gradient_norm"] for row in rows(tmp_path / "1")] == pytest.approx(
+        [row["gradient_norm"] for row in rows(tmp_path / "2")], rel=1e-3
+    )
+    first, second = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("1", "2"))
+    for task, entry in first["tasks"].items():
+        assert entry["examples"] == second["tasks"][task]["examples"] == 75
+        assert entry["main"] == pytest.approx(second["tasks"][task]["main"], abs=0.03), task
+    if "sampling=all" in options:
+        weights = [row["tasks"]["stsb"]["weight"] for row in rows(tmp_path / "2")]
+        assert weights[-1] != weights[0] and weights == pytest.approx(
+            [row["tasks"]["stsb"]["weight"] for row in rows(tmp_path / "1")], abs=1e-6
+        )
+
+
+def test_a_batch_smaller_than_the_ranks(tmp_path: Path) -> None:
+    """With one example a step the second rank has nothing to do, and must still take part in every reduction."""
+    options = ["runner.batch_size=1", "runner.steps=4"]
+    for devices in (1, 2):
+        done = mtl(*COMMON, *options, f"runner.devices={devices}", f"run_dir={tmp_path / str(devices)}")
+        assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "1") == [(name, pytest.approx(loss, abs=1e-5)) for name, loss in losses(tmp_path / "2")]
+
+
+def test_evaluation_on_two_ranks_gives_the_same_digits(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert mtl(*COMMON, "runner.steps=3", f"run_dir={run}").returncode == 0
+    done = mtl("eval", str(run), "--json", str(tmp_path / "one.json"))
+    assert done.returncode == 0, done.stderr
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "mtlcli", "eval", str(run)]
+    done = subprocess.run(
+        [*launcher, "--json", str(tmp_path / "two.json")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    one, two, trained = (json.loads(path.read_text()) for path in (tmp_path / "one.json", tmp_path / "two.json", run / "results.json"))
+    assert one["tasks"] == two["tasks"] == trained["tasks"]
+    assert [entry["examples"] for entry in one["tasks"].values()] == [75, 75, 75]
+
+
+def test_torchrun_does_what_the_own_launcher_does(tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "mtlcli"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launcher, *COMMON, f"run_dir={tmp_path / 'torchrun'}"], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert mtl(*COMMON, "runner.devices=2", f"run_dir={tmp_path / 'own'}").returncode == 0
+    assert losses(tmp_path / "torchrun") == losses(tmp_path / "own")
+    assert done.stdout.count("run folder:") == 1, "only the first rank talks"
