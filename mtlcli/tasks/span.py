@@ -183,23 +183,19 @@ class Span(TaskType[SpanTask]):
         """
         starts, ends = outputs["start"], outputs["end"]
         require_finite(self.name, starts, ends)
-        spans: list[dict[tuple[int, int], float]] = [{} for _ in range(len(table))]
-        no_answer = np.full(len(table), np.inf)
         first, row = features.offsets[:-1], features.columns["row"]
-        np.minimum.at(no_answer, row, starts[first].astype(np.float64) + ends[first])
-        for number in range(len(features)):
-            begin = int(first[number] + features.columns["context_start"][number])
-            context = slice(begin, int(first[number] + features.columns["context_end"][number]))
-            char_start, char_end = features.token_columns["char_start"][context], features.token_columns["char_end"][context]
-            found = spans[row[number]]
-            for i, j, score in _best_spans(
-                np.where(char_end > char_start, starts[context], -np.inf),
-                np.where(char_end > char_start, ends[context], -np.inf),
-                self.config.max_answer_length,
-                self.config.n_best,
-            ):
-                span = int(char_start[i]), int(char_end[j])
-                found[span] = max(score, found.get(span, -math.inf))
+        no_answer = np.full(len(table), np.inf)
+        np.minimum.at(no_answer, row, starts[first + NOWHERE].astype(np.float64) + ends[first + NOWHERE])
+        char_start, char_end = features.token_columns["char_start"], features.token_columns["char_end"]
+        covers = char_end > char_start  # false outside the context, and for tokens that stand for no character
+        starts, ends = np.where(covers, starts, -np.inf), np.where(covers, ends, -np.inf)
+        begins, stops = first + features.columns["context_start"], first + features.columns["context_end"]
+        spans: list[dict[tuple[int, int], float]] = [{} for _ in range(len(table))]
+        for begin, stop, found in zip(begins.tolist(), stops.tolist(), (spans[index] for index in row), strict=True):
+            i, j, scores = _best_spans(starts[begin:stop], ends[begin:stop], self.config.max_answer_length, self.config.n_best)
+            places = zip(char_start[begin + i].tolist(), char_end[begin + j].tolist(), strict=True)
+            for place, score in zip(places, scores.tolist(), strict=True):
+                found[place] = max(score, found.get(place, -math.inf))
         ids, contexts = self._ids(table), table.column(self.config.columns.context)
         return [self._prediction(*parts) for parts in zip(ids, contexts, spans, no_answer.tolist(), strict=True)]
 
@@ -306,12 +302,24 @@ def _positions(features: Features, contexts: list[str], answers: Sequence[Any]) 
     return positions[0], positions[1]
 
 
-def _best_spans(start: NDArray, end: NDArray, max_length: int, count: int) -> list[tuple[int, int, float]]:
-    """The `count` best (first token, last token, score) with first <= last < first + max_length, out of all there are, in no order."""
+def _best_spans(start: NDArray, end: NDArray, max_length: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray]:
+    """First tokens, last tokens and scores of the `count` best spans with first <= last < first + max_length, in no order.
+
+    Exact: run_squad.py pairs only the best starts with the best ends, and may so be left without any valid pair.
+    """
     width = min(max_length, len(start))
     if width == 0:
-        return []
-    scores = (start[:, None] + sliding_window_view(np.append(end, np.full(width - 1, -np.inf)), width)).ravel()
-    best = np.argpartition(scores, len(scores) - count)[-count:] if count < len(scores) else np.arange(len(scores))
-    best = best[np.isfinite(scores[best])]
-    return list(zip((best // width).tolist(), (best // width + best % width).tolist(), scores[best].astype(float).tolist(), strict=True))
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), start
+    scores = start[:, None] + sliding_window_view(np.append(end, np.full(width - 1, -np.inf, end.dtype)), width)
+    # The best spans start at the tokens whose own best span is among the best.
+    firsts = _largest(scores.max(axis=1), count)
+    best = _largest(scores[firsts].ravel(), count)
+    first, length = firsts[best // width], best % width
+    possible = np.isfinite(scores[first, length])
+    first, length = first[possible], length[possible]
+    return first, first + length, scores[first, length]
+
+
+def _largest(values: NDArray, count: int) -> NDArray[np.int64]:
+    """Where the `count` largest values are, in no order."""
+    return np.argpartition(values, len(values) - count)[-count:] if count < len(values) else np.arange(len(values))

@@ -1,0 +1,193 @@
+"""Labels as ids and as names, row checks, loss, predictions and the majority score."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from mtlcli.config.task import ClassificationTask, Source, TextColumns
+from mtlcli.data.batches import collate
+from mtlcli.data.encoder import TextEncoder
+from mtlcli.data.table import Table
+from mtlcli.errors import RunError
+from mtlcli.evaluation.metrics import compute
+from mtlcli.tasks.base import build_tasks
+from mtlcli.tasks.classification import Classification
+
+
+def task(labels: list[str] | None = None, pair: str | None = None, head: str | None = None) -> Classification:
+    config = ClassificationTask(source=Source(path="x"), columns=TextColumns(text="text", text_pair=pair), labels=labels, max_length=16)
+    config.head = head
+    return Classification("toy", config)
+
+
+def table(labels: Any, texts: list[str | None] | None = None, kind: pa.DataType | None = None) -> Table:
+    labels = pa.array(labels, kind)
+    return Table(pa.table({"text": texts or [f"the cat {i}" for i in range(len(labels))], "label": labels}), "toy.csv", "train")
+
+
+def only(problems: list[Any]) -> Any:
+    assert len(problems) == 1, problems
+    return problems[0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "values", "ids"),
+    [
+        (["no", "yes"], [1, 0, 1], [1, 0, 1]),
+        (["no", "yes"], ["yes", "no", "yes"], [1, 0, 1]),
+        (["no", "yes"], [True, False, True], [1, 0, 1]),
+        (["1", "2", "3"], [1, 3, 2], [0, 2, 1]),  # whole numbers as names
+        (["-1", "1"], [1, -1, 1], [1, 0, 1]),
+        (["1", "10"], ["10", "1"], [1, 0]),
+    ],
+)
+def test_labels_are_ids_or_names(labels: list[str], values: list[Any], ids: list[int]) -> None:
+    toy = task(labels)
+    assert toy.check(table(values), labelled=True) == []
+    assert toy.references(table(values)) == ids
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        (["b", "a", "b"], ["a", "b"]),
+        ([10, 9, 1], ["1", "9", "10"]),
+        ([True, False], ["0", "1"]),
+        ([1, 0, -1, None], ["0", "1"]),
+        (["x", "", None, "y"], ["x", "y"]),
+    ],
+)
+def test_null_labels_are_the_distinct_values_of_train(values: list[Any], labels: list[str]) -> None:
+    toy = task()
+    toy.prepare(table(values))
+    assert toy.labels == labels
+    assert toy.config.labels == labels, "the saved config is complete"
+    numbers = {label: number for number, label in enumerate(labels)}
+    good = [value for value in values if value not in (None, "", -1)]
+    expected = [numbers[value if isinstance(value, str) else str(int(value))] for value in good]
+    assert toy.references(table(good)) == expected
+
+
+def test_configured_labels_are_kept_and_labels_may_come_from_the_head_that_is_used() -> None:
+    toy = task(["yes", "no"])
+    toy.prepare(table(["a", "b"]))
+    assert toy.labels == ["yes", "no"]
+    tasks = build_tasks({"borrower": task(head="owner").config, "owner": task().config})
+    for each in tasks.values():
+        each.prepare(table(["n", "e", "c"]))
+    assert tasks["borrower"].labels == ["c", "e", "n"]  # type: ignore[attr-defined]
+    assert tasks["borrower"].config.labels is None
+
+
+def test_a_label_outside_the_set_is_named_with_row_value_and_allowed_set() -> None:
+    problem = only(task(["no", "yes"]).check(table([0, 1, 7, 1, 8, 7]), labelled=True))
+    assert problem.where == "toy.csv, row 3"
+    assert problem.what == "label 7 (a number) is not one of the classes; others: 8 (and 2 more such rows)"
+    assert problem.fix == "allowed: 0 = no, 1 = yes"
+    problem = only(task(["no", "yes"]).check(table(["no", "maybe"]), labelled=True))
+    assert (problem.where, problem.what) == ("toy.csv, row 2", "label 'maybe' (text) is not one of the classes")
+    problem = only(task(["1", "2"]).check(table([1, 0]), labelled=True))
+    assert problem.fix == "allowed: 1, 2"
+    assert "label 'yes' (text)" in only(task(["0", "1"]).check(table(["yes"]), labelled=True)).what
+
+
+def test_missing_labels() -> None:
+    toy = task(["no", "yes"])
+    for values in ([-1, -1], [None, None], pa.nulls(2)):
+        assert "no label" in only(toy.check(table(values), labelled=True)).what
+        assert toy.check(table(values), labelled=False) == []
+        assert toy.references(table(values)) is None
+    mixed = only(toy.check(table([0, -1, None]), labelled=False))
+    assert (mixed.where, "other rows" in mixed.what) == ("toy.csv, row 2", True)
+    without = Table(pa.table({"text": ["a"]}), "toy.csv", "test")
+    assert toy.check(without, labelled=False) == [] and toy.references(without) is None
+    assert toy.required_columns() == ["text", "label"] and toy.required_columns(labelled=False) == ["text"]
+
+
+def test_label_columns_of_the_wrong_type_and_label_sets_that_are_too_small() -> None:
+    problem = only(task(["no", "yes"]).check(table([0.5, 1.0]), labelled=True))
+    assert "column 'label' holds double, where class names (text) or ids (whole numbers) are needed" in problem.what
+    unknown = task()
+    assert "not known" in only(unknown.check(table([0, 1]), labelled=True)).what
+    unknown.prepare(table([0, 0]))
+    assert "fewer than two classes: 0" in only(unknown.check(table([0, 0]), labelled=True)).what
+
+
+def test_text_that_is_empty_missing_or_not_text() -> None:
+    toy = task(["no", "yes"])
+    problem = only(toy.check(table([0, 1, 0, 1], ["the cat", " \t", None, ""]), labelled=True))
+    assert (problem.what, problem.where) == ("column 'text' is empty (and 2 more such rows)", "toy.csv, row 2")
+    numbers = Table(pa.table({"text": [1, 2], "label": [0, 1]}), "toy.csv", "train", lines=[2, 3])
+    problem = only(toy.check(numbers, labelled=True))
+    assert (problem.what, problem.where) == ("column 'text' holds int64, where text is needed", "toy.csv, line 2")
+    pairs = Table(pa.table({"text": ["a"], "second": [""], "label": [3]}), "toy.csv", "train")
+    assert [problem.what[:20] for problem in task(["no", "yes"], pair="second").check(pairs, labelled=True)] == [
+        "column 'second' is e",
+        "label 3 (a number) i",
+    ]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_every_layout_of_text_columns_is_read(kind: pa.DataType, encoder: TextEncoder) -> None:
+    rows = Table(pa.table({"text": pa.array(["the cat", "a dog"]).cast(kind), "label": pa.array(["b", "a"]).cast(kind)}), "x", "train")
+    toy = task()
+    toy.prepare(rows)
+    assert toy.check(rows, labelled=True) == []
+    assert toy.encode(rows, encoder).columns["label"].tolist() == [1, 0]
+    bad = Table(rows.rows.set_column(0, "text", pa.array(["the cat", ""]).cast(kind)), "x", "train")
+    assert only(toy.check(bad, labelled=True)).where == "x, row 2"
+
+
+def test_encoding_pairs_and_labels(encoder: TextEncoder) -> None:
+    rows = Table(pa.table({"text": ["the cat", "a dog"], "second": ["she", "two birds"], "label": [1, -1]}), "x", "test")
+    toy = task(["no", "yes"], pair="second")
+    features = toy.encode(rows, encoder)
+    assert features.columns["label"].tolist() == [1, -100] and features.columns["label"].dtype == np.int64
+    assert toy.texts(rows) == ["the cat", "a dog", "she", "two birds"]
+    assert np.array_equal(features.ids, encoder.encode(["the cat", "a dog"], ["she", "two birds"], 16).ids)
+    assert toy.items(features, np.array([0, 1])) == 1
+
+
+def test_loss_is_the_summed_cross_entropy_of_labelled_rows(encoder: TextEncoder) -> None:
+    toy = task(["a", "b", "c"])
+    features = toy.encode(table([2, 0, None]), encoder)
+    batch = collate(features, np.arange(3), pad_id=0, uses_segments=True, denominator=2)
+    logits = torch.tensor([[0.5, -1.0, 2.0], [3.0, 0.0, 0.0], [1.0, 2.0, 3.0]], dtype=torch.bfloat16, requires_grad=True)
+    loss = toy.loss({"logits": logits}, batch)
+    expected = math.log(math.exp(0.5) + math.exp(-1) + math.exp(2)) - 2 + math.log(math.exp(3) + 2) - 3
+    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(expected, abs=1e-6)
+    loss.backward()
+    assert logits.grad is not None and logits.grad[2].abs().sum() == 0
+
+
+def test_predictions_are_in_row_order_and_metrics_take_their_ids(encoder: TextEncoder) -> None:
+    toy = task(["a", "b", "c"])
+    rows = table([2, 0, 1])
+    features = toy.encode(rows, encoder)
+    features.columns["row"] = np.array([2, 0, 1])
+    predictions = toy.decode({"logits": np.log(np.array([[0.2, 0.7, 0.1], [0.1, 0.3, 0.6], [0.5, 0.4, 0.1]]))}, features, rows)
+    assert [prediction["label"] for prediction in predictions] == ["c", "a", "b"]
+    assert predictions[0]["probabilities"] == pytest.approx({"a": 0.1, "b": 0.3, "c": 0.6})
+    assert compute("accuracy", references=toy.references(rows), **toy.metric_inputs("accuracy", predictions)) == {"accuracy": 1.0}
+    assert toy.metric_inputs("f1", predictions) == {"predictions": [2, 0, 1], "classes": 3}
+    with pytest.raises(RunError, match="task toy: .*not finite"):
+        toy.decode({"logits": np.array([[0, np.nan, 0]] * 3)}, features, rows)
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], ["a", "b", "c"]])
+@pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews"])
+def test_majority_is_the_best_constant_prediction(labels: list[str], metric: str) -> None:
+    toy = task(labels)
+    references = np.random.default_rng(3).choice(len(labels), 50, p=[0.6, 0.4] if len(labels) == 2 else [0.5, 0.3, 0.2]).tolist()
+    constants = [1] if metric == "f1" and len(labels) == 2 else range(len(labels))
+    scores = []
+    for constant in constants:
+        inputs = toy.metric_inputs(metric, [{"label": labels[constant]}] * 50)
+        scores.append(compute(metric, references=references, **inputs)[metric])
+    assert toy.majority(references, metric) == pytest.approx(max(scores))
