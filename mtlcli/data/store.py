@@ -46,23 +46,28 @@ def open_features(table: Table, task: TaskType[Any], encoder: TextEncoder, cache
     processes that come at once one encodes and the others wait. An entry that is damaged is said and built anew.
     Raises UserError when the cache cannot be written.
     """
-    key = fingerprint(table, task, encoder)
-    folder = cache.expanduser() / "features" / key
-    if (features := _load(folder)) is not None:
-        return features
+    folder = cache.expanduser() / "features" / fingerprint(table, task, encoder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):
-            if (features := _load(folder)) is not None:
-                return features
-            if folder.exists():
-                log.warning("the stored features of %s were damaged (%s); they are encoded again", table.origin, folder)
-                shutil.rmtree(folder)
-            _save(task.encode(table, encoder), folder)
+        features = _load(folder)
+        if features is None:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder.with_suffix(".lock")):
+                features = _load(folder)
+                if features is None:
+                    features = _build(folder, table, task, encoder)
     except OSError as error:
         raise UserError(
             f"the encoded rows cannot be stored: {error}", str(folder.parent), "free some space, or give data.cache_dir=FOLDER"
         ) from error
+    return features
+
+
+def _build(folder: Path, table: Table, task: TaskType[Any], encoder: TextEncoder) -> Features:
+    """Encode and store; the lock is ours."""
+    if folder.exists():
+        log.warning("the stored features of %s were damaged (%s); they are encoded again", table.origin, folder)
+        shutil.rmtree(folder)
+    _save(task.encode(table, encoder), folder)
     features = _load(folder)
     assert features is not None, f"{folder} was written and cannot be read"
     return features

@@ -1,0 +1,96 @@
+"""What is found in the rows of all tasks before the first step."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from mtlcli.config.task import ClassificationTask, RegressionTask, Source, SpanTask, Splits, TextColumns
+from mtlcli.data.checks import check_tables
+from mtlcli.data.table import Table
+from mtlcli.errors import Problem
+from mtlcli.tasks.base import build_tasks
+
+PAIR = TextColumns(text="one", text_pair="two")
+
+
+def table(split: str, **columns: list) -> Table:
+    return Table(pa.table(columns), f"{split}.csv", split)
+
+
+def check(configs: dict, tables: dict) -> tuple[list[Problem], list[str]]:
+    return check_tables(build_tasks(configs), tables)
+
+
+def classification(**settings: object) -> ClassificationTask:
+    return ClassificationTask(**({"source": Source(files={}), "columns": TextColumns(text="text"), "labels": ["a", "b"]} | settings))  # type: ignore[arg-type]
+
+
+def test_sound_tables_have_no_problems_and_no_notices() -> None:
+    tables = {"train": table("train", text=["x", "y"], label=[0, 1]), "validation": table("validation", text=["z"], label=[1])}
+    assert check({"mine": classification()}, {"mine": tables}) == ([], [])
+
+
+def test_all_tasks_are_checked_at_once() -> None:
+    configs = {
+        "columns": classification(columns=TextColumns(text="sentence", label="labels")),
+        "empty": classification(),
+        "rows": classification(),
+        "scores": RegressionTask(source=Source(files={}), columns=PAIR, range=[0, 5]),
+    }
+    good = table("validation", text=["z"], label=[1])
+    tables = {
+        "columns": {"train": table("train", sentences=["x"], label=[0])},
+        "empty": {"train": table("train", text=[], label=[]), "validation": good},
+        "rows": {"train": table("train", text=["x", "y", "z"], label=[0, 7, 1]), "validation": good},
+        "scores": {"train": table("train", one=["a", "b"], two=["c", "d"], label=[1.0, 9.0])},
+    }
+    problems, notices = check(configs, tables)
+    text = "\n".join(map(str, problems))
+    assert "train.csv: task columns: there is no column 'sentence'" in text
+    assert "did you mean 'sentences'?" in text and "set tasks.columns.columns.text" in text
+    assert "there is no column 'labels'" in text and "set tasks.columns.columns.label" in text
+    assert "train.csv: task empty: split 'train' has no rows" in text
+    assert "train.csv, row 2: label 7" in text
+    assert "train.csv, row 2" in str(problems[-1]) and "9" in str(problems[-1])
+    assert len(problems) == 5 and not notices
+
+
+def test_the_label_column_may_be_missing_from_an_unlabelled_split() -> None:
+    config = classification(splits=Splits(test="test"))
+    train = table("train", text=["x", "y"], label=[0, 1])
+    assert check({"mine": config}, {"mine": {"train": train, "test": table("test", text=["z"])}})[0] == []
+    problems, _ = check({"mine": config}, {"mine": {"train": train, "validation": table("validation", text=["z"])}})
+    assert [problem.what for problem in problems] == ["task mine: there is no column 'label'"]
+
+
+def test_labels_are_learned_before_they_are_checked() -> None:
+    configs = {"mine": classification(labels=None)}
+    tables = {"train": table("train", text=["x", "y"], label=["no", "yes"]), "validation": table("validation", text=["z"], label=["maybe"])}
+    problems, _ = check(configs, {"mine": tables})
+    assert len(problems) == 1 and "maybe" in problems[0].what and problems[0].where == "validation.csv, row 1"
+
+
+def test_repeats_and_overlaps_are_counted() -> None:
+    config = classification(columns=PAIR, splits=Splits(validation=["dev", "more"]))
+    tables = {
+        "train": table("train", one=["a", "a", "a", "b", "a"], two=["x", "x", "x", "x", "y"], label=[0, 1, 0, 1, 0]),
+        "dev": table("dev", one=["a", "c"], two=["y", "x"], label=[0, 1]),
+        "more": table("more", one=["b", "b", "A"], two=["x", "x", "x"], label=[0, 1, 1]),
+    }
+    problems, notices = check({"pairs": config}, {"pairs": tables})
+    assert not problems
+    assert notices == ["pairs: 2 of 5 train rows are repeated; 1 of 2 dev rows also occurs in train; 2 of 3 more rows also occur in train"]
+
+
+def test_questions_repeat_when_question_and_context_do_whatever_their_id() -> None:
+    answers = [{"text": ["a"], "answer_start": [0]}] * 3
+    train = table("train", id=["1", "2", "3"], question=["q", "q", "q"], context=["a b", "a b", "a c"], answers=answers)
+    validation = table("validation", id=["4"], question=["q"], context=["a b"], answers=answers[:1])
+    problems, notices = check({"qa": SpanTask(source=Source(files={}))}, {"qa": {"train": train, "validation": validation}})
+    assert not problems
+    assert notices == ["qa: 1 of 3 train rows is repeated; 1 of 1 validation rows also occurs in train"]
+
+
+def test_a_task_that_is_only_evaluated_has_no_overlaps() -> None:
+    config = classification(splits=Splits(train=None, validation=["test"]))
+    assert check({"ax": config}, {"ax": {"test": table("test", text=["x", "x"], label=[0, 1])}}) == ([], [])
