@@ -1,0 +1,330 @@
+"""Everything that can be known to be wrong with a `mtl train` command line, found before Hydra runs a job or makes a folder."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import setup_globals
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
+
+from mtlcli.config import Config
+from mtlcli.config.crosscheck import missing_files
+from mtlcli.config.paths import conf_dir
+from mtlcli.config.snapshot import read_config
+from mtlcli.config.validate import check_key
+from mtlcli.errors import Problem, UserError
+from mtlcli.registry import nearest, suggest
+
+HYDRA_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
+MOST_JOBS = 40
+"""Combinations of a sweep that are composed beforehand; every single value is always tried."""
+VERSION_BASE = "1.3"
+CHOSEN_BY = {"tasks": "task", "sharing": "sharing", "weighting": "weighting", "sampling": "sampling"}
+"""Sections whose keys depend on what is chosen in a group: nothing can be said of them when the choice is wrong."""
+HEADER = re.compile(r"#\s*@package\s+(tasks\.[\w-]+|_global_)\s*$")
+
+
+@dataclass
+class Plan:
+    """A command line that was found good."""
+
+    overrides: list[str]
+    """For Hydra: keys of the schema that no file spells are added."""
+    swept: list[str]
+    """Keys with several values."""
+    configs: list[Config]
+    """The configs that were composed; of a long sweep the first ones."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ")
+        what = f"unknown option '{unknown.split()[0]}'" if unknown != message else message
+        raise UserError(what, fix="values are given as key=value, for example task=rte; mtl train --help tells the options")
+
+
+def read_arguments(argv: list[str]) -> argparse.Namespace:
+    """Hydra's own options and overrides, in any order. Raises UserError for an option that there is not."""
+    hydras = get_args_parser()
+    hydras.__class__ = _Parser
+    arguments = hydras.parse_intermixed_args(argv)
+    refused = {
+        "--config-path": arguments.config_path,
+        "--config-name": arguments.config_name,
+        "--experimental-rerun": arguments.experimental_rerun,
+    }
+    problems = [Problem("is not supported", option, "use -cd DIR and key=value") for option, value in refused.items() if value is not None]
+    commands = [
+        option
+        for option, given in {
+            "--multirun": arguments.multirun,
+            "--cfg": arguments.cfg,
+            "--info": arguments.info,
+            "--run": arguments.run,
+            "--shell-completion": arguments.shell_completion,
+        }.items()
+        if given
+    ]
+    if len(commands) > 1:
+        problems.append(Problem(f"{' and '.join(commands)} cannot be combined", fix="give one of them"))
+    if arguments.resolve and not (arguments.cfg or arguments.help):
+        problems.append(Problem("shows nothing by itself", "--resolve", "add --cfg job"))
+    if arguments.config_dir is not None and not Path(arguments.config_dir).is_dir():
+        given = Path(arguments.config_dir)
+        close = nearest(given.name, [path.name for path in given.parent.iterdir()]) if given.parent.is_dir() else None
+        problems.append(Problem(f"no folder '{given}'", "-cd", f"did you mean '{given.parent / close}'?" if close else ""))
+    if problems:
+        raise UserError(problems)
+    return arguments
+
+
+def preflight(arguments: argparse.Namespace) -> Plan:
+    """Check a command line. Raises UserError with everything that is wrong with it."""
+    return _Preflight(arguments).plan()
+
+
+def explain(error: BaseException) -> Problem:
+    """An error of Hydra, OmegaConf or YAML as a problem in plain words."""
+    cause = error
+    while not str(cause) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
+        group, _, name = cause.missing_cfg_file.rpartition("/")
+        asked = re.search(r"In '([^']+)'", str(cause))
+        own = conf_dir() / group
+        options = list(cause.options or sorted(path.stem for path in own.glob("*.yaml")))
+        return Problem(f"no file '{cause.missing_cfg_file}.yaml'", asked.group(1) if asked else group, suggest(name, options))
+    if isinstance(cause, YAMLError):
+        mark = getattr(cause, "problem_mark", None)
+        where = f"{mark.name}, line {mark.line + 1}" if mark else ""
+        return Problem(f"is no valid YAML: {getattr(cause, 'problem', cause)}", where, "mind the indentation, and quote text with : or #")
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(("full_key:", "object_type=", "See https", "Config search path", "provider="))]
+    key = re.search(r"full_key: (\S+)", str(cause))
+    return Problem(" ".join(lines) or type(cause).__name__, key.group(1) if key else "")
+
+
+def _loader(own: Path | None) -> ConfigLoader:
+    """Hydra's own loader, over the same search path that `hydra.main` makes of the arguments."""
+    version.setbase(VERSION_BASE)
+    setup_globals()
+    path = create_config_search_path(str(conf_dir()))
+    if own is not None:
+        path.prepend(provider="command-line", path=f"file://{own.absolute()}", anchor=SearchPathQuery(provider="schema"))
+    return ConfigLoaderImpl(config_search_path=path)
+
+
+class _Preflight:
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.own = Path(arguments.config_dir) if arguments.config_dir is not None else None
+        self.loader = _loader(self.own)
+        self.groups = [group for group in self.loader.list_groups("") if group != "hydra"]
+        self.problems: dict[Problem, None] = {}
+        # `experiment=null` is what train.yaml says, but Hydra does not take it from the command line.
+        self.overrides = self._parse([text for text in arguments.overrides if text != "experiment=null"])
+        modes = [str(override.value()) for override in self.overrides if override.key_or_group == "hydra.mode"]
+        self.sweep = bool(arguments.multirun) or "MULTIRUN" in modes
+        self.bad_groups: set[str] = set()
+        self.composed: dict[tuple[str, ...], tuple[DictConfig | None, list[Problem]]] = {}
+
+    def plan(self) -> Plan:
+        self._check_own_files()
+        values = {id(override): self._values(override) for override in self.overrides}
+        for override in self.overrides:
+            if self._is_group(override):
+                self._check_choices(override, values[id(override)])
+        if self.bad_groups & {"experiment"}:
+            raise UserError(self.problems)
+        configs = []
+        swept = [override.key_or_group for override in self.overrides if override.is_sweep_override()]
+        found: dict[Problem, list[str]] = {}
+        jobs = list(self._jobs(values))
+        for job in jobs:
+            config, problems = self._check_job(job)
+            for problem in dict.fromkeys(problems):
+                found.setdefault(problem, []).append(" ".join(text for override, text in job if override.key_or_group in swept))
+            if config is not None:
+                configs.append(config)
+        for problem, where in found.items():
+            of_the_value = any(problem.where == key for key in swept)
+            some = len(where) < len(jobs) and not of_the_value
+            self._add(replace(problem, what=f"{problem.what} (in the job {where[0]})") if some else problem)
+        if self.problems:
+            raise UserError(self.problems)
+        return Plan([self._rewritten(override) for override in self.overrides], swept, configs)
+
+    def _parse(self, texts: list[str]) -> list[Override]:
+        parser = OverridesParser.create(config_loader=self.loader)
+        parsed = []
+        for text in texts:
+            try:
+                parsed += parser.parse_overrides([text])
+            except (OverrideParseException, HydraException) as error:
+                self._add(self._unreadable(text, error))
+        return parsed
+
+    def _unreadable(self, text: str, error: HydraException) -> Problem:
+        if "=" not in text and re.fullmatch(r"[\w./-]+", text):
+            homes = [group for group in self.groups if text in self.loader.get_group_options(group)]
+            fix = f"did you mean {' or '.join(f'{group}={text}' for group in homes)}?" if homes else "give values as key=value"
+            return Problem(f"'{text}' has no value", fix=fix)
+        reason = next((line.strip() for line in str(error).splitlines()[1:] if line.strip() and "https" not in line), "")
+        quote = "put the value in quotes that reach mtl, for example 'model.name=\"a:b\"'"
+        return Problem(
+            f"cannot read '{text}'" + (f": {reason}" if reason else ""), fix=quote if "=" in text else "give values as key=value"
+        )
+
+    def _is_group(self, override: Override) -> bool:
+        return override.key_or_group in self.groups and not isinstance(override.value(), dict)
+
+    def _is_hydras(self, override: Override) -> bool:
+        return override.is_hydra_override() or override.package is not None
+
+    def _values(self, override: Override) -> list[str]:
+        """The texts that stand for the override: one, or one for each value of a sweep."""
+        if not override.is_sweep_override():
+            return [override.input_line or ""]
+        key = override.get_key_element()
+        if not self.sweep:
+            text = (override.input_line or "").partition("=")[2]
+            could_be_list = not re.search(r"[()\[\]]", text) and (key == "task" or key not in self.groups)
+            fix = "for a sweep add -m" + (f"; for one list: '{key}=[{text}]'" if could_be_list else "")
+            self._add(Problem(f"'{text}' is several values", key, fix))
+            return [f"{key}={next(iter(override.sweep_string_iterator()))}"] if override.is_discrete_sweep() else []
+        if not override.is_discrete_sweep():
+            sweep: Any = override.value()
+            return [f"{key}={sweep.start}", f"{key}={sweep.end}"]
+        values = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        if not values:
+            self._add(Problem(f"'{override.input_line}' stands for no value at all", key))
+        return values
+
+    def _check_own_files(self) -> None:
+        """A file of the user with the name of a built-in one would never be read."""
+        for group in self.groups if self.own else []:
+            for path in sorted((self.own or Path()).joinpath(group).glob("*.yaml")):
+                if (conf_dir() / group / path.name).exists():
+                    self._add(Problem(f"{group}={path.stem} is built in, so this file would never be read", str(path), "rename the file"))
+
+    def _check_choices(self, override: Override, texts: list[str]) -> None:
+        group = override.key_or_group
+        if override.is_delete():
+            return
+        for text in texts:
+            chosen = OverridesParser.create().parse_override(text).value()
+            for name in chosen if isinstance(chosen, list) else [chosen]:
+                if name is None:
+                    if group != "experiment":
+                        self._add(Problem(f"a {group} must be chosen", f"{group}=null", suggest("", self.loader.get_group_options(group))))
+                        self.bad_groups.add(group)
+                    continue
+                folder, _, last = str(name).rpartition("/")
+                options = self.loader.get_group_options(f"{group}/{folder}".rstrip("/"))
+                if last not in options:
+                    self._add(Problem(f"unknown {group} '{name}'", f"{group}={name}", suggest(last, options)))
+                    self.bad_groups.add(group)
+
+    def _jobs(self, values: dict[int, list[str]]) -> Iterator[list[tuple[Override, str]]]:
+        """What is given in each job of a sweep: every value once, then further combinations up to a number."""
+        lists = [(override, values[id(override)]) for override in self.overrides if values[id(override)]]
+        lists = [entry for entry in lists if not (self._is_group(entry[0]) and entry[0].key_or_group in self.bad_groups)]
+        first = [texts[0] for _, texts in lists]
+        jobs = {tuple(first): None}
+        for index, (_, texts) in enumerate(lists):
+            jobs |= {(*first[:index], text, *first[index + 1 :]): None for text in texts}
+        for job in itertools.product(*(texts for _, texts in lists)):
+            if len(jobs) >= MOST_JOBS:
+                break
+            jobs[job] = None
+        for job in jobs:
+            yield [(override, text) for (override, _), text in zip(lists, job, strict=True)]
+
+    def _check_job(self, job: list[tuple[Override, str]]) -> tuple[Config | None, list[Problem]]:
+        """Compose one job; what is wrong with it."""
+        base, problems = self._compose(tuple(text for override, text in job if self._is_group(override) or self._is_hydras(override)))
+        if base is None:
+            return None, problems
+        composed = copy.deepcopy(base)
+        headless = self._without_header(composed.pop("task", None))
+        problems += headless
+        known: dict[str, Any] = {"tasks": {}, **OmegaConf.to_container(composed)}  # type: ignore[dict-item]
+        fine = []
+        for override, text in job:
+            if self._is_group(override) or self._is_hydras(override):
+                continue
+            key, value = override.key_or_group, override.value()
+            section, _, name = key.partition(".")
+            if CHOSEN_BY.get(section) in self.bad_groups or (headless and section == "tasks"):
+                continue
+            problem = None
+            if section == "tasks" and "." not in name and isinstance(value, dict):
+                known["tasks"] = known["tasks"] | {name: value}
+            elif key in self.groups and key not in known:
+                problem = Problem("is chosen by name, not by value", key, f"for example {key}={self.loader.get_group_options(key)[0]}")
+            else:
+                problem = check_key(key, known)
+            if problem is not None:
+                problems.append(problem)
+            else:
+                fine.append(_added(override, text))
+        try:
+            ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(fine), composed)
+        except HYDRA_ERRORS as error:
+            return None, [*problems, explain(error)]
+        config, found = read_config(composed)
+        if config is not None:
+            found = missing_files(config)
+        return config, problems + [problem for problem in found if not (headless and problem.where.startswith("task"))]
+
+    def _compose(self, overrides: tuple[str, ...]) -> tuple[DictConfig | None, list[Problem]]:
+        """The configuration that these choices make, without Hydra's own part. Composing takes long, so it is done once for each."""
+        if overrides not in self.composed:
+            try:
+                composed = self.loader.load_configuration("train", list(overrides), RunMode.RUN)
+            except HYDRA_ERRORS as error:
+                self.composed[overrides] = None, [explain(error)]
+            else:
+                OmegaConf.set_struct(composed, False)
+                composed.pop("hydra")
+                self.composed[overrides] = composed, []
+        composed_or_none, problems = self.composed[overrides]
+        return composed_or_none, list(problems)
+
+    def _without_header(self, stray: Any) -> list[Problem]:
+        """The task files whose values landed outside of `tasks`, because their first lines do not say where they belong."""
+        if not stray:
+            return []
+        what = "does not start with the header that names its task, so its values belong nowhere"
+        files = sorted((self.own or Path()).joinpath("task").glob("*.yaml"))
+        lacking = [path for path in files if not any(map(HEADER.match, path.read_text(encoding="utf-8").splitlines()[:3]))]
+        return [Problem(what, str(path), f"make this its first line: # @package tasks.{path.stem}") for path in lacking]
+
+    def _rewritten(self, override: Override) -> str:
+        text = override.input_line or ""
+        return text if self._is_group(override) or self._is_hydras(override) else _added(override, text)
+
+    def _add(self, problem: Problem) -> None:
+        self.problems[problem] = None
+
+
+def _added(override: Override, text: str) -> str:
+    """The override so that Hydra adds the key if no file spells it: the schema knows it, and that is what counts."""
+    return text if override.is_delete() else "++" + text.lstrip("+")

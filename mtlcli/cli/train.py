@@ -1,0 +1,251 @@
+"""`mtl train`: check the command line, then let Hydra compose it and run one job or a sweep."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import tempfile
+import traceback
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from mtlcli.cli import first_rank
+from mtlcli.cli.preflight import HYDRA_ERRORS, VERSION_BASE, Plan, explain, preflight, read_arguments
+from mtlcli.config import Config
+from mtlcli.config.paths import conf_dir
+from mtlcli.config.snapshot import read_config
+from mtlcli.errors import MtlError, Problem, RunError, UserError
+
+LONGEST_NAME = 80
+"""Characters of a sweep job's folder name."""
+
+
+def train_main(argv: list[str]) -> int:
+    """Run `mtl train` and return the exit code."""
+    arguments = read_arguments(argv)
+    if arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion:
+        return _hydra(argv)
+    plan = preflight(arguments)
+    options = _options(arguments)
+    if arguments.cfg:
+        return _hydra([*options, *plan.overrides])
+    if arguments.multirun or "hydra.mode=MULTIRUN" in plan.overrides:
+        return _sweep(options, plan)
+    code = _hydra([*options, *plan.overrides])
+    return code or _run_composed()
+
+
+def _options(arguments: argparse.Namespace) -> list[str]:
+    """The options for Hydra, before the overrides: it cannot read them in any order."""
+    options = ["--multirun"] if arguments.multirun else []
+    for option, value in {"--cfg": arguments.cfg, "--package": arguments.package, "--config-dir": arguments.config_dir}.items():
+        options += [option, value] if value is not None else []
+    return options + (["--resolve"] if arguments.resolve else [])
+
+
+def _hydra(argv: list[str]) -> int:
+    """Run Hydra on a command line; its errors become ours."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Makes Hydra raise its errors instead of printing them.
+    sys.argv = ["mtl train", *argv]
+    try:
+        hydra.main(config_path=str(conf_dir()), config_name="train", version_base=VERSION_BASE)(job)()
+    except HYDRA_ERRORS as error:
+        raise UserError(explain(error)) from error
+    except SystemExit as error:
+        return 2 if error.code else 0
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------ one job
+
+
+@dataclass
+class Job:
+    """A single run as Hydra composed it. It is carried out after Hydra has returned, so that its errors are its own."""
+
+    config: Config
+    suite: str
+    command: list[str]
+    environment: dict[str, str]
+
+
+_composed: list[Job] = []
+
+
+def job(composed: DictConfig) -> float | None:
+    """What Hydra calls for each job, in any process. In a sweep: the average score, which a sweeper can optimise."""
+    if _is_sweep():
+        return _sweep_job(composed)
+    config = _config(composed)
+    _composed.append(Job(config, _suite(config), _command(), dict(HydraConfig.get().job.env_set)))
+    return None
+
+
+def _run_composed() -> int:
+    each = _composed.pop()
+    os.environ.update(each.environment)
+    run_dir = Path(each.config.run_dir) if each.config.run_dir else _default_folder(each.config, each.suite)
+    if each.config.run_dir and first_rank():
+        _check_unused(run_dir)
+    _run(each.config, run_dir, each.suite, each.command)
+    return 0
+
+
+def _run(config: Config, run_dir: Path, suite: str, command: list[str]) -> float:
+    from mtlcli.runner.job import run
+
+    return run(config, run_dir, suite=suite, command=command)
+
+
+def _config(composed: DictConfig) -> Config:
+    values: Any = OmegaConf.to_container(composed, resolve=False)
+    values.pop("task", None)
+    config, problems = read_config(OmegaConf.create(values))
+    if config is None:
+        raise UserError(problems)
+    return config
+
+
+def _suite(config: Config) -> str:
+    """What the run's tasks are called together: the name that was chosen, else the tasks."""
+    chosen = HydraConfig.get().runtime.choices.get("task")
+    if isinstance(chosen, str):
+        return chosen.rpartition("/")[2]
+    names = "+".join(config.tasks)
+    return names if len(names) <= 40 else f"{len(config.tasks)}_tasks"
+
+
+def _command() -> list[str]:
+    """The command line that would run this job again."""
+    own = [source.path for source in HydraConfig.get().runtime.config_sources if source.provider == "command-line"]
+    overrides = [text.removeprefix("++") for text in HydraConfig.get().overrides.task]
+    return ["mtl", "train", *(part for path in own for part in ("-cd", path)), *overrides]
+
+
+def _default_folder(config: Config, suite: str) -> Path:
+    name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{suite}_{config.sharing.name}_{config.weighting.name}"
+    return _unused(Path("runs") / name)
+
+
+def _unused(path: Path) -> Path:
+    """The path, numbered when another run of the same second has taken it."""
+    candidates = (path if number == 1 else path.with_name(f"{path.name}_{number}") for number in range(1, 1000))
+    return next(candidate for candidate in candidates if not candidate.exists())
+
+
+def _check_unused(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise UserError("is a file, not a folder", where=f"run_dir={path}", fix="give another run_dir=")
+    if path.is_dir() and any(path.iterdir()):
+        raise UserError("the folder is not empty", where=f"run_dir={path}", fix="give another run_dir=, or delete the folder")
+
+
+# ------------------------------------------------------------------------------------------------ a sweep
+
+
+def _is_sweep() -> bool:
+    return str(HydraConfig.get().mode).endswith("MULTIRUN")
+
+
+def slug(overrides: str) -> str:
+    """The overrides of a job, separated by |, as part of a folder name: the last part of each key, and its value."""
+    parts = []
+    for override in overrides.split("|"):
+        key, _, value = override.lstrip("+~").partition("=")
+        parts.append(f"{key.rpartition('.')[2]}-{value}")
+    return re.sub(r"[^\w.+-]+", "-", "_".join(parts)).strip("-_")[:LONGEST_NAME]
+
+
+def _sweep(options: list[str], plan: Plan) -> int:
+    """Run a sweep, then show and save the table of its jobs, whatever became of them."""
+    if "run_dir" in plan.swept:
+        raise UserError("every job of a sweep has its own folder", where="run_dir", fix="give run_dir=DIR, the folder of the whole sweep")
+    keys = [text.lstrip("+~").partition("=")[0] for text in plan.overrides]
+    overrides = [text for key, text in zip(keys, plan.overrides, strict=True) if key not in ("run_dir", "hydra.sweep.dir")]
+    if not first_rank():
+        # Hydra makes folders in every process; those of the other ranks go away again.
+        with tempfile.TemporaryDirectory() as temporary:
+            return _hydra([*options, *overrides, f"hydra.sweep.dir='{temporary}'"])
+    folder = _sweep_folder(plan)
+    # Folders of jobs are named by what differs between them.
+    same = [key for key in dict.fromkeys(keys) if key not in plan.swept and not key.startswith("hydra")]
+    settings = [f"hydra.sweep.dir='{folder}'", f"hydra.job.config.override_dirname.exclude_keys={json.dumps(same)}"]
+    try:
+        _hydra([*options, *overrides, *settings])
+    except BaseException as error:
+        failed = _finish_sweep(folder)
+        if not failed or isinstance(error, KeyboardInterrupt):
+            raise
+        raise RunError(failed) from error
+    failed = _finish_sweep(folder)
+    if failed:
+        raise RunError(failed)
+    return 0
+
+
+def _sweep_folder(plan: Plan) -> Path:
+    given = next((config.run_dir for config in plan.configs), None)
+    for text in plan.overrides:
+        if text.startswith("hydra.sweep.dir="):
+            given = text.partition("=")[2].strip("'\"")
+    folder = Path(given) if given else _unused(Path("sweeps") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    _check_unused(folder)
+    return folder
+
+
+def _finish_sweep(folder: Path) -> list[Problem]:
+    """Show and save the table of a sweep's jobs; what went wrong in which of them."""
+    from rich.console import Console
+
+    from mtlcli.report.sweep import read_sweep, sweep_table, write_csv
+
+    jobs = read_sweep(folder)
+    if jobs:
+        write_csv(jobs, folder / "sweep.csv")
+        Console().print(sweep_table(jobs))
+        print(f"sweep folder: {folder}", flush=True)
+    return [
+        Problem(each.reason or each.status, f"job {each.number} ({' '.join(each.overrides)})", f"its folder: {each.folder}")
+        for each in jobs
+        if each.status != "finished"
+    ]
+
+
+def _sweep_job(composed: DictConfig) -> float:
+    """One job of a sweep. When it fails its folder says so, and the other jobs go on."""
+    from mtlcli.runner.folder import RunFolder
+
+    settings = HydraConfig.get()
+    sweep_dir, subdir = Path(settings.sweep.dir), str(settings.sweep.subdir)
+    run_dir = sweep_dir / subdir
+    overrides = [text.removeprefix("++") for text in settings.overrides.task]
+    if first_rank():
+        line = {"number": settings.job.num, "folder": subdir, "overrides": overrides}
+        with (sweep_dir / "jobs.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+        print(f"\njob {settings.job.num}: {settings.job.override_dirname.replace('|', ' ').replace('++', '')}", flush=True)
+    try:
+        config = _config(composed)
+        config.run_dir = str(run_dir)
+        return _run(config, run_dir, _suite(config), _command())
+    except Exception as error:
+        reason = str(error) if isinstance(error, MtlError) else f"{type(error).__name__}: {error}"
+        if first_rank():
+            if not isinstance(error, MtlError):
+                traceback.print_exc()
+            print(f"job {settings.job.num} failed: {reason}", file=sys.stderr, flush=True)
+            if not (run_dir / "status.json").exists():
+                RunFolder(run_dir).write_status("failed", reason=reason)
+        raise
+
+
+OmegaConf.register_new_resolver("mtl.slug", slug, replace=True)

@@ -1,0 +1,159 @@
+"""What no single value shows: values of a run that do not go together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mtlcli.config import Config, Task
+from mtlcli.config.task import ClassificationTask, RegressionTask, SpanTask
+from mtlcli.errors import Problem
+from mtlcli.evaluation.metrics import metric_names
+from mtlcli.registry import nearest, suggest
+
+SPECIAL_TOKENS = 4
+"""The most special tokens that a tokenizer puts around and between two texts."""
+FORMATS = (".parquet", ".csv", ".tsv", ".jsonl")
+
+
+def crosscheck(config: Config, values: dict[str, Any]) -> list[Problem]:
+    """Problems of a config whose single values are all valid. `values`: as given, with the tasks that were refused."""
+    named = values.get("tasks")
+    names = list(named) if isinstance(named, dict) else list(config.tasks)
+    problems = [problem for name, task in config.tasks.items() for problem in _task(name, task, config, names)]
+    return problems + list(_run(config))
+
+
+def missing_files(config: Config) -> list[Problem]:
+    """Files and folders that the config names and that do not exist (from the folder where `mtl` is typed)."""
+    problems = []
+    if config.data.root is not None and config.data.source in ("auto", "local") and not Path(config.data.root).expanduser().is_dir():
+        problems.append(Problem(f"no folder '{config.data.root}'", "data.root", _nearest_path(Path(config.data.root).expanduser())))
+    for name, task in config.tasks.items():
+        for split, file in (task.source.files or {}).items():
+            where, path = f"tasks.{name}.source.files.{split}", Path(file).expanduser()
+            if path.suffix not in FORMATS:
+                problems.append(Problem(f"'{file}' is in no known format", where, "its name must end in " + ", ".join(FORMATS)))
+            elif not path.is_file():
+                problems.append(Problem(f"no file '{file}'", where, _nearest_path(path)))
+    return problems
+
+
+def _nearest_path(path: Path) -> str:
+    """What to do about a path that does not exist: the nearest name beside it."""
+    if not path.parent.is_dir():
+        return f"there is no folder '{path.parent}' either" + ("" if path.is_absolute() else f"; relative paths start from {Path.cwd()}")
+    close = nearest(path.name, [other.name for other in path.parent.iterdir()])
+    return f"did you mean '{path.parent / close}'?" if close else "" if path.is_absolute() else f"relative paths start from {Path.cwd()}"
+
+
+def _task(name: str, task: Task, config: Config, names: list[str]) -> Iterator[Problem]:
+    at = f"tasks.{name}"
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
+        yield Problem("a task's name is made of letters, digits, - and _", at, "name it otherwise in its header: # @package tasks.NAME")
+    yield from _source(at, task, config)
+    yield from _head(at, name, task, config, names)
+    kind = task.type  # type: ignore[attr-defined]
+    for metric in task.metrics:
+        if metric not in metric_names():
+            yield Problem(f"unknown metric '{metric}'", f"{at}.metrics", suggest(metric, metric_names(kind)))
+        elif metric not in metric_names(kind):
+            yield Problem(f"'{metric}' does not score a {kind} task", f"{at}.metrics", suggest(metric, metric_names(kind)))
+    size = task.batch_size or config.runner.batch_size
+    shares = config.runner.devices * config.runner.accumulation
+    if size < shares and task.splits.train is not None:
+        key = f"{at}.batch_size" if task.batch_size else "runner.batch_size"
+        yield Problem(
+            f"{size} examples cannot be cut into {shares} parts"
+            f" (runner.devices={config.runner.devices} x runner.accumulation={config.runner.accumulation})",
+            key,
+            f"type {key}={shares} or more",
+        )
+    length = task.max_length or config.data.max_length
+    key = f"{at}.max_length" if task.max_length else "data.max_length"
+    if config.runner.max_tokens is not None and config.runner.max_tokens < length:
+        yield Problem(
+            f"{config.runner.max_tokens} tokens have no room for one input of {key}={length}",
+            "runner.max_tokens",
+            f"type runner.max_tokens={length} or more, or lower {key}",
+        )
+    if isinstance(task, ClassificationTask) and task.labels and len(set(task.labels)) < len(task.labels):
+        yield Problem("a label is there twice", f"{at}.labels", "give every label once, in the order of the ids")
+    if isinstance(task, RegressionTask) and task.range and not (len(task.range) == 2 and task.range[0] < task.range[1]):
+        yield Problem(f"must be two numbers, the lowest and the highest score, found {task.range}", f"{at}.range", "for example [0, 5]")
+    if isinstance(task, SpanTask) and length - task.max_question_length - SPECIAL_TOKENS <= task.stride:
+        yield Problem(
+            f"{key}={length} leaves no new context in a window: {task.max_question_length} tokens are for the question and"
+            f" {task.stride} are shared with the next window",
+            f"{at}.stride",
+            f"raise {at}.max_length, or lower {at}.stride or {at}.max_question_length",
+        )
+
+
+def _source(at: str, task: Task, config: Config) -> Iterator[Problem]:
+    source, chosen = task.source, config.data.source
+    if source.files is not None:
+        used = {"splits.train": [task.splits.train] if task.splits.train else [], "splits.validation": task.splits.validation}
+        for key, splits in used.items():
+            for split in splits:
+                if split not in source.files:
+                    yield Problem(f"source.files has no split '{split}'", f"{at}.{key}", suggest(split, source.files))
+    elif source.path is None and source.hub is None:
+        yield Problem("says nowhere where the rows come from", f"{at}.source", "give files, hub or path")
+    elif chosen == "hub" and source.hub is None:
+        yield Problem("must be given with data.source=hub", f"{at}.source.hub", "the data set's name on the hub, or another data.source")
+    elif chosen in ("local", "sample") and source.path is None:
+        yield Problem(f"must be given with data.source={chosen}", f"{at}.source.path", "the folder below data.root, or another data.source")
+
+
+def _head(at: str, name: str, task: Task, config: Config, names: list[str]) -> Iterator[Problem]:
+    if task.head is None:
+        return
+    if task.head == name or task.head not in names:
+        others = [other for other in names if other != name]
+        what = "a task cannot use its own head by name" if task.head == name else f"task '{task.head}' is not in the run"
+        yield Problem(what, f"{at}.head", (suggest(task.head, others) if others else "") or "add the task to the run, or say null")
+        return
+    other = config.tasks.get(task.head)
+    if other is None:
+        return
+    if other.head is not None:
+        yield Problem(f"task '{task.head}' has no head of its own", f"{at}.head", f"head: {other.head}")
+    if type(other) is not type(task):
+        kinds = [each.type for each in (task, other)]  # type: ignore[union-attr]
+        yield Problem(
+            f"a {kinds[0]} task cannot use the head of the {kinds[1]} task '{task.head}'",
+            f"{at}.head",
+            "name a task of the same type, or null",
+        )
+    elif isinstance(task, ClassificationTask) and isinstance(other, ClassificationTask) and task.labels and task.labels != other.labels:
+        yield Problem(f"differ from the labels of '{task.head}', whose head the task uses", f"{at}.labels", "leave them out")
+
+
+def _run(config: Config) -> Iterator[Problem]:
+    runner, optim, model = config.runner, config.optim, config.model
+    trained = [task for task in config.tasks.values() if task.splits.train is not None]
+    if not trained:
+        yield Problem("no task of the run has a train split", "task", "add a task that is trained, for example mnli for ax")
+    elif all(task.weight == 0 for task in trained):
+        yield Problem("every task has weight 0: nothing would be learned", "tasks", "give one of them a weight above 0")
+    if runner.steps is None and runner.epochs is None:
+        yield Problem("runner.steps and runner.epochs are both null", "runner.steps", "give one of them")
+    if optim.warmup >= 1 and not optim.warmup.is_integer():
+        yield Problem(f"{optim.warmup} is neither a share below 1 nor a whole number of steps", "optim.warmup", "for example 0.06 or 100")
+    elif optim.warmup >= 1 and runner.steps is not None and optim.warmup > runner.steps:
+        yield Problem(
+            f"a warm-up of {optim.warmup:g} steps does not fit into {runner.steps} steps",
+            "optim.warmup",
+            "lower it, or give a share below 1",
+        )
+    if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
+        yield Problem(f"must be two numbers from 0 to below 1, found {optim.betas}", "optim.betas", "for example [0.9, 0.999]")
+    if config.data.source == "local" and config.data.root is None:
+        yield Problem("must be given with data.source=local", "data.root", "the folder that holds the tasks' folders")
+    if model.kind == "pretrained" and model.name is None:
+        yield Problem("must be given with model.kind=pretrained", "model.name", "a name on the hub, or a folder")
+    if model.kind != "pretrained" and model.hidden % model.heads:
+        yield Problem(f"model.hidden={model.hidden} is not a multiple of {model.heads}", "model.heads", "change one of them")

@@ -1,0 +1,143 @@
+"""The config as it is saved in a run folder: complete, and loadable back to an equal Config.
+
+What came from an environment variable is saved as the text that asked for it, `${oc.env:NAME}`, never as its value: a
+run folder is passed on, and such values are often secrets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
+from yaml import YAMLError  # type: ignore[import-untyped]
+
+from mtlcli.config import Config
+from mtlcli.config.validate import check, check_key
+from mtlcli.errors import Problem, UserError
+
+INTERPOLATIONS = "interpolations"
+"""Attribute of a Config, not a field of it: key path -> the text that stood where an environment variable was read."""
+
+Path_ = tuple[str | int, ...]
+
+
+def read_config(composed: DictConfig) -> tuple[Config | None, list[Problem]]:
+    """The Config that a composed configuration says, or None, and everything that is wrong with it."""
+    problems: list[Problem] = []
+    texts: dict[Path_, str] = {}
+    values = _resolve(composed, (), problems, texts)
+    config, found = check(values)
+    # A value that could not be resolved is left out, and then may be reported as not given: once is enough.
+    known = {problem.where for problem in problems}
+    problems += [problem for problem in found if problem.where not in known]
+    if config is None or problems:
+        return None, problems
+    vars(config)[INTERPOLATIONS] = texts
+    return config, []
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write the whole config as YAML, defaults included."""
+    values = _escape(asdict(config))
+    for place, text in vars(config).get(INTERPOLATIONS, {}).items():
+        holder = values
+        for part in place[:-1]:
+            holder = holder[part]
+        holder[place[-1]] = text
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(values)), encoding="utf-8")
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a saved config and set `key=value` overrides. Raises UserError with all problems."""
+    try:
+        saved = OmegaConf.load(path)
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        raise UserError(f"cannot be read: {reason}", where=str(path), fix="give a run folder that is complete") from error
+    if not isinstance(saved, DictConfig):
+        raise UserError("holds no configuration", where=str(path), fix="give a run folder that is complete")
+    problems = []
+    known: Any = OmegaConf.to_container(saved)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        problem = check_key(key, known) if equals else Problem(f"cannot read '{override}'", fix="give values as key=value")
+        if problem is not None:
+            problems.append(problem)
+            continue
+        try:
+            parsed = OmegaConf.from_dotlist([f"value={value}"])
+        except (YAMLError, OmegaConfBaseException) as error:
+            problems.append(Problem(f"cannot read the value '{value}': {' '.join(str(error).split())}", where=key))
+            continue
+        OmegaConf.update(saved, key, OmegaConf.to_container(parsed)["value"], merge=False)  # type: ignore[call-overload,index]
+    config, found = read_config(saved)
+    if problems or found or config is None:
+        raise UserError(problems + found)
+    return config
+
+
+def _resolve(node: Any, path: Path_, problems: list[Problem], texts: dict[Path_, str]) -> Any:
+    """Plain values of a node. What is missing or cannot be resolved becomes a problem and is left out."""
+    if not isinstance(node, (DictConfig, ListConfig)):
+        return node
+    values: Any = {} if isinstance(node, DictConfig) else []
+    for key in list(node) if isinstance(node, DictConfig) else range(len(node)):
+        place = (*path, key if isinstance(key, int) else str(key))
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)[1:]
+        if OmegaConf.is_missing(node, key):
+            problems.append(Problem("must be given", where, f"add {where}=..."))
+            continue
+        with _environment() as read:
+            try:
+                value = _resolve(node[key], place, problems, texts)
+            except OmegaConfBaseException as error:
+                problems.append(_unresolved(error, where, node, key))
+                continue
+        if read and OmegaConf.is_interpolation(node, key):
+            texts[place] = _raw(node, key)
+        if isinstance(values, dict):
+            values[str(key)] = value
+        else:
+            values.append(value)
+    return values
+
+
+def _raw(node: Any, key: Any) -> str:
+    return str(OmegaConf.to_container(node, resolve=False)[key])  # type: ignore[index]
+
+
+def _unresolved(error: OmegaConfBaseException, where: str, node: Any, key: Any) -> Problem:
+    reason = str(getattr(error, "msg", None) or error).splitlines()[0].rpartition("raised while resolving interpolation: ")[2].strip('"')
+    fix = "set it" if reason.startswith("Environment variable") else "write the value, or ${KEY} with a key of this configuration"
+    return Problem(f"{_raw(node, key)} cannot be resolved: {reason}", where, fix)
+
+
+@contextmanager
+def _environment() -> Iterator[list[str]]:
+    """The environment variables that are read inside, by name."""
+    read: list[str] = []
+
+    def env(name: str, *default: Any) -> Any:
+        read.append(name)
+        return oc.env(name, *default)
+
+    OmegaConf.register_new_resolver("oc.env", env, replace=True)
+    try:
+        yield read
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+
+
+def _escape(value: Any) -> Any:
+    """Text that looks like an interpolation but is none."""
+    if isinstance(value, dict):
+        return {key: _escape(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_escape(inner) for inner in value]
+    return value.replace("${", "\\${") if isinstance(value, str) else value
