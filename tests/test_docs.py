@@ -1,0 +1,103 @@
+"""What the documents say is true: commands compose, links lead somewhere, and the help lists what there is."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+import mtlcli
+from mtlcli.cli import VERBS, main
+from mtlcli.cli.completion import OPTIONS
+from mtlcli.cli.preflight import preflight, read_arguments
+
+ROOT = Path(mtlcli.__file__).parents[1]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(document: str) -> list[tuple[str, str]]:
+    """The code blocks of a document: (language, text)."""
+    return BLOCK.findall((ROOT / document).read_text(encoding="utf-8"))
+
+
+def commands(program: str) -> list[list[str]]:
+    """The arguments of every command line with this program in the code blocks of all documents."""
+    lines = [line for document in DOCUMENTS for _, text in blocks(document) for line in text.replace("\\\n", " ").splitlines()]
+    words = [shlex.split(line.removeprefix("$ "), comments=True) for line in lines if line.removeprefix("$ ").startswith(program + " ")]
+    return [arguments for _, *arguments in words]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which the files that the README shows exist: a YAML block whose first line is `# PATH.yaml`, and what it names."""
+    for language, text in blocks("README.md"):
+        named = re.match(r"# (\S+\.yaml)\n", text)
+        if language == "yaml" and named:
+            path = tmp_path / named[1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text.partition("\n")[2])
+            for file in ((yaml.safe_load(text).get("source") or {}).get("files") or {}).values():
+                (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / file).touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("arguments", [pytest.param(arguments, id=" ".join(arguments)) for arguments in commands("mtl")])
+def test_every_command_of_the_documents_composes(arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    verb, *rest = arguments
+    for word in rest:
+        if word.startswith("data.root="):
+            (folder / word.partition("=")[2]).mkdir(parents=True, exist_ok=True)
+    if verb != "train":
+        assert verb in VERBS
+        assert [word for word in rest if word.startswith("-") and word not in OPTIONS[verb]] == []
+    elif {"-m", "--multirun"} & set(rest):
+        assert preflight(read_arguments(rest)).configs
+    else:
+        assert main(["train", *rest, *([] if {"--cfg", "--help", "--info"} & set(rest) else ["--cfg", "job"])]) == 0, (
+            capsys.readouterr().err
+        )
+
+
+def test_every_make_target_of_the_documents_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert [arguments for arguments in commands("make") if arguments[0] not in targets] == []
+    assert commands("make")[:2] == [["train"], ["test"]]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_link_leads_somewhere(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    headings = {re.sub(r"[^\w\- ]", "", line).strip().lower().replace(" ", "-") for line in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", text)):
+        path, _, anchor = link.partition("#")
+        if not re.match(r"\w+:", link) and not ((ROOT / path).exists() if path else anchor in headings):
+            broken.append(link)
+    assert broken == []
+
+
+def test_help_lists_the_verbs_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    there = {
+        path.stem
+        for path in (ROOT / "mtlcli" / "cli").glob("*.py")
+        if re.search(rf"^def {path.stem}_main\(", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert main(["--help"]) == 0
+    listed = re.findall(r"^  (\w+)  ", capsys.readouterr().out, re.MULTILINE)
+    assert set(listed) == there == set(VERBS)
+    assert len(listed) == len(set(listed))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_completion_knows_the_options_of_every_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    said = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", capsys.readouterr().out)) - {"-h", "--help"}
+    offered = set(OPTIONS[verb]) - {"--help"}
+    assert said <= {*offered, "-c", "-i", "--hydra-help", "--version"}
+    assert offered - said <= {"--config-dir", "--resolve"}
