@@ -27,8 +27,13 @@ def _other(world: World, rng: Random, event: Event, slots: list[str]) -> Event:
 def mrpc(world: World, rng: Random, label: int) -> tuple[str, ...]:
     """Two statements: the same event in other words (1), or one that differs in at least one fact (0)."""
     event = _event(world, rng)
+    if not label and rng.random() < 0.25:
+        texts = [sentence(world.tell(rng, event)), sentence(world.deny(rng, event))]
+        rng.shuffle(texts)
+        return tuple(texts)
     other = event if label else _other(world, rng, event, _said(event))
-    return sentence(world.tell(rng, event)), sentence(world.tell(rng, other))
+    tell = world.deny if rng.random() < 0.1 else world.tell
+    return sentence(tell(rng, event)), sentence(tell(rng, other))
 
 
 def stsb(world: World, rng: Random, label: int) -> tuple[str, ...]:
@@ -55,7 +60,7 @@ def qqp(world: World, rng: Random, label: int) -> tuple[str, ...]:
 
 def qnli(world: World, rng: Random, label: int) -> tuple[str, ...]:
     """A question and a sentence that answers it (0), or one that does not (1)."""
-    slot = rng.choice(("who", "thing", "place", "time"))
+    slot = rng.choice(("who", "thing") if (rng.random() < 0.65) != bool(label) else ("place", "time"))
     event = world.event(rng, [slot] if slot in OPTIONAL else [rng.choice(("place", "time"))])
     question = world.ask(rng, replace(event, place=None, time=None), slot)
     if label:
