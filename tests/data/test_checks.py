@@ -55,10 +55,13 @@ def test_all_tasks_are_checked_at_once() -> None:
     assert len(problems) == 5 and not notices
 
 
-def test_the_label_column_may_be_missing_from_an_unlabelled_split() -> None:
+def test_labels_may_be_missing_from_a_test_split_only() -> None:
     config = classification(splits=Splits(test="test"))
     train = table("train", text=["x", "y"], label=[0, 1])
     assert check({"mine": config}, {"mine": {"train": train, "test": table("test", text=["z"])}})[0] == []
+    unlabelled = table("test", text=["z"], label=[-1])
+    assert check({"mine": config}, {"mine": {"train": train, "test": unlabelled}})[0] == []
+    assert len(check({"mine": config}, {"mine": {"train": train, "validation": unlabelled}})[0]) == 1
     problems, _ = check({"mine": config}, {"mine": {"train": train, "validation": table("validation", text=["z"])}})
     assert [problem.what for problem in problems] == ["task mine: there is no column 'label'"]
 

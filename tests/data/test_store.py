@@ -106,6 +106,11 @@ def damage_truncate(entry: Path) -> None:
     (entry / "ids.npy").write_bytes(data[:-10])
 
 
+def damage_append(entry: Path) -> None:
+    with (entry / "segments.npy").open("ab") as file:
+        file.write(b"more")
+
+
 def damage_missing(entry: Path) -> None:
     (entry / "column.label.npy").unlink()
 
@@ -118,7 +123,7 @@ def damage_no_meta(entry: Path) -> None:
     (entry / "meta.json").unlink()
 
 
-@pytest.mark.parametrize("damage", [damage_truncate, damage_missing, damage_meta, damage_no_meta])
+@pytest.mark.parametrize("damage", [damage_truncate, damage_append, damage_missing, damage_meta, damage_no_meta])
 def test_a_damaged_entry_is_built_anew_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture, damage) -> None:  # noqa: ANN001
     expected = task().encode(table(), encoder())
     open_features(table(), task(), encoder(), tmp_path)
