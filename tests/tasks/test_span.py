@@ -231,7 +231,7 @@ def test_decoding_finds_the_best_spans_over_all_windows(max_answer_length: int) 
     features = qa.encode(rows, encoder("wordpiece", rows))
     dice = np.random.default_rng(0)
     outputs = {name: dice.normal(size=features.offsets[-1]).astype(np.float32) for name in ("start", "end")}
-    outputs["start"][features.offsets[:-1]] += np.where(features.columns["row"] % 2, 4, 0)
+    outputs["start"][features.offsets[:-1]] += np.where(features.columns["row"] % 2, 12, 0)
     contexts = rows.column("context")
     predictions = qa.decode(outputs, features, rows)
     empty = 0
@@ -247,7 +247,7 @@ def test_decoding_finds_the_best_spans_over_all_windows(max_answer_length: int) 
         assert prediction["text"] == ("" if difference > 0.5 else contexts[number][slice(*best[0][0])])
         assert prediction["score"] == pytest.approx(nothing if difference > 0.5 else best[0][1])
         empty += prediction["text"] == ""
-    assert 3 < empty < 20
+    assert 0 < empty < 40
 
 
 def test_windows_in_any_order_give_the_same_predictions_and_every_question_may_have_an_answer() -> None:

@@ -31,6 +31,8 @@ def f1(predictions: Sequence[int], references: Sequence[int], classes: int | Non
 
 def matthews(predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
     """Matthews correlation of class ids, -1 to 1, for any number of classes (Gorodkin 2004). 0.0 when either side is constant."""
+    if _constant(predictions) or _constant(references):
+        return {"matthews": 0.0}
     return {"matthews": float(metrics.matthews_corrcoef(references, predictions))}
 
 
