@@ -18,7 +18,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from mtlcli.cli import first_rank
+from mtlcli.cli import console, first_rank
 from mtlcli.cli.preflight import HYDRA_ERRORS, VERSION_BASE, Plan, explain, preflight, read_arguments
 from mtlcli.config import Config
 from mtlcli.config.paths import conf_dir
@@ -204,18 +204,16 @@ def _sweep_folder(plan: Plan) -> Path:
 
 def _finish_sweep(folder: Path) -> list[Problem]:
     """Show and save the table of a sweep's jobs; what went wrong in which of them."""
-    from rich.console import Console
-
-    from mtlcli.report.sweep import read_sweep, sweep_table, write_csv
+    from mtlcli.report.sweep import read_sweep, sweep_table, varied, write_csv
 
     jobs = read_sweep(folder)
     if jobs:
         write_csv(jobs, folder / "sweep.csv")
-        Console().print(sweep_table(jobs))
+        console().print(sweep_table(jobs))
         print(f"sweep folder: {folder}", flush=True)
     return [
-        Problem(each.reason or each.status, f"job {each.number} ({' '.join(each.overrides)})", f"its folder: {each.folder}")
-        for each in jobs
+        Problem(each.reason or each.status, f"job {each.number} {' '.join(overrides)}".rstrip(), f"its folder: {each.folder}")
+        for each, overrides in zip(jobs, varied(jobs), strict=True)
         if each.status != "finished"
     ]
 

@@ -151,9 +151,28 @@ def _run(config: Config) -> Iterator[Problem]:
         )
     if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
         yield Problem(f"must be two numbers from 0 to below 1, found {optim.betas}", "optim.betas", "for example [0.9, 0.999]")
-    if config.data.source == "local" and config.data.root is None:
-        yield Problem("must be given with data.source=local", "data.root", "the folder that holds the tasks' folders")
+    yield from _data(config)
     if model.kind == "pretrained" and model.name is None:
         yield Problem("must be given with model.kind=pretrained", "model.name", "a name on the hub, or a folder")
     if model.kind != "pretrained" and model.hidden % model.heads:
         yield Problem(f"model.hidden={model.hidden} is not a multiple of {model.heads}", "model.heads", "change one of them")
+
+
+def _data(config: Config) -> Iterator[Problem]:
+    own = [name for name, task in config.tasks.items() if task.source.files is not None]
+    others = [name for name in config.tasks if name not in own]
+    chosen, root = config.data.source, config.data.root
+    if own and chosen in ("hub", "sample"):
+        yield Problem(
+            f"{', '.join(own)} names files of its own, which cannot be mixed with data.source={chosen}",
+            "data.source",
+            "type data.source=local, or take these tasks out of the run",
+        )
+    elif own and others and root is None:
+        yield Problem(
+            f"{', '.join(own)} names files of its own, but {', '.join(others)} does not, and sources are never mixed",
+            "data.root",
+            f"give data.root=FOLDER with the data of {', '.join(others)}, or take these tasks out of the run",
+        )
+    elif chosen == "local" and root is None and others:
+        yield Problem("must be given with data.source=local", "data.root", "the folder that holds <task path>/<split>.parquet|csv|tsv|jsonl")

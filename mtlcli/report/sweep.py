@@ -24,7 +24,7 @@ class SweepJob:
     status: str
     """running, finished, failed, interrupted; `not started` without a status."""
     reason: str
-    """Why it failed or was interrupted."""
+    """Why it failed or was interrupted, in one line."""
     average: float | None
     """Average of the main scores; None when it has none."""
     scores: dict[str, float]
@@ -49,7 +49,7 @@ def read_sweep(folder: Path) -> list[SweepJob]:
                 folder=place,
                 overrides=entry["overrides"],
                 status=status.get("status", "not started"),
-                reason=status.get("reason", ""),
+                reason=status.get("reason", "").partition("\n")[0],
                 average=results["average"],
                 scores={name: task["main"] for name, task in results["tasks"].items() if task["main"] is not None},
             )

@@ -1,0 +1,114 @@
+"""`mtl eval PATH`: evaluate a run's best checkpoint, or one checkpoint, from what its run folder says."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from mtlcli.cli import console, first_rank
+from mtlcli.errors import Problem, UserError
+from mtlcli.registry import nearest
+
+FIXED = ("model", "sharing", "weighting", "sampling", "optim", "seed", "run_dir")
+"""Sections that made the checkpoint and that no evaluation can change."""
+
+HELP = """\
+Evaluate a run folder (its best checkpoint) or one checkpoint folder.
+
+usage: mtl eval PATH [--split S] [--task T ...] [--json FILE] [--predictions DIR] [KEY=VALUE ...]
+
+  mtl eval runs/2026-01-31_12-00-00_glue_multi_hard_static
+  mtl eval RUN/checkpoints/step_00000120 --task rte mrpc --json scores.json
+  mtl eval RUN --split test --task ax --predictions out
+  mtl eval RUN data.source=local data.root=DIR runner.eval_batch_size=128
+
+  --split S          validation (default), test, train, or the name of a split
+  --task T ...       only these tasks; default: every task that has the split
+  --json FILE        write the scores, in the form of the run folder's results.json
+  --predictions DIR  write a prediction for every row, one file per task
+  KEY=VALUE          change a value of the run's configuration: data, runner, logger, and the tasks' source, splits and metrics
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ")
+        what = f"unknown option '{unknown.split()[0]}'" if unknown != message else message
+        raise UserError(what, fix="mtl eval --help tells the options")
+
+
+def eval_main(argv: list[str]) -> int:
+    """Run `mtl eval` and return the exit code."""
+    parser = _Parser(prog="mtl eval", add_help=False)
+    parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("--split")
+    parser.add_argument("--task", nargs="+", action="extend", default=[])
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--predictions", type=Path)
+    parser.add_argument("rest", nargs="*")
+    arguments = parser.parse_intermixed_args(argv)
+    if arguments.help:
+        print(HELP, end="")
+        return 0
+    # `--task rte data.max_length=64`: a task's name has no `=`.
+    words = [*arguments.rest, *arguments.task]
+    overrides = [word for word in words if "=" in word and not Path(word).exists()]
+    paths = [word for word in arguments.rest if word not in overrides]
+    tasks = [word for word in arguments.task if word not in overrides]
+    _check(paths, overrides, arguments.json, arguments.predictions)
+
+    from mtlcli.runner.reload import evaluate_path
+
+    def say(text: str) -> None:
+        if first_rank():
+            print(text, file=sys.stderr, flush=True)
+
+    results = evaluate_path(
+        Path(paths[0]), split=arguments.split, tasks=tasks, overrides=overrides, predictions=arguments.predictions, say=say
+    )
+    if first_rank():
+        from mtlcli.runner.console import results_table
+
+        console().print(results_table(results))
+        if arguments.json is not None:
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _check(paths: list[str], overrides: list[str], file: Path | None, folder: Path | None) -> None:
+    """Refuse what can be known to be wrong before the checkpoint is read."""
+    problems = []
+    if len(paths) == 1:
+        problems += _check_path(Path(paths[0]))
+    else:
+        what = f"one path is needed, found {len(paths)}: {' '.join(paths)}" if paths else "no path is given"
+        problems.append(Problem(what, "PATH", "give a run folder or a checkpoint: mtl eval PATH"))
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key.lstrip("+~") != key:
+            problems.append(Problem("values are changed with key=value here, without + and ~", key))
+        elif key.split(".")[0] in (*FIXED, "task"):
+            problems.append(Problem("is fixed by the checkpoint", key, "change data, runner, logger or a task's source, splits or metrics"))
+    if file is not None and file.is_dir():
+        problems.append(Problem("is a folder", f"--json {file}", "give a file"))
+    if folder is not None and folder.is_file():
+        problems.append(Problem("is a file", f"--predictions {folder}", "give a folder"))
+    if problems:
+        raise UserError(problems)
+
+
+def _check_path(path: Path) -> list[Problem]:
+    """Whether a path can be a run folder or a checkpoint at all."""
+    if any((path / name).is_file() for name in ("config.yaml", "manifest.json")) or path.parent.name == "checkpoints":
+        return []
+    if not path.exists():
+        close = nearest(path.name, [other.name for other in path.parent.iterdir()]) if path.parent.is_dir() else None
+        return [Problem("there is no such folder", str(path), f"did you mean {path.parent / close}?" if close else "")]
+    what = "neither a run folder (looked for config.yaml) nor a checkpoint (looked for manifest.json)"
+    runs = sorted(path.glob("*/config.yaml"), key=lambda file: file.stat().st_mtime) if path.is_dir() else []
+    found = f"the newest run in it is {runs[-1].parent}" if runs else "give a folder that mtl train wrote, or one of its checkpoints"
+    return [Problem(what, str(path), found)]

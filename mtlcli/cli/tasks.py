@@ -1,0 +1,336 @@
+"""`mtl tasks`: what can be composed; `mtl tasks NAME`: a task's columns, rows and their encoded form. No torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mtlcli.cli import console
+from mtlcli.config.paths import conf_dir
+from mtlcli.errors import UserError
+from mtlcli.registry import suggest
+
+ROWS = 3
+"""Rows of a task that are shown."""
+LONGEST = 160
+"""Characters of a value, and of an encoded input, that are shown."""
+TOKENIZER_ROWS = 2000
+"""Rows on which a tokenizer is trained for the preview, when the model has none at hand."""
+
+HELP = """\
+List what can be composed, or show one task.
+
+usage: mtl tasks [NAME] [-cd DIR] [KEY=VALUE ...]
+
+  mtl tasks                                  tasks, suites, and the names of the other groups
+  mtl tasks -cd my_conf                      with your own files
+  mtl tasks rte                              its columns, sizes, labels, and a few rows with their encoded form
+  mtl tasks rte data=local data.root=DIR     the same, from your copy of the data
+  mtl tasks mine -cd my_conf model=minilm    your own task, encoded by the tokenizer of another model
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ")
+        what = f"unknown option '{unknown.split()[0]}'" if unknown != message else message
+        raise UserError(what, fix="mtl tasks --help tells the options")
+
+
+def tasks_main(argv: list[str]) -> int:
+    """Run `mtl tasks` and return the exit code."""
+    parser = _Parser(prog="mtl tasks", add_help=False)
+    parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("--config-dir", "-cd", type=Path)
+    parser.add_argument("rest", nargs="*")
+    arguments = parser.parse_intermixed_args(argv)
+    if arguments.help:
+        print(HELP, end="")
+        return 0
+    names = [word for word in arguments.rest if "=" not in word]
+    overrides = [word for word in arguments.rest if "=" in word]
+    own: Path | None = arguments.config_dir
+    if own is not None and not own.is_dir():
+        raise UserError(f"no folder '{own}'", where="-cd")
+    if len(names) > 1:
+        raise UserError(f"one name can be shown, found {len(names)}: {' '.join(names)}", fix="mtl tasks shows all of them")
+    files = read_group("task", own)
+    if not names:
+        if overrides:
+            raise UserError(f"'{overrides[0]}' needs a task to be shown with", fix="mtl tasks NAME KEY=VALUE ...")
+        _list(files, own)
+        return 0
+    if names[0] not in files:
+        raise UserError(f"unknown task '{names[0]}'", fix=suggest(names[0], files))
+    if files[names[0]].suite:
+        _list(files, own, only=names[0])
+        return 0
+    _show(names[0], files[names[0]], overrides, own)
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------ the list
+
+
+@dataclass
+class GroupFile:
+    """A YAML file of a configuration group."""
+
+    path: Path
+    about: str
+    """The first line of comment that is no header."""
+    values: dict[str, Any]
+
+    @property
+    def suite(self) -> list[str]:
+        """The names that a suite lists; empty for a task."""
+        defaults = self.values.get("defaults")
+        return [entry for entry in defaults if isinstance(entry, str) and entry != "_self_"] if isinstance(defaults, list) else []
+
+    def section(self, key: str) -> dict[str, Any]:
+        """The values below a key; empty when there are none."""
+        values = self.values.get(key)
+        return values if isinstance(values, dict) else {}
+
+
+def read_group(group: str, own: Path | None = None) -> dict[str, GroupFile]:
+    """The files of a group by name: those of conf/, then the user's. Raises UserError for one that is no valid YAML."""
+    import yaml  # type: ignore[import-untyped]
+
+    # The C parser is several times faster; a few builds of PyYAML lack it.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    files: dict[str, GroupFile] = {}
+    for folder in [conf_dir(), *([own] if own is not None else [])]:
+        for path in sorted((folder / group).glob("*.yaml")):
+            text = path.read_text(encoding="utf-8")
+            try:
+                values = yaml.load(text, loader)
+            except yaml.YAMLError as error:
+                line = f", line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
+                raise UserError(f"is no valid YAML: {getattr(error, 'problem', error)}", where=f"{path}{line}") from error
+            comments = [line.lstrip("# ") for line in text.splitlines() if re.match(r"#(?!\s*@package)", line)]
+            files.setdefault(path.stem, GroupFile(path, comments[0] if comments else "", values if isinstance(values, dict) else {}))
+    return files
+
+
+def groups(own: Path | None = None) -> list[str]:
+    """The groups in the order of train.yaml, then the user's own."""
+    import yaml
+
+    with (conf_dir() / "train.yaml").open(encoding="utf-8") as stream:
+        defaults = yaml.safe_load(stream)["defaults"]
+    names = [name for entry in defaults if isinstance(entry, dict) for name in entry if not name.startswith("override ")]
+    extra = [path.name for path in sorted(own.iterdir()) if path.is_dir()] if own is not None else []
+    return list(dict.fromkeys([*names, *extra]))
+
+
+def _members(name: str, files: dict[str, GroupFile]) -> list[str]:
+    """The tasks of a suite, those of its suites included."""
+    found: list[str] = []
+    for member in files[name].suite:
+        inner = _members(member, files) if member in files and files[member].suite else [member]
+        found += [task for task in inner if task not in found]
+    return found
+
+
+def _list(files: dict[str, GroupFile], own: Path | None, only: str | None = None) -> None:
+    """Print the tasks and suites, then the other groups; of the suite `only` its tasks alone."""
+    from rich import box
+    from rich.table import Table
+
+    out = console()
+
+    def table(title: str, *columns: str) -> Table:
+        made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        for column in columns:
+            made.add_column(column, overflow="fold", no_wrap=column in ("task", "type", "metric", "hub", "suite", "name"))
+        return made
+
+    tasks = table("tasks", "task", "type", "columns", "labels", "metric", "hub")
+    suites = table("suites", "suite", "tasks")
+    shown = [only, *_members(only, files)] if only else list(files)
+    for name, file in ((name, files[name]) for name in shown if name in files):
+        if file.suite:
+            suites.add_row(name, " ".join(_members(name, files)))
+            continue
+        values = file.values
+        source = file.section("source")
+        hub = "/".join(str(part) for part in (source.get("hub"), source.get("hub_config")) if part)
+        if source.get("files"):
+            hub = "own files"
+        given = values.get("labels") or values.get("range")
+        labels = " ".join(map(str, given)) if isinstance(given, list) else ""
+        if values.get("head"):
+            labels = labels or f"those of {values['head']}"
+        columns = " ".join(str(column) for column in file.section("columns").values() if column)
+        metrics = values.get("metrics")
+        main = str(metrics[0]) if isinstance(metrics, list) and metrics else "default"
+        tasks.add_row(name, str(values.get("type", "?")), columns, labels, main, hub)
+    out.print(tasks)
+    if suites.row_count:
+        out.print(suites)
+    for group in [] if only else groups(own)[1:]:
+        options = table(group, "name", "what it is")
+        for name, file in read_group(group, own).items():
+            options.add_row(f"{group}={name}", file.about)
+        options.show_header = False
+        out.print(options)
+
+
+# ------------------------------------------------------------------------------------------------ one task
+
+
+def _show(name: str, file: GroupFile, overrides: list[str], own: Path | None) -> None:
+    from mtlcli.data.checks import check_tables
+    from mtlcli.data.source import open_source
+    from mtlcli.tasks.base import build_tasks
+
+    config = _compose(name, file, overrides, own)
+    tasks = build_tasks(config.tasks)
+    name = name if name in tasks else next(iter(tasks))  # A file's header can give its task another name.
+    task = tasks[name]
+    task.config.max_length = task.config.max_length or config.data.max_length
+    source = open_source(config.data, config.tasks)
+    if task.owner is not None and task.owner.config.splits.train:
+        task.owner.prepare(source.read(task.owner.name, task.owner.config.splits.train))
+    splits = task.config.splits
+    roles = {splits.train: "train"} | dict.fromkeys(splits.validation, "validation") | {splits.test: "test"}
+    tables, problems, absent = {}, [], {}
+    for split, role in roles.items():
+        if split is None:
+            continue
+        try:
+            tables[split] = source.read(name, split)
+        except UserError as error:
+            # Test splits are often not published, so a missing one is no mistake.
+            if role == "test":
+                absent[split] = error.problems[0].what
+            else:
+                problems += error.problems
+    found, notices = check_tables({name: task}, {name: tables})
+
+    out = console()
+
+    def say(text: str, style: str = "") -> None:
+        out.print(text, style=style, soft_wrap=True, markup=False)
+
+    say(f"{name}: {file.about}", "bold")
+    labels = getattr(task.config, "labels", None) or getattr(task.config, "range", None)
+    facts = {
+        "type": task.config.type,
+        "file": str(file.path),
+        "source": f"{source.kind}: {source.reason}",
+        "columns": ", ".join(f"{key}: {column}" for key, column in vars(task.config.columns).items() if column),
+        "labels": ", ".join(map(str, labels)) if labels else f"those of {task.config.head}" if task.config.head else "",
+        "metrics": ", ".join(task.metrics),
+        "max_length": f"{task.max_length} tokens",
+    }
+    for key, value in facts.items():
+        if value:
+            say(f"  {key:<12}{value}")
+    out.print(_sizes(task, roles, tables, absent))
+    for notice in notices:
+        say(notice)
+    problems += found
+    if problems:
+        raise UserError(problems)
+    shown = next((table for table in tables.values() if len(table)), None)
+    if shown is not None:
+        _show_rows(say, task, shown, config)
+
+
+def _compose(name: str, file: GroupFile, overrides: list[str], own: Path | None) -> Any:
+    """The config of a run of this task alone, and of the task whose head it uses."""
+    from mtlcli.cli.preflight import preflight, read_arguments
+
+    run = [name, file.values["head"]] if file.values.get("head") else [name]
+    arguments = read_arguments([f"task=[{','.join(run)}]", *overrides, *(["-cd", str(own)] if own is not None else [])])
+    return preflight(arguments).configs[0]
+
+
+def _sizes(task: Any, roles: dict[Any, str], tables: dict[str, Any], absent: dict[str, str]) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("split", "used for", "rows", "labels"):
+        made.add_column(column, justify="right" if column == "rows" else "left", overflow="fold")
+    for split, role in roles.items():
+        if split in tables:
+            made.add_row(split, role, f"{len(tables[split]):,}", _label_counts(task, tables[split]))
+        elif split in absent:
+            made.add_row(split, role, "-", absent[split])
+    return made
+
+
+def _label_counts(task: Any, table: Any) -> str:
+    """How often each label occurs, the range of scores, or how many questions have no answer."""
+    if not set(task.required_columns(labelled=True)) <= set(table.rows.column_names):
+        return ""
+    references = task.references(table)
+    if not references:
+        return "no labels"
+    first = references[0]
+    if isinstance(first, int):
+        references = [task.labels[number] for number in references]
+    if isinstance(first, float):
+        return f"{min(references):g} to {max(references):g}, mean {sum(references) / len(references):.2f}"
+    if isinstance(first, dict):
+        without = sum(not reference["answers"]["text"] for reference in references)
+        return f"{len(references) - without:,} with an answer, {without:,} without"
+    counts = Counter(references).most_common()
+    return ", ".join(f"{label} {count:,}" for label, count in counts[:10]) + (f", {len(counts) - 10} more" if len(counts) > 10 else "")
+
+
+def _show_rows(say: Callable[..., None], task: Any, table: Any, config: Any) -> None:
+    from tokenizers import Tokenizer
+
+    from mtlcli.data.encoder import TextEncoder, build_tokenizer
+
+    text, kind, settings = _tokenizer(config.model)
+    if text is None:
+        text = build_tokenizer(task.texts(table.head(TOKENIZER_ROWS)), config.model.vocabulary)
+    tokenizer = Tokenizer.from_str(text)
+    head = table.head(ROWS)
+    features = task.encode(head, TextEncoder(text, **settings))
+    say(f"the first rows of {table.split}, encoded by {kind}", "bold")
+    for row in range(len(head)):
+        say(f"  {table.where(row)}")
+        for column in head.rows.column_names:
+            value = head.column(column)[row]
+            say(f"    {column}: {_cut(value if isinstance(value, str) else json.dumps(value, default=str))}")
+        for number in [index for index, of_row in enumerate(features.columns["row"]) if of_row == row]:
+            ids = features.ids[features.offsets[number] : features.offsets[number + 1]]
+            tokens = " ".join(str(tokenizer.id_to_token(int(token))) for token in ids)
+            say(f"    -> {len(ids)} tokens: {_cut(tokens)}")
+            extra = {key: value[number].item() for key, value in features.columns.items() if key != "row"}
+            say("       " + ", ".join(f"{key} {value:g}" for key, value in extra.items()))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+
+
+def _tokenizer(model: Any) -> tuple[str | None, str, dict[str, Any]]:
+    """tokenizer.json of the model if it lies on this machine, what to call it, and what its encoder needs to know."""
+    from mtlcli.models.files import locate
+
+    folder = Path(locate(model.name)) if model.kind != "scratch" and model.name else None
+    if folder is None or not (folder / "tokenizer.json").is_file():
+        return None, "a tokenizer trained on these rows, as model=tiny does", {"uses_segments": True}
+    special = (
+        json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")) if (folder / "tokenizer_config.json").is_file() else {}
+    )
+    end = special.get("sep_token") or special.get("eos_token")
+    architecture = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    settings = {
+        "uses_segments": architecture.get("type_vocab_size", 0) > 1,
+        "end_token": end["content"] if isinstance(end, dict) else end,
+    }
+    return (folder / "tokenizer.json").read_text(encoding="utf-8"), f"the tokenizer of {model.name}", settings
