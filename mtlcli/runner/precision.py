@@ -14,7 +14,7 @@ ROUNDS = 20
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
-    """`fp32` or `bf16`. `auto` is bf16 on GPUs that have it, and on CPUs that have instructions for it and are measured to be clearly faster."""
+    """`fp32` or `bf16`. `auto` is bf16 on GPUs that have it, and on CPUs that have it and are measured to be clearly faster with it."""
     if wanted != "auto":
         return wanted
     if device.type == "cuda":

@@ -77,7 +77,6 @@ def prepare(
                 tables[name][split] = source.read(name, split)
             except UserError as error:
                 problems += error.problems
-        task.prepare(tables[name].get(task.config.splits.train or ""))
     found, notices = check_tables(tasks, tables)
     problems += found
     if problems:
