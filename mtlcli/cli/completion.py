@@ -30,11 +30,17 @@ OPTIONS: dict[str, dict[str, str | list[str] | None]] = {
         "-m": None,
         "--resolve": None,
     },
-    "eval": {"--help": None, "--json": "file", "--predictions": "file", "--split": None, "--task": "task"},
-    "tasks": {"--help": None},
+    "eval": {
+        "--help": None,
+        "--json": "file",
+        "--predictions": "folder",
+        "--split": ["validation", "test", "train"],
+        "--task": "tasks",
+    },
+    "tasks": {"--help": None, "-cd": "folder"},
     "completion": {"--help": None},
 }
-"""The options of every verb, and what follows each of them: nothing, one of some words, or a folder, file or task of the user."""
+"""The options of every verb, and what follows each of them: nothing, one of some words, a folder, a file, or names of tasks."""
 
 BASH = """\
 _mtl() {
@@ -109,34 +115,38 @@ def complete(words: list[str], current: str) -> list[str]:
     verb, *before = words
     if verb not in OPTIONS:
         return []
-    options = OPTIONS[verb]
-    follows = options.get(before[-1]) if before else None
-    names = _Names(before)
-    if isinstance(follows, list):
-        return _starting(current, follows)
-    if follows in ("folder", "file"):
-        return _paths(current, files=follows == "file")
-    if follows == "task":
-        return _starting(current, names.tasks())
+    options, arguments, expected = OPTIONS[verb], [], None
+    for word in before:
+        if word.startswith("-"):
+            expected = options.get(word)
+        elif expected is None:
+            arguments.append(word)
+        elif expected != "tasks":
+            expected = None
+    names = _Names(before, arguments[0] if verb == "eval" and arguments else None)
     if current.startswith("-"):
         return _starting(current, options)
-    if verb == "tasks":
+    if isinstance(expected, list):
+        return _starting(current, expected)
+    if expected in ("folder", "file"):
+        return _paths(current, files=expected == "file")
+    if expected == "tasks" or (verb == "tasks" and not arguments):
         return _starting(current, names.tasks())
     if verb == "completion":
         return _starting(current, SCRIPTS)
-    arguments = [word for option, word in zip(["", *before], before) if not word.startswith("-") and not options.get(option, False)]
     if verb == "eval" and not arguments:
         return _paths(current, files=False)
-    return _override(current, names, groups=verb == "train")
+    return _override(current, names, groups=verb in ("train", "tasks"))
 
 
 class _Names:
     """The names that the command line so far makes known: the configuration folders, the choices made, the tasks."""
 
-    def __init__(self, before: list[str]) -> None:
+    def __init__(self, before: list[str], run: str | None) -> None:
         own = [Path(value).expanduser() for option, value in zip(before, before[1:]) if option in ("-cd", "--config-dir")]
         own += [Path(word.partition("=")[2]).expanduser() for word in before if word.startswith("--config-dir=")]
         self.folders = [conf_dir(), *own]
+        self.run = Path(run).expanduser() if run else None
         self.chosen = {key.lstrip("+"): value for key, equals, value in (word.partition("=") for word in before) if equals}
 
     def groups(self) -> list[str]:
@@ -148,7 +158,12 @@ class _Names:
         return {path.stem: path for folder in self.folders for path in sorted((folder / group).glob("*.yaml"))}
 
     def tasks(self) -> list[str]:
-        """The tasks that `task=` names, those of its suites included; without `task=` all there are."""
+        """The tasks of the run that was named; else those that `task=` names, its suites taken apart; else all there are."""
+        for folder in [self.run, self.run.parent.parent] if self.run else []:
+            if (folder / "config.yaml").is_file():
+                text = (folder / "config.yaml").read_text(encoding="utf-8")
+                section = re.search(r"^tasks:\n((?: .*\n)*)", text, re.MULTILINE)
+                return re.findall(r"^  ([\w-]+):", section[1], re.MULTILINE) if section else []
         files = self.files("task")
         open_names = re.findall(r"[\w-]+", self.chosen.get("task", "")) or sorted(files)
         found: list[str] = []

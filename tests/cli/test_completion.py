@@ -112,10 +112,21 @@ def test_folders_and_names_of_the_other_verbs(tmp_path: Path, monkeypatch: pytes
     assert candidates("train data.root=ru") == ["data.root=runs/"]
     assert candidates("eval runs --json n") == ["notes.txt"]
     assert candidates("eval runs --task rt") == ["rte"]
-    assert candidates("eval --task rte r") == ["runs/"]
+    assert candidates("eval runs --task cola rt") == ["rte"]
+    assert candidates("eval --task rte --split te") == ["test"]
+    assert candidates("eval --split test r") == ["runs/"]
     assert candidates("eval runs data.ro") == ["data.root="]
     assert candidates("tasks squ") == ["squad", "squad_v2"]
+    assert candidates("tasks rte model=ti") == ["model=tiny"]
     assert candidates("completion ") == list(SCRIPTS)
+
+
+def test_tasks_of_a_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "step_1").mkdir(parents=True)
+    (tmp_path / "config.yaml").write_text("seed: 0\ntasks:\n  mine:\n    weight: 1.0\n  other-one:\n    weight: 1.0\nmodel:\n  name: x\n")
+    assert candidates(f"eval {tmp_path} --task ") == ["mine", "other-one"]
+    assert candidates(f"eval {tmp_path}/checkpoints/step_1 --task m") == ["mine"]
+    assert candidates(f"eval {tmp_path} tasks.") == ["tasks.mine.", "tasks.other-one."]
 
 
 def test_keys_that_take_a_folder_are_in_the_schema() -> None:
