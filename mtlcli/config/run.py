@@ -112,7 +112,7 @@ class Runner:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bf16 autocast where the hardware multiplies bf16 faster, else fp32."""
     threads: Annotated[int, Gt(0)] | None = None
-    """CPU threads of each process; null: the cores shared evenly."""
+    """CPU threads of each process; null: OMP_NUM_THREADS if it is set, else the cores shared evenly."""
     timeout: Annotated[float, Gt(0)] = 1800.0
     """Seconds after which a rank that does not answer is given up."""
 

@@ -111,7 +111,10 @@ def connect(runner: Runner) -> Iterator[Ranks]:
         torch.cuda.set_device(device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(runner.threads or max(1, cores // local_world))
+    if runner.threads is not None:
+        torch.set_num_threads(runner.threads)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, cores // local_world))
     if world == 1:
         yield Ranks(0, 1, device)
         return
