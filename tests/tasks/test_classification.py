@@ -43,6 +43,7 @@ def only(problems: list[Any]) -> Any:
         (["no", "yes"], ["yes", "no", "yes"], [1, 0, 1]),
         (["no", "yes"], [True, False, True], [1, 0, 1]),
         (["1", "2", "3"], [1, 3, 2], [0, 2, 1]),  # whole numbers as names
+        (["1", "none"], [1, 0], [1, 0]),  # ids, as not every name is a whole number
         (["-1", "1"], [1, -1, 1], [1, 0, 1]),
         (["1", "10"], ["10", "1"], [1, 0]),
     ],
@@ -180,12 +181,12 @@ def test_predictions_are_in_row_order_and_metrics_take_their_ids(encoder: TextEn
         toy.decode({"logits": np.array([[0, np.nan, 0]] * 3)}, features, rows)
 
 
-@pytest.mark.parametrize("labels", [["a", "b"], ["a", "b", "c"]])
+@pytest.mark.parametrize("labels", [["a", "b"], ["a", "b", "c"], ["a", "b", "c", "never"]])
 @pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews"])
 def test_majority_is_the_best_constant_prediction(labels: list[str], metric: str) -> None:
     toy = task(labels)
-    references = np.random.default_rng(3).choice(len(labels), 50, p=[0.6, 0.4] if len(labels) == 2 else [0.5, 0.3, 0.2]).tolist()
-    constants = [1] if metric == "f1" and len(labels) == 2 else range(len(labels))
+    references = np.random.default_rng(3).choice(3, 50, p=[0.6, 0.4, 0.0] if len(labels) == 2 else [0.5, 0.3, 0.2]).tolist()
+    constants = [1] if metric == "f1" and len(labels) == 2 else set(references)
     scores = []
     for constant in constants:
         inputs = toy.metric_inputs(metric, [{"label": labels[constant]}] * 50)

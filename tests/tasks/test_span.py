@@ -132,7 +132,9 @@ def test_gold_positions_give_back_every_answer_exactly(kind: str) -> None:
 def test_only_windows_that_hold_the_whole_answer_point_at_it() -> None:
     words = [f"w{number}" for number in range(60)]
     context = " ".join(words)
-    rows = table([row(0, context, "w30 w31 w32"), row(1, context, " ".join(words[10:50])), row(2, context)])
+    rows = table(
+        [row(0, context, "w30 w31 w32"), row(1, context, " ".join(words[10:50])), row(2, context), row(3, context, " w30 w31 w32 ")]
+    )
     qa = task(no_answer=True, max_length=40, stride=10)
     encoded = encoder("wordpiece", rows)
     features = qa.encode(rows, encoded)
@@ -143,12 +145,11 @@ def test_only_windows_that_hold_the_whole_answer_point_at_it() -> None:
         first, last = features.columns["start"][number], features.columns["end"][number]
         window = slice(offset + features.columns["context_start"][number], offset + features.columns["context_end"][number])
         begin, end = context.index("w30"), context.index("w32") + 3
-        if features.columns["row"][number] == 0 and char_start[window][0] <= begin and char_end[window][-1] >= end:
+        if features.columns["row"][number] in (0, 3) and char_start[window][0] <= begin and char_end[window][-1] >= end:
             assert (char_start[offset + first], char_end[offset + last]) == (begin, end)
         else:
             assert (first, last) == (0, 0)
-    assert (features.columns["start"] > 0).sum() >= 1
-    assert not features.columns["start"][features.columns["row"] > 0].any()
+    assert set(features.columns["row"][features.columns["start"] > 0]) == {0, 3}
     assert qa.items(features, np.arange(len(features))) == len(features)
 
 
@@ -157,7 +158,7 @@ def test_positions_cover_answers_with_white_space_inside_words_and_beside_uncove
         ("one two three", " two ", "two"),
         ("the 50th game", "50", "50th"),
         ("one two\u200b", "two\u200b", "two"),
-        ("\x00one two", "\x00one", "one"),
+        ("\x00one two", "\x00one two", "one two"),
     ]
     rows = table([row(number, context, answer) for number, (context, answer, _) in enumerate(contexts)])
     qa = task()
@@ -270,6 +271,18 @@ def test_windows_in_any_order_give_the_same_predictions_and_every_question_may_h
         {name: column[tokens] for name, column in features.token_columns.items()},
     )
     assert qa.decode({name: values[tokens] for name, values in outputs.items()}, shuffled, rows) == predictions
+
+
+def test_a_token_that_stands_for_no_character_is_no_end_of_an_answer() -> None:
+    rows = table([row(0, "one two three", "two")])
+    qa = task(n_best=100)
+    features = qa.encode(rows, encoder("wordpiece", rows))
+    outputs = {name: np.zeros(features.offsets[-1], np.float32) for name in ("start", "end")}
+    empty = features.columns["context_start"][0] + 1
+    features.token_columns["char_end"][empty] = features.token_columns["char_start"][empty]
+    outputs["start"][empty] = outputs["end"][empty] = 100
+    (prediction,) = qa.decode(outputs, features, rows)
+    assert prediction["score"] == 0 and all(entry["text"] for entry in prediction["n_best"])
 
 
 def test_extreme_and_broken_outputs() -> None:
