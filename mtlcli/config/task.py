@@ -136,6 +136,6 @@ class SpanTask(Task):
     max_answer_length: Annotated[int, Ge(1)] = 30
     """Longest predicted answer in tokens."""
     n_best: Annotated[int, Ge(1)] = 20
-    """Start and end positions considered in each window."""
+    """Best spans of a question that its prediction lists."""
     no_answer_threshold: float = 0.0
     """Predict no answer when (score of no answer - score of the best span) is above this."""

@@ -212,8 +212,11 @@ class Span(TaskType[SpanTask]):
         return prediction | {"n_best": n_best}
 
     def metric_inputs(self, metric: str, predictions: list[Any]) -> dict[str, Any]:
-        """The form of the hub's metrics. squad_v2 gets the best span even where no answer is predicted, and the threshold beside it,
-        so that it can search for a better threshold."""
+        """The form of the hub's metrics.
+
+        squad_v2 gets the best span even where no answer is predicted, and the threshold beside it, so that it can search for a
+        better one: a `best_f1_thresh` of p stands for no_answer_threshold = log(p / (1 - p)).
+        """
         if metric != "squad_v2":
             return {"predictions": [{"id": prediction["id"], "prediction_text": prediction["text"]} for prediction in predictions]}
         inputs = [
