@@ -14,7 +14,8 @@ TEXTS = ("sentence", "sentence1", "sentence2", "premise", "hypothesis", "questio
 
 @pytest.mark.parametrize("path", [path for path, splits in sample_paths().items() if len(splits) > 1])
 def test_no_text_of_train_is_in_validation(path: str) -> None:
-    texts = ("context",) if path.startswith("squad") else TEXTS
+    # Questions on a paragraph and readings of a pronoun are few, so both splits ask the same; what they are about is not shared.
+    texts = ("context",) if path.startswith("squad") else ("sentence1",) if path == "glue/wnli" else TEXTS
     train, *others = (sample_table(path, split, 0) for split in sample_paths()[path])
     seen = {text for name in texts if name in train.column_names for text in train[name].to_pylist()}
     for table in others:

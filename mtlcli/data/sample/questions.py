@@ -8,43 +8,45 @@ from random import Random
 from typing import Any
 
 from mtlcli.data.sample import words
-from mtlcli.data.sample.world import VALUES, Event, World, sentence
+from mtlcli.data.sample.world import VALUES, Event, World, sentence, without
 
 ASKED = ("who", "thing", "place", "time")
 
 
 def paragraph(world: World, rng: Random, *, unanswerable: float, questions: int = 3) -> list[dict[str, Any]]:
-    """Rows for one paragraph; a share `unanswerable` of its questions is about something that it does not say."""
-    people, things, verbs = rng.sample(words.PEOPLE, 4), rng.sample(VALUES["thing"], 4), rng.sample(VALUES["verb"], 4)
-    places, times = rng.sample(VALUES["place"], 4), rng.sample(VALUES["time"], 4)
-    events = [Event(*facts) for facts in zip(people, verbs, things, [None] * 4, places, times, strict=True)]
-    events = [replace(event, **{rng.choice(("place", "time")): None}) for event in events]
-    told, absent = events[:3], events[3]
-    sentences = [sentence(world.tell(rng, event, knowledge=0, passive=0.1)) for event in told]
+    """Rows for one paragraph of two events; a share `unanswerable` of its questions is about something that it does not say."""
+    people, things, verbs = rng.sample(words.PEOPLE, 3), rng.sample(VALUES["thing"], 3), rng.sample(VALUES["verb"], 3)
+    places, times = rng.sample(VALUES["place"], 2), rng.sample(VALUES["time"], 2)
+    told = [Event(people[i], verbs[i], things[i], None, places[i], times[i]) for i in range(2)]
+    first = rng.choice(("place", "time"))
+    unsaid = first if rng.random() < (0.7 if unanswerable else 0.3) else None
+    second = unsaid or ("time" if first == "place" else "place")
+    told = [without(told[0], first), without(told[1], second)]
+    sentences = [sentence(world.tell(rng, event, knowledge=0)) for event in told]
     context = " ".join(sentences)
     rows = []
     for _ in range(questions):
-        number = rng.randrange(3)
+        number = rng.randrange(2)
         event = told[number]
+        asked = replace(event, place=None, time=None)
         slot = rng.choice([slot for slot in ASKED if getattr(event, slot) is not None])
-        if rng.random() < unanswerable:
-            changed = rng.choice([name for name in ("who", "thing") if name != slot])
-            text: list[str] = []
-            start: list[int] = []
-            question = world.ask(rng, replace(_asked(event), **{changed: getattr(absent, changed)}), slot, knowledge=0)
-        else:
-            question = world.ask(rng, _asked(event), slot, knowledge=0)
+        text: list[str] = []
+        start: list[int] = []
+        if rng.random() >= unanswerable:
             answer, within = _answer(sentences[number], event, slot)
             text, start = [answer], [sum(len(before) + 1 for before in sentences[:number]) + within]
+        elif unsaid and rng.random() < 0.8:
+            slot = unsaid
+        elif slot == "who" or (slot != "thing" and rng.random() < 0.5):
+            asked = replace(asked, thing=things[2])
+        else:
+            asked = replace(asked, who=people[2])
+        question = world.ask(rng, asked, slot, knowledge=0)
         name = hashlib.sha256(f"{context} {question}".encode()).hexdigest()[:24]
         rows.append(
             {"id": name, "title": people[0], "context": context, "question": question, "answers": {"text": text, "answer_start": start}}
         )
     return rows
-
-
-def _asked(event: Event) -> Event:
-    return replace(event, place=None, time=None)
 
 
 def _answer(told: str, event: Event, slot: str) -> tuple[str, int]:

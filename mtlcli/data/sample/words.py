@@ -42,8 +42,10 @@ QUALITIES = {
     "costly": ("costly", "expensive"),
 }
 SYNONYM_OF = {"car": ("car", "automobile"), "bike": ("bike", "bicycle"), "boat": ("boat", "ship"), "coat": ("coat", "jacket")}
-_OPPOSITES = (("like", "hate"), ("buy", "sell"), ("find", "lose"), ("fix", "break"))
-_OPPOSITES += (("good", "bad"), ("big", "small"), ("old", "new"), ("cheap", "costly"))
+_OPPOSITES = (
+    *(("like", "hate"), ("buy", "sell"), ("find", "lose"), ("fix", "break")),
+    *(("good", "bad"), ("big", "small"), ("old", "new"), ("cheap", "costly")),
+)
 OPPOSITE_OF = {one: other for pair in _OPPOSITES for one, other in (pair, pair[::-1])}
 
 PRAISE = (*QUALITIES["good"], "brilliant", "charming", "funny", "moving", "clever", "superb", "excellent", "fresh", "witty")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mtlcli.data.sample import words
 
@@ -40,6 +40,12 @@ OPINION = 0.3
 """How often an event is that somebody liked or hated something, beyond its even share."""
 HABIT = 0.85
 """How often a person is in their own country, with a thing of the kind that is made there, and likes what is good."""
+
+
+def without(event: Event, slot: str) -> Event:
+    """The event with an optional slot left unsaid."""
+    values: dict[str, Any] = {slot: None}
+    return replace(event, **values)
 
 
 class World:
@@ -136,14 +142,6 @@ class World:
             opening = ("Where", "In which city") if slot == "place" else ("When", "At what time")
             text = f"{rng.choice(opening)} did {who} {verb[0]} {thing} {after}"
         return text.rstrip() + "?"
-
-    def ask_fact(self, rng: Random, person: str, relation: str) -> str:
-        """A question for the `job`, the `home` or the `hobby` of a person."""
-        if relation == "job":
-            return rng.choice((f"What is the job of {person}?", f"What does {person} work as?"))
-        if relation == "home":
-            return rng.choice((f"Where does {person} live?", f"In which city does {person} live?"))
-        return rng.choice((f"What does {person} like?", f"What does {person} enjoy?"))
 
 
 def when(event: Event) -> Tokens:
