@@ -66,12 +66,14 @@ def read_arguments(argv: list[str]) -> argparse.Namespace:
     hydras = get_args_parser()
     hydras.__class__ = _Parser
     arguments = hydras.parse_intermixed_args(argv)
+    instead = "use -cd DIR and key=value"
     refused = {
-        "--config-path": arguments.config_path,
-        "--config-name": arguments.config_name,
-        "--experimental-rerun": arguments.experimental_rerun,
+        "--config-path": (arguments.config_path, instead),
+        "--config-name": (arguments.config_name, instead),
+        "--experimental-rerun": (arguments.experimental_rerun, instead),
+        "--shell-completion": (arguments.shell_completion or None, "mtl completion bash, zsh or fish prints mtl's own"),
     }
-    problems = [Problem("is not supported", option, "use -cd DIR and key=value") for option, value in refused.items() if value is not None]
+    problems = [Problem("is not supported", option, fix) for option, (value, fix) in refused.items() if value is not None]
     commands = [
         option
         for option, given in {
@@ -79,7 +81,6 @@ def read_arguments(argv: list[str]) -> argparse.Namespace:
             "--cfg": arguments.cfg,
             "--info": arguments.info,
             "--run": arguments.run,
-            "--shell-completion": arguments.shell_completion,
         }.items()
         if given
     ]

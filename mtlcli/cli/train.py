@@ -32,11 +32,11 @@ LONGEST_NAME = 80
 def train_main(argv: list[str]) -> int:
     """Run `mtl train` and return the exit code."""
     arguments = read_arguments(argv)
-    if arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion:
+    if arguments.help or arguments.hydra_help:
         return _hydra(argv)
     plan = preflight(arguments)
     options = _options(arguments)
-    if arguments.cfg:
+    if arguments.cfg or arguments.info:
         return _hydra([*options, *plan.overrides])
     if arguments.multirun or "hydra.mode=MULTIRUN" in plan.overrides:
         return _sweep(options, plan)
@@ -47,7 +47,8 @@ def train_main(argv: list[str]) -> int:
 def _options(arguments: argparse.Namespace) -> list[str]:
     """The options for Hydra, before the overrides: it cannot read them in any order."""
     options = ["--multirun"] if arguments.multirun else []
-    for option, value in {"--cfg": arguments.cfg, "--package": arguments.package, "--config-dir": arguments.config_dir}.items():
+    values = {"--cfg": arguments.cfg, "--info": arguments.info, "--package": arguments.package, "--config-dir": arguments.config_dir}
+    for option, value in values.items():
         options += [option, value] if value is not None else []
     return options + (["--resolve"] if arguments.resolve else [])
 

@@ -175,4 +175,6 @@ def _data(config: Config) -> Iterator[Problem]:
             f"give data.root=FOLDER with the data of {', '.join(others)}, or take these tasks out of the run",
         )
     elif chosen == "local" and root is None and others:
-        yield Problem("must be given with data.source=local", "data.root", "the folder that holds <task path>/<split>.parquet|csv|tsv|jsonl")
+        yield Problem(
+            "must be given with data.source=local", "data.root", "give the folder that holds <task path>/<split>.parquet, csv, ..."
+        )

@@ -18,24 +18,24 @@ from omegaconf.resolvers import oc
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from mtlcli.config import Config
-from mtlcli.config.validate import check, check_key
+from mtlcli.config.validate import check, check_key, is_inside
 from mtlcli.errors import Problem, UserError
 
 INTERPOLATIONS = "interpolations"
 """Attribute of a Config, not a field of it: key path -> the text that stood where an environment variable was read."""
 
-Path_ = tuple[str | int, ...]
+Keys = tuple[str | int, ...]
 
 
 def read_config(composed: DictConfig) -> tuple[Config | None, list[Problem]]:
     """The Config that a composed configuration says, or None, and everything that is wrong with it."""
     problems: list[Problem] = []
-    texts: dict[Path_, str] = {}
+    texts: dict[Keys, str] = {}
     values = _resolve(composed, (), problems, texts)
     config, found = check(values)
-    # A value that could not be resolved is left out, and then may be reported as not given: once is enough.
-    known = {problem.where for problem in problems}
-    problems += [problem for problem in found if problem.where not in known]
+    # A value that could not be resolved is left out, and then it, or what it is in, may be reported as incomplete: once is enough.
+    known = [problem.where for problem in problems]
+    problems += [problem for problem in found if not any(is_inside(where, problem.where) for where in known)]
     if config is None or problems:
         return None, problems
     vars(config)[INTERPOLATIONS] = texts
@@ -82,7 +82,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
-def _resolve(node: Any, path: Path_, problems: list[Problem], texts: dict[Path_, str]) -> Any:
+def _resolve(node: Any, path: Keys, problems: list[Problem], texts: dict[Keys, str]) -> Any:
     """Plain values of a node. What is missing or cannot be resolved becomes a problem and is left out."""
     if not isinstance(node, (DictConfig, ListConfig)):
         return node

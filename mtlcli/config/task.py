@@ -86,7 +86,7 @@ class ClassificationTask(Task):
     columns: TextColumns
     """Column names."""
     labels: Annotated[list[str], MinLen(2)] | None = None
-    """Class names in the order of their ids. The label column may hold ids or names. Null: the sorted distinct values of the train split."""
+    """Class names in the order of their ids. The label column holds ids or names. Null: the sorted distinct values of the train split."""
 
 
 @task_types.register("regression", "mtlcli.tasks.regression:Regression")

@@ -9,7 +9,7 @@ import json
 import math
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
@@ -22,6 +22,8 @@ from mtlcli.config.crosscheck import crosscheck
 from mtlcli.errors import Problem, UserError
 from mtlcli.registry import nearest, suggest
 
+Path = tuple[str | int, ...]
+"""Keys, and numbers of list entries, from the top down to a value."""
 GROUPS_OF_TASKS = ("task", "experiment")
 """Configuration groups that are no section of Config."""
 
@@ -36,10 +38,14 @@ def validate(values: dict[str, Any]) -> Config:
 
 def check(values: dict[str, Any]) -> tuple[Config | None, list[Problem]]:
     """The Config that `values` say, or None, and everything that is wrong with them."""
-    problems = _not_finite((), values)
     adapter = _adapter()
     tolerated = copy.deepcopy(values)
+    problems = []
     refused: list[str] = []
+    for path, value in _not_finite((), values):
+        problems.append(Problem(f"must be a finite number, found {value}", _dotted(path), _help(path, values)))
+        _take_out(tolerated, path, "")
+        refused.append(_dotted(path))
     # Values that are refused are taken out and the rest is validated again, so that one mistake does not hide another.
     for _ in range(3):
         try:
@@ -48,13 +54,13 @@ def check(values: dict[str, Any]) -> tuple[Config | None, list[Problem]]:
             for entry in error.errors(include_url=False):
                 path = _without_tags(entry["loc"], tolerated)
                 problem = _say(entry, path, tolerated)
-                if not refused or not any(_inside(problem.where, known) for known in refused):
+                if not refused or not any(is_inside(problem.where, known) for known in refused):
                     problems.append(problem)
                 _take_out(tolerated, path, entry["type"])
                 refused += [problem.where, _dotted(path)]
         else:
             together = crosscheck(config, values)
-            problems += [problem for problem in together if not any(_inside(known, problem.where) for known in refused)]
+            problems += [problem for problem in together if not any(is_inside(known, problem.where) for known in refused)]
             return (None if problems else config), problems
     return None, problems
 
@@ -113,7 +119,7 @@ BOUNDS = {
 }
 
 
-def _say(error: Any, path: tuple[str | int, ...], values: dict[str, Any]) -> Problem:
+def _say(error: Any, path: Path, values: dict[str, Any]) -> Problem:
     """One of pydantic's errors in plain words."""
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     where = _dotted(path)
@@ -154,13 +160,13 @@ def _quoted(text: str) -> list[str]:
     return re.findall(r"'([^']*)'", text)
 
 
-def _without_tags(location: tuple[str | int, ...], values: Any) -> tuple[str | int, ...]:
+def _without_tags(location: Path, values: Any) -> Path:
     """The key path of an error: pydantic puts the chosen member of a union into it, which nobody typed."""
     tagged = 2 if location[0] == "tasks" else 1 if location[0] in ("sharing", "weighting", "sampling") else len(location)
     return location[:tagged] + location[tagged + 1 :]
 
 
-def _take_out(values: Any, path: tuple[str | int, ...], kind: str) -> None:
+def _take_out(values: Any, path: Path, kind: str) -> None:
     """Remove a refused value, so that its default takes its place; where there is none, the section around it."""
     if kind in ("missing", "union_tag_not_found", "union_tag_invalid") or len(path) == 1:
         if path[0] == "tasks" and len(path) > 1:
@@ -178,14 +184,13 @@ def _take_out(values: Any, path: tuple[str | int, ...], kind: str) -> None:
         holder.pop(path[-1], None)
 
 
-def _not_finite(path: tuple[str | int, ...], value: Any) -> list[Problem]:
-    if isinstance(value, dict):
-        return [problem for key, inner in value.items() for problem in _not_finite((*path, key), inner)]
-    if isinstance(value, list):
-        return [problem for index, inner in enumerate(value) for problem in _not_finite((*path, index), inner)]
-    if isinstance(value, float) and not math.isfinite(value):
-        return [Problem(f"must be a finite number, found {value}", _dotted(path))]
-    return []
+def _not_finite(path: Path, value: Any) -> Iterator[tuple[Path, float]]:
+    """Numbers that are infinite or none: JSON, which the run folder is written in, has no form for them."""
+    if isinstance(value, (dict, list)):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _not_finite((*path, key), inner)
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield path, value
 
 
 # ------------------------------------------------------------------------------------------------ walking the schema
@@ -251,7 +256,8 @@ def _dotted(path: Iterable[str | int]) -> str:
     return text
 
 
-def _inside(where: str, known: str) -> bool:
+def is_inside(where: str, known: str) -> bool:
+    """Whether the key path `where` is `known` or below it."""
     return where == known or where.startswith((f"{known}.", f"{known}["))
 
 

@@ -1,0 +1,162 @@
+"""Values that are valid one by one and do not go together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mtlcli.config.crosscheck import missing_files
+from mtlcli.config.validate import check, validate
+
+TEXT = {"type": "classification", "source": {"path": "p", "hub": "h"}, "columns": {"text": "t"}}
+
+
+def run(tasks: dict[str, Any], **sections: Any) -> dict[str, Any]:
+    return {"tasks": tasks, "sharing": {"name": "hard"}, "weighting": {"name": "static"}, "sampling": {"name": "all"}, **sections}
+
+
+def said(values: dict[str, Any]) -> list[str]:
+    return [str(problem).replace("\n    -> ", " -> ") for problem in check(values)[1]]
+
+
+def test_nothing_to_say() -> None:
+    assert said(run({"a": TEXT, "b": {**TEXT, "head": "a", "labels": None, "splits": {"train": None}}})) == []
+
+
+TASKS: list[tuple[dict[str, Any], list[str]]] = [
+    (
+        {"a": TEXT, "b": {**TEXT, "head": "aa"}},
+        ["tasks.b.head: task 'aa' is not in the run -> did you mean 'a'? choices: a"],
+    ),
+    ({"a": {**TEXT, "head": "a"}}, ["tasks.a.head: a task cannot use its own head by name -> add the task to the run, or say null"]),
+    (
+        {"a": TEXT, "b": {"type": "span", "source": {"path": "s"}, "head": "a"}},
+        ["tasks.b.head: a span task cannot use the head of the classification task 'a' -> name a task of the same type, or null"],
+    ),
+    (
+        {"a": TEXT, "b": {**TEXT, "head": "a"}, "c": {**TEXT, "head": "b"}},
+        ["tasks.c.head: task 'b' has no head of its own -> head: a"],
+    ),
+    (
+        {"a": {**TEXT, "labels": ["x", "y"]}, "b": {**TEXT, "head": "a", "labels": ["y", "x"]}},
+        ["tasks.b.labels: differ from the labels of 'a', whose head the task uses -> leave them out"],
+    ),
+    (
+        {"a": {**TEXT, "metrics": ["acuracy", "pearson"]}},
+        [
+            "tasks.a.metrics: unknown metric 'acuracy' -> did you mean 'accuracy'? choices: accuracy, f1, matthews",
+            "tasks.a.metrics: 'pearson' does not score a classification task -> choices: accuracy, f1, matthews",
+        ],
+    ),
+    ({"a": {**TEXT, "source": {}}}, ["tasks.a.source: says nowhere where the rows come from -> give files, hub or path"]),
+    (
+        {"a": {**TEXT, "source": {"files": {"trian": "x.csv", "validation": "y.csv"}}}},
+        ["tasks.a.splits.train: source.files has no split 'train' -> did you mean 'trian'? choices: trian, validation"],
+    ),
+    (
+        {"a": {**TEXT, "splits": {"train": None}}},
+        ["task: no task of the run has a train split -> add a task that is trained, for example mnli for ax"],
+    ),
+    ({"a": {**TEXT, "weight": 0}}, ["tasks: every task has weight 0: nothing would be learned -> give one of them a weight above 0"]),
+    ({"a": {**TEXT, "labels": ["x", "x"]}}, ["tasks.a.labels: a label is there twice -> give every label once, in the order of the ids"]),
+    (
+        {"a": {**TEXT, "type": "regression", "range": [5, 0]}},
+        ["tasks.a.range: must be two numbers, the lowest and the highest score, found [5.0, 0.0] -> for example [0, 5]"],
+    ),
+    (
+        {"a": {"type": "span", "source": {"path": "s"}, "max_length": 128}},
+        [
+            "tasks.a.stride: tasks.a.max_length=128 leaves no new context in a window: 64 tokens are for the question and 128 are "
+            "shared with the next window -> raise tasks.a.max_length, or lower tasks.a.stride or tasks.a.max_question_length"
+        ],
+    ),
+    (
+        {"my task": TEXT},
+        [
+            "tasks.my task: a task's name is made of letters, digits, - and _ -> name it otherwise in its header: # @package tasks.NAME",
+        ],
+    ),
+    (
+        {"a": {**TEXT, "batch_size": 3}},
+        ["tasks.a.batch_size: 3 examples cannot be cut into 4 parts (runner.devices=2 x runner.accumulation=2) -> type "
+         "tasks.a.batch_size=4 or more"],
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tasks", "texts"), TASKS)
+def test_tasks(tasks: dict[str, Any], texts: list[str]) -> None:
+    assert said(run(tasks, runner={"devices": 2, "accumulation": 2})) == texts
+
+
+RUNS: list[tuple[dict[str, Any], list[str]]] = [
+    ({"runner": {"steps": None, "epochs": None}}, ["runner.steps: runner.steps and runner.epochs are both null -> give one of them"]),
+    (
+        {"runner": {"steps": 50}, "optim": {"warmup": 100}},
+        ["optim.warmup: a warm-up of 100 steps does not fit into 50 steps -> lower it, or give a share below 1"],
+    ),
+    (
+        {"optim": {"warmup": 1.5}},
+        ["optim.warmup: 1.5 is neither a share below 1 nor a whole number of steps -> for example 0.06 or 100"],
+    ),
+    (
+        {"optim": {"betas": [0.9, 1.0]}},
+        ["optim.betas: must be two numbers from 0 to below 1, found [0.9, 1.0] -> for example [0.9, 0.999]"],
+    ),
+    (
+        {"runner": {"batch_size": 4, "devices": 2, "accumulation": 4}},
+        ["runner.batch_size: 4 examples cannot be cut into 8 parts (runner.devices=2 x runner.accumulation=4) -> type "
+         "runner.batch_size=8 or more"],
+    ),
+    (
+        {"runner": {"max_tokens": 64}},
+        ["runner.max_tokens: 64 tokens have no room for one input of data.max_length=128 -> type runner.max_tokens=128 or more, or lower "
+         "data.max_length"],
+    ),
+    (
+        {"data": {"source": "local"}},
+        ["data.root: must be given with data.source=local -> give the folder that holds <task path>/<split>.parquet, csv, ..."],
+    ),
+    (
+        {"model": {"kind": "pretrained", "name": None}},
+        ["model.name: must be given with model.kind=pretrained -> a name on the hub, or a folder"],
+    ),
+    ({"model": {"hidden": 100, "heads": 3}}, ["model.heads: model.hidden=100 is not a multiple of 3 -> change one of them"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sections", "texts"), RUNS)
+def test_runs(sections: dict[str, Any], texts: list[str]) -> None:
+    assert said(run({"a": TEXT}, **sections)) == texts
+
+
+def test_sources_are_never_mixed() -> None:
+    own = {**TEXT, "source": {"files": {"train": "a.csv", "validation": "b.csv"}}}
+    assert said(run({"own": own}, data={"source": "local"})) == []
+    assert said(run({"own": own, "a": TEXT}, data={"root": "x"})) == []
+    assert said(run({"own": own, "a": TEXT})) == [
+        "data.root: own names files of its own, but a does not, and sources are never mixed -> give data.root=FOLDER with the data of a, "
+        "or take these tasks out of the run"
+    ]
+    assert said(run({"own": own}, data={"source": "sample"})) == [
+        "data.source: own names files of its own, which cannot be mixed with data.source=sample -> type data.source=local, or take these "
+        "tasks out of the run"
+    ]
+    assert said(run({"a": {**TEXT, "source": {"path": "p"}}}, data={"source": "hub"})) == [
+        "tasks.a.source.hub: must be given with data.source=hub -> the data set's name on the hub, or another data.source"
+    ]
+
+
+def test_missing_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.csv").write_text("t,label\na,x\n")
+    files = {"train": "trian.csv", "validation": "train.csv", "test": "nosuch/test.csv", "more": "train.xls"}
+    config = validate(run({"a": {**TEXT, "source": {"files": files}}}, data={"root": "data"}))
+    assert [str(problem).replace("\n    -> ", " -> ") for problem in missing_files(config)] == [
+        f"data.root: no folder 'data' -> relative paths start from {tmp_path}",
+        "tasks.a.source.files.train: no file 'trian.csv' -> did you mean 'train.csv'?",
+        f"tasks.a.source.files.test: no file 'nosuch/test.csv' -> there is no folder 'nosuch' either; relative paths start from {tmp_path}",
+        "tasks.a.source.files.more: 'train.xls' is in no known format -> its name must end in .parquet, .csv, .tsv, .jsonl",
+    ]

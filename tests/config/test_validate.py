@@ -1,0 +1,209 @@
+"""Mistakes in the values of a run, in the words that the user reads."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from mtlcli.config import Config
+from mtlcli.config.validate import check, check_key, docs, validate
+from mtlcli.errors import UserError
+
+GOOD: dict[str, Any] = {
+    "tasks": {
+        "cola": {"type": "classification", "source": {"path": "glue/cola"}, "columns": {"text": "sentence"}},
+        "stsb": {"type": "regression", "source": {"path": "glue/stsb"}, "columns": {"text": "sentence1", "text_pair": "sentence2"}},
+        "squad": {"type": "span", "source": {"path": "squad"}},
+    },
+    "sharing": {"name": "hard"},
+    "weighting": {"name": "static"},
+    "sampling": {"name": "proportional"},
+}
+
+
+def changed(**values: Any) -> dict[str, Any]:
+    """GOOD with the values at dotted keys (with __ for the dots) set; ... deletes."""
+    result = copy.deepcopy(GOOD)
+    for key, value in values.items():
+        *path, last = key.split("__")
+        holder = result
+        for part in path:
+            holder = holder.setdefault(part, {})
+        if value is ...:
+            del holder[last]
+        else:
+            holder[last] = value
+    return result
+
+
+def said(values: dict[str, Any]) -> list[str]:
+    config, problems = check(values)
+    assert (config is None) == bool(problems)
+    return [str(problem) for problem in problems]
+
+
+def test_good_values_make_a_config() -> None:
+    config = validate(GOOD)
+    assert isinstance(config, Config)
+    assert list(config.tasks) == ["cola", "stsb", "squad"]
+    assert config.model.lr == 3e-5, "defaults are filled"
+
+
+LEARNING_RATE = "Peak learning rate; null: the one that the model's file gives."
+ONE: list[tuple[dict[str, Any], str, str]] = [
+    (
+        changed(runner__stepz=3),
+        "runner.stepz: unknown key 'stepz'",
+        "did you mean 'steps'? choices: accumulation, batch_size, device, devices, epochs, eval_batch_size, eval_every, max_tokens, "
+        "patience, precision, steps, threads, timeout",
+    ),
+    (
+        changed(tasks__cola__source__pth="x"),
+        "tasks.cola.source.pth: unknown key 'pth'",
+        "did you mean 'path'? choices: files, hub, hub_config, path",
+    ),
+    (
+        changed(model__lr="fast"),
+        "model.lr: must be a number, found 'fast'",
+        "Learning rate that suits this model; used when `optim.lr` is null.",
+    ),
+    (
+        changed(runner__steps=2.5),
+        "runner.steps: must be a whole number, found 2.5",
+        "Number of optimiser updates; null: from `epochs`.",
+    ),
+    (
+        changed(tasks__squad__no_answer="no"),
+        "tasks.squad.no_answer: must be true or false, found 'no'",
+        "Whether questions may have no answer (SQuAD 2.0).",
+    ),
+    (
+        changed(tasks__cola__labels=["bad", True]),
+        "tasks.cola.labels[1]: must be text, found true",
+        "put it in quotes: YAML reads yes, no, on, off, true and false without quotes as true or false",
+    ),
+    (changed(data__root=3), "data.root: must be text, found 3", "put it in quotes: YAML reads it as a number without them"),
+    (changed(tasks__cola__columns=3), "tasks.cola.columns: must be a section, found 3", "Column names."),
+    (
+        changed(tasks__cola__metrics="f1"),
+        "tasks.cola.metrics: must be a list, found 'f1'",
+        "Metrics to compute; the first is the main one. Empty: the defaults of the task type.",
+    ),
+    (
+        changed(model__kind="pretraind"),
+        "model.kind: 'pretraind' is not one of its values",
+        "did you mean 'pretrained'? choices: auto, pretrained, scratch",
+    ),
+    (changed(sharing__name="hrd"), "sharing.name: unknown name 'hrd'", "did you mean 'hard'? choices: hard, none"),
+    (
+        changed(tasks__cola__type="classify"),
+        "tasks.cola.type: unknown type 'classify'",
+        "did you mean 'classification'? choices: classification, regression, span",
+    ),
+    (changed(tasks__cola__type=...), "tasks.cola.type: must be given", "choices: classification, regression, span"),
+    (changed(weighting=...), "weighting: must be given", "How the tasks' losses become one update."),
+    (changed(tasks__cola__columns=...), "tasks.cola.columns: must be given", "Column names."),
+    (changed(seed=-1), "seed: must be at least 0, found -1", "Seed of weights, order of data, sampling and dropout."),
+    (
+        changed(model__dropout=1.0),
+        "model.dropout: must be less than 1, found 1.0",
+        "Dropout in the backbone and the heads; null: what the model's own configuration says.",
+    ),
+    (changed(optim__lr=0), "optim.lr: must be greater than 0, found 0", LEARNING_RATE),
+    (changed(optim__lr=float("nan")), "optim.lr: must be a finite number, found nan", LEARNING_RATE),
+    (changed(optim__betas=[0.9]), "optim.betas: needs at least 2 entries, found [0.9]", "Decay of AdamW's two moments."),
+    (
+        changed(tasks={}),
+        "task: the run has no task",
+        "choose some, for example task=rte or 'task=[cola,rte]'; mtl tasks lists them",
+    ),
+    (changed(weighting__lr=0.1), "weighting.lr: unknown key 'lr'", "only name uncertainty has it; choices: name"),
+    (
+        changed(tasks__stsb__labels=["a", "b"]),
+        "tasks.stsb.labels: unknown key 'labels'",
+        "only type classification has it; choices: batch_size, columns, dropout, head, lr_factor, max_length, metrics, range, "
+        "source, splits, type, weight",
+    ),
+]
+
+
+@pytest.mark.parametrize(("values", "what", "fix"), ONE, ids=[what.partition(":")[0] for _, what, _ in ONE])
+def test_one_mistake(values: dict[str, Any], what: str, fix: str) -> None:
+    assert said(values) == [f"{what}\n    -> {fix}"]
+
+
+def test_all_mistakes_at_once() -> None:
+    """Of single values, of missing ones, and of values that do not go together."""
+    values = changed(
+        sharing__name="hrd", tasks__cola__type="clas", tasks__stsb__weight="2", runner__steps=0, tasks__squad__metrics=["squat"], seeed=1
+    )
+    assert [line.partition("\n")[0] for line in said(values)] == [
+        "tasks.cola.type: unknown type 'clas'",
+        "tasks.stsb.weight: must be a number, found '2'",
+        "sharing.name: unknown name 'hrd'",
+        "runner.steps: must be greater than 0, found 0",
+        "seeed: unknown key 'seeed'",
+        "tasks.squad.metrics: unknown metric 'squat'",
+    ]
+
+
+def test_a_refused_value_is_reported_once() -> None:
+    """`steps: x` is taken out to look at the rest; that nothing then says how long the run is, is no second mistake."""
+    assert [line.partition("\n")[0] for line in said(changed(runner__steps="x", runner__epochs=None))] == [
+        "runner.steps: must be a whole number, found 'x'"
+    ]
+    assert [line.partition("\n")[0] for line in said(changed(tasks__cola__source={"paht": "x"}))] == [
+        "tasks.cola.source.paht: unknown key 'paht'"
+    ]
+
+
+def test_validate_raises_everything() -> None:
+    with pytest.raises(UserError) as caught:
+        validate(changed(seed=-1, optim__lr=-1))
+    assert len(caught.value.problems) == 2
+
+
+@pytest.mark.parametrize("key", ["seed", "tasks.cola.weight", "tasks.cola.source.files.train", "optim", "tasks.squad.stride", "model.name"])
+def test_known_keys(key: str) -> None:
+    assert check_key(key, GOOD) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        (
+            "tasks.coal.weight",
+            "tasks.coal.weight: task 'coal' is not in the run\n    -> did you mean 'cola'? the run has: cola, stsb, squad",
+        ),
+        ("tasks.rte.weight", "tasks.rte.weight: task 'rte' is not in the run\n    -> the run has: cola, stsb, squad"),
+        ("lr", "lr: unknown key 'lr'\n    -> did you mean model.lr or weighting.lr or optim.lr?"),
+        ("weight", "weight: unknown key 'weight'\n    -> did you mean tasks.NAME.weight?"),
+        ("seed.x", "seed.x: 'seed' is a single value and has no keys\n    -> Seed of weights, order of data, sampling and dropout."),
+        (
+            "task.weight",
+            "task.weight: unknown key 'task'\n    -> the values of a task are at tasks.NAME, for example tasks.rte.weight=2",
+        ),
+    ],
+)
+def test_unknown_keys(key: str, text: str) -> None:
+    assert str(check_key(key, GOOD)) == text
+
+
+def test_the_nearest_key_depends_on_what_was_typed() -> None:
+    """`taks=rte` means the group of files, `taks.rte.weight=2` the section."""
+    assert "did you mean 'task'?" in str(check_key("taks", GOOD))
+    assert "did you mean 'tasks'?" in str(check_key("taks.cola.weight", GOOD))
+    assert "did you mean 'weight'?" in str(check_key("tasks.cola.wieght", GOOD))
+
+
+def test_every_field_has_a_docstring() -> None:
+    """It is what the user reads when the value is wrong."""
+    from mtlcli.config import Data, Logger, Model, Optim, Runner, samplings, sharings, task_types, weightings
+    from mtlcli.config.task import Source, SpanColumns, Splits, TextColumns
+
+    sections = [Config, Data, Logger, Model, Optim, Runner, Source, Splits, TextColumns, SpanColumns]
+    sections += [config for registry in (samplings, sharings, task_types, weightings) for config in registry.configs.values()]
+    for section in sections:
+        assert set(docs(section)) == set(section.__dataclass_fields__), section  # type: ignore[attr-defined]
