@@ -27,7 +27,7 @@ train: install  ## the main job on the built-in sample data: every GLUE task and
 	$(BIN)/mtl train task=glue_multi sharing=hard
 
 test: $(VENV)/installed-dev  ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations=10
 
 lint: $(VENV)/installed-dev  ## ruff (rules and format) and mypy
 	$(BIN)/ruff check

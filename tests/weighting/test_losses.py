@@ -9,7 +9,11 @@ from torch.distributions import Normal
 from mtlcli.config.weighting import weightings
 from mtlcli.weighting.base import LossWeighting, WeightedTask
 
-TASKS = {"score": WeightedTask(1.0, "regression"), "label": WeightedTask(1.0, "classification"), "dear": WeightedTask(3.0, "classification")}
+TASKS = {
+    "score": WeightedTask(1.0, "regression"),
+    "label": WeightedTask(1.0, "classification"),
+    "dear": WeightedTask(3.0, "classification"),
+}
 
 
 def build(name: str, tasks: dict[str, WeightedTask] = TASKS) -> LossWeighting:

@@ -116,13 +116,16 @@ class World:
         return [("who", event.who), *said, *self.object(rng, event, vary), *self.where(rng, event, 0), *when(event)]
 
     def subject(self, rng: Random, event: Event, knowledge: float) -> Tokens:
+        """Who did it: the name, or with probability `knowledge` the job."""
         return [("det", "the"), ("who", self.job[event.who])] if rng.random() < knowledge else [("who", event.who)]
 
     def object(self, rng: Random, event: Event, vary: float) -> Tokens:
+        """The thing, with its quality if that is said; words are replaced by synonyms as often as `vary` says."""
         adjective: Tokens = [("adj", synonym(rng, words.QUALITIES[event.quality], vary))] if event.quality else []
         return [("det", "the"), *adjective, ("noun", synonym(rng, words.SYNONYM_OF.get(event.thing, (event.thing,)), vary))]
 
     def where(self, rng: Random, event: Event, knowledge: float) -> Tokens:
+        """The place of the event, or nothing when it is left unsaid or, as often as `knowledge` says, known."""
         if event.place is None:
             return []
         if event.place == self.home[event.who] and rng.random() < 2 * knowledge:
