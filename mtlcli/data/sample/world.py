@@ -125,7 +125,7 @@ class World:
         return [("det", "the"), *adjective, ("noun", synonym(rng, words.SYNONYM_OF.get(event.thing, (event.thing,)), vary))]
 
     def where(self, rng: Random, event: Event, knowledge: float) -> Tokens:
-        """The place of the event, or nothing when it is left unsaid or, as often as `knowledge` says, known."""
+        """The place of the event, nothing when it is left unsaid; one's own town is "at home" with probability 2 `knowledge`."""
         if event.place is None:
             return []
         if event.place == self.home[event.who] and rng.random() < 2 * knowledge:
