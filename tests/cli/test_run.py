@@ -1,0 +1,185 @@
+"""A run through the command, from nothing to its evaluation: the run folder's contract, and what is left when a run fails."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+QUICK = ["data=sample", "model=tiny", "data.max_train_rows=200", "data.max_eval_rows=80", "runner.device=cpu"]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def mtl(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mtlcli", *arguments], capture_output=True, text=True, env=ENVIRONMENT, timeout=300, cwd=cwd
+    )
+
+
+def read(file: Path) -> Any:
+    return json.loads(file.read_text())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run over every task type, with two evaluations, a second validation split and a borrowed head."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    tasks = "task=[mnli,stsb,squad_v2,ax]"
+    done = mtl("train", tasks, *QUICK, "runner.steps=12", "runner.eval_every=6", "logger.every=4", "optim.lr=2e-3", f"run_dir={folder}")
+    assert done.returncode == 0, done.stderr
+    assert "points above" in done.stdout and f"mtl eval {folder}" in done.stdout
+    return folder
+
+
+def test_the_run_folder_holds_what_the_contract_says(run: Path) -> None:
+    assert {path.name for path in run.iterdir()} == {
+        *("config.yaml", "environment.json", "metrics.jsonl", "results.json", "status.json", "log.txt", "checkpoints", "backbone")
+    }
+    results = read(run / "results.json")
+    assert results["format"] == 1 and results["data_source"] == "sample" and results["split"] == "validation"
+    assert set(results) == {"format", "data_source", "split", "step", "tasks", "average", "throughput", "parameters"}
+    assert list(results["tasks"]) == ["mnli", "stsb", "squad_v2"], "ax has no labels to validate on"
+    for entry in results["tasks"].values():
+        assert set(entry) == {"metrics", "main_metric", "main", "examples", "majority"}
+        assert entry["main"] == entry["metrics"][entry["main_metric"]] and entry["examples"] == 80
+    assert "accuracy/validation_mismatched" in results["tasks"]["mnli"]["metrics"]
+    assert results["average"] == pytest.approx(sum(entry["main"] for entry in results["tasks"].values()) / 3)
+    assert set(results["throughput"]) == {"examples_per_s", "tokens_per_s", "padding"}
+    counts = results["parameters"]
+    assert counts["total"] == counts["shared"] + sum(counts["per_task"].values()) and list(counts["per_task"]) == [*results["tasks"], "ax"]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [4, 8, 12]
+    for row in rows:
+        assert {"step", "tasks", "lr", "tokens_per_s", "examples_per_s", "padding", "gradient_norm"} <= set(row)
+        assert all(set(entry) == {"loss", "weight", "examples"} for entry in row["tasks"].values())
+    environment = read(run / "environment.json")
+    assert environment["data"]["source"] == "sample" and len(environment["data"]["fingerprints"]) >= 7
+    assert environment["seed"] == 0 and "task=[mnli,stsb,squad_v2,ax]" in environment["command"]
+    assert read(run / "status.json")["status"] == "finished"
+    names = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert names[-1] == "step_00000012" and 1 <= len(names) <= 2
+    log = (run / "log.txt").read_text()
+    assert "step 12/12" in log and "\x1b" not in log
+
+
+def test_eval_gives_the_same_numbers_to_the_last_digit(run: Path, tmp_path: Path) -> None:
+    done = mtl("eval", str(run), "--json", str(tmp_path / "scores.json"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    scores, results = read(tmp_path / "scores.json"), read(run / "results.json")
+    assert scores["tasks"] == results["tasks"] and scores["average"] == results["average"] and scores["step"] == results["step"]
+
+
+def test_one_checkpoint_and_one_task(run: Path, tmp_path: Path) -> None:
+    last = run / "checkpoints" / "step_00000012"
+    done = mtl("eval", str(last), "--task", "stsb", "--json", str(tmp_path / "s.json"))
+    assert done.returncode == 0, done.stderr
+    assert list(read(tmp_path / "s.json")["tasks"]) == ["stsb"] and read(tmp_path / "s.json")["step"] == 12
+
+
+def test_a_diagnostic_task_is_predicted_by_the_head_it_borrows(run: Path, tmp_path: Path) -> None:
+    done = mtl("eval", str(run), "--split", "test", "--task", "ax", "--predictions", str(tmp_path), "--json", str(tmp_path / "s.json"))
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "ax.jsonl").read_text().splitlines()]
+    assert len(lines) == 80 and {line["label"] for line in lines} <= {"entailment", "neutral", "contradiction"}
+    assert read(tmp_path / "s.json")["tasks"]["ax"]["main"] is None
+
+
+def test_predictions_are_what_the_official_squad_script_reads(run: Path, tmp_path: Path) -> None:
+    done = mtl("eval", str(run), "--task", "squad_v2", "--predictions", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    answers, probabilities = read(tmp_path / "squad_v2.json"), read(tmp_path / "squad_v2.na_prob.json")
+    assert len(answers) == 80 and answers.keys() == probabilities.keys()
+    assert all(isinstance(text, str) for text in answers.values()) and all(0 <= p <= 1 for p in probabilities.values())
+
+
+def test_a_corrupt_checkpoint_is_refused_by_name(run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    for weights in copy.glob("checkpoints/*/model.safetensors"):
+        weights.write_bytes(weights.read_bytes()[:-1])
+    done = mtl("eval", str(copy))
+    assert done.returncode == 2 and "model.safetensors has" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_used_run_folder_is_left_alone(run: Path) -> None:
+    before = (run / "results.json").read_bytes()
+    done = mtl("train", "task=rte", *QUICK, "runner.steps=2", f"run_dir={run}")
+    assert done.returncode == 2 and str(run) in done.stderr
+    assert (run / "results.json").read_bytes() == before
+
+
+def test_the_same_seed_is_the_same_run(tmp_path: Path) -> None:
+    for name, seed in (("a", 7), ("b", 7), ("c", 8)):
+        done = mtl("train", "task=[rte,sst2]", *QUICK, "runner.steps=6", "logger.every=1", f"seed={seed}", f"run_dir={tmp_path / name}")
+        assert done.returncode == 0, done.stderr
+
+    def losses(name: str) -> list[Any]:
+        rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        return [row["tasks"] for row in rows]
+
+    assert losses("a") == losses("b") != losses("c")
+    weights = [next((tmp_path / name / "checkpoints").glob("*/model.safetensors")).read_bytes() for name in "abc"]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_early_stopping(tmp_path: Path) -> None:
+    options = ["runner.steps=400", "runner.eval_every=2", "runner.patience=3", "optim.lr=1e-9", "optim.warmup=0"]
+    done = mtl("train", "task=rte", *QUICK, *options, f"run_dir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert "3 evaluations without a better average" in done.stdout
+    assert read(tmp_path / "run" / "results.json")["step"] == 2, "the first of equal scores is the best"
+
+
+def test_a_run_that_diverges_stops_and_says_where(tmp_path: Path) -> None:
+    done = mtl("train", "task=rte", *QUICK, "runner.steps=30", "optim.lr=1e30", "optim.warmup=0", f"run_dir={tmp_path / 'run'}")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "rte" in done.stderr and "step" in done.stderr
+    status = read(tmp_path / "run" / "status.json")
+    assert status["status"] == "failed" and "rte" in status["reason"]
+
+
+def test_a_failing_worker_fails_the_run(tmp_path: Path) -> None:
+    options = ["runner.steps=30", "optim.lr=1e30", "optim.warmup=0", "runner.devices=2"]
+    done = mtl("train", "task=rte", *QUICK, *options, f"run_dir={tmp_path / 'run'}")
+    assert done.returncode == 1
+    assert "rank" in done.stderr and "the loss of rte" in done.stderr
+    assert read(tmp_path / "run" / "status.json")["status"] == "failed"
+
+
+def test_control_c_is_recorded(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mtlcli", "train", "task=rte", *QUICK, "runner.steps=100000", f"run_dir={tmp_path / 'run'}"]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert read(tmp_path / "run" / "status.json")["status"] == "interrupted"
+
+
+def test_a_sweep_goes_on_when_one_job_fails(tmp_path: Path) -> None:
+    options = ["-m", "optim.lr=1e-3,1e30", "weighting=static,uncertainty", "optim.warmup=0", "runner.steps=8"]
+    done = mtl("train", *options, "task=[cola,rte]", *QUICK, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    (sweep,) = (tmp_path / "sweeps").iterdir()
+    table = list(csv.DictReader((sweep / "sweep.csv").open()))
+    assert len(table) == 4
+    finished = [row for row in table if row["status"] == "finished"]
+    failed = [row for row in table if row["status"] == "failed"]
+    assert len(finished) == 2 and len(failed) == 2
+    averages = [float(row["average"]) for row in finished]
+    assert averages == sorted(averages, reverse=True)
+    assert all("1e+30" in json.dumps(row) or "1e30" in json.dumps(row) for row in failed)
+    assert "failed" in done.stdout + done.stderr
