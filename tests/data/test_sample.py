@@ -1,15 +1,90 @@
-"""The sample world: columns, determinism, no leak, sensible labels."""
+"""The sample world: the hub's columns, the same rows everywhere, no leak, labels that no single word gives away."""
 
 from __future__ import annotations
 
-from collections import Counter
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
-from mtlcli.data.sample import sample_paths, sample_table
+from mtlcli.data import sample
+from mtlcli.data.sample import sample_paths, sample_table, words
+from mtlcli.data.sample.world import World
 
 TABLES = [(path, split) for path, splits in sample_paths().items() for split in splits]
 TEXTS = ("sentence", "sentence1", "sentence2", "premise", "hypothesis", "question1", "question2", "question")
+TWO_TEXTS = ["glue/mrpc", "glue/qqp", "glue/mnli", "glue/qnli", "glue/rte", "glue/wnli"]
+SQUAD = [
+    *(("id", "string"), ("title", "string"), ("context", "string"), ("question", "string")),
+    ("answers", "struct<text: list<element: string>, answer_start: list<element: int32>>"),
+]
+COLUMNS = {
+    "glue/cola": [("sentence", "string"), ("label", "int64"), ("idx", "int32")],
+    "glue/sst2": [("sentence", "string"), ("label", "int64"), ("idx", "int32")],
+    "glue/mrpc": [("sentence1", "string"), ("sentence2", "string"), ("label", "int64"), ("idx", "int32")],
+    "glue/stsb": [("sentence1", "string"), ("sentence2", "string"), ("label", "float"), ("idx", "int32")],
+    "glue/qqp": [("question1", "string"), ("question2", "string"), ("label", "int64"), ("idx", "int32")],
+    "glue/mnli": [("premise", "string"), ("hypothesis", "string"), ("label", "int64"), ("idx", "int32")],
+    "glue/qnli": [("question", "string"), ("sentence", "string"), ("label", "int64"), ("idx", "int32")],
+    "glue/rte": [("sentence1", "string"), ("sentence2", "string"), ("label", "int64"), ("idx", "int32")],
+    "glue/wnli": [("sentence1", "string"), ("sentence2", "string"), ("label", "int64"), ("idx", "int32")],
+    "glue/ax": [("premise", "string"), ("hypothesis", "string"), ("label", "int64"), ("idx", "int32")],
+    "squad": SQUAD,
+    "squad_v2": SQUAD,
+}
+SPLITS = {
+    **{path: ["train", "validation"] for path in COLUMNS},
+    "glue/mnli": ["train", "validation_matched", "validation_mismatched"],
+    "glue/ax": ["test"],
+}
+PINNED = "2085a472f495c0183a6165ce1e2f167ed02b782b7efa59cf4b5d642afa69bbef"
+
+
+def digest(tables: list[tuple[str, str]], seed: int = 0) -> str:
+    """SHA-256 of the rows of tables."""
+    rows = [[path, split, sample_table(path, split, seed).to_pylist()] for path, split in tables]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def test_paths_and_columns_are_the_hubs() -> None:
+    assert sample_paths() == SPLITS
+    for path, split in TABLES:
+        assert [(field.name, str(field.type)) for field in sample_table(path, split, 0).schema] == COLUMNS[path]
+
+
+@pytest.mark.skipif("MTL_DATA" not in os.environ, reason="MTL_DATA does not name a folder with the real data")
+def test_schemas_equal_the_real_files() -> None:
+    compared = 0
+    for path, split in TABLES:
+        file = Path(os.environ["MTL_DATA"]) / path / f"{split}.parquet"
+        if file.exists():
+            assert sample_table(path, split, 0).schema.equals(pq.read_schema(file).remove_metadata()), file
+            compared += 1
+    assert compared
+
+
+def test_rows_are_pinned() -> None:
+    assert digest(TABLES) == PINNED
+
+
+def test_rows_depend_on_nothing_but_path_split_and_seed() -> None:
+    one = [("glue/rte", "train")]
+    before = digest(one)
+    sample._tables.cache_clear()
+    sample_table("squad", "train", 3)
+    assert digest(one) == before
+    assert digest(one, seed=1) != before
+
+
+def test_no_table_needs_torch() -> None:
+    code = "import sys; from mtlcli.data.sample import sample_table; sample_table('squad', 'train', 0); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("path", [path for path, splits in sample_paths().items() if len(splits) > 1])
@@ -17,30 +92,81 @@ def test_no_text_of_train_is_in_validation(path: str) -> None:
     # Questions on a paragraph and readings of a pronoun are few, so both splits ask the same; what they are about is not shared.
     texts = ("context",) if path.startswith("squad") else ("sentence1",) if path == "glue/wnli" else TEXTS
     train, *others = (sample_table(path, split, 0) for split in sample_paths()[path])
-    seen = {text for name in texts if name in train.column_names for text in train[name].to_pylist()}
+    names = [name for name in texts if name in train.column_names]
+    seen = {text for name in names for text in train[name].to_pylist()}
+    assert seen
     for table in others:
-        for name in texts:
-            if name in table.column_names:
-                assert seen.isdisjoint(table[name].to_pylist())
+        for name in names:
+            assert seen.isdisjoint(table[name].to_pylist())
 
 
 @pytest.mark.parametrize(("path", "split"), TABLES)
 def test_rows_are_unique_and_no_label_rules(path: str, split: str) -> None:
     rows = sample_table(path, split, 0).to_pylist()
     if path.startswith("squad"):
-        keys = Counter(row["id"] for row in rows)
-        for row in rows:
-            for text, start in zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True):
-                assert row["context"][start : start + len(text)] == text
+        keys = Counter((row["context"], row["question"]) for row in rows)
+        assert len({row["id"] for row in rows}) == len(rows)
     else:
         keys = Counter(tuple(value for name, value in row.items() if name in TEXTS) for row in rows)
         labels = Counter(row["label"] for row in rows)
-        if path != "glue/ax":
-            assert max(labels.values()) < 0.65 * len(rows)
+        assert [row["idx"] for row in rows] == list(range(len(rows)))
+        assert set(labels) == {-1} if path == "glue/ax" else max(labels.values()) < 0.65 * len(rows)
     assert max(keys.values()) == 1
 
 
+@pytest.mark.parametrize("path", ["squad", "squad_v2"])
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_answers_are_whole_words_of_the_context(path: str, split: str) -> None:
+    rows = sample_table(path, split, 0).to_pylist()
+    for row in rows:
+        for text, start in zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True):
+            context = f" {row['context']} "
+            assert context[start + 1 : start + 1 + len(text)] == text
+            assert not context[start].isalnum() and not context[start + 1 + len(text)].isalnum()
+    unanswerable = sum(not row["answers"]["text"] for row in rows) / len(rows)
+    assert unanswerable == 0 if path == "squad" else 0.25 < unanswerable < 0.45
+
+
+def test_scores_of_stsb_fall_with_the_words_that_differ() -> None:
+    shared = defaultdict(list)
+    for row in sample_table("glue/stsb", "train", 0).to_pylist():
+        first, second = (set(row[name].lower().strip(".").replace(",", "").split()) for name in ("sentence1", "sentence2"))
+        shared[row["label"]].append(len(first & second) / len(first | second))
+    means = [sum(shared[score]) / len(shared[score]) for score in (0.0, 1.25, 2.5, 3.75, 5.0)]
+    assert set(shared) == {0.0, 1.25, 2.5, 3.75, 5.0}
+    assert means == sorted(means)
+
+
+@pytest.mark.parametrize("path", TWO_TEXTS)
+def test_no_word_gives_the_label_away(path: str) -> None:
+    """No word of either text, by being there or not, decides much more than the most frequent label does."""
+    rows = sample_table(path, "train", 0).to_pylist()
+    labels = Counter(row["label"] for row in rows)
+    majority = max(labels.values()) / len(rows)
+    for name in (name for name, _ in COLUMNS[path] if name in TEXTS):
+        counts: dict[str, Counter[int]] = defaultdict(Counter)
+        for row in rows:
+            for word in set(row[name].lower().strip(".?").split()):
+                counts[word][row["label"]] += 1
+        for word, having in counts.items():
+            right = max(having.values()) + max(labels[label] - having[label] for label in labels)
+            assert right / len(rows) < majority + 0.12, (name, word)
+
+
+def test_entailed_and_contradicted_follow_from_the_words() -> None:
+    """A hypothesis that follows names the premise's person; one that contradicts does too, and is denied or differs in a fact."""
+    world = World(0)
+    person_of = {**{person: person for person in words.PEOPLE}, **{job: person for person, job in world.job.items()}}
+
+    def people(text: str) -> set[str]:
+        return {person_of[word] for word in text.replace(".", "").split() if word in person_of}
+
+    for row in sample_table("glue/mnli", "train", 0).to_pylist():
+        if row["label"] != 1:
+            assert people(row["premise"]) == people(row["hypothesis"]), row
+
+
 def test_unknown_table_is_a_key_error() -> None:
-    for path, split in (("glue/none", "train"), ("glue/cola", "test")):
+    for path, split in (("glue/none", "train"), ("glue/cola", "test"), ("glue/ax", "train")):
         with pytest.raises(KeyError):
             sample_table(path, split, 0)

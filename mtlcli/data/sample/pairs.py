@@ -7,7 +7,7 @@ from dataclasses import replace
 from random import Random
 
 from mtlcli.data.sample import words
-from mtlcli.data.sample.world import OPTIONAL, SLOTS, VALUES, Event, World, join, sentence, without
+from mtlcli.data.sample.world import OPTIONAL, SLOTS, VALUES, Event, Tokens, World, join, sentence, without
 
 
 def _event(world: World, rng: Random, number: int = 1) -> Event:
@@ -79,50 +79,68 @@ def _less(rng: Random, event: Event) -> Event:
     return without(event, rng.choice(_said(event, OPTIONAL)))
 
 
+def _general(world: World, rng: Random, event: Event, words_for: dict[str, str], share: float) -> str:
+    """The event as a sentence, in a `share` of cases with the more general words of `words_for`."""
+    general = words_for if rng.random() < share else {}
+    return sentence([(role, general.get(word, word)) for role, word in world.tell(rng, event)])
+
+
 def _follows(world: World, rng: Random, event: Event) -> str:
     """A sentence that the event entails: less is said, or a kind or a country instead of a thing or a city."""
-    tokens = world.tell(rng, _less(rng, event))
-    general = {**words.KIND_OF, **words.COUNTRY_OF} if rng.random() < 0.3 else {}
-    return sentence([(role, general.get(word, word)) for role, word in tokens])
+    return _general(world, rng, _less(rng, event), {**words.KIND_OF, **words.COUNTRY_OF}, 0.3)
 
 
 def _contradicts(world: World, rng: Random, event: Event) -> str:
-    """A sentence that cannot be true of the event: denied, or its verb or an optional slot replaced."""
+    """A sentence that cannot be true of the event: denied, or the opposite of its verb or quality, or another place or time."""
     event = _less(rng, event)
     if rng.random() < 0.4:
         return sentence(world.deny(rng, event))
-    return sentence(world.tell(rng, world.change(rng, event, [rng.choice(["verb", *_said(event, OPTIONAL)])])))
+    slot = rng.choice(["verb", *_said(event, OPTIONAL)])
+    if slot in ("verb", "quality"):
+        return _general(world, rng, replace(event, **{slot: words.OPPOSITE_OF[getattr(event, slot)]}), words.KIND_OF, 0.15)
+    return _general(world, rng, world.change(rng, event, [slot]), words.KIND_OF, 0.15)
 
 
 def _open(world: World, rng: Random, event: Event) -> str:
     """A sentence that the event leaves open: it is about another person or thing, or says more than is known."""
-    unsaid = [slot for slot in OPTIONAL if getattr(event, slot) is None]
     if rng.random() < 0.5:
-        event = world.change(rng, event, rng.choice((["who"], ["thing"], ["who", "thing"])))
-    else:
-        event = replace(event, **{unsaid[0]: rng.choice(VALUES[unsaid[0]])})
-    return sentence(world.tell(rng, _less(rng, event)))
+        slots = rng.choice((["who"], ["thing"], ["who", "thing"]))
+        other = without(world.change(rng, event, slots), rng.choice(_said(event, OPTIONAL)))
+        # Another thing of the same kind, named by its kind, would follow after all.
+        return _general(world, rng, other, words.COUNTRY_OF if slots == ["thing"] else words.KIND_OF, 0.15)
+    more = replace(event, **{slot: rng.choice(VALUES[slot]) for slot in OPTIONAL if getattr(event, slot) is None})
+    return _general(world, rng, without(more, rng.choice(_said(event, OPTIONAL))), words.KIND_OF, 0.15)
+
+
+def _inference(world: World, rng: Random, label: int) -> tuple[Event, Tokens, str]:
+    """An event, the premise that tells (or sometimes denies) it, and a hypothesis: entailment (0), neutral (1), contradiction (2)."""
+    if rng.random() < 0.12:
+        event = _event(world, rng)
+        if label == 1:
+            other, say = world.change(rng, event, [rng.choice(("who", "thing"))]), rng.choice((world.tell, world.deny))
+        else:
+            other, say = event, world.tell if label else world.deny
+        return event, world.deny(rng, event), sentence(say(rng, other))
+    event = _event(world, rng, 2)
+    return event, world.tell(rng, event), (_follows, _open, _contradicts)[label](world, rng, event)
 
 
 def mnli(world: World, rng: Random, label: int) -> tuple[str, ...]:
     """A premise and a hypothesis: entailment (0), neutral (1), contradiction (2)."""
-    event = _event(world, rng, 2)
-    return sentence(world.tell(rng, event)), (_follows, _open, _contradicts)[label](world, rng, event)
+    _, premise, hypothesis = _inference(world, rng, label)
+    return sentence(premise), hypothesis
 
 
 def mnli_mismatched(world: World, rng: Random, label: int) -> tuple[str, ...]:
     """As mnli, from another genre: hearsay."""
-    event = _event(world, rng, 2)
-    said = rng.choice(("I heard that", "they say that"))
-    premise = sentence(f"{said} {join(world.tell(rng, event))}")
-    return premise, (_follows, _open, _contradicts)[label](world, rng, event)
+    _, premise, hypothesis = _inference(world, rng, label)
+    return sentence(f"{rng.choice(('I heard that', 'they say that'))} {join(premise)}"), hypothesis
 
 
 def rte(world: World, rng: Random, label: int) -> tuple[str, ...]:
     """One or two statements and a hypothesis that follows from them (0) or does not (1)."""
-    event = _event(world, rng, 2)
-    text = sentence(world.tell(rng, event))
-    hypothesis = (rng.choice((_open, _contradicts)) if label else _follows)(world, rng, event)
+    event, premise, hypothesis = _inference(world, rng, label and rng.choice((1, 2)))
+    text = sentence(premise)
     if rng.random() < 0.3:
         extra = world.fact(rng, event.who, rng.choice(("job", "home", "hobby")))
         text = f"{text} {extra}" if rng.random() < 0.5 else f"{extra} {text}"

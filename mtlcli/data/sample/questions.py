@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -52,6 +53,7 @@ def paragraph(world: World, rng: Random, *, unanswerable: float, questions: int 
 def _answer(told: str, event: Event, slot: str) -> tuple[str, int]:
     """The answer as it stands in the sentence, and where it starts there."""
     value = getattr(event, slot)
-    spoken = next(name for name in words.SYNONYM_OF.get(value, (value,)) if name.lower() in told.lower())
-    start = told.lower().index(spoken.lower())
-    return told[start : start + len(spoken)], start
+    # As a whole word: there is a car in Oscar.
+    found = re.search(rf"\b({'|'.join(words.SYNONYM_OF.get(value, (value,)))})\b", told, re.IGNORECASE)
+    assert found, f"'{told}' does not say {value}"
+    return found.group(), found.start()
