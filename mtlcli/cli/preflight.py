@@ -8,6 +8,7 @@ import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,7 +22,7 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import setup_globals
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
@@ -34,8 +35,10 @@ from mtlcli.errors import Problem, UserError
 from mtlcli.registry import nearest, suggest
 
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
-MOST_JOBS = 40
-"""Combinations of a sweep that are composed beforehand; every single value is always tried."""
+MOST_JOBS = 100
+"""Combinations of a sweep that are composed beforehand, beyond every single value."""
+MOST_VALUES = 200
+"""Values of one key of a sweep that are tried: of a longer range the first ones and the last."""
 VERSION_BASE = "1.3"
 CHOSEN_BY = {"tasks": "task", "sharing": "sharing", "weighting": "weighting", "sampling": "sampling"}
 """Sections whose keys depend on what is chosen in a group: nothing can be said of them when the choice is wrong."""
@@ -144,7 +147,7 @@ class _Preflight:
         modes = [str(override.value()) for override in self.overrides if override.key_or_group == "hydra.mode"]
         self.sweep = bool(arguments.multirun) or "MULTIRUN" in modes
         self.bad_groups: set[str] = set()
-        self.composed: dict[tuple[str, ...], tuple[DictConfig | None, list[Problem]]] = {}
+        self.composed: dict[tuple[str, ...], tuple[dict[str, Any] | None, list[Problem]]] = {}
 
     def plan(self) -> Plan:
         self._check_own_files()
@@ -161,7 +164,8 @@ class _Preflight:
         for job in jobs:
             config, problems = self._check_job(job)
             for problem in dict.fromkeys(problems):
-                found.setdefault(problem, []).append(" ".join(text for override, text in job if override.key_or_group in swept))
+                line = " ".join(override.input_line or "" for override in job if override.key_or_group in swept)
+                found.setdefault(problem, []).append(line)
             if config is not None:
                 configs.append(config)
         for problem, where in found.items():
@@ -230,7 +234,7 @@ class _Preflight:
         if override.is_delete():
             return
         for text in texts:
-            chosen = OverridesParser.create().parse_override(text).value()
+            chosen = _parsed(text).value()
             for name in chosen if isinstance(chosen, list) else [chosen]:
                 if name is None:
                     if group != "experiment":
@@ -243,71 +247,68 @@ class _Preflight:
                     self._add(Problem(f"unknown {group} '{name}'", f"{group}={name}", suggest(last, options)))
                     self.bad_groups.add(group)
 
-    def _jobs(self, values: dict[int, list[str]]) -> Iterator[list[tuple[Override, str]]]:
-        """What is given in each job of a sweep: every value once, then further combinations up to a number."""
-        lists = [(override, values[id(override)]) for override in self.overrides if values[id(override)]]
-        lists = [entry for entry in lists if not (self._is_group(entry[0]) and entry[0].key_or_group in self.bad_groups)]
-        first = [texts[0] for _, texts in lists]
-        jobs = {tuple(first): None}
-        for index, (_, texts) in enumerate(lists):
-            jobs |= {(*first[:index], text, *first[index + 1 :]): None for text in texts}
-        for job in itertools.product(*(texts for _, texts in lists)):
-            if len(jobs) >= MOST_JOBS:
-                break
-            jobs[job] = None
-        for job in jobs:
-            yield [(override, text) for (override, _), text in zip(lists, job, strict=True)]
+    def _jobs(self, values: dict[int, list[str]]) -> Iterator[list[Override]]:
+        """What is given in each job of a sweep: every value of every key once, then further combinations up to a number."""
+        lists = [
+            [_parsed(text) for text in texts]
+            for override in self.overrides
+            if (texts := values[id(override)]) and not (self._is_group(override) and override.key_or_group in self.bad_groups)
+        ]
+        first = [choices[0] for choices in lists]
+        yield first
+        count = 1
+        for index, choices in enumerate(lists):
+            tried = choices[1:] if len(choices) <= MOST_VALUES else [*choices[1 : MOST_VALUES - 1], choices[-1]]
+            for choice in tried:
+                yield [*first[:index], choice, *first[index + 1 :]]
+                count += 1
+        for job in itertools.product(*lists):
+            if count >= MOST_JOBS:
+                return
+            if sum(choice is not usual for choice, usual in zip(job, first, strict=True)) > 1:
+                yield list(job)
+                count += 1
 
-    def _check_job(self, job: list[tuple[Override, str]]) -> tuple[Config | None, list[Problem]]:
+    def _check_job(self, job: list[Override]) -> tuple[Config | None, list[Problem]]:
         """Compose one job; what is wrong with it."""
-        base, problems = self._compose(tuple(text for override, text in job if self._is_group(override) or self._is_hydras(override)))
+        chosen = [override for override in job if self._is_group(override) or self._is_hydras(override)]
+        base, problems = self._compose(tuple(override.input_line or "" for override in chosen))
         if base is None:
             return None, problems
-        composed = copy.deepcopy(base)
-        headless = self._without_header(composed.pop("task", None))
+        values = copy.deepcopy(base)
+        headless = self._without_header(values.pop("task", None))
         problems += headless
-        known: dict[str, Any] = {"tasks": {}, **OmegaConf.to_container(composed)}  # type: ignore[dict-item]
-        fine = []
-        for override, text in job:
-            if self._is_group(override) or self._is_hydras(override):
-                continue
-            key, value = override.key_or_group, override.value()
-            section, _, name = key.partition(".")
+        values.setdefault("tasks", {})
+        given = [override for override in job if not (self._is_group(override) or self._is_hydras(override))]
+        # A whole task that is given comes first: its values may be given too.
+        for override in sorted(given, key=lambda override: not _is_task(override)):
+            key, section = override.key_or_group, override.key_or_group.partition(".")[0]
             if CHOSEN_BY.get(section) in self.bad_groups or (headless and section == "tasks"):
                 continue
-            problem = None
-            if section == "tasks" and "." not in name and isinstance(value, dict):
-                known["tasks"] = known["tasks"] | {name: value}
-            elif key in self.groups and key not in known:
-                problem = Problem("is chosen by name, not by value", key, f"for example {key}={self.loader.get_group_options(key)[0]}")
-            else:
-                problem = check_key(key, known)
-            if problem is not None:
+            if key in self.groups and key not in values:
+                options = self.loader.get_group_options(key)
+                problems.append(Problem("is chosen by name, not by value", key, f"for example {key}={options[0]}"))
+            elif not _is_task(override) and (problem := check_key(key, values)) is not None:
                 problems.append(problem)
             else:
-                fine.append(_added(override, text))
-        try:
-            ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(fine), composed)
-        except HYDRA_ERRORS as error:
-            return None, [*problems, explain(error)]
-        config, found = read_config(composed)
+                _apply(override, values)
+        config, found = read_config(values)
         if config is not None:
             found = missing_files(config)
         return config, problems + [problem for problem in found if not (headless and problem.where.startswith("task"))]
 
-    def _compose(self, overrides: tuple[str, ...]) -> tuple[DictConfig | None, list[Problem]]:
+    def _compose(self, overrides: tuple[str, ...]) -> tuple[dict[str, Any] | None, list[Problem]]:
         """The configuration that these choices make, without Hydra's own part. Composing takes long, so it is done once for each."""
         if overrides not in self.composed:
             try:
-                composed = self.loader.load_configuration("train", list(overrides), RunMode.RUN)
+                composed: Any = OmegaConf.to_container(self.loader.load_configuration("train", list(overrides), RunMode.RUN))
             except HYDRA_ERRORS as error:
                 self.composed[overrides] = None, [explain(error)]
             else:
-                OmegaConf.set_struct(composed, False)
                 composed.pop("hydra")
                 self.composed[overrides] = composed, []
-        composed_or_none, problems = self.composed[overrides]
-        return composed_or_none, list(problems)
+        base, problems = self.composed[overrides]
+        return base, list(problems)
 
     def _without_header(self, stray: Any) -> list[Problem]:
         """The task files whose values landed outside of `tasks`, because their first lines do not say where they belong."""
@@ -329,3 +330,34 @@ class _Preflight:
 def _added(override: Override, text: str) -> str:
     """The override so that Hydra adds the key if no file spells it: the schema knows it, and that is what counts."""
     return text if override.is_delete() else "++" + text.lstrip("+")
+
+
+@cache
+def _parsed(text: str) -> Override:
+    return OverridesParser.create().parse_override(text)
+
+
+def _is_task(override: Override) -> bool:
+    """Whether a whole task is given: `+tasks.NAME={...}`."""
+    parts = override.key_or_group.split(".")
+    return len(parts) == 2 and parts[0] == "tasks" and isinstance(override.value(), dict)
+
+
+def _apply(override: Override, values: dict[str, Any]) -> None:
+    """What Hydra does with `++key=value` and `~key`, on plain values: composing anew takes a hundred times longer."""
+    *path, last = override.key_or_group.split(".")
+    for part in path:
+        if not isinstance(values.get(part), dict):
+            values[part] = {}
+        values = values[part]
+    value: Any = override.value()
+    if override.is_delete():
+        values.pop(last, None)
+    else:
+        values[last] = _merged(values.get(last), value)
+
+
+def _merged(old: Any, new: Any) -> Any:
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    return old | {key: _merged(old.get(key), value) for key, value in new.items()}

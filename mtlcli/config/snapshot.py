@@ -27,11 +27,13 @@ INTERPOLATIONS = "interpolations"
 Keys = tuple[str | int, ...]
 
 
-def read_config(composed: DictConfig) -> tuple[Config | None, list[Problem]]:
+def read_config(composed: DictConfig | dict[str, Any]) -> tuple[Config | None, list[Problem]]:
     """The Config that a composed configuration says, or None, and everything that is wrong with it."""
     problems: list[Problem] = []
     texts: dict[Keys, str] = {}
-    values = _resolve(composed, (), problems, texts)
+    values: Any = composed if isinstance(composed, dict) else OmegaConf.to_container(composed)
+    if _needs_resolving(values):
+        values = _resolve(OmegaConf.create(values), (), problems, texts)
     config, found = check(values)
     # A value that could not be resolved is left out, and then it, or what it is in, may be reported as incomplete: once is enough.
     known = [problem.where for problem in problems]
@@ -82,6 +84,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
+def _needs_resolving(value: Any) -> bool:
+    """Whether a value is missing or an interpolation, or holds one."""
+    if isinstance(value, (dict, list)):
+        return any(map(_needs_resolving, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, str) and ("${" in value or value == "???")
+
+
 def _resolve(node: Any, path: Keys, problems: list[Problem], texts: dict[Keys, str]) -> Any:
     """Plain values of a node. What is missing or cannot be resolved becomes a problem and is left out."""
     if not isinstance(node, (DictConfig, ListConfig)):
@@ -93,14 +102,17 @@ def _resolve(node: Any, path: Keys, problems: list[Problem], texts: dict[Keys, s
         if OmegaConf.is_missing(node, key):
             problems.append(Problem("must be given", where, f"add {where}=..."))
             continue
-        with _environment() as read:
-            try:
-                value = _resolve(node[key], place, problems, texts)
-            except OmegaConfBaseException as error:
-                problems.append(_unresolved(error, where, node, key))
-                continue
-        if read and OmegaConf.is_interpolation(node, key):
-            texts[place] = _raw(node, key)
+        if OmegaConf.is_interpolation(node, key):
+            with _environment() as read:
+                try:
+                    value = _resolve(node[key], place, problems, texts)
+                except OmegaConfBaseException as error:
+                    problems.append(_unresolved(error, where, node, key))
+                    continue
+            if read:
+                texts[place] = _raw(node, key)
+        else:
+            value = _resolve(node[key], place, problems, texts)
         if isinstance(values, dict):
             values[str(key)] = value
         else:

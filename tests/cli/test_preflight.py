@@ -1,0 +1,272 @@
+"""A command line of `mtl train` is checked as a whole before anything happens; what is good is composed by Hydra as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from mtlcli.cli.preflight import Plan, preflight, read_arguments
+from mtlcli.config.paths import conf_dir
+from mtlcli.config.snapshot import read_config
+from mtlcli.errors import UserError
+
+HEADER = "# @package tasks.mine\n"
+MINE = """\
+type: classification
+source:
+  files: {train: train.csv, validation: validation.csv}
+columns:
+  text: sentence
+"""
+
+
+def plan(*argv: str) -> Plan:
+    return preflight(read_arguments(list(argv)))
+
+
+def said(*argv: str) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        plan(*argv)
+    return [str(problem).replace("\n    -> ", " -> ") for problem in caught.value.problems]
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the user with a task of their own, where mtl is typed."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_conf" / "task").mkdir(parents=True)
+    (tmp_path / "my_conf" / "task" / "mine.yaml").write_text(HEADER + MINE)
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.csv").write_text("sentence,label\ngood,1\nbad,0\n")
+    return tmp_path
+
+
+def every_file() -> list[str]:
+    return [f"{path.parent.name}={path.stem}" for path in sorted(conf_dir().glob("*/*.yaml"))]
+
+
+NEEDS = {"task=ax": ["task=[mnli,ax]"], "model=pretrained": ["model.name=x/y"], "data=local": ["data.root=."]}
+
+
+@pytest.mark.parametrize("choice", every_file())
+def test_every_file_of_conf_is_composed(choice: str) -> None:
+    group, _, name = choice.partition("=")
+    task = [] if group in ("task", "experiment") else ["task=rte"]
+    (config,) = plan(*([choice] if choice != "task=ax" else []), *task, *NEEDS.get(choice, [])).configs
+    if group in ("sharing", "weighting", "sampling", "optim"):
+        assert getattr(config, group).name == name
+
+
+def test_every_file_of_conf_is_counted() -> None:
+    assert len(every_file()) == 43
+
+
+def test_suites() -> None:
+    glue = ["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte"]
+    assert list(plan().configs[0].tasks) == glue
+    assert list(plan("task=glue_squad").configs[0].tasks) == [*glue, "squad"]
+    assert list(plan("task=glue_all").configs[0].tasks) == [*glue, "wnli"]
+    assert list(plan("task=[sample,squad_v2]").configs[0].tasks) == ["cola", "sst2", "rte", "stsb", "squad_v2"]
+
+
+def test_an_experiment_changes_any_of_the_rest() -> None:
+    (config,) = plan("experiment=smoke", "runner.steps=3").configs
+    assert list(config.tasks) == ["cola", "sst2", "rte", "stsb"]
+    assert (config.data.source, config.model.kind, config.runner.steps) == ("sample", "scratch", 3)
+
+
+def test_keys_that_no_file_spells_are_added(own: Path) -> None:
+    """mine.yaml has no batch_size; the schema has."""
+    good = plan("-cd", "my_conf", "task=mine", "tasks.mine.batch_size=8", "+tasks.mine.labels=[a,b]")
+    assert good.configs[0].tasks["mine"].batch_size == 8
+    assert good.configs[0].tasks["mine"].labels == ["a", "b"]
+    assert good.overrides == ["task=mine", "++tasks.mine.batch_size=8", "++tasks.mine.labels=[a,b]"]
+
+
+def test_options_and_values_in_any_order(own: Path) -> None:
+    assert read_arguments(["seed=1", "-m", "model=tiny", "-cd", "my_conf", "data=sample"]).overrides == [
+        "seed=1",
+        "model=tiny",
+        "data=sample",
+    ]
+
+
+def test_all_mistakes_at_once() -> None:
+    wrong = ["taks=rte", "modle=x", "model.lrr=3", "tasks.coal.weight=2", "optim.lr=fast", "runner.steps=1.5", "+unknown.key=3"]
+    groups = "choices: data, experiment, logger, model, optim, run_dir, runner, sampling, seed, sharing, task, weighting"
+    assert said(*wrong, "model=brt", "cola") == [
+        "'cola' has no value -> did you mean task=cola?",
+        "model=brt: unknown model 'brt' -> did you mean 'bert'? choices: auto, bert, deberta, gpt2, minilm, modernbert, pretrained, "
+        "roberta, t5, tiny",
+        f"taks: unknown key 'taks' -> did you mean 'task'? {groups}",
+        f"modle: unknown key 'modle' -> did you mean 'model'? {groups}",
+        "model.lrr: unknown key 'lrr' -> did you mean 'lr'? choices: attention, dropout, heads, hidden, initializer_range, kind, layers, "
+        "lr, name, pooling, scratch_lr, vocabulary",
+        "tasks.coal.weight: task 'coal' is not in the run -> did you mean 'cola'? the run has: cola, sst2, mrpc, stsb, qqp, mnli, qnli, "
+        "rte",
+        "unknown.key: unknown key 'unknown' -> choices: data, logger, model, optim, run_dir, runner, sampling, seed, sharing, tasks, "
+        "weighting",
+        "optim.lr: must be a number, found 'fast' -> Peak learning rate; null: the one that the model's file gives.",
+        "runner.steps: must be a whole number, found 1.5 -> Number of optimiser updates; null: from `epochs`.",
+    ]
+
+
+def test_a_wrong_choice_says_nothing_about_what_depends_on_it() -> None:
+    """Which tasks the run has is not known while one is misspelt; nor are the keys of a method."""
+    assert [
+        text.partition(" ->")[0] for text in said("task=[cola,ret]", "tasks.rte.weight=2", "weighting=uncertanty", "weighting.lr=1")
+    ] == [
+        "task=ret: unknown task 'ret'",
+        "weighting=uncertanty: unknown weighting 'uncertanty'",
+    ]
+
+
+def test_missing_values() -> None:
+    assert said("data=local", "model=pretrained") == [
+        "model.name: must be given -> add model.name=...",
+        "data.root: must be given -> add data.root=...",
+    ]
+
+
+def test_what_cannot_be_read() -> None:
+    (text,) = said("model.name=a[")
+    assert text.startswith("cannot read 'model.name=a['") and "quotes" in text
+    assert said("=3")[0].startswith("unknown key ''")
+    assert said("task={a: 3}") == ["task: is chosen by name, not by value -> for example task=ax"]
+    assert said("task=null")[0].startswith("task=null: a task must be chosen")
+    assert said("task=[]")[0].startswith("task: the run has no task")
+
+
+def test_interpolations() -> None:
+    assert plan("runner.eval_every=${runner.batch_size}").configs[0].runner.eval_every == 32
+    assert said("data.root=${oc.env:MTL_TEST_ABSENT}", "model.name=${nosuch}") == [
+        "model.name: ${nosuch} cannot be resolved: Interpolation key 'nosuch' not found -> write the value, or ${KEY} with a key of this "
+        "configuration",
+        "data.root: ${oc.env:MTL_TEST_ABSENT} cannot be resolved: Environment variable 'MTL_TEST_ABSENT' not found -> set it",
+    ]
+
+
+def test_deleting() -> None:
+    assert list(plan("task=[cola,rte]", "~tasks.rte").configs[0].tasks) == ["cola"]
+    assert said("task=cola", "~tasks.rte")[0].startswith("tasks.rte: task 'rte' is not in the run")
+
+
+def test_a_whole_task_on_the_command_line(own: Path) -> None:
+    new = "+tasks.new={type: classification, source: {files: {train: train.csv, validation: train.csv}}, columns: {text: sentence}}"
+    (config,) = plan("task=rte", "~tasks.rte", new, "tasks.new.weight=3").configs
+    assert config.tasks["new"].weight == 3.0
+
+
+def test_options() -> None:
+    assert said("--foo") == [
+        "unknown option '--foo' -> values are given as key=value, for example task=rte; mtl train --help tells the options"
+    ]
+    assert said("-m", "--cfg", "job", "--config-name", "x", "-cd", "nosuch") == [
+        "--config-name: is not supported -> use -cd DIR and key=value",
+        "--multirun and --cfg cannot be combined -> give one of them",
+        "-cd: no folder 'nosuch'",
+    ]
+
+
+# ------------------------------------------------------------------------------------------------ own files
+
+
+def test_a_task_without_its_header(own: Path) -> None:
+    (own / "my_conf" / "task" / "mine.yaml").write_text(MINE)
+    assert said("-cd", "my_conf", "task=mine", "tasks.mine.weight=2", "seed=-1") == [
+        "my_conf/task/mine.yaml: does not start with the header that names its task, so its values belong nowhere -> make this its first "
+        "line: # @package tasks.mine",
+        "seed: must be at least 0, found -1 -> Seed of weights, order of data, sampling and dropout.",
+    ]
+
+
+def test_a_task_that_hides_behind_a_built_in_one(own: Path) -> None:
+    (own / "my_conf" / "task" / "rte.yaml").write_text(HEADER + MINE)
+    assert said("-cd", "my_conf") == ["my_conf/task/rte.yaml: task=rte is built in, so this file would never be read -> rename the file"]
+
+
+def test_broken_yaml(own: Path) -> None:
+    path = own / "my_conf" / "task" / "mine.yaml"
+    path.write_text(HEADER + "type: a\n  b: c\n")
+    assert said("-cd", "my_conf", "task=mine") == [
+        f"{path}, line 3: is no valid YAML: mapping values are not allowed here -> mind the indentation, and quote text with : or #"
+    ]
+
+
+def test_a_suite_with_a_task_that_is_not_there(own: Path) -> None:
+    (own / "my_conf" / "task" / "both.yaml").write_text("# @package _global_\ndefaults:\n  - mine\n  - colla\n")
+    (text,) = said("-cd", "my_conf", "task=both")
+    assert text.startswith("task/both: no file 'task/colla.yaml' -> did you mean 'cola'?")
+
+
+def test_a_missing_file(own: Path) -> None:
+    (own / "train.csv").rename(own / "trains.csv")
+    assert said("-cd", "my_conf", "task=mine") == ["tasks.mine.source.files.train: no file 'train.csv' -> did you mean 'trains.csv'?"]
+
+
+# ------------------------------------------------------------------------------------------------ sweeps
+
+
+def test_several_values_without_a_sweep() -> None:
+    assert said("weighting=static,uncertainty", "task=cola,rte", "seed=range(1,3)") == [
+        "weighting: 'static,uncertainty' is several values -> for a sweep add -m",
+        "task: 'cola,rte' is several values -> for a sweep add -m; for one list: 'task=[cola,rte]'",
+        "seed: 'range(1,3)' is several values -> for a sweep add -m",
+    ]
+
+
+def test_a_sweep_is_planned() -> None:
+    good = plan("-m", "task=[cola,rte]", "tasks.cola.weight=0.5,1,2", "weighting=static,uncertainty", "seed=range(0,2)")
+    assert good.swept == ["tasks.cola.weight", "weighting", "seed"]
+    assert len(good.configs) == 3 * 2 * 2
+    assert good.overrides == ["task=[cola,rte]", "++tasks.cola.weight=0.5,1,2", "weighting=static,uncertainty", "++seed=range(0,2)"]
+
+
+def test_every_value_of_every_sweep_is_tried() -> None:
+    """However long the sweep: the wrong value is the last of a million combinations."""
+    assert said("-m", "task=rte", "seed=range(0,1000)", "data.sample_seed=range(0,500)", "optim.lr=choice(1e-3,-1)") == [
+        "optim.lr: must be greater than 0, found -1 -> Peak learning rate; null: the one that the model's file gives."
+    ]
+    assert said("-m", "task=rte", "runner.steps=range(500,-1,-1)")[0].startswith("runner.steps: must be greater than 0, found 0")
+    assert said("-m", "seed=1,2", "optim.lr=1e-3,-1", "weighting=static,uncertanty") == [
+        "weighting=uncertanty: unknown weighting 'uncertanty' -> did you mean 'uncertainty'? choices: static, uncertainty",
+        "optim.lr: must be greater than 0, found -1 -> Peak learning rate; null: the one that the model's file gives.",
+    ]
+
+
+def test_a_combination_that_cannot_work_is_named() -> None:
+    assert said("-m", "task=[cola],[cola,rte]", "tasks.rte.weight=2") == [
+        "tasks.rte.weight: task 'rte' is not in the run (in the job task=[cola]) -> the run has: cola"
+    ]
+    assert said("-m", "weighting=static,uncertainty", "weighting.lr=0.1") == [
+        "weighting.lr: unknown key 'lr' (in the job weighting=static) -> only name uncertainty has it; choices: name"
+    ]
+
+
+def test_globs() -> None:
+    assert len(plan("-m", "sampling=glob(*)").configs) == 4
+    assert said("-m", "task=glob(x*)") == ["task: 'task=glob(x*)' stands for no value at all"]
+
+
+SAME = [
+    ["task=[cola,rte]", "tasks.cola.weight=2", "~tasks.rte"],
+    ["model.name=a/b", "optim.betas=[0.8,0.9]", "optim.lr=1e-3"],
+    ["model={lr: 1e-5, kind: scratch}", "runner.eval_every=${runner.batch_size}", "data.root=null"],
+    ["task=sst2", "tasks.sst2.source.files={train: t.csv}", "+tasks.sst2.source.files.validation=v.csv"],
+    ["task=rte", "model.name='a: b'", "tasks.rte.labels=[\"yes\",'no']", "~optim.clip"],
+]
+
+
+@pytest.mark.parametrize("overrides", SAME)
+def test_what_is_checked_is_what_hydra_composes(overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values are set on plain dictionaries here; Hydra, given the rewritten overrides, must come to the same configuration."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("t.csv", "v.csv"):
+        (tmp_path / name).touch()
+    good = plan(*overrides)
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        composed, problems = read_config(compose("train", good.overrides))
+    assert problems == []
+    assert good.configs == [composed]

@@ -1,0 +1,116 @@
+"""`mtl tasks`: the list of what can be composed, and one task with its rows and their encoded form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mtlcli.cli.tasks import read_group, tasks_main
+from mtlcli.config.paths import conf_dir
+from mtlcli.errors import UserError
+
+MINE = """\
+# @package tasks.mine
+# Whether I like it
+type: classification
+source:
+  files: {train: train.csv, validation: train.csv}
+columns:
+  text: sentence
+"""
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_conf" / "task").mkdir(parents=True)
+    (tmp_path / "my_conf" / "task" / "mine.yaml").write_text(MINE)
+    (tmp_path / "train.csv").write_text("sentence,label\n" + "so good,liked\nso bad,loathed\nso bad it hurts,loathed\n" * 3)
+    return tmp_path
+
+
+def shown(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert tasks_main(list(argv)) == 0
+    return capsys.readouterr().out
+
+
+def test_everything_that_can_be_composed_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = shown(capsys).splitlines()
+    first = [line.split()[0] for line in lines if line.split()]
+    for path in conf_dir().glob("*/*.yaml"):
+        assert (path.stem if path.parent.name == "task" else f"{path.parent.name}={path.stem}") in first
+    (mnli,) = [line for line in lines if line.startswith(" mnli ")]
+    expected = "mnli classification premise hypothesis label entailment neutral contradiction accuracy nyu-mll/glue/mnli"
+    assert " ".join(mnli.split()) == expected
+    (suite,) = [line for line in lines if line.startswith(" glue_squad ")]
+    assert " ".join(suite.split()) == "glue_squad cola sst2 mrpc stsb qqp mnli qnli rte squad"
+
+
+def test_a_suite_shows_its_tasks(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = shown(capsys, "sample").splitlines()
+    assert [line.split()[0] for line in lines if "nyu-mll" in line] == ["cola", "sst2", "rte", "stsb"]
+    assert not any("model=" in line for line in lines)
+
+
+def test_a_task_of_every_type(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["data=sample", "model=tiny"]
+    text = shown(capsys, "rte", *options)
+    assert "source      sample: data.source=sample" in text
+    assert "text: sentence1, text_pair: sentence2, label: label" in text
+    assert "entailment 1," in text or "not_entailment 1," in text
+    assert text.count("-> ") == 3 and text.count("[CLS] ") == 3 and text.count("[SEP]") == 6
+    assert " to " in shown(capsys, "stsb", *options)
+    assert "with an answer" in shown(capsys, "squad_v2", *options)
+    assert "those of mnli" in shown(capsys, "ax", *options)
+
+
+def test_own_tasks(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "own files" in shown(capsys, "-cd", "my_conf")
+    text = shown(capsys, "mine", "-cd", "my_conf", "data.max_train_rows=6")
+    assert "mine: Whether I like it" in text
+    assert "liked, loathed" in text, "labels are learned from the train split"
+    assert "loathed 4, liked 2" in text
+    assert "train.csv, line 2" in text and "-> 4 tokens: [CLS] so good [SEP]" in text
+
+
+def test_a_header_can_name_the_task_otherwise(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (own / "my_conf" / "task" / "mine.yaml").write_text(MINE.replace("tasks.mine", "tasks.yours"))
+    assert "yours: Whether I like it" in shown(capsys, "mine", "-cd", "my_conf")
+
+
+def test_rows_are_checked(own: Path) -> None:
+    (own / "train.csv").write_text("sentence,label\nso good,liked\n,loathed\n")
+    with pytest.raises(UserError) as caught:
+        tasks_main(["mine", "-cd", "my_conf"])
+    assert "train.csv, line 3" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (["colla"], "unknown task 'colla'\n    -> did you mean 'cola'?"),
+        (["cola", "rte"], "one name can be shown, found 2: cola rte"),
+        (["data=sample"], "'data=sample' needs a task to be shown with"),
+        (["-cd", "nosuch"], "-cd: no folder 'nosuch'"),
+        (["--foo"], "unknown option '--foo'"),
+        (["cola", "data.sourse=sample"], "data.sourse: unknown key 'sourse'\n    -> did you mean 'source'?"),
+    ],
+)
+def test_mistakes(argv: list[str], text: str) -> None:
+    with pytest.raises(UserError) as caught:
+        tasks_main(argv)
+    assert str(caught.value).startswith(text)
+
+
+def test_broken_yaml(own: Path) -> None:
+    path = own / "my_conf" / "task" / "mine.yaml"
+    path.write_text("type: [\n")
+    with pytest.raises(UserError) as caught:
+        read_group("task", own / "my_conf")
+    assert caught.value.problems[0].where == f"{path}, line 2"
