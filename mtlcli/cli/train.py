@@ -157,13 +157,13 @@ def _is_sweep() -> bool:
     return str(HydraConfig.get().mode).endswith("MULTIRUN")
 
 
-def slug(overrides: str) -> str:
-    """The overrides of a job, separated by |, as part of a folder name: the last part of each key, and its value."""
+def job_folder(number: int, overrides: str) -> str:
+    """Name of a sweep job's folder: its number, then for each override, separated by |, the last part of the key and the value."""
     parts = []
-    for override in overrides.split("|"):
+    for override in overrides.split("|") if overrides else []:
         key, _, value = override.lstrip("+~").partition("=")
-        parts.append(f"{key.rpartition('.')[2]}-{value}")
-    return re.sub(r"[^\w.+-]+", "-", "_".join(parts)).strip("-_")[:LONGEST_NAME]
+        parts.append(f"{key.rpartition('.')[2]}-{re.sub(r'[^A-Za-z0-9_.+-]+', '-', value).strip('-')}")
+    return "_".join([str(number), *parts])[:LONGEST_NAME]
 
 
 def _sweep(options: list[str], plan: Plan) -> int:
@@ -247,4 +247,4 @@ def _sweep_job(composed: DictConfig) -> float:
         raise
 
 
-OmegaConf.register_new_resolver("mtl.slug", slug, replace=True)
+OmegaConf.register_new_resolver("mtl.job_folder", job_folder, replace=True)

@@ -22,7 +22,7 @@ from mtlcli.config.validate import check, check_key, is_inside
 from mtlcli.errors import Problem, UserError
 
 INTERPOLATIONS = "interpolations"
-"""Attribute of a Config, not a field of it: key path -> the text that stood where an environment variable was read."""
+"""Attribute of a Config, not a field of it: key path -> the text that stood where an environment variable was read, and its value."""
 
 Keys = tuple[str | int, ...]
 
@@ -30,7 +30,7 @@ Keys = tuple[str | int, ...]
 def read_config(composed: DictConfig | dict[str, Any]) -> tuple[Config | None, list[Problem]]:
     """The Config that a composed configuration says, or None, and everything that is wrong with it."""
     problems: list[Problem] = []
-    texts: dict[Keys, str] = {}
+    texts: dict[Keys, tuple[str, Any]] = {}
     values: Any = composed if isinstance(composed, dict) else OmegaConf.to_container(composed)
     if _needs_resolving(values):
         values = _resolve(OmegaConf.create(values), (), problems, texts)
@@ -47,11 +47,12 @@ def read_config(composed: DictConfig | dict[str, Any]) -> tuple[Config | None, l
 def save_config(config: Config, path: Path) -> None:
     """Write the whole config as YAML, defaults included."""
     values = _escape(asdict(config))
-    for place, text in vars(config).get(INTERPOLATIONS, {}).items():
+    for place, (text, value) in vars(config).get(INTERPOLATIONS, {}).items():
         holder = values
         for part in place[:-1]:
             holder = holder[part]
-        holder[place[-1]] = text
+        if holder[place[-1]] == _escape(value):  # A run may since have settled on another value, which then is what counts.
+            holder[place[-1]] = text
     path.write_text(OmegaConf.to_yaml(OmegaConf.create(values)), encoding="utf-8")
 
 
@@ -91,7 +92,7 @@ def _needs_resolving(value: Any) -> bool:
     return isinstance(value, str) and ("${" in value or value == "???")
 
 
-def _resolve(node: Any, path: Keys, problems: list[Problem], texts: dict[Keys, str]) -> Any:
+def _resolve(node: Any, path: Keys, problems: list[Problem], texts: dict[Keys, tuple[str, Any]]) -> Any:
     """Plain values of a node. What is missing or cannot be resolved becomes a problem and is left out."""
     if not isinstance(node, (DictConfig, ListConfig)):
         return node
@@ -110,7 +111,7 @@ def _resolve(node: Any, path: Keys, problems: list[Problem], texts: dict[Keys, s
                     problems.append(_unresolved(error, where, node, key))
                     continue
             if read:
-                texts[place] = _raw(node, key)
+                texts[place] = _raw(node, key), value
         else:
             value = _resolve(node[key], place, problems, texts)
         if isinstance(values, dict):

@@ -253,7 +253,7 @@ def test_globs() -> None:
 SAME = [
     ["task=[cola,rte]", "tasks.cola.weight=2", "~tasks.rte"],
     ["model.name=a/b", "optim.betas=[0.8,0.9]", "optim.lr=1e-3"],
-    ["model={lr: 1e-5, kind: scratch}", "runner.eval_every=${runner.batch_size}", "data.root=null"],
+    ["model=tiny", "model={lr: 1e-5}", "runner.eval_every=${runner.batch_size}", "data.root=null"],
     ["task=sst2", "tasks.sst2.source.files={train: t.csv}", "+tasks.sst2.source.files.validation=v.csv"],
     ["task=rte", "model.name='a: b'", "tasks.rte.labels=[\"yes\",'no']", "~optim.clip"],
 ]

@@ -65,6 +65,10 @@ def test_environment_variables_do_not_land_in_it(tmp_path: Path, monkeypatch: py
     assert "eval_every: 9" in text, "an interpolation that reads no environment is resolved"
     assert load_config(tmp_path / "config.yaml") == config
 
+    config.model.name = "settled/on"
+    save_config(config, tmp_path / "settled.yaml")
+    assert load_config(tmp_path / "settled.yaml").model.name == "settled/on"
+
     monkeypatch.delenv("MTL_TEST_SECRET")
     with pytest.raises(UserError) as caught:
         load_config(tmp_path / "config.yaml")
