@@ -247,4 +247,5 @@ def _sweep_job(composed: DictConfig) -> float:
         raise
 
 
+# At import, because another launcher names the folders in processes of its own.
 OmegaConf.register_new_resolver("mtl.job_folder", job_folder, replace=True)
