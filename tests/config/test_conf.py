@@ -70,7 +70,7 @@ def test_method_file_is_the_defaults(path: Path) -> None:
 
 PRETRAINED = ["minilm", "bert", "roberta", "deberta", "modernbert", "t5", "gpt2", "pretrained"]
 DIFFERS = {
-    "model/tiny": {"kind", "name"},
+    "model/tiny": {"kind", "name", "dropout", "layers", "hidden", "heads", "vocabulary", "initializer_range", "scratch_lr"},
     "data/hub": {"source"},
     "data/local": {"source", "root"},
     "data/sample": {"source"},
