@@ -62,10 +62,10 @@ _TEXT_TABLES: dict[str, tuple[pa.Schema, Sequence[int], dict[str, tuple[int, Mak
     ),
     "glue/qnli": (_text("question", "sentence"), (1, 1), {"validation": (400, pairs.qnli), "train": (5000, pairs.qnli)}),
     "glue/rte": (_PAIR, (1, 1), {"validation": (300, pairs.rte), "train": (4000, pairs.rte)}),
-    "glue/wnli": (_PAIR, (1, 1), {"validation": (200, pairs.wnli), "train": (2000, pairs.wnli)}),
+    "glue/wnli": (_PAIR, (1, 1), {"validation": (200, pairs.wnli), "train": (3500, pairs.wnli)}),
     "glue/ax": (_PREMISE, (1, 1, 1), {"test": (300, pairs.mnli)}),
 }
-_SQUAD_TABLES = {"squad": 0.0, "squad_v2": 0.35}
+_SQUAD_TABLES = {"squad": 0.0, "squad_v2": 0.28}
 _SQUAD_SIZES = {"validation": 400, "train": 3000}
 
 

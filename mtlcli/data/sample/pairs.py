@@ -147,22 +147,23 @@ def rte(world: World, rng: Random, label: int) -> tuple[str, ...]:
     return text, hypothesis
 
 
-_NAMED = (
-    ("{a} thanked {b} because {she} had helped.", "{x} had helped.", 1),
-    ("{a} thanked {b} because {she} was grateful.", "{x} was grateful.", 0),
-    ("{a} called {b} because {she} had the {t}.", "{x} had the {t}.", 1),
-    ("{a} called {b} because {she} needed the {t}.", "{x} needed the {t}.", 0),
-)
 _HELPERS = ("doctor", "nurse", "lawyer", "teacher", "barber", "cook")
 _HELPED = ("patient", "child", "client", "pupil", "guest", "stranger")
 _HELP = ("helped", "served", "advised")
-_REASONS = (("was skilled", "was on duty", "knew what to do"), ("needed help", "was in trouble", "had asked for it"))
 _SIZES = (("vehicle", "instrument"), ("garment", "toy"))
-_SIZE_SCHEMAS = (
-    ("The {a} {fits} into the {b} because it was too {big}.", "The {x} was too {big}.", 0),
-    ("The {a} {fits} into the {b} because it was too {small}.", "The {x} was too {small}.", 1),
-    ("The {a} {harms} the {b} because it was heavy.", "The {x} was heavy.", 0),
-    ("The {a} {harms} the {b} because it was weak.", "The {x} was weak.", 1),
+Schema = tuple[str, str, tuple[str, ...], tuple[str, ...]]
+"""A sentence about {a} and {b}, a reading of it, and its reasons when they are about {a} and when they are about {b}."""
+_NAMED: tuple[Schema, ...] = (
+    ("{a} thanked {b} because {she} {why}.", "{x} {why}.", ("was grateful",), ("had helped",)),
+    ("{a} called {b} because {she} {why}.", "{x} {why}.", ("needed the {t}",), ("had the {t}",)),
+)
+_ROLES: tuple[Schema, ...] = (
+    ("The {a} {help} the {b} because {she} {why}.", "The {x} {why}.", ("was skilled", "was on duty"), ("needed help", "was in trouble")),
+)
+_THINGS: tuple[Schema, ...] = (
+    ("The {a} did not fit into the {b} because it was too {why}.", "The {x} was too {why}.", ("big", "large"), ("small", "little")),
+    ("The {a} would not go into the {b} because it was too {why}.", "The {x} was too {why}.", ("big", "large"), ("small", "little")),
+    ("The {a} {harm} the {b} because it was {why}.", "The {x} was {why}.", ("heavy",), ("weak",)),
 )
 
 
@@ -170,20 +171,18 @@ def wnli(world: World, rng: Random, label: int) -> tuple[str, ...]:
     """A sentence with a pronoun and a reading of the pronoun that is right (1) or wrong (0). Mostly it takes knowledge of the world to
     tell: who helps whom, and which things are larger."""
     women, style = rng.random() < 0.5, rng.random()
-    filled = {"she": "she" if women else "he", "t": rng.choice(VALUES["thing"])}
-    if style < 0.15:
-        text, reading, meant = rng.choice(_NAMED)
+    if style < 0.1:
+        schemas: tuple[Schema, ...] = _NAMED
         pair = rng.sample(words.WOMEN if women else words.MEN, 2)
     elif style < 0.6:
-        meant = rng.randrange(2)
-        reason = rng.choice(_REASONS[meant])
-        text, reading = f"The {{a}} {rng.choice(_HELP)} the {{b}} because {{she}} {reason}.", f"The {{x}} {reason}."
-        pair = [rng.choice(_HELPERS), rng.choice(_HELPED)]
+        schemas, pair = _ROLES, [rng.choice(_HELPERS), rng.choice(_HELPED)]
     else:
-        text, reading, meant = rng.choice(_SIZE_SCHEMAS)
         things = (rng.choice(words.THINGS_OF[rng.choice(kinds)]) for kinds in _SIZES)
-        pair = [rng.choice(words.SYNONYM_OF.get(thing, (thing,))) for thing in things]
-        filled |= {"fits": rng.choice(("did not fit", "would not go")), "harms": rng.choice(("broke", "damaged", "crushed"))}
-        filled |= {size: rng.choice(words.QUALITIES[size]) for size in ("big", "small")}
-    filled |= {"a": pair[0], "b": pair[1], "x": pair[meant] if label else pair[1 - meant]}
+        schemas, pair = _THINGS, [rng.choice(words.SYNONYM_OF.get(thing, (thing,))) for thing in things]
+    text, reading, *reasons = rng.choice(schemas)
+    # The reason alone says a little about the label: a pure exclusive-or of reason and reading is learned too slowly.
+    meant = int(rng.random() < (0.6 if label else 0.4))
+    filled = {"she": "she" if women else "he", "help": rng.choice(_HELP), "harm": rng.choice(("broke", "damaged", "crushed"))}
+    filled |= {"a": pair[0], "b": pair[1], "x": pair[meant if label else 1 - meant]}
+    filled["why"] = rng.choice(reasons[meant]).format(t=rng.choice(VALUES["thing"]))
     return text.format(**filled), reading.format(**filled)

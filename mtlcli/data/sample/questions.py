@@ -20,7 +20,7 @@ def paragraph(world: World, rng: Random, *, unanswerable: float, questions: int 
     places, times = rng.sample(VALUES["place"], 2), rng.sample(VALUES["time"], 2)
     told = [Event(people[i], verbs[i], things[i], None, places[i], times[i]) for i in range(2)]
     first = rng.choice(("place", "time"))
-    unsaid = first if rng.random() < (0.7 if unanswerable else 0.3) else None
+    unsaid = first if rng.random() < (0.8 if unanswerable else 0.3) else None
     second = unsaid or ("time" if first == "place" else "place")
     told = [without(told[0], first), without(told[1], second)]
     sentences = [sentence(world.tell(rng, event, knowledge=0)) for event in told]
@@ -29,14 +29,14 @@ def paragraph(world: World, rng: Random, *, unanswerable: float, questions: int 
     for _ in range(questions):
         number = rng.randrange(2)
         event = told[number]
-        asked = replace(event, place=None, time=None)
+        asked = replace(event, place=None, time=None) if rng.random() < 0.5 else event
         slot = rng.choice([slot for slot in ASKED if getattr(event, slot) is not None])
         text: list[str] = []
         start: list[int] = []
         if rng.random() >= unanswerable:
             answer, within = _answer(sentences[number], event, slot)
             text, start = [answer], [sum(len(before) + 1 for before in sentences[:number]) + within]
-        elif unsaid and rng.random() < 0.8:
+        elif unsaid and rng.random() < 0.9:
             slot = unsaid
         elif slot == "who" or (slot != "thing" and rng.random() < 0.5):
             asked = replace(asked, thing=things[2])
