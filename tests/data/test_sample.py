@@ -138,19 +138,22 @@ def test_scores_of_stsb_fall_with_the_words_that_differ() -> None:
 
 
 @pytest.mark.parametrize("path", TWO_TEXTS)
-def test_no_word_gives_the_label_away(path: str) -> None:
-    """No word of either text, by being there or not, decides much more than the most frequent label does."""
-    rows = sample_table(path, "train", 0).to_pylist()
-    labels = Counter(row["label"] for row in rows)
-    majority = max(labels.values()) / len(rows)
-    for name in (name for name, _ in COLUMNS[path] if name in TEXTS):
-        counts: dict[str, Counter[int]] = defaultdict(Counter)
-        for row in rows:
-            for word in set(row[name].lower().strip(".?").split()):
-                counts[word][row["label"]] += 1
-        for word, having in counts.items():
-            right = max(having.values()) + max(labels[label] - having[label] for label in labels)
-            assert right / len(rows) < majority + 0.12, (name, word)
+def test_words_without_comparison_do_not_give_the_label_away(path: str) -> None:
+    """A linear classifier over the words of both texts stays near the most frequent label: the texts must be compared."""
+    from scipy.sparse import hstack
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    train, validation, *_ = (sample_table(path, split, 0) for split in sample_paths()[path])
+    columns = [name for name, _ in COLUMNS[path] if name in TEXTS]
+    vectorizers = [CountVectorizer(binary=True).fit(train[name].to_pylist()) for name in columns]
+    seen, unseen = (
+        hstack([vectorizer.transform(table[name].to_pylist()) for name, vectorizer in zip(columns, vectorizers, strict=True)])
+        for table in (train, validation)
+    )
+    labels = validation["label"].to_pylist()
+    accuracy = LogisticRegression(max_iter=300).fit(seen, train["label"].to_pylist()).score(unseen, labels)
+    assert accuracy < max(Counter(labels).values()) / len(labels) + (0.25 if path == "glue/mnli" else 0.2)
 
 
 def test_entailed_and_contradicted_follow_from_the_words() -> None:
