@@ -26,19 +26,19 @@ class Model:
     `auto`: the pooler if the model has a trained one, the last token for decoder-only models, the mean for
     encoder-decoder models, else the first token."""
     dropout: Annotated[float, Ge(0), Lt(1)] | None = None
-    """Dropout in the backbone and the heads; null: what the model's own configuration says."""
+    """Dropout in the backbone and the heads; null: what the model's own configuration says, and none from scratch."""
     attention: Literal["auto", "eager", "sdpa"] = "auto"
     """Attention implementation of the transformers library; `auto`: its default."""
     layers: Annotated[int, Gt(0)] = 2
     """From scratch: number of layers."""
-    hidden: Annotated[int, Gt(0)] = 128
+    hidden: Annotated[int, Gt(0)] = 64
     """From scratch: width."""
     heads: Annotated[int, Gt(0)] = 4
     """From scratch: attention heads."""
     vocabulary: Annotated[int, Ge(100)] = 8000
     """From scratch: largest size of the WordPiece vocabulary."""
-    initializer_range: Annotated[float, Gt(0)] = 0.02
-    """From scratch: standard deviation of the initial weights."""
+    initializer_range: Annotated[float, Gt(0)] = 0.1
+    """From scratch: standard deviation of the initial weights; BERT's 0.02 suits its width of 768."""
     scratch_lr: Annotated[float, Gt(0)] = 1e-3
     """Learning rate when the model is built from scratch; used when `optim.lr` is null."""
 

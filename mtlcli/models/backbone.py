@@ -34,6 +34,11 @@ class Backbone(nn.Module):
         return int(self.network.config.get_text_config().hidden_size)
 
     @property
+    def initializer_range(self) -> float:
+        """Standard deviation of the network's initial weights; heads start with the same."""
+        return float(getattr(self.network.config, "initializer_range", 0.02))
+
+    @property
     def dropout(self) -> float:
         """Dropout that suits a head on this backbone: what its configuration says for classifiers, else for hidden states."""
         config = self.network.config

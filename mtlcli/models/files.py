@@ -76,7 +76,7 @@ def _scratch(model: Model, texts: list[str]) -> BackboneFiles:
         raise UserError(f"model.hidden={model.hidden} is not a multiple of model.heads={model.heads}", where="model.heads")
     tokenizer = build_tokenizer(texts, model.vocabulary)
     encoder = TextEncoder(tokenizer, uses_segments=True, model_max_length=512)
-    dropout = BertConfig().hidden_dropout_prob if model.dropout is None else model.dropout
+    dropout = model.dropout or 0.0
     config = BertConfig(
         vocab_size=encoder.vocabulary_size,
         hidden_size=model.hidden,

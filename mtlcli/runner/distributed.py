@@ -18,6 +18,10 @@ from mtlcli.config.run import Runner
 from mtlcli.errors import UserError
 
 
+_connections = 0
+"""How often this process has joined a process group."""
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process among the processes of the run."""
@@ -118,7 +122,14 @@ def connect(runner: Runner) -> Iterator[Ranks]:
     if world == 1:
         yield Ranks(0, 1, device)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=runner.timeout))
+    # A sweep under torchrun connects once for each job, always through the launcher's one store: the keys of the last
+    # job must not be met again.
+    global _connections
+    timeout = timedelta(seconds=runner.timeout)
+    store, _, _ = next(dist.rendezvous("env://", rank, world, timeout=timeout))
+    store = dist.PrefixStore(f"connection_{_connections}", store)
+    _connections += 1
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=world, timeout=timeout)
     try:
         yield Ranks(rank, world, device)
     finally:

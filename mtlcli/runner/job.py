@@ -9,7 +9,6 @@ from typing import Any
 
 from mtlcli.config import Config, samplings, weightings
 from mtlcli.config.snapshot import load_config
-from mtlcli.data.batches import Stream
 from mtlcli.errors import MtlError, RunError
 from mtlcli.models.files import BackboneFiles
 from mtlcli.runner.console import Console, results_table
@@ -133,6 +132,7 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any) ->
     """Build every part of the run on this rank, train, and write the results."""
     import torch
 
+    from mtlcli.data.batches import Stream
     from mtlcli.models.build import build_model
     from mtlcli.runner.loop import Run, train
     from mtlcli.runner.precision import choose_precision

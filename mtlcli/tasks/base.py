@@ -97,9 +97,9 @@ class TaskType(ABC, Generic[C]):
         """Features of all rows, in row order. Labels that are missing are -100 (ids) or NaN (scores)."""
 
     @abstractmethod
-    def build_head(self, hidden: int, dropout: float, *, dense: bool) -> nn.Module:
+    def build_head(self, hidden: int, dropout: float, *, dense: bool, std: float) -> nn.Module:
         """The module `head(encoded: Encoded) -> dict[str, Tensor]`. `dense`: put a dense tanh layer before the output layer
-        (for backbones whose pooled vector has not passed one)."""
+        (for backbones whose pooled vector has not passed one). `std`: standard deviation of the initial weights."""
 
     @abstractmethod
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:

@@ -139,10 +139,10 @@ class Classification(TaskType[ClassificationTask]):
         features.columns["label"] = self._ids(table)[features.columns["row"]]
         return features
 
-    def build_head(self, hidden: int, dropout: float, *, dense: bool) -> nn.Module:
+    def build_head(self, hidden: int, dropout: float, *, dense: bool, std: float) -> nn.Module:
         from mtlcli.tasks.heads import PooledHead
 
-        return PooledHead(hidden, len(self.labels), dropout, dense=dense)
+        return PooledHead(hidden, len(self.labels), dropout, dense=dense, std=std)
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
         """Cross entropy."""

@@ -1,4 +1,4 @@
-"""The heads: small private modules on top of the backbone. Weights start as in BERT: normal(0, 0.02), biases 0 (Devlin et al. 2019)."""
+"""The heads: small private modules on top of the backbone. Weights start as in BERT: normal(0, std), biases 0 (Devlin et al. 2019)."""
 
 from __future__ import annotations
 
@@ -7,36 +7,38 @@ from torch import Tensor, nn
 from mtlcli.tasks.base import Encoded
 
 
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
+def _initialise(head: nn.Module, std: float) -> None:
+    for module in head.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=std)
+            nn.init.zeros_(module.bias)
 
 
 class PooledHead(nn.Module):
     """One vector of outputs per input, from the pooled vector."""
 
-    def __init__(self, hidden: int, outputs: int, dropout: float, *, dense: bool) -> None:
+    def __init__(self, hidden: int, outputs: int, dropout: float, *, dense: bool, std: float = 0.02) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Dropout(dropout)]
         if dense:
             layers += [nn.Linear(hidden, hidden), nn.Tanh(), nn.Dropout(dropout)]
-        self.layers = nn.Sequential(*layers, nn.Linear(hidden, outputs))
-        self.apply(_initialise)
+        self.layers = nn.Sequential(*layers)
+        self.output = nn.Linear(hidden, outputs)
+        _initialise(self, std)
 
     def forward(self, encoded: Encoded) -> dict[str, Tensor]:
         """`logits`: (batch, outputs)."""
-        return {"logits": self.layers(encoded.pooled)}
+        return {"logits": self.output(self.layers(encoded.pooled))}
 
 
 class SpanHead(nn.Module):
     """A start and an end score per token, from the token states."""
 
-    def __init__(self, hidden: int, dropout: float) -> None:
+    def __init__(self, hidden: int, dropout: float, *, std: float = 0.02) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden, 2)
-        self.apply(_initialise)
+        _initialise(self, std)
 
     def forward(self, encoded: Encoded) -> dict[str, Tensor]:
         """`start` and `end`: (batch, length)."""

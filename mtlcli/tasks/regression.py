@@ -26,6 +26,7 @@ class Regression(TaskType[RegressionTask]):
     """One real number. A column that is null, NaN or, as on the hub, -1 in every row says that the split has no scores."""
 
     loss_kind = "regression"
+    _mean = 0.0
 
     @property
     def default_metrics(self) -> list[str]:
@@ -37,6 +38,13 @@ class Regression(TaskType[RegressionTask]):
     def texts(self, table: Table) -> list[str]:
         return [text for column in input_columns(self.config.columns) for text in table.column(column)]
 
+    def prepare(self, train: Table | None) -> None:
+        """Take the mean score of the train split."""
+        if train is not None and _is_numeric(train.rows.column(self.config.columns.label).type):
+            scores = self._scores(train)
+            known = scores[np.isfinite(scores)]
+            self._mean = float(known.mean()) if len(known) else 0.0
+
     def check(self, table: Table, *, labelled: bool) -> list[Problem]:
         problems = text_problems(table, input_columns(self.config.columns))
         if self.config.columns.label in table.rows.column_names:
@@ -46,7 +54,7 @@ class Regression(TaskType[RegressionTask]):
     def _score_problems(self, table: Table, *, labelled: bool) -> list[Problem]:
         column = self.config.columns.label
         kind = table.rows.column(column).type
-        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)):
+        if not _is_numeric(kind):
             fix = f"write the scores as numbers, or name another column in tasks.{self.name}.columns.label"
             return [wrong_type(table, column, "numbers are needed", fix)]
         scores = self._scores(table)
@@ -81,10 +89,16 @@ class Regression(TaskType[RegressionTask]):
         features.columns["score"] = self._scores(table)[features.columns["row"]].astype(np.float32)
         return features
 
-    def build_head(self, hidden: int, dropout: float, *, dense: bool) -> nn.Module:
+    def build_head(self, hidden: int, dropout: float, *, dense: bool, std: float) -> nn.Module:
+        """The output starts at the mean score of the train split: squared errors of the mean itself would otherwise fill
+        the first steps of all tasks that share the backbone."""
+        from torch import nn
+
         from mtlcli.tasks.heads import PooledHead
 
-        return PooledHead(hidden, 1, dropout, dense=dense)
+        head = PooledHead(hidden, 1, dropout, dense=dense, std=std)
+        nn.init.constant_(head.output.bias, self._mean)
+        return head
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
         """Squared error."""
@@ -115,3 +129,8 @@ class Regression(TaskType[RegressionTask]):
     def majority(self, references: list[Any], metric: str) -> float:
         """0: a constant correlates with nothing."""
         return 0.0
+
+
+def _is_numeric(kind: pa.DataType) -> bool:
+    """Whether a column type holds numbers, or nothing at all."""
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind))

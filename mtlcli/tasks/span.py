@@ -150,11 +150,11 @@ class Span(TaskType[SpanTask]):
         features.columns["start"], features.columns["end"] = _positions(features, contexts, self._answers(table))
         return features
 
-    def build_head(self, hidden: int, dropout: float, *, dense: bool) -> nn.Module:
+    def build_head(self, hidden: int, dropout: float, *, dense: bool, std: float) -> nn.Module:
         """`dense` plays no part: token states have passed no pooling."""
         from mtlcli.tasks.heads import SpanHead
 
-        return SpanHead(hidden, dropout)
+        return SpanHead(hidden, dropout, std=std)
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
         """Mean of the cross entropies of start and end over the positions that can be predicted: the context, and position 0."""

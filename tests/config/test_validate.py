@@ -109,7 +109,7 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(model__dropout=1.0),
         "model.dropout: must be less than 1, found 1.0",
-        "Dropout in the backbone and the heads; null: what the model's own configuration says.",
+        "Dropout in the backbone and the heads; null: what the model's own configuration says, and none from scratch.",
     ),
     (changed(optim__lr=0), "optim.lr: must be greater than 0, found 0", LEARNING_RATE),
     (changed(optim__lr=float("nan")), "optim.lr: must be a finite number, found nan", LEARNING_RATE),

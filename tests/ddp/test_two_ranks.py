@@ -56,11 +56,12 @@ def test_two_ranks_are_one(tmp_path: Path, options: list[str]) -> None:
 
 
 def test_a_batch_smaller_than_the_ranks(tmp_path: Path) -> None:
-    """With one example a step the second rank has nothing to do, and must still take part in every reduction."""
-    options = ["runner.batch_size=1", "runner.steps=4"]
+    """The last batch of an epoch holds one example: the second rank has nothing to do, and must still take part in every reduction."""
+    options = ["data.max_train_rows=9", "runner.batch_size=4", "runner.steps=9", "runner.eval_every=9"]
     for devices in (1, 2):
         done = mtl(*COMMON, *options, f"runner.devices={devices}", f"run_dir={tmp_path / str(devices)}")
         assert done.returncode == 0, done.stderr
+    assert 1 in [entry["examples"] for row in rows(tmp_path / "1") for entry in row["tasks"].values()]
     assert losses(tmp_path / "1") == [(name, pytest.approx(loss, abs=1e-5)) for name, loss in losses(tmp_path / "2")]
 
 

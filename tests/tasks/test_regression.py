@@ -89,3 +89,13 @@ def test_predictions_are_in_row_order(encoder: TextEncoder) -> None:
     assert toy.majority([1.0, 2.0], "pearson") == 0.0
     with pytest.raises(RunError, match="not finite"):
         toy.decode({"logits": np.array([[0.0], [np.inf], [0.0]])}, features, rows)
+
+
+def test_the_head_starts_at_the_mean_train_score() -> None:
+    toy = task([0, 5])
+    toy.prepare(table([1.0, 2.0, 4.5]))
+    bias = [p for name, p in toy.build_head(8, 0.1, dense=True, std=0.02).named_parameters() if name == "output.bias"]
+    assert bias[0].item() == pytest.approx(2.5)
+    words = task()
+    words.prepare(table(["good", "bad"]))  # Not numbers: the row check says so, later.
+    assert words.build_head(8, 0.1, dense=False, std=0.02).output.bias.item() == 0.0  # type: ignore[union-attr, operator]
