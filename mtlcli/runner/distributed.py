@@ -13,10 +13,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from mtlcli.config.run import Runner
 from mtlcli.errors import UserError
-
 
 _connections = 0
 """How often this process has joined a process group."""
@@ -126,8 +127,8 @@ def connect(runner: Runner) -> Iterator[Ranks]:
     # job must not be met again.
     global _connections
     timeout = timedelta(seconds=runner.timeout)
-    store, _, _ = next(dist.rendezvous("env://", rank, world, timeout=timeout))
-    store = dist.PrefixStore(f"connection_{_connections}", store)
+    store, _, _ = next(rendezvous("env://", rank, world, timeout=timeout))
+    store = PrefixStore(f"connection_{_connections}", store)
     _connections += 1
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=world, timeout=timeout)
     try:

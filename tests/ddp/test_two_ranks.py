@@ -84,13 +84,14 @@ def test_evaluation_on_two_ranks_gives_the_same_digits(tmp_path: Path) -> None:
     assert [entry["examples"] for entry in one["tasks"].values()] == [75, 75, 75]
 
 
-def test_torchrun_does_what_the_own_launcher_does(tmp_path: Path) -> None:
+def test_a_sweep_under_torchrun_does_what_the_own_launcher_does(tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "mtlcli"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launcher, *COMMON, f"run_dir={tmp_path / 'torchrun'}"], capture_output=True, text=True, env=environment, timeout=300
-    )
+    sweep = tmp_path / "sweep"
+    options = [*COMMON, "-m", "seed=0,1", f"run_dir={sweep}"]
+    done = subprocess.run([*launcher, *options], capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
+    first, second = sorted(path for path in sweep.iterdir() if path.is_dir())
     assert mtl(*COMMON, "runner.devices=2", f"run_dir={tmp_path / 'own'}").returncode == 0
-    assert losses(tmp_path / "torchrun") == losses(tmp_path / "own")
-    assert done.stdout.count("run folder:") == 1, "only the first rank talks"
+    assert losses(first) == losses(tmp_path / "own") != losses(second)
+    assert done.stdout.count("run folder:") == 2, "only the first rank talks"
