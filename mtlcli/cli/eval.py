@@ -107,7 +107,13 @@ def _check_path(path: Path) -> list[Problem]:
         return []
     if not path.exists():
         close = nearest(path.name, [other.name for other in path.parent.iterdir()]) if path.parent.is_dir() else None
-        return [Problem("there is no such folder", str(path), f"did you mean {path.parent / close}?" if close else "")]
+        return [
+            Problem(
+                "there is no such folder",
+                str(path),
+                f"did you mean {path.parent / close}?" if close else "give a folder that mtl train wrote, or one of its checkpoints",
+            )
+        ]
     what = "neither a run folder (looked for config.yaml) nor a checkpoint (looked for manifest.json)"
     runs = sorted(path.glob("*/config.yaml"), key=lambda file: file.stat().st_mtime) if path.is_dir() else []
     found = f"the newest run in it is {runs[-1].parent}" if runs else "give a folder that mtl train wrote, or one of its checkpoints"

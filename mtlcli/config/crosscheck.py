@@ -46,7 +46,9 @@ def _nearest_path(path: Path) -> str:
     if not path.parent.is_dir():
         return f"there is no folder '{path.parent}' either" + ("" if path.is_absolute() else f"; relative paths start from {Path.cwd()}")
     close = nearest(path.name, [other.name for other in path.parent.iterdir()])
-    return f"did you mean '{path.parent / close}'?" if close else "" if path.is_absolute() else f"relative paths start from {Path.cwd()}"
+    if close:
+        return f"did you mean '{path.parent / close}'?"
+    return f"'{path.parent}' has nothing of a similar name" + ("" if path.is_absolute() else f"; relative paths start from {Path.cwd()}")
 
 
 def _task(name: str, task: Task, config: Config, names: list[str]) -> Iterator[Problem]:

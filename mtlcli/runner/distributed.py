@@ -85,11 +85,6 @@ class Ranks:
             offset += parameter.numel()
 
 
-def launched() -> bool:
-    """Whether a launcher such as torchrun or SLURM has started this process as one of several ranks."""
-    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 def choose_device(runner: Runner, local_rank: int) -> torch.device:
     """The device of a rank. Raises UserError when `runner.device` or `runner.devices` asks for more than there is."""
     cuda = torch.cuda.is_available()

@@ -21,9 +21,9 @@ def run(config: Config, run_dir: Path, *, suite: str, command: list[str]) -> flo
 
     Raises UserError before anything is written, and any other error with the run folder's status set to `failed`.
     """
-    from mtlcli.runner.distributed import connect, launched
+    if _launched():
+        from mtlcli.runner.distributed import connect
 
-    if launched():
         # torchrun or SLURM started this process: rank 0 makes the folder, then all of them read it.
         with connect(config.runner) as ranks:
             failure = None
@@ -43,9 +43,16 @@ def run(config: Config, run_dir: Path, *, suite: str, command: list[str]) -> flo
     folder = RunFolder(run_dir)
     _start(config, prepared, folder, command)
     if config.runner.devices == 1:
+        from mtlcli.runner.distributed import connect
+
         with connect(config.runner) as ranks:
             return _guarded(folder, True, lambda: _score(_train(config, prepared, folder, ranks)))
     return _guarded(folder, True, lambda: _score(_launch(config, folder)))
+
+
+def _launched() -> bool:
+    """Whether a launcher such as torchrun or SLURM has started this process as one of several ranks."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _start(config: Config, prepared: Prepared, folder: RunFolder, command: list[str]) -> None:
