@@ -28,7 +28,7 @@ train: install  ## the main job on the built-in sample data: one encoder for eig
 	$(BIN)/mtl train task=glue_multi sharing=hard data=sample model=tiny
 
 test: $(VENV)/installed-dev  ## all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=10
 
 lint: $(VENV)/installed-dev  ## ruff (rules and format) and mypy
 	$(BIN)/ruff check
