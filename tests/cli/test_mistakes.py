@@ -90,7 +90,8 @@ KNOWN_FROM_THE_CONFIGURATION: dict[str, tuple[list[str], str]] = {
     ),
     "missing data folder": (
         ["train", "task=rte", "data=local", "data.root=my_data"],
-        "mtl train: 1 problem\n  data.root: no folder 'my_data'\n      -> '.' has nothing of a similar name; relative paths start from {cwd}\n",
+        "mtl train: 1 problem\n  data.root: no folder 'my_data'\n"
+        "      -> '.' has nothing of a similar name; relative paths start from {cwd}\n",
     ),
     "checkpoint path that is not one": (
         ["eval", "my_conf"],
