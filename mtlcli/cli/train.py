@@ -97,14 +97,14 @@ def _run_composed() -> int:
     run_dir = Path(each.config.run_dir) if each.config.run_dir else _default_folder(each.config, each.suite)
     if each.config.run_dir and first_rank():
         _check_unused(run_dir)
-    _run(each.config, run_dir, each.suite, each.command)
+    _run(each.config, run_dir, each.command)
     return 0
 
 
-def _run(config: Config, run_dir: Path, suite: str, command: list[str]) -> float:
+def _run(config: Config, run_dir: Path, command: list[str]) -> float:
     from mtlcli.runner.job import run
 
-    return run(config, run_dir, suite=suite, command=command)
+    return run(config, run_dir, command=command)
 
 
 def _config(composed: DictConfig) -> Config:
@@ -235,7 +235,7 @@ def _sweep_job(composed: DictConfig) -> float:
     try:
         config = _config(composed)
         config.run_dir = str(run_dir)
-        return _run(config, run_dir, _suite(config), _command())
+        return _run(config, run_dir, _command())
     except Exception as error:
         reason = str(error) if isinstance(error, MtlError) else f"{type(error).__name__}: {error}"
         if first_rank():

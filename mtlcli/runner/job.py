@@ -16,7 +16,7 @@ from mtlcli.runner.folder import RunFolder
 from mtlcli.runner.prepare import Prepared, prepare
 
 
-def run(config: Config, run_dir: Path, *, suite: str, command: list[str]) -> float:
+def run(config: Config, run_dir: Path, *, command: list[str]) -> float:
     """Carry out a run and return its average score (NaN when no task has labelled validation rows).
 
     Raises UserError before anything is written, and any other error with the run folder's status set to `failed`.
