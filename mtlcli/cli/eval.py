@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from mtlcli.cli import console, first_rank
+from mtlcli.cli.parser import Parser
 from mtlcli.errors import Problem, UserError
 from mtlcli.registry import nearest
 
@@ -33,16 +32,9 @@ usage: mtl eval PATH [--split S] [--task T ...] [--json FILE] [--predictions DIR
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        unknown = message.removeprefix("unrecognized arguments: ")
-        what = f"unknown option '{unknown.split()[0]}'" if unknown != message else message
-        raise UserError(what, fix="mtl eval --help tells the options")
-
-
 def eval_main(argv: list[str]) -> int:
     """Run `mtl eval` and return the exit code."""
-    parser = _Parser(prog="mtl eval", add_help=False)
+    parser = Parser(prog="mtl eval", add_help=False)
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--split")
     parser.add_argument("--task", nargs="+", action="extend", default=[])

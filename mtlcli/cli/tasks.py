@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from mtlcli.cli import console
+from mtlcli.cli.parser import Parser
 from mtlcli.config.paths import conf_dir
 from mtlcli.errors import UserError
 from mtlcli.registry import suggest
@@ -36,16 +36,9 @@ usage: mtl tasks [NAME] [-cd DIR] [KEY=VALUE ...]
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        unknown = message.removeprefix("unrecognized arguments: ")
-        what = f"unknown option '{unknown.split()[0]}'" if unknown != message else message
-        raise UserError(what, fix="mtl tasks --help tells the options")
-
-
 def tasks_main(argv: list[str]) -> int:
     """Run `mtl tasks` and return the exit code."""
-    parser = _Parser(prog="mtl tasks", add_help=False)
+    parser = Parser(prog="mtl tasks", add_help=False)
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--config-dir", "-cd", type=Path)
     parser.add_argument("rest", nargs="*")
