@@ -44,3 +44,7 @@ class RunError(MtlError):
     """A run that was under way could not go on."""
 
     exit_code = 1
+
+
+class RunWarning(RuntimeWarning):
+    """Something went wrong in a run that goes on; shown on the console and kept in log.txt."""

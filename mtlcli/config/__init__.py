@@ -7,6 +7,7 @@ from typing import Annotated, Any, Union
 
 from annotated_types import Ge, MinLen
 
+from mtlcli.config.balancing import Balancing
 from mtlcli.config.run import Data, Logger, Model, Optim, Runner
 from mtlcli.config.sampling import samplings
 from mtlcli.config.section import section
@@ -62,4 +63,4 @@ class Config:
     """The run folder; null: runs/<date>_<time>_<suite>_<sharing>_<weighting>."""
 
 
-__all__ = ["Config", "Data", "Logger", "Model", "Optim", "Runner", "Task", "samplings", "sharings", "task_types", "weightings"]
+__all__ = ["Balancing", "Config", "Data", "Logger", "Model", "Optim", "Runner", "Task", "samplings", "sharings", "task_types", "weightings"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mtlcli.config import Config, Task
 from mtlcli.config.task import ClassificationTask, RegressionTask, SpanTask
+from mtlcli.config.weighting import Needs
 from mtlcli.errors import Problem
 from mtlcli.evaluation.metrics import metric_names
 from mtlcli.registry import nearest, suggest
@@ -154,10 +156,56 @@ def _run(config: Config) -> Iterator[Problem]:
     if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
         yield Problem(f"must be two numbers from 0 to below 1, found {optim.betas}", "optim.betas", "for example [0.9, 0.999]")
     yield from _data(config)
+    yield from _weighting(config, [name for name, task in config.tasks.items() if task.splits.train is not None])
     if model.kind == "pretrained" and model.name is None:
         yield Problem("must be given with model.kind=pretrained", "model.name", "a name on the hub, or a folder")
     if model.kind != "pretrained" and model.hidden % model.heads:
         yield Problem(f"model.hidden={model.hidden} is not a multiple of {model.heads}", "model.heads", "change one of them")
+
+
+def _weighting(config: Config, trained: list[str]) -> Iterator[Problem]:
+    """What the weighting needs and the rest of the run does not give."""
+    weighting, sampling = config.weighting, config.sampling
+    needs: Needs = weighting.needs
+    at = f"weighting={weighting.name}"
+    if needs.several_tasks and len(trained) < 2:
+        yield Problem(f"{at} compares tasks, and the run trains one", "weighting", "type weighting=static, or train several tasks")
+    elif needs.several_tasks and not sampling.all_tasks:
+        yield Problem(
+            f"{at} compares the tasks of a step, and sampling={sampling.name} puts one task into each", "sampling", "type sampling=all"
+        )
+    if needs.shared_parameters and not config.sharing.shares:
+        yield Problem(
+            f"{at} compares the gradients of shared parameters, and sharing={config.sharing.name} has none",
+            "sharing",
+            "type sharing=hard, or weighting=static",
+        )
+    if needs.unit_importance:
+        for name in trained:
+            if config.tasks[name].weight != 1:
+                yield Problem(
+                    f"has no effect: {at} does not change when a task's loss is multiplied by a number",
+                    f"tasks.{name}.weight",
+                    "leave it out, or choose another weighting",
+                )
+    missing = [package for package in needs.packages if find_spec(package) is None]
+    if missing:
+        yield Problem(f"{at} needs {' and '.join(missing)}, not installed", "weighting", f"type pip install 'mtlcli[{needs.extra}]'")
+    if hasattr(weighting, "problems"):
+        yield from weighting.problems(trained)
+    logger = config.logger
+    if logger.probe is not None and not (sampling.all_tasks and config.sharing.shares and len(trained) > 1):
+        yield Problem(
+            "compares the gradients that the tasks of a step leave in shared parameters, and this run has none to compare",
+            "logger.probe",
+            "leave it out, or type sampling=all and a sharing other than none, with several tasks",
+        )
+    if logger.affinity is not None and not (config.sharing.shares and len(trained) > 1):
+        yield Problem(
+            "measures what a step on one task does to others through shared parameters, and this run has none",
+            "logger.affinity",
+            "leave it out, or share parameters between several tasks",
+        )
 
 
 def _data(config: Config) -> Iterator[Problem]:

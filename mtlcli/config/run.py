@@ -125,3 +125,9 @@ class Logger:
     """`live`: a view that redraws itself; `plain`: lines; `auto`: live in a terminal, else plain."""
     every: Annotated[int, Gt(0)] = 10
     """Steps between rows of metrics.jsonl."""
+    probe: Annotated[int, Gt(0)] | None = None
+    """Measure norms and cosines of the tasks' gradients every n-th step, whatever the weighting; the update stays the same. Null: only
+    where the weighting measures them anyway."""
+    affinity: Annotated[int, Gt(0)] | None = None
+    """Measure every n-th step how a step on one task changes the loss of each other (Fifty et al. 2021); costs K backward passes
+    and K x K forward passes. Null: never."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
@@ -17,6 +17,8 @@ samplings = Registry("sampling")
 class ProportionalSampling:
     """One task a step; in an epoch every task is met once through, in an order shuffled anew (Liu et al. 2019, MT-DNN)."""
 
+    all_tasks: ClassVar[bool] = False
+    """Whether every step holds every task, which methods that compare tasks within a step need."""
     name: Literal["proportional"] = "proportional"
     """Policy."""
 
@@ -26,6 +28,8 @@ class ProportionalSampling:
 class TemperatureSampling:
     """One task a step, drawn with probability proportional to min(size, cap)^(1/temperature) (Raffel et al. 2020)."""
 
+    all_tasks: ClassVar[bool] = False
+    """Whether every step holds every task, which methods that compare tasks within a step need."""
     name: Literal["temperature"] = "temperature"
     """Policy."""
     temperature: Annotated[float, Ge(1)] = 2.0
@@ -39,6 +43,8 @@ class TemperatureSampling:
 class UniformSampling:
     """One task a step, each equally often."""
 
+    all_tasks: ClassVar[bool] = False
+    """Whether every step holds every task, which methods that compare tasks within a step need."""
     name: Literal["uniform"] = "uniform"
     """Policy."""
 
@@ -48,5 +54,7 @@ class UniformSampling:
 class AllSampling:
     """Every task in every step; small tasks are repeated until the largest has been met once."""
 
+    all_tasks: ClassVar[bool] = True
+    """Whether every step holds every task, which methods that compare tasks within a step need."""
     name: Literal["all"] = "all"
     """Policy."""

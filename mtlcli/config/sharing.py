@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from mtlcli.config.section import section
 from mtlcli.registry import Registry
@@ -15,6 +15,8 @@ sharings = Registry("sharing")
 class HardSharing:
     """One backbone for all tasks, one head each (Caruana 1997)."""
 
+    shares: ClassVar[bool] = True
+    """Whether tasks have parameters in common, which gradient balancing needs."""
     name: Literal["hard"] = "hard"
     """Strategy."""
 
@@ -24,5 +26,7 @@ class HardSharing:
 class NoSharing:
     """A separate copy of the backbone for each task: the single-task baseline at equal data."""
 
+    shares: ClassVar[bool] = False
+    """Whether tasks have parameters in common, which gradient balancing needs."""
     name: Literal["none"] = "none"
     """Strategy."""

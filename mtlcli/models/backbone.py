@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,26 @@ from mtlcli.models.files import BackboneFiles
 from mtlcli.tasks.base import Encoded
 
 
+def layer_of(parameter: str) -> int | None:
+    """The number of the layer that a parameter of a backbone belongs to, from 0; None for embeddings, final norms and poolers.
+
+    Every encoder of the transformers library keeps its layers in one list, whose index is the first number in the name.
+    """
+    return next((int(part) for part in parameter.split(".") if part.isdigit()), None)
+
+
+def last_layers(parameters: Sequence[str], count: int) -> list[int]:
+    """Positions, among parameters of a backbone by name, of those in the last `count` layers.
+
+    Raises UserError when the backbone has fewer layers.
+    """
+    layers = [layer_of(name) for name in parameters]
+    depth = max((layer + 1 for layer in layers if layer is not None), default=0)
+    if count > depth:
+        raise UserError(f"the backbone has {depth} layers", where="weighting.last_layers", fix=f"type {depth} or less, or null")
+    return [position for position, layer in enumerate(layers) if layer is not None and layer >= depth - count]
+
+
 class Backbone(nn.Module):
     """A transformers network and the way its token states become one vector."""
 
@@ -27,6 +48,10 @@ class Backbone(nn.Module):
         if pooling != "pooler" and getattr(network, "pooler", None) is not None:
             # A pooler that nobody reads would be a set of parameters without gradient.
             network.pooler = None  # type: ignore[assignment]
+        embeddings = network.get_input_embeddings()
+        if isinstance(embeddings, nn.Embedding):
+            # A batch meets few of the vocabulary's rows; a dense gradient of all of them would be made anew by every backward pass.
+            embeddings.sparse = True
 
     @property
     def hidden(self) -> int:

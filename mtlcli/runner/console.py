@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -13,6 +16,8 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+from mtlcli.errors import RunWarning
 
 PLAIN_SECONDS = 5.0
 """Time between two plain progress lines."""
@@ -55,6 +60,22 @@ class Console:
         for console in (self._terminal, self._log):
             if console is not None:
                 console.print(message, soft_wrap=isinstance(message, str))
+
+    @contextmanager
+    def hearing_warnings(self) -> Iterator[None]:
+        """Within it, a RunWarning is a line for the user, every time; other warnings go where they went."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", RunWarning)
+            others = warnings.showwarning
+
+            def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+                if issubclass(category, RunWarning):
+                    self.say(f"warning: {message}")
+                else:
+                    others(message, category, *rest, **more)
+
+            warnings.showwarning = show
+            yield
 
     def panel(self, title: str, lines: list[str]) -> None:
         """Several lines with a frame around them."""
@@ -170,3 +191,17 @@ def results_table(results: dict[str, Any]) -> Table:
         table.add_section()
         table.add_row("average", "", f"{results['average']:.4f}")
     return table
+
+
+def findings(results: dict[str, Any]) -> list[str]:
+    """What a run found out about its tasks, in sentences."""
+    lines = []
+    failures = results["weighting"].get("solver_failures")
+    if failures:
+        lines.append(f"warning: the solver of {results['weighting']['name']} failed in {failures} steps, which used earlier weights")
+    if results["gradients"]:
+        lines.append(results["gradients"]["verdict"])
+    if results["affinity"]:
+        groups = " | ".join("+".join(group) for group in results["affinity"]["grouping"])
+        lines.append(f"affinity, measured in {results['affinity']['measured']} steps, suggests to train together: {groups}")
+    return lines

@@ -57,6 +57,30 @@ class Ranks:
         dist.broadcast(content, 0)
         return json.loads(bytes(content.cpu().tolist()))
 
+    def gather(self, vector: Tensor) -> Tensor:
+        """The vectors of all ranks, equally long, one behind the other."""
+        whole = torch.empty(self.world * len(vector), dtype=vector.dtype, device=self.device)
+        dist.all_gather(list(whole.chunk(self.world)), vector)
+        return whole
+
+    def scatter_sum(self, vector: Tensor) -> Tensor:
+        """This rank's part of the sum of all ranks' vectors, whose length is a multiple of the number of ranks."""
+        part = torch.empty(len(vector) // self.world, dtype=vector.dtype, device=self.device)
+        dist.reduce_scatter_tensor(part, vector)
+        return part
+
+    def union(self, ids: Tensor) -> Tensor:
+        """The sorted distinct values of an integer vector over all ranks, whose vectors may differ in length."""
+        ids = torch.unique(ids)
+        if self.world == 1:
+            return ids
+        size = torch.tensor([len(ids)], device=self.device)
+        dist.all_reduce(size, dist.ReduceOp.MAX)
+        # Filled up with -1, which is no id.
+        padded = torch.nn.functional.pad(ids, (0, int(size) - len(ids)), value=-1)
+        found = torch.unique(self.gather(padded))
+        return found[found >= 0]
+
     def copy_from_first(self, tensors: list[Tensor]) -> None:
         """Overwrite tensors with those of rank 0."""
         if self.world > 1:
@@ -70,6 +94,8 @@ class Ranks:
         rank has a gradient for it, and keeps `grad = None` (and so its optimiser state) when none has.
         """
         if self.world == 1:
+            return
+        if not parameters:
             return
         has = torch.tensor([p.grad is not None for p in parameters], dtype=torch.float32, device=self.device)
         dist.all_reduce(has)

@@ -11,7 +11,7 @@ from mtlcli.config import Config, samplings, weightings
 from mtlcli.config.snapshot import load_config
 from mtlcli.errors import MtlError, RunError
 from mtlcli.models.files import BackboneFiles
-from mtlcli.runner.console import Console, results_table
+from mtlcli.runner.console import Console, findings, results_table
 from mtlcli.runner.folder import RunFolder
 from mtlcli.runner.prepare import Prepared, prepare
 
@@ -146,7 +146,7 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any) ->
     from mtlcli.sampling.base import TaskSize
     from mtlcli.weighting.base import WeightedTask
 
-    with Console(config.logger.console, folder.log, silent=not ranks.first) as console:
+    with Console(config.logger.console, folder.log, silent=not ranks.first) as console, console.hearing_warnings():
         config.runner.precision = ranks.share(choose_precision(config.runner.precision, ranks.device))
         torch.manual_seed(config.seed)
         model = build_model(config, prepared.tasks, prepared.files).to(ranks.device)
@@ -199,6 +199,8 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any) ->
             folder.write_status("finished")
         console.stop()
         console.say(results_table(results))
+        for line in findings(results):
+            console.say(line)
         console.say(f"run folder: {folder.path}\nevaluate it again: mtl eval {folder.path}")
     return results
 

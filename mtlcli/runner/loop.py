@@ -17,14 +17,16 @@ from mtlcli.data.features import Features, Split
 from mtlcli.errors import RunError
 from mtlcli.evaluation.evaluate import evaluate
 from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.runner.affinity import Affinity
+from mtlcli.runner.conflicts import Conflicts
 from mtlcli.runner.console import Console
 from mtlcli.runner.distributed import Ranks
 from mtlcli.runner.folder import RunFolder
 from mtlcli.runner.optim import build_optimizer, optimizer_tensors, rate, set_rate
 from mtlcli.runner.state import TrainState, Window
-from mtlcli.runner.step import TaskBatch, backward, cut
+from mtlcli.runner.step import NOT_FINITE, Backward, TaskBatch, cut
 from mtlcli.sampling.base import Sampling
-from mtlcli.weighting.base import LossWeighting
+from mtlcli.weighting.base import Step, Weighting
 
 
 @dataclass
@@ -37,8 +39,8 @@ class Run:
     """Trunk and heads, on this rank's device."""
     sampling: Sampling
     """Which tasks make up a step."""
-    weighting: LossWeighting
-    """How losses become one update."""
+    weighting: Weighting
+    """How losses or gradients become one update."""
     streams: dict[str, Stream]
     """Order of each trained task's features."""
     train: dict[str, Features]
@@ -60,6 +62,18 @@ class Run:
     data_source: str
     """hub, local or sample."""
 
+    def fetch(self, task: str, position: int) -> TaskBatch:
+        """This rank's share of a batch of a task's stream."""
+        return cut(
+            self.model.tasks[task],
+            self.train[task],
+            self.streams[task].indices(position),
+            pad_id=self.encoder.pad_id,
+            uses_segments=self.encoder.uses_segments,
+            accumulation=self.config.runner.accumulation,
+            ranks=self.ranks,
+        )
+
 
 def train(run: Run) -> dict[str, Any]:
     """Train to the last step or until patience runs out; return the content of results.json: the scores of the best checkpoint.
@@ -69,8 +83,11 @@ def train(run: Run) -> dict[str, Any]:
     config, ranks = run.config, run.ranks
     bf16 = config.runner.precision == "bf16"
     optimizer = build_optimizer(config.optim, run.model, run.weighting)
-    parameters = list(run.model.parameters())
+    backward = Backward(run.model, run.weighting, ranks, bf16=bf16, seed=config.seed)
+    parameters = backward.parameters
     state = TrainState(positions=dict.fromkeys(run.streams, 0))
+    conflicts = Conflicts(state.conflicts)
+    affinity = Affinity(state.affinity, backward, run.fetch, list(run.streams))
     best: dict[str, Any] = {}
     window = Window()
     run.console.start(list(run.model.tasks), state.step, run.steps)
@@ -84,57 +101,65 @@ def train(run: Run) -> dict[str, Any]:
             if state.best_step == state.step:
                 best = results
             run.console.scores(state.step, results, best=state.best_step == state.step)
+            learned: dict[str, Any] = {
+                "throughput": state.throughput,
+                "weighting": {"name": config.weighting.name, **run.weighting.report()},
+                "gradients": conflicts.report(),
+                "affinity": affinity.report(),
+            }
             if ranks.first:
                 _save(run, state, optimizer)
-                run.folder.write_results(best | {"throughput": state.throughput})
+                run.folder.write_results(best | learned)
             if config.runner.patience is not None and state.stale >= config.runner.patience:
                 run.console.say(f"stopped: {state.stale} evaluations without a better average")
                 last = True
         if last:
-            return best | {"throughput": state.throughput}
+            return best | learned
 
         # Plan and fetch.
         start = time.perf_counter()
         run.model.train()
-        # Seeding by (seed, step, rank) makes dropout a pure function of the step: nothing to save, nothing to restore.
-        torch.manual_seed((config.seed * 1_000_003 + state.step) * 4096 + ranks.rank)
+        if due(config.logger.affinity, state.step):
+            affinity.measure(state, lr=optimizer.param_groups[0]["peak"])
+        step = Step(state.step, run.steps, state.step // run.sampling.steps_per_epoch, config.seed, [])
         batches: dict[str, TaskBatch] = {}
         for name, _ in run.sampling.plan(state.step):
-            batches[name] = cut(
-                run.model.tasks[name],
-                run.train[name],
-                run.streams[name].indices(state.positions[name]),
-                pad_id=run.encoder.pad_id,
-                uses_segments=run.encoder.uses_segments,
-                accumulation=config.runner.accumulation,
-                ranks=ranks,
-            )
+            batches[name] = run.fetch(name, state.positions[name])
             state.positions[name] += 1
+        step.tasks = list(batches)
 
-        # Forward, backward, reduce.
+        # Forward, backward, combine, reduce.
         optimizer.zero_grad(set_to_none=True)
-        losses, weights = backward(run.model, run.weighting, batches, ranks, bf16=bf16)
+        seed_dropout(config.seed, state.step, ranks.rank)
+        outcome = backward(batches, step, probe=due(config.logger.probe, state.step))
+        conflicts.add(step, run.weighting.tasks)
 
         # Clip, check, update.
-        norm = torch.nn.utils.clip_grad_norm_(parameters, config.optim.clip or math.inf)
-        _check_finite(state.step, losses, float(norm))
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.optim.clip or math.inf))
+        if not math.isfinite(norm):
+            raise RunError(f"the gradient norm is {norm} (tasks: {', '.join(batches)})", where=f"step {state.step}", fix=NOT_FINITE)
         share = rate(config.optim, state.step, run.steps)
         set_rate(optimizer, share)
         optimizer.step()
+        if run.weighting.losses_after_step:
+            # The same dropout as before the update: what differs is the update alone.
+            seed_dropout(config.seed, state.step, ranks.rank)
+            run.weighting.observe_after(step, backward.losses_again(batches))
         state.step += 1
         seconds = time.perf_counter() - start
         state.seconds += seconds
 
         # Log.
         state.count(batches)
-        window.add(batches, losses, weights, seconds)
+        window.add(batches, outcome, seconds)
         run.console.progress(state.step)
         if ranks.first and (state.step % config.logger.every == 0 or state.step == run.steps):
             row = {
                 "step": state.step,
                 "tasks": window.tasks(),
                 "lr": optimizer.param_groups[0]["lr"],
-                "gradient_norm": float(norm),
+                "gradient_norm": norm,
+                "gradients": window.gradients(),
                 **window.speed(),
                 "seconds": round(state.seconds, 3),
                 "seconds_left": round(state.seconds / state.step * (run.steps - state.step), 1),
@@ -142,6 +167,16 @@ def train(run: Run) -> dict[str, Any]:
             window = Window()
             run.folder.append_metrics(row)
             run.console.metrics(row)
+
+
+def seed_dropout(seed: int, step: int, rank: int) -> None:
+    """Make dropout a pure function of (seed, step, rank): nothing to save, nothing to restore."""
+    torch.manual_seed((seed * 1_000_003 + step) * 4096 + rank)
+
+
+def due(every: int | None, step: int) -> bool:
+    """Whether something that happens every n-th step (None: never) happens now."""
+    return every is not None and step % every == 0
 
 
 def _evaluate(run: Run, state: TrainState, *, bf16: bool) -> dict[str, Any]:
@@ -166,12 +201,3 @@ def _save(run: Run, state: TrainState, optimizer: torch.optim.Optimizer) -> None
     state.weighting = run.weighting.state_dict()
     checkpoint.write(run.folder.checkpoints, run.model.state_dict(), optimizer_tensors(optimizer, names), state.to_json())
     checkpoint.keep(run.folder.checkpoints, {state.step, state.best_step or state.step})
-
-
-def _check_finite(step: int, losses: dict[str, torch.Tensor], norm: float) -> None:
-    """Stop before a number that is not finite reaches the weights."""
-    bad = [f"the loss of {name} is {loss.item()}" for name, loss in losses.items() if not torch.isfinite(loss)]
-    if not bad and not math.isfinite(norm):
-        bad = [f"the gradient norm is {norm} (tasks of the step: {', '.join(losses)})"]
-    if bad:
-        raise RunError("; ".join(bad), where=f"step {step}", fix="lower optim.lr, set optim.clip, or look at the rows of that task")

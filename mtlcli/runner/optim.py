@@ -9,10 +9,10 @@ from torch import Tensor
 
 from mtlcli.config.run import Optim
 from mtlcli.models.multitask import MultiTaskModel
-from mtlcli.weighting.base import LossWeighting
+from mtlcli.weighting.base import Weighting
 
 
-def build_optimizer(optim: Optim, model: MultiTaskModel, weighting: LossWeighting) -> torch.optim.AdamW:
+def build_optimizer(optim: Optim, model: MultiTaskModel, weighting: Weighting) -> torch.optim.AdamW:
     """AdamW over groups that differ in learning rate and weight decay.
 
     Biases and norms (parameters of one dimension) have no decay. Parameters of one task alone have the task's

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mtlcli.runner.step import TaskBatch
+from mtlcli.runner.step import Outcome, TaskBatch
 
 
 @dataclass
@@ -41,6 +41,10 @@ class TrainState:
     """Time spent in steps, evaluation and saving left out."""
     weighting: dict[str, Any] = field(default_factory=dict)
     """State of the weighting method."""
+    conflicts: dict[str, Any] = field(default_factory=dict)
+    """Counts of conflicts between the tasks' gradients."""
+    affinity: dict[str, Any] = field(default_factory=dict)
+    """Sums of the measured affinities between tasks."""
 
     def note_score(self, score: float | None) -> None:
         """Remember an evaluation. Without a score (no labelled split) the newest counts as the best."""
@@ -80,15 +84,18 @@ class Window:
         self._losses: dict[str, list[Tensor]] = {}
         self._weights: dict[str, float] = {}
         self._examples: dict[str, int] = {}
+        self._gram: tuple[list[str], Tensor] | None = None
 
-    def add(self, batches: Mapping[str, TaskBatch], losses: Mapping[str, Tensor], weights: Mapping[str, float], seconds: float) -> None:
+    def add(self, batches: Mapping[str, TaskBatch], outcome: Outcome, seconds: float) -> None:
         """Add a step that took `seconds`."""
         self._counters.count(batches)
         self._counters.seconds += seconds
         for name, batch in batches.items():
-            self._losses.setdefault(name, []).append(losses[name])
-            self._weights[name] = weights[name]
+            self._losses.setdefault(name, []).append(outcome.losses[name])
+            self._weights[name] = outcome.weights[name]
             self._examples[name] = self._examples.get(name, 0) + batch.examples
+        if outcome.gram is not None:
+            self._gram = list(batches), outcome.gram
 
     def tasks(self) -> dict[str, dict[str, float]]:
         """For each task met: its mean loss over the window's steps, its newest weight, its examples."""
@@ -100,6 +107,15 @@ class Window:
             }
             for name, losses in self._losses.items()
         }
+
+    def gradients(self) -> dict[str, Any] | None:
+        """Norms of the tasks' shared gradients and the cosines between them, of the newest step in which they were measured."""
+        if self._gram is None:
+            return None
+        names, gram = self._gram
+        norms = gram.diagonal().clamp(min=0).sqrt()
+        cosines = gram / (norms[:, None] * norms).clamp(min=1e-300)
+        return {"tasks": names, "norms": norms.tolist(), "cosines": cosines.tolist()}
 
     def speed(self) -> dict[str, float]:
         """Throughput within the window."""

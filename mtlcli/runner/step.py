@@ -1,4 +1,4 @@
-"""One step: the backward passes of its tasks and their sum over micro-batches and ranks.
+"""One step: the backward passes of its tasks and their combination over micro-batches, tasks and ranks.
 
 Every loss is normalised by the number of labelled items in the task's batch over all ranks and micro-batches, so that
 gradients and losses are simply added up: N ranks with a share each, or one rank with all, give the same update.
@@ -6,6 +6,7 @@ gradients and losses are simply added up: N ranks with a share each, or one rank
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +14,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import Parameter
 
 from mtlcli.data.batches import Batch, collate
 from mtlcli.data.features import Features
+from mtlcli.errors import RunError
+from mtlcli.models.backbone import last_layers
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.runner.distributed import Ranks
+from mtlcli.runner.rows import DTYPES, Projection, Rows
 from mtlcli.tasks.base import TaskType
-from mtlcli.weighting.base import LossWeighting
+from mtlcli.weighting.base import Step, Weighting, When
+from mtlcli.weighting.gradients.base import GradientBalancing
+
+NOT_FINITE = "lower optim.lr, set optim.clip, or look at the rows of that task"
+"""What to do about a number that is not finite."""
 
 
 @dataclass
@@ -69,28 +78,156 @@ def _tokens(features: Features, indices: NDArray[np.int64]) -> int:
     return int((features.offsets[indices + 1] - features.offsets[indices]).sum())
 
 
-def backward(
-    model: MultiTaskModel, weighting: LossWeighting, batches: dict[str, TaskBatch], ranks: Ranks, *, bf16: bool
-) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Fill `.grad` of the model's and the weighting's parameters; return each task's mean loss and its weight.
+@dataclass
+class Outcome:
+    """What a step's backward passes gave; the gradients lie in `.grad`."""
 
-    Gradients of tasks are accumulated one micro-batch at a time: one activation set is alive at any moment.
+    losses: dict[str, Tensor]
+    """Mean loss of each task over all ranks and micro-batches."""
+    weights: dict[str, float]
+    """The factor of each task's loss, or of its shared gradient, in the update."""
+    gram: Tensor | None
+    """(K, K) float64: inner products of the plain losses' gradients; None when they were not measured."""
+
+
+class Backward:
+    """The backward passes of a step. Made once for a run: it knows which parameters are shared.
+
+    K tasks, K backward passes, one activation set alive at a time. Where weights are known before the step, autograd
+    adds the gradients up; where they are not, shared gradients are kept as rows until they are. Gradients of parameters
+    that belong to one task go straight into `.grad`.
     """
-    weights = weighting.weights(list(batches))
-    losses = torch.zeros(len(batches), device=ranks.device)
-    for index, (name, batch) in enumerate(batches.items()):
-        for micro in batch.micro:
-            with torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16):
-                loss = model(name, micro).loss
-            (weights[name] * loss).backward()
-            losses[index] += loss.detach()
-    penalty = model.trunk.penalty()
-    if penalty is not None:
-        (penalty / ranks.world).backward()
-    ranks.add(losses)
-    ranks.reduce_gradients(list(model.parameters()))
-    mean = dict(zip(batches, losses.unbind(), strict=True))
-    if weighting.parameters():
-        # The same losses on every rank: the same gradient, nothing to reduce.
-        weighting.objective({name: loss.cpu() for name, loss in mean.items()}).backward()
-    return mean, weights
+
+    def __init__(self, model: MultiTaskModel, weighting: Weighting, ranks: Ranks, *, bf16: bool, seed: int = 0) -> None:
+        self.model, self.weighting, self.ranks, self.bf16 = model, weighting, ranks, bf16
+        named = dict(model.named_parameters())
+        # Tasks that are only evaluated have no say in what is shared.
+        users = {name: [task for task in tasks if task in weighting.tasks] for name, tasks in model.users().items()}
+        shared = [name for name in named if len(users[name]) > 1]
+        self.parameters = list(named.values())
+        self.shared = [named[name] for name in shared]
+        self.private: dict[str, list[Parameter]] = {name: [] for name in weighting.tasks}
+        for name, parameter in named.items():
+            if len(users[name]) == 1:
+                self.private[users[name][0]].append(parameter)
+        self._balances = isinstance(weighting, GradientBalancing)
+        config = weighting.config
+        self._dtype = DTYPES[config.rows] if self._balances else torch.float32
+        self._last_layers = None
+        self._projection = None
+        if self._balances and config.last_layers is not None:
+            self._last_layers = last_layers(shared, config.last_layers)
+        if self._balances and config.projection is not None:
+            self._projection = Projection(config.projection, seed)
+
+    def __call__(self, batches: dict[str, TaskBatch], step: Step, *, probe: bool = False) -> Outcome:
+        """Fill `.grad` of the model's and the weighting's parameters. `probe`: measure the gradients' inner products in any case,
+        which does not change the update."""
+        weighting = self.weighting
+        known = weighting.known(step)
+        measured = probe or weighting.measures_gradients or known == "gradients"
+        weights = weighting.weights(step) if known == "before" else {}
+        importance = {name: weighting.tasks[name].weight for name in batches}
+        # What a loss is multiplied by before its backward pass; gradient balancing leaves private parameters at their own loss.
+        scales = importance if self._balances else weights or dict.fromkeys(batches, 1.0)
+        rows = Rows(self.shared, self.ranks, self._dtype) if measured or self._balances or not weights else None
+
+        losses = self._passes(batches, scales, rows)
+        step.losses = dict(zip(batches, losses.tolist(), strict=True))
+        bad = [f"the loss of {name} is {loss}" for name, loss in step.losses.items() if not math.isfinite(loss)]
+        if bad:
+            raise RunError("; ".join(bad), where=f"step {step.number}", fix=NOT_FINITE)
+        reduced = False
+        if rows is not None:
+            rows.settle()
+            if measured or known == "rows":
+                factors = torch.tensor([scales[name] for name in batches], dtype=torch.float64)
+                step.gram = _divided(self._gram(rows, exact=known != "gradients"), factors)
+            if not weights:
+                weights = self.ranks.share(weighting.weights(step))
+            reduced = self._combine(rows, known, weights, step)
+            if known == "losses":
+                for name in batches:
+                    for parameter in self.private[name]:
+                        if parameter.grad is not None:
+                            parameter.grad *= weights[name]
+        done = set(self.shared) if reduced else set()
+        self.ranks.reduce_gradients([parameter for parameter in self.parameters if parameter not in done])
+        penalty = self.model.trunk.penalty()
+        if penalty is not None:
+            # A function of the parameters alone: the same on every rank, nothing to reduce.
+            penalty.backward()
+        if weighting.parameters():
+            # The same losses on every rank: the same gradient, nothing to reduce.
+            weighting.objective({name: loss.cpu() for name, loss in zip(batches, losses, strict=True)}).backward()
+        weighting.observe(step)
+        used = {name: weights[name] * (importance[name] if self._balances else 1.0) for name in batches}
+        return Outcome(dict(zip(batches, losses.unbind(), strict=True)), used, step.gram)
+
+    def losses_again(self, batches: dict[str, TaskBatch]) -> dict[str, float]:
+        """The mean losses of the same batches with the parameters as they are now; draws dropout like the backward passes."""
+        with torch.no_grad():
+            return dict(zip(batches, self._passes(batches, {}, None).tolist(), strict=True))
+
+    def shared_gradient(self, task: str, batch: TaskBatch) -> list[Tensor]:
+        """The gradient of one task's mean loss with respect to each shared parameter, over all ranks. `.grad` is empty afterwards."""
+        self._passes({task: batch}, {task: 1.0}, None)
+        gradient = []
+        for parameter in self.shared:
+            part = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            gradient.append(self.ranks.add(part))
+        for parameter in self.parameters:
+            parameter.grad = None
+        return gradient
+
+    def _passes(self, batches: dict[str, TaskBatch], scales: dict[str, float], rows: Rows | None) -> Tensor:
+        """(K,) mean losses; forward and, where gradients are recorded, backward, one task and micro-batch after the other.
+
+        Word embeddings, whose gradients are sparse, are added up task by task: in the same order as rows would be."""
+        losses = torch.zeros(len(batches), device=self.ranks.device)
+        dense: dict[Parameter, Tensor] = {}
+        for index, (name, batch) in enumerate(batches.items()):
+            for micro in batch.micro:
+                with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.bf16):
+                    loss = self.model(name, micro).loss
+                if loss.requires_grad:
+                    (scales[name] * loss).backward()
+                losses[index] += loss.detach()
+            if rows is not None:
+                rows.take()
+            for parameter in self.parameters:
+                if parameter.grad is not None and parameter.grad.is_sparse:
+                    sparse = parameter.grad.coalesce()
+                    if parameter not in dense:
+                        dense[parameter] = torch.zeros_like(parameter)
+                    dense[parameter].index_add_(0, sparse.indices()[0], sparse.values())
+                    parameter.grad = None
+        for parameter, total in dense.items():
+            parameter.grad = total
+        return self.ranks.add(losses)
+
+    def _gram(self, rows: Rows, *, exact: bool) -> Tensor:
+        if not exact and self._last_layers is not None:
+            return rows.gram_of_some(self._last_layers)
+        if not exact and self._projection is not None:
+            return rows.gram_of_projection(self._projection)
+        return rows.gram()
+
+    def _combine(self, rows: Rows, known: When, weights: dict[str, float], step: Step) -> bool:
+        """Turn rows into the shared parameters' `.grad`; return whether it is summed over ranks already."""
+        if isinstance(self.weighting, GradientBalancing) and known == "rows":
+            method = self.weighting
+            rows.apply(lambda vectors, start, total: method.combine(step, vectors, start, total))
+            return True
+        # Weights that come from all gradients were measured on the summed rows; everything else adds up this rank's rows.
+        reduced = self._balances and known == "gradients" and self._last_layers is None and self._projection is None
+        # Rows of a loss weighting whose weights were known are weighted already.
+        ones = not self._balances and known == "before"
+        rows.combine([1.0 if ones else weights[name] for name in step.tasks], reduced=reduced)
+        return reduced
+
+
+def _divided(gram: Tensor, factors: Tensor) -> Tensor:
+    """The Gram matrix of rows without their factors; a row whose factor is 0 is unknown and counts as 0."""
+    inverse = torch.where(factors == 0, 0.0, 1 / factors)
+    return gram * inverse[:, None] * inverse

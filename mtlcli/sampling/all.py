@@ -8,8 +8,6 @@ from mtlcli.sampling.base import Sampling
 class All(Sampling):
     """Every step holds a batch of every task; tasks with fewer batches start over until the largest is through."""
 
-    all_tasks = True
-
     def plan(self, step: int) -> list[tuple[str, int]]:
         """All tasks, in the order of the config."""
         return [(name, size.batch_size) for name, size in self.sizes.items()]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -26,9 +26,6 @@ class TaskSize:
 
 class Sampling(ABC):
     """Base class of the policies."""
-
-    all_tasks: ClassVar[bool] = False
-    """Whether every step holds every task; weighting methods that compare tasks within a step need it."""
 
     def __init__(self, config: Any, sizes: dict[str, TaskSize], seed: int) -> None:
         self.config = config

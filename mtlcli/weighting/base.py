@@ -1,18 +1,25 @@
-"""Loss weighting: K task losses -> K weights.
+"""Weighting methods: how K task losses, or K task gradients, become one update.
 
-A method is pure mathematics: it sees names and numbers, never models, loops or ranks. The gradient of the step is
-sum_t weights[t] * dL_t; parameters of the method itself are learned from `objective`, which the step evaluates with the
-detached losses of all ranks, so that every rank takes the same update.
+A method is pure mathematics: it sees names and numbers, never models, loops or ranks. `runner/step.py` carries out what
+it declares. There are two kinds, told apart by what the weights are put on:
+
+- `LossWeighting`: the gradient of the step is sum_t w_t dL_t, for every parameter.
+- `GradientBalancing` (gradients/base.py): the gradients of the parameters that tasks share are combined by weights that
+  depend on these gradients; what belongs to one task alone follows its own loss.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+
+When = Literal["before", "losses", "gradients", "rows"]
+"""When the weights of a step are known: before it; once its losses are; once the Gram matrix of its gradients is; or
+never, because the method combines the gradient rows itself."""
 
 
 @dataclass(frozen=True)
@@ -25,16 +32,58 @@ class WeightedTask:
     """`classification` (negative log likelihood) or `regression` (squared error)."""
 
 
-class LossWeighting(ABC):
-    """Base class of the methods that weight losses."""
+@dataclass
+class Step:
+    """What a method knows of the step it is asked about. The same on every rank."""
+
+    number: int
+    """Updates made before this one."""
+    total: int
+    """Updates of the whole run."""
+    epoch: int
+    """Pass over the data that this step belongs to, from 0."""
+    seed: int
+    """The run's seed."""
+    tasks: list[str]
+    """The K tasks that take part, in order."""
+    losses: dict[str, float] | None = None
+    """Mean loss of each task over all ranks and micro-batches; None before it is known."""
+    gram: Tensor | None = None
+    """(K, K) float64 on the CPU: inner products of the tasks' gradients (of the plain losses, importance left out) with
+    respect to the shared parameters, over all ranks; None when it was not measured."""
+
+    def generator(self) -> torch.Generator:
+        """A generator that is a pure function of (seed, step): the same draws on every rank and after a resume."""
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + self.number) * 4096 + 4095)
+
+
+class Weighting(ABC):
+    """What the two kinds have in common."""
+
+    when: ClassVar[When] = "before"
+    """When the weights of a step are known."""
+    measures_gradients: ClassVar[bool] = False
+    """Whether `observe` needs `step.gram` although the weights do not."""
+    losses_after_step: ClassVar[bool] = False
+    """Whether the losses of the same batches are computed again after the update, for `observe_after`."""
 
     def __init__(self, config: Any, tasks: dict[str, WeightedTask]) -> None:
         self.config = config
         self.tasks = tasks
 
+    def known(self, step: Step) -> When:
+        """When the weights of this step are known."""
+        return self.when
+
     @abstractmethod
-    def weights(self, present: list[str]) -> dict[str, float]:
-        """The weight of the loss of each task that takes part in the step, importance included."""
+    def weights(self, step: Step) -> dict[str, float]:
+        """The weight of each task of the step, importance included. `step` holds what `known` says."""
+
+    def observe(self, step: Step) -> None:
+        """Learn from a step whose losses (and Gram matrix, if it was measured) are known. Called once a step, after `weights`."""
+
+    def observe_after(self, step: Step, losses: dict[str, float]) -> None:
+        """Learn from the losses of the same batches after the update. Called once a step if `losses_after_step`."""
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """What the method learns by gradient descent; the optimiser updates it at `config.lr`."""
@@ -44,11 +93,25 @@ class LossWeighting(ABC):
         """The scalar that `parameters` minimise, given the detached mean losses of the step's tasks. Only called when there are any."""
         raise TypeError(f"{type(self).__name__} learns nothing by gradient descent")
 
+    def report(self) -> dict[str, Any]:
+        """What results.json says of the method at the end of a run, as JSON values."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs, as JSON values."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore what `state_dict` gave. Raises ValueError when it does not fit."""
         if state:
             raise ValueError(f"{type(self).__name__} has no state, found {sorted(state)}")
+
+
+class LossWeighting(Weighting):
+    """Base class of the methods that weight losses. Every weight includes the task's importance as a factor of its whole term."""
+
+
+def same_tasks(found: dict[str, Any], tasks: dict[str, WeightedTask]) -> None:
+    """Raise ValueError unless a saved state is about the tasks of the run."""
+    if list(found) != list(tasks):
+        raise ValueError(f"the state is of the tasks {list(found)}, the run has {list(tasks)}")

@@ -17,7 +17,7 @@ COUNTS = {
     "task": 16,
     "model": 10,
     "sharing": 2,
-    "weighting": 2,
+    "weighting": 24,
     "sampling": 4,
     "optim": 1,
     "data": 4,

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mtlcli.config import weightings
 from mtlcli.config.crosscheck import missing_files
 from mtlcli.config.validate import check, validate
 
@@ -159,4 +160,50 @@ def test_missing_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "tasks.a.source.files.train: no file 'trian.csv' -> did you mean 'train.csv'?",
         f"tasks.a.source.files.test: no file 'nosuch/test.csv' -> there is no folder 'nosuch' either; relative paths start from {tmp_path}",
         "tasks.a.source.files.more: 'train.xls' is in no known format -> its name must end in .parquet, .csv, .tsv, .jsonl",
+    ]
+
+
+# ------------------------------------------------------------------------------------------------ methods
+
+
+PAIR = {"a": TEXT, "b": TEXT}
+METHODS: list[tuple[dict[str, Any], list[str]]] = [
+    (run({"a": TEXT}, weighting={"name": "pcgrad"}),
+     ["weighting: weighting=pcgrad compares tasks, and the run trains one -> type weighting=static, or train several tasks"]),
+    (run(PAIR, weighting={"name": "famo"}, sampling={"name": "uniform"}),
+     ["sampling: weighting=famo compares the tasks of a step, and sampling=uniform puts one task into each -> type sampling=all"]),
+    (run(PAIR, weighting={"name": "mgda"}, sharing={"name": "none"}),
+     ["sharing: weighting=mgda compares the gradients of shared parameters, and sharing=none has none"
+      " -> type sharing=hard, or weighting=static"]),
+    (run({"a": {**TEXT, "weight": 2}, "b": TEXT}, weighting={"name": "nash"}),
+     ["tasks.a.weight: has no effect: weighting=nash does not change when a task's loss is multiplied by a number"
+      " -> leave it out, or choose another weighting"]),
+    (run(PAIR, weighting={"name": "mgda", "last_layers": 1, "projection": 64}),
+     ["weighting.projection: cannot be given together with weighting.last_layers -> set one of them to null"]),
+    (run(PAIR, weighting={"name": "annealed", "tasks": {"aa": {"start": 2.0}}}),
+     ["weighting.tasks.aa: task 'aa' is not trained in the run -> did you mean 'a'? choices: a, b"]),
+    (run(PAIR, sampling={"name": "proportional"}, logger={"probe": 5}),
+     ["logger.probe: compares the gradients that the tasks of a step leave in shared parameters, and this run has none to compare"
+      " -> leave it out, or type sampling=all and a sharing other than none, with several tasks"]),
+    (run({"a": TEXT}, logger={"affinity": 5}),
+     ["logger.affinity: measures what a step on one task does to others through shared parameters, and this run has none"
+      " -> leave it out, or share parameters between several tasks"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("values", "problems"), METHODS)
+def test_methods_that_the_run_has_no_use_for(values: dict[str, Any], problems: list[str]) -> None:
+    assert said(values) == problems
+
+
+@pytest.mark.parametrize("name", list(weightings))
+def test_every_weighting_fits_some_run(name: str) -> None:
+    given = {"tasks": {"a": {"start": 2.0}}} if name == "annealed" else {}
+    assert said(run(PAIR, weighting={"name": name, **given})) == []
+
+
+def test_a_missing_solver_is_named_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mtlcli.config.crosscheck.find_spec", lambda name: None if name == "cvxpy" else object())
+    assert said(run(PAIR, weighting={"name": "cagrad"})) == [
+        "weighting: weighting=cagrad needs cvxpy, not installed -> type pip install 'mtlcli[cagrad]'"
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from mtlcli.models.build import build_model
 from mtlcli.models.files import BackboneFiles, find_backbone
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.tasks.base import TaskType, build_tasks
-from mtlcli.weighting.base import LossWeighting, WeightedTask
+from mtlcli.weighting.base import Step, WeightedTask, Weighting
 
 
 def small_configs() -> dict[str, Any]:
@@ -51,9 +52,19 @@ class SmallConfig:
         self.model = Model(kind="scratch", name=None, dropout=0.0)
 
 
+def small_step(tasks: Iterable[str] = ("cola", "stsb", "squad"), number: int = 0) -> Step:
+    """Step `number` of 100."""
+    return Step(number=number, total=100, epoch=number // 10, seed=0, tasks=list(tasks))
+
+
 def small_model(
-    sharing: str, *, lr_factors: dict[str, float] | None = None, weighting: str = "static", weights: dict[str, float] | None = None
-) -> tuple[MultiTaskModel, LossWeighting]:
+    sharing: str,
+    *,
+    lr_factors: dict[str, float] | None = None,
+    weighting: str = "static",
+    weights: dict[str, float] | None = None,
+    **options: Any,
+) -> tuple[MultiTaskModel, Weighting]:
     """A model of the three tasks, initialised with seed 0, and a weighting for it."""
     tasks, _, _, files = small_data()
     for name, factor in (lr_factors or {}).items():
@@ -61,4 +72,4 @@ def small_model(
     torch.manual_seed(0)
     model = build_model(SmallConfig(sharing), tasks, files)  # type: ignore[arg-type]
     described = {name: WeightedTask((weights or {}).get(name, 1.0), task.loss_kind) for name, task in tasks.items()}
-    return model, weightings.implementation(weighting)(weightings.configs[weighting](), described)
+    return model, weightings.implementation(weighting)(weightings.configs[weighting](**options), described)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mtlcli.runner.distributed import Ranks
-from mtlcli.runner.step import TaskBatch, backward, cut
-from tests.runner.small import small_data, small_model
+from mtlcli.runner.step import Backward, Outcome, TaskBatch, cut
+from tests.runner.small import small_data, small_model, small_step
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -22,8 +22,12 @@ def batches(model, features, accumulation: int = 1) -> dict[str, TaskBatch]:  # 
     }  # fmt: skip
 
 
+def run_step(model, weighting, given: dict[str, TaskBatch], number: int = 0, *, probe: bool = False) -> Outcome:  # type: ignore[no-untyped-def]
+    return Backward(model, weighting, ALONE, bf16=False)(given, small_step(given, number), probe=probe)
+
+
 def gradients(model) -> dict[str, torch.Tensor]:  # type: ignore[no-untyped-def]
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return {name: p.grad.to_dense().clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("sharing", ["hard", "none"])
@@ -32,7 +36,8 @@ def test_step_is_the_gradient_of_the_weighted_sum_of_means(sharing: str, accumul
     _, _, features, _ = small_data()
     weights = {"cola": 0.5, "stsb": 2.0}
     model, weighting = small_model(sharing, weights=weights)
-    losses, used = backward(model, weighting, batches(model, features, accumulation), ALONE, bf16=False)
+    outcome = run_step(model, weighting, batches(model, features, accumulation))
+    losses, used = outcome.losses, outcome.weights
     found = gradients(model)
     assert used == {"cola": 0.5, "stsb": 2.0, "squad": 1.0}
 
@@ -54,7 +59,7 @@ def test_losses_are_means_over_labelled_items() -> None:
     model, weighting = small_model("hard")
     model.eval()
     cut_batches = batches(model, features)
-    losses, _ = backward(model, weighting, cut_batches, ALONE, bf16=False)
+    losses = run_step(model, weighting, cut_batches).losses
     with torch.no_grad():
         cola, stsb = cut_batches["cola"].micro[0], cut_batches["stsb"].micro[0]
         logits = next(iter(model.outputs("cola", cola).values()))
@@ -66,7 +71,7 @@ def test_losses_are_means_over_labelled_items() -> None:
 def test_absent_tasks_have_no_gradient() -> None:
     _, _, features, _ = small_data()
     model, weighting = small_model("none")
-    backward(model, weighting, {"cola": batches(model, features)["cola"]}, ALONE, bf16=False)
+    run_step(model, weighting, {"cola": batches(model, features)["cola"]})
     users = model.users()
     for name, parameter in model.named_parameters():
         assert (parameter.grad is not None) == (users[name] == ("cola",)), name
@@ -75,7 +80,132 @@ def test_absent_tasks_have_no_gradient() -> None:
 def test_learned_weights_get_the_gradient_of_their_objective() -> None:
     _, _, features, _ = small_data()
     model, weighting = small_model("hard", weighting="uncertainty")
-    losses, _ = backward(model, weighting, batches(model, features, 4), ALONE, bf16=False)
+    losses = run_step(model, weighting, batches(model, features, 4)).losses
     # d/ds at s = 0: 1/2 - c L
     expected = [0.5 - (0.5 if name == "stsb" else 1.0) * losses[name].item() for name in losses]
     assert [p.grad.item() for p in weighting.parameters()] == pytest.approx(expected, rel=1e-5)  # type: ignore[union-attr]
+
+
+# ------------------------------------------------------------------------------------------------ rows
+
+
+def plain_rows(model, given: dict[str, TaskBatch]) -> dict[str, dict[str, torch.Tensor]]:  # type: ignore[no-untyped-def]
+    """Each task's gradient by autograd alone: task -> parameter -> gradient."""
+    rows = {}
+    for name, batch in given.items():
+        model.zero_grad()
+        model(name, batch.micro[0]).loss.backward()
+        rows[name] = gradients(model)
+    model.zero_grad()
+    return rows
+
+
+def shared_names(model) -> list[str]:  # type: ignore[no-untyped-def]
+    return [name for name, users in model.users().items() if len(users) > 1]
+
+
+def test_a_probe_measures_the_gram_matrix_and_changes_nothing_to_the_bit() -> None:
+    _, _, features, _ = small_data()
+    weights = {"cola": 0.5, "stsb": 2.0}
+    model, weighting = small_model("hard", weights=weights)
+    given = batches(model, features)
+    rows = plain_rows(model, given)
+    quiet = run_step(model, weighting, given)
+    without = gradients(model)
+    model.zero_grad()
+    probed = run_step(model, weighting, given, probe=True)
+    assert quiet.gram is None and probed.gram is not None
+    assert gradients(model).keys() == without.keys()
+    for name, gradient in gradients(model).items():
+        assert torch.equal(gradient, without[name]), name
+    for one, first in enumerate(given):
+        for other, second in enumerate(given):
+            expected = sum((rows[first][name].double() * rows[second][name].double()).sum() for name in shared_names(model))
+            assert probed.gram[one, other].item() == pytest.approx(float(expected), rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize("options", [{}, {"rows": "bf16"}, {"last_layers": 1}, {"projection": 256}], ids=str)
+def test_balanced_gradient_is_the_weighted_sum_of_rows_and_private_ones_follow_their_loss(
+    accumulation: int, options: dict[str, object]
+) -> None:
+    _, _, features, _ = small_data()
+    importance = {"cola": 1.0, "stsb": 0.25, "squad": 2.0}
+    model, weighting = small_model("hard", weighting="mgda", weights=importance, **options)
+    given = batches(model, features)
+    rows = plain_rows(model, given)
+    outcome = run_step(model, weighting, batches(model, features, accumulation))
+    found = gradients(model)
+    tolerance = {"atol": 2e-2, "rtol": 2e-2} if options.get("rows") == "bf16" else {"atol": 1e-5, "rtol": 1e-3}
+    for name, users in model.users().items():
+        if len(users) > 1:
+            expected = sum(outcome.weights[task] * rows[task][name] for task in given if name in rows[task])
+        else:
+            expected = importance[users[0]] * rows[users[0]][name]
+        torch.testing.assert_close(found[name], expected, **tolerance)
+
+
+def test_weights_from_losses_reach_every_parameter() -> None:
+    """The gradient of a scalarisation of the losses, by autograd through the whole of it."""
+    _, _, features, _ = small_data()
+    model, weighting = small_model("hard", weighting="gls")
+    given = batches(model, features)
+    run_step(model, weighting, batches(model, features, 3))
+    found = gradients(model)
+    model.zero_grad()
+    losses = torch.stack([model(name, batch.micro[0]).loss for name, batch in given.items()])
+    (len(losses) * losses.log().mean().exp()).backward()
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-3)
+
+
+def test_between_balanced_steps_the_last_weights_are_used_again() -> None:
+    _, _, features, _ = small_data()
+    model, weighting = small_model("hard", weighting="mgda", every=3)
+    given = batches(model, features)
+    rows = plain_rows(model, given)
+    first = run_step(model, weighting, given, 0)
+    with torch.no_grad():
+        for parameter in model.heads.parameters():
+            parameter.mul_(1.5)
+    model.zero_grad()
+    rows = plain_rows(model, given)
+    second = run_step(model, weighting, given, 1)
+    assert second.weights == first.weights and second.gram is None
+    found = gradients(model)
+    for name in shared_names(model):
+        expected = sum(first.weights[task] * rows[task][name] for task in given if name in rows[task])
+        torch.testing.assert_close(found[name], expected, atol=1e-5, rtol=1e-3)
+    model.zero_grad()
+    assert run_step(model, weighting, given, 3).weights != first.weights
+
+
+def test_a_projection_is_unbiased() -> None:
+    """Over many draws of the signs, the mean of the projected inner products is the exact one."""
+    from mtlcli.runner.rows import Projection, Rows
+
+    torch.manual_seed(0)
+    parameter = torch.nn.Parameter(torch.zeros(40, 30))
+    one, other = torch.randn(40, 30), torch.randn(40, 30)
+    other = 0.5 * one + other
+
+    def measured(seed: int) -> torch.Tensor:
+        rows = Rows([parameter], ALONE)
+        for gradient in (one, other):
+            parameter.grad = gradient.clone()
+            rows.take()
+        rows.settle()
+        return rows.gram_of_projection(Projection(64, seed))
+
+    exact = torch.stack([one, other]).reshape(2, -1).double()
+    exact = exact @ exact.T
+    draws = torch.stack([measured(seed) for seed in range(200)])
+    torch.testing.assert_close(draws.mean(0), exact, rtol=0.05, atol=20.0)
+    assert draws.std(0)[0, 1] > 1.0, "one draw is no exact inner product"
+
+
+def test_tasks_that_are_only_evaluated_share_nothing() -> None:
+    _, _, features, _ = small_data()
+    model, weighting = small_model("hard")
+    del weighting.tasks["stsb"], weighting.tasks["squad"]
+    assert Backward(model, weighting, ALONE, bf16=False).shared == []

@@ -6,12 +6,12 @@ Scalarization for Deep Multi-Task Learning"; Xin et al. 2022, "Do Current Multi-
 
 from __future__ import annotations
 
-from mtlcli.weighting.base import LossWeighting
+from mtlcli.weighting.base import LossWeighting, Step
 
 
 class Static(LossWeighting):
     """The weights of the config, unchanged through the run."""
 
-    def weights(self, present: list[str]) -> dict[str, float]:
+    def weights(self, step: Step) -> dict[str, float]:
         """The importance of each task."""
-        return {name: self.tasks[name].weight for name in present}
+        return {name: self.tasks[name].weight for name in step.tasks}

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtlcli.weighting.base import LossWeighting, WeightedTask
+from mtlcli.weighting.base import LossWeighting, Step, WeightedTask, same_tasks
 
 
 class Uncertainty(LossWeighting):
@@ -29,9 +29,11 @@ class Uncertainty(LossWeighting):
         self.log_variance = {name: torch.nn.Parameter(torch.zeros(())) for name in tasks}
         self._scale = {name: 0.5 if task.loss_kind == "regression" else 1.0 for name, task in tasks.items()}
 
-    def weights(self, present: list[str]) -> dict[str, float]:
+    def weights(self, step: Step) -> dict[str, float]:
         """w_t * c_t * exp(-s_t), with c = 1/2 for regression and 1 for classification."""
-        return {name: self.tasks[name].weight * self._scale[name] * torch.exp(-self.log_variance[name].detach()).item() for name in present}
+        return {
+            name: self.tasks[name].weight * self._scale[name] * torch.exp(-self.log_variance[name].detach()).item() for name in step.tasks
+        }
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """The log variances: K scalars."""
@@ -52,8 +54,7 @@ class Uncertainty(LossWeighting):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the log variances; the tasks must be the same."""
         values = state["log_variance"]
-        if list(values) != list(self.log_variance):
-            raise ValueError(f"log variances of {list(values)} do not fit the tasks {list(self.log_variance)}")
+        same_tasks(values, self.tasks)
         with torch.no_grad():
             for name, value in values.items():
                 self.log_variance[name].fill_(value)

@@ -1,0 +1,1 @@
+"""Gradient balancing: one file per method."""

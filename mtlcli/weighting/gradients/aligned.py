@@ -1,0 +1,30 @@
+"""Aligned-MTL (Senushkin et al. 2023, "Independent Component Alignment for Multi-Task Learning", algorithm 1).
+
+The gradients' matrix J (K x P, here with rows g_t) has the singular values s_1 >= ... >= s_R > 0 and G = V diag(s^2) V'.
+They are all made s_R: the matrix closest to J with condition number 1,
+
+    J' = s_R V U'  for  J = V diag(s) U',     update = sum_t J'_t,     weights = s_R V diag(1 / s) V' 1
+
+torchjd's AlignedMTLWeighting computes this. `scale` replaces s_R by the median or the root mean square of the s, as in
+the authors' code. Differences: the paper averages the tasks; here the preferences are 1, so that equal gradients give weights
+of 1. The importance of a task is a factor of its gradient before the alignment; the paper's preferences come after it.
+With `min`, nearly parallel gradients give a short update: that is the paper's.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchjd.aggregation import AlignedMTLWeighting
+
+from mtlcli.weighting.base import Step
+from mtlcli.weighting.gradients.base import GradientBalancing, unit_scale
+
+
+class Aligned(GradientBalancing):
+    """Principal components of equal length."""
+
+    def solve(self, step: Step, gram: Tensor) -> Tensor:
+        """The balance transformation times ones."""
+        weighting = AlignedMTLWeighting(torch.ones(len(gram), dtype=torch.float64), scale_mode=self.config.scale)
+        return weighting(unit_scale(gram)[0])

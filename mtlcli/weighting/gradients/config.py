@@ -1,0 +1,46 @@
+"""ConFIG (Liu et al. 2024, "ConFIG: Towards Conflict-free Training of Physics Informed Neural Networks", eq. 2 and 3).
+
+With the unit gradients u_t = g_t / n_t as rows of U, the update has the same cosine to every gradient, and is as long as
+their projections onto it together:
+
+    x = U^+ 1,   d = (sum_t g_t . x / |x|) x / |x|
+
+Through the Gram matrix G = D C D, D = diag(n): with v = C^+ 1, x = sum_t v_t u_t, C v = U x (1 where U has full rank) and
+|x|^2 = v' C v, so that the weights are
+
+    w_t = (sum_s n_s (C v)_s) / (v' C v) * v_t / n_t
+
+K equal gradients give weights of 1. torchjd's ConFIG works on the K x P rows; this is the same without them. Weights may be negative.
+
+The importance of a task changes the length of d and not its direction; since a weight that only scales the whole update is
+not what `tasks.NAME.weight` says, it must be 1. A task whose gradient is zero has no direction and is left
+out. Opposed gradients, for which x = 0, count as a failure of the solver.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mtlcli.weighting.base import Step
+from mtlcli.weighting.gradients.base import GradientBalancing, SolverFailed, unit_scale
+
+
+class ConFIG(GradientBalancing):
+    """The same cosine to every gradient."""
+
+    def solve(self, step: Step, gram: Tensor) -> Tensor:
+        """The weights of d; 1 for a zero gradient, where they do not matter."""
+        gram, _ = unit_scale(gram)
+        norms = gram.diagonal().sqrt()
+        there = norms > 0
+        norms = norms[there]
+        cosines = gram[there][:, there] / norms[:, None] / norms
+        v = torch.linalg.pinv(cosines, hermitian=True).sum(1)
+        reached = cosines @ v
+        length = v @ reached
+        if length <= 1e-12:
+            raise SolverFailed("the gradients are opposed: no direction has the same positive cosine to all")
+        weights = torch.ones(len(gram), dtype=torch.float64)
+        weights[there] = (norms @ reached) / length * v / norms
+        return weights

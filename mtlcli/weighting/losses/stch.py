@@ -1,0 +1,92 @@
+"""Smooth Tchebycheff scalarisation, STCH (Lin et al. 2024, "Smooth Tchebycheff Scalarization for Multi-Objective Optimization", eq. 8).
+
+    mu log sum_t exp(lambda_t (f_t - z_t) / mu)
+
+is a smooth maximum of the objectives f_t above the ideal point z. The authors' code for multi-task learning sets
+f_t = log(L_t / r_t), z_t = 0 and lambda_t = 1, where r_t, "nadir" there, is the mean loss of the task in an epoch after a
+warm-up that minimises sum_t log L_t. This is that method with three differences:
+
+- The preference of a task is its importance a_t, put on the loss: f_t = log x_t with x_t = a_t L_t / r_t. Outside of the logarithm
+  it would turn around as soon as L_t < r_t and f_t is negative. For mu towards 0 all a_t L_t / r_t become equal.
+- The objective is exp of theirs over the tasks of the step, which has the same minima and the same direction:
+
+      M = (sum_t x_t^p / K)^(1/p),  p = 1/mu        w_t = K dM/dL_t = (x_t / M)^(p-1) a_t / r_t
+
+  the power mean of the x_t: their geometric mean for large mu, their mean at mu = 1 (the authors' default; the weights are
+  then fixed), the largest for mu towards 0. With the r_t of a step scaled to a geometric mean of 1, equal losses with
+  equal references give w_t = 1. The warm-up is `gls`, exp of theirs in the same way.
+- The warm-up and the measurement of r_t are shares of the run, not epochs (theirs: 4 and 1 of 200). A task that is not met during the
+  measurement takes the first loss that it shows; steps that hold it keep the warm-up's weights until it has one.
+
+r_t is no true nadir (the worst value on the Pareto front) and 0 no true ideal point: neither is known in training. A task of importance
+0 counts in no mean. torchjd's STCH is the paper's formula; the tests compare with it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from mtlcli.weighting.base import LossWeighting, Step, WeightedTask, same_tasks
+from mtlcli.weighting.losses.gls import geometric_weights
+from mtlcli.weighting.losses.positive import positive_losses
+
+
+class STCH(LossWeighting):
+    """The derivative of the power mean of the losses in units of their references."""
+
+    when = "losses"
+
+    def __init__(self, config: Any, tasks: dict[str, WeightedTask]) -> None:
+        super().__init__(config, tasks)
+        # Of the losses that make up the reference: their sum and number.
+        self._sums: dict[str, tuple[float, int]] = dict.fromkeys(tasks, (0.0, 0))
+
+    def weights(self, step: Step) -> dict[str, float]:
+        """w_t, importance included."""
+        losses = positive_losses(step, self.tasks, "stch")
+        if step.number < self._window(step)[1] or not all(self._sums[name][1] for name in losses):
+            return geometric_weights(step, self.tasks, "stch")
+        weights = dict.fromkeys(step.tasks, 0.0)
+        if losses:
+            weights |= self._power_mean_weights(losses)
+        return weights
+
+    def _power_mean_weights(self, losses: dict[str, float]) -> dict[str, float]:
+        reference = torch.tensor([total / count for total, count in (self._sums[name] for name in losses)], dtype=torch.float64)
+        scale = torch.tensor([self.tasks[name].weight for name in losses], dtype=torch.float64) / reference
+        scale = scale * reference.log().mean().exp()
+        # In logarithms: x^p overflows for small mu.
+        x = (scale * torch.tensor(list(losses.values()), dtype=torch.float64)).log()
+        power = 1 / self.config.mu
+        mean = ((power * x).logsumexp(0) - math.log(len(losses))) / power
+        return dict(zip(losses, (((power - 1) * (x - mean)).exp() * scale).tolist(), strict=True))
+
+    def observe(self, step: Step) -> None:
+        """Add the losses to the references, while these are measured."""
+        assert step.losses is not None
+        begin, end = self._window(step)
+        for name in step.tasks:
+            total, count = self._sums[name]
+            if begin <= step.number < end or (step.number >= end and not count):
+                self._sums[name] = total + step.losses[name], count + 1
+
+    def _window(self, step: Step) -> tuple[int, int]:
+        """The steps over which references are measured: at least one."""
+        begin = round(self.config.warmup * step.total)
+        return begin, begin + max(1, round(self.config.reference * step.total))
+
+    def report(self) -> dict[str, Any]:
+        """The reference loss of each task that has one."""
+        return {"reference_losses": {name: total / count for name, (total, count) in self._sums.items() if count}}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Sum and number of the losses of each reference."""
+        return {"sums": {name: list(pair) for name, pair in self._sums.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave; the tasks must be the same."""
+        same_tasks(state["sums"], self.tasks)
+        self._sums = {name: (float(total), int(count)) for name, (total, count) in state["sums"].items()}

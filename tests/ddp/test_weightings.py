@@ -1,0 +1,56 @@
+"""Every weighting on two real gloo ranks: the same parameters to the bit on both, and those of one process within 1e-5."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mtlcli.config import weightings
+from tests.ddp.every_weighting import APPROXIMATIONS
+
+LABELS = [*weightings, *(f"mgda {what}" for what in APPROXIMATIONS)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process and two ranks trained."""
+    place = tmp_path_factory.mktemp("weightings")
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    common = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-m", "tests.ddp.every_weighting", str(place)]
+    root = Path(__file__).parents[2]
+    worlds = [("0", "1"), ("0", "2"), ("1", "2")]
+    started = [
+        subprocess.Popen(command, env=common | {"RANK": rank, "WORLD_SIZE": world}, stderr=subprocess.PIPE, text=True, cwd=root)
+        for rank, world in worlds
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=280)
+        assert process.returncode == 0, errors
+    return place
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_two_ranks_are_one(folder: Path, label: str) -> None:
+    alone, first, second = (load_file(folder / f"{label}-{rank}-{world}.safetensors") for rank, world in ((0, 1), (0, 2), (1, 2)))
+    tolerance = 2e-3 if label == "mgda bf16 rows" else 1e-5
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+        torch.testing.assert_close(value, alone[name], atol=tolerance, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_every_weighting_learns_otherwise(folder: Path) -> None:
+    """Weightings that all did the same would pass the test above."""
+    trained = {label: load_file(folder / f"{label}-0-1.safetensors") for label in weightings}
+    base = trained.pop("static")
+    for label, values in trained.items():
+        assert max((values[name] - base[name]).abs().max().item() for name in base) > 1e-6, label
