@@ -2,68 +2,90 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 from typing import Any
 
 from mtlcli.weighting.base import Step, WeightedTask
 
-LITTLE, MUCH = 0.05, 0.25
-"""Shares of steps in which the plain sum would have raised some task's loss: below the first, balancing has little to gain;
-from the second on, much."""
+SURE = 3.0
+"""A mean counts as negative when it is this many standard errors below zero: of a few dozen means none is so by chance."""
+FEWEST = 10
+"""Steps below which nothing is concluded."""
 
 
 class Conflicts:
-    """Counts over the steps whose Gram matrix was measured, kept in `state` (JSON values, part of the TrainState).
+    """Sums over the steps whose Gram matrix was measured, kept in `state` (JSON values, part of the TrainState).
 
-    A pair of tasks conflicts in a step when the inner product of their gradients is negative. A task is harmed when the
-    plain sum of importance_t * g_t has a negative inner product with its gradient: to first order, a small step along the
-    sum would raise its loss. Conflicts without harm are what a sum copes with.
+    A pair of tasks conflicts in a step when the cosine of their gradients is negative. Noisy gradients that have nothing to do
+    with each other conflict in half of all steps, so what counts is whether the mean cosine is negative. A task is harmed
+    in a step when its gradient has a negative cosine to the plain sum of importance_t * g_t: a small step along the sum would raise
+    its loss on this very batch. Conflicts without harm are what a sum copes with.
     """
 
     def __init__(self, state: dict[str, Any]) -> None:
         self._state = state
-        for key in ("steps", "harmed"):
+        for key in ("pairs", "tasks"):
             state.setdefault(key, {})
-        state.setdefault("pairs", {})
 
     def add(self, step: Step, tasks: dict[str, WeightedTask]) -> None:
         """Count a step; one without a Gram matrix, or with one task, says nothing."""
         if step.gram is None or len(step.tasks) < 2:
             return
         gram = step.gram.tolist()
-        importance = [tasks[name].weight for name in step.tasks]
-        for row, name in enumerate(step.tasks):
-            along = sum(weight * product for weight, product in zip(importance, gram[row], strict=True))
-            self._state["steps"][name] = self._state["steps"].get(name, 0) + 1
-            self._state["harmed"][name] = self._state["harmed"].get(name, 0) + (along < 0)
-        for (first, one), (second, other) in combinations(enumerate(step.tasks), 2):
-            pair = self._state["pairs"].setdefault(f"{one},{other}", {"steps": 0, "conflicts": 0, "cosine": 0.0})
-            size = (gram[first][first] * gram[second][second]) ** 0.5
-            pair["steps"] += 1
-            pair["conflicts"] += gram[first][second] < 0
-            pair["cosine"] += gram[first][second] / size if size > 0 else 0.0
+        names = step.tasks
+        importance = [tasks[name].weight for name in names]
+        along = [sum(weight * product for weight, product in zip(importance, row, strict=True)) for row in gram]
+        whole = sum(weight * product for weight, product in zip(importance, along, strict=True))
+        for one, name in enumerate(names):
+            _count(self._state["tasks"], name, along[one], gram[one][one] * whole)
+        for one, other in combinations(range(len(names)), 2):
+            _count(self._state["pairs"], f"{names[one]},{names[other]}", gram[one][other], gram[one][one] * gram[other][other])
 
     def report(self) -> dict[str, Any] | None:
-        """What results.json says: for each pair the share of steps in conflict and the mean cosine, for each task the share of
-        steps in which the plain sum would have raised its loss, and the verdict. None when nothing was measured."""
+        """What results.json says: for each pair, and for each task against the plain sum, the share of steps with a negative cosine,
+        the mean cosine and its standard error; and the verdict. None when nothing was measured."""
         if not self._state["pairs"]:
             return None
-        pairs = {
-            name: {"steps": pair["steps"], "conflict": pair["conflicts"] / pair["steps"], "cosine": pair["cosine"] / pair["steps"]}
-            for name, pair in self._state["pairs"].items()
-        }
-        harmed = {name: self._state["harmed"][name] / steps for name, steps in self._state["steps"].items()}
-        return {"pairs": pairs, "harmed": harmed, "verdict": _verdict(pairs, harmed)}
+        pairs = {name: _summary(entry) for name, entry in self._state["pairs"].items()}
+        tasks = {name: _summary(entry) for name, entry in self._state["tasks"].items()}
+        return {"pairs": pairs, "against_the_sum": tasks, "verdict": _verdict(pairs, tasks)}
 
 
-def _verdict(pairs: dict[str, Any], harmed: dict[str, float]) -> str:
-    worst = max(pairs, key=lambda name: pairs[name]["conflict"])
-    task = max(harmed, key=lambda name: harmed[name])
-    share = harmed[task]
-    gain = "little" if share < LITTLE else "much" if share >= MUCH else "something"
-    one, other = worst.split(",")
-    return (
-        f"gradients of {one} and {other} conflict in {pairs[worst]['conflict']:.0%} of {pairs[worst]['steps']} measured steps"
-        f" (mean cosine {pairs[worst]['cosine']:+.2f}), the most of all pairs; the plain sum would have raised the loss of {task}"
-        f" in {share:.0%} of steps, the most of all tasks: balancing had {gain} to gain"
+def _count(entries: dict[str, Any], name: str, product: float, squares: float) -> None:
+    cosine = product / math.sqrt(squares) if squares > 0 else 0.0
+    entry = entries.setdefault(name, {"steps": 0, "negative": 0, "sum": 0.0, "squares": 0.0})
+    entry["steps"] += 1
+    entry["negative"] += cosine < 0
+    entry["sum"] += cosine
+    entry["squares"] += cosine * cosine
+
+
+def _summary(entry: dict[str, Any]) -> dict[str, Any]:
+    steps = entry["steps"]
+    mean = entry["sum"] / steps
+    variance = max(0.0, entry["squares"] / steps - mean * mean)
+    return {"steps": steps, "conflict": entry["negative"] / steps, "cosine": mean, "error": math.sqrt(variance / max(1, steps - 1))}
+
+
+def _verdict(pairs: dict[str, Any], tasks: dict[str, Any]) -> str:
+    def lowest(entries: dict[str, Any]) -> str:
+        return min(entries, key=lambda name: entries[name]["cosine"])
+
+    def negative(entry: dict[str, Any]) -> bool:
+        return bool(entry["cosine"] + SURE * entry["error"] < 0)
+
+    worst, task = lowest(pairs), lowest(tasks)
+    pair, harm = pairs[worst], tasks[task]
+    told = (
+        f"gradients of {worst.replace(',', ' and ')} conflict in {pair['conflict']:.0%} of {pair['steps']} measured steps (mean cosine"
+        f" {pair['cosine']:+.3f} +- {pair['error']:.3f}, the lowest of all pairs; 50% and 0 mean no relation);"
+        f" the plain sum would have raised the loss of {task} in {harm['conflict']:.0%} of steps: "
     )
+    if pair["steps"] < FEWEST:
+        return told + "too few steps to say whether balancing had anything to gain"
+    if negative(harm):
+        return told + f"on average it goes against {task}, and balancing had much to gain"
+    if negative(pair):
+        return told + "tasks do pull apart, but the sum helps all of them on average, and balancing had something to gain"
+    return told + "no two tasks pull apart on average, and balancing had little to gain"
