@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -44,6 +45,14 @@ class RunError(MtlError):
     """A run that was under way could not go on."""
 
     exit_code = 1
+
+
+class Interrupted(MtlError):
+    """A run stopped because a signal asked it to; a checkpoint was written."""
+
+    def __init__(self, number: int, step: int, command: str) -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name} and saved at step {step}", fix=f"go on with: {command}")
+        self.exit_code = 130 if number == signal.SIGINT else 143
 
 
 class RunWarning(RuntimeWarning):

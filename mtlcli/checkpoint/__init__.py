@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtlcli.errors import UserError
+from mtlcli.errors import RunError, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
-_NAME = re.compile(r"step_(\d{8})")
+_NAME = re.compile(r"step_\d{8}")
+_LEFT = re.compile(r"\.step_\d{8}\.\d+\.(tmp|old)")
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,30 @@ class Checkpoint:
 
 
 def write(checkpoints: Path, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]) -> Path:
-    """Write a checkpoint of `state["step"]` below the folder `checkpoints` and return its folder."""
+    """Write a checkpoint of `state["step"]` below the folder `checkpoints` and return its folder.
+
+    One of the same step that is there already stays untouched until the new one is complete. Raises RunError when a tensor
+    is not finite, or the disk does not take it; then nothing is left of it.
+    """
+    target = checkpoints / f"step_{state['step']:08d}"
+    bad = [name for name, tensor in (model | optimizer).items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if bad:
+        raise RunError(f"not saved: {bad[0]} is not finite" + (f", nor {len(bad) - 1} more tensors" if bad[1:] else ""), str(target))
+    size = sum(tensor.nbytes for tensor in (*model.values(), *optimizer.values()))
+    try:
+        return _write(target, model, optimizer, state)
+    except OSError as error:
+        raise RunError(
+            f"the checkpoint cannot be written: {error.strerror or error} (needs {_megabytes(size)}, free are {_free(checkpoints)})",
+            where=str(target),
+            fix="make room or give another run_dir=, then resume: earlier checkpoints are intact",
+        ) from error
+
+
+def _write(target: Path, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]) -> Path:
     from safetensors.torch import save
 
-    target = checkpoints / f"step_{state['step']:08d}"
-    temporary = checkpoints / f".{target.name}.{os.getpid()}.tmp"
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     try:
         manifest: dict[str, Any] = {"format": FORMAT, "files": {}}
@@ -66,10 +86,13 @@ def write(checkpoints: Path, model: dict[str, Tensor], optimizer: dict[str, Tens
             manifest["files"][name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         _write_durably(temporary / "manifest.json", json.dumps(manifest, indent=1).encode())
         _flush_folder(temporary)
+        # Aside, not away: a name can only be given to a folder when no other has it.
+        aside = target.with_name(f".{target.name}.{os.getpid()}.old")
         if target.exists():
-            shutil.rmtree(target)
+            target.rename(aside)
         temporary.rename(target)
-        _flush_folder(checkpoints)
+        _flush_folder(target.parent)
+        shutil.rmtree(aside, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -104,6 +127,21 @@ def read(folder: Path) -> Checkpoint:
     return Checkpoint(folder, json.loads((folder / "state.json").read_bytes()))
 
 
+def run_of(path: Path) -> Path:
+    """The run folder that `path` is, or whose checkpoint it is. Raises UserError when it is neither."""
+    if (path / "manifest.json").exists() or path.parent.name == "checkpoints":
+        run = path.absolute().parent.parent
+        if not (run / "config.yaml").is_file():
+            raise UserError(
+                "the checkpoint stands outside its run folder: no config.yaml", where=str(run), fix="give the run folder as a whole"
+            )
+        return run
+    if (path / "config.yaml").is_file():
+        return path
+    what = "there is no such folder" if not path.is_dir() else "neither a run folder (config.yaml) nor a checkpoint (manifest.json)"
+    raise UserError(what, where=str(path), fix="give a folder that mtl train wrote, runs/<date>_<time>_..., or one of its checkpoints")
+
+
 def folders(checkpoints: Path) -> list[Path]:
     """The checkpoint folders below `checkpoints`, oldest first, verified or not."""
     if not checkpoints.is_dir():
@@ -132,8 +170,34 @@ def newest(checkpoints: Path) -> tuple[Checkpoint, list[str]]:
 def keep(checkpoints: Path, steps: set[int]) -> None:
     """Delete the checkpoint folders of all other steps."""
     for folder in folders(checkpoints):
-        if int(folder.name.removeprefix("step_")) not in steps:
-            shutil.rmtree(folder)
+        if step_of(folder) not in steps:
+            # Renamed first: half a deleted folder must not look like a checkpoint.
+            aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+            folder.rename(aside)
+            shutil.rmtree(aside)
+
+
+def clean(checkpoints: Path) -> None:
+    """Delete what writers and deleters that were killed have left. Only the owner of the run folder may."""
+    for path in checkpoints.iterdir() if checkpoints.is_dir() else []:
+        if _LEFT.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+
+
+def step_of(folder: Path) -> int:
+    """The step that a checkpoint folder's name says."""
+    return int(folder.name.removeprefix("step_"))
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 2**20:.1f} MB"
+
+
+def _free(folder: Path) -> str:
+    try:
+        return _megabytes(shutil.disk_usage(folder if folder.exists() else folder.parent).free)
+    except OSError:
+        return "an unknown number of MB"
 
 
 def _sha256(file: Path) -> str:

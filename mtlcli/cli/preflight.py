@@ -26,10 +26,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from mtlcli.checkpoint import run_of
 from mtlcli.config import Config
 from mtlcli.config.crosscheck import missing_files
 from mtlcli.config.paths import conf_dir
-from mtlcli.config.snapshot import read_config
+from mtlcli.config.snapshot import read_config, saved_values
 from mtlcli.config.validate import check_key
 from mtlcli.errors import Problem, UserError
 from mtlcli.registry import nearest, suggest
@@ -55,6 +56,8 @@ class Plan:
     """Keys with several values."""
     configs: list[Config]
     """The configs that were composed; of a long sweep the first ones."""
+    resumes: Path | None
+    """The run folder, or the checkpoint, that the run goes on from."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -147,9 +150,13 @@ class _Preflight:
         modes = [str(override.value()) for override in self.overrides if override.key_or_group == "hydra.mode"]
         self.sweep = bool(arguments.multirun) or "MULTIRUN" in modes
         self.bad_groups: set[str] = set()
+        self.resumes = self._resumed()
+        self.saved: dict[str, Any] | None = None
         self.composed: dict[tuple[str, ...], tuple[dict[str, Any] | None, list[Problem]]] = {}
 
     def plan(self) -> Plan:
+        if self.resumes is not None:
+            self.saved = saved_values(run_of(self.resumes) / "config.yaml")
         self._check_own_files()
         values = {id(override): self._values(override) for override in self.overrides}
         for override in self.overrides:
@@ -174,7 +181,22 @@ class _Preflight:
             self._add(replace(problem, what=f"{problem.what} (in the job {where[0]})") if some else problem)
         if self.problems:
             raise UserError(self.problems)
-        return Plan([self._rewritten(override) for override in self.overrides], swept, configs)
+        return Plan([self._rewritten(override) for override in self.overrides], swept, configs, self.resumes)
+
+    def _resumed(self) -> Path | None:
+        """The path of `resume=PATH`; of `resume=auto`, the run folder if it holds a checkpoint."""
+        given = {override.key_or_group: override for override in self.overrides}
+        resume = given["resume"].value() if "resume" in given else None
+        if resume is None:
+            return None
+        if self.sweep or given["resume"].is_sweep_override():
+            raise UserError("a sweep cannot be resumed", "resume", "resume one of its jobs: mtl train resume=SWEEP/JOB")
+        if resume != "auto":
+            return Path(str(resume))
+        if "run_dir" not in given or given["run_dir"].value() is None:
+            raise UserError("which run is meant?", "resume=auto", "give run_dir=DIR: the run goes on there, or is started there")
+        folder = Path(str(given["run_dir"].value()))
+        return folder if any((folder / "checkpoints").glob("step_*")) else None
 
     def _parse(self, texts: list[str]) -> list[Override]:
         parser = OverridesParser.create(config_loader=self.loader)
@@ -275,7 +297,7 @@ class _Preflight:
         base, problems = self._compose(tuple(override.input_line or "" for override in chosen))
         if base is None:
             return None, problems
-        values = copy.deepcopy(base)
+        values = copy.deepcopy(base) if self.saved is None else self._changed(base, chosen)
         headless = self._without_header(values.pop("task", None))
         problems += headless
         values.setdefault("tasks", {})
@@ -296,6 +318,17 @@ class _Preflight:
         if config is not None:
             found = missing_files(config)
         return config, problems + [problem for problem in found if not (headless and problem.where.startswith("task"))]
+
+    def _changed(self, composed: dict[str, Any], chosen: list[Override]) -> dict[str, Any]:
+        """The configuration of the run that is resumed, with the groups that are chosen anew."""
+        groups = [override.key_or_group for override in chosen if self._is_group(override)]
+        if "experiment" in groups:
+            return copy.deepcopy(composed)
+        values = copy.deepcopy(self.saved or {})
+        for group in groups:
+            section = "tasks" if group == "task" else group
+            values[section] = copy.deepcopy(composed[section])
+        return values
 
     def _compose(self, overrides: tuple[str, ...]) -> tuple[dict[str, Any] | None, list[Problem]]:
         """The configuration that these choices make, without Hydra's own part. Composing takes long, so it is done once for each."""

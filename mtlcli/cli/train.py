@@ -18,6 +18,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from mtlcli.checkpoint import run_of
 from mtlcli.cli import console, first_rank
 from mtlcli.cli.preflight import HYDRA_ERRORS, VERSION_BASE, Plan, explain, preflight, read_arguments
 from mtlcli.config import Config
@@ -40,6 +41,10 @@ def train_main(argv: list[str]) -> int:
         return _hydra([*options, *plan.overrides])
     if arguments.multirun or "hydra.mode=MULTIRUN" in plan.overrides:
         return _sweep(options, plan)
+    if plan.resumes is not None:
+        # The run's own configuration is what counts, with what is typed on top: there is nothing for Hydra to compose.
+        _run(plan.configs[0], run_of(plan.resumes), ["mtl", "train", *arguments.overrides], resumes=plan.resumes)
+        return 0
     code = _hydra([*options, *plan.overrides])
     return code or _run_composed()
 
@@ -95,16 +100,16 @@ def _run_composed() -> int:
     each = _composed.pop()
     os.environ.update(each.environment)
     run_dir = Path(each.config.run_dir) if each.config.run_dir else _default_folder(each.config, each.suite)
-    if each.config.run_dir and first_rank():
+    if each.config.run_dir and first_rank() and each.config.resume != "auto":
         _check_unused(run_dir)
     _run(each.config, run_dir, each.command)
     return 0
 
 
-def _run(config: Config, run_dir: Path, command: list[str]) -> float:
+def _run(config: Config, run_dir: Path, command: list[str], resumes: Path | None = None) -> float:
     from mtlcli.runner.job import run
 
-    return run(config, run_dir, command=command)
+    return run(config, run_dir, command=command, resumes=resumes)
 
 
 def _config(composed: DictConfig) -> Config:
@@ -147,7 +152,8 @@ def _check_unused(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise UserError("is a file, not a folder", where=f"run_dir={path}", fix="give another run_dir=")
     if path.is_dir() and any(path.iterdir()):
-        raise UserError("the folder is not empty", where=f"run_dir={path}", fix="give another run_dir=, or delete the folder")
+        resume = f"type resume={path} to go on with its run, or " if (path / "config.yaml").is_file() else ""
+        raise UserError("the folder is not empty", where=f"run_dir={path}", fix=f"{resume}give another run_dir=, or delete the folder")
 
 
 # ------------------------------------------------------------------------------------------------ a sweep

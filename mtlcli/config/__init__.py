@@ -61,6 +61,11 @@ class Config:
     """Seed of weights, order of data, sampling and dropout."""
     run_dir: str | None = None
     """The run folder; null: runs/<date>_<time>_<suite>_<sharing>_<weighting>."""
+    resume: str | None = None
+    """A run folder, or one checkpoint of it: go on from there, with the run's own configuration. `auto`: go on in `run_dir` if a run has
+    begun there, else start one."""
+    allow: list[str] = field(default_factory=list)
+    """Keys whose change is meant although it changes the result of the run that is resumed."""
 
 
 __all__ = ["Balancing", "Config", "Data", "Logger", "Model", "Optim", "Runner", "Task", "samplings", "sharings", "task_types", "weightings"]

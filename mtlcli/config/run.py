@@ -102,7 +102,11 @@ class Runner:
     eval_batch_size: Annotated[int, Gt(0)] = 64
     """Examples in an evaluation batch."""
     eval_every: Annotated[int, Gt(0)] | None = None
-    """Steps between evaluations, each followed by a checkpoint; null: once an epoch. The last step is always evaluated."""
+    """Steps between evaluations; null: once an epoch. The last step is always evaluated."""
+    save_every: Annotated[int, Gt(0)] | None = None
+    """Steps between checkpoints; null: at every evaluation. The last step, and that of an interruption, is always saved."""
+    keep: Annotated[int, Gt(0)] = 2
+    """Newest checkpoints that are kept, beside the best one. One that is found damaged is then no loss."""
     patience: Annotated[int, Gt(0)] | None = None
     """Stop after this many evaluations without a better average score; null: never."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

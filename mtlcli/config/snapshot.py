@@ -58,13 +58,7 @@ def save_config(config: Config, path: Path) -> None:
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read a saved config and set `key=value` overrides. Raises UserError with all problems."""
-    try:
-        saved = OmegaConf.load(path)
-    except (OSError, YAMLError, OmegaConfBaseException) as error:
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
-        raise UserError(f"cannot be read: {reason}", where=str(path), fix="give a run folder that is complete") from error
-    if not isinstance(saved, DictConfig):
-        raise UserError("holds no configuration", where=str(path), fix="give a run folder that is complete")
+    saved = _load(path)
     problems = []
     known: Any = OmegaConf.to_container(saved)
     for override in overrides:
@@ -83,6 +77,23 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     if problems or found or config is None:
         raise UserError(problems + found)
     return config
+
+
+def saved_values(path: Path) -> dict[str, Any]:
+    """A saved config as plain values, interpolations as text. Raises UserError when it cannot be read."""
+    values: Any = OmegaConf.to_container(_load(path))
+    return values
+
+
+def _load(path: Path) -> DictConfig:
+    try:
+        saved = OmegaConf.load(path)
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        raise UserError(f"cannot be read: {reason}", where=str(path), fix="give a run folder that is complete") from error
+    if not isinstance(saved, DictConfig):
+        raise UserError("holds no configuration", where=str(path), fix="give a run folder that is complete")
+    return saved
 
 
 def _needs_resolving(value: Any) -> bool:

@@ -57,7 +57,16 @@ class Scores:
 
 @torch.inference_mode()
 def outputs_of(
-    model: MultiTaskModel, name: str, features: Features, *, batch_size: int, pad_id: int, uses_segments: bool, bf16: bool, ranks: Ranks
+    model: MultiTaskModel,
+    name: str,
+    features: Features,
+    *,
+    batch_size: int,
+    pad_id: int,
+    uses_segments: bool,
+    bf16: bool,
+    ranks: Ranks,
+    on_batch: Callable[[], None] = lambda: None,
 ) -> Outputs:
     """What the head of task `name` gives for every feature, on every rank, each feature computed by exactly one rank.
 
@@ -69,6 +78,7 @@ def outputs_of(
     arrays: dict[str, torch.Tensor] = {}
     visits = torch.zeros(len(features), dtype=torch.int32, device=ranks.device)
     for indices in evaluation_batches(features.lengths, batch_size=batch_size)[ranks.rank :: ranks.world]:
+        on_batch()
         batch = collate(features, indices, pad_id=pad_id, uses_segments=uses_segments, denominator=1.0).to(ranks.device)
         with torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16):
             outputs = model.outputs(name, batch)
@@ -118,11 +128,13 @@ def evaluate(
     bf16: bool,
     ranks: Ranks,
     on_split: Callable[[str, str], None] = lambda task, split: None,
+    on_batch: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, Any], dict[str, dict[str, Scores]]]:
     """Evaluate every split of every task: the `tasks` and `average` parts of results.json, and the scores with predictions.
 
     The first split of a task gives its main score; metrics of further splits carry the split's name, `accuracy/validation_mismatched`.
     Predictions and metrics are computed on the first rank and the numbers are shared; the scores are empty on the others.
+    `on_split` is called on every rank alike, `on_batch` before each of a rank's own batches.
     """
     results: dict[str, Any] = {"tasks": {}, "average": None}
     scores: dict[str, dict[str, Scores]] = {}
@@ -132,7 +144,15 @@ def evaluate(
         for index, (split, part) in enumerate(parts.items()):
             on_split(name, split)
             outputs = outputs_of(
-                model, name, part.features, batch_size=eval_batch_size, pad_id=pad_id, uses_segments=uses_segments, bf16=bf16, ranks=ranks
+                model,
+                name,
+                part.features,
+                batch_size=eval_batch_size,
+                pad_id=pad_id,
+                uses_segments=uses_segments,
+                bf16=bf16,
+                ranks=ranks,
+                on_batch=on_batch,
             )
             if not ranks.first:
                 continue

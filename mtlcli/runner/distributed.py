@@ -45,6 +45,14 @@ class Ranks:
             dist.all_reduce(tensor)
         return tensor
 
+    def most(self, number: int) -> int:
+        """The largest of all ranks' numbers."""
+        if self.world == 1:
+            return number
+        found = torch.tensor([number], device=self.device)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return int(found)
+
     def share(self, value: Any) -> Any:
         """Give every rank the JSON value of rank 0 (as text: nothing is unpickled)."""
         if self.world == 1:
@@ -74,10 +82,8 @@ class Ranks:
         ids = torch.unique(ids)
         if self.world == 1:
             return ids
-        size = torch.tensor([len(ids)], device=self.device)
-        dist.all_reduce(size, dist.ReduceOp.MAX)
         # Filled up with -1, which is no id.
-        padded = torch.nn.functional.pad(ids, (0, int(size) - len(ids)), value=-1)
+        padded = torch.nn.functional.pad(ids, (0, self.most(len(ids)) - len(ids)), value=-1)
         found = torch.unique(self.gather(padded))
         return found[found >= 0]
 

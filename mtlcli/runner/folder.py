@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import mtlcli
+from mtlcli import checkpoint
 from mtlcli.config import Config
 from mtlcli.config.snapshot import save_config
 from mtlcli.errors import UserError
+from mtlcli.runner.owner import NAME, Owner
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "hydra-core", "omegaconf", "numpy", "safetensors", "scikit-learn", "scipy")
 
@@ -28,15 +30,29 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.backbone = path / "backbone"
         self.log = path / "log.txt"
+        self.owner = Owner(path)
 
-    def create(self) -> None:
-        """Make the folder. Raises UserError when it is used already or cannot be made."""
+    def create(self, *, restart: bool = False) -> None:
+        """Make the folder and own it. `restart`: take one in which a run ended before its first checkpoint.
+
+        Raises UserError when it is used already or cannot be made.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self.owner.take()
         except OSError as error:
             raise UserError(f"the folder cannot be made: {error.strerror}", where=str(self.path), fix="type another run_dir=") from error
-        if any(self.path.iterdir()):
-            raise UserError("the run folder is not empty", where=str(self.path), fix="type another run_dir=, or delete the folder")
+        used = [path.name for path in self.path.iterdir() if path.name != NAME]
+        if restart and "status.json" in used:
+            (self.path / "metrics.jsonl").unlink(missing_ok=True)
+        elif used:
+            resume = f"type resume={self.path} to go on with its run, or " if "config.yaml" in used else ""
+            raise UserError("the run folder is not empty", where=str(self.path), fix=f"{resume}type another run_dir=")
+
+    def reopen(self) -> None:
+        """Own a folder that a run was made in. Raises UserError when another process does."""
+        self.owner.take()
+        checkpoint.clean(self.checkpoints)
 
     def write_config(self, config: Config) -> None:
         """config.yaml: the full resolved config."""
@@ -76,15 +92,43 @@ class RunFolder:
         """results.json, format 1."""
         self._write("results.json", results)
 
+    def cut_metrics(self, step: int) -> None:
+        """Leave the rows of metrics.jsonl up to a step: those after it will be written again."""
+        file = self.path / "metrics.jsonl"
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        # A row that a kill has torn is no JSON, and can only be the last.
+        whole = [line for line in lines if line.endswith("}")]
+        kept = [line for line in whole if json.loads(line)["step"] <= step]
+        self._write_text("metrics.jsonl", "".join(f"{line}\n" for line in kept))
+
+    def note_resumed(self, step: int, command: list[str], changes: list[str]) -> None:
+        """Add to environment.json from where, when and how the run went on."""
+        environment = self.environment()
+        entry = {"step": step, "command": command, "changes": changes, "host": platform.node(), "time": _now()}
+        self._write("environment.json", environment | {"resumed": [*environment.get("resumed", []), entry]})
+
+    def environment(self) -> dict[str, Any]:
+        """environment.json. Raises UserError when it cannot be read."""
+        try:
+            content: dict[str, Any] = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"cannot be read: {error}", str(self.path / "environment.json"), "give a run folder that is complete"
+            ) from error
+        return content
+
     def append_metrics(self, row: dict[str, Any]) -> None:
         """One more object in metrics.jsonl."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
+        self._write_text(name, json.dumps(content, indent=2) + "\n")
+
+    def _write_text(self, name: str, text: str) -> None:
         # Renamed into place: a reader never sees half a file.
         temporary = self.path / f".{name}.tmp"
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
         temporary.replace(self.path / name)
 
 

@@ -7,47 +7,61 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mtlcli import checkpoint
 from mtlcli.config import Config, samplings, weightings
+from mtlcli.config.changes import changes, judge, settle
 from mtlcli.config.snapshot import load_config
-from mtlcli.errors import MtlError, RunError
+from mtlcli.errors import Interrupted, MtlError, Problem, RunError, UserError
 from mtlcli.models.files import BackboneFiles
 from mtlcli.runner.console import Console, findings, results_table
 from mtlcli.runner.folder import RunFolder
 from mtlcli.runner.prepare import Prepared, prepare
 
 
-def run(config: Config, run_dir: Path, *, command: list[str]) -> float:
+def run(config: Config, run_dir: Path, *, command: list[str], resumes: Path | None = None) -> float:
     """Carry out a run and return its average score (NaN when no task has labelled validation rows).
 
-    Raises UserError before anything is written, and any other error with the run folder's status set to `failed`.
+    `resumes`: the run folder, or one checkpoint of it, to go on from. Raises UserError before anything is written, Interrupted
+    once all is saved, and any other error with the run folder's status set to `failed`.
     """
+
+    def start() -> tuple[Prepared, RunFolder, str | None]:
+        if resumes is not None:
+            return _reopen(config, resumes, command)
+        prepared = prepare(config)
+        folder = RunFolder(run_dir)
+        _start(config, prepared, folder, command)
+        return prepared, folder, None
+
     if _launched():
         from mtlcli.runner.distributed import connect
 
         # torchrun or SLURM started this process: rank 0 makes the folder, then all of them read it.
         with connect(config.runner) as ranks:
-            failure = None
+            failure, place = None, None
             if ranks.first:
                 try:
-                    _start(config, prepare(config), RunFolder(run_dir), command)
+                    _, folder, name = start()
+                    place = [str(folder.path.absolute()), name]
                 except MtlError as error:
                     failure = error
-            place = ranks.share(None if failure else str(run_dir.absolute()))
+            place = ranks.share(place)
             if failure is not None:
                 raise failure
             if place is None:
                 raise RunError("rank 0 could not start the run; its message says why")
-            return _guarded(RunFolder(Path(place)), ranks.first, lambda: _score(_work(place, ranks)))
+            return _guarded(RunFolder(Path(place[0])), ranks.first, lambda: _score(_work(place[0], place[1], ranks)))
 
-    prepared = prepare(config)
-    folder = RunFolder(run_dir)
-    _start(config, prepared, folder, command)
-    if config.runner.devices == 1:
-        from mtlcli.runner.distributed import connect
+    prepared, folder, name = start()
+    try:
+        if config.runner.devices == 1:
+            from mtlcli.runner.distributed import connect
 
-        with connect(config.runner) as ranks:
-            return _guarded(folder, True, lambda: _score(_train(config, prepared, folder, ranks)))
-    return _guarded(folder, True, lambda: _score(_launch(config, folder)))
+            with connect(config.runner) as ranks:
+                return _guarded(folder, True, lambda: _score(_train(config, prepared, folder, ranks, name)))
+        return _guarded(folder, True, lambda: _score(_launch(config, folder, name)))
+    finally:
+        folder.owner.release()
 
 
 def _launched() -> bool:
@@ -57,7 +71,8 @@ def _launched() -> bool:
 
 def _start(config: Config, prepared: Prepared, folder: RunFolder, command: list[str]) -> None:
     """Make the run folder with all that the ranks and later verbs need, and say what is about to be done."""
-    folder.create()
+    folder.create(restart=config.resume == "auto")
+    config.resume = None
     if prepared.files.location is None:
         config.model.kind = "scratch"
     else:
@@ -88,7 +103,43 @@ def _start(config: Config, prepared: Prepared, folder: RunFolder, command: list[
             console.say(notice)
 
 
-def _launch(config: Config, folder: RunFolder) -> dict[str, Any]:
+def _reopen(config: Config, resumes: Path, command: list[str]) -> tuple[Prepared, RunFolder, str | None]:
+    """Own a run folder again and check that the run can go on from a checkpoint of it: its data, its backbone, the config if it changed.
+
+    Raises UserError with everything that stands against it; nothing has been changed then.
+    """
+    path = checkpoint.run_of(resumes)
+    folder = RunFolder(path)
+    folder.reopen()
+    found, skipped = (checkpoint.read(resumes), []) if path != resumes else checkpoint.newest(folder.checkpoints)
+    saved = load_config(path / "config.yaml")
+    differences = changes(saved, config)
+    problems, notices = judge(differences, config.allow)
+    settle(saved, config)
+    config.resume, config.allow = None, []
+    before = folder.environment()["data"]
+    prepared = prepare(config, files=BackboneFiles.load(folder.backbone))
+    if prepared.source.kind != before["source"]:
+        problems.append(Problem(f"the run's data came from '{before['source']}', now from '{prepared.source.kind}'", "data.source"))
+    now = prepared.source.fingerprints()
+    for origin, fingerprint in before["fingerprints"].items():
+        if now.get(origin) != fingerprint:
+            what = "is not what the run was trained on" if origin in now else "is not read any more"
+            problems.append(Problem(what, origin, "bring the data back as it was, or start another run"))
+    if problems:
+        raise UserError(problems)
+    folder.cut_metrics(found.step)
+    folder.write_config(config)
+    folder.note_resumed(found.step, command, [str(change) for change in differences])
+    folder.write_status("running")
+    with Console(config.logger.console, folder.log) as console:
+        console.panel("resume", [f"run     {path}", f"step    {found.step}", f"tasks   {', '.join(config.tasks)}"])
+        for line in (*skipped, *notices, *prepared.notices):
+            console.say(line)
+    return prepared, folder, found.folder.name
+
+
+def _launch(config: Config, folder: RunFolder, name: str | None) -> dict[str, Any]:
     """Start the ranks as processes of their own, each running `_worker`, and wait for them."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -105,15 +156,15 @@ def _launch(config: Config, folder: RunFolder) -> dict[str, Any]:
         monitor_interval=0.2,
     )
     try:
-        results: dict[int, dict[str, Any]] = elastic_launch(launch, _worker)(str(folder.path.absolute()))
+        results: dict[int, dict[str, Any]] = elastic_launch(launch, _worker)(str(folder.path.absolute()), name)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise RunError(f"rank {rank} (process {failure.pid}) failed: {failure.message}", where=str(folder.path)) from error
     return results[0]
 
 
-def _worker(run_dir: str) -> dict[str, Any]:
-    """What each launched process does."""
+def _worker(run_dir: str, name: str | None) -> dict[str, Any]:
+    """What each launched process does. `name`: the checkpoint to go on from."""
     from torch.distributed.elastic.multiprocessing.errors import record
 
     from mtlcli.runner.distributed import connect
@@ -121,21 +172,21 @@ def _worker(run_dir: str) -> dict[str, Any]:
     @record
     def work() -> dict[str, Any]:
         with connect(load_config(Path(run_dir) / "config.yaml").runner) as ranks:
-            return _work(run_dir, ranks)
+            return _work(run_dir, name, ranks)
 
     results = work()
     assert results is not None
     return results
 
 
-def _work(run_dir: str, ranks: Any) -> dict[str, Any]:
+def _work(run_dir: str, name: str | None, ranks: Any) -> dict[str, Any]:
     """Train as one rank of a run whose folder has been made."""
     folder = RunFolder(Path(run_dir))
     config = load_config(folder.path / "config.yaml")
-    return _train(config, prepare(config, files=BackboneFiles.load(folder.backbone)), folder, ranks)
+    return _train(config, prepare(config, files=BackboneFiles.load(folder.backbone)), folder, ranks, name)
 
 
-def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any) -> dict[str, Any]:
+def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, name: str | None) -> dict[str, Any]:
     """Build every part of the run on this rank, train, and write the results."""
     import torch
 
@@ -143,13 +194,15 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any) ->
     from mtlcli.models.build import build_model
     from mtlcli.runner.loop import Run, train
     from mtlcli.runner.precision import choose_precision
+    from mtlcli.runner.saver import Saver
     from mtlcli.sampling.base import TaskSize
     from mtlcli.weighting.base import WeightedTask
 
     with Console(config.logger.console, folder.log, silent=not ranks.first) as console, console.hearing_warnings():
         config.runner.precision = ranks.share(choose_precision(config.runner.precision, ranks.device))
         torch.manual_seed(config.seed)
-        model = build_model(config, prepared.tasks, prepared.files).to(ranks.device)
+        resumed = checkpoint.read(folder.checkpoints / name) if name else None
+        model = build_model(config, prepared.tasks, prepared.files, load_weights=resumed is None).to(ranks.device)
         ranks.copy_from_first([*model.parameters(), *model.buffers()])
 
         trained = {name: task for name, task in prepared.tasks.items() if task.config.splits.train}
@@ -189,10 +242,12 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any) ->
                 steps=steps,
                 eval_every=config.runner.eval_every or per_epoch,
                 folder=folder,
+                saver=Saver(folder.checkpoints, config.runner.keep),
                 console=console,
                 ranks=ranks,
                 data_source=prepared.source.kind,
-            )
+            ),
+            resumed,
         )
         if ranks.first:
             folder.write_results(results)
@@ -213,9 +268,9 @@ def _guarded(folder: RunFolder, first: bool, work: Any) -> float:
     """Run `work`; when it fails, the reason stands in status.json."""
     try:
         return float(work())
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted) as error:
         if first:
-            folder.write_status("interrupted", reason="interrupted by the user")
+            folder.write_status("interrupted", reason=str(error) or "interrupted by the user")
         raise
     except BaseException as error:
         if first:

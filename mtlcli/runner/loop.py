@@ -14,7 +14,7 @@ from mtlcli.config import Config
 from mtlcli.data.batches import Stream
 from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.features import Features, Split
-from mtlcli.errors import RunError
+from mtlcli.errors import Interrupted, RunError
 from mtlcli.evaluation.evaluate import evaluate
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.runner.affinity import Affinity
@@ -22,7 +22,9 @@ from mtlcli.runner.conflicts import Conflicts
 from mtlcli.runner.console import Console
 from mtlcli.runner.distributed import Ranks
 from mtlcli.runner.folder import RunFolder
-from mtlcli.runner.optim import build_optimizer, optimizer_tensors, rate, set_rate
+from mtlcli.runner.interrupt import Asked, Interrupt
+from mtlcli.runner.optim import build_optimizer, load_optimizer_tensors, optimizer_tensors, rate, set_rate
+from mtlcli.runner.saver import Saver
 from mtlcli.runner.state import TrainState, Window
 from mtlcli.runner.step import NOT_FINITE, Backward, TaskBatch, cut
 from mtlcli.sampling.base import Sampling
@@ -55,6 +57,8 @@ class Run:
     """Steps between evaluations."""
     folder: RunFolder
     """Where things are written."""
+    saver: Saver
+    """Writes checkpoints."""
     console: Console
     """What the user sees."""
     ranks: Ranks
@@ -75,98 +79,120 @@ class Run:
         )
 
 
-def train(run: Run) -> dict[str, Any]:
+def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, Any]:
     """Train to the last step or until patience runs out; return the content of results.json: the scores of the best checkpoint.
 
-    Evaluate, save and stop stand before the step, so that the last step needs no second path.
+    `resumed`: go on from there, as if there had been no break. Evaluate, save and stop stand before the step, so that the last step
+    needs no second path. Raises Interrupted after saving when a signal asks for it.
     """
     config, ranks = run.config, run.ranks
     bf16 = config.runner.precision == "bf16"
     optimizer = build_optimizer(config.optim, run.model, run.weighting)
     backward = Backward(run.model, run.weighting, ranks, bf16=bf16, seed=config.seed)
     parameters = backward.parameters
+    names = {parameter: name for name, parameter in run.model.named_parameters()}
+    names |= {parameter: f"weighting/{index}" for index, parameter in enumerate(run.weighting.parameters())}
     state = TrainState(positions=dict.fromkeys(run.streams, 0))
+    saved: int | None = None
+    if resumed is not None:
+        state = TrainState.from_json(resumed.state)
+        run.model.load_state_dict(resumed.tensors("model.safetensors"))
+        load_optimizer_tensors(optimizer, names, resumed.tensors("optimizer.safetensors"))
+        run.weighting.load_state_dict(state.weighting)
+        saved = state.step
     conflicts = Conflicts(state.conflicts)
     affinity = Affinity(state.affinity, backward, run.fetch, list(run.streams))
-    best: dict[str, Any] = {}
-    window = Window()
+    save_every = config.runner.save_every or run.eval_every
+
+    def results() -> dict[str, Any]:
+        return state.best | {
+            "throughput": state.totals.throughput,
+            "weighting": {"name": config.weighting.name, **run.weighting.report()},
+            "gradients": conflicts.report(),
+            "affinity": affinity.report(),
+        }
+
+    def save() -> None:
+        state.weighting = run.weighting.state_dict()
+        run.saver.save(run.model.state_dict(), optimizer_tensors(optimizer, names), state.to_json(), best=state.best_step)
+
     run.console.start(list(run.model.tasks), state.step, run.steps)
+    with Interrupt() as interrupt:
+        while True:
+            # Evaluate, save, stop.
+            last = state.step == run.steps
+            asked = interrupt.asked(ranks)
+            if not asked and state.step != state.evaluated and state.step and (state.step % run.eval_every == 0 or last):
+                try:
+                    found = _evaluate(run, state, interrupt, bf16=bf16)
+                except Asked:
+                    asked = interrupt.asked(ranks)
+                else:
+                    state.note_results(found)
+                    run.console.scores(state.step, found, best=state.best_step == state.step)
+                    if ranks.first:
+                        run.folder.write_results(results())
+            done = last or (config.runner.patience is not None and state.stale >= config.runner.patience)
+            if ranks.first and state.step != saved and (asked or done or (state.step and state.step % save_every == 0)):
+                save()
+                saved = state.step
+            if asked:
+                run.saver.wait()
+                raise Interrupted(asked, state.step, f"mtl train resume={run.folder.path}")
+            if done:
+                run.saver.wait()
+                if not last:
+                    run.console.say(f"stopped: {state.stale} evaluations without a better average")
+                return results()
+            run.saver.check()
 
-    while True:
-        # Evaluate, save, stop.
-        last = state.step == run.steps
-        if state.step and (state.step % run.eval_every == 0 or last):
-            results = _evaluate(run, state, bf16=bf16)
-            state.note_score(results["average"])
-            if state.best_step == state.step:
-                best = results
-            run.console.scores(state.step, results, best=state.best_step == state.step)
-            learned: dict[str, Any] = {
-                "throughput": state.throughput,
-                "weighting": {"name": config.weighting.name, **run.weighting.report()},
-                "gradients": conflicts.report(),
-                "affinity": affinity.report(),
-            }
-            if ranks.first:
-                _save(run, state, optimizer)
-                run.folder.write_results(best | learned)
-            if config.runner.patience is not None and state.stale >= config.runner.patience:
-                run.console.say(f"stopped: {state.stale} evaluations without a better average")
-                last = True
-        if last:
-            return best | learned
+            # Plan and fetch.
+            start = time.perf_counter()
+            run.model.train()
+            if due(config.logger.affinity, state.step):
+                affinity.measure(state, lr=optimizer.param_groups[0]["peak"])
+            batches: dict[str, TaskBatch] = {}
+            for name, _ in run.sampling.plan(state.step):
+                batches[name] = run.fetch(name, state.positions[name])
+                state.positions[name] += 1
+            step = Step(state.step, run.steps, state.step // run.sampling.steps_per_epoch, config.seed, list(batches))
 
-        # Plan and fetch.
-        start = time.perf_counter()
-        run.model.train()
-        if due(config.logger.affinity, state.step):
-            affinity.measure(state, lr=optimizer.param_groups[0]["peak"])
-        step = Step(state.step, run.steps, state.step // run.sampling.steps_per_epoch, config.seed, [])
-        batches: dict[str, TaskBatch] = {}
-        for name, _ in run.sampling.plan(state.step):
-            batches[name] = run.fetch(name, state.positions[name])
-            state.positions[name] += 1
-        step.tasks = list(batches)
-
-        # Forward, backward, combine, reduce.
-        optimizer.zero_grad(set_to_none=True)
-        seed_dropout(config.seed, state.step, ranks.rank)
-        outcome = backward(batches, step, probe=due(config.logger.probe, state.step))
-        conflicts.add(step, run.weighting.tasks)
-
-        # Clip, check, update.
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.optim.clip or math.inf))
-        if not math.isfinite(norm):
-            raise RunError(f"the gradient norm is {norm} (tasks: {', '.join(batches)})", where=f"step {state.step}", fix=NOT_FINITE)
-        share = rate(config.optim, state.step, run.steps)
-        set_rate(optimizer, share)
-        optimizer.step()
-        if run.weighting.losses_after_step:
-            # The same dropout as before the update: what differs is the update alone.
+            # Forward, backward, combine, reduce.
+            optimizer.zero_grad(set_to_none=True)
             seed_dropout(config.seed, state.step, ranks.rank)
-            run.weighting.observe_after(step, backward.losses_again(batches))
-        state.step += 1
-        seconds = time.perf_counter() - start
-        state.seconds += seconds
+            outcome = backward(batches, step, probe=due(config.logger.probe, state.step))
+            conflicts.add(step, run.weighting.tasks)
 
-        # Log.
-        state.count(batches)
-        window.add(batches, outcome, seconds)
-        run.console.progress(state.step)
-        if ranks.first and (state.step % config.logger.every == 0 or state.step == run.steps):
-            row = {
-                "step": state.step,
-                "tasks": window.tasks(),
-                "lr": optimizer.param_groups[0]["lr"],
-                "gradient_norm": norm,
-                "gradients": window.gradients(),
-                **window.speed(),
-                "seconds": round(state.seconds, 3),
-                "seconds_left": round(state.seconds / state.step * (run.steps - state.step), 1),
-            }
-            window = Window()
-            run.folder.append_metrics(row)
-            run.console.metrics(row)
+            # Clip, check, update.
+            norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.optim.clip or math.inf))
+            if not math.isfinite(norm):
+                raise RunError(f"the gradient norm is {norm} (tasks: {', '.join(batches)})", where=f"step {state.step}", fix=NOT_FINITE)
+            set_rate(optimizer, rate(config.optim, state.step, run.steps))
+            optimizer.step()
+            if run.weighting.losses_after_step:
+                # The same dropout as before the update: what differs is the update alone.
+                seed_dropout(config.seed, state.step, ranks.rank)
+                run.weighting.observe_after(step, backward.losses_again(batches))
+            state.step += 1
+
+            # Log.
+            seconds = time.perf_counter() - start
+            state.totals.add(batches, seconds)
+            state.window.add(batches, outcome, seconds)
+            run.console.progress(state.step)
+            if state.step % config.logger.every == 0 or state.step == run.steps:
+                row = {
+                    "step": state.step,
+                    **state.window.row(),
+                    "lr": optimizer.param_groups[0]["lr"],
+                    "gradient_norm": norm,
+                    "seconds": round(state.totals.seconds, 3),
+                    "seconds_left": round(state.totals.seconds / state.step * (run.steps - state.step), 1),
+                }
+                state.window = Window()
+                if ranks.first:
+                    run.folder.append_metrics(row)
+                    run.console.metrics(row)
 
 
 def seed_dropout(seed: int, step: int, rank: int) -> None:
@@ -179,7 +205,18 @@ def due(every: int | None, step: int) -> bool:
     return every is not None and step % every == 0
 
 
-def _evaluate(run: Run, state: TrainState, *, bf16: bool) -> dict[str, Any]:
+def _evaluate(run: Run, state: TrainState, interrupt: Interrupt, *, bf16: bool) -> dict[str, Any]:
+    """Raises Asked when a signal comes: an evaluation is not worth waiting for, the resumed run makes it anew."""
+
+    def on_split(task: str, split: str) -> None:
+        if interrupt.asked(run.ranks):
+            raise Asked
+        run.console.evaluating(task, split)
+
+    def on_batch() -> None:
+        if interrupt.alone(run.ranks):
+            raise Asked
+
     scored, _ = evaluate(
         run.model,
         run.splits,
@@ -188,16 +225,8 @@ def _evaluate(run: Run, state: TrainState, *, bf16: bool) -> dict[str, Any]:
         uses_segments=run.encoder.uses_segments,
         bf16=bf16,
         ranks=run.ranks,
-        on_split=run.console.evaluating,
+        on_split=on_split,
+        on_batch=on_batch,
     )
     head = {"format": 1, "data_source": run.data_source, "split": "validation", "step": state.step}
-    return head | scored | {"throughput": state.throughput, "parameters": run.model.parameter_counts()}
-
-
-def _save(run: Run, state: TrainState, optimizer: torch.optim.Optimizer) -> None:
-    """Write the checkpoint of this step, then delete all but the best and the last one."""
-    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in run.model.named_parameters()}
-    names |= {parameter: f"weighting/{index}" for index, parameter in enumerate(run.weighting.parameters())}
-    state.weighting = run.weighting.state_dict()
-    checkpoint.write(run.folder.checkpoints, run.model.state_dict(), optimizer_tensors(optimizer, names), state.to_json())
-    checkpoint.keep(run.folder.checkpoints, {state.step, state.best_step or state.step})
+    return head | scored | {"throughput": state.totals.throughput, "parameters": run.model.parameter_counts()}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mtlcli.config.run import Optim
+from mtlcli.errors import UserError
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.weighting.base import Weighting
 
@@ -52,6 +55,18 @@ def set_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
         group["lr"] = group["peak"] * share
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Any, str]) -> dict[str, Tensor]:
     """The optimiser's state as named tensors, `<parameter>/<moment>`."""
     return {f"{names[p]}/{key}": value for p, state in optimizer.state.items() for key, value in state.items()}
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Any, str], tensors: dict[str, Tensor]) -> None:
+    """Restore what `optimizer_tensors` gave. Raises UserError when some of it belongs to no parameter."""
+    known = {name: parameter for parameter, name in names.items()}
+    for key, value in tensors.items():
+        name, _, moment = key.rpartition("/")
+        if name not in known:
+            raise UserError(f"the checkpoint has the optimiser state of '{name}', which the run does not have", where="resume")
+        parameter = known[name]
+        # The count of updates stays where the fused optimiser keeps it: beside the parameter, whatever its type.
+        optimizer.state[parameter][moment] = value.to(parameter.device)

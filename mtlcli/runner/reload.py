@@ -31,22 +31,12 @@ class Found:
 
 def find(path: Path) -> Found:
     """A run folder's best checkpoint, or the checkpoint folder that `path` is. Raises UserError when it is neither."""
-    if (path / "manifest.json").exists() or path.parent.name == "checkpoints":
-        found = checkpoint.read(path)
-        run = path.absolute().parent.parent
-        notices: list[str] = []
-    elif (path / "config.yaml").is_file():
-        run = path
-        newest, notices = checkpoint.newest(path / "checkpoints")
-        best = newest.state["best_step"]
-        found = newest if best in (None, newest.step) else checkpoint.read(path / "checkpoints" / f"step_{best:08d}")
-    else:
-        what = "there is no such folder" if not path.is_dir() else "neither a run folder (config.yaml) nor a checkpoint (manifest.json)"
-        raise UserError(what, where=str(path), fix="give a folder that mtl train wrote, runs/<date>_<time>_..., or one of its checkpoints")
-    if not (run / "config.yaml").is_file():
-        raise UserError(
-            "the checkpoint stands outside its run folder: no config.yaml", where=str(run), fix="give the run folder as a whole"
-        )
+    run = checkpoint.run_of(path)
+    if run != path:
+        return Found(run, checkpoint.read(path), [])
+    newest, notices = checkpoint.newest(run / "checkpoints")
+    best = newest.state["best_step"]
+    found = newest if best in (None, newest.step) else checkpoint.read(run / "checkpoints" / f"step_{best:08d}")
     return Found(run, found, notices)
 
 

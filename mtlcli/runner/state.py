@@ -10,25 +10,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from torch import Tensor
-
 from mtlcli.runner.step import Outcome, TaskBatch
 
 
 @dataclass
-class TrainState:
-    """Counters of a run."""
+class Totals:
+    """Counts over steps."""
 
-    step: int = 0
-    """Updates made so far."""
-    positions: dict[str, int] = field(default_factory=dict)
-    """Batches that each task's stream has given so far, through all epochs."""
-    best_score: float | None = None
-    """Best average score so far."""
-    best_step: int | None = None
-    """Step of the best average score."""
-    stale: int = 0
-    """Evaluations since the best one."""
     examples: int = 0
     """Examples trained on."""
     tokens: int = 0
@@ -39,31 +27,15 @@ class TrainState:
     """Padding among them."""
     seconds: float = 0.0
     """Time spent in steps, evaluation and saving left out."""
-    weighting: dict[str, Any] = field(default_factory=dict)
-    """State of the weighting method."""
-    conflicts: dict[str, Any] = field(default_factory=dict)
-    """Counts of conflicts between the tasks' gradients."""
-    affinity: dict[str, Any] = field(default_factory=dict)
-    """Sums of the measured affinities between tasks."""
 
-    def note_score(self, score: float | None) -> None:
-        """Remember an evaluation. Without a score (no labelled split) the newest counts as the best."""
-        if score is None or self.best_score is None or score > self.best_score:
-            self.best_score, self.best_step, self.stale = score, self.step, 0
-        else:
-            self.stale += 1
-
-    def count(self, batches: Mapping[str, TaskBatch]) -> None:
-        """Add the batches of a step to the counters."""
+    def add(self, batches: Mapping[str, TaskBatch], seconds: float) -> None:
+        """Add a step that took `seconds`."""
         for batch in batches.values():
             self.examples += batch.examples
             self.tokens += batch.tokens
             self.padded += batch.padded
             self.padding += batch.padding
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
-        return asdict(self)
+        self.seconds += seconds
 
     @property
     def throughput(self) -> dict[str, float]:
@@ -76,47 +48,85 @@ class TrainState:
         }
 
 
+@dataclass
 class Window:
     """What happened since the last row of metrics.jsonl."""
 
-    def __init__(self) -> None:
-        self._counters = TrainState()
-        self._losses: dict[str, list[Tensor]] = {}
-        self._weights: dict[str, float] = {}
-        self._examples: dict[str, int] = {}
-        self._gram: tuple[list[str], Tensor] | None = None
+    totals: Totals = field(default_factory=Totals)
+    """Counts over its steps."""
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """For each task met: sum of its losses, number of steps, newest weight, examples."""
+    gradients: dict[str, Any] | None = None
+    """Norms of the tasks' shared gradients and the cosines between them, of the newest step in which they were measured."""
 
     def add(self, batches: Mapping[str, TaskBatch], outcome: Outcome, seconds: float) -> None:
         """Add a step that took `seconds`."""
-        self._counters.count(batches)
-        self._counters.seconds += seconds
+        self.totals.add(batches, seconds)
         for name, batch in batches.items():
-            self._losses.setdefault(name, []).append(outcome.losses[name])
-            self._weights[name] = outcome.weights[name]
-            self._examples[name] = self._examples.get(name, 0) + batch.examples
+            entry = self.tasks.setdefault(name, {"loss": 0.0, "steps": 0, "weight": 0.0, "examples": 0})
+            entry["loss"] += outcome.losses[name]
+            entry["steps"] += 1
+            entry["weight"] = outcome.weights[name]
+            entry["examples"] += batch.examples
         if outcome.gram is not None:
-            self._gram = list(batches), outcome.gram
+            norms = outcome.gram.diagonal().clamp(min=0).sqrt()
+            cosines = outcome.gram / (norms[:, None] * norms).clamp(min=1e-300)
+            self.gradients = {"tasks": list(batches), "norms": norms.tolist(), "cosines": cosines.tolist()}
 
-    def tasks(self) -> dict[str, dict[str, float]]:
-        """For each task met: its mean loss over the window's steps, its newest weight, its examples."""
-        return {
-            name: {
-                "loss": sum(loss.item() for loss in losses) / len(losses),
-                "weight": self._weights[name],
-                "examples": self._examples[name],
-            }
-            for name, losses in self._losses.items()
+    def row(self) -> dict[str, Any]:
+        """Its part of a row of metrics.jsonl."""
+        tasks = {
+            name: {"loss": entry["loss"] / entry["steps"], "weight": entry["weight"], "examples": entry["examples"]}
+            for name, entry in self.tasks.items()
         }
+        return {"tasks": tasks, "gradients": self.gradients, **self.totals.throughput}
 
-    def gradients(self) -> dict[str, Any] | None:
-        """Norms of the tasks' shared gradients and the cosines between them, of the newest step in which they were measured."""
-        if self._gram is None:
-            return None
-        names, gram = self._gram
-        norms = gram.diagonal().clamp(min=0).sqrt()
-        cosines = gram / (norms[:, None] * norms).clamp(min=1e-300)
-        return {"tasks": names, "norms": norms.tolist(), "cosines": cosines.tolist()}
 
-    def speed(self) -> dict[str, float]:
-        """Throughput within the window."""
-        return self._counters.throughput
+@dataclass
+class TrainState:
+    """Where a run stands. Everything here is JSON, and survives it to the bit."""
+
+    step: int = 0
+    """Updates made so far."""
+    positions: dict[str, int] = field(default_factory=dict)
+    """Batches that each task's stream has given so far, through all epochs."""
+    evaluated: int | None = None
+    """Step of the newest evaluation."""
+    best_score: float | None = None
+    """Best average score so far."""
+    best_step: int | None = None
+    """Step of the best average score."""
+    best: dict[str, Any] = field(default_factory=dict)
+    """The results of that evaluation."""
+    stale: int = 0
+    """Evaluations since the best one."""
+    totals: Totals = field(default_factory=Totals)
+    """Counts since the start."""
+    window: Window = field(default_factory=Window)
+    """What the next row of metrics.jsonl will tell."""
+    weighting: dict[str, Any] = field(default_factory=dict)
+    """State of the weighting method."""
+    conflicts: dict[str, Any] = field(default_factory=dict)
+    """Counts of conflicts between the tasks' gradients."""
+    affinity: dict[str, Any] = field(default_factory=dict)
+    """Sums of the measured affinities between tasks."""
+
+    def note_results(self, results: dict[str, Any]) -> None:
+        """Remember an evaluation. Without a score (no labelled split) the newest counts as the best."""
+        score = results["average"]
+        self.evaluated = self.step
+        if score is None or self.best_score is None or score > self.best_score:
+            self.best_score, self.best_step, self.best, self.stale = score, self.step, results, 0
+        else:
+            self.stale += 1
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> TrainState:
+        """What `to_json` gave. Raises TypeError or KeyError when it is something else."""
+        values = dict(values)
+        window = dict(values.pop("window"))
+        return cls(totals=Totals(**values.pop("totals")), window=Window(totals=Totals(**window.pop("totals")), **window), **values)

@@ -82,7 +82,7 @@ def _tokens(features: Features, indices: NDArray[np.int64]) -> int:
 class Outcome:
     """What a step's backward passes gave; the gradients lie in `.grad`."""
 
-    losses: dict[str, Tensor]
+    losses: dict[str, float]
     """Mean loss of each task over all ranks and micro-batches."""
     weights: dict[str, float]
     """The factor of each task's loss, or of its shared gradient, in the update."""
@@ -162,7 +162,7 @@ class Backward:
             weighting.objective({name: loss.cpu() for name, loss in zip(batches, losses, strict=True)}).backward()
         weighting.observe(step)
         used = {name: weights[name] * (importance[name] if self._balances else 1.0) for name in batches}
-        return Outcome(dict(zip(batches, losses.unbind(), strict=True)), used, step.gram)
+        return Outcome(step.losses, used, step.gram)
 
     def losses_again(self, batches: dict[str, TaskBatch]) -> dict[str, float]:
         """The mean losses of the same batches with the parameters as they are now; draws dropout like the backward passes."""

@@ -50,7 +50,7 @@ def test_step_is_the_gradient_of_the_weighted_sum_of_means(sharing: str, accumul
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
     for name, loss in plain.items():
-        assert losses[name].item() == pytest.approx(loss.item(), rel=1e-5)
+        assert losses[name] == pytest.approx(loss.item(), rel=1e-5)
 
 
 def test_losses_are_means_over_labelled_items() -> None:
@@ -63,9 +63,9 @@ def test_losses_are_means_over_labelled_items() -> None:
     with torch.no_grad():
         cola, stsb = cut_batches["cola"].micro[0], cut_batches["stsb"].micro[0]
         logits = next(iter(model.outputs("cola", cola).values()))
-        assert losses["cola"].item() == pytest.approx(torch.nn.functional.cross_entropy(logits, cola.columns["label"]).item(), rel=1e-5)
+        assert losses["cola"] == pytest.approx(torch.nn.functional.cross_entropy(logits, cola.columns["label"]).item(), rel=1e-5)
         scores = next(iter(model.outputs("stsb", stsb).values())).reshape(-1)
-        assert losses["stsb"].item() == pytest.approx(torch.nn.functional.mse_loss(scores, stsb.columns["score"].float()).item(), rel=1e-5)
+        assert losses["stsb"] == pytest.approx(torch.nn.functional.mse_loss(scores, stsb.columns["score"].float()).item(), rel=1e-5)
 
 
 def test_absent_tasks_have_no_gradient() -> None:
@@ -82,7 +82,7 @@ def test_learned_weights_get_the_gradient_of_their_objective() -> None:
     model, weighting = small_model("hard", weighting="uncertainty")
     losses = run_step(model, weighting, batches(model, features, 4)).losses
     # d/ds at s = 0: 1/2 - c L
-    expected = [0.5 - (0.5 if name == "stsb" else 1.0) * losses[name].item() for name in losses]
+    expected = [0.5 - (0.5 if name == "stsb" else 1.0) * losses[name] for name in losses]
     assert [p.grad.item() for p in weighting.parameters()] == pytest.approx(expected, rel=1e-5)  # type: ignore[union-attr]
 
 

@@ -1,0 +1,108 @@
+"""What a resumed run may change: the differences between two configs, and which of them would change the result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from mtlcli.config import Config
+from mtlcli.errors import Problem
+
+FREE = (
+    *("run_dir", "resume", "allow", "logger.*", "runner.timeout", "runner.keep", "runner.save_every"),
+    # What is read is guarded by the fingerprints of the data.
+    *("data.root", "data.source", "data.cache_dir", "tasks.*.source.*"),
+    # Only a run without a learning rate of its own reads them, when it starts.
+    *("model.lr", "model.scratch_lr"),
+)
+"""Keys that do not touch the result."""
+ROUNDING = ("runner.devices", "runner.device", "runner.threads", "runner.accumulation", "runner.eval_batch_size", "model.attention")
+"""Keys that change the result by rounding only: said, not refused."""
+FIXED = (
+    *("model.kind", "model.name", "model.pooling", "model.layers", "model.hidden", "model.heads", "model.vocabulary"),
+    *("model.initializer_range", "sharing.*", "weighting.name", "tasks.*.type", "tasks.*.head", "tasks.*.labels"),
+)
+"""Keys that decide what there is to learn: another value needs another run."""
+METHODS = ("sharing.name", "weighting.name", "sampling.name")
+PRESENT = "in the run"
+OPEN = (None, "auto")
+"""Values that a run settles when it starts; a config that leaves them open again asks for no change."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A value that differs from the run's."""
+
+    key: str
+    """Key path."""
+    old: Any
+    """The run's value."""
+    new: Any
+    """What is asked for."""
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.old} -> {self.new}"
+
+
+def changes(old: Config, new: Config) -> list[Change]:
+    """Every value of `new` that differs from the run's config `old`."""
+    before, after = dict(_leaves("", asdict(old))), dict(_leaves("", asdict(new)))
+    keys = dict.fromkeys([*before, *after])
+    found = [Change(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
+    found = [change for change in found if not (change.new in OPEN and change.key in after)]
+    # Another method has other keys, and a task that comes or goes has all of its own: one change says it.
+    whole = [change.key.removesuffix(".name") for change in found if change.key in METHODS or (before | after).get(change.key) == PRESENT]
+    return [change for change in found if change.key in METHODS or not any(change.key.startswith(f"{part}.") for part in whole)]
+
+
+def settle(old: Config, new: Config) -> None:
+    """Give `new` what the run has settled on where it leaves a value open."""
+    before, after = dict(_leaves("", asdict(old))), dict(_leaves("", asdict(new)))
+    for key, value in after.items():
+        if value in OPEN and before.get(key) not in OPEN and key != "resume":
+            *path, last = key.split(".")
+            holder: Any = new
+            for part in path:
+                holder = holder[part] if isinstance(holder, dict) else getattr(holder, part)
+            if isinstance(holder, dict):
+                holder[last] = before[key]
+            else:
+                setattr(holder, last, before[key])
+
+
+def judge(found: list[Change], allowed: list[str]) -> tuple[list[Problem], list[str]]:
+    """Why changes are refused, and what to say of those that are not. `allowed`: keys whose change is meant."""
+    problems, notices = [], []
+    for change in found:
+        if _is(change, FREE):
+            continue
+        what = f"{change.old} -> {change.new}"
+        if _is(change, FIXED) or PRESENT in (change.old, change.new):
+            problems.append(Problem(f"{what} cannot be changed in a run that has begun", change.key, "take it out, or start another run"))
+        elif _is(change, ROUNDING):
+            notices.append(f"{change}: the same result within rounding, not to the bit")
+        elif change.key in allowed:
+            notices.append(f"{change}: changed, as allowed")
+        else:
+            problems.append(Problem(f"{what} changes the result", change.key, f"take it out, or type allow=[{change.key}] if it is meant"))
+    changed = [change.key for change in found]
+    problems += [Problem(f"'{key}' is no change", "allow", "name keys that differ from the run's") for key in allowed if key not in changed]
+    return problems, notices
+
+
+def _is(change: Change, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(change.key, pattern) for pattern in patterns)
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Key paths and values; a task is also a leaf of its own, so that one that comes or goes is one change."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            where = f"{path}.{key}" if path else str(key)
+            if path == "tasks":
+                yield where, PRESENT
+            yield from _leaves(where, inner)
+    else:
+        yield path, value
