@@ -47,11 +47,16 @@ class RunError(MtlError):
     exit_code = 1
 
 
+class NotFinite(RunError):
+    """A loss or a gradient of a step is not finite."""
+
+
 class Interrupted(MtlError):
     """A run stopped because a signal asked it to; a checkpoint was written."""
 
     def __init__(self, number: int, step: int, command: str) -> None:
         super().__init__(f"interrupted by {signal.Signals(number).name} and saved at step {step}", fix=f"go on with: {command}")
+        self.number, self.step = number, step
         self.exit_code = 130 if number == signal.SIGINT else 143
 
 

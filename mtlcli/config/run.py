@@ -109,6 +109,8 @@ class Runner:
     """Newest checkpoints that are kept, beside the best one. One that is found damaged is then no loss."""
     patience: Annotated[int, Gt(0)] | None = None
     """Stop after this many evaluations without a better average score; null: never."""
+    skip_nonfinite: Annotated[int, Ge(0)] = 0
+    """Steps of the run that may be left out because a loss or gradient is not finite; one more stops it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: cuda if there is one."""
     devices: Annotated[int, Gt(0)] = 1

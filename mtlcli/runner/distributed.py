@@ -33,6 +33,8 @@ class Ranks:
     """Number of processes."""
     device: torch.device
     """The device of this process."""
+    launched: bool = False
+    """Whether our own launcher started this process and passes signals on."""
 
     @property
     def first(self) -> bool:
@@ -134,8 +136,8 @@ def choose_device(runner: Runner, local_rank: int) -> torch.device:
 
 
 @contextmanager
-def connect(runner: Runner) -> Iterator[Ranks]:
-    """Join the process group if this process is one of several ranks, and leave it at the end."""
+def connect(runner: Runner, *, launched: bool = False) -> Iterator[Ranks]:
+    """Join the process group if this process is one of several ranks, and leave it at the end. `launched`: by our own launcher."""
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = choose_device(runner, local_rank)
@@ -159,6 +161,6 @@ def connect(runner: Runner) -> Iterator[Ranks]:
     _connections += 1
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=world, timeout=timeout)
     try:
-        yield Ranks(rank, world, device)
+        yield Ranks(rank, world, device, launched)
     finally:
         dist.destroy_process_group()

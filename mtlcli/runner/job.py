@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
+import platform
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,9 @@ from mtlcli.models.files import BackboneFiles
 from mtlcli.runner.console import Console, findings, results_table
 from mtlcli.runner.folder import RunFolder
 from mtlcli.runner.prepare import Prepared, prepare
+
+GRACE = 3
+"""Seconds that ranks have to end by themselves once one of them has failed."""
 
 
 def run(config: Config, run_dir: Path, *, command: list[str], resumes: Path | None = None) -> float:
@@ -144,6 +150,11 @@ def _launch(config: Config, folder: RunFolder, name: str | None) -> dict[str, An
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    from mtlcli.runner.interrupt import ending_together, passing_on
+
+    # What it logs of a failure is said by `_told`, and better.
+    for name in ("torch.distributed.elastic", "torch.multiprocessing"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     launch = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -154,13 +165,43 @@ def _launch(config: Config, folder: RunFolder, name: str | None) -> dict[str, An
         max_restarts=0,
         start_method="spawn",
         monitor_interval=0.2,
+        shutdown_timeout=GRACE,
+        # Ours pass on what asks for an end, and wait until the ranks have saved.
+        signals_to_handle="SIGHUP",
     )
     try:
-        results: dict[int, dict[str, Any]] = elastic_launch(launch, _worker)(str(folder.path.absolute()), name)
+        with passing_on(), ending_together(GRACE):
+            results: dict[int, dict[str, Any]] = elastic_launch(launch, _worker)(str(folder.path.absolute()), name)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        raise RunError(f"rank {rank} (process {failure.pid}) failed: {failure.message}", where=str(folder.path)) from error
+        raise _told(error, folder) from error
+    if "interrupted" in results[0]:
+        number, step = results[0]["interrupted"]
+        raise Interrupted(number, step, f"mtl train resume={folder.path}")
     return results[0]
+
+
+def _told(error: Any, folder: RunFolder) -> RunError:
+    """The failure of the rank that began it: a rank that lost its neighbour says so too, often a moment earlier."""
+
+    def order(rank: int) -> tuple[bool, bool, int]:
+        failure = error.failures[rank]
+        killed = failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM
+        neighbour = any(text in _message(failure) for text in ("Connection closed", "Connection reset", "Broken pipe"))
+        return not killed, neighbour, failure.timestamp
+
+    rank = min(error.failures, key=order)
+    failure = error.failures[rank]
+    cause = f"was killed by {signal.Signals(-failure.exitcode).name}" if failure.exitcode < 0 else f"failed: {_message(failure)}"
+    saved = checkpoint.folders(folder.checkpoints)
+    fix = f"go on from {saved[-1].name}: mtl train resume={folder.path}" if saved else "nothing was saved yet: start again"
+    return RunError(f"rank {rank} (process {failure.pid} on {platform.node()}) {cause}", where=str(folder.path), fix=fix)
+
+
+def _message(failure: Any) -> str:
+    """What a rank said last: torch keeps it as text, or beside its traceback."""
+    message = failure.message
+    text = message.get("message", "") if isinstance(message, dict) else message
+    return str(text).strip()
 
 
 def _worker(run_dir: str, name: str | None) -> dict[str, Any]:
@@ -168,11 +209,17 @@ def _worker(run_dir: str, name: str | None) -> dict[str, Any]:
     from torch.distributed.elastic.multiprocessing.errors import record
 
     from mtlcli.runner.distributed import connect
+    from mtlcli.runner.interrupt import leave_with_the_launcher
+
+    leave_with_the_launcher()
 
     @record
     def work() -> dict[str, Any]:
-        with connect(load_config(Path(run_dir) / "config.yaml").runner) as ranks:
-            return _work(run_dir, name, ranks)
+        with connect(load_config(Path(run_dir) / "config.yaml").runner, launched=True) as ranks:
+            try:
+                return _work(run_dir, name, ranks)
+            except Interrupted as error:
+                return {"interrupted": [error.number, error.step]}
 
     results = work()
     assert results is not None

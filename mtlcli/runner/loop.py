@@ -14,7 +14,7 @@ from mtlcli.config import Config
 from mtlcli.data.batches import Stream
 from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.features import Features, Split
-from mtlcli.errors import Interrupted, RunError
+from mtlcli.errors import Interrupted, NotFinite
 from mtlcli.evaluation.evaluate import evaluate
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.runner.affinity import Affinity
@@ -26,7 +26,7 @@ from mtlcli.runner.interrupt import Asked, Interrupt
 from mtlcli.runner.optim import build_optimizer, load_optimizer_tensors, optimizer_tensors, rate, set_rate
 from mtlcli.runner.saver import Saver
 from mtlcli.runner.state import TrainState, Window
-from mtlcli.runner.step import NOT_FINITE, Backward, TaskBatch, cut
+from mtlcli.runner.step import FIX, Backward, TaskBatch, cut, rows_of
 from mtlcli.sampling.base import Sampling
 from mtlcli.weighting.base import Step, Weighting
 
@@ -117,7 +117,7 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
         run.saver.save(run.model.state_dict(), optimizer_tensors(optimizer, names), state.to_json(), best=state.best_step)
 
     run.console.start(list(run.model.tasks), state.step, run.steps)
-    with Interrupt() as interrupt:
+    with Interrupt(forwarded=ranks.launched) as interrupt:
         while True:
             # Evaluate, save, stop.
             last = state.step == run.steps
@@ -157,16 +157,25 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
                 state.positions[name] += 1
             step = Step(state.step, run.steps, state.step // run.sampling.steps_per_epoch, config.seed, list(batches))
 
-            # Forward, backward, combine, reduce.
+            # Forward, backward, combine, reduce, clip, check.
             optimizer.zero_grad(set_to_none=True)
             seed_dropout(config.seed, state.step, ranks.rank)
-            outcome = backward(batches, step, probe=due(config.logger.probe, state.step))
-            conflicts.add(step, run.weighting.tasks)
+            try:
+                outcome = backward(batches, step, probe=due(config.logger.probe, state.step))
+                norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.optim.clip or math.inf))
+                if not math.isfinite(norm):
+                    where = "; ".join(f"{name}: {rows_of(batch)}" for name, batch in batches.items())
+                    raise NotFinite(f"the gradient norm is {norm} ({where})", where=f"step {state.step}", fix=FIX)
+            except NotFinite as error:
+                if state.skipped == config.runner.skip_nonfinite:
+                    raise
+                state.skipped += 1
+                state.step += 1
+                run.console.say(f"warning: {error.problems[0].where}: {error.problems[0].what}; the step is left out")
+                continue
 
-            # Clip, check, update.
-            norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.optim.clip or math.inf))
-            if not math.isfinite(norm):
-                raise RunError(f"the gradient norm is {norm} (tasks: {', '.join(batches)})", where=f"step {state.step}", fix=NOT_FINITE)
+            # Update.
+            conflicts.add(step, run.weighting.tasks)
             set_rate(optimizer, rate(config.optim, state.step, run.steps))
             optimizer.step()
             if run.weighting.losses_after_step:

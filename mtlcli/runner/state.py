@@ -100,6 +100,8 @@ class TrainState:
     """The results of that evaluation."""
     stale: int = 0
     """Evaluations since the best one."""
+    skipped: int = 0
+    """Steps left out because a number was not finite."""
     totals: Totals = field(default_factory=Totals)
     """Counts since the start."""
     window: Window = field(default_factory=Window)

@@ -18,7 +18,7 @@ from torch.nn import Parameter
 
 from mtlcli.data.batches import Batch, collate
 from mtlcli.data.features import Features
-from mtlcli.errors import RunError
+from mtlcli.errors import NotFinite
 from mtlcli.models.backbone import last_layers
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.runner.distributed import Ranks
@@ -27,8 +27,12 @@ from mtlcli.tasks.base import TaskType
 from mtlcli.weighting.base import Step, Weighting, When
 from mtlcli.weighting.gradients.base import GradientBalancing
 
-NOT_FINITE = "lower optim.lr, set optim.clip, or look at the rows of that task"
+FIX = "lower optim.lr, set optim.clip, or look at these rows; runner.skip_nonfinite=N leaves out up to N such steps"
 """What to do about a number that is not finite."""
+
+
+ROWS = 32
+"""Features of a batch that a message names."""
 
 
 @dataclass
@@ -47,6 +51,12 @@ class TaskBatch:
     """Padding in this rank's share."""
     rows: NDArray[np.int64]
     """Features over all ranks, for messages."""
+
+
+def rows_of(batch: TaskBatch) -> str:
+    """The features of a batch, in words."""
+    shown = ", ".join(str(row) for row in sorted(batch.rows.tolist())[:ROWS])
+    return f"train features {shown}" + (f" and {len(batch.rows) - ROWS} more" if len(batch.rows) > ROWS else "")
 
 
 def cut(
@@ -134,9 +144,9 @@ class Backward:
 
         losses = self._passes(batches, scales, rows)
         step.losses = dict(zip(batches, losses.tolist(), strict=True))
-        bad = [f"the loss of {name} is {loss}" for name, loss in step.losses.items() if not math.isfinite(loss)]
+        bad = [f"the loss of {name} is {loss} ({rows_of(batches[name])})" for name, loss in step.losses.items() if not math.isfinite(loss)]
         if bad:
-            raise RunError("; ".join(bad), where=f"step {step.number}", fix=NOT_FINITE)
+            raise NotFinite("; ".join(bad), where=f"step {step.number}", fix=FIX)
         reduced = False
         if rows is not None:
             rows.settle()
