@@ -32,7 +32,17 @@ ROOMS = {
     "report": TOOLS | {"config"},
 }
 """The rooms that each room may know; `cli` may know all. The table of metrics is a room of its own: the configuration names them."""
-LIGHT = ["mtlcli", "mtlcli.__main__", "mtlcli.cli", "mtlcli.config", "mtlcli.registry", "mtlcli.errors", "mtlcli.report", "mtlcli.tasks"]
+LIGHT = [
+    "mtlcli",
+    "mtlcli.__main__",
+    "mtlcli.cli",
+    "mtlcli.config",
+    "mtlcli.registry",
+    "mtlcli.errors",
+    "mtlcli.report",
+    "mtlcli.tasks",
+    "mtlcli.checkpoint",
+]
 LIGHT += [f"mtlcli.data.{name}" for name in ("source", "read", "sample", "encoder", "store", "checks", "table", "features")]
 """What `mtl --help`, `mtl tasks` and errors in a configuration load: these packages with everything in them, without torch."""
 MODULES_OF_TORCH = {"mtlcli.tasks.heads"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Iterable
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -213,7 +213,8 @@ def _fields(path: list[str], names: _Names) -> dict[str, Any]:
         chosen = [config for config in configs if depth == 0 and getattr(config, "name", None) == names.chosen.get(part)]
         level = {}
         for config in chosen or configs:
-            for name, hint in get_type_hints(config).items():
+            hints = get_type_hints(config)
+            for name, hint in ((each.name, hints[each.name]) for each in fields(config)):
                 level[name] = Union[level[name], hint] if name in level else hint
     return level
 

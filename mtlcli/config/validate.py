@@ -197,7 +197,9 @@ def _not_finite(path: Path, value: Any) -> Iterator[tuple[Path, float]]:
 
 
 def _hints(section: Any) -> dict[str, Any]:
-    return get_type_hints(section, include_extras=True)
+    """Field -> type of a config dataclass; class variables are no fields."""
+    hints = get_type_hints(section, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(section)}
 
 
 def _plain(hint: Any, value: Any) -> Any:

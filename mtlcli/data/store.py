@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import shutil
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.features import Features
 from mtlcli.data.read import rows_fingerprint
 from mtlcli.data.table import Table
-from mtlcli.errors import UserError
+from mtlcli.errors import RunWarning, UserError
 from mtlcli.tasks.base import TaskType
 
 FORMAT = 1
@@ -30,8 +30,6 @@ NOT_ENCODED = ("source", "splits", "head", "metrics", "weight", "batch_size", "l
     "no_answer_threshold",
 )
 """Task settings that have no say in the features. A setting that is not named here, for example the label set, does."""
-
-log = logging.getLogger(__name__)
 
 
 def default_cache() -> Path:
@@ -65,7 +63,7 @@ def open_features(table: Table, task: TaskType[Any], encoder: TextEncoder, cache
 def _build(folder: Path, table: Table, task: TaskType[Any], encoder: TextEncoder) -> Features:
     """Encode and store; the lock is ours."""
     if folder.exists():
-        log.warning("the stored features of %s were damaged (%s); they are encoded again", table.origin, folder)
+        warnings.warn(f"the stored features of {table.origin} were damaged ({folder}); they are encoded again", RunWarning, stacklevel=2)
         shutil.rmtree(folder)
     _save(task.encode(table, encoder), folder)
     features = _load(folder)

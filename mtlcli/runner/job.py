@@ -153,8 +153,8 @@ def _launch(config: Config, folder: RunFolder, name: str | None) -> dict[str, An
     from mtlcli.runner.interrupt import ending_together, passing_on
 
     # What it logs of a failure is said by `_told`, and better.
-    for name in ("torch.distributed.elastic", "torch.multiprocessing"):
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    for library in ("torch.distributed.elastic", "torch.multiprocessing"):
+        logging.getLogger(library).setLevel(logging.CRITICAL + 1)
     launch = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -11,7 +11,7 @@ from typing import IO
 
 from mtlcli.errors import UserError
 
-NAME = "owner.lock"
+NAME = ".owner"
 
 
 class Owner:

@@ -5,6 +5,7 @@ Nothing is written but the cache of encoded texts, so that whatever is wrong wit
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from mtlcli.data.features import Features, Split
 from mtlcli.data.source import DataSource, open_source
 from mtlcli.data.store import default_cache, open_features
 from mtlcli.data.table import Table
-from mtlcli.errors import Problem, UserError
+from mtlcli.errors import Problem, RunWarning, UserError
 from mtlcli.models.files import BackboneFiles, find_backbone
 from mtlcli.tasks.base import TaskType, build_tasks
 
@@ -102,9 +103,13 @@ def prepare(
     for task in tasks.values():
         task.config.max_length = task.config.max_length or config.data.max_length
     cache = Path(config.data.cache_dir) if config.data.cache_dir else default_cache()
-    features = {
-        name: {split: open_features(table, tasks[name], encoder, cache) for split, table in parts.items()} for name, parts in tables.items()
-    }
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always", RunWarning)
+        features = {
+            name: {split: open_features(table, tasks[name], encoder, cache) for split, table in parts.items()}
+            for name, parts in tables.items()
+        }
+    notices += [f"warning: {each.message}" for each in heard if issubclass(each.category, RunWarning)]
     for name, parts in features.items():
         for split, encoded in parts.items():
             told = ", ".join(f"{count} {what}" for what, count in encoded.notes.items() if count)

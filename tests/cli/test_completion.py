@@ -70,7 +70,7 @@ def test_lists_and_sweeps() -> None:
     assert "task=[cola,cola" not in candidates("train task=[cola,")
     assert candidates("train task=[cola,rt") == ["task=[cola,rte]", "task=[cola,rte,"]
     assert candidates("train task=[squad") == ["task=[squad]", "task=[squad,", "task=[squad_v2"]
-    assert candidates("train -m weighting=static,") == ["weighting=static,uncertainty"]
+    assert candidates("train -m sharing=hard,") == ["sharing=hard,none"]
 
 
 def test_keys_of_the_schema() -> None:
@@ -90,7 +90,7 @@ def test_literal_values() -> None:
 def test_keys_of_the_chosen_method_only() -> None:
     assert candidates("train weighting=uncertainty weighting.l") == ["weighting.lr="]
     assert candidates("train weighting=static weighting.l") == []
-    assert candidates("train weighting.l") == ["weighting.lr="]
+    assert candidates("train weighting.l") == ["weighting.lr=", "weighting.last_layers=", "weighting.leak="]
 
 
 def test_tasks_of_the_run_and_their_fields() -> None:

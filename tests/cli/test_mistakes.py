@@ -51,21 +51,21 @@ KNOWN_FROM_THE_CONFIGURATION: dict[str, tuple[list[str], str]] = {
         ["train", "modle=bert"],
         "mtl train: 1 problem\n"
         "  modle: unknown key 'modle'\n"
-        "      -> did you mean 'model'? choices: data, experiment, logger, model, optim, run_dir, runner, sampling, seed, sharing, task, "
-        "weighting\n",
+        "      -> did you mean 'model'? choices: allow, data, experiment, logger, model, optim, resume, run_dir, runner, "
+        "sampling, seed, sharing, task, weighting\n",
     ),
     "misspelt key": (
         ["train", "task=rte", "runner.stps=100"],
         "mtl train: 1 problem\n"
         "  runner.stps: unknown key 'stps'\n"
         "      -> did you mean 'steps'? choices: accumulation, batch_size, device, devices, epochs, eval_batch_size, eval_every, "
-        "max_tokens, patience, precision, steps, threads, timeout\n",
+        "keep, max_tokens, patience, precision, save_every, skip_nonfinite, steps, threads, timeout\n",
     ),
     "misspelt value": (
-        ["train", "task=rte", "weighting=uncertanty"],
+        ["train", "task=rte", "sampling=propotional"],
         "mtl train: 1 problem\n"
-        "  weighting=uncertanty: unknown weighting 'uncertanty'\n"
-        "      -> did you mean 'uncertainty'? choices: static, uncertainty\n",
+        "  sampling=propotional: unknown sampling 'propotional'\n"
+        "      -> did you mean 'proportional'? choices: all, proportional, temperature, uniform\n",
     ),
     "misspelt task": (
         ["train", "task=[cola,mrcp]"],
@@ -103,7 +103,7 @@ KNOWN_FROM_THE_CONFIGURATION: dict[str, tuple[list[str], str]] = {
         ["train", "task=rte", "+unknown.key=3"],
         "mtl train: 1 problem\n"
         "  unknown.key: unknown key 'unknown'\n"
-        "      -> choices: data, logger, model, optim, run_dir, runner, sampling, seed, sharing, tasks, weighting\n",
+        "      -> choices: allow, data, logger, model, optim, resume, run_dir, runner, sampling, seed, sharing, tasks, weighting\n",
     ),
     "sweep without -m": (
         ["train", "task=rte", "weighting=static,uncertainty"],

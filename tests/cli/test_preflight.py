@@ -48,19 +48,20 @@ def every_file() -> list[str]:
 
 
 NEEDS = {"task=ax": ["task=[mnli,ax]"], "model=pretrained": ["model.name=x/y"], "data=local": ["data.root=."]}
+NEEDS["weighting=annealed"] = ["weighting.tasks.rte.start=2"]
 
 
 @pytest.mark.parametrize("choice", every_file())
 def test_every_file_of_conf_is_composed(choice: str) -> None:
     group, _, name = choice.partition("=")
-    task = [] if group in ("task", "experiment") else ["task=rte"]
+    task = [] if group in ("task", "experiment") else ["task=[cola,rte]", "sampling=all"] if group == "weighting" else ["task=rte"]
     (config,) = plan(*([choice] if choice != "task=ax" else []), *task, *NEEDS.get(choice, [])).configs
     if group in ("sharing", "weighting", "sampling", "optim"):
         assert getattr(config, group).name == name
 
 
 def test_every_file_of_conf_is_counted() -> None:
-    assert len(every_file()) == 43
+    assert len(every_file()) == 65
 
 
 def test_suites() -> None:
@@ -95,7 +96,7 @@ def test_options_and_values_in_any_order(own: Path) -> None:
 
 def test_all_mistakes_at_once() -> None:
     wrong = ["taks=rte", "modle=x", "model.lrr=3", "tasks.coal.weight=2", "optim.lr=fast", "runner.steps=1.5", "+unknown.key=3"]
-    groups = "choices: data, experiment, logger, model, optim, run_dir, runner, sampling, seed, sharing, task, weighting"
+    groups = "choices: allow, data, experiment, logger, model, optim, resume, run_dir, runner, sampling, seed, sharing, task, weighting"
     assert said(*wrong, "model=brt", "cola") == [
         "'cola' has no value -> did you mean task=cola?",
         "model=brt: unknown model 'brt' -> did you mean 'bert'? choices: auto, bert, deberta, gpt2, minilm, modernbert, pretrained, "
@@ -106,8 +107,8 @@ def test_all_mistakes_at_once() -> None:
         "lr, name, pooling, scratch_lr, vocabulary",
         "tasks.coal.weight: task 'coal' is not in the run -> did you mean 'cola'? the run has: cola, sst2, mrpc, stsb, qqp, mnli, qnli, "
         "rte",
-        "unknown.key: unknown key 'unknown' -> choices: data, logger, model, optim, run_dir, runner, sampling, seed, sharing, tasks, "
-        "weighting",
+        "unknown.key: unknown key 'unknown' -> choices: allow, data, logger, model, optim, resume, run_dir, runner, sampling, seed, "
+        "sharing, tasks, weighting",
         "optim.lr: must be a number, found 'fast' -> Peak learning rate; null: the one that the model's file gives.",
         "runner.steps: must be a whole number, found 1.5 -> Number of optimiser updates; null: from `epochs`.",
     ]
@@ -230,8 +231,8 @@ def test_every_value_of_every_sweep_is_tried() -> None:
         "optim.lr: must be greater than 0, found -1 -> Peak learning rate; null: the one that the model's file gives."
     ]
     assert said("-m", "task=rte", "runner.steps=range(500,-1,-1)")[0].startswith("runner.steps: must be greater than 0, found 0")
-    assert said("-m", "seed=1,2", "optim.lr=1e-3,-1", "weighting=static,uncertanty") == [
-        "weighting=uncertanty: unknown weighting 'uncertanty' -> did you mean 'uncertainty'? choices: static, uncertainty",
+    assert said("-m", "seed=1,2", "optim.lr=1e-3,-1", "sharing=hard,nine") == [
+        "sharing=nine: unknown sharing 'nine' -> did you mean 'none'? choices: hard, none",
         "optim.lr: must be greater than 0, found -1 -> Peak learning rate; null: the one that the model's file gives.",
     ]
 
@@ -241,7 +242,8 @@ def test_a_combination_that_cannot_work_is_named() -> None:
         "tasks.rte.weight: task 'rte' is not in the run (in the job task=[cola]) -> the run has: cola"
     ]
     assert said("-m", "weighting=static,uncertainty", "weighting.lr=0.1") == [
-        "weighting.lr: unknown key 'lr' (in the job weighting=static) -> only name uncertainty has it; choices: name"
+        "weighting.lr: unknown key 'lr' (in the job weighting=static) -> only name uncertainty or imtl_l or famo or gradnorm has it;"
+        " choices: name"
     ]
 
 

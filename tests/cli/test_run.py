@@ -40,12 +40,24 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_run_folder_holds_what_the_contract_says(run: Path) -> None:
-    assert {path.name for path in run.iterdir()} == {
+    assert {path.name for path in run.iterdir() if path.name != ".owner"} == {
         *("config.yaml", "environment.json", "metrics.jsonl", "results.json", "status.json", "log.txt", "checkpoints", "backbone")
     }
     results = read(run / "results.json")
     assert results["format"] == 1 and results["data_source"] == "sample" and results["split"] == "validation"
-    assert set(results) == {"format", "data_source", "split", "step", "tasks", "average", "throughput", "parameters"}
+    assert set(results) == {
+        "format",
+        "data_source",
+        "split",
+        "step",
+        "tasks",
+        "average",
+        "throughput",
+        "parameters",
+        "weighting",
+        "gradients",
+        "affinity",
+    }
     assert list(results["tasks"]) == ["mnli", "stsb", "squad_v2"], "ax has no labels to validate on"
     for entry in results["tasks"].values():
         assert set(entry) == {"metrics", "main_metric", "main", "examples", "majority"}

@@ -56,8 +56,8 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(runner__stepz=3),
         "runner.stepz: unknown key 'stepz'",
-        "did you mean 'steps'? choices: accumulation, batch_size, device, devices, epochs, eval_batch_size, eval_every, max_tokens, "
-        "patience, precision, steps, threads, timeout",
+        "did you mean 'steps'? choices: accumulation, batch_size, device, devices, epochs, eval_batch_size, eval_every, keep, "
+        "max_tokens, patience, precision, save_every, skip_nonfinite, steps, threads, timeout",
     ),
     (
         changed(tasks__cola__source__pth="x"),
@@ -119,7 +119,11 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
         "task: the run has no task",
         "choose some, for example task=rte or 'task=[cola,rte]'; mtl tasks lists them",
     ),
-    (changed(weighting__lr=0.1), "weighting.lr: unknown key 'lr'", "only name uncertainty has it; choices: name"),
+    (
+        changed(weighting__lr=0.1),
+        "weighting.lr: unknown key 'lr'",
+        "only name uncertainty or imtl_l or famo or gradnorm has it; choices: name",
+    ),
     (
         changed(tasks__stsb__labels=["a", "b"]),
         "tasks.stsb.labels: unknown key 'labels'",

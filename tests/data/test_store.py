@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from mtlcli.data.encoder import TextEncoder, build_tokenizer
 from mtlcli.data.features import Features
 from mtlcli.data.store import fingerprint, open_features
 from mtlcli.data.table import Table
-from mtlcli.errors import UserError
+from mtlcli.errors import RunWarning, UserError
 from mtlcli.tasks.base import TaskType, build_tasks
 
 TEXTS = [f"the cat number {number} sat on the mat" for number in range(50)]
@@ -70,10 +70,10 @@ def test_windows_with_token_columns(tmp_path: Path) -> None:
     assert same(open_features(squad, span, encoder(), tmp_path), expected)
 
 
-def test_an_empty_table(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_empty_table(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     for _ in range(2):
         assert len(open_features(table([]), task(), encoder(), tmp_path)) == 0
-    assert not caplog.text
+    assert [each for each in recwarn if issubclass(each.category, RunWarning)] == []
 
 
 def test_the_second_opening_does_not_encode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,17 +124,16 @@ def damage_no_meta(entry: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [damage_truncate, damage_append, damage_missing, damage_meta, damage_no_meta])
-def test_a_damaged_entry_is_built_anew_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture, damage) -> None:  # noqa: ANN001
+def test_a_damaged_entry_is_built_anew_and_said(tmp_path: Path, damage) -> None:  # noqa: ANN001
     expected = task().encode(table(), encoder())
     open_features(table(), task(), encoder(), tmp_path)
     (entry,) = entries(tmp_path)
     damage(entry)
-    with caplog.at_level(logging.WARNING):
+    with pytest.warns(RunWarning, match="rows.csv were damaged"):
         assert same(open_features(table(), task(), encoder(), tmp_path), expected)
-    assert "rows.csv were damaged" in caplog.text
-    caplog.clear()
-    assert same(open_features(table(), task(), encoder(), tmp_path), expected)
-    assert not caplog.text
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RunWarning)
+        assert same(open_features(table(), task(), encoder(), tmp_path), expected)
 
 
 def test_what_a_killed_process_left_is_no_entry(tmp_path: Path) -> None:
