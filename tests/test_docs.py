@@ -13,6 +13,7 @@ import mtlcli
 from mtlcli.cli import VERBS, main
 from mtlcli.cli.completion import OPTIONS
 from mtlcli.cli.preflight import preflight, read_arguments
+from mtlcli.config.snapshot import save_config
 
 ROOT = Path(mtlcli.__file__).parents[1]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
@@ -53,6 +54,10 @@ def test_every_command_of_the_documents_composes(arguments: list[str], folder: P
     for word in rest:
         if word.startswith("data.root="):
             (folder / word.partition("=")[2]).mkdir(parents=True, exist_ok=True)
+        if word.startswith("resume=") and word != "resume=auto":
+            run = folder / word.partition("=")[2]
+            run.mkdir(parents=True)
+            save_config(preflight(read_arguments(["task=rte"])).configs[0], run / "config.yaml")
     if verb != "train":
         assert verb in VERBS
         assert [word for word in rest if word.startswith("-") and word not in OPTIONS[verb]] == []

@@ -294,12 +294,17 @@ class _Preflight:
     def _check_job(self, job: list[Override]) -> tuple[Config | None, list[Problem]]:
         """Compose one job; what is wrong with it."""
         chosen = [override for override in job if self._is_group(override) or self._is_hydras(override)]
-        base, problems = self._compose(tuple(override.input_line or "" for override in chosen))
-        if base is None:
-            return None, problems
-        values = copy.deepcopy(base) if self.saved is None else self._changed(base, chosen)
+        if self.saved is not None and not chosen:
+            # Nothing to compose: the run has its configuration.
+            problems: list[Problem] = []
+            values = copy.deepcopy(self.saved)
+        else:
+            base, problems = self._compose(tuple(override.input_line or "" for override in chosen))
+            if base is None:
+                return None, problems
+            values = copy.deepcopy(base) if self.saved is None else self._changed(base, chosen)
         headless = self._without_header(values.pop("task", None))
-        problems += headless
+        problems = problems + headless
         values.setdefault("tasks", {})
         given = [override for override in job if not (self._is_group(override) or self._is_hydras(override))]
         # A whole task that is given comes first: its values may be given too.

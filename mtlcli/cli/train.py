@@ -23,7 +23,7 @@ from mtlcli.cli import console, first_rank
 from mtlcli.cli.preflight import HYDRA_ERRORS, VERSION_BASE, Plan, explain, preflight, read_arguments
 from mtlcli.config import Config
 from mtlcli.config.paths import conf_dir
-from mtlcli.config.snapshot import read_config
+from mtlcli.config.snapshot import config_text, read_config
 from mtlcli.errors import MtlError, Problem, RunError, UserError
 
 LONGEST_NAME = 80
@@ -37,6 +37,9 @@ def train_main(argv: list[str]) -> int:
         return _hydra(argv)
     plan = preflight(arguments)
     options = _options(arguments)
+    if plan.resumes is not None and arguments.cfg:
+        print(config_text(plan.configs[0]), end="")
+        return 0
     if arguments.cfg or arguments.info:
         return _hydra([*options, *plan.overrides])
     if arguments.multirun or "hydra.mode=MULTIRUN" in plan.overrides:

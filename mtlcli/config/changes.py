@@ -27,8 +27,10 @@ FIXED = (
 """Keys that decide what there is to learn: another value needs another run."""
 METHODS = ("sharing.name", "weighting.name", "sampling.name")
 PRESENT = "in the run"
+SETTLED = ("optim.lr", "model.kind", "model.pooling", "runner.precision", "tasks.*.max_length", "tasks.*.labels")
+"""Keys that a run settles when it starts and a config may leave open; one that does so again asks for no change."""
 OPEN = (None, "auto")
-"""Values that a run settles when it starts; a config that leaves them open again asks for no change."""
+"""Values that leave a key open."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class Change:
     new: Any
     """What is asked for."""
 
+    @property
+    def free(self) -> bool:
+        """Whether it does not touch the result."""
+        return _is(self.key, FREE)
+
     def __str__(self) -> str:
         return f"{self.key}: {self.old} -> {self.new}"
 
@@ -51,7 +58,7 @@ def changes(old: Config, new: Config) -> list[Change]:
     before, after = dict(_leaves("", asdict(old))), dict(_leaves("", asdict(new)))
     keys = dict.fromkeys([*before, *after])
     found = [Change(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
-    found = [change for change in found if not (change.new in OPEN and change.key in after)]
+    found = [change for change in found if not (change.new in OPEN and change.key in after and _is(change.key, SETTLED))]
     # Another method has other keys, and a task that comes or goes has all of its own: one change says it.
     whole = [change.key.removesuffix(".name") for change in found if change.key in METHODS or (before | after).get(change.key) == PRESENT]
     return [change for change in found if change.key in METHODS or not any(change.key.startswith(f"{part}.") for part in whole)]
@@ -61,7 +68,7 @@ def settle(old: Config, new: Config) -> None:
     """Give `new` what the run has settled on where it leaves a value open."""
     before, after = dict(_leaves("", asdict(old))), dict(_leaves("", asdict(new)))
     for key, value in after.items():
-        if value in OPEN and before.get(key) not in OPEN and key != "resume":
+        if value in OPEN and _is(key, SETTLED) and before.get(key) not in OPEN:
             *path, last = key.split(".")
             holder: Any = new
             for part in path:
@@ -76,12 +83,12 @@ def judge(found: list[Change], allowed: list[str]) -> tuple[list[Problem], list[
     """Why changes are refused, and what to say of those that are not. `allowed`: keys whose change is meant."""
     problems, notices = [], []
     for change in found:
-        if _is(change, FREE):
+        if change.free:
             continue
         what = f"{change.old} -> {change.new}"
-        if _is(change, FIXED) or PRESENT in (change.old, change.new):
+        if _is(change.key, FIXED) or PRESENT in (change.old, change.new):
             problems.append(Problem(f"{what} cannot be changed in a run that has begun", change.key, "take it out, or start another run"))
-        elif _is(change, ROUNDING):
+        elif _is(change.key, ROUNDING):
             notices.append(f"{change}: the same result within rounding, not to the bit")
         elif change.key in allowed:
             notices.append(f"{change}: changed, as allowed")
@@ -92,8 +99,8 @@ def judge(found: list[Change], allowed: list[str]) -> tuple[list[Problem], list[
     return problems, notices
 
 
-def _is(change: Change, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(change.key, pattern) for pattern in patterns)
+def _is(key: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in patterns)
 
 
 def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -46,6 +46,11 @@ def read_config(composed: DictConfig | dict[str, Any]) -> tuple[Config | None, l
 
 def save_config(config: Config, path: Path) -> None:
     """Write the whole config as YAML, defaults included."""
+    path.write_text(config_text(config), encoding="utf-8")
+
+
+def config_text(config: Config) -> str:
+    """The whole config as YAML, defaults included."""
     values = _escape(asdict(config))
     for place, (text, value) in vars(config).get(INTERPOLATIONS, {}).items():
         holder = values
@@ -53,7 +58,7 @@ def save_config(config: Config, path: Path) -> None:
             holder = holder[part]
         if holder[place[-1]] == _escape(value):  # A run may since have settled on another value, which then is what counts.
             holder[place[-1]] = text
-    path.write_text(OmegaConf.to_yaml(OmegaConf.create(values)), encoding="utf-8")
+    return OmegaConf.to_yaml(OmegaConf.create(values))
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:

@@ -136,7 +136,7 @@ def _reopen(config: Config, resumes: Path, command: list[str]) -> tuple[Prepared
         raise UserError(problems)
     folder.cut_metrics(found.step)
     folder.write_config(config)
-    folder.note_resumed(found.step, command, [str(change) for change in differences])
+    folder.note_resumed(found.step, command, [str(change) for change in differences if not change.free])
     folder.write_status("running")
     with Console(config.logger.console, folder.log) as console:
         console.panel("resume", [f"run     {path}", f"step    {found.step}", f"tasks   {', '.join(config.tasks)}"])

@@ -181,6 +181,8 @@ class Backward:
 
     def shared_gradient(self, task: str, batch: TaskBatch) -> list[Tensor]:
         """The gradient of one task's mean loss with respect to each shared parameter, over all ranks. `.grad` is empty afterwards."""
+        for parameter in self.parameters:
+            parameter.grad = None
         self._passes({task: batch}, {task: 1.0}, None)
         gradient = []
         for parameter in self.shared:

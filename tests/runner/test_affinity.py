@@ -35,6 +35,9 @@ def test_affinity_is_its_first_order_value_for_small_steps() -> None:
     assert affinity.report() is None
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.train()
+    for parameter in model.parameters():
+        # What the step before has left.
+        parameter.grad = torch.ones_like(parameter)
     affinity.measure(state, lr=1e-5)
     assert model.training and asked == [("cola", 0), ("stsb", 1), ("squad", 2)] and state.positions == {"cola": 0, "stsb": 1, "squad": 2}
     for name, value in model.state_dict().items():

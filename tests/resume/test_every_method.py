@@ -1,0 +1,45 @@
+"""Resume from every checkpoint gives the uninterrupted run to the bit, for every sampling, weighting and sharing that is registered.
+
+A method that forgets some of its state fails here by itself: nobody has to think of it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mtlcli import checkpoint
+from mtlcli.config import samplings, sharings, weightings
+from tests.resume.runs import STEPS, differences, resume, start
+
+MORE = {
+    "annealed": ["weighting.tasks.rte.start=3"],
+    "dwa": ["weighting.every=3"],
+    "cagrad": ["logger.probe=1"],
+    "static": ["logger.probe=2", "logger.affinity=3"],
+}
+CASES = [
+    *([f"sampling={name}", "weighting=uncertainty"] for name in samplings),
+    *([f"weighting={name}", "sampling=all", *MORE.get(name, [])] for name in weightings),
+    *([f"sharing={name}", "weighting=uncertainty"] for name in sharings),
+    ["weighting=mgda", "weighting.every=3", "sampling=all"],
+    ["runner.max_tokens=100", "sampling=temperature"],
+]
+
+
+@pytest.mark.parametrize("options", CASES, ids=" ".join)
+def test_every_checkpoint_leads_to_the_same_end(tmp_path: Path, options: list[str]) -> None:
+    whole = start(tmp_path / "whole", *options)
+    places = [folder.name for folder in checkpoint.folders(whole / "checkpoints")]
+    assert len(places) == STEPS // 2
+    for name in places[:-1]:
+        broken = tmp_path / "broken"
+        shutil.copytree(whole, broken)
+        for folder in checkpoint.folders(broken / "checkpoints"):
+            if folder.name > name:
+                shutil.rmtree(folder)
+        resume(broken)
+        assert differences(whole, broken) == [], name
+        shutil.rmtree(broken)
