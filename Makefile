@@ -1,6 +1,6 @@
 # `make train` and `make test` work in a fresh clone with nothing typed before. `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint format wheel bench clean distclean
+.PHONY: help install train test faults lint format wheel bench clean distclean
 
 PYTHON ?= python3
 VENV := .venv
@@ -29,6 +29,9 @@ train: install  ## the main job on the built-in sample data: one encoder for eig
 
 test: $(VENV)/installed-dev  ## all tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=10
+
+faults: $(VENV)/installed-dev  ## resume and faults alone, with the long tests that `make test` leaves out
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "long or not long" tests/resume tests/faults
 
 lint: $(VENV)/installed-dev  ## ruff (rules and format) and mypy
 	$(BIN)/ruff check

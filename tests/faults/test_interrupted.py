@@ -59,7 +59,9 @@ def same(one: Path, other: Path) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
-@pytest.mark.parametrize(("devices", "number", "code"), [(1, signal.SIGUSR1, 143), (2, signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("devices", "number", "code"), [(1, signal.SIGUSR1, 143), pytest.param(2, signal.SIGINT, 130, marks=pytest.mark.long)]
+)
 def test_a_signal_saves_and_the_resumed_run_ends_the_same(tmp_path: Path, devices: int, number: int, code: int) -> None:
     options = [f"runner.devices={devices}"]
     assert finish(*RUN, *options, f"run_dir={tmp_path / 'whole'}").returncode == 0
@@ -114,6 +116,7 @@ def test_a_killed_launcher_leaves_no_rank_behind(tmp_path: Path) -> None:
     assert gone(ranks, 10)
 
 
+@pytest.mark.long
 def test_a_frozen_rank_is_given_up_after_the_timeout(tmp_path: Path) -> None:
     process = begin(tmp_path / "run", 5, "runner.devices=2", "runner.steps=100000", "runner.timeout=5")
     ranks = ranks_of(process)
