@@ -32,8 +32,8 @@ class Affinity:
         state.setdefault("sums", {name: dict.fromkeys(tasks, 0.0) for name in tasks})
 
     def measure(self, state: TrainState, *, lr: float) -> None:
-        """Measure every pair on the batches that the tasks' streams give next, which stay where they are. Weights and
-        gradients are as before afterwards, to the bit."""
+        """Measure every pair on the batches that the tasks' streams give next, which stay where they are. Weights are as before
+        afterwards, to the bit; `.grad` is empty."""
         backward = self._backward
         model, shared = backward.model, backward.shared
         batches = {name: self._fetch(name, state.positions[name]) for name in self._tasks}
