@@ -1,0 +1,146 @@
+"""`mtl` as a process of its own, without paying for the imports each time.
+
+A server process imports everything once and then forks: the child changes to its folder, gets its arguments and environment,
+and runs `main` to the end of the interpreter, as the console script does. It is a real process with its own pid: it can be killed,
+stopped and signalled. What a test must have from the very start (what gets imported, the exit of the console script) needs
+the command itself, not this.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+from typing import IO
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+class Process:
+    """One running `mtl`, as far as a test needs it. Its output lies in files, so it never blocks."""
+
+    def __init__(self, server: subprocess.Popen[str], arguments: list[str], before: str, cwd: Path, env: dict[str, str]) -> None:
+        self._server = server
+        self._folder = Path(tempfile.mkdtemp(prefix="warm-"))
+        self.returncode: int | None = None
+        self.pid = self._ask(
+            do="start",
+            arguments=arguments,
+            before=before,
+            cwd=str(cwd),
+            env=env,
+            stdout=str(self._folder / "out"),
+            stderr=str(self._folder / "err"),
+        )
+
+    def poll(self) -> int | None:
+        """The exit code (minus the signal that killed it), or None while it runs."""
+        if self.returncode is None:
+            self.returncode = self._ask(do="poll", pid=self.pid)
+        return self.returncode
+
+    def wait(self, timeout: float = 120) -> int:
+        """The exit code. Kills it and raises TimeoutError when it takes longer."""
+        deadline = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
+                self.kill()
+                raise TimeoutError(f"still running after {timeout} s:\n{self.stdout}\n{self.stderr}")
+            time.sleep(0.01)
+        return code
+
+    @property
+    def stdout(self) -> str:
+        """What it has printed so far."""
+        return (self._folder / "out").read_text()
+
+    @property
+    def stderr(self) -> str:
+        """What it has complained of so far."""
+        return (self._folder / "err").read_text()
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, if it still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.send_signal(signal.SIGKILL)
+
+    def _ask(self, **request: object) -> int:
+        assert self._server.stdin is not None and self._server.stdout is not None
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        answer: int = json.loads(self._server.stdout.readline())
+        return answer
+
+
+def start(*arguments: str, before: str = "", cwd: Path = ROOT, **environment: str) -> Process:
+    """Begin `mtl ARGUMENTS`. `before`: code that the process runs first, to break something in it. Call it from one thread."""
+    return Process(_server(), list(arguments), before, cwd, ENVIRONMENT | environment)
+
+
+def mtl(*arguments: str, before: str = "", cwd: Path = ROOT, timeout: float = 200, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `mtl ARGUMENTS` to its end."""
+    process = start(*arguments, before=before, cwd=cwd, **environment)
+    code = process.wait(timeout)
+    return subprocess.CompletedProcess(["mtl", *arguments], code, process.stdout, process.stderr)
+
+
+@cache
+def _server() -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", "from tests.warm import serve; serve()"]
+    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def serve() -> None:
+    """The server: answer requests until standard input ends. Returns from `main` in a child, which then ends like any program."""
+    import mtlcli.cli.train
+    import mtlcli.evaluation.evaluate
+    import mtlcli.runner.job
+    import mtlcli.runner.loop  # noqa: F401
+
+    # A pipe of its own, so that nothing a child prints can be taken for an answer.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    codes: dict[int, int] = {}
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request["do"] == "start":
+            answer: int | None = os.fork()
+            if answer == 0:
+                _become(request, answers)
+        else:
+            pid = request["pid"]
+            if pid not in codes and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                codes[pid] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            answer = codes.get(pid)
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _become(request: dict[str, object], answers: IO[str]) -> None:
+    """In the child: be `mtl`, and end as it does."""
+    from mtlcli.__main__ import main
+
+    os.close(answers.fileno())
+    for number, name in ((0, os.devnull), (1, str(request["stdout"])), (2, str(request["stderr"]))):
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT)
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.chdir(str(request["cwd"]))
+    environment = request["env"]
+    assert isinstance(environment, dict) and isinstance(request["arguments"], list)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["mtl", *request["arguments"]]
+    exec(str(request["before"]), {"__name__": "before"})
+    sys.exit(main())
