@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 
 from mtlcli.config import weightings
-from mtlcli.errors import RunError
+from mtlcli.errors import RunError, RunWarning
 from mtlcli.weighting.base import Step, WeightedTask
 from mtlcli.weighting.gradients.base import GradientBalancing
 
@@ -135,6 +136,8 @@ def draw(paths: dict[str, np.ndarray], file: Path) -> None:
 def main() -> None:
     """Run every method and print which starts arrive."""
     torch.set_num_threads(1)
+    # A solver that fails is counted in the table; a line for every step of it would bury that.
+    warnings.simplefilter("ignore", RunWarning)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", default=[name for name in weightings if name != "annealed"], choices=list(weightings))
     parser.add_argument("--steps", type=int, default=10000)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,14 +13,9 @@ from typing import Any
 
 import pytest
 
+from tests.warm import ENVIRONMENT, mtl, start
+
 QUICK = ["data=sample", "model=tiny", "data.max_train_rows=200", "data.max_eval_rows=80", "runner.device=cpu"]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
-
-
-def mtl(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mtlcli", *arguments], capture_output=True, text=True, env=ENVIRONMENT, timeout=300, cwd=cwd
-    )
 
 
 def read(file: Path) -> Any:
@@ -33,7 +27,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run over every task type, with two evaluations, a second validation split and a borrowed head."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     tasks = "task=[mnli,stsb,squad_v2,ax]"
-    done = mtl("train", tasks, *QUICK, "runner.steps=12", "runner.eval_every=6", "logger.every=4", "optim.lr=2e-3", f"run_dir={folder}")
+    options = [*QUICK, "runner.steps=12", "runner.eval_every=6", "logger.every=4", "optim.lr=2e-3", f"run_dir={folder}"]
+    # This one from the very start, as it is typed; the others fork.
+    command = [sys.executable, "-m", "mtlcli", "train", tasks, *options]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "points above" in done.stdout and f"mtl eval {folder}" in done.stdout
     return folder
@@ -169,15 +166,13 @@ def test_a_failing_worker_fails_the_run(tmp_path: Path) -> None:
 
 
 def test_control_c_is_recorded(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mtlcli", "train", "task=rte", *QUICK, "runner.steps=100000", f"run_dir={tmp_path / 'run'}"]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start("train", "task=rte", *QUICK, "runner.steps=100000", f"run_dir={tmp_path / 'run'}")
     deadline = time.monotonic() + 60
     while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert "Traceback" not in errors
+    assert process.wait(60) == 130, process.stderr
+    assert "Traceback" not in process.stderr
     assert read(tmp_path / "run" / "status.json")["status"] == "interrupted"
 
 

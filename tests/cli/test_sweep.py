@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from mtlcli.cli.train import job_folder
 from mtlcli.config.snapshot import load_config
+from tests.warm import mtl
 
 TASK = """\
 # @package tasks.mine
@@ -23,11 +21,6 @@ columns:
   text: sentence
 labels: [bad, good]
 """
-
-
-def mtl(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mtlcli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=200)
 
 
 def test_a_job_that_fails_on_its_data(tmp_path: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.warm import mtl
 
 COMMON = [
     *("task=[cola,rte,stsb]", "data=sample", "model=tiny", "sampling=all", "runner.device=cpu", "runner.batch_size=8", "logger.every=1"),
@@ -17,11 +17,8 @@ COMMON = [
 ]
 
 
-def mtl(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
-    """`mtl train`, after running some Python in the same process."""
-    code = f"{before}\nimport sys\nfrom mtlcli.__main__ import main\nsys.exit(main())"
-    command = [sys.executable, "-c", code, "train", *COMMON, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
+def train(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    return mtl("train", *COMMON, *arguments, before=before)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -41,7 +38,7 @@ Nash.solve = solve
 
 
 def test_a_failing_solver_is_named_counted_and_its_last_weights_are_used(tmp_path: Path) -> None:
-    done = mtl("weighting=nash", "runner.steps=10", f"run_dir={tmp_path / 'run'}", before=BROKEN)
+    done = train("weighting=nash", "runner.steps=10", f"run_dir={tmp_path / 'run'}", before=BROKEN)
     assert done.returncode == 0, done.stderr
     log = (tmp_path / "run" / "log.txt").read_text()
     for text in (done.stdout, log):
@@ -57,7 +54,7 @@ def test_a_failing_solver_is_named_counted_and_its_last_weights_are_used(tmp_pat
 
 
 def test_a_solver_that_fails_at_once_stops_the_run(tmp_path: Path) -> None:
-    done = mtl("weighting=nash", "runner.steps=10", f"run_dir={tmp_path / 'run'}", before=BROKEN.replace("(3, 4, 8)", "(0,)"))
+    done = train("weighting=nash", "runner.steps=10", f"run_dir={tmp_path / 'run'}", before=BROKEN.replace("(3, 4, 8)", "(0,)"))
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "the solver of nash failed before it had found weights for cola, rte, stsb: made to fail" in done.stderr
     assert "choose another weighting" in done.stderr
@@ -66,8 +63,8 @@ def test_a_solver_that_fails_at_once_stops_the_run(tmp_path: Path) -> None:
 
 def test_a_probe_and_affinity_tell_without_changing_the_training(tmp_path: Path) -> None:
     quiet, told = tmp_path / "quiet", tmp_path / "told"
-    assert mtl("runner.steps=12", f"run_dir={quiet}").returncode == 0
-    done = mtl("runner.steps=12", "logger.probe=1", "logger.affinity=6", f"run_dir={told}")
+    assert train("runner.steps=12", f"run_dir={quiet}").returncode == 0
+    done = train("runner.steps=12", "logger.probe=1", "logger.affinity=6", f"run_dir={told}")
     assert done.returncode == 0, done.stderr
     pick = [(row["step"], row["tasks"], row["gradient_norm"]) for row in rows(quiet)]
     assert pick == [(row["step"], row["tasks"], row["gradient_norm"]) for row in rows(told)]
@@ -88,7 +85,7 @@ def test_a_probe_and_affinity_tell_without_changing_the_training(tmp_path: Path)
 
 def test_a_sweep_over_both_kinds_of_methods(tmp_path: Path) -> None:
     methods = ["scale_free", "gradnorm", "famo", "upgrad", "cagrad", "graddrop"]
-    done = mtl("-m", f"weighting={','.join(methods)}", "runner.steps=6", f"run_dir={tmp_path / 'sweep'}")
+    done = train("-m", f"weighting={','.join(methods)}", "runner.steps=6", f"run_dir={tmp_path / 'sweep'}")
     assert done.returncode == 0, done.stderr
     folders = [path for path in (tmp_path / "sweep").iterdir() if path.is_dir()]
     assert len(folders) == 6

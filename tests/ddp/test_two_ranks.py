@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,16 +10,13 @@ from typing import Any
 
 import pytest
 
+from tests.warm import ENVIRONMENT, mtl
+
 # One classification, one regression, one span task: every kind of loss normalisation and of gathered output.
 COMMON = [
     *("train", "task=[cola,stsb,squad]", "data=sample", "model=tiny", "model.dropout=0", "runner.device=cpu", "runner.steps=20"),
     *("data.max_train_rows=400", "data.max_eval_rows=75", "logger.every=1", "runner.batch_size=15", "optim.warmup=2"),
 ]
-
-
-def mtl(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
-    return subprocess.run([sys.executable, "-m", "mtlcli", *arguments], capture_output=True, text=True, env=environment, timeout=300)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -75,7 +71,7 @@ def test_evaluation_on_two_ranks_gives_the_same_digits(tmp_path: Path) -> None:
         [*launcher, "--json", str(tmp_path / "two.json")],
         capture_output=True,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=ENVIRONMENT,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
@@ -86,10 +82,9 @@ def test_evaluation_on_two_ranks_gives_the_same_digits(tmp_path: Path) -> None:
 
 def test_a_sweep_under_torchrun_does_what_the_own_launcher_does(tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "mtlcli"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     sweep = tmp_path / "sweep"
     options = [*COMMON, "-m", "seed=0,1", f"run_dir={sweep}"]
-    done = subprocess.run([*launcher, *options], capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run([*launcher, *options], capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
     assert done.returncode == 0, done.stderr
     first, second = sorted(path for path in sweep.iterdir() if path.is_dir())
     assert mtl(*COMMON, "runner.devices=2", f"run_dir={tmp_path / 'own'}").returncode == 0
