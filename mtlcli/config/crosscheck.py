@@ -180,6 +180,12 @@ def _weighting(config: Config, trained: list[str]) -> Iterator[Problem]:
             "sharing",
             "type sharing=hard, or weighting=static",
         )
+    if needs.shared_parameters and config.optim.unfreeze_every is not None:
+        yield Problem(
+            f"{at} compares the gradients of shared parameters, and gradual unfreezing begins without any",
+            "optim.unfreeze_every",
+            "leave it out, or choose another weighting",
+        )
     if needs.unit_importance:
         for name in trained:
             if config.tasks[name].weight != 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from mtlcli.config.section import section
 
@@ -29,6 +29,8 @@ class Model:
     """Dropout in the backbone and the heads; null: what the model's own configuration says, and none from scratch."""
     attention: Literal["auto", "eager", "sdpa"] = "auto"
     """Attention implementation of the transformers library; `auto`: its default."""
+    frozen_layers: Annotated[int, Ge(0)] | None = None
+    """The embeddings and this many of the lowest layers keep their first weights; 0: the embeddings alone; null: all is trained."""
     layers: Annotated[int, Gt(0)] = 2
     """From scratch: number of layers."""
     hidden: Annotated[int, Gt(0)] = 64
@@ -63,6 +65,11 @@ class Optim:
     """Warm-up: a share of all steps if below 1, else a number of steps."""
     clip: Annotated[float, Gt(0)] | None = 1.0
     """Largest norm of the whole gradient; null: no clipping."""
+    layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
+    """The learning rate of each layer is this times that of the layer above it (Howard & Ruder 2018, discriminative fine-tuning)."""
+    unfreeze_every: Annotated[int, Gt(0)] | None = None
+    """Gradual unfreezing (Howard & Ruder 2018): at first only what lies above the layers is trained, then one layer more, from the top,
+    every so many steps, the embeddings last; null: all from the start."""
 
 
 @section

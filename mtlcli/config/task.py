@@ -60,6 +60,8 @@ class Task:
     """Multiplies the learning rate of the parameters that belong to this task alone."""
     dropout: Annotated[float, Ge(0), Lt(1)] | None = None
     """Dropout in the head; null: `model.dropout`, or else what the backbone's own configuration says."""
+    head_layers: Annotated[int, Ge(0)] | None = None
+    """Dense layers with tanh in the head before its output layer; null: one where the backbone has no trained pooler, none for spans."""
     max_length: Annotated[int, Ge(8)] | None = None
     """Longest input in tokens, special tokens included; null: `data.max_length`."""
 

@@ -26,6 +26,17 @@ def layer_of(parameter: str) -> int | None:
     return next((int(part) for part in parameter.split(".") if part.isdigit()), None)
 
 
+def height_of(parameter: str, depth: int) -> int:
+    """How far down a parameter of a backbone with `depth` layers lies: 0 above the layers (final norms, poolers), 1 the last
+    layer, `depth` the first, `depth` + 1 the embeddings."""
+    layer = layer_of(parameter)
+    if layer is not None:
+        return depth - layer
+    # The names that the transformers library has for embeddings: embeddings, embed_tokens, wte, wpe, shared.
+    parts = parameter.split(".")
+    return depth + 1 if any("embed" in part or part in ("wte", "wpe", "shared") for part in parts) else 0
+
+
 def last_layers(parameters: Sequence[str], count: int) -> list[int]:
     """Positions, among parameters of a backbone by name, of those in the last `count` layers.
 
@@ -57,6 +68,19 @@ class Backbone(nn.Module):
     def hidden(self) -> int:
         """Width of the token states."""
         return int(self.network.config.get_text_config().hidden_size)
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+        return int(self.network.config.get_text_config().num_hidden_layers)
+
+    def freeze(self, layers: int) -> None:
+        """Train neither the embeddings nor the lowest `layers` layers. Raises UserError when there are fewer."""
+        if layers > self.depth:
+            raise UserError(f"the backbone has {self.depth} layers", where="model.frozen_layers", fix=f"type {self.depth} or less, or null")
+        for name, parameter in self.network.named_parameters():
+            if height_of(name, self.depth) > self.depth - layers:
+                parameter.requires_grad = False
 
     @property
     def initializer_range(self) -> float:

@@ -21,8 +21,11 @@ def build_model(config: Config, tasks: dict[str, TaskType[Any]], files: Backbone
     made: list[Backbone] = []
 
     def make_backbone() -> Backbone:
-        made.append(build_backbone(files, config.model, load_weights=load_weights))
-        return made[-1]
+        backbone = build_backbone(files, config.model, load_weights=load_weights)
+        if config.model.frozen_layers is not None:
+            backbone.freeze(config.model.frozen_layers)
+        made.append(backbone)
+        return backbone
 
     owners = {name: task.config.head or name for name, task in tasks.items()}
     trunk = sharings.implementation(config.sharing.name)(config.sharing, make_backbone, owners)
@@ -33,4 +36,4 @@ def build_model(config: Config, tasks: dict[str, TaskType[Any]], files: Backbone
         dropout = next(p for p in (tasks[name].config.dropout, config.model.dropout, backbone.dropout) if p is not None)
         # A pooler has put its dense tanh layer before the head already.
         heads[name] = tasks[name].build_head(backbone.hidden, dropout, dense=backbone.pooling != "pooler", std=backbone.initializer_range)
-    return MultiTaskModel(trunk, heads, tasks)
+    return MultiTaskModel(trunk, heads, tasks, depth=backbone.depth)

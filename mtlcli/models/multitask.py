@@ -9,23 +9,47 @@ from typing import Any
 from torch import Tensor, nn
 
 from mtlcli.data.batches import Batch
+from mtlcli.models.backbone import height_of
+from mtlcli.models.layers import PerTask
 from mtlcli.tasks.base import Encoded, TaskType
 
 
 class Trunk(nn.Module, ABC):
     """What lies below the heads. Sharing strategies build one."""
 
+    def __init__(self, owners: dict[str, str]) -> None:
+        """`owners`: for every task, the task whose head it uses: its own name, or that of the task from which it borrows one."""
+        super().__init__()
+        self.owners = owners
+        self.heads = list(dict.fromkeys(owners.values()))
+        """The tasks that have a head of their own."""
+
     @abstractmethod
     def forward(self, task: str, batch: Batch) -> Encoded:
         """Token states and pooled vectors of a batch of `task`."""
 
-    @abstractmethod
     def users(self, parameter: str) -> tuple[str, ...]:
-        """The tasks whose loss depends on a parameter of this module, by its name."""
+        """The tasks whose loss depends on a parameter of this module, by its name: one task and its borrowers if it lies below
+        a `PerTask`, else all tasks."""
+        module: nn.Module = self
+        path = parameter.split(".")
+        for part, following in zip(path, path[1:], strict=False):
+            module = getattr(module, part)
+            if isinstance(module, PerTask):
+                return self.borrowers(following)
+        return tuple(self.owners)
+
+    def borrowers(self, owner: str) -> tuple[str, ...]:
+        """The tasks that use the head of `owner`, itself among them."""
+        return tuple(task for task, other in self.owners.items() if other == owner)
 
     def penalty(self) -> Tensor | None:
         """A term added to every step's loss (soft sharing's distance), or None."""
         return None
+
+    def measures(self) -> dict[str, Any]:
+        """What the strategy tells in each row of metrics.jsonl and in results.json: JSON values by name."""
+        return {}
 
 
 @dataclass
@@ -41,8 +65,10 @@ class TaskOutput:
 class MultiTaskModel(nn.Module):
     """Trunk and heads. `owner` says whose head a task uses: its own, or that of another task."""
 
-    def __init__(self, trunk: Trunk, heads: dict[str, nn.Module], tasks: dict[str, TaskType[Any]]) -> None:
+    def __init__(self, trunk: Trunk, heads: dict[str, nn.Module], tasks: dict[str, TaskType[Any]], *, depth: int) -> None:
+        """`depth`: number of layers of the backbone."""
         super().__init__()
+        self.depth = depth
         self.trunk = trunk
         self.heads = nn.ModuleDict(heads)
         self.tasks = tasks
@@ -59,6 +85,13 @@ class MultiTaskModel(nn.Module):
         """Loss and outputs of a batch of `task`."""
         outputs = self.outputs(task, batch)
         return TaskOutput(self.tasks[task].loss(outputs, batch) / batch.denominator, outputs)
+
+    def heights(self) -> dict[str, int]:
+        """For every parameter, by name, how far down it lies: 0 heads and what stands on top of the layers, 1 the last layer,
+        `depth` the first, `depth` + 1 the embeddings."""
+        # Names of tasks stand before, and what a strategy puts beside the network lies above it.
+        inside = {name: name.partition(".network.")[2] for name, _ in self.named_parameters()}
+        return {name: height_of(rest, self.depth) if rest else 0 for name, rest in inside.items()}
 
     def users(self) -> dict[str, tuple[str, ...]]:
         """For every parameter, by name, the tasks whose loss depends on it: one for a private parameter, more for a shared one."""

@@ -23,7 +23,7 @@ from mtlcli.runner.console import Console
 from mtlcli.runner.distributed import Ranks
 from mtlcli.runner.folder import RunFolder
 from mtlcli.runner.interrupt import Asked, Interrupt
-from mtlcli.runner.optim import build_optimizer, load_optimizer_tensors, optimizer_tensors, rate, set_rate
+from mtlcli.runner.optim import Unfreezing, build_optimizer, load_optimizer_tensors, optimizer_tensors, rate, set_rate
 from mtlcli.runner.saver import Saver
 from mtlcli.runner.state import TrainState, Window
 from mtlcli.runner.step import FIX, Backward, TaskBatch, cut, rows_of
@@ -103,6 +103,7 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
     conflicts = Conflicts(state.conflicts)
     affinity = Affinity(state.affinity, backward, run.fetch, list(run.streams))
     save_every = config.runner.save_every or run.eval_every
+    unfreezing = Unfreezing(run.model, config.optim.unfreeze_every) if config.optim.unfreeze_every is not None else None
 
     def results() -> dict[str, Any]:
         return state.best | {
@@ -110,7 +111,12 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
             "weighting": {"name": config.weighting.name, **run.weighting.report()},
             "gradients": conflicts.report(),
             "affinity": affinity.report(),
+            **measures(),
         }
+
+    def measures() -> dict[str, Any]:
+        found = run.model.trunk.measures()
+        return {"sharing": found} if found else {}
 
     def save() -> None:
         state.weighting = run.weighting.state_dict()
@@ -149,6 +155,8 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
             # Plan and fetch.
             start = time.perf_counter()
             run.model.train()
+            if unfreezing is not None:
+                unfreezing.apply(state.step)
             if due(config.logger.affinity, state.step):
                 affinity.measure(state, lr=optimizer.param_groups[0]["peak"])
             batches: dict[str, TaskBatch] = {}
@@ -193,6 +201,7 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
                 row = {
                     "step": state.step,
                     **state.window.row(),
+                    **measures(),
                     "lr": optimizer.param_groups[0]["lr"],
                     "gradient_norm": norm,
                     "seconds": round(state.totals.seconds, 3),

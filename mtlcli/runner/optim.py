@@ -19,13 +19,15 @@ def build_optimizer(optim: Optim, model: MultiTaskModel, weighting: Weighting) -
     """AdamW over groups that differ in learning rate and weight decay.
 
     Biases and norms (parameters of one dimension) have no decay. Parameters of one task alone have the task's
-    learning-rate factor. What the weighting method learns has its own rate and no decay. Each group keeps its peak rate in `peak`.
+    learning-rate factor, and each layer `optim.layer_decay` times the rate of the one above it. What the
+    weighting method learns has its own rate and no decay. Each group keeps its peak rate in `peak`.
     """
     assert optim.lr is not None, "the learning rate is resolved before the optimiser is built"
-    users = model.users()
+    users, heights = model.users(), model.heights()
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         factor = model.tasks[users[name][0]].config.lr_factor if len(users[name]) == 1 else 1.0
+        factor *= optim.layer_decay ** heights[name]
         decay = optim.weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((optim.lr * factor, decay), []).append(parameter)
     settings = [{"params": parameters, "lr": lr, "peak": lr, "weight_decay": decay} for (lr, decay), parameters in groups.items()]
@@ -53,6 +55,20 @@ def set_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
     """Give every group `share` of its peak learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * share
+
+
+class Unfreezing:
+    """Gradual unfreezing: which parameters are trained is a pure function of the step. What the model's config freezes stays frozen."""
+
+    def __init__(self, model: MultiTaskModel, every: int) -> None:
+        heights = model.heights()
+        self._every = every
+        self._parameters = [(parameter, heights[name]) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+    def apply(self, step: int) -> None:
+        """Before step `step`, from 0: the heads, and one layer more from the top for every period that is over."""
+        for parameter, height in self._parameters:
+            parameter.requires_grad = height <= step // self._every
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Any, str]) -> dict[str, Tensor]:

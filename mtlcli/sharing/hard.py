@@ -18,14 +18,9 @@ class Hard(Trunk):
     """Every task reads the same backbone."""
 
     def __init__(self, config: Any, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
-        super().__init__()
+        super().__init__(owners)
         self.backbone = make_backbone()
-        self._tasks = tuple(owners)
 
     def forward(self, task: str, batch: Batch) -> Encoded:
         """Token states and pooled vectors: the same function for every task."""
         return self.backbone(batch)
-
-    def users(self, parameter: str) -> tuple[str, ...]:
-        """All tasks."""
-        return self._tasks

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
-from torch import nn
-
 from mtlcli.data.batches import Batch
 from mtlcli.models.backbone import Backbone
+from mtlcli.models.layers import PerTask
 from mtlcli.models.multitask import Trunk
 from mtlcli.tasks.base import Encoded
 
@@ -18,17 +17,10 @@ class NoSharing(Trunk):
     """One backbone for each head; all start from the same weights. A task that uses another's head uses its backbone too."""
 
     def __init__(self, config: Any, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
-        super().__init__()
+        super().__init__(owners)
         first = make_backbone()
-        names = dict.fromkeys(owners.values())
-        self.backbones = nn.ModuleDict({name: first if index == 0 else deepcopy(first) for index, name in enumerate(names)})
-        self._owners = owners
+        self.backbones = PerTask({name: first if index == 0 else deepcopy(first) for index, name in enumerate(self.heads)})
 
     def forward(self, task: str, batch: Batch) -> Encoded:
         """Token states and pooled vectors of the task's own backbone."""
-        return self.backbones[self._owners[task]](batch)
-
-    def users(self, parameter: str) -> tuple[str, ...]:
-        """The task whose copy the parameter belongs to, and those that borrow its head."""
-        copy = parameter.split(".")[1]
-        return tuple(task for task, owner in self._owners.items() if owner == copy)
+        return self.backbones[self.owners[task]](batch)

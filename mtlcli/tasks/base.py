@@ -73,6 +73,10 @@ class TaskType(ABC, Generic[C]):
             raise ValueError(f"max_length of task '{self.name}' was not resolved from data.max_length")
         return self.config.max_length
 
+    def head_layers(self, usual: int) -> int:
+        """Dense layers of the head before its output layer: what the config says, else `usual`."""
+        return usual if self.config.head_layers is None else self.config.head_layers
+
     @abstractmethod
     def required_columns(self, *, labelled: bool = True) -> list[str]:
         """Columns of the table that must be there; without the gold column when the split may be unlabelled."""

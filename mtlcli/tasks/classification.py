@@ -142,7 +142,7 @@ class Classification(TaskType[ClassificationTask]):
     def build_head(self, hidden: int, dropout: float, *, dense: bool, std: float) -> nn.Module:
         from mtlcli.tasks.heads import PooledHead
 
-        return PooledHead(hidden, len(self.labels), dropout, dense=dense, std=std)
+        return PooledHead(hidden, len(self.labels), dropout, layers=self.head_layers(int(dense)), std=std)
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
         """Cross entropy."""

@@ -14,15 +14,21 @@ def _initialise(head: nn.Module, std: float) -> None:
             nn.init.zeros_(module.bias)
 
 
+def _dense(hidden: int, dropout: float, layers: int) -> nn.Sequential:
+    """Dropout, then `layers` times: dense layer, tanh, dropout."""
+    modules: list[nn.Module] = [nn.Dropout(dropout)]
+    for _ in range(layers):
+        modules += [nn.Linear(hidden, hidden), nn.Tanh(), nn.Dropout(dropout)]
+    return nn.Sequential(*modules)
+
+
 class PooledHead(nn.Module):
     """One vector of outputs per input, from the pooled vector."""
 
-    def __init__(self, hidden: int, outputs: int, dropout: float, *, dense: bool, std: float = 0.02) -> None:
+    def __init__(self, hidden: int, outputs: int, dropout: float, *, layers: int, std: float = 0.02) -> None:
+        """`layers`: dense tanh layers before the output layer."""
         super().__init__()
-        layers: list[nn.Module] = [nn.Dropout(dropout)]
-        if dense:
-            layers += [nn.Linear(hidden, hidden), nn.Tanh(), nn.Dropout(dropout)]
-        self.layers = nn.Sequential(*layers)
+        self.layers = _dense(hidden, dropout, layers)
         self.output = nn.Linear(hidden, outputs)
         _initialise(self, std)
 
@@ -34,13 +40,14 @@ class PooledHead(nn.Module):
 class SpanHead(nn.Module):
     """A start and an end score per token, from the token states."""
 
-    def __init__(self, hidden: int, dropout: float, *, std: float = 0.02) -> None:
+    def __init__(self, hidden: int, dropout: float, *, layers: int = 0, std: float = 0.02) -> None:
+        """`layers`: dense tanh layers before the output layer."""
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.layers = _dense(hidden, dropout, layers)
         self.output = nn.Linear(hidden, 2)
         _initialise(self, std)
 
     def forward(self, encoded: Encoded) -> dict[str, Tensor]:
         """`start` and `end`: (batch, length)."""
-        start, end = self.output(self.dropout(encoded.hidden)).unbind(-1)
+        start, end = self.output(self.layers(encoded.hidden)).unbind(-1)
         return {"start": start, "end": end}

@@ -96,7 +96,7 @@ class Regression(TaskType[RegressionTask]):
 
         from mtlcli.tasks.heads import PooledHead
 
-        head = PooledHead(hidden, 1, dropout, dense=dense, std=std)
+        head = PooledHead(hidden, 1, dropout, layers=self.head_layers(int(dense)), std=std)
         nn.init.constant_(head.output.bias, self._mean)
         return head
 

@@ -151,10 +151,10 @@ class Span(TaskType[SpanTask]):
         return features
 
     def build_head(self, hidden: int, dropout: float, *, dense: bool, std: float) -> nn.Module:
-        """`dense` plays no part: token states have passed no pooling."""
+        """Without `head_layers` a linear layer, as in BERT: token states have passed no pooling, so `dense` plays no part."""
         from mtlcli.tasks.heads import SpanHead
 
-        return SpanHead(hidden, dropout, std=std)
+        return SpanHead(hidden, dropout, layers=self.head_layers(0), std=std)
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
         """Mean of the cross entropies of start and end over the positions that can be predicted: the context, and position 0."""

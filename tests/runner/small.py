@@ -47,9 +47,9 @@ def small_data(rows: int = 64) -> tuple[dict[str, TaskType[Any]], dict[str, Tabl
 class SmallConfig:
     """The sections that building a model reads."""
 
-    def __init__(self, sharing: str) -> None:
-        self.sharing = sharings.configs[sharing]()
-        self.model = Model(kind="scratch", name=None, dropout=0.0)
+    def __init__(self, sharing: Any, frozen_layers: int | None = None) -> None:
+        self.sharing = sharings.configs[sharing]() if isinstance(sharing, str) else sharing
+        self.model = Model(kind="scratch", name=None, dropout=0.0, frozen_layers=frozen_layers)
 
 
 def small_step(tasks: Iterable[str] = ("cola", "stsb", "squad"), number: int = 0) -> Step:
@@ -58,18 +58,19 @@ def small_step(tasks: Iterable[str] = ("cola", "stsb", "squad"), number: int = 0
 
 
 def small_model(
-    sharing: str,
+    sharing: Any,
     *,
     lr_factors: dict[str, float] | None = None,
     weighting: str = "static",
     weights: dict[str, float] | None = None,
+    frozen_layers: int | None = None,
     **options: Any,
 ) -> tuple[MultiTaskModel, Weighting]:
-    """A model of the three tasks, initialised with seed 0, and a weighting for it."""
+    """A model of the three tasks, initialised with seed 0, and a weighting for it. `sharing`: a strategy's name or its config."""
     tasks, _, _, files = small_data()
     for name, factor in (lr_factors or {}).items():
         tasks[name].config.lr_factor = factor
     torch.manual_seed(0)
-    model = build_model(SmallConfig(sharing), tasks, files)  # type: ignore[arg-type]
+    model = build_model(SmallConfig(sharing, frozen_layers), tasks, files)  # type: ignore[arg-type]
     described = {name: WeightedTask((weights or {}).get(name, 1.0), task.loss_kind) for name, task in tasks.items()}
     return model, weightings.implementation(weighting)(weightings.configs[weighting](**options), described)

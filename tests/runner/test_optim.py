@@ -7,7 +7,9 @@ import torch
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from mtlcli.config.run import Optim
-from mtlcli.runner.optim import build_optimizer, rate
+from mtlcli.errors import UserError
+from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.runner.optim import Unfreezing, build_optimizer, rate
 from tests.runner.small import small_model
 
 
@@ -42,3 +44,47 @@ def test_groups_follow_ownership_and_shape(sharing: str) -> None:
         assert found.pop(id(parameter)) == (pytest.approx(expected_lr), 0.1 if parameter.ndim > 1 else 0.0), name
     assert {found.pop(id(p)) for p in weighting.parameters()} == {(0.01, 0.0)}
     assert not found
+
+
+def test_each_layer_has_less_than_the_one_above() -> None:
+    model, weighting = small_model("hard")
+    optimizer = build_optimizer(Optim(lr=1.0, layer_decay=0.5), model, weighting)
+    found = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    rates: dict[str, set[float]] = {}
+    for name, parameter in model.named_parameters():
+        part = "head" if name.startswith("heads") else "layer.0" if "layer.0" in name else "layer.1" if "layer.1" in name else "embeddings"
+        rates.setdefault(part, set()).add(found[id(parameter)])
+    assert rates == {"head": {1.0}, "layer.1": {0.5}, "layer.0": {0.25}, "embeddings": {0.125}}
+
+
+def trained_parts(model: MultiTaskModel) -> set[str]:
+    """Which of head, layer.0, layer.1, embeddings can be trained; a part must be so as a whole."""
+    parts: dict[str, set[bool]] = {}
+    for name, parameter in model.named_parameters():
+        part = next((part for part in ("layer.0", "layer.1", "embeddings") if part in name), "head")
+        parts.setdefault(part, set()).add(parameter.requires_grad)
+    assert all(len(each) == 1 for each in parts.values())
+    return {part for part, each in parts.items() if True in each}
+
+
+def test_gradual_unfreezing_goes_from_the_top() -> None:
+    model, _ = small_model("none")
+    unfreezing = Unfreezing(model, 5)
+    wanted = {0: {"head"}, 4: {"head"}, 5: {"head", "layer.1"}, 10: {"head", "layer.1", "layer.0"}}
+    wanted |= {15: {"head", "layer.1", "layer.0", "embeddings"}, 100: {"head", "layer.1", "layer.0", "embeddings"}}
+    for step, parts in wanted.items():
+        unfreezing.apply(step)
+        assert trained_parts(model) == parts, step
+
+
+@pytest.mark.parametrize(("layers", "parts"), [(0, {"head", "layer.0", "layer.1"}), (1, {"head", "layer.1"}), (2, {"head"})])
+def test_frozen_layers_stay_frozen(layers: int, parts: set[str]) -> None:
+    model, _ = small_model("hard", frozen_layers=layers)
+    assert trained_parts(model) == parts
+    Unfreezing(model, 1).apply(100)
+    assert trained_parts(model) == parts
+
+
+def test_more_frozen_layers_than_there_are() -> None:
+    with pytest.raises(UserError, match="the backbone has 2 layers"):
+        small_model("hard", frozen_layers=3)

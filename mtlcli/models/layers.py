@@ -1,0 +1,96 @@
+"""The layers of a backbone: finding them, and putting something else in their place.
+
+Sharing strategies change what happens at a layer (a copy for each task, experts, an adapter behind it) and leave the rest of
+the transformers network as it is: masks, position biases, attention implementations and checkpointing keep working.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from mtlcli.errors import UserError
+
+
+class Route:
+    """Whose batch is in the backbone just now. Shared by a trunk and what it has put into the network; not a module, nothing to save."""
+
+    def __init__(self) -> None:
+        self.task = ""
+        """The task."""
+        self.owner = ""
+        """The task whose head it uses: its own name, or that of the task from which it borrows one."""
+        self.mask: Tensor | None = None
+        """True where there is a token: (batch, length)."""
+
+
+class PerTask(nn.ModuleDict):
+    """One module for each task that has a head of its own: private to it and to the tasks that borrow the head."""
+
+
+class Layer(nn.Module):
+    """Stands in the place of a layer of the network. What the network asks of the layer itself is answered by `like`."""
+
+    def __init__(self, like: nn.Module) -> None:
+        super().__init__()
+        # In a list, so that it is no submodule of this one a second time.
+        self._like = [like]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("_like")[0], name)
+
+
+class TaskLayer(Layer):
+    """A layer of which every task has a copy."""
+
+    def __init__(self, layer: nn.Module, make: Callable[[], nn.Module], owners: Sequence[str], route: Route) -> None:
+        """`make`: gives another layer that starts from the same weights."""
+        super().__init__(layer)
+        self.copies = PerTask({owner: layer if index == 0 else make() for index, owner in enumerate(owners)})
+        self._route = route
+
+    def forward(self, *inputs: Any, **more: Any) -> Any:
+        """What the task's own copy gives."""
+        return self.copies[self._route.owner](*inputs, **more)
+
+
+def layer_list(network: nn.Module) -> nn.ModuleList:
+    """The list that holds the layers of a transformers network, lowest first.
+
+    Raises UserError when it has none with one entry a layer (ALBERT's layers are one and the same).
+    """
+    config = network.config.get_text_config()  # type: ignore[union-attr, operator]
+    depth = config.num_hidden_layers
+    for module in network.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth and len({id(layer) for layer in module}) == depth:
+            return module
+    raise UserError(
+        f"{config.model_type} does not keep its {depth} layers in a list, each with weights of its own",
+        where="sharing",
+        fix="type sharing=hard or sharing=none, or another model",
+    )
+
+
+def chosen_layers(layers: list[int] | Literal["all"], depth: int, where: str) -> list[int]:
+    """Layer numbers from 0, in order, without repetition; negative ones count from the top. Raises UserError when one does not exist."""
+    if layers == "all":
+        return list(range(depth))
+    wrong = [layer for layer in layers if not -depth <= layer < depth]
+    if wrong:
+        raise UserError(f"there is no layer {wrong[0]}", where=where, fix=f"the model has layers 0 to {depth - 1}; -1 is the last one")
+    return sorted({layer % depth for layer in layers})
+
+
+def hidden_of(output: Any) -> Tensor:
+    """The token states (batch, length, hidden) in what a layer gives: the tensor itself, or the first of a tuple."""
+    return output[0] if isinstance(output, tuple) else output  # type: ignore[no-any-return]
+
+
+def with_hidden(output: Any, hidden: Tensor) -> Any:
+    """What a layer gave, with other token states."""
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden

@@ -1,0 +1,107 @@
+"""Soft parameter sharing: every task has copies of its own, and a penalty pulls them together.
+
+Duong et al. 2015, "Low Resource Dependency Parsing": the squared distance between two parsers' weights; for K tasks the sum over all
+pairs. Trace norm: Yang & Hospedales 2017, "Trace Norm Regularised Deep Multi-Task Learning". Distance to the pretrained
+weights: Li et al. 2018, "Explicit Inductive Bias for Transfer Learning" (L2-SP).
+
+With lambda 0 the copies are those of `none`. The penalty is part of the loss, so its gradient passes through Adam; the
+decoupled weight decay acts beside it, on each copy alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtlcli.config.sharing import SoftSharing
+from mtlcli.data.batches import Batch
+from mtlcli.models.backbone import Backbone
+from mtlcli.models.layers import PerTask, Route, TaskLayer, chosen_layers, layer_list
+from mtlcli.models.multitask import Trunk
+from mtlcli.tasks.base import Encoded
+
+EPS = 1e-12
+"""Keeps the square root of the trace norm differentiable where the copies are equal, relative to their mean squared norm."""
+
+
+class Soft(Trunk):
+    """A copy of the backbone, or of some of its layers, for each head. All start from the same weights."""
+
+    def __init__(self, config: SoftSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
+        super().__init__(owners)
+        self.config = config
+        self._route = Route()
+        first = make_backbone()
+        if config.layers == "all":
+            self.backbones = PerTask({name: first if index == 0 else deepcopy(first) for index, name in enumerate(self.heads)})
+            copies = [list(backbone.parameters()) for backbone in self.backbones.values()]
+        else:
+            self.backbone = first
+            layers = layer_list(first.network)
+            copies = [[] for _ in self.heads]
+            for number in chosen_layers(config.layers, len(layers), "sharing.layers"):
+                whole = deepcopy(layers[number])
+                layers[number] = TaskLayer(layers[number], lambda layer=whole: deepcopy(layer), self.heads, self._route)
+                for index, name in enumerate(self.heads):
+                    copies[index] += layers[number].copies[name].parameters()
+        # Not in a module: the parameters have their places already.
+        self._copies = list(zip(*copies, strict=True))
+        if config.distance == "pretrained":
+            # Part of the checkpoint: a resumed run does not read the pretrained weights again.
+            for index, each in enumerate(self._copies):
+                self.register_buffer(f"start{index}", each[0].detach().clone())
+
+    def forward(self, task: str, batch: Batch) -> Encoded:
+        """Token states and pooled vectors through the task's own copies."""
+        owner = self.owners[task]
+        if self.config.layers == "all":
+            return self.backbones[owner](batch)
+        self._route.task, self._route.owner = task, owner
+        return self.backbone(batch)
+
+    def penalty(self) -> Tensor | None:
+        """lambda times the distance that the config names, in fp32: scalar. Its cost grows with the number of tasks, not of pairs."""
+        if self.config.strength == 0 or (len(self.heads) < 2 and self.config.distance != "pretrained"):
+            return None
+        return self.config.strength * self._distance()
+
+    def measures(self) -> dict[str, Any]:
+        """`distance`: what the penalty multiplies. `relative`: the same as a share of the copies' squared norms."""
+        with torch.no_grad():
+            distance = float(self._distance())
+            size = sum(float(parameter.square().sum()) for each in self._copies for parameter in each)
+        return {"distance": distance, "relative": distance / size}
+
+    def _distance(self) -> Tensor:
+        if self.config.distance == "trace_norm":
+            return torch.stack([_trace_norm(torch.stack([parameter.flatten() for parameter in each])) for each in self._copies]).sum()
+        terms = []
+        for index, each in enumerate(self._copies):
+            stacked = torch.stack(each)
+            if self.config.distance == "pretrained":
+                terms.append((stacked - self.get_buffer(f"start{index}")).square().sum())
+            else:
+                # The sum over pairs of ||a - b||^2 is K times the sum of squared distances to the mean.
+                terms.append(len(each) * (stacked - stacked.mean(0)).square().sum())
+        return torch.stack(terms).sum()
+
+
+def _trace_norm(rows: Tensor) -> Tensor:
+    """The sum of the singular values of (K, n) rows, by way of their K x K Gram matrix; scalar.
+
+    Its gradient G^(-1/2) rows is written down: that of an eigendecomposition does not exist where eigenvalues meet, as they do
+    when all copies are equal.
+    """
+    with torch.no_grad():
+        gram = (rows @ rows.T).double()
+        values, vectors = torch.linalg.eigh(gram)
+        values = values.clamp(min=0) + EPS * gram.diagonal().mean().clamp(min=1e-30)
+        inverse = ((vectors / values.sqrt()) @ vectors.T).to(rows.dtype)
+        norm = values.sqrt().sum().to(rows.dtype)
+        direction = inverse @ rows
+    surrogate = (direction * rows).sum()
+    return norm + surrogate - surrogate.detach()
