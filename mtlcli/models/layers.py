@@ -6,7 +6,8 @@ the transformers network as it is: masks, position biases, attention implementat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -35,23 +36,23 @@ class Layer(nn.Module):
 
     def __init__(self, like: nn.Module) -> None:
         super().__init__()
-        # In a list, so that it is no submodule of this one a second time.
-        self._like = [like]
+        # In a tuple, so that it is no submodule of this one a second time.
+        self._like: tuple[nn.Module] = (like,)
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(super().__getattr__("_like")[0], name)
+            return getattr(self.__dict__["_like"][0], name) if "_like" in self.__dict__ else super().__getattr__(name)
 
 
 class TaskLayer(Layer):
     """A layer of which every task has a copy."""
 
-    def __init__(self, layer: nn.Module, make: Callable[[], nn.Module], owners: Sequence[str], route: Route) -> None:
-        """`make`: gives another layer that starts from the same weights."""
+    def __init__(self, layer: nn.Module, owners: Sequence[str], route: Route) -> None:
+        """All copies start from the weights of `layer`, which becomes the first."""
         super().__init__(layer)
-        self.copies = PerTask({owner: layer if index == 0 else make() for index, owner in enumerate(owners)})
+        self.copies = PerTask({owner: layer if index == 0 else deepcopy(layer) for index, owner in enumerate(owners)})
         self._route = route
 
     def forward(self, *inputs: Any, **more: Any) -> Any:
@@ -88,7 +89,7 @@ def chosen_layers(layers: list[int] | Literal["all"], depth: int, where: str) ->
 
 def hidden_of(output: Any) -> Tensor:
     """The token states (batch, length, hidden) in what a layer gives: the tensor itself, or the first of a tuple."""
-    return output[0] if isinstance(output, tuple) else output  # type: ignore[no-any-return]
+    return output[0] if isinstance(output, tuple) else output
 
 
 def with_hidden(output: Any, hidden: Tensor) -> Any:

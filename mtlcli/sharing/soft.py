@@ -44,10 +44,10 @@ class Soft(Trunk):
             layers = layer_list(first.network)
             copies = [[] for _ in self.heads]
             for number in chosen_layers(config.layers, len(layers), "sharing.layers"):
-                whole = deepcopy(layers[number])
-                layers[number] = TaskLayer(layers[number], lambda layer=whole: deepcopy(layer), self.heads, self._route)
+                placed = TaskLayer(layers[number], self.heads, self._route)
+                layers[number] = placed
                 for index, name in enumerate(self.heads):
-                    copies[index] += layers[number].copies[name].parameters()
+                    copies[index] += placed.copies[name].parameters()
         # Not in a module: the parameters have their places already.
         self._copies = list(zip(*copies, strict=True))
         if config.distance == "pretrained":
