@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,10 @@ def write(checkpoints: Path, model: dict[str, Tensor], optimizer: dict[str, Tens
     bad = [name for name, tensor in (model | optimizer).items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if bad:
         raise RunError(f"not saved: {bad[0]} is not finite" + (f", nor {len(bad) - 1} more tensors" if bad[1:] else ""), str(target))
+    if target.is_symlink() or target.is_file():
+        # No checkpoint, whoever put it there; where it leads to stays. If it cannot go, what comes next says why.
+        with suppress(OSError):
+            target.unlink()
     size = sum(tensor.nbytes for tensor in (*model.values(), *optimizer.values()))
     try:
         return _write(target, model, optimizer, state)
