@@ -114,7 +114,8 @@ def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = T
             network = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False, **options)
             missing = {"pooler"}
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise UserError(f"the architecture cannot be built: {_first_line(error)}", where=f"model.name={model.name}") from error
+        where = f"model.name={model.name}" if model.name else "model"
+        raise UserError(f"the architecture cannot be built: {_first_line(error)}", where=where) from error
     if files.location is not None and load_weights:
         assert model.name is not None
         # What the run folder keeps is where the weights were found; what counts is what the config asks for.
@@ -149,7 +150,8 @@ def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = T
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    # The library lists hundreds of names.
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _check_shards(location: str) -> None:
