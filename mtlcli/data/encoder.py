@@ -34,7 +34,10 @@ class TextEncoder:
         end_token: put after each text when the tokenizer itself marks no end (GPT-2, Llama), so that a pair has a
             border and the last token has seen everything.
         """
-        self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        try:
+            self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        except Exception as error:  # The library raises nothing more special.
+            raise ValueError(f"no tokenizer.json: {str(error)[:100]}") from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.uses_segments = uses_segments

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 from dataclasses import asdict
@@ -30,6 +31,9 @@ NOT_ENCODED = ("source", "splits", "head", "metrics", "weight", "batch_size", "l
     "no_answer_threshold",
 )
 """Task settings that have no say in the features. A setting that is not named here, for example the label set, does."""
+
+
+_ARRAY = re.compile(r"ids|offsets|segments|(column|token)\.\w+")
 
 
 def default_cache() -> Path:
@@ -112,17 +116,26 @@ def _load(folder: Path) -> Features | None:
     """The features of an entry, or None when it is missing or damaged."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        if any((folder / f"{name}.npy").stat().st_size != size for name, size in meta["sizes"].items()):
+        sizes, notes = dict(meta["sizes"]), {name: int(count) for name, count in meta["notes"].items()}
+        if any(not _ARRAY.fullmatch(name) or (folder / f"{name}.npy").stat().st_size != size for name, size in sizes.items()):
             return None
-        # Plain arrays on top of the maps: indexing numpy's memmap class itself costs several times more.
-        arrays = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in meta["sizes"]}
-    except (FileNotFoundError, ValueError, KeyError):
+        # Plain arrays on top of the maps: indexing numpy's memmap class itself costs several times more. Only arrays can be
+        # mapped: neither pickled objects nor an archive are read.
+        arrays = {name: np.asarray(np.lib.format.open_memmap(folder / f"{name}.npy", mode="r")) for name in sizes}
+        if {array.dtype.kind for array in arrays.values()} - set("iufb"):
+            return None
+        features = _features(arrays, notes)
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
+    return features
+
+
+def _features(arrays: dict[str, np.ndarray], notes: dict[str, int]) -> Features:
     return Features(
         ids=arrays["ids"],
         offsets=arrays["offsets"],
         segments=arrays["segments"],
         columns={name.removeprefix("column."): values for name, values in arrays.items() if name.startswith("column.")},
         token_columns={name.removeprefix("token."): values for name, values in arrays.items() if name.startswith("token.")},
-        notes=meta["notes"],
+        notes=notes,
     )

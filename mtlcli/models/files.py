@@ -13,9 +13,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mtlcli.config.environment import hide
 from mtlcli.config.run import Model
 from mtlcli.data.encoder import TextEncoder, build_tokenizer
 from mtlcli.errors import UserError
+
+FOREIGN = ("auto_map", "attn_implementation", "_attn_implementation", "experts_implementation", "transformers_weights", "_name_or_path")
+"""What a transformers configuration may hold beside the architecture: code of others to import or download, and places to load from."""
 
 
 @dataclass
@@ -45,17 +49,48 @@ class BackboneFiles:
         """Write `backbone.json` and `tokenizer.json`."""
         folder.mkdir(parents=True, exist_ok=True)
         fields = asdict(self)
+        if self.location is not None:
+            fields["location"] = hide(self.location)
         (folder / "tokenizer.json").write_text(fields.pop("tokenizer"), encoding="utf-8")
         (folder / "backbone.json").write_text(json.dumps(fields, indent=2), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> BackboneFiles:
-        """Read what `save` wrote. Raises UserError when it is not there."""
+        """Read what `save` wrote. Raises UserError when it is not there, or something else is."""
         for name in ("backbone.json", "tokenizer.json"):
             if not (folder / name).is_file():
                 raise UserError(f"no file {name}", where=str(folder), fix="the run folder is not complete: copy it as a whole")
-        fields = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))
-        return cls(tokenizer=(folder / "tokenizer.json").read_text(encoding="utf-8"), **fields)
+        try:
+            fields = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))
+            files = cls(tokenizer=(folder / "tokenizer.json").read_text(encoding="utf-8"), **fields)
+            kinds = {
+                "location": str | None,
+                "architecture": dict,
+                "uses_segments": bool,
+                "model_max_length": int | None,
+                "end_token": str | None,
+            }
+            wrong = [name for name, kind in kinds.items() if not isinstance(fields[name], kind)]
+            if wrong:
+                raise ValueError(f"{wrong[0]} is {str(fields[wrong[0]])[:40]!r}")
+            files.architecture = own_architecture(files.architecture)
+            files.encoder()
+        except (ValueError, TypeError, RecursionError) as error:
+            raise UserError(f"is not what a run has saved: {error}", where=str(folder), fix="bring back the run's own files") from error
+        return files
+
+
+def own_architecture(fields: dict[str, Any]) -> dict[str, Any]:
+    """A transformers configuration without what leads elsewhere, at any depth. Raises ValueError when it names no model type."""
+
+    def own(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: own(inner) for key, inner in value.items() if key not in FOREIGN}
+        return [own(inner) for inner in value] if isinstance(value, list) else value
+
+    if not isinstance(fields.get("model_type"), str):
+        raise ValueError("the architecture has no model_type")
+    return dict(own(fields))
 
 
 def find_backbone(model: Model, texts: Callable[[], list[str]]) -> BackboneFiles:
@@ -105,8 +140,8 @@ def _pretrained(model: Model) -> BackboneFiles:
         raise UserError("no model is named", where="model.name", fix="give a folder or a hub name: model.name=FacebookAI/roberta-base")
     location = locate(model.name)
     try:
-        config = AutoConfig.from_pretrained(location)
-        tokenizer = AutoTokenizer.from_pretrained(location)
+        config = AutoConfig.from_pretrained(location, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
     except (OSError, ValueError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
@@ -126,7 +161,7 @@ def _pretrained(model: Model) -> BackboneFiles:
     longest = min(lengths)
     return BackboneFiles(
         location=location,
-        architecture=json.loads(config.to_json_string(use_diff=False)),
+        architecture=own_architecture(json.loads(config.to_json_string(use_diff=False))),
         tokenizer=tokenizer.backend_tokenizer.to_str(),
         uses_segments=getattr(config, "type_vocab_size", 0) > 1,
         # The library says "no bound" with a huge number.
@@ -141,7 +176,8 @@ def locate(name: str) -> str:
         path = Path(name).expanduser()
         return str(path) if path.is_dir() else name
     package, _, folder = name.removeprefix("package:").partition("/")
-    found = find_spec(package)
+    # Of a name with dots, Python would import all but the last part to find it.
+    found = find_spec(package) if package.isidentifier() else None
     if found is None or not found.submodule_search_locations:
         raise UserError(
             f"the package {package} is not installed",

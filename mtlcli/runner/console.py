@@ -17,6 +17,7 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mtlcli.config.environment import hide
 from mtlcli.errors import RunWarning
 
 PLAIN_SECONDS = 5.0
@@ -57,9 +58,9 @@ class Console:
 
     def say(self, message: RenderableType) -> None:
         """A message for the user, on the terminal and in log.txt."""
-        for console in (self._terminal, self._log):
-            if console is not None:
-                console.print(message, soft_wrap=isinstance(message, str))
+        self._terminal.print(message, soft_wrap=isinstance(message, str))
+        if self._log is not None:
+            self._log.print(hide(message) if isinstance(message, str) else message, soft_wrap=isinstance(message, str))
 
     @contextmanager
     def hearing_warnings(self) -> Iterator[None]:
@@ -79,7 +80,10 @@ class Console:
 
     def panel(self, title: str, lines: list[str]) -> None:
         """Several lines with a frame around them."""
-        self.say(Panel("\n".join(lines), title=title, title_align="left", expand=False))
+        text = "\n".join(lines)
+        for console, shown in ((self._terminal, text), (self._log, hide(text))):
+            if console is not None:
+                console.print(Panel(shown, title=title, title_align="left", expand=False))
 
     def start(self, tasks: list[str], step: int, steps: int) -> None:
         """Training begins: `step` of `steps` are done."""

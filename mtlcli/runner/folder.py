@@ -15,6 +15,7 @@ from typing import Any
 import mtlcli
 from mtlcli import checkpoint
 from mtlcli.config import Config
+from mtlcli.config.environment import hide
 from mtlcli.config.snapshot import save_config
 from mtlcli.errors import UserError
 from mtlcli.runner.owner import NAME, Owner
@@ -39,6 +40,8 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            if restart:
+                checkpoint.refuse_links(self.path)
             self.owner.take()
         except OSError as error:
             raise UserError(f"the folder cannot be made: {error.strerror}", where=str(self.path), fix="type another run_dir=") from error
@@ -77,15 +80,16 @@ class RunFolder:
                     "processor": platform.processor() or platform.machine(),
                     "cores": os.cpu_count(),
                 },
-                "data": data,
+                "data": data | {"reason": hide(data["reason"]), "fingerprints": hidden_keys(data["fingerprints"])},
                 "seed": seed,
-                "command": command,
+                "command": [hide(word) for word in command],
                 "started": _now(),
             },
         )
 
     def write_status(self, status: str, **more: Any) -> None:
         """status.json: running, finished, failed or interrupted, with the reason."""
+        more = {name: hide(value) if isinstance(value, str) else value for name, value in more.items()}
         self._write("status.json", {"status": status, "time": _now(), "pid": os.getpid(), **more})
 
     def write_results(self, results: dict[str, Any]) -> None:
@@ -95,23 +99,30 @@ class RunFolder:
     def cut_metrics(self, step: int) -> None:
         """Leave the rows of metrics.jsonl up to a step: those after it will be written again."""
         file = self.path / "metrics.jsonl"
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
         # A row that a kill has torn is no JSON, and can only be the last.
         whole = [line for line in lines if line.endswith("}")]
-        kept = [line for line in whole if json.loads(line)["step"] <= step]
+        try:
+            kept = [line for line in whole if json.loads(line)["step"] <= step]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError("holds a row that no run has written", where=str(file), fix="move the file away: the run goes on") from error
         self._write_text("metrics.jsonl", "".join(f"{line}\n" for line in kept))
 
     def note_resumed(self, step: int, command: list[str], changes: list[str]) -> None:
         """Add to environment.json from where, when and how the run went on."""
         environment = self.environment()
-        entry = {"step": step, "command": command, "changes": changes, "host": platform.node(), "time": _now()}
+        words, told = [hide(word) for word in command], [hide(change) for change in changes]
+        entry = {"step": step, "command": words, "changes": told, "host": platform.node(), "time": _now()}
         self._write("environment.json", environment | {"resumed": [*environment.get("resumed", []), entry]})
 
     def environment(self) -> dict[str, Any]:
         """environment.json. Raises UserError when it cannot be read."""
         try:
             content: dict[str, Any] = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            data = content["data"]
+            if not isinstance(data["source"], str) or not isinstance(data["fingerprints"], dict):
+                raise ValueError("no fingerprints of the data")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"cannot be read: {error}", str(self.path / "environment.json"), "give a run folder that is complete"
             ) from error
@@ -130,6 +141,11 @@ class RunFolder:
         temporary = self.path / f".{name}.tmp"
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(self.path / name)
+
+
+def hidden_keys(fingerprints: dict[str, str]) -> dict[str, str]:
+    """Fingerprints by origin, as environment.json has them: a path may hold what came from the environment."""
+    return {hide(origin): fingerprint for origin, fingerprint in fingerprints.items()}
 
 
 def _now() -> str:

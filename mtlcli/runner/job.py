@@ -17,7 +17,7 @@ from mtlcli.config.snapshot import load_config
 from mtlcli.errors import Interrupted, MtlError, Problem, RunError, UserError
 from mtlcli.models.files import BackboneFiles
 from mtlcli.runner.console import Console, findings, results_table
-from mtlcli.runner.folder import RunFolder
+from mtlcli.runner.folder import RunFolder, hidden_keys
 from mtlcli.runner.prepare import Prepared, prepare
 
 GRACE = 3
@@ -127,7 +127,7 @@ def _reopen(config: Config, resumes: Path, command: list[str]) -> tuple[Prepared
     prepared = prepare(config, files=BackboneFiles.load(folder.backbone))
     if prepared.source.kind != before["source"]:
         problems.append(Problem(f"the run's data came from '{before['source']}', now from '{prepared.source.kind}'", "data.source"))
-    now = prepared.source.fingerprints()
+    now = hidden_keys(prepared.source.fingerprints())
     for origin, fingerprint in before["fingerprints"].items():
         if now.get(origin) != fingerprint:
             what = "is not what the run was trained on" if origin in now else "is not read any more"

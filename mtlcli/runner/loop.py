@@ -23,7 +23,8 @@ from mtlcli.runner.console import Console
 from mtlcli.runner.distributed import Ranks
 from mtlcli.runner.folder import RunFolder
 from mtlcli.runner.interrupt import Asked, Interrupt
-from mtlcli.runner.optim import build_optimizer, load_optimizer_tensors, optimizer_tensors, rate, set_rate
+from mtlcli.runner.optim import build_optimizer, optimizer_tensors, rate, set_rate
+from mtlcli.runner.restore import restore
 from mtlcli.runner.saver import Saver
 from mtlcli.runner.state import TrainState, Window
 from mtlcli.runner.step import FIX, Backward, TaskBatch, cut, rows_of
@@ -95,10 +96,9 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
     state = TrainState(positions=dict.fromkeys(run.streams, 0))
     saved: int | None = None
     if resumed is not None:
-        state = TrainState.from_json(resumed.state)
-        run.model.load_state_dict(resumed.tensors("model.safetensors"))
-        load_optimizer_tensors(optimizer, names, resumed.tensors("optimizer.safetensors"))
-        run.weighting.load_state_dict(state.weighting)
+        state = restore(
+            resumed, model=run.model, optimizer=optimizer, names=names, weighting=run.weighting, tasks=run.streams, steps=run.steps
+        )
         saved = state.step
     conflicts = Conflicts(state.conflicts)
     affinity = Affinity(state.affinity, backward, run.fetch, list(run.streams))
