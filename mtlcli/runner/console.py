@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.console import Group, RenderableType
@@ -17,6 +18,7 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mtlcli.disk import append, writing
 from mtlcli.errors import RunWarning
 
 PLAIN_SECONDS = 5.0
@@ -37,8 +39,7 @@ class Console:
         if not self._terminal.is_terminal:
             # Nobody's window: rich would fold tables to 80 columns.
             self._terminal.width = WIDTH
-        self._file: TextIO | None = log.open("a", encoding="utf-8") if log is not None and not silent else None
-        self._log = RichConsole(file=self._file, width=WIDTH, no_color=True, highlight=False) if self._file else None
+        self._file = None if silent else log
         self._live_wanted = not silent and (mode == "live" or (mode == "auto" and self._terminal.is_terminal))
         self._silent = silent
         self._live: Live | None = None
@@ -52,14 +53,19 @@ class Console:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
-        if self._file is not None:
-            self._file.close()
 
     def say(self, message: RenderableType) -> None:
-        """A message for the user, on the terminal and in log.txt."""
-        for console in (self._terminal, self._log):
-            if console is not None:
-                console.print(message, soft_wrap=isinstance(message, str))
+        """A message for the user, on the terminal and in log.txt. Raises RunError when the log cannot be written."""
+        self._terminal.print(message, soft_wrap=isinstance(message, str))
+        self._record(message)
+
+    def _record(self, message: RenderableType) -> None:
+        if self._file is not None:
+            text = io.StringIO()
+            RichConsole(file=text, width=WIDTH, no_color=True, highlight=False).print(message, soft_wrap=isinstance(message, str))
+            # Opened for every message: what is left in a buffer would fail once more on the way out, and hide the first failure.
+            with writing("the log", self._file, f"then go on: mtl train resume={self._file.parent}"):
+                append(self._file, text.getvalue())
 
     @contextmanager
     def hearing_warnings(self) -> Iterator[None]:
@@ -131,8 +137,7 @@ class Console:
         )
         if self._live is None:
             self._terminal.print(line, soft_wrap=True)
-        if self._log is not None:
-            self._log.print(line, soft_wrap=True)
+        self._record(line)
 
     def evaluating(self, task: str, split: str) -> None:
         """A split is being evaluated."""
