@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.table import Table
 
 from mtlcli.disk import append, writing
-from mtlcli.errors import RunWarning
+from mtlcli.errors import RunError, RunWarning
 
 PLAIN_SECONDS = 5.0
 """Time between two plain progress lines."""
@@ -55,9 +55,19 @@ class Console:
         self.stop()
 
     def say(self, message: RenderableType) -> None:
-        """A message for the user, on the terminal and in log.txt. Raises RunError when the log cannot be written."""
-        self._terminal.print(message, soft_wrap=isinstance(message, str))
+        """A message for the user, on the terminal and in log.txt. Raises RunError when one of them cannot be written."""
+        self._show(message)
         self._record(message)
+
+    def _show(self, message: RenderableType) -> None:
+        try:
+            self._terminal.print(message, soft_wrap=isinstance(message, str))
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # Output that goes into a file, on a disk that nobody here knows.
+            what = f"the output cannot be written: {error.strerror}"
+            raise RunError(what, where="standard output", fix="make room where it goes, or send it elsewhere, then resume") from error
 
     def _record(self, message: RenderableType) -> None:
         if self._file is not None:
@@ -136,7 +146,7 @@ class Console:
             f"{row['examples_per_s']:.0f} examples/s  {int(left // 60)}:{int(left % 60):02d} left"
         )
         if self._live is None:
-            self._terminal.print(line, soft_wrap=True)
+            self._show(line)
         self._record(line)
 
     def evaluating(self, task: str, split: str) -> None:
