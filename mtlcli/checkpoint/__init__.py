@@ -60,9 +60,9 @@ def write(checkpoints: Path, model: dict[str, Tensor], optimizer: dict[str, Tens
         raise RunError(f"not saved: {bad[0]} is not finite" + (f", nor {len(bad) - 1} more tensors" if bad[1:] else ""), str(target))
     size = sum(tensor.nbytes for tensor in (*model.values(), *optimizer.values()))
     run = checkpoints.parent
-    then = f"then go on: mtl train resume={run}; earlier checkpoints are intact"
+    then = f"then go on: mtl train resume={run} (earlier checkpoints are intact)"
     if not folders(checkpoints):
-        then = f"then start again in the same folder: run_dir={run} resume=auto; nothing was saved before"
+        then = f"then start again in the same folder: run_dir={run} resume=auto (nothing was saved before)"
     with writing("the checkpoint", target, then, needed=size):
         return _write(target, model, optimizer, state)
 

@@ -354,7 +354,7 @@ def test_a_small_disk_fills_up_and_the_run_goes_on_once_there_is_room(disk: Disk
     again = mtl("train", *command[0].split(), *([] if saved else SMALL))
     assert again.returncode == 2 and "the disk has too little room" in again.stderr, again.stderr
     disk.change("size=20m")
-    again = mtl("train", *command[0].rstrip(";").split(), *([] if saved else SMALL))
+    again = mtl("train", *command[0].split(), *([] if saved else SMALL))
     assert again.returncode == 0, again.stderr
     assert differences(whole, run) == []
 
