@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mtlcli.disk import writing
 from mtlcli.errors import RunError, UserError
 
 if TYPE_CHECKING:
@@ -77,20 +78,19 @@ def write(checkpoints: Path, model: dict[str, Tensor], optimizer: dict[str, Tens
         with suppress(OSError):
             target.unlink()
     size = sum(tensor.nbytes for tensor in (*model.values(), *optimizer.values()))
-    try:
+    run = checkpoints.parent
+    then = f"then go on: mtl train resume={run} (earlier checkpoints are intact)"
+    if not folders(checkpoints):
+        then = f"then start again in the same folder: run_dir={run} resume=auto (nothing was saved before)"
+    with writing("the checkpoint", target, then, needed=size):
         return _write(target, model, optimizer, state)
-    except OSError as error:
-        raise RunError(
-            f"the checkpoint cannot be written: {error.strerror or error} (needs {_megabytes(size)}, free are {_free(checkpoints)})",
-            where=str(target),
-            fix="make room or give another run_dir=, then resume: earlier checkpoints are intact",
-        ) from error
 
 
 def _write(target: Path, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]) -> Path:
     from safetensors.torch import save
 
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    aside = temporary.with_suffix(".old")
     temporary.mkdir(parents=True)
     try:
         manifest: dict[str, Any] = {"format": FORMAT, "files": {}}
@@ -106,7 +106,6 @@ def _write(target: Path, model: dict[str, Tensor], optimizer: dict[str, Tensor],
         _write_durably(temporary / "manifest.json", json.dumps(manifest, indent=1).encode())
         _flush_folder(temporary)
         # Aside, not away: a name can only be given to a folder when no other has it.
-        aside = target.with_name(f".{target.name}.{os.getpid()}.old")
         if target.exists():
             target.rename(aside)
         temporary.rename(target)
@@ -114,6 +113,8 @@ def _write(target: Path, model: dict[str, Tensor], optimizer: dict[str, Tensor],
         shutil.rmtree(aside, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        if aside.exists() and not target.exists():
+            aside.rename(target)
         raise
     return target
 
@@ -294,17 +295,6 @@ def clean(checkpoints: Path) -> None:
 def step_of(folder: Path) -> int:
     """The step that a checkpoint folder's name says."""
     return int(folder.name.removeprefix("step_"))
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 2**20:.1f} MB"
-
-
-def _free(folder: Path) -> str:
-    try:
-        return _megabytes(shutil.disk_usage(folder if folder.exists() else folder.parent).free)
-    except OSError:
-        return "an unknown number of MB"
 
 
 def _sha256(file: Path) -> str:

@@ -21,6 +21,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from mtlcli.config import Config
 from mtlcli.config.environment import note
 from mtlcli.config.validate import check, check_key, is_inside
+from mtlcli.disk import write_whole
 from mtlcli.errors import Problem, UserError
 
 INTERPOLATIONS = "interpolations"
@@ -51,8 +52,8 @@ def read_config(composed: DictConfig | dict[str, Any]) -> tuple[Config | None, l
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write the whole config as YAML, defaults included."""
-    path.write_text(config_text(config), encoding="utf-8")
+    """Write the whole config as YAML, defaults included. Raises OSError; a config that stood there is intact then."""
+    write_whole(path, config_text(config))
 
 
 def config_text(config: Config) -> str:

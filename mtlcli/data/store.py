@@ -19,11 +19,14 @@ from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.features import Features
 from mtlcli.data.read import rows_fingerprint
 from mtlcli.data.table import Table
+from mtlcli.disk import reason, writing
 from mtlcli.errors import RunWarning, UserError
 from mtlcli.tasks.base import TaskType
 
 FORMAT = 1
 """Raise it whenever the files, or what a task type's `encode` gives for the same input, change."""
+
+FIX = "make room or the place writable, or give data.cache_dir=FOLDER"
 
 NOT_ENCODED = ("source", "splits", "head", "metrics", "weight", "batch_size", "lr_factor", "dropout") + (
     "max_answer_length",
@@ -58,9 +61,7 @@ def open_features(table: Table, task: TaskType[Any], encoder: TextEncoder, cache
                 if features is None:
                     features = _build(folder, table, task, encoder)
     except OSError as error:
-        raise UserError(
-            f"the encoded rows cannot be stored: {error}", str(folder.parent), "free some space, or give data.cache_dir=FOLDER"
-        ) from error
+        raise UserError(f"the store of encoded rows cannot be used: {reason(error, folder)}", str(folder.parent), FIX) from error
     return features
 
 
@@ -99,17 +100,25 @@ def _save(features: Features, folder: Path) -> None:
     """Write an entry beside its place and move it there, so that what is in place is always complete."""
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)  # Left by a process that was killed; the lock is ours.
-    partial.mkdir()
-    sizes = {}
-    for name, values in _arrays(features).items():
-        path = partial / f"{name}.npy"
-        with path.open("wb") as file:
-            np.save(file, values, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        sizes[name] = path.stat().st_size
-    (partial / "meta.json").write_text(json.dumps({"format": FORMAT, "sizes": sizes, "notes": features.notes}), encoding="utf-8")
-    partial.rename(folder)
+    arrays = _arrays(features)
+    needed = sum(values.nbytes for values in arrays.values())
+    try:
+        with writing("the encoded rows", folder.parent, "or give data.cache_dir=FOLDER", needed=needed, kind=UserError):
+            partial.mkdir()
+            sizes = {}
+            for name, values in arrays.items():
+                path = partial / f"{name}.npy"
+                with path.open("wb") as file:
+                    np.save(file, values, allow_pickle=False)
+                    file.flush()
+                    os.fsync(file.fileno())
+                sizes[name] = path.stat().st_size
+            meta = {"format": FORMAT, "sizes": sizes, "notes": features.notes}
+            (partial / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+            partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def _load(folder: Path) -> Features | None:

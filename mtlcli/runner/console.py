@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.console import Group, RenderableType
@@ -18,7 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.table import Table
 
 from mtlcli.config.environment import hide
-from mtlcli.errors import RunWarning
+from mtlcli.disk import append, writing
+from mtlcli.errors import RunError, RunWarning
 
 PLAIN_SECONDS = 5.0
 """Time between two plain progress lines."""
@@ -38,8 +40,7 @@ class Console:
         if not self._terminal.is_terminal:
             # Nobody's window: rich would fold tables to 80 columns.
             self._terminal.width = WIDTH
-        self._file: TextIO | None = log.open("a", encoding="utf-8") if log is not None and not silent else None
-        self._log = RichConsole(file=self._file, width=WIDTH, no_color=True, highlight=False) if self._file else None
+        self._file = None if silent else log
         self._live_wanted = not silent and (mode == "live" or (mode == "auto" and self._terminal.is_terminal))
         self._silent = silent
         self._live: Live | None = None
@@ -53,14 +54,31 @@ class Console:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
-        if self._file is not None:
-            self._file.close()
 
     def say(self, message: RenderableType) -> None:
-        """A message for the user, on the terminal and in log.txt."""
-        self._terminal.print(message, soft_wrap=isinstance(message, str))
-        if self._log is not None:
-            self._log.print(hide(message) if isinstance(message, str) else message, soft_wrap=isinstance(message, str))
+        """A message for the user, on the terminal and in log.txt. Raises RunError when one of them cannot be written."""
+        self._show(message)
+        self._record(message)
+
+    def _show(self, message: RenderableType) -> None:
+        try:
+            self._terminal.print(message, soft_wrap=isinstance(message, str))
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # Output that goes into a file, on a disk that nobody here knows.
+            what = f"the output cannot be written: {error.strerror}"
+            raise RunError(what, where="standard output", fix="make room where it goes, or send it elsewhere, then resume") from error
+
+    def _record(self, message: RenderableType) -> None:
+        if self._file is not None:
+            text = io.StringIO()
+            RichConsole(file=text, width=WIDTH, no_color=True, highlight=False).print(
+                hide(message) if isinstance(message, str) else message, soft_wrap=isinstance(message, str)
+            )
+            # Opened for every message: what is left in a buffer would fail once more on the way out, and hide the first failure.
+            with writing("the log", self._file, f"then go on: mtl train resume={self._file.parent}"):
+                append(self._file, text.getvalue())
 
     @contextmanager
     def hearing_warnings(self) -> Iterator[None]:
@@ -80,10 +98,13 @@ class Console:
 
     def panel(self, title: str, lines: list[str]) -> None:
         """Several lines with a frame around them."""
+
+        def framed(text: str) -> Panel:
+            return Panel(text, title=title, title_align="left", expand=False)
+
         text = "\n".join(lines)
-        for console, shown in ((self._terminal, text), (self._log, hide(text))):
-            if console is not None:
-                console.print(Panel(shown, title=title, title_align="left", expand=False))
+        self._show(framed(text))
+        self._record(framed(hide(text)))
 
     def start(self, tasks: list[str], step: int, steps: int) -> None:
         """Training begins: `step` of `steps` are done."""
@@ -134,9 +155,8 @@ class Console:
             f"{row['examples_per_s']:.0f} examples/s  {int(left // 60)}:{int(left % 60):02d} left"
         )
         if self._live is None:
-            self._terminal.print(line, soft_wrap=True)
-        if self._log is not None:
-            self._log.print(line, soft_wrap=True)
+            self._show(line)
+        self._record(line)
 
     def evaluating(self, task: str, split: str) -> None:
         """A split is being evaluated."""

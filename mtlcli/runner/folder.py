@@ -7,6 +7,8 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,14 +19,16 @@ from mtlcli import checkpoint
 from mtlcli.config import Config
 from mtlcli.config.environment import hide
 from mtlcli.config.snapshot import save_config
-from mtlcli.errors import UserError
+from mtlcli.disk import append, write_whole, writing
+from mtlcli.errors import RunError, UserError
+from mtlcli.models.files import BackboneFiles
 from mtlcli.runner.owner import NAME, Owner
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "hydra-core", "omegaconf", "numpy", "safetensors", "scikit-learn", "scipy")
 
 
 class RunFolder:
-    """Paths and writers of a run folder. Only rank 0 writes."""
+    """Paths and writers of a run folder. Only rank 0 writes. Every writer raises RunError when the disk does not take it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -32,20 +36,25 @@ class RunFolder:
         self.backbone = path / "backbone"
         self.log = path / "log.txt"
         self.owner = Owner(path)
+        self._new = False
 
     def create(self, *, restart: bool = False) -> None:
         """Make the folder and own it. `restart`: take one in which a run ended before its first checkpoint.
 
         Raises UserError when it is used already or cannot be made.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if restart:
-                checkpoint.refuse_links(self.path)
-            self.owner.take()
-        except OSError as error:
-            raise UserError(f"the folder cannot be made: {error.strerror}", where=str(self.path), fix="type another run_dir=") from error
-        used = [path.name for path in self.path.iterdir() if path.name != NAME]
+        self._new = not self.path.exists()
+        with writing("the run folder", self.path, "or give another run_dir=", kind=UserError):
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                if restart:
+                    checkpoint.refuse_links(self.path)
+                self.owner.take()
+                used = [path.name for path in self.path.iterdir() if path.name != NAME]
+            except OSError:
+                self.discard()
+                raise
+        self._new = not used
         if restart and "status.json" in used:
             (self.path / "metrics.jsonl").unlink(missing_ok=True)
         elif used:
@@ -53,13 +62,32 @@ class RunFolder:
             raise UserError("the run folder is not empty", where=str(self.path), fix=f"{resume}type another run_dir=")
 
     def reopen(self) -> None:
-        """Own a folder that a run was made in. Raises UserError when another process does."""
-        self.owner.take()
-        checkpoint.clean(self.checkpoints)
+        """Own a folder that a run was made in. Raises UserError when another process does, or it cannot be written."""
+        with writing("the run folder", self.path, "then resume", kind=UserError):
+            self.owner.take()
+            checkpoint.clean(self.checkpoints)
+
+    def discard(self) -> None:
+        """Take back what `create` has made and all that came into it: the run has not begun, and the name stays free."""
+        self.owner.release()
+        if self._new:
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def again(self) -> str:
+        """How a run that has failed here is gone on with."""
+        if checkpoint.folders(self.checkpoints):
+            return f"then go on: mtl train resume={self.path}"
+        return f"then start again in the same folder: run_dir={self.path} resume=auto"
 
     def write_config(self, config: Config) -> None:
         """config.yaml: the full resolved config."""
-        save_config(config, self.path / "config.yaml")
+        with self._writing("config.yaml"):
+            save_config(config, self.path / "config.yaml")
+
+    def write_backbone(self, files: BackboneFiles) -> None:
+        """backbone/: architecture and tokenizer."""
+        with self._writing("backbone"):
+            files.save(self.backbone)
 
     def write_environment(self, *, command: list[str], data: dict[str, Any], seed: int) -> None:
         """environment.json: what the run was made with."""
@@ -90,7 +118,13 @@ class RunFolder:
     def write_status(self, status: str, **more: Any) -> None:
         """status.json: running, finished, failed or interrupted, with the reason."""
         more = {name: hide(value) if isinstance(value, str) else value for name, value in more.items()}
-        self._write("status.json", {"status": status, "time": _now(), "pid": os.getpid(), **more})
+        content = {"status": status, "time": _now(), "pid": os.getpid(), **more}
+        try:
+            self._write("status.json", content)
+        except RunError:
+            # A disk without any room still takes new bytes in a block that the file has: a dead run shall not say that it runs.
+            if not _overwrite(self.path / "status.json", _json(content)):
+                raise
 
     def write_results(self, results: dict[str, Any]) -> None:
         """results.json, format 1."""
@@ -99,14 +133,15 @@ class RunFolder:
     def cut_metrics(self, step: int) -> None:
         """Leave the rows of metrics.jsonl up to a step: those after it will be written again."""
         file = self.path / "metrics.jsonl"
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
-        # A row that a kill has torn is no JSON, and can only be the last.
-        whole = [line for line in lines if line.endswith("}")]
-        try:
-            kept = [line for line in whole if json.loads(line)["step"] <= step]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError("holds a row that no run has written", where=str(file), fix="move the file away: the run goes on") from error
-        self._write_text("metrics.jsonl", "".join(f"{line}\n" for line in kept))
+        with self._writing(file.name):
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
+        steps = [_step_of(line) for line in lines]
+        # Only the last row can be torn, by a kill or a full disk.
+        if None in steps[:-1]:
+            raise UserError("holds a row that no run has written", where=str(file), fix="move the file away: the run goes on")
+        kept = [line for line, its in zip(lines, steps, strict=True) if its is not None and its <= step]
+        with self._writing(file.name):
+            write_whole(file, "".join(f"{line}\n" for line in kept))
 
     def note_resumed(self, step: int, command: list[str], changes: list[str]) -> None:
         """Add to environment.json from where, when and how the run went on."""
@@ -130,17 +165,41 @@ class RunFolder:
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """One more object in metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row) + "\n")
+        with self._writing("metrics.jsonl"):
+            append(self.path / "metrics.jsonl", json.dumps(row) + "\n")
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
-        self._write_text(name, json.dumps(content, indent=2) + "\n")
+        text = _json(content)
+        with self._writing(name, len(text)):
+            write_whole(self.path / name, text)
 
-    def _write_text(self, name: str, text: str) -> None:
-        # Renamed into place: a reader never sees half a file.
-        temporary = self.path / f".{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(self.path / name)
+    @contextmanager
+    def _writing(self, name: str, needed: int | None = None) -> Iterator[None]:
+        with writing("the file", self.path / name, self.again(), needed=needed):
+            yield
+
+
+def _json(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _step_of(row: str) -> int | None:
+    """The step of a row of metrics.jsonl; None when it is not one."""
+    try:
+        return int(json.loads(row)["step"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _overwrite(file: Path, text: str) -> bool:
+    """Write over a file that exists, in its place; whether the disk took it."""
+    try:
+        with file.open("r+b", buffering=0) as stream:
+            written = stream.write(text.encode())
+            stream.truncate()
+    except OSError:
+        return False
+    return written == len(text.encode())
 
 
 def hidden_keys(fingerprints: dict[str, str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ import os
 import platform
 import signal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtlcli import checkpoint
 from mtlcli.config import Config, samplings, weightings
@@ -19,6 +19,12 @@ from mtlcli.models.files import BackboneFiles
 from mtlcli.runner.console import Console, findings, results_table
 from mtlcli.runner.folder import RunFolder, hidden_keys
 from mtlcli.runner.prepare import Prepared, prepare
+from mtlcli.runner.room import check_place, check_room
+
+if TYPE_CHECKING:
+    from mtlcli.data.batches import Stream
+    from mtlcli.data.features import Features
+    from mtlcli.sampling.base import Sampling
 
 GRACE = 3
 """Seconds that ranks have to end by themselves once one of them has failed."""
@@ -32,11 +38,18 @@ def run(config: Config, run_dir: Path, *, command: list[str], resumes: Path | No
     """
 
     def start() -> tuple[Prepared, RunFolder, str | None]:
-        if resumes is not None:
-            return _reopen(config, resumes, command)
-        prepared = prepare(config)
-        folder = RunFolder(run_dir)
-        _start(config, prepared, folder, command)
+        folder = RunFolder(run_dir if resumes is None else checkpoint.run_of(resumes))
+        check_place(folder.path)
+        try:
+            if resumes is not None:
+                return _reopen(config, folder, resumes, command)
+            prepared = prepare(config)
+            _check_room(config, prepared, folder.path)
+            _start(config, prepared, folder, command)
+        except RunError as error:
+            # The disk, between the check and the first step.
+            folder.discard()
+            raise UserError(error.problems) from error
         return prepared, folder, None
 
     if _launched():
@@ -75,6 +88,17 @@ def _launched() -> bool:
     return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def _check_room(config: Config, prepared: Prepared, run_dir: Path, step: int | None = None) -> None:
+    """Raises UserError when the disk has no room for the run, or for what is left of it after `step`."""
+    _, sampling = _order(config, prepared)
+    steps = _steps(config, sampling)
+    save_every = config.runner.save_every or config.runner.eval_every or sampling.steps_per_epoch
+    begin = step or 0
+    saves = steps // save_every - begin // save_every + (steps % save_every > 0 and begin < steps)
+    existing = None if step is None else len(checkpoint.folders(run_dir / "checkpoints"))
+    check_room(config, prepared.tasks, prepared.files, run_dir, saves=saves, existing=existing)
+
+
 def _start(config: Config, prepared: Prepared, folder: RunFolder, command: list[str]) -> None:
     """Make the run folder with all that the ranks and later verbs need, and say what is about to be done."""
     folder.create(restart=config.resume == "auto")
@@ -86,7 +110,7 @@ def _start(config: Config, prepared: Prepared, folder: RunFolder, command: list[
     if config.optim.lr is None:
         config.optim.lr = config.model.lr if config.model.kind == "pretrained" else config.model.scratch_lr
     folder.write_config(config)
-    prepared.files.save(folder.backbone)
+    folder.write_backbone(prepared.files)
     folder.write_environment(
         command=command,
         data={"source": prepared.source.kind, "reason": prepared.source.reason, "fingerprints": prepared.source.fingerprints()},
@@ -109,13 +133,12 @@ def _start(config: Config, prepared: Prepared, folder: RunFolder, command: list[
             console.say(notice)
 
 
-def _reopen(config: Config, resumes: Path, command: list[str]) -> tuple[Prepared, RunFolder, str | None]:
+def _reopen(config: Config, folder: RunFolder, resumes: Path, command: list[str]) -> tuple[Prepared, RunFolder, str | None]:
     """Own a run folder again and check that the run can go on from a checkpoint of it: its data, its backbone, the config if it changed.
 
     Raises UserError with everything that stands against it; nothing has been changed then.
     """
-    path = checkpoint.run_of(resumes)
-    folder = RunFolder(path)
+    path = folder.path
     folder.reopen()
     found, skipped = (checkpoint.read(resumes), []) if path != resumes else checkpoint.newest(folder.checkpoints)
     saved = load_config(path / "config.yaml")
@@ -134,6 +157,7 @@ def _reopen(config: Config, resumes: Path, command: list[str]) -> tuple[Prepared
             problems.append(Problem(what, origin, "bring the data back as it was, or start another run"))
     if problems:
         raise UserError(problems)
+    _check_room(config, prepared, path, found.step)
     folder.cut_metrics(found.step)
     folder.write_config(config)
     folder.note_resumed(found.step, command, [str(change) for change in differences if not change.free])
@@ -237,12 +261,10 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
     """Build every part of the run on this rank, train, and write the results."""
     import torch
 
-    from mtlcli.data.batches import Stream
     from mtlcli.models.build import build_model
     from mtlcli.runner.loop import Run, train
     from mtlcli.runner.precision import choose_precision
     from mtlcli.runner.saver import Saver
-    from mtlcli.sampling.base import TaskSize
     from mtlcli.weighting.base import WeightedTask
 
     with Console(config.logger.console, folder.log, silent=not ranks.first) as console, console.hearing_warnings():
@@ -252,22 +274,14 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
         model = build_model(config, prepared.tasks, prepared.files, load_weights=resumed is None).to(ranks.device)
         ranks.copy_from_first([*model.parameters(), *model.buffers()])
 
-        trained = {name: task for name, task in prepared.tasks.items() if task.config.splits.train}
-        train_features = {name: prepared.features[name][task.config.splits.train] for name, task in trained.items()}
-        streams, sizes = {}, {}
-        for number, (name, task) in enumerate(trained.items()):
-            batch_size = task.config.batch_size or config.runner.batch_size
-            streams[name] = Stream(
-                train_features[name].lengths, batch_size=batch_size, seed=config.seed * 1000 + number, max_tokens=config.runner.max_tokens
-            )
-            sizes[name] = TaskSize(len(train_features[name]), streams[name].batches_in_epoch(0), batch_size)
-        sampling = samplings.implementation(config.sampling.name)(config.sampling, sizes, config.seed)
+        streams, sampling = _order(config, prepared)
+        trained = {name: prepared.tasks[name] for name in streams}
         weighting = weightings.implementation(config.weighting.name)(
             config.weighting, {name: WeightedTask(task.config.weight, task.loss_kind) for name, task in trained.items()}
         )
 
         per_epoch = sampling.steps_per_epoch
-        steps = config.runner.steps or math.ceil((config.runner.epochs or 0) * per_epoch)
+        steps = _steps(config, sampling)
         if ranks.first:
             folder.write_config(config)
         counts = model.parameter_counts()
@@ -283,7 +297,7 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
                 sampling=sampling,
                 weighting=weighting,
                 streams=streams,
-                train=train_features,
+                train=_train_features(prepared),
                 splits=prepared.splits({name: task.config.splits.validation for name, task in prepared.tasks.items()}),
                 encoder=prepared.encoder,
                 steps=steps,
@@ -307,6 +321,32 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
     return results
 
 
+def _train_features(prepared: Prepared) -> dict[str, Features]:
+    """The encoded train split of every task that has one."""
+    trained = {name: task.config.splits.train for name, task in prepared.tasks.items()}
+    return {name: prepared.features[name][split] for name, split in trained.items() if split}
+
+
+def _order(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], Sampling]:
+    """The order of every trained task's features, and that of the tasks."""
+    from mtlcli.data.batches import Stream
+    from mtlcli.sampling.base import TaskSize
+
+    streams, sizes = {}, {}
+    for number, (name, features) in enumerate(_train_features(prepared).items()):
+        batch_size = prepared.tasks[name].config.batch_size or config.runner.batch_size
+        streams[name] = Stream(
+            features.lengths, batch_size=batch_size, seed=config.seed * 1000 + number, max_tokens=config.runner.max_tokens
+        )
+        sizes[name] = TaskSize(len(features), streams[name].batches_in_epoch(0), batch_size)
+    return streams, samplings.implementation(config.sampling.name)(config.sampling, sizes, config.seed)
+
+
+def _steps(config: Config, sampling: Sampling) -> int:
+    """Updates of the whole run."""
+    return config.runner.steps or math.ceil((config.runner.epochs or 0) * sampling.steps_per_epoch)
+
+
 def _score(results: dict[str, Any]) -> float:
     return math.nan if results["average"] is None else float(results["average"])
 
@@ -317,9 +357,20 @@ def _guarded(folder: RunFolder, first: bool, work: Any) -> float:
         return float(work())
     except (KeyboardInterrupt, Interrupted) as error:
         if first:
-            folder.write_status("interrupted", reason=str(error) or "interrupted by the user")
+            _note_end(folder, "interrupted", str(error) or "interrupted by the user", error)
         raise
     except BaseException as error:
         if first:
-            folder.write_status("failed", reason=f"{type(error).__name__}: {error}")
+            _note_end(folder, "failed", f"{type(error).__name__}: {error}", error)
         raise
+
+
+def _note_end(folder: RunFolder, status: str, reason: str, error: BaseException) -> None:
+    """Write the status of a run that did not finish. When it cannot be written that is said after the error, never instead of it."""
+    try:
+        folder.write_status(status, reason=reason)
+    except RunError as unwritten:
+        if isinstance(error, MtlError):
+            error.problems += unwritten.problems
+        else:
+            error.add_note(str(unwritten))

@@ -7,7 +7,6 @@ import json
 import os
 import platform
 from pathlib import Path
-from typing import IO
 
 from mtlcli.errors import UserError
 
@@ -19,30 +18,32 @@ class Owner:
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / NAME
-        self._stream: IO[str] | None = None
+        self._descriptor: int | None = None
 
     def take(self) -> None:
-        """Raises UserError with the owner's process and host when another one has the folder."""
-        stream = self._file.open("a+", encoding="utf-8")
+        """Raises UserError with the owner's process and host when another one has the folder, OSError when the file cannot be written."""
+        # No buffer: what a full disk has refused would be written again when the file is closed.
+        descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, json.dumps({"pid": os.getpid(), "host": platform.node()}).encode())
         except BlockingIOError:
-            stream.seek(0)
-            owner = _read(stream.read())
-            stream.close()
+            owner = _read(self._file.read_text(encoding="utf-8"))
+            os.close(descriptor)
             raise UserError(
                 f"another run is writing here: {owner}", where=str(self._file.parent), fix="wait for it, stop it, or give another run_dir="
             ) from None
-        stream.truncate(0)
-        stream.write(json.dumps({"pid": os.getpid(), "host": platform.node()}))
-        stream.flush()
-        self._stream = stream
+        except OSError:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
 
     def release(self) -> None:
         """Give the folder back."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 def _read(text: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from mtlcli import checkpoint
+from mtlcli.disk import writing
 from mtlcli.errors import RunError
 
 
@@ -40,10 +41,14 @@ class Saver:
 
     def _write(self, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any], best: int | None) -> None:
         folder = checkpoint.write(self._checkpoints, model, optimizer, state)
+        with writing("the checkpoints", self._checkpoints, f"then go on: mtl train resume={self._checkpoints.parent}"):
+            self._settle(folder, state["step"], best)
+
+    def _settle(self, folder: Path, step: int, best: int | None) -> None:
+        """Make sure of the new checkpoint; only now that it is known to be good do older ones go."""
         found = checkpoint.fault(folder)
         if found is not None:
             raise RunError(f"the checkpoint did not read back as it was written: {found}", where=str(folder), fix="look at the disk")
-        # Only now that the new one is known to be good do older ones go.
         steps = [checkpoint.step_of(path) for path in checkpoint.folders(self._checkpoints)]
-        newest = [step for step in steps if step <= state["step"]][-self._keep :]
+        newest = [each for each in steps if each <= step][-self._keep :]
         checkpoint.keep(self._checkpoints, {*newest, *([] if best is None else [best])})
