@@ -21,7 +21,7 @@ from mtlcli.data.table import Table
 from mtlcli.errors import RunWarning, UserError
 from mtlcli.tasks.base import TaskType
 
-FORMAT = 1
+FORMAT = 2
 """Raise it whenever the files, or what a task type's `encode` gives for the same input, change."""
 
 NOT_ENCODED = ("source", "splits", "head", "metrics", "weight", "batch_size", "lr_factor", "dropout") + (
@@ -104,7 +104,8 @@ def _save(features: Features, folder: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         sizes[name] = path.stat().st_size
-    (partial / "meta.json").write_text(json.dumps({"format": FORMAT, "sizes": sizes, "notes": features.notes}), encoding="utf-8")
+    meta = {"format": FORMAT, "sizes": sizes, "notes": features.notes, "noted": features.noted}
+    (partial / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     partial.rename(folder)
 
 
@@ -125,4 +126,5 @@ def _load(folder: Path) -> Features | None:
         columns={name.removeprefix("column."): values for name, values in arrays.items() if name.startswith("column.")},
         token_columns={name.removeprefix("token."): values for name, values in arrays.items() if name.startswith("token.")},
         notes=meta["notes"],
+        noted=meta["noted"],
     )

@@ -33,12 +33,15 @@ class Console:
     """The voice of a run. On other ranks than the first it is silent."""
 
     def __init__(self, mode: str, log: Path | None, *, silent: bool = False) -> None:
-        self._terminal = RichConsole(quiet=silent, highlight=False)
+        # Messages quote the user's data and paths: brackets and colons in them are no markup.
+        self._terminal = RichConsole(quiet=silent, highlight=False, markup=False, emoji=False)
         if not self._terminal.is_terminal:
             # Nobody's window: rich would fold tables to 80 columns.
             self._terminal.width = WIDTH
         self._file: TextIO | None = log.open("a", encoding="utf-8") if log is not None and not silent else None
-        self._log = RichConsole(file=self._file, width=WIDTH, no_color=True, highlight=False) if self._file else None
+        self._log = (
+            RichConsole(file=self._file, width=WIDTH, no_color=True, highlight=False, markup=False, emoji=False) if self._file else None
+        )
         self._live_wanted = not silent and (mode == "live" or (mode == "auto" and self._terminal.is_terminal))
         self._silent = silent
         self._live: Live | None = None
