@@ -99,7 +99,7 @@ def _repeats(task: TaskType[Any], table: Table, texts: NDArray[np.int64], *, in_
         found.append(counted(table, rows, what, fix))
     if in_train and len(rows := np.flatnonzero(again & ~differs)):
         same = "same text" if targets is None else "same text and label"
-        what = f"{same} as in an earlier row, in {len(rows):,} of {len(table):,} rows: here as in {table.place(first[rows[0]])}"
+        what = f"{same} as an earlier row, in {len(rows):,} of {len(table):,} rows: here as in {table.place(first[rows[0]])}"
         found.append(counted(table, rows, what, "delete them, unless these texts are meant to weigh more"))
     return found
 

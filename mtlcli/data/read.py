@@ -210,8 +210,10 @@ def _jsonl(text: str, path: Path) -> tuple[dict[str, pa.Array], list[int]]:
             value = json.loads(row)
         except json.JSONDecodeError as error:
             broken.append((line, f"broken JSON at character {error.pos + 1}: {error.msg}"))
-        except (ValueError, RecursionError) as error:  # A number of thousands of digits, thousands of brackets.
-            broken.append((line, f"unreadable JSON: {error}"))
+        except RecursionError:
+            broken.append((line, "broken JSON: its brackets are nested too deeply"))
+        except ValueError as error:  # A number of thousands of digits.
+            broken.append((line, f"broken JSON: {error}"))
         else:
             if isinstance(value, dict):
                 lines.append(line)

@@ -56,7 +56,7 @@ def wrong_type(table: Table, column: str, needed: str, fix: str, row: int = 0) -
 
 def shown(value: Any) -> str:
     """A value of a row as the user reads it, shortened."""
-    text = f"{value:g}" if isinstance(value, float) else repr(value)
+    text = repr(round(value, 6) if isinstance(value, float) else value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

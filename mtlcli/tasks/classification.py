@@ -99,7 +99,7 @@ class Classification(TaskType[ClassificationTask]):
         missing = np.flatnonzero(ids == MISSING)
         if labelled and len(missing) == len(table):
             fix = f"name the column with the labels in tasks.{self.name}.columns.label, or fill it in"
-            return [Problem(f"column '{column}' has no label in any of the {len(table):,} rows", table.origin, fix)]
+            return [Problem(f"column '{column}' has no label in any of the {len(table):,} rows: null, empty or -1", table.origin, fix)]
         if len(self.labels) < 2:
             if table.split != self.config.splits.train:
                 return []

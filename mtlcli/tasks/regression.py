@@ -74,7 +74,9 @@ class Regression(TaskType[RegressionTask]):
         missing = np.flatnonzero(np.isnan(scores))
         if labelled and len(missing) == len(table):
             fix = f"name the column with the scores in tasks.{self.name}.columns.label, or fill it in"
-            problems.append(Problem(f"column '{column}' has no score in any of the {len(table):,} rows", table.origin, fix))
+            problems.append(
+                Problem(f"column '{column}' has no score in any of the {len(table):,} rows: null, NaN or -1", table.origin, fix)
+            )
         elif labelled and len(missing):
             problems.append(counted(table, missing, f"column '{column}' has no score: null or NaN", "fill it in, or leave the row out"))
         elif 0 < len(missing) < len(table):

@@ -84,7 +84,7 @@ def test_repeats_and_overlaps_are_counted() -> None:
     assert not problems
     assert [notice.splitlines()[0] for notice in notices] == [
         "warning: train.csv, row 2: task pairs: same text, other label, in 1 of 5 rows: 1 here, 0 in row 1",
-        "warning: train.csv, row 3: task pairs: same text and label as in an earlier row, in 1 of 5 rows: here as in row 1",
+        "warning: train.csv, row 3: task pairs: same text and label as an earlier row, in 1 of 5 rows: here as in row 1",
         "warning: more.csv, row 2: task pairs: same text, other label, in 1 of 3 rows: 1 here, 0 in row 1",
         "warning: dev.csv, row 1: task pairs: the text is in train too, in 1 of 2 rows: here that of train.csv, row 5",
         "warning: more.csv, row 1: task pairs: the text is in train too, in 2 of 3 rows: here that of train.csv, row 4 (and 1 more: row 2)",
@@ -98,7 +98,7 @@ def test_questions_repeat_when_question_and_context_do_whatever_their_id() -> No
     problems, notices = check({"qa": SpanTask(source=Source(files={}))}, {"qa": {"train": train, "validation": validation}})
     assert not problems
     assert [notice.splitlines()[0] for notice in notices] == [
-        "warning: train.csv, row 2: task qa: same text as in an earlier row, in 1 of 3 rows: here as in row 1",
+        "warning: train.csv, row 2: task qa: same text as an earlier row, in 1 of 3 rows: here as in row 1",
         "warning: validation.csv, row 1: task qa: the text is in train too, in 1 of 1 rows: here that of train.csv, row 1",
     ]
 
