@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,10 @@ class Problem:
     """The key, file and row, or path it concerns."""
     fix: str = ""
     """What to do about it: the nearest name, the allowed values, the command to type."""
+
+    def of_task(self, name: str) -> Problem:
+        """The same, naming the task it concerns, unless its key does so already."""
+        return self if self.where.startswith(f"tasks.{name}.") else replace(self, what=f"task {name}: {self.what}")
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from mtlcli.data.features import Features
+from mtlcli.data.table import NAMED
 from mtlcli.errors import UserError
 
 CHUNK = 8192  # Texts that are encoded at once: an Encoding takes a few kilobytes, far more than the ids that are kept of it.
@@ -115,10 +116,11 @@ class TextEncoder:
         starts: list[NDArray] = []
         ends: list[NDArray] = []
         spans: list[tuple[int, int, int]] = []  # row, context_start, context_end
-        cut = 0
+        cut: list[int] = []
         for row, (question, context) in enumerate(zip(questions, contexts, strict=True)):
             question_ids = question_tokens[question][0]
-            cut += len(question_ids) > max_question_length
+            if len(question_ids) > max_question_length:
+                cut.append(row)
             question_ids = question_ids[:max_question_length]
             context_ids, char_start, char_end = context_tokens[context]
             head = len(self._prefix) + len(question_ids) + len(self._middle)
@@ -141,7 +143,8 @@ class TextEncoder:
                 "char_start": np.concatenate(starts) if starts else np.zeros(0, np.int32),
                 "char_end": np.concatenate(ends) if ends else np.zeros(0, np.int32),
             },
-            notes={"questions cut": cut, "windows": len(columns) - len(questions)},
+            notes={"questions cut": len(cut), "windows": len(columns) - len(questions)},
+            noted={"questions cut": cut[:NAMED]},
         )
 
     def _tokens(self, texts: Iterable[str]) -> dict[str, tuple[NDArray, NDArray[np.int32], NDArray[np.int32]]]:

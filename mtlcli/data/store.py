@@ -23,7 +23,7 @@ from mtlcli.disk import reason, writing
 from mtlcli.errors import RunWarning, UserError
 from mtlcli.tasks.base import TaskType
 
-FORMAT = 1
+FORMAT = 2
 """Raise it whenever the files, or what a task type's `encode` gives for the same input, change."""
 
 FIX = "make room or the place writable, or give data.cache_dir=FOLDER"
@@ -113,7 +113,7 @@ def _save(features: Features, folder: Path) -> None:
                     file.flush()
                     os.fsync(file.fileno())
                 sizes[name] = path.stat().st_size
-            meta = {"format": FORMAT, "sizes": sizes, "notes": features.notes}
+            meta = {"format": FORMAT, "sizes": sizes, "notes": features.notes, "noted": features.noted}
             (partial / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
             partial.rename(folder)
     except BaseException:
@@ -133,13 +133,14 @@ def _load(folder: Path) -> Features | None:
         arrays = {name: np.asarray(np.lib.format.open_memmap(folder / f"{name}.npy", mode="r")) for name in sizes}
         if {array.dtype.kind for array in arrays.values()} - set("iufb"):
             return None
-        features = _features(arrays, notes)
+        noted = {name: [int(row) for row in rows] for name, rows in meta["noted"].items()}
+        features = _features(arrays, notes, noted)
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
     return features
 
 
-def _features(arrays: dict[str, np.ndarray], notes: dict[str, int]) -> Features:
+def _features(arrays: dict[str, np.ndarray], notes: dict[str, int], noted: dict[str, list[int]]) -> Features:
     return Features(
         ids=arrays["ids"],
         offsets=arrays["offsets"],
@@ -147,4 +148,5 @@ def _features(arrays: dict[str, np.ndarray], notes: dict[str, int]) -> Features:
         columns={name.removeprefix("column."): values for name, values in arrays.items() if name.startswith("column.")},
         token_columns={name.removeprefix("token."): values for name, values in arrays.items() if name.startswith("token.")},
         notes=notes,
+        noted=noted,
     )

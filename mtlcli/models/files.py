@@ -20,6 +20,8 @@ from mtlcli.errors import UserError
 
 FOREIGN = ("auto_map", "attn_implementation", "_attn_implementation", "experts_implementation", "transformers_weights", "_name_or_path")
 """What a transformers configuration may hold beside the architecture: code of others to import or download, and places to load from."""
+WORD_EMBEDDINGS = ("word_embeddings.weight", "embed_tokens.weight", "tok_embeddings.weight", "wte.weight", "shared.weight")
+"""How the families of models call the table of their vocabulary."""
 
 
 @dataclass
@@ -155,6 +157,10 @@ def _pretrained(model: Model) -> BackboneFiles:
             where=f"model.name={model.name}",
             fix="choose a model that ships tokenizer.json",
         )
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    _check_vocabulary(model, tokenizer.get_vocab(), rows)
+    if Path(location).is_dir():
+        _check_weights(model, Path(location), rows)
     for name in _dropout_fields(config) if model.dropout is not None else ():
         setattr(config, name, model.dropout)
     lengths = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or 10**9]
@@ -168,6 +174,43 @@ def _pretrained(model: Model) -> BackboneFiles:
         model_max_length=longest if longest < 10**6 else None,
         end_token=tokenizer.sep_token or tokenizer.eos_token,
     )
+
+
+def _check_vocabulary(model: Model, vocabulary: dict[str, int], rows: int | None) -> None:
+    """Every token of the tokenizer needs its row of the model's embeddings."""
+    beyond = {number: token for token, number in vocabulary.items() if rows is not None and number >= rows}
+    if beyond:
+        raise UserError(
+            f"the tokenizer does not belong to the model: it has {max(beyond) + 1:,} tokens, the model embeds {rows:,} "
+            f"(the first without embedding is {min(beyond)}, '{beyond[min(beyond)]}')",
+            where=f"model.name={model.name}",
+            fix="take config.json, the weights and tokenizer.json from the same model",
+        )
+
+
+def _check_weights(model: Model, folder: Path, rows: int | None) -> None:
+    """Look at the headers of a folder's weights, so that what cannot be loaded is said before a run exists."""
+    from safetensors import SafetensorError, safe_open
+
+    where = f"model.name={model.name}"
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError("the folder has no weights (looked for *.safetensors)", where, "copy model.safetensors into it")
+    for file in files:
+        try:
+            with safe_open(file, framework="numpy") as tensors:
+                for name in tensors.keys():  # noqa: SIM118
+                    # A decoder can have a vocabulary of its own, and is not used.
+                    embeds = name.endswith(WORD_EMBEDDINGS) and "decoder" not in name
+                    found = tensors.get_slice(name).get_shape()[0] if embeds else rows
+                    if rows is not None and found != rows:
+                        raise UserError(
+                            f"the weights do not belong to config.json: {name} embeds {found:,} tokens, vocab_size is {rows:,}",
+                            where,
+                            "take config.json, the weights and tokenizer.json from the same model",
+                        )
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"the weights cannot be read: {error}", str(file), "copy or download the file again") from error
 
 
 def locate(name: str) -> str:

@@ -36,7 +36,8 @@ class Console:
     """The voice of a run. On other ranks than the first it is silent."""
 
     def __init__(self, mode: str, log: Path | None, *, silent: bool = False) -> None:
-        self._terminal = RichConsole(quiet=silent, highlight=False)
+        # Messages quote the user's data and paths: brackets and colons in them are no markup.
+        self._terminal = RichConsole(quiet=silent, highlight=False, markup=False, emoji=False)
         if not self._terminal.is_terminal:
             # Nobody's window: rich would fold tables to 80 columns.
             self._terminal.width = WIDTH
@@ -73,7 +74,7 @@ class Console:
     def _record(self, message: RenderableType) -> None:
         if self._file is not None:
             text = io.StringIO()
-            RichConsole(file=text, width=WIDTH, no_color=True, highlight=False).print(
+            RichConsole(file=text, width=WIDTH, no_color=True, highlight=False, markup=False, emoji=False).print(
                 hide(message) if isinstance(message, str) else message, soft_wrap=isinstance(message, str)
             )
             # Opened for every message: what is left in a buffer would fail once more on the way out, and hide the first failure.
