@@ -39,13 +39,17 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.owner.take()
+            used = [path.name for path in self.path.iterdir()]
         except OSError as error:
             raise UserError(f"the folder cannot be made: {error.strerror}", where=str(self.path), fix="type another run_dir=") from error
-        used = [path.name for path in self.path.iterdir() if path.name != NAME]
+        # A folder of something else gets no lock: nothing is left in it.
+        if not used or NAME in used or (restart and "status.json" in used):
+            self.owner.take()
+            used = [path.name for path in self.path.iterdir() if path.name != NAME]
         if restart and "status.json" in used:
             (self.path / "metrics.jsonl").unlink(missing_ok=True)
         elif used:
+            self.owner.release()
             resume = f"type resume={self.path} to go on with its run, or " if "config.yaml" in used else ""
             raise UserError("the run folder is not empty", where=str(self.path), fix=f"{resume}type another run_dir=")
 

@@ -1,0 +1,108 @@
+"""Two ranks in processes of their own, with the real launcher, where a test can afford them: forked instead of started anew."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from tests.warm import Process, start
+
+RUN = [
+    *("task=[cola,rte]", "data=sample", "model=tiny", "model.layers=1", "model.hidden=16", "model.heads=2", "model.dropout=0.1"),
+    *("data.max_length=32", "data.max_train_rows=60", "data.max_eval_rows=16", "runner.batch_size=6", "runner.accumulation=2"),
+    *("runner.eval_every=20", "runner.save_every=10", "logger.every=1", "logger.console=plain", "runner.device=cpu"),
+]
+FORKED = """
+import os, signal, sys, threading, types
+from mtlcli.runner import launch, worker
+
+class Forked:
+    # What the launcher needs of subprocess.Popen. The rank is a fork of the launcher, which has imported everything.
+    def __init__(self, command, env, pass_fds):
+        self.returncode = None
+        self.pid = os.fork()
+        if self.pid:
+            return
+        code = 70
+        try:
+            null = os.open(os.devnull, os.O_RDWR)
+            for descriptor in map(int, os.listdir("/proc/self/fd")):
+                if descriptor > 2 and descriptor not in pass_fds:
+                    os.dup2(null, descriptor)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+                signal.signal(number, signal.SIG_DFL)
+            os.environ.clear()
+            os.environ.update(env)
+            sys.argv = command[3:]
+            worker.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        finally:
+            # As an interpreter ends: a save that is under way is finished.
+            threading._shutdown()
+            os._exit(code)
+
+    def poll(self):
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+launch.subprocess = types.SimpleNamespace(Popen=Forked)
+"""
+
+
+def at_step(step: int, rank: int, code: str) -> str:
+    """Code that makes rank `rank` run `code` in step `step`, before its forward passes."""
+    body = code.replace("\n", "\n        ")
+    return f"""
+import os, signal, sys, time
+from mtlcli.runner import loop
+seeding = loop.seed_dropout
+def seed_dropout(seed, step, rank):
+    if (step, rank) == ({step}, {rank}):
+        {body}
+    seeding(seed, step, rank)
+loop.seed_dropout = seed_dropout
+"""
+
+
+def until_step(process: Process, folder: Path, step: int, timeout: float = 60) -> None:
+    """Return when metrics.jsonl has the row of `step`."""
+    deadline = time.monotonic() + timeout
+    rows = folder / "metrics.jsonl"
+    while not (rows.exists() and rows.read_text().count("\n") >= step):
+        assert time.monotonic() < deadline and process.poll() is None, process.stdout + process.stderr
+        time.sleep(0.005)
+
+
+def begin(folder: Path, *options: str, before: str = "", devices: int = 2) -> Process:
+    """Start a run of two ranks in `folder`."""
+    return start("train", *RUN, f"run_dir={folder}", f"runner.devices={devices}", *options, before=FORKED + before)
+
+
+def ranks_of(process: Process) -> list[int]:
+    """The processes of a launcher's ranks, in order."""
+    children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    return sorted(children)
+
+
+def gone(pids: list[int], seconds: float) -> float | None:
+    """Seconds until no process of `pids` was left; None when that took longer than `seconds`."""
+    begun = time.monotonic()
+    while time.monotonic() < begun + seconds:
+        if not any(alive(pid) for pid in pids):
+            return time.monotonic() - begun
+        time.sleep(0.02)
+    return None
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs, or is stopped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
