@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.warm import Process, start
@@ -56,27 +57,33 @@ launch.subprocess = types.SimpleNamespace(Popen=Forked)
 
 
 def at_step(step: int, rank: int, code: str) -> str:
-    """Code that makes rank `rank` run `code` in step `step`, before its forward passes."""
-    body = code.replace("\n", "\n        ")
+    """Code that makes rank `rank` run `code` in step `step`, before its forward passes. More than one of these may be given."""
+    body = code.replace("\n", "\n            ")
     return f"""
 import os, signal, sys, time
 from mtlcli.runner import loop
-seeding = loop.seed_dropout
-def seed_dropout(seed, step, rank):
-    if (step, rank) == ({step}, {rank}):
-        {body}
-    seeding(seed, step, rank)
-loop.seed_dropout = seed_dropout
+def breaking(seeding):
+    def seed_dropout(seed, at, number):
+        if (at, number) == ({step}, {rank}):
+            {body}
+        seeding(seed, at, number)
+    return seed_dropout
+loop.seed_dropout = breaking(loop.seed_dropout)
 """
 
 
-def until_step(process: Process, folder: Path, step: int, timeout: float = 60) -> None:
-    """Return when metrics.jsonl has the row of `step`."""
+def until(process: Process, condition: Callable[[], bool], timeout: float = 100) -> None:
+    """Return when the condition holds. Fails when the process has ended or it takes longer."""
     deadline = time.monotonic() + timeout
-    rows = folder / "metrics.jsonl"
-    while not (rows.exists() and rows.read_text().count("\n") >= step):
+    while not condition():
         assert time.monotonic() < deadline and process.poll() is None, process.stdout + process.stderr
         time.sleep(0.005)
+
+
+def rows(folder: Path) -> int:
+    """How many rows metrics.jsonl has, which are steps with `logger.every=1`."""
+    file = folder / "metrics.jsonl"
+    return file.read_text().count("\n") if file.exists() else 0
 
 
 def begin(folder: Path, *options: str, before: str = "", devices: int = 2) -> Process:

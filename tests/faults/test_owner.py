@@ -1,0 +1,92 @@
+"""Two runs at once in one folder: exactly one has it, the other reads whose it is; the lock goes with its owner."""
+
+from __future__ import annotations
+
+import json
+import platform
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from mtlcli.errors import UserError
+from mtlcli.runner.owner import NAME, Owner
+from tests.faults.ranks import FORKED, RUN, at_step, begin, gone, ranks_of, rows, until
+from tests.warm import Process, mtl, start
+
+LONG = pytest.mark.long
+HOLD = at_step(4, 0, "time.sleep(60)")
+"""The winner stays in a step until the test has seen the loser."""
+
+
+def one_wins(first: Process, second: Process) -> Process:
+    """Wait for the loser, look at what it says, and return the winner."""
+    deadline = time.monotonic() + 100
+    while first.poll() is None and second.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    winner, loser = (first, second) if first.poll() is None else (second, first)
+    assert loser.wait() == 2, loser.stderr
+    assert f"another run is writing here: process {winner.pid} on {platform.node()}" in loser.stderr, loser.stderr
+    assert winner.poll() is None
+    return winner
+
+
+@pytest.mark.parametrize(
+    ("devices", "resuming", "times"),
+    [
+        (1, False, 1),
+        (1, True, 1),
+        pytest.param(1, False, 4, marks=LONG),
+        pytest.param(1, True, 4, marks=LONG),
+        pytest.param(2, False, 2, marks=LONG),
+        pytest.param(2, True, 2, marks=LONG),
+    ],
+)
+def test_of_two_at_once_one_wins(tmp_path: Path, devices: int, resuming: bool, times: int) -> None:
+    for number in range(times):
+        folder = tmp_path / str(number)
+        options = [*RUN, f"run_dir={folder}", f"runner.devices={devices}", "runner.steps=8", "runner.save_every=2"]
+        if resuming:
+            assert mtl("train", *options, before=FORKED + at_step(3, 0, "os.kill(os.getpid(), signal.SIGTERM)")).returncode == 143
+            options = [f"resume={folder}"]
+        winner = one_wins(*(start("train", *options, before=FORKED + HOLD) for _ in range(2)))
+        until(winner, lambda folder=folder: rows(folder) >= 4)
+        everyone = [winner.pid, *(ranks_of(winner) if devices > 1 else [])]
+        # Killed: nothing has to be cleaned up by hand, and nothing is written any more once the lock is free.
+        winner.kill()
+        assert gone(everyone, 10) is not None
+        assert json.loads((folder / NAME).read_text())["pid"] == winner.pid
+        done = mtl("train", f"resume={folder}", before=FORKED)
+        assert done.returncode == 0, done.stderr
+    print(f"{times} of {times}: devices={devices} resuming={resuming}")
+
+
+def test_ranks_share_the_lock_and_give_it_back(tmp_path: Path) -> None:
+    process = begin(tmp_path, "runner.steps=8", before=HOLD)
+    until(process, lambda: rows(tmp_path) >= 4)
+    with pytest.raises(UserError, match=f"process {process.pid} on "):
+        Owner(tmp_path).take()
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() in (130, -signal.SIGINT)
+    Owner(tmp_path).take()
+
+
+def test_a_folder_of_something_else_is_left_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("important")
+    for more in ([], ["resume=auto"]):
+        done = mtl("train", *RUN, f"run_dir={tmp_path}", *more)
+        assert done.returncode == 2 and "not empty" in done.stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("important")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / NAME).symlink_to(other)
+    with pytest.raises(UserError, match="the folder cannot be locked"):
+        Owner(tmp_path / "run").take()
+    assert other.read_text() == "important"
