@@ -133,6 +133,11 @@ def choose_device(runner: Runner, local_rank: int, wanted: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def lost_neighbour(error: Exception) -> bool:
+    """Whether an error only says that another rank is gone or does not answer: the fault is there."""
+    return isinstance(error, dist.DistError) or "gloo/" in str(error)
+
+
 @contextmanager
 def connect(runner: Runner) -> Iterator[Ranks]:
     """Join the process group if this process is one of several ranks, and leave it at the end."""

@@ -46,7 +46,7 @@ def run(config: Config, run_dir: Path, *, command: list[str], resumes: Path | No
 
 def _run_as_rank(config: Config, run_dir: Path, command: list[str], resumes: Path | None) -> float:
     """Carry out a run whose ranks torchrun or SLURM has started: rank 0 makes the folder, then all of them read it."""
-    from mtlcli.runner.distributed import connect
+    from mtlcli.runner.distributed import connect, lost_neighbour
 
     if "TORCHELASTIC_RUN_ID" in os.environ:
         leave_with(os.getppid())
@@ -70,9 +70,18 @@ def _run_as_rank(config: Config, run_dir: Path, command: list[str], resumes: Pat
             raise Interrupted(place["interrupted"])
         if not place:
             raise RunError("rank 0 could not start the run; its message says why")
-        return _guarded(
-            RunFolder(Path(place["folder"])), ranks.first, lambda: _score(work(place["folder"], place["checkpoint"], ranks, interrupt))
-        )
+        folder = RunFolder(Path(place["folder"]))
+
+        def train() -> float:
+            try:
+                return _score(work(place["folder"], place["checkpoint"], ranks, interrupt))
+            except Exception as error:
+                if not lost_neighbour(error):
+                    raise
+                fix = f"the launcher says which and why; then go on with: mtl train resume={folder.path}"
+                raise RunError(f"rank {ranks.rank} lost another rank: {error}", str(folder.path), fix) from error
+
+        return _guarded(folder, ranks.first, train)
 
 
 def _launched() -> bool:

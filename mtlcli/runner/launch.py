@@ -22,7 +22,7 @@ from mtlcli.errors import Interrupted, Problem, RunError
 from mtlcli.runner.folder import RunFolder
 from mtlcli.runner.interrupt import Interrupt
 
-GRACE = 5.0
+GRACE = 3.0
 """Seconds that ranks have to end by themselves, and to finish a save, once one of them has failed."""
 CODE = "import sys; sys.path[:] = sys.argv.pop(1).split(':'); from mtlcli.runner.worker import main; main()"
 """What a rank runs: with the launcher's own search path, so that files in the user's folder are not taken for modules."""
@@ -101,7 +101,7 @@ def launch(runner: Runner, folder: RunFolder, name: str | None, interrupt: Inter
 
     Raises RunError naming the rank that failed, and Interrupted when they stopped because a signal had asked for it.
     """
-    from torch._C._distributed_c10d import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     # Held here, so that the ranks find one another at a port that is free for certain.
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)

@@ -55,8 +55,7 @@ def _word(error: Exception) -> dict[str, Any]:
         return {"interrupted": [error.number, error.step]}
     if isinstance(error, MtlError):
         return {"failed": [astuple(problem) for problem in error.problems]}
-    from torch.distributed import DistError
+    from mtlcli.runner.distributed import lost_neighbour
 
-    neighbour = isinstance(error, DistError) or "gloo/" in str(error)
     problem = Problem(f"{type(error).__name__}: {error}")
-    return {"failed": [astuple(problem)], "neighbour": neighbour, "traceback": traceback.format_exc()}
+    return {"failed": [astuple(problem)], "neighbour": lost_neighbour(error), "traceback": traceback.format_exc()}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
+from mtlcli.cli.preflight import preflight, read_arguments
+from mtlcli.config.snapshot import save_config
 from tests.warm import Process, start
 
 RUN = [
@@ -86,9 +90,27 @@ def rows(folder: Path) -> int:
     return file.read_text().count("\n") if file.exists() else 0
 
 
-def begin(folder: Path, *options: str, before: str = "", devices: int = 2) -> Process:
-    """Start a run of two ranks in `folder`."""
-    return start("train", *RUN, f"run_dir={folder}", f"runner.devices={devices}", *options, before=FORKED + before)
+@cache
+def composed(*options: str) -> Path:
+    """The file of a config that a run starts from: composing it takes longer than all else that a run does here."""
+    file = Path(tempfile.mkdtemp(prefix="composed-")) / "config.yaml"
+    save_config(preflight(read_arguments([*RUN, *options])).configs[0], file)
+    return file
+
+
+def begin(folder: Path, *options: str, before: str = "", devices: int = 2, **environment: str) -> Process:
+    """Start a run of `devices` ranks in `folder`: what `mtl train` does once it has composed the config."""
+    config = composed(f"runner.devices={devices}", *options)
+    ready = f"""
+from pathlib import Path
+from mtlcli.cli import train
+from mtlcli.config.snapshot import load_config
+def train_main(argv):
+    train._run(load_config(Path({str(config)!r})), Path({str(folder)!r}), ["mtl"])
+    return 0
+train.train_main = train_main
+"""
+    return start("train", before=FORKED + ready + before, **environment)
 
 
 def ranks_of(process: Process) -> list[int]:

@@ -13,12 +13,12 @@ import time
 from pathlib import Path
 
 import pytest
-from torch.distributed.distributed_c10d import TCPStore
+from torch.distributed import TCPStore
 
 from mtlcli import checkpoint
 from tests.faults.ranks import FORKED, RUN, alive, at_step, begin, gone, ranks_of, rows, until
 from tests.resume.runs import differences
-from tests.warm import ENVIRONMENT, ROOT, Process, mtl, start
+from tests.warm import ENVIRONMENT, ROOT, Process, mtl
 
 STEPS = 40
 LONG = pytest.mark.long
@@ -164,10 +164,10 @@ def prepare(*arguments, **more):
 job.prepare = prepare
 """
     for number, code in CODES.items():
-        done = mtl("train", *RUN, f"run_dir={tmp_path / 'run'}", before=preparing.replace("NUMBER", str(int(number))))
-        assert done.returncode == code
-        assert f"interrupted by {number.name} before the run began: nothing was written" in done.stderr
-        assert "type the same command again" in done.stderr and "Traceback" not in done.stderr
+        process = begin(tmp_path / "run", before=preparing.replace("NUMBER", str(int(number))), devices=1)
+        assert process.wait() == code
+        assert f"interrupted by {number.name} before the run began: nothing was written" in process.stderr
+        assert "type the same command again" in process.stderr and "Traceback" not in process.stderr
         assert not (tmp_path / "run").exists()
 
 
@@ -212,8 +212,10 @@ def test_ranks_that_another_launcher_started(wholes: dict[int, Path], tmp_path: 
     common = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     common |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     before = SLOW if during else ""
-    options = [*RUN, f"run_dir={tmp_path / 'run'}", f"runner.steps={STEPS}"]
-    ranks = [start("train", *options, before=before, RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in (0, 1)]
+    ranks = [
+        begin(tmp_path / "run", f"runner.steps={STEPS}", before=before, devices=1, RANK=str(rank), LOCAL_RANK=str(rank), **common)
+        for rank in (0, 1)
+    ]
     if during:
         time.sleep(1.5)
     else:
@@ -272,15 +274,14 @@ def loss(self, outputs, batch):
     return whole(self, outputs, batch) * (float("nan") if self.name == "rte" and calls[0] == 5 else 1.0)
 Classification.loss = loss
 """
-NUMBERS = [*RUN, "runner.accumulation=1", "runner.batch_size=8", "runner.save_every=1", "sampling=all"]
+NUMBERS = ["runner.accumulation=1", "runner.batch_size=8", "runner.save_every=1", "sampling=all"]
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_is_named(tmp_path: Path) -> None:
-    done = mtl("train", *NUMBERS, f"run_dir={tmp_path / 'run'}", before=POISONED)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert re.search(r"step 4: the loss of rte is nan \(train features \d+(, \d+){7}\)", done.stderr), done.stderr
+    process = begin(tmp_path / "run", *NUMBERS, before=POISONED, devices=1)
+    assert process.wait() == 1 and "Traceback" not in process.stderr
+    assert re.search(r"step 4: the loss of rte is nan \(train features \d+(, \d+){7}\)", process.stderr), process.stderr
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())[-1] == "step_00000004"
-    skipping = [*NUMBERS, "runner.skip_nonfinite=1", "runner.steps=8", f"run_dir={tmp_path / 'skip'}"]
-    done = mtl("train", *skipping, before=POISONED)
-    assert done.returncode == 0, done.stderr
-    assert "warning: step 4: the loss of rte is nan" in done.stdout and "the step is left out" in done.stdout
+    process = begin(tmp_path / "skip", *NUMBERS, "runner.skip_nonfinite=1", "runner.steps=8", before=POISONED, devices=1)
+    assert process.wait() == 0, process.stderr
+    assert "warning: step 4: the loss of rte is nan" in process.stdout and "the step is left out" in process.stdout

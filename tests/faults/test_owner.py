@@ -47,11 +47,14 @@ def one_wins(first: Process, second: Process) -> Process:
 def test_of_two_at_once_one_wins(tmp_path: Path, devices: int, resuming: bool, times: int) -> None:
     for number in range(times):
         folder = tmp_path / str(number)
-        options = [*RUN, f"run_dir={folder}", f"runner.devices={devices}", "runner.steps=8", "runner.save_every=2"]
+        options = ["runner.steps=8", "runner.save_every=2"]
         if resuming:
-            assert mtl("train", *options, before=FORKED + at_step(3, 0, "os.kill(os.getpid(), signal.SIGTERM)")).returncode == 143
-            options = [f"resume={folder}"]
-        winner = one_wins(*(start("train", *options, before=FORKED + HOLD) for _ in range(2)))
+            stopped = begin(folder, *options, before=at_step(3, 0, "os.kill(os.getpid(), signal.SIGTERM)"), devices=devices)
+            assert stopped.wait() == 143, stopped.stderr
+            both = [start("train", f"resume={folder}", before=FORKED + HOLD) for _ in range(2)]
+        else:
+            both = [begin(folder, *options, before=HOLD, devices=devices) for _ in range(2)]
+        winner = one_wins(*both)
         until(winner, lambda folder=folder: rows(folder) >= 4)
         everyone = [winner.pid, *(ranks_of(winner) if devices > 1 else [])]
         # Killed: nothing has to be cleaned up by hand, and nothing is written any more once the lock is free.

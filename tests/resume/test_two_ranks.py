@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from torch.distributed.distributed_c10d import TCPStore
+from torch.distributed import TCPStore
 
 from tests.resume.runs import STEPS, differences
 from tests.warm import start
