@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -21,6 +22,7 @@ def main() -> None:
     # Before anything heavy is imported: a signal that comes meanwhile is for the training loop.
     with Interrupt(launched=True) as interrupt:
         said = _work(run_dir, name or None, interrupt, int(report))
+    gc.freeze()  # As in mtlcli.__main__: to end soon.
     sys.exit("failed" in said)
 
 
