@@ -96,8 +96,9 @@ build.build_model = build_model
 
 
 PLACES = [
-    *[("warm-up", signal.SIGUSR1), ("accumulation", signal.SIGTERM), ("evaluation", signal.SIGINT), ("building the model", signal.SIGTERM)],
-    *[pytest.param(name, signal.SIGTERM, marks=LONG) for name in ("warm-up", "step", "a save under way", "evaluation")],
+    *[("accumulation", signal.SIGTERM), ("evaluation", signal.SIGINT), ("building the model", signal.SIGTERM)],
+    *[pytest.param(name, signal.SIGTERM, marks=LONG) for name in ("step", "a save under way", "evaluation")],
+    pytest.param("warm-up", signal.SIGUSR1, marks=LONG),
     *[
         pytest.param(name, signal.SIGINT, marks=LONG)
         for name in ("warm-up", "step", "a save under way", "accumulation", "building the model")
@@ -127,7 +128,7 @@ def test_wherever_it_comes_to_a_rank_all_is_saved(wholes: dict[int, Path], tmp_p
 
 
 MOMENTS = [(seed, target) for seed in range(10) for target in ("rank 0", "rank 1", "launcher")]
-FEW = {(0, "rank 1"), (1, "launcher")}
+FEW = {(0, "rank 1")}
 
 
 @pytest.mark.parametrize(("seed", "target"), [each if each in FEW else pytest.param(*each, marks=LONG) for each in MOMENTS])
@@ -179,6 +180,7 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     assert newest.step == 10 and skipped == []
 
 
+@pytest.mark.long
 def test_a_second_ctrl_c_takes_the_ranks_along(tmp_path: Path) -> None:
     process = begin(tmp_path, f"runner.steps={STEPS}", before=at_step(15, 1, "time.sleep(100)"))
     until(process, lambda: rows(tmp_path) >= 15 and (tmp_path / "checkpoints" / "step_00000010").exists())
@@ -196,28 +198,32 @@ def test_a_second_ctrl_c_takes_the_ranks_along(tmp_path: Path) -> None:
 
 SLOW = """
 import time
+from pathlib import Path
 from mtlcli.runner import job
 whole = job.prepare
 def prepare(*arguments, **more):
+    Path(PREPARING).touch()
     time.sleep(3)
     return whole(*arguments, **more)
 job.prepare = prepare
 """
 
 
-@pytest.mark.parametrize(("told", "during"), [((0,), False), ((1,), False), ((0, 1), True)])
+@pytest.mark.parametrize(("told", "during"), [((1,), False), ((0, 1), True), pytest.param((0,), False, marks=LONG)])
 def test_ranks_that_another_launcher_started(wholes: dict[int, Path], tmp_path: Path, told: tuple[int, ...], during: bool) -> None:
     """As under torchrun or SLURM: every rank is started from outside, and told from outside. `during`: while the data is prepared."""
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     common = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     common |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    before = SLOW if during else ""
+    preparing = tmp_path / "preparing"
+    before = SLOW.replace("PREPARING", repr(str(preparing))) if during else ""
     ranks = [
         begin(tmp_path / "run", f"runner.steps={STEPS}", before=before, devices=1, RANK=str(rank), LOCAL_RANK=str(rank), **common)
         for rank in (0, 1)
     ]
     if during:
-        time.sleep(1.5)
+        until(ranks[0], preparing.exists)
+        time.sleep(0.5)
     else:
         until(ranks[0], lambda: rows(tmp_path / "run") >= 12)
     for rank in told:

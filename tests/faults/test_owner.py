@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import signal
 import time
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from mtlcli.cli.train import _check_unused
 from mtlcli.errors import UserError
+from mtlcli.runner.folder import RunFolder
 from mtlcli.runner.owner import NAME, Owner
-from tests.faults.ranks import FORKED, RUN, at_step, begin, gone, ranks_of, rows, until
+from tests.faults.ranks import FORKED, at_step, begin, gone, ranks_of, rows, until
 from tests.warm import Process, mtl, start
 
 LONG = pytest.mark.long
@@ -37,8 +40,7 @@ def one_wins(first: Process, second: Process) -> Process:
     ("devices", "resuming", "times"),
     [
         (1, False, 1),
-        (1, True, 1),
-        pytest.param(1, False, 4, marks=LONG),
+        pytest.param(1, False, 3, marks=LONG),
         pytest.param(1, True, 4, marks=LONG),
         pytest.param(2, False, 2, marks=LONG),
         pytest.param(2, True, 2, marks=LONG),
@@ -66,6 +68,7 @@ def test_of_two_at_once_one_wins(tmp_path: Path, devices: int, resuming: bool, t
     print(f"{times} of {times}: devices={devices} resuming={resuming}")
 
 
+@pytest.mark.long
 def test_ranks_share_the_lock_and_give_it_back(tmp_path: Path) -> None:
     process = begin(tmp_path, "runner.steps=8", before=HOLD)
     until(process, lambda: rows(tmp_path) >= 4)
@@ -85,10 +88,22 @@ def test_ranks_share_the_lock_and_give_it_back(tmp_path: Path) -> None:
 
 def test_a_folder_of_something_else_is_left_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("important")
-    for more in ([], ["resume=auto"]):
-        done = mtl("train", *RUN, f"run_dir={tmp_path}", *more)
-        assert done.returncode == 2 and "not empty" in done.stderr
+    for restart in (False, True):
+        with pytest.raises(UserError, match="not empty"):
+            RunFolder(tmp_path).create(restart=restart)
         assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_used_folder_says_who_is_in_it(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
+    owner = Owner(tmp_path)
+    owner.take()
+    for refused in (lambda: RunFolder(tmp_path).create(), lambda: _check_unused(tmp_path), RunFolder(tmp_path).reopen):
+        with pytest.raises(UserError, match=f"another run is writing here: process {os.getpid()} on "):
+            refused()
+    owner.release()
+    with pytest.raises(UserError, match="not empty"):
+        _check_unused(tmp_path)
 
 
 def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
