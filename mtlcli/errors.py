@@ -56,10 +56,15 @@ class NotFinite(RunError):
 
 
 class Interrupted(MtlError):
-    """A run stopped because a signal asked it to; a checkpoint was written."""
+    """A run stopped because a signal asked it to; a checkpoint was written, if there was anything to save."""
 
-    def __init__(self, number: int, step: int, command: str) -> None:
-        super().__init__(f"interrupted by {signal.Signals(number).name} and saved at step {step}", fix=f"go on with: {command}")
+    def __init__(self, number: int, step: int | None = None, command: str = "") -> None:
+        """`step`: what was saved, and `command` goes on from there; None: the run had not begun."""
+        if step is None:
+            what, fix = "before the run began: nothing was written", "type the same command again"
+        else:
+            what, fix = f"and saved at step {step}", f"go on with: {command}"
+        super().__init__(f"interrupted by {signal.Signals(number).name} {what}", fix=fix)
         self.number, self.step = number, step
         self.exit_code = 130 if number == signal.SIGINT else 143
 

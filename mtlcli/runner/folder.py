@@ -49,8 +49,11 @@ class RunFolder:
                 self.path.mkdir(parents=True, exist_ok=True)
                 if restart:
                     checkpoint.refuse_links(self.path)
-                self.owner.take()
-                used = [path.name for path in self.path.iterdir() if path.name != NAME]
+                used = [path.name for path in self.path.iterdir()]
+                # A folder of something else gets no lock: nothing is left in it.
+                if not used or NAME in used or (restart and "status.json" in used):
+                    self.owner.take()
+                    used = [path.name for path in self.path.iterdir() if path.name != NAME]
             except OSError:
                 self.discard()
                 raise
@@ -58,6 +61,7 @@ class RunFolder:
         if restart and "status.json" in used:
             (self.path / "metrics.jsonl").unlink(missing_ok=True)
         elif used:
+            self.owner.release()
             resume = f"type resume={self.path} to go on with its run, or " if "config.yaml" in used else ""
             raise UserError("the run folder is not empty", where=str(self.path), fix=f"{resume}type another run_dir=")
 
