@@ -45,8 +45,10 @@ def read_config(composed: DictConfig | dict[str, Any]) -> tuple[Config | None, l
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write the whole config as YAML, defaults included."""
-    path.write_text(config_text(config), encoding="utf-8")
+    """Write the whole config as YAML, defaults included. Renamed into place: a run whose config is cut in two cannot be resumed."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(config_text(config), encoding="utf-8")
+    temporary.replace(path)
 
 
 def config_text(config: Config) -> str:

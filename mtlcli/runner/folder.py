@@ -42,9 +42,12 @@ class RunFolder:
             self.owner.take()
         except OSError as error:
             raise UserError(f"the folder cannot be made: {error.strerror}", where=str(self.path), fix="type another run_dir=") from error
-        used = [path.name for path in self.path.iterdir() if path.name != NAME]
-        if restart and "status.json" in used:
-            (self.path / "metrics.jsonl").unlink(missing_ok=True)
+        # status.json is the first file of a run: a process that was killed before it was in place has left no more than these two.
+        used = [path.name for path in self.path.iterdir() if path.name not in (NAME, ".status.json.tmp")]
+        if restart and "status.json" in used and not checkpoint.folders(self.checkpoints):
+            for name in ("metrics.jsonl", "results.json"):
+                (self.path / name).unlink(missing_ok=True)
+            checkpoint.clean(self.checkpoints)
         elif used:
             resume = f"type resume={self.path} to go on with its run, or " if "config.yaml" in used else ""
             raise UserError("the run folder is not empty", where=str(self.path), fix=f"{resume}type another run_dir=")
@@ -95,11 +98,10 @@ class RunFolder:
     def cut_metrics(self, step: int) -> None:
         """Leave the rows of metrics.jsonl up to a step: those after it will be written again."""
         file = self.path / "metrics.jsonl"
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        # A row that a kill has torn is no JSON, and can only be the last.
-        whole = [line for line in lines if line.endswith("}")]
-        kept = [line for line in whole if json.loads(line)["step"] <= step]
-        self._write_text("metrics.jsonl", "".join(f"{line}\n" for line in kept))
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
+        # A row that a kill has torn can only be the last, and has no end of line.
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        self._write_text("metrics.jsonl", "".join(kept))
 
     def note_resumed(self, step: int, command: list[str], changes: list[str]) -> None:
         """Add to environment.json from where, when and how the run went on."""
