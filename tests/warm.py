@@ -104,10 +104,18 @@ def _server() -> subprocess.Popen[str]:
 
 def serve() -> None:
     """The server: answer requests until standard input ends. Returns from `main` in a child, which then ends like any program."""
+    import transformers.models.bert.modeling_bert  # noqa: F401
+
     import mtlcli.cli.train
     import mtlcli.evaluation.evaluate
+    import mtlcli.evaluation.metrics.scores
+    import mtlcli.models.build
     import mtlcli.runner.job
-    import mtlcli.runner.loop  # noqa: F401
+    import mtlcli.runner.loop
+    import mtlcli.tasks.classification  # noqa: F401
+    from mtlcli.config.validate import check
+
+    check({})  # Builds the validator, which takes as long as many an import.
 
     # No child has to look through what was imported for garbage: that takes two seconds at its end.
     gc.collect()

@@ -70,7 +70,7 @@ def write(checkpoints: Path, model: dict[str, Tensor], optimizer: dict[str, Tens
     is not finite, or the disk does not take it; then nothing is left of it.
     """
     target = checkpoints / f"step_{state['step']:08d}"
-    bad = [name for name, tensor in (model | optimizer).items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    bad = [name for name, tensor in (model | optimizer).items() if not _is_finite(tensor)]
     if bad:
         raise RunError(f"not saved: {bad[0]} is not finite" + (f", nor {len(bad) - 1} more tensors" if bad[1:] else ""), str(target))
     if target.is_symlink() or target.is_file():
@@ -94,12 +94,7 @@ def _write(target: Path, model: dict[str, Tensor], optimizer: dict[str, Tensor],
     temporary.mkdir(parents=True)
     try:
         manifest: dict[str, Any] = {"format": FORMAT, "files": {}}
-        # One copy each: safetensors refuses tensors that share memory.
-        contents = (
-            save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.items()}),
-            save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in optimizer.items()}),
-            json.dumps(state, indent=1, allow_nan=False).encode(),
-        )
+        contents = (save(_apart(model)), save(_apart(optimizer)), json.dumps(state, indent=1, allow_nan=False).encode())
         for name, content in zip(FILES, contents, strict=True):
             _write_durably(temporary / name, content)
             manifest["files"][name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -285,6 +280,12 @@ def keep(checkpoints: Path, steps: set[int]) -> None:
             shutil.rmtree(aside)
 
 
+def retain(checkpoints: Path, step: int, count: int, *, best: int | None) -> None:
+    """Delete the checkpoint folders of all steps but the newest `count` up to `step`, and `best` whatever its age."""
+    newest = [each for each in map(step_of, folders(checkpoints)) if each <= step][-count:]
+    keep(checkpoints, {*newest, *([] if best is None else [best])})
+
+
 def clean(checkpoints: Path) -> None:
     """Delete what writers and deleters that were killed have left. Only the owner of the run folder may."""
     for path in checkpoints.iterdir() if checkpoints.is_dir() else []:
@@ -303,6 +304,23 @@ def _sha256(file: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # A sum is finite only when all it adds up is, and is found ten times as fast; a large one may overflow by itself.
+    return not tensor.is_floating_point() or bool(tensor.detach().sum().isfinite()) or bool(tensor.isfinite().all())
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous, on the CPU, and no two in the same memory: safetensors refuses those."""
+    found: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        memory = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if memory in taken else tensor
+        taken.add(memory)
+    return found
 
 
 def _write_durably(file: Path, content: bytes) -> None:

@@ -53,13 +53,16 @@ class RunFolder:
                 # A folder of something else gets no lock: nothing is left in it.
                 if not used or NAME in used or (restart and "status.json" in used):
                     self.owner.take()
-                    used = [path.name for path in self.path.iterdir() if path.name != NAME]
+                    # status.json is the first file of a run: one that was killed before it was in place has left no more than these two.
+                    used = [path.name for path in self.path.iterdir() if path.name not in (NAME, ".status.json.tmp")]
             except OSError:
                 self.discard()
                 raise
         self._new = not used
-        if restart and "status.json" in used:
-            (self.path / "metrics.jsonl").unlink(missing_ok=True)
+        if restart and "status.json" in used and not checkpoint.folders(self.checkpoints):
+            for name in ("metrics.jsonl", "results.json"):
+                (self.path / name).unlink(missing_ok=True)
+            checkpoint.clean(self.checkpoints)
         elif used:
             self.owner.release()
             resume = f"type resume={self.path} to go on with its run, or " if "config.yaml" in used else ""

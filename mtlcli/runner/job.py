@@ -132,6 +132,8 @@ def _begin(
 def _start(config: Config, prepared: Prepared, folder: RunFolder, command: list[str]) -> None:
     """Make the run folder with all that the ranks and later verbs need, and say what is about to be done."""
     folder.create(restart=config.resume == "auto")
+    # Before anything else: it marks the folder as one that `resume=auto` may begin anew in.
+    folder.write_status("running")
     config.resume = None
     if prepared.files.location is None:
         config.model.kind = "scratch"
@@ -146,7 +148,6 @@ def _start(config: Config, prepared: Prepared, folder: RunFolder, command: list[
         data={"source": prepared.source.kind, "reason": prepared.source.reason, "fingerprints": prepared.source.fingerprints()},
         seed=config.seed,
     )
-    folder.write_status("running")
     with Console(config.logger.console, folder.log) as console:
         model = prepared.files.location or "built from scratch, tokenizer trained on the tasks' text"
         console.panel(
@@ -191,6 +192,8 @@ def _reopen(
     if problems:
         raise UserError(problems)
     _check_room(config, prepared, path, found.step)
+    # Later checkpoints before their rows: no checkpoint may ever be found whose rows are gone.
+    checkpoint.retain(folder.checkpoints, found.step, config.runner.keep, best=found.state["best_step"])
     folder.cut_metrics(found.step)
     folder.write_config(config)
     folder.note_resumed(found.step, command, [str(change) for change in differences if not change.free])
