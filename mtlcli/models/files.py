@@ -194,8 +194,9 @@ def _check_weights(model: Model, folder: Path, rows: int | None) -> None:
 
     where = f"model.name={model.name}"
     files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UserError("the folder has no weights (looked for *.safetensors)", where, "copy model.safetensors into it")
+    if not files and not (folder / "model.safetensors.index.json").exists():
+        fix = "copy model.safetensors into it: pickled weights (pytorch_model.bin) can run code, so they are never read"
+        raise UserError("the folder has no weights (looked for *.safetensors)", where, fix)
     for file in files:
         try:
             with safe_open(file, framework="numpy") as tensors:

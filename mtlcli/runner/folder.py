@@ -141,14 +141,15 @@ class RunFolder:
         """Leave the rows of metrics.jsonl up to a step: those after it will be written again."""
         file = self.path / "metrics.jsonl"
         with self._writing(file.name):
-            lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
-        steps = [_step_of(line) for line in lines]
-        # Only the last row can be torn, by a kill or a full disk.
-        if None in steps[:-1]:
-            raise UserError("holds a row that no run has written", where=str(file), fix="move the file away: the run goes on")
-        kept = [line for line, its in zip(lines, steps, strict=True) if its is not None and its <= step]
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if file.exists() else []
+        # A row that a kill or a full disk has torn can only be the last, and has no end of line.
+        whole = [line for line in lines if line.endswith("\n")]
+        try:
+            kept = [line for line in whole if json.loads(line)["step"] <= step]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError("holds a row that no run has written", where=str(file), fix="move the file away: the run goes on") from error
         with self._writing(file.name):
-            write_whole(file, "".join(f"{line}\n" for line in kept))
+            write_whole(file, "".join(kept))
 
     def note_resumed(self, step: int, command: list[str], changes: list[str]) -> None:
         """Add to environment.json from where, when and how the run went on."""
@@ -188,14 +189,6 @@ class RunFolder:
 
 def _json(content: dict[str, Any]) -> str:
     return json.dumps(content, indent=2) + "\n"
-
-
-def _step_of(row: str) -> int | None:
-    """The step of a row of metrics.jsonl; None when it is not one."""
-    try:
-        return int(json.loads(row)["step"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
 
 
 def _overwrite(file: Path, text: str) -> bool:

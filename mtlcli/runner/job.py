@@ -126,6 +126,9 @@ def _begin(
         # The disk, between the check and the first step.
         folder.discard()
         raise UserError(error.problems) from error
+    except BaseException:
+        folder.owner.release()
+        raise
     return prepared, folder, None
 
 

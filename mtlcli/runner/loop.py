@@ -134,7 +134,9 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
                 if ranks.first:
                     run.folder.write_results(results())
         done = last or (config.runner.patience is not None and state.stale >= config.runner.patience)
-        if ranks.first and state.step != saved and (asked or done or (state.step and state.step % save_every == 0)):
+        # The best so far as well: `mtl eval RUN` reads its checkpoint.
+        worth = state.step > 0 and (state.step % save_every == 0 or state.step == state.best_step)
+        if ranks.first and state.step != saved and (asked or done or worth):
             save()
             saved = state.step
         if asked:

@@ -34,6 +34,10 @@ class Owner:
     def take(self) -> None:
         """Raises UserError with the owner's process and host when another one has the folder, OSError when the file cannot be written."""
         # No buffer: what a full disk has refused would be written again when the file is closed. No link: somebody else's file.
+        if self._file.is_symlink():
+            raise UserError(
+                "the folder cannot be locked: the file is a link", where=str(self._file), fix="remove it, or give another run_dir="
+            )
         descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             if not _locked(descriptor):
