@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import save
 
+from mtlcli.data.encoder import build_tokenizer
 from tests.warm import mtl
 
 Done = subprocess.CompletedProcess[str]
@@ -426,13 +428,6 @@ def test_bad_keys_and_values(tmp_path: Path) -> None:
     assert text == block(*(expected for _, expected in KEYS.values()))
 
 
-def test_negative_lr(tmp_path: Path) -> None:
-    text = refused(tmp_path, "task=rte", "data=sample", "model=tiny", "optim.lr=-0.1")
-    assert text == block(
-        "optim.lr: must be greater than 0, found -0.1\n    -> Peak learning rate; null: the one that the model's file gives."
-    )
-
-
 FILES: dict[str, tuple[dict[str, str], str]] = {
     # The task's files, what must be said of them.
     "missing": (
@@ -462,24 +457,28 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     assert text == block(*(expected for _, expected in FILES.values()))
 
 
-def test_task_files_with_mistakes(tmp_path: Path) -> None:
+def test_task_files_with_mistakes_and_a_negative_lr(tmp_path: Path) -> None:
     files = {"train": write(tmp_path, "train.csv", GOOD), "validation": write(tmp_path, "validation.csv", VALIDATION)}
     task(tmp_path, "key", CLASSES + "lables: [a, b]\n", files)
     task(tmp_path, "column", "type: classification\ncolumns: {txt: sentence}\n", files)
     task(tmp_path, "kind", "type: clasification\ncolumns: {text: sentence}\n", files)
     task(tmp_path, "split", CLASSES + "splits: {validation: [dev]}\n", files)
-    assert refused(tmp_path, "-cd", "my_conf", "task=[key,column,kind,split]", "model=tiny") == block(
+    text = refused(tmp_path, "-cd", "my_conf", "task=[key,column,kind,split]", "model=tiny", "optim.lr=-0.1")
+    assert text == block(
         "tasks.key.lables: unknown key 'lables'\n"
         "    -> did you mean 'labels'? choices: batch_size, columns, dropout, head, labels, lr_factor, max_length, metrics, "
         "source, splits, type, weight",
         "tasks.column.columns.text: must be given\n    -> Column with the (first) text.",
         "tasks.column.columns.txt: unknown key 'txt'\n    -> did you mean 'text'? choices: label, text, text_pair",
         "tasks.kind.type: unknown type 'clasification'\n    -> did you mean 'classification'? choices: classification, regression, span",
+        "optim.lr: must be greater than 0, found -0.1\n    -> Peak learning rate; null: the one that the model's file gives.",
         "tasks.split.splits.validation: source.files has no split 'dev'\n    -> choices: train, validation",
     )
 
 
-@pytest.mark.parametrize(("encoding", "where"), [("latin-1", "line 5: byte 0xe9"), ("utf-16", "line 1: byte 0xff")])
+@pytest.mark.parametrize(
+    ("encoding", "where"), [("latin-1", "line 5: byte 0xe9"), pytest.param("utf-16", "line 1: byte 0xff", marks=pytest.mark.long)]
+)
 def test_a_task_file_that_is_not_utf8(tmp_path: Path, encoding: str, where: str) -> None:
     task(tmp_path, "mine", CLASSES + "# café\n", {})
     path = tmp_path / "my_conf" / "task" / "mine.yaml"
@@ -491,49 +490,36 @@ def test_a_task_file_that_is_not_utf8(tmp_path: Path, encoding: str, where: str)
 # ------------------------------------------------------------------------------------------------ models of parts that do not fit
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, str, int], Path]:
-    """Writes a model with room for `rows` tokens beside a tokenizer of 72."""
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    from mtlcli.data.encoder import build_tokenizer
-
-    folder = tmp_path_factory.mktemp("tokenizer")
-    (folder / "tokenizer.json").write_text(build_tokenizer(GOOD.split("\n") * 3, 200))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), pad_token="[PAD]", sep_token="[SEP]")
-
-    def made(place: Path, name: str, rows: int) -> Path:
-        config = BertConfig(vocab_size=rows, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
-        BertModel(config).save_pretrained(place / name)
-        tokenizer.save_pretrained(place / name)
-        return place / name
-
-    return made
+MODELS = {
+    "small": "model.name=small: the tokenizer does not belong to the model: it has 72 tokens, the model embeds 67 (the first "
+    "without embedding is 67, 'label')\n"
+    "    -> take config.json, the weights and tokenizer.json from the same model",
+    "swapped": "model.name=swapped: the weights do not belong to config.json: embeddings.word_embeddings.weight embeds 67 tokens, "
+    "vocab_size is 72\n"
+    "    -> take config.json, the weights and tokenizer.json from the same model",
+    "cut": "cut/model.safetensors: the weights cannot be read: Error while deserializing header: incomplete metadata, file not "
+    "fully covered\n"
+    "    -> copy or download the file again",
+    "bare": "model.name=bare: the folder has no weights (looked for *.safetensors)\n    -> copy model.safetensors into it",
+}
 
 
-def test_models_whose_parts_do_not_belong_together(tmp_path: Path, model: Callable[[Path, str, int], Path]) -> None:
+@pytest.mark.parametrize("name", ["small", *(pytest.param(name, marks=pytest.mark.long) for name in ("swapped", "cut", "bare"))])
+def test_models_of_parts_that_do_not_fit(tmp_path: Path, name: str) -> None:
     files = {"train": write(tmp_path, "train.csv", GOOD), "validation": write(tmp_path, "validation.csv", VALIDATION)}
     task(tmp_path, "mine", CLASSES, files)
-    small = model(tmp_path, "small", 67)
-    swapped = model(tmp_path, "swapped", 72)
-    (swapped / "model.safetensors").write_bytes((small / "model.safetensors").read_bytes())
-    cut = model(tmp_path, "cut", 72) / "model.safetensors"
-    cut.write_bytes(cut.read_bytes()[:-100])
-    (model(tmp_path, "bare", 72) / "model.safetensors").unlink()
-    expected = {
-        "small": "model.name=small: the tokenizer does not belong to the model: it has 72 tokens, the model embeds 67 (the first "
-        "without embedding is 67, 'label')\n"
-        "    -> take config.json, the weights and tokenizer.json from the same model",
-        "swapped": "model.name=swapped: the weights do not belong to config.json: embeddings.word_embeddings.weight embeds 67 tokens, "
-        "vocab_size is 72\n"
-        "    -> take config.json, the weights and tokenizer.json from the same model",
-        "cut": "cut/model.safetensors: the weights cannot be read: Error while deserializing header: incomplete metadata, file not "
-        "fully covered\n"
-        "    -> copy or download the file again",
-        "bare": "model.name=bare: the folder has no weights (looked for *.safetensors)\n    -> copy model.safetensors into it",
-    }
-    for name, text in expected.items():
-        assert refused(tmp_path, "-cd", "my_conf", "task=mine", "model=pretrained", f"model.name={name}") == block(text)
+    folder = tmp_path / name
+    folder.mkdir()
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    write(folder, "config.json", json.dumps({"model_type": "bert", "vocab_size": 67 if name == "small" else 72} | small))
+    write(folder, "tokenizer.json", build_tokenizer(GOOD.split("\n") * 3, 200))
+    write(folder, "tokenizer_config.json", json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "sep_token": "[SEP]"}))
+    if name != "bare":
+        rows = 72 if name == "cut" else 67
+        weights = save({"embeddings.word_embeddings.weight": np.zeros((rows, 8), np.float32)})
+        write(folder, "model.safetensors", weights[:-100] if name == "cut" else weights)
+    text = refused(tmp_path, "-cd", "my_conf", "task=mine", "model=pretrained", f"model.name={name}")
+    assert text == block(MODELS[name])
 
 
 # ------------------------------------------------------------------------------------------------ what is doubtful, and what is not
