@@ -30,9 +30,9 @@ FAULTS = {
 }
 LONG = pytest.mark.long
 CASES = [
-    *[("killed", 1, 60), ("ending", 1, 60), ("unable to save", 0, 60)],
-    *[pytest.param("killed", 0, 60, marks=LONG), pytest.param("ending", 0, 60, marks=LONG)],
-    *[pytest.param(name, rank, 60, marks=LONG) for name in ("raising", "exiting") for rank in (0, 1)],
+    *[("killed", 1, 60), ("unable to save", 0, 60)],
+    pytest.param("killed", 0, 60, marks=LONG),
+    *[pytest.param(name, rank, 60, marks=LONG) for name in ("raising", "ending", "exiting") for rank in (0, 1)],
     *[pytest.param("frozen", rank, 10, marks=LONG) for rank in (0, 1)],
 ]
 
