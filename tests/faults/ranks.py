@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -113,7 +114,7 @@ train.train_main = train_main
     return start("train", before=FORKED + ready + before, **environment)
 
 
-def ranks_of(process: Process) -> list[int]:
+def ranks_of(process: Process | subprocess.Popen[str]) -> list[int]:
     """The processes of a launcher's ranks, in order."""
     children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
     return sorted(children)

@@ -99,7 +99,8 @@ build.build_model = build_model
 
 
 PLACES = [
-    *[("accumulation", signal.SIGTERM), ("evaluation", signal.SIGINT), ("building the model", signal.SIGTERM)],
+    pytest.param("accumulation", signal.SIGTERM, marks=LONG),
+    *[("evaluation", signal.SIGINT), ("building the model", signal.SIGTERM)],
     *[pytest.param(name, signal.SIGTERM, marks=LONG) for name in ("step", "a save under way", "evaluation")],
     pytest.param("warm-up", signal.SIGUSR1, marks=LONG),
     *[
@@ -212,7 +213,7 @@ job.prepare = prepare
 """
 
 
-@pytest.mark.parametrize(("told", "during"), [((1,), False), ((0, 1), True), pytest.param((0,), False, marks=LONG)])
+@pytest.mark.parametrize(("told", "during"), [((0, 1), True), *(pytest.param((rank,), False, marks=LONG) for rank in (0, 1))])
 def test_ranks_that_another_launcher_started(wholes: dict[int, Path], tmp_path: Path, told: tuple[int, ...], during: bool) -> None:
     """As under torchrun or SLURM: every rank is started from outside, and told from outside. `during`: while the data is prepared."""
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
