@@ -163,7 +163,7 @@ def sweep(whole: Whole, place: Path, points: list[Operation], *resume: str, base
             failures.append(f"{point}: {error}")
         shutil.rmtree(run, ignore_errors=True)
         trace.unlink()
-    print(f"{len(repeated)} of {len(points)} end the same; most steps made again: {max(repeated)}")
+    print(f"{len(repeated)} of {len(points)} end the same; most steps made again: {max(repeated, default=0)}")
     assert not failures, "\n".join(failures)
 
 
@@ -279,7 +279,7 @@ def test_killed_at_random_moments(whole: Whole, tmp_path: Path, seed: int) -> No
         assert missed < 20
         shutil.rmtree(run)
         trace.unlink()
-    print(f"10 of 10 end the same, {inside} of them killed inside a save; most steps made again: {max(repeated)}")
+    print(f"10 of 10 end the same, {inside} of them killed inside a save; most steps made again: {max(repeated, default=0)}")
 
 
 @pytest.mark.long
