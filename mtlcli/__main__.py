@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
-from mtlcli.cli import main
+from mtlcli import cli
+
+
+def main() -> int:
+    """Run the command line of this process and return its exit code."""
+    try:
+        return cli.main()
+    finally:
+        # The process ends: looking through all that was imported for garbage would take it two more seconds.
+        gc.freeze()
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,10 @@ class Problem:
     """The key, file and row, or path it concerns."""
     fix: str = ""
     """What to do about it: the nearest name, the allowed values, the command to type."""
+
+    def of_task(self, name: str) -> Problem:
+        """The same, naming the task it concerns, unless its key does so already."""
+        return self if self.where.startswith(f"tasks.{name}.") else replace(self, what=f"task {name}: {self.what}")
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
@@ -52,10 +56,15 @@ class NotFinite(RunError):
 
 
 class Interrupted(MtlError):
-    """A run stopped because a signal asked it to; a checkpoint was written."""
+    """A run stopped because a signal asked it to; a checkpoint was written, if there was anything to save."""
 
-    def __init__(self, number: int, step: int, command: str) -> None:
-        super().__init__(f"interrupted by {signal.Signals(number).name} and saved at step {step}", fix=f"go on with: {command}")
+    def __init__(self, number: int, step: int | None = None, command: str = "") -> None:
+        """`step`: what was saved, and `command` goes on from there; None: the run had not begun."""
+        if step is None:
+            what, fix = "before the run began: nothing was written", "type the same command again"
+        else:
+            what, fix = f"and saved at step {step}", f"go on with: {command}"
+        super().__init__(f"interrupted by {signal.Signals(number).name} {what}", fix=fix)
         self.number, self.step = number, step
         self.exit_code = 130 if number == signal.SIGINT else 143
 

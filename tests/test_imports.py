@@ -16,7 +16,7 @@ import mtlcli
 
 PACKAGE = Path(mtlcli.__file__).parent
 HEAVY = {"torch", "transformers", "datasets", "evaluate", "sklearn"}
-TOOLS = {"errors", "registry"}
+TOOLS = {"errors", "registry", "disk"}
 ROOMS = {
     "metrics": TOOLS,
     "config": TOOLS | {"metrics"},
@@ -39,6 +39,7 @@ LIGHT = [
     "mtlcli.config",
     "mtlcli.registry",
     "mtlcli.errors",
+    "mtlcli.disk",
     "mtlcli.report",
     "mtlcli.tasks",
     "mtlcli.checkpoint",

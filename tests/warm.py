@@ -8,6 +8,7 @@ the command itself, not this.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -103,11 +104,22 @@ def _server() -> subprocess.Popen[str]:
 
 def serve() -> None:
     """The server: answer requests until standard input ends. Returns from `main` in a child, which then ends like any program."""
+    import transformers.models.bert.modeling_bert  # noqa: F401
+
     import mtlcli.cli.train
     import mtlcli.evaluation.evaluate
+    import mtlcli.evaluation.metrics.scores
+    import mtlcli.models.build
     import mtlcli.runner.job
-    import mtlcli.runner.loop  # noqa: F401
+    import mtlcli.runner.loop
+    import mtlcli.tasks.classification  # noqa: F401
+    from mtlcli.config.validate import check
 
+    check({})  # Builds the validator, which takes as long as many an import.
+
+    # No child has to look through what was imported for garbage: that takes two seconds at its end.
+    gc.collect()
+    gc.freeze()
     # A pipe of its own, so that nothing a child prints can be taken for an answer.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
+import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mtlcli.disk import writing
 from mtlcli.errors import RunError, UserError
 
 if TYPE_CHECKING:
@@ -24,6 +28,8 @@ FORMAT = 1
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 _NAME = re.compile(r"step_\d{8}")
 _LEFT = re.compile(r"\.step_\d{8}\.\d+\.(tmp|old)")
+_LARGEST_MANIFEST = 1 << 16
+_OTHER = "give another checkpoint of the run"
 
 
 @dataclass(frozen=True)
@@ -40,11 +46,21 @@ class Checkpoint:
         """Updates that had been made when it was written."""
         return int(self.state["step"])
 
+    @property
+    def best_step(self) -> int | None:
+        """Step of the best score so far; None: there was no score."""
+        best: int | None = self.state.get("best_step")
+        return best
+
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of `model.safetensors` or `optimizer.safetensors`, on the CPU."""
+        """The tensors of `model.safetensors` or `optimizer.safetensors`, on the CPU. Raises UserError when it holds something else."""
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(self.folder / name)
+        try:
+            return load_file(self.folder / name)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{name} cannot be read: {error}", where=str(self.folder), fix=_OTHER) from error
 
 
 def write(checkpoints: Path, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]) -> Path:
@@ -54,40 +70,37 @@ def write(checkpoints: Path, model: dict[str, Tensor], optimizer: dict[str, Tens
     is not finite, or the disk does not take it; then nothing is left of it.
     """
     target = checkpoints / f"step_{state['step']:08d}"
-    bad = [name for name, tensor in (model | optimizer).items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    bad = [name for name, tensor in (model | optimizer).items() if not _is_finite(tensor)]
     if bad:
         raise RunError(f"not saved: {bad[0]} is not finite" + (f", nor {len(bad) - 1} more tensors" if bad[1:] else ""), str(target))
+    if target.is_symlink() or target.is_file():
+        # No checkpoint, whoever put it there; where it leads to stays. If it cannot go, what comes next says why.
+        with suppress(OSError):
+            target.unlink()
     size = sum(tensor.nbytes for tensor in (*model.values(), *optimizer.values()))
-    try:
+    run = checkpoints.parent
+    then = f"then go on: mtl train resume={run} (earlier checkpoints are intact)"
+    if not folders(checkpoints):
+        then = f"then start again in the same folder: run_dir={run} resume=auto (nothing was saved before)"
+    with writing("the checkpoint", target, then, needed=size):
         return _write(target, model, optimizer, state)
-    except OSError as error:
-        raise RunError(
-            f"the checkpoint cannot be written: {error.strerror or error} (needs {_megabytes(size)}, free are {_free(checkpoints)})",
-            where=str(target),
-            fix="make room or give another run_dir=, then resume: earlier checkpoints are intact",
-        ) from error
 
 
 def _write(target: Path, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]) -> Path:
     from safetensors.torch import save
 
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    aside = temporary.with_suffix(".old")
     temporary.mkdir(parents=True)
     try:
         manifest: dict[str, Any] = {"format": FORMAT, "files": {}}
-        # One copy each: safetensors refuses tensors that share memory.
-        contents = (
-            save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.items()}),
-            save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in optimizer.items()}),
-            json.dumps(state, indent=1, allow_nan=False).encode(),
-        )
+        contents = (save(_apart(model)), save(_apart(optimizer)), json.dumps(state, indent=1, allow_nan=False).encode())
         for name, content in zip(FILES, contents, strict=True):
             _write_durably(temporary / name, content)
             manifest["files"][name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         _write_durably(temporary / "manifest.json", json.dumps(manifest, indent=1).encode())
         _flush_folder(temporary)
         # Aside, not away: a name can only be given to a folder when no other has it.
-        aside = target.with_name(f".{target.name}.{os.getpid()}.old")
         if target.exists():
             target.rename(aside)
         temporary.rename(target)
@@ -95,58 +108,148 @@ def _write(target: Path, model: dict[str, Tensor], optimizer: dict[str, Tensor],
         shutil.rmtree(aside, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        if aside.exists() and not target.exists():
+            aside.rename(target)
         raise
     return target
 
 
 def fault(folder: Path) -> str | None:
-    """Why a checkpoint folder cannot be used, or None when its manifest verifies."""
+    """Why a checkpoint folder cannot be used, or None when its manifest verifies and its state is of the step that its name says."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
-        if manifest["format"] != FORMAT:
-            return f"format {manifest['format']} is not {FORMAT}"
-        for name in FILES:
-            expected = manifest["files"][name]
-            file = folder / name
-            if file.stat().st_size != expected["size"]:
-                return f"{name} has {file.stat().st_size} bytes instead of {expected['size']}"
-            if _sha256(file) != expected["sha256"]:
-                return f"{name} does not match its SHA-256"
-    except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
-    except (ValueError, KeyError, TypeError):
-        return "manifest.json cannot be read"
+        _verified(folder)
+    except ValueError as error:
+        return str(error)
     return None
 
 
 def read(folder: Path) -> Checkpoint:
     """Open a checkpoint folder. Raises UserError with the fault when it does not verify."""
-    found = fault(folder)
-    if found is not None:
-        raise UserError(f"the checkpoint cannot be used: {found}", where=str(folder), fix="give another checkpoint of the run")
-    return Checkpoint(folder, json.loads((folder / "state.json").read_bytes()))
+    try:
+        # Absolute, so that its name is known when `.` was given.
+        return Checkpoint(folder.absolute(), _verified(folder))
+    except ValueError as error:
+        raise UserError(f"the checkpoint cannot be used: {error}", where=str(folder), fix=_OTHER) from error
+
+
+def _verified(folder: Path) -> dict[str, Any]:
+    """The state of a checkpoint folder. Raises ValueError with the fault when it cannot be used."""
+    folder = folder.absolute()
+    try:
+        return _verified_state(folder)
+    except FileNotFoundError as error:
+        raise ValueError(f"{Path(error.filename or folder).name} is missing") from error
+    except OSError as error:
+        raise ValueError(f"{Path(error.filename or folder).name} cannot be read: {error.strerror}") from error
+
+
+def _verified_state(folder: Path) -> dict[str, Any]:
+    # A link may lead anywhere: what it points to is not part of the run, and may change under it.
+    for path, is_kind, kind in (
+        (folder.parent, stat.S_ISDIR, "folder"),
+        (folder, stat.S_ISDIR, "folder"),
+        *((folder / name, stat.S_ISREG, "file") for name in ("manifest.json", *FILES)),
+    ):
+        mode = path.lstat().st_mode
+        if not is_kind(mode):
+            raise ValueError(f"{path.name} is {'a symbolic link' if stat.S_ISLNK(mode) else f'no {kind}'}")
+    if not _NAME.fullmatch(folder.name):
+        raise ValueError("its name is not step_ and eight digits")
+    for name, expected in _manifest(folder / "manifest.json").items():
+        file = folder / name
+        if file.stat().st_size != expected["size"]:
+            raise ValueError(f"{name} has {file.stat().st_size} bytes instead of {expected['size']}")
+        if _sha256(file) != expected["sha256"]:
+            raise ValueError(f"{name} does not match its SHA-256")
+    state = parse_json(folder / "state.json")
+    step, best = (state.get(key) if isinstance(state, dict) else None for key in ("step", "best_step"))
+    # The content of another checkpoint may have come here as a whole.
+    if type(step) is not int or step != step_of(folder):
+        raise ValueError(f"state.json is of step {str(step)[:20]}, not of {step_of(folder)}")
+    if best is not None and (type(best) is not int or not 0 <= best <= step):
+        raise ValueError(f"state.json says that step {str(best)[:20]} was the best")
+    return dict(state)
+
+
+def _manifest(file: Path) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of each file. Raises ValueError unless it names the files of a checkpoint and no other."""
+    if file.stat().st_size > _LARGEST_MANIFEST:
+        raise ValueError(f"manifest.json has {file.stat().st_size} bytes")
+    manifest = parse_json(file)
+    if not isinstance(manifest, dict) or manifest.keys() != {"format", "files"}:
+        raise ValueError("manifest.json cannot be read: it holds something else")
+    if type(manifest["format"]) is not int or manifest["format"] != FORMAT:
+        raise ValueError(f"format {str(manifest['format'])[:20]} is not {FORMAT}")
+    files = manifest["files"]
+    if not isinstance(files, dict) or set(files) != set(FILES):
+        raise ValueError(f"manifest.json names {', '.join(map(repr, files))[:80]} instead of {', '.join(FILES)}")
+    if any(not isinstance(entry, dict) or entry.keys() != {"size", "sha256"} for entry in files.values()):
+        raise ValueError("manifest.json cannot be read: it holds something else")
+    return files
+
+
+def parse_json(file: Path) -> Any:
+    """The content of a JSON file. Raises ValueError when it is none, or holds numbers that are not finite or do not fit into 64 bits."""
+
+    def number(text: str) -> float:
+        if not math.isfinite(value := float(text)):
+            raise ValueError(f"the number {text[:20]}")
+        return value
+
+    def whole(text: str) -> int:
+        if len(text) > 20 or not -(2**63) <= (value := int(text)) < 2**63:
+            raise ValueError(f"the number {text[:20]}...")
+        return value
+
+    try:
+        return json.loads(file.read_bytes(), parse_float=number, parse_constant=number, parse_int=whole)
+    except RecursionError as error:
+        raise ValueError(f"{file.name} cannot be read: it is nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"{file.name} cannot be read: {error}") from error
 
 
 def run_of(path: Path) -> Path:
-    """The run folder that `path` is, or whose checkpoint it is. Raises UserError when it is neither."""
+    """The run folder that `path` is, or whose checkpoint it is. Raises UserError when it is neither, or leads out of itself."""
     if (path / "manifest.json").exists() or path.parent.name == "checkpoints":
         run = path.absolute().parent.parent
         if not (run / "config.yaml").is_file():
             raise UserError(
                 "the checkpoint stands outside its run folder: no config.yaml", where=str(run), fix="give the run folder as a whole"
             )
+        refuse_links(run)
         return run
     if (path / "config.yaml").is_file():
+        refuse_links(path)
         return path
     what = "there is no such folder" if not path.is_dir() else "neither a run folder (config.yaml) nor a checkpoint (manifest.json)"
     raise UserError(what, where=str(path), fix="give a folder that mtl train wrote, runs/<date>_<time>_..., or one of its checkpoints")
 
 
+def refuse_links(run: Path) -> None:
+    """Raise UserError when a run folder holds a symbolic link or a device: reading or writing it would reach outside.
+
+    Those inside `checkpoints/` are checkpoints that do not verify.
+    """
+    for folder in (run, run / "backbone"):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+            mode = path.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise UserError(
+                    "is a symbolic link" if stat.S_ISLNK(mode) else "is neither a file nor a folder",
+                    where=str(path),
+                    fix="a run folder holds files and folders of its own only: remove it, or copy what it leads to in its place",
+                )
+
+
 def folders(checkpoints: Path) -> list[Path]:
     """The checkpoint folders below `checkpoints`, oldest first, verified or not."""
-    if not checkpoints.is_dir():
-        return []
-    return sorted(path for path in checkpoints.iterdir() if _NAME.fullmatch(path.name) and path.is_dir())
+    return [path for path in _named(checkpoints) if path.is_dir() and not path.is_symlink()]
+
+
+def _named(checkpoints: Path) -> list[Path]:
+    """What has the name of a checkpoint, whatever it is, oldest first."""
+    return sorted(path for path in checkpoints.iterdir() if _NAME.fullmatch(path.name)) if checkpoints.is_dir() else []
 
 
 def newest(checkpoints: Path) -> tuple[Checkpoint, list[str]]:
@@ -155,11 +258,11 @@ def newest(checkpoints: Path) -> tuple[Checkpoint, list[str]]:
     Raises UserError when there is none.
     """
     skipped: list[str] = []
-    for folder in reversed(folders(checkpoints)):
-        found = fault(folder)
-        if found is None:
-            return read(folder), skipped
-        skipped.append(f"skipped {folder.name}: {found}")
+    for folder in reversed(_named(checkpoints)):
+        try:
+            return Checkpoint(folder.absolute(), _verified(folder)), skipped
+        except ValueError as error:
+            skipped.append(f"skipped {folder.name}: {error}")
     raise UserError(
         "no usable checkpoint" + "".join(f"; {line}" for line in skipped),
         where=str(checkpoints),
@@ -177,6 +280,12 @@ def keep(checkpoints: Path, steps: set[int]) -> None:
             shutil.rmtree(aside)
 
 
+def retain(checkpoints: Path, step: int, count: int, *, best: int | None) -> None:
+    """Delete the checkpoint folders of all steps but the newest `count` up to `step`, and `best` whatever its age."""
+    newest = [each for each in map(step_of, folders(checkpoints)) if each <= step][-count:]
+    keep(checkpoints, {*newest, *([] if best is None else [best])})
+
+
 def clean(checkpoints: Path) -> None:
     """Delete what writers and deleters that were killed have left. Only the owner of the run folder may."""
     for path in checkpoints.iterdir() if checkpoints.is_dir() else []:
@@ -189,23 +298,29 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step_"))
 
 
-def _megabytes(size: int) -> str:
-    return f"{size / 2**20:.1f} MB"
-
-
-def _free(folder: Path) -> str:
-    try:
-        return _megabytes(shutil.disk_usage(folder if folder.exists() else folder.parent).free)
-    except OSError:
-        return "an unknown number of MB"
-
-
 def _sha256(file: Path) -> str:
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # A sum is finite only when all it adds up is, and is found ten times as fast; a large one may overflow by itself.
+    return not tensor.is_floating_point() or bool(tensor.detach().sum().isfinite()) or bool(tensor.isfinite().all())
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous, on the CPU, and no two in the same memory: safetensors refuses those."""
+    found: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        memory = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if memory in taken else tensor
+        taken.add(memory)
+    return found
 
 
 def _write_durably(file: Path, content: bytes) -> None:

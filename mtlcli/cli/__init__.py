@@ -7,10 +7,12 @@ import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mtlcli
-from mtlcli.errors import MtlError, UserError
+from mtlcli.disk import REMEDIES, reason
+from mtlcli.errors import MtlError, RunError, UserError
 from mtlcli.registry import suggest
 
 if TYPE_CHECKING:
@@ -45,8 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     except MtlError as error:
         if os.environ.get("MTL_DEBUG") == "1":
             raise
-        if first_rank():
-            print(block(f"mtl {argv[0]}" if argv and argv[0] in VERBS else "mtl", error), file=sys.stderr)
+        _tell(argv, error)
         return error.exit_code
     except KeyboardInterrupt:
         if first_rank():
@@ -54,8 +55,31 @@ def main(argv: list[str] | None = None) -> int:
         return 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader of our output (head, less) has gone: there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_output()
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in REMEDIES or os.environ.get("MTL_DEBUG") == "1":
+            raise
+        # The disk, in a place that says nothing more of it, such as a library's own files.
+        place = Path(error.filename) if isinstance(error.filename, str) else Path.cwd()
+        named = str(place) if isinstance(error.filename, str) else ""
+        _tell(argv, RunError(reason(error, place), where=named, fix=REMEDIES[error.errno]))
+        return RunError.exit_code
+
+
+def _tell(argv: list[str], error: MtlError) -> None:
+    """Show an error to the user."""
+    if first_rank():
+        print(block(f"mtl {argv[0]}" if argv and argv[0] in VERBS else "mtl", error), file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Output that goes into a file on a full disk: what is left of it would fail again when Python ends, with an exit code of its own.
+        _close_output()
+
+
+def _close_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def block(title: str, error: MtlError) -> str:

@@ -342,11 +342,26 @@ class _Preflight:
                 composed: Any = OmegaConf.to_container(self.loader.load_configuration("train", list(overrides), RunMode.RUN))
             except HYDRA_ERRORS as error:
                 self.composed[overrides] = None, [explain(error)]
+            except UnicodeDecodeError:
+                self.composed[overrides] = None, self._not_utf8()
             else:
                 composed.pop("hydra")
                 self.composed[overrides] = composed, []
         base, problems = self.composed[overrides]
         return base, list(problems)
+
+    def _not_utf8(self) -> list[Problem]:
+        """The user's files that are written in another encoding than YAML's."""
+        problems = []
+        for path in sorted((self.own or Path()).glob("*/**/*.yaml")):
+            data = path.read_bytes()
+            try:
+                data.decode()
+            except UnicodeDecodeError as error:
+                line = data.count(b"\n", 0, error.start) + 1
+                what = f"byte 0x{data[error.start]:02x} is not UTF-8"
+                problems.append(Problem(what, f"{path}, line {line}", "save the file as UTF-8"))
+        return problems
 
     def _without_header(self, stray: Any) -> list[Problem]:
         """The task files whose values landed outside of `tasks`, because their first lines do not say where they belong."""
@@ -354,7 +369,9 @@ class _Preflight:
             return []
         what = "does not start with the header that names its task, so its values belong nowhere"
         files = sorted((self.own or Path()).joinpath("task").glob("*.yaml"))
-        lacking = [path for path in files if not any(map(HEADER.match, path.read_text(encoding="utf-8").splitlines()[:3]))]
+        lacking = [
+            path for path in files if not any(map(HEADER.match, path.read_text(encoding="utf-8", errors="replace").splitlines()[:3]))
+        ]
         return [Problem(what, str(path), f"make this its first line: # @package tasks.{path.stem}") for path in lacking]
 
     def _rewritten(self, override: Override) -> str:

@@ -101,9 +101,11 @@ def read_group(group: str, own: Path | None = None) -> dict[str, GroupFile]:
     files: dict[str, GroupFile] = {}
     for folder in [conf_dir(), *([own] if own is not None else [])]:
         for path in sorted((folder / group).glob("*.yaml")):
-            text = path.read_text(encoding="utf-8")
             try:
+                text = path.read_text(encoding="utf-8")
                 values = yaml.load(text, loader)
+            except UnicodeDecodeError as error:
+                raise UserError("is not UTF-8", where=str(path), fix="save the file as UTF-8") from error
             except yaml.YAMLError as error:
                 line = f", line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
                 raise UserError(f"is no valid YAML: {getattr(error, 'problem', error)}", where=f"{path}{line}") from error

@@ -24,7 +24,8 @@ from mtlcli.cli.preflight import HYDRA_ERRORS, VERSION_BASE, Plan, explain, pref
 from mtlcli.config import Config
 from mtlcli.config.paths import conf_dir
 from mtlcli.config.snapshot import config_text, read_config
-from mtlcli.errors import MtlError, Problem, RunError, UserError
+from mtlcli.errors import Interrupted, MtlError, Problem, RunError, UserError
+from mtlcli.runner.owner import Owner
 
 LONGEST_NAME = 80
 """Characters of a sweep job's folder name."""
@@ -155,6 +156,7 @@ def _check_unused(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise UserError("is a file, not a folder", where=f"run_dir={path}", fix="give another run_dir=")
     if path.is_dir() and any(path.iterdir()):
+        Owner(path).check()
         resume = f"type resume={path} to go on with its run, or " if (path / "config.yaml").is_file() else ""
         raise UserError("the folder is not empty", where=f"run_dir={path}", fix=f"{resume}give another run_dir=, or delete the folder")
 
@@ -193,6 +195,8 @@ def _sweep(options: list[str], plan: Plan) -> int:
         _hydra([*options, *overrides, *settings])
     except BaseException as error:
         failed = _finish_sweep(folder)
+        if isinstance(error.__cause__, Interrupted):
+            raise error.__cause__ from None
         if not failed or isinstance(error, KeyboardInterrupt):
             raise
         raise RunError(failed) from error
@@ -245,6 +249,9 @@ def _sweep_job(composed: DictConfig) -> float:
         config = _config(composed)
         config.run_dir = str(run_dir)
         return _run(config, run_dir, _command())
+    except Interrupted as error:
+        # Hydra takes an Exception for one job's failure and starts the next job.
+        raise KeyboardInterrupt from error
     except Exception as error:
         reason = str(error) if isinstance(error, MtlError) else f"{type(error).__name__}: {error}"
         if first_rank():

@@ -36,11 +36,20 @@ def missing_files(config: Config) -> list[Problem]:
     for name, task in config.tasks.items():
         for split, file in (task.source.files or {}).items():
             where, path = f"tasks.{name}.source.files.{split}", Path(file).expanduser()
-            if path.suffix not in FORMATS:
+            if path.is_dir():
+                problems.append(Problem(f"'{file}' is a folder, and a split is read from one file", where, _inside(path, split)))
+            elif path.suffix.lower() not in FORMATS:
                 problems.append(Problem(f"'{file}' is in no known format", where, "its name must end in " + ", ".join(FORMATS)))
             elif not path.is_file():
                 problems.append(Problem(f"no file '{file}'", where, _nearest_path(path)))
     return problems
+
+
+def _inside(folder: Path, split: str) -> str:
+    """What to do about a folder that is named in the place of a file: the file in it that is most likely meant."""
+    files = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in FORMATS)
+    close = next((name for name in files if name.startswith(split)), files[0] if files else None)
+    return f"did you mean '{folder / close}'?" if close else "name a file that ends in " + ", ".join(FORMATS)
 
 
 def _nearest_path(path: Path) -> str:

@@ -6,6 +6,7 @@ run folder is passed on, and such values are often secrets.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,11 +19,17 @@ from omegaconf.resolvers import oc
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from mtlcli.config import Config
+from mtlcli.config.environment import note
 from mtlcli.config.validate import check, check_key, is_inside
+from mtlcli.disk import write_whole
 from mtlcli.errors import Problem, UserError
 
 INTERPOLATIONS = "interpolations"
 """Attribute of a Config, not a field of it: key path -> the text that stood where an environment variable was read, and its value."""
+
+RESOLVERS = ("oc.env", "oc.decode", "oc.create", "oc.select")
+"""What a saved config may ask for by `${NAME:...}`: values of the environment, and their parts. Nothing else is run."""
+_ASKS = re.compile(r"(\\*)\$\{\s*([^:${}]*)(.?)", re.DOTALL)
 
 Keys = tuple[str | int, ...]
 
@@ -45,8 +52,8 @@ def read_config(composed: DictConfig | dict[str, Any]) -> tuple[Config | None, l
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write the whole config as YAML, defaults included."""
-    path.write_text(config_text(config), encoding="utf-8")
+    """Write the whole config as YAML, defaults included. Raises OSError; a config that stood there is intact then."""
+    write_whole(path, config_text(config))
 
 
 def config_text(config: Config) -> str:
@@ -93,12 +100,30 @@ def saved_values(path: Path) -> dict[str, Any]:
 def _load(path: Path) -> DictConfig:
     try:
         saved = OmegaConf.load(path)
-    except (OSError, YAMLError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise UserError(f"cannot be read: {reason}", where=str(path), fix="give a run folder that is complete") from error
     if not isinstance(saved, DictConfig):
         raise UserError("holds no configuration", where=str(path), fix="give a run folder that is complete")
+    for name in sorted(set(_resolvers(OmegaConf.to_container(saved)))):
+        raise UserError(
+            f"asks for the resolver '{name}', which is not run from a saved file",
+            where=str(path),
+            fix=f"write the value; a saved file may ask for {', '.join(RESOLVERS)}",
+        )
     return saved
+
+
+def _resolvers(value: Any) -> Iterator[str]:
+    """The names of the resolvers that interpolations in a value ask for, beyond those that are allowed."""
+    if isinstance(value, (dict, list)):
+        for inner in [*value, *value.values()] if isinstance(value, dict) else value:
+            yield from _resolvers(inner)
+    elif isinstance(value, str):
+        for backslashes, name, end in _ASKS.findall(value):
+            # An odd number of backslashes makes it text. A name that is itself an interpolation could become anything.
+            if len(backslashes) % 2 == 0 and (end == "$" or (end == ":" and name.strip() not in RESOLVERS)):
+                yield name.strip() or "${...}"
 
 
 def _needs_resolving(value: Any) -> bool:
@@ -154,6 +179,7 @@ def _environment() -> Iterator[list[str]]:
 
     def env(name: str, *default: Any) -> Any:
         read.append(name)
+        note(name)
         return oc.env(name, *default)
 
     OmegaConf.register_new_resolver("oc.env", env, replace=True)
@@ -169,4 +195,5 @@ def _escape(value: Any) -> Any:
         return {key: _escape(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_escape(inner) for inner in value]
-    return value.replace("${", "\\${") if isinstance(value, str) else value
+    # Backslashes before it count too: an even number of them would be text, and the interpolation would stand.
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value

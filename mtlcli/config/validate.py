@@ -51,9 +51,10 @@ def check(values: dict[str, Any]) -> tuple[Config | None, list[Problem]]:
         try:
             config = adapter.validate_json(json.dumps(tolerated, default=str), strict=True)
         except ValidationError as error:
-            for entry in error.errors(include_url=False):
-                path = _without_tags(entry["loc"], tolerated)
-                problem = _say(entry, path, tolerated)
+            entries = [(entry, _without_tags(entry["loc"], tolerated)) for entry in error.errors(include_url=False)]
+            # Said before anything is taken out: what a key is called depends on its neighbours, for example a task's type.
+            said = [_say(entry, path, tolerated) for entry, path in entries]
+            for (entry, path), problem in zip(entries, said, strict=True):
                 if not refused or not any(is_inside(problem.where, known) for known in refused):
                     problems.append(problem)
                 _take_out(tolerated, path, entry["type"])

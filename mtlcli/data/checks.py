@@ -5,74 +5,120 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
 from mtlcli.data.table import Table
 from mtlcli.errors import Problem
 from mtlcli.registry import suggest
 from mtlcli.tasks.base import TaskType
+from mtlcli.tasks.checks import counted, shown
 
 
 def check_tables(tasks: Mapping[str, TaskType[Any]], tables: Mapping[str, Mapping[str, Table]]) -> tuple[list[Problem], list[str]]:
     """What is wrong with the tables ({task: {split: table}}), and what the user should hear of.
 
-    Problems stop the run: a missing column, an empty split, and what the task type finds in the rows. Notices do not:
-    repeated train rows, and rows of a validation split that also occur in train. A task whose train split has its
-    columns is prepared on it first, as its check needs what it learns there.
+    Problems stop the run: a missing column, an empty split, and what the task type finds in the rows. Warnings do not, as every
+    large data set has some: repeated rows, the same text with different labels, validation rows that also occur in train, classes
+    without a train row. A split that could not be read is not in `tables`; what is wrong with it has been said.
     """
-    problems: list[Problem] = []
-    notices: list[str] = []
+    shapes = {
+        name: {split: _check_shape(task, table, _is_labelled(task, split)) for split, table in tables[name].items()}
+        for name, task in tasks.items()
+    }
+    # All tasks learn from their train splits first: one may use the classes of another.
     for name, task in tasks.items():
-        splits = task.config.splits
-        labelled = {split: split == splits.train or split in splits.validation for split in tables[name]}
-        found = [problem for split, table in tables[name].items() for problem in _check_shape(name, task, table, labelled[split])]
+        train = task.config.splits.train or ""
+        task.prepare(None if shapes[name].get(train) else tables[name].get(train))
+    problems: list[Problem] = []
+    warnings: list[Problem] = []
+    for name, task in tasks.items():
+        found: list[Problem] = []
+        for split, table in tables[name].items():
+            found += shapes[name][split] or task.check(table, labelled=_is_labelled(task, split))
+        problems += [problem.of_task(name) for problem in found]
         if not found:
-            task.prepare(tables[name].get(splits.train or ""))
-            found = [problem for split, table in tables[name].items() for problem in task.check(table, labelled=labelled[split])]
-        if not found:
-            notices += _overlaps(name, task, tables[name])
-        problems += found
-    return problems, notices
+            warnings += [problem.of_task(name) for problem in _doubts(task, tables[name])]
+    return problems, [f"warning: {problem}" for problem in warnings]
 
 
-def _check_shape(name: str, task: TaskType[Any], table: Table, labelled: bool) -> list[Problem]:
+def _is_labelled(task: TaskType[Any], split: str) -> bool:
+    return split == task.config.splits.train or split in task.config.splits.validation
+
+
+def _check_shape(task: TaskType[Any], table: Table, labelled: bool) -> list[Problem]:
     """Missing columns and empty splits, which a task type's own check takes for granted."""
     if len(table) == 0:
-        return [Problem(f"task {name}: split '{table.split}' has no rows", table.origin, f"fill it, or take it out of tasks.{name}.splits")]
+        return [Problem(f"split '{table.split}' has no rows", table.origin, f"fill it, or take it out of tasks.{task.name}.splits")]
     there = table.rows.column_names
     keys = {column: key for key, column in vars(task.config.columns).items()}
     return [
         Problem(
-            f"task {name}: there is no column '{column}'",
+            f"there is no column '{column}'",
             table.origin,
-            f"{suggest(column, there)}; set tasks.{name}.columns.{keys[column]}" if column in keys else suggest(column, there),
+            f"{suggest(column, there)}; set tasks.{task.name}.columns.{keys[column]}" if column in keys else suggest(column, there),
         )
         for column in task.required_columns(labelled=labelled)
         if column not in there
     ]
 
 
-def _overlaps(name: str, task: TaskType[Any], tables: Mapping[str, Table]) -> list[str]:
-    """Notices on rows whose text was met before."""
+def _doubts(task: TaskType[Any], tables: Mapping[str, Table]) -> list[Problem]:
+    """What is strange about sound tables: classes without rows, and texts that occur more than once."""
     splits = task.config.splits
-    if splits.train not in tables:
+    train = tables.get(splits.train or "")
+    if train is None:
         return []
-    train = _texts(task, tables[splits.train])
-    known = set(train)
-    parts = []
-    if repeated := len(train) - len(known):
-        parts.append(f"{repeated} of {len(train)} {splits.train} rows {_be(repeated)} repeated")
-    for split in splits.validation:
-        if split in tables and split != splits.train:
-            rows = _texts(task, tables[split])
-            if shared := sum(row in known for row in rows):
-                parts.append(f"{shared} of {len(rows)} {split} rows also {'occurs' if shared == 1 else 'occur'} in {splits.train}")
-    return [f"{name}: {'; '.join(parts)}"] if parts else []
+    others = [tables[split] for split in splits.validation if split in tables and split != splits.train]
+    texts = _numbered_texts(task, [train, *others])
+    found = task.doubts(train)
+    for table, numbers in zip([train, *others], texts, strict=True):
+        found += _repeats(task, table, numbers, in_train=table is train)
+    for table, numbers in zip(others, texts[1:], strict=True):
+        known = _first_rows(texts[0], numbers)
+        if len(rows := np.flatnonzero(known >= 0)):
+            what = f"the text is in train too, in {len(rows):,} of {len(table):,} rows: here that of {train.where(known[rows[0]])}"
+            fix = f"delete the rows from one of the two: a score on texts of the train split says little (tasks.{task.name}.splits)"
+            found.append(counted(table, rows, what, fix))
+    return found
 
 
-def _be(count: int) -> str:
-    return "is" if count == 1 else "are"
+def _repeats(task: TaskType[Any], table: Table, texts: NDArray[np.int64], *, in_train: bool) -> list[Problem]:
+    """Rows with the text of an earlier row of their split: with another label, and in train those with the same label too."""
+    first = _first_rows(texts, texts)
+    again = first != np.arange(len(table))
+    targets = task.targets(table)
+    differs = np.zeros(len(table), bool) if targets is None else again & (targets != targets[first])
+    found = []
+    if len(rows := np.flatnonzero(differs)):
+        column = task.config.columns.label
+        other, this = (shown(table.rows.column(column)[int(row)].as_py()) for row in (first[rows[0]], rows[0]))
+        what = f"same text, other label, in {len(rows):,} of {len(table):,} rows: {this} here, {other} in {table.place(first[rows[0]])}"
+        fix = f"decide for one label, or delete the rows (column '{column}', tasks.{task.name}.columns.label)"
+        found.append(counted(table, rows, what, fix))
+    if in_train and len(rows := np.flatnonzero(again & ~differs)):
+        same = "same text" if targets is None else "same text and label"
+        what = f"{same} as an earlier row, in {len(rows):,} of {len(table):,} rows: here as in {table.place(first[rows[0]])}"
+        found.append(counted(table, rows, what, "delete them, unless these texts are meant to weigh more"))
+    return found
 
 
-def _texts(task: TaskType[Any], table: Table) -> list[tuple[Any, ...]]:
-    """The texts of each row: what the model reads, without label and id."""
+def _first_rows(texts: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each of the `wanted` texts the first row that has it among `texts`, -1 where none has: (wanted,)."""
+    rows = np.full(max(texts.max(initial=0), wanted.max(initial=0)) + 1, -1)
+    rows[texts[::-1]] = np.arange(len(texts))[::-1]
+    found: NDArray[np.int64] = rows[wanted]
+    return found
+
+
+def _numbered_texts(task: TaskType[Any], tables: list[Table]) -> list[NDArray[np.int64]]:
+    """A number for what the model reads of each row, without label and id; the same number for the same texts."""
     columns = [column for column in task.required_columns(labelled=False) if column != getattr(task.config.columns, "id", None)]
-    return list(zip(*(table.column(column) for column in columns), strict=True))
+    numbers = np.zeros(sum(map(len, tables)), np.int64)
+    for column in columns:
+        texts = pa.chunked_array([chunk for table in tables for chunk in table.rows.column(column).cast(pa.large_string()).chunks])
+        column_numbers = texts.combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+        pairs = numbers * (column_numbers.max(initial=0) + 1) + column_numbers
+        numbers = np.unique(pairs, return_inverse=True)[1]
+    return np.split(numbers, np.cumsum([len(table) for table in tables])[:-1])

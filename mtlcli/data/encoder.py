@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from mtlcli.data.features import Features
+from mtlcli.data.table import NAMED
 from mtlcli.errors import UserError
 
 CHUNK = 8192  # Texts that are encoded at once: an Encoding takes a few kilobytes, far more than the ids that are kept of it.
@@ -34,7 +35,10 @@ class TextEncoder:
         end_token: put after each text when the tokenizer itself marks no end (GPT-2, Llama), so that a pair has a
             border and the last token has seen everything.
         """
-        self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        try:
+            self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        except Exception as error:  # The library raises nothing more special.
+            raise ValueError(f"no tokenizer.json: {str(error)[:100]}") from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.uses_segments = uses_segments
@@ -112,10 +116,11 @@ class TextEncoder:
         starts: list[NDArray] = []
         ends: list[NDArray] = []
         spans: list[tuple[int, int, int]] = []  # row, context_start, context_end
-        cut = 0
+        cut: list[int] = []
         for row, (question, context) in enumerate(zip(questions, contexts, strict=True)):
             question_ids = question_tokens[question][0]
-            cut += len(question_ids) > max_question_length
+            if len(question_ids) > max_question_length:
+                cut.append(row)
             question_ids = question_ids[:max_question_length]
             context_ids, char_start, char_end = context_tokens[context]
             head = len(self._prefix) + len(question_ids) + len(self._middle)
@@ -138,7 +143,8 @@ class TextEncoder:
                 "char_start": np.concatenate(starts) if starts else np.zeros(0, np.int32),
                 "char_end": np.concatenate(ends) if ends else np.zeros(0, np.int32),
             },
-            notes={"questions cut": cut, "windows": len(columns) - len(questions)},
+            notes={"questions cut": len(cut), "windows": len(columns) - len(questions)},
+            noted={"questions cut": cut[:NAMED]},
         )
 
     def _tokens(self, texts: Iterable[str]) -> dict[str, tuple[NDArray, NDArray[np.int32], NDArray[np.int32]]]:

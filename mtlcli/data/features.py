@@ -26,6 +26,8 @@ class Features:
     """One value per token, aligned with `ids`, for example character offsets. Not given to the model."""
     notes: dict[str, int] = field(default_factory=dict)
     """What the user should hear of, counted: `truncated`, `questions cut`, ..."""
+    noted: dict[str, list[int]] = field(default_factory=dict)
+    """The first rows that a note counts."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

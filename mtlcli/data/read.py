@@ -7,14 +7,15 @@ import hashlib
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from mtlcli.data.table import Table
+from mtlcli.data.table import Table, others
 from mtlcli.errors import Problem, UserError
 from mtlcli.registry import suggest
 
@@ -84,6 +85,7 @@ def _parquet(path: Path) -> pa.Table:
         with pq.ParquetFile(path) as file:
             rows = file.read()
         rows.validate(full=True)
+        names = rows.column_names
     except (pa.ArrowException, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
@@ -91,7 +93,13 @@ def _parquet(path: Path) -> pa.Table:
             str(path),
             "download or write the file again; a csv, tsv or jsonl file needs its own extension",
         ) from error
+    if repeated := _repeated(names):
+        raise UserError(f"the file has a column twice: {', '.join(repeated)}", str(path), "rename one of them")
     return rows
+
+
+def _repeated(names: list[str]) -> list[str]:
+    return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
 def _decode(data: bytes, path: Path) -> str:
@@ -143,8 +151,13 @@ def _delimited(rows: Iterator[tuple[int, list[str]]], path: Path) -> tuple[dict[
     """Columns and line numbers of rows of fields whose first is the header."""
     header_line, header = next(rows)
     header = [name.strip() for name in header]
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated:
+    if len(header) == 1 and any(mark in header[0] for mark in ",;\t|"):
+        raise UserError(
+            f"the header is one column, {header[0]!r}: another separator is in use",
+            f"{path}, line {header_line}",
+            "save the file with commas as .csv, or with tabs as .tsv",
+        )
+    if repeated := _repeated(header):
         raise UserError(f"the header names a column twice: {', '.join(repeated)}", f"{path}, line {header_line}", "rename one of them")
     lines: list[int] = []
     values: list[list[str]] = []
@@ -157,27 +170,29 @@ def _delimited(rows: Iterator[tuple[int, list[str]]], path: Path) -> tuple[dict[
             values.append(fields)
     if wrong:
         line, count = wrong[0]
-        others = f" (and {len(wrong) - 1} more rows, next in line {wrong[1][0]})" if len(wrong) > 1 else ""
-        raise UserError(
-            f"the row has {count} fields, the header {len(header)}{others}",
-            f"{path}, line {line}",
-            "a separator inside a text needs quotes in csv, and cannot be written in tsv: use csv or jsonl",
-        )
+        more = others([line for line, _ in wrong], len(wrong))
+        fix = "a separator inside a text needs quotes in csv, and cannot be written in tsv: use csv or jsonl"
+        if count < len(header):
+            fix = "give every row all fields; an empty one needs its separator too"
+        what = f"the row has {count} field{'s' if count != 1 else ''}, the header {len(header)}{more}"
+        raise UserError(what, f"{path}, line {line}", fix)
     if not lines:
         raise UserError("the file has a header and no rows", str(path), "write rows into it, or name another file")
     return {name: _typed(list(column)) for name, column in zip(header, zip(*values, strict=True), strict=True)}, lines
 
 
 def _typed(values: list[str]) -> pa.Array:
-    """Integers if every non-empty value is one, else floats, else strings; empty is null."""
+    """Integers if every non-empty value is one, else floats, else strings; empty is null, and so is a column without any value."""
     filled = [value for value in values if value]
+    if not filled:
+        return pa.nulls(len(values))
 
     def convert(to: Callable[[str], Any]) -> list[Any]:
         return [to(value) if value else None for value in values]
 
-    if filled and all(INTEGER.fullmatch(value) for value in filled):
+    if all(INTEGER.fullmatch(value) for value in filled):
         return pa.array(convert(int), pa.int64())
-    if filled and all(NUMBER.fullmatch(value) for value in filled):
+    if all(NUMBER.fullmatch(value) for value in filled):
         return pa.array(convert(float), pa.float64())
     return pa.array(convert(str), pa.string())
 
@@ -186,40 +201,51 @@ def _jsonl(text: str, path: Path) -> tuple[dict[str, pa.Array], list[int]]:
     """Columns and line numbers of one object a line; a key that a line lacks is null there."""
     lines: list[int] = []
     objects: list[dict[str, Any]] = []
-    problems: list[Problem] = []
+    broken: list[tuple[int, str]] = []
+    no_objects: list[tuple[int, str]] = []
     for line, row in enumerate(text.split("\n"), start=1):
         if not row.strip():
             continue
         try:
             value = json.loads(row)
         except json.JSONDecodeError as error:
-            problems.append(
-                Problem(f"broken JSON at character {error.pos + 1}: {error.msg}", f"{path}, line {line}", "write one JSON object a line")
-            )
-            continue
-        if not isinstance(value, dict):
-            problems.append(Problem(f"a {type(value).__name__} is not an object", f"{path}, line {line}", 'write {"column": value, ...}'))
-            continue
-        lines.append(line)
-        objects.append(value)
+            broken.append((line, f"broken JSON at character {error.pos + 1}: {error.msg}"))
+        except RecursionError:
+            broken.append((line, "broken JSON: its brackets are nested too deeply"))
+        except ValueError as error:  # A number of thousands of digits.
+            broken.append((line, f"broken JSON: {error}"))
+        else:
+            if isinstance(value, dict):
+                lines.append(line)
+                objects.append(value)
+            else:
+                no_objects.append((line, f"{row.strip()[:40]} is not an object"))
+    problems = [
+        Problem(wrong[0][1] + others([line for line, _ in wrong], len(wrong)), f"{path}, line {wrong[0][0]}", fix)
+        for wrong, fix in ((broken, "write one JSON object a line"), (no_objects, 'write {"column": value, ...} in each line'))
+        if wrong
+    ]
+    if text.lstrip("\ufeff \n").startswith("[") and not objects:
+        problems = [Problem("the file is a JSON list", str(path), "write its objects one a line, without commas between the lines")]
     if problems:
-        more = [Problem(f"{len(problems) - 3} more lines are broken", str(path))] if len(problems) > 3 else []
-        raise UserError(problems[:3] + more)
+        raise UserError(problems)
     names = list(dict.fromkeys(name for row in objects for name in row))
     if not names:
         raise UserError("the objects have no keys", str(path), "write one object of column names and values a line")
-    return {name: _json_column(name, [row.get(name) for row in objects], lines, path) for name in names}, lines
+    columns: dict[str, pa.Array] = {}
+    for name in names:
+        values = [row.get(name) for row in objects]
+        try:
+            columns[name] = pa.array(values)
+        except (ValueError, TypeError, OverflowError):
+            problems.append(_odd_value(name, values, lines, path))
+    if problems:
+        raise UserError(problems)
+    return columns, lines
 
 
-def _json_column(name: str, values: list[Any], lines: list[int], path: Path) -> pa.Array:
-    try:
-        return pa.array(values)
-    except (ValueError, TypeError, OverflowError) as error:
-        _blame(name, values, lines, path, error)
-
-
-def _blame(name: str, values: list[Any], lines: list[int], path: Path, error: Exception) -> NoReturn:
-    """Find the first line whose value does not go with those before it, and say so."""
+def _odd_value(name: str, values: list[Any], lines: list[int], path: Path) -> Problem:
+    """The first line whose value does not go with those before it."""
     good, bad = 0, len(values)
     while bad - good > 1:
         middle = (good + bad) // 2
@@ -229,8 +255,8 @@ def _blame(name: str, values: list[Any], lines: list[int], path: Path, error: Ex
         except (ValueError, TypeError, OverflowError):
             bad = middle
     shown = json.dumps(values[bad - 1])
-    raise UserError(
+    return Problem(
         f"column '{name}': the value {shown[:60]} does not have the type of the lines before it",
         f"{path}, line {lines[bad - 1]}",
         "give every line a value of the same type, or null",
-    ) from error
+    )

@@ -38,7 +38,10 @@ class DataSource:
         """The rows of one split, cut to `data.max_train_rows` or `data.max_eval_rows`. Raises UserError when it cannot be read."""
         config = self._tasks[task]
         reader = {"hub": self._read_hub, "local": self._read_local, "sample": self._read_sample}[self.kind]
-        table = reader(task, config, split)
+        try:
+            table = reader(task, config, split)
+        except UserError as error:
+            raise UserError(problem.of_task(task) for problem in error.problems) from error
         rows = self._data.max_train_rows if split == config.splits.train else self._data.max_eval_rows
         return table if rows is None else table.head(rows)
 
@@ -72,10 +75,10 @@ class DataSource:
             return found[0]
         looked_for = str(folder / split) + "." + "|".join(EXTENSIONS)
         if not folder.is_dir():
-            raise UserError(f"task {task}: the folder {folder} does not exist", looked_for, "check data.root; it holds one folder a task")
+            raise UserError(f"the folder {folder} does not exist", looked_for, "check data.root; it holds one folder a task")
         splits = {path.stem for path in folder.iterdir() if path.suffix.removeprefix(".") in EXTENSIONS}
         there = f"in this folder: {suggest(split, splits)}; set tasks.{task}.splits" if splits else "the folder holds no such file at all"
-        raise UserError(f"task {task}: there is no split '{split}'", looked_for, there)
+        raise UserError(f"there is no split '{split}'", looked_for, there)
 
     def _read_hub(self, task: str, config: Task, split: str) -> Table:
         source = config.source

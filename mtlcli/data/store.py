@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 from dataclasses import asdict
@@ -18,11 +19,14 @@ from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.features import Features
 from mtlcli.data.read import rows_fingerprint
 from mtlcli.data.table import Table
+from mtlcli.disk import reason, writing
 from mtlcli.errors import RunWarning, UserError
 from mtlcli.tasks.base import TaskType
 
-FORMAT = 1
+FORMAT = 2
 """Raise it whenever the files, or what a task type's `encode` gives for the same input, change."""
+
+FIX = "make room or the place writable, or give data.cache_dir=FOLDER"
 
 NOT_ENCODED = ("source", "splits", "head", "metrics", "weight", "batch_size", "lr_factor", "dropout") + (
     "max_answer_length",
@@ -30,6 +34,9 @@ NOT_ENCODED = ("source", "splits", "head", "metrics", "weight", "batch_size", "l
     "no_answer_threshold",
 )
 """Task settings that have no say in the features. A setting that is not named here, for example the label set, does."""
+
+
+_ARRAY = re.compile(r"ids|offsets|segments|(column|token)\.\w+")
 
 
 def default_cache() -> Path:
@@ -54,9 +61,7 @@ def open_features(table: Table, task: TaskType[Any], encoder: TextEncoder, cache
                 if features is None:
                     features = _build(folder, table, task, encoder)
     except OSError as error:
-        raise UserError(
-            f"the encoded rows cannot be stored: {error}", str(folder.parent), "free some space, or give data.cache_dir=FOLDER"
-        ) from error
+        raise UserError(f"the store of encoded rows cannot be used: {reason(error, folder)}", str(folder.parent), FIX) from error
     return features
 
 
@@ -95,34 +100,53 @@ def _save(features: Features, folder: Path) -> None:
     """Write an entry beside its place and move it there, so that what is in place is always complete."""
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)  # Left by a process that was killed; the lock is ours.
-    partial.mkdir()
-    sizes = {}
-    for name, values in _arrays(features).items():
-        path = partial / f"{name}.npy"
-        with path.open("wb") as file:
-            np.save(file, values, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        sizes[name] = path.stat().st_size
-    (partial / "meta.json").write_text(json.dumps({"format": FORMAT, "sizes": sizes, "notes": features.notes}), encoding="utf-8")
-    partial.rename(folder)
+    arrays = _arrays(features)
+    needed = sum(values.nbytes for values in arrays.values())
+    try:
+        with writing("the encoded rows", folder.parent, "or give data.cache_dir=FOLDER", needed=needed, kind=UserError):
+            partial.mkdir()
+            sizes = {}
+            for name, values in arrays.items():
+                path = partial / f"{name}.npy"
+                with path.open("wb") as file:
+                    np.save(file, values, allow_pickle=False)
+                    file.flush()
+                    os.fsync(file.fileno())
+                sizes[name] = path.stat().st_size
+            meta = {"format": FORMAT, "sizes": sizes, "notes": features.notes, "noted": features.noted}
+            (partial / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+            partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def _load(folder: Path) -> Features | None:
     """The features of an entry, or None when it is missing or damaged."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        if any((folder / f"{name}.npy").stat().st_size != size for name, size in meta["sizes"].items()):
+        sizes, notes = dict(meta["sizes"]), {name: int(count) for name, count in meta["notes"].items()}
+        if any(not _ARRAY.fullmatch(name) or (folder / f"{name}.npy").stat().st_size != size for name, size in sizes.items()):
             return None
-        # Plain arrays on top of the maps: indexing numpy's memmap class itself costs several times more.
-        arrays = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in meta["sizes"]}
-    except (FileNotFoundError, ValueError, KeyError):
+        # Plain arrays on top of the maps: indexing numpy's memmap class itself costs several times more. Only arrays can be
+        # mapped: neither pickled objects nor an archive are read.
+        arrays = {name: np.asarray(np.lib.format.open_memmap(folder / f"{name}.npy", mode="r")) for name in sizes}
+        if {array.dtype.kind for array in arrays.values()} - set("iufb"):
+            return None
+        noted = {name: [int(row) for row in rows] for name, rows in meta["noted"].items()}
+        features = _features(arrays, notes, noted)
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
+    return features
+
+
+def _features(arrays: dict[str, np.ndarray], notes: dict[str, int], noted: dict[str, list[int]]) -> Features:
     return Features(
         ids=arrays["ids"],
         offsets=arrays["offsets"],
         segments=arrays["segments"],
         columns={name.removeprefix("column."): values for name, values in arrays.items() if name.startswith("column.")},
         token_columns={name.removeprefix("token."): values for name, values in arrays.items() if name.startswith("token.")},
-        notes=meta["notes"],
+        notes=notes,
+        noted=noted,
     )

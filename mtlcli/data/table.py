@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
+
+NAMED = 5
+"""Rows with the same fault that are named to the user; beyond them there is a count."""
+
+
+def others(numbers: Sequence[int], count: int, kind: str = "line") -> str:
+    """`` (and 7 more: lines 5, 7, 8, 9, ...)``: after the first of `count` rows with the same fault, the others.
+
+    numbers: the first of them, NAMED or more if there are so many.
+    """
+    if count < 2:
+        return ""
+    listed = ", ".join(map(str, numbers[1:NAMED])) + (", ..." if count > NAMED else "")
+    return f" (and {count - 1:,} more: {kind}{'s' if count > 2 else ''} {listed})"
 
 
 @dataclass
@@ -30,7 +47,25 @@ class Table:
 
     def where(self, row: int) -> str:
         """How a row (counted from 0) is named to the user: `file, line 12`, or `file, row 11` counted from 1."""
-        return f"{self.origin}, line {self.lines[row]}" if self.lines is not None else f"{self.origin}, row {row + 1}"
+        return f"{self.origin}, {self.place(row)}"
+
+    def place(self, row: int) -> str:
+        """How a row (counted from 0) is named to the user beside its file: `line 12` or `row 11`."""
+        return f"{self._kind} {self._number(row)}"
+
+    def others(self, rows: Sequence[int] | NDArray[np.int64], count: int | None = None) -> str:
+        """What follows the name of the first of `rows`, which share a fault: how many more there are, and which.
+
+        count: of how many rows these are the first.
+        """
+        return others([self._number(int(row)) for row in rows[:NAMED]], len(rows) if count is None else count, self._kind)
+
+    @property
+    def _kind(self) -> str:
+        return "row" if self.lines is None else "line"
+
+    def _number(self, row: int) -> int:
+        return row + 1 if self.lines is None else self.lines[row]
 
     def head(self, rows: int) -> Table:
         """The first `rows` rows."""

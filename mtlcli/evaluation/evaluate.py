@@ -77,8 +77,12 @@ def outputs_of(
     count = int(features.offsets[-1]) if task.token_outputs else len(features)
     arrays: dict[str, torch.Tensor] = {}
     visits = torch.zeros(len(features), dtype=torch.int32, device=ranks.device)
-    for indices in evaluation_batches(features.lengths, batch_size=batch_size)[ranks.rank :: ranks.world]:
+    batches = evaluation_batches(features.lengths, batch_size=batch_size)
+    for first in range(0, len(batches), ranks.world):
         on_batch()
+        if first + ranks.rank >= len(batches):
+            continue
+        indices = batches[first + ranks.rank]
         batch = collate(features, indices, pad_id=pad_id, uses_segments=uses_segments, denominator=1.0).to(ranks.device)
         with torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16):
             outputs = model.outputs(name, batch)
@@ -134,7 +138,7 @@ def evaluate(
 
     The first split of a task gives its main score; metrics of further splits carry the split's name, `accuracy/validation_mismatched`.
     Predictions and metrics are computed on the first rank and the numbers are shared; the scores are empty on the others.
-    `on_split` is called on every rank alike, `on_batch` before each of a rank's own batches.
+    `on_split` and `on_batch` are called on every rank alike, the latter also where a rank has no batch left.
     """
     results: dict[str, Any] = {"tasks": {}, "average": None}
     scores: dict[str, dict[str, Scores]] = {}

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
+from transformers.utils.hub import cached_file
 from transformers.utils.logging import disable_progress_bar
 
 from mtlcli.config.run import Model
 from mtlcli.data.batches import Batch
 from mtlcli.errors import UserError
-from mtlcli.models.files import BackboneFiles
+from mtlcli.models.files import BackboneFiles, locate, own_architecture
 from mtlcli.tasks.base import Encoded
 
 
@@ -124,21 +129,38 @@ def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = T
     """
     # A bar for every load would tear the run's own view.
     disable_progress_bar()
-    fields = dict(files.architecture)
-    config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+    fields = own_architecture(files.architecture)
     options = {} if model.attention == "auto" else {"attn_implementation": model.attention}
     missing: set[str] = set()
-    if files.location is None or not load_weights:
-        network = AutoModel.from_config(config, dtype=torch.float32, **options)
-        missing = {"pooler"}
-    else:
+    try:
+        config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+        if files.location is None or not load_weights:
+            network = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False, **options)
+            missing = {"pooler"}
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        where = f"model.name={model.name}" if model.name else "model"
+        raise UserError(f"the architecture cannot be built: {_first_line(error)}", where=where) from error
+    if files.location is not None and load_weights:
+        assert model.name is not None
+        # What the run folder keeps is where the weights were found; what counts is what the config asks for.
+        location = locate(model.name)
         try:
+            _check_shards(location)
             network, info = AutoModel.from_pretrained(
-                files.location, config=config, dtype=torch.float32, output_loading_info=True, **options
+                location,
+                config=config,
+                dtype=torch.float32,
+                output_loading_info=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                **options,
             )
-        except (OSError, ValueError) as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(f"the weights cannot be loaded: {first}", where=f"model.name={model.name}") from error
+        except (OSError, ValueError, SafetensorError) as error:
+            raise UserError(
+                f"the weights cannot be loaded: {_first_line(error)}",
+                where=f"model.name={model.name}",
+                fix="the model must have model.safetensors: pickled weights (pytorch_model.bin) can run code, so they are never read",
+            ) from error
         missing = {key.split(".")[0] for key in info["missing_keys"]}
     if config.is_encoder_decoder:
         network = network.get_encoder()
@@ -149,6 +171,28 @@ def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = T
     elif pooling == "pooler" and not has_pooler:
         raise UserError(f"{config.model_type} has no pooler", where="model.pooling=pooler", fix="choices: auto, cls, mean, last")
     return Backbone(network, pooling)
+
+
+def _first_line(error: Exception) -> str:
+    # The library lists hundreds of names.
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _check_shards(location: str) -> None:
+    """Raise ValueError when weights in several files name one that is no safetensors file beside them: the library would unpickle it."""
+    index = cached_file(
+        location,
+        SAFE_WEIGHTS_INDEX_NAME,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    if index is None:
+        return
+    names = json.loads(Path(index).read_text(encoding="utf-8")).get("weight_map", {}).values()
+    bad = [name for name in names if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors")]
+    if bad:
+        raise ValueError(f"{SAFE_WEIGHTS_INDEX_NAME} names {str(bad[0])[:80]!r}, which is no safetensors file beside it")
 
 
 def _fitting_pooling(config: Any, *, has_trained_pooler: bool) -> str:

@@ -13,9 +13,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mtlcli.config.environment import hide
 from mtlcli.config.run import Model
 from mtlcli.data.encoder import TextEncoder, build_tokenizer
 from mtlcli.errors import UserError
+
+FOREIGN = ("auto_map", "attn_implementation", "_attn_implementation", "experts_implementation", "transformers_weights", "_name_or_path")
+"""What a transformers configuration may hold beside the architecture: code of others to import or download, and places to load from."""
+WORD_EMBEDDINGS = ("word_embeddings.weight", "embed_tokens.weight", "tok_embeddings.weight", "wte.weight", "shared.weight")
+"""How the families of models call the table of their vocabulary."""
 
 
 @dataclass
@@ -45,17 +51,48 @@ class BackboneFiles:
         """Write `backbone.json` and `tokenizer.json`."""
         folder.mkdir(parents=True, exist_ok=True)
         fields = asdict(self)
+        if self.location is not None:
+            fields["location"] = hide(self.location)
         (folder / "tokenizer.json").write_text(fields.pop("tokenizer"), encoding="utf-8")
         (folder / "backbone.json").write_text(json.dumps(fields, indent=2), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> BackboneFiles:
-        """Read what `save` wrote. Raises UserError when it is not there."""
+        """Read what `save` wrote. Raises UserError when it is not there, or something else is."""
         for name in ("backbone.json", "tokenizer.json"):
             if not (folder / name).is_file():
                 raise UserError(f"no file {name}", where=str(folder), fix="the run folder is not complete: copy it as a whole")
-        fields = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))
-        return cls(tokenizer=(folder / "tokenizer.json").read_text(encoding="utf-8"), **fields)
+        try:
+            fields = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))
+            files = cls(tokenizer=(folder / "tokenizer.json").read_text(encoding="utf-8"), **fields)
+            kinds = {
+                "location": str | None,
+                "architecture": dict,
+                "uses_segments": bool,
+                "model_max_length": int | None,
+                "end_token": str | None,
+            }
+            wrong = [name for name, kind in kinds.items() if not isinstance(fields[name], kind)]
+            if wrong:
+                raise ValueError(f"{wrong[0]} is {str(fields[wrong[0]])[:40]!r}")
+            files.architecture = own_architecture(files.architecture)
+            files.encoder()
+        except (ValueError, TypeError, RecursionError) as error:
+            raise UserError(f"is not what a run has saved: {error}", where=str(folder), fix="bring back the run's own files") from error
+        return files
+
+
+def own_architecture(fields: dict[str, Any]) -> dict[str, Any]:
+    """A transformers configuration without what leads elsewhere, at any depth. Raises ValueError when it names no model type."""
+
+    def own(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: own(inner) for key, inner in value.items() if key not in FOREIGN}
+        return [own(inner) for inner in value] if isinstance(value, list) else value
+
+    if not isinstance(fields.get("model_type"), str):
+        raise ValueError("the architecture has no model_type")
+    return dict(own(fields))
 
 
 def find_backbone(model: Model, texts: Callable[[], list[str]]) -> BackboneFiles:
@@ -105,8 +142,8 @@ def _pretrained(model: Model) -> BackboneFiles:
         raise UserError("no model is named", where="model.name", fix="give a folder or a hub name: model.name=FacebookAI/roberta-base")
     location = locate(model.name)
     try:
-        config = AutoConfig.from_pretrained(location)
-        tokenizer = AutoTokenizer.from_pretrained(location)
+        config = AutoConfig.from_pretrained(location, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
     except (OSError, ValueError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
@@ -120,13 +157,17 @@ def _pretrained(model: Model) -> BackboneFiles:
             where=f"model.name={model.name}",
             fix="choose a model that ships tokenizer.json",
         )
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    _check_vocabulary(model, tokenizer.get_vocab(), rows)
+    if Path(location).is_dir():
+        _check_weights(model, Path(location), rows)
     for name in _dropout_fields(config) if model.dropout is not None else ():
         setattr(config, name, model.dropout)
     lengths = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or 10**9]
     longest = min(lengths)
     return BackboneFiles(
         location=location,
-        architecture=json.loads(config.to_json_string(use_diff=False)),
+        architecture=own_architecture(json.loads(config.to_json_string(use_diff=False))),
         tokenizer=tokenizer.backend_tokenizer.to_str(),
         uses_segments=getattr(config, "type_vocab_size", 0) > 1,
         # The library says "no bound" with a huge number.
@@ -135,13 +176,52 @@ def _pretrained(model: Model) -> BackboneFiles:
     )
 
 
+def _check_vocabulary(model: Model, vocabulary: dict[str, int], rows: int | None) -> None:
+    """Every token of the tokenizer needs its row of the model's embeddings."""
+    beyond = {number: token for token, number in vocabulary.items() if rows is not None and number >= rows}
+    if beyond:
+        raise UserError(
+            f"the tokenizer does not belong to the model: it has {max(beyond) + 1:,} tokens, the model embeds {rows:,} "
+            f"(the first without embedding is {min(beyond)}, '{beyond[min(beyond)]}')",
+            where=f"model.name={model.name}",
+            fix="take config.json, the weights and tokenizer.json from the same model",
+        )
+
+
+def _check_weights(model: Model, folder: Path, rows: int | None) -> None:
+    """Look at the headers of a folder's weights, so that what cannot be loaded is said before a run exists."""
+    from safetensors import SafetensorError, safe_open
+
+    where = f"model.name={model.name}"
+    files = sorted(folder.glob("*.safetensors"))
+    if not files and not (folder / "model.safetensors.index.json").exists():
+        fix = "copy model.safetensors into it: pickled weights (pytorch_model.bin) can run code, so they are never read"
+        raise UserError("the folder has no weights (looked for *.safetensors)", where, fix)
+    for file in files:
+        try:
+            with safe_open(file, framework="numpy") as tensors:
+                for name in tensors.keys():  # noqa: SIM118
+                    # A decoder can have a vocabulary of its own, and is not used.
+                    embeds = name.endswith(WORD_EMBEDDINGS) and "decoder" not in name
+                    found = tensors.get_slice(name).get_shape()[0] if embeds else rows
+                    if rows is not None and found != rows:
+                        raise UserError(
+                            f"the weights do not belong to config.json: {name} embeds {found:,} tokens, vocab_size is {rows:,}",
+                            where,
+                            "take config.json, the weights and tokenizer.json from the same model",
+                        )
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"the weights cannot be read: {error}", str(file), "copy or download the file again") from error
+
+
 def locate(name: str) -> str:
     """The folder or hub name that `model.name` means. `package:NAME/FOLDER` is a folder inside an installed package."""
     if not name.startswith("package:"):
         path = Path(name).expanduser()
         return str(path) if path.is_dir() else name
     package, _, folder = name.removeprefix("package:").partition("/")
-    found = find_spec(package)
+    # Of a name with dots, Python would import all but the last part to find it.
+    found = find_spec(package) if package.isidentifier() else None
     if found is None or not found.submodule_search_locations:
         raise UserError(
             f"the package {package} is not installed",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.console import Group, RenderableType
@@ -17,7 +18,9 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mtlcli.errors import RunWarning
+from mtlcli.config.environment import hide
+from mtlcli.disk import append, writing
+from mtlcli.errors import RunError, RunWarning
 
 PLAIN_SECONDS = 5.0
 """Time between two plain progress lines."""
@@ -33,12 +36,12 @@ class Console:
     """The voice of a run. On other ranks than the first it is silent."""
 
     def __init__(self, mode: str, log: Path | None, *, silent: bool = False) -> None:
-        self._terminal = RichConsole(quiet=silent, highlight=False)
+        # Messages quote the user's data and paths: brackets and colons in them are no markup.
+        self._terminal = RichConsole(quiet=silent, highlight=False, markup=False, emoji=False)
         if not self._terminal.is_terminal:
             # Nobody's window: rich would fold tables to 80 columns.
             self._terminal.width = WIDTH
-        self._file: TextIO | None = log.open("a", encoding="utf-8") if log is not None and not silent else None
-        self._log = RichConsole(file=self._file, width=WIDTH, no_color=True, highlight=False) if self._file else None
+        self._file = None if silent else log
         self._live_wanted = not silent and (mode == "live" or (mode == "auto" and self._terminal.is_terminal))
         self._silent = silent
         self._live: Live | None = None
@@ -52,14 +55,31 @@ class Console:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
-        if self._file is not None:
-            self._file.close()
 
     def say(self, message: RenderableType) -> None:
-        """A message for the user, on the terminal and in log.txt."""
-        for console in (self._terminal, self._log):
-            if console is not None:
-                console.print(message, soft_wrap=isinstance(message, str))
+        """A message for the user, on the terminal and in log.txt. Raises RunError when one of them cannot be written."""
+        self._show(message)
+        self._record(message)
+
+    def _show(self, message: RenderableType) -> None:
+        try:
+            self._terminal.print(message, soft_wrap=isinstance(message, str))
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # Output that goes into a file, on a disk that nobody here knows.
+            what = f"the output cannot be written: {error.strerror}"
+            raise RunError(what, where="standard output", fix="make room where it goes, or send it elsewhere, then resume") from error
+
+    def _record(self, message: RenderableType) -> None:
+        if self._file is not None:
+            text = io.StringIO()
+            RichConsole(file=text, width=WIDTH, no_color=True, highlight=False, markup=False, emoji=False).print(
+                hide(message) if isinstance(message, str) else message, soft_wrap=isinstance(message, str)
+            )
+            # Opened for every message: what is left in a buffer would fail once more on the way out, and hide the first failure.
+            with writing("the log", self._file, f"then go on: mtl train resume={self._file.parent}"):
+                append(self._file, text.getvalue())
 
     @contextmanager
     def hearing_warnings(self) -> Iterator[None]:
@@ -79,7 +99,13 @@ class Console:
 
     def panel(self, title: str, lines: list[str]) -> None:
         """Several lines with a frame around them."""
-        self.say(Panel("\n".join(lines), title=title, title_align="left", expand=False))
+
+        def framed(text: str) -> Panel:
+            return Panel(text, title=title, title_align="left", expand=False)
+
+        text = "\n".join(lines)
+        self._show(framed(text))
+        self._record(framed(hide(text)))
 
     def start(self, tasks: list[str], step: int, steps: int) -> None:
         """Training begins: `step` of `steps` are done."""
@@ -130,9 +156,8 @@ class Console:
             f"{row['examples_per_s']:.0f} examples/s  {int(left // 60)}:{int(left % 60):02d} left"
         )
         if self._live is None:
-            self._terminal.print(line, soft_wrap=True)
-        if self._log is not None:
-            self._log.print(line, soft_wrap=True)
+            self._show(line)
+        self._record(line)
 
     def evaluating(self, task: str, split: str) -> None:
         """A split is being evaluated."""

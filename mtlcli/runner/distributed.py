@@ -33,8 +33,6 @@ class Ranks:
     """Number of processes."""
     device: torch.device
     """The device of this process."""
-    launched: bool = False
-    """Whether our own launcher started this process and passes signals on."""
 
     @property
     def first(self) -> bool:
@@ -119,32 +117,38 @@ class Ranks:
             offset += parameter.numel()
 
 
-def choose_device(runner: Runner, local_rank: int) -> torch.device:
-    """The device of a rank. Raises UserError when `runner.device` or `runner.devices` asks for more than there is."""
+def choose_device(runner: Runner, local_rank: int, wanted: int) -> torch.device:
+    """The device of a rank, of `wanted` ranks on this machine. Raises UserError when `runner.device` or they ask for more than there is."""
     cuda = torch.cuda.is_available()
     if runner.device == "cuda" and not cuda:
         raise UserError("no CUDA device is available", where="runner.device=cuda", fix="type runner.device=cpu, or check the driver")
     if runner.device == "cpu" or not cuda:
         return torch.device("cpu")
-    if max(runner.devices, local_rank + 1) > torch.cuda.device_count():
+    if wanted > torch.cuda.device_count():
         raise UserError(
-            f"{max(runner.devices, local_rank + 1)} devices are asked for, {torch.cuda.device_count()} are here",
+            f"{wanted} devices are asked for, {torch.cuda.device_count()} are here",
             where="runner.devices",
             fix=f"type runner.devices={torch.cuda.device_count()} or runner.device=cpu",
         )
     return torch.device("cuda", local_rank)
 
 
+def lost_neighbour(error: Exception) -> bool:
+    """Whether an error only says that another rank is gone or does not answer: the fault is there."""
+    return isinstance(error, dist.DistError) or "gloo/" in str(error)
+
+
 @contextmanager
-def connect(runner: Runner, *, launched: bool = False) -> Iterator[Ranks]:
-    """Join the process group if this process is one of several ranks, and leave it at the end. `launched`: by our own launcher."""
+def connect(runner: Runner) -> Iterator[Ranks]:
+    """Join the process group if this process is one of several ranks, and leave it at the end."""
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    device = choose_device(runner, local_rank)
+    # Where others have launched the ranks, maybe on several machines, runner.devices counts them all.
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    device = choose_device(runner, local_rank, max(local_world, local_rank + 1) if world > 1 else runner.devices)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if runner.threads is not None:
         torch.set_num_threads(runner.threads)
     elif "OMP_NUM_THREADS" not in os.environ:
@@ -161,6 +165,6 @@ def connect(runner: Runner, *, launched: bool = False) -> Iterator[Ranks]:
     _connections += 1
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=world, timeout=timeout)
     try:
-        yield Ranks(rank, world, device, launched)
+        yield Ranks(rank, world, device)
     finally:
         dist.destroy_process_group()

@@ -7,6 +7,8 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,15 +17,18 @@ from typing import Any
 import mtlcli
 from mtlcli import checkpoint
 from mtlcli.config import Config
+from mtlcli.config.environment import hide
 from mtlcli.config.snapshot import save_config
-from mtlcli.errors import UserError
+from mtlcli.disk import append, write_whole, writing
+from mtlcli.errors import RunError, UserError
+from mtlcli.models.files import BackboneFiles
 from mtlcli.runner.owner import NAME, Owner
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "hydra-core", "omegaconf", "numpy", "safetensors", "scikit-learn", "scipy")
 
 
 class RunFolder:
-    """Paths and writers of a run folder. Only rank 0 writes."""
+    """Paths and writers of a run folder. Only rank 0 writes. Every writer raises RunError when the disk does not take it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -31,32 +36,65 @@ class RunFolder:
         self.backbone = path / "backbone"
         self.log = path / "log.txt"
         self.owner = Owner(path)
+        self._new = False
 
     def create(self, *, restart: bool = False) -> None:
         """Make the folder and own it. `restart`: take one in which a run ended before its first checkpoint.
 
         Raises UserError when it is used already or cannot be made.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.owner.take()
-        except OSError as error:
-            raise UserError(f"the folder cannot be made: {error.strerror}", where=str(self.path), fix="type another run_dir=") from error
-        used = [path.name for path in self.path.iterdir() if path.name != NAME]
-        if restart and "status.json" in used:
-            (self.path / "metrics.jsonl").unlink(missing_ok=True)
+        self._new = not self.path.exists()
+        with writing("the run folder", self.path, "or give another run_dir=", kind=UserError):
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                if restart:
+                    checkpoint.refuse_links(self.path)
+                used = [path.name for path in self.path.iterdir()]
+                # A folder of something else gets no lock: nothing is left in it.
+                if not used or NAME in used or (restart and "status.json" in used):
+                    self.owner.take()
+                    # status.json is the first file of a run: one that was killed before it was in place has left no more than these two.
+                    used = [path.name for path in self.path.iterdir() if path.name not in (NAME, ".status.json.tmp")]
+            except OSError:
+                self.discard()
+                raise
+        self._new = not used
+        if restart and "status.json" in used and not checkpoint.folders(self.checkpoints):
+            for name in ("metrics.jsonl", "results.json"):
+                (self.path / name).unlink(missing_ok=True)
+            checkpoint.clean(self.checkpoints)
         elif used:
+            self.owner.release()
             resume = f"type resume={self.path} to go on with its run, or " if "config.yaml" in used else ""
             raise UserError("the run folder is not empty", where=str(self.path), fix=f"{resume}type another run_dir=")
 
     def reopen(self) -> None:
-        """Own a folder that a run was made in. Raises UserError when another process does."""
-        self.owner.take()
-        checkpoint.clean(self.checkpoints)
+        """Own a folder that a run was made in. Raises UserError when another process does, or it cannot be written."""
+        with writing("the run folder", self.path, "then resume", kind=UserError):
+            self.owner.take()
+            checkpoint.clean(self.checkpoints)
+
+    def discard(self) -> None:
+        """Take back what `create` has made and all that came into it: the run has not begun, and the name stays free."""
+        self.owner.release()
+        if self._new:
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def again(self) -> str:
+        """How a run that has failed here is gone on with."""
+        if checkpoint.folders(self.checkpoints):
+            return f"then go on: mtl train resume={self.path}"
+        return f"then start again in the same folder: run_dir={self.path} resume=auto"
 
     def write_config(self, config: Config) -> None:
         """config.yaml: the full resolved config."""
-        save_config(config, self.path / "config.yaml")
+        with self._writing("config.yaml"):
+            save_config(config, self.path / "config.yaml")
+
+    def write_backbone(self, files: BackboneFiles) -> None:
+        """backbone/: architecture and tokenizer."""
+        with self._writing("backbone"):
+            files.save(self.backbone)
 
     def write_environment(self, *, command: list[str], data: dict[str, Any], seed: int) -> None:
         """environment.json: what the run was made with."""
@@ -77,16 +115,23 @@ class RunFolder:
                     "processor": platform.processor() or platform.machine(),
                     "cores": os.cpu_count(),
                 },
-                "data": data,
+                "data": data | {"reason": hide(data["reason"]), "fingerprints": hidden_keys(data["fingerprints"])},
                 "seed": seed,
-                "command": command,
+                "command": [hide(word) for word in command],
                 "started": _now(),
             },
         )
 
     def write_status(self, status: str, **more: Any) -> None:
         """status.json: running, finished, failed or interrupted, with the reason."""
-        self._write("status.json", {"status": status, "time": _now(), "pid": os.getpid(), **more})
+        more = {name: hide(value) if isinstance(value, str) else value for name, value in more.items()}
+        content = {"status": status, "time": _now(), "pid": os.getpid(), **more}
+        try:
+            self._write("status.json", content)
+        except RunError:
+            # A disk without any room still takes new bytes in a block that the file has: a dead run shall not say that it runs.
+            if not _overwrite(self.path / "status.json", _json(content)):
+                raise
 
     def write_results(self, results: dict[str, Any]) -> None:
         """results.json, format 1."""
@@ -95,23 +140,32 @@ class RunFolder:
     def cut_metrics(self, step: int) -> None:
         """Leave the rows of metrics.jsonl up to a step: those after it will be written again."""
         file = self.path / "metrics.jsonl"
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        # A row that a kill has torn is no JSON, and can only be the last.
-        whole = [line for line in lines if line.endswith("}")]
-        kept = [line for line in whole if json.loads(line)["step"] <= step]
-        self._write_text("metrics.jsonl", "".join(f"{line}\n" for line in kept))
+        with self._writing(file.name):
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if file.exists() else []
+        # A row that a kill or a full disk has torn can only be the last, and has no end of line.
+        whole = [line for line in lines if line.endswith("\n")]
+        try:
+            kept = [line for line in whole if json.loads(line)["step"] <= step]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError("holds a row that no run has written", where=str(file), fix="move the file away: the run goes on") from error
+        with self._writing(file.name):
+            write_whole(file, "".join(kept))
 
     def note_resumed(self, step: int, command: list[str], changes: list[str]) -> None:
         """Add to environment.json from where, when and how the run went on."""
         environment = self.environment()
-        entry = {"step": step, "command": command, "changes": changes, "host": platform.node(), "time": _now()}
+        words, told = [hide(word) for word in command], [hide(change) for change in changes]
+        entry = {"step": step, "command": words, "changes": told, "host": platform.node(), "time": _now()}
         self._write("environment.json", environment | {"resumed": [*environment.get("resumed", []), entry]})
 
     def environment(self) -> dict[str, Any]:
         """environment.json. Raises UserError when it cannot be read."""
         try:
             content: dict[str, Any] = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            data = content["data"]
+            if not isinstance(data["source"], str) or not isinstance(data["fingerprints"], dict):
+                raise ValueError("no fingerprints of the data")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"cannot be read: {error}", str(self.path / "environment.json"), "give a run folder that is complete"
             ) from error
@@ -119,17 +173,38 @@ class RunFolder:
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """One more object in metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row) + "\n")
+        with self._writing("metrics.jsonl"):
+            append(self.path / "metrics.jsonl", json.dumps(row) + "\n")
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
-        self._write_text(name, json.dumps(content, indent=2) + "\n")
+        text = _json(content)
+        with self._writing(name, len(text)):
+            write_whole(self.path / name, text)
 
-    def _write_text(self, name: str, text: str) -> None:
-        # Renamed into place: a reader never sees half a file.
-        temporary = self.path / f".{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(self.path / name)
+    @contextmanager
+    def _writing(self, name: str, needed: int | None = None) -> Iterator[None]:
+        with writing("the file", self.path / name, self.again(), needed=needed):
+            yield
+
+
+def _json(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _overwrite(file: Path, text: str) -> bool:
+    """Write over a file that exists, in its place; whether the disk took it."""
+    try:
+        with file.open("r+b", buffering=0) as stream:
+            written = stream.write(text.encode())
+            stream.truncate()
+    except OSError:
+        return False
+    return written == len(text.encode())
+
+
+def hidden_keys(fingerprints: dict[str, str]) -> dict[str, str]:
+    """Fingerprints by origin, as environment.json has them: a path may hold what came from the environment."""
+    return {hide(origin): fingerprint for origin, fingerprint in fingerprints.items()}
 
 
 def _now() -> str:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
-import platform
-import signal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtlcli import checkpoint
 from mtlcli.config import Config, samplings, weightings
@@ -17,11 +14,15 @@ from mtlcli.config.snapshot import load_config
 from mtlcli.errors import Interrupted, MtlError, Problem, RunError, UserError
 from mtlcli.models.files import BackboneFiles
 from mtlcli.runner.console import Console, findings, results_table
-from mtlcli.runner.folder import RunFolder
+from mtlcli.runner.folder import RunFolder, hidden_keys
+from mtlcli.runner.interrupt import Interrupt, leave_with
 from mtlcli.runner.prepare import Prepared, prepare
+from mtlcli.runner.room import check_place, check_room
 
-GRACE = 3
-"""Seconds that ranks have to end by themselves once one of them has failed."""
+if TYPE_CHECKING:
+    from mtlcli.data.batches import Stream
+    from mtlcli.data.features import Features
+    from mtlcli.sampling.base import Sampling
 
 
 def run(config: Config, run_dir: Path, *, command: list[str], resumes: Path | None = None) -> float:
@@ -31,43 +32,62 @@ def run(config: Config, run_dir: Path, *, command: list[str], resumes: Path | No
     once all is saved, and any other error with the run folder's status set to `failed`.
     """
 
-    def start() -> tuple[Prepared, RunFolder, str | None]:
-        if resumes is not None:
-            return _reopen(config, resumes, command)
-        prepared = prepare(config)
-        folder = RunFolder(run_dir)
-        _start(config, prepared, folder, command)
-        return prepared, folder, None
-
     if _launched():
-        from mtlcli.runner.distributed import connect
+        return _run_as_rank(config, run_dir, command, resumes)
+    with Interrupt() as interrupt:
+        prepared, folder, name = _begin(config, run_dir, command, resumes, interrupt)
+        try:
+            if config.runner.devices == 1:
+                from mtlcli.runner.distributed import connect
 
-        # torchrun or SLURM started this process: rank 0 makes the folder, then all of them read it.
-        with connect(config.runner) as ranks:
-            failure, place = None, None
-            if ranks.first:
-                try:
-                    _, folder, name = start()
-                    place = [str(folder.path.absolute()), name]
-                except MtlError as error:
-                    failure = error
-            place = ranks.share(place)
-            if failure is not None:
-                raise failure
-            if place is None:
-                raise RunError("rank 0 could not start the run; its message says why")
-            return _guarded(RunFolder(Path(place[0])), ranks.first, lambda: _score(_work(place[0], place[1], ranks)))
+                with connect(config.runner) as ranks:
+                    return _guarded(folder, True, lambda: _score(_train(config, prepared, folder, ranks, name, interrupt)))
 
-    prepared, folder, name = start()
-    try:
-        if config.runner.devices == 1:
-            from mtlcli.runner.distributed import connect
+            from mtlcli.runner.launch import launch
 
-            with connect(config.runner) as ranks:
-                return _guarded(folder, True, lambda: _score(_train(config, prepared, folder, ranks, name)))
-        return _guarded(folder, True, lambda: _score(_launch(config, folder, name)))
-    finally:
-        folder.owner.release()
+            return _guarded(folder, True, lambda: _score(launch(config.runner, folder, name, interrupt)))
+        finally:
+            folder.owner.release()
+
+
+def _run_as_rank(config: Config, run_dir: Path, command: list[str], resumes: Path | None) -> float:
+    """Carry out a run whose ranks torchrun or SLURM has started: rank 0 makes the folder, then all of them read it."""
+    from mtlcli.runner.distributed import connect, lost_neighbour
+
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        leave_with(os.getppid())
+    with connect(config.runner) as ranks, Interrupt() as interrupt:
+        # What the launcher was told counts: a resumed run has as many ranks, or hears that it has not.
+        config.runner.devices = ranks.world
+        failure: MtlError | None = None
+        place: dict[str, Any] = {}
+        if ranks.first:
+            try:
+                # The folder is this rank's to the end.
+                _, owned, name = _begin(config, run_dir, command, resumes, interrupt)
+                place = {"folder": str(owned.path.absolute()), "checkpoint": name}
+            except MtlError as error:
+                failure = error
+                place = {"interrupted": error.number} if isinstance(error, Interrupted) else {}
+        place = ranks.share(place)
+        if failure is not None:
+            raise failure
+        if "interrupted" in place:
+            raise Interrupted(place["interrupted"])
+        if not place:
+            raise RunError("rank 0 could not start the run; its message says why")
+        folder = RunFolder(Path(place["folder"]))
+
+        def train() -> float:
+            try:
+                return _score(work(place["folder"], place["checkpoint"], ranks, interrupt))
+            except Exception as error:
+                if not lost_neighbour(error):
+                    raise
+                fix = f"the launcher says which and why; then go on with: mtl train resume={folder.path}"
+                raise RunError(f"rank {ranks.rank} lost another rank: {error}", str(folder.path), fix) from error
+
+        return _guarded(folder, ranks.first, train)
 
 
 def _launched() -> bool:
@@ -75,9 +95,48 @@ def _launched() -> bool:
     return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def _check_room(config: Config, prepared: Prepared, run_dir: Path, step: int | None = None) -> None:
+    """Raises UserError when the disk has no room for the run, or for what is left of it after `step`."""
+    _, sampling = _order(config, prepared)
+    steps = _steps(config, sampling)
+    save_every = config.runner.save_every or config.runner.eval_every or sampling.steps_per_epoch
+    begin = step or 0
+    saves = steps // save_every - begin // save_every + (steps % save_every > 0 and begin < steps)
+    existing = None if step is None else len(checkpoint.folders(run_dir / "checkpoints"))
+    check_room(config, prepared.tasks, prepared.files, run_dir, saves=saves, existing=existing)
+
+
+def _begin(
+    config: Config, run_dir: Path, command: list[str], resumes: Path | None, interrupt: Interrupt
+) -> tuple[Prepared, RunFolder, str | None]:
+    """Prepare the data, then make the run folder or open it again; the name of the checkpoint to go on from, if any.
+
+    A signal ends this at once until the folder is touched; after that it is for the training loop, which saves before it stops.
+    """
+    folder = RunFolder(run_dir if resumes is None else checkpoint.run_of(resumes))
+    check_place(folder.path)
+    try:
+        if resumes is not None:
+            return _reopen(config, folder, resumes, command, interrupt)
+        with interrupt.at_once():
+            prepared = prepare(config)
+            _check_room(config, prepared, folder.path)
+        _start(config, prepared, folder, command)
+    except RunError as error:
+        # The disk, between the check and the first step.
+        folder.discard()
+        raise UserError(error.problems) from error
+    except BaseException:
+        folder.owner.release()
+        raise
+    return prepared, folder, None
+
+
 def _start(config: Config, prepared: Prepared, folder: RunFolder, command: list[str]) -> None:
     """Make the run folder with all that the ranks and later verbs need, and say what is about to be done."""
     folder.create(restart=config.resume == "auto")
+    # Before anything else: it marks the folder as one that `resume=auto` may begin anew in.
+    folder.write_status("running")
     config.resume = None
     if prepared.files.location is None:
         config.model.kind = "scratch"
@@ -86,13 +145,12 @@ def _start(config: Config, prepared: Prepared, folder: RunFolder, command: list[
     if config.optim.lr is None:
         config.optim.lr = config.model.lr if config.model.kind == "pretrained" else config.model.scratch_lr
     folder.write_config(config)
-    prepared.files.save(folder.backbone)
+    folder.write_backbone(prepared.files)
     folder.write_environment(
         command=command,
         data={"source": prepared.source.kind, "reason": prepared.source.reason, "fingerprints": prepared.source.fingerprints()},
         seed=config.seed,
     )
-    folder.write_status("running")
     with Console(config.logger.console, folder.log) as console:
         model = prepared.files.location or "built from scratch, tokenizer trained on the tasks' text"
         console.panel(
@@ -109,13 +167,14 @@ def _start(config: Config, prepared: Prepared, folder: RunFolder, command: list[
             console.say(notice)
 
 
-def _reopen(config: Config, resumes: Path, command: list[str]) -> tuple[Prepared, RunFolder, str | None]:
+def _reopen(
+    config: Config, folder: RunFolder, resumes: Path, command: list[str], interrupt: Interrupt
+) -> tuple[Prepared, RunFolder, str | None]:
     """Own a run folder again and check that the run can go on from a checkpoint of it: its data, its backbone, the config if it changed.
 
     Raises UserError with everything that stands against it; nothing has been changed then.
     """
-    path = checkpoint.run_of(resumes)
-    folder = RunFolder(path)
+    path = folder.path
     folder.reopen()
     found, skipped = (checkpoint.read(resumes), []) if path != resumes else checkpoint.newest(folder.checkpoints)
     saved = load_config(path / "config.yaml")
@@ -124,16 +183,20 @@ def _reopen(config: Config, resumes: Path, command: list[str]) -> tuple[Prepared
     settle(saved, config)
     config.resume, config.allow = None, []
     before = folder.environment()["data"]
-    prepared = prepare(config, files=BackboneFiles.load(folder.backbone))
+    with interrupt.at_once():
+        prepared = prepare(config, files=BackboneFiles.load(folder.backbone))
     if prepared.source.kind != before["source"]:
         problems.append(Problem(f"the run's data came from '{before['source']}', now from '{prepared.source.kind}'", "data.source"))
-    now = prepared.source.fingerprints()
+    now = hidden_keys(prepared.source.fingerprints())
     for origin, fingerprint in before["fingerprints"].items():
         if now.get(origin) != fingerprint:
             what = "is not what the run was trained on" if origin in now else "is not read any more"
             problems.append(Problem(what, origin, "bring the data back as it was, or start another run"))
     if problems:
         raise UserError(problems)
+    _check_room(config, prepared, path, found.step)
+    # Later checkpoints before their rows: no checkpoint may ever be found whose rows are gone.
+    checkpoint.retain(folder.checkpoints, found.step, config.runner.keep, best=found.state["best_step"])
     folder.cut_metrics(found.step)
     folder.write_config(config)
     folder.note_resumed(found.step, command, [str(change) for change in differences if not change.free])
@@ -145,104 +208,21 @@ def _reopen(config: Config, resumes: Path, command: list[str]) -> tuple[Prepared
     return prepared, folder, found.folder.name
 
 
-def _launch(config: Config, folder: RunFolder, name: str | None) -> dict[str, Any]:
-    """Start the ranks as processes of their own, each running `_worker`, and wait for them."""
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    from mtlcli.runner.interrupt import ending_together, passing_on
-
-    # What it logs of a failure is said by `_told`, and better.
-    for library in ("torch.distributed.elastic", "torch.multiprocessing"):
-        logging.getLogger(library).setLevel(logging.CRITICAL + 1)
-    launch = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=config.runner.devices,
-        run_id=str(os.getpid()),
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        start_method="spawn",
-        monitor_interval=0.2,
-        shutdown_timeout=GRACE,
-        # Ours pass on what asks for an end, and wait until the ranks have saved.
-        signals_to_handle="SIGHUP",
-    )
-    try:
-        with passing_on(), ending_together(GRACE):
-            results: dict[int, dict[str, Any]] = elastic_launch(launch, _worker)(str(folder.path.absolute()), name)
-    except ChildFailedError as error:
-        raise _told(error, folder) from error
-    if "interrupted" in results[0]:
-        number, step = results[0]["interrupted"]
-        raise Interrupted(number, step, f"mtl train resume={folder.path}")
-    return results[0]
-
-
-def _told(error: Any, folder: RunFolder) -> RunError:
-    """The failure of the rank that began it: a rank that lost its neighbour says so too, often a moment earlier."""
-
-    def order(rank: int) -> tuple[bool, bool, int]:
-        failure = error.failures[rank]
-        killed = failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM
-        neighbour = any(text in _message(failure) for text in ("Connection closed", "Connection reset", "Broken pipe"))
-        return not killed, neighbour, failure.timestamp
-
-    rank = min(error.failures, key=order)
-    failure = error.failures[rank]
-    cause = f"was killed by {signal.Signals(-failure.exitcode).name}" if failure.exitcode < 0 else f"failed: {_message(failure)}"
-    saved = checkpoint.folders(folder.checkpoints)
-    fix = f"go on from {saved[-1].name}: mtl train resume={folder.path}" if saved else "nothing was saved yet: start again"
-    return RunError(f"rank {rank} (process {failure.pid} on {platform.node()}) {cause}", where=str(folder.path), fix=fix)
-
-
-def _message(failure: Any) -> str:
-    """What a rank said last: torch keeps it as text, or beside its traceback."""
-    message = failure.message
-    text = message.get("message", "") if isinstance(message, dict) else message
-    return str(text).strip()
-
-
-def _worker(run_dir: str, name: str | None) -> dict[str, Any]:
-    """What each launched process does. `name`: the checkpoint to go on from."""
-    from torch.distributed.elastic.multiprocessing.errors import record
-
-    from mtlcli.runner.distributed import connect
-    from mtlcli.runner.interrupt import leave_with_the_launcher
-
-    leave_with_the_launcher()
-
-    @record
-    def work() -> dict[str, Any]:
-        with connect(load_config(Path(run_dir) / "config.yaml").runner, launched=True) as ranks:
-            try:
-                return _work(run_dir, name, ranks)
-            except Interrupted as error:
-                return {"interrupted": [error.number, error.step]}
-
-    results = work()
-    assert results is not None
-    return results
-
-
-def _work(run_dir: str, name: str | None, ranks: Any) -> dict[str, Any]:
-    """Train as one rank of a run whose folder has been made."""
+def work(run_dir: str, name: str | None, ranks: Any, interrupt: Interrupt) -> dict[str, Any]:
+    """Train as one rank of a run whose folder has been made. `name`: the checkpoint to go on from."""
     folder = RunFolder(Path(run_dir))
     config = load_config(folder.path / "config.yaml")
-    return _train(config, prepare(config, files=BackboneFiles.load(folder.backbone)), folder, ranks, name)
+    return _train(config, prepare(config, files=BackboneFiles.load(folder.backbone)), folder, ranks, name, interrupt)
 
 
-def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, name: str | None) -> dict[str, Any]:
+def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, name: str | None, interrupt: Interrupt) -> dict[str, Any]:
     """Build every part of the run on this rank, train, and write the results."""
     import torch
 
-    from mtlcli.data.batches import Stream
     from mtlcli.models.build import build_model
     from mtlcli.runner.loop import Run, train
     from mtlcli.runner.precision import choose_precision
     from mtlcli.runner.saver import Saver
-    from mtlcli.sampling.base import TaskSize
     from mtlcli.weighting.base import WeightedTask
 
     with Console(config.logger.console, folder.log, silent=not ranks.first) as console, console.hearing_warnings():
@@ -252,22 +232,14 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
         model = build_model(config, prepared.tasks, prepared.files, load_weights=resumed is None).to(ranks.device)
         ranks.copy_from_first([*model.parameters(), *model.buffers()])
 
-        trained = {name: task for name, task in prepared.tasks.items() if task.config.splits.train}
-        train_features = {name: prepared.features[name][task.config.splits.train] for name, task in trained.items()}
-        streams, sizes = {}, {}
-        for number, (name, task) in enumerate(trained.items()):
-            batch_size = task.config.batch_size or config.runner.batch_size
-            streams[name] = Stream(
-                train_features[name].lengths, batch_size=batch_size, seed=config.seed * 1000 + number, max_tokens=config.runner.max_tokens
-            )
-            sizes[name] = TaskSize(len(train_features[name]), streams[name].batches_in_epoch(0), batch_size)
-        sampling = samplings.implementation(config.sampling.name)(config.sampling, sizes, config.seed)
+        streams, sampling = _order(config, prepared)
+        trained = {name: prepared.tasks[name] for name in streams}
         weighting = weightings.implementation(config.weighting.name)(
             config.weighting, {name: WeightedTask(task.config.weight, task.loss_kind) for name, task in trained.items()}
         )
 
         per_epoch = sampling.steps_per_epoch
-        steps = config.runner.steps or math.ceil((config.runner.epochs or 0) * per_epoch)
+        steps = _steps(config, sampling)
         if ranks.first:
             folder.write_config(config)
         counts = model.parameter_counts()
@@ -283,7 +255,7 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
                 sampling=sampling,
                 weighting=weighting,
                 streams=streams,
-                train=train_features,
+                train=_train_features(prepared),
                 splits=prepared.splits({name: task.config.splits.validation for name, task in prepared.tasks.items()}),
                 encoder=prepared.encoder,
                 steps=steps,
@@ -292,6 +264,7 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
                 saver=Saver(folder.checkpoints, config.runner.keep),
                 console=console,
                 ranks=ranks,
+                interrupt=interrupt,
                 data_source=prepared.source.kind,
             ),
             resumed,
@@ -307,6 +280,32 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
     return results
 
 
+def _train_features(prepared: Prepared) -> dict[str, Features]:
+    """The encoded train split of every task that has one."""
+    trained = {name: task.config.splits.train for name, task in prepared.tasks.items()}
+    return {name: prepared.features[name][split] for name, split in trained.items() if split}
+
+
+def _order(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], Sampling]:
+    """The order of every trained task's features, and that of the tasks."""
+    from mtlcli.data.batches import Stream
+    from mtlcli.sampling.base import TaskSize
+
+    streams, sizes = {}, {}
+    for number, (name, features) in enumerate(_train_features(prepared).items()):
+        batch_size = prepared.tasks[name].config.batch_size or config.runner.batch_size
+        streams[name] = Stream(
+            features.lengths, batch_size=batch_size, seed=config.seed * 1000 + number, max_tokens=config.runner.max_tokens
+        )
+        sizes[name] = TaskSize(len(features), streams[name].batches_in_epoch(0), batch_size)
+    return streams, samplings.implementation(config.sampling.name)(config.sampling, sizes, config.seed)
+
+
+def _steps(config: Config, sampling: Sampling) -> int:
+    """Updates of the whole run."""
+    return config.runner.steps or math.ceil((config.runner.epochs or 0) * sampling.steps_per_epoch)
+
+
 def _score(results: dict[str, Any]) -> float:
     return math.nan if results["average"] is None else float(results["average"])
 
@@ -317,9 +316,20 @@ def _guarded(folder: RunFolder, first: bool, work: Any) -> float:
         return float(work())
     except (KeyboardInterrupt, Interrupted) as error:
         if first:
-            folder.write_status("interrupted", reason=str(error) or "interrupted by the user")
+            _note_end(folder, "interrupted", str(error) or "interrupted by the user", error)
         raise
     except BaseException as error:
         if first:
-            folder.write_status("failed", reason=f"{type(error).__name__}: {error}")
+            _note_end(folder, "failed", f"{type(error).__name__}: {error}", error)
         raise
+
+
+def _note_end(folder: RunFolder, status: str, reason: str, error: BaseException) -> None:
+    """Write the status of a run that did not finish. When it cannot be written that is said after the error, never instead of it."""
+    try:
+        folder.write_status(status, reason=reason)
+    except RunError as unwritten:
+        if isinstance(error, MtlError):
+            error.problems += unwritten.problems
+        else:
+            error.add_note(str(unwritten))

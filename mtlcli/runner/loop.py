@@ -23,7 +23,8 @@ from mtlcli.runner.console import Console
 from mtlcli.runner.distributed import Ranks
 from mtlcli.runner.folder import RunFolder
 from mtlcli.runner.interrupt import Asked, Interrupt
-from mtlcli.runner.optim import Unfreezing, build_optimizer, load_optimizer_tensors, optimizer_tensors, rate, set_rate
+from mtlcli.runner.optim import Unfreezing, build_optimizer, optimizer_tensors, rate, set_rate
+from mtlcli.runner.restore import restore
 from mtlcli.runner.saver import Saver
 from mtlcli.runner.state import TrainState, Window
 from mtlcli.runner.step import FIX, Backward, TaskBatch, cut, rows_of
@@ -63,6 +64,8 @@ class Run:
     """What the user sees."""
     ranks: Ranks
     """This process among the others."""
+    interrupt: Interrupt
+    """Whether a signal has asked the run to stop."""
     data_source: str
     """hub, local or sample."""
 
@@ -95,10 +98,9 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
     state = TrainState(positions=dict.fromkeys(run.streams, 0))
     saved: int | None = None
     if resumed is not None:
-        state = TrainState.from_json(resumed.state)
-        run.model.load_state_dict(resumed.tensors("model.safetensors"))
-        load_optimizer_tensors(optimizer, names, resumed.tensors("optimizer.safetensors"))
-        run.weighting.load_state_dict(state.weighting)
+        state = restore(
+            resumed, model=run.model, optimizer=optimizer, names=names, weighting=run.weighting, tasks=run.streams, steps=run.steps
+        )
         saved = state.step
     conflicts = Conflicts(state.conflicts)
     affinity = Affinity(state.affinity, backward, run.fetch, list(run.streams))
@@ -123,94 +125,95 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
         run.saver.save(run.model.state_dict(), optimizer_tensors(optimizer, names), state.to_json(), best=state.best_step)
 
     run.console.start(list(run.model.tasks), state.step, run.steps)
-    with Interrupt(forwarded=ranks.launched) as interrupt:
-        while True:
-            # Evaluate, save, stop.
-            last = state.step == run.steps
-            asked = interrupt.asked(ranks)
-            if not asked and state.step != state.evaluated and state.step and (state.step % run.eval_every == 0 or last):
-                try:
-                    found = _evaluate(run, state, interrupt, bf16=bf16)
-                except Asked:
-                    asked = interrupt.asked(ranks)
-                else:
-                    state.note_results(found)
-                    run.console.scores(state.step, found, best=state.best_step == state.step)
-                    if ranks.first:
-                        run.folder.write_results(results())
-            done = last or (config.runner.patience is not None and state.stale >= config.runner.patience)
-            if ranks.first and state.step != saved and (asked or done or (state.step and state.step % save_every == 0)):
-                save()
-                saved = state.step
-            if asked:
-                run.saver.wait()
-                raise Interrupted(asked, state.step, f"mtl train resume={run.folder.path}")
-            if done:
-                run.saver.wait()
-                if not last:
-                    run.console.say(f"stopped: {state.stale} evaluations without a better average")
-                return results()
-            run.saver.check()
-
-            # Plan and fetch.
-            start = time.perf_counter()
-            run.model.train()
-            if unfreezing is not None:
-                unfreezing.apply(state.step)
-            if due(config.logger.affinity, state.step):
-                affinity.measure(state, lr=optimizer.param_groups[0]["peak"])
-            batches: dict[str, TaskBatch] = {}
-            for name, _ in run.sampling.plan(state.step):
-                batches[name] = run.fetch(name, state.positions[name])
-                state.positions[name] += 1
-            step = Step(state.step, run.steps, state.step // run.sampling.steps_per_epoch, config.seed, list(batches))
-
-            # Forward, backward, combine, reduce, clip, check.
-            optimizer.zero_grad(set_to_none=True)
-            seed_dropout(config.seed, state.step, ranks.rank)
+    while True:
+        # Evaluate, save, stop.
+        last = state.step == run.steps
+        asked = run.interrupt.asked(ranks)
+        if not asked and state.step != state.evaluated and state.step and (state.step % run.eval_every == 0 or last):
             try:
-                outcome = backward(batches, step, probe=due(config.logger.probe, state.step))
-                norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.optim.clip or math.inf))
-                if not math.isfinite(norm):
-                    where = "; ".join(f"{name}: {rows_of(batch)}" for name, batch in batches.items())
-                    raise NotFinite(f"the gradient norm is {norm} ({where})", where=f"step {state.step}", fix=FIX)
-            except NotFinite as error:
-                if state.skipped == config.runner.skip_nonfinite:
-                    raise
-                state.skipped += 1
-                state.step += 1
-                run.console.say(f"warning: {error.problems[0].where}: {error.problems[0].what}; the step is left out")
-                continue
-
-            # Update.
-            conflicts.add(step, run.weighting.tasks)
-            set_rate(optimizer, rate(config.optim, state.step, run.steps))
-            optimizer.step()
-            if run.weighting.losses_after_step:
-                # The same dropout as before the update: what differs is the update alone.
-                seed_dropout(config.seed, state.step, ranks.rank)
-                run.weighting.observe_after(step, backward.losses_again(batches))
-            state.step += 1
-
-            # Log.
-            seconds = time.perf_counter() - start
-            state.totals.add(batches, seconds)
-            state.window.add(batches, outcome, seconds)
-            run.console.progress(state.step)
-            if state.step % config.logger.every == 0 or state.step == run.steps:
-                row = {
-                    "step": state.step,
-                    **state.window.row(),
-                    **measures(),
-                    "lr": optimizer.param_groups[0]["lr"],
-                    "gradient_norm": norm,
-                    "seconds": round(state.totals.seconds, 3),
-                    "seconds_left": round(state.totals.seconds / state.step * (run.steps - state.step), 1),
-                }
-                state.window = Window()
+                found = _evaluate(run, state, bf16=bf16)
+            except Asked:
+                asked = run.interrupt.asked(ranks)
+            else:
+                state.note_results(found)
+                run.console.scores(state.step, found, best=state.best_step == state.step)
                 if ranks.first:
-                    run.folder.append_metrics(row)
-                    run.console.metrics(row)
+                    run.folder.write_results(results())
+        done = last or (config.runner.patience is not None and state.stale >= config.runner.patience)
+        # The best so far as well: `mtl eval RUN` reads its checkpoint.
+        worth = state.step > 0 and (state.step % save_every == 0 or state.step == state.best_step)
+        if ranks.first and state.step != saved and (asked or done or worth):
+            save()
+            saved = state.step
+        if asked:
+            run.saver.wait()
+            raise Interrupted(asked, state.step, f"mtl train resume={run.folder.path}")
+        if done:
+            run.saver.wait()
+            if not last:
+                run.console.say(f"stopped: {state.stale} evaluations without a better average")
+            return results()
+        run.saver.check()
+
+        # Plan and fetch.
+        start = time.perf_counter()
+        run.model.train()
+        if unfreezing is not None:
+            unfreezing.apply(state.step)
+        if due(config.logger.affinity, state.step):
+            affinity.measure(state, lr=optimizer.param_groups[0]["peak"])
+        batches: dict[str, TaskBatch] = {}
+        for name, _ in run.sampling.plan(state.step):
+            batches[name] = run.fetch(name, state.positions[name])
+            state.positions[name] += 1
+        step = Step(state.step, run.steps, state.step // run.sampling.steps_per_epoch, config.seed, list(batches))
+
+        # Forward, backward, combine, reduce, clip, check.
+        optimizer.zero_grad(set_to_none=True)
+        seed_dropout(config.seed, state.step, ranks.rank)
+        try:
+            outcome = backward(batches, step, probe=due(config.logger.probe, state.step))
+            norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.optim.clip or math.inf))
+            if not math.isfinite(norm):
+                where = "; ".join(f"{name}: {rows_of(batch)}" for name, batch in batches.items())
+                raise NotFinite(f"the gradient norm is {norm} ({where})", where=f"step {state.step}", fix=FIX)
+        except NotFinite as error:
+            if state.skipped == config.runner.skip_nonfinite:
+                raise
+            state.skipped += 1
+            state.step += 1
+            run.console.say(f"warning: {error.problems[0].where}: {error.problems[0].what}; the step is left out")
+            continue
+
+        # Update.
+        conflicts.add(step, run.weighting.tasks)
+        set_rate(optimizer, rate(config.optim, state.step, run.steps))
+        optimizer.step()
+        if run.weighting.losses_after_step:
+            # The same dropout as before the update: what differs is the update alone.
+            seed_dropout(config.seed, state.step, ranks.rank)
+            run.weighting.observe_after(step, backward.losses_again(batches))
+        state.step += 1
+
+        # Log.
+        seconds = time.perf_counter() - start
+        state.totals.add(batches, seconds)
+        state.window.add(batches, outcome, seconds)
+        run.console.progress(state.step)
+        if state.step % config.logger.every == 0 or state.step == run.steps:
+            row = {
+                "step": state.step,
+                **state.window.row(),
+                **measures(),
+                "lr": optimizer.param_groups[0]["lr"],
+                "gradient_norm": norm,
+                "seconds": round(state.totals.seconds, 3),
+                "seconds_left": round(state.totals.seconds / state.step * (run.steps - state.step), 1),
+            }
+            state.window = Window()
+            if ranks.first:
+                run.folder.append_metrics(row)
+                run.console.metrics(row)
 
 
 def seed_dropout(seed: int, step: int, rank: int) -> None:
@@ -223,16 +226,11 @@ def due(every: int | None, step: int) -> bool:
     return every is not None and step % every == 0
 
 
-def _evaluate(run: Run, state: TrainState, interrupt: Interrupt, *, bf16: bool) -> dict[str, Any]:
+def _evaluate(run: Run, state: TrainState, *, bf16: bool) -> dict[str, Any]:
     """Raises Asked when a signal comes: an evaluation is not worth waiting for, the resumed run makes it anew."""
 
-    def on_split(task: str, split: str) -> None:
-        if interrupt.asked(run.ranks):
-            raise Asked
-        run.console.evaluating(task, split)
-
     def on_batch() -> None:
-        if interrupt.alone(run.ranks):
+        if run.interrupt.asked(run.ranks):
             raise Asked
 
     scored, _ = evaluate(
@@ -243,7 +241,7 @@ def _evaluate(run: Run, state: TrainState, interrupt: Interrupt, *, bf16: bool) 
         uses_segments=run.encoder.uses_segments,
         bf16=bf16,
         ranks=run.ranks,
-        on_split=on_split,
+        on_split=run.console.evaluating,
         on_batch=on_batch,
     )
     head = {"format": 1, "data_source": run.data_source, "split": "validation", "step": state.step}

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from mtlcli.config.run import Optim
-from mtlcli.errors import UserError
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.weighting.base import Weighting
 
@@ -77,12 +76,34 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Any, str]
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Any, str], tensors: dict[str, Tensor]) -> None:
-    """Restore what `optimizer_tensors` gave. Raises UserError when some of it belongs to no parameter."""
+    """Restore what `optimizer_tensors` gave. Raises ValueError when it does not belong to these parameters."""
     known = {name: parameter for parameter, name in names.items()}
+    states: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, _, moment = key.rpartition("/")
+        states.setdefault(name, {})[moment] = value
+    for name, state in states.items():
         if name not in known:
-            raise UserError(f"the checkpoint has the optimiser state of '{name}', which the run does not have", where="resume")
-        parameter = known[name]
-        # The count of updates stays where the fused optimiser keeps it: beside the parameter, whatever its type.
-        optimizer.state[parameter][moment] = value.to(parameter.device)
+            raise ValueError(f"it has the state of '{name}', which the run does not have")
+        # A parameter whose task has not had its turn yet has no state at all; one that has any has all of it.
+        like = known[name].shape, known[name].dtype
+        check_tensors(state, {"step": (torch.Size(), torch.float32), "exp_avg": like, "exp_avg_sq": like}, f"{name}/")
+        for moment, value in state.items():
+            # The count of updates stays where the fused optimiser keeps it: beside the parameter, whatever its type.
+            optimizer.state[known[name]][moment] = value.to(known[name].device)
+
+
+def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[torch.Size, torch.dtype]], prefix: str = "") -> None:
+    """Raise ValueError unless these are the expected tensors, in shape and type, and all numbers in them are finite."""
+    for name in (*expected, *tensors):
+        if name not in tensors:
+            raise ValueError(f"{prefix}{name} is missing")
+        if name not in expected:
+            raise ValueError(f"it has {prefix}{name}, which the run does not have")
+        found, (shape, kind) = tensors[name], expected[name]
+        if found.shape != shape:
+            raise ValueError(f"{prefix}{name} has the shape {list(found.shape)} instead of {list(shape)}")
+        if found.dtype != kind:
+            raise ValueError(f"{prefix}{name} holds {found.dtype} instead of {kind}")
+        if not found.isfinite().all():
+            raise ValueError(f"{prefix}{name} is not finite")

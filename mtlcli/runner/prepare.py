@@ -112,7 +112,13 @@ def prepare(
     notices += [f"warning: {each.message}" for each in heard if issubclass(each.category, RunWarning)]
     for name, parts in features.items():
         for split, encoded in parts.items():
-            told = ", ".join(f"{count} {what}" for what, count in encoded.notes.items() if count)
+            notes = dict(encoded.notes)
+            if cut := notes.pop("questions cut", 0):
+                rows, table = encoded.noted["questions cut"], tables[name][split]
+                what = f"the question is cut to its first {config.tasks[name].max_question_length} tokens{table.others(rows, cut)}"
+                fix = f"raise tasks.{name}.max_question_length, or shorten the question"
+                notices.append(f"warning: {Problem(what, table.where(rows[0]), fix).of_task(name)}")
+            told = ", ".join(f"{count} {what}" for what, count in notes.items() if count)
             if told:
                 notices.append(f"{name}/{split}: {told}")
     return Prepared(tasks, source, tables, features, files, encoder, notices)

@@ -35,9 +35,17 @@ def find(path: Path) -> Found:
     if run != path:
         return Found(run, checkpoint.read(path), [])
     newest, notices = checkpoint.newest(run / "checkpoints")
-    best = newest.state["best_step"]
-    found = newest if best in (None, newest.step) else checkpoint.read(run / "checkpoints" / f"step_{best:08d}")
-    return Found(run, found, notices)
+    best = newest.best_step
+    if best in (None, newest.step):
+        return Found(run, newest, notices)
+    folder = run / "checkpoints" / f"step_{best:08d}"
+    fault = checkpoint.fault(folder)
+    if fault is not None:
+        # Another one would have other scores than those that the run is known by.
+        raise UserError(
+            f"the run's best checkpoint cannot be used: {fault}", where=str(folder), fix=f"the newest: mtl eval {newest.folder}"
+        )
+    return Found(run, checkpoint.read(folder), notices)
 
 
 def evaluate_path(
@@ -95,10 +103,11 @@ def _evaluate(
     from mtlcli.evaluation.evaluate import evaluate
     from mtlcli.models.build import build_model
     from mtlcli.runner.distributed import connect
+    from mtlcli.runner.restore import restore_model
 
     with connect(config.runner) as ranks:
         model = build_model(config, prepared.tasks, prepared.files, load_weights=False)
-        model.load_state_dict(found.checkpoint.tensors("model.safetensors"))
+        restore_model(found.checkpoint, model)
         model.to(ranks.device)
         results, scores = evaluate(
             model,

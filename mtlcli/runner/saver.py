@@ -6,9 +6,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mtlcli import checkpoint
+from mtlcli.disk import writing
 from mtlcli.errors import RunError
 
 
@@ -20,12 +22,13 @@ class Saver:
         self._keep = keep
         self._thread = ThreadPoolExecutor(1, "save")
         self._running: Future[None] | None = None
+        self._copies: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
 
     def save(self, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any], *, best: int | None) -> None:
         """Copy everything and begin to write it. Waits for the save before. `best`: a step that is kept whatever its age."""
         self.wait()
-        copies = [{name: tensor.detach().to("cpu", copy=True) for name, tensor in part.items()} for part in (model, optimizer)]
-        self._running = self._thread.submit(self._write, copies[0], copies[1], state, best)
+        self._copies = _copy(model, self._copies[0]), _copy(optimizer, self._copies[1])
+        self._running = self._thread.submit(self._write, *self._copies, state, best)
 
     def wait(self) -> None:
         """Return when nothing is being written."""
@@ -35,15 +38,33 @@ class Saver:
 
     def check(self) -> None:
         """Raise what has gone wrong so far, without waiting."""
-        if self._running is not None and self._running.done():
+        if not self.busy:
             self.wait()
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is being written."""
+        return self._running is not None and not self._running.done()
 
     def _write(self, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any], best: int | None) -> None:
         folder = checkpoint.write(self._checkpoints, model, optimizer, state)
+        with writing("the checkpoints", self._checkpoints, f"then go on: mtl train resume={self._checkpoints.parent}"):
+            self._settle(folder, state["step"], best)
+
+    def _settle(self, folder: Path, step: int, best: int | None) -> None:
+        """Make sure of the new checkpoint; only now that it is known to be good do older ones go."""
         found = checkpoint.fault(folder)
         if found is not None:
             raise RunError(f"the checkpoint did not read back as it was written: {found}", where=str(folder), fix="look at the disk")
-        # Only now that the new one is known to be good do older ones go.
-        steps = [checkpoint.step_of(path) for path in checkpoint.folders(self._checkpoints)]
-        newest = [step for step in steps if step <= state["step"]][-self._keep :]
-        checkpoint.keep(self._checkpoints, {*newest, *([] if best is None else [best])})
+        checkpoint.retain(self._checkpoints, step, self._keep, best=best)
+
+
+def _copy(tensors: dict[str, Tensor], before: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU, in the memory of the copies `before` where it fits: new memory takes several times as long as the copying."""
+    copies = {}
+    for name, tensor in tensors.items():
+        copy = before.get(name)
+        if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
+            copy = torch.empty(tensor.shape, dtype=tensor.dtype)
+        copies[name] = copy.copy_(tensor.detach())
+    return copies

@@ -7,10 +7,13 @@ generator whose state would have to be saved.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, is_dataclass
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from mtlcli.runner.step import Outcome, TaskBatch
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -54,7 +57,7 @@ class Window:
 
     totals: Totals = field(default_factory=Totals)
     """Counts over its steps."""
-    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tasks: dict[str, dict[str, float]] = field(default_factory=dict)
     """For each task met: sum of its losses, number of steps, newest weight, examples."""
     gradients: dict[str, Any] | None = None
     """Norms of the tasks' shared gradients and the cosines between them, of the newest step in which they were measured."""
@@ -128,7 +131,37 @@ class TrainState:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TrainState:
-        """What `to_json` gave. Raises TypeError or KeyError when it is something else."""
-        values = dict(values)
-        window = dict(values.pop("window"))
-        return cls(totals=Totals(**values.pop("totals")), window=Window(totals=Totals(**window.pop("totals")), **window), **values)
+        """What `to_json` gave. Raises ValueError, which names the value, when it is something else."""
+        return _from_json(cls, values, "")
+
+
+def _from_json(kind: type[T], values: Any, where: str) -> T:
+    """A dataclass from what `asdict` gave. No value is converted: a number that is text is not what was saved."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{where.rstrip('.')} holds no values")
+    hints = get_type_hints(kind)
+    for name in (*hints, *values):
+        if name not in values or name not in hints:
+            raise ValueError(f"{where}{name} is {'missing' if name in hints else 'not known'}")
+    fields = {}
+    for name, hint in hints.items():
+        if isinstance(hint, type) and is_dataclass(hint):
+            fields[name] = _from_json(hint, values[name], f"{where}{name}.")
+        elif _is_a(values[name], hint):
+            fields[name] = values[name]
+        else:
+            raise ValueError(f"{where}{name} cannot be {str(values[name])[:40]!r}")
+    return kind(**fields)
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Whether a JSON value is of a type. Whole numbers count something here, so none is negative."""
+    if isinstance(hint, UnionType):
+        return any(_is_a(value, member) for member in get_args(hint))
+    if get_origin(hint) is dict:
+        return isinstance(value, dict) and all(_is_a(inner, get_args(hint)[1]) for inner in value.values())
+    if hint is int:
+        return type(value) is int and value >= 0
+    if hint is float:
+        return type(value) in (int, float)
+    return hint is Any or isinstance(value, NoneType if hint is None else hint)

@@ -96,6 +96,14 @@ class TaskType(ABC, Generic[C]):
         needed (train and validation) or may be missing (test).
         """
 
+    def doubts(self, train: Table) -> list[Problem]:
+        """What is strange about a sound train split, and stops nothing."""
+        return []
+
+    def targets(self, table: Table) -> NDArray | None:
+        """One number per row that is the same where the labels are: (rows,). None when labels are not compared."""
+        return None
+
     @abstractmethod
     def encode(self, table: Table, encoder: TextEncoder) -> Features:
         """Features of all rows, in row order. Labels that are missing are -100 (ids) or NaN (scores)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +16,8 @@ from mtlcli.errors import Problem, RunError
 
 
 def counted(table: Table, rows: Sequence[int] | NDArray[np.int64], what: str, fix: str) -> Problem:
-    """One fault of many rows as one Problem: the first row, and how many more there are."""
-    more = f" (and {len(rows) - 1:,} more such rows)" if len(rows) > 1 else ""
-    return Problem(what + more, table.where(int(rows[0])), fix)
+    """One fault of many rows as one Problem: the first row, how many more there are, and a few of them."""
+    return Problem(what + table.others(rows), table.where(int(rows[0])), fix)
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -43,15 +43,35 @@ def text_problems(table: Table, columns: Sequence[str]) -> list[Problem]:
         trimmed = pc.utf8_trim_whitespace(values.cast(pa.large_string()))
         empty = np.flatnonzero(pc.equal(pc.fill_null(trimmed, ""), "").to_numpy())
         if len(empty):
-            problems.append(counted(table, empty, f"column '{column}' is empty", "fill it in, or leave the row out"))
+            problems.append(counted(table, empty, f"column '{column}' is empty or missing", "fill it in, or leave the row out"))
     return problems
 
 
-def wrong_type(table: Table, column: str, needed: str, fix: str) -> Problem:
-    """A column of a type that cannot be used."""
-    kind = table.rows.column(column).type
-    found = "text" if is_text(kind) else str(kind)
-    return Problem(f"column '{column}' holds {found}, where {needed}", table.where(0) if len(table) else table.origin, fix)
+def wrong_type(table: Table, column: str, needed: str, fix: str, row: int = 0) -> Problem:
+    """A column of a type that cannot be used. `row`: the one that shows it best."""
+    values = table.rows.column(column)
+    value = f" ({shown(values[row].as_py())})" if row < len(table) else ""
+    return Problem(f"column '{column}' holds {_in_words(values.type)}{value}, where {needed}", table.where(row), fix)
+
+
+def shown(value: Any) -> str:
+    """A value of a row as the user reads it, shortened."""
+    text = repr(round(value, 6) if isinstance(value, float) else value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _in_words(kind: pa.DataType) -> str:
+    """A column type as the user calls it."""
+    names = {
+        "text": is_text(kind),
+        "whole numbers": pa.types.is_integer(kind),
+        "numbers with a decimal point": pa.types.is_floating(kind) or pa.types.is_decimal(kind),
+        "true and false": pa.types.is_boolean(kind),
+        "objects": pa.types.is_struct(kind),
+        "lists": pa.types.is_list(kind) or pa.types.is_large_list(kind),
+        "nothing but null": pa.types.is_null(kind),
+    }
+    return next((name for name, fits in names.items() if fits), str(kind))
 
 
 def require_finite(task: str, *outputs: NDArray) -> None:

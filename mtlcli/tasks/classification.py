@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from mtlcli.data.features import Features
 from mtlcli.data.table import Table
 from mtlcli.errors import Problem
 from mtlcli.tasks.base import Outputs, TaskType
-from mtlcli.tasks.checks import counted, input_columns, is_text, require_finite, text_problems, wrong_type
+from mtlcli.tasks.checks import counted, input_columns, is_text, require_finite, shown, text_problems, wrong_type
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,6 +27,9 @@ MISSING = -100
 """Class id of a row without label, which the loss leaves out."""
 UNKNOWN = -101
 """Class id of a row whose label is outside the set."""
+WHOLE = re.compile(r"-?[0-9]+")
+CLASSES_NAMED = 20
+"""Classes that a message names."""
 
 
 class Classification(TaskType[ClassificationTask]):
@@ -34,6 +38,8 @@ class Classification(TaskType[ClassificationTask]):
     The label column holds names (text) or ids (whole numbers). Numbers are matched by name when every class name is itself
     a whole number (classes 1 to 5 for stars), else they are ids. Null, an empty text and -1, as on the hub, say that there is no label.
     """
+
+    _learned = False
 
     @property
     def default_metrics(self) -> list[str]:
@@ -68,6 +74,7 @@ class Classification(TaskType[ClassificationTask]):
             return
         if _holds_labels(train.rows.column(column).type):
             values = {int(value) if isinstance(value, bool) else value for value in train.rows.column(column).unique().to_pylist()}
+            self._learned = True
             self.config.labels = [str(value) for value in sorted(values - {None, -1, ""})]
 
     def check(self, table: Table, *, labelled: bool) -> list[Problem]:
@@ -80,32 +87,74 @@ class Classification(TaskType[ClassificationTask]):
         column = self.config.columns.label
         if not _holds_labels(table.rows.column(column).type):
             needed = "class names (text) or ids (whole numbers) are needed"
-            return [wrong_type(table, column, needed, f"write the labels so, or name another column in tasks.{self.name}.columns.label")]
+            values = table.column(column)
+            row = next((row for row, value in enumerate(values) if not (isinstance(value, float) and value.is_integer())), 0)
+            fix = f"write the labels so (1, not 1.0), or name another column in tasks.{self.name}.columns.label"
+            return [wrong_type(table, column, needed, fix, row)]
         if self._known_labels is None:
+            if (self.owner or self).config.splits.train is not None:
+                return []  # They would have come from the train split; what is wrong with that one is said there.
             return [Problem("the classes are not known without a train split", f"tasks.{self.name}.labels", "name the classes here")]
+        ids = self._ids(table)
+        missing = np.flatnonzero(ids == MISSING)
+        if labelled and len(missing) == len(table):
+            fix = f"name the column with the labels in tasks.{self.name}.columns.label, or fill it in"
+            return [Problem(f"column '{column}' has no label in any of the {len(table):,} rows: null, empty or -1", table.origin, fix)]
         if len(self.labels) < 2:
+            if table.split != self.config.splits.train:
+                return []
             what = f"column '{column}' holds fewer than two classes: {', '.join(self.labels)}"
             return [Problem(what, table.origin, f"name all classes in tasks.{self.name}.labels, or leave the task out")]
-        ids = self._ids(table)
         problems = []
         if len(unknown := np.flatnonzero(ids == UNKNOWN)):
-            found = list(dict.fromkeys(table.rows.column(column).take(pa.array(unknown)).to_pylist()))
-            others = f"; others: {', '.join(map(repr, found[1:6]))}" if len(found) > 1 else ""
-            what = f"label {found[0]!r} ({'text' if isinstance(found[0], str) else 'a number'}) is not one of the classes{others}"
-            problems.append(counted(table, unknown, what, f"allowed: {self._allowed()}"))
-        missing = np.flatnonzero(ids == MISSING)
+            problems.append(self._unknown_labels(table, unknown))
         if labelled and len(missing):
             fix = f"fill it in, or leave the row out; allowed: {self._allowed()}"
-            problems.append(counted(table, missing, f"column '{column}' has no label (null, empty or -1)", fix))
+            problems.append(counted(table, missing, f"column '{column}' has no label: null, empty or -1", fix))
         elif 0 < len(missing) < len(table):
-            what = f"column '{column}' has no label (null, empty or -1), while other rows of the split have one"
+            what = f"column '{column}' has no label: null, empty or -1, while other rows of the split have one"
             problems.append(counted(table, missing, what, "label all rows of a split, or none"))
         return problems
 
+    def _unknown_labels(self, table: Table, rows: NDArray[np.int64]) -> Problem:
+        """Rows whose label is outside the set."""
+        column = table.rows.column(self.config.columns.label)
+        values = column.take(pa.array(rows)).to_pylist()
+        # In a csv file one word among numbers makes a text of every number: the word is the fault.
+        words = [index for index, value in enumerate(values) if isinstance(value, str) and not WHOLE.fullmatch(value)]
+        if 0 < len(words) < len(values):
+            values, rows = [values[index] for index in words], rows[words]
+        found = list(dict.fromkeys(values))
+        first = found[0]
+        if isinstance(first, str) and not words and 0 <= int(first) < len(self.labels):
+            what, fix = f"label {first!r} is text, and an id is a whole number", f"write {first} without quotes, or the class name"
+            return counted(table, rows, what, f"{fix}; allowed: {self._allowed()}")
+        more = f"; others: {', '.join(map(shown, found[1:6]))}" if len(found) > 1 else ""
+        what = f"label {shown(first)} ({'text' if isinstance(first, str) else 'a number'}) is not one of the classes{more}"
+        return counted(table, rows, what, f"allowed: {self._allowed()}")
+
     def _allowed(self) -> str:
-        if self._by_name:
-            return ", ".join(self.labels)
-        return ", ".join(f"{number} = {label}" for number, label in enumerate(self.labels))
+        """The classes, of many the first ones, and the key that says them."""
+        shorter = self.labels[:CLASSES_NAMED]
+        names = shorter if self._by_name else [f"{number} = {label}" for number, label in enumerate(shorter)]
+        more = [f"... ({len(self.labels)} classes)"] if len(self.labels) > len(shorter) else []
+        key = f"tasks.{(self.owner or self).name}.labels"
+        origin = f"all that split '{self.config.splits.train}' has; name others in {key}" if self._learned else key
+        return f"{', '.join(names + more)} ({origin})"
+
+    def doubts(self, train: Table) -> list[Problem]:
+        """Classes that no train row has."""
+        present = set(self._ids(train).tolist())
+        absent = [label for number, label in enumerate(self.labels) if number not in present]
+        if not absent or self.owner is not None:
+            return []
+        named = ", ".join(absent[:CLASSES_NAMED]) + (", ..." if len(absent) > CLASSES_NAMED else "")
+        what = f"no row of split '{train.split}' has the label {named}: what has no example is not learned"
+        return [Problem(what, train.origin, f"add rows with them, or take them out of tasks.{self.name}.labels")]
+
+    def targets(self, table: Table) -> NDArray:
+        """Class ids."""
+        return self._ids(table)
 
     @property
     def _by_name(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from mtlcli.data.features import Features
 from mtlcli.data.table import Table
 from mtlcli.errors import Problem
 from mtlcli.tasks.base import Outputs, TaskType
-from mtlcli.tasks.checks import counted, input_columns, require_finite, text_problems, wrong_type
+from mtlcli.tasks.checks import counted, input_columns, require_finite, shown, text_problems, wrong_type
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -56,6 +57,10 @@ class Regression(TaskType[RegressionTask]):
         kind = table.rows.column(column).type
         if not _is_numeric(kind):
             fix = f"write the scores as numbers, or name another column in tasks.{self.name}.columns.label"
+            values = table.column(column)
+            rows = [row for row, value in enumerate(values) if not (value is None or _is_number(value))]
+            if 0 < len(rows) < len(table):  # In a csv file one word among numbers makes a text of every number.
+                return [counted(table, rows, f"score {shown(values[rows[0]])} is not a finite number", fix)]
             return [wrong_type(table, column, "numbers are needed", fix)]
         scores = self._scores(table)
         low, high = self.config.range or (-np.inf, np.inf)
@@ -67,12 +72,29 @@ class Regression(TaskType[RegressionTask]):
             what = f"score {scores[outside[0]]:g} is outside its range"
             problems.append(counted(table, outside, what, f"allowed: {low:g} to {high:g} (tasks.{self.name}.range)"))
         missing = np.flatnonzero(np.isnan(scores))
-        if labelled and len(missing):
-            problems.append(counted(table, missing, f"column '{column}' has no score (null or NaN)", "fill it in, or leave the row out"))
+        if labelled and len(missing) == len(table):
+            fix = f"name the column with the scores in tasks.{self.name}.columns.label, or fill it in"
+            problems.append(
+                Problem(f"column '{column}' has no score in any of the {len(table):,} rows: null, NaN or -1", table.origin, fix)
+            )
+        elif labelled and len(missing):
+            problems.append(counted(table, missing, f"column '{column}' has no score: null or NaN", "fill it in, or leave the row out"))
         elif 0 < len(missing) < len(table):
-            what = f"column '{column}' has no score (null or NaN), while other rows of the split have one"
+            what = f"column '{column}' has no score: null or NaN, while other rows of the split have one"
             problems.append(counted(table, missing, what, "score all rows of a split, or none"))
         return problems
+
+    def doubts(self, train: Table) -> list[Problem]:
+        """One and the same score in every row."""
+        scores = self._scores(train)
+        if len(scores) < 2 or (scores != scores[0]).any():
+            return []
+        what = f"every row of split '{train.split}' has the score {scores[0]:g}: there is nothing to learn"
+        return [Problem(what, train.origin, f"name another column in tasks.{self.name}.columns.label, or leave the task out")]
+
+    def targets(self, table: Table) -> NDArray:
+        """The scores."""
+        return self._scores(table)
 
     def _scores(self, table: Table) -> NDArray[np.float64]:
         """The score of each row, NaN where there is none: (rows,)."""
@@ -129,6 +151,14 @@ class Regression(TaskType[RegressionTask]):
     def majority(self, references: list[Any], metric: str) -> float:
         """0: a constant correlates with nothing."""
         return 0.0
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a number, or text that says one."""
+    try:
+        return math.isfinite(float(value))
+    except (TypeError, ValueError):
+        return False
 
 
 def _is_numeric(kind: pa.DataType) -> bool:

@@ -50,7 +50,7 @@ def test_all_tasks_are_checked_at_once() -> None:
     assert "did you mean 'sentences'?" in text and "set tasks.columns.columns.text" in text
     assert "there is no column 'labels'" in text and "set tasks.columns.columns.label" in text
     assert "train.csv: task empty: split 'train' has no rows" in text
-    assert "train.csv, row 2: label 7" in text
+    assert "train.csv, row 2: task rows: label 7" in text
     assert "train.csv, row 2" in str(problems[-1]) and "9" in str(problems[-1])
     assert len(problems) == 5 and not notices
 
@@ -82,7 +82,13 @@ def test_repeats_and_overlaps_are_counted() -> None:
     }
     problems, notices = check({"pairs": config}, {"pairs": tables})
     assert not problems
-    assert notices == ["pairs: 2 of 5 train rows are repeated; 1 of 2 dev rows also occurs in train; 2 of 3 more rows also occur in train"]
+    assert [notice.splitlines()[0] for notice in notices] == [
+        "warning: train.csv, row 2: task pairs: same text, other label, in 1 of 5 rows: 1 here, 0 in row 1",
+        "warning: train.csv, row 3: task pairs: same text and label as an earlier row, in 1 of 5 rows: here as in row 1",
+        "warning: more.csv, row 2: task pairs: same text, other label, in 1 of 3 rows: 1 here, 0 in row 1",
+        "warning: dev.csv, row 1: task pairs: the text is in train too, in 1 of 2 rows: here that of train.csv, row 5",
+        "warning: more.csv, row 1: task pairs: the text is in train too, in 2 of 3 rows: here that of train.csv, row 4 (and 1 more: row 2)",
+    ]
 
 
 def test_questions_repeat_when_question_and_context_do_whatever_their_id() -> None:
@@ -91,7 +97,10 @@ def test_questions_repeat_when_question_and_context_do_whatever_their_id() -> No
     validation = table("validation", id=["4"], question=["q"], context=["a b"], answers=answers[:1])
     problems, notices = check({"qa": SpanTask(source=Source(files={}))}, {"qa": {"train": train, "validation": validation}})
     assert not problems
-    assert notices == ["qa: 1 of 3 train rows is repeated; 1 of 1 validation rows also occurs in train"]
+    assert [notice.splitlines()[0] for notice in notices] == [
+        "warning: train.csv, row 2: task qa: same text as an earlier row, in 1 of 3 rows: here as in row 1",
+        "warning: validation.csv, row 1: task qa: the text is in train too, in 1 of 1 rows: here that of train.csv, row 1",
+    ]
 
 
 def test_a_task_that_is_only_evaluated_has_no_overlaps() -> None:

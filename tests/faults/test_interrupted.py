@@ -1,10 +1,10 @@
-"""The real command, interrupted: what is saved, the exit code, and that the resumed run ends like the uninterrupted one."""
+"""Interrupted: what is saved, the exit code, what the user reads, and that the resumed run ends like the uninterrupted one."""
 
 from __future__ import annotations
 
 import json
 import os
-import platform
+import random
 import re
 import signal
 import subprocess
@@ -13,117 +13,265 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
+from torch.distributed import TCPStore
 
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
-STEPS = 60
-RUN = [
-    *("task=[cola,rte]", "data=sample", "model=tiny", "model.dropout=0.1", "data.max_train_rows=200", "data.max_eval_rows=40"),
-    *("runner.batch_size=8", f"runner.steps={STEPS}", "runner.eval_every=20", "logger.every=1", "runner.device=cpu"),
+from mtlcli import checkpoint
+from tests.faults.ranks import FORKED, RUN, alive, at_step, begin, gone, ranks_of, rows, until
+from tests.resume.runs import differences
+from tests.warm import ENVIRONMENT, ROOT, Process, mtl
+
+STEPS = 40
+LONG = pytest.mark.long
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
+
+
+@pytest.fixture(scope="module")
+def wholes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Uninterrupted runs by number of ranks."""
+    place = tmp_path_factory.mktemp("wholes")
+    for devices in (1, 2):
+        process = begin(place / str(devices), f"runner.steps={STEPS}", devices=devices)
+        assert process.wait() == 0, process.stderr
+    return {devices: place / str(devices) for devices in (1, 2)}
+
+
+def check_saved(process: Process, folder: Path, number: int) -> int:
+    """What a user has after an interruption; the step that it was saved at."""
+    assert process.wait() == CODES[signal.Signals(number)], process.stdout + process.stderr
+    found = re.search(rf"interrupted by {signal.Signals(number).name} and saved at step (\d+)\n", process.stderr)
+    assert found and "Traceback" not in process.stderr, process.stderr
+    assert f"-> go on with: mtl train resume={folder}" in process.stderr
+    newest, skipped = checkpoint.newest(folder / "checkpoints")
+    assert newest.step == int(found[1]) and skipped == []
+    assert json.loads((folder / "status.json").read_text())["status"] == "interrupted"
+    return newest.step
+
+
+def check_resumed(whole: Path, folder: Path) -> None:
+    done = mtl("train", f"resume={folder}", before=FORKED)
+    assert done.returncode == 0, done.stderr
+    assert differences(whole, folder, STEPS) == []
+
+
+def inside(name: str, number: int) -> str:
+    """Code that sends the process a signal at an awkward place."""
+    send = f"os.kill(os.getpid(), {number})"
+    return {
+        # Linear warm-up over 6 % of 40 steps.
+        "warm-up": at_step(1, 0, send),
+        "step": at_step(7, 0, send),
+        "a save under way": at_step(10, 0, send),
+        "accumulation": f"""
+import os, torch
+from mtlcli.tasks.classification import Classification
+whole, calls = Classification.loss, []
+def loss(self, outputs, batch):
+    calls.extend([1] * torch.is_grad_enabled())
+    if len(calls) == 14:
+        {send}
+    return whole(self, outputs, batch)
+Classification.loss = loss
+""",
+        "evaluation": f"""
+import os
+from mtlcli.evaluation import evaluate
+whole, calls = evaluate.collate, []
+def collate(*arguments, **more):
+    calls.append(1)
+    if len(calls) == 1:
+        {send}
+    return whole(*arguments, **more)
+evaluate.collate = collate
+""",
+        "building the model": f"""
+import os
+from mtlcli.models import build
+whole = build.build_model
+def build_model(*arguments, **more):
+    import torch
+    # Not where it is built without numbers, to see how large it is: that is before the run.
+    if torch.empty(0).device.type != "meta":
+        {send}
+    return whole(*arguments, **more)
+build.build_model = build_model
+""",
+    }[name]
+
+
+PLACES = [
+    pytest.param("accumulation", signal.SIGTERM, marks=LONG),
+    *[("evaluation", signal.SIGINT), ("building the model", signal.SIGTERM)],
+    *[pytest.param(name, signal.SIGTERM, marks=LONG) for name in ("step", "a save under way", "evaluation")],
+    pytest.param("warm-up", signal.SIGUSR1, marks=LONG),
+    *[
+        pytest.param(name, signal.SIGINT, marks=LONG)
+        for name in ("warm-up", "step", "a save under way", "accumulation", "building the model")
+    ],
 ]
 
 
-def command(*arguments: str, before: str = "") -> list[str]:
-    code = f"{before}\nimport sys\nfrom mtlcli.__main__ import main\nsys.exit(main())"
-    return [sys.executable, "-c", code, "train", *arguments]
+@pytest.mark.parametrize(("place", "number"), PLACES)
+def test_wherever_it_comes_all_is_saved(wholes: dict[int, Path], tmp_path: Path, place: str, number: int) -> None:
+    process = begin(tmp_path, f"runner.steps={STEPS}", before=inside(place, number), devices=1)
+    step = check_saved(process, tmp_path, number)
+    expected = {"warm-up": 2, "step": 8, "a save under way": 11, "evaluation": 20, "building the model": 0}
+    assert step == expected.get(place, step)
+    if place == "evaluation":
+        # It was not worth finishing: the resumed run makes it anew.
+        assert json.loads((tmp_path / "checkpoints" / "step_00000020" / "state.json").read_text())["evaluated"] is None
+    check_resumed(wholes[1], tmp_path)
 
 
-def finish(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, env=ENVIRONMENT, timeout=200)
+BOTH = [("warm-up", signal.SIGTERM), ("evaluation", signal.SIGTERM), ("building the model", signal.SIGUSR1)]
 
 
-def begin(folder: Path, step: int, *arguments: str, before: str = "") -> subprocess.Popen[str]:
-    """Start a run and return when metrics.jsonl has the row of `step`."""
-    process = subprocess.Popen(
-        command(*RUN, *arguments, f"run_dir={folder}", before=before),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    )
-    deadline = time.monotonic() + 120
-    rows = folder / "metrics.jsonl"
-    while not (rows.exists() and rows.read_text().count("\n") >= step):
-        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    return process
+@pytest.mark.parametrize(("place", "number"), [pytest.param(*each, marks=LONG) for each in BOTH])
+def test_wherever_it_comes_to_a_rank_all_is_saved(wholes: dict[int, Path], tmp_path: Path, place: str, number: int) -> None:
+    check_saved(begin(tmp_path, f"runner.steps={STEPS}", before=inside(place, number)), tmp_path, number)
+    check_resumed(wholes[2], tmp_path)
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "checkpoints" / f"step_{STEPS:08d}" / "model.safetensors")
+MOMENTS = [(seed, target) for seed in range(10) for target in ("rank 0", "rank 1", "launcher")]
+FEW = {(0, "rank 1")}
 
 
-def same(one: Path, other: Path) -> bool:
-    first, second = weights(one), weights(other)
-    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+@pytest.mark.parametrize(("seed", "target"), [each if each in FEW else pytest.param(*each, marks=LONG) for each in MOMENTS])
+def test_at_a_random_moment_whichever_rank_is_told(wholes: dict[int, Path], tmp_path: Path, seed: int, target: str) -> None:
+    """From the moment that there are ranks, while they connect and build the model, to the last steps."""
+    chance = random.Random(f"{seed} {target}")
+    # One that is still in front of its first step is told by the clock, one that trains by its rows: how fast it is, is not known.
+    moment = chance.choice([None, *range(30)]) if seed else None
+    process = begin(tmp_path, f"runner.steps={STEPS}")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    until(process, lambda: len(children.read_text().split()) == 2)
+    told = process.pid if target == "launcher" else ranks_of(process)[int(target[-1])]
+    if moment is not None:
+        until(process, lambda: rows(tmp_path) >= moment)
+    time.sleep(chance.uniform(0, 0.05))
+    begun = time.monotonic()
+    os.kill(told, signal.SIGTERM)
+    step = check_saved(process, tmp_path, signal.SIGTERM)
+    print(f"seed {seed}, {target}: saved at step {step}, ended {time.monotonic() - begun:.2f} s after SIGTERM")
+    check_resumed(wholes[2], tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("devices", "number", "code"), [(1, signal.SIGUSR1, 143), pytest.param(2, signal.SIGINT, 130, marks=pytest.mark.long)]
-)
-def test_a_signal_saves_and_the_resumed_run_ends_the_same(tmp_path: Path, devices: int, number: int, code: int) -> None:
-    options = [f"runner.devices={devices}"]
-    assert finish(*RUN, *options, f"run_dir={tmp_path / 'whole'}").returncode == 0
-    process = begin(tmp_path / "run", 7, *options)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code, errors
-    found = re.search(rf"interrupted by {signal.Signals(number).name} and saved at step (\d+)", errors)
-    assert found and "Traceback" not in errors
-    assert (tmp_path / "run" / "checkpoints" / f"step_{int(found[1]):08d}" / "manifest.json").exists()
-    assert f"mtl train resume={tmp_path / 'run'}" in errors
-    assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "interrupted"
-    done = finish(f"resume={tmp_path / 'run'}")
-    assert done.returncode == 0, done.stderr
-    assert same(tmp_path / "whole", tmp_path / "run")
+def test_before_there_is_anything_to_save_it_ends_at_once(tmp_path: Path) -> None:
+    preparing = """
+import os
+from mtlcli.runner import job
+whole = job.prepare
+def prepare(*arguments, **more):
+    try:
+        os.kill(os.getpid(), NUMBER)
+    except Exception:
+        pass
+    return whole(*arguments, **more)
+job.prepare = prepare
+"""
+    for number, code in CODES.items():
+        process = begin(tmp_path / "run", before=preparing.replace("NUMBER", str(int(number))), devices=1)
+        assert process.wait() == code
+        assert f"interrupted by {number.name} before the run began: nothing was written" in process.stderr
+        assert "type the same command again" in process.stderr and "Traceback" not in process.stderr
+        assert not (tmp_path / "run").exists()
 
 
-def ranks_of(process: subprocess.Popen[str]) -> list[int]:
-    """The processes that a launcher has started for its ranks, in order."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    ranks = [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    assert len(ranks) == 2
-    return ranks
-
-
-def gone(pids: list[int], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if not any(Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2] for pid in pids):
-            return True
-        time.sleep(0.1)
-    return False
-
-
-def test_a_killed_rank_ends_all_and_is_named(tmp_path: Path) -> None:
-    process = begin(tmp_path / "run", 25, "runner.devices=2", "runner.steps=100000")
-    ranks = ranks_of(process)
-    os.kill(ranks[1], signal.SIGKILL)
-    assert gone(ranks, 10)
-    _, errors = process.communicate(timeout=20)
-    assert process.returncode == 1
-    first = [line for line in errors.splitlines() if line.strip()][1]
-    assert re.search(rf"rank \d \(process {ranks[1]} on {re.escape(platform.node())}\) was killed by SIGKILL", first), errors
-    assert "go on from step_00000020" in errors
-
-
-def test_a_killed_launcher_leaves_no_rank_behind(tmp_path: Path) -> None:
-    process = begin(tmp_path / "run", 5, "runner.devices=2", "runner.steps=100000")
-    ranks = ranks_of(process)
-    process.kill()
-    process.wait()
-    assert gone(ranks, 10)
+def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
+    twice = "os.kill(os.getpid(), signal.SIGINT)\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(100)"
+    process = begin(tmp_path, f"runner.steps={STEPS}", before=at_step(15, 0, twice), devices=1)
+    assert process.wait(60) == 130
+    newest, skipped = checkpoint.newest(tmp_path / "checkpoints")
+    assert newest.step == 10 and skipped == []
 
 
 @pytest.mark.long
-def test_a_frozen_rank_is_given_up_after_the_timeout(tmp_path: Path) -> None:
-    process = begin(tmp_path / "run", 5, "runner.devices=2", "runner.steps=100000", "runner.timeout=5")
+def test_a_second_ctrl_c_takes_the_ranks_along(tmp_path: Path) -> None:
+    process = begin(tmp_path, f"runner.steps={STEPS}", before=at_step(15, 1, "time.sleep(100)"))
+    until(process, lambda: rows(tmp_path) >= 15 and (tmp_path / "checkpoints" / "step_00000010").exists())
     ranks = ranks_of(process)
-    os.kill(ranks[1], signal.SIGSTOP)
-    assert gone(ranks, 15)
-    _, errors = process.communicate(timeout=20)
-    assert process.returncode == 1 and "Timed out" in errors
+    # As a terminal does: to the whole foreground group.
+    for pid in (*ranks, process.pid):
+        os.kill(pid, signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None and all(alive(pid) for pid in ranks), "the first one waits for the step"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130 and gone(ranks, 5) is not None
+    newest, skipped = checkpoint.newest(tmp_path / "checkpoints")
+    assert newest.step == 10 and skipped == []
+
+
+SLOW = """
+import time
+from pathlib import Path
+from mtlcli.runner import job
+whole = job.prepare
+def prepare(*arguments, **more):
+    Path(PREPARING).touch()
+    time.sleep(3)
+    return whole(*arguments, **more)
+job.prepare = prepare
+"""
+
+
+@pytest.mark.parametrize(("told", "during"), [((0, 1), True), *(pytest.param((rank,), False, marks=LONG) for rank in (0, 1))])
+def test_ranks_that_another_launcher_started(wholes: dict[int, Path], tmp_path: Path, told: tuple[int, ...], during: bool) -> None:
+    """As under torchrun or SLURM: every rank is started from outside, and told from outside. `during`: while the data is prepared."""
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    common = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    common |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    preparing = tmp_path / "preparing"
+    before = SLOW.replace("PREPARING", repr(str(preparing))) if during else ""
+    ranks = [
+        begin(tmp_path / "run", f"runner.steps={STEPS}", before=before, devices=1, RANK=str(rank), LOCAL_RANK=str(rank), **common)
+        for rank in (0, 1)
+    ]
+    if during:
+        until(ranks[0], preparing.exists)
+        time.sleep(0.5)
+    else:
+        until(ranks[0], lambda: rows(tmp_path / "run") >= 12)
+    for rank in told:
+        ranks[rank].send_signal(signal.SIGTERM)
+    assert [rank.wait(60) for rank in ranks] == [143, 143], [rank.stderr for rank in ranks]
+    assert ranks[1].stderr == "", "only the first rank talks"
+    if during:
+        assert "before the run began: nothing was written" in ranks[0].stderr and not (tmp_path / "run").exists()
+    else:
+        assert check_saved(ranks[0], tmp_path / "run", signal.SIGTERM) >= 12
+        # On one's own: as many ranks as before, so that it ends the same.
+        check_resumed(wholes[2], tmp_path / "run")
+
+
+@pytest.mark.long
+def test_torchrun_that_is_told_or_killed(wholes: dict[int, Path], tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "mtlcli", "train"]
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        folder = tmp_path / number.name
+        options = [*RUN, f"run_dir={folder}", f"runner.steps={STEPS if number == signal.SIGTERM else 100000}"]
+        process = subprocess.Popen([*launcher, *options], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, cwd=ROOT)
+        while rows(folder) < 12:
+            assert process.poll() is None
+            time.sleep(0.01)
+        ranks = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+        process.send_signal(number)
+        if number == signal.SIGKILL:
+            assert gone(ranks, 10) is not None
+            process.communicate()
+            continue
+        _, errors = process.communicate(timeout=60)
+        assert "interrupted by SIGTERM and saved at step" in errors, errors
+        check_resumed(wholes[2], folder)
+
+
+@pytest.mark.long
+def test_an_interrupted_sweep_starts_no_other_job(tmp_path: Path) -> None:
+    options = [*RUN, "-m", "seed=0,1", "runner.steps=30", f"run_dir={tmp_path / 'sweep'}"]
+    done = mtl("train", *options, before=at_step(5, 0, "os.kill(os.getpid(), signal.SIGTERM)"))
+    assert done.returncode == 143, done.stderr
+    assert "and saved at step 6" in done.stderr
+    (job,) = (path for path in (tmp_path / "sweep").iterdir() if path.is_dir())
+    assert f"go on with: mtl train resume={job}" in done.stderr
+    assert mtl("train", f"resume={job}").returncode == 0
 
 
 POISONED = """
@@ -136,15 +284,14 @@ def loss(self, outputs, batch):
     return whole(self, outputs, batch) * (float("nan") if self.name == "rte" and calls[0] == 5 else 1.0)
 Classification.loss = loss
 """
+NUMBERS = ["runner.accumulation=1", "runner.batch_size=8", "runner.save_every=1", "sampling=all"]
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_is_named(tmp_path: Path) -> None:
-    options = [*RUN, "runner.save_every=1", "sampling=all", f"run_dir={tmp_path / 'run'}"]
-    done = subprocess.run(command(*options, before=POISONED), capture_output=True, text=True, env=ENVIRONMENT, timeout=100)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert re.search(r"step 4: the loss of rte is nan \(train features \d+(, \d+){7}\)", done.stderr), done.stderr
+    process = begin(tmp_path / "run", *NUMBERS, before=POISONED, devices=1)
+    assert process.wait() == 1 and "Traceback" not in process.stderr
+    assert re.search(r"step 4: the loss of rte is nan \(train features \d+(, \d+){7}\)", process.stderr), process.stderr
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())[-1] == "step_00000004"
-    skipping = [*RUN, "runner.save_every=1", "sampling=all", "runner.skip_nonfinite=1", "runner.steps=8", f"run_dir={tmp_path / 'skip'}"]
-    done = subprocess.run(command(*skipping, before=POISONED), capture_output=True, text=True, env=ENVIRONMENT, timeout=100)
-    assert done.returncode == 0, done.stderr
-    assert "warning: step 4: the loss of rte is nan" in done.stdout and "the step is left out" in done.stdout
+    process = begin(tmp_path / "skip", *NUMBERS, "runner.skip_nonfinite=1", "runner.steps=8", before=POISONED, devices=1)
+    assert process.wait() == 0, process.stderr
+    assert "warning: step 4: the loss of rte is nan" in process.stdout and "the step is left out" in process.stdout

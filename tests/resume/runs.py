@@ -47,10 +47,10 @@ def without_times(value: Any) -> Any:
     return [without_times(inner) for inner in value] if isinstance(value, list) else value
 
 
-def differences(one: Path, other: Path) -> list[str]:
-    """What differs between two runs that ought to be the same; checkpoints of the last step, rows, results."""
+def differences(one: Path, other: Path, steps: int = STEPS) -> list[str]:
+    """What differs between two runs of `steps` steps that ought to be the same; checkpoints of the last step, rows, results."""
     found = []
-    last = f"checkpoints/step_{STEPS:08d}"
+    last = f"checkpoints/step_{steps:08d}"
     for file in ("model.safetensors", "optimizer.safetensors"):
         first, second = load_file(one / last / file), load_file(other / last / file)
         found += (

@@ -33,7 +33,7 @@ CASES = [
 def test_every_checkpoint_leads_to_the_same_end(tmp_path: Path, options: list[str]) -> None:
     whole = start(tmp_path / "whole", *options)
     places = [folder.name for folder in checkpoint.folders(whole / "checkpoints")]
-    assert len(places) == STEPS // 2
+    assert len(places) >= STEPS // 2
     for name in places[:-1]:
         broken = tmp_path / "broken"
         shutil.copytree(whole, broken)

@@ -89,12 +89,14 @@ def test_configured_labels_are_kept_and_labels_may_come_from_the_head_that_is_us
 def test_a_label_outside_the_set_is_named_with_row_value_and_allowed_set() -> None:
     problem = only(task(["no", "yes"]).check(table([0, 1, 7, 1, 8, 7]), labelled=True))
     assert problem.where == "toy.csv, row 3"
-    assert problem.what == "label 7 (a number) is not one of the classes; others: 8 (and 2 more such rows)"
-    assert problem.fix == "allowed: 0 = no, 1 = yes"
+    assert problem.what == "label 7 (a number) is not one of the classes; others: 8 (and 2 more: rows 5, 6)"
+    assert problem.fix == "allowed: 0 = no, 1 = yes (tasks.toy.labels)"
     problem = only(task(["no", "yes"]).check(table(["no", "maybe"]), labelled=True))
     assert (problem.where, problem.what) == ("toy.csv, row 2", "label 'maybe' (text) is not one of the classes")
     problem = only(task(["1", "2"]).check(table([1, 0]), labelled=True))
-    assert problem.fix == "allowed: 1, 2"
+    assert problem.fix == "allowed: 1, 2 (tasks.toy.labels)"
+    many = only(task([f"class {number}" for number in range(50)]).check(table([50]), labelled=True))
+    assert many.fix.endswith("19 = class 19, ... (50 classes) (tasks.toy.labels)")
     assert "label 'yes' (text)" in only(task(["0", "1"]).check(table(["yes"]), labelled=True)).what
 
 
@@ -113,9 +115,12 @@ def test_missing_labels() -> None:
 
 def test_label_columns_of_the_wrong_type_and_label_sets_that_are_too_small() -> None:
     problem = only(task(["no", "yes"]).check(table([0.5, 1.0]), labelled=True))
-    assert "column 'label' holds double, where class names (text) or ids (whole numbers) are needed" in problem.what
+    assert "column 'label' holds numbers with a decimal point (0.5), where class names (text) or ids (whole" in problem.what
     unknown = task()
+    assert unknown.check(table([0, 1]), labelled=True) == [], "the train split could not be read, and that has been said"
+    unknown.config.splits.train = None
     assert "not known" in only(unknown.check(table([0, 1]), labelled=True)).what
+    unknown.config.splits.train = "train"
     unknown.prepare(table([0, 0]))
     assert "fewer than two classes: 0" in only(unknown.check(table([0, 0]), labelled=True)).what
 
@@ -123,10 +128,10 @@ def test_label_columns_of_the_wrong_type_and_label_sets_that_are_too_small() -> 
 def test_text_that_is_empty_missing_or_not_text() -> None:
     toy = task(["no", "yes"])
     problem = only(toy.check(table([0, 1, 0, 1], ["the cat", " \t", None, ""]), labelled=True))
-    assert (problem.what, problem.where) == ("column 'text' is empty (and 2 more such rows)", "toy.csv, row 2")
+    assert (problem.what, problem.where) == ("column 'text' is empty or missing (and 2 more: rows 3, 4)", "toy.csv, row 2")
     numbers = Table(pa.table({"text": [1, 2], "label": [0, 1]}), "toy.csv", "train", lines=[2, 3])
     problem = only(toy.check(numbers, labelled=True))
-    assert (problem.what, problem.where) == ("column 'text' holds int64, where text is needed", "toy.csv, line 2")
+    assert (problem.what, problem.where) == ("column 'text' holds whole numbers (1), where text is needed", "toy.csv, line 2")
     pairs = Table(pa.table({"text": ["a"], "second": [""], "label": [3]}), "toy.csv", "train")
     assert [problem.what[:20] for problem in task(["no", "yes"], pair="second").check(pairs, labelled=True)] == [
         "column 'second' is e",

@@ -28,12 +28,13 @@ def table(scores: Any) -> Table:
 @pytest.mark.parametrize(
     ("scores", "where", "what"),
     [
-        ([1.0, 7.0, -2.0], "toy.jsonl, row 2", "score 7 is outside its range (and 1 more such rows)"),
+        ([1.0, 7.0, -2.0], "toy.jsonl, row 2", "score 7 is outside its range (and 1 more: row 3)"),
         ([1.0, float("inf")], "toy.jsonl, row 2", "score inf is not a finite number"),
-        ([float("nan"), 1.0], "toy.jsonl, row 1", "column 'label' has no score (null or NaN)"),
-        ([1.0, 2.0, None], "toy.jsonl, row 3", "column 'label' has no score (null or NaN)"),
-        (["1.0", "good"], "toy.jsonl, row 1", "column 'label' holds text, where numbers are needed"),
-        ([True, False], "toy.jsonl, row 1", "column 'label' holds bool, where numbers are needed"),
+        ([float("nan"), 1.0], "toy.jsonl, row 1", "column 'label' has no score: null or NaN"),
+        ([1.0, 2.0, None], "toy.jsonl, row 3", "column 'label' has no score: null or NaN"),
+        (["1.0", "good"], "toy.jsonl, row 2", "score 'good' is not a finite number"),
+        (["1.0", "2.0"], "toy.jsonl, row 1", "column 'label' holds text ('1.0'), where numbers are needed"),
+        ([True, False], "toy.jsonl, row 1", "column 'label' holds true and false (True), where numbers are needed"),
     ],
 )
 def test_a_bad_score_is_named_with_its_row(scores: list[Any], where: str, what: str) -> None:

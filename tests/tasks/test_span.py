@@ -340,16 +340,19 @@ def test_squad_files_metrics_and_majority() -> None:
     assert compute("squad_v2", references=qa.references(rows), **qa.metric_inputs("squad_v2", predictions))["f1"] == 1.0
 
 
+OUTSIDE = "lies outside of the context, which has 7 characters"
+
+
 @pytest.mark.parametrize(
     ("changes", "where", "what"),
     [
-        ({"question": "  "}, "row 2", "column 'question' is empty"),
-        ({"context": ""}, "row 2", "column 'context' is empty"),
-        ({"id": "q0"}, "row 2", "id 'q0' occurs twice"),
-        ({"id": ""}, "row 2", "column 'id' is empty"),
+        ({"question": "  "}, "row 2", "column 'question' is empty or missing"),
+        ({"context": ""}, "row 2", "column 'context' is empty or missing"),
+        ({"id": "q0"}, "row 2", "id 'q0' is that of row 1 too"),
+        ({"id": ""}, "row 2", "column 'id' is empty or missing"),
         ({"answers": {"text": ["two"], "answer_start": [3]}}, "row 2", "the context has ' tw' at answer_start 3, not the answer 'two'"),
-        ({"answers": {"text": ["two"], "answer_start": [5]}}, "row 2", "an answer lies outside of the context"),
-        ({"answers": {"text": ["two"], "answer_start": [-3]}}, "row 2", "an answer lies outside of the context"),
+        ({"answers": {"text": ["two"], "answer_start": [5]}}, "row 2", f"the answer 'two' at answer_start 5 {OUTSIDE}"),
+        ({"answers": {"text": ["two"], "answer_start": [-3]}}, "row 2", f"the answer 'two' at answer_start -3 {OUTSIDE}"),
         ({"answers": {"text": ["two"], "answer_start": [4, 5]}}, "row 2", "column 'answers' is not well-formed"),
         ({"answers": {"text": [""], "answer_start": [4]}}, "row 2", "column 'answers' is not well-formed"),
         ({"answers": {"text": [None], "answer_start": [4]}}, "row 2", "column 'answers' is not well-formed"),
@@ -368,7 +371,7 @@ def test_a_bad_row_is_named(changes: dict[str, Any], where: str, what: str) -> N
 def test_many_bad_rows_are_one_problem_and_no_answer_is_a_matter_of_the_task() -> None:
     rows = table([row(0, "one two", "two"), row(1, "one two"), row(2, "one two")])
     (problem,) = task().check(rows, labelled=True)
-    assert problem.what == "the question has no answer (and 1 more such rows)" and "tasks.qa.no_answer=true" in problem.fix
+    assert problem.what == "the question has no answer (and 1 more: row 3)" and "tasks.qa.no_answer=true" in problem.fix
     assert task(no_answer=True).check(rows, labelled=True) == []
     (problem,) = task(no_answer=True, metrics=["squad_v2", "squad"]).check(rows, labelled=True)
     assert problem.where == "tasks.qa.metrics"
@@ -378,9 +381,9 @@ def test_columns_of_the_wrong_type() -> None:
     columns = {"id": [1, 2], "question": ["a", "b"], "context": ["one", "two"]}
     flat = Table(pa.table({**columns, "answers": ["one", "two"]}), "qa.csv", "train")
     (problem,) = task().check(flat, labelled=True)
-    assert "column 'answers' holds text, where {text: [...], answer_start: [...]} is needed" in problem.what
+    assert "column 'answers' holds text ('one'), where {text: [...], answer_start: [...]} is needed" in problem.what
     numbers = Table(pa.table({**columns, "id": [0.5, 1.5], "answers": pa.nulls(2)}), "qa.csv", "test")
-    assert [problem.what[:22] for problem in task().check(numbers, labelled=False)] == ["column 'id' holds doub"]
+    assert [problem.what[:25] for problem in task().check(numbers, labelled=False)] == ["column 'id' holds numbers"]
 
 
 @pytest.mark.skipif("MTL_DATA" not in os.environ, reason="needs the real data sets")

@@ -1,0 +1,94 @@
+"""What a disk answers when something is written to it, in the words the user reads: why not, how much was needed, how much is free."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mtlcli.errors import MtlError, RunError
+
+REMEDIES = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "delete something of yours there, or have the quota raised",
+    errno.EFBIG: "raise the largest size of a file (ulimit -f)",
+    errno.EROFS: "mount it writable",
+    errno.EACCES: "make it writable for you",
+    errno.EPERM: "make it writable for you",
+    errno.EIO: "look at the disk (dmesg)",
+    errno.ESTALE: "look at the file server",
+}
+"""What the user can do about each answer. An OSError with one of these is never a mistake of this program."""
+
+
+def size_text(size: int) -> str:
+    """A number of bytes for people."""
+    for unit, name in ((2**30, "GB"), (2**20, "MB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size / 2**10:.1f} kB"
+
+
+def free(place: Path) -> int | None:
+    """Bytes that are free where a path is or would be; None when that cannot be known. What a quota leaves may be less."""
+    for folder in (place, *place.absolute().parents):
+        try:
+            return shutil.disk_usage(folder).free
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            return None
+    return None
+
+
+def reason(error: OSError, place: Path, needed: int | None = None) -> str:
+    """Why something could not be written at a path, with the bytes that were needed, if known, and those that are free."""
+    parts = [] if needed is None else [f"needs {size_text(needed)}"]
+    if needed is not None or error.errno in (errno.ENOSPC, errno.EDQUOT):
+        there = free(place)
+        left = "how much is free is not known" if there is None else f"free are {size_text(there)}"
+        parts.append(left + (", of which the quota gives you less" if error.errno == errno.EDQUOT else ""))
+    return f"{error.strerror or error}" + (f" ({', '.join(parts)})" if parts else "")
+
+
+@contextmanager
+def writing(what: str, path: Path, then: str, *, needed: int | None = None, kind: type[MtlError] = RunError) -> Iterator[None]:
+    """Within it, an OSError means that `what`, which belongs at `path`, cannot be written: it is raised as `kind`.
+
+    `then`: what the user does once the remedy is found.
+    """
+    try:
+        yield
+    except OSError as error:
+        remedy = REMEDIES.get(error.errno or 0, "look at the path")
+        raise kind(f"{what} cannot be written: {reason(error, path, needed)}", where=str(path), fix=f"{remedy}, {then}") from error
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Put a text file in its place in one piece: a reader sees the old one or the new one, and of a failure nothing stays."""
+    temporary = file.with_name(f".{file.name}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(file)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def append(file: Path, text: str) -> None:
+    """Add a text to a file, as a whole: when the disk takes only a part of it, that part is taken back."""
+    content = text.encode()
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        before = os.fstat(descriptor).st_size
+        try:
+            while content:
+                content = content[os.write(descriptor, content) :]
+        except OSError:
+            os.ftruncate(descriptor, before)
+            raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,159 @@
+"""Ranks on this machine: one process each, started here, watched here, and ended together.
+
+A rank that is killed, ends early, fails or freezes takes the others with it: each waits for the others in every step. Whose fault
+it was is told from what each of them said last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from mtlcli import checkpoint
+from mtlcli.config.run import Runner
+from mtlcli.errors import Interrupted, Problem, RunError
+from mtlcli.runner.folder import RunFolder
+from mtlcli.runner.interrupt import Interrupt
+
+GRACE = 3.0
+"""Seconds that ranks have to end by themselves, and to finish a save, once one of them has failed."""
+CODE = "import sys; sys.path[:] = sys.argv.pop(1).split(':'); from mtlcli.runner.worker import main; main()"
+"""What a rank runs: with the launcher's own search path, so that files in the user's folder are not taken for modules."""
+
+
+class Rank:
+    """One rank, seen from the launcher."""
+
+    def __init__(self, number: int, world: int, port: int, folder: RunFolder, name: str | None) -> None:
+        self.number = number
+        # A file, not a pipe: nobody has to read it for the rank to end.
+        self._report = tempfile.TemporaryFile()  # noqa: SIM115
+        arguments = [str(folder.path.absolute()), name or "", str(self._report.fileno()), str(os.getpid())]
+        environment: dict[str, Any] = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+        environment |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "True"}
+        # Rank 0 writes, so it shares the lock: when the launcher is killed, the folder stays taken until it is gone, too.
+        owner = folder.owner.descriptor if number == 0 else None
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", CODE, ":".join(sys.path), *arguments],
+            env=os.environ | {key: str(value) for key, value in environment.items()},
+            pass_fds=[self._report.fileno(), *([] if owner is None else [owner])],
+        )
+        self.pid = self._process.pid
+        self.ended: float | None = None
+        """When it was seen to have ended."""
+        self.given_up = False
+        """Whether it had to be killed, because the others had failed and it did not end."""
+        self.said: dict[str, Any] = {}
+        """Its last word: `done` with the results, `interrupted`, or `failed` with the problems."""
+
+    def look(self) -> None:
+        """Note whether it has ended, and what it has said."""
+        if self.ended is None and self._process.poll() is not None:
+            self.ended = time.monotonic()
+            self._report.seek(0)
+            try:
+                self.said = json.loads(self._report.read())
+            except ValueError:
+                # Nothing, or cut short by a kill: the exit code tells.
+                self.said = {}
+            self._report.close()
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has ended without having done its part."""
+        return self.ended is not None and not self.said.keys() & {"done", "interrupted"}
+
+    def send(self, number: int) -> None:
+        """Send it a signal if it still runs."""
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def give_up(self) -> None:
+        """Kill it: its turn to end by itself is over."""
+        self.given_up = True
+        self.send(signal.SIGKILL)
+
+    def blame(self) -> tuple[int, float]:
+        """Orders the ranks that failed: own faults first, then those that did not answer, then those that lost a neighbour."""
+        return 2 if self.said.get("neighbour") else 1 if self.given_up else 0, self.ended or 0.0
+
+    def fault(self, timeout: float) -> list[Problem]:
+        """Why it failed."""
+        if self.said:
+            return [Problem(*values) for values in self.said["failed"]]
+        code = self._process.returncode
+        if self.given_up:
+            return [Problem(f"did not answer within {timeout:g} s (runner.timeout) and was killed")]
+        if code < 0:
+            return [Problem(f"was killed by {signal.Signals(-code).name}")]
+        return [Problem(f"ended with exit code {code} before the run did")]
+
+
+def launch(runner: Runner, folder: RunFolder, name: str | None, interrupt: Interrupt) -> dict[str, Any]:
+    """Run `runner.devices` ranks to their end and return the results. `name`: the checkpoint to go on from.
+
+    Raises RunError naming the rank that failed, and Interrupted when they stopped because a signal had asked for it.
+    """
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    # Held here, so that the ranks find one another at a port that is free for certain.
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    ranks: list[Rank] = []
+
+    def start() -> None:
+        for number in range(runner.devices):
+            ranks.append(Rank(number, runner.devices, store.port, folder, name))
+
+    def send(number: int) -> None:
+        for rank in ranks:
+            rank.send(number)
+
+    try:
+        with interrupt.passed_on(start, send):
+            _watch(ranks)
+    finally:
+        send(signal.SIGKILL)
+    failed = sorted((rank for rank in ranks if rank.failed), key=Rank.blame)
+    if failed:
+        raise _explained(failed[0], folder, runner.timeout)
+    if "interrupted" in ranks[0].said:
+        number, step = ranks[0].said["interrupted"]
+        raise Interrupted(number, step, f"mtl train resume={folder.path}")
+    results: dict[str, Any] = ranks[0].said["done"]
+    return results
+
+
+def _watch(ranks: list[Rank]) -> None:
+    """Return when all have ended. Once one has failed, the others are killed after a while: one that is frozen heeds nothing else."""
+    until = None
+    while any(rank.ended is None for rank in ranks):
+        for rank in ranks:
+            rank.look()
+        if until is None and any(rank.failed for rank in ranks):
+            until = time.monotonic() + GRACE
+        if until is not None and time.monotonic() > until:
+            for rank in ranks:
+                if rank.ended is None:
+                    rank.give_up()
+        time.sleep(0.05)
+
+
+def _explained(rank: Rank, folder: RunFolder, timeout: float) -> RunError:
+    who = f"rank {rank.number} (process {rank.pid} on {platform.node()})"
+    saved = checkpoint.folders(folder.checkpoints)
+    go_on = f"go on from {saved[-1].name}: mtl train resume={folder.path}" if saved else "nothing was saved yet: start again"
+    if "traceback" in rank.said:
+        with folder.log.open("a", encoding="utf-8") as log:
+            log.write(f"{who}:\n{rank.said['traceback']}")
+        go_on += f" (the traceback is in {folder.log})"
+    first, *others = rank.fault(timeout)
+    where = first.where or str(folder.path)
+    verb = " failed:" if rank.said else ""
+    return RunError([Problem(f"{who}{verb} {first.what}", where, f"{first.fix}; {go_on}" if first.fix else go_on), *others])

@@ -1,0 +1,74 @@
+"""What a checkpoint holds, put back into the parts of a run, once all of it is known to fit.
+
+A manifest that verifies says that the files are as they were written, not who wrote them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+
+from mtlcli.checkpoint import Checkpoint
+from mtlcli.errors import UserError
+from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.runner.optim import check_tensors, load_optimizer_tensors
+from mtlcli.runner.state import TrainState
+from mtlcli.weighting.base import Weighting
+
+FIX = "give another checkpoint of the run, or start another run"
+
+
+def restore_model(found: Checkpoint, model: MultiTaskModel) -> None:
+    """Give a model the weights of a checkpoint. Raises UserError when they are those of another model."""
+    tensors = found.tensors("model.safetensors")
+    try:
+        check_tensors(tensors, {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()})
+    except ValueError as error:
+        raise UserError(f"model.safetensors does not fit the run: {error}", where=str(found.folder), fix=FIX) from error
+    model.load_state_dict(tensors)
+
+
+def restore(
+    found: Checkpoint,
+    *,
+    model: MultiTaskModel,
+    optimizer: torch.optim.Optimizer,
+    names: Mapping[Any, str],
+    weighting: Weighting,
+    tasks: Collection[str],
+    steps: int,
+) -> TrainState:
+    """Put a run of `steps` steps, which trains `tasks`, where a checkpoint stands. `names`: of the optimiser's parameters.
+
+    Raises UserError when the checkpoint is that of another run.
+    """
+    restore_model(found, model)
+    file = "state.json"
+    try:
+        state = TrainState.from_json(found.state)
+        _check(state, tasks, steps)
+        weighting.load_state_dict(state.weighting)
+        file = "optimizer.safetensors"
+        load_optimizer_tensors(optimizer, names, found.tensors(file))
+    # A weighting method reads its own state, and says in its own way that it is another's.
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{file} does not fit the run: {reason}", where=str(found.folder), fix=FIX) from error
+    return state
+
+
+def _check(state: TrainState, tasks: Collection[str], steps: int) -> None:
+    """Raise ValueError when counters contradict each other or the run: the loop would never come to its end."""
+    if state.step > steps:
+        raise ValueError(f"it is of step {state.step}, and the run ends at step {steps}")
+    if state.positions.keys() != set(tasks):
+        raise ValueError(f"positions are of {', '.join(state.positions) or 'no task'}, the run trains {', '.join(tasks)}")
+    for name, position in state.positions.items():
+        if position > state.step:
+            raise ValueError(f"positions.{name} is {position}, beyond the step {state.step}")
+    if not state.window.tasks.keys() <= set(tasks):
+        raise ValueError(f"window.tasks are {', '.join(state.window.tasks)}, the run trains {', '.join(tasks)}")
+    if state.best_step is not None and not {"tasks", "average"} <= state.best.keys():
+        raise ValueError("best does not hold the results of the best step")

@@ -1,0 +1,63 @@
+"""What each process that `mtlcli.runner.launch` starts does: one rank's part of the run, and a last word about it."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import traceback
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+from mtlcli.errors import Interrupted, MtlError, Problem
+from mtlcli.runner.interrupt import Interrupt, leave_with
+
+
+def main() -> None:
+    """Run as told by the arguments: run folder, name of a checkpoint or nothing, open file for the last word, process of the launcher."""
+    run_dir, name, report, launcher = sys.argv[1:]
+    leave_with(int(launcher))
+    # Before anything heavy is imported: a signal that comes meanwhile is for the training loop.
+    with Interrupt(launched=True) as interrupt:
+        said = _work(run_dir, name or None, interrupt, int(report))
+    gc.freeze()  # As in mtlcli.__main__: to end soon.
+    sys.exit("failed" in said)
+
+
+def _work(run_dir: str, name: str | None, interrupt: Interrupt, report: int) -> dict[str, Any]:
+    said: dict[str, Any] = {}
+
+    def say(word: dict[str, Any]) -> None:
+        # The first word counts: what goes wrong while the group is left is no news.
+        if not said:
+            said.update(word)
+            with os.fdopen(report, "w", encoding="utf-8") as stream:
+                json.dump(said, stream)
+
+    try:
+        from mtlcli.config.snapshot import load_config
+        from mtlcli.runner.distributed import connect
+        from mtlcli.runner.job import work
+
+        with connect(load_config(Path(run_dir) / "config.yaml").runner) as ranks:
+            # Said before the group is left: leaving may wait for a neighbour.
+            try:
+                say({"done": work(run_dir, name, ranks, interrupt)})
+            except Exception as error:  # noqa: BLE001 (the launcher says it)
+                say(_word(error))
+    except Exception as error:  # noqa: BLE001
+        say(_word(error))
+    return said
+
+
+def _word(error: Exception) -> dict[str, Any]:
+    if isinstance(error, Interrupted):
+        return {"interrupted": [error.number, error.step]}
+    if isinstance(error, MtlError):
+        return {"failed": [astuple(problem) for problem in error.problems]}
+    from mtlcli.runner.distributed import lost_neighbour
+
+    problem = Problem(f"{type(error).__name__}: {error}")
+    return {"failed": [astuple(problem)], "neighbour": lost_neighbour(error), "traceback": traceback.format_exc()}

@@ -1,0 +1,109 @@
+"""Two ranks of which one dies, fails or freezes: all are gone soon, the first line names who and why, and the last checkpoint is good."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mtlcli import checkpoint
+from tests.faults.ranks import RUN, alive, at_step, begin, gone, ranks_of, rows, until
+from tests.warm import ENVIRONMENT, ROOT, mtl
+
+FAULTS = {
+    "killed": ("os.kill(os.getpid(), signal.SIGKILL)", " was killed by SIGKILL"),
+    "raising": ("raise ValueError('the lights went out')", " failed: ValueError: the lights went out"),
+    "ending": ("os._exit(0)", " ended with exit code 0 before the run did"),
+    "exiting": ("sys.exit(3)", " ended with exit code 3 before the run did"),
+    "unable to save": (
+        "import errno\ndef full(*arguments): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))\nos.fsync = full",
+        " failed: the checkpoint cannot be written: No space left on device (needs ",
+    ),
+    "frozen": ("os.kill(os.getpid(), signal.SIGSTOP)", " did not answer within {timeout} s (runner.timeout) and was killed"),
+}
+LONG = pytest.mark.long
+CASES = [
+    *[("killed", 1, 60), ("unable to save", 0, 60)],
+    pytest.param("killed", 0, 60, marks=LONG),
+    *[pytest.param(name, rank, 60, marks=LONG) for name in ("raising", "ending", "exiting") for rank in (0, 1)],
+    *[pytest.param("frozen", rank, 10, marks=LONG) for rank in (0, 1)],
+]
+
+
+@pytest.mark.parametrize(("name", "rank", "timeout"), CASES)
+def test_a_fault_of_one_rank_ends_all(tmp_path: Path, name: str, rank: int, timeout: int) -> None:
+    code, cause = FAULTS[name]
+    go, folder = tmp_path / "go", tmp_path / "run"
+    waiting = f"while not os.path.exists({str(go)!r}): time.sleep(0.01)\n"
+    process = begin(folder, "runner.steps=100000", f"runner.timeout={timeout}", before=at_step(15, rank, waiting + code))
+    until(process, lambda: rows(folder) >= 15 and (folder / "checkpoints" / "step_00000010").exists())
+    ranks = ranks_of(process)
+    assert len(ranks) == 2
+    go.touch()
+    # A rank that hangs is waited for as long as it was asked for, then as long as for any other fault.
+    seconds = gone(ranks, 10 + (timeout if name == "frozen" else 0))
+    assert seconds is not None, [alive(pid) for pid in ranks]
+    assert process.wait() == 1
+    print(f"{name}, rank {rank}: all gone after {seconds:.1f} s")
+    title, first, *_ = process.stderr.splitlines()
+    assert title == "mtl train: 1 problem"
+    assert f"rank {rank} (process {ranks[rank]} on {platform.node()}){cause.format(timeout=timeout)}" in first, process.stderr
+    newest, skipped = checkpoint.newest(folder / "checkpoints")
+    assert newest.step == 10 and skipped == [] and len(checkpoint.folders(folder / "checkpoints")) == 1
+    assert f"go on from step_00000010: mtl train resume={folder}" in process.stderr
+    assert "Traceback" not in process.stderr
+    assert ("ValueError: the lights went out" in (folder / "log.txt").read_text()) == (name == "raising")
+    status = json.loads((folder / "status.json").read_text())
+    assert status["status"] == "failed" and f"rank {rank}" in status["reason"]
+
+
+def test_a_killed_launcher_leaves_no_rank_and_the_folder_is_taken_while_one_lives(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = begin(folder, "runner.steps=100000", before=at_step(15, 0, "time.sleep(4)"))
+    until(process, lambda: rows(folder) >= 15)
+    ranks = ranks_of(process)
+    # Frozen, so that it cannot see that the launcher has gone: it may still write.
+    os.kill(ranks[0], signal.SIGSTOP)
+    process.kill()
+    process.wait()
+    assert gone(ranks[1:], 10) is not None
+    refused = mtl("train", f"resume={folder}")
+    assert refused.returncode == 2 and "another run is writing here: process" in refused.stderr
+    os.kill(ranks[0], signal.SIGCONT)
+    seconds = gone(ranks, 10)
+    assert seconds is not None
+    print(f"launcher killed: all gone after {seconds:.1f} s")
+    allowed = mtl("train", f"resume={folder}", "runner.devices=1", "runner.steps=16", "allow=[runner.steps]")
+    assert allowed.returncode == 0, allowed.stderr
+    # From two ranks to one: it goes on, and says what that means.
+    assert "runner.devices: 2 -> 1: the same result within rounding, not to the bit" in allowed.stdout
+
+
+def is_rank(pid: int) -> bool:
+    """Whether a process was started for a rank; the launcher has others for a moment."""
+    try:
+        return b"runner.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.long
+def test_ranks_that_are_not_forked_and_never_get_past_their_imports(tmp_path: Path) -> None:
+    """The launcher as users have it: ranks are new processes. A signal that comes before they can hear it is kept for them."""
+    command = [sys.executable, "-m", "mtlcli", "train", *RUN, "runner.devices=2", f"run_dir={tmp_path / 'run'}", "runner.steps=30"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, cwd=ROOT)
+    while sum(map(is_rank, ranks_of(process))) < 2:
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 143 and "interrupted by SIGTERM and saved at step 0" in errors, errors
+    command = [sys.executable, "-m", "mtlcli", "train", f"resume={tmp_path / 'run'}"]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT, timeout=200)
+    assert done.returncode == 0 and re.search(r"2 x cpu", done.stdout), done.stderr
