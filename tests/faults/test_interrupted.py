@@ -100,7 +100,8 @@ build.build_model = build_model
 
 PLACES = [
     pytest.param("accumulation", signal.SIGTERM, marks=LONG),
-    *[("evaluation", signal.SIGINT), ("building the model", signal.SIGTERM)],
+    ("evaluation", signal.SIGINT),
+    pytest.param("building the model", signal.SIGTERM, marks=LONG),
     *[pytest.param(name, signal.SIGTERM, marks=LONG) for name in ("step", "a save under way", "evaluation")],
     pytest.param("warm-up", signal.SIGUSR1, marks=LONG),
     *[
