@@ -22,7 +22,7 @@ ROUNDING = ("runner.devices", "runner.device", "runner.threads", "runner.accumul
 """Keys that change the result by rounding only: said, not refused."""
 FIXED = (
     *("model.kind", "model.name", "model.pooling", "model.layers", "model.hidden", "model.heads", "model.vocabulary"),
-    *("model.initializer_range", "sharing.*", "weighting.name", "tasks.*.type", "tasks.*.head", "tasks.*.labels"),
+    *("model.initializer_range", "sharing.*", "weighting.name", "tasks.*.type", "tasks.*.head", "tasks.*.head_layers", "tasks.*.labels"),
 )
 """Keys that decide what there is to learn: another value needs another run."""
 METHODS = ("sharing.name", "weighting.name", "sampling.name")

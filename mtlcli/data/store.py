@@ -28,7 +28,7 @@ FORMAT = 2
 
 FIX = "make room or the place writable, or give data.cache_dir=FOLDER"
 
-NOT_ENCODED = ("source", "splits", "head", "metrics", "weight", "batch_size", "lr_factor", "dropout") + (
+NOT_ENCODED = ("source", "splits", "head", "metrics", "weight", "batch_size", "lr_factor", "dropout", "head_layers") + (
     "max_answer_length",
     "n_best",
     "no_answer_threshold",

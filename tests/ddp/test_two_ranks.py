@@ -27,7 +27,9 @@ def losses(folder: Path) -> list[tuple[str, float]]:
     return [(name, entry["loss"]) for row in rows(folder) for name, entry in row["tasks"].items()]
 
 
-@pytest.mark.parametrize("options", [["sampling=all", "weighting=uncertainty"], ["sharing=none", "runner.accumulation=3"]])
+@pytest.mark.parametrize(
+    "options", [["sampling=all", "weighting=uncertainty"], ["sharing=soft", "sharing.strength=0.01", "runner.accumulation=3"]]
+)
 def test_two_ranks_are_one(tmp_path: Path, options: list[str]) -> None:
     for devices in (1, 2):
         done = mtl(*COMMON, *options, f"runner.devices={devices}", f"run_dir={tmp_path / str(devices)}")

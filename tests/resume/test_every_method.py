@@ -26,6 +26,7 @@ CASES = [
     *([f"sharing={name}", "weighting=uncertainty"] for name in sharings),
     ["weighting=mgda", "weighting.every=3", "sampling=all"],
     ["runner.max_tokens=100", "sampling=temperature"],
+    ["optim.unfreeze_every=3", "optim.layer_decay=0.5", "sharing=soft", "sharing.layers=[0]", "sharing.distance=pretrained"],
 ]
 
 
