@@ -164,7 +164,7 @@ class Backward:
         done = set(self.shared) if reduced else set()
         self.ranks.reduce_gradients([parameter for parameter in self.parameters if parameter not in done])
         penalty = self.model.trunk.penalty()
-        if penalty is not None:
+        if penalty is not None and penalty.requires_grad:  # Not while all that it reaches is frozen.
             # A function of the parameters alone: the same on every rank, nothing to reduce.
             penalty.backward()
         if weighting.parameters():

@@ -70,7 +70,7 @@ def test_lists_and_sweeps() -> None:
     assert "task=[cola,cola" not in candidates("train task=[cola,")
     assert candidates("train task=[cola,rt") == ["task=[cola,rte]", "task=[cola,rte,"]
     assert candidates("train task=[squad") == ["task=[squad]", "task=[squad,", "task=[squad_v2"]
-    assert candidates("train -m sharing=hard,") == ["sharing=hard,none"]
+    assert candidates("train -m sharing=hard,") == ["sharing=hard,none", "sharing=hard,soft"]
 
 
 def test_keys_of_the_schema() -> None:
@@ -188,7 +188,7 @@ def test_the_function_that_bash_calls(shell_env: dict[str, str]) -> None:
     assert done.stderr == ""
     verbs, sharing, tasks, precision, middle, whole = done.stdout.splitlines()
     assert verbs.startswith("<train ><eval >")
-    assert sharing == "<hard ><none >"
+    assert sharing == "<hard ><none ><soft >"
     assert tasks == "<[cola,squad><[cola,squad_v2>"
     assert precision == "<fp32 >"
     assert "<tiny >" in middle

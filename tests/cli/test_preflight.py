@@ -61,7 +61,7 @@ def test_every_file_of_conf_is_composed(choice: str) -> None:
 
 
 def test_every_file_of_conf_is_counted() -> None:
-    assert len(every_file()) == 65
+    assert len(every_file()) == 66
 
 
 def test_suites() -> None:
@@ -103,7 +103,8 @@ def test_all_mistakes_at_once() -> None:
         "roberta, t5, tiny",
         f"taks: unknown key 'taks' -> did you mean 'task'? {groups}",
         f"modle: unknown key 'modle' -> did you mean 'model'? {groups}",
-        "model.lrr: unknown key 'lrr' -> did you mean 'lr'? choices: attention, dropout, heads, hidden, initializer_range, kind, layers, "
+        "model.lrr: unknown key 'lrr' -> did you mean 'lr'? choices: attention, dropout, frozen_layers, "
+        "heads, hidden, initializer_range, kind, layers, "
         "lr, name, pooling, scratch_lr, vocabulary",
         "tasks.coal.weight: task 'coal' is not in the run -> did you mean 'cola'? the run has: cola, sst2, mrpc, stsb, qqp, mnli, qnli, "
         "rte",
@@ -232,7 +233,7 @@ def test_every_value_of_every_sweep_is_tried() -> None:
     ]
     assert said("-m", "task=rte", "runner.steps=range(500,-1,-1)")[0].startswith("runner.steps: must be greater than 0, found 0")
     assert said("-m", "seed=1,2", "optim.lr=1e-3,-1", "sharing=hard,nine") == [
-        "sharing=nine: unknown sharing 'nine' -> did you mean 'none'? choices: hard, none",
+        "sharing=nine: unknown sharing 'nine' -> did you mean 'none'? choices: hard, none, soft",
         "optim.lr: must be greater than 0, found -1 -> Peak learning rate; null: the one that the model's file gives.",
     ]
 

@@ -96,7 +96,7 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
         "model.kind: 'pretraind' is not one of its values",
         "did you mean 'pretrained'? choices: auto, pretrained, scratch",
     ),
-    (changed(sharing__name="hrd"), "sharing.name: unknown name 'hrd'", "did you mean 'hard'? choices: hard, none"),
+    (changed(sharing__name="hrd"), "sharing.name: unknown name 'hrd'", "did you mean 'hard'? choices: hard, none, soft"),
     (
         changed(tasks__cola__type="classify"),
         "tasks.cola.type: unknown type 'classify'",
@@ -127,7 +127,7 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(tasks__stsb__labels=["a", "b"]),
         "tasks.stsb.labels: unknown key 'labels'",
-        "only type classification has it; choices: batch_size, columns, dropout, head, lr_factor, max_length, metrics, range, "
+        "only type classification has it; choices: batch_size, columns, dropout, head, head_layers, lr_factor, max_length, metrics, range, "
         "source, splits, type, weight",
     ),
 ]

@@ -466,7 +466,8 @@ def test_task_files_with_mistakes_and_a_negative_lr(tmp_path: Path) -> None:
     text = refused(tmp_path, "-cd", "my_conf", "task=[key,column,kind,split]", "model=tiny", "optim.lr=-0.1")
     assert text == block(
         "tasks.key.lables: unknown key 'lables'\n"
-        "    -> did you mean 'labels'? choices: batch_size, columns, dropout, head, labels, lr_factor, max_length, metrics, "
+        "    -> did you mean 'labels'? choices: batch_size, columns, dropout, head, head_layers, labels, lr_factor, max_length, "
+        "metrics, "
         "source, splits, type, weight",
         "tasks.column.columns.text: must be given\n    -> Column with the (first) text.",
         "tasks.column.columns.txt: unknown key 'txt'\n    -> did you mean 'text'? choices: label, text, text_pair",

@@ -104,8 +104,8 @@ def test_with_much_strength_it_comes_near_to_hard_sharing() -> None:
     strength = 1 / (2 * tasks * tasks * lr)
     strong, none = (copies(trained(SoftSharing(strength=s), steps=24, trunk_lr=lr * tasks)[0]) for s in (strength, 0.0))
     hard = torch.cat([parameter.flatten() for parameter in trained("hard", steps=24, trunk_lr=lr)[0].trunk.parameters()])
-    distance = max(float((copy - hard).norm()) for copy in strong)
-    assert distance < 0.2 * min(float((copy - hard).norm()) for copy in none)
+    distance = max(float((copy - hard).detach().norm()) for copy in strong)
+    assert distance < 0.2 * min(float((copy - hard).detach().norm()) for copy in none)
 
 
 def test_a_layer_that_does_not_exist_is_refused() -> None:
