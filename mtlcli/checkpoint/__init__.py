@@ -117,7 +117,7 @@ def _write(target: Path, model: dict[str, Tensor], optimizer: dict[str, Tensor],
 def fault(folder: Path) -> str | None:
     """Why a checkpoint folder cannot be used, or None when its manifest verifies and its state is of the step that its name says."""
     try:
-        _verified(folder)
+        verified(folder)
     except ValueError as error:
         return str(error)
     return None
@@ -126,17 +126,17 @@ def fault(folder: Path) -> str | None:
 def read(folder: Path) -> Checkpoint:
     """Open a checkpoint folder. Raises UserError with the fault when it does not verify."""
     try:
-        # Absolute, so that its name is known when `.` was given.
-        return Checkpoint(folder.absolute(), _verified(folder))
+        return verified(folder)
     except ValueError as error:
         raise UserError(f"the checkpoint cannot be used: {error}", where=str(folder), fix=_OTHER) from error
 
 
-def _verified(folder: Path) -> dict[str, Any]:
-    """The state of a checkpoint folder. Raises ValueError with the fault when it cannot be used."""
+def verified(folder: Path) -> Checkpoint:
+    """Open a checkpoint folder. Raises ValueError with the fault when it does not verify."""
+    # Absolute, so that its name is known when `.` was given.
     folder = folder.absolute()
     try:
-        return _verified_state(folder)
+        return Checkpoint(folder, _verified_state(folder))
     except FileNotFoundError as error:
         raise ValueError(f"{Path(error.filename or folder).name} is missing") from error
     except OSError as error:
@@ -260,7 +260,7 @@ def newest(checkpoints: Path) -> tuple[Checkpoint, list[str]]:
     skipped: list[str] = []
     for folder in reversed(_named(checkpoints)):
         try:
-            return Checkpoint(folder.absolute(), _verified(folder)), skipped
+            return verified(folder), skipped
         except ValueError as error:
             skipped.append(f"skipped {folder.name}: {error}")
     raise UserError(

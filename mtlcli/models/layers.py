@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any, Literal
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from mtlcli.errors import UserError
 
@@ -19,16 +19,17 @@ class Route:
     """Whose batch is in the backbone just now. Shared by a trunk and what it has put into the network; not a module, nothing to save."""
 
     def __init__(self) -> None:
-        self.task = ""
-        """The task."""
         self.owner = ""
-        """The task whose head it uses: its own name, or that of the task from which it borrows one."""
-        self.mask: Tensor | None = None
-        """True where there is a token: (batch, length)."""
+        """The task whose head the batch's task uses: its own name, or that of the task from which it borrows one."""
 
 
 class PerTask(nn.ModuleDict):
     """One module for each task that has a head of its own: private to it and to the tasks that borrow the head."""
+
+    @classmethod
+    def copies(cls, module: nn.Module, owners: Sequence[str]) -> PerTask:
+        """A copy of a module for each task. All start from the weights of `module`, which becomes the first."""
+        return cls({owner: module if index == 0 else deepcopy(module) for index, owner in enumerate(owners)})
 
 
 class Layer(nn.Module):
@@ -52,7 +53,7 @@ class TaskLayer(Layer):
     def __init__(self, layer: nn.Module, owners: Sequence[str], route: Route) -> None:
         """All copies start from the weights of `layer`, which becomes the first."""
         super().__init__(layer)
-        self.copies = PerTask({owner: layer if index == 0 else deepcopy(layer) for index, owner in enumerate(owners)})
+        self.copies = PerTask.copies(layer, owners)
         self._route = route
 
     def forward(self, *inputs: Any, **more: Any) -> Any:
@@ -77,21 +78,9 @@ def layer_list(network: nn.Module) -> nn.ModuleList:
     )
 
 
-def chosen_layers(layers: list[int] | Literal["all"], depth: int, where: str) -> list[int]:
+def chosen_layers(layers: Sequence[int], depth: int, where: str) -> list[int]:
     """Layer numbers from 0, in order, without repetition; negative ones count from the top. Raises UserError when one does not exist."""
-    if layers == "all":
-        return list(range(depth))
     wrong = [layer for layer in layers if not -depth <= layer < depth]
     if wrong:
         raise UserError(f"there is no layer {wrong[0]}", where=where, fix=f"the model has layers 0 to {depth - 1}; -1 is the last one")
     return sorted({layer % depth for layer in layers})
-
-
-def hidden_of(output: Any) -> Tensor:
-    """The token states (batch, length, hidden) in what a layer gives: the tensor itself, or the first of a tuple."""
-    return output[0] if isinstance(output, tuple) else output
-
-
-def with_hidden(output: Any, hidden: Tensor) -> Any:
-    """What a layer gave, with other token states."""
-    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden

@@ -75,7 +75,7 @@ class MultiTaskModel(nn.Module):
 
     def owner(self, task: str) -> str:
         """The task whose head `task` uses."""
-        return self.tasks[task].config.head or task
+        return self.trunk.owners[task]
 
     def outputs(self, task: str, batch: Batch) -> dict[str, Tensor]:
         """What the head of `task` gives for a batch, without a loss."""
@@ -101,8 +101,7 @@ class MultiTaskModel(nn.Module):
             if part == "trunk":
                 partition[name] = self.trunk.users(rest)
             else:
-                head = rest.partition(".")[0]
-                partition[name] = tuple(task for task in self.tasks if self.owner(task) == head)
+                partition[name] = self.trunk.borrowers(rest.partition(".")[0])
         return partition
 
     def parameter_counts(self) -> dict[str, Any]:

@@ -196,7 +196,7 @@ def _reopen(
         raise UserError(problems)
     _check_room(config, prepared, path, found.step)
     # Later checkpoints before their rows: no checkpoint may ever be found whose rows are gone.
-    checkpoint.retain(folder.checkpoints, found.step, config.runner.keep, best=found.state["best_step"])
+    checkpoint.retain(folder.checkpoints, found.step, config.runner.keep, best=found.best_step)
     folder.cut_metrics(found.step)
     folder.write_config(config)
     folder.note_resumed(found.step, command, [str(change) for change in differences if not change.free])

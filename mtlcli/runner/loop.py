@@ -201,19 +201,19 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
         state.window.add(batches, outcome, seconds)
         run.console.progress(state.step)
         if state.step % config.logger.every == 0 or state.step == run.steps:
-            row = {
-                "step": state.step,
-                **state.window.row(),
-                **measures(),
-                "lr": optimizer.param_groups[0]["lr"],
-                "gradient_norm": norm,
-                "seconds": round(state.totals.seconds, 3),
-                "seconds_left": round(state.totals.seconds / state.step * (run.steps - state.step), 1),
-            }
-            state.window = Window()
             if ranks.first:
+                row = {
+                    "step": state.step,
+                    **state.window.row(),
+                    **measures(),
+                    "lr": optimizer.param_groups[0]["lr"],
+                    "gradient_norm": norm,
+                    "seconds": round(state.totals.seconds, 3),
+                    "seconds_left": round(state.totals.seconds / state.step * (run.steps - state.step), 1),
+                }
                 run.folder.append_metrics(row)
                 run.console.metrics(row)
+            state.window = Window()
 
 
 def seed_dropout(seed: int, step: int, rank: int) -> None:

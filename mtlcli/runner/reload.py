@@ -39,13 +39,13 @@ def find(path: Path) -> Found:
     if best in (None, newest.step):
         return Found(run, newest, notices)
     folder = run / "checkpoints" / f"step_{best:08d}"
-    fault = checkpoint.fault(folder)
-    if fault is not None:
+    try:
+        return Found(run, checkpoint.verified(folder), notices)
+    except ValueError as error:
         # Another one would have other scores than those that the run is known by.
         raise UserError(
-            f"the run's best checkpoint cannot be used: {fault}", where=str(folder), fix=f"the newest: mtl eval {newest.folder}"
-        )
-    return Found(run, checkpoint.read(folder), notices)
+            f"the run's best checkpoint cannot be used: {error}", where=str(folder), fix=f"the newest: mtl eval {newest.folder}"
+        ) from error
 
 
 def evaluate_path(

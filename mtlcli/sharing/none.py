@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
 from typing import Any
 
 from mtlcli.data.batches import Batch
@@ -18,8 +17,7 @@ class NoSharing(Trunk):
 
     def __init__(self, config: Any, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
         super().__init__(owners)
-        first = make_backbone()
-        self.backbones = PerTask({name: first if index == 0 else deepcopy(first) for index, name in enumerate(self.heads)})
+        self.backbones = PerTask.copies(make_backbone(), self.heads)
 
     def forward(self, task: str, batch: Batch) -> Encoded:
         """Token states and pooled vectors of the task's own backbone."""

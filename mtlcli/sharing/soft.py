@@ -11,7 +11,6 @@ decoupled weight decay acts beside it, on each copy alike.
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -37,7 +36,7 @@ class Soft(Trunk):
         self._route = Route()
         first = make_backbone()
         if config.layers == "all":
-            self.backbones = PerTask({name: first if index == 0 else deepcopy(first) for index, name in enumerate(self.heads)})
+            self.backbones = PerTask.copies(first, self.heads)
             copies = [list(backbone.parameters()) for backbone in self.backbones.values()]
         else:
             self.backbone = first
@@ -60,7 +59,7 @@ class Soft(Trunk):
         owner = self.owners[task]
         if self.config.layers == "all":
             return self.backbones[owner](batch)
-        self._route.task, self._route.owner = task, owner
+        self._route.owner = owner
         return self.backbone(batch)
 
     def penalty(self) -> Tensor | None:
