@@ -8,7 +8,6 @@ import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from mtlcli.checkpoint import run_of
+from mtlcli.cli.overrides import added, apply, is_task, parsed
 from mtlcli.config import Config
 from mtlcli.config.crosscheck import missing_files
 from mtlcli.config.paths import conf_dir
@@ -256,7 +256,7 @@ class _Preflight:
         if override.is_delete():
             return
         for text in texts:
-            chosen = _parsed(text).value()
+            chosen = parsed(text).value()
             for name in chosen if isinstance(chosen, list) else [chosen]:
                 if name is None:
                     if group != "experiment":
@@ -272,7 +272,7 @@ class _Preflight:
     def _jobs(self, values: dict[int, list[str]]) -> Iterator[list[Override]]:
         """What is given in each job of a sweep: every value of every key once, then further combinations up to a number."""
         lists = [
-            [_parsed(text) for text in texts]
+            [parsed(text) for text in texts]
             for override in self.overrides
             if (texts := values[id(override)]) and not (self._is_group(override) and override.key_or_group in self.bad_groups)
         ]
@@ -308,17 +308,17 @@ class _Preflight:
         values.setdefault("tasks", {})
         given = [override for override in job if not (self._is_group(override) or self._is_hydras(override))]
         # A whole task that is given comes first: its values may be given too.
-        for override in sorted(given, key=lambda override: not _is_task(override)):
+        for override in sorted(given, key=lambda override: not is_task(override)):
             key, section = override.key_or_group, override.key_or_group.partition(".")[0]
             if CHOSEN_BY.get(section) in self.bad_groups or (headless and section == "tasks"):
                 continue
             if key in self.groups and key not in values:
                 options = self.loader.get_group_options(key)
                 problems.append(Problem("is chosen by name, not by value", key, f"for example {key}={options[0]}"))
-            elif not _is_task(override) and (problem := check_key(key, values)) is not None:
+            elif not is_task(override) and (problem := check_key(key, values)) is not None:
                 problems.append(problem)
             else:
-                _apply(override, values)
+                apply(override, values)
         config, found = read_config(values)
         if config is not None:
             found = missing_files(config)
@@ -376,43 +376,7 @@ class _Preflight:
 
     def _rewritten(self, override: Override) -> str:
         text = override.input_line or ""
-        return text if self._is_group(override) or self._is_hydras(override) else _added(override, text)
+        return text if self._is_group(override) or self._is_hydras(override) else added(override, text)
 
     def _add(self, problem: Problem) -> None:
         self.problems[problem] = None
-
-
-def _added(override: Override, text: str) -> str:
-    """The override so that Hydra adds the key if no file spells it: the schema knows it, and that is what counts."""
-    return text if override.is_delete() else "++" + text.lstrip("+")
-
-
-@cache
-def _parsed(text: str) -> Override:
-    return OverridesParser.create().parse_override(text)
-
-
-def _is_task(override: Override) -> bool:
-    """Whether a whole task is given: `+tasks.NAME={...}`."""
-    parts = override.key_or_group.split(".")
-    return len(parts) == 2 and parts[0] == "tasks" and isinstance(override.value(), dict)
-
-
-def _apply(override: Override, values: dict[str, Any]) -> None:
-    """What Hydra does with `++key=value` and `~key`, on plain values: composing anew takes a hundred times longer."""
-    *path, last = override.key_or_group.split(".")
-    for part in path:
-        if not isinstance(values.get(part), dict):
-            values[part] = {}
-        values = values[part]
-    value: Any = override.value()
-    if override.is_delete():
-        values.pop(last, None)
-    else:
-        values[last] = _merged(values.get(last), value)
-
-
-def _merged(old: Any, new: Any) -> Any:
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return new
-    return old | {key: _merged(old.get(key), value) for key, value in new.items()}
