@@ -86,6 +86,12 @@ class Rank:
 
     def fault(self, timeout: float) -> list[Problem]:
         """Why it failed."""
+        if self.said.get("neighbour"):
+            # No other rank has said more. One that was slow for so long may have gone on since, and found itself alone.
+            lost = f"lost another rank, or waited for it for longer than {timeout:g} s (runner.timeout)"
+            return [
+                Problem(f"{lost}: {self.said['failed'][0][0]}", None, "look for a rank that was stopped or starved; raise runner.timeout")
+            ]
         if self.said:
             return [Problem(*values) for values in self.said["failed"]]
         code = self._process.returncode
@@ -155,5 +161,5 @@ def _explained(rank: Rank, folder: RunFolder, timeout: float) -> RunError:
         go_on += f" (the traceback is in {folder.log})"
     first, *others = rank.fault(timeout)
     where = first.where or str(folder.path)
-    verb = " failed:" if rank.said else ""
+    verb = " failed:" if rank.said and not rank.said.get("neighbour") else ""
     return RunError([Problem(f"{who}{verb} {first.what}", where, f"{first.fix}; {go_on}" if first.fix else go_on), *others])

@@ -26,7 +26,8 @@ FAULTS = {
         "import errno\ndef full(*arguments): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))\nos.fsync = full",
         " failed: the checkpoint cannot be written: No space left on device (needs ",
     ),
-    "frozen": ("os.kill(os.getpid(), signal.SIGSTOP)", " did not answer within {timeout} s (runner.timeout) and was killed"),
+    # Again and again: a shell that ends may wake a stopped process of its group.
+    "frozen": ("while True: os.kill(os.getpid(), signal.SIGSTOP)", " did not answer within {timeout} s (runner.timeout) and was killed"),
 }
 LONG = pytest.mark.long
 CASES = [
@@ -62,6 +63,19 @@ def test_a_fault_of_one_rank_ends_all(tmp_path: Path, name: str, rank: int, time
     assert ("ValueError: the lights went out" in (folder / "log.txt").read_text()) == (name == "raising")
     status = json.loads((folder / "status.json").read_text())
     assert status["status"] == "failed" and f"rank {rank}" in status["reason"]
+
+
+def test_a_rank_that_was_slow_for_too_long_and_woke_up_is_not_told_as_the_fault_of_the_one_that_waited(tmp_path: Path) -> None:
+    """Both have lost their neighbour then: nobody can tell who was slow, and nobody is blamed."""
+    folder = tmp_path / "run"
+    process = begin(folder, "runner.steps=100000", "runner.timeout=2", before=at_step(15, 0, "time.sleep(3)"))
+    assert process.wait() == 1
+    assert "lost another rank, or waited for it for longer than 2 s (runner.timeout): " in process.stderr
+    assert " failed: " not in process.stderr and "Traceback" not in process.stderr
+    assert (
+        f"look for a rank that was stopped or starved; raise runner.timeout; go on from step_00000010: mtl train resume={folder}"
+        in process.stderr
+    )
 
 
 def test_a_killed_launcher_leaves_no_rank_and_the_folder_is_taken_while_one_lives(tmp_path: Path) -> None:
