@@ -218,12 +218,14 @@ def _sweep_folder(plan: Plan) -> Path:
 
 def _finish_sweep(folder: Path) -> list[Problem]:
     """Show and save the table of a sweep's jobs; what went wrong in which of them."""
-    from mtlcli.report.sweep import read_sweep, sweep_table, varied, write_csv
+    from mtlcli.report.sweep import cost_table, read_sweep, sweep_table, varied, write_csv
 
     jobs = read_sweep(folder)
     if jobs:
         write_csv(jobs, folder / "sweep.csv")
         console().print(sweep_table(jobs))
+        if (costs := cost_table(jobs)) is not None:
+            console().print(costs)
         print(f"sweep folder: {folder}", flush=True)
     return [
         Problem(each.reason or each.status, f"job {each.number} {' '.join(overrides)}".rstrip(), f"its folder: {each.folder}")

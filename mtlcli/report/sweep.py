@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -29,6 +30,13 @@ class SweepJob:
     """Average of the main scores; None when it has none."""
     scores: dict[str, float]
     """Main score by task."""
+    costs: dict[str, float]
+    """What it took, by the titles of COSTS; empty when it has not finished."""
+
+
+COSTS = ("parameters", "shared", "per_task", "flops_per_example", "examples_per_s", "peak_memory")
+"""Parameters: all, those that several tasks share, and those private to a task (mean over tasks); operations of a forward and backward pass
+for one example; examples trained on in a second; bytes."""
 
 
 def read_sweep(folder: Path) -> list[SweepJob]:
@@ -52,9 +60,18 @@ def read_sweep(folder: Path) -> list[SweepJob]:
                 reason=status.get("reason", "").partition("\n")[0],
                 average=results["average"],
                 scores={name: task["main"] for name, task in results["tasks"].items() if task["main"] is not None},
+                costs=_costs(results) if finished else {},
             )
         )
     return sorted(jobs, key=lambda job: (job.average is None, -(job.average or 0.0), job.number))
+
+
+def _costs(results: dict[str, Any]) -> dict[str, float]:
+    counts, cost = results["parameters"], results["cost"]
+    private = sum(counts["per_task"].values()) / len(counts["per_task"])
+    speed = results["throughput"]["examples_per_s"]
+    values = (counts["total"], counts["shared"], private, cost["flops_per_example"], speed, cost["peak_memory"])
+    return dict(zip(COSTS, values, strict=True))
 
 
 def varied(jobs: list[SweepJob]) -> list[list[str]]:
@@ -78,15 +95,35 @@ def sweep_table(jobs: list[SweepJob]) -> Table:
     return table
 
 
+def cost_table(jobs: list[SweepJob]) -> Table | None:
+    """What each finished job took, in the order of `jobs`; None when they all have the same parameters and operations."""
+    finished = [job for job in jobs if job.costs]
+    if len({(job.costs["parameters"], job.costs["flops_per_example"]) for job in finished}) < 2:
+        return None
+    table = Table(title="what each took", title_justify="left")
+    table.add_column("job", justify="right")
+    table.add_column("overrides", overflow="fold")
+    for title in ("parameters", "shared", "per task", "MFLOP/example", "examples/s", "peak MB"):
+        table.add_column(title, justify="right")
+    overrides = dict(zip((job.number for job in jobs), varied(jobs), strict=True))
+    for job in finished:
+        cost = job.costs
+        numbers = [f"{cost[name]:,.0f}" for name in ("parameters", "shared", "per_task")]
+        numbers += [f"{cost['flops_per_example'] / 1e6:,.1f}", f"{cost['examples_per_s']:,.0f}", f"{cost['peak_memory'] / 1e6:,.0f}"]
+        table.add_row(str(job.number), " ".join(overrides[job.number]), *numbers)
+    return table
+
+
 def write_csv(jobs: list[SweepJob], path: Path) -> None:
     """The table as CSV: one row per job; scores in full."""
     tasks = _tasks(jobs)
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["job", "overrides", "average", *tasks, "status", "reason", "folder"])
+        writer.writerow(["job", "overrides", "average", *tasks, *COSTS, "status", "reason", "folder"])
         for job in jobs:
             scores = ["" if score is None else score for score in (job.average, *(job.scores.get(task) for task in tasks))]
-            writer.writerow([job.number, " ".join(job.overrides), *scores, job.status, job.reason, job.folder.name])
+            costs = [job.costs.get(name, "") for name in COSTS]
+            writer.writerow([job.number, " ".join(job.overrides), *scores, *costs, job.status, job.reason, job.folder.name])
 
 
 def _tasks(jobs: list[SweepJob]) -> list[str]:

@@ -220,6 +220,7 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
     import torch
 
     from mtlcli.models.build import build_model
+    from mtlcli.runner.cost import PeakMemory, flops_per_example
     from mtlcli.runner.loop import Run, train
     from mtlcli.runner.precision import choose_precision
     from mtlcli.runner.saver import Saver
@@ -227,6 +228,7 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
 
     with Console(config.logger.console, folder.log, silent=not ranks.first) as console, console.hearing_warnings():
         config.runner.precision = ranks.share(choose_precision(config.runner.precision, ranks.device))
+        memory = PeakMemory(ranks.device)
         torch.manual_seed(config.seed)
         resumed = checkpoint.read(folder.checkpoints / name) if name else None
         model = build_model(config, prepared.tasks, prepared.files, load_weights=resumed is None).to(ranks.device)
@@ -248,28 +250,29 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
             f"{ranks.world} x {ranks.device.type}, {torch.get_num_threads()} threads, "
             f"{counts['total']:,} parameters, {counts['shared']:,} shared"
         )
-        results = train(
-            Run(
-                config=config,
-                model=model,
-                sampling=sampling,
-                weighting=weighting,
-                streams=streams,
-                train=_train_features(prepared),
-                splits=prepared.splits({name: task.config.splits.validation for name, task in prepared.tasks.items()}),
-                encoder=prepared.encoder,
-                steps=steps,
-                eval_every=config.runner.eval_every or per_epoch,
-                folder=folder,
-                saver=Saver(folder.checkpoints, config.runner.keep),
-                console=console,
-                ranks=ranks,
-                interrupt=interrupt,
-                data_source=prepared.source.kind,
-            ),
-            resumed,
+        parts = Run(
+            config=config,
+            model=model,
+            sampling=sampling,
+            weighting=weighting,
+            streams=streams,
+            train=_train_features(prepared),
+            splits=prepared.splits({name: task.config.splits.validation for name, task in prepared.tasks.items()}),
+            encoder=prepared.encoder,
+            steps=steps,
+            eval_every=config.runner.eval_every or per_epoch,
+            folder=folder,
+            saver=Saver(folder.checkpoints, config.runner.keep),
+            console=console,
+            ranks=ranks,
+            interrupt=interrupt,
+            data_source=prepared.source.kind,
         )
+        results = train(parts, resumed)
         if ranks.first:
+            peak = memory.bytes()
+            flops = flops_per_example(model, {name: parts.fetch(name, 0) for name in streams})
+            results["cost"] = {"flops_per_example": flops, "peak_memory": peak}
             folder.write_results(results)
             folder.write_status("finished")
         console.stop()

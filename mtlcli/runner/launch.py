@@ -90,7 +90,7 @@ class Rank:
             # No other rank has said more. One that was slow for so long may have gone on since, and found itself alone.
             lost = f"lost another rank, or waited for it for longer than {timeout:g} s (runner.timeout)"
             return [
-                Problem(f"{lost}: {self.said['failed'][0][0]}", None, "look for a rank that was stopped or starved; raise runner.timeout")
+                Problem(f"{lost}: {self.said['failed'][0][0]}", "", "look for a rank that was stopped or starved; raise runner.timeout")
             ]
         if self.said:
             return [Problem(*values) for values in self.said["failed"]]

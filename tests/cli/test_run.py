@@ -54,6 +54,7 @@ def test_the_run_folder_holds_what_the_contract_says(run: Path) -> None:
         "weighting",
         "gradients",
         "affinity",
+        "cost",
     }
     assert list(results["tasks"]) == ["mnli", "stsb", "squad_v2"], "ax has no labels to validate on"
     for entry in results["tasks"].values():
@@ -62,6 +63,7 @@ def test_the_run_folder_holds_what_the_contract_says(run: Path) -> None:
     assert "accuracy/validation_mismatched" in results["tasks"]["mnli"]["metrics"]
     assert results["average"] == pytest.approx(sum(entry["main"] for entry in results["tasks"].values()) / 3)
     assert set(results["throughput"]) == {"examples_per_s", "tokens_per_s", "padding"}
+    assert results["cost"]["flops_per_example"] > 0 and results["cost"]["peak_memory"] > 2**26
     counts = results["parameters"]
     assert counts["total"] == counts["shared"] + sum(counts["per_task"].values()) and list(counts["per_task"]) == [*results["tasks"], "ax"]
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

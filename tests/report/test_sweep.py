@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mtlcli.report.sweep import read_sweep, sweep_table, varied, write_csv
+from mtlcli.report.sweep import cost_table, read_sweep, sweep_table, varied, write_csv
 
 
 @pytest.fixture
@@ -26,8 +26,14 @@ def sweep(tmp_path: Path) -> Path:
             reason = {"reason": "step 3: the loss is nan\n    -> lower optim.lr"} if status == "failed" else {}
             (folder / "status.json").write_text(json.dumps({"status": status, **reason}))
         if average is not None:
-            tasks = {"rte": {"main": average}, "ax": {"main": None}}
-            (folder / "results.json").write_text(json.dumps({"average": average, "tasks": tasks}))
+            results = {
+                "average": average,
+                "tasks": {"rte": {"main": average}, "ax": {"main": None}},
+                "parameters": {"total": 900 + number, "shared": 800, "per_task": {"rte": 100, "ax": number}},
+                "throughput": {"examples_per_s": 25.5},
+                "cost": {"flops_per_example": 3e6, "peak_memory": 2**29},
+            }
+            (folder / "results.json").write_text(json.dumps(results))
     (tmp_path / "jobs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return tmp_path
 
@@ -55,6 +61,20 @@ def test_only_what_differs_is_shown(sweep: Path) -> None:
     assert "0.7500" in text and "seed=2" in text and "task=rte" not in text and "not started" in text
 
 
+def test_what_each_took_is_shown_where_the_models_differ(sweep: Path) -> None:
+    jobs = read_sweep(sweep)
+    table = cost_table(jobs)
+    assert table is not None
+    console = Console(width=120, record=True)
+    console.print(table)
+    text = console.export_text()
+    assert [line.split() for line in text.splitlines() if "│" in line] == [
+        ["│", "2", "│", "seed=2", "│", "902", "│", "800", "│", "51", "│", "3.0", "│", "26", "│", "537", "│"],
+        ["│", "0", "│", "seed=0", "│", "900", "│", "800", "│", "50", "│", "3.0", "│", "26", "│", "537", "│"],
+    ]
+    assert cost_table(jobs[:1]) is None and cost_table([]) is None
+
+
 def test_csv_holds_everything(sweep: Path) -> None:
     write_csv(read_sweep(sweep), sweep / "sweep.csv")
     with (sweep / "sweep.csv").open(newline="") as stream:
@@ -64,6 +84,12 @@ def test_csv_holds_everything(sweep: Path) -> None:
         "overrides": "task=rte seed=2",
         "average": "0.75",
         "rte": "0.75",
+        "parameters": "902",
+        "shared": "800",
+        "per_task": "51.0",
+        "flops_per_example": "3000000.0",
+        "examples_per_s": "25.5",
+        "peak_memory": "536870912",
         "status": "finished",
         "reason": "",
         "folder": "2_seed-2",

@@ -21,7 +21,7 @@ SMALL = [
     *("runner.device=cpu", "runner.threads=1"),
 ]
 """Three epochs of 4 batches of each task: epochs end inside, windows of the log lie across checkpoints."""
-TIMES = {"examples_per_s", "tokens_per_s", "seconds", "seconds_left", "throughput"}
+TIMES = {"examples_per_s", "tokens_per_s", "seconds", "seconds_left", "throughput", "peak_memory"}
 
 
 def start(folder: Path, *options: str) -> Path:

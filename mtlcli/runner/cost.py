@@ -1,0 +1,53 @@
+"""What a run costs, beside time: floating-point operations of an example, and peak memory."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.runner.step import TaskBatch
+
+STATUS = Path("/proc/self/status")
+
+
+class PeakMemory:
+    """The most memory that this process has held since it was made: on a GPU what torch took there, else resident memory."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        elif STATUS.exists():
+            # Linux starts to count anew: the jobs of a sweep are one process.
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def bytes(self) -> int:
+        """Bytes. Where the system cannot count anew (macOS), those since the process began."""
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        if STATUS.exists():
+            line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+            return int(line.split()[1]) * 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def flops_per_example(model: MultiTaskModel, batches: Mapping[str, TaskBatch]) -> float:
+    """Floating-point operations in the matrix products of a forward and backward pass, over all examples of the batches.
+
+    What is frozen needs no gradient and counts less. `.grad` is empty afterwards.
+    """
+    # The counter knows no attention kernel for the CPU, but all the products that attention is made of.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        for name, batch in batches.items():
+            for micro in batch.micro:
+                loss = model(name, micro).loss
+                if loss.requires_grad:
+                    loss.backward()
+    model.zero_grad(set_to_none=True)
+    return counter.get_total_flops() / max(1, sum(len(micro.input_ids) for batch in batches.values() for micro in batch.micro))
