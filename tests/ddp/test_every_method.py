@@ -1,4 +1,4 @@
-"""Every weighting on two real gloo ranks: the same parameters to the bit on both, and those of one process within 1e-5."""
+"""Every weighting and every sharing on two real gloo ranks: the same parameters to the bit on both, those of one process within 1e-5."""
 
 from __future__ import annotations
 
@@ -13,20 +13,18 @@ import torch
 from safetensors.torch import load_file
 
 from mtlcli.config import weightings
-from tests.ddp.every_weighting import APPROXIMATIONS
-
-LABELS = [*weightings, *(f"mgda {what}" for what in APPROXIMATIONS)]
+from tests.ddp.every_method import variants
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one process and two ranks trained."""
-    place = tmp_path_factory.mktemp("weightings")
+    place = tmp_path_factory.mktemp("methods")
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     common = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    command = [sys.executable, "-m", "tests.ddp.every_weighting", str(place)]
+    command = [sys.executable, "-m", "tests.ddp.every_method", str(place)]
     root = Path(__file__).parents[2]
     worlds = [("0", "1"), ("0", "2"), ("1", "2")]
     started = [
@@ -34,12 +32,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for rank, world in worlds
     ]
     for process in started:
-        _, errors = process.communicate(timeout=280)
+        _, errors = process.communicate(timeout=500)
         assert process.returncode == 0, errors
     return place
 
 
-@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize("label", list(variants()))
 def test_two_ranks_are_one(folder: Path, label: str) -> None:
     alone, first, second = (load_file(folder / f"{label}-{rank}-{world}.safetensors") for rank, world in ((0, 1), (0, 2), (1, 2)))
     tolerance = 2e-3 if label == "mgda bf16 rows" else 1e-5
