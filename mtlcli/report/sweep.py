@@ -103,12 +103,12 @@ def cost_table(jobs: list[SweepJob]) -> Table | None:
     table = Table(title="what each took", title_justify="left")
     table.add_column("job", justify="right")
     table.add_column("overrides", overflow="fold")
-    for title in ("parameters", "shared", "per task", "MFLOP/example", "examples/s", "peak MB"):
+    for title in ("average", "parameters", "shared", "per task", "MFLOP/example", "examples/s", "peak MB"):
         table.add_column(title, justify="right")
     overrides = dict(zip((job.number for job in jobs), varied(jobs), strict=True))
     for job in finished:
         cost = job.costs
-        numbers = [f"{cost[name]:,.0f}" for name in ("parameters", "shared", "per_task")]
+        numbers = [_number(job.average), *(f"{cost[name]:,.0f}" for name in ("parameters", "shared", "per_task"))]
         numbers += [f"{cost['flops_per_example'] / 1e6:,.1f}", f"{cost['examples_per_s']:,.0f}", f"{cost['peak_memory'] / 1e6:,.0f}"]
         table.add_row(str(job.number), " ".join(overrides[job.number]), *numbers)
     return table

@@ -69,8 +69,8 @@ def test_what_each_took_is_shown_where_the_models_differ(sweep: Path) -> None:
     console.print(table)
     text = console.export_text()
     assert [line.split() for line in text.splitlines() if "│" in line] == [
-        ["│", "2", "│", "seed=2", "│", "902", "│", "800", "│", "51", "│", "3.0", "│", "26", "│", "537", "│"],
-        ["│", "0", "│", "seed=0", "│", "900", "│", "800", "│", "50", "│", "3.0", "│", "26", "│", "537", "│"],
+        ["│", "2", "│", "seed=2", "│", "0.7500", "│", "902", "│", "800", "│", "51", "│", "3.0", "│", "26", "│", "537", "│"],
+        ["│", "0", "│", "seed=0", "│", "0.5000", "│", "900", "│", "800", "│", "50", "│", "3.0", "│", "26", "│", "537", "│"],
     ]
     assert cost_table(jobs[:1]) is None and cost_table([]) is None
 
