@@ -27,6 +27,14 @@ CASES = [
     ["weighting=mgda", "weighting.every=3", "sampling=all"],
     ["runner.max_tokens=100", "sampling=temperature"],
     ["optim.unfreeze_every=3", "optim.layer_decay=0.5", "sharing=soft", "sharing.layers=[0]", "sharing.distance=pretrained"],
+    [
+        "sharing=hierarchical",
+        "model.layers=2",
+        "sharing.tasks.cola=0",
+        "sharing.mix=true",
+        "sharing.successive=0.1",
+        "sharing.successive_every=3",
+    ],
 ]
 
 
