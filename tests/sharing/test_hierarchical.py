@@ -118,6 +118,12 @@ def test_successive_regularisation_holds_the_lower_layers() -> None:
     # Two steps are over: what the layers are now is what they were.
     third = trunk.penalty()
     assert third is not None and third.item() == 0
+    with torch.no_grad():
+        for parameter in trunk.parameters():
+            parameter += 0.1
+    for expect_zero in (False, True, True):
+        later = trunk.penalty()
+        assert later is not None and (later.item() == 0) == expect_zero
     assert {name.rstrip("0123456789") for name, _ in trunk.named_buffers() if "backbone" not in name} == {"before", "held_for"}
 
 
