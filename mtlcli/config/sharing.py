@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import field
+from importlib.util import find_spec
 from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Ge, MinLen
+from annotated_types import Ge, Gt, MinLen
 
 from mtlcli.config.section import section
-from mtlcli.registry import Registry
+from mtlcli.errors import Problem
+from mtlcli.registry import Registry, suggest
 
 sharings = Registry("sharing")
 
@@ -57,3 +61,133 @@ class SoftSharing:
     def shares(self) -> bool:
         """Whether tasks have parameters in common, which gradient balancing needs."""
         return self.layers != "all"
+
+
+@sharings.register("hierarchical", "mtlcli.sharing.hierarchical:Hierarchical")
+@section
+class HierarchicalSharing:
+    """One backbone of which each task reads a layer of its own choice (Søgaard & Goldberg 2016; Hashimoto et al. 2017)."""
+
+    shares: ClassVar[bool] = True
+    """Whether tasks have parameters in common, which gradient balancing needs."""
+    name: Literal["hierarchical"] = "hierarchical"
+    """Strategy."""
+    tasks: dict[str, int] = field(default_factory=dict)
+    """Task -> the layer that it reads: from 0; -1 is the last, and that of tasks not named here. Layers above all of these are dropped."""
+    mix: bool = False
+    """Read a learned mix of the layers up to the task's, for each task (ELMo's scalar mix, Peters et al. 2018), not the layer alone."""
+    successive: Annotated[float, Ge(0)] = 0.0
+    """Successive regularisation: factor of the squared distance of the lower tasks' layers to what they were some steps before."""
+    successive_every: Annotated[int, Gt(0)] = 100
+    """Steps after which what the lower layers are now takes the place of what they were."""
+
+    def problems(self, owners: dict[str, str]) -> Iterator[Problem]:
+        """What is wrong with it in a run of these tasks: task -> the task whose head it uses."""
+        for task in self.tasks:
+            at = f"sharing.tasks.{task}"
+            if task not in owners:
+                yield Problem(f"task '{task}' is not in the run", at, suggest(task, owners))
+            elif owners[task] != task:
+                yield Problem(
+                    f"task '{task}' uses the head of '{owners[task]}', and so its layer", at, f"give sharing.tasks.{owners[task]} instead"
+                )
+
+
+@sharings.register("adapters", "mtlcli.sharing.adapters:Adapters")
+@section
+class AdapterSharing:
+    """A small bottleneck behind each layer of one backbone, one for each task (Houlsby et al. 2019; Pfeiffer et al. 2020)."""
+
+    name: Literal["adapters"] = "adapters"
+    """Strategy."""
+    size: Annotated[int, Gt(0)] = 64
+    """Width of the bottleneck."""
+    layers: Layers = "all"
+    """Layers that have adapters: numbers from 0, -1 is the last; or `all`."""
+    shared: bool = False
+    """One adapter more behind each of these layers, for all tasks together."""
+    frozen: bool = False
+    """Train adapters and heads only: the backbone keeps its weights, which should be pretrained ones then."""
+
+    @property
+    def shares(self) -> bool:
+        """Whether tasks have parameters in common, which gradient balancing needs."""
+        return self.shared or not self.frozen
+
+
+@sharings.register("pal", "mtlcli.sharing.pal:PAL")
+@section
+class PALSharing:
+    """Projected attention layers: a narrow attention for each task in parallel to each layer (Stickland & Murray 2019)."""
+
+    name: Literal["pal"] = "pal"
+    """Strategy."""
+    size: Annotated[int, Gt(0)] = 96
+    """Width of the attention, over all its heads."""
+    heads: Annotated[int, Gt(0)] = 6
+    """Attention heads."""
+    layers: Layers = "all"
+    """Layers that have attention in parallel: numbers from 0, -1 is the last; or `all`."""
+    frozen: bool = False
+    """Train what belongs to one task only: the backbone keeps its weights, which should be pretrained ones then."""
+
+    @property
+    def shares(self) -> bool:
+        """Whether tasks have parameters in common, which gradient balancing needs."""
+        return not self.frozen
+
+    def problems(self, owners: dict[str, str]) -> Iterator[Problem]:
+        """What is wrong with it in a run of these tasks: task -> the task whose head it uses."""
+        if self.size % self.heads:
+            yield Problem(f"sharing.size={self.size} is not a multiple of {self.heads}", "sharing.heads", "change one of them")
+
+
+@sharings.register("lora", "mtlcli.sharing.lora:LoRA")
+@section
+class LoRASharing:
+    """Low-rank changes of one backbone's weight matrices for each task, through peft (Hu et al. 2022)."""
+
+    name: Literal["lora"] = "lora"
+    """Strategy."""
+    rank: Annotated[int, Gt(0)] = 8
+    """Rank of a change, r."""
+    alpha: Annotated[float, Gt(0)] = 16.0
+    """Changes are multiplied by alpha / r."""
+    modules: Literal["auto", "all-linear"] | Annotated[list[str], MinLen(1)] = "auto"
+    """Matrices that are changed: ends of modules' names, for example [query, value]; `all-linear`; `auto`: what peft has for the model."""
+    shared: bool = False
+    """One change more of each of these matrices, for all tasks together."""
+    frozen: bool = False
+    """Train the changes and heads only: the backbone keeps its weights, which should be pretrained ones then."""
+
+    @property
+    def shares(self) -> bool:
+        """Whether tasks have parameters in common, which gradient balancing needs."""
+        return self.shared or not self.frozen
+
+    def problems(self, owners: dict[str, str]) -> Iterator[Problem]:
+        """What is wrong with it in a run of these tasks: task -> the task whose head it uses."""
+        if find_spec("peft") is None:
+            yield Problem("sharing=lora needs peft, not installed", "sharing", "type pip install 'mtlcli[lora]'")
+
+
+@sharings.register("adapter_fusion", "mtlcli.sharing.adapter_fusion:AdapterFusion")
+@section
+class AdapterFusionSharing:
+    """Adapters for each task, and an attention for each task over the adapters of all (Pfeiffer et al. 2021)."""
+
+    name: Literal["adapter_fusion"] = "adapter_fusion"
+    """Strategy."""
+    size: Annotated[int, Gt(0)] = 64
+    """Width of the adapters' bottleneck."""
+    keys: Annotated[int, Gt(0)] = 16
+    """Width of the attention's queries and keys."""
+    layers: Layers = "all"
+    """Layers that have adapters: numbers from 0, -1 is the last; or `all`."""
+    frozen: bool = False
+    """Train what belongs to one task only: the backbone keeps its weights, which should be pretrained ones then."""
+
+    @property
+    def shares(self) -> bool:
+        """Whether tasks have parameters in common, which gradient balancing needs."""
+        return not self.frozen

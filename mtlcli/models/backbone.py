@@ -88,6 +88,11 @@ class Backbone(nn.Module):
                 parameter.requires_grad = False
 
     @property
+    def causal(self) -> bool:
+        """Whether tokens see only what stands before them: a decoder-only model."""
+        return _is_decoder(self.network.config)
+
+    @property
     def initializer_range(self) -> float:
         """Standard deviation of the network's initial weights; heads start with the same."""
         return float(getattr(self.network.config, "initializer_range", 0.02))
@@ -198,7 +203,12 @@ def _check_shards(location: str) -> None:
 def _fitting_pooling(config: Any, *, has_trained_pooler: bool) -> str:
     if config.is_encoder_decoder:
         return "mean"
-    kind = config.model_type
-    if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+    if _is_decoder(config):
         return "last"
     return "pooler" if has_trained_pooler else "cls"
+
+
+def _is_decoder(config: Any) -> bool:
+    kind = config.model_type
+    causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return causal and not config.is_encoder_decoder

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mtlcli.errors import UserError
 
@@ -84,3 +84,14 @@ def chosen_layers(layers: Sequence[int], depth: int, where: str) -> list[int]:
     if wrong:
         raise UserError(f"there is no layer {wrong[0]}", where=where, fix=f"the model has layers 0 to {depth - 1}; -1 is the last one")
     return sorted({layer % depth for layer in layers})
+
+
+def hidden_of(output: Any) -> Tensor:
+    """The hidden states (batch, length, hidden) in what a layer returns: itself, or the first of several things."""
+    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
+
+
+def with_hidden(output: Any, hidden: Tensor) -> Any:
+    """What a layer returned, with other hidden states."""
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden

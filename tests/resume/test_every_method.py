@@ -18,12 +18,17 @@ MORE = {
     "annealed": ["weighting.tasks.rte.start=3"],
     "dwa": ["weighting.every=3"],
     "cagrad": ["logger.probe=1"],
+    "hierarchical": [
+        *("model.layers=2", "sharing.tasks.cola=0", "sharing.mix=true", "sharing.successive=0.1", "sharing.successive_every=3"),
+    ],
+    "adapters": ["sharing.shared=true"],
+    "lora": ["sharing.shared=true", "sharing.frozen=true"],
     "static": ["logger.probe=2", "logger.affinity=3"],
 }
 CASES = [
     *([f"sampling={name}", "weighting=uncertainty"] for name in samplings),
     *([f"weighting={name}", "sampling=all", *MORE.get(name, [])] for name in weightings),
-    *([f"sharing={name}", "weighting=uncertainty"] for name in sharings),
+    *([f"sharing={name}", "weighting=uncertainty", *MORE.get(name, [])] for name in sharings),
     ["weighting=mgda", "weighting.every=3", "sampling=all"],
     ["runner.max_tokens=100", "sampling=temperature"],
     ["optim.unfreeze_every=3", "optim.layer_decay=0.5", "sharing=soft", "sharing.layers=[0]", "sharing.distance=pretrained"],

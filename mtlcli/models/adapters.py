@@ -1,0 +1,49 @@
+"""What strategies put beside the layers of a backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mtlcli.models.backbone import Backbone
+from mtlcli.models.layers import Layer, Route, chosen_layers, layer_list
+
+
+class MaskedRoute(Route):
+    """Also knows which of the batch's positions are tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mask = torch.empty(0, 0, dtype=torch.bool)
+        """(batch, length) bool: True where there is a token."""
+
+
+class Bottleneck(nn.Module):
+    """up(gelu(down(x))), what an adapter adds to hidden states; 0 at the start."""
+
+    def __init__(self, hidden: int, size: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(hidden, size)
+        self.up = nn.Linear(size, hidden)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., hidden) -> (..., hidden)."""
+        change: Tensor = self.up(nn.functional.gelu(self.down(hidden)))
+        return change
+
+
+def adapt(backbone: Backbone, layers: Sequence[int] | Literal["all"], place: Callable[[nn.Module], Layer], *, frozen: bool) -> None:
+    """Put what `place` makes of a layer in its place, for each of `layers` (`sharing.layers`). `frozen`: the backbone is not trained.
+
+    Raises UserError when a layer does not exist.
+    """
+    if frozen:
+        backbone.requires_grad_(False)
+    there = layer_list(backbone.network)
+    for number in range(len(there)) if layers == "all" else chosen_layers(layers, len(there), "sharing.layers"):
+        there[number] = place(there[number])

@@ -1,0 +1,91 @@
+"""Projected attention layers: in parallel to each layer a narrow attention for each task.
+
+Stickland & Murray 2019, "BERT and PALs". With h what goes into a layer, its output becomes
+
+    layer(h) + V_D attention(V_E h)
+
+where V_E (hidden -> size) and V_D (size -> hidden) of a task are the same in all layers, and the attention, without an output matrix,
+is the layer's own. The paper adds this inside the last layer norm of BERT's layer; here it is added behind the layer, so that every
+architecture has a place for it. V_D starts at zero, so the backbone's output is unchanged then. The paper trains the backbone too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mtlcli.config.sharing import PALSharing
+from mtlcli.data.batches import Batch
+from mtlcli.models.adapters import MaskedRoute, adapt
+from mtlcli.models.backbone import Backbone
+from mtlcli.models.layers import Layer, PerTask, hidden_of, with_hidden
+from mtlcli.models.multitask import Trunk
+from mtlcli.tasks.base import Encoded
+
+
+class PAL(Trunk):
+    """One backbone, frozen or not, with attention of each task in parallel to its layers."""
+
+    def __init__(self, config: PALSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
+        super().__init__(owners)
+        self._route = MaskedRoute()
+        self.backbone = make_backbone()
+        hidden, causal = self.backbone.hidden, self.backbone.causal
+        self.encoders = PerTask({name: nn.Linear(hidden, config.size, bias=False) for name in self.heads})
+        self.decoders = PerTask({name: nn.Linear(config.size, hidden, bias=False) for name in self.heads})
+        for decoder in self.decoders.values():
+            nn.init.zeros_(decoder.weight)  # type: ignore[arg-type]
+
+        def place(layer: nn.Module) -> ParallelLayer:
+            attentions = PerTask({name: Attention(config.size, config.heads, causal=causal) for name in self.heads})
+            return ParallelLayer(layer, self.encoders, attentions, self.decoders, self._route)
+
+        adapt(self.backbone, config.layers, place, frozen=config.frozen)
+
+    def forward(self, task: str, batch: Batch) -> Encoded:
+        """Token states and pooled vectors through the task's attention."""
+        self._route.owner, self._route.mask = self.owners[task], batch.attention_mask
+        return self.backbone(batch)
+
+
+class Attention(nn.Module):
+    """Multi-head attention without an output matrix."""
+
+    def __init__(self, size: int, heads: int, *, causal: bool) -> None:
+        """`causal`: tokens see only what stands before them."""
+        super().__init__()
+        self._heads, self._causal = heads, causal
+        self.project = nn.Linear(size, 3 * size)
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """(batch, length, size) -> the same; `mask` (batch, length) is True where there is a token to see."""
+        batch, length, size = states.shape
+        query, key, value = self.project(states).view(batch, length, 3, self._heads, size // self._heads).permute(2, 0, 3, 1, 4)
+        visible = mask[:, None, None, :]
+        if self._causal:
+            visible = visible & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+        return mixed.transpose(1, 2).reshape(batch, length, size)
+
+
+class ParallelLayer(Layer):
+    """A layer, and in parallel to it the attention of the task."""
+
+    def __init__(self, layer: nn.Module, encoders: PerTask, attentions: PerTask, decoders: PerTask, route: MaskedRoute) -> None:
+        super().__init__(layer)
+        self.inner, self.attentions = layer, attentions
+        # In a tuple: they belong to the trunk, and to all its layers.
+        self._projections = encoders, decoders
+        self._route = route
+
+    def forward(self, *inputs: Any, **more: Any) -> Any:
+        """What the layer returns, with the task's attention added to the hidden states."""
+        hidden = inputs[0] if inputs else more["hidden_states"]
+        encoders, decoders = self._projections
+        owner = self._route.owner
+        change = decoders[owner](self.attentions[owner](encoders[owner](hidden), self._route.mask))
+        output = self.inner(*inputs, **more)
+        return with_hidden(output, hidden_of(output) + change)
