@@ -165,6 +165,8 @@ def _run(config: Config) -> Iterator[Problem]:
     if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
         yield Problem(f"must be two numbers from 0 to below 1, found {optim.betas}", "optim.betas", "for example [0.9, 0.999]")
     yield from _data(config)
+    if hasattr(config.sharing, "problems"):
+        yield from config.sharing.problems()
     yield from _weighting(config, [name for name, task in config.tasks.items() if task.splits.train is not None])
     if model.kind == "pretrained" and model.name is None:
         yield Problem("must be given with model.kind=pretrained", "model.name", "a name on the hub, or a folder")
