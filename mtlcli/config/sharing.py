@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import field
 from importlib.util import find_spec
@@ -191,3 +192,99 @@ class AdapterFusionSharing:
     def shares(self) -> bool:
         """Whether tasks have parameters in common, which gradient balancing needs."""
         return not self.frozen
+
+
+@section
+class Gating(ABC):
+    """What the strategies with experts have in common."""
+
+    shares: ClassVar[bool] = True
+    """Whether tasks have parameters in common, which gradient balancing needs."""
+    gate: Literal["softmax", "dselect_k"] = "softmax"
+    """How a task weighs experts: for each token with a softmax (Ma et al. 2018), or by a choice of at most `selected` of them for
+    all of the task's tokens (DSelect-k, Hazimeh et al. 2021)."""
+    selected: Annotated[int, Ge(1)] = 2
+    """With gate=dselect_k: the most experts that keep a weight, k."""
+    entropy: Annotated[float, Ge(0)] = 1e-2
+    """With gate=dselect_k: factor of the selectors' entropy in the loss; more of it makes them decide sooner."""
+
+    @abstractmethod
+    def gated(self) -> int:
+        """The fewest experts that a gate weighs."""
+
+    def problems(self, owners: dict[str, str]) -> Iterator[Problem]:
+        """What is wrong with it in a run of these tasks: task -> the task whose head it uses."""
+        if self.gate == "dselect_k" and not self.selected <= self.gated() > 1:
+            what = f"cannot choose {self.selected} of {self.gated()} experts"
+            yield Problem(what, "sharing.selected", "lower it, or take gate=softmax or more experts")
+
+
+ExpertLayers = Annotated[list[int], MinLen(1)] | Literal["all", "top"]
+"""Layers of the backbone whose feed-forward blocks become experts, or `top`: blocks behind the last layer."""
+
+
+@sharings.register("mmoe", "mtlcli.sharing.mmoe:MMoE")
+@section
+class MMoESharing(Gating):
+    """Feed-forward blocks in one backbone as experts, which every task mixes by a gate of its own (Ma et al. 2018)."""
+
+    name: Literal["mmoe"] = "mmoe"
+    """Strategy."""
+    layers: ExpertLayers = field(default_factory=lambda: [-1])
+    """Where the experts are: layers, numbered from 0, -1 is the last, whose feed-forward block each expert starts as a copy of; `all`;
+    or `top`: new blocks behind the last layer."""
+    experts: Annotated[int, Ge(1)] = 4
+    """Number of experts."""
+    noise: Annotated[float, Ge(0)] = 1e-2
+    """In layers: noise on the copies' weights at the start, relative to their standard deviation; without any, they part slowly."""
+
+    def gated(self) -> int:
+        """The fewest experts that a gate weighs."""
+        return self.experts
+
+
+@sharings.register("cgc", "mtlcli.sharing.cgc:CGC")
+@section
+class CGCSharing(Gating):
+    """Shared experts and experts of each task's own in one backbone, mixed by a gate for each task (Tang et al. 2020)."""
+
+    name: Literal["cgc"] = "cgc"
+    """Strategy."""
+    layers: ExpertLayers = field(default_factory=lambda: [-1])
+    """Where the experts are: layers, numbered from 0, -1 is the last, whose feed-forward block each expert starts as a copy of; `all`;
+    or `top`: new blocks behind the last layer."""
+    shared: Annotated[int, Ge(0)] = 2
+    """Number of experts that all tasks share."""
+    own: Annotated[int, Ge(0)] = 1
+    """Number of experts of each task's own."""
+    noise: Annotated[float, Ge(0)] = 1e-2
+    """In layers: noise on the copies' weights at the start, relative to their standard deviation; without any, they part slowly."""
+
+    def gated(self) -> int:
+        """The fewest experts that a gate weighs."""
+        return self.shared + self.own
+
+    def problems(self, owners: dict[str, str]) -> Iterator[Problem]:
+        """What is wrong with it in a run of these tasks: task -> the task whose head it uses."""
+        yield from super().problems(owners)
+        if self.shared + self.own == 0:
+            yield Problem("no task has an expert", "sharing.shared", "give shared or own experts")
+
+
+@sharings.register("ple", "mtlcli.sharing.ple:PLE")
+@section
+class PLESharing(Gating):
+    """Levels of shared experts and experts of each task's own on top of one backbone (Tang et al. 2020)."""
+
+    name: Literal["ple"] = "ple"
+    """Strategy."""
+    levels: Annotated[int, Ge(1)] = 2
+    """Number of levels; one level is CGC on top."""
+    shared: Annotated[int, Ge(1)] = 2
+    """Number of experts in each level that all tasks share."""
+    own: Annotated[int, Ge(1)] = 1
+    """Number of experts in each level of each task's own."""
+
+    def gated(self) -> int:
+        """The fewest experts that a gate weighs."""
+        return self.shared + self.own

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +48,16 @@ class Trunk(nn.Module, ABC):
     def penalty(self) -> Tensor | None:
         """A term added to every step's loss (soft sharing's distance), or None."""
         return None
+
+    @contextmanager
+    def training_passes(self) -> Iterator[None]:
+        """The passes of a training step happen inside of this; others (probes, evaluation) do not. For what `measures` tells of a step."""
+        yield
+
+    def learning_rates(self) -> dict[str, float]:
+        """Peak learning rates of parameters, by name, that have one of their own: it follows the schedule, and no other
+        factor; they have no weight decay."""
+        return {}
 
     def measures(self) -> dict[str, Any]:
         """What the strategy tells in each row of metrics.jsonl and in results.json: JSON values by name."""

@@ -19,16 +19,19 @@ def build_optimizer(optim: Optim, model: MultiTaskModel, weighting: Weighting) -
 
     Biases and norms (parameters of one dimension) have no decay. Parameters of one task alone have the task's
     learning-rate factor, and each layer `optim.layer_decay` times the rate of the one above it. What the
-    weighting method learns has its own rate and no decay. Each group keeps its peak rate in `peak`.
+    weighting method learns has its own rate and no decay, and so has what the trunk gives one. Each group keeps its peak rate
+    in `peak`.
     """
     assert optim.lr is not None, "the learning rate is resolved before the optimiser is built"
     users, heights = model.users(), model.heights()
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    own = {f"trunk.{name}": lr for name, lr in model.trunk.learning_rates().items()}
     for name, parameter in model.named_parameters():
         factor = model.tasks[users[name][0]].config.lr_factor if len(users[name]) == 1 else 1.0
         factor *= optim.layer_decay ** heights[name]
         decay = optim.weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((optim.lr * factor, decay), []).append(parameter)
+        lr, decay = (own[name], 0.0) if name in own else (optim.lr * factor, decay)
+        groups.setdefault((lr, decay), []).append(parameter)
     settings = [{"params": parameters, "lr": lr, "peak": lr, "weight_decay": decay} for (lr, decay), parameters in groups.items()]
     learned = weighting.parameters()
     if learned:

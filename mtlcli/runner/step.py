@@ -142,7 +142,8 @@ class Backward:
         scales = importance if self._balances else weights or dict.fromkeys(batches, 1.0)
         rows = Rows(self.shared, self.ranks, self._dtype) if measured or self._balances or not weights else None
 
-        losses = self._passes(batches, scales, rows)
+        with self.model.trunk.training_passes():
+            losses = self._passes(batches, scales, rows)
         step.losses = dict(zip(batches, losses.tolist(), strict=True))
         bad = [f"the loss of {name} is {loss} ({rows_of(batches[name])})" for name, loss in step.losses.items() if not math.isfinite(loss)]
         if bad:
