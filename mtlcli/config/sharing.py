@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Ge, MinLen
+from annotated_types import Ge, Gt, MinLen
 
 from mtlcli.config.section import section
 from mtlcli.registry import Registry
@@ -57,3 +57,33 @@ class SoftSharing:
     def shares(self) -> bool:
         """Whether tasks have parameters in common, which gradient balancing needs."""
         return self.layers != "all"
+
+
+@sharings.register("task_embedding", "mtlcli.sharing.task_embedding:TaskEmbedding")
+@section
+class TaskEmbeddingSharing:
+    """One backbone that is told the task: a learned vector shifts its embeddings and norms (Pilault et al. 2021)."""
+
+    shares: ClassVar[bool] = True
+    """Whether tasks have parameters in common, which gradient balancing needs."""
+    name: Literal["task_embedding"] = "task_embedding"
+    """Strategy."""
+    conditions: Literal["both", "embeddings", "norms"] = "both"
+    """What a task's vector shifts: the word embeddings, as a segment does, the gain and bias of every norm, or both."""
+    size: Annotated[int, Gt(0)] = 64
+    """Numbers in a task's vector."""
+
+
+@sharings.register("attention", "mtlcli.sharing.attention:Attention")
+@section
+class AttentionSharing:
+    """A shared backbone, and for each task soft masks over its features (Liu et al. 2019, MTAN)."""
+
+    shares: ClassVar[bool] = True
+    """Whether tasks have parameters in common, which gradient balancing needs."""
+    name: Literal["attention"] = "attention"
+    """Strategy."""
+    layers: Layers = "all"
+    """Layers over whose features tasks have masks: numbers from 0, -1 is the last; or `all`. Above the highest a task's state goes on."""
+    size: Annotated[int, Gt(0)] = 32
+    """Width of the bottleneck in a mask's network."""

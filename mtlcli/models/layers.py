@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mtlcli.errors import UserError
 
@@ -84,3 +84,13 @@ def chosen_layers(layers: Sequence[int], depth: int, where: str) -> list[int]:
     if wrong:
         raise UserError(f"there is no layer {wrong[0]}", where=where, fix=f"the model has layers 0 to {depth - 1}; -1 is the last one")
     return sorted({layer % depth for layer in layers})
+
+
+def states_of(output: Any) -> Tensor:
+    """The token states (batch, length, hidden) among what a layer gives: alone, or the first of several things."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def with_states(output: Any, states: Tensor) -> Any:
+    """What a layer gave, with other token states."""
+    return (states, *output[1:]) if isinstance(output, tuple) else states

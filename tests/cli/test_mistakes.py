@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mtlcli.config import sharings
+
 TASK = """\
 # @package tasks.mine
 type: classification
@@ -111,7 +113,8 @@ KNOWN_FROM_THE_CONFIGURATION: dict[str, tuple[list[str], str]] = {
     ),
     "value of a sweep": (
         ["train", "-m", "task=rte", "seed=0,1", "sharing=hard,nome"],
-        "mtl train: 1 problem\n  sharing=nome: unknown sharing 'nome'\n      -> did you mean 'none'? choices: hard, none, soft\n",
+        "mtl train: 1 problem\n  sharing=nome: unknown sharing 'nome'\n"
+        f"      -> did you mean 'none'? choices: {', '.join(sorted(sharings))}\n",
     ),
     "run folder in use": (
         ["train", "task=rte", "run_dir=my_conf"],

@@ -8,6 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from mtlcli.cli.preflight import Plan, preflight, read_arguments
+from mtlcli.config import sharings
 from mtlcli.config.paths import conf_dir
 from mtlcli.config.snapshot import read_config
 from mtlcli.errors import UserError
@@ -233,7 +234,7 @@ def test_every_value_of_every_sweep_is_tried() -> None:
     ]
     assert said("-m", "task=rte", "runner.steps=range(500,-1,-1)")[0].startswith("runner.steps: must be greater than 0, found 0")
     assert said("-m", "seed=1,2", "optim.lr=1e-3,-1", "sharing=hard,nine") == [
-        "sharing=nine: unknown sharing 'nine' -> did you mean 'none'? choices: hard, none, soft",
+        f"sharing=nine: unknown sharing 'nine' -> did you mean 'none'? choices: {', '.join(sorted(sharings))}",
         "optim.lr: must be greater than 0, found -1 -> Peak learning rate; null: the one that the model's file gives.",
     ]
 

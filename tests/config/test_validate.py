@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mtlcli.config import Config
+from mtlcli.config import Config, sharings
 from mtlcli.config.validate import check, check_key, docs, validate
 from mtlcli.errors import UserError
 
@@ -96,7 +96,7 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
         "model.kind: 'pretraind' is not one of its values",
         "did you mean 'pretrained'? choices: auto, pretrained, scratch",
     ),
-    (changed(sharing__name="hrd"), "sharing.name: unknown name 'hrd'", "did you mean 'hard'? choices: hard, none, soft"),
+    (changed(sharing__name="hrd"), "sharing.name: unknown name 'hrd'", f"did you mean 'hard'? choices: {', '.join(sorted(sharings))}"),
     (
         changed(tasks__cola__type="classify"),
         "tasks.cola.type: unknown type 'classify'",
