@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlcli.config import Config, Task
+from mtlcli.config.sharing import ProgressiveSharing, stages_of
 from mtlcli.config.task import ClassificationTask, RegressionTask, SpanTask
 from mtlcli.config.weighting import Needs
 from mtlcli.errors import Problem
@@ -25,7 +26,7 @@ def crosscheck(config: Config, values: dict[str, Any]) -> list[Problem]:
     named = values.get("tasks")
     names = list(named) if isinstance(named, dict) else list(config.tasks)
     problems = [problem for name, task in config.tasks.items() for problem in _task(name, task, config, names)]
-    return problems + list(_run(config))
+    return problems + list(_run(config, names))
 
 
 def missing_files(config: Config) -> list[Problem]:
@@ -145,7 +146,7 @@ def _head(at: str, name: str, task: Task, config: Config, names: list[str]) -> I
         yield Problem(f"differ from the labels of '{task.head}', whose head the task uses", f"{at}.labels", "leave them out")
 
 
-def _run(config: Config) -> Iterator[Problem]:
+def _run(config: Config, names: list[str]) -> Iterator[Problem]:
     runner, optim, model = config.runner, config.optim, config.model
     trained = [task for task in config.tasks.values() if task.splits.train is not None]
     if not trained:
@@ -168,6 +169,8 @@ def _run(config: Config) -> Iterator[Problem]:
     if hasattr(config.sharing, "problems"):
         yield from config.sharing.problems({name: task.head or name for name, task in config.tasks.items()})
     yield from _weighting(config, [name for name, task in config.tasks.items() if task.splits.train is not None])
+    if isinstance(config.sharing, ProgressiveSharing):
+        yield from _stages(config, config.sharing, names)
     if model.kind == "pretrained" and model.name is None:
         yield Problem("must be given with model.kind=pretrained", "model.name", "a name on the hub, or a folder")
     if model.kind != "pretrained" and model.hidden % model.heads:
@@ -223,6 +226,45 @@ def _weighting(config: Config, trained: list[str]) -> Iterator[Problem]:
             "logger.affinity",
             "leave it out, or share parameters between several tasks",
         )
+
+
+def _stages(config: Config, sharing: ProgressiveSharing, names: list[str]) -> Iterator[Problem]:
+    """What is wrong with the stages of a run. `names`: of its tasks, those that were refused among them."""
+    heads = {name: task.head or name for name, task in config.tasks.items() if task.splits.train is not None}
+    at = "sharing.stages"
+    stages = stages_of(sharing, heads)
+    staged = [task for stage in stages for task in stage]
+    for task in dict.fromkeys(staged):
+        if task not in names:
+            yield Problem(f"task '{task}' is not in the run", at, suggest(task, heads))
+        elif task in config.tasks and task not in heads:
+            yield Problem(f"task '{task}' has no train split", at, "take it out: it is evaluated with the head it uses")
+        elif staged.count(task) > 1:
+            yield Problem(f"task '{task}' is there twice", at, "name every task once")
+    for task, owner in heads.items():
+        if task not in staged:
+            yield Problem(f"task '{task}' is in no stage", at, "add it to a stage, or take it out of the run")
+        elif owner in staged and any((task in stage) != (owner in stage) for stage in stages):
+            yield Problem(f"task '{task}' uses the head of '{owner}', which is in another stage", at, "put both into one stage")
+    for name, each in config.tasks.items():
+        if (each.head or name) not in heads.values():
+            yield Problem(f"no stage trains the head of task '{name}'", f"tasks.{name}", "take it out of the run, or name another head")
+    if sharing.lengths is not None:
+        steps, total = config.runner.steps, sum(sharing.lengths)
+        if len(sharing.lengths) != len(stages) - 1:
+            what = f"{len(stages)} stages need {len(stages) - 1} lengths, found {len(sharing.lengths)}"
+            yield Problem(what, "sharing.lengths", "give the steps of every stage but the last, which goes on to the end of the run")
+        elif steps is not None and total >= steps:
+            yield Problem(f"{total} steps leave the last stage none of {steps}", "sharing.lengths", "lower them, or raise runner.steps")
+    alone = [stage[0] for stage in stages if len(stage) < 2]
+    if config.weighting.needs.several_tasks and alone:
+        what = f"weighting={config.weighting.name} compares tasks, and '{alone[0]}' is alone in its stage"
+        yield Problem(what, at, "put several tasks into every stage, or type weighting=static")
+    if config.runner.patience is not None:
+        fix = "give sharing.patience, which ends a stage, and with the last one the run"
+        yield Problem("may end the run before its last stage", "runner.patience", fix)
+    if config.logger.affinity is not None:
+        yield Problem("measures tasks trained together, and stages train them one after another", "logger.affinity", "leave it out")
 
 
 def _data(config: Config) -> Iterator[Problem]:

@@ -59,6 +59,16 @@ class Trunk(nn.Module, ABC):
         factor; they have no weight decay."""
         return {}
 
+    def enter(self, stage: int, *, anew: bool) -> None:
+        """A stage of the run (numbered from 0) begins, or, not `anew`, a resumed run goes on in it. Most strategies have one stage."""
+
+    def term(self, batch: Batch, encoded: Encoded, heads: nn.ModuleDict, tasks: dict[str, TaskType[Any]]) -> Tensor | None:
+        """A term that the loss of a batch has beside the task's own, summed over the batch's inputs (scalar, fp32), or None.
+
+        `encoded`: what `forward` gave for the batch.
+        """
+        return None
+
     def measures(self) -> dict[str, Any]:
         """What the strategy tells in each row of metrics.jsonl and in results.json: JSON values by name."""
         return {}
@@ -69,7 +79,7 @@ class TaskOutput:
     """What a forward pass of one task gives."""
 
     loss: Tensor
-    """Loss summed over the batch's items, divided by `batch.denominator`: scalar, fp32."""
+    """Loss summed over the batch's items, with the trunk's term, divided by `batch.denominator`: scalar, fp32."""
     outputs: dict[str, Tensor]
     """What the head gave, for example logits (batch, classes)."""
 
@@ -95,8 +105,11 @@ class MultiTaskModel(nn.Module):
 
     def forward(self, task: str, batch: Batch) -> TaskOutput:
         """Loss and outputs of a batch of `task`."""
-        outputs = self.outputs(task, batch)
-        return TaskOutput(self.tasks[task].loss(outputs, batch) / batch.denominator, outputs)
+        encoded = self.trunk(task, batch)
+        outputs = self.heads[self.owner(task)](encoded)
+        loss = self.tasks[task].loss(outputs, batch)
+        term = self.trunk.term(batch, encoded, self.heads, self.tasks)
+        return TaskOutput((loss if term is None else loss + term) / batch.denominator, outputs)
 
     def heights(self) -> dict[str, int]:
         """For every parameter, by name, how far down it lies: 0 heads and what stands on top of the layers, 1 the last layer,

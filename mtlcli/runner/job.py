@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mtlcli import checkpoint
 from mtlcli.config import Config, samplings, weightings
 from mtlcli.config.changes import changes, judge, settle
+from mtlcli.config.sharing import ProgressiveSharing, stages_of
 from mtlcli.config.snapshot import load_config
 from mtlcli.errors import Interrupted, MtlError, Problem, RunError, UserError
 from mtlcli.models.files import BackboneFiles
@@ -22,7 +23,7 @@ from mtlcli.runner.room import check_place, check_room
 if TYPE_CHECKING:
     from mtlcli.data.batches import Stream
     from mtlcli.data.features import Features
-    from mtlcli.sampling.base import Sampling
+    from mtlcli.runner.stages import Stages
 
 
 def run(config: Config, run_dir: Path, *, command: list[str], resumes: Path | None = None) -> float:
@@ -97,9 +98,8 @@ def _launched() -> bool:
 
 def _check_room(config: Config, prepared: Prepared, run_dir: Path, step: int | None = None) -> None:
     """Raises UserError when the disk has no room for the run, or for what is left of it after `step`."""
-    _, sampling = _order(config, prepared)
-    steps = _steps(config, sampling)
-    save_every = config.runner.save_every or config.runner.eval_every or sampling.steps_per_epoch
+    _, stages, steps = _order(config, prepared)
+    save_every = config.runner.save_every or config.runner.eval_every or stages.steps_per_epoch
     begin = step or 0
     saves = steps // save_every - begin // save_every + (steps % save_every > 0 and begin < steps)
     existing = None if step is None else len(checkpoint.folders(run_dir / "checkpoints"))
@@ -234,14 +234,13 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
         model = build_model(config, prepared.tasks, prepared.files, load_weights=resumed is None).to(ranks.device)
         ranks.copy_from_first([*model.parameters(), *model.buffers()])
 
-        streams, sampling = _order(config, prepared)
+        streams, stages, steps = _order(config, prepared)
         trained = {name: prepared.tasks[name] for name in streams}
         weighting = weightings.implementation(config.weighting.name)(
             config.weighting, {name: WeightedTask(task.config.weight, task.loss_kind) for name, task in trained.items()}
         )
 
-        per_epoch = sampling.steps_per_epoch
-        steps = _steps(config, sampling)
+        per_epoch = stages.steps_per_epoch
         if ranks.first:
             folder.write_config(config)
         counts = model.parameter_counts()
@@ -253,7 +252,7 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
         parts = Run(
             config=config,
             model=model,
-            sampling=sampling,
+            stages=stages,
             weighting=weighting,
             streams=streams,
             train=_train_features(prepared),
@@ -289,9 +288,13 @@ def _train_features(prepared: Prepared) -> dict[str, Features]:
     return {name: prepared.features[name][split] for name, split in trained.items() if split}
 
 
-def _order(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], Sampling]:
-    """The order of every trained task's features, and that of the tasks."""
+def _order(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], Stages, int]:
+    """The order of every trained task's features, that of the tasks, and the updates of the whole run.
+
+    Raises UserError when a stage would have no step.
+    """
     from mtlcli.data.batches import Stream
+    from mtlcli.runner.stages import Stages
     from mtlcli.sampling.base import TaskSize
 
     streams, sizes = {}, {}
@@ -301,12 +304,14 @@ def _order(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], Sampl
             features.lengths, batch_size=batch_size, seed=config.seed * 1000 + number, max_tokens=config.runner.max_tokens
         )
         sizes[name] = TaskSize(len(features), streams[name].batches_in_epoch(0), batch_size)
-    return streams, samplings.implementation(config.sampling.name)(config.sampling, sizes, config.seed)
-
-
-def _steps(config: Config, sampling: Sampling) -> int:
-    """Updates of the whole run."""
-    return config.runner.steps or math.ceil((config.runner.epochs or 0) * sampling.steps_per_epoch)
+    owners = {name: prepared.tasks[name].config.head or name for name in sizes}
+    policy = samplings.implementation(config.sampling.name)
+    parts = [policy(config.sampling, {name: sizes[name] for name in names}, config.seed) for names in stages_of(config.sharing, owners)]
+    staged = config.sharing if isinstance(config.sharing, ProgressiveSharing) else None
+    stages = Stages(parts, patience=staged.patience if staged else None)
+    steps = config.runner.steps or math.ceil((config.runner.epochs or 0) * stages.steps_per_epoch)
+    stages.fit(steps, staged.lengths if staged else None)
+    return streams, stages, steps
 
 
 def _score(results: dict[str, Any]) -> float:

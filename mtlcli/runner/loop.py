@@ -26,9 +26,9 @@ from mtlcli.runner.interrupt import Asked, Interrupt
 from mtlcli.runner.optim import Unfreezing, build_optimizer, optimizer_tensors, rate, set_rate
 from mtlcli.runner.restore import restore
 from mtlcli.runner.saver import Saver
-from mtlcli.runner.state import TrainState, Window
+from mtlcli.runner.stages import Stages
+from mtlcli.runner.state import Stage, TrainState, Window
 from mtlcli.runner.step import FIX, Backward, TaskBatch, cut, rows_of
-from mtlcli.sampling.base import Sampling
 from mtlcli.weighting.base import Step, Weighting
 
 
@@ -40,7 +40,7 @@ class Run:
     """The resolved config: steps, learning rate and precision are known."""
     model: MultiTaskModel
     """Trunk and heads, on this rank's device."""
-    sampling: Sampling
+    stages: Stages
     """Which tasks make up a step."""
     weighting: Weighting
     """How losses or gradients become one update."""
@@ -88,20 +88,35 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
     `resumed`: go on from there, as if there had been no break. Evaluate, save and stop stand before the step, so that the last step
     needs no second path. Raises Interrupted after saving when a signal asks for it.
     """
-    config, ranks = run.config, run.ranks
+    config, ranks, stages = run.config, run.ranks, run.stages
     bf16 = config.runner.precision == "bf16"
     optimizer = build_optimizer(config.optim, run.model, run.weighting)
-    backward = Backward(run.model, run.weighting, ranks, bf16=bf16, seed=config.seed)
-    parameters = backward.parameters
+    parameters = list(run.model.parameters())
     names = {parameter: name for name, parameter in run.model.named_parameters()}
     names |= {parameter: f"weighting/{index}" for index, parameter in enumerate(run.weighting.parameters())}
     state = TrainState(positions=dict.fromkeys(run.streams, 0))
     saved: int | None = None
     if resumed is not None:
         state = restore(
-            resumed, model=run.model, optimizer=optimizer, names=names, weighting=run.weighting, tasks=run.streams, steps=run.steps
+            resumed,
+            model=run.model,
+            optimizer=optimizer,
+            names=names,
+            weighting=run.weighting,
+            tasks=run.streams,
+            steps=run.steps,
+            stages=len(stages),
         )
         saved = state.step
+
+    def enter(*, anew: bool) -> Backward:
+        """Begin the present stage, or go on in it. What tasks share is asked of those that are trained in it."""
+        run.model.trunk.enter(state.stage.number, anew=anew)
+        if len(stages) > 1:
+            run.console.say(stages.describe(state.stage, run.steps))
+        return Backward(run.model, run.weighting, ranks, bf16=bf16, seed=config.seed, tasks=stages.tasks(state.stage))
+
+    backward = enter(anew=resumed is None)
     conflicts = Conflicts(state.conflicts)
     affinity = Affinity(state.affinity, backward, run.fetch, list(run.streams))
     save_every = config.runner.save_every or run.eval_every
@@ -136,10 +151,13 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
                 asked = run.interrupt.asked(ranks)
             else:
                 state.note_results(found)
+                stages.note(state.stage, found)
                 run.console.scores(state.step, found, best=state.best_step == state.step)
                 if ranks.first:
                     run.folder.write_results(results())
-        done = last or (config.runner.patience is not None and state.stale >= config.runner.patience)
+        over = stages.over(state.stage, state.step, run.steps)
+        stale = config.runner.patience is not None and state.stale >= config.runner.patience
+        done = last or stale or (over and stages.is_last(state.stage))
         # The best so far as well: `mtl eval RUN` reads its checkpoint.
         worth = state.step > 0 and (state.step % save_every == 0 or state.step == state.best_step)
         if ranks.first and state.step != saved and (asked or done or worth):
@@ -151,9 +169,14 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
         if done:
             run.saver.wait()
             if not last:
-                run.console.say(f"stopped: {state.stale} evaluations without a better average")
+                run.console.say(f"stopped: {state.stale if stale else state.stage.stale} evaluations without a better average")
             return results()
         run.saver.check()
+
+        # The next stage. A checkpoint of this step was saved before: what ends a stage is in the state.
+        if over:
+            state.stage = Stage(state.stage.number + 1, begin=state.step)
+            backward = enter(anew=True)
 
         # Plan and fetch.
         start = time.perf_counter()
@@ -163,10 +186,10 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
         if due(config.logger.affinity, state.step):
             affinity.measure(state, lr=optimizer.param_groups[0]["peak"])
         batches: dict[str, TaskBatch] = {}
-        for name, _ in run.sampling.plan(state.step):
+        for name, _ in stages.plan(state.stage, state.step):
             batches[name] = run.fetch(name, state.positions[name])
             state.positions[name] += 1
-        step = Step(state.step, run.steps, state.step // run.sampling.steps_per_epoch, config.seed, list(batches))
+        step = Step(state.step, run.steps, state.step // stages.steps_per_epoch, config.seed, list(batches))
 
         # Forward, backward, combine, reduce, clip, check.
         optimizer.zero_grad(set_to_none=True)
@@ -187,7 +210,8 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
 
         # Update.
         conflicts.add(step, run.weighting.tasks)
-        set_rate(optimizer, rate(config.optim, state.step, run.steps))
+        begin = state.stage.begin
+        set_rate(optimizer, rate(config.optim, state.step - begin, stages.end(state.stage, run.steps) - begin))
         optimizer.step()
         if run.weighting.losses_after_step:
             # The same dropout as before the update: what differs is the update alone.

@@ -39,8 +39,11 @@ def restore(
     weighting: Weighting,
     tasks: Collection[str],
     steps: int,
+    stages: int,
 ) -> TrainState:
-    """Put a run of `steps` steps, which trains `tasks`, where a checkpoint stands. `names`: of the optimiser's parameters.
+    """Put a run of `steps` steps in `stages` stages, which trains `tasks`, where a checkpoint stands.
+
+    `names`: of the optimiser's parameters.
 
     Raises UserError when the checkpoint is that of another run.
     """
@@ -48,7 +51,7 @@ def restore(
     file = "state.json"
     try:
         state = TrainState.from_json(found.state)
-        _check(state, tasks, steps)
+        _check(state, tasks, steps, stages)
         weighting.load_state_dict(state.weighting)
         file = "optimizer.safetensors"
         load_optimizer_tensors(optimizer, names, found.tensors(file))
@@ -59,10 +62,12 @@ def restore(
     return state
 
 
-def _check(state: TrainState, tasks: Collection[str], steps: int) -> None:
+def _check(state: TrainState, tasks: Collection[str], steps: int, stages: int) -> None:
     """Raise ValueError when counters contradict each other or the run: the loop would never come to its end."""
     if state.step > steps:
         raise ValueError(f"it is of step {state.step}, and the run ends at step {steps}")
+    if state.stage.number >= stages or state.stage.begin > state.step:
+        raise ValueError(f"it is in stage {state.stage.number} since step {state.stage.begin}, the run has {stages}")
     if state.positions.keys() != set(tasks):
         raise ValueError(f"positions are of {', '.join(state.positions) or 'no task'}, the run trains {', '.join(tasks)}")
     for name, position in state.positions.items():

@@ -86,6 +86,20 @@ class Window:
 
 
 @dataclass
+class Stage:
+    """The stage that a run is in; most runs have one."""
+
+    number: int = 0
+    """From 0."""
+    begin: int = 0
+    """Step before which it began."""
+    best: float | None = None
+    """Best average score of its tasks so far."""
+    stale: int = 0
+    """Evaluations since then."""
+
+
+@dataclass
 class TrainState:
     """Where a run stands. Everything here is JSON, and survives it to the bit."""
 
@@ -103,6 +117,8 @@ class TrainState:
     """The results of that evaluation."""
     stale: int = 0
     """Evaluations since the best one."""
+    stage: Stage = field(default_factory=Stage)
+    """The present stage."""
     skipped: int = 0
     """Steps left out because a number was not finite."""
     totals: Totals = field(default_factory=Totals)

@@ -7,6 +7,7 @@ gradients and losses are simply added up: N ranks with a share each, or one rank
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,22 +102,26 @@ class Outcome:
 
 
 class Backward:
-    """The backward passes of a step. Made once for a run: it knows which parameters are shared.
+    """The backward passes of a step. Made once for a stage of the run: it knows which parameters its tasks share.
 
     K tasks, K backward passes, one activation set alive at a time. Where weights are known before the step, autograd
     adds the gradients up; where they are not, shared gradients are kept as rows until they are. Gradients of parameters
     that belong to one task go straight into `.grad`.
     """
 
-    def __init__(self, model: MultiTaskModel, weighting: Weighting, ranks: Ranks, *, bf16: bool, seed: int = 0) -> None:
+    def __init__(
+        self, model: MultiTaskModel, weighting: Weighting, ranks: Ranks, *, bf16: bool, seed: int = 0, tasks: Sequence[str] | None = None
+    ) -> None:
+        """`tasks`: those that are trained; None: all that the weighting knows."""
         self.model, self.weighting, self.ranks, self.bf16 = model, weighting, ranks, bf16
         named = dict(model.named_parameters())
-        # Tasks that are only evaluated have no say in what is shared.
-        users = {name: [task for task in tasks if task in weighting.tasks] for name, tasks in model.users().items()}
+        trained = list(weighting.tasks) if tasks is None else tasks
+        # Tasks that are only evaluated, or not trained now, have no say in what is shared.
+        users = {name: [task for task in all_users if task in trained] for name, all_users in model.users().items()}
         shared = [name for name in named if len(users[name]) > 1]
         self.parameters = list(named.values())
         self.shared = [named[name] for name in shared]
-        self.private: dict[str, list[Parameter]] = {name: [] for name in weighting.tasks}
+        self.private: dict[str, list[Parameter]] = {name: [] for name in trained}
         for name, parameter in named.items():
             if len(users[name]) == 1:
                 self.private[users[name][0]].append(parameter)

@@ -17,7 +17,7 @@ from typing import get_type_hints
 import pytest
 
 from mtlcli.cli.completion import PATHS, SCRIPTS, complete, complete_main, completion_main
-from mtlcli.config import Config
+from mtlcli.config import Config, sharings
 from mtlcli.config.paths import conf_dir
 from mtlcli.config.run import Runner
 from mtlcli.errors import UserError
@@ -70,7 +70,7 @@ def test_lists_and_sweeps() -> None:
     assert "task=[cola,cola" not in candidates("train task=[cola,")
     assert candidates("train task=[cola,rt") == ["task=[cola,rte]", "task=[cola,rte,"]
     assert candidates("train task=[squad") == ["task=[squad]", "task=[squad,", "task=[squad_v2"]
-    assert candidates("train -m sharing=hard,") == ["sharing=hard,none", "sharing=hard,soft"]
+    assert candidates("train -m sharing=hard,") == [f"sharing=hard,{name}" for name in sorted(sharings) if name != "hard"]
 
 
 def test_keys_of_the_schema() -> None:
@@ -188,7 +188,7 @@ def test_the_function_that_bash_calls(shell_env: dict[str, str]) -> None:
     assert done.stderr == ""
     verbs, sharing, tasks, precision, middle, whole = done.stdout.splitlines()
     assert verbs.startswith("<train ><eval >")
-    assert sharing == "<hard ><none ><soft >"
+    assert sharing == "".join(f"<{name} >" for name in sorted(sharings))
     assert tasks == "<[cola,squad><[cola,squad_v2>"
     assert precision == "<fp32 >"
     assert "<tiny >" in middle

@@ -207,3 +207,46 @@ def test_a_missing_solver_is_named_before_the_run(monkeypatch: pytest.MonkeyPatc
     assert said(run(PAIR, weighting={"name": "cagrad"})) == [
         "weighting: weighting=cagrad needs cvxpy, not installed -> type pip install 'mtlcli[cagrad]'"
     ]
+
+
+def progressive(tasks: dict[str, Any], **options: Any) -> dict[str, Any]:
+    sections = {key: options.pop(key) for key in ("weighting", "runner", "logger") if key in options}
+    return run(tasks, sharing={"name": "progressive", **options}, **sections)
+
+
+BORROWED = {"a": TEXT, "b": {**TEXT, "head": "a"}, "c": TEXT}
+ONLY_EVALUATED = {"a": TEXT, "b": TEXT, "x": {**TEXT, "head": "a", "splits": {"train": None}}}
+STAGES: list[tuple[dict[str, Any], list[str]]] = [
+    (progressive(BORROWED), []),
+    (progressive(ONLY_EVALUATED, stages=[["b"], ["a"]], lengths=[5]), []),
+    (progressive({"a": TEXT, "b": TEXT}, stages=[["a", "b"]], weighting={"name": "mgda"}), []),
+    (progressive({"a": TEXT, "b": TEXT}, stages=[["a"], ["bb"], ["b", "a"]]),
+     ["sharing.stages: task 'a' is there twice -> name every task once",
+      "sharing.stages: task 'bb' is not in the run -> did you mean 'b'? choices: a, b"]),
+    (progressive({"a": TEXT, "b": TEXT}, stages=[["a"]]),
+     ["sharing.stages: task 'b' is in no stage -> add it to a stage, or take it out of the run"]),
+    (progressive(ONLY_EVALUATED, stages=[["a", "x"], ["b"]]),
+     ["sharing.stages: task 'x' has no train split -> take it out: it is evaluated with the head it uses"]),
+    (progressive(BORROWED, stages=[["a"], ["b", "c"]]),
+     ["sharing.stages: task 'b' uses the head of 'a', which is in another stage -> put both into one stage"]),
+    (progressive({"a": TEXT, "b": {**TEXT, "splits": {"train": None}}}),
+     ["tasks.b: no stage trains the head of task 'b' -> take it out of the run, or name another head"]),
+    (progressive(BORROWED, lengths=[5, 5]),
+     ["sharing.lengths: 2 stages need 1 lengths, found 2"
+      " -> give the steps of every stage but the last, which goes on to the end of the run"]),
+    (progressive(BORROWED, lengths=[5], runner={"steps": 5}),
+     ["sharing.lengths: 5 steps leave the last stage none of 5 -> lower them, or raise runner.steps"]),
+    (progressive(BORROWED, weighting={"name": "famo"}, stages=[["a", "b"], ["c"]]),
+     ["sharing.stages: weighting=famo compares tasks, and 'c' is alone in its stage"
+      " -> put several tasks into every stage, or type weighting=static"]),
+    (progressive({"a": TEXT, "b": TEXT}, runner={"patience": 2}),
+     ["runner.patience: may end the run before its last stage"
+      " -> give sharing.patience, which ends a stage, and with the last one the run"]),
+    (progressive({"a": TEXT, "b": TEXT}, stages=[["a", "b"]], logger={"affinity": 2}),
+     ["logger.affinity: measures tasks trained together, and stages train them one after another -> leave it out"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("values", "expected"), STAGES)
+def test_stages(values: dict[str, Any], expected: list[str]) -> None:
+    assert said(values) == expected

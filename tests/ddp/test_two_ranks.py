@@ -28,7 +28,13 @@ def losses(folder: Path) -> list[tuple[str, float]]:
 
 
 @pytest.mark.parametrize(
-    "options", [["sampling=all", "weighting=uncertainty"], ["sharing=soft", "sharing.strength=0.01", "runner.accumulation=3"]]
+    "options",
+    [
+        ["sampling=all", "weighting=uncertainty"],
+        ["sharing=soft", "sharing.strength=0.01", "runner.accumulation=3"],
+        pytest.param(["sharing=progressive", "sharing.stages=[[cola,squad],[stsb]]", "sampling=all"], marks=pytest.mark.long),
+        pytest.param(["sharing=progressive", "sharing.form=distill", "runner.accumulation=3"], marks=pytest.mark.long),
+    ],
 )
 def test_two_ranks_are_one(tmp_path: Path, options: list[str]) -> None:
     for devices in (1, 2):

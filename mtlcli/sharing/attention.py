@@ -1,0 +1,127 @@
+"""Task attention: a shared backbone, and for each task soft masks over its features.
+
+Liu et al. 2019, "End-to-End Multi-Task Learning with Attention" (MTAN), in the form of a transformer. At each chosen layer, with u
+the shared states that go into it and p those that come out, a task has a mask of its own for every token and feature:
+
+    m = sigmoid(up(relu(norm(down([u; s])))))        s' = m * p
+
+s is the task's state at the chosen layer below; at the lowest there is none, and the mask looks at u alone. What is shared goes
+upwards unmasked; from the highest chosen layer on, the task's state takes its place, through whatever stands above: layers that
+were not chosen, the final norm, the pooler, the head.
+
+Where the paper has a convolution and batch norm, there is a linear map through a bottleneck, which keeps a task's part small, and
+layer norm, which needs no batch. The paper also passes a task's features through a shared convolution between blocks, to fit
+them to the next block's width; all layers here have one width, so there is none. Masks begin near OPEN at every feature, so that
+pretrained features come through as they are; where all masks are 1 the model is that of `hard`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mtlcli.config.sharing import AttentionSharing
+from mtlcli.data.batches import Batch
+from mtlcli.models.backbone import Backbone
+from mtlcli.models.layers import Layer, PerTask, Route, chosen_layers, hidden_of, layer_list, with_hidden
+from mtlcli.models.multitask import Trunk
+from mtlcli.tasks.base import Encoded
+
+OPEN = 0.9
+"""Masks at the start, but for the small random weights that tell features apart."""
+
+
+class Mask(nn.Module):
+    """A task's mask at a layer, through a bottleneck."""
+
+    def __init__(self, width: int, size: int, hidden: int, std: float) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, size)
+        self.norm = nn.LayerNorm(size)
+        self.up = nn.Linear(size, hidden)
+        for linear in (self.down, self.up):
+            nn.init.normal_(linear.weight, std=std)
+        nn.init.zeros_(self.down.bias)
+        nn.init.constant_(self.up.bias, math.log(OPEN / (1 - OPEN)))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(batch, length, width) -> (batch, length, hidden), between 0 and 1."""
+        return torch.sigmoid(self.up(torch.relu(self.norm(self.down(states)))))
+
+
+class Branch(Route):
+    """Whose batch is in the backbone, and its task's state on the way up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state: Tensor | None = None
+        """(batch, length, hidden) of the highest chosen layer passed so far."""
+        self.tokens = torch.empty(0)
+        """(batch, length): 1 where there is a token, 0 where there is padding."""
+
+
+class MaskedLayer(Layer):
+    """A shared layer, and each task's mask over what it gives."""
+
+    def __init__(self, layer: nn.Module, masks: PerTask, branch: Branch, *, top: bool) -> None:
+        """`top`: whether the task's state goes on from here in the place of the shared states."""
+        super().__init__(layer)
+        self.layer = layer
+        self.masks = masks
+        self._names = list(masks)
+        self._branch = branch
+        self._top = top
+        self.register_buffer("mean", torch.full((len(masks),), OPEN))
+
+    def forward(self, *inputs: Any, **more: Any) -> Any:
+        """What the layer gives; at the top with the task's state in the place of its states."""
+        branch = self._branch
+        below = inputs[0] if inputs else more["hidden_states"]
+        output = self.layer(*inputs, **more)
+        states = hidden_of(output)
+        mask = self.masks[branch.owner](below if branch.state is None else torch.cat([below, branch.state], -1)).to(states.dtype)
+        if self.training:
+            with torch.no_grad():
+                tokens = branch.tokens
+                self.mean[self._names.index(branch.owner)] = (mask.float().mean(-1) * tokens).sum() / tokens.sum()
+        branch.state = mask * states
+        return with_hidden(output, branch.state) if self._top else output
+
+
+class Attention(Trunk):
+    """The backbone of `hard`, whose features every head sees through masks of its own."""
+
+    def __init__(self, config: AttentionSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
+        """Raises UserError when a layer does not exist or the network does not keep its layers apart."""
+        super().__init__(owners)
+        self.backbone = make_backbone()
+        self._branch = Branch()
+        layers = layer_list(self.backbone.network)
+        chosen: Sequence[int] = range(len(layers))
+        if config.layers != "all":
+            chosen = chosen_layers(config.layers, len(layers), "sharing.layers")
+        hidden, std = self.backbone.hidden, self.backbone.initializer_range
+        self._masked: list[tuple[int, MaskedLayer]] = []
+        for number in chosen:
+            width = hidden if number == chosen[0] else 2 * hidden
+            masks = PerTask({owner: Mask(width, config.size, hidden, std) for owner in self.heads})
+            masked = MaskedLayer(layers[number], masks, self._branch, top=number == chosen[-1])
+            layers[number] = masked
+            self._masked.append((number, masked))
+
+    def forward(self, task: str, batch: Batch) -> Encoded:
+        """Token states and pooled vectors that the task's masks let through."""
+        branch = self._branch
+        branch.owner, branch.state, branch.tokens = self.owners[task], None, batch.attention_mask.float()
+        encoded = self.backbone(batch)
+        branch.state = None
+        return encoded
+
+    def measures(self) -> dict[str, Any]:
+        """`masks`: for each head and chosen layer, by number, the mean of the mask over the tokens of the head's newest batch."""
+        means = {number: dict(zip(self.heads, masked.mean.tolist(), strict=True)) for number, masked in self._masked}
+        return {"masks": {owner: {str(number): means[number][owner] for number in means} for owner in self.heads}}
