@@ -136,7 +136,7 @@ class Copies(nn.ModuleList):
         with torch.no_grad():
             for parameter in self.parameters():
                 if noise and parameter.ndim > 1:
-                    parameter.add_(torch.randn_like(parameter), alpha=noise * float(parameter.std()))
+                    parameter.add_(noise * parameter.std() * torch.randn_like(parameter))
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """(experts, batch, length, hidden)."""

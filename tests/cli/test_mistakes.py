@@ -112,7 +112,7 @@ KNOWN_FROM_THE_CONFIGURATION: dict[str, tuple[list[str], str]] = {
     "value of a sweep": (
         ["train", "-m", "task=rte", "seed=0,1", "sharing=hard,nome"],
         "mtl train: 1 problem\n  sharing=nome: unknown sharing 'nome'\n"
-        "      -> did you mean 'none'? choices: cgc, hard, mmoe, none, ple, soft\n",
+        "      -> did you mean 'none'? choices: cgc, cross_stitch, hard, mmoe, none, ple, sluice, soft\n",
     ),
     "run folder in use": (
         ["train", "task=rte", "run_dir=my_conf"],

@@ -233,7 +233,7 @@ def test_every_value_of_every_sweep_is_tried() -> None:
     ]
     assert said("-m", "task=rte", "runner.steps=range(500,-1,-1)")[0].startswith("runner.steps: must be greater than 0, found 0")
     assert said("-m", "seed=1,2", "optim.lr=1e-3,-1", "sharing=hard,nine") == [
-        "sharing=nine: unknown sharing 'nine' -> did you mean 'none'? choices: cgc, hard, mmoe, none, ple, soft",
+        "sharing=nine: unknown sharing 'nine' -> did you mean 'none'? choices: cgc, cross_stitch, hard, mmoe, none, ple, sluice, soft",
         "optim.lr: must be greater than 0, found -1 -> Peak learning rate; null: the one that the model's file gives.",
     ]
 

@@ -16,7 +16,7 @@ from mtlcli.config.paths import conf_dir
 COUNTS = {
     "task": 16,
     "model": 10,
-    "sharing": 6,
+    "sharing": 8,
     "weighting": 24,
     "sampling": 4,
     "optim": 1,

@@ -96,7 +96,11 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
         "model.kind: 'pretraind' is not one of its values",
         "did you mean 'pretrained'? choices: auto, pretrained, scratch",
     ),
-    (changed(sharing__name="hrd"), "sharing.name: unknown name 'hrd'", "did you mean 'hard'? choices: cgc, hard, mmoe, none, ple, soft"),
+    (
+        changed(sharing__name="hrd"),
+        "sharing.name: unknown name 'hrd'",
+        "did you mean 'hard'? choices: cgc, cross_stitch, hard, mmoe, none, ple, sluice, soft",
+    ),
     (
         changed(tasks__cola__type="classify"),
         "tasks.cola.type: unknown type 'classify'",
