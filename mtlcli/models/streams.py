@@ -39,6 +39,11 @@ class StreamRoute(Route):
         """What layers hand to the layers above beside the states, for each copy (T5's position bias): (K, ...) each."""
 
 
+def linear_maps(layer: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The matrices of a layer with their biases, by name, lowest first."""
+    return [(name, module) for name, module in layer.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+
+
 class Stacked(nn.Module):
     """K copies of a layer, called at once."""
 
@@ -48,6 +53,7 @@ class Stacked(nn.Module):
         self.copies = copies
         self.weights = nn.ParameterDict()
         self._shapes: dict[str, torch.Size] = {}
+        self._linear = {f"{name}.{kind}" for name, module in linear_maps(layer) for kind in ("weight", "bias")}
         for name, parameter in list(layer.named_parameters()):
             stacked = parameter.detach().expand(copies, *parameter.shape).clone()
             # Flat where one copy's has one dimension: what has one dimension has no weight decay.
@@ -83,9 +89,14 @@ class Stacked(nn.Module):
             return tuple(part for part in output if isinstance(part, Tensor))
 
         weights = {name: self.of(name) for name in self._shapes}
+        device = streams.device.type
+        if torch.is_autocast_enabled(device):
+            # Autocast sees the product of a linear map apart from its bias here, and would leave their sum in fp32.
+            low = torch.get_autocast_dtype(device)
+            weights = {name: value.to(low) if name in self._linear else value for name, value in weights.items()}
         in_dims = (0, 0 if streams.ndim == 4 else None, tuple(map(dims, inputs)), {name: dims(value) for name, value in more.items()})
         # The CPU's fused attention knows no further dimension, and would be called once for each copy.
-        with sdpa_kernel(SDPBackend.MATH) if streams.device.type == "cpu" else nullcontext():
+        with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
             # Every copy draws dropout of its own.
             given = vmap(one, in_dims=in_dims, randomness="different")(weights, streams, inputs, more)
         if not places:
@@ -147,7 +158,7 @@ class StreamLayer(Layer):
         """(K, width inside, hidden): the last matrix of each copy's feed-forward block, whose columns are the states' channels."""
         layer = self.stacked.template if self.task_copies is None else next(iter(self.task_copies.values()))
         # Every layer of the library ends with this block.
-        name, module = [(name, each) for name, each in layer.named_modules() if isinstance(each, nn.Linear | Conv1D)][-1]
+        name, module = linear_maps(layer)[-1]
         if self.task_copies is None:
             weights = self.stacked.of(f"{name}.weight")
         else:

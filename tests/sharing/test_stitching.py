@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from mtlcli.config import Optim
 from mtlcli.config.sharing import CrossStitchSharing, SluiceSharing, SoftSharing
@@ -188,6 +189,24 @@ def test_every_family_starts_as_hard_sharing_under_the_identity(family: str, lay
         ours, theirs = (family_trunk(family, s)("stsb", batch) for s in (CrossStitchSharing(own=1.0, layers=layers), "hard"))
     torch.testing.assert_close(ours.hidden, theirs.hidden)
     torch.testing.assert_close(ours.pooled, theirs.pooled)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_mixed_precision_is_that_of_the_layer(family: str) -> None:
+    """What leaves a linear map of a copy has 16 bits, as outside of a stack."""
+    batch = batch_of("stsb")
+    batch.token_type_ids = None
+    kinds = []
+    found = []
+    for sharing in (CrossStitchSharing(own=1.0), "hard"):
+        trunk: Any = family_trunk(family, sharing)
+        linear = [module for name, module in trunk.named_modules() if isinstance(module, nn.Linear | Conv1D) and "." in name][0]
+        linear.register_forward_hook(lambda _module, _inputs, output: kinds.append(output.dtype))
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append(trunk("stsb", batch).hidden)
+    assert kinds == [torch.bfloat16, torch.bfloat16]
+    torch.testing.assert_close(*found, atol=0.03, rtol=0.05)
+    found[0].float().sum().backward()
 
 
 def test_each_copy_of_t5_has_its_own_position_bias() -> None:
