@@ -8,7 +8,7 @@ from dataclasses import field
 from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt, MinLen
+from annotated_types import Ge, Gt, Le, MinLen
 
 from mtlcli.config.section import section
 from mtlcli.errors import Problem
@@ -354,3 +354,41 @@ def stages_of(sharing: Any, owners: dict[str, str]) -> list[list[str]]:
         return [list(owners)]
     alone = [[task for task in owners if owners[task] == owner] for owner in dict.fromkeys(owners.values())]
     return alone if sharing.stages is None else sharing.stages
+
+
+@section
+class Stitching:
+    """What the strategies that mix task copies have in common."""
+
+    shares: ClassVar[bool] = True
+    """Whether tasks have parameters in common, which gradient balancing needs."""
+    layers: Layers = "all"
+    """Layers after which the copies' states are mixed: numbers from 0, -1 is the last. Every layer that is trained has copies."""
+    own: Annotated[float, Ge(0), Le(1)] = 0.9
+    """How much of its own states a copy keeps at the start; the rest comes from all others alike."""
+    lr: Annotated[float, Gt(0)] = 1e-2
+    """Peak learning rate of the mixing weights."""
+
+
+@sharings.register("cross_stitch", "mtlcli.sharing.cross_stitch:CrossStitch")
+@section
+class CrossStitchSharing(Stitching):
+    """A copy of the layers for each task, whose states are mixed by learned weights (Misra et al. 2016)."""
+
+    name: Literal["cross_stitch"] = "cross_stitch"
+    """Strategy."""
+
+
+@sharings.register("sluice", "mtlcli.sharing.sluice:Sluice")
+@section
+class SluiceSharing(Stitching):
+    """Cross-stitch over subspaces that are kept apart, and heads that read a mixture of layers (Ruder et al. 2019)."""
+
+    name: Literal["sluice"] = "sluice"
+    """Strategy."""
+    subspaces: Annotated[int, Ge(1)] = 2
+    """Equal parts of the states' channels that are mixed by themselves."""
+    orthogonality: Annotated[float, Ge(0)] = 1e-3
+    """Factor of the penalty on subspaces that say the same."""
+    last: Annotated[float, Ge(0), Le(1)] = 0.9
+    """How much of the last layer a task reads at the start; the rest comes from all others alike."""

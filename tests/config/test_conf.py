@@ -16,7 +16,7 @@ from mtlcli.config.paths import conf_dir
 COUNTS = {
     "task": 16,
     "model": 10,
-    "sharing": 14,
+    "sharing": 16,
     "weighting": 24,
     "sampling": 4,
     "optim": 1,

@@ -1,0 +1,78 @@
+"""Sluice networks: cross-stitch over subspaces, subspaces kept apart, and heads that read a mixture of layers.
+
+Ruder et al. 2019, "Latent Multi-task Architecture Learning". The channels of every task's states are cut into G subspaces, and a unit mixes
+all of them, of all tasks: [x_1,1; ...; x_K,G] <- alpha [x_1,1; ...; x_K,G], alpha of K G x K G blocks times the identity. The
+penalty strength * sum over tasks and layers of ||G_1^T G_2||_F^2 keeps the subspaces of a layer from saying the same; G_g are the
+columns of a matrix that make subspace g. Task k reads sum_l beta_k,l x_k,l over its layers.
+
+With one subspace, no penalty and beta on the last layer alone it is cross-stitch; with all alpha the same besides, hard sharing.
+
+The paper's layers are LSTMs, and the constraint is on their weights; here it is on the matrix with which a layer's feed-forward block
+writes to the states. Layers are those with copies; embeddings are one for all, as with cross-stitch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mtlcli.config.sharing import SluiceSharing
+from mtlcli.errors import UserError
+from mtlcli.models.backbone import Backbone
+from mtlcli.models.layers import PerTask
+from mtlcli.models.streams import Stitched, start
+
+
+class Layers(nn.Module):
+    """One task's weights of the layers, beta."""
+
+    def __init__(self, count: int, last: float) -> None:
+        super().__init__()
+        self.beta = nn.Parameter(start(count, last)[-1])
+
+    def forward(self, states: list[Tensor]) -> Tensor:
+        """The sum of the layers' states, weighted."""
+        return (self.beta.view(-1, 1, 1, 1) * torch.stack(states)).sum(0).to(states[-1].dtype)
+
+
+class Sluice(Stitched):
+    """K copies of the layers with units over their subspaces, and a mixture of layers for each task."""
+
+    def __init__(self, config: SluiceSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
+        backbone = make_backbone()
+        if backbone.hidden % config.subspaces:
+            raise UserError(
+                f"{backbone.hidden} channels cannot be cut into {config.subspaces} equal parts",
+                where="sharing.subspaces",
+                fix="type a number that divides the model's width, for example 2",
+            )
+        super().__init__(config, lambda: backbone, owners, subspaces=config.subspaces)
+        self.strength = config.orthogonality
+        self.layers = PerTask({owner: Layers(len(self.placed), config.last) for owner in self.heads})
+        self.placed[max(self.placed)].finish_with(lambda _: self.layers[self.route.owner](self.route.states))
+
+    def penalty(self) -> Tensor | None:
+        """Orthogonality of the subspaces times its factor: scalar."""
+        return self.strength * self._overlap() if self.strength and self.subspaces > 1 else None
+
+    def _overlap(self) -> Tensor:
+        terms = []
+        for layer in self.placed.values():
+            parts = layer.output_matrices().chunk(self.subspaces, -1)
+            terms += [(one.mT @ other).square().sum() for one, other in combinations(parts, 2)]
+        return torch.stack(terms).sum()
+
+    def learning_rates(self) -> dict[str, float]:
+        """Units and the weights of layers learn at a rate of their own."""
+        return super().learning_rates() | {f"layers.{owner}.beta": self.config.lr for owner in self.heads}
+
+    def measures(self) -> dict[str, Any]:
+        """`mixing` of cross-stitch, `layers`: each task's weights of its layers, and `overlap`: what the penalty multiplies."""
+        betas = {owner: [round(weight, 4) for weight in each.beta.tolist()] for owner, each in self.layers.items()}  # type: ignore[operator]
+        with torch.no_grad():
+            overlap = {"overlap": float(self._overlap())} if self.subspaces > 1 else {}
+        return super().measures() | {"layers": betas} | overlap
