@@ -7,9 +7,10 @@ gives, what goes from layer i of column k to what stands above it (layer i + 1, 
     h_i^(k) + U relu(V [a_1 h_i^(1); ...; a_(k-1) h_i^(k-1)])
 
 with scalars a and a bottleneck V. The paper adds the lateral term inside the nonlinearity of layer i + 1; a transformer's layer is no
-single matrix, so here it is added to the layer's input. U starts at zero: a new column begins as the pretrained backbone. Only
-the stage's own tasks are drawn, and no gradient leaves their column, so that earlier ones stay as they are, to the bit; they
-are read without dropout.
+single matrix, so here it is added to the layer's input. U starts at zero. The paper's columns start at random; here the first is
+the backbone as it was built, and each later one begins with the weights that the column before it has when the stage begins:
+from scratch, a small task would otherwise have only its own data to learn a whole backbone from. Only the stage's own tasks are
+drawn, and no gradient leaves their column, so that earlier ones stay as they are, to the bit; they are read without dropout.
 
 `distill`: Li & Hoiem 2016, "Learning without Forgetting". One backbone for all; from the second stage on, the loss of a batch has
 a term that holds what the earlier tasks' heads say about its inputs to what they said when the stage began:
@@ -120,6 +121,15 @@ class Columns(Staged):
             for layer, beside in enumerate(self._beside):
                 lateral = Lateral(number, first.hidden, config.size) if number else None
                 layers[layer] = ColumnLayer(layers[layer], lateral, beside)
+
+    def enter(self, stage: int, *, anew: bool) -> None:
+        """Give the stage's column the weights of the one before it; its lateral connections stay as they are."""
+        super().enter(stage, anew=anew)
+        if anew and stage > 0:
+            before, column = (self.columns[f"stage{number}"].state_dict() for number in (stage - 1, stage))
+            for name, tensor in column.items():
+                if ".lateral." not in name:
+                    tensor.copy_(before[name])
 
     def forward(self, task: str, batch: Batch) -> Encoded:
         """Token states and pooled vectors of the column of the task's stage. Later columns are not computed."""

@@ -46,6 +46,20 @@ def test_every_column_begins_as_the_backbone(family: str) -> None:
         assert torch.equal(trunk(task, some_batch()).hidden, hard(task, some_batch()).hidden)
 
 
+def test_a_column_goes_on_from_the_one_before_it() -> None:
+    trunk = trunk_of("bert", ProgressiveSharing(), ORDER)
+    shaken(trunk.columns["stage0"])  # type: ignore[index, union-attr, arg-type]
+    assert not torch.allclose(trunk("b", some_batch()).hidden, trunk("a", some_batch()).hidden)
+    third = trunk("c", some_batch()).hidden
+    trunk.enter(1, anew=True)
+    assert torch.equal(trunk("b", some_batch()).hidden, trunk("a", some_batch()).hidden)
+    assert torch.equal(trunk("c", some_batch()).hidden, third)
+    shaken(trunk.columns["stage1"])  # type: ignore[index, union-attr, arg-type]
+    before = {name: value.clone() for name, value in trunk.state_dict().items()}
+    trunk.enter(1, anew=False)
+    assert all(torch.equal(before[name], value) for name, value in trunk.state_dict().items())
+
+
 def outputs_of_layers(column: Any, laterals: list[Any] | None, beside: list[list[Tensor]]) -> tuple[list[Tensor], Tensor]:
     """A plain BERT's layers one by one: what each gives, and what goes up from the last.
 
