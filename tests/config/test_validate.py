@@ -182,7 +182,7 @@ def test_known_keys(key: str) -> None:
             "tasks.coal.weight: task 'coal' is not in the run\n    -> did you mean 'cola'? the run has: cola, stsb, squad",
         ),
         ("tasks.rte.weight", "tasks.rte.weight: task 'rte' is not in the run\n    -> the run has: cola, stsb, squad"),
-        ("lr", "lr: unknown key 'lr'\n    -> did you mean model.lr or weighting.lr or optim.lr?"),
+        ("lr", "lr: unknown key 'lr'\n    -> did you mean model.lr or sharing.lr or weighting.lr or optim.lr?"),
         ("weight", "weight: unknown key 'weight'\n    -> did you mean tasks.NAME.weight?"),
         ("seed.x", "seed.x: 'seed' is a single value and has no keys\n    -> Seed of weights, order of data, sampling and dropout."),
         (
