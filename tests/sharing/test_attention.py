@@ -14,10 +14,15 @@ from mtlcli.models.layers import hidden_of, layer_list
 from mtlcli.models.multitask import Trunk
 from mtlcli.sharing.attention import OPEN, Mask, MaskedLayer
 from tests.runner.small import small_model
-from tests.sharing.networks import make, some_batch, trunk_of
+from tests.sharing.families import family_backbone, family_batch, family_trunk
 from tests.sharing.training import batch_of
 
 FINAL_NORM = {"bert": None, "t5": "final_layer_norm", "llama": "norm", "modernbert": "final_norm", "gpt2": "ln_f"}
+
+
+def trunk_of(family: str, sharing: Any) -> Trunk:
+    """Two tasks with heads of their own, and one that borrows."""
+    return family_trunk(family, sharing, {"a": "a", "b": "b", "c": "b"})
 
 
 def shaken(trunk: Trunk) -> Trunk:
@@ -33,7 +38,7 @@ def shaken(trunk: Trunk) -> Trunk:
 
 def shared_states(family: str) -> list[Tensor]:
     """What the layers of the plain network hand to one another: below the first, ..., above the last."""
-    backbone = make(family).eval()
+    backbone = family_backbone(family).eval()
     states: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: Any, more: Any, output: Any) -> None:
@@ -43,7 +48,7 @@ def shared_states(family: str) -> list[Tensor]:
 
     for layer in layer_list(backbone.network):
         layer.register_forward_hook(keep, with_kwargs=True)
-    backbone(some_batch())
+    backbone(family_batch())
     return states
 
 
@@ -64,9 +69,9 @@ def test_the_masks_are_those_of_the_formula(family: str) -> None:
         assert task is not None
         name = FINAL_NORM[family]
         expected = task if name is None else getattr(network, name)(task)
-        assert torch.allclose(trunk("b", some_batch()).hidden, expected, atol=1e-5)
-        assert torch.equal(trunk("c", some_batch()).hidden, trunk("b", some_batch()).hidden)
-        assert not torch.allclose(trunk("a", some_batch()).hidden, expected, atol=1e-2)
+        assert torch.allclose(trunk("b", family_batch()).hidden, expected, atol=1e-5)
+        assert torch.equal(trunk("c", family_batch()).hidden, trunk("b", family_batch()).hidden)
+        assert not torch.allclose(trunk("a", family_batch()).hidden, expected, atol=1e-2)
 
 
 @pytest.mark.parametrize("family", list(FINAL_NORM))
@@ -76,12 +81,12 @@ def test_masks_that_let_all_through_are_hard_sharing(family: str, layers: Any) -
     for module in trunk.modules():
         if isinstance(module, Mask):
             nn.init.constant_(module.up.bias, 1e4)
-    assert torch.equal(trunk("a", some_batch()).hidden, hard("a", some_batch()).hidden)
+    assert torch.equal(trunk("a", family_batch()).hidden, hard("a", family_batch()).hidden)
 
 
 def test_features_come_through_at_the_start() -> None:
     hard, trunk = trunk_of("bert", HardSharing()), trunk_of("bert", AttentionSharing())
-    share = trunk("a", some_batch()).hidden / hard("a", some_batch()).hidden
+    share = trunk("a", family_batch()).hidden / hard("a", family_batch()).hidden
     assert share.min() > 0.8 and share.max() < 0.96
 
 

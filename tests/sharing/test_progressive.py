@@ -22,7 +22,7 @@ from mtlcli.runner.step import Backward
 from mtlcli.sharing.progressive import Lateral
 from tests.resume.runs import differences, resume, start
 from tests.runner.small import small_model
-from tests.sharing.networks import some_batch, trunk_of
+from tests.sharing.families import family_batch, family_trunk
 from tests.sharing.training import batch_of
 
 ORDER = {"a": "a", "b": "b", "c": "c"}
@@ -41,19 +41,19 @@ def shaken(module: torch.nn.Module, seed: int = 1) -> None:
 
 @pytest.mark.parametrize("family", ["bert", "modernbert", "t5", "gpt2", "llama"])
 def test_every_column_begins_as_the_backbone(family: str) -> None:
-    hard, trunk = trunk_of(family, HardSharing(), ORDER), trunk_of(family, ProgressiveSharing(), ORDER)
+    hard, trunk = family_trunk(family, HardSharing(), ORDER), family_trunk(family, ProgressiveSharing(), ORDER)
     for task in ORDER:
-        assert torch.equal(trunk(task, some_batch()).hidden, hard(task, some_batch()).hidden)
+        assert torch.equal(trunk(task, family_batch()).hidden, hard(task, family_batch()).hidden)
 
 
 def test_a_column_goes_on_from_the_one_before_it() -> None:
-    trunk = trunk_of("bert", ProgressiveSharing(), ORDER)
+    trunk = family_trunk("bert", ProgressiveSharing(), ORDER)
     shaken(trunk.columns["stage0"])  # type: ignore[index, union-attr, arg-type]
-    assert not torch.allclose(trunk("b", some_batch()).hidden, trunk("a", some_batch()).hidden)
-    third = trunk("c", some_batch()).hidden
+    assert not torch.allclose(trunk("b", family_batch()).hidden, trunk("a", family_batch()).hidden)
+    third = trunk("c", family_batch()).hidden
     trunk.enter(1, anew=True)
-    assert torch.equal(trunk("b", some_batch()).hidden, trunk("a", some_batch()).hidden)
-    assert torch.equal(trunk("c", some_batch()).hidden, third)
+    assert torch.equal(trunk("b", family_batch()).hidden, trunk("a", family_batch()).hidden)
+    assert torch.equal(trunk("c", family_batch()).hidden, third)
     shaken(trunk.columns["stage1"])  # type: ignore[index, union-attr, arg-type]
     before = {name: value.clone() for name, value in trunk.state_dict().items()}
     trunk.enter(1, anew=False)
@@ -65,7 +65,7 @@ def outputs_of_layers(column: Any, laterals: list[Any] | None, beside: list[list
 
     `beside`: for each earlier column what its layers gave.
     """
-    network, batch = column.network, some_batch()
+    network, batch = column.network, family_batch()
     mask = torch.zeros(3, 1, 1, 7).masked_fill(~batch.attention_mask[:, None, None, :], torch.finfo(torch.float32).min)
     states = network.embeddings(input_ids=batch.input_ids)
     given = []
@@ -82,7 +82,7 @@ def outputs_of_layers(column: Any, laterals: list[Any] | None, beside: list[list
 
 
 def test_lateral_connections_are_those_of_the_formula() -> None:
-    trunk = trunk_of("bert", ProgressiveSharing(size=5), ORDER)
+    trunk = family_trunk("bert", ProgressiveSharing(size=5), ORDER)
     shaken(trunk)
     with torch.no_grad():
         beside: list[list[Tensor]] = []
@@ -92,8 +92,8 @@ def test_lateral_connections_are_those_of_the_formula() -> None:
             assert len(laterals) == (2 if number else 0)
             given, top = outputs_of_layers(column, laterals or None, beside)
             beside.append(given)
-            assert torch.allclose(trunk(task, some_batch()).hidden, top, atol=1e-5)
-    assert not torch.allclose(trunk("b", some_batch()).hidden, trunk("c", some_batch()).hidden)
+            assert torch.allclose(trunk(task, family_batch()).hidden, top, atol=1e-5)
+    assert not torch.allclose(trunk("b", family_batch()).hidden, trunk("c", family_batch()).hidden)
 
 
 def test_tasks_of_a_stage_share_its_column() -> None:
@@ -105,7 +105,7 @@ def test_tasks_of_a_stage_share_its_column() -> None:
 
 
 def test_earlier_columns_get_no_gradient_and_are_read_without_dropout() -> None:
-    trunk = trunk_of("bert", ProgressiveSharing(), ORDER)
+    trunk = family_trunk("bert", ProgressiveSharing(), ORDER)
     shaken(trunk)
     for module in trunk.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -115,7 +115,7 @@ def test_earlier_columns_get_no_gradient_and_are_read_without_dropout() -> None:
     lowest = layer_list(trunk.columns["stage0"].network)[0]  # type: ignore[index, union-attr, operator, arg-type]
     lowest.layer.register_forward_hook(lambda module, inputs, output: seen.append(output))  # type: ignore[union-attr, operator]
     for _ in range(2):
-        trunk("b", some_batch()).pooled.sum().backward()
+        trunk("b", family_batch()).pooled.sum().backward()
     assert torch.equal(*[each[0] if isinstance(each, tuple) else each for each in seen])
     assert all(module.training for module in trunk.modules())
     reached = {name.split(".")[1] for name, parameter in trunk.named_parameters() if parameter.grad is not None}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -9,11 +11,17 @@ from torch import nn
 from mtlcli.config.sharing import HardSharing, TaskEmbeddingSharing
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import Backbone
+from mtlcli.models.multitask import Trunk
 from mtlcli.sharing.task_embedding import ConditionalEmbedding, ConditionalNorm, Shift, TaskEmbedding
 from tests.runner.small import small_model
-from tests.sharing.networks import make, some_batch, trunk_of
+from tests.sharing.families import family_backbone, family_batch, family_trunk
 
 FAMILIES = ["bert", "modernbert", "t5", "gpt2", "llama"]
+
+
+def trunk_of(family: str, sharing: Any) -> Trunk:
+    """Two tasks with heads of their own, and one that borrows."""
+    return family_trunk(family, sharing, {"a": "a", "b": "b", "c": "b"})
 
 
 def shaken(trunk: torch.nn.Module) -> None:
@@ -27,7 +35,7 @@ def shaken(trunk: torch.nn.Module) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_starts_as_hard_sharing_and_becomes_something_else(family: str) -> None:
     hard, trunk = trunk_of(family, HardSharing()), trunk_of(family, TaskEmbeddingSharing(size=4))
-    batch = some_batch()
+    batch = family_batch()
     assert torch.equal(hard("a", batch).hidden, trunk("a", batch).hidden)
     assert torch.equal(hard("b", batch).pooled, trunk("b", batch).pooled)
     shaken(trunk)
@@ -40,7 +48,7 @@ def test_norms_and_embeddings_are_shifted_by_linear_maps_of_the_vector(family: s
     """Against the plain network, in whose parameters the shifts have been written."""
     trunk = trunk_of(family, TaskEmbeddingSharing(size=4))
     shaken(trunk)
-    plain = make(family).network
+    plain = family_backbone(family).network
     vector = trunk.vectors["b"].values  # type: ignore[index, union-attr]
     norms = 0
     with torch.no_grad():
@@ -51,7 +59,7 @@ def test_norms_and_embeddings_are_shifted_by_linear_maps_of_the_vector(family: s
                     plain.get_parameter(f"{name}.{key}").add_(shift.weight @ vector / 4)  # type: ignore[operator]
             elif isinstance(module, ConditionalEmbedding):
                 plain.get_input_embeddings().weight.add_(module.shift.weight @ vector / 4)  # type: ignore[operator, arg-type]
-        batch = some_batch()
+        batch = family_batch()
         # Two layers with two norms each, and one below or above them.
         assert norms >= 4
         assert torch.allclose(Backbone(plain, "mean").eval()(batch).hidden, trunk("b", batch).hidden, atol=1e-5)
@@ -63,13 +71,13 @@ def test_one_of_the_two_alone(conditions: str, kind: type) -> None:
     kinds = {type(module) for module in trunk.modules()} & {ConditionalEmbedding, ConditionalNorm}
     assert kinds == {kind}
     shaken(trunk)
-    assert not torch.allclose(trunk("a", some_batch()).hidden, trunk("b", some_batch()).hidden)
+    assert not torch.allclose(trunk("a", family_batch()).hidden, trunk("b", family_batch()).hidden)
 
 
 def test_a_vector_learns_from_its_own_task_alone() -> None:
     trunk = trunk_of("bert", TaskEmbeddingSharing())
     shaken(trunk)
-    trunk("a", some_batch()).pooled.square().sum().backward()
+    trunk("a", family_batch()).pooled.square().sum().backward()
     assert trunk.vectors["a"].values.grad.abs().sum() > 0  # type: ignore[index, union-attr]
     assert trunk.vectors["b"].values.grad is None  # type: ignore[index, union-attr]
 
@@ -94,7 +102,7 @@ def test_what_is_told_of_the_tasks() -> None:
 
 def test_a_network_without_norms_is_refused() -> None:
     def bare() -> Backbone:
-        backbone = make("bert")
+        backbone = family_backbone("bert")
         for module in list(backbone.modules()):
             for name, child in list(module.named_children()):
                 if isinstance(child, nn.LayerNorm):
