@@ -501,7 +501,8 @@ MODELS = {
     "cut": "cut/model.safetensors: the weights cannot be read: Error while deserializing header: incomplete metadata, file not "
     "fully covered\n"
     "    -> copy or download the file again",
-    "bare": "model.name=bare: the folder has no weights (looked for *.safetensors)\n    -> copy model.safetensors into it",
+    "bare": "model.name=bare: the folder has no weights (looked for *.safetensors)\n"
+    "    -> copy model.safetensors into it: pickled weights (pytorch_model.bin) can run code, so they are never read",
 }
 
 
