@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import resource
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -13,28 +15,32 @@ from torch.utils.flop_counter import FlopCounterMode
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.runner.step import TaskBatch
 
-STATUS = Path("/proc/self/status")
-
 
 class PeakMemory:
-    """The most memory that this process has held since it was made: on a GPU what torch took there, else resident memory."""
+    """The most memory that this process has held since it was made: on a GPU what torch took there, else resident memory.
+
+    Where the system cannot count anew (macOS, some containers), resident memory since the process began.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        elif STATUS.exists():
-            # Linux starts to count anew: the jobs of a sweep are one process.
+            return
+        # Linux counts anew when told to: the jobs of a sweep are one process.
+        with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
 
     def bytes(self) -> int:
-        """Bytes. Where the system cannot count anew (macOS), those since the process began."""
+        """Bytes."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
-        if STATUS.exists():
-            line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
-            return int(line.split()[1]) * 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with suppress(OSError):
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
 
 
 def flops_per_example(model: MultiTaskModel, batches: Mapping[str, TaskBatch]) -> float:
