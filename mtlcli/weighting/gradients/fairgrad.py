@@ -9,8 +9,9 @@ alpha = 1 is Nash-MTL, alpha to infinity the task that gains least (MGDA of norm
 
 The solution is the minimum of the strictly convex  w' G w / 2 - sum_t w_t^p / p,  p = 1 - 1 / alpha  (log w_t for p = 0).
 It exists unless gradients are opposed: unless some w >= 0 other than 0 has G w = 0; a zero gradient is such a case.
-`fair_weights` finds it by Newton's method in float64 to a relative error of 1e-9; see there. torchjd and the authors use
-scipy's least_squares, which stops short of the solution without a word when norms differ by orders of magnitude.
+`fair_weights` finds it by Newton's method in float64 to a relative error of 1e-9, or to what rounding leaves of it; see there.
+torchjd and the authors use scipy's least_squares, which stops short of the solution without a word when norms differ by orders
+of magnitude.
 
 The weights have the paper's scale, which is not that of the sum: K equal gradients of norm n get (K n^2)^(-alpha / (1 + alpha)).
 `max_norm` clips the update of the shared parameters, 1 as in the authors' code. Difference: that code multiplies the update
@@ -27,6 +28,9 @@ from mtlcli.weighting.gradients.base import GradientBalancing, SolverFailed, uni
 
 TOLERANCE = 1e-9
 MOST_ITERATIONS = 200
+ROUNDING = 8 * torch.finfo(torch.float64).eps
+OPPOSED = 1e-3
+"""Relative rounding error of the gains beyond which there is no telling whether gradients are opposed."""
 
 
 class FairGrad(GradientBalancing):
@@ -68,7 +72,11 @@ def fair_weights(gram: Tensor, alpha: float) -> Tensor:
     for _ in range(MOST_ITERATIONS):
         goal = weights ** (1 - 1 / alpha)
         missing = goal - weights * (gram @ weights)
-        if bool((missing.abs() <= TOLERANCE * goal).all()):
+        # Where gradients are nearly opposed, gains are differences of large numbers: no closer than float64 can tell.
+        rounding = ROUNDING * weights * (gram.abs() @ weights)
+        if bool((rounding > OPPOSED * goal).any()):
+            raise SolverFailed("no fair weights: the gradients are opposed")
+        if bool((missing.abs() <= TOLERANCE * goal + rounding).all()):
             # Back to the scale of the gradients: s G w = w^(-1 / alpha) for w = s^(-alpha / (1 + alpha)) times the unit solution.
             return weights * scale ** (-alpha / (1 + alpha))
         hessian = weights[:, None] * gram * weights + torch.diag(goal / alpha)

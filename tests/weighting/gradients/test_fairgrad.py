@@ -9,6 +9,8 @@ import pytest
 import torch
 from torchjd.aggregation import FairGradWeighting
 
+from mtlcli.weighting.gradients.base import SolverFailed
+from mtlcli.weighting.gradients.fairgrad import fair_weights
 from tests.weighting.gradients.helpers import build, random_rows, weights_of
 
 
@@ -81,3 +83,20 @@ def test_worked_example() -> None:
     expected = [8 ** (-4 / 3), 8 ** (4 / 3), 1.0]
     assert weights_of(build("fairgrad", 3, max_norm=None), rows).tolist() == pytest.approx(expected)
     assert math.isclose(expected[0], 1 / 16)
+
+
+@pytest.mark.parametrize(("angle", "alpha", "error"), [(1e-3, 0.5, 1e-8), (1e-3, 5.0, 1e-8), (1e-5, 1.0, 1e-4), (1e-5, 2.0, 1e-4)])
+def test_nearly_opposed_gradients_are_solved_as_far_as_float64_can_tell(angle: float, alpha: float, error: float) -> None:
+    rows = torch.tensor([[1.0, 0.0], [-100.0, 100 * angle]], dtype=torch.float64)
+    weights = fair_weights(rows @ rows.T, alpha)
+    # In exact arithmetic the gains of this pair are those of its two directions: no cancellation.
+    exact = torch.stack([weights[0] - 100 * weights[1], 100 * angle * weights[1]])
+    gains = torch.stack([exact[0], -100 * exact[0] + 100 * angle * exact[1]])
+    assert (gains * weights ** (1 / alpha)).tolist() == pytest.approx([1.0, 1.0], abs=error)
+
+
+@pytest.mark.parametrize("angle", [1e-9, 0.0])
+def test_what_rounding_hides_is_a_failure(angle: float) -> None:
+    rows = torch.tensor([[1.0, 0.0], [-100.0, 100 * angle]], dtype=torch.float64)
+    with pytest.raises(SolverFailed, match="opposed"):
+        fair_weights(rows @ rows.T, 1.0)
