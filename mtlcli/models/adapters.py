@@ -5,20 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from mtlcli.models.backbone import Backbone
-from mtlcli.models.layers import Layer, Route, chosen_layers, layer_list
-
-
-class MaskedRoute(Route):
-    """Also knows which of the batch's positions are tokens."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mask = torch.empty(0, 0, dtype=torch.bool)
-        """(batch, length) bool: True where there is a token."""
+from mtlcli.models.layers import Layer, chosen_layers, layer_list
 
 
 class Bottleneck(nn.Module):
@@ -45,5 +35,5 @@ def adapt(backbone: Backbone, layers: Sequence[int] | Literal["all"], place: Cal
     if frozen:
         backbone.requires_grad_(False)
     there = layer_list(backbone.network)
-    for number in range(len(there)) if layers == "all" else chosen_layers(layers, len(there), "sharing.layers"):
+    for number in chosen_layers(layers, len(there), "sharing.layers"):
         there[number] = place(there[number])

@@ -22,18 +22,16 @@ from mtlcli.errors import UserError
 from mtlcli.models import dselect
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.dselect import DSelectK
-from mtlcli.models.layers import PerTask, Route, chosen_layers, hidden_of, layer_list, with_hidden
+from mtlcli.models.layers import MaskedRoute, PerTask, chosen_layers, hidden_of, layer_list, with_hidden
 from mtlcli.models.multitask import Trunk
 from mtlcli.tasks.base import Encoded
 
 
-class MaskedRoute(Route):
-    """Whose batch is in the backbone just now, where it has tokens, and whether this pass is one of a training step's."""
+class ExpertRoute(MaskedRoute):
+    """Also knows whether this pass is one of a training step's."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.mask = torch.empty(0, dtype=torch.bool)
-        """(batch, length)."""
         self.step: int | None = None
         """Number of the training step since the process began; None in any other pass."""
 
@@ -44,7 +42,7 @@ class Load(nn.Module):
     weights: Tensor
     tokens: Tensor
 
-    def __init__(self, names: Sequence[str], experts: int, route: MaskedRoute) -> None:
+    def __init__(self, names: Sequence[str], experts: int, route: ExpertRoute) -> None:
         super().__init__()
         self._rows = {name: row for row, name in enumerate(names)}
         self._route = route
@@ -181,7 +179,7 @@ class Mixture(nn.Module):
         make: Callable[[int], nn.Module],
         gate: Callable[[int], nn.Module],
         owners: Sequence[str],
-        route: MaskedRoute,
+        route: ExpertRoute,
         *,
         shared: int,
         own: int,
@@ -215,7 +213,7 @@ class ExpertTrunk(Trunk):
         """`gating`: the part of the config that says which gates there are."""
         super().__init__(owners)
         self.gating = gating
-        self.route = MaskedRoute()
+        self.route = ExpertRoute()
         self._steps = 0
         self.backbone = make_backbone()
         self.std = self.backbone.initializer_range
@@ -287,7 +285,7 @@ class LayerExperts(ExpertTrunk):
             self._places["top"] = self.top
             return
         layers = layer_list(self.backbone.network)
-        chosen = range(len(layers)) if config.layers == "all" else chosen_layers(config.layers, len(layers), "sharing.layers")
+        chosen = chosen_layers(config.layers, len(layers), "sharing.layers")
         for number in chosen:
 
             def mixture(block: nn.Module, number: int = number) -> nn.Module:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from mtlcli.errors import UserError
@@ -21,6 +22,15 @@ class Route:
     def __init__(self) -> None:
         self.owner = ""
         """The task whose head the batch's task uses: its own name, or that of the task from which it borrows one."""
+
+
+class MaskedRoute(Route):
+    """Also knows which of the batch's positions are tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mask = torch.empty(0, 0, dtype=torch.bool)
+        """(batch, length) bool: True where there is a token."""
 
 
 class PerTask(nn.ModuleDict):
@@ -78,8 +88,10 @@ def layer_list(network: nn.Module) -> nn.ModuleList:
     )
 
 
-def chosen_layers(layers: Sequence[int], depth: int, where: str) -> list[int]:
+def chosen_layers(layers: Sequence[int] | Literal["all"], depth: int, where: str) -> list[int]:
     """Layer numbers from 0, in order, without repetition; negative ones count from the top. Raises UserError when one does not exist."""
+    if layers == "all":
+        return list(range(depth))
     wrong = [layer for layer in layers if not -depth <= layer < depth]
     if wrong:
         raise UserError(f"there is no layer {wrong[0]}", where=where, fix=f"the model has layers 0 to {depth - 1}; -1 is the last one")

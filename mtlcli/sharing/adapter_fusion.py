@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from mtlcli.config.sharing import AdapterFusionSharing
 from mtlcli.data.batches import Batch
-from mtlcli.models.adapters import Bottleneck, MaskedRoute, adapt
+from mtlcli.models.adapters import Bottleneck, adapt
 from mtlcli.models.backbone import Backbone
-from mtlcli.models.layers import Layer, PerTask, hidden_of, with_hidden
+from mtlcli.models.layers import Layer, MaskedRoute, PerTask, hidden_of, with_hidden
 from mtlcli.models.multitask import Trunk
 from mtlcli.tasks.base import Encoded
 

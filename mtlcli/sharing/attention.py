@@ -18,7 +18,7 @@ pretrained features come through as they are; where all masks are 1 the model is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -101,9 +101,7 @@ class Attention(Trunk):
         self.backbone = make_backbone()
         self._branch = Branch()
         layers = layer_list(self.backbone.network)
-        chosen: Sequence[int] = range(len(layers))
-        if config.layers != "all":
-            chosen = chosen_layers(config.layers, len(layers), "sharing.layers")
+        chosen = chosen_layers(config.layers, len(layers), "sharing.layers")
         hidden, std = self.backbone.hidden, self.backbone.initializer_range
         self._masked: list[tuple[int, MaskedLayer]] = []
         for number in chosen:

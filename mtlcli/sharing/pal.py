@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from mtlcli.config.sharing import PALSharing
 from mtlcli.data.batches import Batch
-from mtlcli.models.adapters import MaskedRoute, adapt
+from mtlcli.models.adapters import adapt
 from mtlcli.models.backbone import Backbone
-from mtlcli.models.layers import Layer, PerTask, hidden_of, with_hidden
+from mtlcli.models.layers import Layer, MaskedRoute, PerTask, hidden_of, with_hidden
 from mtlcli.models.multitask import Trunk
 from mtlcli.tasks.base import Encoded
 
