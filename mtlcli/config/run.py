@@ -104,6 +104,9 @@ class Runner:
     """Examples of a task in a step, over all devices and micro-batches."""
     max_tokens: Annotated[int, Gt(0)] | None = None
     """Largest padded tokens of a task in a step; longer inputs then come in smaller batches. Null: no bound."""
+    together: bool = True
+    """Inputs of all tasks of a step go through what they share together, grouped by length, where sharing and weighting allow.
+    False: one task after the other."""
     accumulation: Annotated[int, Gt(0)] = 1
     """Micro-batches that a task's batch is cut into, to save memory. The update stays the same."""
     eval_batch_size: Annotated[int, Gt(0)] = 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,12 +29,16 @@ class Batch:
     """(B, L) int64; None for models without segments."""
     columns: dict[str, Tensor]
     """The features' columns: (B,) each."""
-    lengths: Tensor
-    """(B,) int64: tokens of each feature."""
+    lengths: NDArray[np.int64]
+    """(B,): tokens of each feature. In host memory on every device."""
     indices: NDArray[np.int64]
     """(B,): the features' numbers."""
     denominator: float
     """What the summed loss is divided by: labelled items of this task in the whole step, over all micro-batches and ranks."""
+    pad_id: int
+    """What stands in `input_ids` where there is no token."""
+    parts: tuple[tuple[str, int], ...] = ()
+    """Of a batch of several tasks: whose features follow one another, and how many of each. Empty for a batch of one task."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -50,8 +55,42 @@ class Batch:
             attention_mask=move(self.attention_mask),
             token_type_ids=None if self.token_type_ids is None else move(self.token_type_ids),
             columns={name: move(column) for name, column in self.columns.items()},
-            lengths=move(self.lengths),
         )
+
+    def pick(self, rows: NDArray[np.int64], length: int) -> Batch:
+        """Some of the features, by their place in the batch, none longer than `length`: (len(rows), `length`)."""
+        places = torch.from_numpy(rows).to(self.input_ids.device)
+
+        def fit(tensor: Tensor, fill: int) -> Tensor:
+            picked = tensor[places, :length]
+            return torch.nn.functional.pad(picked, (0, length - picked.shape[1]), value=fill)
+
+        return replace(
+            self,
+            input_ids=fit(self.input_ids, self.pad_id),
+            attention_mask=fit(self.attention_mask, 0),
+            token_type_ids=None if self.token_type_ids is None else fit(self.token_type_ids, 0),
+            columns={name: column[places] for name, column in self.columns.items()},
+            lengths=self.lengths[rows],
+            indices=self.indices[rows],
+        )
+
+
+def join(batches: Sequence[tuple[str, Batch]]) -> Batch:
+    """Batches of several tasks, of the same width, as one. It has no columns: what belongs to a task stays in the task's own batch."""
+    every = [batch for _, batch in batches]
+    segments = [batch.token_type_ids for batch in every if batch.token_type_ids is not None]
+    return Batch(
+        input_ids=torch.cat([batch.input_ids for batch in every]),
+        attention_mask=torch.cat([batch.attention_mask for batch in every]),
+        token_type_ids=torch.cat(segments) if segments else None,
+        columns={},
+        lengths=np.concatenate([batch.lengths for batch in every]),
+        indices=np.concatenate([batch.indices for batch in every]),
+        denominator=1.0,
+        pad_id=every[0].pad_id,
+        parts=tuple((name, len(batch)) for name, batch in batches),
+    )
 
 
 def collate(features: Features, indices: NDArray[np.int64], *, pad_id: int, uses_segments: bool, denominator: float) -> Batch:
@@ -71,9 +110,10 @@ def collate(features: Features, indices: NDArray[np.int64], *, pad_id: int, uses
         attention_mask=torch.from_numpy(mask),
         token_type_ids=segments,
         columns={name: torch.from_numpy(column[indices]) for name, column in features.columns.items()},
-        lengths=torch.from_numpy(lengths),
+        lengths=lengths,
         indices=indices,
         denominator=denominator,
+        pad_id=pad_id,
     )
 
 
@@ -153,3 +193,26 @@ def evaluation_batches(lengths: NDArray[np.int64], *, batch_size: int) -> list[N
     """Batches of feature numbers sorted by length, the longest first (so that too little memory shows at once); every feature once."""
     order = np.argsort(-np.asarray(lengths, np.int64), kind="stable")
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def rectangles(lengths: NDArray[np.int64], *, overhead: int, most: int) -> list[NDArray[np.int64]]:
+    """Features as groups of near lengths, each a set of places in `lengths` (N,), in order of length: those that cost least.
+
+    A group costs its padded tokens and `overhead` tokens more. None of several features has more than `most` padded tokens.
+    """
+    order = np.argsort(lengths, kind="stable")
+    ascending = np.asarray(lengths)[order]
+    costs = np.zeros(len(order) + 1)  # Of the first n features.
+    begins = np.zeros(len(order) + 1, np.int64)  # Where the last group of the first n begins.
+    for end in range(1, len(order) + 1):
+        longest = ascending[end - 1]
+        first = max(0, end - max(1, most // longest))
+        each = costs[first:end] + longest * np.arange(end - first, 0, -1)
+        best = int(each.argmin())
+        costs[end], begins[end] = each[best] + overhead, first + best
+    groups = []
+    end = len(order)
+    while end:
+        groups.append(order[begins[end] : end])
+        end = begins[end]
+    return groups[::-1]

@@ -51,8 +51,8 @@ class Load(nn.Module):
         self.register_buffer("tokens", torch.zeros(len(names)))
 
     @torch.no_grad()
-    def add(self, name: str, weights: Tensor) -> None:
-        """`weights`: (batch, length, experts)."""
+    def add(self, name: str, weights: Tensor, mask: Tensor) -> None:
+        """`weights`: (batch, length, experts); `mask`: (batch, length), True where there is a token."""
         if self._route.step is None:
             return
         row = self._rows[name]
@@ -60,7 +60,6 @@ class Load(nn.Module):
             self._steps[name] = self._route.step
             self.weights[row] = 0
             self.tokens[row] = 0
-        mask = self._route.mask
         self.weights[row] += (weights.float() * mask.unsqueeze(-1)).sum((0, 1))
         self.tokens[row] += mask.sum()
 
@@ -197,13 +196,21 @@ class Mixture(nn.Module):
 
         `common`: what the shared experts get, if that is something else (PLE).
         """
-        owner = self._route.owner
-        outputs = [] if self.own is None else [self.own[owner](*inputs)]
+        outputs = [] if self.own is None else [self._route.each(self._own, *inputs).transpose(0, 1)]
         if self.shared is not None:
             outputs.append(self.shared(*(inputs if common is None else (common,))))
-        weights = self.gates[owner](inputs[0])
-        self.load.add(owner, weights)
-        return mix(torch.cat(outputs), weights)
+        return mix(torch.cat(outputs), self._route.each(self._weigh, inputs[0], self._route.mask))
+
+    def _own(self, owner: str, *inputs: Tensor) -> Tensor:
+        """What a task's own experts give: (batch, experts, length, hidden)."""
+        assert self.own is not None
+        outputs: Tensor = self.own[owner](*inputs)
+        return outputs.transpose(0, 1)
+
+    def _weigh(self, owner: str, states: Tensor, mask: Tensor) -> Tensor:
+        weights: Tensor = self.gates[owner](states)
+        self.load.add(owner, weights, mask)
+        return weights
 
 
 class ExpertTrunk(Trunk):
@@ -236,8 +243,7 @@ class ExpertTrunk(Trunk):
 
     def forward(self, task: str, batch: Batch) -> Encoded:
         """Token states and pooled vectors through the experts."""
-        self.route.owner = self.owners[task]
-        self.route.mask = batch.attention_mask
+        self.route.parts, self.route.mask = self.owned(task, batch), batch.attention_mask
         return self.backbone(batch)
 
     @contextmanager
@@ -273,6 +279,8 @@ class ExpertTrunk(Trunk):
 
 class LayerExperts(ExpertTrunk):
     """Mixtures in chosen layers, or one on top: what MMoE and CGC have in common."""
+
+    joint = True
 
     def __init__(self, config: Any, make_backbone: Callable[[], Backbone], owners: dict[str, str], *, shared: int, own: int) -> None:
         """`config`: MMoE's or CGC's; `shared` and `own`: numbers of experts."""

@@ -6,7 +6,7 @@ the transformers network as it is: masks, position biases, attention implementat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any, Literal
 
@@ -20,8 +20,28 @@ class Route:
     """Whose batch is in the backbone just now. Shared by a trunk and what it has put into the network; not a module, nothing to save."""
 
     def __init__(self) -> None:
-        self.owner = ""
-        """The task whose head the batch's task uses: its own name, or that of the task from which it borrows one."""
+        self.parts: list[tuple[str, int]] = []
+        """The owners of the batch's inputs, one part after another, and how many inputs each has. The owner is the task whose head
+        a task uses: its own name, or that of the task from which it borrows one."""
+
+    @property
+    def owner(self) -> str:
+        """The owner of a batch of one task."""
+        ((owner, _),) = self.parts
+        return owner
+
+    @owner.setter
+    def owner(self, owner: str) -> None:
+        """Of how many inputs the batch is does not matter then."""
+        self.parts = [(owner, 0)]
+
+    def each(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """What `function(owner, *inputs)` makes of the inputs (batch, ...) of each part, together again: (batch, ...)."""
+        if len(self.parts) == 1:
+            return function(self.owner, *inputs)
+        counts = [count for _, count in self.parts]
+        pieces = zip(*(tensor.split(counts) for tensor in inputs), strict=True)
+        return torch.cat([function(owner, *piece) for (owner, _), piece in zip(self.parts, pieces, strict=True)])
 
 
 class MaskedRoute(Route):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from mtlcli.data.batches import Batch
+from mtlcli.data.batches import Batch, join
 from mtlcli.models.backbone import height_of
 from mtlcli.models.layers import PerTask
 from mtlcli.tasks.base import Encoded, TaskType
@@ -18,6 +18,9 @@ from mtlcli.tasks.base import Encoded, TaskType
 
 class Trunk(nn.Module, ABC):
     """What lies below the heads. Sharing strategies build one."""
+
+    joint: ClassVar[bool] = False
+    """Whether `forward` also takes a batch of several tasks: what differs between tasks acts on every input by itself."""
 
     def __init__(self, owners: dict[str, str]) -> None:
         """`owners`: for every task, the task whose head it uses: its own name, or that of the task from which it borrows one."""
@@ -28,7 +31,11 @@ class Trunk(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, task: str, batch: Batch) -> Encoded:
-        """Token states and pooled vectors of a batch of `task`."""
+        """Token states and pooled vectors of a batch of `task`, or, `joint`, of the tasks that the batch names."""
+
+    def owned(self, task: str, batch: Batch) -> list[tuple[str, int]]:
+        """The owners of a batch's inputs, and how many inputs each has."""
+        return [(self.owners[name], count) for name, count in batch.parts or ((task, len(batch)),)]
 
     def users(self, parameter: str) -> tuple[str, ...]:
         """The tasks whose loss depends on a parameter of this module, by its name: one task and its borrowers if it lies below
@@ -105,7 +112,16 @@ class MultiTaskModel(nn.Module):
 
     def forward(self, task: str, batch: Batch) -> TaskOutput:
         """Loss and outputs of a batch of `task`."""
-        encoded = self.trunk(task, batch)
+        return self._output(task, batch, self.trunk(task, batch))
+
+    def together(self, batches: Sequence[tuple[str, Batch]]) -> list[TaskOutput]:
+        """Loss and outputs of batches of the same width, whose inputs go through the trunk, which must be `joint`, in one batch."""
+        encoded = self.trunk(batches[0][0], join(batches))
+        counts = [len(batch) for _, batch in batches]
+        pieces = zip(encoded.hidden.split(counts), encoded.pooled.split(counts), encoded.mask.split(counts), strict=True)
+        return [self._output(task, batch, Encoded(*piece)) for (task, batch), piece in zip(batches, pieces, strict=True)]
+
+    def _output(self, task: str, batch: Batch, encoded: Encoded) -> TaskOutput:
         outputs = self.heads[self.owner(task)](encoded)
         loss = self.tasks[task].loss(outputs, batch)
         term = self.trunk.term(batch, encoded, self.heads, self.tasks)

@@ -114,7 +114,16 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
         run.model.trunk.enter(state.stage.number, anew=anew)
         if len(stages) > 1:
             run.console.say(stages.describe(state.stage, run.steps))
-        return Backward(run.model, run.weighting, ranks, bf16=bf16, seed=config.seed, tasks=stages.tasks(state.stage))
+        return Backward(
+            run.model,
+            run.weighting,
+            ranks,
+            bf16=bf16,
+            seed=config.seed,
+            tasks=stages.tasks(state.stage),
+            together=config.runner.together,
+            max_tokens=config.runner.max_tokens,
+        )
 
     backward = enter(anew=resumed is None)
     conflicts = Conflicts(state.conflicts)
@@ -221,7 +230,7 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
 
         # Log.
         seconds = time.perf_counter() - start
-        state.totals.add(batches, seconds)
+        state.totals.add(batches, outcome.padded, seconds)
         state.window.add(batches, outcome, seconds)
         run.console.progress(state.step)
         if state.step % config.logger.every == 0 or state.step == run.steps:

@@ -31,13 +31,14 @@ class Totals:
     seconds: float = 0.0
     """Time spent in steps, evaluation and saving left out."""
 
-    def add(self, batches: Mapping[str, TaskBatch], seconds: float) -> None:
-        """Add a step that took `seconds`."""
+    def add(self, batches: Mapping[str, TaskBatch], padded: int, seconds: float) -> None:
+        """Add a step that took `seconds` and put `padded` tokens through the model on this rank."""
         for batch in batches.values():
             self.examples += batch.examples
             self.tokens += batch.tokens
-            self.padded += batch.padded
-            self.padding += batch.padding
+            self.padding -= batch.own
+        self.padded += padded
+        self.padding += padded
         self.seconds += seconds
 
     @property
@@ -64,7 +65,7 @@ class Window:
 
     def add(self, batches: Mapping[str, TaskBatch], outcome: Outcome, seconds: float) -> None:
         """Add a step that took `seconds`."""
-        self.totals.add(batches, seconds)
+        self.totals.add(batches, outcome.padded, seconds)
         for name, batch in batches.items():
             entry = self.tasks.setdefault(name, {"loss": 0.0, "steps": 0, "weight": 0.0, "examples": 0})
             entry["loss"] += outcome.losses[name]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import Parameter
 
-from mtlcli.data.batches import Batch, collate
+from mtlcli.data.batches import Batch, collate, rectangles
 from mtlcli.data.features import Features
 from mtlcli.errors import NotFinite
 from mtlcli.models.backbone import last_layers
@@ -35,6 +35,13 @@ FIX = "lower optim.lr, set optim.clip, or look at these rows; runner.skip_nonfin
 ROWS = 32
 """Features of a batch that a message names."""
 
+OVERHEAD = {"cpu": 32, "cuda": 2048}
+"""Tokens that take about as long as what a pass through the trunk costs beside its tokens, by kind of device. As measured on a CPU: 20
+for 6 layers x 384, 120 for 2 layers x 64. On a GPU the kernels' launch."""
+
+ROOM = {"cpu": 2048, "cuda": 16384}
+"""Padded tokens that may go through the trunk at once although no task has so many, by kind of device. A CPU gains nothing by more."""
+
 
 @dataclass
 class TaskBatch:
@@ -46,10 +53,8 @@ class TaskBatch:
     """Features over all ranks."""
     tokens: int
     """Tokens over all ranks, without padding."""
-    padded: int
-    """Tokens of this rank's share, with padding."""
-    padding: int
-    """Padding in this rank's share."""
+    own: int
+    """Tokens of this rank's share, without padding."""
     rows: NDArray[np.int64]
     """Features over all ranks, for messages."""
 
@@ -79,14 +84,17 @@ def cut(
         micro=[batch.to(ranks.device) for batch in micro],
         examples=len(indices),
         tokens=_tokens(features, indices),
-        padded=(padded := sum(batch.input_ids.numel() for batch in micro)),
-        padding=padded - _tokens(features, mine),
+        own=_tokens(features, mine),
         rows=indices,
     )
 
 
 def _tokens(features: Features, indices: NDArray[np.int64]) -> int:
     return int((features.offsets[indices + 1] - features.offsets[indices]).sum())
+
+
+Parts = list[list[list[tuple[str, Batch]]]]
+"""What goes through the trunk at once: lists of batches of tasks. They stand in a list for each task, or all in one list."""
 
 
 @dataclass
@@ -99,6 +107,8 @@ class Outcome:
     """The factor of each task's loss, or of its shared gradient, in the update."""
     gram: Tensor | None
     """(K, K) float64: inner products of the plain losses' gradients; None when they were not measured."""
+    padded: int
+    """Tokens that went through the trunk on this rank, with padding."""
 
 
 class Backward:
@@ -110,10 +120,25 @@ class Backward:
     """
 
     def __init__(
-        self, model: MultiTaskModel, weighting: Weighting, ranks: Ranks, *, bf16: bool, seed: int = 0, tasks: Sequence[str] | None = None
+        self,
+        model: MultiTaskModel,
+        weighting: Weighting,
+        ranks: Ranks,
+        *,
+        bf16: bool,
+        seed: int = 0,
+        tasks: Sequence[str] | None = None,
+        together: bool = True,
+        max_tokens: int | None = None,
     ) -> None:
-        """`tasks`: those that are trained; None: all that the weighting knows."""
+        """`tasks`: those that are trained; None: all that the weighting knows. `together`: whether tasks go through the trunk together
+        where it and the weighting allow. `max_tokens`: padded tokens that may do so at once; None: what suits the device."""
         self.model, self.weighting, self.ranks, self.bf16 = model, weighting, ranks, bf16
+        # A gradient that is wanted by itself needs passes of its own.
+        self._together = (
+            together and model.trunk.joint and not isinstance(weighting, GradientBalancing) and not weighting.measures_gradients
+        )
+        self._most = max_tokens or ROOM[ranks.device.type]
         named = dict(model.named_parameters())
         trained = list(weighting.tasks) if tasks is None else tasks
         # Tasks that are only evaluated, or not trained now, have no say in what is shared.
@@ -145,10 +170,15 @@ class Backward:
         importance = {name: weighting.tasks[name].weight for name in batches}
         # What a loss is multiplied by before its backward pass; gradient balancing leaves private parameters at their own loss.
         scales = importance if self._balances else weights or dict.fromkeys(batches, 1.0)
-        rows = Rows(self.shared, self.ranks, self._dtype) if measured or self._balances or not weights else None
+        # And so does a loss whose weight is not known.
+        together = self._together and bool(weights) and len(batches) > 1
+        rows = Rows(self.shared, self.ranks, self._dtype) if not together and (measured or self._balances or not weights) else None
+        if together and probe:
+            step.gram = self._probed(batches)
 
+        parts = self._parts(batches, together=together)
         with self.model.trunk.training_passes():
-            losses = self._passes(batches, scales, rows)
+            losses = self._passes(batches, parts, scales, rows)
         step.losses = dict(zip(batches, losses.tolist(), strict=True))
         bad = [f"the loss of {name} is {loss} ({rows_of(batches[name])})" for name, loss in step.losses.items() if not math.isfinite(loss)]
         if bad:
@@ -178,18 +208,19 @@ class Backward:
             weighting.objective({name: loss.cpu() for name, loss in zip(batches, losses, strict=True)}).backward()
         weighting.observe(step)
         used = {name: weights[name] * (importance[name] if self._balances else 1.0) for name in batches}
-        return Outcome(step.losses, used, step.gram)
+        padded = sum(micro.input_ids.numel() for each in parts for part in each for _, micro in part)
+        return Outcome(step.losses, used, step.gram, padded)
 
     def losses_again(self, batches: dict[str, TaskBatch]) -> dict[str, float]:
         """The mean losses of the same batches with the parameters as they are now; draws dropout like the backward passes."""
         with torch.no_grad():
-            return dict(zip(batches, self._passes(batches, {}, None).tolist(), strict=True))
+            return dict(zip(batches, self._passes(batches, self._parts(batches), {}, None).tolist(), strict=True))
 
     def shared_gradient(self, task: str, batch: TaskBatch) -> list[Tensor]:
         """The gradient of one task's mean loss with respect to each shared parameter, over all ranks. `.grad` is empty afterwards."""
         for parameter in self.parameters:
             parameter.grad = None
-        self._passes({task: batch}, {task: 1.0}, None)
+        self._passes({task: batch}, self._parts({task: batch}), {}, None)
         gradient = []
         for parameter in self.shared:
             part = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -198,19 +229,24 @@ class Backward:
             parameter.grad = None
         return gradient
 
-    def _passes(self, batches: dict[str, TaskBatch], scales: dict[str, float], rows: Rows | None) -> Tensor:
-        """(K,) mean losses; forward and, where gradients are recorded, backward, one task and micro-batch after the other.
+    def _passes(self, batches: dict[str, TaskBatch], parts: Parts, scales: dict[str, float], rows: Rows | None) -> Tensor:
+        """(K,) mean losses; forward and, where gradients are recorded, backward, one part after the other. `scales`: factors, where not 1.
 
         Word embeddings, whose gradients are sparse, are added up task by task: in the same order as rows would be."""
         losses = torch.zeros(len(batches), device=self.ranks.device)
         dense: dict[Parameter, Tensor] = {}
-        for index, (name, batch) in enumerate(batches.items()):
-            for micro in batch.micro:
+        places = {name: index for index, name in enumerate(batches)}
+        for each in parts:
+            for part in each:
                 with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.bf16):
-                    loss = self.model(name, micro).loss
-                if loss.requires_grad:
-                    (scales[name] * loss).backward()
-                losses[index] += loss.detach()
+                    outputs = [self.model(*part[0])] if len(part) == 1 else self.model.together(part)
+                    total = torch.stack(
+                        [scales.get(name, 1.0) * output.loss for (name, _), output in zip(part, outputs, strict=True)]
+                    ).sum()
+                if total.requires_grad:
+                    total.backward()
+                for (name, _), output in zip(part, outputs, strict=True):
+                    losses[places[name]] += output.loss.detach()
             if rows is not None:
                 rows.take()
             for parameter in self.parameters:
@@ -220,9 +256,41 @@ class Backward:
                         dense[parameter] = torch.zeros_like(parameter)
                     dense[parameter].index_add_(0, sparse.indices()[0], sparse.values())
                     parameter.grad = None
-        for parameter, total in dense.items():
-            parameter.grad = total
+        for parameter, gradient in dense.items():
+            parameter.grad = gradient
         return self.ranks.add(losses)
+
+    def _parts(self, batches: dict[str, TaskBatch], *, together: bool = False) -> Parts:
+        """The batches, one task and micro-batch after the other, or cut anew by length so that tasks go through the trunk `together`."""
+        if not together:
+            return [[[(name, micro)] for micro in batch.micro] for name, batch in batches.items()]
+        micros = [(name, micro) for name, batch in batches.items() for micro in batch.micro]
+        if not micros:
+            return []
+        most = max(self._most, *(micro.input_ids.numel() for _, micro in micros))
+        lengths = np.concatenate([micro.lengths for _, micro in micros])
+        ends = np.cumsum([len(micro) for _, micro in micros])
+        parts = []
+        for places in rectangles(lengths, overhead=OVERHEAD[self.ranks.device.type], most=most):
+            owners = np.searchsorted(ends, places, side="right")
+            part = []
+            for owner in np.unique(owners):
+                name, micro = micros[owner]
+                rows = places[owners == owner] - (ends[owner] - len(micro))
+                part.append((name, micro.pick(np.sort(rows), int(lengths[places].max()))))
+            parts.append(part)
+        return [parts]
+
+    def _probed(self, batches: dict[str, TaskBatch]) -> Tensor:
+        """(K, K) float64: inner products of the plain losses' shared gradients, from passes of their own that leave no trace."""
+        rows = Rows(self.shared, self.ranks, self._dtype)
+        devices = [self.ranks.device] if self.ranks.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            self._passes(batches, self._parts(batches), {}, rows)
+        for parameter in self.parameters:
+            parameter.grad = None
+        rows.settle()
+        return rows.gram()
 
     def _gram(self, rows: Rows, *, exact: bool) -> Tensor:
         if not exact and self._last_layers is not None:

@@ -28,6 +28,8 @@ from mtlcli.tasks.base import Encoded
 class Adapters(Trunk):
     """One backbone, frozen or not, with adapters for each task, and one for all of them if the config says so."""
 
+    joint = True
+
     def __init__(self, config: AdapterSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
         super().__init__(owners)
         self._route = Route()
@@ -42,7 +44,7 @@ class Adapters(Trunk):
 
     def forward(self, task: str, batch: Batch) -> Encoded:
         """Token states and pooled vectors through the task's adapters."""
-        self._route.owner = self.owners[task]
+        self._route.parts = self.owned(task, batch)
         return self.backbone(batch)
 
 
@@ -58,5 +60,5 @@ class AdaptedLayer(Layer):
         """What the layer returns, with adapted hidden states."""
         output = self.inner(*inputs, **more)
         hidden = hidden_of(output)
-        adapted = hidden + self.adapters[self._route.owner](hidden)
+        adapted = hidden + self._route.each(lambda owner, states: self.adapters[owner](states), hidden)
         return with_hidden(output, adapted if self.shared is None else adapted + self.shared(hidden))

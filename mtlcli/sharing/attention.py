@@ -83,17 +83,22 @@ class MaskedLayer(Layer):
         below = inputs[0] if inputs else more["hidden_states"]
         output = self.layer(*inputs, **more)
         states = hidden_of(output)
-        mask = self.masks[branch.owner](below if branch.state is None else torch.cat([below, branch.state], -1)).to(states.dtype)
+        mask = branch.each(self._mask, below if branch.state is None else torch.cat([below, branch.state], -1), branch.tokens)
+        branch.state = mask.to(states.dtype) * states
+        return with_hidden(output, branch.state) if self._top else output
+
+    def _mask(self, owner: str, states: Tensor, tokens: Tensor) -> Tensor:
+        mask: Tensor = self.masks[owner](states)
         if self.training:
             with torch.no_grad():
-                tokens = branch.tokens
-                self.mean[self._names.index(branch.owner)] = (mask.float().mean(-1) * tokens).sum() / tokens.sum()
-        branch.state = mask * states
-        return with_hidden(output, branch.state) if self._top else output
+                self.mean[self._names.index(owner)] = (mask.float().mean(-1) * tokens).sum() / tokens.sum()
+        return mask
 
 
 class Attention(Trunk):
     """The backbone of `hard`, whose features every head sees through masks of its own."""
+
+    joint = True
 
     def __init__(self, config: AttentionSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
         """Raises UserError when a layer does not exist or the network does not keep its layers apart."""
@@ -114,7 +119,7 @@ class Attention(Trunk):
     def forward(self, task: str, batch: Batch) -> Encoded:
         """Token states and pooled vectors that the task's masks let through."""
         branch = self._branch
-        branch.owner, branch.state, branch.tokens = self.owners[task], None, batch.attention_mask.float()
+        branch.parts, branch.state, branch.tokens = self.owned(task, batch), None, batch.attention_mask.float()
         encoded = self.backbone(batch)
         branch.state = None
         return encoded

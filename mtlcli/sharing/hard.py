@@ -17,6 +17,8 @@ from mtlcli.tasks.base import Encoded
 class Hard(Trunk):
     """Every task reads the same backbone."""
 
+    joint = True
+
     def __init__(self, config: Any, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
         super().__init__(owners)
         self.backbone = make_backbone()

@@ -29,6 +29,8 @@ from mtlcli.tasks.base import Encoded
 class PAL(Trunk):
     """One backbone, frozen or not, with attention of each task in parallel to its layers."""
 
+    joint = True
+
     def __init__(self, config: PALSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
         super().__init__(owners)
         self._route = MaskedRoute()
@@ -47,7 +49,7 @@ class PAL(Trunk):
 
     def forward(self, task: str, batch: Batch) -> Encoded:
         """Token states and pooled vectors through the task's attention."""
-        self._route.owner, self._route.mask = self.owners[task], batch.attention_mask
+        self._route.parts, self._route.mask = self.owned(task, batch), batch.attention_mask
         return self.backbone(batch)
 
 
@@ -85,7 +87,11 @@ class ParallelLayer(Layer):
         """What the layer returns, with the task's attention added to the hidden states."""
         hidden = inputs[0] if inputs else more["hidden_states"]
         encoders, decoders = self._projections
-        owner = self._route.owner
-        change = decoders[owner](self.attentions[owner](encoders[owner](hidden), self._route.mask))
+
+        def attend(owner: str, states: Tensor, mask: Tensor) -> Tensor:
+            change: Tensor = decoders[owner](self.attentions[owner](encoders[owner](states), mask))
+            return change
+
+        change = self._route.each(attend, hidden, self._route.mask)
         output = self.inner(*inputs, **more)
         return with_hidden(output, hidden_of(output) + change)

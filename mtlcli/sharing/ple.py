@@ -58,9 +58,9 @@ class Level(nn.Module):
                 weights = self.gates[owner](streams if begins else streams[number])
                 following.append(mix(torch.cat([mine, outputs[self._private :]]), weights))
                 if owner == self._route.owner:
-                    self.load.add(owner, weights)
+                    self.load.add(owner, weights, self._route.mask)
         weights = self.shared_gate(streams if begins else streams[-1])
-        self.shared_load.add("shared", weights)
+        self.shared_load.add("shared", weights, self._route.mask)
         return torch.stack([*following, mix(outputs, weights)])
 
 

@@ -96,7 +96,7 @@ class Bench:
                 values["every"] = int(values["every"])
             tasks = {task: WeightedTask(1.0, kind.loss_kind) for task, kind in self.model.tasks.items()}
             method = weightings.implementation(name)(weightings.configs[name](**values), tasks)
-            backward = Backward(self.model, method, ALONE, bf16=False)
+            backward = Backward(self.model, method, ALONE, bf16=False, together=False)
 
             def ours() -> None:
                 self._sparse(True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import numpy as np
 import pytest
 import torch
 
-from mtlcli.data.batches import Stream, collate, evaluation_batches
+from mtlcli.data.batches import Stream, collate, evaluation_batches, join, rectangles
 from mtlcli.data.features import Features
 from mtlcli.errors import UserError
 
@@ -105,7 +106,7 @@ def test_a_rank_without_a_share_gets_an_empty_batch() -> None:
 def test_batch_moves_as_a_whole() -> None:
     batch = collate(features([4, 2]), np.array([0, 1]), pad_id=0, uses_segments=True, denominator=2.0).to("meta")
     assert batch.token_type_ids is not None
-    tensors = [batch.input_ids, batch.attention_mask, batch.token_type_ids, batch.lengths, *batch.columns.values()]
+    tensors = [batch.input_ids, batch.attention_mask, batch.token_type_ids, *batch.columns.values()]
     assert all(tensor.device.type == "meta" for tensor in tensors)
 
 
@@ -128,3 +129,44 @@ def test_a_batch_is_built_fast() -> None:
         collate(data, stream.indices(position), pad_id=0, uses_segments=True, denominator=32.0)
         times.append(time.perf_counter() - start)
     assert np.median(times) < 500e-6  # about 40 microseconds on an idle core
+
+
+def cost(groups: list[np.ndarray], lengths: np.ndarray, overhead: int) -> int:
+    return sum(len(group) * int(lengths[group].max()) + overhead for group in groups)
+
+
+@pytest.mark.parametrize("overhead", [0, 3, 10, 1000])
+@pytest.mark.parametrize("most", [8, 20, 10_000])
+def test_rectangles_cost_least(overhead: int, most: int) -> None:
+    """Against all ways to cut eight sorted lengths."""
+    lengths = np.random.default_rng(overhead + most).integers(1, 12, 8)
+    found = rectangles(lengths, overhead=overhead, most=most)
+    order = np.argsort(lengths, kind="stable")
+    best = min(
+        cost(groups, lengths, overhead)
+        for cuts in itertools.product([False, True], repeat=7)
+        for groups in [np.split(order, [place + 1 for place in range(7) if cuts[place]])]
+        if all(len(group) == 1 or len(group) * lengths[group].max() <= most for group in groups)
+    )
+    assert cost(found, lengths, overhead) == best
+    assert sorted(np.concatenate(found).tolist()) == list(range(8))
+    assert all(len(group) == 1 or len(group) * lengths[group].max() <= most for group in found)
+
+
+def test_picked_and_joined_features_are_those_of_the_batch() -> None:
+    data = features([4, 2, 6])
+    batch = collate(data, np.array([0, 1, 2]), pad_id=9, uses_segments=True, denominator=3.0)
+    for width in (4, 8):
+        picked = batch.pick(np.array([0, 1]), width)
+        expected = collate(data, np.array([0, 1]), pad_id=9, uses_segments=True, denominator=3.0)
+        assert picked.input_ids.shape == picked.attention_mask.shape == picked.token_type_ids.shape == (2, width)  # type: ignore[union-attr]
+        assert torch.equal(picked.input_ids[:, :4], expected.input_ids)
+        assert torch.equal(picked.attention_mask[:, :4], expected.attention_mask)
+        assert (picked.input_ids[~picked.attention_mask] == 9).all()
+        assert picked.denominator == 3.0
+        for name, column in expected.columns.items():
+            assert torch.equal(picked.columns[name], column)
+    joined = join([("one", batch.pick(np.array([1]), 6)), ("two", batch.pick(np.array([2, 0]), 6))])
+    assert joined.parts == (("one", 1), ("two", 2))
+    assert joined.lengths.tolist() == joined.attention_mask.sum(1).tolist() == [2, 6, 4]
+    assert torch.equal(joined.input_ids[1], batch.input_ids[2])

@@ -39,7 +39,7 @@ def family_batch() -> Batch:
     ids = torch.randint(5, VOCABULARY, (3, 7), generator=torch.Generator().manual_seed(0))
     lengths = torch.tensor([7, 5, 4])
     mask = torch.arange(7) < lengths[:, None]
-    return Batch(ids * mask, mask, None, {}, lengths, np.arange(3), 3.0)
+    return Batch(ids * mask, mask, None, {}, lengths.numpy(), np.arange(3), 3.0, 0)
 
 
 def family_trunk(family: str, sharing: Any, owners: Mapping[str, str] | None = None, *, frozen: int | None = None) -> Trunk:
