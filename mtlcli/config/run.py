@@ -28,7 +28,8 @@ class Model:
     dropout: Annotated[float, Ge(0), Lt(1)] | None = None
     """Dropout in the backbone and the heads; null: what the model's own configuration says, and none from scratch."""
     attention: Literal["auto", "eager", "sdpa"] = "auto"
-    """Attention implementation of the transformers library; `auto`: its default."""
+    """Attention implementation of the transformers library; `auto`: its default, but in training with dropout on a CPU `eager`, which is
+    faster there."""
     frozen_layers: Annotated[int, Ge(0)] | None = None
     """The embeddings and this many of the lowest layers keep their first weights; 0: the embeddings alone; null: all is trained."""
     layers: Annotated[int, Gt(0)] = 2

@@ -19,6 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 from mtlcli.config.run import Model
 from mtlcli.data.batches import Batch
 from mtlcli.errors import UserError
+from mtlcli.models.dropout import cheapen
 from mtlcli.models.files import BackboneFiles, locate, own_architecture
 from mtlcli.tasks.base import Encoded
 
@@ -54,13 +55,24 @@ def last_layers(parameters: Sequence[str], count: int) -> list[int]:
     return [position for position, layer in enumerate(layers) if layer is not None and layer >= depth - count]
 
 
+ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop", "dropout_rate")
+"""What configurations call the dropout in attention. With it torch's kernel takes 1.02 to 1.08 times the step of plain products on a CPU,
+without it down to 0.94 times."""
+
+
 class Backbone(nn.Module):
     """A transformers network and the way its token states become one vector."""
 
-    def __init__(self, network: PreTrainedModel, pooling: str) -> None:
+    def __init__(self, network: PreTrainedModel, pooling: str, *, attention: str = "auto") -> None:
+        """`attention`: as in the config, and as the network was built."""
         super().__init__()
         self.network = network
         self.pooling = pooling
+        config = network.config.get_text_config()
+        drops = any(getattr(config, name, None) for name in ATTENTION_DROPOUT)
+        self._switches = attention == "auto" and drops and network.config._attn_implementation == "sdpa"
+        self._attention = "sdpa"
+        cheapen(network)
         if pooling != "pooler" and getattr(network, "pooler", None) is not None:
             # A pooler that nobody reads would be a set of parameters without gradient.
             network.pooler = None  # type: ignore[assignment]
@@ -106,6 +118,19 @@ class Backbone(nn.Module):
             if value is not None:
                 return float(value)
         return 0.0
+
+    def train(self, mode: bool = True) -> Backbone:
+        """As of any module. On a CPU `model.attention=auto` is plain products while there is dropout in them, and torch's kernel else."""
+        super().train(mode)
+        wanted = "eager" if mode and next(self.parameters()).device.type == "cpu" else "sdpa"
+        if self._switches and wanted != self._attention:
+            self._attention = wanted
+            # Copies of layers have configurations of their own, and masks are made for what the network's says.
+            for module in self.network.modules():
+                config: Any = getattr(module, "config", None)
+                if getattr(config, "_attn_implementation", None) in ("eager", "sdpa"):
+                    config._attn_implementation = wanted
+        return self
 
     def forward(self, batch: Batch) -> Encoded:
         """Token states (batch, length, hidden) and one vector per input (batch, hidden)."""
@@ -175,7 +200,7 @@ def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = T
         pooling = _fitting_pooling(config, has_trained_pooler=has_pooler and "pooler" not in missing)
     elif pooling == "pooler" and not has_pooler:
         raise UserError(f"{config.model_type} has no pooler", where="model.pooling=pooler", fix="choices: auto, cls, mean, last")
-    return Backbone(network, pooling)
+    return Backbone(network, pooling, attention=model.attention)
 
 
 def _first_line(error: Exception) -> str:

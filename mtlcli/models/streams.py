@@ -23,6 +23,7 @@ from mtlcli.config.sharing import Stitching
 from mtlcli.data.batches import Batch
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import Backbone
+from mtlcli.models.dropout import restore
 from mtlcli.models.layers import Layer, PerTask, Route, chosen_layers, layer_list
 from mtlcli.models.multitask import Trunk
 from mtlcli.tasks.base import Encoded
@@ -51,6 +52,7 @@ class Stacked(nn.Module):
         """All copies start from the weights of `layer`, whose own parameters are taken out."""
         super().__init__()
         self.copies = copies
+        restore(layer)
         self.weights = nn.ParameterDict()
         self._shapes: dict[str, torch.Size] = {}
         self._linear = {f"{name}.{kind}" for name, module in linear_maps(layer) for kind in ("weight", "bias")}
