@@ -5,11 +5,12 @@ from __future__ import annotations
 import gc
 import sys
 
-from mtlcli import cli
+from mtlcli import cli, garbage
 
 
 def main() -> int:
     """Run the command line of this process and return its exit code."""
+    garbage.seldom()
     try:
         return cli.main()
     finally:

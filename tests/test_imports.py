@@ -16,7 +16,7 @@ import mtlcli
 
 PACKAGE = Path(mtlcli.__file__).parent
 HEAVY = {"torch", "transformers", "datasets", "evaluate", "sklearn"}
-TOOLS = {"errors", "registry", "disk"}
+TOOLS = {"errors", "registry", "disk", "garbage"}
 ROOMS = {
     "metrics": TOOLS,
     "config": TOOLS | {"metrics"},
@@ -40,6 +40,7 @@ LIGHT = [
     "mtlcli.registry",
     "mtlcli.errors",
     "mtlcli.disk",
+    "mtlcli.garbage",
     "mtlcli.report",
     "mtlcli.tasks",
     "mtlcli.checkpoint",

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mtlcli.data.table import Table
+from mtlcli.data.table import Table, as_numpy
 from mtlcli.errors import Problem
 from mtlcli.registry import suggest
 from mtlcli.tasks.base import TaskType
@@ -118,7 +118,7 @@ def _numbered_texts(task: TaskType[Any], tables: list[Table]) -> list[NDArray[np
     numbers = np.zeros(sum(map(len, tables)), np.int64)
     for column in columns:
         texts = pa.chunked_array([chunk for table in tables for chunk in table.rows.column(column).cast(pa.large_string()).chunks])
-        column_numbers = texts.combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+        column_numbers = as_numpy(texts.combine_chunks().dictionary_encode().indices).astype(np.int64)
         pairs = numbers * (column_numbers.max(initial=0) + 1) + column_numbers
         numbers = np.unique(pairs, return_inverse=True)[1]
     return np.split(numbers, np.cumsum([len(table) for table in tables])[:-1])

@@ -216,12 +216,27 @@ def _offsets(lengths: Any) -> NDArray[np.int64]:
     return offsets
 
 
+_built: dict[str, str] = {}
+"""tokenizer.json by what it was trained on: the jobs of a sweep, which are one process, mostly train it on the same texts."""
+
+
 def build_tokenizer(texts: Iterable[str], vocabulary_size: int) -> str:
     """tokenizer.json of an uncased BERT tokenizer whose WordPiece vocabulary is trained on `texts`; the same texts give the same.
 
     [PAD] has id 0. The vocabulary is at most `vocabulary_size` large. Characters beyond the most frequent ones
-    (1000, or a quarter of a small vocabulary) become [UNK].
+    (1000, or a quarter of a small vocabulary) become [UNK]. Trained once in a process for the same arguments.
     """
+    texts = list(texts)
+    digest = hashlib.sha256(str(vocabulary_size).encode())
+    for text in texts:
+        digest.update(json.dumps(text).encode())  # In quotes, so that no two lists of texts are the same bytes.
+    key = digest.hexdigest()
+    if key not in _built:
+        _built[key] = _build_tokenizer(texts, vocabulary_size)
+    return _built[key]
+
+
+def _build_tokenizer(texts: list[str], vocabulary_size: int) -> str:
     normalizer, pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
     words: Counter[str] = Counter()
     for chunk, count in Counter(chain.from_iterable(text.split() for text in texts)).items():

@@ -68,8 +68,9 @@ def file_fingerprint(path: Path) -> str:
 def rows_fingerprint(rows: pa.Table) -> str:
     """SHA-256 of the names, types and values of a table's columns, however the table is cut into chunks."""
     digest = hashlib.sha256()
-    # `take` writes fresh buffers: a slice would bring its neighbours' bits along.
-    fresh = rows.replace_schema_metadata(None).take(np.arange(rows.num_rows)).combine_chunks()
+    # `take` writes fresh buffers: a slice would bring its neighbours' bits along. Of numpy's own array arrow would import pandas.
+    places = pa.Array.from_buffers(pa.int64(), rows.num_rows, [None, pa.py_buffer(np.arange(rows.num_rows, dtype=np.int64))])
+    fresh = rows.replace_schema_metadata(None).take(places).combine_chunks()
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, fresh.schema) as writer:
         writer.write_table(fresh)

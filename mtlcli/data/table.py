@@ -25,6 +25,12 @@ def others(numbers: Sequence[int], count: int, kind: str = "line") -> str:
     return f" (and {count - 1:,} more: {kind}{'s' if count > 2 else ''} {listed})"
 
 
+def as_numpy(column: pa.Array | pa.ChunkedArray) -> NDArray:
+    """A column of numbers without nulls as numpy. Arrow's own `to_numpy` imports pandas, which takes longer than to check all rows."""
+    found: NDArray = np.from_dlpack(column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column)
+    return found
+
+
 @dataclass
 class Table:
     """Rows of one split of one task."""

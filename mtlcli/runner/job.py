@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtlcli import checkpoint
+from mtlcli import checkpoint, garbage
 from mtlcli.config import Config, samplings, weightings
 from mtlcli.config.changes import changes, judge, settle
 from mtlcli.config.sharing import ProgressiveSharing, stages_of
@@ -267,6 +267,7 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
             interrupt=interrupt,
             data_source=prepared.source.kind,
         )
+        garbage.as_usual()
         results = train(parts, resumed)
         if ranks.first:
             peak = memory.bytes()

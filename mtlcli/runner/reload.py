@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtlcli import checkpoint
+from mtlcli import checkpoint, garbage
 from mtlcli.config import Config
 from mtlcli.config.snapshot import load_config
 from mtlcli.errors import UserError
@@ -109,6 +109,7 @@ def _evaluate(
         model = build_model(config, prepared.tasks, prepared.files, load_weights=False)
         restore_model(found.checkpoint, model)
         model.to(ranks.device)
+        garbage.as_usual()
         results, scores = evaluate(
             model,
             prepared.splits(parts),

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mtlcli.config.task import TextColumns
-from mtlcli.data.table import Table
+from mtlcli.data.table import Table, as_numpy
 from mtlcli.errors import Problem, RunError
 
 
@@ -41,7 +41,7 @@ def text_problems(table: Table, columns: Sequence[str]) -> list[Problem]:
             problems.append(wrong_type(table, column, "text is needed", "name a column of text, or write it as text"))
             continue
         trimmed = pc.utf8_trim_whitespace(values.cast(pa.large_string()))
-        empty = np.flatnonzero(pc.equal(pc.fill_null(trimmed, ""), "").to_numpy())
+        empty = np.delete(np.arange(len(table)), as_numpy(pc.indices_nonzero(pc.binary_length(trimmed))))
         if len(empty):
             problems.append(counted(table, empty, f"column '{column}' is empty or missing", "fill it in, or leave the row out"))
     return problems

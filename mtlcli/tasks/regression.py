@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mtlcli.config.task import RegressionTask
 from mtlcli.data.features import Features
-from mtlcli.data.table import Table
+from mtlcli.data.table import Table, as_numpy
 from mtlcli.errors import Problem
 from mtlcli.tasks.base import Outputs, TaskType
 from mtlcli.tasks.checks import counted, input_columns, require_finite, shown, text_problems, wrong_type
@@ -101,7 +102,9 @@ class Regression(TaskType[RegressionTask]):
         column = self.config.columns.label
         if column not in table.rows.column_names:
             return np.full(len(table), np.nan)
-        scores = np.array(table.rows.column(column).cast(pa.float64()).to_numpy(), dtype=np.float64)
+        values = table.rows.column(column).cast(pa.float64())
+        scores = np.full(len(table), np.nan)
+        scores[as_numpy(pc.indices_nonzero(values.is_valid()))] = as_numpy(values.drop_null())
         return np.full(len(table), np.nan) if (scores == -1).all() else scores
 
     def encode(self, table: Table, encoder: TextEncoder) -> Features:

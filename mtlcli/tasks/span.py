@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mtlcli.config.task import SpanTask
 from mtlcli.data.features import Features
-from mtlcli.data.table import Table
+from mtlcli.data.table import Table, as_numpy
 from mtlcli.errors import Problem
 from mtlcli.tasks.base import Outputs, TaskType
 from mtlcli.tasks.checks import counted, is_text, require_finite, shown, text_problems, wrong_type
@@ -283,9 +283,9 @@ def _all_sound(contexts: list[str], answers: pa.ChunkedArray, *, needed: bool) -
     if answers.null_count or texts.null_count or starts.null_count:
         return False
     counts = pc.list_value_length(texts)
-    if not counts.equals(pc.list_value_length(starts)) or (needed and pc.any(pc.equal(counts, 0)).as_py()):
+    if not counts.equals(pc.list_value_length(starts)) or (needed and pc.min(counts).as_py() == 0):
         return False
-    rows = np.repeat(np.arange(len(contexts)), counts.to_numpy()).tolist()
+    rows = np.repeat(np.arange(len(contexts)), as_numpy(counts)).tolist()
     flat = zip(rows, pc.list_flatten(texts).to_pylist(), pc.list_flatten(starts).to_pylist(), strict=True)
     return all(text and start is not None and start >= 0 and contexts[row].startswith(text, start) for row, text, start in flat)
 
