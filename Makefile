@@ -1,11 +1,12 @@
 # `make train` and `make test` work in a fresh clone with nothing typed before. `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help install train test faults lint format wheel bench clean distclean
+.PHONY: help install train test faults lint format wheel bench scores clean distclean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+NEEDS_DATA = test -n "$(DATA)" || { echo 'Say where the data is: make $@ DATA=folder with glue/rte/train.parquet and so on'; exit 2; }
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  */\1: /p' $(MAKEFILE_LIST)
@@ -46,14 +47,18 @@ wheel: $(VENV)/installed-dev  ## dist/mtlcli-*.whl and its source archive
 	rm -rf build dist
 	$(BIN)/python -m build --outdir dist
 
-bench: $(VENV)/installed-dev  ## against one Hugging Face Trainer per task, on real data: make bench DATA=folder (hours on a CPU)
-	@test -n "$(DATA)" || { echo 'Say where the data is: make bench DATA=folder with glue/rte/train.parquet and so on'; exit 2; }
+bench: $(VENV)/installed-dev  ## how fast, against the Hugging Face Trainer and the machine's limit: make bench DATA=folder (an hour and a half on a CPU)
+	@$(NEEDS_DATA)
+	$(BIN)/python scripts/bench/speed.py --data $(DATA) --out scripts/bench/speed.md
+
+scores: $(VENV)/installed-dev  ## does it learn the same as one Hugging Face Trainer per task: make scores DATA=folder (hours on a CPU)
+	@$(NEEDS_DATA)
 	for seed in 1 2; do \
-	    $(BIN)/python scripts/compare_trainer.py trainer --data $(DATA) --out runs/bench --seed $$seed && \
-	    $(BIN)/python scripts/compare_trainer.py mtl --data $(DATA) --out runs/bench --seed $$seed --sharing none && \
-	    $(BIN)/python scripts/compare_trainer.py mtl --data $(DATA) --out runs/bench --seed $$seed --sharing hard || exit 1; \
+	    $(BIN)/python scripts/compare_trainer.py trainer --data $(DATA) --out runs/scores --seed $$seed && \
+	    $(BIN)/python scripts/compare_trainer.py mtl --data $(DATA) --out runs/scores --seed $$seed --sharing none && \
+	    $(BIN)/python scripts/compare_trainer.py mtl --data $(DATA) --out runs/scores --seed $$seed --sharing hard || exit 1; \
 	done
-	$(BIN)/python scripts/compare_trainer.py table --out runs/bench
+	$(BIN)/python scripts/compare_trainer.py table --out runs/scores
 
 clean:  ## remove what builds and checks left; runs/, sweeps/ and .venv stay
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

