@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlcli.config import Config, Task
-from mtlcli.config.sharing import ProgressiveSharing, stages_of
+from mtlcli.config.sharing import ProgressiveSharing, Stitching, stages_of
 from mtlcli.config.task import ClassificationTask, RegressionTask, SpanTask
 from mtlcli.config.weighting import Needs
 from mtlcli.errors import Problem
@@ -168,6 +168,12 @@ def _run(config: Config, names: list[str]) -> Iterator[Problem]:
     yield from _data(config)
     if hasattr(config.sharing, "problems"):
         yield from config.sharing.problems({name: task.head or name for name, task in config.tasks.items()})
+    if model.gradient_checkpointing and isinstance(config.sharing, Stitching):
+        yield Problem(
+            f"sharing={config.sharing.name} runs all copies of a layer at once, which cannot be computed again",
+            "model.gradient_checkpointing",
+            "leave it out, lower runner.batch_size, or raise runner.accumulation",
+        )
     yield from _weighting(config, [name for name, task in config.tasks.items() if task.splits.train is not None])
     if isinstance(config.sharing, ProgressiveSharing):
         yield from _stages(config, config.sharing, names)

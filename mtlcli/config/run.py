@@ -30,6 +30,9 @@ class Model:
     attention: Literal["auto", "eager", "sdpa"] = "auto"
     """Attention implementation of the transformers library; `auto`: its default, but in training with dropout on a CPU `eager`, which is
     faster there."""
+    gradient_checkpointing: bool = False
+    """Keep only what goes into each layer and compute the rest again in the backward pass: less memory, about a third more time
+    (Chen et al. 2016)."""
     frozen_layers: Annotated[int, Ge(0)] | None = None
     """The embeddings and this many of the lowest layers keep their first weights; 0: the embeddings alone; null: all is trained."""
     layers: Annotated[int, Gt(0)] = 2

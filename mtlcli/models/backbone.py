@@ -194,6 +194,12 @@ def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = T
         missing = {key.split(".")[0] for key in info["missing_keys"]}
     if config.is_encoder_decoder:
         network = network.get_encoder()
+    if model.gradient_checkpointing:
+        if not network.supports_gradient_checkpointing:
+            raise UserError(f"{config.model_type} cannot do that", where="model.gradient_checkpointing", fix="leave it out")
+        # The library's name of it before and since it was renamed.
+        enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     has_pooler = getattr(network, "pooler", None) is not None
     pooling: str = model.pooling
     if pooling == "auto":
