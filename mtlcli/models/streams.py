@@ -53,21 +53,25 @@ class Stacked(nn.Module):
         self.copies = copies
         self.weights = nn.ParameterDict()
         self._shapes: dict[str, torch.Size] = {}
-        self._linear = {f"{name}.{kind}" for name, module in linear_maps(layer) for kind in ("weight", "bias")}
+        maps = linear_maps(layer)
+        self._linear = {f"{name}.{kind}" for name, module in maps for kind in ("weight", "bias")}
+        # (K, in, out), as GPT-2's are: a product's gradient then comes in the layout of the weights, and is not copied into it.
+        self._turned = {f"{name}.weight" for name, module in maps if isinstance(module, nn.Linear)}
         for name, parameter in list(layer.named_parameters()):
             stacked = parameter.detach().expand(copies, *parameter.shape).clone()
+            stacked = stacked.mT.contiguous() if name in self._turned else stacked
+            self._shapes[name] = stacked.shape[1:]
             # Flat where one copy's has one dimension: what has one dimension has no weight decay.
             stacked = stacked.flatten() if parameter.ndim == 1 else stacked
             self.weights[name.replace(".", "/")] = nn.Parameter(stacked, requires_grad=parameter.requires_grad)
-            self._shapes[name] = parameter.shape
             owner, _, last = name.rpartition(".")
             layer.get_submodule(owner).register_parameter(last, None)
         self.template = layer
 
     def of(self, name: str) -> Tensor:
         """(K, ...): a parameter of the layer, of all copies."""
-        stacked: Tensor = self.weights[name.replace(".", "/")]
-        return stacked.view(self.copies, *self._shapes[name])
+        stacked: Tensor = self.weights[name.replace(".", "/")].view(self.copies, *self._shapes[name])
+        return stacked.mT if name in self._turned else stacked
 
     def forward(self, streams: Tensor, inputs: tuple[Any, ...], more: dict[str, Any], made: list[Tensor]) -> Any:
         """What each copy gives: a tensor (K, ...), or a tuple of them with None in between.
