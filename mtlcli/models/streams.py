@@ -204,10 +204,12 @@ class Stitched(Trunk):
                 where="sharing.layers",
                 fix="name layers that are trained, or freeze fewer",
             )
-        size = len(self.heads) * subspaces
         self.placed: dict[int, StreamLayer] = {}
         for number in trained:
-            unit = nn.Parameter(start(size, config.own)) if number in units else None
+            unit = None
+            if number in units:
+                # A part starts from the same part of the other copies: while these are equal, states are what they were without a unit.
+                unit = nn.Parameter(torch.kron(start(len(self.heads), config.own), torch.eye(subspaces)))
             placed = StreamLayer(layers[number], self, unit, together=number <= units[-1], ends=number == units[-1])
             self.placed[number] = placed
             layers[number] = placed

@@ -91,12 +91,27 @@ def test_with_equal_weights_all_streams_are_the_same_and_it_is_hard_sharing() ->
 
 def test_sluice_with_equal_weights_reads_all_subspaces_alike() -> None:
     """All alpha the same, with subspaces as well: every part of every stream is the same mean."""
-    trunk = shaken(family_trunk("bert", SluiceSharing(own=1 / 6, last=1.0)), "unit", "beta")
+    trunk = shaken(family_trunk("bert", SluiceSharing(last=1.0)), "unit", "beta")
     with torch.no_grad():
+        for name, parameter in trunk.named_parameters():
+            if name.endswith("unit"):
+                parameter.fill_(1 / 6)
         states = [trunk(task, batch_of("cola")).hidden for task in TASKS]
     for each in states:
         torch.testing.assert_close(each, states[0])
         torch.testing.assert_close(each[..., :16], each[..., 16:])
+
+
+def test_at_the_start_sluice_is_cross_stitch_and_the_states_are_those_without_units() -> None:
+    sluice, cross, hard = (family_trunk("bert", kind) for kind in (SluiceSharing(last=1.0), CrossStitchSharing(), "hard"))
+    with torch.no_grad():
+        for task in TASKS:
+            torch.testing.assert_close(sluice(task, batch_of(task)).hidden, hard(task, batch_of(task)).hidden)
+        # Copies that differ: each part is mixed with the same part of the others.
+        shaken(cross, "unit")
+        sluice.load_state_dict({name: value for name, value in cross.state_dict().items() if not name.endswith("unit")}, strict=False)
+        for task in TASKS:
+            torch.testing.assert_close(sluice(task, batch_of(task)).hidden, cross(task, batch_of(task)).hidden)
 
 
 def shaken(trunk: Trunk, *fixed: str) -> Trunk:
@@ -275,7 +290,7 @@ def test_a_loss_reaches_exactly_what_users_says(config: Any) -> None:
 
 def test_the_mixing_is_told_and_has_a_rate_of_its_own_and_no_decay() -> None:
     model, weighting = small_model(SluiceSharing(own=0.5, lr=0.03))
-    assert model.trunk.measures()["mixing"]["layer 1"]["stsb"] == [[0.1, 0.1, 0.5, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.5, 0.1, 0.1]]
+    assert model.trunk.measures()["mixing"]["layer 1"]["stsb"] == [[0.25, 0, 0.5, 0, 0.25, 0], [0, 0.25, 0, 0.5, 0, 0.25]]
     assert model.trunk.measures()["layers"]["cola"] == pytest.approx([0.1, 0.9])
     cross = small_model(CrossStitchSharing(own=0.8))[0].trunk.measures()
     assert cross == {"mixing": {f"layer {i}": {"cola": [0.8, 0.1, 0.1], "stsb": [0.1, 0.8, 0.1], "squad": [0.1, 0.1, 0.8]} for i in (0, 1)}}
