@@ -2,7 +2,8 @@
 
 A batch of one task runs through all copies as far as the last unit, and through its own copy above. The weights of the copies
 that run together are stored with a leading dimension of K, and the layer that the library wrote is called once for all of them
-(`torch.func.vmap`): K times the arithmetic of one copy, in products that are K times as large, and the Python of one.
+(`torch.func.vmap`): K times the arithmetic of one copy, in products that are K times as large, and the Python of one with that of vmap.
+On a CPU this saves time where copies are small and many, and costs a few percent where they are large (scripts/bench/copies.md).
 
 Embeddings, and norms or poolers above the layers, are one for all tasks.
 """
