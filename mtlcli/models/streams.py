@@ -2,7 +2,8 @@
 
 A batch of one task runs through all copies as far as the last unit, and through its own copy above. The weights of the copies
 that run together are stored with a leading dimension of K, and the layer that the library wrote is called once for all of them
-(`torch.func.vmap`): K times the arithmetic of one copy, in products that are K times as large, and the Python of one.
+(`torch.func.vmap`): K times the arithmetic of one copy, in products that are K times as large, and the Python of one with that of vmap.
+On a CPU this saves time where copies are small and many, and costs a few percent where they are large (scripts/bench/copies.md).
 
 Embeddings, and norms or poolers above the layers, are one for all tasks.
 """
@@ -55,21 +56,25 @@ class Stacked(nn.Module):
         restore(layer)
         self.weights = nn.ParameterDict()
         self._shapes: dict[str, torch.Size] = {}
-        self._linear = {f"{name}.{kind}" for name, module in linear_maps(layer) for kind in ("weight", "bias")}
+        maps = linear_maps(layer)
+        self._linear = {f"{name}.{kind}" for name, module in maps for kind in ("weight", "bias")}
+        # (K, in, out), as GPT-2's are: a product's gradient then comes in the layout of the weights, and is not copied into it.
+        self._turned = {f"{name}.weight" for name, module in maps if isinstance(module, nn.Linear)}
         for name, parameter in list(layer.named_parameters()):
             stacked = parameter.detach().expand(copies, *parameter.shape).clone()
+            stacked = stacked.mT.contiguous() if name in self._turned else stacked
+            self._shapes[name] = stacked.shape[1:]
             # Flat where one copy's has one dimension: what has one dimension has no weight decay.
             stacked = stacked.flatten() if parameter.ndim == 1 else stacked
             self.weights[name.replace(".", "/")] = nn.Parameter(stacked, requires_grad=parameter.requires_grad)
-            self._shapes[name] = parameter.shape
             owner, _, last = name.rpartition(".")
             layer.get_submodule(owner).register_parameter(last, None)
         self.template = layer
 
     def of(self, name: str) -> Tensor:
         """(K, ...): a parameter of the layer, of all copies."""
-        stacked: Tensor = self.weights[name.replace(".", "/")]
-        return stacked.view(self.copies, *self._shapes[name])
+        stacked: Tensor = self.weights[name.replace(".", "/")].view(self.copies, *self._shapes[name])
+        return stacked.mT if name in self._turned else stacked
 
     def forward(self, streams: Tensor, inputs: tuple[Any, ...], more: dict[str, Any], made: list[Tensor]) -> Any:
         """What each copy gives: a tensor (K, ...), or a tuple of them with None in between.
@@ -202,10 +207,12 @@ class Stitched(Trunk):
                 where="sharing.layers",
                 fix="name layers that are trained, or freeze fewer",
             )
-        size = len(self.heads) * subspaces
         self.placed: dict[int, StreamLayer] = {}
         for number in trained:
-            unit = nn.Parameter(start(size, config.own)) if number in units else None
+            unit = None
+            if number in units:
+                # A part starts from the same part of the other copies: while these are equal, states are what they were without a unit.
+                unit = nn.Parameter(torch.kron(start(len(self.heads), config.own), torch.eye(subspaces)))
             placed = StreamLayer(layers[number], self, unit, together=number <= units[-1], ends=number == units[-1])
             self.placed[number] = placed
             layers[number] = placed

@@ -5,6 +5,10 @@ all of them, of all tasks: [x_1,1; ...; x_K,G] <- alpha [x_1,1; ...; x_K,G], alp
 penalty strength * sum over tasks and layers of ||G_1^T G_2||_F^2 keeps the subspaces of a layer from saying the same; G_g are the
 columns of a matrix that make subspace g. Task k reads sum_l beta_k,l x_k,l over its layers.
 
+The authors' code starts alpha with all weights alike, or with most of the weight on one subspace. Here what a subspace does not keep of
+its own comes from the same subspace of the other tasks, and nothing from other channels, which mean something else. So it starts as
+cross-stitch, and pretrained states come through as they are.
+
 With one subspace, no penalty and beta on the last layer alone it is cross-stitch; with all alpha the same besides, hard sharing.
 
 The paper's layers are LSTMs, and the constraint is on their weights; here it is on the matrix with which a layer's feed-forward block

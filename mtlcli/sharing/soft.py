@@ -78,15 +78,30 @@ class Soft(Trunk):
     def _distance(self) -> Tensor:
         if self.config.distance == "trace_norm":
             return torch.stack([_trace_norm(torch.stack([parameter.flatten() for parameter in each])) for each in self._copies]).sum()
-        terms = []
-        for index, each in enumerate(self._copies):
-            stacked = torch.stack(each)
-            if self.config.distance == "pretrained":
-                terms.append((stacked - self.get_buffer(f"start{index}")).square().sum())
-            else:
-                # The sum over pairs of ||a - b||^2 is K times the sum of squared distances to the mean.
-                terms.append(len(each) * (stacked - stacked.mean(0)).square().sum())
-        return torch.stack(terms).sum()
+        if self.config.distance == "pretrained":
+            starts = [self.get_buffer(f"start{index}") for index in range(len(self._copies))]
+            return torch.stack([_Spread.apply(start, *each) for start, each in zip(starts, self._copies, strict=True)]).sum()
+        # The sum over pairs of ||a - b||^2 is K times the sum of squared distances to the mean.
+        return len(self.heads) * torch.stack([_Spread.apply(None, *each) for each in self._copies]).sum()
+
+
+class _Spread(torch.autograd.Function):
+    """The sum of squared distances of copies to a centre, or to their mean; scalar.
+
+    A penalty passes over all copies at every step, and memory is what it costs: its gradient, 2 (copy - centre), is written down. The
+    mean's own gradient is zero, for the differences to it add up to nothing.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, centre: Tensor | None, *copies: Tensor) -> Tensor:
+        if centre is None:
+            centre = sum(copies[1:], copies[0]) / len(copies)
+        ctx.differences = [copy - centre for copy in copies]
+        return torch.stack([torch.linalg.vector_norm(difference).square() for difference in ctx.differences]).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *(2 * gradients[0] * difference for difference in ctx.differences)
 
 
 def _trace_norm(rows: Tensor) -> Tensor:

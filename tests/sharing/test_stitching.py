@@ -72,7 +72,9 @@ def test_with_the_identity_and_trained_embeddings_it_is_soft_sharing_of_the_laye
             for k, task in enumerate(TASKS):
                 gradient = theirs[f"{before}.copies.{task}.{after.replace('/', '.')}"].grad
                 assert gradient is not None
-                torch.testing.assert_close(parameter.grad.view(3, -1)[k], gradient.flatten(), atol=1e-6, rtol=1e-4)
+                # Copies of a linear map are stored turned round.
+                turned = gradient.mT if parameter.ndim == 3 and parameter.shape[1:] == gradient.mT.shape else gradient
+                torch.testing.assert_close(parameter.grad.view(3, -1)[k], turned.flatten(), atol=1e-6, rtol=1e-4)
             compared += 1
     assert compared > 20
 
@@ -89,12 +91,27 @@ def test_with_equal_weights_all_streams_are_the_same_and_it_is_hard_sharing() ->
 
 def test_sluice_with_equal_weights_reads_all_subspaces_alike() -> None:
     """All alpha the same, with subspaces as well: every part of every stream is the same mean."""
-    trunk = shaken(family_trunk("bert", SluiceSharing(own=1 / 6, last=1.0)), "unit", "beta")
+    trunk = shaken(family_trunk("bert", SluiceSharing(last=1.0)), "unit", "beta")
     with torch.no_grad():
+        for name, parameter in trunk.named_parameters():
+            if name.endswith("unit"):
+                parameter.fill_(1 / 6)
         states = [trunk(task, batch_of("cola")).hidden for task in TASKS]
     for each in states:
         torch.testing.assert_close(each, states[0])
         torch.testing.assert_close(each[..., :16], each[..., 16:])
+
+
+def test_at_the_start_sluice_is_cross_stitch_and_the_states_are_those_without_units() -> None:
+    sluice, cross, hard = (family_trunk("bert", kind) for kind in (SluiceSharing(last=1.0), CrossStitchSharing(), "hard"))
+    with torch.no_grad():
+        for task in TASKS:
+            torch.testing.assert_close(sluice(task, batch_of(task)).hidden, hard(task, batch_of(task)).hidden)
+        # Copies that differ: each part is mixed with the same part of the others.
+        shaken(cross, "unit")
+        sluice.load_state_dict({name: value for name, value in cross.state_dict().items() if not name.endswith("unit")}, strict=False)
+        for task in TASKS:
+            torch.testing.assert_close(sluice(task, batch_of(task)).hidden, cross(task, batch_of(task)).hidden)
 
 
 def shaken(trunk: Trunk, *fixed: str) -> Trunk:
@@ -143,10 +160,7 @@ def plain(trunk: Any, task: str, batch: Any, family: str, *, subspaces: int) -> 
         outputs = {}
         for k, each in enumerate(TASKS):
             for name, parameter in layers[number].layer.named_parameters():
-                if place.task_copies is None:
-                    value = place.stacked.weights[name.replace(".", "/")].view(len(TASKS), *parameter.shape)[k]
-                else:
-                    value = dict(place.task_copies[each].named_parameters())[name]
+                value = place.stacked.of(name)[k] if place.task_copies is None else dict(place.task_copies[each].named_parameters())[name]
                 parameter.data.copy_(value)
             layers[number].given = given[each]
             reference(task, batch)
@@ -250,10 +264,7 @@ def test_the_orthogonality_penalty_is_the_formula(family: str, layers: Any) -> N
     for layer in trunk.placed.values():
         for k, task in enumerate(TASKS):
             name = names[family]
-            if layer.task_copies is None:
-                matrix = layer.stacked.weights[name.replace(".", "/")][k]
-            else:
-                matrix = dict(layer.task_copies[task].named_parameters())[name]
+            matrix = layer.stacked.of(name)[k] if layer.task_copies is None else dict(layer.task_copies[task].named_parameters())[name]
             writes = matrix if family == "gpt2" else matrix.T  # (inside, hidden)
             assert writes.shape == (64 if family != "gpt2" else 128, 32)
             expected = expected + (writes[:, :16].T @ writes[:, 16:]).pow(2).sum()
@@ -279,7 +290,7 @@ def test_a_loss_reaches_exactly_what_users_says(config: Any) -> None:
 
 def test_the_mixing_is_told_and_has_a_rate_of_its_own_and_no_decay() -> None:
     model, weighting = small_model(SluiceSharing(own=0.5, lr=0.03))
-    assert model.trunk.measures()["mixing"]["layer 1"]["stsb"] == [[0.1, 0.1, 0.5, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.5, 0.1, 0.1]]
+    assert model.trunk.measures()["mixing"]["layer 1"]["stsb"] == [[0.25, 0, 0.5, 0, 0.25, 0], [0, 0.25, 0, 0.5, 0, 0.25]]
     assert model.trunk.measures()["layers"]["cola"] == pytest.approx([0.1, 0.9])
     cross = small_model(CrossStitchSharing(own=0.8))[0].trunk.measures()
     assert cross == {"mixing": {f"layer {i}": {"cola": [0.8, 0.1, 0.1], "stsb": [0.1, 0.8, 0.1], "squad": [0.1, 0.1, 0.8]} for i in (0, 1)}}
