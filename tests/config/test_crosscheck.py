@@ -250,3 +250,13 @@ STAGES: list[tuple[dict[str, Any], list[str]]] = [
 @pytest.mark.parametrize(("values", "expected"), STAGES)
 def test_stages(values: dict[str, Any], expected: list[str]) -> None:
     assert said(values) == expected
+
+
+@pytest.mark.parametrize("sharing", ["cross_stitch", "sluice"])
+def test_copies_that_run_at_once_cannot_be_computed_again(sharing: str) -> None:
+    values = run({"a": TEXT, "b": TEXT}, sharing={"name": sharing}, model={"gradient_checkpointing": True})
+    assert said(values) == [
+        f"model.gradient_checkpointing: sharing={sharing} runs all copies of a layer at once, which cannot be computed again "
+        "-> leave it out, lower runner.batch_size, or raise runner.accumulation"
+    ]
+    assert said(values | {"sharing": {"name": "hard"}}) == []
