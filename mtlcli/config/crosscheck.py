@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlcli.config import Config, Task
-from mtlcli.config.sharing import ProgressiveSharing, Stitching, stages_of
+from mtlcli.config.sharing import CrossStitchSharing, ProgressiveSharing, SluiceSharing, stages_of
 from mtlcli.config.task import ClassificationTask, RegressionTask, SpanTask
 from mtlcli.config.weighting import Needs
 from mtlcli.errors import Problem
@@ -155,6 +155,8 @@ def _run(config: Config, names: list[str]) -> Iterator[Problem]:
         yield Problem("every task has weight 0: nothing would be learned", "tasks", "give one of them a weight above 0")
     if runner.steps is None and runner.epochs is None:
         yield Problem("runner.steps and runner.epochs are both null", "runner.steps", "give one of them")
+    if runner.eval_every is not None and runner.eval_share is not None:
+        yield Problem("stands beside runner.eval_every, which says the same in another way", "runner.eval_share", "leave one of them out")
     if optim.warmup >= 1 and not optim.warmup.is_integer():
         yield Problem(f"{optim.warmup} is neither a share below 1 nor a whole number of steps", "optim.warmup", "for example 0.06 or 100")
     elif optim.warmup >= 1 and runner.steps is not None and optim.warmup > runner.steps:
@@ -168,7 +170,7 @@ def _run(config: Config, names: list[str]) -> Iterator[Problem]:
     yield from _data(config)
     if hasattr(config.sharing, "problems"):
         yield from config.sharing.problems({name: task.head or name for name, task in config.tasks.items()})
-    if model.gradient_checkpointing and isinstance(config.sharing, Stitching):
+    if model.gradient_checkpointing and isinstance(config.sharing, (CrossStitchSharing, SluiceSharing)):
         yield Problem(
             f"sharing={config.sharing.name} runs all copies of a layer at once, which cannot be computed again",
             "model.gradient_checkpointing",

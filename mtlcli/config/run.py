@@ -117,6 +117,9 @@ class Runner:
     """Examples in an evaluation batch."""
     eval_every: Annotated[int, Gt(0)] | None = None
     """Steps between evaluations; null: once an epoch. The last step is always evaluated."""
+    eval_share: Annotated[float, Gt(0), Lt(1)] | None = None
+    """Instead of `eval_every`: once an epoch, or less often, so that evaluation takes at most this share of the time, by the numbers of
+    tokens; null: no bound."""
     save_every: Annotated[int, Gt(0)] | None = None
     """Steps between checkpoints; null: at every evaluation. The last step, and that of an interruption, is always saved."""
     keep: Annotated[int, Gt(0)] = 2

@@ -99,7 +99,7 @@ def _launched() -> bool:
 def _check_room(config: Config, prepared: Prepared, run_dir: Path, step: int | None = None) -> None:
     """Raises UserError when the disk has no room for the run, or for what is left of it after `step`."""
     _, stages, steps = _order(config, prepared)
-    save_every = config.runner.save_every or config.runner.eval_every or stages.steps_per_epoch
+    save_every = config.runner.save_every or _eval_every(config, prepared, stages)
     begin = step or 0
     saves = steps // save_every - begin // save_every + (steps % save_every > 0 and begin < steps)
     existing = None if step is None else len(checkpoint.folders(run_dir / "checkpoints"))
@@ -259,7 +259,7 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
             splits=prepared.splits({name: task.config.splits.validation for name, task in prepared.tasks.items()}),
             encoder=prepared.encoder,
             steps=steps,
-            eval_every=config.runner.eval_every or per_epoch,
+            eval_every=_eval_every(config, prepared, stages),
             folder=folder,
             saver=Saver(folder.checkpoints, config.runner.keep),
             console=console,
@@ -313,6 +313,18 @@ def _order(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], Stage
     steps = config.runner.steps or math.ceil((config.runner.epochs or 0) * stages.steps_per_epoch)
     stages.fit(steps, staged.lengths if staged else None)
     return streams, stages, steps
+
+
+def _eval_every(config: Config, prepared: Prepared, stages: Stages) -> int:
+    """Steps between evaluations: as the config says, else an epoch, or more for evaluation to take no larger share than it says."""
+    if config.runner.eval_every is not None or config.runner.eval_share is None:
+        return config.runner.eval_every or stages.steps_per_epoch
+    tokens_of = {(name, split): int(parts.offsets[-1]) for name, splits in prepared.features.items() for split, parts in splits.items()}
+    epoch = sum(tokens_of[name, task.config.splits.train] for name, task in prepared.tasks.items() if task.config.splits.train)
+    evaluated = sum(tokens_of[name, split] for name, task in prepared.tasks.items() for split in task.config.splits.validation)
+    # A forward pass takes about a third of the time of a forward and a backward pass.
+    least = evaluated / 3 * (1 / config.runner.eval_share - 1) / (epoch / stages.steps_per_epoch)
+    return max(stages.steps_per_epoch, math.ceil(least))
 
 
 def _score(results: dict[str, Any]) -> float:

@@ -112,6 +112,10 @@ RUNS: list[tuple[dict[str, Any], list[str]]] = [
          "runner.batch_size=8 or more"],
     ),
     (
+        {"runner": {"eval_every": 5, "eval_share": 0.1}},
+        ["runner.eval_share: stands beside runner.eval_every, which says the same in another way -> leave one of them out"],
+    ),
+    (
         {"runner": {"max_tokens": 64}},
         ["runner.max_tokens: 64 tokens have no room for one input of data.max_length=128 -> type runner.max_tokens=128 or more, or lower "
          "data.max_length"],

@@ -1,8 +1,8 @@
 """The loss of every step of `mtl train` against a plain path, and against a list kept here.
 
-The fast path sorts by length, pads, lets the inputs of all tasks go through the trunk together, sums sparse gradients of word embeddings
-and updates with a fused optimiser. The plain path is what a textbook has: one example after the other without padding, eager attention, fp32,
-torch's optimiser and the schedule of the transformers library. Dropout is 0.
+The fast path sorts by length, pads, lets the inputs of all tasks go through the trunk together, sums sparse gradients of word
+embeddings and updates with a fused optimiser. The plain path is what a textbook has: one example after the other without padding, eager
+attention, fp32, torch's optimiser and the schedule of the transformers library. Dropout is 0.
 """
 
 from __future__ import annotations
