@@ -50,7 +50,7 @@ _TEXT_TABLES: dict[str, tuple[pa.Schema, Sequence[int], dict[str, tuple[int, Mak
         (3, 2, 2, 2, 3),
         {"validation": (400, pairs.stsb), "train": (4000, pairs.stsb)},
     ),
-    "glue/qqp": (_text("question1", "question2"), (60, 40), {"validation": (400, pairs.qqp), "train": (5000, pairs.qqp)}),
+    "glue/qqp": (_text("question1", "question2"), (60, 40), {"validation": (400, pairs.qqp), "train": (7000, pairs.qqp)}),
     "glue/mnli": (
         _PREMISE,
         (1, 1, 1),

@@ -20,12 +20,12 @@ def _said(event: Event, slots: Sequence[str] = SLOTS) -> list[str]:
 
 
 def _other(world: World, rng: Random, event: Event, slots: list[str]) -> Event:
-    """The event with some of the slots changed, from one to all of them."""
-    return world.change(rng, event, rng.sample(slots, rng.randint(1, len(slots))))
+    """The event with some of the slots changed, from two to all of them: a model of one task alone, from scratch, can learn to see that."""
+    return world.change(rng, event, rng.sample(slots, rng.randint(min(2, len(slots)), len(slots))))
 
 
 def mrpc(world: World, rng: Random, label: int) -> tuple[str, ...]:
-    """Two statements: the same event in other words (1), or one that differs in at least one fact (0)."""
+    """Two statements: the same event in other words (1), or one that differs in two facts or more, or denies it (0)."""
     event = _event(world, rng)
     if not label and rng.random() < 0.3:
         texts = [sentence(world.tell(rng, event)), sentence(world.deny(rng, event))]
