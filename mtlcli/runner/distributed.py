@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
+from torch.nn import Parameter
 
 from mtlcli.config.run import Runner
 from mtlcli.errors import UserError
@@ -93,28 +94,39 @@ class Ranks:
             for tensor in tensors:
                 dist.broadcast(tensor.detach(), 0)
 
-    def reduce_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
+    def reduce_gradients(self, parameters: list[Parameter], touched: Mapping[Parameter, Tensor]) -> None:
         """Sum the gradients of all ranks, in one flat transfer.
 
         A rank whose share of a batch was empty has no gradient where others have one: a parameter takes part when any
         rank has a gradient for it, and keeps `grad = None` (and so its optimiser state) when none has.
+        `touched`: of word embeddings the rows that are not 0 on this rank; only those of any rank are transferred.
         """
         if self.world == 1:
             return
         if not parameters:
             return
-        has = torch.tensor([p.grad is not None for p in parameters], dtype=torch.float32, device=self.device)
-        dist.all_reduce(has)
-        taking_part = [p for p, count in zip(parameters, has.tolist(), strict=True) if count]
-        for parameter in taking_part:
+        has = [p.grad is not None for p in parameters]
+        known = [p.grad is None or p in touched for p in parameters]
+        counts = torch.tensor([has, known], dtype=torch.float32, device=self.device)
+        dist.all_reduce(counts)
+        rows: dict[Parameter, Tensor] = {}
+        taking_part = []
+        for parameter, ranks, knowing in zip(parameters, *counts.tolist(), strict=True):
+            if not ranks:
+                continue
+            taking_part.append(parameter)
+            if knowing == self.world:
+                rows[parameter] = self.union(touched.get(parameter, torch.empty(0, dtype=torch.int64, device=self.device)))
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        flat = torch.cat([p.grad.reshape(-1) for p in taking_part])  # type: ignore[union-attr]
+        parts = [p.grad[rows[p]] if p in rows else p.grad for p in taking_part]
+        flat = torch.cat([part.reshape(-1) for part in parts])
         dist.all_reduce(flat)
-        offset = 0
-        for parameter in taking_part:
-            parameter.grad.copy_(flat[offset : offset + parameter.numel()].view_as(parameter))  # type: ignore[union-attr]
-            offset += parameter.numel()
+        for parameter, sums, part in zip(taking_part, flat.split([p.numel() for p in parts]), parts, strict=True):
+            if parameter in rows:
+                parameter.grad.index_copy_(0, rows[parameter], sums.view_as(part))
+            else:
+                parameter.grad.copy_(sums.view_as(parameter))
 
 
 def choose_device(runner: Runner, local_rank: int, wanted: int) -> torch.device:

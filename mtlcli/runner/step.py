@@ -139,6 +139,7 @@ class Backward:
             together and model.trunk.joint and not isinstance(weighting, GradientBalancing) and not weighting.measures_gradients
         )
         self._most = max_tokens or ROOM[ranks.device.type]
+        self._touched: dict[Parameter, Tensor] = {}
         named = dict(model.named_parameters())
         trained = list(weighting.tasks) if tasks is None else tasks
         # Tasks that are only evaluated, or not trained now, have no say in what is shared.
@@ -198,7 +199,7 @@ class Backward:
                         if parameter.grad is not None:
                             parameter.grad *= weights[name]
         done = set(self.shared) if reduced else set()
-        self.ranks.reduce_gradients([parameter for parameter in self.parameters if parameter not in done])
+        self.ranks.reduce_gradients([parameter for parameter in self.parameters if parameter not in done], self._touched)
         penalty = self.model.trunk.penalty()
         if penalty is not None and penalty.requires_grad:  # Not while all that it reaches is frozen.
             # A function of the parameters alone: the same on every rank, nothing to reduce.
@@ -235,6 +236,7 @@ class Backward:
         Word embeddings, whose gradients are sparse, are added up task by task: in the same order as rows would be."""
         losses = torch.zeros(len(batches), device=self.ranks.device)
         dense: dict[Parameter, Tensor] = {}
+        touched: dict[Parameter, list[Tensor]] = {}
         places = {name: index for index, name in enumerate(batches)}
         for each in parts:
             for part in each:
@@ -255,9 +257,11 @@ class Backward:
                     if parameter not in dense:
                         dense[parameter] = torch.zeros_like(parameter)
                     dense[parameter].index_add_(0, sparse.indices()[0], sparse.values())
+                    touched.setdefault(parameter, []).append(sparse.indices()[0])
                     parameter.grad = None
         for parameter, gradient in dense.items():
             parameter.grad = gradient
+        self._touched = {parameter: torch.cat(ids) for parameter, ids in touched.items()}
         return self.ranks.add(losses)
 
     def _parts(self, batches: dict[str, TaskBatch], *, together: bool = False) -> Parts:
