@@ -104,7 +104,7 @@ def test_all_mistakes_at_once() -> None:
         "roberta, t5, tiny",
         f"taks: unknown key 'taks' -> did you mean 'task'? {groups}",
         f"modle: unknown key 'modle' -> did you mean 'model'? {groups}",
-        "model.lrr: unknown key 'lrr' -> did you mean 'lr'? choices: attention, dropout, frozen_layers, "
+        "model.lrr: unknown key 'lrr' -> did you mean 'lr'? choices: attention, dropout, frozen_layers, gradient_checkpointing, "
         "heads, hidden, initializer_range, kind, layers, "
         "lr, name, pooling, scratch_lr, vocabulary",
         "tasks.coal.weight: task 'coal' is not in the run -> did you mean 'cola'? the run has: cola, sst2, mrpc, stsb, qqp, mnli, qnli, "
