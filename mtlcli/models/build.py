@@ -36,4 +36,4 @@ def build_model(config: Config, tasks: dict[str, TaskType[Any]], files: Backbone
         dropout = next(p for p in (tasks[name].config.dropout, config.model.dropout, backbone.dropout) if p is not None)
         # A pooler has put its dense tanh layer before the head already.
         heads[name] = tasks[name].build_head(backbone.hidden, dropout, dense=backbone.pooling != "pooler", std=backbone.initializer_range)
-    return MultiTaskModel(trunk, heads, tasks, depth=backbone.depth)
+    return MultiTaskModel(trunk, heads, tasks, depth=backbone.depth, hidden=backbone.hidden)

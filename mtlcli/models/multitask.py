@@ -94,10 +94,10 @@ class TaskOutput:
 class MultiTaskModel(nn.Module):
     """Trunk and heads. `owner` says whose head a task uses: its own, or that of another task."""
 
-    def __init__(self, trunk: Trunk, heads: dict[str, nn.Module], tasks: dict[str, TaskType[Any]], *, depth: int) -> None:
-        """`depth`: number of layers of the backbone."""
+    def __init__(self, trunk: Trunk, heads: dict[str, nn.Module], tasks: dict[str, TaskType[Any]], *, depth: int, hidden: int) -> None:
+        """`depth`: number of layers of the backbone. `hidden`: width of its states."""
         super().__init__()
-        self.depth = depth
+        self.depth, self.hidden = depth, hidden
         self.trunk = trunk
         self.heads = nn.ModuleDict(heads)
         self.tasks = tasks
