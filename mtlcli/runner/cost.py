@@ -35,12 +35,20 @@ class PeakMemory:
         """Bytes."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
-        with suppress(OSError):
-            for line in Path("/proc/self/status").read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024
+        known = resident_peak()
+        if known is not None:
+            return known
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+
+def resident_peak(process: int | str = "self") -> int | None:
+    """The most resident memory that a process has held since the system last counted anew, in bytes; None where the system does not say."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{process}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return None
 
 
 def flops_per_example(model: MultiTaskModel, batches: Mapping[str, TaskBatch]) -> float:

@@ -57,15 +57,20 @@ OTHERS = ["plain sum, dense embedding", "LibMTL's pattern, PCGrad", "torchjd mtl
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
-def compose(data: Path, count: int) -> Config:
-    """The config of a run with the first `count` tasks, as the command composes it."""
-    command = [sys.executable, "-m", "mtlcli", "train", f"task=[{','.join(SUITE[:count])}]", "model=minilm", "data=local"]
-    command += [f"data.root={data}", "data.max_train_rows=2000", "data.max_eval_rows=8", "runner.precision=fp32", "--cfg", "job"]
+def compose(*overrides: str) -> Config:
+    """The config of a run, as the command composes it."""
+    command = [sys.executable, "-m", "mtlcli", "train", *overrides, "--cfg", "job"]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"
         file.write_text(text)
         return load_config(file)
+
+
+def with_tasks(data: Path, count: int) -> Config:
+    """The config of a run with the first `count` tasks."""
+    rows = "data.max_train_rows=2000", "data.max_eval_rows=8"
+    return compose(f"task=[{','.join(SUITE[:count])}]", "model=minilm", "data=local", f"data.root={data}", *rows, "runner.precision=fp32")
 
 
 class Bench:
@@ -184,7 +189,7 @@ def main() -> None:
         _one(arguments)
         return
     for count in arguments.tasks:
-        config = compose(arguments.data, count)
+        config = with_tasks(arguments.data, count)
         prepared = prepare(config)
         for examples in arguments.examples:
             if arguments.memory:
@@ -225,7 +230,7 @@ def _memory(arguments: argparse.Namespace, count: int, examples: int) -> None:
 
 
 def _one(arguments: argparse.Namespace) -> None:
-    config = compose(arguments.data, arguments.tasks[0])
+    config = with_tasks(arguments.data, arguments.tasks[0])
     bench = Bench(prepare(config), config, arguments.examples[0])
     function = bench.arm(arguments.one)
     # One batch through the forward pass alone first, so that libraries have loaded what they load.

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from speed_data import GLUE, ROOT
 
+from mtlcli.runner.cost import resident_peak
 from mtlcli.runner.precision import choose_precision
 
 MAX_LENGTH = 128
@@ -76,7 +77,7 @@ class Bench:
             stack.callback(process.kill)
             while process.poll() is None:
                 # Read again and again: mtl has the kernel count anew when training begins.
-                peak = max(peak, _resident_peak(process.pid))
+                peak = max(peak, resident_peak(process.pid) or 0)
                 if run_dir is not None and first_step is None:
                     seconds = _seconds_of_first_row(run_dir / "metrics.jsonl")
                     first_step = None if seconds is None else time.time() - begin - seconds
@@ -104,15 +105,6 @@ class Bench:
         metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
         shutil.rmtree(run_dir)
         return metrics, json.loads(report.read_text()) if hook else None, ended
-
-
-def _resident_peak(pid: int) -> int:
-    """The most memory that a process has held, in bytes; 0 where the system does not say."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def _seconds_of_first_row(metrics: Path) -> float | None:

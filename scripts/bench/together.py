@@ -13,15 +13,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
 import torch
+from balancing import compose
 
-from mtlcli.config.snapshot import load_config
 from mtlcli.data.batches import Stream
 from mtlcli.models.build import build_model
 from mtlcli.runner.distributed import Ranks
@@ -42,12 +39,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
 
-    command = [sys.executable, "-m", "mtlcli", "train", "--cfg", "job"]
-    command += ["model=minilm", "data=local", f"data.root={options.data.absolute()}"] if options.data else ["model=tiny", "data=sample"]
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "config.yaml"
-        file.write_text(subprocess.run([*command, "data.max_train_rows=4000"], check=True, capture_output=True, text=True).stdout)
-        config = load_config(file)
+    real = ["model=minilm", "data=local", f"data.root={options.data.absolute()}"] if options.data else ["model=tiny", "data=sample"]
+    config = compose(*real, "data.max_train_rows=4000")
     prepared = prepare(config)
     model = build_model(config, prepared.tasks, prepared.files).to(ALONE.device).train()
     assert isinstance(model.trunk, Hard)
