@@ -268,7 +268,8 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
             data_source=prepared.source.kind,
         )
         garbage.as_usual()
-        results = train(parts, resumed)
+        with parts.saver:
+            results = train(parts, resumed)
         if ranks.first:
             peak = memory.bytes()
             flops = flops_per_example(model, {name: parts.fetch(name, 0) for name in streams})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -11,11 +13,15 @@ from torch import Tensor
 
 from mtlcli import checkpoint
 from mtlcli.disk import writing
-from mtlcli.errors import RunError
+from mtlcli.errors import RunError, RunWarning
 
 
 class Saver:
-    """Writes checkpoints below a folder and deletes old ones. What goes wrong is raised by the next call of any method."""
+    """Writes checkpoints below a folder and deletes old ones. What goes wrong is raised by the next call of any method.
+
+    Within it as a context, whatever ends the training, a save that is under way is finished before anyone hears of it: the newest
+    checkpoint is what the run goes on from, and the folder may have another owner next.
+    """
 
     def __init__(self, checkpoints: Path, keep: int) -> None:
         self._checkpoints = checkpoints
@@ -23,6 +29,19 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, "save")
         self._running: Future[None] | None = None
         self._copies: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self.wait()
+        except RunError as failure:
+            if error is None:
+                raise
+            warnings.warn(str(failure), RunWarning, stacklevel=1)
+        finally:
+            self._thread.shutdown()
 
     def save(self, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any], *, best: int | None) -> None:
         """Copy everything and begin to write it. Waits for the save before. `best`: a step that is kept whatever its age."""

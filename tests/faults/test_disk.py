@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 
 from mtlcli import checkpoint
 from mtlcli.cli.preflight import preflight, read_arguments
-from mtlcli.errors import RunError, UserError
+from mtlcli.errors import RunError, RunWarning, UserError
 from mtlcli.runner.console import Console
 from mtlcli.runner.folder import RunFolder
 from mtlcli.runner.prepare import prepare
@@ -150,6 +151,29 @@ def test_retention_on_a_disk_that_has_become_read_only(tmp_path: Path, monkeypat
     with pytest.raises(RunError, match="the checkpoints cannot be written: Read-only file system\n    -> mount it writable, then go on: "):
         saver.wait()
     assert checkpoint.newest(tmp_path)[0].step == 20
+
+
+def test_an_error_waits_for_the_save_that_is_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who hears of it reads which checkpoint to go on from, and may own the folder next."""
+    write = checkpoint.write
+
+    def slowly(*arguments: Any) -> Path:
+        time.sleep(0.3)
+        return write(*arguments)
+
+    monkeypatch.setattr(checkpoint, "write", slowly)
+    with pytest.raises(RunError, match="the loss"), Saver(tmp_path, keep=1) as saver:
+        saver.save(MODEL, OPTIMIZER, STATE, best=None)
+        raise RunError("the loss")
+    assert names(tmp_path) == ["step_00000020"]
+    # When both go wrong, the user hears of both.
+    broken = {**MODEL, "broken": torch.tensor(float("nan"))}
+    with pytest.warns(RunWarning, match="not saved: broken is not finite"), pytest.raises(KeyError), Saver(tmp_path, keep=1) as saver:
+        saver.save(broken, OPTIMIZER, STATE | {"step": 21}, best=None)
+        raise KeyError
+    with pytest.raises(RunError, match="not saved: broken is not finite"), Saver(tmp_path, keep=1) as saver:
+        saver.save(broken, OPTIMIZER, STATE | {"step": 21}, best=None)
+    assert names(tmp_path) == ["step_00000020"]
 
 
 def test_a_tensor_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:

@@ -292,7 +292,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_is_named(tmp_path: Path) -> 
     process = begin(tmp_path / "run", *NUMBERS, before=POISONED, devices=1)
     assert process.wait() == 1 and "Traceback" not in process.stderr
     assert re.search(r"step 4: the loss of rte is nan \(train features \d+(, \d+){7}\)", process.stderr), process.stderr
-    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())[-1] == "step_00000004"
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())[-1] == "step_00000004", process.stderr
     process = begin(tmp_path / "skip", *NUMBERS, "runner.skip_nonfinite=1", "runner.steps=8", before=POISONED, devices=1)
     assert process.wait() == 0, process.stderr
     assert "warning: step 4: the loss of rte is nan" in process.stdout and "the step is left out" in process.stdout
