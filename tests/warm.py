@@ -143,7 +143,8 @@ def _become(request: dict[str, object], answers: IO[str]) -> None:
     """In the child: be `mtl`, and end as it does."""
     from mtlcli.__main__ import main
 
-    os.close(answers.fileno())
+    # By the object: its own end would close the number a second time, whatever file has it by then.
+    answers.close()
     for number, name in ((0, os.devnull), (1, str(request["stdout"])), (2, str(request["stderr"]))):
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT)
         os.dup2(descriptor, number)
