@@ -39,6 +39,8 @@ class Batch:
     """What stands in `input_ids` where there is no token."""
     parts: tuple[tuple[str, int], ...] = ()
     """Of a batch of several tasks: whose features follow one another, and how many of each. Empty for a batch of one task."""
+    tokens: bool = True
+    """Whether somebody reads the states of all tokens. If not, a backbone may give those of the first alone: (B, 1, hidden)."""
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -21,6 +21,7 @@ from mtlcli.data.batches import Batch
 from mtlcli.errors import UserError
 from mtlcli.models.dropout import cheapen
 from mtlcli.models.files import BackboneFiles, locate, own_architecture
+from mtlcli.models.first import can_skip
 from mtlcli.tasks.base import Encoded
 
 
@@ -73,6 +74,7 @@ class Backbone(nn.Module):
         self._switches = attention == "auto" and drops and network.config._attn_implementation == "sdpa"
         self._attention = "sdpa"
         cheapen(network)
+        self._skips = pooling in ("pooler", "cls") and can_skip(network)
         if pooling != "pooler" and getattr(network, "pooler", None) is not None:
             # A pooler that nobody reads would be a set of parameters without gradient.
             network.pooler = None  # type: ignore[assignment]
@@ -133,10 +135,13 @@ class Backbone(nn.Module):
         return self
 
     def forward(self, batch: Batch) -> Encoded:
-        """Token states (batch, length, hidden) and one vector per input (batch, hidden)."""
-        inputs: dict[str, Tensor] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask.long()}
+        """Token states (batch, length, hidden) and one vector per input (batch, hidden); see `Batch.tokens`."""
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask.long()}
         if batch.token_type_ids is not None:
             inputs["token_type_ids"] = batch.token_type_ids
+        if self._skips and not batch.tokens:
+            # The library hands what it does not know on to its layers.
+            inputs["first_token"] = True
         output = self.network(**inputs)
         hidden = output.last_hidden_state
         return Encoded(hidden, self._pool(hidden, output, batch), batch.attention_mask)

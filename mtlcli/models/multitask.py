@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ class Trunk(nn.Module, ABC):
 
     joint: ClassVar[bool] = False
     """Whether `forward` also takes a batch of several tasks: what differs between tasks acts on every input by itself."""
+
+    first_token: bool = False
+    """Whether `forward` minds `Batch.tokens`: what is put behind the backbone's last layer acts on the state of each token by itself."""
 
     def __init__(self, owners: dict[str, str]) -> None:
         """`owners`: for every task, the task whose head it uses: its own name, or that of the task from which it borrows one."""
@@ -108,18 +111,24 @@ class MultiTaskModel(nn.Module):
 
     def outputs(self, task: str, batch: Batch) -> dict[str, Tensor]:
         """What the head of `task` gives for a batch, without a loss."""
-        return self.heads[self.owner(task)](self.trunk(task, batch))
+        return self.heads[self.owner(task)](self._encoded(task, batch))
 
     def forward(self, task: str, batch: Batch) -> TaskOutput:
         """Loss and outputs of a batch of `task`."""
-        return self._output(task, batch, self.trunk(task, batch))
+        return self._output(task, batch, self._encoded(task, batch))
 
     def together(self, batches: Sequence[tuple[str, Batch]]) -> list[TaskOutput]:
         """Loss and outputs of batches of the same width, whose inputs go through the trunk, which must be `joint`, in one batch."""
-        encoded = self.trunk(batches[0][0], join(batches))
+        encoded = self._encoded(batches[0][0], join(batches))
         counts = [len(batch) for _, batch in batches]
         pieces = zip(encoded.hidden.split(counts), encoded.pooled.split(counts), encoded.mask.split(counts), strict=True)
         return [self._output(task, batch, Encoded(*piece)) for (task, batch), piece in zip(batches, pieces, strict=True)]
+
+    def _encoded(self, task: str, batch: Batch) -> Encoded:
+        """What the trunk gives for a batch of `task`, or of the tasks that the batch names."""
+        tokens = any(self.tasks[name].token_outputs for name, _ in batch.parts or ((task, len(batch)),))
+        encoded: Encoded = self.trunk(task, replace(batch, tokens=tokens or not self.trunk.first_token))
+        return encoded
 
     def _output(self, task: str, batch: Batch, encoded: Encoded) -> TaskOutput:
         outputs = self.heads[self.owner(task)](encoded)

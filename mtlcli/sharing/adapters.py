@@ -29,6 +29,7 @@ class Adapters(Trunk):
     """One backbone, frozen or not, with adapters for each task, and one for all of them if the config says so."""
 
     joint = True
+    first_token = True
 
     def __init__(self, config: AdapterSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
         super().__init__(owners)

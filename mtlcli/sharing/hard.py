@@ -18,6 +18,7 @@ class Hard(Trunk):
     """Every task reads the same backbone."""
 
     joint = True
+    first_token = True
 
     def __init__(self, config: Any, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
         super().__init__(owners)

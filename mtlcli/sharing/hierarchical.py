@@ -35,6 +35,7 @@ class Hierarchical(Trunk):
     def __init__(self, config: HierarchicalSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
         super().__init__(owners)
         self.config = config
+        self.first_token = not config.mix
         self.backbone = make_backbone()
         layers = layer_list(self.backbone.network)
         self.exits = {name: chosen_layers([config.tasks.get(name, -1)], len(layers), f"sharing.tasks.{name}")[0] for name in self.heads}

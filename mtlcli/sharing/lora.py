@@ -32,6 +32,8 @@ KINDS = ("lora_A", "lora_B")
 class LoRA(Trunk):
     """One backbone, frozen or not, with low-rank changes for each task, and one for all of them if the config says so."""
 
+    first_token = True
+
     def __init__(self, config: LoRASharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
         super().__init__(owners)
         self._shared = config.shared

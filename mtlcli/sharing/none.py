@@ -15,6 +15,8 @@ from mtlcli.tasks.base import Encoded
 class NoSharing(Trunk):
     """One backbone for each head; all start from the same weights. A task that uses another's head uses its backbone too."""
 
+    first_token = True
+
     def __init__(self, config: Any, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
         super().__init__(owners)
         self.backbones = PerTask.copies(make_backbone(), self.heads)

@@ -30,6 +30,8 @@ EPS = 1e-12
 class Soft(Trunk):
     """A copy of the backbone, or of some of its layers, for each head. All start from the same weights."""
 
+    first_token = True
+
     def __init__(self, config: SoftSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
         super().__init__(owners)
         self.config = config

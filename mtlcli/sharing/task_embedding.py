@@ -97,6 +97,8 @@ class ConditionalNorm(Layer):
 class TaskEmbedding(Trunk):
     """The backbone of `hard`, conditioned on a vector for each head."""
 
+    first_token = True
+
     def __init__(self, config: TaskEmbeddingSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
         """Raises UserError when norms are to be conditioned and the network has none with a gain."""
         super().__init__(owners)

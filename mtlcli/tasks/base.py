@@ -33,7 +33,7 @@ class Encoded:
     """What a backbone gives a head."""
 
     hidden: Tensor
-    """Token states: (batch, length, hidden)."""
+    """Token states: (batch, length, hidden); (batch, 1, hidden) where no head asks for more."""
     pooled: Tensor
     """One vector per input: (batch, hidden)."""
     mask: Tensor
@@ -44,7 +44,8 @@ class TaskType(ABC, Generic[C]):
     """One task of a run, made from its config. Subclasses are the task types; torch is imported only inside the methods that need it."""
 
     token_outputs: ClassVar[bool] = False
-    """Whether `head` gives one output per token (then outputs are gathered flat over tokens) or one per feature."""
+    """Whether `head` gives one output per token (then outputs are gathered flat over tokens), or one per feature, from the pooled vector
+    alone."""
     item: ClassVar[str] = "example"
     """What the loss is a mean over, in words."""
     loss_kind: ClassVar[str] = "classification"

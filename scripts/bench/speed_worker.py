@@ -202,7 +202,7 @@ def time_stages() -> dict[str, Any]:
 
     parts: dict[str, list[tuple[Any, str]]] = {
         "data": [(Stages, "plan"), (Run, "fetch")],
-        "forward": [(MultiTaskModel, "forward")],
+        "forward": [(MultiTaskModel, "forward"), (MultiTaskModel, "together")],
         "backward": [(torch.Tensor, "backward")],
         "optimiser": [(torch.nn.utils, "clip_grad_norm_"), (torch.optim.AdamW, "step")],
     }
@@ -252,7 +252,11 @@ def stub_model() -> dict[str, Any]:
         measured["calls"] += 1
         return TaskOutput(model.smallest[0].sum(), {})
 
+    def together(model: Any, batches: Any) -> list[TaskOutput]:
+        return [forward(model, task, batch) for task, batch in batches]
+
     MultiTaskModel.forward = forward  # type: ignore[assignment, method-assign]
+    MultiTaskModel.together = together  # type: ignore[assignment, method-assign]
     at_each_row(lambda: measured["rows"].append(time.perf_counter()))
     return measured
 

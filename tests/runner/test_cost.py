@@ -28,7 +28,9 @@ def test_operations_are_those_of_the_matrix_products(frozen: bool) -> None:
     for micro in batch.micro:
         rows, length = micro.input_ids.shape
         # Query, key, value, output and the two of the feed-forward block; then scores and their weighted sum.
-        forward += depth * (2 * rows * length * (4 * wide * wide + 2 * wide * inner) + 4 * rows * length * length * wide)
+        forward += (depth - 1) * (2 * rows * length * (4 * wide * wide + 2 * wide * inner) + 4 * rows * length * length * wide)
+        # Of the last layer the keys and values, and all else for the first token.
+        forward += 2 * rows * length * 2 * wide * wide + 2 * rows * (2 * wide * wide + 2 * wide * inner) + 4 * rows * length * wide
     head = sum(2 * 4 * parameter.numel() for parameter in model.heads["cola"].parameters() if parameter.ndim == 2)
     found = 4 * flops_per_example(model, {"cola": batch})
     if frozen:

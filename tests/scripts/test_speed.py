@@ -14,6 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertModel
 
+from mtlcli.models.first import can_skip
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "bench" / "speed_data.py"
 
 
@@ -34,6 +36,11 @@ def test_operations_are_those_that_torch_counts(speed_data: Any) -> None:
         model(torch.ones(batch, length, dtype=torch.long)).last_hidden_state.sum().backward()
     expected = counter.get_total_flops() / batch
     assert speed_data.flops_per_example(config.to_dict(), np.array([length] * batch)) == expected
+    assert can_skip(model)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(torch.ones(batch, length, dtype=torch.long), first_token=True).last_hidden_state.sum().backward()
+    expected = counter.get_total_flops() / batch
+    assert speed_data.flops_per_example(config.to_dict(), np.array([length] * batch), first_token=True) == expected
 
 
 def test_representative_batches_have_the_mean_of_all(speed_data: Any) -> None:
