@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -34,6 +34,8 @@ class Ranks:
     """Number of processes."""
     device: torch.device
     """The device of this process."""
+    _flat: list[Tensor] = field(default_factory=list, init=False, repr=False, compare=False)
+    """The memory in which gradients travel, once there is one. On a CPU new memory at every step would take longer than the transfer."""
 
     @property
     def first(self) -> bool:
@@ -120,7 +122,10 @@ class Ranks:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         parts = [p.grad[rows[p]] if p in rows else p.grad for p in taking_part]
-        flat = torch.cat([part.reshape(-1) for part in parts])
+        size = sum(part.numel() for part in parts)
+        if not self._flat or len(self._flat[0]) < size:
+            self._flat[:] = [torch.empty(size, dtype=torch.float32, device=self.device)]
+        flat = torch.cat([part.reshape(-1) for part in parts], out=self._flat[0][:size])
         dist.all_reduce(flat)
         for parameter, sums, part in zip(taking_part, flat.split([p.numel() for p in parts]), parts, strict=True):
             if parameter in rows:
