@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import stat
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,19 @@ FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 _NAME = re.compile(r"step_\d{8}")
 _LEFT = re.compile(r"\.step_\d{8}\.\d+\.(tmp|old)")
 _LARGEST_MANIFEST = 1 << 16
+_DTYPES = {
+    "torch.float64": "F64",
+    "torch.float32": "F32",
+    "torch.float16": "F16",
+    "torch.bfloat16": "BF16",
+    "torch.bool": "BOOL",
+    "torch.int64": "I64",
+    "torch.int32": "I32",
+    "torch.int16": "I16",
+    "torch.int8": "I8",
+    "torch.uint8": "U8",
+}
+"""What safetensors calls the dtypes."""
 _OTHER = "give another checkpoint of the run"
 
 
@@ -87,18 +101,15 @@ def write(checkpoints: Path, model: dict[str, Tensor], optimizer: dict[str, Tens
 
 
 def _write(target: Path, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]) -> Path:
-    from safetensors.torch import save
-
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     aside = temporary.with_suffix(".old")
     temporary.mkdir(parents=True)
     try:
         manifest: dict[str, Any] = {"format": FORMAT, "files": {}}
-        contents = (save(_apart(model)), save(_apart(optimizer)), json.dumps(state, indent=1, allow_nan=False).encode())
-        for name, content in zip(FILES, contents, strict=True):
-            _write_durably(temporary / name, content)
-            manifest["files"][name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        _write_durably(temporary / "manifest.json", json.dumps(manifest, indent=1).encode())
+        contents = (_pieces(model), _pieces(optimizer), [json.dumps(state, indent=1, allow_nan=False).encode()])
+        for name, pieces in zip(FILES, contents, strict=True):
+            manifest["files"][name] = _write_durably(temporary / name, pieces)
+        _write_durably(temporary / "manifest.json", [json.dumps(manifest, indent=1).encode()])
         _flush_folder(temporary)
         # Aside, not away: a name can only be given to a folder when no other has it.
         if target.exists():
@@ -311,23 +322,40 @@ def _is_finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or bool(tensor.detach().sum().isfinite()) or bool(tensor.isfinite().all())
 
 
-def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous, on the CPU, and no two in the same memory: safetensors refuses those."""
-    found: dict[str, Tensor] = {}
-    taken: set[int] = set()
-    for name, tensor in tensors.items():
-        tensor = tensor.detach().cpu().contiguous()
-        memory = tensor.untyped_storage().data_ptr()
-        found[name] = tensor.clone() if memory in taken else tensor
-        taken.add(memory)
-    return found
+def _pieces(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """A safetensors file, piece by piece: the library would hold all of it once or twice more, which is several times the model.
+
+    The format (https://github.com/huggingface/safetensors): the length of the header in 8 bytes, the header, filled up with spaces to a
+    multiple of 8 bytes, and the tensors, here the widest numbers first, so that all lie aligned.
+    """
+    import torch
+
+    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+    header: dict[str, Any] = {}
+    end = 0
+    for name in names:
+        tensor = tensors[name]
+        begin, end = end, end + tensor.nbytes
+        header[name] = {"dtype": _DTYPES[str(tensor.dtype)], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little")
+    yield text
+    for name in names:
+        yield tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def _write_durably(file: Path, content: bytes) -> None:
+def _write_durably(file: Path, pieces: Iterable[bytes | memoryview]) -> dict[str, Any]:
+    """Size and SHA-256 of what was to be written."""
+    size, digest = 0, hashlib.sha256()
     with file.open("wb") as stream:
-        stream.write(content)
+        for piece in pieces:
+            stream.write(piece)
+            size += len(piece)
+            digest.update(piece)
         stream.flush()
         os.fsync(stream.fileno())
+    return {"size": size, "sha256": digest.hexdigest()}
 
 
 def _flush_folder(folder: Path) -> None:

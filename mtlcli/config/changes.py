@@ -27,10 +27,11 @@ FIXED = (
 """Keys that decide what there is to learn: another value needs another run."""
 METHODS = ("sharing.name", "weighting.name", "sampling.name")
 PRESENT = "in the run"
-SETTLED = ("optim.lr", "model.kind", "model.pooling", "runner.precision", "tasks.*.max_length", "tasks.*.labels")
-"""Keys that a run settles when it starts and a config may leave open; one that does so again asks for no change."""
-OPEN = (None, "auto")
-"""Values that leave a key open."""
+SETTLED: dict[str, str | None] = {
+    **dict.fromkeys(("model.kind", "model.pooling", "runner.precision", "runner.max_tokens"), "auto"),
+    **dict.fromkeys(("optim.lr", "tasks.*.max_length", "tasks.*.labels"), None),
+}
+"""Keys that a run settles when it starts, and the values that leave them open; a config that does so again asks for no change."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def changes(old: Config, new: Config) -> list[Change]:
     before, after = dict(_leaves("", asdict(old))), dict(_leaves("", asdict(new)))
     keys = dict.fromkeys([*before, *after])
     found = [Change(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
-    found = [change for change in found if not (change.new in OPEN and change.key in after and _is(change.key, SETTLED))]
+    found = [change for change in found if not (change.key in after and _is_open(change.key, change.new))]
     # Another method has other keys, and a task that comes or goes has all of its own: one change says it.
     whole = [change.key.removesuffix(".name") for change in found if change.key in METHODS or (before | after).get(change.key) == PRESENT]
     return [change for change in found if change.key in METHODS or not any(change.key.startswith(f"{part}.") for part in whole)]
@@ -68,7 +69,7 @@ def settle(old: Config, new: Config) -> None:
     """Give `new` what the run has settled on where it leaves a value open."""
     before, after = dict(_leaves("", asdict(old))), dict(_leaves("", asdict(new)))
     for key, value in after.items():
-        if value in OPEN and _is(key, SETTLED) and before.get(key) not in OPEN:
+        if _is_open(key, value) and key in before and not _is_open(key, before[key]):
             *path, last = key.split(".")
             holder: Any = new
             for part in path:
@@ -97,6 +98,10 @@ def judge(found: list[Change], allowed: list[str]) -> tuple[list[Problem], list[
     changed = [change.key for change in found]
     problems += [Problem(f"'{key}' is no change", "allow", "name keys that differ from the run's") for key in allowed if key not in changed]
     return problems, notices
+
+
+def _is_open(key: str, value: Any) -> bool:
+    return any(fnmatchcase(key, pattern) and value == left for pattern, left in SETTLED.items())
 
 
 def _is(key: str, patterns: tuple[str, ...]) -> bool:

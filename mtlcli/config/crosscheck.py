@@ -87,7 +87,7 @@ def _task(name: str, task: Task, config: Config, names: list[str]) -> Iterator[P
         )
     length = task.max_length or config.data.max_length
     key = f"{at}.max_length" if task.max_length else "data.max_length"
-    if config.runner.max_tokens is not None and config.runner.max_tokens < length:
+    if isinstance(config.runner.max_tokens, int) and config.runner.max_tokens < length:
         yield Problem(
             f"{config.runner.max_tokens} tokens have no room for one input of {key}={length}",
             "runner.max_tokens",

@@ -106,8 +106,9 @@ class Runner:
     """Number of optimiser updates; null: from `epochs`."""
     batch_size: Annotated[int, Gt(0)] = 32
     """Examples of a task in a step, over all devices and micro-batches."""
-    max_tokens: Annotated[int, Gt(0)] | None = None
-    """Largest padded tokens of a task in a step; longer inputs then come in smaller batches. Null: no bound."""
+    max_tokens: Annotated[int, Gt(0)] | Literal["auto"] | None = None
+    """Largest padded tokens of a task in a step; longer inputs then come in smaller batches. `auto`: as many as memory has room for, found
+    out when the run begins; the run's config.yaml then has the number. Null: no bound."""
     together: bool = True
     """Inputs of all tasks of a step go through what they share together, grouped by length, where sharing and weighting allow.
     False: one task after the other."""

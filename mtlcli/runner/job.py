@@ -234,12 +234,27 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
         model = build_model(config, prepared.tasks, prepared.files, load_weights=resumed is None).to(ranks.device)
         ranks.copy_from_first([*model.parameters(), *model.buffers()])
 
-        streams, stages, steps = _order(config, prepared)
-        trained = {name: prepared.tasks[name] for name in streams}
+        trained = {name: prepared.tasks[name] for name in _train_features(prepared)}
         weighting = weightings.implementation(config.weighting.name)(
             config.weighting, {name: WeightedTask(task.config.weight, task.loss_kind) for name, task in trained.items()}
         )
+        if config.runner.max_tokens == "auto":
+            from mtlcli.runner.fit import largest_batch
 
+            config.runner.max_tokens, found = largest_batch(
+                model,
+                weighting,
+                _train_features(prepared),
+                {name: task.config.batch_size or config.runner.batch_size for name, task in trained.items()},
+                pad_id=prepared.encoder.pad_id,
+                uses_segments=prepared.encoder.uses_segments,
+                bf16=config.runner.precision == "bf16",
+                accumulation=config.runner.accumulation,
+                ranks=ranks,
+            )
+            console.say(f"max_tokens: {config.runner.max_tokens:,} padded tokens of a task in a step ({found})")
+            memory = PeakMemory(ranks.device)
+        streams, stages, steps = _order(config, prepared)
         per_epoch = stages.steps_per_epoch
         if ranks.first:
             folder.write_config(config)
@@ -299,12 +314,12 @@ def _order(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], Stage
     from mtlcli.runner.stages import Stages
     from mtlcli.sampling.base import TaskSize
 
+    # Until it is known, as if there were no bound: only the ranks know what fits.
+    bound = None if config.runner.max_tokens == "auto" else config.runner.max_tokens
     streams, sizes = {}, {}
     for number, (name, features) in enumerate(_train_features(prepared).items()):
         batch_size = prepared.tasks[name].config.batch_size or config.runner.batch_size
-        streams[name] = Stream(
-            features.lengths, batch_size=batch_size, seed=config.seed * 1000 + number, max_tokens=config.runner.max_tokens
-        )
+        streams[name] = Stream(features.lengths, batch_size=batch_size, seed=config.seed * 1000 + number, max_tokens=bound)
         sizes[name] = TaskSize(len(features), streams[name].batches_in_epoch(0), batch_size)
     owners = {name: prepared.tasks[name].config.head or name for name in sizes}
     policy = samplings.implementation(config.sampling.name)

@@ -109,6 +109,9 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
         )
         saved = state.step
 
+    bound = config.runner.max_tokens
+    at_once = bound // (ranks.world * config.runner.accumulation) if isinstance(bound, int) else None
+
     def enter(*, anew: bool) -> Backward:
         """Begin the present stage, or go on in it. What tasks share is asked of those that are trained in it."""
         run.model.trunk.enter(state.stage.number, anew=anew)
@@ -122,7 +125,7 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
             seed=config.seed,
             tasks=stages.tasks(state.stage),
             together=config.runner.together,
-            max_tokens=config.runner.max_tokens,
+            max_tokens=at_once,
         )
 
     backward = enter(anew=resumed is None)

@@ -133,13 +133,14 @@ class Backward:
         max_tokens: int | None = None,
     ) -> None:
         """`tasks`: those that are trained; None: all that the weighting knows. `together`: whether tasks go through the trunk together
-        where it and the weighting allow. `max_tokens`: padded tokens that may do so at once; None: what suits the device."""
+        where it and the weighting allow. `max_tokens`: padded tokens that may do so at once on this rank, if fewer than suit the device."""
         self.model, self.weighting, self.ranks, self.bf16 = model, weighting, ranks, bf16
         # A gradient that is wanted by itself needs passes of its own.
         self._together = (
             together and model.trunk.joint and not isinstance(weighting, GradientBalancing) and not weighting.measures_gradients
         )
-        self._most = max_tokens or ROOM[ranks.device.type] // model.hidden
+        suits = ROOM[ranks.device.type] // model.hidden
+        self._most = suits if max_tokens is None else min(max_tokens, suits)
         self._touched: dict[Parameter, Tensor] = {}
         named = dict(model.named_parameters())
         trained = list(weighting.tasks) if tasks is None else tasks

@@ -18,11 +18,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save
 
 from mtlcli import checkpoint
 from mtlcli.cli.preflight import preflight, read_arguments
 from mtlcli.errors import RunError, RunWarning, UserError
 from mtlcli.runner.console import Console
+from mtlcli.runner.cost import PeakMemory
 from mtlcli.runner.folder import RunFolder
 from mtlcli.runner.prepare import prepare
 from mtlcli.runner.room import AROUND, check_room, checkpoint_size
@@ -174,6 +176,33 @@ def test_an_error_waits_for_the_save_that_is_under_way(tmp_path: Path, monkeypat
     with pytest.raises(RunError, match="not saved: broken is not finite"), Saver(tmp_path, keep=1) as saver:
         saver.save(broken, OPTIMIZER, STATE | {"step": 21}, best=None)
     assert names(tmp_path) == ["step_00000020"]
+
+
+def test_the_files_are_those_of_the_library(tmp_path: Path) -> None:
+    """Every dtype and shape there can be, read by the library; nothing is held a second time while they are written."""
+    tensors = {
+        "matrix": torch.randn(3, 5),
+        "turned": torch.randn(4, 3).T,
+        "scalar": torch.tensor(2.5, dtype=torch.float64),
+        "nothing": torch.empty(0, 4),
+        "half": torch.randn(3).bfloat16(),
+        "whole": torch.arange(7),
+        "flag": torch.tensor([True, False, True]),
+        "with a 'name'.ä": torch.ones(2, dtype=torch.int16),
+    }
+    tensors["a view"] = tensors["matrix"][1:]
+    folder = checkpoint.write(tmp_path, tensors, {}, STATE)
+    found = load_file(folder / "model.safetensors")
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], each) and found[name].dtype == each.dtype for name, each in tensors.items())
+    assert load_file(folder / "optimizer.safetensors") == {} and checkpoint.fault(folder) is None
+    library = save({name: each.contiguous().clone() for name, each in tensors.items()})
+    assert len((folder / "model.safetensors").read_bytes()) == len(library)
+    large = {"large": torch.ones(2**25)}
+    memory = PeakMemory(torch.device("cpu"))
+    before = memory.bytes()
+    checkpoint.write(tmp_path, large, {}, STATE)
+    assert memory.bytes() - before < large["large"].nbytes / 4
 
 
 def test_a_tensor_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
