@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.nn import Parameter
 
 from mtlcli.config.run import Runner
 from mtlcli.errors import UserError
+from mtlcli.runner.shared import SharedSum, shared_sum
 
 _connections = 0
 """How often this process has joined a process group."""
@@ -34,8 +35,8 @@ class Ranks:
     """Number of processes."""
     device: torch.device
     """The device of this process."""
-    _flat: list[Tensor] = field(default_factory=list, init=False, repr=False, compare=False)
-    """The memory in which gradients travel, once there is one. On a CPU new memory at every step would take longer than the transfer."""
+    shared: SharedSum | None = None
+    """Memory that all ranks see, where they can: CPU processes on one machine."""
 
     @property
     def first(self) -> bool:
@@ -122,11 +123,14 @@ class Ranks:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         parts = [p.grad[rows[p]] if p in rows else p.grad for p in taking_part]
-        size = sum(part.numel() for part in parts)
-        if not self._flat or len(self._flat[0]) < size:
-            self._flat[:] = [torch.empty(size, dtype=torch.float32, device=self.device)]
-        flat = torch.cat([part.reshape(-1) for part in parts], out=self._flat[0][:size])
-        dist.all_reduce(flat)
+        pieces, size = [part.reshape(-1) for part in parts], sum(part.numel() for part in parts)
+        if self.shared is None:
+            flat = torch.cat(pieces)
+            dist.all_reduce(flat)
+        else:
+            # The transfer of the counts was between the last reading and this writing.
+            torch.cat(pieces, out=self.shared.slot(size))
+            flat = self.shared.total(size)
         for parameter, sums, part in zip(taking_part, flat.split([p.numel() for p in parts]), parts, strict=True):
             if parameter in rows:
                 parameter.grad.index_copy_(0, rows[parameter], sums.view_as(part))
@@ -182,6 +186,7 @@ def connect(runner: Runner) -> Iterator[Ranks]:
     _connections += 1
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=world, timeout=timeout)
     try:
-        yield Ranks(rank, world, device)
+        together = device.type == "cpu" and local_world == world
+        yield Ranks(rank, world, device, shared_sum(rank, world) if together else None)
     finally:
         dist.destroy_process_group()

@@ -241,7 +241,7 @@ def ranks(bench: Bench) -> str:
         return "Not measured: this process may use one core only.\n"
     steps = 2 if bench.quick else 40
     one, two = ("ranks", "1 rank of 2 threads"), ("ranks", "2 ranks of 1 thread")
-    runs = {
+    runs: dict[tuple[str, str], tuple[Sequence[str], int, list[str]]] = {
         one: (bench.tasks, steps, ["runner.devices=1", "runner.threads=2"]),
         two: (bench.tasks, steps, ["runner.devices=2", "runner.threads=1"]),
     }

@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = Path(__file__).parents[2]
     worlds = [("0", "1"), ("0", "2"), ("1", "2")]
     started = [
-        subprocess.Popen(command, env=common | {"RANK": rank, "WORLD_SIZE": world}, stderr=subprocess.PIPE, text=True, cwd=root)
+        subprocess.Popen(command, env=common | {"RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}, stderr=subprocess.PIPE, text=True, cwd=root)
         for rank, world in worlds
     ]
     for process in started:
@@ -41,9 +41,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_ranks_are_one(folder: Path, label: str) -> None:
     alone, first, second = (load_file(folder / f"{label}-{rank}-{world}.safetensors") for rank, world in ((0, 1), (0, 2), (1, 2)))
     tolerance = 2e-3 if label == "mgda bf16 rows" else 1e-5
-    for name, value in first.items():
-        assert torch.equal(value, second[name]), name
-        torch.testing.assert_close(value, alone[name], atol=tolerance, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+    off = {name: int(((value - alone[name]).abs() > tolerance).sum()) for name, value in first.items()}
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    # GradDrop keeps a number where it is larger than a random one: rounding may turn one or another over.
+    allowed = 1e-4 * sum(value.numel() for value in first.values()) if label == "graddrop" else 0
+    assert sum(off.values()) <= allowed, {name: count for name, count in off.items() if count}
 
 
 def test_every_weighting_learns_otherwise(folder: Path) -> None:
