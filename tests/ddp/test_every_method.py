@@ -26,9 +26,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     common = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     command = [sys.executable, "-m", "tests.ddp.every_method", str(place)]
     root = Path(__file__).parents[2]
-    worlds = [("0", "1"), ("0", "2"), ("1", "2")]
+    worlds, sizes = [("0", "1"), ("0", "2"), ("1", "2")], ("WORLD_SIZE", "LOCAL_WORLD_SIZE")
     started = [
-        subprocess.Popen(command, env=common | {"RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}, stderr=subprocess.PIPE, text=True, cwd=root)
+        subprocess.Popen(command, env=common | {"RANK": rank} | dict.fromkeys(sizes, world), stderr=subprocess.PIPE, text=True, cwd=root)
         for rank, world in worlds
     ]
     for process in started:
