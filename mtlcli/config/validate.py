@@ -51,7 +51,7 @@ def check(values: dict[str, Any]) -> tuple[Config | None, list[Problem]]:
         try:
             config = adapter.validate_json(json.dumps(tolerated, default=str), strict=True)
         except ValidationError as error:
-            entries = [(entry, _without_tags(entry["loc"], tolerated)) for entry in error.errors(include_url=False)]
+            entries = _one_each([(entry, _without_tags(entry["loc"], tolerated)) for entry in error.errors(include_url=False)])
             # Said before anything is taken out: what a key is called depends on its neighbours, for example a task's type.
             said = [_say(entry, path, tolerated) for entry, path in entries]
             for (entry, path), problem in zip(entries, said, strict=True):
@@ -134,7 +134,8 @@ def _say(error: Any, path: Path, values: dict[str, Any]) -> Problem:
     if kind == "missing":
         return Problem("must be given", where, _help(path, values))
     if kind == "literal_error":
-        return Problem(f"{found(value)} is not one of its values", where, suggest(str(value), _quoted(context["expected"])))
+        what = f"must be {error['or'][0]} or a word, found {found(value)}" if error["or"] else f"{found(value)} is not one of its values"
+        return Problem(what, where, suggest(str(value), _quoted(context["expected"])))
     if kind == "union_tag_invalid":
         key = context["discriminator"].strip("'")
         return Problem(f"unknown {key} '{context['tag']}'", f"{where}.{key}", suggest(context["tag"], _quoted(context["expected_tags"])))
@@ -164,7 +165,33 @@ def _quoted(text: str) -> list[str]:
 def _without_tags(location: Path, values: Any) -> Path:
     """The key path of an error: pydantic puts the chosen member of a union into it, which nobody typed."""
     tagged = 2 if location[0] == "tasks" else 1 if location[0] in ("sharing", "weighting", "sampling") else len(location)
-    return location[:tagged] + location[tagged + 1 :]
+    path = location[:tagged] + location[tagged + 1 :]
+    value: Any = values
+    for depth, part in enumerate(path):
+        if isinstance(value, list) and not isinstance(part, int):
+            return path[:depth] + path[depth + 1 :]
+        if not isinstance(value, (dict, list)):
+            return path[:depth]
+        if isinstance(value, dict) and part not in value:
+            break
+        value = value[part]  # type: ignore[index]
+    return path
+
+
+def _one_each(entries: Iterable[tuple[Any, Path]]) -> list[tuple[Any, Path]]:
+    """Of a value that may be a word or something else, and is neither, pydantic says both: a wrong word is said as one error, in which `or`
+    is what else it may be; of anything else only that it is no such thing."""
+    entries = list(entries)
+    kept = []
+    for entry, path in entries:
+        others = [other for other, place in entries if other is not entry and place[: len(path)] == path]
+        if entry["type"] == "literal_error":
+            if not others or isinstance(entry["input"], str):
+                kinds = [KINDS[other["type"]] for other in others if other["type"] in KINDS]
+                kept.append(({**entry, "or": kinds}, path))
+        elif not (isinstance(entry["input"], str) and any(other["type"] == "literal_error" for other in others)):
+            kept.append((entry, path))
+    return kept
 
 
 def _take_out(values: Any, path: Path, kind: str) -> None:

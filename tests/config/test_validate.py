@@ -133,6 +133,34 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("value", "what", "fix"),
+    [
+        ("aut", "must be a whole number or a word, found 'aut'", "did you mean 'auto'? choices: auto"),
+        (0, "must be greater than 0, found 0", "Largest padded tokens"),
+        (1.5, "must be a whole number, found 1.5", "Largest padded tokens"),
+        ([7], "must be a whole number, found [7]", "Largest padded tokens"),
+    ],
+)
+def test_a_number_or_a_word(value: Any, what: str, fix: str) -> None:
+    (problem,) = said(changed(runner__max_tokens=value))
+    assert problem.startswith(f"runner.max_tokens: {what}\n    -> {fix}"), problem
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("al", "sharing.layers: must be a list or a word, found 'al'\n    -> did you mean 'all'? choices: all"),
+        (3, "sharing.layers: must be a list, found 3\n    -> "),
+        (["a"], "sharing.layers[0]: must be a whole number, found 'a'\n    -> "),
+        ([], "sharing.layers: needs at least 1 entries, found []\n    -> "),
+    ],
+)
+def test_a_list_or_a_word(value: Any, text: str) -> None:
+    (problem,) = said(changed(sharing={"name": "soft", "layers": value}))
+    assert problem.startswith(text), problem
+
+
 @pytest.mark.parametrize(("values", "what", "fix"), ONE, ids=[what.partition(":")[0] for _, what, _ in ONE])
 def test_one_mistake(values: dict[str, Any], what: str, fix: str) -> None:
     assert said(values) == [f"{what}\n    -> {fix}"]
