@@ -28,8 +28,8 @@ class Model:
     dropout: Annotated[float, Ge(0), Lt(1)] | None = None
     """Dropout in the backbone and the heads; null: what the model's own configuration says, and none from scratch."""
     attention: Literal["auto", "eager", "sdpa"] = "auto"
-    """Attention implementation of the transformers library; `auto`: its default, but in training with dropout on a CPU `eager`, which is
-    faster there."""
+    """Attention implementation of the transformers library; `auto`: its default, but in training with dropout on a CPU plain products
+    (`eager`, and in layers like BERT's with cheap dropout), which are faster there."""
     gradient_checkpointing: bool = False
     """Keep only what goes into each layer and compute the rest again in the backward pass: less memory, about a third more time
     (Chen et al. 2016)."""

@@ -19,9 +19,9 @@ from transformers.utils.logging import disable_progress_bar
 from mtlcli.config.run import Model
 from mtlcli.data.batches import Batch
 from mtlcli.errors import UserError
+from mtlcli.models.bert import PLAIN, bert_layers, skip_tokens
 from mtlcli.models.dropout import cheapen
 from mtlcli.models.files import BackboneFiles, locate, own_architecture
-from mtlcli.models.first import can_skip
 from mtlcli.tasks.base import Encoded
 
 
@@ -73,8 +73,9 @@ class Backbone(nn.Module):
         drops = any(getattr(config, name, None) for name in ATTENTION_DROPOUT)
         self._switches = attention == "auto" and drops and network.config._attn_implementation == "sdpa"
         self._attention = "sdpa"
+        self._plain = PLAIN if bert_layers(network) else "eager"
         cheapen(network)
-        self._skips = pooling in ("pooler", "cls") and can_skip(network)
+        self._skips = pooling in ("pooler", "cls") and skip_tokens(network)
         if pooling != "pooler" and getattr(network, "pooler", None) is not None:
             # A pooler that nobody reads would be a set of parameters without gradient.
             network.pooler = None  # type: ignore[assignment]
@@ -124,13 +125,13 @@ class Backbone(nn.Module):
     def train(self, mode: bool = True) -> Backbone:
         """As of any module. On a CPU `model.attention=auto` is plain products while there is dropout in them, and torch's kernel else."""
         super().train(mode)
-        wanted = "eager" if mode and next(self.parameters()).device.type == "cpu" else "sdpa"
+        wanted = self._plain if mode and next(self.parameters()).device.type == "cpu" else "sdpa"
         if self._switches and wanted != self._attention:
             self._attention = wanted
             # Copies of layers have configurations of their own, and masks are made for what the network's says.
             for module in self.network.modules():
                 config: Any = getattr(module, "config", None)
-                if getattr(config, "_attn_implementation", None) in ("eager", "sdpa"):
+                if getattr(config, "_attn_implementation", None) in (self._plain, "sdpa"):
                     config._attn_implementation = wanted
         return self
 
@@ -141,7 +142,7 @@ class Backbone(nn.Module):
             inputs["token_type_ids"] = batch.token_type_ids
         if self._skips and not batch.tokens:
             # The library hands what it does not know on to its layers.
-            inputs["first_token"] = True
+            inputs["first_token"] = batch.attention_mask
         output = self.network(**inputs)
         hidden = output.last_hidden_state
         return Encoded(hidden, self._pool(hidden, output, batch), batch.attention_mask)

@@ -86,15 +86,15 @@ def flops_per_example(architecture: dict[str, Any], lengths: NDArray[np.int64], 
     """Operations of a training step per example, mean over examples of these lengths, none of it spent on padding.
 
     6 for every weight of a linear layer and token (forward 2, backward 4), and in attention two products of length x length x width,
-    again three times. The head and the embeddings, which multiply nothing, are left out. `first_token`: of the last layer only keys and
-    values are counted for all tokens, as `mtl` computes it where heads read one token.
+    again three times. The head and the embeddings, which multiply nothing, are left out. `first_token`: of the last layer only the two
+    products of attention are counted for all tokens, of a query of each head with the states, as `mtl` computes it where heads read one
+    token.
     """
     hidden, inner, depth = architecture["hidden_size"], architecture["intermediate_size"], architecture["num_hidden_layers"]
     weights = 4 * hidden * hidden + 2 * hidden * inner
     tokens, squares = float(lengths.mean()), float((lengths.astype(np.float64) ** 2).mean())
     whole = 6 * weights * tokens + 12 * hidden * squares
-    keys_and_values = 2 * hidden * hidden
-    last = 6 * (keys_and_values * tokens + weights - keys_and_values) + 12 * hidden * tokens
+    last = 6 * weights + 12 * architecture["num_attention_heads"] * hidden * tokens
     return float((depth - 1) * whole + (last if first_token else whole))
 
 

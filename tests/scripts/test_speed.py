@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertModel
 
-from mtlcli.models.first import can_skip
+from mtlcli.models.bert import skip_tokens
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "bench" / "speed_data.py"
 
@@ -36,9 +36,10 @@ def test_operations_are_those_that_torch_counts(speed_data: Any) -> None:
         model(torch.ones(batch, length, dtype=torch.long)).last_hidden_state.sum().backward()
     expected = counter.get_total_flops() / batch
     assert speed_data.flops_per_example(config.to_dict(), np.array([length] * batch)) == expected
-    assert can_skip(model)
+    assert skip_tokens(model)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(torch.ones(batch, length, dtype=torch.long), first_token=True).last_hidden_state.sum().backward()
+        ids = torch.ones(batch, length, dtype=torch.long)
+        model(ids, first_token=ids.bool()).last_hidden_state.sum().backward()
     expected = counter.get_total_flops() / batch
     assert speed_data.flops_per_example(config.to_dict(), np.array([length] * batch), first_token=True) == expected
 

@@ -1,4 +1,5 @@
-"""The last layer for the first token alone gives what the whole layer gives for it, and everything above and below learns the same."""
+"""Attention with cheap dropout is the library's; the last layer for the first token alone gives what the whole layer gives for it, and
+everything above and below learns the same."""
 
 from __future__ import annotations
 
@@ -8,10 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
+from transformers.models.bert.modeling_bert import BertSelfAttention
 
 from mtlcli.config import sharings
 from mtlcli.data.batches import join
 from mtlcli.models.backbone import Backbone
+from mtlcli.models.bert import PLAIN
+from mtlcli.models.dropout import CheapDropout
 from mtlcli.models.multitask import MultiTaskModel
 from tests.runner.small import small_model
 from tests.sharing.families import FAMILIES, family_backbone, family_batch
@@ -21,8 +25,8 @@ LIKE_BERT = ["bert", "roberta", "xlm-roberta", "camembert", "electra"]
 MINDS = {"hard", "none", "soft", "hierarchical", "adapters", "lora", "task_embedding"}
 
 
-def like_bert(family: str, pooling: str, attention: str, *, checkpointing: bool = False) -> Backbone:
-    """Two layers of width 32, the same weights every time."""
+def like_bert(family: str, pooling: str, attention: str, *, chosen: str | None = None, checkpointing: bool = False) -> Backbone:
+    """Two layers of width 32, the same weights every time. `chosen`: what the config says, if not `attention`."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, vocab_size=99)
     network = AutoModel.from_config(config, attn_implementation=attention)
@@ -31,7 +35,7 @@ def like_bert(family: str, pooling: str, attention: str, *, checkpointing: bool 
             parameter += 0.1 * torch.randn_like(parameter)
     if checkpointing:
         network.activation_checkpointing_enable({"use_reentrant": False})
-    return Backbone(network, pooling, attention=attention)
+    return Backbone(network, pooling, attention=chosen or attention)
 
 
 def passed(backbone: Backbone, *, tokens: bool) -> tuple[tuple[int, ...], Tensor, dict[str, Tensor]]:
@@ -79,6 +83,45 @@ def test_dropout_is_drawn_in_training_alone() -> None:
     with torch.no_grad():
         assert torch.equal(backbone.eval()(batch).pooled, backbone(batch).pooled)
         assert not torch.equal(backbone.train()(batch).pooled, backbone(batch).pooled)
+
+
+def test_keys_and_values_that_are_not_made_act_as_those_that_are() -> None:
+    """In training, where the weights that dropout leaves do not add up to 1."""
+
+    class Other(torch.nn.Linear):
+        """Something that only gives keys or values, as LoRA's modules do."""
+
+    short, long = (like_bert("bert", "cls", "sdpa").train() for _ in range(2))
+    for module in long.modules():
+        if isinstance(module, BertSelfAttention):
+            module.key.__class__ = module.value.__class__ = Other
+    results = []
+    for backbone in (short, long):
+        torch.manual_seed(1)
+        results.append(passed(backbone, tokens=False))
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-5, atol=1e-6)
+    agree(results[0][2], results[1][2])
+
+
+@pytest.mark.parametrize("family", LIKE_BERT)
+def test_attention_in_training_is_that_of_the_library_with_other_draws(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = like_bert(family, "mean", "sdpa", chosen="auto").train(), like_bert(family, "mean", "eager").train()
+    assert (ours.network.config._attn_implementation, theirs.network.config._attn_implementation) == (PLAIN, "eager")
+    drawn: list[Tensor] = []
+
+    def dropout(input: Tensor, p: float, training: bool) -> Tensor:
+        assert training and p == 0.1
+        drawn.append(input)
+        return CheapDropout(p)(input)
+
+    monkeypatch.setattr(torch.nn.functional, "dropout", dropout)
+    results = []
+    for backbone in (ours, theirs):
+        torch.manual_seed(1)
+        results.append(passed(backbone, tokens=True))
+    assert len(drawn) == 2, "the library's, in each of its layers"
+    assert torch.equal(results[0][1], results[1][1])
+    assert all(torch.equal(gradient, results[1][2][name]) for name, gradient in results[0][2].items())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
