@@ -10,7 +10,7 @@ from mtlcli import cli, garbage
 
 def main() -> int:
     """Run the command line of this process and return its exit code."""
-    garbage.seldom()
+    garbage.at_start()
     try:
         return cli.main()
     finally:

@@ -45,10 +45,14 @@ class Batch:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device, to which it is copied while this process goes on."""
+        if self.input_ids.device == device:
+            return self
 
         def move(tensor: Tensor) -> Tensor:
+            # From memory that may be paged out the driver would copy it first, and this process wait for that.
+            tensor = tensor.pin_memory() if device.type == "cuda" else tensor
             return tensor.to(device, non_blocking=True)
 
         return replace(
@@ -61,7 +65,7 @@ class Batch:
 
     def pick(self, rows: NDArray[np.int64], length: int) -> Batch:
         """Some of the features, by their place in the batch, none longer than `length`: (len(rows), `length`)."""
-        places = torch.from_numpy(rows).to(self.input_ids.device)
+        places = torch.from_numpy(rows)
 
         def fit(tensor: Tensor, fill: int) -> Tensor:
             picked = tensor[places, :length]

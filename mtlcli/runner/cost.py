@@ -51,8 +51,9 @@ def resident_peak(process: int | str = "self") -> int | None:
     return None
 
 
-def flops_per_example(model: MultiTaskModel, batches: Mapping[str, TaskBatch]) -> float:
-    """Floating-point operations in the matrix products of a forward and backward pass, over all examples of the batches.
+def flops_per_example(model: MultiTaskModel, batches: Mapping[str, TaskBatch], device: torch.device) -> float:
+    """Floating-point operations in the matrix products of a forward and backward pass, over all examples of the batches, on the model's
+    device.
 
     What is frozen needs no gradient and counts less. `.grad` is empty afterwards.
     """
@@ -60,7 +61,7 @@ def flops_per_example(model: MultiTaskModel, batches: Mapping[str, TaskBatch]) -
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         for name, batch in batches.items():
             for micro in batch.micro:
-                loss = model(name, micro).loss
+                loss = model(name, micro.to(device)).loss
                 if loss.requires_grad:
                     loss.backward()
     model.zero_grad(set_to_none=True)

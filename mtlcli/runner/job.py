@@ -282,12 +282,12 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
             interrupt=interrupt,
             data_source=prepared.source.kind,
         )
-        garbage.as_usual()
+        garbage.at_work()
         with parts.saver:
             results = train(parts, resumed)
         if ranks.first:
             peak = memory.bytes()
-            flops = flops_per_example(model, {name: parts.fetch(name, 0) for name in streams})
+            flops = flops_per_example(model, {name: parts.fetch(name, 0) for name in streams}, ranks.device)
             results["cost"] = {"flops_per_example": flops, "peak_memory": peak}
             folder.write_results(results)
             folder.write_status("finished")

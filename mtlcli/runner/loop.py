@@ -203,12 +203,13 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
             state.positions[name] += 1
         step = Step(state.step, run.steps, state.step // stages.steps_per_epoch, config.seed, list(batches))
 
-        # Forward, backward, combine, reduce, clip, check.
+        # Forward, backward, combine, reduce, check.
         optimizer.zero_grad(set_to_none=True)
         seed_dropout(config.seed, state.step, ranks.rank)
         try:
             outcome = backward(batches, step, probe=due(config.logger.probe, state.step))
-            norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.optim.clip or math.inf))
+            total = torch.nn.utils.get_total_norm(parameter.grad for parameter in parameters if parameter.grad is not None)
+            norm = float(total)
             if not math.isfinite(norm):
                 where = "; ".join(f"{name}: {rows_of(batch)}" for name, batch in batches.items())
                 raise NotFinite(f"the gradient norm is {norm} ({where})", where=f"step {state.step}", fix=FIX)
@@ -220,7 +221,9 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
             run.console.say(f"warning: {error.problems[0].where}: {error.problems[0].what}; the step is left out")
             continue
 
-        # Update.
+        # Clip, update.
+        if config.optim.clip is not None and norm > config.optim.clip:
+            torch.nn.utils.clip_grads_with_norm_(parameters, config.optim.clip, total)
         conflicts.add(step, run.weighting.tasks)
         begin = state.stage.begin
         set_rate(optimizer, rate(config.optim, state.step - begin, stages.end(state.stage, run.steps) - begin))

@@ -109,7 +109,7 @@ def _evaluate(
         model = build_model(config, prepared.tasks, prepared.files, load_weights=False)
         restore_model(found.checkpoint, model)
         model.to(ranks.device)
-        garbage.as_usual()
+        garbage.at_work()
         results, scores = evaluate(
             model,
             prepared.splits(parts),

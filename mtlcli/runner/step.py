@@ -49,7 +49,7 @@ class TaskBatch:
     """The batch of one task in a step."""
 
     micro: list[Batch]
-    """This rank's share, cut into micro-batches; empty when the batch has fewer examples than there are ranks."""
+    """This rank's share, cut into micro-batches, in host memory; empty when the batch has fewer examples than there are ranks."""
     examples: int
     """Features over all ranks."""
     tokens: int
@@ -82,7 +82,7 @@ def cut(
     parts = [part for part in np.array_split(mine, accumulation) if len(part)]
     micro = [collate(features, part, pad_id=pad_id, uses_segments=uses_segments, denominator=items) for part in parts]
     return TaskBatch(
-        micro=[batch.to(ranks.device) for batch in micro],
+        micro=micro,
         examples=len(indices),
         tokens=_tokens(features, indices),
         own=_tokens(features, mine),
@@ -243,7 +243,8 @@ class Backward:
         touched: dict[Parameter, list[Tensor]] = {}
         places = {name: index for index, name in enumerate(batches)}
         for each in parts:
-            for part in each:
+            for in_memory in each:
+                part = [(name, batch.to(self.ranks.device)) for name, batch in in_memory]
                 with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.bf16):
                     outputs = [self.model(*part[0])] if len(part) == 1 else self.model.together(part)
                     total = torch.stack(

@@ -20,7 +20,7 @@ def main() -> None:
     """Run as told by the arguments: run folder, name of a checkpoint or nothing, open file for the last word, process of the launcher."""
     run_dir, name, report, launcher = sys.argv[1:]
     leave_with(int(launcher))
-    garbage.seldom()
+    garbage.at_start()
     # Before anything heavy is imported: a signal that comes meanwhile is for the training loop.
     with Interrupt(launched=True) as interrupt:
         said = _work(run_dir, name or None, interrupt, int(report))

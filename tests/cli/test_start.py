@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import subprocess
 import sys
@@ -77,18 +76,6 @@ def test_what_is_imported_before_the_first_step(own: Path) -> None:
     assert imported == []
     assert torch, "the line was printed by a run that was about to train"
     assert tuple(threshold) == garbage.USUAL, "training frees what cycles hold as soon as any program does"
-
-
-def test_garbage_is_looked_for_seldom_while_a_process_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mtlcli import __main__, cli
-
-    monkeypatch.setattr(cli, "main", lambda: gc.get_threshold()[0])
-    monkeypatch.setattr(gc, "freeze", lambda: None)
-    try:
-        assert __main__.main() >= 10 * garbage.USUAL[0]
-    finally:
-        garbage.as_usual()
-    assert gc.get_threshold() == garbage.USUAL
 
 
 COUNT = """

@@ -104,7 +104,7 @@ def test_a_rank_without_a_share_gets_an_empty_batch() -> None:
 
 
 def test_batch_moves_as_a_whole() -> None:
-    batch = collate(features([4, 2]), np.array([0, 1]), pad_id=0, uses_segments=True, denominator=2.0).to("meta")
+    batch = collate(features([4, 2]), np.array([0, 1]), pad_id=0, uses_segments=True, denominator=2.0).to(torch.device("meta"))
     assert batch.token_type_ids is not None
     tensors = [batch.input_ids, batch.attention_mask, batch.token_type_ids, *batch.columns.values()]
     assert all(tensor.device.type == "meta" for tensor in tensors)
