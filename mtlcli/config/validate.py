@@ -178,10 +178,9 @@ def _without_tags(location: Path, values: Any) -> Path:
     return path
 
 
-def _one_each(entries: Iterable[tuple[Any, Path]]) -> list[tuple[Any, Path]]:
+def _one_each(entries: list[tuple[Any, Path]]) -> list[tuple[Any, Path]]:
     """Of a value that may be a word or something else, and is neither, pydantic says both: a wrong word is said as one error, in which `or`
     is what else it may be; of anything else only that it is no such thing."""
-    entries = list(entries)
     kept = []
     for entry, path in entries:
         others = [other for other, place in entries if other is not entry and place[: len(path)] == path]

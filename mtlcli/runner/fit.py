@@ -130,13 +130,11 @@ def _reserve(model: MultiTaskModel, weighting: Weighting, device: torch.device) 
     def size(parameters: list[Parameter]) -> int:
         return sum(parameter.nbytes for parameter in parameters)
 
-    users = model.users()
     states = 2 * size([parameter for parameter in model.parameters() if parameter.requires_grad])
     copies = states + size(list(model.parameters())) if device.type == "cpu" else 0
     rows = 0
     if isinstance(weighting, GradientBalancing):
-        shared = [parameter for name, parameter in model.named_parameters() if len(users[name]) > 1]
-        rows = len(weighting.tasks) * sum(parameter.numel() for parameter in shared) * DTYPES[weighting.config.rows].itemsize
+        rows = len(weighting.tasks) * model.parameter_counts()["shared"] * DTYPES[weighting.config.rows].itemsize
     # A pass gives sparse gradients of word embeddings, a step makes dense ones of them.
     dense = sum(module.weight.nbytes for module in model.modules() if isinstance(module, torch.nn.Embedding) and module.sparse)
     return states + copies + rows + dense

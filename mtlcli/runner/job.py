@@ -228,13 +228,13 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
 
     with Console(config.logger.console, folder.log, silent=not ranks.first) as console, console.hearing_warnings():
         config.runner.precision = ranks.share(choose_precision(config.runner.precision, ranks.device))
-        memory = PeakMemory(ranks.device)
         torch.manual_seed(config.seed)
         resumed = checkpoint.read(folder.checkpoints / name) if name else None
         model = build_model(config, prepared.tasks, prepared.files, load_weights=resumed is None).to(ranks.device)
         ranks.copy_from_first([*model.parameters(), *model.buffers()])
 
-        trained = {name: prepared.tasks[name] for name in _train_features(prepared)}
+        features = _train_features(prepared)
+        trained = {name: prepared.tasks[name] for name in features}
         weighting = weightings.implementation(config.weighting.name)(
             config.weighting, {name: WeightedTask(task.config.weight, task.loss_kind) for name, task in trained.items()}
         )
@@ -244,7 +244,7 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
             config.runner.max_tokens, found = largest_batch(
                 model,
                 weighting,
-                _train_features(prepared),
+                features,
                 {name: task.config.batch_size or config.runner.batch_size for name, task in trained.items()},
                 pad_id=prepared.encoder.pad_id,
                 uses_segments=prepared.encoder.uses_segments,
@@ -253,7 +253,6 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
                 ranks=ranks,
             )
             console.say(f"max_tokens: {config.runner.max_tokens:,} padded tokens of a task in a step ({found})")
-            memory = PeakMemory(ranks.device)
         streams, stages, steps = _order(config, prepared)
         per_epoch = stages.steps_per_epoch
         if ranks.first:
@@ -270,7 +269,7 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
             stages=stages,
             weighting=weighting,
             streams=streams,
-            train=_train_features(prepared),
+            train=features,
             splits=prepared.splits({name: task.config.splits.validation for name, task in prepared.tasks.items()}),
             encoder=prepared.encoder,
             steps=steps,
@@ -283,6 +282,7 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
             data_source=prepared.source.kind,
         )
         garbage.at_work()
+        memory = PeakMemory(ranks.device)
         with parts.saver:
             results = train(parts, resumed)
         if ranks.first:

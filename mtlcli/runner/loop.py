@@ -179,7 +179,6 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
             run.saver.wait()
             raise Interrupted(asked, state.step, f"mtl train resume={run.folder.path}")
         if done:
-            run.saver.wait()
             if not last:
                 run.console.say(f"stopped: {state.stale if stale else state.stage.stale} evaluations without a better average")
             return results()

@@ -22,7 +22,10 @@ from speed_data import GLUE, ROOT
 from mtlcli.runner.cost import resident_peak
 from mtlcli.runner.precision import choose_precision
 
+BATCH = 32
 MAX_LENGTH = 128
+SKIP = 5
+"""Steps of a run of mtl that are not counted: the first ones allocate."""
 WORKER = Path(__file__).with_name("speed_worker.py")
 
 

@@ -19,7 +19,7 @@ RUN = [
     *("runner.eval_every=20", "runner.save_every=10", "logger.every=1", "logger.console=plain", "runner.device=cpu"),
 ]
 FORKED = """
-import os, signal, sys, threading, types
+import os, signal, sys, types
 from mtlcli.runner import launch, worker
 
 class Forked:
@@ -44,8 +44,6 @@ class Forked:
         except SystemExit as end:
             code = int(end.code or 0)
         finally:
-            # As an interpreter ends: a save that is under way is finished.
-            threading._shutdown()
             os._exit(code)
 
     def poll(self):
