@@ -19,7 +19,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 before = faults()
 for _ in range(20):
-    blocks = [bytearray(size << 20) for size in (1, 3, 20, 9)]
+    blocks = [b"." * (size << 20) for size in (1, 3, 2, 1) * 5]
     del blocks
 print(faults() - before)
 """
@@ -40,5 +40,5 @@ def test_a_step_gets_the_memory_that_the_one_before_has_freed() -> None:
     for keep in (False, True):
         done = subprocess.run([sys.executable, "-c", PROGRAM.format(keep=keep)], check=True, capture_output=True, text=True)
         faults[keep] = int(done.stdout)
-    # 33 MB in pages of 4 KB, once and not twenty times.
-    assert faults[True] < 12_000 < faults[False], faults
+    # 35 MB of pages, once and not twenty times.
+    assert 5 * faults[True] < faults[False], faults
