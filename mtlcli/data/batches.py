@@ -14,7 +14,11 @@ from torch import Tensor
 from mtlcli.data.features import Features
 from mtlcli.errors import UserError
 
-POOL = 50  # Batches whose features are sorted by length together: more pads less, fewer mixes better.
+POOL = 200
+"""Batches whose features are sorted by length together, at most: more pads less, fewer mixes better. On GLUE 50 leave 1.039 padded tokens
+for a real one, 200 leave 1.012."""
+MIXED = 50
+"""From more batches than these an epoch has two pools or more, so that a feature does not meet the same others each time."""
 
 
 @dataclass
@@ -126,7 +130,7 @@ def collate(features: Features, indices: NDArray[np.int64], *, pad_id: int, uses
 class Stream:
     """The endless order in which a task's features are met in training.
 
-    A pure function of (seed, epoch): all features are shuffled, each pool of POOL batches is sorted by length and cut
+    A pure function of (seed, epoch): all features are shuffled, each pool of up to POOL batches is sorted by length and cut
     into batches, and the batches are shuffled. Every feature comes exactly once an epoch. A batch is closed at
     `batch_size` features, or before its padded size would pass `max_tokens`. The position is the number of batches
     already consumed since the start; that is all there is to save.
@@ -169,7 +173,9 @@ class Stream:
         if epoch != self._epoch:
             random = np.random.default_rng((self._seed, epoch))
             shuffled = random.permutation(len(self._lengths))
-            size = POOL * self._batch_size
+            count = -(-len(shuffled) // self._batch_size)
+            pools = max(-(-count // POOL), 2 if count > MIXED else 1)
+            size = -(-count // pools) * self._batch_size
             batches: list[NDArray[np.int64]] = []
             for start in range(0, len(shuffled), size):
                 pool = shuffled[start : start + size]

@@ -23,8 +23,8 @@ class CheapDropout(nn.Dropout):
             return super().forward(input)
         draws = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         bits = draws.view(torch.int16)[: input.numel()].view(input.shape)
-        noise = (bits >= dropped - LEVELS // 2).to(input.dtype).mul_(LEVELS / (LEVELS - dropped))
-        return input * noise
+        noise = torch.ge(bits, dropped - LEVELS // 2, out=torch.empty_like(input, requires_grad=False))
+        return input * noise.mul_(LEVELS / (LEVELS - dropped))
 
 
 def cheapen(module: nn.Module) -> None:
