@@ -32,6 +32,14 @@ def commands(program: str) -> list[list[str]]:
     return [arguments for _, *arguments in words]
 
 
+def test_the_readme_lists_every_choice_of_every_group() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    listed = {group: {name for names in re.findall("`([^`]*)`", choices) for name in names.split()} for group, choices in rows}
+    groups = {folder.name: {file.stem for file in folder.glob("*.yaml")} for folder in (ROOT / "conf").iterdir() if folder.is_dir()}
+    for group, names in groups.items():
+        assert listed[group] == names, group
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which the files that the README shows exist: a YAML block whose first line is `# PATH.yaml`, and what it names."""
