@@ -98,7 +98,7 @@ class Ranks:
                 dist.broadcast(tensor.detach(), 0)
 
     def reduce_gradients(self, parameters: list[Parameter], touched: Mapping[Parameter, Tensor]) -> None:
-        """Sum the gradients of all ranks, in one flat transfer.
+        """Sum the gradients of all ranks, in one flat transfer. They are good until the next call.
 
         A rank whose share of a batch was empty has no gradient where others have one: a parameter takes part when any
         rank has a gradient for it, and keeps `grad = None` (and so its optimiser state) when none has.
@@ -135,7 +135,7 @@ class Ranks:
             if parameter in rows:
                 parameter.grad.index_copy_(0, rows[parameter], sums.view_as(part))
             else:
-                parameter.grad.copy_(sums.view_as(parameter))
+                parameter.grad = sums.view_as(parameter)
 
 
 def choose_device(runner: Runner, local_rank: int, wanted: int) -> torch.device:

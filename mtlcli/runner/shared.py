@@ -28,13 +28,16 @@ class SharedSum:
         return self._slots[self._rank, :size]
 
     def total(self, size: int) -> Tensor:
-        """The sums of all slots: (size,). Each rank adds up its part, in order of rank: the sums are the same every time."""
+        """The sums of all slots: (size,), in this rank's own slot, where they are good until it is written again. Each rank adds up a
+        part for all, in order of rank: the sums are the same every time."""
         dist.barrier()
         part = self._slots.chunk(self._world, 1)[self._rank]
         for other in part[1:]:
             part[0].add_(other)
+        for other in part[1:]:
+            other.copy_(part[0])
         dist.barrier()
-        return self._slots[0, :size]
+        return self._slots[self._rank, :size]
 
     def _map(self, width: int) -> Tensor:
         """(world, width) that all ranks see. It has no name that could be left behind, and is gone with the last of them.
