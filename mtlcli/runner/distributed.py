@@ -129,7 +129,7 @@ class Ranks:
             dist.all_reduce(flat)
         else:
             # The transfer of the counts was between the last reading and this writing.
-            torch.cat(pieces, out=self.shared.slot(size))
+            torch.cat(pieces, out=self.shared.slot(size, sum(parameter.numel() for parameter in parameters)))
             flat = self.shared.total(size)
         for parameter, sums, part in zip(taking_part, flat.split([p.numel() for p in parts]), parts, strict=True):
             if parameter in rows:

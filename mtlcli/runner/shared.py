@@ -18,26 +18,30 @@ class SharedSum:
         self._rank, self._world = rank, world
         self._slots = torch.empty(0)
 
-    def slot(self, size: int) -> Tensor:
-        """This rank's: (size,) fp32. What is written here `total` adds up."""
+    def slot(self, size: int, most: int) -> Tensor:
+        """This rank's: (size,) fp32. What is written here `total` adds up. `most`: a size that will do for later calls as well; what is
+        not written takes no memory."""
         if self._slots.numel() < size * self._world:
             self._slots = torch.empty(0)
-            # A multiple of the ranks and of a cache line's 16 numbers, so that parts are alike and no two ranks write into one line.
-            step = 16 * self._world
-            self._slots = self._map(-(-size // step) * step)
+            self._slots = self._map(self._rounded(most))
         return self._slots[self._rank, :size]
 
     def total(self, size: int) -> Tensor:
         """The sums of all slots: (size,), in this rank's own slot, where they are good until it is written again. Each rank adds up a
         part for all, in order of rank: the sums are the same every time."""
         dist.barrier()
-        part = self._slots.chunk(self._world, 1)[self._rank]
+        part = self._slots[:, : self._rounded(size)].chunk(self._world, 1)[self._rank]
         for other in part[1:]:
             part[0].add_(other)
         for other in part[1:]:
             other.copy_(part[0])
         dist.barrier()
         return self._slots[self._rank, :size]
+
+    def _rounded(self, size: int) -> int:
+        """Up to a multiple of the ranks and of a cache line's 16 numbers, so that parts are alike and no two ranks write into one line."""
+        step = 16 * self._world
+        return -(-size // step) * step
 
     def _map(self, width: int) -> Tensor:
         """(world, width) that all ranks see. It has no name that could be left behind, and is gone with the last of them.
@@ -69,7 +73,7 @@ def shared_sum(rank: int, world: int) -> SharedSum | None:
     """For ranks that are all on this machine. None where the system (other than Linux) or its rules do not let them share memory."""
     made = SharedSum(rank, world)
     try:
-        made.slot(1)
+        made.slot(1, 1)
     except OSError:
         return None
     return made
