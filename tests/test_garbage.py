@@ -11,10 +11,13 @@ import pytest
 from mtlcli import __main__, cli, garbage
 
 PROGRAM = """
-import resource
+import gc, resource
 from mtlcli import garbage
+garbage.at_start()
+assert gc.get_threshold() != garbage.USUAL
 if {keep}:
     garbage.at_work()
+    assert gc.get_threshold() == garbage.USUAL
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 before = faults()

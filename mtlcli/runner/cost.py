@@ -51,12 +51,12 @@ def resident_peak(process: int | str = "self") -> int | None:
     return None
 
 
-def flops_per_example(model: MultiTaskModel, batches: Mapping[str, TaskBatch], device: torch.device) -> float:
-    """Floating-point operations in the matrix products of a forward and backward pass, over all examples of the batches, on the model's
-    device.
+def flops_per_example(model: MultiTaskModel, batches: Mapping[str, TaskBatch]) -> float:
+    """Floating-point operations in the matrix products of a forward and backward pass, over all examples of the batches.
 
     What is frozen needs no gradient and counts less. `.grad` is empty afterwards.
     """
+    device = next(model.parameters()).device
     # The counter knows no attention kernel for the CPU, but all the products that attention is made of.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         for name, batch in batches.items():

@@ -287,7 +287,7 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
             results = train(parts, resumed)
         if ranks.first:
             peak = memory.bytes()
-            flops = flops_per_example(model, {name: parts.fetch(name, 0) for name in streams}, ranks.device)
+            flops = flops_per_example(model, {name: parts.fetch(name, 0) for name in streams})
             results["cost"] = {"flops_per_example": flops, "peak_memory": peak}
             folder.write_results(results)
             folder.write_status("finished")

@@ -33,8 +33,7 @@ class SharedSum:
         part = self._slots[:, : self._rounded(size)].chunk(self._world, 1)[self._rank]
         for other in part[1:]:
             part[0].add_(other)
-        for other in part[1:]:
-            other.copy_(part[0])
+        part[1:].copy_(part[0])
         dist.barrier()
         return self._slots[self._rank, :size]
 

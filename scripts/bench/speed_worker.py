@@ -204,10 +204,7 @@ def time_stages() -> dict[str, Any]:
         "data": [(Stages, "plan"), (Run, "fetch")],
         "forward": [(MultiTaskModel, "forward"), (MultiTaskModel, "together")],
         "backward": [(torch.Tensor, "backward")],
-        "optimiser": [
-            *((torch.nn.utils, name) for name in ("get_total_norm", "clip_grads_with_norm_")),
-            (torch.optim.AdamW, "step"),
-        ],
+        "optimiser": [(torch.nn.utils, "get_total_norm"), (torch.nn.utils, "clip_grads_with_norm_"), (torch.optim.AdamW, "step")],
     }
     spent = dict.fromkeys(parts, 0.0)
     steps: list[dict[str, float]] = []

@@ -32,7 +32,7 @@ def test_operations_are_those_of_the_matrix_products(frozen: bool) -> None:
         # The last layer for the first token alone: for all tokens the two products of each head's query with the states.
         forward += 2 * rows * (4 * wide * wide + 2 * wide * inner) + 4 * rows * length * config.num_attention_heads * wide
     head = sum(2 * 4 * parameter.numel() for parameter in model.heads["cola"].parameters() if parameter.ndim == 2)
-    found = 4 * flops_per_example(model, {"cola": batch}, ranks.device)
+    found = 4 * flops_per_example(model, {"cola": batch})
     if frozen:
         # Backward only in the head, and its lowest layer's input needs no gradient.
         assert forward + head < found < forward + 3 * head
