@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra import version
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathQuery
@@ -26,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from mtlcli.checkpoint import run_of
+from mtlcli.cli.loader import Loader
 from mtlcli.cli.overrides import added, apply, is_task, parsed
 from mtlcli.config import Config
 from mtlcli.config.crosscheck import missing_files
@@ -130,13 +130,13 @@ def explain(error: BaseException) -> Problem:
 
 
 def _loader(own: Path | None) -> ConfigLoader:
-    """Hydra's own loader, over the same search path that `hydra.main` makes of the arguments."""
+    """Our loader, over the same search path that `hydra.main` makes of the arguments."""
     version.setbase(VERSION_BASE)
     setup_globals()
     path = create_config_search_path(str(conf_dir()))
     if own is not None:
         path.prepend(provider="command-line", path=f"file://{own.absolute()}", anchor=SearchPathQuery(provider="schema"))
-    return ConfigLoaderImpl(config_search_path=path)
+    return Loader(config_search_path=path)
 
 
 class _Preflight:
@@ -342,6 +342,8 @@ class _Preflight:
                 composed: Any = OmegaConf.to_container(self.loader.load_configuration("train", list(overrides), RunMode.RUN))
             except HYDRA_ERRORS as error:
                 self.composed[overrides] = None, [explain(error)]
+            except UserError as error:
+                self.composed[overrides] = None, error.problems
             except UnicodeDecodeError:
                 self.composed[overrides] = None, self._not_utf8()
             else:

@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from mtlcli.checkpoint import run_of
-from mtlcli.cli import console, first_rank
+from mtlcli.cli import console, first_rank, loader
 from mtlcli.cli.preflight import HYDRA_ERRORS, VERSION_BASE, Plan, explain, preflight, read_arguments
 from mtlcli.config import Config
 from mtlcli.config.paths import conf_dir
@@ -66,6 +66,7 @@ def _hydra(argv: list[str]) -> int:
     """Run Hydra on a command line; its errors become ours."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Makes Hydra raise its errors instead of printing them.
     sys.argv = ["mtl train", *argv]
+    loader.install()
     try:
         hydra.main(config_path=str(conf_dir()), config_name="train", version_base=VERSION_BASE)(job)()
     except HYDRA_ERRORS as error:
