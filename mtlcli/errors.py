@@ -7,6 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 
+def count_of(number: int, noun: str, nouns: str = "") -> str:
+    """A number with its noun, as in `1 job` and `2 jobs`. `nouns`: the plural, if it is not made with an s."""
+    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong, in the words the user reads."""

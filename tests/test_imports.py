@@ -16,7 +16,7 @@ import mtlcli
 
 PACKAGE = Path(mtlcli.__file__).parent
 HEAVY = {"torch", "transformers", "datasets", "evaluate", "sklearn"}
-TOOLS = {"errors", "registry", "disk", "garbage"}
+TOOLS = {"errors", "registry", "disk", "garbage", "screen"}
 ROOMS = {
     "metrics": TOOLS,
     "config": TOOLS | {"metrics"},
@@ -41,6 +41,7 @@ LIGHT = [
     "mtlcli.errors",
     "mtlcli.disk",
     "mtlcli.garbage",
+    "mtlcli.screen",
     "mtlcli.report",
     "mtlcli.tasks",
     "mtlcli.checkpoint",

@@ -8,15 +8,11 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import mtlcli
 from mtlcli.disk import REMEDIES, reason
 from mtlcli.errors import MtlError, RunError, UserError
 from mtlcli.registry import suggest
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 VERBS = {
     "train": "compose a configuration, run it, write a run folder; -m for a sweep",
@@ -94,16 +90,6 @@ def block(title: str, error: MtlError) -> str:
 def first_rank() -> bool:
     """Whether this process talks to the user: under torchrun or SLURM only rank 0 does."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def console() -> Console:
-    """Where tables go: as wide as the terminal, and wide enough for one line a row where there is none."""
-    from rich.console import Console
-
-    made = Console(highlight=False)
-    if not made.is_terminal and "COLUMNS" not in os.environ:
-        made.width = 140
-    return made
 
 
 def _dispatch(argv: list[str]) -> int:

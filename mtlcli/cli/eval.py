@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from mtlcli.cli import console, first_rank
+from mtlcli.cli import first_rank
 from mtlcli.cli.parser import Parser
 from mtlcli.errors import Problem, UserError
 from mtlcli.registry import nearest
@@ -63,8 +63,9 @@ def eval_main(argv: list[str]) -> int:
     )
     if first_rank():
         from mtlcli.runner.console import results_table
+        from mtlcli.screen import screen
 
-        console().print(results_table(results))
+        screen().print(results_table(results, whole="the file of --json"))
         if arguments.json is not None:
             arguments.json.parent.mkdir(parents=True, exist_ok=True)
             arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

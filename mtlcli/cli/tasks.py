@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtlcli.cli import console
 from mtlcli.cli.parser import Parser
 from mtlcli.config.paths import conf_dir
 from mtlcli.errors import UserError
@@ -136,19 +135,18 @@ def _members(name: str, files: dict[str, GroupFile]) -> list[str]:
 
 def _list(files: dict[str, GroupFile], own: Path | None, only: str | None = None) -> None:
     """Print the tasks and suites, then the other groups; of the suite `only` its tasks alone."""
-    from rich import box
-    from rich.table import Table
+    from mtlcli.screen import Column, FittingTable, screen
 
-    out = console()
+    out = screen()
 
-    def table(title: str, *columns: str) -> Table:
-        made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-        for column in columns:
-            made.add_column(column, overflow="fold", no_wrap=column in ("task", "type", "metric", "hub", "suite", "name"))
-        return made
+    def table(title: str, **columns: tuple[int, int | None]) -> FittingTable:
+        """Of every column: when it goes if there is no room, and the width from which on it is folded."""
+        return FittingTable([Column(name, goes=goes, fold=fold) for name, (goes, fold) in columns.items()], title=title, style=_style())
 
-    tasks = table("tasks", "task", "type", "columns", "labels", "metric", "hub")
-    suites = table("suites", "suite", "tasks")
+    whole: tuple[int, int | None] = (0, None)
+    tasks = table("tasks", task=whole, type=whole, columns=(3, 12), labels=(2, 12), metric=(1, None), hub=(4, None))
+    tasks.whole = "mtl tasks NAME"
+    suites = table("suites", suite=whole, tasks=(0, 12))
     shown = [only, *_members(only, files)] if only else list(files)
     for name, file in ((name, files[name]) for name in shown if name in files):
         if file.suite:
@@ -168,13 +166,12 @@ def _list(files: dict[str, GroupFile], own: Path | None, only: str | None = None
         main = str(metrics[0]) if isinstance(metrics, list) and metrics else "default"
         tasks.add_row(name, str(values.get("type", "?")), columns, labels, main, hub)
     out.print(tasks)
-    if suites.row_count:
+    if suites.rows:
         out.print(suites)
     for group in [] if only else groups(own)[1:]:
-        options = table(group, "name", "what it is")
+        options = FittingTable([Column("name"), Column("what it is", fold=12)], title=group, style=_style() | {"show_header": False})
         for name, file in read_group(group, own).items():
             options.add_row(f"{group}={name}", file.about)
-        options.show_header = False
         out.print(options)
 
 
@@ -184,6 +181,7 @@ def _list(files: dict[str, GroupFile], own: Path | None, only: str | None = None
 def _show(name: str, file: GroupFile, overrides: list[str], own: Path | None) -> None:
     from mtlcli.data.checks import check_tables
     from mtlcli.data.source import open_source
+    from mtlcli.screen import screen
     from mtlcli.tasks.base import build_tasks
 
     config = _compose(name, file, overrides, own)
@@ -210,10 +208,10 @@ def _show(name: str, file: GroupFile, overrides: list[str], own: Path | None) ->
                 problems += error.problems
     found, notices = check_tables({name: task}, {name: tables})
 
-    out = console()
+    out = screen()
 
     def say(text: str, style: str = "") -> None:
-        out.print(text, style=style, soft_wrap=True, markup=False)
+        out.print(text, style=style, soft_wrap=True)
 
     say(f"{name}: {file.about}", "bold")
     labels = getattr(task.config, "labels", None) or getattr(task.config, "range", None)
@@ -250,18 +248,24 @@ def _compose(name: str, file: GroupFile, overrides: list[str], own: Path | None)
 
 
 def _sizes(task: Any, roles: dict[Any, str], tables: dict[str, Any], absent: dict[str, str]) -> Any:
-    from rich import box
-    from rich.table import Table
+    from mtlcli.screen import Column, FittingTable
 
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("split", "used for", "rows", "labels"):
-        made.add_column(column, justify="right" if column == "rows" else "left", overflow="fold")
+    made = FittingTable(
+        [Column("split"), Column("used for", goes=1), Column("rows", right=True), Column("labels", fold=12)], style=_style()
+    )
     for split, role in roles.items():
         if split in tables:
             made.add_row(split, role, f"{len(tables[split]):,}", _label_counts(task, tables[split]))
         elif split in absent:
             made.add_row(split, role, "-", absent[split])
     return made
+
+
+def _style() -> dict[str, Any]:
+    """Tables with no more lines than one below the titles."""
+    from rich import box
+
+    return {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
 
 
 def _label_counts(task: Any, table: Any) -> str:

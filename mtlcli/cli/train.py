@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from mtlcli.checkpoint import run_of
-from mtlcli.cli import console, first_rank, loader
+from mtlcli.cli import first_rank, loader
 from mtlcli.cli.preflight import HYDRA_ERRORS, VERSION_BASE, Plan, explain, preflight, read_arguments
 from mtlcli.config import Config
 from mtlcli.config.paths import conf_dir
@@ -219,14 +219,14 @@ def _sweep_folder(plan: Plan) -> Path:
 
 def _finish_sweep(folder: Path) -> list[Problem]:
     """Show and save the table of a sweep's jobs; what went wrong in which of them."""
-    from mtlcli.report.sweep import cost_table, read_sweep, sweep_table, varied, write_csv
+    from mtlcli.report.sweep import read_sweep, sweep_tables, varied, write_csv
+    from mtlcli.screen import screen
 
     jobs = read_sweep(folder)
     if jobs:
         write_csv(jobs, folder / "sweep.csv")
-        console().print(sweep_table(jobs))
-        if (costs := cost_table(jobs)) is not None:
-            console().print(costs)
+        for table in sweep_tables(jobs):
+            screen().print(table)
         print(f"sweep folder: {folder}", flush=True)
     return [
         Problem(each.reason or each.status, f"job {each.number} {' '.join(overrides)}".rstrip(), f"its folder: {each.folder}")

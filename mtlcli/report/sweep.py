@@ -5,11 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import math
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from mtlcli.errors import count_of
+from mtlcli.screen import Column, FittingTable
+
+LISTED = "jobs.jsonl"
+"""The file of a sweep folder with one object for each job: its number, its folder's name, its overrides."""
+COSTS = ("parameters", "shared", "per_task", "flops_per_example", "examples_per_s", "peak_memory")
+"""Parameters: all, those that several tasks share, and those private to a task (mean over tasks); operations of a forward and backward pass
+for one example; examples trained on in a second; bytes."""
 
 
 @dataclass
@@ -30,40 +38,68 @@ class SweepJob:
     """Average of the main scores; None when it has none."""
     scores: dict[str, float]
     """Main score by task."""
+    metrics: dict[str, str]
+    """Name of the main metric by task."""
     costs: dict[str, float]
     """What it took, by the titles of COSTS; empty when it has not finished."""
 
+    @property
+    def measured(self) -> tuple[tuple[str, str], ...]:
+        """The tasks that were scored, each with its main metric: only averages over the same ones can be compared."""
+        return tuple(sorted(self.metrics.items()))
 
-COSTS = ("parameters", "shared", "per_task", "flops_per_example", "examples_per_s", "peak_memory")
-"""Parameters: all, those that several tasks share, and those private to a task (mean over tasks); operations of a forward and backward pass
-for one example; examples trained on in a second; bytes."""
+    @property
+    def configuration(self) -> tuple[str, ...]:
+        """The overrides without the seed: jobs that agree in them are repetitions of one configuration."""
+        return tuple(override for override in self.overrides if not override.startswith("seed="))
+
+
+@dataclass
+class Repeated:
+    """The finished jobs of one configuration, which differ by their seeds alone."""
+
+    jobs: list[SweepJob]
+    """The jobs; all have scores for the same tasks."""
+
+    def of(self, task: str | None) -> tuple[float, float | None]:
+        """Mean and standard deviation (n - 1; None for one job) of a task's main score, or of the average when `task` is None."""
+        values = [job.average if task is None else job.scores[task] for job in self.jobs]
+        known = [value for value in values if value is not None]
+        return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
+
+
+def listed_jobs(folder: Path) -> list[dict[str, Any]]:
+    """The entries of a sweep folder's list of jobs. A last line that a kill has cut short is no entry."""
+    file = folder / LISTED
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def read_job(entry: dict[str, Any], sweep: Path) -> SweepJob:
+    """A job of the list, as its run folder shows it now."""
+    place = sweep / entry["folder"]
+    status = json.loads((place / "status.json").read_text(encoding="utf-8")) if (place / "status.json").exists() else {}
+    finished = status.get("status") == "finished" and (place / "results.json").exists()
+    results = json.loads((place / "results.json").read_text(encoding="utf-8")) if finished else {"average": None, "tasks": {}}
+    scored = {name: task for name, task in results["tasks"].items() if task["main"] is not None}
+    return SweepJob(
+        number=entry["number"],
+        folder=place,
+        overrides=entry["overrides"],
+        status=status.get("status", "not started"),
+        reason=status.get("reason", "").partition("\n")[0],
+        average=results["average"],
+        scores={name: task["main"] for name, task in scored.items()},
+        metrics={name: task["main_metric"] for name, task in scored.items()},
+        costs=_costs(results) if finished else {},
+    )
 
 
 def read_sweep(folder: Path) -> list[SweepJob]:
-    """The jobs of a sweep folder, the best average first, those without a score last."""
-    listed = folder / "jobs.jsonl"
-    if not listed.exists():
-        return []
-    jobs = []
-    for line in listed.read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        place = folder / entry["folder"]
-        status = json.loads((place / "status.json").read_text(encoding="utf-8")) if (place / "status.json").exists() else {}
-        finished = status.get("status") == "finished" and (place / "results.json").exists()
-        results = json.loads((place / "results.json").read_text(encoding="utf-8")) if finished else {"average": None, "tasks": {}}
-        jobs.append(
-            SweepJob(
-                number=entry["number"],
-                folder=place,
-                overrides=entry["overrides"],
-                status=status.get("status", "not started"),
-                reason=status.get("reason", "").partition("\n")[0],
-                average=results["average"],
-                scores={name: task["main"] for name, task in results["tasks"].items() if task["main"] is not None},
-                costs=_costs(results) if finished else {},
-            )
-        )
-    return sorted(jobs, key=lambda job: (job.average is None, -(job.average or 0.0), job.number))
+    """The jobs of a sweep folder: those that measured the same together, the best average first; those without a score last."""
+    jobs = sorted((read_job(entry, folder) for entry in listed_jobs(folder)), key=lambda job: job.number)
+    order = list(dict.fromkeys(job.measured for job in jobs))
+    return sorted(jobs, key=lambda job: (job.average is None, order.index(job.measured), -(job.average or 0.0), job.number))
 
 
 def _costs(results: dict[str, Any]) -> dict[str, float]:
@@ -80,31 +116,69 @@ def varied(jobs: list[SweepJob]) -> list[list[str]]:
     return [[override for override in job.overrides if override not in common] for job in jobs]
 
 
-def sweep_table(jobs: list[SweepJob]) -> Table:
+def repeated(jobs: list[SweepJob]) -> list[Repeated]:
+    """The finished jobs by configuration, in groups that measured the same, the best mean average first."""
+    found: dict[tuple[Any, ...], list[SweepJob]] = {}
+    for job in jobs:
+        if job.average is not None:
+            found.setdefault((job.measured, job.configuration), []).append(job)
+    order = list(dict.fromkeys(measured for measured, _ in found))
+    return sorted(map(Repeated, found.values()), key=lambda each: (order.index(each.jobs[0].measured), -each.of(None)[0]))
+
+
+# ------------------------------------------------------------------------------------------------ tables
+
+
+def sweep_tables(jobs: list[SweepJob]) -> list[FittingTable]:
+    """What is shown of a sweep: all jobs, what they took where the models differ, and the means over seeds where there are several."""
+    tables = [_job_table(jobs), _cost_table(jobs), _seed_table(jobs)]
+    return [table for table in tables if table is not None]
+
+
+def _job_table(jobs: list[SweepJob]) -> FittingTable:
     """All jobs with their average, their tasks' main scores and their status."""
     tasks = _tasks(jobs)
-    table = Table(title=f"sweep: {len(jobs)} jobs, the best average first", title_justify="left")
-    table.add_column("job", justify="right")
-    table.add_column("overrides", overflow="fold")
-    for title in ("average", *tasks):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("status")
+    title = f"sweep: {count_of(len(jobs), 'job')}, the best average first"
+    table = _score_table(tasks, f"{title}{_apart(jobs)}", Column("job", right=True), after=[Column("status", goes=1)])
+    previous = jobs[0] if jobs else None
     for job, overrides in zip(jobs, varied(jobs), strict=True):
+        if previous is not None and job.measured != previous.measured:
+            table.add_line()
+        previous = job
         scores = (_number(job.average), *(_number(job.scores.get(task)) for task in tasks))
         table.add_row(str(job.number), " ".join(overrides), *scores, job.status, style=None if job.status == "finished" else "red")
     return table
 
 
-def cost_table(jobs: list[SweepJob]) -> Table | None:
+def _seed_table(jobs: list[SweepJob]) -> FittingTable | None:
+    """Mean and standard deviation over the seeds of each configuration; None when no configuration has several."""
+    groups = repeated(jobs)
+    if all(len(group.jobs) < 2 for group in groups):
+        return None
+    tasks = _tasks(jobs)
+    shared = set.intersection(*(set(group.jobs[0].configuration) for group in groups)) if len(groups) > 1 else set()
+    table = _score_table(tasks, f"means over seeds, ± the standard deviation{_apart(jobs)}", Column("n", right=True))
+    previous = groups[0].jobs[0].measured
+    for group in groups:
+        first = group.jobs[0]
+        if first.measured != previous:
+            table.add_line()
+        previous = first.measured
+        told = [override for override in first.configuration if override not in shared] if len(groups) > 1 else []
+        scores = [_spread(*group.of(task)) if task is None or task in first.scores else "-" for task in (None, *tasks)]
+        table.add_row(str(len(group.jobs)), " ".join(told), *scores)
+    return table
+
+
+def _cost_table(jobs: list[SweepJob]) -> FittingTable | None:
     """What each finished job took, in the order of `jobs`; None when they all have the same parameters and operations."""
     finished = [job for job in jobs if job.costs]
     if len({(job.costs["parameters"], job.costs["flops_per_example"]) for job in finished}) < 2:
         return None
-    table = Table(title="what each took", title_justify="left")
-    table.add_column("job", justify="right")
-    table.add_column("overrides", overflow="fold")
-    for title in ("average", "parameters", "shared", "per task", "MFLOP/example", "examples/s", "peak MB"):
-        table.add_column(title, justify="right")
+    titles = ("parameters", "shared", "per task", "MFLOP/example", "examples/s", "peak MB")
+    more = [Column(title, right=True, goes=number) for number, title in enumerate(titles, start=1)]
+    columns = [Column("job", right=True), Column("overrides", fold=16), Column("average", right=True), *more]
+    table = FittingTable(columns, title="what each took", whole="sweep.csv")
     overrides = dict(zip((job.number for job in jobs), varied(jobs), strict=True))
     for job in finished:
         cost = job.costs
@@ -114,16 +188,46 @@ def cost_table(jobs: list[SweepJob]) -> Table | None:
     return table
 
 
+def _score_table(tasks: list[str], title: str, first: Column, after: list[Column] | None = None) -> FittingTable:
+    """A table with overrides, the average and every task, of which the last ones go first where there is no room."""
+    scores = [Column(task, right=True, goes=2 + number) for number, task in enumerate(tasks)]
+    columns = [first, Column("overrides", fold=16), Column("average", right=True), *scores, *(after or [])]
+    return FittingTable(columns, title=title, whole="sweep.csv")
+
+
+def _apart(jobs: list[SweepJob]) -> str:
+    """What a title says when not all jobs can be compared."""
+    if len({job.measured for job in jobs if job.scores}) < 2:
+        return ""
+    return " of those with the same tasks and metrics (a line parts the others, whose averages do not compare)"
+
+
+# ------------------------------------------------------------------------------------------------ sweep.csv
+
+
 def write_csv(jobs: list[SweepJob], path: Path) -> None:
-    """The table as CSV: one row per job; scores in full."""
+    """The jobs as CSV, one row each, scores in full, with the means over the seeds of each job's configuration.
+
+    `measured` tells which rows can be compared; `n`, `average_mean`, `average_std` and the like are over the finished jobs that differ from
+    this one by the seed alone.
+    """
     tasks = _tasks(jobs)
+    groups = {job.number: group for group in repeated(jobs) for job in group.jobs}
+    spreads = [f"{name}_{what}" for name in ("average", *tasks) for what in ("mean", "std")]
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["job", "overrides", "average", *tasks, *COSTS, "status", "reason", "folder"])
+        writer.writerow(["job", "overrides", "average", *tasks, *COSTS, "status", "reason", "folder", "measured", "n", *spreads])
         for job in jobs:
             scores = ["" if score is None else score for score in (job.average, *(job.scores.get(task) for task in tasks))]
             costs = [job.costs.get(name, "") for name in COSTS]
-            writer.writerow([job.number, " ".join(job.overrides), *scores, *costs, job.status, job.reason, job.folder.name])
+            told = " ".join(f"{task}:{metric}" for task, metric in job.measured)
+            group = groups.get(job.number)
+            over_seeds: list[Any] = [""] * (1 + len(spreads))
+            if group is not None:
+                pairs = [group.of(task) if task is None or task in job.scores else ("", "") for task in (None, *tasks)]
+                over_seeds = [len(group.jobs), *("" if value is None else value for pair in pairs for value in pair)]
+            row = [job.number, " ".join(job.overrides), *scores, *costs, job.status, job.reason, job.folder.name, told, *over_seeds]
+            writer.writerow(row)
 
 
 def _tasks(jobs: list[SweepJob]) -> list[str]:
@@ -132,3 +236,7 @@ def _tasks(jobs: list[SweepJob]) -> list[str]:
 
 def _number(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.4f}"
+
+
+def _spread(mean: float, deviation: float | None) -> str:
+    return _number(mean) if deviation is None else f"{_number(mean)} ± {_number(deviation)}"

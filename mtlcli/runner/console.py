@@ -11,22 +11,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console as RichConsole
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.text import Text
 
 from mtlcli.config.environment import hide
 from mtlcli.disk import append, writing
 from mtlcli.errors import RunError, RunWarning
+from mtlcli.screen import NO_WINDOW, Column, FittingTable, screen
 
 PLAIN_SECONDS = 5.0
 """Time between two plain progress lines."""
-
-WIDTH = 140
-"""Columns of tables in files and pipes."""
 
 SHOWN_METRICS = 2
 """Metrics beside the main one in the final table; results.json has all."""
@@ -36,11 +33,7 @@ class Console:
     """The voice of a run. On other ranks than the first it is silent."""
 
     def __init__(self, mode: str, log: Path | None, *, silent: bool = False) -> None:
-        # Messages quote the user's data and paths: brackets and colons in them are no markup.
-        self._terminal = RichConsole(quiet=silent, highlight=False, markup=False, emoji=False)
-        if not self._terminal.is_terminal:
-            # Nobody's window: rich would fold tables to 80 columns.
-            self._terminal.width = WIDTH
+        self._terminal = screen(quiet=silent)
         self._file = None if silent else log
         self._live_wanted = not silent and (mode == "live" or (mode == "auto" and self._terminal.is_terminal))
         self._silent = silent
@@ -74,7 +67,7 @@ class Console:
     def _record(self, message: RenderableType) -> None:
         if self._file is not None:
             text = io.StringIO()
-            RichConsole(file=text, width=WIDTH, no_color=True, highlight=False, markup=False, emoji=False).print(
+            screen(file=text, width=NO_WINDOW, no_color=True).print(
                 hide(message) if isinstance(message, str) else message, soft_wrap=isinstance(message, str)
             )
             # Opened for every message: what is left in a buffer would fail once more on the way out, and hide the first failure.
@@ -101,7 +94,7 @@ class Console:
         """Several lines with a frame around them."""
 
         def framed(text: str) -> Panel:
-            return Panel(text, title=title, title_align="left", expand=False)
+            return Panel(Text(text, overflow="fold"), title=Text(title), title_align="left", expand=False)
 
         text = "\n".join(lines)
         self._show(framed(text))
@@ -181,25 +174,36 @@ class Console:
             self._live.update(self._view())
 
     def _view(self) -> Group:
-        table = Table(box=None, padding=(0, 2))
-        for title in ("task", "loss", "weight", "score", "best", "majority"):
-            table.add_column(title, justify="left" if title == "task" else "right")
+        titles = ("loss", "weight", "score", "best", "majority")
+        goes = {"weight": 2, "best": 3, "majority": 4, "loss": 1}
+        columns = [Column("task", fold=20), *(Column(title, right=True, goes=goes.get(title, 0)) for title in titles)]
+        table = FittingTable(columns, style={"box": None, "padding": (0, 2, 0, 0)})
         for name, entry in self._tasks.items():
-            cells = [entry[key] for key in ("loss", "weight", "score", "best", "majority")]
+            cells = [entry[key] for key in titles]
             table.add_row(name, *(value if isinstance(value, str) else "-" if value is None else f"{value:.4f}" for value in cells))
         speed = "  ".join(f"{value:.3g} {key}" if key == "lr" else f"{value:.0f} {key}" for key, value in self._speed.items())
-        parts: list[RenderableType] = [table, speed]
+        parts: list[RenderableType] = [table, Text(speed)]
         return Group(*([self._progress] if self._progress is not None else []), *parts)
 
 
-def results_table(results: dict[str, Any]) -> Table:
-    """The final table: every task's main score against the best constant prediction, and its next metrics."""
-    table = Table(title=f"{results['split']} at step {results['step']} (data: {results['data_source']})", title_justify="left")
-    for title in ("task", "main metric", "score", "majority", "points above", "examples", "also"):
-        table.add_column(title, justify="right" if title in ("score", "majority", "points above", "examples") else "left")
+def results_table(results: dict[str, Any], whole: str = "results.json") -> FittingTable:
+    """The final table: every task's main score against the best constant prediction, and its next metrics. `whole`: where all is kept."""
+    table = FittingTable(
+        [
+            Column("task", fold=27),
+            Column("main metric", goes=2),
+            Column("score", right=True),
+            Column("majority", right=True, goes=1),
+            Column("points above", right=True, goes=3),
+            Column("examples", right=True, goes=4),
+            Column("also", goes=5),
+        ],
+        title=f"{results['split']} at step {results['step']} (data: {results['data_source']})",
+        whole=whole,
+    )
     for name, entry in results["tasks"].items():
         if entry["main"] is None:
-            table.add_row(name, "no labels", "", "", "", str(entry["examples"]))
+            table.add_row(name, "", "no labels", "", "", str(entry["examples"]))
             continue
         others = [f"{key} {value:.4f}" for key, value in entry["metrics"].items() if key != entry["main_metric"]]
         more = ["..."] if len(others) > SHOWN_METRICS else []
@@ -213,7 +217,7 @@ def results_table(results: dict[str, Any]) -> Table:
             "\n".join(others[:SHOWN_METRICS] + more),
         )
     if results["average"] is not None:
-        table.add_section()
+        table.add_line()
         table.add_row("average", "", f"{results['average']:.4f}")
     return table
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from mtlcli.report.sweep import cost_table, read_sweep, sweep_table, varied, write_csv
+from mtlcli.report.sweep import SweepJob, read_sweep, sweep_tables, varied, write_csv
+from mtlcli.screen import FittingTable, screen
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def sweep(tmp_path: Path) -> Path:
         if average is not None:
             results = {
                 "average": average,
-                "tasks": {"rte": {"main": average}, "ax": {"main": None}},
+                "tasks": {"rte": {"main": average, "main_metric": "accuracy"}, "ax": {"main": None, "main_metric": None}},
                 "parameters": {"total": 900 + number, "shared": 800, "per_task": {"rte": 100, "ax": number}},
                 "throughput": {"examples_per_s": 25.5},
                 "cost": {"flops_per_example": 3e6, "peak_memory": 2**29},
@@ -55,24 +56,86 @@ def test_only_what_differs_is_shown(sweep: Path) -> None:
     jobs = read_sweep(sweep)
     assert varied(jobs)[0] == ["seed=2"]
     assert varied(jobs[:1]) == [["task=rte", "seed=2"]]
-    console = Console(width=120, record=True)
-    console.print(sweep_table(jobs))
-    text = console.export_text()
+    text = printed(sweep_tables(jobs)[0])
     assert "0.7500" in text and "seed=2" in text and "task=rte" not in text and "not started" in text
 
 
 def test_what_each_took_is_shown_where_the_models_differ(sweep: Path) -> None:
     jobs = read_sweep(sweep)
-    table = cost_table(jobs)
-    assert table is not None
-    console = Console(width=120, record=True)
-    console.print(table)
-    text = console.export_text()
+    text = printed(sweep_tables(jobs)[1])
     assert [line.split() for line in text.splitlines() if "│" in line] == [
         ["│", "2", "│", "seed=2", "│", "0.7500", "│", "902", "│", "800", "│", "51", "│", "3.0", "│", "26", "│", "537", "│"],
         ["│", "0", "│", "seed=0", "│", "0.5000", "│", "900", "│", "800", "│", "50", "│", "3.0", "│", "26", "│", "537", "│"],
     ]
-    assert cost_table(jobs[:1]) is None and cost_table([]) is None
+    assert len(sweep_tables(jobs[:1])) == len(sweep_tables([])) == 1
+
+
+def test_seeds_of_one_configuration_are_taken_together() -> None:
+    jobs = [job(0, "lr=1 seed=0", rte=0.5), job(1, "lr=1 seed=1", rte=0.7), job(2, "lr=2 seed=0", rte=0.65)]
+    text = printed(sweep_tables(jobs)[-1])
+    assert [line.split("│")[1:4] for line in text.splitlines() if "│" in line] == [
+        [" 1 ", " lr=2      ", "          0.6500 "],
+        [" 2 ", " lr=1      ", " 0.6000 ± 0.1414 "],
+    ], "the better mean comes first, and one job has no deviation"
+    assert len(sweep_tables(jobs[1:])) == 1, "nothing is repeated"
+
+
+def test_jobs_of_unlike_tasks_or_metrics_are_not_ranked(tmp_path: Path) -> None:
+    jobs = [job(0, "task=rte", rte=0.5), job(1, "task=cola", cola=0.6), job(2, "task=rte", rte=0.7), job(3, "task=rte", rte=0.9)]
+    jobs[3].metrics = {"rte": "f1"}
+    lines = []
+    for each in jobs:
+        place = tmp_path / each.folder.name
+        place.mkdir()
+        (place / "status.json").write_text(json.dumps({"status": "finished"}))
+        tasks = {name: {"main": score, "main_metric": each.metrics[name]} for name, score in each.scores.items()}
+        results = {"average": each.average, "tasks": tasks, "parameters": {"total": 1, "shared": 1, "per_task": {"rte": 1}}}
+        results |= {"throughput": {"examples_per_s": 1}, "cost": {"flops_per_example": 1, "peak_memory": 1}}
+        (place / "results.json").write_text(json.dumps(results))
+        lines.append(json.dumps({"number": each.number, "folder": place.name, "overrides": each.overrides}) + "\n")
+    # The last line was cut short when the sweep was killed.
+    (tmp_path / "jobs.jsonl").write_text("".join(lines) + '{"number": 4, "fol')
+    assert [each.number for each in read_sweep(tmp_path)] == [2, 0, 1, 3]
+    text = printed(sweep_tables(read_sweep(tmp_path))[0])
+    assert text.count("├") == 2 and "do not compare" in text
+
+
+def test_text_of_the_user_is_never_markup() -> None:
+    jobs = [job(0, "metrics=[accuracy]", **{"[/b]": 0.5}), job(1, "metrics=[/b]", **{"[/b]": 0.5}), job(2, "name=:smile:")]
+    text = printed(sweep_tables(jobs)[0])
+    assert "metrics=[accuracy]" in text and "metrics=[/b]" in text and ":smile:" in text and " [/b] " in text
+
+
+@pytest.mark.parametrize(
+    ("width", "titles"),
+    [
+        ("40", ["job", "overrides", "average"]),
+        ("60", ["job", "overrides", "average", "rte", "status"]),
+        ("", ["job", "overrides", "average", "rte", "cola", "status"]),
+    ],
+)
+def test_columns_go_where_there_is_no_room_and_numbers_stay_whole(width: str, titles: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    jobs = [job(number, f"tasks.cola.weight={number} model.name=a/model/with/a/long/name", rte=0.5, cola=0.25) for number in range(2)]
+    lines = printed(sweep_tables(jobs)[0]).splitlines()
+    assert next(line for line in lines if "overrides" in line).replace("┃", " ").split() == titles
+    assert all(len(line) <= int(width or 1000) for line in lines)
+    assert sum("0.3750" in line for line in lines) == 2 and any("too narrow for" in line for line in lines) == bool(width)
+
+
+def printed(table: FittingTable) -> str:
+    """What a table looks like in a pipe, or in a window as wide as COLUMNS says."""
+    out = io.StringIO()
+    screen(file=out).print(table)
+    return out.getvalue()
+
+
+def job(number: int, overrides: str, **scores: float) -> SweepJob:
+    """A finished job with these scores; without any, one that failed."""
+    average = sum(scores.values()) / len(scores) if scores else None
+    status = "finished" if scores else "failed"
+    metrics = dict.fromkeys(scores, "accuracy")
+    return SweepJob(number, Path(f"{number}"), overrides.split(), status, "", average, scores, metrics, {})
 
 
 def test_csv_holds_everything(sweep: Path) -> None:
@@ -93,6 +156,12 @@ def test_csv_holds_everything(sweep: Path) -> None:
         "status": "finished",
         "reason": "",
         "folder": "2_seed-2",
+        "measured": "rte:accuracy",
+        "n": "2",
+        "average_mean": "0.625",
+        "average_std": str(0.125 * 2**0.5),
+        "rte_mean": "0.625",
+        "rte_std": str(0.125 * 2**0.5),
     }
     assert rows[2]["average"] == rows[2]["rte"] == "" and rows[2]["reason"].startswith("step 3")
 
