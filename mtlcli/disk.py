@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -92,3 +93,19 @@ def append(file: Path, text: str) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def make_numbered(folder: Path) -> Path:
+    """Make a folder that nobody else has, and the folders above it: `NAME`, else `NAME_2`, `NAME_3`, ...
+
+    Each name is tried by making it, so two processes that start in the same second never get the same one.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        candidate = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
+        try:
+            candidate.mkdir()
+        except FileExistsError:
+            continue
+        return candidate
+    raise AssertionError

@@ -16,7 +16,7 @@ import mtlcli
 
 PACKAGE = Path(mtlcli.__file__).parent
 HEAVY = {"torch", "transformers", "datasets", "evaluate", "sklearn"}
-TOOLS = {"errors", "registry", "disk", "garbage", "screen"}
+TOOLS = {"commands", "errors", "registry", "disk", "garbage", "screen"}
 ROOMS = {
     "metrics": TOOLS,
     "config": TOOLS | {"metrics"},
@@ -38,6 +38,7 @@ LIGHT = [
     "mtlcli.cli",
     "mtlcli.config",
     "mtlcli.registry",
+    "mtlcli.commands",
     "mtlcli.errors",
     "mtlcli.disk",
     "mtlcli.garbage",

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mtlcli import commands
 from mtlcli.disk import writing
 from mtlcli.errors import RunError, UserError
 
@@ -93,9 +94,9 @@ def write(checkpoints: Path, model: dict[str, Tensor], optimizer: dict[str, Tens
             target.unlink()
     size = sum(tensor.nbytes for tensor in (*model.values(), *optimizer.values()))
     run = checkpoints.parent
-    then = f"then go on: mtl train resume={run} (earlier checkpoints are intact)"
+    then = f"then go on: {commands.resume(run)} (earlier checkpoints are intact)"
     if not folders(checkpoints):
-        then = f"then start again in the same folder: run_dir={run} resume=auto (nothing was saved before)"
+        then = f"then start again in the same folder: {commands.start_again(run)} (nothing was saved before)"
     with writing("the checkpoint", target, then, needed=size):
         return _write(target, model, optimizer, state)
 

@@ -9,6 +9,7 @@ import re
 import sys
 import tempfile
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,15 +19,20 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from mtlcli import commands
 from mtlcli.checkpoint import run_of
 from mtlcli.cli import first_rank, loader
+from mtlcli.cli.overrides import parsed
 from mtlcli.cli.preflight import HYDRA_ERRORS, VERSION_BASE, Plan, explain, preflight, read_arguments
 from mtlcli.config import Config
 from mtlcli.config.paths import conf_dir
 from mtlcli.config.snapshot import config_text, read_config
+from mtlcli.disk import append, make_numbered, writing
 from mtlcli.errors import Interrupted, MtlError, Problem, RunError, UserError
 from mtlcli.runner.owner import Owner
 
+JOBS = "jobs.jsonl"
+"""The list of a sweep's jobs. Who makes it owns the folder."""
 LONGEST_NAME = 80
 """Characters of a sweep job's folder name."""
 
@@ -104,17 +110,21 @@ def job(composed: DictConfig) -> float | None:
 def _run_composed() -> int:
     each = _composed.pop()
     os.environ.update(each.environment)
-    run_dir = Path(each.config.run_dir) if each.config.run_dir else _default_folder(each.config, each.suite)
-    if each.config.run_dir and first_rank() and each.config.resume != "auto":
+    if each.config.run_dir is None:
+        # The name is nobody's choice: another run of the same second takes the next number.
+        _run(each.config, _default_folder(each.config, each.suite), each.command, numbered=True)
+        return 0
+    run_dir = Path(each.config.run_dir)
+    if first_rank() and each.config.resume != "auto":
         _check_unused(run_dir)
     _run(each.config, run_dir, each.command)
     return 0
 
 
-def _run(config: Config, run_dir: Path, command: list[str], resumes: Path | None = None) -> float:
+def _run(config: Config, run_dir: Path, command: list[str], *, numbered: bool = False, resumes: Path | None = None) -> float:
     from mtlcli.runner.job import run
 
-    return run(config, run_dir, command=command, resumes=resumes)
+    return run(config, run_dir, command=command, numbered=numbered, resumes=resumes)
 
 
 def _config(composed: DictConfig) -> Config:
@@ -144,13 +154,7 @@ def _command() -> list[str]:
 
 def _default_folder(config: Config, suite: str) -> Path:
     name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{suite}_{config.sharing.name}_{config.weighting.name}"
-    return _unused(Path("runs") / name)
-
-
-def _unused(path: Path) -> Path:
-    """The path, numbered when another run of the same second has taken it."""
-    candidates = (path if number == 1 else path.with_name(f"{path.name}_{number}") for number in range(1, 1000))
-    return next(candidate for candidate in candidates if not candidate.exists())
+    return Path("runs") / name
 
 
 def _check_unused(path: Path) -> None:
@@ -158,7 +162,7 @@ def _check_unused(path: Path) -> None:
         raise UserError("is a file, not a folder", where=f"run_dir={path}", fix="give another run_dir=")
     if path.is_dir() and any(path.iterdir()):
         Owner(path).check()
-        resume = f"type resume={path} to go on with its run, or " if (path / "config.yaml").is_file() else ""
+        resume = f"type {commands.setting('resume', path)} to go on with its run, or " if (path / "config.yaml").is_file() else ""
         raise UserError("the folder is not empty", where=f"run_dir={path}", fix=f"{resume}give another run_dir=, or delete the folder")
 
 
@@ -187,15 +191,16 @@ def _sweep(options: list[str], plan: Plan) -> int:
     if not first_rank():
         # Hydra makes folders in every process; those of the other ranks go away again.
         with tempfile.TemporaryDirectory() as temporary:
-            return _hydra([*options, *overrides, f"hydra.sweep.dir='{temporary}'"])
-    folder = _sweep_folder(plan)
+            return _hydra([*options, *overrides, f"hydra.sweep.dir={commands.hydra_value(temporary)}"])
+    folder = _make_sweep_folder(plan)
     # Folders of jobs are named by what differs between them.
     same = [key for key in dict.fromkeys(keys) if key not in plan.swept and not key.startswith("hydra")]
-    settings = [f"hydra.sweep.dir='{folder}'", f"hydra.job.config.override_dirname.exclude_keys={json.dumps(same)}"]
+    settings = [f"hydra.sweep.dir={commands.hydra_value(folder)}", f"hydra.job.config.override_dirname.exclude_keys={json.dumps(same)}"]
     try:
         _hydra([*options, *overrides, *settings])
     except BaseException as error:
         failed = _finish_sweep(folder)
+        _remove_unused(folder)
         if isinstance(error.__cause__, Interrupted):
             raise error.__cause__ from None
         if not failed or isinstance(error, KeyboardInterrupt):
@@ -207,14 +212,34 @@ def _sweep(options: list[str], plan: Plan) -> int:
     return 0
 
 
-def _sweep_folder(plan: Plan) -> Path:
+def _make_sweep_folder(plan: Plan) -> Path:
+    """Make the folder of a sweep, with an empty list of its jobs. Raises UserError when it cannot be made or is used."""
     given = next((config.run_dir for config in plan.configs), None)
     for text in plan.overrides:
         if text.startswith("hydra.sweep.dir="):
-            given = text.partition("=")[2].strip("'\"")
-    folder = Path(given) if given else _unused(Path("sweeps") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
-    _check_unused(folder)
+            given = str(parsed(text).value())
+    folder = Path(given) if given else Path("sweeps") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    if given:
+        _check_unused(folder)
+    with writing("the sweep folder", folder, "or give another run_dir=", kind=UserError):
+        if given:
+            folder.mkdir(parents=True, exist_ok=True)
+        else:
+            folder = make_numbered(folder)
+        try:
+            (folder / JOBS).open("x").close()
+        except FileExistsError as error:
+            raise UserError("another sweep is writing here", where=str(folder), fix="give another run_dir=") from error
     return folder
+
+
+def _remove_unused(folder: Path) -> None:
+    """Take back what was made for a sweep of which no job began. What others have put into the folder stays."""
+    if (folder / JOBS).stat().st_size == 0:
+        for name in (JOBS, "multirun.yaml"):
+            (folder / name).unlink(missing_ok=True)
+        with suppress(OSError):  # It is not empty, or was there before.
+            folder.rmdir()
 
 
 def _finish_sweep(folder: Path) -> list[Problem]:
@@ -245,8 +270,7 @@ def _sweep_job(composed: DictConfig) -> float:
     overrides = [text.removeprefix("++") for text in settings.overrides.task]
     if first_rank():
         line = {"number": settings.job.num, "folder": subdir, "overrides": overrides}
-        with (sweep_dir / "jobs.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+        append(sweep_dir / JOBS, json.dumps(line) + "\n")
         print(f"\njob {settings.job.num}: {settings.job.override_dirname.replace('|', ' ').replace('++', '')}", flush=True)
     try:
         config = _config(composed)

@@ -17,6 +17,7 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from mtlcli import commands
 from mtlcli.config.environment import hide
 from mtlcli.disk import append, writing
 from mtlcli.errors import RunError, RunWarning
@@ -71,7 +72,7 @@ class Console:
                 hide(message) if isinstance(message, str) else message, soft_wrap=isinstance(message, str)
             )
             # Opened for every message: what is left in a buffer would fail once more on the way out, and hide the first failure.
-            with writing("the log", self._file, f"then go on: mtl train resume={self._file.parent}"):
+            with writing("the log", self._file, f"then go on: {commands.resume(self._file.parent)}"):
                 append(self._file, text.getvalue())
 
     @contextmanager

@@ -8,18 +8,18 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import mtlcli
-from mtlcli import checkpoint
+from mtlcli import checkpoint, commands
 from mtlcli.config import Config
 from mtlcli.config.environment import hide
 from mtlcli.config.snapshot import save_config
-from mtlcli.disk import append, write_whole, writing
+from mtlcli.disk import append, make_numbered, write_whole, writing
 from mtlcli.errors import RunError, UserError
 from mtlcli.models.files import BackboneFiles
 from mtlcli.runner.owner import NAME, Owner
@@ -31,20 +31,30 @@ class RunFolder:
     """Paths and writers of a run folder. Only rank 0 writes. Every writer raises RunError when the disk does not take it."""
 
     def __init__(self, path: Path) -> None:
+        self._place(path)
+        self._new: list[Path] = []
+
+    def _place(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.backbone = path / "backbone"
         self.log = path / "log.txt"
         self.owner = Owner(path)
-        self._new = False
 
-    def create(self, *, restart: bool = False) -> None:
-        """Make the folder and own it. `restart`: take one in which a run ended before its first checkpoint.
+    def create(self, *, restart: bool = False, numbered: bool = False) -> None:
+        """Make the folder and own it.
 
-        Raises UserError when it is used already or cannot be made.
+        `restart`: take one in which a run ended before its first checkpoint. `numbered`: nobody has chosen the name, so the
+        next free one is taken (`NAME_2`, `NAME_3`, ...) when another run has it. Raises UserError when the folder is used
+        already or cannot be made.
         """
-        self._new = not self.path.exists()
         with writing("the run folder", self.path, "or give another run_dir=", kind=UserError):
+            above = [folder for folder in self.path.parents if not folder.exists()]
+            if numbered:
+                self._place(make_numbered(self.path))
+                self._new = [self.path, *above]
+            elif not self.path.exists():
+                self._new = [self.path, *above]
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 if restart:
@@ -58,14 +68,15 @@ class RunFolder:
             except OSError:
                 self.discard()
                 raise
-        self._new = not used
+        # Whoever has put something there owns it.
+        self._new = [] if used else self._new or [self.path]
         if restart and "status.json" in used and not checkpoint.folders(self.checkpoints):
             for name in ("metrics.jsonl", "results.json"):
                 (self.path / name).unlink(missing_ok=True)
             checkpoint.clean(self.checkpoints)
         elif used:
             self.owner.release()
-            resume = f"type resume={self.path} to go on with its run, or " if "config.yaml" in used else ""
+            resume = f"type {commands.setting('resume', self.path)} to go on with its run, or " if "config.yaml" in used else ""
             raise UserError("the run folder is not empty", where=str(self.path), fix=f"{resume}type another run_dir=")
 
     def reopen(self) -> None:
@@ -77,14 +88,23 @@ class RunFolder:
     def discard(self) -> None:
         """Take back what `create` has made and all that came into it: the run has not begun, and the name stays free."""
         self.owner.release()
-        if self._new:
-            shutil.rmtree(self.path, ignore_errors=True)
+        for folder in self._new:
+            if folder == self.path:
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                with suppress(OSError):  # Somebody else uses it by now.
+                    folder.rmdir()
+
+    def discard_unused(self) -> None:
+        """`discard`, unless the run has come as far as a first row of metrics or a checkpoint."""
+        if not (self.path / "metrics.jsonl").exists() and not checkpoint.folders(self.checkpoints):
+            self.discard()
 
     def again(self) -> str:
         """How a run that has failed here is gone on with."""
         if checkpoint.folders(self.checkpoints):
-            return f"then go on: mtl train resume={self.path}"
-        return f"then start again in the same folder: run_dir={self.path} resume=auto"
+            return f"then go on: {commands.resume(self.path)}"
+        return f"then start again in the same folder: {commands.start_again(self.path)}"
 
     def write_config(self, config: Config) -> None:
         """config.yaml: the full resolved config."""

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtlcli import checkpoint, garbage
+from mtlcli import checkpoint, commands, garbage
 from mtlcli.config import Config, samplings, weightings
 from mtlcli.config.changes import changes, judge, settle
 from mtlcli.config.sharing import ProgressiveSharing, stages_of
@@ -26,17 +26,18 @@ if TYPE_CHECKING:
     from mtlcli.runner.stages import Stages
 
 
-def run(config: Config, run_dir: Path, *, command: list[str], resumes: Path | None = None) -> float:
+def run(config: Config, run_dir: Path, *, command: list[str], numbered: bool = False, resumes: Path | None = None) -> float:
     """Carry out a run and return its average score (NaN when no task has labelled validation rows).
 
-    `resumes`: the run folder, or one checkpoint of it, to go on from. Raises UserError before anything is written, Interrupted
-    once all is saved, and any other error with the run folder's status set to `failed`.
+    `numbered`: a number is added to the folder's name when another run has it. `resumes`: the run folder, or one checkpoint
+    of it, to go on from. Raises UserError when nothing has begun, and then leaves no new folder, Interrupted once all is
+    saved, and any other error with the run folder's status set to `failed`.
     """
 
     if _launched():
-        return _run_as_rank(config, run_dir, command, resumes)
+        return _run_as_rank(config, run_dir, command, numbered, resumes)
     with Interrupt() as interrupt:
-        prepared, folder, name = _begin(config, run_dir, command, resumes, interrupt)
+        prepared, folder, name = _begin(config, run_dir, command, numbered, resumes, interrupt)
         try:
             if config.runner.devices == 1:
                 from mtlcli.runner.distributed import connect
@@ -47,11 +48,14 @@ def run(config: Config, run_dir: Path, *, command: list[str], resumes: Path | No
             from mtlcli.runner.launch import launch
 
             return _guarded(folder, True, lambda: _score(launch(config.runner, folder, name, interrupt)))
+        except UserError:
+            folder.discard_unused()
+            raise
         finally:
             folder.owner.release()
 
 
-def _run_as_rank(config: Config, run_dir: Path, command: list[str], resumes: Path | None) -> float:
+def _run_as_rank(config: Config, run_dir: Path, command: list[str], numbered: bool, resumes: Path | None) -> float:
     """Carry out a run whose ranks torchrun or SLURM has started: rank 0 makes the folder, then all of them read it."""
     from mtlcli.runner.distributed import connect, lost_neighbour
 
@@ -65,7 +69,7 @@ def _run_as_rank(config: Config, run_dir: Path, command: list[str], resumes: Pat
         if ranks.first:
             try:
                 # The folder is this rank's to the end.
-                _, owned, name = _begin(config, run_dir, command, resumes, interrupt)
+                _, owned, name = _begin(config, run_dir, command, numbered, resumes, interrupt)
                 place = {"folder": str(owned.path.absolute()), "checkpoint": name}
             except MtlError as error:
                 failure = error
@@ -85,7 +89,7 @@ def _run_as_rank(config: Config, run_dir: Path, command: list[str], resumes: Pat
             except Exception as error:
                 if not lost_neighbour(error):
                     raise
-                fix = f"the launcher says which and why; then go on with: mtl train resume={folder.path}"
+                fix = f"the launcher says which and why; then go on with: {commands.resume(folder.path)}"
                 raise RunError(f"rank {ranks.rank} lost another rank: {error}", str(folder.path), fix) from error
 
         return _guarded(folder, ranks.first, train)
@@ -107,7 +111,7 @@ def _check_room(config: Config, prepared: Prepared, run_dir: Path, step: int | N
 
 
 def _begin(
-    config: Config, run_dir: Path, command: list[str], resumes: Path | None, interrupt: Interrupt
+    config: Config, run_dir: Path, command: list[str], numbered: bool, resumes: Path | None, interrupt: Interrupt
 ) -> tuple[Prepared, RunFolder, str | None]:
     """Prepare the data, then make the run folder or open it again; the name of the checkpoint to go on from, if any.
 
@@ -121,6 +125,7 @@ def _begin(
         with interrupt.at_once():
             prepared = prepare(config)
             _check_room(config, prepared, folder.path)
+        folder.create(restart=config.resume == "auto", numbered=numbered)
         _start(config, prepared, folder, command)
     except RunError as error:
         # The disk, between the check and the first step.
@@ -133,8 +138,7 @@ def _begin(
 
 
 def _start(config: Config, prepared: Prepared, folder: RunFolder, command: list[str]) -> None:
-    """Make the run folder with all that the ranks and later verbs need, and say what is about to be done."""
-    folder.create(restart=config.resume == "auto")
+    """Fill the run folder with all that the ranks and later verbs need, and say what is about to be done."""
     # Before anything else: it marks the folder as one that `resume=auto` may begin anew in.
     folder.write_status("running")
     config.resume = None
@@ -295,7 +299,7 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
         console.say(results_table(results))
         for line in findings(results):
             console.say(line)
-        console.say(f"run folder: {folder.path}\nevaluate it again: mtl eval {folder.path}")
+        console.say(f"run folder: {folder.path}\nevaluate it again: {commands.evaluate(folder.path)}")
     return results
 
 

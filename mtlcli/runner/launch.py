@@ -16,7 +16,7 @@ import tempfile
 import time
 from typing import Any
 
-from mtlcli import checkpoint
+from mtlcli import checkpoint, commands
 from mtlcli.config.run import Runner
 from mtlcli.errors import Interrupted, Problem, RunError
 from mtlcli.runner.folder import RunFolder
@@ -131,7 +131,7 @@ def launch(runner: Runner, folder: RunFolder, name: str | None, interrupt: Inter
         raise _explained(failed[0], folder, runner.timeout)
     if "interrupted" in ranks[0].said:
         number, step = ranks[0].said["interrupted"]
-        raise Interrupted(number, step, f"mtl train resume={folder.path}")
+        raise Interrupted(number, step, commands.resume(folder.path))
     results: dict[str, Any] = ranks[0].said["done"]
     return results
 
@@ -154,7 +154,7 @@ def _watch(ranks: list[Rank]) -> None:
 def _explained(rank: Rank, folder: RunFolder, timeout: float) -> RunError:
     who = f"rank {rank.number} (process {rank.pid} on {platform.node()})"
     saved = checkpoint.folders(folder.checkpoints)
-    go_on = f"go on from {saved[-1].name}: mtl train resume={folder.path}" if saved else "nothing was saved yet: start again"
+    go_on = f"go on from {saved[-1].name}: {commands.resume(folder.path)}" if saved else "nothing was saved yet: start again"
     if "traceback" in rank.said:
         with folder.log.open("a", encoding="utf-8") as log:
             log.write(f"{who}:\n{rank.said['traceback']}")

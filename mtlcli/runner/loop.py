@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mtlcli import checkpoint
+from mtlcli import checkpoint, commands
 from mtlcli.config import Config
 from mtlcli.data.batches import Stream
 from mtlcli.data.encoder import TextEncoder
@@ -177,7 +177,7 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
             saved = state.step
         if asked:
             run.saver.wait()
-            raise Interrupted(asked, state.step, f"mtl train resume={run.folder.path}")
+            raise Interrupted(asked, state.step, commands.resume(run.folder.path))
         if done:
             if not last:
                 run.console.say(f"stopped: {state.stale if stale else state.stage.stale} evaluations without a better average")

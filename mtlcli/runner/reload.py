@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtlcli import checkpoint, garbage
+from mtlcli import checkpoint, commands, garbage
 from mtlcli.config import Config
 from mtlcli.config.snapshot import load_config
 from mtlcli.errors import UserError
@@ -44,7 +44,7 @@ def find(path: Path) -> Found:
     except ValueError as error:
         # Another one would have other scores than those that the run is known by.
         raise UserError(
-            f"the run's best checkpoint cannot be used: {error}", where=str(folder), fix=f"the newest: mtl eval {newest.folder}"
+            f"the run's best checkpoint cannot be used: {error}", where=str(folder), fix=f"the newest: {commands.evaluate(newest.folder)}"
         ) from error
 
 

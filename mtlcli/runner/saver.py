@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtlcli import checkpoint
+from mtlcli import checkpoint, commands
 from mtlcli.disk import writing
 from mtlcli.errors import RunError, RunWarning
 
@@ -67,7 +67,7 @@ class Saver:
 
     def _write(self, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any], best: int | None) -> None:
         folder = checkpoint.write(self._checkpoints, model, optimizer, state)
-        with writing("the checkpoints", self._checkpoints, f"then go on: mtl train resume={self._checkpoints.parent}"):
+        with writing("the checkpoints", self._checkpoints, f"then go on: {commands.resume(self._checkpoints.parent)}"):
             self._settle(folder, state["step"], best)
 
     def _settle(self, folder: Path, step: int, best: int | None) -> None:
