@@ -43,7 +43,8 @@ MOST_VALUES = 200
 VERSION_BASE = "1.3"
 CHOSEN_BY = {"tasks": "task", "sharing": "sharing", "weighting": "weighting", "sampling": "sampling"}
 """Sections whose keys depend on what is chosen in a group: nothing can be said of them when the choice is wrong."""
-HEADER = re.compile(r"#\s*@package\s+(tasks\.[\w-]+|_global_)\s*$")
+PACKAGE = re.compile(r"\s*#\s*@package\b[ \t]*(.*?)\s*$")
+HEADER = re.compile(r"tasks\.[A-Za-z][A-Za-z0-9_-]*|_global_")
 
 
 @dataclass
@@ -127,6 +128,33 @@ def explain(error: BaseException) -> Problem:
     lines = [line for line in lines if not line.startswith(("full_key:", "object_type=", "See https", "Config search path", "provider="))]
     key = re.search(r"full_key: (\S+)", str(cause))
     return Problem(" ".join(lines) or type(cause).__name__, key.group(1) if key else "")
+
+
+def _package(path: Path) -> str | None:
+    """What the header of a task file says where its values belong; None where there is no header."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[:3]
+    return next((found[1] for line in lines if (found := PACKAGE.match(line))), None)
+
+
+def _bad_header(path: Path) -> list[Problem]:
+    """What is wrong with the header of a task file that has one."""
+    package = _package(path)
+    if package is None or HEADER.fullmatch(package):
+        return []
+    fix = f"a task's name begins with a letter and has letters, digits, - and _ only; for example # @package {_proposal(package)}"
+    return [Problem(f"the header '# @package {package}' does not name a task", str(path), fix)]
+
+
+def _names(override: Override) -> list[str]:
+    """The choices that an override of a group names."""
+    value = override.value()
+    return [str(each) for each in (value if isinstance(value, list) else [value])]
+
+
+def _proposal(package: str) -> str:
+    """The header's name of a task, with other characters where it has some that a name cannot have."""
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", re.sub(r"^tasks?\.", "", package)).strip("_")
+    return f"tasks.{name}" if re.match("[A-Za-z]", name) else f"tasks.task_{name}".rstrip("_")
 
 
 def _loader(own: Path | None) -> ConfigLoader:
@@ -294,6 +322,9 @@ class _Preflight:
     def _check_job(self, job: list[Override]) -> tuple[Config | None, list[Problem]]:
         """Compose one job; what is wrong with it."""
         chosen = [override for override in job if self._is_group(override) or self._is_hydras(override)]
+        named = [name for override in chosen if override.key_or_group == "task" for name in _names(override)]
+        if bad_headers := [problem for name in named for path in self._own_tasks(name) for problem in _bad_header(path)]:
+            return None, bad_headers
         if self.saved is not None and not chosen:
             # Nothing to compose: the run has its configuration.
             problems: list[Problem] = []
@@ -346,6 +377,12 @@ class _Preflight:
                 self.composed[overrides] = None, error.problems
             except UnicodeDecodeError:
                 self.composed[overrides] = None, self._not_utf8()
+            except ValueError as error:
+                # What Hydra raises for a header of more or fewer words than two.
+                self.composed[overrides] = (
+                    None,
+                    [problem for path in self._own_tasks("*") for problem in _bad_header(path)] or [explain(error)],
+                )
             else:
                 composed.pop("hydra")
                 self.composed[overrides] = composed, []
@@ -371,10 +408,12 @@ class _Preflight:
             return []
         what = "does not start with the header that names its task, so its values belong nowhere"
         files = sorted((self.own or Path()).joinpath("task").glob("*.yaml"))
-        lacking = [
-            path for path in files if not any(map(HEADER.match, path.read_text(encoding="utf-8", errors="replace").splitlines()[:3]))
-        ]
+        lacking = [path for path in files if _package(path) is None]
         return [Problem(what, str(path), f"make this its first line: # @package tasks.{path.stem}") for path in lacking]
+
+    def _own_tasks(self, name: str) -> list[Path]:
+        """The user's task files of this name or pattern."""
+        return sorted((self.own or Path()).joinpath("task").glob(f"{name}.yaml"))
 
     def _rewritten(self, override: Override) -> str:
         text = override.input_line or ""

@@ -66,7 +66,8 @@ def _nearest_path(path: Path) -> str:
 def _task(name: str, task: Task, config: Config, names: list[str]) -> Iterator[Problem]:
     at = f"tasks.{name}"
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
-        yield Problem("a task's name is made of letters, digits, - and _", at, "name it otherwise in its header: # @package tasks.NAME")
+        what = "a task's name begins with a letter and is made of letters, digits, - and _"
+        yield Problem(what, at, "name it otherwise in its header: # @package tasks.NAME")
     yield from _source(at, task, config)
     yield from _head(at, name, task, config, names)
     kind = task.type  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@ the transformers network as it is: masks, position biases, attention implementat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Sequence
 from copy import deepcopy
 from typing import Any, Literal
 
@@ -53,8 +53,52 @@ class MaskedRoute(Route):
         """(batch, length) bool: True where there is a token."""
 
 
-class PerTask(nn.ModuleDict):
-    """One module for each task that has a head of its own: private to it and to the tasks that borrow the head."""
+RESERVED = frozenset(dir(nn.ModuleDict())) | frozenset(dir(nn.ParameterDict())) | {"network"}
+"""Names of tasks that cannot be names of submodules: attributes of torch's containers (`type`, `keys`, `training`), and the name under
+which a backbone keeps its network."""
+PREFIX = "task:"
+"""What stands before a reserved name in the names of parameters. No task's name has a colon."""
+
+
+def key_of(task: str) -> str:
+    """The name of a task's submodule in the names of parameters: the task's own, or `task:type` for a task named `type`."""
+    return PREFIX + task if task in RESERVED else task
+
+
+def task_of(key: str) -> str:
+    """The task of a submodule that `key_of` has named."""
+    return key.removeprefix(PREFIX)
+
+
+class TaskModules(nn.ModuleDict):
+    """A module for each task that has a head of its own. The names that torch does not take are changed by `key_of`."""
+
+    def __getitem__(self, task: str) -> nn.Module:
+        return super().__getitem__(key_of(task))
+
+    def __setitem__(self, task: str, module: nn.Module) -> None:
+        super().__setitem__(key_of(task), module)
+
+    def __delitem__(self, task: str) -> None:
+        super().__delitem__(key_of(task))
+
+    def __contains__(self, task: object) -> bool:
+        return isinstance(task, str) and super().__contains__(key_of(task))
+
+    def __iter__(self) -> Iterator[str]:
+        return map(task_of, super().__iter__())
+
+    def keys(self) -> KeysView[str]:
+        """The tasks."""
+        return dict(self.items()).keys()
+
+    def items(self) -> ItemsView[str, nn.Module]:
+        """Tasks and their modules."""
+        return {task_of(key): module for key, module in super().items()}.items()
+
+
+class PerTask(TaskModules):
+    """Modules that are private each to its task and to the tasks that borrow the head."""
 
     @classmethod
     def copies(cls, module: nn.Module, owners: Sequence[str]) -> PerTask:

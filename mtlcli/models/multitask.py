@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mtlcli.data.batches import Batch, join
 from mtlcli.models.backbone import height_of
-from mtlcli.models.layers import PerTask
+from mtlcli.models.layers import PerTask, TaskModules, task_of
 from mtlcli.tasks.base import Encoded, TaskType
 
 
@@ -48,7 +48,7 @@ class Trunk(nn.Module, ABC):
         for part, following in zip(path, path[1:], strict=False):
             module = getattr(module, part)
             if isinstance(module, PerTask):
-                return self.borrowers(following)
+                return self.borrowers(task_of(following))
         return tuple(self.owners)
 
     def borrowers(self, owner: str) -> tuple[str, ...]:
@@ -72,7 +72,7 @@ class Trunk(nn.Module, ABC):
     def enter(self, stage: int, *, anew: bool) -> None:
         """A stage of the run (numbered from 0) begins, or, not `anew`, a resumed run goes on in it. Most strategies have one stage."""
 
-    def term(self, batch: Batch, encoded: Encoded, heads: nn.ModuleDict, tasks: dict[str, TaskType[Any]]) -> Tensor | None:
+    def term(self, batch: Batch, encoded: Encoded, heads: TaskModules, tasks: dict[str, TaskType[Any]]) -> Tensor | None:
         """A term that the loss of a batch has beside the task's own, summed over the batch's inputs (scalar, fp32), or None.
 
         `encoded`: what `forward` gave for the batch.
@@ -102,7 +102,7 @@ class MultiTaskModel(nn.Module):
         super().__init__()
         self.depth, self.hidden = depth, hidden
         self.trunk = trunk
-        self.heads = nn.ModuleDict(heads)
+        self.heads = TaskModules(heads)
         self.tasks = tasks
 
     def owner(self, task: str) -> str:
@@ -151,7 +151,7 @@ class MultiTaskModel(nn.Module):
             if part == "trunk":
                 partition[name] = self.trunk.users(rest)
             else:
-                partition[name] = self.trunk.borrowers(rest.partition(".")[0])
+                partition[name] = self.trunk.borrowers(task_of(rest.partition(".")[0]))
         return partition
 
     def parameter_counts(self) -> dict[str, Any]:

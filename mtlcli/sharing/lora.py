@@ -20,6 +20,7 @@ from mtlcli.config.sharing import LoRASharing
 from mtlcli.data.batches import Batch
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import Backbone
+from mtlcli.models.layers import key_of, task_of
 from mtlcli.models.multitask import Trunk
 from mtlcli.tasks.base import Encoded
 
@@ -47,7 +48,7 @@ class LoRA(Trunk):
                 with warnings.catch_warnings():
                     # Several adapters are what is wanted, and GPT-2 keeps its matrices transposed.
                     warnings.filterwarnings("ignore", "Already found a `peft_config`|fan_in_fan_out is set to False")
-                    inject_adapter_in_model(settings, network, name)
+                    inject_adapter_in_model(settings, network, key_of(name))
             except ValueError as error:
                 raise _refusal(config, network.config.model_type, error) from error
         # peft's own way to choose an adapter freezes the others, which is not its to decide; here all layers read one list.
@@ -64,13 +65,13 @@ class LoRA(Trunk):
 
     def forward(self, task: str, batch: Batch) -> Encoded:
         """Token states and pooled vectors through the task's changes."""
-        self._active[:] = [self.owners[task], *([SHARED] if self._shared else [])]
+        self._active[:] = [key_of(self.owners[task]), *([SHARED] if self._shared else [])]
         return self.backbone(batch)
 
     def users(self, parameter: str) -> tuple[str, ...]:
         """Of a task's change: the task and those that borrow its head."""
         adapter = _adapter(parameter)
-        return super().users(parameter) if adapter is None or adapter == SHARED else self.borrowers(adapter)
+        return super().users(parameter) if adapter is None or adapter == SHARED else self.borrowers(task_of(adapter))
 
 
 def _adapter(parameter: str) -> str | None:

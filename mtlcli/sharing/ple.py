@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from mtlcli.config.sharing import PLESharing
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.experts import Blocks, ExpertTrunk, Load, Mixture, mix
-from mtlcli.models.layers import PerTask
+from mtlcli.models.layers import PerTask, TaskModules
 
 
 class Level(nn.Module):
@@ -37,7 +37,7 @@ class Level(nn.Module):
         self.experts = Blocks(self._private + self._shared, trunk.backbone.hidden, trunk.std)
         gates = {owner: trunk.gate(self._own + self._shared) for owner in trunk.heads}
         # Not private where the losses of all tasks depend on the gates of all.
-        self.gates: nn.ModuleDict = nn.ModuleDict(gates) if all_streams else PerTask(gates)
+        self.gates = TaskModules(gates) if all_streams else PerTask(gates)
         self.shared_gate = trunk.gate(self._private + self._shared)
         self.load = Load(trunk.heads, self._own + self._shared, trunk.route)
         self.shared_load = Load(["shared"], self._private + self._shared, trunk.route)

@@ -36,7 +36,7 @@ from torch.func import functional_call
 from mtlcli.config.sharing import ProgressiveSharing, stages_of
 from mtlcli.data.batches import Batch
 from mtlcli.models.backbone import Backbone
-from mtlcli.models.layers import Layer, hidden_of, layer_list, with_hidden
+from mtlcli.models.layers import Layer, TaskModules, hidden_of, layer_list, with_hidden
 from mtlcli.models.multitask import Trunk
 from mtlcli.tasks.base import Encoded, TaskType
 
@@ -186,7 +186,7 @@ class Distilled(Staged):
         """Token states and pooled vectors: the same function for every task."""
         return self.backbone(batch)
 
-    def term(self, batch: Batch, encoded: Encoded, heads: nn.ModuleDict, tasks: dict[str, TaskType[Any]]) -> Tensor | None:
+    def term(self, batch: Batch, encoded: Encoded, heads: TaskModules, tasks: dict[str, TaskType[Any]]) -> Tensor | None:
         """How far what the earlier heads say has moved since the stage began, times `strength`: scalar, summed over the batch's inputs."""
         earlier = [owner for owner in self.heads if self.stage_of(owner) < self.stage]
         if not earlier or self.config.strength == 0:

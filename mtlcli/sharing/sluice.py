@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from mtlcli.config.sharing import SluiceSharing
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import Backbone
-from mtlcli.models.layers import PerTask
+from mtlcli.models.layers import PerTask, key_of
 from mtlcli.models.streams import Stitched, start
 
 
@@ -72,7 +72,7 @@ class Sluice(Stitched):
 
     def learning_rates(self) -> dict[str, float]:
         """Units and the weights of layers learn at a rate of their own."""
-        return super().learning_rates() | {f"layers.{owner}.beta": self.config.lr for owner in self.heads}
+        return super().learning_rates() | {f"layers.{key_of(owner)}.beta": self.config.lr for owner in self.heads}
 
     def measures(self) -> dict[str, Any]:
         """`mixing` of cross-stitch, `layers`: each task's weights of its layers, and `overlap`: what the penalty multiplies."""

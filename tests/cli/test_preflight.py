@@ -176,6 +176,18 @@ def test_options() -> None:
 # ------------------------------------------------------------------------------------------------ own files
 
 
+@pytest.mark.parametrize(
+    ("package", "proposal"),
+    [("tasks.my task", "my_task"), ("tasks.my.task", "my_task"), ("tasks.1st", "task_1st"), ("task.mine", "mine"), ("sharing", "sharing")],
+)
+def test_a_header_that_names_no_task(own: Path, package: str, proposal: str) -> None:
+    (own / "my_conf" / "task" / "mine.yaml").write_text(f"# @package {package}\n{MINE}")
+    assert said("-cd", "my_conf", "task=mine") == [
+        f"my_conf/task/mine.yaml: the header '# @package {package}' does not name a task -> a task's name begins with a letter and has "
+        f"letters, digits, - and _ only; for example # @package tasks.{proposal}"
+    ]
+
+
 def test_a_task_without_its_header(own: Path) -> None:
     (own / "my_conf" / "task" / "mine.yaml").write_text(MINE)
     assert said("-cd", "my_conf", "task=mine", "tasks.mine.weight=2", "seed=-1") == [

@@ -76,7 +76,8 @@ TASKS: list[tuple[dict[str, Any], list[str]]] = [
     (
         {"my task": TEXT},
         [
-            "tasks.my task: a task's name is made of letters, digits, - and _ -> name it otherwise in its header: # @package tasks.NAME",
+            "tasks.my task: a task's name begins with a letter and is made of letters, digits, - and _ -> name it otherwise in its "
+            "header: # @package tasks.NAME",
         ],
     ),
     (

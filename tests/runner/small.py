@@ -64,10 +64,13 @@ def small_model(
     weighting: str = "static",
     weights: dict[str, float] | None = None,
     frozen_layers: int | None = None,
+    names: dict[str, str] | None = None,
     **options: Any,
 ) -> tuple[MultiTaskModel, Weighting]:
-    """A model of the three tasks, initialised with seed 0, and a weighting for it. `sharing`: a strategy's name or its config."""
+    """A model of the three tasks, initialised with seed 0, and a weighting for it. `sharing`: a strategy's name or its config.
+    `names`: other names for the tasks, by their usual ones."""
     tasks, _, _, files = small_data()
+    tasks = {(names or {}).get(name, name): task for name, task in tasks.items()}
     for name, factor in (lr_factors or {}).items():
         tasks[name].config.lr_factor = factor
     torch.manual_seed(0)
