@@ -22,14 +22,15 @@ ROUNDING = ("runner.devices", "runner.device", "runner.threads", "runner.accumul
 """Keys that change the result by rounding only: said, not refused."""
 FIXED = (
     *("model.kind", "model.name", "model.pooling", "model.layers", "model.hidden", "model.heads", "model.vocabulary"),
-    *("model.initializer_range", "sharing.*", "weighting.name", "tasks.*.type", "tasks.*.head", "tasks.*.head_layers", "tasks.*.labels"),
+    *("model.initializer_range", "sharing.*", "weighting.name", "tasks.*.type", "tasks.*.head"),
+    *("tasks.*.head_layers", "tasks.*.labels", "tasks.*.label_ids"),
 )
 """Keys that decide what there is to learn: another value needs another run."""
 METHODS = ("sharing.name", "weighting.name", "sampling.name")
 PRESENT = "in the run"
 SETTLED: dict[str, str | None] = {
     **dict.fromkeys(("model.kind", "model.pooling", "runner.precision", "runner.max_tokens"), "auto"),
-    **dict.fromkeys(("optim.lr", "tasks.*.max_length", "tasks.*.labels"), None),
+    **dict.fromkeys(("optim.lr", "tasks.*.max_length", "tasks.*.labels", "tasks.*.label_ids"), None),
 }
 """Keys that a run settles when it starts, and the values that leave them open; a config that does so again asks for no change."""
 

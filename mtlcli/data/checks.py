@@ -29,8 +29,9 @@ def check_tables(tasks: Mapping[str, TaskType[Any]], tables: Mapping[str, Mappin
     }
     # All tasks learn from their train splits first: one may use the classes of another.
     for name, task in tasks.items():
-        train = task.config.splits.train or ""
-        task.prepare(None if shapes[name].get(train) else tables[name].get(train))
+        sound = {split: table for split, table in tables[name].items() if not shapes[name][split]}
+        train = sound.pop(task.config.splits.train or "", None)
+        task.prepare(train, list(sound.values()))
     problems: list[Problem] = []
     warnings: list[Problem] = []
     for name, task in tasks.items():

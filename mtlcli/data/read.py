@@ -6,9 +6,8 @@ import csv
 import hashlib
 import io
 import json
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,6 @@ from mtlcli.errors import Problem, UserError
 from mtlcli.registry import suggest
 
 EXTENSIONS = ("parquet", "csv", "tsv", "jsonl")
-# No leading zeros and at most 18 digits: `007` and longer runs of digits are names, which a number would not give back.
-INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
-NUMBER = re.compile(r"[+-]?((0|[1-9][0-9]{0,17})(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 FIELD_LIMIT = 2**31 - 1  # The csv module's own limit of 128 KiB is shorter than some contexts.
 
 
@@ -30,9 +26,8 @@ def read_file(path: Path, split: str) -> Table:
     """Read a parquet, csv, tsv or jsonl file as the rows of `split`.
 
     Text files are UTF-8, with or without a byte order mark. csv: RFC 4180 with a header line. tsv: a header line, no
-    quoting. jsonl: one object a line. In csv and tsv an empty field is null, and a column whose other values are all
-    integers (or all numbers) holds integers (or floats). Raises UserError, with the line, when the file cannot be read
-    or has no rows.
+    quoting. jsonl: one object a line. Columns of csv and tsv hold text as it stands in the file, whatever it looks like, and
+    null where a field is empty. Raises UserError, with the line, when the file cannot be read or has no rows.
     """
     extension = path.suffix.lower().removeprefix(".")
     if extension not in EXTENSIONS:
@@ -179,23 +174,12 @@ def _delimited(rows: Iterator[tuple[int, list[str]]], path: Path) -> tuple[dict[
         raise UserError(what, f"{path}, line {line}", fix)
     if not lines:
         raise UserError("the file has a header and no rows", str(path), "write rows into it, or name another file")
-    return {name: _typed(list(column)) for name, column in zip(header, zip(*values, strict=True), strict=True)}, lines
+    return {name: _text_column(column) for name, column in zip(header, zip(*values, strict=True), strict=True)}, lines
 
 
-def _typed(values: list[str]) -> pa.Array:
-    """Integers if every non-empty value is one, else floats, else strings; empty is null, and so is a column without any value."""
-    filled = [value for value in values if value]
-    if not filled:
-        return pa.nulls(len(values))
-
-    def convert(to: Callable[[str], Any]) -> list[Any]:
-        return [to(value) if value else None for value in values]
-
-    if all(INTEGER.fullmatch(value) for value in filled):
-        return pa.array(convert(int), pa.int64())
-    if all(NUMBER.fullmatch(value) for value in filled):
-        return pa.array(convert(float), pa.float64())
-    return pa.array(convert(str), pa.string())
+def _text_column(values: Sequence[str]) -> pa.Array:
+    """Fields as they stand in the file; an empty one is null. Whoever needs numbers converts them."""
+    return pa.array([value or None for value in values], pa.string())
 
 
 def _jsonl(text: str, path: Path) -> tuple[dict[str, pa.Array], list[int]]:

@@ -23,7 +23,7 @@ from mtlcli.disk import reason, writing
 from mtlcli.errors import RunWarning, UserError
 from mtlcli.tasks.base import TaskType
 
-FORMAT = 2
+FORMAT = 3
 """Raise it whenever the files, or what a task type's `encode` gives for the same input, change."""
 
 FIX = "make room or the place writable, or give data.cache_dir=FOLDER"

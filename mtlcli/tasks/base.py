@@ -6,6 +6,7 @@ Everything a type does stands side by side in one file, and nobody else asks wha
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -86,8 +87,9 @@ class TaskType(ABC, Generic[C]):
     def texts(self, table: Table) -> list[str]:
         """All text of a table, on which a tokenizer can be trained."""
 
-    def prepare(self, train: Table | None) -> None:
-        """Learn from the train split what the config leaves open (for example the label set). Called once, before `check`."""
+    def prepare(self, train: Table | None, others: Sequence[Table] = ()) -> None:
+        """Learn from the train split what the config leaves open (for example the label set), and from all splits what must be the same
+        in each (for example whether labels are names or ids). Called once, before `check`. `others`: the other splits of the task."""
 
     @abstractmethod
     def check(self, table: Table, *, labelled: bool) -> list[Problem]:

@@ -27,6 +27,18 @@ def is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
+def as_text(column: pa.ChunkedArray) -> pa.Array:
+    """A column of text, numbers or truth values as text: (rows,). True and false are 1 and 0, NaN is null, -1.0 is -1."""
+    kind = column.type
+    if pa.types.is_boolean(kind):
+        column = column.cast(pa.int8())
+    if pa.types.is_floating(kind):
+        written = {-1: "-1", None: None}
+        values = [written[value] if value in written else None if value != value else str(value) for value in column.to_pylist()]
+        return pa.array(values, pa.string())
+    return pa.array(column.cast(pa.string()).combine_chunks())
+
+
 def input_columns(columns: TextColumns) -> list[str]:
     """The columns that hold the input of a task on one text or a pair of texts."""
     return [columns.text] if columns.text_pair is None else [columns.text, columns.text_pair]

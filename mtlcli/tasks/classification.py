@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mtlcli.config.task import ClassificationTask
 from mtlcli.data.features import Features
-from mtlcli.data.table import Table
+from mtlcli.data.table import Table, as_numpy
 from mtlcli.errors import Problem
 from mtlcli.tasks.base import Outputs, TaskType
-from mtlcli.tasks.checks import counted, input_columns, is_text, require_finite, shown, text_problems, wrong_type
+from mtlcli.tasks.checks import as_text, counted, input_columns, is_text, require_finite, shown, text_problems, wrong_type
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,7 +31,11 @@ MISSING = -100
 """Class id of a row without label, which the loss leaves out."""
 UNKNOWN = -101
 """Class id of a row whose label is outside the set."""
-WHOLE = re.compile(r"-?[0-9]+")
+WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+"""A whole number as an id is written: `007` and `+1` are names."""
+SIGNED = re.compile(r"\+[0-9]+")
+POINT_ZERO = re.compile(r"-?[0-9]+\.0+")
+"""What pandas makes of a whole number in a column with an empty row."""
 CLASSES_NAMED = 20
 """Classes that a message names."""
 
@@ -35,11 +43,17 @@ CLASSES_NAMED = 20
 class Classification(TaskType[ClassificationTask]):
     """One label out of a fixed set.
 
-    The label column holds names (text) or ids (whole numbers). Numbers are matched by name when every class name is itself
-    a whole number (classes 1 to 5 for stars), else they are ids. Null, an empty text and -1, as on the hub, say that there is no label.
+    The label column holds class names or ids, each as text or as numbers. A value that is a class name is that class, also
+    where it is a whole number (classes 1 to 5 for stars). Other whole numbers are ids only where no class name is a whole
+    number, the classes do not come from the train split, and no split of the task holds names: `label_ids` says so outright.
+    Null, an empty text and, unless it is a class name, -1 (as on the hub) say that there is no label.
     """
 
     _learned = False
+    _unlearned = False
+    """Whether the train split holds labels of which no classes can be learned."""
+    _tables: Sequence[Table] = ()
+    """All splits of the task that are read."""
 
     @property
     def default_metrics(self) -> list[str]:
@@ -64,18 +78,33 @@ class Classification(TaskType[ClassificationTask]):
     def texts(self, table: Table) -> list[str]:
         return [text for column in input_columns(self.config.columns) for text in table.column(column)]
 
-    def prepare(self, train: Table | None) -> None:
-        """Without configured labels: the sorted distinct values of the train split, numbers in the order of numbers.
+    def prepare(self, train: Table | None, others: Sequence[Table] = ()) -> None:
+        """Without configured labels: the sorted distinct values of the train split as they are written,
+        whole numbers in the order of numbers. They are written into the config, so that the saved one
+        is complete. -1 is a class beside +1 only.
 
-        They are written into the config, so that the saved one is complete. -1 is no class unless the config says so.
+        Then all splits are looked at for class names.
         """
+        if self._known_labels is None and self.owner is None and train is not None:
+            self._learn(train)
+        self._tables = others if train is None else [train, *others]
+
+    def _learn(self, train: Table) -> None:
         column = self.config.columns.label
-        if self._known_labels is not None or self.owner is not None or train is None or column not in train.rows.column_names:
+        if column not in train.rows.column_names or not _holds_labels(train.rows.column(column).type):
             return
-        if _holds_labels(train.rows.column(column).type):
-            values = {int(value) if isinstance(value, bool) else value for value in train.rows.column(column).unique().to_pylist()}
-            self._learned = True
-            self.config.labels = [str(value) for value in sorted(values - {None, -1, ""})]
+        found = set(self._written(train).unique().to_pylist()) - {None, ""}
+        if not any(SIGNED.fullmatch(text) for text in found):
+            found.discard("-1")
+        pointed = bool(found) and all(POINT_ZERO.fullmatch(text) for text in found)
+        if pointed or pa.types.is_floating(train.rows.column(column).type):
+            self._unlearned = True
+            return
+        self._learned = True
+        self.config.labels = sorted(found)
+        if all(WHOLE.fullmatch(text.removeprefix("+")) for text in found):
+            self.config.labels.sort(key=int)
+        self.config.label_ids = False
 
     def check(self, table: Table, *, labelled: bool) -> list[Problem]:
         problems = text_problems(table, input_columns(self.config.columns))
@@ -85,58 +114,73 @@ class Classification(TaskType[ClassificationTask]):
 
     def _label_problems(self, table: Table, *, labelled: bool) -> list[Problem]:
         column = self.config.columns.label
-        if not _holds_labels(table.rows.column(column).type):
-            needed = "class names (text) or ids (whole numbers) are needed"
-            values = table.column(column)
-            row = next((row for row, value in enumerate(values) if not (isinstance(value, float) and value.is_integer())), 0)
-            fix = f"write the labels so (1, not 1.0), or name another column in tasks.{self.name}.columns.label"
-            return [wrong_type(table, column, needed, fix, row)]
-        if self._known_labels is None:
-            if (self.owner or self).config.splits.train is not None:
-                return []  # They would have come from the train split; what is wrong with that one is said there.
+        kind = table.rows.column(column).type
+        if not _holds_labels(kind):
+            fix = f"name another column in tasks.{self.name}.columns.label"
+            return [wrong_type(table, column, "class names (text) or ids (whole numbers) are needed", fix)]
+        owner = self.owner or self
+        if self._known_labels is None and owner.config.splits.train is None:
             return [Problem("the classes are not known without a train split", f"tasks.{self.name}.labels", "name the classes here")]
+        if self._known_labels is None and not (self._unlearned and table.split == self.config.splits.train):
+            return []  # They would have come from the train split; what is wrong with that one is said there.
         ids = self._ids(table)
         missing = np.flatnonzero(ids == MISSING)
+        minus_one = self._minus_one(table, missing)
         if labelled and len(missing) == len(table):
-            fix = f"name the column with the labels in tasks.{self.name}.columns.label, or fill it in"
+            fix = minus_one or f"name the column with the labels in tasks.{self.name}.columns.label, or fill it in"
             return [Problem(f"column '{column}' has no label in any of the {len(table):,} rows: null, empty or -1", table.origin, fix)]
-        if len(self.labels) < 2:
+        if self._known_labels is not None and len(self.labels) < 2:
             if table.split != self.config.splits.train:
                 return []
             what = f"column '{column}' holds fewer than two classes: {', '.join(self.labels)}"
-            return [Problem(what, table.origin, f"name all classes in tasks.{self.name}.labels, or leave the task out")]
+            return [Problem(what, table.origin, minus_one or f"name all classes in tasks.{self.name}.labels, or leave the task out")]
         problems = []
         if len(unknown := np.flatnonzero(ids == UNKNOWN)):
             problems.append(self._unknown_labels(table, unknown))
         if labelled and len(missing):
-            fix = f"fill it in, or leave the row out; allowed: {self._allowed()}"
+            fix = minus_one or "fill it in, or leave the row out" + (f"; allowed: {self._allowed()}" if self._known_labels else "")
             problems.append(counted(table, missing, f"column '{column}' has no label: null, empty or -1", fix))
         elif 0 < len(missing) < len(table):
             what = f"column '{column}' has no label: null, empty or -1, while other rows of the split have one"
             problems.append(counted(table, missing, what, "label all rows of a split, or none"))
         return problems
 
+    def _minus_one(self, table: Table, missing: NDArray[np.int64]) -> str:
+        """What to do when -1 is meant as a class; empty when no row has it."""
+        if "-1" not in self._written(table).take(pa.array(missing)).unique().to_pylist():
+            return ""
+        key, named = f"tasks.{(self.owner or self).name}.labels", _listed(["-1", *(self._known_labels or [])])
+        return f"-1 says that a row has no label: leave such rows out; if it is a class, name it in {key}: {named}"
+
     def _unknown_labels(self, table: Table, rows: NDArray[np.int64]) -> Problem:
         """Rows whose label is outside the set."""
-        column = table.rows.column(self.config.columns.label)
-        values = column.take(pa.array(rows)).to_pylist()
-        # In a csv file one word among numbers makes a text of every number: the word is the fault.
-        words = [index for index, value in enumerate(values) if isinstance(value, str) and not WHOLE.fullmatch(value)]
-        if 0 < len(words) < len(values):
-            values, rows = [values[index] for index in words], rows[words]
-        found = list(dict.fromkeys(values))
-        first = found[0]
-        if isinstance(first, str) and not words and 0 <= int(first) < len(self.labels):
-            what, fix = f"label {first!r} is text, and an id is a whole number", f"write {first} without quotes, or the class name"
-            return counted(table, rows, what, f"{fix}; allowed: {self._allowed()}")
+        column = self.config.columns.label
+        values = table.rows.column(column)
+        if pa.types.is_floating(values.type):
+            needed = "class names (text) or ids (whole numbers) are needed"
+            fix = f"write the labels so (1, not 1.0), or name another column in tasks.{self.name}.columns.label"
+            return wrong_type(table, column, needed, fix, int(rows[0]))
+        found = values.take(pa.array(rows)).unique().to_pylist()
         more = f"; others: {', '.join(map(shown, found[1:6]))}" if len(found) > 1 else ""
-        what = f"label {shown(first)} ({'text' if isinstance(first, str) else 'a number'}) is not one of the classes{more}"
-        return counted(table, rows, what, f"allowed: {self._allowed()}")
+        what = f"label {shown(found[0])} is not one of the classes{more}"
+        first = str(found[0])
+        whole = first.partition(".")[0] if POINT_ZERO.fullmatch(first) else None
+        if self._known_labels is None:
+            what = f"label {shown(found[0])} is a whole number with a decimal point{more}"
+            key, named = f"tasks.{(self.owner or self).name}.labels", _listed(map(str, found))
+            fix = f"write {whole}; or, if the classes are called so, name them in {key}: {named}"
+        elif whole is not None and self._class_ids([whole])[0] >= 0:
+            fix = f"write {whole}, without a decimal point; allowed: {self._allowed()}"
+        elif self._named and self._ids_allowed and WHOLE.fullmatch(first):
+            fix = f"{self._named}, so that numbers are no ids here; allowed: {self._allowed()}"
+        else:
+            fix = f"allowed: {self._allowed()}"
+        return counted(table, rows, what, fix)
 
     def _allowed(self) -> str:
         """The classes, of many the first ones, and the key that says them."""
         shorter = self.labels[:CLASSES_NAMED]
-        names = shorter if self._by_name else [f"{number} = {label}" for number, label in enumerate(shorter)]
+        names = [f"{number} = {label}" for number, label in enumerate(shorter)] if self._takes_ids else shorter
         more = [f"... ({len(self.labels)} classes)"] if len(self.labels) > len(shorter) else []
         key = f"tasks.{(self.owner or self).name}.labels"
         origin = f"all that split '{self.config.splits.train}' has; name others in {key}" if self._learned else key
@@ -157,29 +201,56 @@ class Classification(TaskType[ClassificationTask]):
         return self._ids(table)
 
     @property
-    def _by_name(self) -> bool:
-        """Whether whole numbers in the label column are class names rather than ids."""
-        return all(label.lstrip("-").isdigit() for label in self.labels)
+    def _ids_allowed(self) -> bool:
+        """Whether whole numbers may be ids, by what the config says."""
+        said = self.config.label_ids if self.config.label_ids is not None else (self.owner or self).config.label_ids
+        return said if said is not None else not any(WHOLE.fullmatch(label) for label in self._known_labels or [])
+
+    @cached_property
+    def _named(self) -> str:
+        """Where a split of the task holds a class name, so that no split holds ids; empty: no split does."""
+        names = pa.array([label for label in self._known_labels or [] if not WHOLE.fullmatch(label)], pa.string())
+        for table in self._tables:
+            rows = pc.indices_nonzero(pc.is_in(self._written(table), names))
+            if len(rows):
+                row = rows[0].as_py()
+                return f"{table.where(row)} holds the name {self._written(table)[row].as_py()}"
+        return ""
+
+    @property
+    def _takes_ids(self) -> bool:
+        """Whether whole numbers in the label column are ids: in all splits of the task or in none."""
+        return self._ids_allowed and not self._named
+
+    def _written(self, table: Table) -> pa.Array:
+        """The label of each row as it is written, null where the column is: (rows,) of text."""
+        column = self.config.columns.label
+        if column not in table.rows.column_names:
+            return pa.nulls(len(table), pa.string())
+        return as_text(table.rows.column(column))
+
+    def _class_ids(self, texts: Sequence[str]) -> list[int]:
+        """The class id of each label as it is written, MISSING or UNKNOWN."""
+        numbers = {label: number for number, label in enumerate(self._known_labels or [])}
+        takes_ids = self._takes_ids
+
+        def class_id(text: str) -> int:
+            whole = takes_ids and WHOLE.fullmatch(text)
+            if text in numbers and not whole:
+                return numbers[text]
+            if text in ("", "-1"):
+                return MISSING
+            return int(text) if whole and 0 <= int(text) < len(numbers) else UNKNOWN
+
+        return [class_id(text) for text in texts]
 
     def _ids(self, table: Table) -> NDArray[np.int64]:
         """The class id of each row, MISSING or UNKNOWN: (rows,)."""
-        column = self.config.columns.label
-        if column not in table.rows.column_names:
-            return np.full(len(table), MISSING, dtype=np.int64)
-        numbers = {label: number for number, label in enumerate(self.labels)}
-        by_name = self._by_name
-
-        def class_id(value: Any) -> int:
-            name = value if isinstance(value, str) else str(int(value)) if by_name and value is not None else None
-            if name in numbers:
-                return numbers[name]
-            if value in (None, "", -1):
-                return MISSING
-            return int(value) if not by_name and not isinstance(value, str) and 0 <= value < len(numbers) else UNKNOWN
-
-        values = table.column(column)
-        ids = {value: class_id(value) for value in set(values)}
-        return np.array([ids[value] for value in values], dtype=np.int64)
+        written = self._written(table).dictionary_encode()
+        known = self._class_ids(written.dictionary.to_pylist())
+        classes = np.array([*known, MISSING], np.int64)
+        found: NDArray[np.int64] = classes[as_numpy(written.indices.fill_null(len(classes) - 1))]
+        return found
 
     def encode(self, table: Table, encoder: TextEncoder) -> Features:
         columns = self.config.columns
@@ -239,5 +310,12 @@ class Classification(TaskType[ClassificationTask]):
         return 0.0
 
 
+def _listed(labels: Iterable[str]) -> str:
+    """Some labels as a list that YAML and the command line take."""
+    return json.dumps(sorted(labels)[:CLASSES_NAMED], ensure_ascii=False)
+
+
 def _holds_labels(kind: pa.DataType) -> bool:
-    return is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)
+    """Whether a column type can hold labels; floats can where every one is missing, or is a class name."""
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    return is_text(kind) or number or pa.types.is_null(kind)

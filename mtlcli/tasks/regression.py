@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from mtlcli.data.features import Features
 from mtlcli.data.table import Table, as_numpy
 from mtlcli.errors import Problem
 from mtlcli.tasks.base import Outputs, TaskType
-from mtlcli.tasks.checks import counted, input_columns, require_finite, shown, text_problems, wrong_type
+from mtlcli.tasks.checks import counted, input_columns, is_text, require_finite, shown, text_problems, wrong_type
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,8 +25,15 @@ if TYPE_CHECKING:
     from mtlcli.data.encoder import TextEncoder
 
 
+NUMBER = re.compile(r"\s*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\s*", re.ASCII)
+"""How a number is written as text; `1_000`, `1,5` and `nan` are none."""
+
+
 class Regression(TaskType[RegressionTask]):
-    """One real number. A column that is null, NaN or, as on the hub, -1 in every row says that the split has no scores."""
+    """One real number, as a number or as text that says one.
+
+    A column that is null, NaN or, as on the hub, -1 in every row says that the split has no scores.
+    """
 
     loss_kind = "regression"
     _mean = 0.0
@@ -40,9 +48,9 @@ class Regression(TaskType[RegressionTask]):
     def texts(self, table: Table) -> list[str]:
         return [text for column in input_columns(self.config.columns) for text in table.column(column)]
 
-    def prepare(self, train: Table | None) -> None:
+    def prepare(self, train: Table | None, others: Sequence[Table] = ()) -> None:
         """Take the mean score of the train split."""
-        if train is not None and _is_numeric(train.rows.column(self.config.columns.label).type):
+        if train is not None and _holds_scores(train.rows.column(self.config.columns.label).type):
             scores = self._scores(train)
             known = scores[np.isfinite(scores)]
             self._mean = float(known.mean()) if len(known) else 0.0
@@ -55,14 +63,16 @@ class Regression(TaskType[RegressionTask]):
 
     def _score_problems(self, table: Table, *, labelled: bool) -> list[Problem]:
         column = self.config.columns.label
-        kind = table.rows.column(column).type
-        if not _is_numeric(kind):
-            fix = f"write the scores as numbers, or name another column in tasks.{self.name}.columns.label"
-            values = table.column(column)
-            rows = [row for row, value in enumerate(values) if not (value is None or _is_number(value))]
-            if 0 < len(rows) < len(table):  # In a csv file one word among numbers makes a text of every number.
-                return [counted(table, rows, f"score {shown(values[rows[0]])} is not a finite number", fix)]
+        values = table.rows.column(column)
+        fix = f"write the scores as numbers, or name another column in tasks.{self.name}.columns.label"
+        if not _holds_scores(values.type):
             return [wrong_type(table, column, "numbers are needed", fix)]
+        if is_text(values.type):
+            rows = [row for row, value in enumerate(values.to_pylist()) if value and not NUMBER.fullmatch(value)]
+            if 0 < len(rows) == len(table) - values.null_count:
+                return [wrong_type(table, column, "numbers are needed", fix, rows[0])]
+            if rows:
+                return [counted(table, rows, f"score {shown(values[rows[0]].as_py())} is not a finite number", fix)]
         scores = self._scores(table)
         low, high = self.config.range or (-np.inf, np.inf)
         problems = []
@@ -102,7 +112,11 @@ class Regression(TaskType[RegressionTask]):
         column = self.config.columns.label
         if column not in table.rows.column_names:
             return np.full(len(table), np.nan)
-        values = table.rows.column(column).cast(pa.float64())
+        values = table.rows.column(column)
+        if is_text(values.type):
+            numbers = [float(value) if value and NUMBER.fullmatch(value) else None for value in values.to_pylist()]
+            values = pa.chunked_array([pa.array(numbers, pa.float64())])
+        values = values.cast(pa.float64())
         scores = np.full(len(table), np.nan)
         scores[as_numpy(pc.indices_nonzero(values.is_valid()))] = as_numpy(values.drop_null())
         return np.full(len(table), np.nan) if (scores == -1).all() else scores
@@ -156,14 +170,7 @@ class Regression(TaskType[RegressionTask]):
         return 0.0
 
 
-def _is_number(value: Any) -> bool:
-    """Whether a value is a number, or text that says one."""
-    try:
-        return math.isfinite(float(value))
-    except (TypeError, ValueError):
-        return False
-
-
-def _is_numeric(kind: pa.DataType) -> bool:
-    """Whether a column type holds numbers, or nothing at all."""
-    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind))
+def _holds_scores(kind: pa.DataType) -> bool:
+    """Whether a column type holds numbers, nothing at all, or text, which may say numbers."""
+    numeric = pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)
+    return bool(numeric or pa.types.is_null(kind) or is_text(kind))

@@ -179,32 +179,30 @@ ROWS: dict[str, tuple[str, str, str | bytes, str]] = {
     ),
     "label_unknown": (
         CLASSES, "csv", GOOD + "so so,maybe\nhm,perhaps\nha,maybe\n",
-        "label_unknown.csv, line 6: task label_unknown: label 'maybe' (text) is not one of the classes; others: 'perhaps' "
+        "label_unknown.csv, line 6: task label_unknown: label 'maybe' is not one of the classes; others: 'perhaps' "
         "(and 2 more: lines 7, 8)\n"
-        "    -> allowed: 0 = no, 1 = yes (tasks.label_unknown.labels)",
+        "    -> allowed: no, yes (tasks.label_unknown.labels)",
     ),
     "label_out_of_range": (
         CLASSES, "csv", HEADER + "a,0\nb,1\nc,2\nd,-3\n",
-        "label_out_of_range.csv, line 4: task label_out_of_range: label 2 (a number) is not one of the classes; others: -3 "
+        "label_out_of_range.csv, line 4: task label_out_of_range: label '2' is not one of the classes; others: '-3' "
         "(and 1 more: line 5)\n"
         "    -> allowed: 0 = no, 1 = yes (tasks.label_out_of_range.labels)",
     ),
     "label_word": (
         CLASSES, "csv", HEADER + "a,0\nb,1\nc,one\nd,1\n",
-        "label_word.csv, line 4: task label_word: label 'one' (text) is not one of the classes\n"
+        "label_word.csv, line 4: task label_word: label 'one' is not one of the classes\n"
         "    -> allowed: 0 = no, 1 = yes (tasks.label_word.labels)",
     ),
-    "label_quoted": (
-        CLASSES, "jsonl", labelled("0", "1", "0", "1", "1", "1"),
-        "label_quoted.jsonl, line 1: task label_quoted: label '0' is text, and an id is a whole number (and 5 more: lines 2, "
-        "3, 4, 5, ...)\n"
-        "    -> write 0 without quotes, or the class name; allowed: 0 = no, 1 = yes (tasks.label_quoted.labels)",
+    "label_mixed": (
+        CLASSES, "csv", HEADER + "a,no\nb,yes\nc,0\nd,1\n",
+        "label_mixed.csv, line 4: task label_mixed: label '0' is not one of the classes; others: '1' (and 1 more: line 5)\n"
+        "    -> label_mixed.csv, line 2 holds the name no, so that numbers are no ids here; allowed: no, yes (tasks.label_mixed.labels)",
     ),
     "label_fraction": (
         CLASSES, "csv", HEADER + "a,0\nb,1\nc,0.5\nd,1\n",
-        "label_fraction.csv, line 4: task label_fraction: column 'label' holds numbers with a decimal point (0.5), where "
-        "class names (text) or ids (whole numbers) are needed\n"
-        "    -> write the labels so (1, not 1.0), or name another column in tasks.label_fraction.columns.label",
+        "label_fraction.csv, line 4: task label_fraction: label '0.5' is not one of the classes\n"
+        "    -> allowed: 0 = no, 1 = yes (tasks.label_fraction.labels)",
     ),
     "label_float": (
         CLASSES, "jsonl", labelled(0.0, 1.0),
@@ -214,18 +212,19 @@ ROWS: dict[str, tuple[str, str, str | bytes, str]] = {
     ),
     "label_nan": (
         CLASSES, "csv", HEADER + "a,0\nb,nan\nc,1\n",
-        "label_nan.csv, line 3: task label_nan: label 'nan' (text) is not one of the classes\n"
+        "label_nan.csv, line 3: task label_nan: label 'nan' is not one of the classes\n"
         "    -> allowed: 0 = no, 1 = yes (tasks.label_nan.labels)",
     ),
     "label_missing": (
         CLASSES, "csv", GOOD + "so so,\nhm,\n",
         "label_missing.csv, line 6: task label_missing: column 'label' has no label: null, empty or -1 (and 1 more: line 7)\n"
-        "    -> fill it in, or leave the row out; allowed: 0 = no, 1 = yes (tasks.label_missing.labels)",
+        "    -> fill it in, or leave the row out; allowed: no, yes (tasks.label_missing.labels)",
     ),
     "labels_all_ignored": (
         CLASSES, "csv", HEADER + "a,-1\nb,-1\nc,-1\n",
         "labels_all_ignored.csv: task labels_all_ignored: column 'label' has no label in any of the 3 rows: null, empty or -1\n"
-        "    -> name the column with the labels in tasks.labels_all_ignored.columns.label, or fill it in",
+        "    -> -1 says that a row has no label: leave such rows out; if it is a class, name it in "
+        'tasks.labels_all_ignored.labels: ["-1", "no", "yes"]',
     ),
     "labels_all_missing": (
         LEARNED, "csv", HEADER + "a,\nb,\n",
@@ -243,8 +242,8 @@ ROWS: dict[str, tuple[str, str, str | bytes, str]] = {
         "    -> fill it in, or leave the row out",
     ),
     "text_numbers": (
-        CLASSES, "csv", HEADER + "1,yes\n2,no\n",
-        "text_numbers.csv, line 2: task text_numbers: column 'sentence' holds whole numbers (1), where text is needed\n"
+        CLASSES, "jsonl", jsonl({"sentence": 1, "label": "yes"}, {"sentence": 2, "label": "no"}),
+        "text_numbers.jsonl, line 1: task text_numbers: column 'sentence' holds whole numbers (1), where text is needed\n"
         "    -> name a column of text, or write it as text",
     ),
     "one_class": (
@@ -254,8 +253,8 @@ ROWS: dict[str, tuple[str, str, str | bytes, str]] = {
     ),
     "class_only_in_validation": (
         LEARNED, "csv", HEADER + "a,yes\nb,never\n",
-        "validation.csv, line 3: task class_only_in_validation: label 'no' (text) is not one of the classes\n"
-        "    -> allowed: 0 = never, 1 = yes (all that split 'train' has; name others in tasks.class_only_in_validation.labels)",
+        "validation.csv, line 3: task class_only_in_validation: label 'no' is not one of the classes\n"
+        "    -> allowed: never, yes (all that split 'train' has; name others in tasks.class_only_in_validation.labels)",
     ),
     "classes_of_a_broken_file": (
         LEARNED, "csv", HEADER + "a,yes\nb\n",
@@ -323,6 +322,8 @@ ROWS: dict[str, tuple[str, str, str | bytes, str]] = {
         "    -> give each row {text: [...], answer_start: [...]}, as in SQuAD",
     ),
 }  # fmt: skip
+OF_IDS = ("label_out_of_range", "label_word", "label_fraction", "label_float", "label_nan")
+"""Tasks whose label column holds ids."""
 
 
 @pytest.fixture(scope="module")
@@ -331,12 +332,14 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("rows")
     validation = {
         "class": write(folder, "validation.csv", VALIDATION),
+        "ids": write(folder, "ids.csv", HEADER + "very good,1\nvery bad,0\n"),
         "regre": write(folder, "scores.csv", HEADER + "x,1\ny,2\n"),
         "span\n": write(folder, "questions.jsonl", jsonl(question("v1", "what?"))),
     }
     for name, (settings, kind, content, _) in ROWS.items():
         train = write(folder, f"{name}.{kind}", content)
-        task(folder, name, settings, {"train": train, "validation": validation[settings[6:11]]})
+        kind = "ids" if name in OF_IDS else settings[6:11]
+        task(folder, name, settings, {"train": train, "validation": validation[kind]})
     return refused(folder, "-cd", "my_conf", f"task=[{','.join(ROWS)}]", "model=tiny")
 
 
@@ -466,8 +469,8 @@ def test_task_files_with_mistakes_and_a_negative_lr(tmp_path: Path) -> None:
     text = refused(tmp_path, "-cd", "my_conf", "task=[key,column,kind,split]", "model=tiny", "optim.lr=-0.1")
     assert text == block(
         "tasks.key.lables: unknown key 'lables'\n"
-        "    -> did you mean 'labels'? choices: batch_size, columns, dropout, head, head_layers, labels, lr_factor, max_length, "
-        "metrics, "
+        "    -> did you mean 'labels'? choices: batch_size, columns, dropout, head, head_layers, label_ids, labels, "
+        "lr_factor, max_length, metrics, "
         "source, splits, type, weight",
         "tasks.column.columns.text: must be given\n    -> Column with the (first) text.",
         "tasks.column.columns.txt: unknown key 'txt'\n    -> did you mean 'text'? choices: label, text, text_pair",

@@ -43,8 +43,12 @@ def only(problems: list[Any]) -> Any:
         (["no", "yes"], ["yes", "no", "yes"], [1, 0, 1]),
         (["no", "yes"], [True, False, True], [1, 0, 1]),
         (["1", "2", "3"], [1, 3, 2], [0, 2, 1]),  # whole numbers as names
-        (["1", "none"], [1, 0], [1, 0]),  # ids, as not every name is a whole number
+        (["1", "2", "3+"], [2, 1, 2], [1, 0, 1]),  # a whole number that is a class name is that name
+        (["10", "9", "n/a"], ["9", "10", "n/a"], [1, 0, 2]),
+        (["no", "yes"], ["1", "0", "1"], [1, 0, 1]),  # ids as text, as in every csv file
         (["-1", "1"], [1, -1, 1], [1, 0, 1]),
+        (["+1", "-1"], ["-1", "+1"], [1, 0]),
+        (["0.0", "1.0"], [1.0, 0.0], [1, 0]),
         (["1", "10"], ["10", "1"], [1, 0]),
     ],
 )
@@ -62,6 +66,10 @@ def test_labels_are_ids_or_names(labels: list[str], values: list[Any], ids: list
         ([True, False], ["0", "1"]),
         ([1, 0, -1, None], ["0", "1"]),
         (["x", "", None, "y"], ["x", "y"]),
+        (["10", "9", "1", "-1"], ["1", "9", "10"]),
+        (["10", "9", "n/a"], ["10", "9", "n/a"]),
+        (["+1", "-1"], ["-1", "+1"]),
+        (["1.9", "1.10"], ["1.10", "1.9"]),
     ],
 )
 def test_null_labels_are_the_distinct_values_of_train(values: list[Any], labels: list[str]) -> None:
@@ -70,7 +78,7 @@ def test_null_labels_are_the_distinct_values_of_train(values: list[Any], labels:
     assert toy.labels == labels
     assert toy.config.labels == labels, "the saved config is complete"
     numbers = {label: number for number, label in enumerate(labels)}
-    good = [value for value in values if value not in (None, "", -1)]
+    good = [value for value in values if value not in (None, "", -1) and (value != "-1" or "-1" in labels)]
     expected = [numbers[value if isinstance(value, str) else str(int(value))] for value in good]
     assert toy.references(table(good)) == expected
 
@@ -89,15 +97,55 @@ def test_configured_labels_are_kept_and_labels_may_come_from_the_head_that_is_us
 def test_a_label_outside_the_set_is_named_with_row_value_and_allowed_set() -> None:
     problem = only(task(["no", "yes"]).check(table([0, 1, 7, 1, 8, 7]), labelled=True))
     assert problem.where == "toy.csv, row 3"
-    assert problem.what == "label 7 (a number) is not one of the classes; others: 8 (and 2 more: rows 5, 6)"
+    assert problem.what == "label 7 is not one of the classes; others: 8 (and 2 more: rows 5, 6)"
     assert problem.fix == "allowed: 0 = no, 1 = yes (tasks.toy.labels)"
     problem = only(task(["no", "yes"]).check(table(["no", "maybe"]), labelled=True))
-    assert (problem.where, problem.what) == ("toy.csv, row 2", "label 'maybe' (text) is not one of the classes")
+    assert (problem.where, problem.what) == ("toy.csv, row 2", "label 'maybe' is not one of the classes")
     problem = only(task(["1", "2"]).check(table([1, 0]), labelled=True))
     assert problem.fix == "allowed: 1, 2 (tasks.toy.labels)"
     many = only(task([f"class {number}" for number in range(50)]).check(table([50]), labelled=True))
     assert many.fix.endswith("19 = class 19, ... (50 classes) (tasks.toy.labels)")
-    assert "label 'yes' (text)" in only(task(["0", "1"]).check(table(["yes"]), labelled=True)).what
+    assert "label 'yes' is" in only(task(["0", "1"]).check(table(["yes"]), labelled=True)).what
+
+
+def test_labels_mean_the_same_in_all_splits() -> None:
+    """Whatever the values of one split look like: whether they are names or ids is decided over all of them."""
+    toy = task()
+    toy.prepare(table(["1", "2", "3+"]), [table(["1", "2"])])
+    assert toy.references(table(["2", "1"])) == [1, 0]
+    learned = task()
+    learned.prepare(table(["no", "yes"]), [table([0, 1])])
+    assert "label 0 is not one of the classes" in only(learned.check(table([0, 1]), labelled=True)).what
+    reloaded = Classification("toy", learned.config)  # as an evaluation of the run does
+    reloaded.prepare(None, [table([0, 1])])
+    assert "label 0 is not" in only(reloaded.check(table([0, 1]), labelled=True)).what
+    mixed = task(["no", "yes"])
+    mixed.prepare(table(["no", "yes"]), [table(["1", "no"])])
+    problem = only(mixed.check(table(["1", "no"]), labelled=True))
+    assert (problem.where, problem.what) == ("toy.csv, row 1", "label '1' is not one of the classes")
+    assert problem.fix == "toy.csv, row 1 holds the name no, so that numbers are no ids here; allowed: no, yes (tasks.toy.labels)"
+    stars = task(["1", "2"])
+    stars.config.label_ids = True
+    assert stars.references(table([0, 1])) == [0, 1]
+
+
+def test_labels_are_shown_as_they_stand_in_the_file() -> None:
+    minus = task()
+    minus.prepare(table(["1", "-1", "1"]))
+    problem = only(minus.check(table(["1", "-1", "1"]), labelled=True))
+    assert problem.what == "column 'label' holds fewer than two classes: 1"
+    assert problem.fix == (
+        '-1 says that a row has no label: leave such rows out; if it is a class, name it in tasks.toy.labels: ["-1", "1"]'
+    )
+    for values in (["1.0", "0.0", None], [1.0, 0.0, None]):
+        floats = task()
+        floats.prepare(table(values))
+        shape, missing = floats.check(table(values), labelled=True)
+        assert shape.where == "toy.csv, row 1" and missing.where == "toy.csv, row 3"
+        assert "1.0" in shape.what and "decimal point" in shape.what and "no label" in missing.what
+    assert floats.check(table([None, float("nan"), -1.0], kind=pa.float64()), labelled=False) == []
+    problem = only(task(["no", "yes"]).check(table(["1.0", "no"]), labelled=True))
+    assert problem.fix == "write 1, without a decimal point; allowed: 0 = no, 1 = yes (tasks.toy.labels)"
 
 
 def test_missing_labels() -> None:
@@ -135,7 +183,7 @@ def test_text_that_is_empty_missing_or_not_text() -> None:
     pairs = Table(pa.table({"text": ["a"], "second": [""], "label": [3]}), "toy.csv", "train")
     assert [problem.what[:20] for problem in task(["no", "yes"], pair="second").check(pairs, labelled=True)] == [
         "column 'second' is e",
-        "label 3 (a number) i",
+        "label 3 is not one o",
     ]
 
 

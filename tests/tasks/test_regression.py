@@ -33,7 +33,10 @@ def table(scores: Any) -> Table:
         ([float("nan"), 1.0], "toy.jsonl, row 1", "column 'label' has no score: null or NaN"),
         ([1.0, 2.0, None], "toy.jsonl, row 3", "column 'label' has no score: null or NaN"),
         (["1.0", "good"], "toy.jsonl, row 2", "score 'good' is not a finite number"),
-        (["1.0", "2.0"], "toy.jsonl, row 1", "column 'label' holds text ('1.0'), where numbers are needed"),
+        (["1.0", "7", "1_0"], "toy.jsonl, row 3", "score '1_0' is not a finite number"),
+        (["1.0", "7", "-2"], "toy.jsonl, row 2", "score 7 is outside its range (and 1 more: row 3)"),
+        (["1.0", None], "toy.jsonl, row 2", "column 'label' has no score: null or NaN"),
+        ([None, "fine", "good"], "toy.jsonl, row 2", "column 'label' holds text ('fine'), where numbers are needed"),
         ([True, False], "toy.jsonl, row 1", "column 'label' holds true and false (True), where numbers are needed"),
     ],
 )
@@ -45,10 +48,12 @@ def test_a_bad_score_is_named_with_its_row(scores: list[Any], where: str, what: 
 
 def test_good_scores_and_scores_without_a_range() -> None:
     assert task([0, 5]).check(table([0, 5, 2]), labelled=True) == []
+    written = table(["0", "+5.", " 2.5e-1 ", "007"])  # as in every csv file
+    assert task().check(written, labelled=True) == [] and task().references(written) == [0, 5, 0.25, 7]
     assert task().check(table([-100.0, 1e6]), labelled=True) == []
 
 
-@pytest.mark.parametrize("scores", [[-1.0, -1.0], [None, None], [float("nan"), float("nan")], pa.nulls(2)])
+@pytest.mark.parametrize("scores", [[-1.0, -1.0], ["-1", "-1"], [None, None], [float("nan"), float("nan")], pa.nulls(2)])
 def test_a_split_without_scores(scores: Any, encoder: TextEncoder) -> None:
     toy = task([0, 5])
     assert toy.check(table(scores), labelled=False) == []
