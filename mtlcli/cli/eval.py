@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
+from mtlcli.checkpoint import run_of
 from mtlcli.cli import first_rank
 from mtlcli.cli.parser import Parser
+from mtlcli.config.changes import refuse_at_evaluation
+from mtlcli.config.snapshot import saved_values
+from mtlcli.config.validate import check_key
 from mtlcli.errors import Problem, UserError
 from mtlcli.registry import nearest
-
-FIXED = ("model", "sharing", "weighting", "sampling", "optim", "seed", "run_dir")
-"""Sections that made the checkpoint and that no evaluation can change."""
 
 HELP = """\
 Evaluate a run folder (its best checkpoint) or one checkpoint folder.
@@ -28,7 +30,9 @@ usage: mtl eval PATH [--split S] [--task T ...] [--json FILE] [--predictions DIR
   --task T ...       only these tasks; default: every task that has the split
   --json FILE        write the scores, in the form of the run folder's results.json
   --predictions DIR  write a prediction for every row, one file per task
-  KEY=VALUE          change a value of the run's configuration: data, runner, logger, and the tasks' source, splits and metrics
+  KEY=VALUE          change where rows come from (data, and a task's source, splits, columns, unlabelled, range), what is made of the
+                     model's outputs (a task's metrics, max_answer_length, n_best, no_answer_threshold) or what computes them
+                     (runner.device, devices, threads, timeout, precision, eval_batch_size); the checkpoint fixes everything else
 """
 
 
@@ -45,7 +49,7 @@ def eval_main(argv: list[str]) -> int:
     if arguments.help:
         print(HELP, end="")
         return 0
-    # `--task rte data.max_length=64`: a task's name has no `=`.
+    # `--task rte data.root=DIR`: a task's name has no `=`.
     words = [*arguments.rest, *arguments.task]
     overrides = [word for word in words if "=" in word and not Path(word).exists()]
     paths = [word for word in arguments.rest if word not in overrides]
@@ -75,8 +79,10 @@ def eval_main(argv: list[str]) -> int:
 def _check(paths: list[str], overrides: list[str], file: Path | None, folder: Path | None) -> None:
     """Refuse what can be known to be wrong before the checkpoint is read."""
     problems = []
+    values = None
     if len(paths) == 1:
         problems += _check_path(Path(paths[0]))
+        values = _saved(Path(paths[0]))
     else:
         what = f"one path is needed, found {len(paths)}: {' '.join(paths)}" if paths else "no path is given"
         problems.append(Problem(what, "PATH", "give a run folder or a checkpoint: mtl eval PATH"))
@@ -84,14 +90,22 @@ def _check(paths: list[str], overrides: list[str], file: Path | None, folder: Pa
         key = override.partition("=")[0]
         if key.lstrip("+~") != key:
             problems.append(Problem("values are changed with key=value here, without + and ~", key))
-        elif key.split(".")[0] in (*FIXED, "task"):
-            problems.append(Problem("is fixed by the checkpoint", key, "change data, runner, logger or a task's source, splits or metrics"))
+        elif problem := (check_key(key, values) if values and key != "task" else None) or refuse_at_evaluation(key):
+            problems.append(problem)
     if file is not None and file.is_dir():
         problems.append(Problem("is a folder", f"--json {file}", "give a file"))
     if folder is not None and folder.is_file():
         problems.append(Problem("is a file", f"--predictions {folder}", "give a folder"))
     if problems:
         raise UserError(problems)
+
+
+def _saved(path: Path) -> dict[str, Any] | None:
+    """The configuration of the run that `path` is in; None when it cannot be read, which is said when the run is opened."""
+    try:
+        return saved_values(run_of(path) / "config.yaml")
+    except UserError:
+        return None
 
 
 def _check_path(path: Path) -> list[Problem]:

@@ -26,6 +26,24 @@ FIXED = (
     *("tasks.*.head_layers", "tasks.*.labels", "tasks.*.label_ids"),
 )
 """Keys that decide what there is to learn: another value needs another run."""
+EVALUATION = (
+    *("data.source", "data.root", "data.cache_dir", "data.max_train_rows", "data.max_eval_rows", "data.sample_seed", "data.warnings"),
+    *(
+        "runner.device",
+        "runner.devices",
+        "runner.threads",
+        "runner.timeout",
+        "runner.precision",
+        "runner.eval_batch_size",
+        "logger.console",
+    ),
+    *("tasks.*.source", "tasks.*.splits", "tasks.*.columns", "tasks.*.metrics", "tasks.*.unlabelled", "tasks.*.range"),
+    *("tasks.*.max_answer_length", "tasks.*.n_best", "tasks.*.no_answer_threshold"),
+)
+"""Keys, with all below them, that an evaluation may change: where rows come from and what is made of the model's outputs. Whatever is not
+named here has made the checkpoint, or plays no part in an evaluation."""
+IDLE = ("runner.*", "logger.*", "resume", "allow")
+"""Keys that have not made the checkpoint either."""
 METHODS = ("sharing.name", "weighting.name", "sampling.name")
 PRESENT = "in the run"
 SETTLED: dict[str, str | None] = {
@@ -99,6 +117,27 @@ def judge(found: list[Change], allowed: list[str]) -> tuple[list[Problem], list[
     changed = [change.key for change in found]
     problems += [Problem(f"'{key}' is no change", "allow", "name keys that differ from the run's") for key in allowed if key not in changed]
     return problems, notices
+
+
+def refuse_at_evaluation(key: str) -> Problem | None:
+    """Why an evaluation cannot change a key, or None."""
+    if any(_is(path, EVALUATION) for path in _prefixes(key)):
+        return None
+    if any(pattern.startswith(f"{key}.") for pattern in EVALUATION):
+        return Problem("is a section, not a single value", key, f"give its keys one by one, for example {_example(key)}")
+    what = "plays no part in an evaluation" if _is(key, IDLE) else "is fixed by the checkpoint"
+    fix = "take it out; an evaluation may change data, the device, and a task's source, splits, columns and metrics: mtl eval --help"
+    return Problem(what, key, fix)
+
+
+def _prefixes(key: str) -> list[str]:
+    """A key path and all that it lies in."""
+    parts = key.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+
+
+def _example(section: str) -> str:
+    return next(pattern for pattern in EVALUATION if pattern.startswith(f"{section}.")).replace("*", "NAME") + "=..."
 
 
 def _is_open(key: str, value: Any) -> bool:
