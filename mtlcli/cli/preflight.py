@@ -27,13 +27,15 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from mtlcli.checkpoint import run_of
 from mtlcli.cli.loader import Loader
 from mtlcli.cli.overrides import added, apply, is_task, parsed
+from mtlcli.cli.typed import broken_yaml, config_dir_problems, joined, quoted, several, unreadable, without_value
 from mtlcli.config import Config
-from mtlcli.config.crosscheck import missing_files
+from mtlcli.config.crosscheck import missing_files, missing_model
+from mtlcli.config.machine import missing_device
 from mtlcli.config.paths import conf_dir
 from mtlcli.config.snapshot import read_config, saved_values
-from mtlcli.config.validate import check_key
+from mtlcli.config.validate import check_key, is_inside
 from mtlcli.errors import Problem, UserError
-from mtlcli.registry import nearest, suggest
+from mtlcli.registry import suggest
 
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 MOST_JOBS = 100
@@ -95,10 +97,8 @@ def read_arguments(argv: list[str]) -> argparse.Namespace:
         problems.append(Problem(f"{' and '.join(commands)} cannot be combined", fix="give one of them"))
     if arguments.resolve and not (arguments.cfg or arguments.help):
         problems.append(Problem("shows nothing by itself", "--resolve", "add --cfg job"))
-    if arguments.config_dir is not None and not Path(arguments.config_dir).is_dir():
-        given = Path(arguments.config_dir)
-        close = nearest(given.name, [path.name for path in given.parent.iterdir()]) if given.parent.is_dir() else None
-        problems.append(Problem(f"no folder '{given}'", "-cd", f"did you mean '{given.parent / close}'?" if close else ""))
+    if arguments.config_dir is not None:
+        problems += config_dir_problems(Path(arguments.config_dir))
     if problems:
         raise UserError(problems)
     return arguments
@@ -121,9 +121,7 @@ def explain(error: BaseException) -> Problem:
         options = list(cause.options or sorted(path.stem for path in own.glob("*.yaml")))
         return Problem(f"no file '{cause.missing_cfg_file}.yaml'", asked.group(1) if asked else group, suggest(name, options))
     if isinstance(cause, YAMLError):
-        mark = getattr(cause, "problem_mark", None)
-        where = f"{mark.name}, line {mark.line + 1}" if mark else ""
-        return Problem(f"is no valid YAML: {getattr(cause, 'problem', cause)}", where, "mind the indentation, and quote text with : or #")
+        return broken_yaml(cause)
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("full_key:", "object_type=", "See https", "Config search path", "provider="))]
     key = re.search(r"full_key: (\S+)", str(cause))
@@ -173,6 +171,7 @@ class _Preflight:
         self.loader = _loader(self.own)
         self.groups = [group for group in self.loader.list_groups("") if group != "hydra"]
         self.problems: dict[Problem, None] = {}
+        self.unclear: list[str] = []
         # `experiment=null` is what train.yaml says, but Hydra does not take it from the command line.
         self.overrides = self._parse([text for text in arguments.overrides if text != "experiment=null"])
         modes = [str(override.value()) for override in self.overrides if override.key_or_group == "hydra.mode"]
@@ -204,6 +203,9 @@ class _Preflight:
             if config is not None:
                 configs.append(config)
         for problem, where in found.items():
+            # Nothing can be said of a value that could not be read.
+            if any(is_inside(problem.where, key) for key in self.unclear):
+                continue
             of_the_value = any(problem.where == key for key in swept)
             some = len(where) < len(jobs) and not of_the_value
             self._add(replace(problem, what=f"{problem.what} (in the job {where[0]})") if some else problem)
@@ -229,23 +231,27 @@ class _Preflight:
     def _parse(self, texts: list[str]) -> list[Override]:
         parser = OverridesParser.create(config_loader=self.loader)
         parsed = []
-        for text in texts:
-            try:
-                parsed += parser.parse_overrides([text])
-            except (OverrideParseException, HydraException) as error:
-                self._add(self._unreadable(text, error))
+        texts, problems = joined(texts)
+        for problem in problems:
+            self._add(problem)
+        for before, text in zip([None, *texts], texts, strict=False):
+            if "=" not in text and not text.startswith("~") and re.fullmatch(r"[^\s=]+", text):
+                homes = [group for group in self.groups if text in self.loader.get_group_options(group)]
+                self._add(without_value(text, before, homes))
+                if before is not None and not homes:
+                    self.unclear.append(before.partition("=")[0].lstrip("+~"))
+                continue
+            # A text that only lacks Hydra's quotes is read as the text that it is: `data.root=~/data`.
+            for attempt in filter(None, (text, quoted(text))):
+                try:
+                    parsed += parser.parse_overrides([attempt])
+                    break
+                except (OverrideParseException, HydraException):
+                    continue
+            else:
+                self._add(unreadable(text))
+                self.unclear.append(text.partition("=")[0].lstrip("+~"))
         return parsed
-
-    def _unreadable(self, text: str, error: HydraException) -> Problem:
-        if "=" not in text and re.fullmatch(r"[\w./-]+", text):
-            homes = [group for group in self.groups if text in self.loader.get_group_options(group)]
-            fix = f"did you mean {' or '.join(f'{group}={text}' for group in homes)}?" if homes else "give values as key=value"
-            return Problem(f"'{text}' has no value", fix=fix)
-        reason = next((line.strip() for line in str(error).splitlines()[1:] if line.strip() and "https" not in line), "")
-        quote = "put the value in quotes that reach mtl, for example 'model.name=\"a:b\"'"
-        return Problem(
-            f"cannot read '{text}'" + (f": {reason}" if reason else ""), fix=quote if "=" in text else "give values as key=value"
-        )
 
     def _is_group(self, override: Override) -> bool:
         return override.key_or_group in self.groups and not isinstance(override.value(), dict)
@@ -259,10 +265,10 @@ class _Preflight:
             return [override.input_line or ""]
         key = override.get_key_element()
         if not self.sweep:
-            text = (override.input_line or "").partition("=")[2]
-            could_be_list = not re.search(r"[()\[\]]", text) and (key == "task" or key not in self.groups)
-            fix = "for a sweep add -m" + (f"; for one list: '{key}=[{text}]'" if could_be_list else "")
-            self._add(Problem(f"'{text}' is several values", key, fix))
+            self._add(several(key, (override.input_line or "").partition("=")[2], key in self.groups))
+            if key not in self.groups:
+                self.unclear.append(key)
+                return []
             return [f"{key}={next(iter(override.sweep_string_iterator()))}"] if override.is_discrete_sweep() else []
         if not override.is_discrete_sweep():
             sweep: Any = override.value()
@@ -352,7 +358,9 @@ class _Preflight:
                 apply(override, values)
         config, found = read_config(values)
         if config is not None:
-            found = missing_files(config)
+            found = [*missing_files(config), *missing_device(config)]
+            # A run that exists has its backbone in its folder.
+            found += missing_model(config) if self.saved is None else []
         return config, problems + [problem for problem in found if not (headless and problem.where.startswith("task"))]
 
     def _changed(self, composed: dict[str, Any], chosen: list[Override]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mtlcli.cli.parser import Parser
+from mtlcli.cli.typed import broken_yaml, config_dir_problems
 from mtlcli.config.paths import conf_dir
-from mtlcli.errors import UserError
+from mtlcli.errors import Problem, UserError
 from mtlcli.registry import suggest
 
 ROWS = 3
@@ -48,8 +50,8 @@ def tasks_main(argv: list[str]) -> int:
     names = [word for word in arguments.rest if "=" not in word]
     overrides = [word for word in arguments.rest if "=" in word]
     own: Path | None = arguments.config_dir
-    if own is not None and not own.is_dir():
-        raise UserError(f"no folder '{own}'", where="-cd")
+    if own is not None and (problems := config_dir_problems(own)):
+        raise UserError(problems)
     if len(names) > 1:
         raise UserError(f"one name can be shown, found {len(names)}: {' '.join(names)}", fix="mtl tasks shows all of them")
     files = read_group("task", own)
@@ -60,6 +62,8 @@ def tasks_main(argv: list[str]) -> int:
         return 0
     if names[0] not in files:
         raise UserError(f"unknown task '{names[0]}'", fix=suggest(names[0], files))
+    if (problem := files[names[0]].problem) is not None:
+        raise UserError(problem)
     if files[names[0]].suite:
         _list(files, own, only=names[0])
         return 0
@@ -78,6 +82,8 @@ class GroupFile:
     about: str
     """The first line of comment that is no header."""
     values: dict[str, Any]
+    problem: Problem | None = None
+    """Why the file cannot be read; it has no values then."""
 
     @property
     def suite(self) -> list[str]:
@@ -92,7 +98,7 @@ class GroupFile:
 
 
 def read_group(group: str, own: Path | None = None) -> dict[str, GroupFile]:
-    """The files of a group by name: those of conf/, then the user's. Raises UserError for one that is no valid YAML."""
+    """The files of a group by name: those of conf/, then the user's. One that cannot be read says why, and does not stop the others."""
     import yaml  # type: ignore[import-untyped]
 
     # The C parser is several times faster; a few builds of PyYAML lack it.
@@ -100,16 +106,19 @@ def read_group(group: str, own: Path | None = None) -> dict[str, GroupFile]:
     files: dict[str, GroupFile] = {}
     for folder in [conf_dir(), *([own] if own is not None else [])]:
         for path in sorted((folder / group).glob("*.yaml")):
+            problem, text, values = None, "", None
             try:
                 text = path.read_text(encoding="utf-8")
                 values = yaml.load(text, loader)
-            except UnicodeDecodeError as error:
-                raise UserError("is not UTF-8", where=str(path), fix="save the file as UTF-8") from error
+            except UnicodeDecodeError:
+                problem = Problem("the file is not UTF-8", str(path), "save the file as UTF-8")
             except yaml.YAMLError as error:
-                line = f", line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
-                raise UserError(f"is no valid YAML: {getattr(error, 'problem', error)}", where=f"{path}{line}") from error
+                problem = broken_yaml(error, path)
+            except OSError as error:
+                problem = Problem(f"the file cannot be read: {error.strerror}", str(path))
             comments = [line.lstrip("# ") for line in text.splitlines() if re.match(r"#(?!\s*@package)", line)]
-            files.setdefault(path.stem, GroupFile(path, comments[0] if comments else "", values if isinstance(values, dict) else {}))
+            about = comments[0] if comments else ""
+            files.setdefault(path.stem, GroupFile(path, about, values if isinstance(values, dict) else {}, problem))
     return files
 
 
@@ -148,7 +157,11 @@ def _list(files: dict[str, GroupFile], own: Path | None, only: str | None = None
     tasks.whole = "mtl tasks NAME"
     suites = table("suites", suite=whole, tasks=(0, 12))
     shown = [only, *_members(only, files)] if only else list(files)
+    problems = []
     for name, file in ((name, files[name]) for name in shown if name in files):
+        if file.problem is not None:
+            problems.append(file.problem)
+            continue
         if file.suite:
             suites.add_row(name, " ".join(_members(name, files)))
             continue
@@ -171,8 +184,14 @@ def _list(files: dict[str, GroupFile], own: Path | None, only: str | None = None
     for group in [] if only else groups(own)[1:]:
         options = FittingTable([Column("name"), Column("what it is", fold=12)], title=group, style=_style() | {"show_header": False})
         for name, file in read_group(group, own).items():
-            options.add_row(f"{group}={name}", file.about)
+            if file.problem is None:
+                options.add_row(f"{group}={name}", file.about)
+            else:
+                problems.append(file.problem)
         out.print(options)
+    sys.stdout.flush()
+    for problem in problems:
+        print(f"warning: {problem}", file=sys.stderr)
 
 
 # ------------------------------------------------------------------------------------------------ one task

@@ -33,7 +33,9 @@ def missing_files(config: Config) -> list[Problem]:
     """Files and folders that the config names and that do not exist (from the folder where `mtl` is typed)."""
     problems = []
     if config.data.root is not None and config.data.source in ("auto", "local") and not Path(config.data.root).expanduser().is_dir():
-        problems.append(Problem(f"no folder '{config.data.root}'", "data.root", _nearest_path(Path(config.data.root).expanduser())))
+        problems.append(
+            Problem(f"there is no folder '{config.data.root}'", "data.root", _nearest_path(Path(config.data.root).expanduser()))
+        )
     for name, task in config.tasks.items():
         for split, file in (task.source.files or {}).items():
             where, path = f"tasks.{name}.source.files.{split}", Path(file).expanduser()
@@ -42,8 +44,19 @@ def missing_files(config: Config) -> list[Problem]:
             elif path.suffix.lower() not in FORMATS:
                 problems.append(Problem(f"'{file}' is in no known format", where, "its name must end in " + ", ".join(FORMATS)))
             elif not path.is_file():
-                problems.append(Problem(f"no file '{file}'", where, _nearest_path(path)))
+                problems.append(Problem(f"there is no file '{file}'", where, _nearest_path(path)))
     return problems
+
+
+def missing_model(config: Config) -> list[Problem]:
+    """What is wrong with a `model.name` that can only be a folder of this machine."""
+    name = config.model.name
+    if name is None or name.startswith("package:") or not (name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith("/")):
+        return []
+    path, where = Path(name).expanduser(), f"model.name={name}"
+    if path.is_file():
+        return [Problem("is a file, and a model is a folder", where, f"give the folder that holds it: model.name={path.parent}")]
+    return [] if path.is_dir() else [Problem(f"there is no folder '{name}'", where, _nearest_path(path))]
 
 
 def _inside(folder: Path, split: str) -> str:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import ast
 import copy
-import inspect
 import json
 import math
 import re
-import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
-from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
 from mtlcli.config import Config
 from mtlcli.config.crosscheck import crosscheck
+from mtlcli.config.schema import Path, alternatives, docs, dotted, hints, is_inside, leaves, plain, section_at, tags, value_at
 from mtlcli.errors import Problem, UserError
 from mtlcli.registry import nearest, suggest
 
-Path = tuple[str | int, ...]
-"""Keys, and numbers of list entries, from the top down to a value."""
 GROUPS_OF_TASKS = ("task", "experiment")
 """Configuration groups that are no section of Config."""
 
@@ -43,22 +38,25 @@ def check(values: dict[str, Any]) -> tuple[Config | None, list[Problem]]:
     problems = []
     refused: list[str] = []
     for path, value in _not_finite((), values):
-        problems.append(Problem(f"must be a finite number, found {value}", _dotted(path), _help(path, values)))
+        problems.append(Problem(f"must be a finite number, found {value}", dotted(path), _help(path, values)))
         _take_out(tolerated, path, "")
-        refused.append(_dotted(path))
+        refused.append(dotted(path))
     # Values that are refused are taken out and the rest is validated again, so that one mistake does not hide another.
     for _ in range(3):
         try:
             config = adapter.validate_json(json.dumps(tolerated, default=str), strict=True)
         except ValidationError as error:
             entries = _one_each([(entry, _without_tags(entry["loc"], tolerated)) for entry in error.errors(include_url=False)])
+            misspelt = _misspelt(entries, tolerated)
             # Said before anything is taken out: what a key is called depends on its neighbours, for example a task's type.
             said = [_say(entry, path, tolerated) for entry, path in entries]
-            for (entry, path), problem in zip(entries, said, strict=True):
-                if not refused or not any(is_inside(problem.where, known) for known in refused):
-                    problems.append(problem)
+            for (entry, path), of_entry in zip(entries, said, strict=True):
+                follows = (entry["type"] == "missing" and path in misspelt) or (path == ("tasks",) and bool(values.get("tasks")))
+                for problem in [] if follows else of_entry:
+                    if not any(is_inside(problem.where, known) for known in refused):
+                        problems.append(problem)
                 _take_out(tolerated, path, entry["type"])
-                refused += [problem.where, _dotted(path)]
+                refused += [*(problem.where for problem in of_entry), dotted(path)]
         else:
             together = crosscheck(config, values)
             problems += [problem for problem in together if not any(is_inside(known, problem.where) for known in refused)]
@@ -71,20 +69,20 @@ def check_key(key: str, values: dict[str, Any]) -> Problem | None:
     parts = key.split(".")
     hint: Any = Config
     for depth, part in enumerate(parts):
-        here = _value_at(parts[:depth], values)
+        here = value_at(parts[:depth], values)
         if hint is Any:
             return None
         if get_origin(hint) is dict:
             if parts[:depth] == ["tasks"] and part not in here:
                 return _not_in_run(key, part, list(here))
-            hint = _plain(get_args(hint)[1], _value_at(parts[: depth + 1], values))
+            hint = plain(get_args(hint)[1], value_at(parts[: depth + 1], values))
             continue
         if not is_dataclass(hint):
             return Problem(f"'{'.'.join(parts[:depth])}' is a single value and has no keys", where=key, fix=_help(parts[:depth], values))
         known = [field.name for field in fields(hint)]
         if part not in known:
             return Problem(f"unknown key '{part}'", where=key, fix=_suggest_key(parts, depth, known, values))
-        hint = _plain(_hints(hint)[part], _value_at(parts[: depth + 1], values))
+        hint = plain(hints(hint)[part], value_at(parts[: depth + 1], values))
     return None
 
 
@@ -120,13 +118,43 @@ BOUNDS = {
 }
 
 
-def _say(error: Any, path: Path, values: dict[str, Any]) -> Problem:
-    """One of pydantic's errors in plain words."""
+def _say(error: Any, path: Path, values: dict[str, Any]) -> list[Problem]:
+    """One of pydantic's errors in plain words: one problem, or several where a section cannot be told apart for wrong keys."""
+    if error["type"] == "union_tag_not_found":
+        return _untagged(error["ctx"]["discriminator"].strip("'"), path, values)
+    return [_in_words(error, path, values)]
+
+
+def _untagged(key: str, path: Path, values: dict[str, Any]) -> list[Problem]:
+    """A section without the key that says what it is: that key, unless it is misspelt, and all keys that no kind of section has."""
+    where, members = dotted(path), alternatives([str(part) for part in path])
+    known = {name for member in members for name in hints(member)}
+    given = value_at(path, values)
+    unknown = [name for name in given if name not in known] if isinstance(given, dict) else []
+    problems = [Problem(f"unknown key '{name}'", f"{where}.{name}", suggest(name, known)) for name in unknown]
+    if not any(nearest(name, known) == key for name in unknown):
+        choices = sorted(tag for member in members for tag in tags(member, key))
+        problems.append(Problem("must be given", f"{where}.{key}", "choices: " + ", ".join(choices)))
+    return problems
+
+
+def _misspelt(entries: list[tuple[Any, Path]], values: dict[str, Any]) -> set[Path]:
+    """The keys that unknown keys most likely stand for: that these are missing is the same mistake."""
+    found: set[Path] = set()
+    for entry, path in entries:
+        section = section_at(path[:-1], values) if entry["type"] == "unexpected_keyword_argument" else None
+        meant = nearest(str(path[-1]), hints(section)) if section is not None else None
+        if meant is not None:
+            found.add((*path[:-1], meant))
+    return found
+
+
+def _in_words(error: Any, path: Path, values: dict[str, Any]) -> Problem:
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
-    where = _dotted(path)
+    where = dotted(path)
     if kind == "unexpected_keyword_argument":
         parts = [str(part) for part in path]
-        section = _section_at(path[:-1], values)
+        section = section_at(path[:-1], values)
         known = [field.name for field in fields(section)] if section else []
         return Problem(f"unknown key '{parts[-1]}'", where, _suggest_key(parts, len(parts) - 1, known, values))
     if path == ("tasks",) and kind in ("missing", "too_short"):
@@ -139,10 +167,6 @@ def _say(error: Any, path: Path, values: dict[str, Any]) -> Problem:
     if kind == "union_tag_invalid":
         key = context["discriminator"].strip("'")
         return Problem(f"unknown {key} '{context['tag']}'", f"{where}.{key}", suggest(context["tag"], _quoted(context["expected_tags"])))
-    if kind == "union_tag_not_found":
-        key = context["discriminator"].strip("'")
-        hint = _hints(Config)["tasks" if path[0] == "tasks" else str(path[0])]
-        return Problem("must be given", f"{where}.{key}", "choices: " + ", ".join(sorted(_tags(hint, key))))
     if kind == "too_short":
         return Problem(f"needs at least {context['min_length']} entries, found {found(value)}", where, _help(path, values))
     if kind in BOUNDS:
@@ -154,6 +178,8 @@ def _say(error: Any, path: Path, values: dict[str, Any]) -> Problem:
             fix = "put it in quotes: YAML reads yes, no, on, off, true and false without quotes as true or false"
         elif kind == "string_type" and isinstance(value, (int, float)):
             fix = "put it in quotes: YAML reads it as a number without them"
+        elif kind == "string_type" and value is None and isinstance(path[-1], int):
+            fix = "put it in quotes: YAML reads null, Null, NULL, ~ and an empty entry without quotes as no value"
         return Problem(f"must be {KINDS[kind]}, found {found(value)}", where, fix)
     return Problem(f"{error['msg'][0].lower()}{error['msg'][1:]}, found {found(value)}", where, _help(path, values))
 
@@ -206,7 +232,7 @@ def _take_out(values: Any, path: Path, kind: str) -> None:
             return
     # An entry of a list cannot be taken out alone: the others would move up.
     path = path[: next((index for index, part in enumerate(path) if isinstance(part, int)), len(path))]
-    holder = _value_at(path[:-1], values)
+    holder = value_at(path[:-1], values)
     if isinstance(holder, dict):
         holder.pop(path[-1], None)
 
@@ -220,76 +246,6 @@ def _not_finite(path: Path, value: Any) -> Iterator[tuple[Path, float]]:
         yield path, value
 
 
-# ------------------------------------------------------------------------------------------------ walking the schema
-
-
-def _hints(section: Any) -> dict[str, Any]:
-    """Field -> type of a config dataclass; class variables are no fields."""
-    hints = get_type_hints(section, include_extras=True)
-    return {field.name: hints[field.name] for field in fields(section)}
-
-
-def _plain(hint: Any, value: Any) -> Any:
-    """What a type stands for at this value: without its bounds and None, and of a union the member that the value names."""
-    while get_origin(hint) is Annotated:
-        hint = get_args(hint)[0]
-    if get_origin(hint) in (Union, UnionType):
-        members = [member for member in get_args(hint) if member is not NoneType]
-        if len(members) == 1:
-            return _plain(members[0], value)
-        named = value if isinstance(value, dict) else {}
-        for member in members:
-            for key in ("type", "name"):
-                if is_dataclass(member) and key in _hints(member) and named.get(key) in get_args(_hints(member)[key]):
-                    return member
-        return Any
-    return hint
-
-
-def _tags(hint: Any, key: str) -> list[str]:
-    """The names that tell the members of a union apart."""
-    if is_dataclass(hint):
-        return list(get_args(_hints(hint)[key])) if key in _hints(hint) else []
-    return [tag for part in get_args(hint) for tag in _tags(part, key)]
-
-
-def _section_at(path: Sequence[str | int], values: Any) -> Any:
-    """The config dataclass at a key path, or None."""
-    hint: Any = Config
-    for depth, part in enumerate(path):
-        value = _value_at(path[: depth + 1], values)
-        if get_origin(hint) in (dict, list):
-            hint = _plain(get_args(hint)[-1], value)
-        elif is_dataclass(hint) and part in _hints(hint):
-            hint = _plain(_hints(hint)[part], value)
-        else:
-            return None
-    return hint if is_dataclass(hint) else None
-
-
-def _value_at(path: Sequence[str | int], values: Any) -> Any:
-    for part in path:
-        if isinstance(values, dict):
-            values = values.get(part)
-        elif isinstance(values, list) and isinstance(part, int) and part < len(values):
-            values = values[part]
-        else:
-            return None
-    return values
-
-
-def _dotted(path: Iterable[str | int]) -> str:
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
-
-
-def is_inside(where: str, known: str) -> bool:
-    """Whether the key path `where` is `known` or below it."""
-    return where == known or where.startswith((f"{known}.", f"{known}["))
-
-
 # ------------------------------------------------------------------------------------------------ what to do about it
 
 
@@ -301,47 +257,43 @@ def _suggest_key(parts: list[str], depth: int, known: list[str], values: dict[st
             return "the values of a task are at tasks.NAME, for example tasks.rte.weight=2"
         # `taks=rte` means the group, `taks.rte.weight=2` the section.
         known = [name for name in known if name != "tasks"] + list(GROUPS_OF_TASKS) if len(parts) == 1 else known
-    others = [member for member in _alternatives(parts[:depth]) if typed in _hints(member)]
-    if others:
-        key = "type" if parts[0] == "tasks" else "name"
-        return f"only {key} {' or '.join(_tags(member, key)[0] for member in others)} has it; choices: {', '.join(sorted(known))}"
-    if len(parts) == depth + 1 and parts[0] != "tasks":
-        elsewhere = [path for path in _leaves() if path.rpartition(".")[2] == typed and path != ".".join(parts)]
-        if elsewhere:
-            return f"did you mean {' or '.join(elsewhere)}?"
+    members = alternatives(parts[:depth])
+    close = nearest(typed, {name for member in members for name in hints(member)} | set(known))
+    if close is not None and close not in known:
+        return _other_kinds(parts[0], close, typed, members, known)
+    elsewhere = _elsewhere(typed, values) if len(parts) == depth + 1 else []
+    if not elsewhere and close is None and depth < 2:
+        elsewhere = _elsewhere(nearest(typed, {path.rpartition(".")[2] for path in leaves()}) or "", values)
+    if elsewhere:
+        others = f" ({' and '.join(elsewhere[1:])} {'has' if len(elsewhere) == 2 else 'have'} the same name)" if elsewhere[1:] else ""
+        return f"did you mean {elsewhere[0]}?{others}"
     return suggest(typed, known)
 
 
-def _alternatives(path: Sequence[str]) -> list[Any]:
-    """The members of the union that stands at a key path, if one does."""
-    hint = _hints(Config).get(path[0]) if path else None
-    if len(path) == 2 and path[0] == "tasks":
-        hint = get_args(get_args(hint)[0])[1]
-    elif len(path) != 1 or path[0] == "tasks":
-        return []
-    while get_origin(hint) is Annotated:
-        hint = get_args(hint)[0]
-    return list(get_args(hint)) if get_origin(hint) in (Union, UnionType) else []
+def _other_kinds(section: str, name: str, typed: str, members: list[Any], known: list[str]) -> str:
+    """Which other kinds of a section have a key, and what this one has."""
+    meant = "" if name == typed else f"did you mean '{name}'? "
+    key = "type" if section == "tasks" else "name"
+    kinds = [tags(member, key)[0] for member in members if name in hints(member)]
+    listed = f"{', '.join(kinds[:-1])} or {kinds[-1]}" if len(kinds) > 1 else kinds[0]
+    has = f"a task of type {listed}" if section == "tasks" else f"{section}={listed}"
+    return f"{meant}only {has} has that key; choices here: {', '.join(sorted(known))}"
 
 
-@cache
-def _leaves() -> list[str]:
-    """The dotted paths of all keys, with NAME for a task's name."""
-    paths: dict[str, None] = {}
+ORDER = ("optim", "runner", "data", "logger", "model", "sharing", "weighting", "sampling")
+"""Sections in the order in which a key without its section most likely means them; tasks come last."""
 
-    def walk(hint: Any, prefix: str) -> None:
-        if is_dataclass(hint):
-            for name, inner in _hints(hint).items():
-                paths[f"{prefix}{name}"] = None
-                walk(inner, f"{prefix}{name}.")
-        elif get_origin(hint) is dict and prefix == "tasks.":
-            walk(get_args(hint)[1], "tasks.NAME.")
-        elif get_origin(hint) in (Annotated, Union, UnionType):
-            for part in get_args(hint):
-                walk(part, prefix)
 
-    walk(Config, "")
-    return list(paths)
+def _elsewhere(name: str, values: dict[str, Any]) -> list[str]:
+    """The paths of a key in the other sections of this run, the most likely first."""
+    found = []
+    for path in leaves():
+        *section, last = path.split(".")
+        if last == name and section:
+            there = section_at(section, values)
+            if section[0] == "tasks" or (there is not None and name in hints(there)):
+                found.append(path)
+    return sorted(found, key=lambda path: ORDER.index(path.split(".")[0]) if path.split(".")[0] in ORDER else len(ORDER))
 
 
 def _not_in_run(key: str, name: str, tasks: list[str]) -> Problem:
@@ -356,19 +308,5 @@ def _not_in_run(key: str, name: str, tasks: list[str]) -> Problem:
 def _help(path: Sequence[str | int], values: Any) -> str:
     """The docstring under a field."""
     names = [part for part in path if isinstance(part, str)]
-    section = _section_at(names[:-1], values) if names else None
+    section = section_at(names[:-1], values) if names else None
     return docs(section).get(names[-1], "") if section else ""
-
-
-@cache
-def docs(section: type) -> dict[str, str]:
-    """Field -> the docstring under it, for a config dataclass and what it is derived from."""
-    texts: dict[str, str] = {}
-    for cls in reversed(section.__mro__):
-        if not is_dataclass(cls):
-            continue
-        body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
-        for field, text in zip(body, body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                texts[field.target.id] = " ".join(str(text.value.value).split())  # type: ignore[union-attr]
-    return texts

@@ -141,13 +141,16 @@ def _pretrained(model: Model) -> BackboneFiles:
     if not model.name:
         raise UserError("no model is named", where="model.name", fix="give a folder or a hub name: model.name=FacebookAI/roberta-base")
     location = locate(model.name)
+    if not Path(location).is_dir() and location.startswith("/"):
+        raise UserError(f"there is no folder '{location}'", where=f"model.name={model.name}", fix="give a folder that holds config.json")
     try:
         config = AutoConfig.from_pretrained(location, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
     except (OSError, ValueError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
+        here = f", and there is no folder '{location}' in {Path.cwd()}" if not Path(location).is_dir() else ""
         raise UserError(
-            f"the model cannot be loaded: {lines[0]}",
+            f"the model cannot be loaded{here}: {lines[0]}",
             where=f"model.name={model.name}",
             fix="check the name and the network, give a folder that holds config.json and the weights, or type model=tiny",
         ) from error

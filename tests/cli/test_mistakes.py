@@ -88,11 +88,11 @@ KNOWN_FROM_THE_CONFIGURATION: dict[str, tuple[list[str], str]] = {
     ),
     "missing file": (
         ["train", "-cd", "my_conf", "task=mine", "tasks.mine.source.files.train=trian.csv"],
-        "mtl train: 1 problem\n  tasks.mine.source.files.train: no file 'trian.csv'\n      -> did you mean 'train.csv'?\n",
+        "mtl train: 1 problem\n  tasks.mine.source.files.train: there is no file 'trian.csv'\n      -> did you mean 'train.csv'?\n",
     ),
     "missing data folder": (
         ["train", "task=rte", "data=local", "data.root=my_data"],
-        "mtl train: 1 problem\n  data.root: no folder 'my_data'\n"
+        "mtl train: 1 problem\n  data.root: there is no folder 'my_data'\n"
         "      -> '.' has nothing of a similar name; relative paths start from {cwd}\n",
     ),
     "checkpoint path that is not one": (

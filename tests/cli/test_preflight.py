@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from mtlcli.cli.preflight import Plan, preflight, read_arguments
-from mtlcli.config import sharings
+from mtlcli.config import machine, sharings
 from mtlcli.config.paths import conf_dir
 from mtlcli.config.snapshot import read_config
 from mtlcli.errors import UserError
@@ -134,12 +134,41 @@ def test_missing_values() -> None:
 
 
 def test_what_cannot_be_read() -> None:
-    (text,) = said("model.name=a[")
-    assert text.startswith("cannot read 'model.name=a['") and "quotes" in text
+    assert said("model.name=a[") == [
+        "cannot read 'model.name=a[': a bracket is not closed -> for one text type the value in quotes that reach mtl: 'model.name=\"a[\"'"
+    ]
+    assert said("model.name=x=y")[0].startswith("cannot read 'model.name=x=y': the character = must stand in quotes")
+    assert said("model.name=a'b")[0].startswith("cannot read 'model.name=a'b': a quote is opened and not closed")
     assert said("=3")[0].startswith("unknown key ''")
     assert said("task={a: 3}") == ["task: is chosen by name, not by value -> for example task=ax"]
     assert said("task=null")[0].startswith("task=null: a task must be chosen")
     assert said("task=[]")[0].startswith("task: the run has no task")
+
+
+@pytest.mark.parametrize("value", ["~/models/ü", "a;b", "<&>", "100€"])
+def test_a_text_that_lacks_only_hydras_quotes_is_read(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models" / "ü").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    good = plan("task=rte", f"model.name={value}")
+    assert good.configs[0].model.name == value and good.overrides[1] == f'++model.name="{value}"'
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["task=[cola,", "rte]"], "task: the blanks in 'task=[cola, rte]' make several words of it -> put it in quotes: 'task=[cola,rte]'"),
+        (["task=cola", "rte"], "'rte' has no value -> several tasks are one list: 'task=[cola,rte]'"),
+        (["task=[cola,rte]", "mrpc"], "'mrpc' has no value -> several tasks are one list: 'task=[cola,rte,mrpc]'"),
+        (["task", "=", "cola"], "task: there are blanks around the = -> type task=cola"),
+        (["seed=", "3"], "seed: there are blanks around the = -> type seed=3"),
+        (
+            ["data.root=/my", "data"],
+            "'data' has no value -> if it belongs to the value before it, put both in quotes: 'data.root=\"/my data\"'",
+        ),
+    ],
+)
+def test_words_that_the_shell_has_cut_apart(words: list[str], answer: str) -> None:
+    assert said(*words) == [answer]
 
 
 def test_interpolations() -> None:
@@ -169,7 +198,7 @@ def test_options() -> None:
     assert said("-m", "--cfg", "job", "--config-name", "x", "-cd", "nosuch") == [
         "--config-name: is not supported -> use -cd DIR and key=value",
         "--multirun and --cfg cannot be combined -> give one of them",
-        "-cd: no folder 'nosuch'",
+        f"-cd: there is no folder 'nosuch' -> relative paths start from {Path.cwd()}",
     ]
 
 
@@ -206,7 +235,8 @@ def test_broken_yaml(own: Path) -> None:
     path = own / "my_conf" / "task" / "mine.yaml"
     path.write_text(HEADER + "type: a\n  b: c\n")
     assert said("-cd", "my_conf", "task=mine") == [
-        f"{path}, line 3: is no valid YAML: mapping values are not allowed here -> mind the indentation, and quote text with : or #"
+        f"{path}, line 3: the file is not valid YAML: mapping values are not allowed here -> check the indentation, "
+        "and put text with : or # in quotes"
     ]
 
 
@@ -218,7 +248,56 @@ def test_a_suite_with_a_task_that_is_not_there(own: Path) -> None:
 
 def test_a_missing_file(own: Path) -> None:
     (own / "train.csv").rename(own / "trains.csv")
-    assert said("-cd", "my_conf", "task=mine") == ["tasks.mine.source.files.train: no file 'train.csv' -> did you mean 'trains.csv'?"]
+    assert said("-cd", "my_conf", "task=mine") == [
+        "tasks.mine.source.files.train: there is no file 'train.csv' -> did you mean 'trains.csv'?"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "answer"),
+    [
+        ("my_conf/task/mine.yaml", "'my_conf/task/mine.yaml' is a file -> give the folder that holds the folder task/: -cd my_conf"),
+        ("my_conf/task", "'my_conf/task' is the folder of one group -> give the folder around it: -cd my_conf"),
+        ("my_cnf", "there is no folder 'my_cnf' -> did you mean 'my_conf'?"),
+        (
+            "empty",
+            "'empty' has no folder of a group in it -> put your files into folders named after the groups, as in empty/task/mine.yaml",
+        ),
+    ],
+)
+def test_a_folder_of_own_files_that_is_none(given: str, answer: str, own: Path) -> None:
+    (own / "empty").mkdir()
+    (text,) = said("-cd", given, "task=mine")
+    assert text.startswith(f"-cd: {answer}")
+
+
+def test_a_model_folder_that_is_not_there(own: Path) -> None:
+    (own / "models" / "bert").mkdir(parents=True)
+    (own / "models" / "bert" / "config.json").touch()
+    for name, answer in {
+        "/data/models/bert": "there is no folder '/data/models/bert' -> there is no folder '/data/models' either",
+        "./models/brt": "there is no folder './models/brt' -> did you mean 'models/bert'?",
+        "~/models/bert": "there is no folder '~/models/bert' -> ",
+        "a/b/c": f"there is no folder 'a/b/c' -> there is no folder 'a/b' either; relative paths start from {own}",
+        "./models/bert/config.json": "is a file, and a model is a folder -> give the folder that holds it: model.name=models/bert",
+    }.items():
+        (text,) = said("-cd", "my_conf", "task=mine", "model=pretrained", f"model.name={name}")
+        assert text.startswith(f"model.name={name}: {answer}")
+    assert plan("-cd", "my_conf", "task=mine", "model=pretrained", "model.name=./models/bert").configs
+
+
+def test_a_device_that_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert said("task=rte", "runner.device=cuda") == [
+        "runner.device=cuda: CUDA_VISIBLE_DEVICES= hides every GPU of this machine -> unset CUDA_VISIBLE_DEVICES, or type runner.device=cpu"
+    ]
+
+
+def test_a_device_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(machine, "DRIVERS", ("/nosuch",))
+    (text,) = said("task=rte", "runner.device=cuda")
+    assert text.startswith("runner.device=cuda: this machine has no GPU, or no driver for it -> type runner.device=cpu")
 
 
 # ------------------------------------------------------------------------------------------------ sweeps
@@ -229,6 +308,11 @@ def test_several_values_without_a_sweep() -> None:
         "weighting: 'static,uncertainty' is several values -> for a sweep add -m",
         "task: 'cola,rte' is several values -> for a sweep add -m; for one list: 'task=[cola,rte]'",
         "seed: 'range(1,3)' is several values -> for a sweep add -m",
+    ]
+    assert said("optim.lr=1,5e-4", "data.root=p,q", "optim.betas=0.9,0.99", "data=local") == [
+        "optim.lr: '1,5e-4' is several values -> for a decimal number write a point: optim.lr=1.5e-4; for a sweep add -m",
+        "data.root: 'p,q' is several values -> for one text with a comma quote it: 'data.root=\"p,q\"'; for a sweep add -m",
+        "optim.betas: '0.9,0.99' is several values -> for a sweep add -m; for one list: 'optim.betas=[0.9,0.99]'",
     ]
 
 
@@ -256,8 +340,8 @@ def test_a_combination_that_cannot_work_is_named() -> None:
         "tasks.rte.weight: task 'rte' is not in the run (in the job task=[cola]) -> the run has: cola"
     ]
     assert said("-m", "weighting=static,uncertainty", "weighting.lr=0.1") == [
-        "weighting.lr: unknown key 'lr' (in the job weighting=static) -> only name uncertainty or imtl_l or famo or gradnorm has it;"
-        " choices: name"
+        "weighting.lr: unknown key 'lr' (in the job weighting=static) -> only weighting=uncertainty, imtl_l, "
+        "famo or gradnorm has that key; choices here: name"
     ]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mtlcli.cli.tasks import read_group, tasks_main
+from mtlcli.cli.tasks import tasks_main
 from mtlcli.config.paths import conf_dir
 from mtlcli.errors import UserError
 
@@ -97,7 +97,7 @@ def test_rows_are_checked(own: Path) -> None:
         (["colla"], "unknown task 'colla'\n    -> did you mean 'cola'?"),
         (["cola", "rte"], "one name can be shown, found 2: cola rte"),
         (["data=sample"], "'data=sample' needs a task to be shown with"),
-        (["-cd", "nosuch"], "-cd: no folder 'nosuch'"),
+        (["-cd", "nosuch"], "-cd: there is no folder 'nosuch'"),
         (["--foo"], "unknown option '--foo'"),
         (["cola", "data.sourse=sample"], "data.sourse: unknown key 'sourse'\n    -> did you mean 'source'?"),
     ],
@@ -108,9 +108,14 @@ def test_mistakes(argv: list[str], text: str) -> None:
     assert str(caught.value).startswith(text)
 
 
-def test_broken_yaml(own: Path) -> None:
-    path = own / "my_conf" / "task" / "mine.yaml"
+def test_broken_yaml_does_not_stop_the_others(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = own / "my_conf" / "task" / "bad.yaml"
     path.write_text("type: [\n")
+    (own / "my_conf" / "task" / "worse.yaml").write_bytes(b"# \xff\n")
+    assert tasks_main(["-cd", "my_conf"]) == 0
+    out, err = capsys.readouterr()
+    assert " mine " in out and f"warning: {Path('my_conf/task/bad.yaml')}, line 2: the file is not valid YAML" in err and "UTF-8" in err
+    assert "mine: Whether I like it" in shown(capsys, "mine", "-cd", "my_conf")
     with pytest.raises(UserError) as caught:
-        read_group("task", own / "my_conf")
-    assert caught.value.problems[0].where == f"{path}, line 2"
+        tasks_main(["bad", "-cd", "my_conf"])
+    assert caught.value.problems[0].where == f"{Path('my_conf/task/bad.yaml')}, line 2"

@@ -161,9 +161,10 @@ def test_missing_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {"train": "trian.csv", "validation": "train.csv", "test": "nosuch/test.csv", "more": "train.xls"}
     config = validate(run({"a": {**TEXT, "source": {"files": files}}}, data={"root": "data"}))
     assert [str(problem).replace("\n    -> ", " -> ") for problem in missing_files(config)] == [
-        f"data.root: no folder 'data' -> '.' has nothing of a similar name; relative paths start from {tmp_path}",
-        "tasks.a.source.files.train: no file 'trian.csv' -> did you mean 'train.csv'?",
-        f"tasks.a.source.files.test: no file 'nosuch/test.csv' -> there is no folder 'nosuch' either; relative paths start from {tmp_path}",
+        f"data.root: there is no folder 'data' -> '.' has nothing of a similar name; relative paths start from {tmp_path}",
+        "tasks.a.source.files.train: there is no file 'trian.csv' -> did you mean 'train.csv'?",
+        "tasks.a.source.files.test: there is no file 'nosuch/test.csv' -> "
+        f"there is no folder 'nosuch' either; relative paths start from {tmp_path}",
         "tasks.a.source.files.more: 'train.xls' is in no known format -> its name must end in .parquet, .csv, .tsv, .jsonl",
     ]
 

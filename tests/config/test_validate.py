@@ -122,13 +122,23 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(weighting__lr=0.1),
         "weighting.lr: unknown key 'lr'",
-        "only name uncertainty or imtl_l or famo or gradnorm has it; choices: name",
+        "only weighting=uncertainty, imtl_l, famo or gradnorm has that key; choices here: name",
     ),
     (
         changed(tasks__stsb__labels=["a", "b"]),
         "tasks.stsb.labels: unknown key 'labels'",
-        "only type classification has it; choices: batch_size, columns, dropout, head, head_layers, lr_factor, max_length, metrics, range, "
-        "source, splits, type, weight",
+        "only a task of type classification has that key; choices here: batch_size, columns, dropout, head, head_layers, lr_factor, "
+        "max_length, metrics, range, source, splits, type, weight",
+    ),
+    (
+        changed(sharing={"name": "hard", "strenght": 1}),
+        "sharing.strenght: unknown key 'strenght'",
+        "did you mean 'strength'? only sharing=soft or progressive has that key; choices here: name",
+    ),
+    (
+        changed(tasks__cola__labels=["NA", None]),
+        "tasks.cola.labels[1]: must be text, found null",
+        "put it in quotes: YAML reads null, Null, NULL, ~ and an empty entry without quotes as no value",
     ),
 ]
 
@@ -181,6 +191,20 @@ def test_all_mistakes_at_once() -> None:
     ]
 
 
+def test_misspelt_keys_of_a_task_are_named_and_nothing_follows_from_them() -> None:
+    """Not that `type` or `columns` is missing, nor that the run has no task."""
+    cola = dict(GOOD["tasks"]["cola"])
+    columns, kind = cola.pop("columns"), cola.pop("type")
+    for wrong, named in (
+        ({"typ": kind, "columns": columns}, ["typ"]),
+        ({"type": kind, "colums": columns}, ["colums"]),
+        ({"typ": kind, "colums": columns}, ["typ", "colums"]),
+    ):
+        assert [line.partition(" choices")[0] for line in said(GOOD | {"tasks": {"cola": cola | wrong}})] == [
+            f"tasks.cola.{key}: unknown key '{key}'\n    -> did you mean '{ {'typ': 'type', 'colums': 'columns'}[key] }'?" for key in named
+        ]
+
+
 def test_a_refused_value_is_reported_once() -> None:
     """`steps: x` is taken out to look at the rest; that nothing then says how long the run is, is no second mistake."""
     assert [line.partition("\n")[0] for line in said(changed(runner__steps="x", runner__epochs=None))] == [
@@ -210,7 +234,11 @@ def test_known_keys(key: str) -> None:
             "tasks.coal.weight: task 'coal' is not in the run\n    -> did you mean 'cola'? the run has: cola, stsb, squad",
         ),
         ("tasks.rte.weight", "tasks.rte.weight: task 'rte' is not in the run\n    -> the run has: cola, stsb, squad"),
-        ("lr", "lr: unknown key 'lr'\n    -> did you mean model.lr or sharing.lr or weighting.lr or optim.lr?"),
+        ("lr", "lr: unknown key 'lr'\n    -> did you mean optim.lr? (model.lr has the same name)"),
+        (
+            "batchsize",
+            "batchsize: unknown key 'batchsize'\n    -> did you mean runner.batch_size? (tasks.NAME.batch_size has the same name)",
+        ),
         ("weight", "weight: unknown key 'weight'\n    -> did you mean tasks.NAME.weight?"),
         ("seed.x", "seed.x: 'seed' is a single value and has no keys\n    -> Seed of weights, order of data, sampling and dropout."),
         (
