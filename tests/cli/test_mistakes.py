@@ -161,7 +161,7 @@ def test_the_hub_cannot_be_reached(own: Path) -> None:
 ROWS: dict[str, tuple[str, list[str]]] = {
     # train.csv, and what must be said of it.
     "wrong column": ("text,label\nso good,yes\n", ["train.csv", "no column 'sentence'", "text", "tasks.mine.columns.text"]),
-    "label out of range": ("sentence,label\nso good,yes\nso so,maybe\n", ["train.csv, line 3", "'maybe'", "0 = no, 1 = yes"]),
+    "label out of range": ("sentence,label\nso good,yes\nso so,maybe\n", ["train.csv, line 3", "'maybe'", "allowed: no, yes"]),
     "empty split": ("sentence,label\n", ["train.csv", "no rows"]),
     "empty text": ("sentence,label\n,yes\nso bad,no\n", ["train.csv, line 2", "sentence"]),
 }
