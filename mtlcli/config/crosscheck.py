@@ -109,6 +109,8 @@ def _task(name: str, task: Task, config: Config, names: list[str]) -> Iterator[P
         )
     if isinstance(task, ClassificationTask) and task.labels and len(set(task.labels)) < len(task.labels):
         yield Problem("a label is there twice", f"{at}.labels", "give every label once, in the order of the ids")
+    if isinstance(task, ClassificationTask) and task.labels and "" in task.labels:
+        yield Problem("a label is empty", f"{at}.labels", "name it: an empty field of the label column says that a row has no label")
     if isinstance(task, RegressionTask) and task.range and not (len(task.range) == 2 and task.range[0] < task.range[1]):
         yield Problem(f"must be two numbers, the lowest and the highest score, found {task.range}", f"{at}.range", "for example [0, 5]")
     if isinstance(task, SpanTask) and length - task.max_question_length - SPECIAL_TOKENS <= task.stride:

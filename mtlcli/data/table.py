@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,6 +51,15 @@ class Table:
     def column(self, name: str) -> list[Any]:
         """The values of a column as Python objects, in row order."""
         return list(self.rows.column(name).to_pylist())
+
+    def class_names(self, column: str) -> list[str] | None:
+        """The names that the file's own metadata has for the whole numbers in a column (`ClassLabel` of the datasets library)."""
+        text = (self.rows.schema.metadata or {}).get(b"huggingface")
+        try:
+            names = json.loads(text)["info"]["features"][column]["names"] if text else None
+        except (ValueError, KeyError, TypeError):  # Metadata of another form say nothing about this column.
+            return None
+        return names if isinstance(names, list) and all(isinstance(name, str) for name in names) and names else None
 
     def where(self, row: int) -> str:
         """How a row (counted from 0) is named to the user: `file, line 12`, or `file, row 11` counted from 1."""

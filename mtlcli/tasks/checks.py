@@ -28,11 +28,8 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def as_text(column: pa.ChunkedArray) -> pa.Array:
-    """A column of text, numbers or truth values as text: (rows,). True and false are 1 and 0, NaN is null, -1.0 is -1."""
-    kind = column.type
-    if pa.types.is_boolean(kind):
-        column = column.cast(pa.int8())
-    if pa.types.is_floating(kind):
+    """A column of text or numbers as text: (rows,). NaN is null, -1.0 is -1."""
+    if pa.types.is_floating(column.type):
         written = {-1: "-1", None: None}
         values = [written[value] if value in written else None if value != value else str(value) for value in column.to_pylist()]
         return pa.array(values, pa.string())

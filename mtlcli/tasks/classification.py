@@ -19,7 +19,8 @@ from mtlcli.data.features import Features
 from mtlcli.data.table import Table, as_numpy
 from mtlcli.errors import Problem
 from mtlcli.tasks.base import Outputs, TaskType
-from mtlcli.tasks.checks import as_text, counted, input_columns, is_text, require_finite, shown, text_problems, wrong_type
+from mtlcli.tasks.checks import counted, input_columns, is_text, require_finite, shown, text_problems, wrong_type
+from mtlcli.tasks.labels import names_in_file, renames, true_is_first, written
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,6 +37,8 @@ WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 SIGNED = re.compile(r"\+[0-9]+")
 POINT_ZERO = re.compile(r"-?[0-9]+\.0+")
 """What pandas makes of a whole number in a column with an empty row."""
+NO_LABEL = ("", "-1", "-1.0")
+"""What says that a row has no label, unless it is the name of a class."""
 CLASSES_NAMED = 20
 """Classes that a message names."""
 
@@ -92,6 +95,10 @@ class Classification(TaskType[ClassificationTask]):
     def _learn(self, train: Table) -> None:
         column = self.config.columns.label
         if column not in train.rows.column_names or not _holds_labels(train.rows.column(column).type):
+            return
+        names = train.class_names(column)
+        if names is not None and pa.types.is_integer(train.rows.column(column).type):
+            self._learned, self.config.labels = True, names
             return
         found = set(self._written(train).unique().to_pylist()) - {None, ""}
         if not any(SIGNED.fullmatch(text) for text in found):
@@ -163,14 +170,26 @@ class Classification(TaskType[ClassificationTask]):
         found = values.take(pa.array(rows)).unique().to_pylist()
         more = f"; others: {', '.join(map(shown, found[1:6]))}" if len(found) > 1 else ""
         what = f"label {shown(found[0])} is not one of the classes{more}"
+        key = f"tasks.{(self.owner or self).name}.labels"
+        if pa.types.is_boolean(values.type):
+            what = f"column '{column}' holds true and false, and the classes do not say which of them is true"
+            fix = f"write the names of the classes into the column, or name true and false in {key}; allowed: {self._allowed()}"
+            return counted(table, rows, what, fix)
+        names = names_in_file(table, column, self._known_labels)
+        if names is not None and isinstance(found[0], int):
+            named = f"'{names[found[0]]}'" if 0 <= found[0] < len(names) else "by no name"
+            what = f"label {found[0]}, which the file calls {named}, is not one of the classes{more}"
+            return counted(table, rows, what, f"the file calls its classes {', '.join(names[:CLASSES_NAMED])}; allowed: {self._allowed()}")
         first = str(found[0])
         whole = first.partition(".")[0] if POINT_ZERO.fullmatch(first) else None
         if self._known_labels is None:
             what = f"label {shown(found[0])} is a whole number with a decimal point{more}"
-            key, named = f"tasks.{(self.owner or self).name}.labels", _listed(map(str, found))
-            fix = f"write {whole}; or, if the classes are called so, name them in {key}: {named}"
+            fix = f"write {whole}; or, if the classes are called so, name them in {key}: {_listed(map(str, found))}"
         elif whole is not None and self._class_ids([whole])[0] >= 0:
             fix = f"write {whole}, without a decimal point; allowed: {self._allowed()}"
+        elif first in ("0", "1") and true_is_first(self.labels) and not self._ids_allowed:
+            zero = self.labels[0]
+            fix = f"write the names, as 0 could mean {zero} by its place or false by itself; if 0 is {zero}, set {key[:-1]}_ids=true"
         elif self._named and self._ids_allowed and WHOLE.fullmatch(first):
             fix = f"{self._named}, so that numbers are no ids here; allowed: {self._allowed()}"
         else:
@@ -187,14 +206,20 @@ class Classification(TaskType[ClassificationTask]):
         return f"{', '.join(names + more)} ({origin})"
 
     def doubts(self, train: Table) -> list[Problem]:
-        """Classes that no train row has."""
+        """Classes that no train row has, and names that the file has for other words of the task."""
+        found = []
+        names = train.class_names(self.config.columns.label)
+        if names and renames(names, self.labels):
+            what = f"the file calls the classes {', '.join(names[:CLASSES_NAMED])}, and the task {', '.join(self.labels[:CLASSES_NAMED])}"
+            fix = f"make sure that they mean the same in this order, or take out tasks.{(self.owner or self).name}.labels"
+            found.append(Problem(what, train.origin, fix))
         present = set(self._ids(train).tolist())
         absent = [label for number, label in enumerate(self.labels) if number not in present]
-        if not absent or self.owner is not None:
-            return []
-        named = ", ".join(absent[:CLASSES_NAMED]) + (", ..." if len(absent) > CLASSES_NAMED else "")
-        what = f"no row of split '{train.split}' has the label {named}: what has no example is not learned"
-        return [Problem(what, train.origin, f"add rows with them, or take them out of tasks.{self.name}.labels")]
+        if absent and self.owner is None:
+            named = ", ".join(absent[:CLASSES_NAMED]) + (", ..." if len(absent) > CLASSES_NAMED else "")
+            what = f"no row of split '{train.split}' has the label {named}: what has no example is not learned"
+            found.append(Problem(what, train.origin, f"add rows with them, or take them out of tasks.{self.name}.labels"))
+        return found
 
     def targets(self, table: Table) -> NDArray:
         """Class ids."""
@@ -204,17 +229,23 @@ class Classification(TaskType[ClassificationTask]):
     def _ids_allowed(self) -> bool:
         """Whether whole numbers may be ids, by what the config says."""
         said = self.config.label_ids if self.config.label_ids is not None else (self.owner or self).config.label_ids
-        return said if said is not None else not any(WHOLE.fullmatch(label) for label in self._known_labels or [])
+        if said is not None:
+            return said
+        labels = self._known_labels or []
+        return not any(WHOLE.fullmatch(label) for label in labels) and not true_is_first(labels)
 
     @cached_property
     def _named(self) -> str:
         """Where a split of the task holds a class name, so that no split holds ids; empty: no split does."""
         names = pa.array([label for label in self._known_labels or [] if not WHOLE.fullmatch(label)], pa.string())
         for table in self._tables:
-            rows = pc.indices_nonzero(pc.is_in(self._written(table), names))
+            if table.class_names(self.config.columns.label) is not None:
+                continue  # The column holds ids, whatever the file calls them.
+            texts = self._written(table)
+            rows = pc.indices_nonzero(pc.is_in(texts, names))
             if len(rows):
                 row = rows[0].as_py()
-                return f"{table.where(row)} holds the name {self._written(table)[row].as_py()}"
+                return f"{table.where(row)} holds the name {texts[row].as_py()}"
         return ""
 
     @property
@@ -224,21 +255,18 @@ class Classification(TaskType[ClassificationTask]):
 
     def _written(self, table: Table) -> pa.Array:
         """The label of each row as it is written, null where the column is: (rows,) of text."""
-        column = self.config.columns.label
-        if column not in table.rows.column_names:
-            return pa.nulls(len(table), pa.string())
-        return as_text(table.rows.column(column))
+        return written(table, self.config.columns.label, self._known_labels)[0]
 
-    def _class_ids(self, texts: Sequence[str]) -> list[int]:
-        """The class id of each label as it is written, MISSING or UNKNOWN."""
+    def _class_ids(self, texts: Sequence[str], *, names: bool = False) -> list[int]:
+        """The class id of each label as it is written, MISSING or UNKNOWN. `names`: whether it is certain that no text is an id."""
         numbers = {label: number for number, label in enumerate(self._known_labels or [])}
-        takes_ids = self._takes_ids
+        takes_ids = not names and self._takes_ids
 
         def class_id(text: str) -> int:
             whole = takes_ids and WHOLE.fullmatch(text)
             if text in numbers and not whole:
                 return numbers[text]
-            if text in ("", "-1"):
+            if text in NO_LABEL:
                 return MISSING
             return int(text) if whole and 0 <= int(text) < len(numbers) else UNKNOWN
 
@@ -246,10 +274,10 @@ class Classification(TaskType[ClassificationTask]):
 
     def _ids(self, table: Table) -> NDArray[np.int64]:
         """The class id of each row, MISSING or UNKNOWN: (rows,)."""
-        written = self._written(table).dictionary_encode()
-        known = self._class_ids(written.dictionary.to_pylist())
-        classes = np.array([*known, MISSING], np.int64)
-        found: NDArray[np.int64] = classes[as_numpy(written.indices.fill_null(len(classes) - 1))]
+        texts, names = written(table, self.config.columns.label, self._known_labels)
+        encoded = texts.dictionary_encode()
+        classes = np.array([*self._class_ids(encoded.dictionary.to_pylist(), names=names), MISSING], np.int64)
+        found: NDArray[np.int64] = classes[as_numpy(encoded.indices.fill_null(len(classes) - 1))]
         return found
 
     def encode(self, table: Table, encoder: TextEncoder) -> Features:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -63,7 +64,7 @@ def test_labels_are_ids_or_names(labels: list[str], values: list[Any], ids: list
     [
         (["b", "a", "b"], ["a", "b"]),
         ([10, 9, 1], ["1", "9", "10"]),
-        ([True, False], ["0", "1"]),
+        ([True, False], ["false", "true"]),
         ([1, 0, -1, None], ["0", "1"]),
         (["x", "", None, "y"], ["x", "y"]),
         (["10", "9", "1", "-1"], ["1", "9", "10"]),
@@ -79,8 +80,71 @@ def test_null_labels_are_the_distinct_values_of_train(values: list[Any], labels:
     assert toy.config.labels == labels, "the saved config is complete"
     numbers = {label: number for number, label in enumerate(labels)}
     good = [value for value in values if value not in (None, "", -1) and (value != "-1" or "-1" in labels)]
-    expected = [numbers[value if isinstance(value, str) else str(int(value))] for value in good]
+    expected = [numbers[str(value).lower()] for value in good]
     assert toy.references(table(good)) == expected
+
+
+@pytest.mark.parametrize("labels", [["true", "false"], ["false", "true"], ["Yes", "No", "maybe"], ["1", "0"], ["FALSE", "TRUE"]])
+def test_true_and_false_are_the_classes_that_mean_so(labels: list[str]) -> None:
+    toy = task(labels)
+    truths = {name.casefold(): number for number, name in enumerate(labels)}
+    true, false = (next(truths[name] for name in names if name in truths) for names in (("true", "yes", "1"), ("false", "no", "0")))
+    rows = table([True, None, False])
+    assert toy.references(rows) is None
+    assert toy.targets(rows).tolist() == [true, -100, false]
+
+
+def test_true_and_false_without_such_classes_are_refused() -> None:
+    problem = only(task(["spam", "ham"]).check(table([True, False]), labelled=True))
+    assert problem.what == "column 'label' holds true and false, and the classes do not say which of them is true (and 1 more: row 2)"
+    assert problem.fix.startswith("write the names of the classes into the column, or name true and false in tasks.toy.labels")
+
+
+@pytest.mark.parametrize("labels", [["true", "false"], ["yes", "no"]])
+def test_0_and_1_are_no_ids_of_true_and_false_in_the_wrong_order_unless_the_task_says_so(labels: list[str]) -> None:
+    toy = task(labels)
+    for values in ([0, 1], ["0", "1"]):
+        problem = only(toy.check(table(values), labelled=True))
+        assert "is not one of the classes" in problem.what and problem.fix.endswith(f"if 0 is {labels[0]}, set tasks.toy.label_ids=true")
+    toy.config.label_ids = True
+    assert toy.references(table([0, 1, 1])) == [0, 1, 1]
+    assert toy.references(table([True, False])) == [0, 1], "true and false are no ids"
+    assert task(labels[::-1]).references(table([0, 1])) == [0, 1]
+
+
+def named(names: list[str] | None, values: list[Any], split: str = "train") -> Table:
+    """A table whose file has names for the ids in its label column, as the datasets library writes it."""
+    rows = table(values).rows
+    features = {"text": {"dtype": "string", "_type": "Value"}, "label": {"names": names, "_type": "ClassLabel"}}
+    return Table(rows.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}), f"{split}.parquet", split)
+
+
+def test_the_files_own_names_of_ids_are_learned_in_their_order() -> None:
+    toy = task()
+    train, validation = named(["pos", "neg", "none"], [0, 1, 1, -1]), named(["neg", "pos", "none"], [0, 1], "validation")
+    toy.prepare(train, [validation])
+    assert toy.labels == ["pos", "neg", "none"]
+    assert toy.targets(train).tolist() == [0, 1, 1, -100]
+    assert toy.references(validation) == [1, 0], "each file has its own order"
+    assert toy.references(table([0, 2])) == [0, 2] and toy.references(table(["none"])) == [2]
+    assert "no row of split 'train' has the label none" in only(toy.doubts(train)).what
+
+
+def test_configured_labels_and_the_files_own_names() -> None:
+    toy = task(["neg", "pos"])
+    assert toy.references(named(["pos", "neg"], [0, 1])) == [1, 0] and toy.doubts(named(["pos", "neg"], [0, 1])) == []
+    assert toy.references(named(["0", "1"], [0, 1])) == [0, 1]
+    renamed = task(["bad", "good"])
+    assert renamed.references(named(["neg", "pos"], [0, 1])) == [0, 1]
+    assert only(renamed.doubts(named(["neg", "pos"], [0, 1]))).what == "the file calls the classes neg, pos, and the task bad, good"
+    problem = only(task(["neg", "pos"]).check(named(["neg", "neutral", "pos"], [0, 1, 2]), labelled=True))
+    assert (problem.where, problem.what) == ("train.parquet, row 2", "label 1, which the file calls 'neutral', is not one of the classes")
+    assert problem.fix.startswith("the file calls its classes neg, neutral, pos; allowed: ")
+    assert "label 7, which the file calls by no name" in only(task(["neg", "pos"]).check(named(["neg", "pos"], [0, 7]), labelled=True)).what
+    numbers = task(["3", "2", "1"])
+    numbers.config.label_ids = True
+    assert numbers.references(named(["1", "2", "3"], [0, 1, 2])) == [2, 1, 0], "a name is no id"
+    assert task(["neg", "pos"]).references(named(None, [0, 1])) == [0, 1]
 
 
 def test_configured_labels_are_kept_and_labels_may_come_from_the_head_that_is_used() -> None:
