@@ -3,19 +3,41 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import sys
-
-from mtlcli import cli, garbage
+from types import FrameType
 
 
 def main() -> int:
     """Run the command line of this process and return its exit code."""
-    garbage.at_start()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     try:
+        # Imported here, so that a Ctrl-C during an import ends without a traceback.
+        from mtlcli import cli, garbage, output
+
+        output.fill_closed()
+        output.outlive_reader("stderr")
+        garbage.at_start()
         return cli.main()
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     finally:
         # The process ends: looking through all that was imported for garbage would take it two more seconds.
         gc.freeze()
+        if signal.getsignal(signal.SIGINT) in (_interrupt, _leave):
+            signal.signal(signal.SIGINT, _leave)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGINT, _leave)
+    raise KeyboardInterrupt
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """The second Ctrl-C, or one while the interpreter ends: no part of a library is interrupted with a traceback."""
+    os._exit(128 + number)
 
 
 if __name__ == "__main__":

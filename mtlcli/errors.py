@@ -12,6 +12,10 @@ def count_of(number: int, noun: str, nouns: str = "") -> str:
     return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
 
 
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGHUP: 129}
+"""Exit codes of a run that a signal has stopped; 143 for all other signals."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong, in the words the user reads."""
@@ -71,7 +75,7 @@ class Interrupted(MtlError):
             what, fix = f"and saved at step {step}", f"go on with: {command}"
         super().__init__(f"interrupted by {signal.Signals(number).name} {what}", fix=fix)
         self.number, self.step = number, step
-        self.exit_code = 130 if number == signal.SIGINT else 143
+        self.exit_code = EXIT_CODES.get(number, 143)
 
 
 class RunWarning(RuntimeWarning):

@@ -16,12 +16,18 @@ NO_WINDOW = 100_000
 """Columns of a pipe or a file, which have no width: nothing is cut or folded there."""
 
 
+class _Screen(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave the error to the caller; rich would end the program with exit code 1."""
+        raise  # noqa: PLE0704
+
+
 def screen(**options: Any) -> Console:
     """A rich console for text that quotes the user: brackets and colons in the text are never markup.
 
     The console is as wide as the terminal, or as the environment variable COLUMNS says; a pipe without COLUMNS has no width.
     """
-    made = Console(highlight=False, markup=False, emoji=False, **options)
+    made = _Screen(highlight=False, markup=False, emoji=False, **options)
     if "width" not in options and not made.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
         made.width = NO_WINDOW
     return made

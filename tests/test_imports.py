@@ -16,7 +16,7 @@ import mtlcli
 
 PACKAGE = Path(mtlcli.__file__).parent
 HEAVY = {"torch", "transformers", "datasets", "evaluate", "sklearn"}
-TOOLS = {"commands", "errors", "registry", "disk", "garbage", "screen"}
+TOOLS = {"commands", "errors", "registry", "disk", "output", "garbage", "screen"}
 ROOMS = {
     "metrics": TOOLS,
     "config": TOOLS | {"metrics"},

@@ -149,6 +149,9 @@ def _become(request: dict[str, object], answers: IO[str]) -> None:
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT)
         os.dup2(descriptor, number)
         os.close(descriptor)
+    # As in a terminal, also when the tests run in the background or under nohup.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(str(request["cwd"]))
     environment = request["env"]
     assert isinstance(environment, dict) and isinstance(request["arguments"], list)

@@ -13,6 +13,7 @@ import mtlcli
 from mtlcli.disk import REMEDIES, reason
 from mtlcli.errors import MtlError, RunError, UserError
 from mtlcli.registry import suggest
+from mtlcli.runner.launched import read_launch
 
 VERBS = {
     "train": "compose a configuration, run it, write a run folder; -m for a sweep",
@@ -89,7 +90,11 @@ def block(title: str, error: MtlError) -> str:
 
 def first_rank() -> bool:
     """Whether this process talks to the user: under torchrun or SLURM only rank 0 does."""
-    return os.environ.get("RANK", "0") == "0"
+    try:
+        launch = read_launch()
+    except UserError:
+        return True
+    return launch is None or launch.rank == 0
 
 
 def _dispatch(argv: list[str]) -> int:

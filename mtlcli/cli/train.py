@@ -29,6 +29,8 @@ from mtlcli.config.paths import conf_dir
 from mtlcli.config.snapshot import config_text, read_config
 from mtlcli.disk import append, make_numbered, writing
 from mtlcli.errors import Interrupted, MtlError, Problem, RunError, UserError
+from mtlcli.output import outlive_reader
+from mtlcli.runner.launched import read_launch
 from mtlcli.runner.owner import Owner
 
 JOBS = "jobs.jsonl"
@@ -42,6 +44,7 @@ def train_main(argv: list[str]) -> int:
     arguments = read_arguments(argv)
     if arguments.help or arguments.hydra_help:
         return _hydra(argv)
+    read_launch()  # Half a launch is found before anything else is done.
     plan = preflight(arguments)
     options = _options(arguments)
     if plan.resumes is not None and arguments.cfg:
@@ -124,6 +127,7 @@ def _run_composed() -> int:
 def _run(config: Config, run_dir: Path, command: list[str], *, numbered: bool = False, resumes: Path | None = None) -> float:
     from mtlcli.runner.job import run
 
+    outlive_reader("stdout")
     return run(config, run_dir, command=command, numbered=numbered, resumes=resumes)
 
 
@@ -184,6 +188,7 @@ def job_folder(number: int, overrides: str) -> str:
 
 def _sweep(options: list[str], plan: Plan) -> int:
     """Run a sweep, then show and save the table of its jobs, whatever became of them."""
+    outlive_reader("stdout")
     if "run_dir" in plan.swept:
         raise UserError("every job of a sweep has its own folder", where="run_dir", fix="give run_dir=DIR, the folder of the whole sweep")
     keys = [text.lstrip("+~").partition("=")[0] for text in plan.overrides]

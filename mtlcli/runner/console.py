@@ -21,6 +21,7 @@ from mtlcli import commands
 from mtlcli.config.environment import hide
 from mtlcli.disk import append, writing
 from mtlcli.errors import RunError, RunWarning
+from mtlcli.output import news
 from mtlcli.screen import NO_WINDOW, Column, FittingTable, screen
 
 PLAIN_SECONDS = 5.0
@@ -67,6 +68,8 @@ class Console:
 
     def _record(self, message: RenderableType) -> None:
         if self._file is not None:
+            for stream in news():
+                self._record(f"warning: nobody reads {stream} any more; the run goes on, and this file has all of it")
             text = io.StringIO()
             screen(file=text, width=NO_WINDOW, no_color=True).print(
                 hide(message) if isinstance(message, str) else message, soft_wrap=isinstance(message, str)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -13,16 +13,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
 from torch.nn import Parameter
 
 from mtlcli.config.run import Runner
 from mtlcli.errors import UserError
+from mtlcli.runner.launched import read_launch
+from mtlcli.runner.meeting import QUIET, meet, stay_local
 from mtlcli.runner.shared import SharedSum, shared_sum
-
-_connections = 0
-"""How often this process has joined a process group."""
 
 
 @dataclass(frozen=True)
@@ -160,33 +157,42 @@ def lost_neighbour(error: Exception) -> bool:
 
 
 @contextmanager
-def connect(runner: Runner) -> Iterator[Ranks]:
-    """Join the process group if this process is one of several ranks, and leave it at the end."""
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+def connect(
+    runner: Runner,
+    *,
+    quiet: float = QUIET,
+    meanwhile: AbstractContextManager[None] = nullcontext(),  # noqa: B008
+) -> Iterator[Ranks]:
+    """Join the process group if this process is one of several ranks, and leave it at the end.
+
+    `quiet`: seconds before it says for which ranks it waits. `meanwhile`: what is entered while it waits.
+    Raises UserError when the environment describes half a launch, RunError when ranks do not come.
+    """
+    launch = read_launch()
+    local_rank, local_world_size = (0, 1) if launch is None else (launch.local_rank, launch.local_world_size)
     # Where others have launched the ranks, maybe on several machines, runner.devices counts them all.
-    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    device = choose_device(runner, local_rank, max(local_world, local_rank + 1) if world > 1 else runner.devices)
+    wanted = runner.devices if launch is None else max(local_world_size, local_rank + 1)
+    device = choose_device(runner, local_rank, wanted)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if runner.threads is not None:
         torch.set_num_threads(runner.threads)
     elif "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, cores // local_world))
-    if world == 1:
+        torch.set_num_threads(max(1, cores // local_world_size))
+    if launch is None:
         yield Ranks(0, 1, device)
         return
-    # A sweep under torchrun connects once for each job, always through the launcher's one store: the keys of the last
-    # job must not be met again.
-    global _connections
+    rank, world_size = launch.rank, launch.world_size
+    with meanwhile:
+        store = meet(launch, runner.timeout, quiet)
+    if launch.is_local:
+        stay_local()
+    backend = "nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=runner.timeout)
-    store, _, _ = next(rendezvous("env://", rank, world, timeout=timeout))
-    store = PrefixStore(f"connection_{_connections}", store)
-    _connections += 1
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=world, timeout=timeout)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     try:
-        together = device.type == "cpu" and local_world == world
-        yield Ranks(rank, world, device, shared_sum(rank, world) if together else None)
+        together = device.type == "cpu" and launch.is_local
+        yield Ranks(rank, world_size, device, shared_sum(rank, world_size) if together else None)
     finally:
         dist.destroy_process_group()

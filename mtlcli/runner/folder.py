@@ -33,6 +33,8 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self._place(path)
         self._new: list[Path] = []
+        self.begun = False
+        """Whether status.json says `running` because of this object."""
 
     def _place(self, path: Path) -> None:
         self.path = path
@@ -152,6 +154,12 @@ class RunFolder:
             # A disk without any room still takes new bytes in a block that the file has: a dead run shall not say that it runs.
             if not _overwrite(self.path / "status.json", _json(content)):
                 raise
+        self.begun = status == "running"
+
+    def note_end(self, status: str, reason: str) -> None:
+        """Write the status of a run that ends without its results, if this object has begun one."""
+        if self.begun:
+            self.write_status(status, reason=reason)
 
     def write_results(self, results: dict[str, Any]) -> None:
         """results.json, format 1."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ from mtlcli.errors import Interrupted, MtlError, Problem, RunError, UserError
 from mtlcli.models.files import BackboneFiles
 from mtlcli.runner.console import Console, findings, results_table
 from mtlcli.runner.folder import RunFolder, hidden_keys
-from mtlcli.runner.interrupt import Interrupt, leave_with
+from mtlcli.runner.interrupt import Interrupt
+from mtlcli.runner.launched import read_launch
 from mtlcli.runner.prepare import Prepared, prepare
 from mtlcli.runner.room import check_place, check_room
 
@@ -34,20 +36,13 @@ def run(config: Config, run_dir: Path, *, command: list[str], numbered: bool = F
     saved, and any other error with the run folder's status set to `failed`.
     """
 
-    if _launched():
+    launch = read_launch()
+    if launch is not None:
         return _run_as_rank(config, run_dir, command, numbered, resumes)
     with Interrupt() as interrupt:
         prepared, folder, name = _begin(config, run_dir, command, numbered, resumes, interrupt)
         try:
-            if config.runner.devices == 1:
-                from mtlcli.runner.distributed import connect
-
-                with connect(config.runner) as ranks:
-                    return _guarded(folder, True, lambda: _score(_train(config, prepared, folder, ranks, name, interrupt)))
-
-            from mtlcli.runner.launch import launch
-
-            return _guarded(folder, True, lambda: _score(launch(config.runner, folder, name, interrupt)))
+            return _guarded(folder, True, lambda: _score(_carry_out(config, prepared, folder, name, interrupt)))
         except UserError:
             folder.discard_unused()
             raise
@@ -55,13 +50,29 @@ def run(config: Config, run_dir: Path, *, command: list[str], numbered: bool = F
             folder.owner.release()
 
 
+def _carry_out(config: Config, prepared: Prepared, folder: RunFolder, name: str | None, interrupt: Interrupt) -> dict[str, Any]:
+    """Train in this process, or in ranks of our own."""
+    if config.runner.devices == 1:
+        from mtlcli.runner.distributed import connect
+
+        with connect(config.runner) as ranks:
+            return _train(config, prepared, folder, ranks, name, interrupt)
+
+    from mtlcli.runner.launch import launch
+
+    return launch(config.runner, folder, name, interrupt)
+
+
 def _run_as_rank(config: Config, run_dir: Path, command: list[str], numbered: bool, resumes: Path | None) -> float:
     """Carry out a run whose ranks torchrun or SLURM has started: rank 0 makes the folder, then all of them read it."""
     from mtlcli.runner.distributed import connect, lost_neighbour
 
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        leave_with(os.getppid())
-    with connect(config.runner) as ranks, Interrupt() as interrupt:
+    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    with (
+        Interrupt() as interrupt,
+        interrupt.leaving_with(os.getppid()) if by_torchrun else nullcontext(),
+        connect(config.runner, meanwhile=interrupt.at_once()) as ranks,
+    ):
         # What the launcher was told counts: a resumed run has as many ranks, or hears that it has not.
         config.runner.devices = ranks.world
         failure: MtlError | None = None
@@ -82,6 +93,7 @@ def _run_as_rank(config: Config, run_dir: Path, command: list[str], numbered: bo
         if not place:
             raise RunError("rank 0 could not start the run; its message says why")
         folder = RunFolder(Path(place["folder"]))
+        folder.begun = ranks.first
 
         def train() -> float:
             try:
@@ -93,11 +105,6 @@ def _run_as_rank(config: Config, run_dir: Path, command: list[str], numbered: bo
                 raise RunError(f"rank {ranks.rank} lost another rank: {error}", str(folder.path), fix) from error
 
         return _guarded(folder, ranks.first, train)
-
-
-def _launched() -> bool:
-    """Whether a launcher such as torchrun or SLURM has started this process as one of several ranks."""
-    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _check_room(config: Config, prepared: Prepared, run_dir: Path, step: int | None = None) -> None:
@@ -119,6 +126,7 @@ def _begin(
     """
     folder = RunFolder(run_dir if resumes is None else checkpoint.run_of(resumes))
     check_place(folder.path)
+    interrupt.before_leaving = folder.note_end
     try:
         if resumes is not None:
             return _reopen(config, folder, resumes, command, interrupt)
@@ -129,9 +137,11 @@ def _begin(
         _start(config, prepared, folder, command)
     except RunError as error:
         # The disk, between the check and the first step.
+        _note_end(folder, "failed", str(error), error)
         folder.discard()
         raise UserError(error.problems) from error
-    except BaseException:
+    except BaseException as error:
+        _note_end(folder, "failed", f"{type(error).__name__}: {error}", error)
         folder.owner.release()
         raise
     return prepared, folder, None
@@ -368,7 +378,7 @@ def _guarded(folder: RunFolder, first: bool, work: Any) -> float:
 def _note_end(folder: RunFolder, status: str, reason: str, error: BaseException) -> None:
     """Write the status of a run that did not finish. When it cannot be written that is said after the error, never instead of it."""
     try:
-        folder.write_status(status, reason=reason)
+        folder.note_end(status, reason)
     except RunError as unwritten:
         if isinstance(error, MtlError):
             error.problems += unwritten.problems

@@ -37,7 +37,7 @@ class Rank:
         self._report = tempfile.TemporaryFile()  # noqa: SIM115
         arguments = [str(folder.path.absolute()), name or "", str(self._report.fileno()), str(os.getpid())]
         environment: dict[str, Any] = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
-        environment |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "True"}
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "True"}
         # Rank 0 writes, so it shares the lock: when the launcher is killed, the folder stays taken until it is gone, too.
         owner = folder.owner.descriptor if number == 0 else None
         self._process = subprocess.Popen(
@@ -48,14 +48,19 @@ class Rank:
         self.pid = self._process.pid
         self.ended: float | None = None
         """When it was seen to have ended."""
+        self.stopped = 0.0
+        """Seconds since it was stopped (SIGSTOP), as far as the launcher itself was running; 0 while it runs."""
         self.given_up = False
         """Whether it had to be killed, because the others had failed and it did not end."""
         self.said: dict[str, Any] = {}
         """Its last word: `done` with the results, `interrupted`, or `failed` with the problems."""
 
-    def look(self) -> None:
-        """Note whether it has ended, and what it has said."""
-        if self.ended is None and self._process.poll() is not None:
+    def look(self, seconds: float) -> None:
+        """Note whether it has ended, and what it has said, or whether it is stopped. `seconds`: time since the last look."""
+        if self.ended is None and self._process.poll() is None:
+            is_stopped = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+            self.stopped = self.stopped + seconds if is_stopped else 0.0
+        elif self.ended is None:
             self.ended = time.monotonic()
             self._report.seek(0)
             try:
@@ -107,10 +112,10 @@ def launch(runner: Runner, folder: RunFolder, name: str | None, interrupt: Inter
 
     Raises RunError naming the rank that failed, and Interrupted when they stopped because a signal had asked for it.
     """
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+    from mtlcli.runner.meeting import local_store
 
     # Held here, so that the ranks find one another at a port that is free for certain.
-    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    store = local_store()
     ranks: list[Rank] = []
 
     def start() -> None:
@@ -123,7 +128,7 @@ def launch(runner: Runner, folder: RunFolder, name: str | None, interrupt: Inter
 
     try:
         with interrupt.passed_on(start, send):
-            _watch(ranks)
+            _watch(ranks, runner.timeout)
     finally:
         send(signal.SIGKILL)
     failed = sorted((rank for rank in ranks if rank.failed), key=Rank.blame)
@@ -131,20 +136,31 @@ def launch(runner: Runner, folder: RunFolder, name: str | None, interrupt: Inter
         raise _explained(failed[0], folder, runner.timeout)
     if "interrupted" in ranks[0].said:
         number, step = ranks[0].said["interrupted"]
-        raise Interrupted(number, step, commands.resume(folder.path))
+        # The ranks know only what was passed on to them.
+        raise Interrupted(interrupt.number or number, step, commands.resume(folder.path))
     results: dict[str, Any] = ranks[0].said["done"]
     return results
 
 
-def _watch(ranks: list[Rank]) -> None:
-    """Return when all have ended. Once one has failed, the others are killed after a while: one that is frozen heeds nothing else."""
+def _watch(ranks: list[Rank], timeout: float) -> None:
+    """Return when all ranks have ended.
+
+    A rank that is stopped for `timeout` seconds is killed: no other rank may be left to notice it. Once one
+    has failed, the others are killed after a while: one that is stopped heeds nothing else.
+    """
     until = None
+    before = time.monotonic()
     while any(rank.ended is None for rank in ranks):
+        now = time.monotonic()
+        # When the launcher was stopped as well (Ctrl-Z), that time does not count.
+        seconds, before = min(now - before, 1.0), now
         for rank in ranks:
-            rank.look()
+            rank.look(seconds)
+            if rank.stopped > timeout and not rank.given_up:
+                rank.give_up()
         if until is None and any(rank.failed for rank in ranks):
-            until = time.monotonic() + GRACE
-        if until is not None and time.monotonic() > until:
+            until = now + GRACE
+        if until is not None and now > until:
             for rank in ranks:
                 if rank.ended is None:
                     rank.give_up()

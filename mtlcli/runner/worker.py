@@ -13,16 +13,17 @@ from typing import Any
 
 from mtlcli import garbage
 from mtlcli.errors import Interrupted, MtlError, Problem
-from mtlcli.runner.interrupt import Interrupt, leave_with
+from mtlcli.output import outlive_reader
+from mtlcli.runner.interrupt import Interrupt
 
 
 def main() -> None:
     """Run as told by the arguments: run folder, name of a checkpoint or nothing, open file for the last word, process of the launcher."""
     run_dir, name, report, launcher = sys.argv[1:]
-    leave_with(int(launcher))
     garbage.at_start()
+    outlive_reader("stdout", "stderr")
     # Before anything heavy is imported: a signal that comes meanwhile is for the training loop.
-    with Interrupt(launched=True) as interrupt:
+    with Interrupt(launched=True) as interrupt, interrupt.leaving_with(int(launcher)):
         said = _work(run_dir, name or None, interrupt, int(report))
     gc.freeze()  # As in mtlcli.__main__: to end soon.
     sys.exit("failed" in said)
@@ -41,9 +42,16 @@ def _work(run_dir: str, name: str | None, interrupt: Interrupt, report: int) -> 
     try:
         from mtlcli.config.snapshot import load_config
         from mtlcli.runner.distributed import connect
+        from mtlcli.runner.folder import RunFolder
         from mtlcli.runner.job import work
 
-        with connect(load_config(Path(run_dir) / "config.yaml").runner) as ranks:
+        config = load_config(Path(run_dir) / "config.yaml")
+        # The launcher watches the ranks: only a wait that is unusual is worth a message.
+        with connect(config.runner, quiet=30.0) as ranks:
+            if ranks.first:
+                folder = RunFolder(Path(run_dir))
+                folder.begun = True
+                interrupt.before_leaving = folder.note_end
             # Said before the group is left: leaving may wait for a neighbour.
             try:
                 say({"done": work(run_dir, name, ranks, interrupt)})

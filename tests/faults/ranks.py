@@ -21,6 +21,7 @@ RUN = [
 FORKED = """
 import os, signal, sys, types
 from mtlcli.runner import launch, worker
+from mtlcli.runner.interrupt import AT_ONCE, SIGNALS
 
 class Forked:
     # What the launcher needs of subprocess.Popen. The rank is a fork of the launcher, which has imported everything.
@@ -35,7 +36,7 @@ class Forked:
             for descriptor in map(int, os.listdir("/proc/self/fd")):
                 if descriptor > 2 and descriptor not in pass_fds:
                     os.dup2(null, descriptor)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            for number in (*SIGNALS, AT_ONCE):
                 signal.signal(number, signal.SIG_DFL)
             os.environ.clear()
             os.environ.update(env)

@@ -16,13 +16,14 @@ import pytest
 from torch.distributed import TCPStore
 
 from mtlcli import checkpoint
+from mtlcli.runner.interrupt import SIGNALS
 from tests.faults.ranks import FORKED, RUN, alive, at_step, begin, gone, ranks_of, rows, until
 from tests.resume.runs import differences
 from tests.warm import ENVIRONMENT, ROOT, Process, mtl
 
 STEPS = 40
 LONG = pytest.mark.long
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
+CODES = dict.fromkeys(SIGNALS, 143) | {signal.SIGINT: 130, signal.SIGHUP: 129}
 
 
 @pytest.fixture(scope="module")
@@ -177,12 +178,52 @@ job.prepare = prepare
         assert not (tmp_path / "run").exists()
 
 
-def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
-    twice = "os.kill(os.getpid(), signal.SIGINT)\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(100)"
-    process = begin(tmp_path, f"runner.steps={STEPS}", before=at_step(15, 0, twice), devices=1)
-    assert process.wait(60) == 130
+@pytest.mark.parametrize(("first", "second", "code"), [("SIGINT", "SIGINT", 130), ("SIGTERM", "SIGQUIT", 131)])
+def test_what_leaves_at_once(tmp_path: Path, first: str, second: str, code: int) -> None:
+    both = f"os.kill(os.getpid(), signal.{first})\nos.kill(os.getpid(), signal.{second})\ntime.sleep(100)"
+    process = begin(tmp_path, f"runner.steps={STEPS}", before=at_step(15, 0, both), devices=1)
+    assert process.wait(60) == code
     newest, skipped = checkpoint.newest(tmp_path / "checkpoints")
     assert newest.step == 10 and skipped == []
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert (status["status"], status["reason"]) == ("interrupted", f"ended at once by {second}, without saving")
+
+
+def test_a_terminal_that_hangs_up(tmp_path: Path) -> None:
+    hang_up = "os.kill(os.getpid(), signal.SIGHUP)"
+    process = begin(tmp_path / "run", f"runner.steps={STEPS}", before=at_step(7, 0, hang_up), devices=1)
+    assert check_saved(process, tmp_path / "run", signal.SIGHUP) == 8
+    # As nohup does.
+    ignoring = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + at_step(7, 0, hang_up)
+    assert begin(tmp_path / "other", "runner.steps=9", before=ignoring, devices=1).wait() == 0
+
+
+def test_a_hangup_of_the_whole_group_is_one_hangup(tmp_path: Path) -> None:
+    process = begin(tmp_path, f"runner.steps={STEPS}")
+    until(process, lambda: rows(tmp_path) >= 8)
+    for pid in (*ranks_of(process), process.pid):
+        os.kill(pid, signal.SIGHUP)
+    assert check_saved(process, tmp_path, signal.SIGHUP) >= 8
+
+
+def test_a_ctrl_c_while_the_program_starts(tmp_path: Path) -> None:
+    """Before there is a run, once and twice: no traceback."""
+    starting = """
+import os, signal, time
+from mtlcli import cli
+def main():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+    finally:
+        for _ in range(TIMES - 1):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+cli.main = main
+"""
+    for times in (1, 2):
+        done = mtl("train", before=starting.replace("TIMES", str(times)))
+        assert (done.returncode, done.stderr) == (130, ""), done.stderr
 
 
 @pytest.mark.long
@@ -197,6 +238,7 @@ def test_a_second_ctrl_c_takes_the_ranks_along(tmp_path: Path) -> None:
     assert process.poll() is None and all(alive(pid) for pid in ranks), "the first one waits for the step"
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == 130 and gone(ranks, 5) is not None
+    assert json.loads((tmp_path / "status.json").read_text())["status"] == "interrupted"
     newest, skipped = checkpoint.newest(tmp_path / "checkpoints")
     assert newest.step == 10 and skipped == []
 

@@ -78,6 +78,33 @@ def test_a_rank_that_was_slow_for_too_long_and_woke_up_is_not_told_as_the_fault_
     )
 
 
+def test_two_ranks_that_are_both_stopped(tmp_path: Path) -> None:
+    """No rank is left to notice it: the launcher does."""
+    stop = "while True: os.kill(os.getpid(), signal.SIGSTOP)"
+    before = at_step(15, 0, stop) + at_step(15, 1, stop)
+    process = begin(tmp_path, "runner.steps=100000", "runner.timeout=2", before=before)
+    assert process.wait(60) == 1
+    first = process.stderr.splitlines()[1]
+    assert re.search(r"rank [01] \(process .*\) did not answer within 2 s \(runner.timeout\) and was killed", first)
+    assert json.loads((tmp_path / "status.json").read_text())["status"] == "failed"
+
+
+def listening(pid: int) -> set[str]:
+    """The local addresses, in hexadecimal, at which a process listens."""
+    own = {link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]]
+    return {words[1].partition(":")[0] for words in lines if words[3] == "0A" and f"socket:[{words[9]}]" in own}
+
+
+def test_ranks_of_one_machine_listen_to_that_machine_alone(tmp_path: Path) -> None:
+    process = begin(tmp_path, "runner.steps=100000")
+    until(process, lambda: rows(tmp_path) >= 1)
+    found = {address for pid in (process.pid, *ranks_of(process)) for address in listening(pid)}
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 143
+    assert found == {"0100007F"}, "127.0.0.1"
+
+
 def test_a_killed_launcher_leaves_no_rank_and_the_folder_is_taken_while_one_lives(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     process = begin(folder, "runner.steps=100000", before=at_step(15, 0, "time.sleep(4)"))
@@ -93,6 +120,8 @@ def test_a_killed_launcher_leaves_no_rank_and_the_folder_is_taken_while_one_live
     os.kill(ranks[0], signal.SIGCONT)
     seconds = gone(ranks, 10)
     assert seconds is not None
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["status"], status["reason"]) == ("failed", f"the launcher (process {process.pid}) was killed")
     print(f"launcher killed: all gone after {seconds:.1f} s")
     allowed = mtl("train", f"resume={folder}", "runner.devices=1", "runner.steps=16", "allow=[runner.steps]")
     assert allowed.returncode == 0, allowed.stderr

@@ -1,0 +1,118 @@
+"""Where ranks meet: a store that all of them have reached before the process group is made."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from datetime import timedelta
+
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed.distributed_c10d import PrefixStore
+
+from mtlcli.errors import RunError, UserError
+from mtlcli.runner.launched import LOOPBACK, Launch
+
+QUIET = 1.0
+"""Seconds of waiting before the first message."""
+EVERY = 30.0
+"""Seconds between two messages."""
+SHOWN = 8
+"""Missing ranks that a message names."""
+
+_meetings = 0
+"""How often this process has met its ranks."""
+_held: dict[tuple[str, int], TCPStore] = {}
+"""Stores that this process is the server of: it may meet there again."""
+
+
+def local_store(port: int = 0) -> TCPStore:
+    """The server of a store that only this machine can reach. Raises OSError when the port is taken."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("127.0.0.1", port))
+        port = listener.getsockname()[1]
+        return TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
+    finally:
+        listener.close()
+
+
+def stay_local() -> None:
+    """Let gloo listen on the loopback interface alone, unless the user has chosen an interface."""
+    loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
+    if loopback:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
+
+
+def meet(launch: Launch, timeout: float, quiet: float = QUIET) -> PrefixStore:
+    """A store that all ranks have reached. Standard error says for whom this process waits, after `quiet` seconds.
+
+    Raises RunError when some have not come within `timeout` seconds, UserError when the port is taken.
+    """
+    global _meetings
+    waiting = _Waiting(launch, timeout, quiet)
+    # What earlier meetings have left in the store must not be met again: a sweep meets once for each job,
+    # and torchrun keeps its store when it restarts the ranks. Agents of several machines count restarts
+    # each for itself.
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if launch.is_local else "0"
+    store = PrefixStore(f"restart_{restart}/meeting_{_meetings}", _reach(launch, timeout, waiting))
+    _meetings += 1
+    store.set(f"arrived_{launch.rank}", "1")
+    missing = [rank for rank in range(launch.world_size) if rank != launch.rank]
+    while missing := [rank for rank in missing if not store.check([f"arrived_{rank}"])]:
+        shown = [str(rank) for rank in missing[:SHOWN]] + (["..."] if len(missing) > SHOWN else [])
+        waiting.go_on(f"{', '.join(shown)} {'is' if len(missing) == 1 else 'are'} missing", aloud=launch.rank == 0)
+    return store
+
+
+def _reach(launch: Launch, timeout: float, waiting: _Waiting) -> TCPStore:
+    """The store at the address of the launch; rank 0 makes it, unless the launcher has done so."""
+    limit = timedelta(seconds=timeout)
+    by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    host = "127.0.0.1" if launch.address in LOOPBACK or (launch.is_local and not by_agent) else launch.address
+    if launch.rank == 0 and not by_agent:
+        place = host, launch.port
+        try:
+            if place not in _held and host in LOOPBACK:
+                _held[place] = local_store(launch.port)
+            elif place not in _held:
+                _held[place] = TCPStore(*place, is_master=True, wait_for_workers=False)
+        except (OSError, RuntimeError) as error:
+            what = f"rank 0 cannot listen there: {str(error).splitlines()[0]}"
+            where = f"MASTER_ADDR={launch.address} MASTER_PORT={launch.port}"
+            raise UserError(what, where, "give the address of this machine and a port that is free") from error
+        _held[place].set_timeout(limit)
+        return _held[place]
+    while True:
+        try:
+            socket.create_connection((host, launch.port), timeout=5).close()
+            break
+        except OSError as error:
+            waiting.go_on(f"rank 0 does not answer: {error.strerror or error}", aloud=True)
+    return TCPStore(host, launch.port, is_master=False, wait_for_workers=False, timeout=limit)
+
+
+class _Waiting:
+    """The time that this process waits for other ranks, and what it says about it."""
+
+    def __init__(self, launch: Launch, timeout: float, quiet: float) -> None:
+        self._launch, self._timeout = launch, timeout
+        self._begun = time.monotonic()
+        self._next = quiet
+
+    def go_on(self, what: str, *, aloud: bool) -> None:
+        """Wait for a moment. Raises RunError when the time is up."""
+        waited = time.monotonic() - self._begun
+        if waited > self._timeout:
+            raise RunError(
+                f"waited {self._timeout:g} s (runner.timeout) for the other ranks: {what}",
+                where=str(self._launch),
+                fix="start all ranks of the launch; for a run by itself: unset RANK WORLD_SIZE",
+            )
+        if aloud and waited > self._next:
+            self._next = waited + EVERY
+            limit = f"{waited:.0f} s of {self._timeout:g} s (runner.timeout)"
+            print(f"waiting for ranks ({self._launch}, {what}): {limit}", file=sys.stderr, flush=True)
+        time.sleep(0.1)
