@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,6 +67,33 @@ def writing(what: str, path: Path, then: str, *, needed: int | None = None, kind
     except OSError as error:
         remedy = REMEDIES.get(error.errno or 0, "look at the path")
         raise kind(f"{what} cannot be written: {reason(error, path, needed)}", where=str(path), fix=f"{remedy}, {then}") from error
+
+
+def obstacle(path: Path, *, folder: bool) -> str | None:
+    """Why no file (or, with `folder`, no folder of files) can be written at a path, in words that name the part to blame; None: it can.
+
+    Asked before the work whose result belongs there. Nothing is left behind.
+    """
+    place = Path.cwd()
+    try:
+        for part in (*reversed(path.absolute().parents), path.absolute()):
+            last = part == path.absolute()
+            if (size := len(os.fsencode(part.name))) > os.pathconf(place, "PC_NAME_MAX"):
+                return f"the name {part.name[:20]}... is too long: {size} bytes"
+            if part.is_dir():
+                place = part
+            elif part.exists():
+                if not last or folder:
+                    return f"{part} is a file, not a folder"
+                return None if os.access(part, os.W_OK) else f"{part} is not writable for you"
+            elif part.is_symlink():
+                return f"{part} is a link to nothing"
+        if place == path.absolute() and not folder:
+            return f"{place} is a folder, not a file"
+        with tempfile.TemporaryFile(dir=place):
+            return None
+    except OSError as error:
+        return f"{error.strerror or error}: {error.filename or path}"
 
 
 def write_whole(file: Path, text: str) -> None:

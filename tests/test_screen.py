@@ -24,6 +24,7 @@ RESULTS = {
             "majority": 0.25,
             "main_metric": "matthews",
             "examples": 1043,
+            "rows": {"validation": {"used": 1043, "of": 1043}},
             "metrics": {"matthews": 0.5, "accuracy": 0.625, "f1": 0.125},
         }
         for name in ("cola", "a_task_of_mine")
@@ -36,9 +37,9 @@ RESULTS = {
     [
         ("40", ["task", "score", "majority"]),
         ("60", ["task", "main metric", "score", "majority"]),
-        ("80", ["task", "main metric", "score", "majority", "points above", "examples"]),
-        ("120", ["task", "main metric", "score", "majority", "points above", "examples", "also"]),
-        ("", ["task", "main metric", "score", "majority", "points above", "examples", "also"]),
+        ("80", ["task", "main metric", "score", "majority", "points above", "rows"]),
+        ("120", ["task", "main metric", "score", "majority", "points above", "rows", "also"]),
+        ("", ["task", "main metric", "score", "majority", "points above", "rows", "also"]),
     ],
 )
 def test_the_final_table_leaves_columns_out_before_it_cuts(width: str, titles: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ OPTIONS: dict[str, dict[str, str | list[str] | None]] = {
         "--predictions": "folder",
         "--split": ["validation", "test", "train"],
         "--task": "tasks",
+        "--texts": None,
     },
     "tasks": {"--help": None, "-cd": "folder"},
     "completion": {"--help": None},

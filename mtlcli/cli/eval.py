@@ -13,13 +13,14 @@ from mtlcli.cli.parser import Parser
 from mtlcli.config.changes import refuse_at_evaluation
 from mtlcli.config.snapshot import saved_values
 from mtlcli.config.validate import check_key
+from mtlcli.disk import obstacle, writing
 from mtlcli.errors import Problem, UserError
 from mtlcli.registry import nearest
 
 HELP = """\
 Evaluate a run folder (its best checkpoint) or one checkpoint folder.
 
-usage: mtl eval PATH [--split S] [--task T ...] [--json FILE] [--predictions DIR] [KEY=VALUE ...]
+usage: mtl eval PATH [--split S] [--task T ...] [--json FILE] [--predictions DIR [--texts]] [KEY=VALUE ...]
 
   mtl eval runs/2026-01-31_12-00-00_glue_multi_hard_static
   mtl eval RUN/checkpoints/step_00000120 --task rte mrpc --json scores.json
@@ -29,10 +30,14 @@ usage: mtl eval PATH [--split S] [--task T ...] [--json FILE] [--predictions DIR
   --split S          validation (default), test, train, or the name of a split
   --task T ...       only these tasks; default: every task that has the split
   --json FILE        write the scores, in the form of the run folder's results.json
-  --predictions DIR  write a prediction for every row, one file per task
+  --predictions DIR  write a line for every row, one file per task: number and id of the row, gold label, prediction, probabilities
+  --texts            write the texts of the rows into these files, too
   KEY=VALUE          change where rows come from (data, and a task's source, splits, columns, unlabelled, range), what is made of the
                      model's outputs (a task's metrics, max_answer_length, n_best, no_answer_threshold) or what computes them
                      (runner.device, devices, threads, timeout, precision, eval_batch_size); the checkpoint fixes everything else
+
+A limit of rows in the run's configuration (data.max_eval_rows) holds where training has scored the same split, so that scores are those of
+results.json. Predictions, and splits that training has not scored, take every row, unless you type a limit here.
 """
 
 
@@ -44,6 +49,7 @@ def eval_main(argv: list[str]) -> int:
     parser.add_argument("--task", nargs="+", action="extend", default=[])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--predictions", type=Path)
+    parser.add_argument("--texts", action="store_true")
     parser.add_argument("rest", nargs="*")
     arguments = parser.parse_intermixed_args(argv)
     if arguments.help:
@@ -55,6 +61,8 @@ def eval_main(argv: list[str]) -> int:
     paths = [word for word in arguments.rest if word not in overrides]
     tasks = [word for word in arguments.task if word not in overrides]
     _check(paths, overrides, arguments.json, arguments.predictions)
+    if arguments.texts and arguments.predictions is None:
+        raise UserError("has no effect without --predictions", "--texts", "add --predictions DIR, or take it out")
 
     from mtlcli.runner.reload import evaluate_path
 
@@ -63,7 +71,13 @@ def eval_main(argv: list[str]) -> int:
             print(text, file=sys.stderr, flush=True)
 
     results = evaluate_path(
-        Path(paths[0]), split=arguments.split, tasks=tasks, overrides=overrides, predictions=arguments.predictions, say=say
+        Path(paths[0]),
+        split=arguments.split,
+        tasks=tasks,
+        overrides=overrides,
+        predictions=arguments.predictions,
+        texts=arguments.texts,
+        say=say,
     )
     if first_rank():
         from mtlcli.runner.console import results_table
@@ -71,8 +85,9 @@ def eval_main(argv: list[str]) -> int:
 
         screen().print(results_table(results, whole="the file of --json"))
         if arguments.json is not None:
-            arguments.json.parent.mkdir(parents=True, exist_ok=True)
-            arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+            with writing("the scores", arguments.json, "then evaluate again"):
+                arguments.json.parent.mkdir(parents=True, exist_ok=True)
+                arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return 0
 
 
@@ -92,10 +107,10 @@ def _check(paths: list[str], overrides: list[str], file: Path | None, folder: Pa
             problems.append(Problem("values are changed with key=value here, without + and ~", key))
         elif problem := (check_key(key, values) if values and key != "task" else None) or refuse_at_evaluation(key):
             problems.append(problem)
-    if file is not None and file.is_dir():
-        problems.append(Problem("is a folder", f"--json {file}", "give a file"))
-    if folder is not None and folder.is_file():
-        problems.append(Problem("is a file", f"--predictions {folder}", "give a folder"))
+    if file is not None and (why := obstacle(file, folder=False)):
+        problems.append(Problem(f"cannot be written: {why}", f"--json {file}", "give a file in a folder that you can write to"))
+    if folder is not None and (why := obstacle(folder, folder=True)):
+        problems.append(Problem(f"cannot be written: {why}", f"--predictions {folder}", "give a folder that you can write to"))
     if problems:
         raise UserError(problems)
 

@@ -208,7 +208,7 @@ def _show(name: str, file: GroupFile, overrides: list[str], own: Path | None) ->
     name = name if name in tasks else next(iter(tasks))  # A file's header can give its task another name.
     task = tasks[name]
     task.config.max_length = task.config.max_length or config.data.max_length
-    source = open_source(config.data, config.tasks)
+    source = open_source(config.data, config.tasks, config.seed)
     if task.owner is not None and task.owner.config.splits.train:
         task.owner.prepare(source.read(task.owner.name, task.owner.config.splits.train))
     splits = task.config.splits
@@ -237,7 +237,7 @@ def _show(name: str, file: GroupFile, overrides: list[str], own: Path | None) ->
     facts = {
         "type": task.config.type,
         "file": str(file.path),
-        "source": f"{source.kind}: {source.reason}",
+        "source": f"{source.choices[name].kind}: {source.choices[name].reason}",
         "columns": ", ".join(f"{key}: {column}" for key, column in vars(task.config.columns).items() if column),
         "labels": ", ".join(map(str, labels)) if labels else f"those of {task.config.head}" if task.config.head else "",
         "metrics": ", ".join(task.metrics),

@@ -47,7 +47,7 @@ IDLE = ("runner.*", "logger.*", "resume", "allow")
 METHODS = ("sharing.name", "weighting.name", "sampling.name")
 PRESENT = "in the run"
 SETTLED: dict[str, str | None] = {
-    **dict.fromkeys(("model.kind", "model.pooling", "runner.precision", "runner.max_tokens"), "auto"),
+    **dict.fromkeys(("data.source", "model.kind", "model.pooling", "runner.precision", "runner.max_tokens"), "auto"),
     **dict.fromkeys(("optim.lr", "tasks.*.max_length", "tasks.*.labels", "tasks.*.label_ids"), None),
 }
 """Keys that a run settles when it starts, and the values that leave them open; a config that does so again asks for no change."""

@@ -32,7 +32,7 @@ def crosscheck(config: Config, values: dict[str, Any]) -> list[Problem]:
 def missing_files(config: Config) -> list[Problem]:
     """Files and folders that the config names and that do not exist (from the folder where `mtl` is typed)."""
     problems = []
-    if config.data.root is not None and config.data.source in ("auto", "local") and not Path(config.data.root).expanduser().is_dir():
+    if config.data.root is not None and not Path(config.data.root).expanduser().is_dir():
         problems.append(
             Problem(f"there is no folder '{config.data.root}'", "data.root", _nearest_path(Path(config.data.root).expanduser()))
         )
@@ -123,19 +123,24 @@ def _task(name: str, task: Task, config: Config, names: list[str]) -> Iterator[P
 
 
 def _source(at: str, task: Task, config: Config) -> Iterator[Problem]:
-    source, chosen = task.source, config.data.source
+    source, chosen = task.source, task.source.kind or config.data.source
+    says = f"{at}.source.kind={source.kind}" if source.kind else f"data.source={chosen}"
     if source.files is not None:
         used = {"splits.train": [task.splits.train] if task.splits.train else [], "splits.validation": task.splits.validation}
         for key, splits in used.items():
             for split in splits:
                 if split not in source.files:
                     yield Problem(f"source.files has no split '{split}'", f"{at}.{key}", suggest(split, source.files))
+        if source.kind not in (None, "local"):
+            yield Problem(
+                f"has no effect beside source.files, which the rows come from: {source.kind}", f"{at}.source.kind", "take one out"
+            )
     elif source.path is None and source.hub is None:
         yield Problem("says nowhere where the rows come from", f"{at}.source", "give files, hub or path")
     elif chosen == "hub" and source.hub is None:
-        yield Problem("must be given with data.source=hub", f"{at}.source.hub", "the data set's name on the hub, or another data.source")
+        yield Problem(f"must be given with {says}", f"{at}.source.hub", "the data set's name on the hub, or another source")
     elif chosen in ("local", "sample") and source.path is None:
-        yield Problem(f"must be given with data.source={chosen}", f"{at}.source.path", "the folder below data.root, or another data.source")
+        yield Problem(f"must be given with {says}", f"{at}.source.path", "the folder below data.root, or another source")
 
 
 def _head(at: str, name: str, task: Task, config: Config, names: list[str]) -> Iterator[Problem]:
@@ -292,22 +297,19 @@ def _stages(config: Config, sharing: ProgressiveSharing, names: list[str]) -> It
 
 
 def _data(config: Config) -> Iterator[Problem]:
-    own = [name for name, task in config.tasks.items() if task.source.files is not None]
-    others = [name for name in config.tasks if name not in own]
-    chosen, root = config.data.source, config.data.root
-    if own and chosen in ("hub", "sample"):
+    """What is said of the data and has no effect, or is missing."""
+    data = config.data
+    sources = {name: task.source for name, task in config.tasks.items() if task.source.files is None}
+    kinds = {name: source.kind or data.source for name, source in sources.items()}
+    local = [name for name, kind in kinds.items() if kind == "local"]
+    if data.root is None and local:
         yield Problem(
-            f"{', '.join(own)} names files of its own, which cannot be mixed with data.source={chosen}",
-            "data.source",
-            "type data.source=local, or take these tasks out of the run",
-        )
-    elif own and others and root is None:
-        yield Problem(
-            f"{', '.join(own)} names files of its own, but {', '.join(others)} does not, and sources are never mixed",
+            "must be given with data.source=local" if data.source == "local" else f"must be given for {', '.join(local)}",
             "data.root",
-            f"give data.root=FOLDER with the data of {', '.join(others)}, or take these tasks out of the run",
+            "give the folder that holds <task path>/<split>.parquet, csv, ...",
         )
-    elif chosen == "local" and root is None and others:
-        yield Problem(
-            "must be given with data.source=local", "data.root", "give the folder that holds <task path>/<split>.parquet, csv, ..."
-        )
+    if data.root is not None and not {"local", "auto"} & set(kinds.values()):
+        why = f"rows come from data.source={data.source}" if sources else "every task names files of its own"
+        yield Problem(f"has no effect: {why}", "data.root", "take it out, or type data.source=local")
+    if data.sample_seed and not {"sample", "auto"} & set(kinds.values()):
+        yield Problem("has no effect: no task takes rows from the sample world", "data.sample_seed", "take it out")

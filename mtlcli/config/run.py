@@ -81,15 +81,16 @@ class Data:
     """Where rows come from and how they are encoded."""
 
     source: Literal["auto", "hub", "local", "sample"] = "auto"
-    """`auto`: `root` if given, else the hub or its cache, else the built-in sample world."""
+    """Where the rows come from of every task that names no source of its own (`tasks.NAME.source.kind` or `.files`).
+    `auto`: `root` if given, else the hub or its cache, else the built-in sample world."""
     root: str | None = None
     """Folder with `<task path>/<split>.parquet|csv|tsv|jsonl` in the hub's columns."""
     max_length: Annotated[int, Ge(8)] = 128
     """Longest input in tokens, special tokens included. Span tasks cut longer contexts into windows, others truncate."""
     max_train_rows: Annotated[int, Gt(0)] | None = None
-    """Use only the first rows of every train split; null: all."""
+    """Use only so many rows of every train split, drawn at random by `seed`, of each class its share; null: all."""
     max_eval_rows: Annotated[int, Gt(0)] | None = None
-    """Use only the first rows of every other split; null: all."""
+    """Use only so many rows of every other split, drawn at random by `seed`, of each class its share; null: all."""
     cache_dir: str | None = None
     """Folder of the encoded store; null: $MTL_CACHE or ~/.cache/mtl."""
     sample_seed: int = 0

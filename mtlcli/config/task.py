@@ -17,6 +17,9 @@ task_types = Registry("task type")
 class Source:
     """Where a task's rows come from."""
 
+    kind: Literal["hub", "local", "sample"] | None = None
+    """Where the rows of this task come from, whatever the other tasks use: `hub`, `local` (`path` below `data.root`) or `sample`.
+    Null: `files` if they are given, else what `data.source` says."""
     path: str | None = None
     """Folder below `data.root` that holds `<split>.parquet|csv|tsv|jsonl`; also the key of the built-in sample world."""
     hub: str | None = None

@@ -1,9 +1,11 @@
-"""Where a run's rows come from: the hub, files on this machine, or the built-in sample world. One kind for the whole run."""
+"""Where each task's rows come from: the hub, files on this machine, or the built-in sample world."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from threading import Thread
@@ -12,7 +14,8 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from mtlcli.config.run import Data
-from mtlcli.config.task import Task
+from mtlcli.config.task import ClassificationTask, Task
+from mtlcli.data.draw import draw
 from mtlcli.data.read import EXTENSIONS, file_fingerprint, read_file, rows_fingerprint
 from mtlcli.data.table import Table
 from mtlcli.errors import Problem, UserError
@@ -22,32 +25,136 @@ Kind = Literal["hub", "local", "sample"]
 HUB_SECONDS = 2.0
 
 
-class DataSource:
-    """Reads the splits of a run's tasks, all from one kind of source."""
+@dataclass(frozen=True)
+class Choice:
+    """Where the rows of a task come from."""
 
-    def __init__(self, kind: Kind, reason: str, data: Data, tasks: Mapping[str, Task]) -> None:
-        self.kind = kind
-        """`hub`, `local` or `sample`."""
-        self.reason = reason
-        """Why it is this kind, in words for the user."""
+    kind: Kind
+    """`hub`, `local` or `sample`."""
+    reason: str
+    """Why it is this kind, in words for the user."""
+    by_default: bool = False
+    """Whether `data.source` says so, and not the task itself."""
+
+
+@dataclass(frozen=True)
+class ReadSplit:
+    """What a run records of a split that it has read: its content, not where it lies, says whether it is the same data."""
+
+    origin: str
+    """File, or a name such as `hub:nyu-mll/glue/cola/train`."""
+    fingerprint: str
+    """SHA-256 of the file's bytes, or of the rows of a hub or sample table."""
+    rows: int
+    """Rows that take part."""
+    total: int
+    """Rows of the split, before `data.max_train_rows` or `data.max_eval_rows`."""
+
+    def counts(self) -> dict[str, int]:
+        """Rows that take part, and of how many, as results.json has them."""
+        return {"used": self.rows, "of": self.total}
+
+
+class DataSource:
+    """Reads the splits of a run's tasks, each from its own kind of source."""
+
+    def __init__(self, choices: Mapping[str, Choice], data: Data, tasks: Mapping[str, Task], seed: int) -> None:
+        self.choices = choices
+        """Kind and reason by task."""
         self._data = data
         self._tasks = tasks
+        self._seed = seed
         self._fingerprints: dict[str, str] = {}
+        self._read: dict[str, dict[str, ReadSplit]] = {name: {} for name in tasks}
+
+    @property
+    def kind(self) -> str:
+        """`hub`, `local` or `sample`, or `mixed` where the tasks' kinds differ."""
+        kinds = {choice.kind for choice in self.choices.values()}
+        return kinds.pop() if len(kinds) == 1 else "mixed"
+
+    @property
+    def default(self) -> Kind | None:
+        """What `data.source` stands for; None where every task names its own source."""
+        return next((choice.kind for choice in self.choices.values() if choice.by_default), None)
+
+    def describe(self) -> str:
+        """Where the rows come from, in words: one kind and why, or what is mixed."""
+        names: dict[str, list[str]] = {}
+        for name, choice in self.choices.items():
+            names.setdefault(f"{choice.kind}: {choice.reason}", []).append(name)
+        if len(names) == 1:
+            return next(iter(names))
+        return "mixed: " + "; ".join(f"{', '.join(tasks)} from {where}" for where, tasks in names.items())
 
     def read(self, task: str, split: str) -> Table:
-        """The rows of one split, cut to `data.max_train_rows` or `data.max_eval_rows`. Raises UserError when it cannot be read."""
+        """The rows of one split, or those drawn from them for `data.max_train_rows` or `data.max_eval_rows`.
+
+        Raises UserError when the split cannot be read.
+        """
         config = self._tasks[task]
-        reader = {"hub": self._read_hub, "local": self._read_local, "sample": self._read_sample}[self.kind]
+        reader = {"hub": self._read_hub, "local": self._read_local, "sample": self._read_sample}[self.choices[task].kind]
         try:
             table = reader(task, config, split)
         except UserError as error:
             raise UserError(problem.of_task(task) for problem in error.problems) from error
-        rows = self._data.max_train_rows if split == config.splits.train else self._data.max_eval_rows
-        return table if rows is None else table.head(rows)
+        fingerprint, total = self._fingerprints[table.origin], len(table)
+        table = self._drawn(task, config, table)
+        self._read[task][split] = ReadSplit(table.origin, fingerprint, len(table), total)
+        return table
 
-    def fingerprints(self) -> dict[str, str]:
-        """SHA-256 of everything that was read so far, by origin: of a file's bytes, or of a hub or sample table's rows."""
-        return dict(self._fingerprints)
+    def _drawn(self, task: str, config: Task, table: Table) -> Table:
+        limit = self._data.max_train_rows if table.split == config.splits.train else self._data.max_eval_rows
+        if limit is None or limit >= len(table):
+            return table
+        column = config.columns.label if isinstance(config, ClassificationTask) else None
+        classes = table.column(column) if column in table.rows.column_names else None
+        rows = draw(len(table), limit, key=f"rows {self._seed} {task} {table.split}", classes=classes)
+        return table.select(rows)
+
+    def record(self) -> dict[str, Any]:
+        """What was read so far, as environment.json has it: for each task its kind of source and its splits."""
+        return {
+            name: {
+                "source": choice.kind,
+                "reason": choice.reason,
+                "splits": {split: asdict(read) for split, read in self._read[name].items()},
+            }
+            for name, choice in self.choices.items()
+        }
+
+    def note(self, results: dict[str, Any], parts: Mapping[str, Iterable[str]]) -> None:
+        """Add to the scores of the splits `parts`, by task, where their rows come from and how many of how many were scored."""
+        for name, entry in results["tasks"].items():
+            entry["source"] = self.choices[name].kind
+            entry["rows"] = {split: self._read[name][split].counts() for split in parts[name]}
+
+    def train_rows(self) -> dict[str, dict[str, int]]:
+        """How many rows of how many each task is trained on."""
+        trains = {name: self._tasks[name].splits.train for name in self._tasks}
+        return {name: self._read[name][split].counts() for name, split in trains.items() if split in self._read[name]}
+
+    def drawn(self) -> str | None:
+        """One line on the splits of which only some rows take part; None when all rows do."""
+        parts = []
+        for name, splits in self._read.items():
+            some = [f"{split} {read.rows:,} of {read.total:,}" for split, read in splits.items() if read.rows < read.total]
+            parts += [f"{name} {', '.join(some)}"] if some else []
+        return f"rows drawn at random (seed {self._seed}): {'; '.join(parts)}" if parts else None
+
+    def splits(self, task: str) -> list[str]:
+        """The names of the splits that there are. Raises UserError when they cannot be listed."""
+        source, kind = self._tasks[task].source, self.choices[task].kind
+        if source.files is not None:
+            return list(source.files)
+        if kind == "sample":
+            from mtlcli.data.sample import sample_paths
+
+            return sample_paths().get(source.path or "", [])
+        if kind == "hub":
+            assert source.hub is not None  # open_source has seen to it
+            return _hub_splits(task, source.hub, source.hub_config)
+        return _splits_in(self._folder(task, self._tasks[task]))
 
     def _read_local(self, task: str, config: Task, split: str) -> Table:
         path = self._file(task, config, split)
@@ -61,12 +168,7 @@ class DataSource:
             if split not in files:
                 raise UserError(f"no file is named for split '{split}'", f"tasks.{task}.source.files", suggest(split, files))
             return Path(files[split]).expanduser()
-        assert self._data.root is not None  # open_source has seen to it
-        if config.source.path is None:
-            raise UserError(
-                "the task has no folder below data.root", f"tasks.{task}.source.path", f"set tasks.{task}.source.path or .files"
-            )
-        folder = Path(self._data.root).expanduser() / config.source.path
+        folder = self._folder(task, config)
         found = [path for extension in EXTENSIONS if (path := folder / f"{split}.{extension}").is_file()]
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
@@ -76,9 +178,17 @@ class DataSource:
         looked_for = str(folder / split) + "." + "|".join(EXTENSIONS)
         if not folder.is_dir():
             raise UserError(f"the folder {folder} does not exist", looked_for, "check data.root; it holds one folder a task")
-        splits = {path.stem for path in folder.iterdir() if path.suffix.removeprefix(".") in EXTENSIONS}
+        splits = _splits_in(folder)
         there = f"in this folder: {suggest(split, splits)}; set tasks.{task}.splits" if splits else "the folder holds no such file at all"
         raise UserError(f"there is no split '{split}'", looked_for, there)
+
+    def _folder(self, task: str, config: Task) -> Path:
+        assert self._data.root is not None  # open_source has seen to it
+        if config.source.path is None:
+            raise UserError(
+                "the task has no folder below data.root", f"tasks.{task}.source.path", f"set tasks.{task}.source.path or .files"
+            )
+        return Path(self._data.root).expanduser() / config.source.path
 
     def _read_hub(self, task: str, config: Task, split: str) -> Table:
         source = config.source
@@ -106,56 +216,91 @@ class DataSource:
         return Table(rows, origin, split)
 
 
-def open_source(data: Data, tasks: Mapping[str, Task]) -> DataSource:
-    """Decide for the whole run where its rows come from. Raises UserError when that kind cannot serve every task."""
-    kind, reason = _resolve(data, tasks)
-    return DataSource(kind, reason, data, tasks)
+def open_source(data: Data, tasks: Mapping[str, Task], seed: int = 0) -> DataSource:
+    """Decide where the rows of each task come from. `seed`: of the run; it draws the rows where there is a limit.
+
+    Raises UserError with every task whose source cannot serve it.
+    """
+    return DataSource(_choices(data, tasks), data, tasks, seed)
 
 
-def _resolve(data: Data, tasks: Mapping[str, Task]) -> tuple[Kind, str]:
-    own = [name for name, task in tasks.items() if task.source.files is not None]
-    if own and data.source in ("hub", "sample"):
-        raise UserError(
-            f"tasks with files of their own ({', '.join(own)}) cannot be mixed with data.source={data.source}",
-            "data.source",
-            "leave data.source at auto (or local), or take these tasks out of the run",
-        )
-    if data.source == "local" or data.root is not None and data.source == "auto" or own:
-        _check_local(data, tasks, own)
-        return "local", "every task names its own files" if len(own) == len(tasks) else f"data.root={data.root}"
-    if data.source == "sample":
-        return "sample", "data.source=sample"
+def changed_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Problem]:
+    """In what the data of two records (`DataSource.record`) differ: kinds of source, and the content of splits.
+
+    Where a file lies is no difference. Tasks and splits that `now` does not have are not compared.
+    """
+    problems = []
+    for name, task in now.items():
+        known = before.get(name)
+        if known is not None and known["source"] != task["source"]:
+            what = f"the run's rows came from '{known['source']}', now from '{task['source']}'"
+            problems.append(Problem(what, f"tasks.{name}.source", f"type tasks.{name}.source.kind={known['source']}, or data.source"))
+            continue
+        for split, read in task["splits"].items():
+            if known is not None and known["splits"].get(split, read)["fingerprint"] != read["fingerprint"]:
+                what = f"is not the {split} split that the run has read"
+                problems.append(Problem(what, read["origin"], "bring the data back as it was, or start another run").of_task(name))
+    return problems
+
+
+def _choices(data: Data, tasks: Mapping[str, Task]) -> dict[str, Choice]:
+    """Kind and reason for each task: its own files, its own kind, or the default."""
+    files = {name: task for name, task in tasks.items() if task.source.files is not None}
+    named = {name: task for name, task in tasks.items() if task.source.kind is not None and name not in files}
+    others = {name: task for name, task in tasks.items() if name not in files and name not in named}
+    default = _default(data, others) if others else None
+    choices: dict[str, Choice] = {}
+    for name, task in tasks.items():
+        if name in files:
+            choices[name] = Choice("local", "files of its own")
+        elif default is not None and name in others:
+            choices[name] = default
+        else:
+            assert task.source.kind is not None
+            choices[name] = Choice(task.source.kind, f"data.root={data.root}" if task.source.kind == "local" else "source.kind")
+    for kind, check in (("local", _check_local), ("hub", _check_hub)):
+        if kind_of := {name: task for name, task in tasks.items() if name not in files and choices[name].kind == kind}:
+            check(data, kind_of)
+    return choices
+
+
+def _default(data: Data, tasks: Mapping[str, Task]) -> Choice:
+    """What `data.source` means for the tasks that name no source of their own."""
+    if data.source == "local" or (data.root is not None and data.source == "auto"):
+        return Choice("local", f"data.root={data.root}", by_default=True)
+    if data.source != "auto":
+        return Choice(data.source, f"data.source={data.source}", by_default=True)
     without = [name for name, task in tasks.items() if task.source.hub is None]
-    if data.source == "hub":
-        _check_hub(tasks, without)
-        return "hub", "data.source=hub"
-    if without:
-        return "sample", f"no data.root is given, and {', '.join(without)} is not on the hub"
-    missing = _not_at_hand(tasks)
-    if not missing:
-        return "hub", "every data set is in the cache or a folder of this machine"
-    if hub_answers():
-        return "hub", f"{hub_endpoint()} answers"
-    return "sample", f"no data.root is given, and {hub_endpoint()} does not answer"
+    if not without and not _not_at_hand(tasks):
+        return Choice("hub", "every data set is in the cache or a folder of this machine", by_default=True)
+    if not without and hub_answers():
+        return Choice("hub", f"{hub_endpoint()} answers", by_default=True)
+    why = f"{', '.join(without)} is not on the hub" if without else f"{hub_endpoint()} does not answer"
+    from mtlcli.data.sample import sample_paths
 
-
-def _check_local(data: Data, tasks: Mapping[str, Task], own: list[str]) -> None:
-    others = [name for name in tasks if name not in own]
-    if data.root is None and own and others:
+    absent = [name for name, task in tasks.items() if task.source.path not in sample_paths()]
+    if absent:
+        fix = "check the network, the proxy and HF_ENDPOINT; or give data.root=FOLDER"
         raise UserError(
-            f"{', '.join(own)} names files of its own, but {', '.join(others)} does not; the hub or the sample world are never mixed in",
+            Problem(f"there are no rows: {why}, no data.root is given, and the sample world has no such task", f"tasks.{name}.source", fix)
+            for name in absent
+        )
+    return Choice("sample", f"no data.root is given, and {why}", by_default=True)
+
+
+def _check_local(data: Data, tasks: Mapping[str, Task]) -> None:
+    if data.root is None:
+        raise UserError(
+            f"rows of {', '.join(tasks)} come from a folder, and none is given",
             "data.root",
-            f"give data.root=FOLDER with the data of {', '.join(others)}, or take these tasks out of the run",
+            "give data.root=FOLDER, which holds <task path>/<split>.parquet|csv|tsv|jsonl",
         )
-    if data.root is None and others:
-        raise UserError(
-            "data.source=local needs a folder", "data.root", "give data.root=FOLDER, which holds <task path>/<split>.parquet|csv|tsv|jsonl"
-        )
-    if data.root is not None and others and not Path(data.root).expanduser().is_dir():
+    if not Path(data.root).expanduser().is_dir():
         raise UserError(f"the folder '{data.root}' does not exist", "data.root", f"you are in {Path.cwd()}; give an existing folder")
 
 
-def _check_hub(tasks: Mapping[str, Task], without: list[str]) -> None:
+def _check_hub(data: Data, tasks: Mapping[str, Task]) -> None:
+    without = [name for name, task in tasks.items() if task.source.hub is None]
     if without:
         raise UserError(
             Problem("the task is not on the hub", f"tasks.{name}.source.hub", "give data.root=FOLDER, or take it out of the run")
@@ -166,9 +311,16 @@ def _check_hub(tasks: Mapping[str, Task], without: list[str]) -> None:
         offline = " (HF_HUB_OFFLINE is set)" if _is_offline() else ""
         raise UserError(
             f"{hub_endpoint()} does not answer{offline}, and these data sets are not in the cache: {', '.join(missing)}",
-            "data.source=hub",
+            "data.source=hub" if data.source == "hub" else f"tasks.{next(iter(tasks))}.source",
             "check the network, the proxy and HF_ENDPOINT; or use data.source=local data.root=FOLDER, or data.source=sample",
         )
+
+
+def _splits_in(folder: Path) -> list[str]:
+    """The splits that the files of a folder hold, by name; none when there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return sorted({path.stem for path in folder.iterdir() if path.suffix.removeprefix(".") in EXTENSIONS})
 
 
 def hub_endpoint() -> str:
@@ -234,13 +386,39 @@ def _cached(hub: str, config: str | None) -> Any | None:
         return None
 
 
-def _hub_rows(task: str, hub: str, config: str | None, split: str) -> pa.Table:
+def _hub_splits(task: str, hub: str, config: str | None) -> list[str]:
+    """The names of a data set's splits on the hub, or in its cache."""
     import datasets
+
+    with _hub_errors(task, f"the splits of {'/'.join(part for part in (hub, config) if part)} cannot be read from the hub"):
+        if Path(hub).is_dir() or hub_answers():
+            return list(datasets.get_dataset_split_names(hub, config))
+        builder = _cached(hub, config)
+        return [] if builder is None else list(builder.info.splits or [])
+
+
+@contextmanager
+def _hub_errors(task: str, what: str) -> Iterator[None]:
+    """Within it, what goes wrong with the hub or its cache is a UserError."""
     from datasets.exceptions import DatasetsError
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
-    where = "/".join(part for part in (hub, config) if part)
     try:
+        yield
+    except (DatasetsError, httpx.HTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"{what}: {reason[0]}",
+            f"tasks.{task}.source",
+            "check source.hub, source.hub_config and splits of the task; or use data.source=local data.root=FOLDER",
+        ) from error
+
+
+def _hub_rows(task: str, hub: str, config: str | None, split: str) -> pa.Table:
+    import datasets
+
+    where = "/".join(part for part in (hub, config) if part)
+    with _hub_errors(task, f"split '{split}' of {where} cannot be read from the hub"):
         if Path(hub).is_dir() or hub_answers():
             rows = datasets.load_dataset(hub, config, split=split)
         else:
@@ -248,11 +426,4 @@ def _hub_rows(task: str, hub: str, config: str | None, split: str) -> pa.Table:
             if builder is None:
                 raise UserError(f"{hub_endpoint()} does not answer, and {where} is not in the cache", fix="check the network")
             rows = builder.as_dataset(split=split)
-    except (DatasetsError, httpx.HTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(
-            f"split '{split}' of {where} cannot be read from the hub: {reason[0]}",
-            f"tasks.{task}.source",
-            "check source.hub, source.hub_config and splits of the task; or use data.source=local data.root=FOLDER",
-        ) from error
     return rows.with_format("arrow")[:]

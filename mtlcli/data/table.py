@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,8 @@ class Table:
     """Name of the split."""
     lines: list[int] | None = field(default=None, repr=False)
     """Line in `origin` where each row starts, for text files; None: rows are numbered."""
+    numbers: NDArray[np.int64] | None = field(default=None, repr=False)
+    """Number of each row in the split, from 0, where the table holds only some of its rows; None: it holds all of them."""
 
     def __len__(self) -> int:
         return int(self.rows.num_rows)
@@ -81,8 +83,22 @@ class Table:
         return "row" if self.lines is None else "line"
 
     def _number(self, row: int) -> int:
-        return row + 1 if self.lines is None else self.lines[row]
+        return self.number(row) if self.lines is None else self.lines[row]
+
+    def number(self, row: int) -> int:
+        """The number of a row (counted from 0) in its split, counted from 1."""
+        return 1 + (row if self.numbers is None else int(self.numbers[row]))
+
+    def select(self, rows: NDArray[np.int64]) -> Table:
+        """Some of the rows, by their places in this table (counted from 0); messages name them as before."""
+        return replace(
+            self,
+            # Not an array of numpy's: of such a one arrow would import pandas.
+            rows=self.rows.take(pa.array(rows.tolist(), pa.int64())),
+            lines=None if self.lines is None else [self.lines[row] for row in rows],
+            numbers=rows if self.numbers is None else self.numbers[rows],
+        )
 
     def head(self, rows: int) -> Table:
         """The first `rows` rows."""
-        return Table(self.rows.slice(0, rows), self.origin, self.split, None if self.lines is None else self.lines[:rows])
+        return self.select(np.arange(min(rows, len(self))))

@@ -199,7 +199,7 @@ def results_table(results: dict[str, Any], whole: str = "results.json") -> Fitti
             Column("score", right=True),
             Column("majority", right=True, goes=1),
             Column("points above", right=True, goes=3),
-            Column("examples", right=True, goes=4),
+            Column("rows", right=True, goes=4),
             Column("also", goes=5),
         ],
         title=f"{results['split']} at step {results['step']} (data: {results['data_source']})",
@@ -207,7 +207,7 @@ def results_table(results: dict[str, Any], whole: str = "results.json") -> Fitti
     )
     for name, entry in results["tasks"].items():
         if entry["main"] is None:
-            table.add_row(name, "", "no labels", "", "", str(entry["examples"]))
+            table.add_row(name, "", "no labels", "", "", _rows(entry))
             continue
         others = [f"{key} {value:.4f}" for key, value in entry["metrics"].items() if key != entry["main_metric"]]
         more = ["..."] if len(others) > SHOWN_METRICS else []
@@ -217,13 +217,19 @@ def results_table(results: dict[str, Any], whole: str = "results.json") -> Fitti
             f"{entry['main']:.4f}",
             f"{entry['majority']:.4f}",
             f"{100 * (entry['main'] - entry['majority']):+.1f}",
-            str(entry["examples"]),
+            _rows(entry),
             "\n".join(others[:SHOWN_METRICS] + more),
         )
     if results["average"] is not None:
         table.add_line()
         table.add_row("average", "", f"{results['average']:.4f}")
     return table
+
+
+def _rows(entry: dict[str, Any]) -> str:
+    """How many rows were scored, of how many where there is a limit. The rows are those of a task's first split."""
+    of = next(iter(entry["rows"].values()))["of"]
+    return f"{entry['examples']:,}" + (f" of {of:,}" if of != entry["examples"] else "")
 
 
 def findings(results: dict[str, Any]) -> list[str]:

@@ -137,7 +137,7 @@ class RunFolder:
                     "processor": platform.processor() or platform.machine(),
                     "cores": os.cpu_count(),
                 },
-                "data": data | {"reason": hide(data["reason"]), "fingerprints": hidden_keys(data["fingerprints"])},
+                "data": hidden(data),
                 "seed": seed,
                 "command": [hide(word) for word in command],
                 "started": _now(),
@@ -190,12 +190,12 @@ class RunFolder:
         """environment.json. Raises UserError when it cannot be read."""
         try:
             content: dict[str, Any] = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
-            data = content["data"]
-            if not isinstance(data["source"], str) or not isinstance(data["fingerprints"], dict):
+            if not _says_what_was_read(content["data"]):
                 raise ValueError("no fingerprints of the data")
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise UserError(
-                f"cannot be read: {error}", str(self.path / "environment.json"), "give a run folder that is complete"
+                f"cannot be read: {reason}", str(self.path / "environment.json"), "give a run folder that is complete"
             ) from error
         return content
 
@@ -230,9 +230,19 @@ def _overwrite(file: Path, text: str) -> bool:
     return written == len(text.encode())
 
 
-def hidden_keys(fingerprints: dict[str, str]) -> dict[str, str]:
-    """Fingerprints by origin, as environment.json has them: a path may hold what came from the environment."""
-    return {hide(origin): fingerprint for origin, fingerprint in fingerprints.items()}
+def hidden(value: Any) -> Any:
+    """A value whose texts hold nothing that came from the environment: a path may."""
+    if isinstance(value, dict):
+        return {key: hidden(inner) for key, inner in value.items()}
+    return hide(value) if isinstance(value, str) else value
+
+
+def _says_what_was_read(data: Any) -> bool:
+    """Whether the `data` of an environment.json has the form of `DataSource.record` below `tasks`."""
+    return all(
+        isinstance(task["source"], str) and all(isinstance(split["fingerprint"], str) for split in task["splits"].values())
+        for task in data["tasks"].values()
+    )
 
 
 def _now() -> str:

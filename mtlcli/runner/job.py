@@ -13,10 +13,11 @@ from mtlcli.config import Config, samplings, weightings
 from mtlcli.config.changes import changes, judge, settle
 from mtlcli.config.sharing import ProgressiveSharing, stages_of
 from mtlcli.config.snapshot import load_config
-from mtlcli.errors import Interrupted, MtlError, Problem, RunError, UserError
+from mtlcli.data.source import changed_data
+from mtlcli.errors import Interrupted, MtlError, RunError, UserError
 from mtlcli.models.files import BackboneFiles
 from mtlcli.runner.console import Console, findings, results_table
-from mtlcli.runner.folder import RunFolder, hidden_keys
+from mtlcli.runner.folder import RunFolder, hidden
 from mtlcli.runner.interrupt import Interrupt
 from mtlcli.runner.launched import read_launch
 from mtlcli.runner.prepare import Prepared, prepare
@@ -156,13 +157,15 @@ def _start(config: Config, prepared: Prepared, folder: RunFolder, command: list[
         config.model.kind = "scratch"
     else:
         config.model.kind = "pretrained"
+    # So that a later verb does not decide anew, for example because the hub answers by then.
+    config.data.source = prepared.source.default or config.data.source
     if config.optim.lr is None:
         config.optim.lr = config.model.lr if config.model.kind == "pretrained" else config.model.scratch_lr
     folder.write_config(config)
     folder.write_backbone(prepared.files)
     folder.write_environment(
         command=command,
-        data={"source": prepared.source.kind, "reason": prepared.source.reason, "fingerprints": prepared.source.fingerprints()},
+        data={"source": prepared.source.kind, "tasks": prepared.source.record()},
         seed=config.seed,
     )
     with Console(config.logger.console, folder.log) as console:
@@ -170,7 +173,7 @@ def _start(config: Config, prepared: Prepared, folder: RunFolder, command: list[
         console.panel(
             "run",
             [
-                f"data      {prepared.source.kind}: {prepared.source.reason}",
+                f"data      {prepared.source.describe()}",
                 f"model     {model}",
                 f"tasks     {', '.join(config.tasks)}",
                 f"methods   sharing={config.sharing.name} weighting={config.weighting.name} sampling={config.sampling.name}",
@@ -199,13 +202,7 @@ def _reopen(
     before = folder.environment()["data"]
     with interrupt.at_once():
         prepared = prepare(config, files=BackboneFiles.load(folder.backbone))
-    if prepared.source.kind != before["source"]:
-        problems.append(Problem(f"the run's data came from '{before['source']}', now from '{prepared.source.kind}'", "data.source"))
-    now = hidden_keys(prepared.source.fingerprints())
-    for origin, fingerprint in before["fingerprints"].items():
-        if now.get(origin) != fingerprint:
-            what = "is not what the run was trained on" if origin in now else "is not read any more"
-            problems.append(Problem(what, origin, "bring the data back as it was, or start another run"))
+    problems += changed_data(before["tasks"], hidden(prepared.source.record()))
     if problems:
         raise UserError(problems)
     _check_room(config, prepared, path, found.step)
@@ -293,7 +290,7 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
             console=console,
             ranks=ranks,
             interrupt=interrupt,
-            data_source=prepared.source.kind,
+            source=prepared.source,
         )
         garbage.at_work()
         memory = PeakMemory(ranks.device)

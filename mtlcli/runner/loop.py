@@ -14,6 +14,7 @@ from mtlcli.config import Config
 from mtlcli.data.batches import Stream
 from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.features import Features, Split
+from mtlcli.data.source import DataSource
 from mtlcli.errors import Interrupted, NotFinite
 from mtlcli.evaluation.evaluate import evaluate
 from mtlcli.models.multitask import MultiTaskModel
@@ -66,8 +67,8 @@ class Run:
     """This process among the others."""
     interrupt: Interrupt
     """Whether a signal has asked the run to stop."""
-    data_source: str
-    """hub, local or sample."""
+    source: DataSource
+    """Where the rows came from."""
 
     def fetch(self, task: str, position: int) -> TaskBatch:
         """This rank's share of a batch of a task's stream."""
@@ -282,5 +283,6 @@ def _evaluate(run: Run, state: TrainState, *, bf16: bool) -> dict[str, Any]:
         on_split=run.console.evaluating,
         on_batch=on_batch,
     )
-    head = {"format": 1, "data_source": run.data_source, "split": "validation", "step": state.step}
+    run.source.note(scored, run.splits)
+    head = {"format": 1, "data_source": run.source.kind, "split": "validation", "step": state.step, "train_rows": run.source.train_rows()}
     return head | scored | {"throughput": state.totals.throughput, "parameters": run.model.parameter_counts()}

@@ -68,7 +68,7 @@ def prepare(
     Raises UserError with everything that is wrong with the data of all tasks.
     """
     tasks = build_tasks(config.tasks)
-    source = open_source(config.data, config.tasks)
+    source = open_source(config.data, {name: config.tasks[name] for name, task in tasks.items() if splits(task)}, config.seed)
     problems: list[Problem] = []
     tables: dict[str, dict[str, Table]] = {}
     for name, task in tasks.items():
@@ -82,6 +82,8 @@ def prepare(
     problems += found
     if problems:
         raise UserError(problems)
+    if drawn := source.drawn():
+        notices.insert(0, drawn)
 
     def texts() -> list[str]:
         return [text for name, parts in tables.items() for split in parts if split == tasks[name].config.splits.train

@@ -6,15 +6,27 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtlcli import checkpoint, commands, garbage
-from mtlcli.config import Config
+from mtlcli.config import Config, Task
 from mtlcli.config.snapshot import load_config
-from mtlcli.errors import UserError
+from mtlcli.data.source import changed_data, open_source
+from mtlcli.disk import writing
+from mtlcli.errors import Problem, UserError
+from mtlcli.evaluation.predictions import described
 from mtlcli.models.files import BackboneFiles
 from mtlcli.registry import suggest
-from mtlcli.runner.prepare import prepare
+from mtlcli.runner.folder import RunFolder, hidden
+from mtlcli.runner.prepare import Prepared, prepare
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mtlcli.evaluation.evaluate import Scores
+
+ATTEMPTS = 5
+"""How often a checkpoint is looked for beside a run that removes those it no longer keeps."""
 
 
 @dataclass
@@ -25,22 +37,42 @@ class Found:
     """The run folder."""
     checkpoint: checkpoint.Checkpoint
     """The checkpoint, verified."""
+    tensors: dict[str, Tensor]
+    """Its model."""
     notices: list[str]
     """Checkpoints that had to be skipped."""
 
 
 def find(path: Path) -> Found:
-    """A run folder's best checkpoint, or the checkpoint folder that `path` is. Raises UserError when it is neither."""
+    """A run folder's best checkpoint, or the checkpoint folder that `path` is, its model read into memory.
+
+    A run that is still training removes checkpoints: where they change while they are read, they are looked at again.
+    Raises UserError when `path` is neither.
+    """
     run = checkpoint.run_of(path)
     if run != path:
-        return Found(run, checkpoint.read(path), [])
+        read = checkpoint.read(path)
+        return Found(run, read, read.tensors("model.safetensors"), [])
+    for attempt in range(1, ATTEMPTS + 1):
+        there = checkpoint.folders(run / "checkpoints")
+        try:
+            best, notices = _best(run)
+            return Found(run, best, best.tensors("model.safetensors"), notices)
+        except UserError:
+            if attempt == ATTEMPTS or checkpoint.folders(run / "checkpoints") == there:
+                raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _best(run: Path) -> tuple[checkpoint.Checkpoint, list[str]]:
+    """The best checkpoint of a run, verified, and a line for each damaged one that is newer than the newest."""
     newest, notices = checkpoint.newest(run / "checkpoints")
     best = newest.best_step
     if best in (None, newest.step):
-        return Found(run, newest, notices)
+        return newest, notices
     folder = run / "checkpoints" / f"step_{best:08d}"
     try:
-        return Found(run, checkpoint.verified(folder), notices)
+        return checkpoint.verified(folder), notices
     except ValueError as error:
         # Another one would have other scores than those that the run is known by.
         raise UserError(
@@ -55,49 +87,88 @@ def evaluate_path(
     tasks: list[str] | None = None,
     overrides: list[str] | None = None,
     predictions: Path | None = None,
+    texts: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Evaluate a run folder's best checkpoint, or one checkpoint; the result has the shape of results.json.
 
-    `split`: `validation` (default) or `test`, the parts that the tasks' configs define, or the name of one split.
+    `split`: `validation` (default), `test` or `train`, the parts that the tasks' configs define, or the name of one split.
     `predictions`: a folder that gets `<task>.jsonl` with one prediction per row, and for span tasks `<task>.json` in
-    the form that the official SQuAD script takes.
+    the form that the official SQuAD script takes. `texts`: the predictions hold the texts of their rows, too.
+
+    Limits of rows that the run was trained with hold only where training evaluated the same splits and no predictions are
+    written, so that the scores are those of results.json; limits among `overrides` always hold.
     """
     found = find(path)
     for notice in found.notices:
         say(notice)
     config = load_config(found.run / "config.yaml", overrides or [])
-    chosen = tasks or list(config.tasks)
-    for name in chosen:
+    for name in tasks or []:
         if name not in config.tasks:
             raise UserError(f"the run has no task '{name}'", where="--task", fix=suggest(name, config.tasks))
     wanted = split or "validation"
-    parts = {name: _splits(config, name, wanted) for name in chosen}
-    without = [name for name, names in parts.items() if not names]
-    if tasks and without:
-        raise UserError(f"{', '.join(without)}: no split for '{wanted}'", where="--split", fix="give the name of a split of the task")
-    parts = {name: names for name, names in parts.items() if names}
-    if not parts:
-        raise UserError(f"no task of the run has a split for '{wanted}'", where="--split", fix="validation, test, or a split's own name")
-    return _evaluate(config, found, parts, wanted, predictions, say)
+    parts = _parts(config, wanted, tasks, say)
+    whole = predictions is not None or any(set(names) - set(_trained(config.tasks[name])) for name, names in parts.items())
+    trains = {config.tasks[name].splits.train == each for name, names in parts.items() for each in names}
+    for key, used in (("max_train_rows", True in trains), ("max_eval_rows", False in trains)):
+        limit, typed = getattr(config.data, key), any(override.startswith(f"data.{key}=") for override in overrides or [])
+        if typed and not used:
+            raise UserError(f"has no effect on {', '.join(sum(parts.values(), []))}", f"data.{key}", "take it out")
+        if whole and used and limit is not None and not typed:
+            setattr(config.data, key, None)
+            say(f"every row is evaluated: data.{key}={limit} was meant for training (type it again to keep it)")
+    return _evaluate(config, found, parts, wanted, predictions, texts, say)
 
 
-def _splits(config: Config, task: str, wanted: str) -> list[str]:
-    splits = config.tasks[task].splits
-    if wanted == "validation":
-        return splits.validation
-    if wanted == "test":
-        return [splits.test] if splits.test else []
-    if wanted == "train":
-        return [splits.train] if splits.train else []
-    return [wanted]
+def _trained(task: Task) -> list[str]:
+    """The splits that training reads."""
+    return [*([task.splits.train] if task.splits.train else []), *task.splits.validation]
+
+
+def _parts(config: Config, wanted: str, chosen: list[str] | None, say: Callable[[str], None]) -> dict[str, list[str]]:
+    """The splits to evaluate, by task: of the `chosen` tasks, or of all that have the split, and then it is said which have not.
+
+    Raises UserError when a chosen task has no such split, or no task has it.
+    """
+    names = chosen or list(config.tasks)
+    source = open_source(config.data, {name: config.tasks[name] for name in names}, config.seed)
+    parts: dict[str, list[str]] = {}
+    without: list[Problem] = []
+    for name in names:
+        there = source.splits(name)
+        asked = _splits(config.tasks[name], wanted, there)
+        missing = [split for split in asked if split not in there]
+        if asked and not missing:
+            parts[name] = asked
+            continue
+        what = f"task {name}: there is no split '{(missing or [wanted])[0]}'"
+        without.append(Problem(what, "--split", suggest(wanted, there) if there else f"set tasks.{name}.splits"))
+    if without and (chosen or not parts):
+        raise UserError(without)
+    if without:
+        say(f"no split '{wanted}', left out: {', '.join(name for name in names if name not in parts)}")
+    return parts
+
+
+def _splits(task: Task, wanted: str, there: list[str]) -> list[str]:
+    """The names of a task's splits that `wanted` stands for: a part that its config defines, or the name of one split."""
+    defined = {"validation": task.splits.validation, "test": [task.splits.test], "train": [task.splits.train]}.get(wanted, [])
+    names = [name for name in defined if name]
+    # A file or folder may hold a split that plays no part in training, and that the config does not name.
+    return names or ([wanted] if wanted in there else [])
 
 
 def _evaluate(
-    config: Config, found: Found, parts: dict[str, list[str]], wanted: str, predictions: Path | None, say: Callable[[str], None]
+    config: Config,
+    found: Found,
+    parts: dict[str, list[str]],
+    wanted: str,
+    predictions: Path | None,
+    texts: bool,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     prepared = prepare(config, files=BackboneFiles.load(found.run / "backbone"), splits=lambda task: parts.get(task.name, []))
-    for notice in prepared.notices:
+    for notice in [*prepared.notices, *_other_data(found.run, prepared)]:
         say(notice)
 
     from mtlcli.evaluation.evaluate import evaluate
@@ -107,7 +178,7 @@ def _evaluate(
 
     with connect(config.runner) as ranks:
         model = build_model(config, prepared.tasks, prepared.files, load_weights=False)
-        restore_model(found.checkpoint, model)
+        restore_model(found.checkpoint, found.tensors, model)
         model.to(ranks.device)
         garbage.at_work()
         results, scores = evaluate(
@@ -120,14 +191,29 @@ def _evaluate(
             ranks=ranks,
             on_split=lambda task, split: say(f"evaluating {task}/{split}"),
         )
-    if predictions is not None:
-        predictions.mkdir(parents=True, exist_ok=True)
-        for name, by_split in scores.items():
-            for index, (split, result) in enumerate(by_split.items()):
-                stem = name if index == 0 else f"{name}.{split}"
-                lines = "".join(json.dumps(prediction) + "\n" for prediction in result.predictions)
-                (predictions / f"{stem}.jsonl").write_text(lines, encoding="utf-8")
-                for suffix, content in prepared.tasks[name].official_files(result.predictions).items():
-                    (predictions / f"{stem}{suffix}").write_text(json.dumps(content), encoding="utf-8")
+    if predictions is not None and ranks.first:
+        _write_predictions(predictions, prepared, scores, texts)
+    prepared.source.note(results, parts)
     head = {"format": 1, "data_source": prepared.source.kind, "split": wanted, "step": found.checkpoint.step}
     return head | results | {"parameters": model.parameter_counts()}
+
+
+def _other_data(run: Path, prepared: Prepared) -> list[str]:
+    """A warning for each split that the run has read and that has another content, or comes from elsewhere, now."""
+    before = RunFolder(run).environment()["data"]["tasks"]
+    return [f"warning: {problem.where}: {problem.what}" for problem in changed_data(before, hidden(prepared.source.record()))]
+
+
+def _write_predictions(folder: Path, prepared: Prepared, scores: dict[str, dict[str, Scores]], texts: bool) -> None:
+    """One file for each split: `<task>.jsonl` for the first of a task, `<task>.<split>.jsonl` for further ones."""
+    with writing("the predictions", folder, "then evaluate again"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, by_split in scores.items():
+            task = prepared.tasks[name]
+            for index, (split, result) in enumerate(by_split.items()):
+                stem = name if index == 0 else f"{name}.{split}"
+                rows = described(task, prepared.tables[name][split], texts=texts)
+                lines = "".join(json.dumps(row | prediction) + "\n" for row, prediction in zip(rows, result.predictions, strict=True))
+                (folder / f"{stem}.jsonl").write_text(lines, encoding="utf-8")
+                for suffix, content in task.official_files(result.predictions).items():
+                    (folder / f"{stem}{suffix}").write_text(json.dumps(content), encoding="utf-8")

@@ -20,9 +20,8 @@ from mtlcli.weighting.base import Weighting
 FIX = "give another checkpoint of the run, or start another run"
 
 
-def restore_model(found: Checkpoint, model: MultiTaskModel) -> None:
-    """Give a model the weights of a checkpoint. Raises UserError when they are those of another model."""
-    tensors = found.tensors("model.safetensors")
+def restore_model(found: Checkpoint, tensors: dict[str, torch.Tensor], model: MultiTaskModel) -> None:
+    """Give a model the weights of a checkpoint, `tensors`. Raises UserError when they are those of another model."""
     try:
         check_tensors(tensors, {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()})
     except ValueError as error:
@@ -47,7 +46,7 @@ def restore(
 
     Raises UserError when the checkpoint is that of another run.
     """
-    restore_model(found, model)
+    restore_model(found, found.tensors("model.safetensors"), model)
     file = "state.json"
     try:
         state = TrainState.from_json(found.state)

@@ -144,6 +144,10 @@ class TaskType(ABC, Generic[C]):
         """The gold answers, one per row, in the form that the metrics take; None when the split has no labels."""
 
     @abstractmethod
+    def gold(self, table: Table) -> list[Any]:
+        """What is right, one per row, as a file of predictions shows it; None for a row without label."""
+
+    @abstractmethod
     def majority(self, references: list[Any], metric: str) -> float:
         """The score of the best constant prediction under `metric` (0 for correlations), over `references`."""
 

@@ -325,6 +325,10 @@ class Classification(TaskType[ClassificationTask]):
         ids = self._ids(table)
         return None if (ids == MISSING).any() else ids.tolist()
 
+    def gold(self, table: Table) -> list[Any]:
+        """Class names."""
+        return [self.labels[number] if number >= 0 else None for number in self._ids(table).tolist()]
+
     def majority(self, references: list[Any], metric: str) -> float:
         """accuracy: the share of the most frequent class. f1: of "always 1", or of the best constant under macro F1. matthews: 0."""
         shares = {label: count / len(references) for label, count in Counter(references).items()}

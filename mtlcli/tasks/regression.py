@@ -165,6 +165,10 @@ class Regression(TaskType[RegressionTask]):
         scores = self._scores(table)
         return None if np.isnan(scores).any() else scores.tolist()
 
+    def gold(self, table: Table) -> list[Any]:
+        """The scores."""
+        return [None if score != score else score for score in self._scores(table).tolist()]
+
     def majority(self, references: list[Any], metric: str) -> float:
         """0: a constant correlates with nothing."""
         return 0.0

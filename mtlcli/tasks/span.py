@@ -257,6 +257,10 @@ class Span(TaskType[SpanTask]):
             return None
         return [{"id": number, "answers": answer} for number, answer in zip(self._ids(table), answers, strict=True)]
 
+    def gold(self, table: Table) -> list[Any]:
+        """The texts of the answers; an empty list says that there is none."""
+        return [None if answers is None else answers["text"] for answers in self._answers(table)]
+
     def majority(self, references: list[Any], metric: str) -> float:
         """The share of questions without answer: the score of an empty text. (No other constant text does well.)"""
         return sum(not reference["answers"]["text"] for reference in references) / len(references)

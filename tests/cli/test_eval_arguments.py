@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mtlcli.cli.eval import eval_main
+from mtlcli.disk import obstacle
 from mtlcli.errors import UserError
 
 FIX = "take it out; an evaluation may change data, the device, and a task's source, splits, columns and metrics: mtl eval --help"
@@ -40,13 +41,33 @@ def test_paths(runs: Path) -> None:
     ]
 
 
+FILE, FOLDER = (f"give a {kind} that you can write to" for kind in ("file in a folder", "folder"))
+
+
+def test_places_that_cannot_be_written_are_known_before_the_work(runs: Path) -> None:
+    config = runs / "new" / "config.yaml"
+    (runs / "loop").symlink_to(runs / "nowhere")
+    for place, why in (
+        (config / "a" / "b", f"{config} is a file, not a folder"),
+        (runs / "new" / ("z" * 300), "the name zzzzzzzzzzzzzzzzzzzz... is too long: 300 bytes"),
+        (runs / "not" / "yet" / ("z" * 300), "the name zzzzzzzzzzzzzzzzzzzz... is too long: 300 bytes"),
+        (runs / "loop" / "x", f"{runs / 'loop'} is a link to nothing"),
+    ):
+        assert said(runs / "new", "--json", place) == [f"--json {place}: cannot be written: {why} -> {FILE}"]
+        assert said(runs / "new", "--predictions", place) == [f"--predictions {place}: cannot be written: {why} -> {FOLDER}"]
+    assert obstacle(runs / "new" / "a" / "b", folder=False) is None and not (runs / "new" / "a").exists()
+    assert obstacle(Path(os.devnull), folder=False) is None
+    assert said(runs / "new", "--texts") == ["--texts: has no effect without --predictions -> add --predictions DIR, or take it out"]
+
+
 def test_overrides_and_files(runs: Path) -> None:
-    assert said(runs / "new", "model=tiny", "+data.root=x", "--json", runs, "--predictions", runs / "new" / "config.yaml", "seed=3") == [
+    config = runs / "new" / "config.yaml"
+    assert said(runs / "new", "model=tiny", "+data.root=x", "--json", runs, "--predictions", config, "seed=3") == [
         "model: is fixed by the checkpoint -> " + FIX,
         "+data.root: values are changed with key=value here, without + and ~",
         "seed: is fixed by the checkpoint -> " + FIX,
-        f"--json {runs}: is a folder -> give a file",
-        f"--predictions {runs / 'new' / 'config.yaml'}: is a file -> give a folder",
+        f"--json {runs}: cannot be written: {runs} is a folder, not a file -> {FILE}",
+        f"--predictions {config}: cannot be written: {config} is a file, not a folder -> {FOLDER}",
     ]
     assert said(runs / "new", "--foo") == ["unknown option '--foo' -> mtl eval --help tells the options"]
 

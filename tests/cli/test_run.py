@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from mtlcli.data.sample import sample_table
 from tests.warm import ENVIRONMENT, mtl, start
 
 QUICK = ["data=sample", "model=tiny", "data.max_train_rows=200", "data.max_eval_rows=80", "runner.device=cpu"]
@@ -47,6 +48,7 @@ def test_the_run_folder_holds_what_the_contract_says(run: Path) -> None:
         "data_source",
         "split",
         "step",
+        "train_rows",
         "tasks",
         "average",
         "throughput",
@@ -58,8 +60,11 @@ def test_the_run_folder_holds_what_the_contract_says(run: Path) -> None:
     }
     assert list(results["tasks"]) == ["mnli", "stsb", "squad_v2"], "ax has no labels to validate on"
     for entry in results["tasks"].values():
-        assert set(entry) == {"metrics", "main_metric", "main", "examples", "majority"}
+        assert set(entry) == {"metrics", "main_metric", "main", "examples", "majority", "source", "rows"}
         assert entry["main"] == entry["metrics"][entry["main_metric"]] and entry["examples"] == 80
+        assert entry["source"] == "sample" and all(rows["used"] < rows["of"] for rows in entry["rows"].values())
+    assert results["tasks"]["mnli"]["rows"]["validation_mismatched"] == {"used": 80, "of": 400}
+    assert results["train_rows"]["mnli"] == {"used": 200, "of": 6000} and list(results["train_rows"]) == list(results["tasks"])
     assert "accuracy/validation_mismatched" in results["tasks"]["mnli"]["metrics"]
     assert results["average"] == pytest.approx(sum(entry["main"] for entry in results["tasks"].values()) / 3)
     assert set(results["throughput"]) == {"examples_per_s", "tokens_per_s", "padding"}
@@ -72,7 +77,7 @@ def test_the_run_folder_holds_what_the_contract_says(run: Path) -> None:
         assert {"step", "tasks", "lr", "tokens_per_s", "examples_per_s", "padding", "gradient_norm"} <= set(row)
         assert all(set(entry) == {"loss", "weight", "examples"} for entry in row["tasks"].values())
     environment = read(run / "environment.json")
-    assert environment["data"]["source"] == "sample" and len(environment["data"]["fingerprints"]) >= 7
+    assert environment["data"]["source"] == "sample" and len(environment["data"]["tasks"]) >= 3
     assert environment["seed"] == 0 and "task=[mnli,stsb,squad_v2,ax]" in environment["command"]
     assert read(run / "status.json")["status"] == "finished"
     names = sorted(path.name for path in (run / "checkpoints").iterdir())
@@ -95,19 +100,42 @@ def test_one_checkpoint_and_one_task(run: Path, tmp_path: Path) -> None:
     assert list(read(tmp_path / "s.json")["tasks"]) == ["stsb"] and read(tmp_path / "s.json")["step"] == 12
 
 
-def test_a_diagnostic_task_is_predicted_by_the_head_it_borrows(run: Path, tmp_path: Path) -> None:
-    done = mtl("eval", str(run), "--split", "test", "--task", "ax", "--predictions", str(tmp_path), "--json", str(tmp_path / "s.json"))
+def test_a_split_takes_the_tasks_that_have_it_and_all_of_their_rows(run: Path, tmp_path: Path) -> None:
+    done = mtl("eval", str(run), "--split", "test", "--predictions", str(tmp_path / "p"), "--json", str(tmp_path / "s.json"))
     assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in (tmp_path / "ax.jsonl").read_text().splitlines()]
-    assert len(lines) == 80 and {line["label"] for line in lines} <= {"entailment", "neutral", "contradiction"}
-    assert read(tmp_path / "s.json")["tasks"]["ax"]["main"] is None
+    assert "no split 'test', left out: squad_v2" in done.stderr
+    assert "every row is evaluated: data.max_eval_rows=80 was meant for training" in done.stderr
+    assert {name: entry["main"] for name, entry in read(tmp_path / "s.json")["tasks"].items()} == dict.fromkeys(("mnli", "stsb", "ax"))
+    # The diagnostic task is predicted by the head it borrows.
+    lines = [json.loads(line) for line in (tmp_path / "p" / "ax.jsonl").read_text().splitlines()]
+    assert [line["row"] for line in lines] == list(range(1, 301)) and all(line["gold"] is None for line in lines)
+    assert {line["label"] for line in lines} <= {"entailment", "neutral", "contradiction"}
+    done = mtl("eval", str(run), "--split", "test", "--task", "squad_v2", "mnli")
+    assert done.returncode == 2 and "task squad_v2: there is no split 'test'" in done.stderr and "mnli" not in done.stderr
+    done = mtl("eval", str(run), "--split", "tset")
+    assert done.returncode == 2 and "task stsb: there is no split 'tset'" in done.stderr and "did you mean 'test'?" in done.stderr
+
+
+def test_predictions_hold_every_row_unless_a_limit_is_typed(run: Path, tmp_path: Path) -> None:
+    options = ["--task", "squad_v2", "stsb", "--predictions", str(tmp_path), "--texts", "data.max_eval_rows=100"]
+    done = mtl("eval", str(run), *options)
+    assert done.returncode == 0 and "100 of 400" in done.stdout, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "stsb.jsonl").read_text().splitlines()]
+    rows = sample_table("glue/stsb", "validation", 0).to_pylist()
+    assert len(lines) == 100
+    for line in lines:
+        row = rows[line["row"] - 1]
+        assert line["id"] == row["idx"] and line["gold"] == row["label"] and isinstance(line["score"], float)
+        assert line["texts"] == {name: row[name] for name in ("sentence1", "sentence2")}
 
 
 def test_predictions_are_what_the_official_squad_script_reads(run: Path, tmp_path: Path) -> None:
     done = mtl("eval", str(run), "--task", "squad_v2", "--predictions", str(tmp_path))
     assert done.returncode == 0, done.stderr
     answers, probabilities = read(tmp_path / "squad_v2.json"), read(tmp_path / "squad_v2.na_prob.json")
-    assert len(answers) == 80 and answers.keys() == probabilities.keys()
+    lines = [json.loads(line) for line in (tmp_path / "squad_v2.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == list(answers) and all(isinstance(line["gold"], list) for line in lines)
+    assert len(answers) == 400 and answers.keys() == probabilities.keys()
     assert all(isinstance(text, str) for text in answers.values()) and all(0 <= p <= 1 for p in probabilities.values())
 
 

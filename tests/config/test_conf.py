@@ -72,7 +72,7 @@ PRETRAINED = ["minilm", "bert", "roberta", "deberta", "modernbert", "t5", "gpt2"
 DIFFERS = {
     "model/tiny": {"kind", "name", "dropout", "layers", "hidden", "heads", "vocabulary", "initializer_range", "scratch_lr"},
     "data/hub": {"source"},
-    "data/local": {"source", "root"},
+    "data/local": {"source"},
     "data/sample": {"source"},
 } | {f"model/{model}": {"kind", "name", "lr"} for model in PRETRAINED}
 

@@ -138,20 +138,36 @@ def test_runs(sections: dict[str, Any], texts: list[str]) -> None:
     assert said(run({"a": TEXT}, **sections)) == texts
 
 
-def test_sources_are_never_mixed() -> None:
-    own = {**TEXT, "source": {"files": {"train": "a.csv", "validation": "b.csv"}}}
-    assert said(run({"own": own}, data={"source": "local"})) == []
-    assert said(run({"own": own, "a": TEXT}, data={"root": "x"})) == []
-    assert said(run({"own": own, "a": TEXT})) == [
-        "data.root: own names files of its own, but a does not, and sources are never mixed -> give data.root=FOLDER with the data of a, "
-        "or take these tasks out of the run"
+def test_each_task_has_its_source() -> None:
+    files = {"files": {"train": "a.csv", "validation": "b.csv"}}
+    own = {**TEXT, "source": files}
+    local = {**TEXT, "source": {"path": "p", "kind": "local"}}
+    for source in ("auto", "local", "hub", "sample"):
+        assert said(run({"own": own}, data={"source": source})) == []
+        assert said(run({"own": own, "a": TEXT, "b": local}, data={"source": source, "root": "x"})) == []
+    assert said(run({"own": own, "a": TEXT}, data={"source": "sample"})) == []
+    assert said(run({"a": TEXT, "b": local}, data={"source": "sample"})) == [
+        "data.root: must be given for b -> give the folder that holds <task path>/<split>.parquet, csv, ..."
     ]
-    assert said(run({"own": own}, data={"source": "sample"})) == [
-        "data.source: own names files of its own, which cannot be mixed with data.source=sample -> type data.source=local, or take these "
-        "tasks out of the run"
+    assert said(run({"own": {**own, "source": files | {"kind": "hub"}}})) == [
+        "tasks.own.source.kind: has no effect beside source.files, which the rows come from: hub -> take one out"
     ]
     assert said(run({"a": {**TEXT, "source": {"path": "p"}}}, data={"source": "hub"})) == [
-        "tasks.a.source.hub: must be given with data.source=hub -> the data set's name on the hub, or another data.source"
+        "tasks.a.source.hub: must be given with data.source=hub -> the data set's name on the hub, or another source"
+    ]
+    assert said(run({"a": {**TEXT, "source": {"hub": "h", "kind": "sample"}}})) == [
+        "tasks.a.source.path: must be given with tasks.a.source.kind=sample -> the folder below data.root, or another source"
+    ]
+
+
+def test_what_has_no_effect_on_the_data_is_refused() -> None:
+    own = {**TEXT, "source": {"files": {"train": "a.csv", "validation": "b.csv"}}}
+    assert said(run({"a": TEXT}, data={"source": "sample", "root": "x"})) == [
+        "data.root: has no effect: rows come from data.source=sample -> take it out, or type data.source=local"
+    ]
+    assert said(run({"own": own}, data={"root": "x", "sample_seed": 1})) == [
+        "data.root: has no effect: every task names files of its own -> take it out, or type data.source=local",
+        "data.sample_seed: has no effect: no task takes rows from the sample world -> take it out",
     ]
 
 
@@ -159,7 +175,7 @@ def test_missing_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.csv").write_text("t,label\na,x\n")
     files = {"train": "trian.csv", "validation": "train.csv", "test": "nosuch/test.csv", "more": "train.xls"}
-    config = validate(run({"a": {**TEXT, "source": {"files": files}}}, data={"root": "data"}))
+    config = validate(run({"a": {**TEXT, "source": {"files": files}}, "b": TEXT}, data={"root": "data"}))
     assert [str(problem).replace("\n    -> ", " -> ") for problem in missing_files(config)] == [
         f"data.root: there is no folder 'data' -> '.' has nothing of a similar name; relative paths start from {tmp_path}",
         "tasks.a.source.files.train: there is no file 'trian.csv' -> did you mean 'train.csv'?",

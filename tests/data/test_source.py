@@ -1,4 +1,4 @@
-"""One source for the whole run: files, the hub (a small server of our own), the sample world, and what `auto` chooses."""
+"""A source for each task: files, the hub (a small server of our own), the sample world, and what `auto` chooses."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
@@ -22,7 +23,7 @@ import pytest
 
 from mtlcli.config.run import Data
 from mtlcli.config.task import ClassificationTask, Source, Splits, TextColumns
-from mtlcli.data.source import open_source
+from mtlcli.data.source import changed_data, open_source
 from mtlcli.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -55,18 +56,41 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_local_reads_below_the_root_and_cuts_rows(folder: Path) -> None:
+def test_local_reads_below_the_root_and_draws_rows(folder: Path) -> None:
     (folder / "glue/rte/validation.parquet").unlink()
     (folder / "glue/rte/validation.tsv").write_text("sentence\tlabel\nx\t1\ny\t0\n")
     tasks = {"cola": task(path="glue/cola"), "rte": task(path="glue/rte")}
     source = open_source(Data(source="auto", root=str(folder), max_train_rows=3, max_eval_rows=1), tasks)
-    assert source.kind == "local" and str(folder) in source.reason
-    assert source.read("cola", "train").column("sentence") == ["cola train 0", "cola train 1", "cola train 2"]
+    assert source.kind == "local" and source.describe() == f"local: data.root={folder}"
+    table = source.read("cola", "train")
+    numbers = [int(text.split()[-1]) for text in table.column("sentence")]
+    assert numbers == sorted(set(numbers)) and len(numbers) == 3 and len(set(table.column("label"))) == 2
+    assert table.where(0) == f"{folder}/glue/cola/train.parquet, row {numbers[0] + 1}"
     table = source.read("rte", "validation")
-    assert table.column("sentence") == ["x"] and table.lines == [2]
+    assert table.lines == [{"x": 2, "y": 3}[table.column("sentence")[0]]]
     path = folder / "glue/cola/train.parquet"
-    assert source.fingerprints()[str(path)] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert len(source.fingerprints()) == 2
+    read = source.record()["cola"]["splits"]["train"]
+    fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert read == {"origin": str(path), "fingerprint": fingerprint, "rows": 3, "total": 5}
+    assert source.drawn() == "rows drawn at random (seed 0): cola train 3 of 5; rte validation 1 of 2"
+
+
+def test_data_that_moved_is_the_same_data(folder: Path, tmp_path: Path) -> None:
+    tasks = {"cola": task(path="glue/cola")}
+
+    def record(root: Path, data: Data | None = None) -> dict[str, Any]:
+        source = open_source(data or Data(root=str(root)), tasks)
+        source.read("cola", "train")
+        return source.record()
+
+    before = record(folder)
+    moved = folder.rename(tmp_path.with_name(tmp_path.name + "-moved"))
+    assert changed_data(before, record(moved)) == []
+    pq.write_table(rows("other"), moved / "glue/cola/train.parquet")
+    (problem,) = changed_data(before, record(moved))
+    assert problem.what == "task cola: is not the train split that the run has read" and str(moved) in problem.where
+    (problem,) = changed_data(before, record(moved, Data(source="sample")))
+    assert problem.what == "the run's rows came from 'local', now from 'sample'" and problem.where == "tasks.cola.source"
 
 
 def test_a_missing_split_says_what_is_there(folder: Path) -> None:
@@ -80,20 +104,27 @@ def test_a_missing_split_says_what_is_there(folder: Path) -> None:
     (folder / "glue/cola/train.csv").write_text("sentence,label\nx,1\n")
     assert "train.parquet, train.csv are both there" in error(data, tasks, ("cola", "train"))
     assert "'nowhere' does not exist" in error(Data(root="nowhere"), tasks)
-    assert "needs a folder" in error(Data(source="local"), tasks)
+    assert "come from a folder, and none is given" in error(Data(source="local"), tasks)
 
 
-def test_own_files_make_the_run_local(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_source_is_a_property_of_the_task(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     files = {"train": "glue/cola/train.parquet", "validation": "glue/cola/validation.parquet"}
     tasks = {"mine": task(files=files)}
     source = open_source(Data(), tasks)
-    assert source.kind == "local" and source.read("mine", "train").column("sentence")[0] == "cola train 0"
+    assert source.kind == "local" and source.describe() == "local: files of its own" and source.default is None
+    assert source.read("mine", "train").column("sentence")[0] == "cola train 0"
     assert "no file is named for split 'test'" in error(Data(), tasks, ("mine", "test"))
     mixed = tasks | {"rte": task(path="glue/rte", hub="nyu-mll/glue")}
-    assert "never mixed" in error(Data(), mixed)
-    assert "cannot be mixed with data.source=sample" in error(Data(source="sample"), mixed)
-    assert "cannot be mixed with data.source=hub" in error(Data(source="hub"), mixed)
+    worlds = open_source(Data(source="sample"), mixed)
+    assert (worlds.kind, worlds.default) == ("mixed", "sample")
+    assert worlds.describe() == "mixed: mine from local: files of its own; rte from sample: data.source=sample"
+    assert worlds.read("mine", "train").column("sentence")[0] == "cola train 0" and len(worlds.read("rte", "train")) == 4000
+    assert {name: each["source"] for name, each in worlds.record().items()} == {"mine": "local", "rte": "sample"}
+    assert worlds.splits("mine") == ["train", "validation"] and worlds.splits("rte") == ["train", "test", "validation"]
+    named = open_source(Data(source="sample", root=str(folder)), {"a": task(path="glue/rte", kind="local"), "b": task(path="glue/rte")})
+    assert {name: choice.kind for name, choice in named.choices.items()} == {"a": "local", "b": "sample"}
+    assert named.splits("a") == ["train", "validation"]
     both = open_source(Data(root=str(folder)), mixed)
     assert both.read("rte", "train").column("sentence")[0] == "rte train 0"
     assert both.read("mine", "train").column("sentence")[0] == "cola train 0"
@@ -107,7 +138,8 @@ def test_the_sample_world(tmp_path: Path) -> None:
     assert len(source.read("cola", "train")) > 100
     other = open_source(Data(source="sample", sample_seed=1), tasks)
     other.read("cola", "validation")
-    assert other.fingerprints()["sample:glue/cola/validation"] != source.fingerprints()["sample:glue/cola/validation"]
+    found = [each.record()["cola"]["splits"]["validation"]["fingerprint"] for each in (source, other)]
+    assert found[0] != found[1]
     text = error(Data(source="sample"), tasks, ("own", "train"))
     assert "no task 'own/task'" in text and "glue/cola" in text and "data.root=" in text
     assert "has no split 'tests'" in error(Data(source="sample"), tasks, ("cola", "tests"))
@@ -138,8 +170,10 @@ def test_a_folder_in_the_hubs_layout(tmp_path: Path, monkeypatch: pytest.MonkeyP
     }
     source = open_source(Data(source="hub", max_eval_rows=2), tasks)
     assert source.read("rte", "train").column("sentence") == [f"rte train {number}" for number in range(5)]
-    assert source.read("cola", "validation").column("label") == [0, 1]
-    assert source.fingerprints().keys() == {f"hub:{folder}/rte/train", f"hub:{folder}/cola/validation"}
+    assert len(source.read("cola", "validation")) == 2
+    origins = [read["origin"] for each in source.record().values() for read in each["splits"].values()]
+    assert origins == [f"hub:{folder}/cola/validation", f"hub:{folder}/rte/train"]
+    assert source.splits("cola") == ["train", "validation"]
     assert "Unknown split" in error(Data(source="hub"), tasks, ("cola", "tests"))
     assert "'x' not found" in error(Data(source="hub"), tasks, ("bad", "train"))
     assert "not on the hub" in error(Data(source="hub"), {"own": task(path="glue/cola")})
@@ -215,8 +249,10 @@ tasks = {name: ClassificationTask(source=source, columns=columns) for name, sour
 try:
     source = open_source(Data(source=sys.argv[1]), tasks)
     tables = {name: source.read(name, "train") for name in tasks}
-    print(json.dumps({"kind": source.kind, "reason": source.reason, "first": [table.rows.column(0)[0].as_py() for table in tables.values()],
-                      "fingerprints": source.fingerprints(), "datasets imported": "datasets" in sys.modules}))
+    print(json.dumps({"kind": source.kind, "reason": source.describe(),
+                      "first": [table.rows.column(0)[0].as_py() for table in tables.values()],
+                      "fingerprints": [source.record()[name]["splits"]["train"]["fingerprint"] for name in tasks],
+                      "splits": [source.splits(name) for name in tasks], "datasets imported": "datasets" in sys.modules}))
 except UserError as error:
     print(json.dumps({"error": str(error), "datasets imported": "datasets" in sys.modules}))
 """
@@ -236,7 +272,8 @@ def test_the_hub_then_its_cache_then_the_sample_world(tmp_path: Path) -> None:
     home = tmp_path / "home"
     with hub(hub_layout(tmp_path / "hub")) as endpoint:
         online = run(home, endpoint, "auto", "cola")
-        assert online["kind"] == "hub" and online["reason"] == f"{endpoint} answers"
+        assert online["kind"] == "hub" and online["reason"] == f"hub: {endpoint} answers"
+        assert online["splits"] == [["train", "validation"]]
         assert online["first"] == ["cola train 0"]
         missing = run(home, endpoint, "hub", "wnli")
         assert "split 'train' of nyu-mll/glue/wnli cannot be read from the hub" in str(missing["error"])
@@ -244,6 +281,7 @@ def test_the_hub_then_its_cache_then_the_sample_world(tmp_path: Path) -> None:
         cached = run(home, endpoint, "auto", "cola", **environment)
         assert cached["kind"] == "hub" and "cache" in str(cached["reason"])
         assert cached["first"] == online["first"] and cached["fingerprints"] == online["fingerprints"]
+        assert cached["splits"] == online["splits"]
     partly = run(home, endpoint, "auto", "cola", "rte")
     assert partly["kind"] == "sample" and f"{endpoint} does not answer" in str(partly["reason"])
     refused = run(home, endpoint, "hub", "cola", "rte", HF_HUB_OFFLINE="1")
@@ -264,4 +302,6 @@ def test_a_hub_that_never_answers_is_given_up(tmp_path: Path) -> None:
 
 def test_a_task_that_is_not_on_the_hub_needs_no_probe(tmp_path: Path) -> None:
     source = open_source(Data(), {"cola": task(path="glue/cola")})
-    assert source.kind == "sample" and "cola is not on the hub" in source.reason
+    assert source.kind == "sample" and "cola is not on the hub" in source.describe()
+    text = error(Data(), {"own": task(path="own/task")})
+    assert "own is not on the hub, no data.root is given, and the sample world has no such task" in text

@@ -217,9 +217,7 @@ def test_a_tensor_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
 
 WRITERS: dict[str, Callable[[RunFolder], None]] = {
     "config.yaml": lambda folder: folder.write_config(preflight(read_arguments(SMALL)).configs[0]),
-    "environment.json": lambda folder: folder.write_environment(
-        command=["mtl"], data={"source": "sample", "reason": "", "fingerprints": {}}, seed=0
-    ),
+    "environment.json": lambda folder: folder.write_environment(command=["mtl"], data={"source": "sample", "tasks": {}}, seed=0),
     "results.json": lambda folder: folder.write_results({"step": 1}),
     "metrics.jsonl": lambda folder: folder.append_metrics({"step": 2, "tasks": "x" * 2 * PAGE}),
     "log.txt": lambda folder: Console("plain", folder.log).say("x" * 2 * PAGE),

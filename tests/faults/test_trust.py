@@ -513,7 +513,8 @@ def test_no_secret_of_the_environment_is_saved(tmp_path: Path, monkeypatch: pyte
     assert holding == [] and secret not in (tmp_path / "scores.json").read_text()
     assert "root: " in (text := (folder / "config.yaml").read_text()) and text.count("${oc.env:MTL_TEST_TOKEN}") == 3
     environment = json.loads((folder / "environment.json").read_text())
-    assert f"{tmp_path}/${{oc.env:MTL_TEST_TOKEN}}/glue/rte/train.parquet" in environment["data"]["fingerprints"]
+    read = environment["data"]["tasks"]["rte"]["splits"]["train"]
+    assert read["origin"] == f"{tmp_path}/${{oc.env:MTL_TEST_TOKEN}}/glue/rte/train.parquet"
     # It is still enough to rebuild the run: elsewhere the variable has another value.
     shutil.rmtree(folder / "checkpoints" / "step_00000004")
     (tmp_path / secret).rename(tmp_path / "another-place")

@@ -103,10 +103,12 @@ def test_no_checkpoint_left_is_an_error_and_never_a_start_from_zero(broken: Path
 
 def test_other_data_is_refused_and_named(whole: Path, broken: Path) -> None:
     environment = json.loads((broken / "environment.json").read_text())
-    origin = next(iter(environment["data"]["fingerprints"]))
-    environment["data"]["fingerprints"][origin] = "0" * 64
+    name, task = next(iter(environment["data"]["tasks"].items()))
+    split, read = next(iter(task["splits"].items()))
+    read["fingerprint"] = "0" * 64
     (broken / "environment.json").write_text(json.dumps(environment))
-    assert refused(broken) == [f"{origin}: is not what the run was trained on -> bring the data back as it was, or start another run"]
+    what = f"task {name}: is not the {split} split that the run has read"
+    assert refused(broken) == [f"{read['origin']}: {what} -> bring the data back as it was, or start another run"]
 
 
 def test_one_owner(broken: Path) -> None:

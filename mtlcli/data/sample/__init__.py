@@ -39,18 +39,25 @@ _SQUAD = pa.schema(
 _SENTENCE, _PAIR = _text("sentence"), _text("sentence1", "sentence2")
 _PREMISE = _text("premise", "hypothesis")
 
+TEST = 200
+"""Rows of each test split."""
+
 Make = Callable[[World, Random, int], tuple[str, ...]]
-# path -> schema, weights of the labels, and for each split (validation first) its size and the function that makes a row
+# path -> schema, weights of the labels, and for each split (validation first, test last) its size and the function that makes a row
 _TEXT_TABLES: dict[str, tuple[pa.Schema, Sequence[int], dict[str, tuple[int, Make]]]] = {
-    "glue/cola": (_SENTENCE, (45, 55), {"validation": (400, single.cola), "train": (4000, single.cola)}),
-    "glue/sst2": (_SENTENCE, (48, 52), {"validation": (400, single.sst2), "train": (2500, single.sst2)}),
-    "glue/mrpc": (_PAIR, (58, 42), {"validation": (400, pairs.mrpc), "train": (5000, pairs.mrpc)}),
+    "glue/cola": (_SENTENCE, (45, 55), {"validation": (400, single.cola), "train": (4000, single.cola), "test": (TEST, single.cola)}),
+    "glue/sst2": (_SENTENCE, (48, 52), {"validation": (400, single.sst2), "train": (2500, single.sst2), "test": (TEST, single.sst2)}),
+    "glue/mrpc": (_PAIR, (58, 42), {"validation": (400, pairs.mrpc), "train": (5000, pairs.mrpc), "test": (TEST, pairs.mrpc)}),
     "glue/stsb": (
         _text("sentence1", "sentence2", label=pa.float32()),
         (3, 2, 2, 2, 3),
-        {"validation": (400, pairs.stsb), "train": (4000, pairs.stsb)},
+        {"validation": (400, pairs.stsb), "train": (4000, pairs.stsb), "test": (TEST, pairs.stsb)},
     ),
-    "glue/qqp": (_text("question1", "question2"), (60, 40), {"validation": (400, pairs.qqp), "train": (7000, pairs.qqp)}),
+    "glue/qqp": (
+        _text("question1", "question2"),
+        (60, 40),
+        {"validation": (400, pairs.qqp), "train": (7000, pairs.qqp), "test": (TEST, pairs.qqp)},
+    ),
     "glue/mnli": (
         _PREMISE,
         (1, 1, 1),
@@ -58,11 +65,17 @@ _TEXT_TABLES: dict[str, tuple[pa.Schema, Sequence[int], dict[str, tuple[int, Mak
             "validation_matched": (400, pairs.mnli),
             "validation_mismatched": (400, pairs.mnli_mismatched),
             "train": (6000, pairs.mnli),
+            "test_matched": (TEST, pairs.mnli),
+            "test_mismatched": (TEST, pairs.mnli_mismatched),
         },
     ),
-    "glue/qnli": (_text("question", "sentence"), (1, 1), {"validation": (400, pairs.qnli), "train": (5000, pairs.qnli)}),
-    "glue/rte": (_PAIR, (1, 1), {"validation": (300, pairs.rte), "train": (4000, pairs.rte)}),
-    "glue/wnli": (_PAIR, (1, 1), {"validation": (200, pairs.wnli), "train": (3500, pairs.wnli)}),
+    "glue/qnli": (
+        _text("question", "sentence"),
+        (1, 1),
+        {"validation": (400, pairs.qnli), "train": (5000, pairs.qnli), "test": (TEST, pairs.qnli)},
+    ),
+    "glue/rte": (_PAIR, (1, 1), {"validation": (300, pairs.rte), "train": (4000, pairs.rte), "test": (TEST, pairs.rte)}),
+    "glue/wnli": (_PAIR, (1, 1), {"validation": (200, pairs.wnli), "train": (3500, pairs.wnli), "test": (TEST, pairs.wnli)}),
     "glue/ax": (_PREMISE, (1, 1, 1), {"test": (300, pairs.mnli)}),
 }
 _SQUAD_TABLES = {"squad": 0.0, "squad_v2": 0.28}
@@ -108,7 +121,8 @@ def _tables(path: str, seed: int) -> dict[str, pa.Table]:
         rows, texts = _text_rows(world, Random(f"{seed} {path} {split}"), schema, weights, size, make, taken, fresh)
         if path == "glue/stsb":
             rows = [row | {"label": 1.25 * row["label"]} for row in rows]
-        if path == "glue/ax":
+        if split.startswith("test"):
+            # As on the hub, where the labels of test splits are not public.
             rows = [row | {"label": -1} for row in rows]
         tables[split] = pa.Table.from_pylist(rows, schema)
         taken |= texts
