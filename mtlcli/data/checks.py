@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,10 @@ from mtlcli.data.table import Table, as_numpy
 from mtlcli.errors import Problem
 from mtlcli.registry import suggest
 from mtlcli.tasks.base import TaskType
-from mtlcli.tasks.checks import counted, shown
+from mtlcli.tasks.checks import bare, counted, nearly_one_each, shown
+
+ALIKE_NAMED = 5
+"""Groups of classes that look the same of which a task's messages name the members."""
 
 
 def check_tables(tasks: Mapping[str, TaskType[Any]], tables: Mapping[str, Mapping[str, Table]]) -> tuple[list[Problem], list[str]]:
@@ -73,7 +77,7 @@ def _doubts(task: TaskType[Any], tables: Mapping[str, Table]) -> list[Problem]:
         return []
     others = [tables[split] for split in splits.validation if split in tables and split != splits.train]
     texts = _numbered_texts(task, [train, *others])
-    found = task.doubts(train)
+    found = _doubtful_classes(task, train) + task.doubts(train)
     for table, numbers in zip([train, *others], texts, strict=True):
         found += _repeats(task, table, numbers, in_train=table is train)
     for table, numbers in zip(others, texts[1:], strict=True):
@@ -82,6 +86,37 @@ def _doubts(task: TaskType[Any], tables: Mapping[str, Table]) -> list[Problem]:
             what = f"the text is in train too, in {len(rows):,} of {len(table):,} rows: here that of {train.where(known[rows[0]])}"
             fix = f"delete the rows from one of the two: a score on texts of the train split says little (tasks.{task.name}.splits)"
             found.append(counted(table, rows, what, fix))
+    return found
+
+
+def _doubtful_classes(task: TaskType[Any], train: Table) -> list[Problem]:
+    """Classes that are hardly meant so: one for nearly every row, or several that look the same."""
+    targets = task.targets(train)
+    if targets is None or not task.classes:
+        return []
+    numbers, places = np.unique(targets, return_index=True)
+    first = {int(number): int(row) for number, row in zip(numbers, places, strict=True) if number >= 0}
+    rows = int(np.count_nonzero(targets >= 0))
+    key = f"tasks.{task.name}.columns.label"
+    if nearly_one_each(len(first), rows):
+        what = f"{len(first):,} classes for {rows:,} rows: is column '{task.config.columns.label}' the label column?"
+        return [Problem(what, train.origin, f"name the column with the labels in {key}")]
+    groups: dict[str, list[int]] = {}
+    for number, label in enumerate(task.classes):
+        groups.setdefault(bare(label), []).append(number)
+    alike = [group for group in groups.values() if len(group) > 1]
+    found = []
+    for group in alike[:ALIKE_NAMED]:
+        labels = [task.classes[number] for number in group]
+        # Names that differ in their Unicode form alone look the same unless they are escaped.
+        write = repr if len({unicodedata.normalize("NFC", label) for label in labels}) == len(labels) else ascii
+        each = [write(task.classes[number]) + (f" ({train.place(first[number])})" if number in first else "") for number in group]
+        what = f"classes that differ in white space, case or Unicode form only: {', '.join(each)}"
+        found.append(Problem(what, train.origin, f"write one class in one way, unless they are different classes ({key})"))
+    if len(alike) > ALIKE_NAMED:
+        found.append(
+            Problem(f"{len(alike) - ALIKE_NAMED:,} more groups of such classes", train.origin, f"is this the label column? ({key})")
+        )
     return found
 
 

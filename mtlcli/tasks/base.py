@@ -103,6 +103,11 @@ class TaskType(ABC, Generic[C]):
         """What is strange about a sound train split, and stops nothing."""
         return []
 
+    @property
+    def classes(self) -> Sequence[str]:
+        """The names of the classes that `targets` numbers; empty where the targets are no classes."""
+        return ()
+
     def targets(self, table: Table) -> NDArray | None:
         """One number per row that is the same where the labels are: (rows,). None when labels are not compared."""
         return None

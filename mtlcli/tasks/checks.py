@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 from mtlcli.config.task import TextColumns
 from mtlcli.data.table import Table, as_numpy
 from mtlcli.errors import Problem, RunError
+
+FEW_CLASSES = 5
+"""As many classes are never too many for the rows."""
 
 
 def counted(table: Table, rows: Sequence[int] | NDArray[np.int64], what: str, fix: str) -> Problem:
@@ -81,6 +85,17 @@ def _in_words(kind: pa.DataType) -> str:
         "nothing but null": pa.types.is_null(kind),
     }
     return next((name for name, fits in names.items() if fits), str(kind))
+
+
+def nearly_one_each(classes: int, rows: int) -> bool:
+    """Whether there are so many classes that most have a single row: the mark of a column that holds ids or texts, not labels."""
+    return classes > FEW_CLASSES and 2 * classes > rows
+
+
+def bare(label: str) -> str:
+    """A class name without what the eye does not see: white space around and between words, case, Unicode form, invisible characters."""
+    visible = "".join(character for character in label if unicodedata.category(character) != "Cf")
+    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold()).split())
 
 
 def require_finite(task: str, *outputs: NDArray) -> None:

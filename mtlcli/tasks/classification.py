@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from mtlcli.data.features import Features
 from mtlcli.data.table import Table, as_numpy
 from mtlcli.errors import Problem
 from mtlcli.tasks.base import Outputs, TaskType
-from mtlcli.tasks.checks import counted, input_columns, is_text, require_finite, shown, text_problems, wrong_type
+from mtlcli.tasks.checks import bare, counted, input_columns, is_text, nearly_one_each, require_finite, shown, text_problems, wrong_type
 from mtlcli.tasks.labels import names_in_file, renames, true_is_first, written
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 SIGNED = re.compile(r"\+[0-9]+")
 POINT_ZERO = re.compile(r"-?[0-9]+\.0+")
 """What pandas makes of a whole number in a column with an empty row."""
-NO_LABEL = ("", "-1", "-1.0")
+NO_LABEL = ("", "-1", "-1.0", "nan", "NaN")
 """What says that a row has no label, unless it is the name of a class."""
 CLASSES_NAMED = 20
 """Classes that a message names."""
@@ -55,6 +56,8 @@ class Classification(TaskType[ClassificationTask]):
     _learned = False
     _unlearned = False
     """Whether the train split holds labels of which no classes can be learned."""
+    _too_many = ""
+    """What says that the classes of the train split are hardly classes; empty if they may be."""
     _tables: Sequence[Table] = ()
     """All splits of the task that are read."""
 
@@ -91,6 +94,11 @@ class Classification(TaskType[ClassificationTask]):
         if self._known_labels is None and self.owner is None and train is not None:
             self._learn(train)
         self._tables = others if train is None else [train, *others]
+        if self._learned and train is not None:
+            ids = self._ids(train)
+            classes, rows = len(np.unique(ids[ids >= 0])), int(np.count_nonzero(ids >= 0))
+            if nearly_one_each(classes, rows):
+                self._too_many = f"column '{self.config.columns.label}' has {classes:,} classes in {rows:,} rows of split '{train.split}'"
 
     def _learn(self, train: Table) -> None:
         column = self.config.columns.label
@@ -100,9 +108,9 @@ class Classification(TaskType[ClassificationTask]):
         if names is not None and pa.types.is_integer(train.rows.column(column).type):
             self._learned, self.config.labels = True, names
             return
-        found = set(self._written(train).unique().to_pylist()) - {None, ""}
-        if not any(SIGNED.fullmatch(text) for text in found):
-            found.discard("-1")
+        found = set(self._written(train).unique().to_pylist()) - {None}
+        kept = {"-1"} if any(SIGNED.fullmatch(text) for text in found) else set()
+        found -= set(NO_LABEL) - kept
         pointed = bool(found) and all(POINT_ZERO.fullmatch(text) for text in found)
         if pointed or pa.types.is_floating(train.rows.column(column).type):
             self._unlearned = True
@@ -114,10 +122,30 @@ class Classification(TaskType[ClassificationTask]):
         self.config.label_ids = False
 
     def check(self, table: Table, *, labelled: bool) -> list[Problem]:
+        if self.config.columns.label in table.rows.column_names and (swapped := self._swapped(table)):
+            earlier = takewhile(lambda other: other is not table, self._tables)
+            return [] if any(map(self._swapped, earlier)) else [swapped]
         problems = text_problems(table, input_columns(self.config.columns))
         if self.config.columns.label not in table.rows.column_names:
             return problems
         return problems + self._label_problems(table, labelled=labelled)
+
+    def _swapped(self, table: Table) -> Problem | None:
+        """The text column holds the classes, or a few texts again and again where the label column has a class for nearly every row."""
+        text, label = self.config.columns.text, self.config.columns.label
+        if not _holds_labels(table.rows.column(text).type) or not len(table):
+            return None
+        ids = self._ids(table)
+        if self._too_many:
+            distinct = len(table.rows.column(text).unique())
+            if not nearly_one_each(len(table.rows.column(label).unique()), len(table)) or nearly_one_each(distinct, len(table)):
+                return None
+        elif self._known_labels is None or (ids != UNKNOWN).any() or (self._ids(table, text) < 0).any():
+            return None
+        example, other = (shown(table.rows.column(name)[0].as_py()) for name in (text, label))
+        what = f"columns '{text}' and '{label}' look swapped: the text is {example}, the label {other}"
+        at = f"tasks.{self.name}.columns"
+        return Problem(what, table.where(0), f"set {at}.text={label} and {at}.label={text}")
 
     def _label_problems(self, table: Table, *, labelled: bool) -> list[Problem]:
         column = self.config.columns.label
@@ -132,32 +160,34 @@ class Classification(TaskType[ClassificationTask]):
             return []  # They would have come from the train split; what is wrong with that one is said there.
         ids = self._ids(table)
         missing = np.flatnonzero(ids == MISSING)
-        minus_one = self._minus_one(table, missing)
+        mark = self._mark(table, missing)
         if labelled and len(missing) == len(table):
-            fix = minus_one or f"name the column with the labels in tasks.{self.name}.columns.label, or fill it in"
-            return [Problem(f"column '{column}' has no label in any of the {len(table):,} rows: null, empty or -1", table.origin, fix)]
+            fix = mark or f"name the column with the labels in tasks.{self.name}.columns.label, or fill it in"
+            return [Problem(f"column '{column}' has no label in any of the {len(table):,} rows: null, empty, NaN or -1", table.origin, fix)]
         if self._known_labels is not None and len(self.labels) < 2:
             if table.split != self.config.splits.train:
                 return []
             what = f"column '{column}' holds fewer than two classes: {', '.join(self.labels)}"
-            return [Problem(what, table.origin, minus_one or f"name all classes in tasks.{self.name}.labels, or leave the task out")]
+            return [Problem(what, table.origin, mark or f"name all classes in tasks.{self.name}.labels, or leave the task out")]
         problems = []
         if len(unknown := np.flatnonzero(ids == UNKNOWN)):
             problems.append(self._unknown_labels(table, unknown))
         if labelled and len(missing):
-            fix = minus_one or "fill it in, or leave the row out" + (f"; allowed: {self._allowed()}" if self._known_labels else "")
-            problems.append(counted(table, missing, f"column '{column}' has no label: null, empty or -1", fix))
+            fix = mark or "fill it in, or leave the row out" + (f"; allowed: {self._allowed()}" if self._known_labels else "")
+            problems.append(counted(table, missing, f"column '{column}' has no label: null, empty, NaN or -1", fix))
         elif 0 < len(missing) < len(table):
-            what = f"column '{column}' has no label: null, empty or -1, while other rows of the split have one"
+            what = f"column '{column}' has no label: null, empty, NaN or -1, while other rows of the split have one"
             problems.append(counted(table, missing, what, "label all rows of a split, or none"))
         return problems
 
-    def _minus_one(self, table: Table, missing: NDArray[np.int64]) -> str:
-        """What to do when -1 is meant as a class; empty when no row has it."""
-        if "-1" not in self._written(table).take(pa.array(missing)).unique().to_pylist():
+    def _mark(self, table: Table, missing: NDArray[np.int64]) -> str:
+        """What to do when -1 or NaN is meant as a class; empty when no row has it."""
+        there = self._written(table).take(pa.array(missing)).unique().to_pylist()
+        mark = next((text for text in NO_LABEL if text and text in there), None)
+        if mark is None:
             return ""
-        key, named = f"tasks.{(self.owner or self).name}.labels", _listed(["-1", *(self._known_labels or [])])
-        return f"-1 says that a row has no label: leave such rows out; if it is a class, name it in {key}: {named}"
+        key, named = f"tasks.{(self.owner or self).name}.labels", _listed([mark, *(self._known_labels or [])])
+        return f"{mark} says that a row has no label: leave such rows out; if it is a class, name it in {key}: {named}"
 
     def _unknown_labels(self, table: Table, rows: NDArray[np.int64]) -> Problem:
         """Rows whose label is outside the set."""
@@ -192,9 +222,22 @@ class Classification(TaskType[ClassificationTask]):
             fix = f"write the names, as 0 could mean {zero} by its place or false by itself; if 0 is {zero}, set {key[:-1]}_ids=true"
         elif self._named and self._ids_allowed and WHOLE.fullmatch(first):
             fix = f"{self._named}, so that numbers are no ids here; allowed: {self._allowed()}"
+        elif alike := next((label for label in self.labels if bare(label) == bare(first)), None):
+            fix = f"write {shown(alike)}, which differs in white space, case or Unicode form only; allowed: {self._allowed()}"
+        elif len(rows) == len(table) and (other := self._column_of_classes(table)):
+            fix = f"set tasks.{self.name}.columns.label={other}: this column holds them; allowed: {self._allowed()}"
+        elif self._too_many:
+            what = f"label {shown(found[0])} is not one of the classes, and {self._too_many}"
+            fix = f"is it the label column? name the column with the labels in tasks.{self.name}.columns.label"
         else:
             fix = f"allowed: {self._allowed()}"
         return counted(table, rows, what, fix)
+
+    def _column_of_classes(self, table: Table) -> str | None:
+        """Another column in which every row has one of the classes."""
+        used = vars(self.config.columns).values()
+        others = [name for name in table.rows.column_names if name not in used and _holds_labels(table.rows.column(name).type)]
+        return next((name for name in others if (self._ids(table, name) >= 0).all()), None)
 
     def _allowed(self) -> str:
         """The classes, of many the first ones, and the key that says them."""
@@ -220,6 +263,11 @@ class Classification(TaskType[ClassificationTask]):
             what = f"no row of split '{train.split}' has the label {named}: what has no example is not learned"
             found.append(Problem(what, train.origin, f"add rows with them, or take them out of tasks.{self.name}.labels"))
         return found
+
+    @property
+    def classes(self) -> list[str]:
+        """The labels."""
+        return self.labels
 
     def targets(self, table: Table) -> NDArray:
         """Class ids."""
@@ -272,9 +320,9 @@ class Classification(TaskType[ClassificationTask]):
 
         return [class_id(text) for text in texts]
 
-    def _ids(self, table: Table) -> NDArray[np.int64]:
-        """The class id of each row, MISSING or UNKNOWN: (rows,)."""
-        texts, names = written(table, self.config.columns.label, self._known_labels)
+    def _ids(self, table: Table, column: str | None = None) -> NDArray[np.int64]:
+        """The class id of each row, MISSING or UNKNOWN: (rows,). `column`: if it is not the label column."""
+        texts, names = written(table, column or self.config.columns.label, self._known_labels)
         encoded = texts.dictionary_encode()
         classes = np.array([*self._class_ids(encoded.dictionary.to_pylist(), names=names), MISSING], np.int64)
         found: NDArray[np.int64] = classes[as_numpy(encoded.indices.fill_null(len(classes) - 1))]

@@ -32,7 +32,7 @@ NUMBER = re.compile(r"\s*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\s*"
 class Regression(TaskType[RegressionTask]):
     """One real number, as a number or as text that says one.
 
-    A column that is null, NaN or, as on the hub, -1 in every row says that the split has no scores.
+    A column that is null, NaN or, as on the hub, -1 in all rows says that the split has no scores.
     """
 
     loss_kind = "regression"
@@ -67,22 +67,21 @@ class Regression(TaskType[RegressionTask]):
         fix = f"write the scores as numbers, or name another column in tasks.{self.name}.columns.label"
         if not _holds_scores(values.type):
             return [wrong_type(table, column, "numbers are needed", fix)]
-        if is_text(values.type):
-            rows = [row for row, value in enumerate(values.to_pylist()) if value and not NUMBER.fullmatch(value)]
-            if 0 < len(rows) == len(table) - values.null_count:
-                return [wrong_type(table, column, "numbers are needed", fix, rows[0])]
-            if rows:
-                return [counted(table, rows, f"score {shown(values[rows[0]].as_py())} is not a finite number", fix)]
+        words = [row for row, value in enumerate(values.to_pylist()) if not _is_score(value)] if is_text(values.type) else []
+        if 0 < len(words) == len(table) - values.null_count:
+            return [wrong_type(table, column, "numbers are needed", fix, words[0])]
+        problems = []
+        if words:
+            problems.append(counted(table, words, f"score {shown(values[words[0]].as_py())} is not a finite number", fix))
         scores = self._scores(table)
         low, high = self.config.range or (-np.inf, np.inf)
-        problems = []
         if len(infinite := np.flatnonzero(np.isinf(scores))):
             what = f"score {scores[infinite[0]]} is not a finite number"
             problems.append(counted(table, infinite, what, "correct it, or leave the row out"))
         if len(outside := np.flatnonzero(np.isfinite(scores) & ((scores < low) | (scores > high)))):
             what = f"score {scores[outside[0]]:g} is outside its range"
             problems.append(counted(table, outside, what, f"allowed: {low:g} to {high:g} (tasks.{self.name}.range)"))
-        missing = np.flatnonzero(np.isnan(scores))
+        missing = np.setdiff1d(np.flatnonzero(np.isnan(scores)), words)
         if labelled and len(missing) == len(table):
             fix = f"name the column with the scores in tasks.{self.name}.columns.label, or fill it in"
             problems.append(
@@ -119,7 +118,7 @@ class Regression(TaskType[RegressionTask]):
         values = values.cast(pa.float64())
         scores = np.full(len(table), np.nan)
         scores[as_numpy(pc.indices_nonzero(values.is_valid()))] = as_numpy(values.drop_null())
-        return np.full(len(table), np.nan) if (scores == -1).all() else scores
+        return np.full(len(table), np.nan) if (np.isnan(scores) | (scores == -1)).all() else scores
 
     def encode(self, table: Table, encoder: TextEncoder) -> Features:
         columns = self.config.columns
@@ -172,6 +171,11 @@ class Regression(TaskType[RegressionTask]):
     def majority(self, references: list[Any], metric: str) -> float:
         """0: a constant correlates with nothing."""
         return 0.0
+
+
+def _is_score(text: str | None) -> bool:
+    """Whether a text is a number, or says that there is none."""
+    return not text or text.casefold() == "nan" or NUMBER.fullmatch(text) is not None
 
 
 def _holds_scores(kind: pa.DataType) -> bool:

@@ -73,6 +73,40 @@ def test_labels_are_learned_before_they_are_checked() -> None:
     assert len(problems) == 1 and "maybe" in problems[0].what and problems[0].where == "validation.csv, row 1"
 
 
+def doubts(labels: list, configured: list[str] | None = None) -> list[str]:
+    texts = [f"text {number}" for number in range(len(labels))]
+    validation = table("validation", text=["z"], label=labels[:1])
+    problems, notices = check(
+        {"mine": classification(labels=configured)}, {"mine": {"train": table("train", text=texts, label=labels), "validation": validation}}
+    )
+    assert not problems, problems
+    return [notice.splitlines()[0].removeprefix("warning: train.csv: task mine: ") for notice in notices]
+
+
+def test_classes_that_look_the_same_are_named_with_a_row_of_each() -> None:
+    assert doubts(["bad", "good", "bad ", "Bad", "good"] * 3) == [
+        "classes that differ in white space, case or Unicode form only: 'Bad' (row 4), 'bad' (row 1), 'bad ' (row 3)"
+    ]
+    assert doubts(["caf\u00e9", "cafe\u0301", "tea"] * 3) == [
+        "classes that differ in white space, case or Unicode form only: 'cafe\\u0301' (row 2), 'caf\\xe9' (row 1)"
+    ]
+    assert doubts(["new york", "new\u00a0 york", "\u200bparis", "Paris"] * 3) == [
+        "classes that differ in white space, case or Unicode form only: 'Paris' (row 4), '\\u200bparis' (row 3)",
+        "classes that differ in white space, case or Unicode form only: 'new york' (row 1), 'new\\xa0 york' (row 2)",
+    ]
+    assert doubts(["a", "b"], ["a", "b", "A"])[0].endswith("'a' (row 1), 'A'")
+    assert doubts(["1", "2", "3+", "+1", "a b", "ab"] * 3) == []
+    many = doubts([each for letter in "abcdefgh" for each in (letter, letter.upper())] * 3)
+    assert len(many) == 6 and many[-1] == "3 more groups of such classes"
+
+
+def test_a_class_for_nearly_every_row_is_doubted() -> None:
+    names = [f"id{number}" for number in range(20)]
+    assert doubts(names) == ["20 classes for 20 rows: is column 'label' the label column?"]
+    assert doubts(names[:12] + names[:6]) == ["12 classes for 18 rows: is column 'label' the label column?"]
+    assert doubts(names[:9] * 2) == [] and doubts(list("abc")) == []
+
+
 def test_repeats_and_overlaps_are_counted() -> None:
     config = classification(columns=PAIR, splits=Splits(validation=["dev", "more"]))
     tables = {

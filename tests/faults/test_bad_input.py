@@ -212,23 +212,24 @@ ROWS: dict[str, tuple[str, str, str | bytes, str]] = {
     ),
     "label_nan": (
         CLASSES, "csv", HEADER + "a,0\nb,nan\nc,1\n",
-        "label_nan.csv, line 3: task label_nan: label 'nan' is not one of the classes\n"
-        "    -> allowed: 0 = no, 1 = yes (tasks.label_nan.labels)",
+        "label_nan.csv, line 3: task label_nan: column 'label' has no label: null, empty, NaN or -1\n"
+        "    -> nan says that a row has no label: leave such rows out; if it is a class, name it in tasks.label_nan.labels: "
+        '["nan", "no", "yes"]',
     ),
     "label_missing": (
         CLASSES, "csv", GOOD + "so so,\nhm,\n",
-        "label_missing.csv, line 6: task label_missing: column 'label' has no label: null, empty or -1 (and 1 more: line 7)\n"
+        "label_missing.csv, line 6: task label_missing: column 'label' has no label: null, empty, NaN or -1 (and 1 more: line 7)\n"
         "    -> fill it in, or leave the row out; allowed: no, yes (tasks.label_missing.labels)",
     ),
     "labels_all_ignored": (
         CLASSES, "csv", HEADER + "a,-1\nb,-1\nc,-1\n",
-        "labels_all_ignored.csv: task labels_all_ignored: column 'label' has no label in any of the 3 rows: null, empty or -1\n"
+        "labels_all_ignored.csv: task labels_all_ignored: column 'label' has no label in any of the 3 rows: null, empty, NaN or -1\n"
         "    -> -1 says that a row has no label: leave such rows out; if it is a class, name it in "
         'tasks.labels_all_ignored.labels: ["-1", "no", "yes"]',
     ),
     "labels_all_missing": (
         LEARNED, "csv", HEADER + "a,\nb,\n",
-        "labels_all_missing.csv: task labels_all_missing: column 'label' has no label in any of the 2 rows: null, empty or -1\n"
+        "labels_all_missing.csv: task labels_all_missing: column 'label' has no label in any of the 2 rows: null, empty, NaN or -1\n"
         "    -> name the column with the labels in tasks.labels_all_missing.columns.label, or fill it in",
     ),
     "text_empty": (
@@ -263,8 +264,10 @@ ROWS: dict[str, tuple[str, str, str | bytes, str]] = {
     ),
     "score_word": (
         SCORES, "csv", HEADER + "a,1\nb,2.5\nc,good\nd,nan\n",
-        "score_word.csv, line 4: task score_word: score 'good' is not a finite number (and 1 more: line 5)\n"
-        "    -> write the scores as numbers, or name another column in tasks.score_word.columns.label",
+        "score_word.csv, line 4: task score_word: score 'good' is not a finite number\n"
+        "    -> write the scores as numbers, or name another column in tasks.score_word.columns.label\n"
+        "score_word.csv, line 5: task score_word: column 'label' has no score: null or NaN\n"
+        "    -> fill it in, or leave the row out",
     ),
     "score_not_finite": (
         SCORES, "jsonl", labelled(1.0, float("nan"), float("inf")),

@@ -147,6 +147,61 @@ def test_configured_labels_and_the_files_own_names() -> None:
     assert task(["neg", "pos"]).references(named(None, [0, 1])) == [0, 1]
 
 
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "values", [[NAN, NAN], [-1.0, -1.0], [-1.0, NAN], ["-1.0", "-1.0"], ["nan", "nan"], ["NaN", ""], pa.nulls(2, pa.bool_())]
+)
+def test_an_unlabelled_split_may_be_written_in_any_type(values: Any) -> None:
+    toy = task(["no", "yes"])
+    assert toy.check(table(values), labelled=False) == [] and toy.references(table(values)) is None
+    assert "no label in any of the 2 rows" in only(toy.check(table(values), labelled=True)).what
+
+
+def test_nan_is_no_class_unless_the_task_names_it() -> None:
+    toy = task()
+    toy.prepare(rows := table(["soup", "nan", "rice"]))
+    assert toy.labels == ["rice", "soup"]
+    assert only(toy.check(rows, labelled=True)).fix == (
+        'nan says that a row has no label: leave such rows out; if it is a class, name it in tasks.toy.labels: ["nan", "rice", "soup"]'
+    )
+    assert task(["nan", "soup", "rice"]).references(rows) == [1, 0, 2]
+
+
+def test_text_and_label_swapped_is_one_problem() -> None:
+    texts = [f"film {number}" for number in range(30)]
+    for labels in (None, ["bad", "good"]):
+        for classes in (["bad", "good"] * 15, [0, 1] * 15):
+            tables = [Table(pa.table({"text": classes, "label": texts}), f"{split}.csv", split) for split in ("train", "validation")]
+            toy = task(labels)
+            toy.prepare(tables[0], tables[1:])
+            problem = only([problem for each in tables for problem in toy.check(each, labelled=True)])
+            assert problem.where == "train.csv, row 1"
+            assert problem.what == f"columns 'text' and 'label' look swapped: the text is {classes[0]!r}, the label 'film 0'"
+            assert problem.fix == "set tasks.toy.columns.text=label and tasks.toy.columns.label=text"
+
+
+def test_a_wrong_label_column_is_one_short_problem() -> None:
+    def rows(split: str, begin: int) -> Table:
+        names = [f"id{number}" for number in range(begin, begin + 30)]
+        return Table(pa.table({"text": [f"film {name}" for name in names], "stars": ["bad", "good"] * 15, "label": names}), split, split)
+
+    toy, configured = task(), task(["bad", "good"])
+    toy.prepare(rows("train", 0), [rows("validation", 100)])
+    assert toy.check(rows("train", 0), labelled=True) == []
+    problem = only(toy.check(rows("validation", 100), labelled=True))
+    assert problem.what.startswith("label 'id100' is not one of the classes, and column 'label' has 30 classes in 30 rows of split 'train'")
+    assert problem.fix == "is it the label column? name the column with the labels in tasks.toy.columns.label"
+    problem = only(configured.check(rows("train", 0), labelled=True))
+    assert problem.fix.startswith("set tasks.toy.columns.label=stars: this column holds them; allowed: 0 = bad")
+
+
+def test_a_label_that_only_looks_like_a_class() -> None:
+    problem = only(task(["bad", "good"]).check(table(["bad", "Good "]), labelled=True))
+    assert problem.fix.startswith("write 'good', which differs in white space, case or Unicode form only; allowed: ")
+
+
 def test_configured_labels_are_kept_and_labels_may_come_from_the_head_that_is_used() -> None:
     toy = task(["yes", "no"])
     toy.prepare(table(["a", "b"]))
