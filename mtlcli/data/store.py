@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.features import Features
+from mtlcli.data.locks import PATIENCE, locked
 from mtlcli.data.read import rows_fingerprint
 from mtlcli.data.table import Table
 from mtlcli.disk import reason, writing
@@ -48,7 +48,8 @@ def open_features(table: Table, task: TaskType[Any], encoder: TextEncoder, cache
     """The features of a table, read-only and memory-mapped from `cache`; encoded first if they are not there yet.
 
     They are kept under a fingerprint of the rows, the columns, the task's settings and the tokenizer. Of several
-    processes that come at once one encodes and the others wait. An entry that is damaged is said and built anew.
+    processes that come at once one encodes and the others wait; one that has waited for too long encodes for itself. An entry that
+    is damaged is said and built anew.
     Raises UserError when the cache cannot be written.
     """
     folder = cache.expanduser() / "features" / fingerprint(table, task, encoder)
@@ -56,9 +57,13 @@ def open_features(table: Table, task: TaskType[Any], encoder: TextEncoder, cache
         features = _load(folder)
         if features is None:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder.with_suffix(".lock")):
+            with locked(folder) as holder:
                 features = _load(folder)
-                if features is None:
+                if features is None and holder is not None:
+                    what = f"{holder} has held the lock of the stored features of {table.origin} for {PATIENCE:g} s"
+                    warnings.warn(f"{what}; the rows are encoded without the store", RunWarning, stacklevel=2)
+                    features = task.encode(table, encoder)
+                elif features is None:
                     features = _build(folder, table, task, encoder)
     except OSError as error:
         raise UserError(f"the store of encoded rows cannot be used: {reason(error, folder)}", str(folder.parent), FIX) from error

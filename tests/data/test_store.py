@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import re
 import subprocess
 import sys
 import warnings
@@ -187,3 +190,37 @@ def test_of_two_processes_one_encodes(tmp_path: Path) -> None:
         results.append(json.loads(output)["calls"])
     assert sorted(results) == [0, 1]
     assert len(entries(tmp_path)) == 1
+
+
+FROZEN = """
+import os, signal, sys
+from pathlib import Path
+from mtlcli.data.locks import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+def test_a_stopped_process_that_holds_the_lock_is_named_and_then_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mtlcli.data.locks.QUIET", 0.2)
+    monkeypatch.setattr("mtlcli.data.locks.PATIENCE", 0.5)
+    entry = tmp_path / "features" / fingerprint(table(), task(), encoder())
+    entry.parent.mkdir()
+    other = subprocess.Popen([sys.executable, "-c", FROZEN, str(entry)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        os.waitid(os.P_PID, other.pid, os.WSTOPPED | os.WNOWAIT)
+        who = f"process {other.pid} on {platform.node()} (stopped)"
+        with pytest.warns(RunWarning, match=re.escape(f"{who} has held the lock of the stored features of rows.csv")):
+            features = open_features(table(), task(), encoder(), tmp_path)
+        assert f"waiting for {who}, which holds the lock {entry}.lock" in capsys.readouterr().err
+        assert same(features, task().encode(table(), encoder())) and entries(tmp_path) == []
+    finally:
+        other.kill()
+        other.wait()
+    # The next one has the lock, and the store.
+    open_features(table(), task(), encoder(), tmp_path)
+    assert len(entries(tmp_path)) == 1 and capsys.readouterr().err == ""
