@@ -19,7 +19,14 @@ FREE = (
 )
 """Keys that do not touch the result."""
 ROUNDING = ("runner.devices", "runner.device", "runner.threads", "runner.accumulation", "runner.eval_batch_size", "model.attention")
-"""Keys that change the result by rounding only: said, not refused."""
+"""Keys that change the result by rounding only: said, not refused. With dropout, see `MASKS`."""
+MASKS = ("runner.devices", "runner.device", "runner.accumulation", "model.attention")
+"""Those of them that change which elements dropout drops.
+
+One stream of random numbers serves a rank's whole pass, so the masks depend on the rank and on the shape
+of its micro-batches. Masks that depend on the example alone would need a stream for each example and
+layer: many small draws where one is four times cheaper than torch's own (`models/dropout.py`).
+"""
 FIXED = (
     *("model.kind", "model.name", "model.pooling", "model.layers", "model.hidden", "model.heads", "model.vocabulary"),
     *("model.initializer_range", "sharing.*", "weighting.name", "tasks.*.type", "tasks.*.head"),
@@ -99,8 +106,23 @@ def settle(old: Config, new: Config) -> None:
                 setattr(holder, last, before[key])
 
 
-def judge(found: list[Change], allowed: list[str]) -> tuple[list[Problem], list[str]]:
-    """Why changes are refused, and what to say of those that are not. `allowed`: keys whose change is meant."""
+def has_dropout(config: Config, architecture: dict[str, Any]) -> bool:
+    """Whether the model drops anything in training. `architecture`: the backbone's transformers configuration."""
+
+    def drops(value: Any, key: str = "") -> bool:
+        if isinstance(value, dict):
+            return any(drops(inner, name) for name, inner in value.items())
+        return "drop" in key and isinstance(value, int | float) and value > 0
+
+    heads = [task.dropout for task in config.tasks.values()]
+    return any([config.model.dropout, *heads, drops(architecture)])
+
+
+def judge(found: list[Change], allowed: list[str], *, dropout: bool) -> tuple[list[Problem], list[str]]:
+    """Why changes are refused, and what to say of those that are not.
+
+    `allowed`: keys whose change is meant. `dropout`: whether the model has dropout.
+    """
     problems, notices = [], []
     for change in found:
         if change.free:
@@ -108,11 +130,13 @@ def judge(found: list[Change], allowed: list[str]) -> tuple[list[Problem], list[
         what = f"{change.old} -> {change.new}"
         if _is(change.key, FIXED) or PRESENT in (change.old, change.new):
             problems.append(Problem(f"{what} cannot be changed in a run that has begun", change.key, "take it out, or start another run"))
-        elif _is(change.key, ROUNDING):
+        elif _is(change.key, ROUNDING) and not (dropout and _is(change.key, MASKS)):
             notices.append(f"{change}: the same result within rounding, not to the bit")
         elif change.key in allowed:
             notices.append(f"{change}: changed, as allowed")
         else:
+            if _is(change.key, MASKS):
+                what += ": dropout drops other elements, which"
             problems.append(Problem(f"{what} changes the result", change.key, f"take it out, or type allow=[{change.key}] if it is meant"))
     changed = [change.key for change in found]
     problems += [Problem(f"'{key}' is no change", "allow", "name keys that differ from the run's") for key in allowed if key not in changed]

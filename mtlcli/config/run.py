@@ -114,7 +114,8 @@ class Runner:
     """Inputs of all tasks of a step go through what they share together, grouped by length, where sharing and weighting allow.
     False: one task after the other."""
     accumulation: Annotated[int, Gt(0)] = 1
-    """Micro-batches that a task's batch is cut into, to save memory. The update stays the same."""
+    """Micro-batches that a task's batch is cut into, to save memory. Without dropout the update stays the same within rounding; with
+    dropout other elements are dropped."""
     eval_batch_size: Annotated[int, Gt(0)] = 64
     """Examples in an evaluation batch."""
     eval_every: Annotated[int, Gt(0)] | None = None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtlcli import checkpoint, commands, garbage
 from mtlcli.config import Config, samplings, weightings
-from mtlcli.config.changes import changes, judge, settle
+from mtlcli.config.changes import changes, has_dropout, judge, settle
 from mtlcli.config.sharing import ProgressiveSharing, stages_of
 from mtlcli.config.snapshot import load_config
 from mtlcli.data.source import changed_data
@@ -196,12 +196,14 @@ def _reopen(
     found, skipped = (checkpoint.read(resumes), []) if path != resumes else checkpoint.newest(folder.checkpoints)
     saved = load_config(path / "config.yaml")
     differences = changes(saved, config)
-    problems, notices = judge(differences, config.allow)
+    files = BackboneFiles.load(folder.backbone)
+    dropout = has_dropout(saved, files.architecture) or has_dropout(config, files.architecture)
+    problems, notices = judge(differences, config.allow, dropout=dropout)
     settle(saved, config)
     config.resume, config.allow = None, []
     before = folder.environment()["data"]
     with interrupt.at_once():
-        prepared = prepare(config, files=BackboneFiles.load(folder.backbone))
+        prepared = prepare(config, files=files)
     problems += changed_data(before["tasks"], hidden(prepared.source.record()))
     if problems:
         raise UserError(problems)

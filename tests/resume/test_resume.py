@@ -46,6 +46,7 @@ CHANGES = [
     ("optim.clip=null", "optim.clip: 1.0 -> None changes the result"),
     ("runner.steps=32", "runner.steps: 16 -> 32 changes the result"),
     ("runner.batch_size=4", "runner.batch_size: 6 -> 4 changes the result"),
+    ("runner.accumulation=1", "runner.accumulation: 2 -> 1: dropout drops other elements, which changes the result"),
     ("runner.eval_every=4", "runner.eval_every: 5 -> 4 changes the result"),
     ("seed=1", "seed: 0 -> 1 changes the result"),
     ("tasks.cola.weight=2", "tasks.cola.weight: 1.0 -> 2.0 changes the result"),
