@@ -61,7 +61,7 @@ class RunError(MtlError):
 
 
 class NotFinite(RunError):
-    """A loss or a gradient of a step is not finite."""
+    """A loss, a gradient or an output of the model is not finite."""
 
 
 class Interrupted(MtlError):

@@ -180,9 +180,9 @@ def _run(config: Config, names: list[str]) -> Iterator[Problem]:
         yield Problem("stands beside runner.eval_every, which says the same in another way", "runner.eval_share", "leave one of them out")
     if optim.warmup >= 1 and not optim.warmup.is_integer():
         yield Problem(f"{optim.warmup} is neither a share below 1 nor a whole number of steps", "optim.warmup", "for example 0.06 or 100")
-    elif optim.warmup >= 1 and runner.steps is not None and optim.warmup > runner.steps:
+    elif optim.warmup >= 1 and runner.steps is not None and optim.warmup >= runner.steps:
         yield Problem(
-            f"a warm-up of {optim.warmup:g} steps does not fit into {runner.steps} steps",
+            f"a warm-up of {optim.warmup:g} steps leaves none of {runner.steps} steps at the full learning rate",
             "optim.warmup",
             "lower it, or give a share below 1",
         )
@@ -231,11 +231,11 @@ def _weighting(config: Config, trained: list[str]) -> Iterator[Problem]:
         )
     if needs.unit_importance:
         for name in trained:
-            if config.tasks[name].weight != 1:
+            if config.tasks[name].weight not in (0, 1):
                 yield Problem(
                     f"has no effect: {at} does not change when a task's loss is multiplied by a number",
                     f"tasks.{name}.weight",
-                    "leave it out, or choose another weighting",
+                    "leave it out, choose another weighting, or type 0, which leaves the task out of the balance",
                 )
     missing = [package for package in needs.packages if find_spec(package) is None]
     if missing:

@@ -24,7 +24,8 @@ class Needs:
     shared_parameters: bool = False
     """Parameters that several tasks share."""
     unit_importance: bool = False
-    """`tasks.NAME.weight` must be 1: the method is invariant to the scale of a loss, so that the weight would do nothing."""
+    """`tasks.NAME.weight` must be 1, or 0 for a task that stays out of the balance: the method is invariant to the scale
+    of a loss, so that any other weight would do nothing."""
     packages: tuple[str, ...] = ()
     """Packages to import that are no dependency of mtlcli."""
     extra: str = ""
@@ -161,6 +162,9 @@ class GradNormWeighting:
     """How strongly tasks that learn slowly are favoured; 0: all gradients of the same size."""
     lr: Annotated[float, Gt(0)] = 0.025
     """Learning rate of the weights, in an Adam of their own; constant through the run."""
+    first_steps: Annotated[int, Gt(0)] = 20
+    """Steps whose mean loss is what a task's loss is measured by. 1 is the paper's; a loss of one batch is off by chance, and so are
+    all weights that follow from it."""
 
 
 @weightings.register("log", "mtlcli.weighting.losses.log:Log")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mtlcli.data.batches import collate, evaluation_batches
 from mtlcli.data.features import Features, Split
+from mtlcli.errors import NotFinite
 from mtlcli.evaluation.metrics import compute
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.tasks.base import Outputs, TaskType
@@ -126,6 +127,7 @@ def evaluate(
     model: MultiTaskModel,
     splits: dict[str, dict[str, Split]],
     *,
+    step: int,
     eval_batch_size: int,
     pad_id: int,
     uses_segments: bool,
@@ -138,7 +140,8 @@ def evaluate(
 
     The first split of a task gives its main score; metrics of further splits carry the split's name, `accuracy/validation_mismatched`.
     Predictions and metrics are computed on the first rank and the numbers are shared; the scores are empty on the others.
-    `on_split` and `on_batch` are called on every rank alike, the latter also where a rank has no batch left.
+    `on_split` and `on_batch` are called on every rank alike, the latter also where a rank has no batch left. `step`: the updates that the
+    model has had, for messages. Raises NotFinite where the model's outputs are not finite.
     """
     results: dict[str, Any] = {"tasks": {}, "average": None}
     scores: dict[str, dict[str, Scores]] = {}
@@ -160,7 +163,10 @@ def evaluate(
             )
             if not ranks.first:
                 continue
-            result = scores[name][split] = score(task, outputs, part)
+            try:
+                result = scores[name][split] = score(task, outputs, part)
+            except NotFinite as error:
+                raise NotFinite([replace(each, where=f"step {step}, {each.where}, {split}") for each in error.problems]) from error
             if index == 0:
                 main = next(iter(result.metrics), None)
                 results["tasks"][name] = {

@@ -29,11 +29,12 @@ class Conflicts:
             state.setdefault(key, {})
 
     def add(self, step: Step, tasks: dict[str, WeightedTask]) -> None:
-        """Count a step; one without a Gram matrix, or with one task, says nothing."""
-        if step.gram is None or len(step.tasks) < 2:
+        """Count a step; one without a Gram matrix, or with one task, says nothing. Tasks of importance 0 have no gradient."""
+        names = [name for name in step.tasks if tasks[name].weight > 0]
+        if step.gram is None or len(names) < 2:
             return
-        gram = step.gram.tolist()
-        names = step.tasks
+        places = [step.tasks.index(name) for name in names]
+        gram = step.gram[places][:, places].tolist()
         importance = [tasks[name].weight for name in names]
         along = [sum(weight * product for weight, product in zip(importance, row, strict=True)) for row in gram]
         whole = sum(weight * product for weight, product in zip(importance, along, strict=True))

@@ -321,7 +321,7 @@ def _train_features(prepared: Prepared) -> dict[str, Features]:
 def _order(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], Stages, int]:
     """The order of every trained task's features, that of the tasks, and the updates of the whole run.
 
-    Raises UserError when a stage would have no step.
+    Raises UserError when a stage would have no step, or none after the warm-up.
     """
     from mtlcli.data.batches import Stream
     from mtlcli.runner.stages import Stages
@@ -341,6 +341,13 @@ def _order(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], Stage
     stages = Stages(parts, patience=staged.patience if staged else None)
     steps = config.runner.steps or math.ceil((config.runner.epochs or 0) * stages.steps_per_epoch)
     stages.fit(steps, staged.lengths if staged else None)
+    if config.optim.warmup >= stages.shortest:
+        raise UserError(
+            f"a warm-up of {config.optim.warmup:g} steps leaves none of the {stages.shortest} steps of"
+            f" {'the run' if len(stages) == 1 else 'a stage'} at the full learning rate",
+            where="optim.warmup",
+            fix="lower it, give a share below 1, or train longer",
+        )
     return streams, stages, steps
 
 

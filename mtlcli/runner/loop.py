@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from mtlcli.data.batches import Stream
 from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.features import Features, Split
 from mtlcli.data.source import DataSource
-from mtlcli.errors import Interrupted, NotFinite
+from mtlcli.errors import Interrupted, NotFinite, RunError
 from mtlcli.evaluation.evaluate import evaluate
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.runner.affinity import Affinity
@@ -29,7 +29,7 @@ from mtlcli.runner.restore import restore
 from mtlcli.runner.saver import Saver
 from mtlcli.runner.stages import Stages
 from mtlcli.runner.state import Stage, TrainState, Window
-from mtlcli.runner.step import FIX, Backward, TaskBatch, cut, rows_of
+from mtlcli.runner.step import Backward, TaskBatch, cut
 from mtlcli.weighting.base import Step, Weighting
 
 
@@ -92,11 +92,12 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
     config, ranks, stages = run.config, run.ranks, run.stages
     bf16 = config.runner.precision == "bf16"
     optimizer = build_optimizer(config.optim, run.model, run.weighting)
-    parameters = list(run.model.parameters())
+    parameters = [*run.model.parameters(), *run.weighting.parameters()]
     names = {parameter: name for name, parameter in run.model.named_parameters()}
-    names |= {parameter: f"weighting/{index}" for index, parameter in enumerate(run.weighting.parameters())}
+    names |= {parameter: f"weighting/{name}" for name, parameter in run.weighting.named_parameters().items()}
     state = TrainState(positions=dict.fromkeys(run.streams, 0))
     saved: int | None = None
+    verified: int | None = None
     if resumed is not None:
         state = restore(
             resumed,
@@ -135,6 +136,10 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
     save_every = config.runner.save_every or run.eval_every
     unfreezing = Unfreezing(run.model, config.optim.unfreeze_every) if config.optim.unfreeze_every is not None else None
 
+    if resumed is None:
+        for line in (*run.weighting.remarks(run.steps, stages.steps_per_epoch), *(unfreezing.remarks(run.steps) if unfreezing else [])):
+            run.console.say(line)
+
     def results() -> dict[str, Any]:
         return state.best | {
             "throughput": state.totals.throughput,
@@ -148,7 +153,16 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
         found = run.model.trunk.measures()
         return {"sharing": found} if found else {}
 
+    def verify() -> None:
+        """Raise RunError when what a checkpoint would hold is not finite: before anything is written about this step."""
+        nonlocal verified
+        if state.step != verified:
+            tensors = dict(run.model.named_parameters()) | optimizer_tensors(optimizer, names)
+            require_finite(tensors, f"step {state.step}", "lower optim.lr, or set optim.clip; then go on from the checkpoint before")
+            verified = state.step
+
     def save() -> None:
+        verify()
         state.weighting = run.weighting.state_dict()
         run.saver.save(run.model.state_dict(), optimizer_tensors(optimizer, names), state.to_json(), best=state.best_step)
 
@@ -158,6 +172,7 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
         last = state.step == run.steps
         asked = run.interrupt.asked(ranks)
         if not asked and state.step != state.evaluated and state.step and (state.step % run.eval_every == 0 or last):
+            verify()
             try:
                 found = _evaluate(run, state, bf16=bf16)
             except Asked:
@@ -208,11 +223,7 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
         seed_dropout(config.seed, state.step, ranks.rank)
         try:
             outcome = backward(batches, step, probe=due(config.logger.probe, state.step))
-            total = torch.nn.utils.get_total_norm(parameter.grad for parameter in parameters if parameter.grad is not None)
-            norm = float(total)
-            if not math.isfinite(norm):
-                where = "; ".join(f"{name}: {rows_of(batch)}" for name, batch in batches.items())
-                raise NotFinite(f"the gradient norm is {norm} ({where})", where=f"step {state.step}", fix=FIX)
+            norm = float(outcome.norm)
         except NotFinite as error:
             if state.skipped == config.runner.skip_nonfinite:
                 raise
@@ -223,15 +234,18 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
 
         # Clip, update.
         if config.optim.clip is not None and norm > config.optim.clip:
-            torch.nn.utils.clip_grads_with_norm_(parameters, config.optim.clip, total)
+            torch.nn.utils.clip_grads_with_norm_(parameters, config.optim.clip, outcome.norm)
         conflicts.add(step, run.weighting.tasks)
         begin = state.stage.begin
         set_rate(optimizer, rate(config.optim, state.step - begin, stages.end(state.stage, run.steps) - begin))
         optimizer.step()
+        require_finite(run.weighting.named_parameters(), f"step {state.step}", "lower weighting.lr, or choose another weighting")
         if run.weighting.losses_after_step:
             # The same dropout as before the update: what differs is the update alone.
             seed_dropout(config.seed, state.step, ranks.rank)
-            run.weighting.observe_after(step, backward.losses_again(batches))
+            if not run.weighting.observe_after(step, backward.losses_again(batches)):
+                what = "a loss is not finite after the update, and the weighting learns nothing from it"
+                run.console.say(f"warning: step {state.step}: {what}")
         state.step += 1
 
         # Log.
@@ -260,6 +274,15 @@ def seed_dropout(seed: int, step: int, rank: int) -> None:
     torch.manual_seed((seed * 1_000_003 + step) * 4096 + rank)
 
 
+def require_finite(tensors: Mapping[str, torch.Tensor], where: str, fix: str) -> None:
+    """Raise RunError, which names the first of them and the place `where` it was found, unless all tensors are finite."""
+    for name, tensor in tensors.items():
+        # A sum is many times faster than looking at each number; of large finite numbers, too, it may be infinite.
+        if not bool(tensor.detach().sum().isfinite()) and not bool(tensor.detach().isfinite().all()):
+            value = f"is {tensor.item()}" if tensor.ndim == 0 else "is not finite"
+            raise RunError(f"{name} {value} after the update", where=where, fix=fix)
+
+
 def due(every: int | None, step: int) -> bool:
     """Whether something that happens every n-th step (None: never) happens now."""
     return every is not None and step % every == 0
@@ -275,6 +298,7 @@ def _evaluate(run: Run, state: TrainState, *, bf16: bool) -> dict[str, Any]:
     scored, _ = evaluate(
         run.model,
         run.splits,
+        step=state.step,
         eval_batch_size=run.config.runner.eval_batch_size,
         pad_id=run.encoder.pad_id,
         uses_segments=run.encoder.uses_segments,

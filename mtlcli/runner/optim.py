@@ -39,12 +39,17 @@ def build_optimizer(optim: Optim, model: MultiTaskModel, weighting: Weighting) -
     return torch.optim.AdamW(settings, betas=(optim.betas[0], optim.betas[1]), eps=optim.eps, fused=True)
 
 
+def warmup_steps(optim: Optim, steps: int) -> int:
+    """The steps of the warm-up in a run, or a stage, of `steps` steps."""
+    return math.ceil(optim.warmup * steps) if optim.warmup < 1 else int(optim.warmup)
+
+
 def rate(optim: Optim, step: int, steps: int) -> float:
     """The share of the peak learning rate at step `step` (from 0) of `steps`: a rise over the warm-up, then the schedule's decay to 0.
 
     The same formula as the schedules of the transformers library: step 0 of a warm-up has rate 0.
     """
-    warmup = math.ceil(optim.warmup * steps) if optim.warmup < 1 else int(optim.warmup)
+    warmup = warmup_steps(optim, steps)
     if step < warmup:
         return step / warmup
     if optim.schedule == "constant":
@@ -64,8 +69,16 @@ class Unfreezing:
 
     def __init__(self, model: MultiTaskModel, every: int) -> None:
         heights = model.heights()
-        self._every = every
+        self._every, self._depth = every, model.depth
         self._parameters = [(parameter, heights[name]) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+    def remarks(self, steps: int) -> list[str]:
+        """What stays frozen to the end of a run of so many steps, as a warning."""
+        reached = (steps - 1) // self._every
+        if reached > self._depth:
+            return []
+        rest = "" if reached == self._depth else f"{self._depth - reached} of {self._depth} layers and "
+        return [f"warning: optim.unfreeze_every={self._every}: {rest}the embeddings stay frozen in all {steps} steps"]
 
     def apply(self, step: int) -> None:
         """Before step `step`, from 0: the heads, and one layer more from the top for every period that is over."""

@@ -184,6 +184,7 @@ def _evaluate(
         results, scores = evaluate(
             model,
             prepared.splits(parts),
+            step=found.checkpoint.step,
             eval_batch_size=config.runner.eval_batch_size,
             pad_id=prepared.encoder.pad_id,
             uses_segments=prepared.encoder.uses_segments,

@@ -50,6 +50,11 @@ class Stages:
                 fix="lower the lengths of the others, or raise runner.steps",
             )
 
+    @property
+    def shortest(self) -> int:
+        """Steps of the shortest stage, once `fit` has settled them."""
+        return min(self._lengths)
+
     def end(self, stage: Stage, steps: int) -> int:
         """The step before which a stage ends at the latest. The last one ends with the run of `steps` steps."""
         return steps if stage.number == len(self) - 1 else stage.begin + self._lengths[stage.number]

@@ -19,7 +19,7 @@ from torch.nn import Parameter
 
 from mtlcli.data.batches import Batch, collate, rectangles
 from mtlcli.data.features import Features
-from mtlcli.errors import NotFinite
+from mtlcli.errors import NotFinite, RunError
 from mtlcli.models.backbone import last_layers
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.runner.distributed import Ranks
@@ -108,6 +108,8 @@ class Outcome:
     """The factor of each task's loss, or of its shared gradient, in the update."""
     gram: Tensor | None
     """(K, K) float64: inner products of the plain losses' gradients; None when they were not measured."""
+    norm: Tensor
+    """Norm of the whole gradient (scalar), that of what the weighting learns included. It is finite."""
     padded: int
     """Tokens that went through the trunk on this rank, with padding."""
 
@@ -150,6 +152,7 @@ class Backward:
         users = {name: [task for task in all_users if task in trained] for name, all_users in model.users().items()}
         shared = [name for name in named if len(users[name]) > 1]
         self.parameters = list(named.values())
+        self._users = users
         self.shared = [named[name] for name in shared]
         self.private: dict[str, list[Parameter]] = {name: [] for name in trained}
         for name, parameter in named.items():
@@ -171,7 +174,7 @@ class Backward:
         weighting = self.weighting
         known = weighting.known(step)
         measured = probe or weighting.measures_gradients or known == "gradients"
-        weights = weighting.weights(step) if known == "before" else {}
+        weights = self._usable(weighting.weights(step), step) if known == "before" else {}
         importance = {name: weighting.tasks[name].weight for name in batches}
         # What a loss is multiplied by before its backward pass; gradient balancing leaves private parameters at their own loss.
         scales = importance if self._balances else weights or dict.fromkeys(batches, 1.0)
@@ -188,14 +191,16 @@ class Backward:
         bad = [f"the loss of {name} is {loss} ({rows_of(batches[name])})" for name, loss in step.losses.items() if not math.isfinite(loss)]
         if bad:
             raise NotFinite("; ".join(bad), where=f"step {step.number}", fix=FIX)
+        self._require_finite(step.gram, batches, step)
         reduced = False
         if rows is not None:
             rows.settle()
             if measured or known == "rows":
                 factors = torch.tensor([scales[name] for name in batches], dtype=torch.float64)
                 step.gram = _divided(self._gram(rows, exact=known != "gradients"), factors)
+                self._require_finite(step.gram, batches, step)
             if not weights:
-                weights = self.ranks.share(weighting.weights(step))
+                weights = self._usable(self.ranks.share(weighting.weights(step)), step)
             reduced = self._combine(rows, known, weights, step)
             if known == "losses":
                 for name in batches:
@@ -204,6 +209,7 @@ class Backward:
                             parameter.grad *= weights[name]
         done = set(self.shared) if reduced else set()
         self.ranks.reduce_gradients([parameter for parameter in self.parameters if parameter not in done], self._touched)
+        weights = self._shortened(weights, known)
         penalty = self.model.trunk.penalty()
         if penalty is not None and penalty.requires_grad:  # Not while all that it reaches is frozen.
             # A function of the parameters alone: the same on every rank, nothing to reduce.
@@ -211,10 +217,62 @@ class Backward:
         if weighting.parameters():
             # The same losses on every rank: the same gradient, nothing to reduce.
             weighting.objective({name: loss.cpu() for name, loss in zip(batches, losses, strict=True)}).backward()
+        norm = self._norm(batches, step)
         weighting.observe(step)
         used = {name: weights[name] * (importance[name] if self._balances else 1.0) for name in batches}
         padded = sum(micro.input_ids.numel() for each in parts for part in each for _, micro in part)
-        return Outcome(step.losses, used, step.gram, padded)
+        return Outcome(step.losses, used, step.gram, norm, padded)
+
+    def _usable(self, weights: dict[str, float], step: Step) -> dict[str, float]:
+        """The weights. Raises RunError when one of them is not finite: none of the following steps could be better."""
+        for name, weight in weights.items():
+            if not math.isfinite(weight):
+                learned = self.weighting.named_parameters().items()
+                because = [f", as {key} is {value.item():g}" for key, value in learned if key.endswith(f".{name}")]
+                raise RunError(
+                    f"the weight of {name} is {weight}{''.join(because)} (weighting={self.weighting.config.name})",
+                    where=f"step {step.number}",
+                    fix="lower weighting.lr, or choose another weighting" if because else "choose another weighting",
+                )
+        return weights
+
+    def _require_finite(self, gram: Tensor | None, batches: dict[str, TaskBatch], step: Step) -> None:
+        """Raise NotFinite, which names the tasks, when gradients that were measured are not finite."""
+        if gram is not None and not bool(gram.isfinite().all()):
+            bad = [name for name, square in zip(batches, gram.diagonal().tolist(), strict=True) if not math.isfinite(square)]
+            what = [f"the shared gradient of {name} is not finite ({rows_of(batches[name])})" for name in bad or batches]
+            raise NotFinite("; ".join(what), where=f"step {step.number}", fix=FIX)
+
+    def _shortened(self, weights: dict[str, float], known: When) -> dict[str, float]:
+        """The weights, and with them the shared gradients, shortened to what the method promises where its weights could not see to it."""
+        limit = self.weighting.left_to_shorten(known) if isinstance(self.weighting, GradientBalancing) else None
+        gradients = [parameter.grad for parameter in self.shared if parameter.grad is not None]
+        if limit is None or not gradients:
+            return weights
+        norm = torch.nn.utils.get_total_norm(gradients).item()
+        if not norm > limit:  # A NaN goes on to the check of the whole gradient.
+            return weights
+        torch._foreach_mul_(gradients, limit / norm)
+        return {name: weight * (limit / norm) for name, weight in weights.items()}
+
+    def _norm(self, batches: dict[str, TaskBatch], step: Step) -> Tensor:
+        """The norm of the whole gradient (scalar), that of the weighting's parameters included. Raises NotFinite when it is not finite."""
+        gradients = [each.grad for each in (*self.parameters, *self.weighting.parameters()) if each.grad is not None]
+        norm = torch.nn.utils.get_total_norm(
+            gradients
+        )  # Infinite, too, where fp32 cannot hold the squares, of which optimisers keep a mean.
+        if bool(norm.isfinite()):
+            return norm
+        named = self.model.named_parameters()
+        bad = {name: each for name, each in named if each.grad is not None and not bool(each.grad.isfinite().all())}
+        learned = self.weighting.named_parameters()
+        bad_learned = [name for name, each in learned.items() if each.grad is not None and not bool(each.grad.isfinite().all())]
+        names = [*bad, *bad_learned]
+        what = f"the gradient norm is {norm.item()}" + (f", as the gradient of {names[0]} is not finite" if names else "")
+        # What is wrong in the head of one task is wrong in the rows of this task.
+        owners = {self._users[name][0] for name in bad if len(self._users[name]) == 1}
+        where = "; ".join(f"{name}: {rows_of(batch)}" for name, batch in batches.items() if not owners or name in owners)
+        raise NotFinite(f"{what} ({where})", where=f"step {step.number}", fix=FIX)
 
     def losses_again(self, batches: dict[str, TaskBatch]) -> dict[str, float]:
         """The mean losses of the same batches with the parameters as they are now; draws dropout like the backward passes."""

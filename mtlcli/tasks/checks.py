@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mtlcli.config.task import TextColumns
 from mtlcli.data.table import Table, as_numpy
-from mtlcli.errors import Problem, RunError
+from mtlcli.errors import NotFinite, Problem
 
 FEW_CLASSES = 5
 """As many classes are never too many for the rows."""
@@ -99,6 +99,7 @@ def bare(label: str) -> str:
 
 
 def require_finite(task: str, *outputs: NDArray) -> None:
-    """Raise RunError when a head gave NaN or infinity: such predictions mean nothing."""
+    """Raise NotFinite when a head gave NaN or infinity: such predictions mean nothing."""
     if not all(np.isfinite(output).all() for output in outputs):
-        raise RunError("the model's outputs are not finite numbers: training diverged", f"task {task}", "lower optim.lr, or set optim.clip")
+        what = "the model's outputs are not finite numbers: training diverged"
+        raise NotFinite(what, f"task {task}", "lower optim.lr, or set optim.clip")

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from mtlcli.data.batches import Batch
     from mtlcli.data.encoder import TextEncoder
 
+LARGEST = 1e15
+"""Scores beyond it are refused. Training squares errors in fp32, which has 7 digits: beside such a score all others are rounding, and from
+1e19 on the square is infinite, for every row of the task since predictions start at the mean."""
+FAR = 1e4
+"""A score this many times as far from the median as the middle half of the scores reaches is doubted."""
+
 
 NUMBER = re.compile(r"\s*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\s*", re.ASCII)
 """How a number is written as text; `1_000`, `1,5` and `nan` are none."""
@@ -78,6 +84,12 @@ class Regression(TaskType[RegressionTask]):
         if len(infinite := np.flatnonzero(np.isinf(scores))):
             what = f"score {scores[infinite[0]]} is not a finite number"
             problems.append(counted(table, infinite, what, "correct it, or leave the row out"))
+        if len(huge := np.flatnonzero((np.abs(scores) > LARGEST) & (scores >= low) & (scores <= high) & np.isfinite(scores))):
+            what = (
+                f"score {scores[huge[0]]:g} is too large to be trained on:"
+                " from step 0 on its squared error would leave no digits for the other rows"
+            )
+            problems.append(counted(table, huge, what, "correct it, leave the row out, or write all scores in a larger unit"))
         if len(outside := np.flatnonzero(np.isfinite(scores) & ((scores < low) | (scores > high)))):
             what = f"score {scores[outside[0]]:g} is outside its range"
             problems.append(counted(table, outside, what, f"allowed: {low:g} to {high:g} (tasks.{self.name}.range)"))
@@ -95,12 +107,24 @@ class Regression(TaskType[RegressionTask]):
         return problems
 
     def doubts(self, train: Table) -> list[Problem]:
-        """One and the same score in every row."""
+        """One and the same score in every row, or scores far from all others."""
         scores = self._scores(train)
         if len(scores) < 2 or (scores != scores[0]).any():
-            return []
+            return self._outliers(train, scores)
         what = f"every row of split '{train.split}' has the score {scores[0]:g}: there is nothing to learn"
         return [Problem(what, train.origin, f"name another column in tasks.{self.name}.columns.label, or leave the task out")]
+
+    def _outliers(self, train: Table, scores: NDArray[np.float64]) -> list[Problem]:
+        """Scores that are so far from the others that the squared error is about them alone."""
+        known = scores[np.isfinite(scores)]
+        if not len(known):
+            return []
+        low, median, high = np.quantile(known, [0.25, 0.5, 0.75])
+        rows = np.flatnonzero(np.abs(scores - median) > FAR * (high - low or max(abs(median), 1.0)))
+        if not len(rows):
+            return []
+        what = f"score {scores[rows[0]]:g}, while half of the rows lie between {low:g} and {high:g}: the loss is about such rows alone"
+        return [counted(train, rows, what, f"correct it, or give the allowed scores in tasks.{self.name}.range")]
 
     def targets(self, table: Table) -> NDArray:
         """The scores."""

@@ -10,7 +10,9 @@ it declares. There are two kinds, told apart by what the weights are put on:
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -63,7 +65,7 @@ class Weighting(ABC):
     when: ClassVar[When] = "before"
     """When the weights of a step are known."""
     measures_gradients: ClassVar[bool] = False
-    """Whether `observe` needs `step.gram` although the weights do not."""
+    """Whether `learn` needs `step.gram` although the weights do not."""
     losses_after_step: ClassVar[bool] = False
     """Whether the losses of the same batches are computed again after the update, for `observe_after`."""
 
@@ -80,18 +82,46 @@ class Weighting(ABC):
         """The weight of each task of the step, importance included. `step` holds what `known` says."""
 
     def observe(self, step: Step) -> None:
-        """Learn from a step whose losses (and Gram matrix, if it was measured) are known. Called once a step, after `weights`."""
+        """Let the method learn from a step whose losses (and Gram matrix, if it was measured) are known. Called
+        once a step, after `weights`. Nothing is learned from a number that is not finite: the state would never
+        recover."""
+        if all_finite((step.losses or {}).values(), step.gram):
+            self.learn(step)
 
-    def observe_after(self, step: Step, losses: dict[str, float]) -> None:
-        """Learn from the losses of the same batches after the update. Called once a step if `losses_after_step`."""
+    def observe_after(self, step: Step, losses: dict[str, float]) -> bool:
+        """Let the method learn from the losses of the same batches after the update. Called once a step if
+        `losses_after_step`. Returns whether all losses were finite; nothing is learned from others."""
+        finite = all_finite([*(step.losses or {}).values(), *losses.values()])
+        if finite:
+            self.learn_after(step, losses)
+        return finite
+
+    def learn(self, step: Step) -> None:
+        """Learn from the losses (and Gram matrix, if it was measured) of a step. All of them are finite."""
+
+    def learn_after(self, step: Step, losses: dict[str, float]) -> None:
+        """Learn from the losses of the same batches after the update. All of them are finite."""
+
+    def named_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """What the method learns by gradient descent, by a name that holds the task's; the optimiser updates it
+        at `config.lr`."""
+        return {}
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """What the method learns by gradient descent; the optimiser updates it at `config.lr`."""
-        return []
+        """The values of `named_parameters`."""
+        return list(self.named_parameters().values())
 
     def objective(self, losses: dict[str, Tensor]) -> Tensor:
         """The scalar that `parameters` minimise, given the detached mean losses of the step's tasks. Only called when there are any."""
         raise TypeError(f"{type(self).__name__} learns nothing by gradient descent")
+
+    def remarks(self, steps: int, steps_per_epoch: int) -> list[str]:
+        """What the user should know before a run of so many steps: a sentence each, as a warning where the method has
+        little or no effect."""
+        weighted = [name for name, task in self.tasks.items() if task.weight > 0]
+        if self.config.needs.several_tasks and len(weighted) < 2:
+            return [f"warning: weighting={self.config.name} has nothing to compare: only {weighted[0]} has a weight above 0"]
+        return []
 
     def report(self) -> dict[str, Any]:
         """What results.json says of the method at the end of a run, as JSON values."""
@@ -109,6 +139,11 @@ class Weighting(ABC):
 
 class LossWeighting(Weighting):
     """Base class of the methods that weight losses. Every weight includes the task's importance as a factor of its whole term."""
+
+
+def all_finite(numbers: Iterable[float], gram: Tensor | None = None) -> bool:
+    """Whether all numbers, and all entries of the matrix if there is one, are finite."""
+    return all(map(math.isfinite, numbers)) and (gram is None or bool(gram.isfinite().all()))
 
 
 def same_tasks(found: dict[str, Any], tasks: dict[str, WeightedTask]) -> None:

@@ -97,7 +97,7 @@ RUNS: list[tuple[dict[str, Any], list[str]]] = [
     ({"runner": {"steps": None, "epochs": None}}, ["runner.steps: runner.steps and runner.epochs are both null -> give one of them"]),
     (
         {"runner": {"steps": 50}, "optim": {"warmup": 100}},
-        ["optim.warmup: a warm-up of 100 steps does not fit into 50 steps -> lower it, or give a share below 1"],
+        ["optim.warmup: a warm-up of 100 steps leaves none of 50 steps at the full learning rate -> lower it, or give a share below 1"],
     ),
     (
         {"optim": {"warmup": 1.5}},
@@ -199,7 +199,7 @@ METHODS: list[tuple[dict[str, Any], list[str]]] = [
       " -> type sharing=hard, or weighting=static"]),
     (run({"a": {**TEXT, "weight": 2}, "b": TEXT}, weighting={"name": "nash"}),
      ["tasks.a.weight: has no effect: weighting=nash does not change when a task's loss is multiplied by a number"
-      " -> leave it out, or choose another weighting"]),
+      " -> leave it out, choose another weighting, or type 0, which leaves the task out of the balance"]),
     (run(PAIR, weighting={"name": "mgda", "last_layers": 1, "projection": 64}),
      ["weighting.projection: cannot be given together with weighting.last_layers -> set one of them to null"]),
     (run(PAIR, weighting={"name": "annealed", "tasks": {"aa": {"start": 2.0}}}),

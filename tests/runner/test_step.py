@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
+from mtlcli.config import weightings
+from mtlcli.errors import NotFinite, RunError
 from mtlcli.runner.distributed import Ranks
 from mtlcli.runner.step import Backward, Outcome, TaskBatch, cut
 from tests.runner.small import small_data, small_model, small_step
+from tests.runner.trajectory import OPTIONS
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -178,6 +183,89 @@ def test_between_balanced_steps_the_last_weights_are_used_again() -> None:
         torch.testing.assert_close(found[name], expected, atol=1e-5, rtol=1e-3)
     model.zero_grad()
     assert run_step(model, weighting, given, 3).weights != first.weights
+
+
+@pytest.mark.parametrize("options", [{}, {"every": 2}, {"last_layers": 1}, {"projection": 16}], ids=str)
+@pytest.mark.parametrize("name", ["nash", "fairgrad"])
+def test_no_update_of_shared_parameters_is_longer_than_max_norm(name: str, options: dict[str, int]) -> None:
+    """Nor where the weights are those of a step before, or come from an estimate. The weights of the outcome are those of the update."""
+    _, _, features, _ = small_data()
+    model, weighting = small_model("hard", weighting=name, max_norm=0.5, **options)
+    for number in range(2):
+        given = batches(model, features)
+        rows = plain_rows(model, given)
+        outcome = run_step(model, weighting, given, number)
+        shared = {parameter: gradients(model)[parameter] for parameter in shared_names(model)}
+        norm = torch.stack([gradient.norm() for gradient in shared.values()]).norm().item()
+        assert norm == pytest.approx(0.5, rel=1e-4)
+        for parameter, gradient in shared.items():
+            expected = sum(outcome.weights[task] * rows[task][parameter] for task in given if parameter in rows[task])
+            torch.testing.assert_close(gradient, expected, atol=1e-5, rtol=1e-3)
+        with torch.no_grad():  # Longer gradients in the second step.
+            for parameter in model.heads.parameters():
+                parameter.mul_(3.0)
+        model.zero_grad()
+
+
+@pytest.mark.parametrize("name", ["mgda", "sdmgrad", "fairgrad"])
+def test_a_task_of_weight_0_does_not_stop_the_others(name: str) -> None:
+    """The shared parameters are trained as if the run did not have the task; its own head stays."""
+    _, _, features, _ = small_data()
+    model, weighting = small_model("hard", weighting=name, weights={"stsb": 0.0})
+    outcome = run_step(model, weighting, batches(model, features))
+    assert outcome.weights["stsb"] == 0.0
+    found = gradients(model)
+    assert all(not found[key].any() for key in found if key.startswith("heads.stsb"))
+    model.zero_grad()
+    alone, others = small_model("hard", weighting=name)
+    del others.tasks["stsb"]
+    given = batches(alone, features)
+    del given["stsb"]
+    expected = run_step(alone, others, given)
+    assert {name: outcome.weights[name] for name in given} == pytest.approx(expected.weights, rel=1e-4)
+    for key in shared_names(model):
+        torch.testing.assert_close(found[key], gradients(alone)[key], atol=1e-5, rtol=1e-3)
+
+
+def test_what_the_weighting_learns_is_in_the_checked_norm() -> None:
+    _, _, features, _ = small_data()
+    model, weighting = small_model("hard", weighting="uncertainty")
+    outcome = run_step(model, weighting, batches(model, features))
+    every = [*gradients(model).values(), *(parameter.grad for parameter in weighting.parameters())]
+    assert outcome.norm.item() == pytest.approx(torch.stack([each.norm() for each in every]).norm().item(), rel=1e-5)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("value", "said"), [(-200.0, "the weight of stsb is inf, as log_variance.stsb is -200")])
+def test_a_learned_weight_that_is_not_finite_is_named(value: float, said: str) -> None:
+    _, _, features, _ = small_data()
+    model, weighting = small_model("hard", weighting="uncertainty")
+    with torch.no_grad():
+        weighting.named_parameters()["log_variance.stsb"].fill_(value)
+    with pytest.raises(RunError, match=said) as caught:
+        run_step(model, weighting, batches(model, features), 7)
+    assert caught.value.problems[0].where == "step 7"
+
+
+@pytest.mark.parametrize("name", list(weightings))
+def test_a_step_left_out_because_it_is_not_finite_leaves_no_trace(name: str) -> None:
+    """As with runner.skip_nonfinite: every method goes on with finite weights after a head that gave NaN."""
+    _, _, features, _ = small_data()
+    model, weighting = small_model("hard", weighting=name, **OPTIONS.get(name, {}))
+    run_step(model, weighting, batches(model, features), 0)
+    before = json.dumps(weighting.state_dict())
+    bias = next(parameter for key, parameter in model.named_parameters() if key == "heads.stsb.output.bias")
+    kept = bias.detach().clone()
+    for bad in (float("nan"), 1e25):
+        with torch.no_grad():
+            bias.fill_(bad)
+        model.zero_grad()
+        with pytest.raises(NotFinite, match="the loss of stsb is (nan|inf)"):
+            run_step(model, weighting, batches(model, features), 1)
+    assert json.dumps(weighting.state_dict()) == before
+    with torch.no_grad():
+        bias.copy_(kept)
+    model.zero_grad()
+    assert all(np.isfinite(weight) for weight in run_step(model, weighting, batches(model, features), 2).weights.values())
 
 
 def test_a_projection_is_unbiased() -> None:

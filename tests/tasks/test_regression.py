@@ -46,6 +46,24 @@ def test_a_bad_score_is_named_with_its_row(scores: list[Any], where: str, what: 
     assert problem.fix
 
 
+def test_a_score_whose_squared_error_is_beyond_fp32_is_refused_before_the_run() -> None:
+    """Predictions start at the mean of the scores: one such score would make the loss of every row infinite."""
+    scores = [3.0] * 40 + [1e30]
+    (problem,) = task().check(table(scores), labelled=True)
+    assert problem.where == "toy.jsonl, row 41" and "score 1e+30 is too large to be trained on" in problem.what
+    (problem,) = task([0, 5]).check(table(scores), labelled=True)
+    assert "outside its range" in problem.what
+
+
+@pytest.mark.parametrize("others", [[1.0, 2.0, 3.0, 4.0], [1.0] * 4])
+def test_a_score_far_from_all_others_is_doubted(others: list[float]) -> None:
+    scores = [*others * 10, 1e9]
+    assert task().check(table(scores), labelled=True) == []
+    (problem,) = task().doubts(table(scores))
+    assert problem.where == "toy.jsonl, row 41" and "score 1e+09, while half of the rows lie between" in problem.what
+    assert task().doubts(table([*others * 10, 50.0])) == []
+
+
 def test_good_scores_and_scores_without_a_range() -> None:
     assert task([0, 5]).check(table([0, 5, 2]), labelled=True) == []
     written = table(["0", "+5.", " 2.5e-1 ", "007"])  # as in every csv file

@@ -5,26 +5,34 @@ They are all made s_R: the matrix closest to J with condition number 1,
 
     J' = s_R V U'  for  J = V diag(s) U',     update = sum_t J'_t,     weights = s_R V diag(1 / s) V' 1
 
-torchjd's AlignedMTLWeighting computes this. `scale` replaces s_R by the median or the root mean square of the s, as in
-the authors' code. Differences: the paper averages the tasks; here the preferences are 1, so that equal gradients give weights
-of 1. The importance of a task is a factor of its gradient before the alignment; the paper's preferences come after it.
-With `min`, nearly parallel gradients give a short update: that is the paper's.
+`scale` replaces s_R by the median (of an even number the lower one) or the root mean square of the s, as in the
+authors' code. R is the rank of J as far as fp32 can tell (rank.py). Own code: torchjd's AlignedMTLWeighting takes for
+a component what rounding leaves of two equal gradients, and makes every other one as short as that.
+
+Differences: the paper averages the tasks; here the preferences are 1, so that equal gradients give weights of 1. The
+importance of a task is a factor of its gradient before the alignment; the paper's preferences come after it. With `min`,
+nearly parallel gradients give a short update: that is the paper's.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchjd.aggregation import AlignedMTLWeighting
 
 from mtlcli.weighting.base import Step
 from mtlcli.weighting.gradients.base import GradientBalancing, unit_scale
+from mtlcli.weighting.gradients.rank import cosines_of, rank
 
 
 class Aligned(GradientBalancing):
     """Principal components of equal length."""
 
     def solve(self, step: Step, gram: Tensor) -> Tensor:
-        """The balance transformation times ones."""
-        weighting = AlignedMTLWeighting(torch.ones(len(gram), dtype=torch.float64), scale_mode=self.config.scale)
-        return weighting(unit_scale(gram)[0])
+        """The balance transformation times ones; 0 for a zero gradient."""
+        gram, _ = unit_scale(gram)
+        there = gram.diagonal() > 0
+        components = rank(cosines_of(gram[there][:, there])[0])
+        squares, directions = torch.linalg.eigh(gram)
+        squares, directions = squares[-components:], directions[:, -components:]
+        lengths = {"min": squares[0], "median": squares.median(), "rmse": squares.mean()}
+        return directions @ ((lengths[self.config.scale] / squares).sqrt() * directions.sum(0))

@@ -10,7 +10,8 @@ Through the Gram matrix G = D C D, D = diag(n): with v = C^+ 1, x = sum_t v_t u_
 
     w_t = (sum_s n_s (C v)_s) / (v' C v) * v_t / n_t
 
-K equal gradients give weights of 1. torchjd's ConFIG works on the K x P rows; this is the same without them. Weights may be negative.
+C^+ is that of rank.py, which states the tolerance below which eigenvalues count as 0. K equal gradients give weights of 1.
+torchjd's ConFIG works on the K x P rows; this is the same without them. Weights may be negative.
 
 The importance of a task changes the length of d and not its direction; since a weight that only scales the whole update is
 not what `tasks.NAME.weight` says, it must be 1. A task whose gradient is zero has no direction and is left
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from mtlcli.weighting.base import Step
 from mtlcli.weighting.gradients.base import GradientBalancing, SolverFailed, unit_scale
+from mtlcli.weighting.gradients.rank import cosines_of, equal_cosines
 
 
 class ConFIG(GradientBalancing):
@@ -32,11 +34,9 @@ class ConFIG(GradientBalancing):
     def solve(self, step: Step, gram: Tensor) -> Tensor:
         """The weights of d; 1 for a zero gradient, where they do not matter."""
         gram, _ = unit_scale(gram)
-        norms = gram.diagonal().sqrt()
-        there = norms > 0
-        norms = norms[there]
-        cosines = gram[there][:, there] / norms[:, None] / norms
-        v = torch.linalg.pinv(cosines, hermitian=True).sum(1)
+        there = gram.diagonal() > 0
+        cosines, norms = cosines_of(gram[there][:, there])
+        v = equal_cosines(cosines)
         reached = cosines @ v
         length = v @ reached
         if length <= 1e-12:

@@ -14,8 +14,8 @@ torchjd and the authors use scipy's least_squares, which stops short of the solu
 of magnitude.
 
 The weights have the paper's scale, which is not that of the sum: K equal gradients of norm n get (K n^2)^(-alpha / (1 + alpha)).
-`max_norm` clips the update of the shared parameters, 1 as in the authors' code. Difference: that code multiplies the update
-by K before it is clipped; this one does not.
+`max_norm` clips the update of the shared parameters, 1 as in the authors' code, whatever the weights were taken from.
+Difference: that code multiplies the update by K before it is clipped; this one does not.
 """
 
 from __future__ import annotations
@@ -42,12 +42,8 @@ class FairGrad(GradientBalancing):
         return float(self.config.alpha)
 
     def solve(self, step: Step, gram: Tensor) -> Tensor:
-        """The fair weights; clipped to an update of length max_norm."""
-        weights = fair_weights(gram, self.alpha)
-        if self.config.max_norm is not None:
-            norm = (weights @ gram @ weights).clamp(min=0).sqrt().item()
-            weights = weights * min(1.0, self.config.max_norm / norm)
-        return weights
+        """The fair weights."""
+        return fair_weights(gram, self.alpha)
 
 
 def fair_weights(gram: Tensor, alpha: float) -> Tensor:

@@ -4,32 +4,47 @@ The update has the same projection onto every gradient, with weights of sum 1:
 
     d = sum_t a_t g_t,   d . g_s / |g_s| = d . g_t / |g_t|  for all s, t,   sum_t a_t = 1
 
-that is, G a ~ n with the norms n_t = |g_t|: torchjd's IMTLGWeighting takes a = G^+ n / sum(G^+ n). Weights may be negative.
+With the matrix of cosines C and the norms n_t = |g_t| that is C v ~ 1 and a_t ~ v_t / n_t: a = (v / n) / sum(v / n) with v = C^+ 1,
+where C^+ is that of rank.py, which states the tolerance below which eigenvalues count as 0. Weights may be negative. Where
+gradients are linearly dependent and no update has equal projections, this is the one that comes closest (least squares).
 
 Multiplying a loss by a number changes d in its length alone, so that importance would do nothing.
-Differences: a is times K, so that equal gradients give weights of 1. The paper's condition of sum 1 can only be met by a
-projection below 0 when the gradients' plane lies so; such a d raises every loss, and counts as a failure of the solver, like
-gradients for which equal projections do not exist (opposed ones). Tasks without a gradient are left out.
+
+Differences:
+- a is times K, so that equal gradients give weights of 1.
+- The paper's condition of sum 1 can only be met by a projection below 0 when the gradients' plane lies so; such a d raises every
+  loss, and counts as a failure of the solver, like opposed gradients. Tasks without a gradient are left out.
+- The authors sum up the losses of the heads with the same weights a_t; here what belongs to one task alone follows its own loss.
+- The authors balance the gradients of the shared features (the activations where tasks part), which saves a backward pass for each task;
+  here those of the shared parameters.
+
+torchjd's IMTLGWeighting is not used: its pseudo-inverse of the Gram matrix takes what rounding in fp32 leaves of dependent
+gradients for information, and so gives weights of any size.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
-from torchjd.aggregation import IMTLGWeighting
 
 from mtlcli.weighting.base import Step
 from mtlcli.weighting.gradients.base import GradientBalancing, SolverFailed, unit_scale
+from mtlcli.weighting.gradients.rank import cosines_of, equal_cosines
 
 
 class IMTLG(GradientBalancing):
     """Equal projections onto all gradients."""
 
     def solve(self, step: Step, gram: Tensor) -> Tensor:
-        """K times the weights of sum 1."""
+        """K times the weights of sum 1; 0 for a zero gradient."""
         gram, _ = unit_scale(gram)
-        norms = gram.diagonal().sqrt()
-        weights = IMTLGWeighting()(gram)
-        projections = ((gram @ weights) / norms)[norms > 0]
-        if projections.min() <= 0 or projections.max() > 1.001 * projections.min():
+        there = gram.diagonal() > 0
+        cosines, norms = cosines_of(gram[there][:, there])
+        v = equal_cosines(cosines)
+        shares = v / norms
+        projections = cosines @ v / shares.sum()
+        if not bool((projections > 0).all()):
             raise SolverFailed("no update has the same positive projection onto all gradients")
-        return len(gram) * weights
+        weights = torch.zeros(len(gram), dtype=torch.float64)
+        weights[there] = len(gram) * shares / shares.sum()
+        return weights

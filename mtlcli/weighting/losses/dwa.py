@@ -39,13 +39,23 @@ class DWA(LossWeighting):
         weights = dict(zip(known, (len(known) * (rates / self.config.temperature).softmax(0)).tolist(), strict=True))
         return {name: self.tasks[name].weight * weights.get(name, 1.0) for name in step.tasks}
 
-    def observe(self, step: Step) -> None:
+    def learn(self, step: Step) -> None:
         """Add the losses to those of the window."""
         assert step.losses is not None
         self._finish_window(step)
         for name in step.tasks:
             total, count = self._sums[name]
             self._sums[name] = total + step.losses[name], count + 1
+
+    def remarks(self, steps: int, steps_per_epoch: int) -> list[str]:
+        """The paper's first two epochs, or windows, are the plain sum."""
+        window = self.config.every or steps_per_epoch
+        fix = f"; weighting.every={max(1, steps // 20)} compares windows of so many steps"
+        if 2 * window >= steps:
+            what = f"the plain sum in all {steps} steps: the first two windows of {window} steps each have none before them"
+            return [f"warning: weighting=dwa is {what}{fix}"]
+        what = f"weighting=dwa is the plain sum in the first {2 * window} of {steps} steps, two windows of {window}"
+        return [f"warning: {what}{fix}" if 4 * window > steps else what]
 
     def _finish_window(self, step: Step) -> None:
         """Once a step belongs to a later window, the sums of the one before become means."""

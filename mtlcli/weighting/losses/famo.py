@@ -50,7 +50,7 @@ class FAMO(LossWeighting):
         found = dict(zip(names, (len(names) * rates / rates.sum()).tolist(), strict=True))
         return {name: self.tasks[name].weight * found.get(name, 0.0) for name in step.tasks}
 
-    def observe_after(self, step: Step, losses: dict[str, float]) -> None:
+    def learn_after(self, step: Step, losses: dict[str, float]) -> None:
         """One step of Adam on the logits of the step's tasks."""
         assert step.losses is not None
         names = self._balanced(step)

@@ -7,8 +7,11 @@ With weights w_t, starting at 1, and the norms G_t = w_t |g_t| of the weighted g
 
 where the target mean(G) r_t^alpha is held constant, so that dL_grad/dw_t = sign(G_t - target_t) |g_t|. Afterwards the weights are
 scaled so that their sum stays what it was: K. A task whose loss has fallen less than the others' has r_t > 1 and is given
-larger gradients. L_t(0) is the first loss of the task (the paper allows the theoretical log C for C classes instead).
+larger gradients.
 
+- L_t(0) is the mean of the task's losses in its first N steps (`first_steps`), so far as there are any. The paper takes the first loss
+  alone, N = 1, or the theoretical log C for C classes, which a regression does not have. Each r_t is relative to L_t(0) for good: with a
+  first loss from one small batch, two tasks that are equal ended at weights of 1.40 and 0.60.
 - g_t is the gradient of the plain loss with respect to what `step.gram` was measured on, all shared parameters; the paper takes
   the last shared layer. The weights of a step come from the steps before it, as in the paper.
 - The importance of a task multiplies w_t at the end and is not in G_t: what is balanced is the gradient without it, so that
@@ -40,14 +43,15 @@ class GradNorm(LossWeighting):
     def __init__(self, config: Any, tasks: dict[str, WeightedTask]) -> None:
         super().__init__(config, tasks)
         self._weights = dict.fromkeys(tasks, 1.0)
-        self._first: dict[str, float | None] = dict.fromkeys(tasks)
+        # Of the losses that make up L_t(0): their sum and number.
+        self._first: dict[str, tuple[float, int]] = dict.fromkeys(tasks, (0.0, 0))
         self._adam = Adam(tasks, config.lr)
 
     def weights(self, step: Step) -> dict[str, float]:
         """w_t times the importance."""
         return {name: self.tasks[name].weight * self._weights[name] for name in step.tasks}
 
-    def observe(self, step: Step) -> None:
+    def learn(self, step: Step) -> None:
         """One step of Adam on the weights of the step's tasks, then scaling."""
         gradient = self._gradient(step)
         before = sum(self._weights[name] for name in gradient)
@@ -72,18 +76,23 @@ class GradNorm(LossWeighting):
     def _share_left(self, name: str, step: Step) -> float:
         """L_t / L_t(0)."""
         assert step.losses is not None
-        loss, first = step.losses[name], self._first[name]
-        if first is None:
-            require_positive(name, loss, step, "gradnorm")
-            first = self._first[name] = loss
-        return loss / first
+        loss, (total, count) = step.losses[name], self._first[name]
+        if count < self.config.first_steps:
+            total, count = self._first[name] = total + loss, count + 1
+            require_positive(name, total, step, "gradnorm")
+        return loss / (total / count)
 
     def state_dict(self) -> dict[str, Any]:
         """The weights, the first losses and Adam's moments."""
-        return {"weights": dict(self._weights), "first": dict(self._first), "adam": self._adam.state_dict()}
+        return {
+            "weights": dict(self._weights),
+            "first": {name: list(pair) for name, pair in self._first.items()},
+            "adam": self._adam.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave; the tasks must be the same."""
         same_tasks(state["weights"], self.tasks)
-        self._weights, self._first = dict(state["weights"]), dict(state["first"])
+        self._weights = dict(state["weights"])
+        self._first = {name: (float(total), int(count)) for name, (total, count) in state["first"].items()}
         self._adam.load_state_dict(state["adam"])

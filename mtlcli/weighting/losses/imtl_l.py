@@ -32,9 +32,9 @@ class IMTLL(LossWeighting):
         """a_t exp(s_t)."""
         return {name: self.tasks[name].weight * torch.exp(self.log_scale[name].detach()).item() for name in step.tasks}
 
-    def parameters(self) -> list[torch.nn.Parameter]:
+    def named_parameters(self) -> dict[str, torch.nn.Parameter]:
         """The log scales: K scalars."""
-        return list(self.log_scale.values())
+        return {f"log_scale.{name}": parameter for name, parameter in self.log_scale.items()}
 
     def objective(self, losses: dict[str, Tensor]) -> Tensor:
         """The paper's total over the tasks of the step."""

@@ -44,7 +44,7 @@ class ScaleFree(LossWeighting):
         require_positive(name, size, step, "scale_free")
         return size
 
-    def observe(self, step: Step) -> None:
+    def learn(self, step: Step) -> None:
         """Add the losses to the averages."""
         assert step.losses is not None
         decay = self.config.decay

@@ -47,7 +47,7 @@ class STCH(LossWeighting):
     def weights(self, step: Step) -> dict[str, float]:
         """w_t, importance included."""
         losses = positive_losses(step, self.tasks, "stch")
-        if step.number < self._window(step)[1] or not all(self._sums[name][1] for name in losses):
+        if step.number < self._window(step.total)[1] or not all(self._sums[name][1] for name in losses):
             return geometric_weights(step, self.tasks, "stch")
         weights = dict.fromkeys(step.tasks, 0.0)
         if losses:
@@ -64,19 +64,28 @@ class STCH(LossWeighting):
         mean = ((power * x).logsumexp(0) - math.log(len(losses))) / power
         return dict(zip(losses, (((power - 1) * (x - mean)).exp() * scale).tolist(), strict=True))
 
-    def observe(self, step: Step) -> None:
+    def learn(self, step: Step) -> None:
         """Add the losses to the references, while these are measured."""
         assert step.losses is not None
-        begin, end = self._window(step)
+        begin, end = self._window(step.total)
         for name in step.tasks:
             total, count = self._sums[name]
             if begin <= step.number < end or (step.number >= end and not count):
                 self._sums[name] = total + step.losses[name], count + 1
 
-    def _window(self, step: Step) -> tuple[int, int]:
-        """The steps over which references are measured: at least one."""
-        begin = round(self.config.warmup * step.total)
-        return begin, begin + max(1, round(self.config.reference * step.total))
+    def _window(self, total: int) -> tuple[int, int]:
+        """The steps of a run of `total` over which references are measured: at least one."""
+        begin = round(self.config.warmup * total)
+        return begin, begin + max(1, round(self.config.reference * total))
+
+    def remarks(self, steps: int, steps_per_epoch: int) -> list[str]:
+        """Until the references are measured, the method is `gls`."""
+        end = self._window(steps)[1]
+        if end <= steps / 2:
+            return super().remarks(steps, steps_per_epoch)
+        extent = f"all {steps} steps" if end >= steps else f"the first {end} of {steps} steps"
+        fix = "lower weighting.warmup or weighting.reference, or train longer"
+        return [f"warning: weighting=stch weights as gls does in {extent}, until its references are measured; {fix}"]
 
     def report(self) -> dict[str, Any]:
         """The reference loss of each task that has one."""

@@ -35,9 +35,9 @@ class Uncertainty(LossWeighting):
             name: self.tasks[name].weight * self._scale[name] * torch.exp(-self.log_variance[name].detach()).item() for name in step.tasks
         }
 
-    def parameters(self) -> list[torch.nn.Parameter]:
+    def named_parameters(self) -> dict[str, torch.nn.Parameter]:
         """The log variances: K scalars."""
-        return list(self.log_variance.values())
+        return {f"log_variance.{name}": parameter for name, parameter in self.log_variance.items()}
 
     def objective(self, losses: dict[str, Tensor]) -> Tensor:
         """The paper's total over the tasks of the step; tasks that are absent leave their s alone."""

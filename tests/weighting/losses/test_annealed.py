@@ -71,3 +71,17 @@ def test_wrong_schedules_are_explained() -> None:
         "\n    -> type weighting.tasks.cola.begin=0.25 or less",
     ]
     assert list(AnnealedWeighting(tasks={"rte": AnnealedTask(end=0.0)}).problems(["rte"])) == []
+
+
+def test_a_schedule_whose_end_lies_outside_of_the_run_is_said() -> None:
+    schedules = {
+        "a": AnnealedTask(end=0.0),
+        "b": AnnealedTask(end=0.0, begin=0.9),
+        "c": AnnealedTask(end=3.0, begin=0.5),
+    }
+    method = build("annealed", tasks(a=1.0, b=1.0, c=1.0), tasks=schedules)
+    assert method.remarks(100, 10) == []
+    assert method.remarks(5, 5) == [
+        "warning: weighting.tasks.b changes nothing: the factor of b is 1 in all 5 steps",
+        "warning: weighting.tasks.c does not reach its end: the factor of c is 2.2 in the last of 5 steps",
+    ]

@@ -97,3 +97,17 @@ def test_a_mean_loss_of_0_is_explained() -> None:
     with pytest.raises(RunError, match="the loss of a is 0, and dwa") as caught:
         method.weights(make_step(["a", "b"], number=2, epoch=2))
     assert "weighting=static" in str(caught.value) and "step 2" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("every", "steps", "said"),
+    [
+        (None, 30, "warning: weighting=dwa is the plain sum in the first 20 of 30 steps, two windows of 10; weighting.every=1 compares"),
+        (None, 20, "warning: weighting=dwa is the plain sum in all 20 steps: the first two windows of 10 steps each have none before"),
+        (None, 100, "weighting=dwa is the plain sum in the first 20 of 100 steps, two windows of 10"),
+        (2, 30, "weighting=dwa is the plain sum in the first 4 of 30 steps, two windows of 2"),
+    ],
+)
+def test_the_steps_without_an_effect_are_said(every: int | None, steps: int, said: str) -> None:
+    (line,) = build("dwa", tasks(a=1.0, b=1.0), every=every).remarks(steps, 10)
+    assert line.startswith(said)

@@ -27,7 +27,7 @@ def test_worked_update() -> None:
 
 def test_worked_target() -> None:
     """Second step, norms 2 and 2: a has 1/4 of its loss left, b 3/4. r = (0.5, 1.5), alpha 1: targets 1 and 3; a falls, b rises."""
-    method = build("gradnorm", tasks(a=1.0, b=1.0), alpha=1.0)
+    method = build("gradnorm", tasks(a=1.0, b=1.0), alpha=1.0, first_steps=1)
     method.observe(make_step({"a": 4.0, "b": 4.0}, gram=gram(2.0, 2.0)))
     assert method.weights(make_step(["a", "b"])) == pytest.approx({"a": 1.0, "b": 1.0}), "both are at their targets"
     assert method._gradient(make_step({"a": 1.0, "b": 3.0}, number=1, gram=gram(2.0, 2.0))) == pytest.approx({"a": 2.0, "b": -2.0})
@@ -59,7 +59,7 @@ def test_trajectory_is_that_of_autograd_with_the_target_held_constant(alpha: flo
         (scale * torch.randn(3, 4, generator=generator, dtype=torch.float64), 0.1 + torch.rand(3, generator=generator, dtype=torch.float64))
         for _ in range(30)
     ]
-    method = build("gradnorm", tasks(a=1.0, b=1.0, c=1.0), alpha=alpha)
+    method = build("gradnorm", tasks(a=1.0, b=1.0, c=1.0), alpha=alpha, first_steps=1)
     for number, ((rows, losses), expected) in enumerate(zip(raw, reference(raw, alpha), strict=True)):
         step = make_step(dict(zip("abc", losses.tolist(), strict=True)), number=number, gram=rows @ rows.T)
         assert list(method.weights(step).values()) == pytest.approx(expected.tolist(), rel=1e-10)
@@ -87,6 +87,27 @@ def test_a_task_that_learns_slowly_gains() -> None:
         method.observe(make_step(losses, number=number, gram=gram(1.0, 1.0)))
     weights = method.weights(make_step(["a", "b"]))
     assert weights["a"] > 1.2 and weights["b"] < 0.8
+
+
+def test_the_reference_is_the_mean_of_the_first_losses() -> None:
+    """After losses of 1 and 3, L(0) is 2, whatever comes later."""
+    method = build("gradnorm", tasks(a=1.0, b=1.0), first_steps=2)
+    for number, loss in enumerate((1.0, 3.0, 50.0)):
+        method.observe(make_step({"a": loss, "b": loss}, number=number, gram=gram(1.0, 1.0)))
+    assert reloaded(method)._share_left("a", make_step({"a": 1.0}, number=3)) == 0.5
+
+
+def test_equal_tasks_end_with_like_weights_whatever_their_first_batches_gave() -> None:
+    """The first loss of a is half its size by chance; with the first loss as the reference, a ends above 1.3."""
+    weights = {}
+    for first_steps in (1, 20):
+        method = build("gradnorm", tasks(a=1.0, b=1.0), first_steps=first_steps)
+        for number in range(200):
+            size = 0.99**number
+            losses = {"a": size * (0.5 if number == 0 else 1.0), "b": size}
+            method.observe(make_step(losses, number=number, gram=gram(1.0, 1.0)))
+        weights[first_steps] = method.weights(make_step(["a", "b"]))["a"]
+    assert weights[1] > 1.3 and weights[20] == pytest.approx(1.0, abs=0.1), weights
 
 
 def test_importance_multiplies_what_is_learned_from_plain_gradients() -> None:
