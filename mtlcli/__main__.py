@@ -18,6 +18,7 @@ def main() -> int:
         from mtlcli import cli, garbage, output
 
         output.fill_closed()
+        output.show_any_text()
         output.outlive_reader("stderr")
         garbage.at_start()
         return cli.main()

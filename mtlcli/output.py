@@ -8,7 +8,7 @@ import os
 import select
 import stat
 import sys
-from typing import Any
+from typing import IO, Any
 
 GONE = {errno.EPIPE, errno.EIO, errno.ENXIO, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF}
 """Answers of a pipe, a terminal or a connection that has no reader any more."""
@@ -25,12 +25,26 @@ def fill_closed() -> None:
         try:
             os.fstat(number)
         except OSError:
-            # The lowest free number, which is this one.
-            os.open(os.devnull, os.O_RDWR)
+            # The lowest free number, which is this one. The processes of ranks get the stream, too.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
         if getattr(sys, name) is None:
-            made = open(number, mode, closefd=False)  # noqa: SIM115
+            made = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
             setattr(sys, name, made)
             setattr(sys, f"__{name}__", made)
+
+
+def show_any_text() -> None:
+    """Let standard output and error show characters that the encoding of the terminal lacks, as escapes such as `\\u65e5`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def silence(stream: IO[str]) -> None:
+    """Send what is left in a stream, and what still comes, to the null device: nobody can receive it any more."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 def outlive_reader(*names: str) -> None:

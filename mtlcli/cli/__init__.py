@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 import mtlcli
+from mtlcli import output
 from mtlcli.disk import REMEDIES, reason
 from mtlcli.errors import MtlError, RunError, UserError
 from mtlcli.registry import suggest
@@ -48,13 +49,20 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         if first_rank():
-            print("interrupted", file=sys.stderr)
+            _write_error("interrupted")
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # The reader of our output (head, less) has gone: there is nobody left to tell.
-        _close_output()
+        # The reader of the output (head, less) has gone: nobody is left to read a message.
+        output.silence(sys.stdout)
+        output.silence(sys.stderr)
         return 128 + signal.SIGPIPE
     except OSError as error:
+        if error.filename is None and _fails(lambda: print(flush=True)):
+            output.silence(sys.stdout)
+            what = f"the output cannot be written: {error.strerror}"
+            fix = f"{REMEDIES.get(error.errno or 0, 'look at the place')}, or send the output elsewhere"
+            _tell(argv, RunError(what, where="standard output", fix=fix))
+            return RunError.exit_code
         if error.errno not in REMEDIES or os.environ.get("MTL_DEBUG") == "1":
             raise
         # The disk, in a place that says nothing more of it, such as a library's own files.
@@ -67,16 +75,27 @@ def main(argv: list[str] | None = None) -> int:
 def _tell(argv: list[str], error: MtlError) -> None:
     """Show an error to the user."""
     if first_rank():
-        print(block(f"mtl {argv[0]}" if argv and argv[0] in VERBS else "mtl", error), file=sys.stderr)
+        _write_error(block(f"mtl {argv[0]}" if argv and argv[0] in VERBS else "mtl", error))
+    if _fails(sys.stdout.flush):
+        # What is left of the output would fail again when Python ends, with an exit code of its own.
+        output.silence(sys.stdout)
+
+
+def _write_error(text: str) -> None:
+    """Print a last message. When that cannot be done, the exit code says what there is to say."""
     try:
-        sys.stdout.flush()
+        print(text, file=sys.stderr, flush=True)
     except OSError:
-        # Output that goes into a file on a full disk: what is left of it would fail again when Python ends, with an exit code of its own.
-        _close_output()
+        output.silence(sys.stderr)
 
 
-def _close_output() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _fails(write: Callable[[], object]) -> bool:
+    """Whether the operation ends with an error of the disk, or of what else stands behind a file."""
+    try:
+        write()
+    except OSError:
+        return True
+    return False
 
 
 def block(title: str, error: MtlError) -> str:
@@ -98,6 +117,7 @@ def first_rank() -> bool:
 
 
 def _dispatch(argv: list[str]) -> int:
+    _check_characters(argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP.format(verbs="\n".join(f"  {verb:<12} {about}" for verb, about in VERBS.items())), end="")
         return 0
@@ -113,3 +133,18 @@ def _dispatch(argv: list[str]) -> int:
         raise UserError(f"unknown verb '{verb}'", fix=suggest(verb, VERBS))
     run: Callable[[list[str]], int] = getattr(import_module(f"mtlcli.cli.{verb}"), f"{verb}_main")
     return run(rest)
+
+
+def _check_characters(argv: list[str]) -> None:
+    """Raises UserError for a word whose bytes are no text: no file of a run could hold it, and no message show it."""
+    for word in argv:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            try:
+                os.fsencode(word).decode()
+            except UnicodeDecodeError:
+                fix = "rename the file or folder, or type the word in UTF-8"
+                raise UserError("the bytes of the word are not UTF-8", where=ascii(word), fix=fix) from error
+            what = f"the locale's encoding, {sys.getfilesystemencoding()}, lacks its characters"
+            raise UserError(what, where=ascii(word), fix="set LC_ALL=C.UTF-8 or PYTHONUTF8=1") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import re
 import sys
@@ -73,6 +74,8 @@ def _options(arguments: argparse.Namespace) -> list[str]:
 
 def _hydra(argv: list[str]) -> int:
     """Run Hydra on a command line; its errors become ours."""
+    # What Hydra prints through logging for a reader that has gone (`--info | head`) is not worth a traceback a line.
+    logging.raiseExceptions = False
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Makes Hydra raise its errors instead of printing them.
     sys.argv = ["mtl train", *argv]
     loader.install()

@@ -13,7 +13,7 @@ from typing import Any
 
 from mtlcli import garbage
 from mtlcli.errors import Interrupted, MtlError, Problem
-from mtlcli.output import outlive_reader
+from mtlcli.output import fill_closed, outlive_reader, show_any_text
 from mtlcli.runner.interrupt import Interrupt
 
 
@@ -21,6 +21,8 @@ def main() -> None:
     """Run as told by the arguments: run folder, name of a checkpoint or nothing, open file for the last word, process of the launcher."""
     run_dir, name, report, launcher = sys.argv[1:]
     garbage.at_start()
+    fill_closed()
+    show_any_text()
     outlive_reader("stdout", "stderr")
     # Before anything heavy is imported: a signal that comes meanwhile is for the training loop.
     with Interrupt(launched=True) as interrupt, interrupt.leaving_with(int(launcher)):
