@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from mtlcli.checkpoint import run_of
 from mtlcli.cli import first_rank
 from mtlcli.cli.parser import Parser
 from mtlcli.config.changes import refuse_at_evaluation
+from mtlcli.config.paths import typed_path
 from mtlcli.config.snapshot import saved_values
 from mtlcli.config.validate import check_key
 from mtlcli.disk import obstacle, writing
@@ -47,8 +50,8 @@ def eval_main(argv: list[str]) -> int:
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--split")
     parser.add_argument("--task", nargs="+", action="extend", default=[])
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--predictions", type=Path)
+    parser.add_argument("--json", type=partial(typed_path, where="--json"))
+    parser.add_argument("--predictions", type=partial(typed_path, where="--predictions"))
     parser.add_argument("--texts", action="store_true")
     parser.add_argument("rest", nargs="*")
     arguments = parser.parse_intermixed_args(argv)
@@ -57,8 +60,9 @@ def eval_main(argv: list[str]) -> int:
         return 0
     # `--task rte data.root=DIR`: a task's name has no `=`.
     words = [*arguments.rest, *arguments.task]
-    overrides = [word for word in words if "=" in word and not Path(word).exists()]
-    paths = [word for word in arguments.rest if word not in overrides]
+    # os.path: a path cannot be asked for a name that is too long.
+    overrides = [word for word in words if "=" in word and not os.path.exists(word)]  # noqa: PTH110
+    paths = [str(typed_path(word, "PATH")) for word in arguments.rest if word not in overrides]
     tasks = [word for word in arguments.task if word not in overrides]
     _check(paths, overrides, arguments.json, arguments.predictions)
     if arguments.texts and arguments.predictions is None:

@@ -31,7 +31,7 @@ from mtlcli.cli.typed import broken_yaml, config_dir_problems, joined, quoted, s
 from mtlcli.config import Config
 from mtlcli.config.crosscheck import missing_files, missing_model
 from mtlcli.config.machine import missing_device
-from mtlcli.config.paths import conf_dir
+from mtlcli.config.paths import conf_dir, typed_path
 from mtlcli.config.snapshot import read_config, saved_values
 from mtlcli.config.validate import check_key, is_inside
 from mtlcli.errors import Problem, UserError
@@ -98,6 +98,7 @@ def read_arguments(argv: list[str]) -> argparse.Namespace:
     if arguments.resolve and not (arguments.cfg or arguments.help):
         problems.append(Problem("shows nothing by itself", "--resolve", "add --cfg job"))
     if arguments.config_dir is not None:
+        arguments.config_dir = str(typed_path(arguments.config_dir, "-cd"))
         problems += config_dir_problems(Path(arguments.config_dir))
     if problems:
         raise UserError(problems)
@@ -165,6 +166,16 @@ def _loader(own: Path | None) -> ConfigLoader:
     return Loader(config_search_path=path)
 
 
+def _text(override: Override) -> str | None:
+    """The text that an override gives, before anything is composed; None for null. Raises UserError for `${KEY}`."""
+    try:
+        value = OmegaConf.create({"value": override.value()})["value"]
+    except OmegaConfBaseException as error:
+        fix = "write the value; only ${oc.env:NAME} can stand for it here"
+        raise UserError(f"'{override.value()}' cannot be resolved before the run is known", override.key_or_group, fix) from error
+    return None if value is None else str(value)
+
+
 class _Preflight:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.own = Path(arguments.config_dir) if arguments.config_dir is not None else None
@@ -216,16 +227,17 @@ class _Preflight:
     def _resumed(self) -> Path | None:
         """The path of `resume=PATH`; of `resume=auto`, the run folder if it holds a checkpoint."""
         given = {override.key_or_group: override for override in self.overrides}
-        resume = given["resume"].value() if "resume" in given else None
+        resume = _text(given["resume"]) if "resume" in given else None
         if resume is None:
             return None
         if self.sweep or given["resume"].is_sweep_override():
             raise UserError("a sweep cannot be resumed", "resume", "resume one of its jobs: mtl train resume=SWEEP/JOB")
         if resume != "auto":
-            return Path(str(resume))
-        if "run_dir" not in given or given["run_dir"].value() is None:
+            return typed_path(resume, "resume")
+        run_dir = _text(given["run_dir"]) if "run_dir" in given else None
+        if run_dir is None:
             raise UserError("which run is meant?", "resume=auto", "give run_dir=DIR: the run goes on there, or is started there")
-        folder = Path(str(given["run_dir"].value()))
+        folder = typed_path(run_dir, "run_dir")
         return folder if any((folder / "checkpoints").glob("step_*")) else None
 
     def _parse(self, texts: list[str]) -> list[Override]:

@@ -8,12 +8,14 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mtlcli import commands
 from mtlcli.cli.parser import Parser
 from mtlcli.cli.typed import broken_yaml, config_dir_problems
-from mtlcli.config.paths import conf_dir
+from mtlcli.config.paths import conf_dir, typed_path
 from mtlcli.errors import Problem, UserError
 from mtlcli.registry import suggest
 
@@ -41,7 +43,7 @@ def tasks_main(argv: list[str]) -> int:
     """Run `mtl tasks` and return the exit code."""
     parser = Parser(prog="mtl tasks", add_help=False)
     parser.add_argument("--help", "-h", action="store_true")
-    parser.add_argument("--config-dir", "-cd", type=Path)
+    parser.add_argument("--config-dir", "-cd", type=partial(typed_path, where="-cd"))
     parser.add_argument("rest", nargs="*")
     arguments = parser.parse_intermixed_args(argv)
     if arguments.help:
@@ -262,7 +264,9 @@ def _compose(name: str, file: GroupFile, overrides: list[str], own: Path | None)
     from mtlcli.cli.preflight import preflight, read_arguments
 
     run = [name, file.values["head"]] if file.values.get("head") else [name]
-    arguments = read_arguments([f"task=[{','.join(run)}]", *overrides, *(["-cd", str(own)] if own is not None else [])])
+    arguments = read_arguments(
+        [f"task=[{','.join(map(commands.hydra_value, run))}]", *overrides, *(["-cd", str(own)] if own is not None else [])]
+    )
     return preflight(arguments).configs[0]
 
 

@@ -26,7 +26,7 @@ from mtlcli.cli import first_rank, loader
 from mtlcli.cli.overrides import parsed
 from mtlcli.cli.preflight import HYDRA_ERRORS, VERSION_BASE, Plan, explain, preflight, read_arguments
 from mtlcli.config import Config
-from mtlcli.config.paths import conf_dir
+from mtlcli.config.paths import conf_dir, typed_path
 from mtlcli.config.snapshot import config_text, read_config
 from mtlcli.disk import append, make_numbered, writing
 from mtlcli.errors import Interrupted, MtlError, Problem, RunError, UserError
@@ -226,7 +226,7 @@ def _make_sweep_folder(plan: Plan) -> Path:
     for text in plan.overrides:
         if text.startswith("hydra.sweep.dir="):
             given = str(parsed(text).value())
-    folder = Path(given) if given else Path("sweeps") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    folder = typed_path(given, "run_dir") if given else Path("sweeps") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     if given:
         _check_unused(folder)
     with writing("the sweep folder", folder, "or give another run_dir=", kind=UserError):

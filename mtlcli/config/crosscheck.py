@@ -32,13 +32,11 @@ def crosscheck(config: Config, values: dict[str, Any]) -> list[Problem]:
 def missing_files(config: Config) -> list[Problem]:
     """Files and folders that the config names and that do not exist (from the folder where `mtl` is typed)."""
     problems = []
-    if config.data.root is not None and not Path(config.data.root).expanduser().is_dir():
-        problems.append(
-            Problem(f"there is no folder '{config.data.root}'", "data.root", _nearest_path(Path(config.data.root).expanduser()))
-        )
+    if config.data.root is not None and not Path(config.data.root).is_dir():
+        problems.append(Problem(f"there is no folder '{config.data.root}'", "data.root", _nearest_path(Path(config.data.root))))
     for name, task in config.tasks.items():
         for split, file in (task.source.files or {}).items():
-            where, path = f"tasks.{name}.source.files.{split}", Path(file).expanduser()
+            where, path = f"tasks.{name}.source.files.{split}", Path(file)
             if path.is_dir():
                 problems.append(Problem(f"'{file}' is a folder, and a split is read from one file", where, _inside(path, split)))
             elif path.suffix.lower() not in FORMATS:
@@ -53,7 +51,7 @@ def missing_model(config: Config) -> list[Problem]:
     name = config.model.name
     if name is None or name.startswith("package:") or not (name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith("/")):
         return []
-    path, where = Path(name).expanduser(), f"model.name={name}"
+    path, where = Path(name), f"model.name={name}"
     if path.is_file():
         return [Problem("is a file, and a model is a folder", where, f"give the folder that holds it: model.name={path.parent}")]
     return [] if path.is_dir() else [Problem(f"there is no folder '{name}'", where, _nearest_path(path))]

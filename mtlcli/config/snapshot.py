@@ -20,6 +20,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from mtlcli.config import Config
 from mtlcli.config.environment import note
+from mtlcli.config.paths import expand_paths
 from mtlcli.config.validate import check, check_key, is_inside
 from mtlcli.disk import write_whole
 from mtlcli.errors import Problem, UserError
@@ -41,6 +42,8 @@ def read_config(composed: DictConfig | dict[str, Any]) -> tuple[Config | None, l
     values: Any = composed if isinstance(composed, dict) else OmegaConf.to_container(composed)
     if _needs_resolving(values):
         values = _resolve(OmegaConf.create(values), (), problems, texts)
+    problems += expand_paths(values)
+    texts = {place: (text, _at(values, place)) for place, (text, _) in texts.items()}
     config, found = check(values)
     # A value that could not be resolved is left out, and then it, or what it is in, may be reported as incomplete: once is enough.
     known = [problem.where for problem in problems]
@@ -49,6 +52,12 @@ def read_config(composed: DictConfig | dict[str, Any]) -> tuple[Config | None, l
         return None, problems
     vars(config)[INTERPOLATIONS] = texts
     return config, []
+
+
+def _at(values: Any, place: Keys) -> Any:
+    for part in place:
+        values = values[part]
+    return values
 
 
 def save_config(config: Config, path: Path) -> None:

@@ -167,7 +167,7 @@ class DataSource:
         if files is not None:
             if split not in files:
                 raise UserError(f"no file is named for split '{split}'", f"tasks.{task}.source.files", suggest(split, files))
-            return Path(files[split]).expanduser()
+            return Path(files[split])
         folder = self._folder(task, config)
         found = [path for extension in EXTENSIONS if (path := folder / f"{split}.{extension}").is_file()]
         if len(found) > 1:
@@ -188,7 +188,7 @@ class DataSource:
             raise UserError(
                 "the task has no folder below data.root", f"tasks.{task}.source.path", f"set tasks.{task}.source.path or .files"
             )
-        return Path(self._data.root).expanduser() / config.source.path
+        return Path(self._data.root) / config.source.path
 
     def _read_hub(self, task: str, config: Task, split: str) -> Table:
         source = config.source
@@ -295,7 +295,7 @@ def _check_local(data: Data, tasks: Mapping[str, Task]) -> None:
             "data.root",
             "give data.root=FOLDER, which holds <task path>/<split>.parquet|csv|tsv|jsonl",
         )
-    if not Path(data.root).expanduser().is_dir():
+    if not Path(data.root).is_dir():
         raise UserError(f"the folder '{data.root}' does not exist", "data.root", f"you are in {Path.cwd()}; give an existing folder")
 
 

@@ -40,8 +40,18 @@ _ARRAY = re.compile(r"ids|offsets|segments|(column|token)\.\w+")
 
 
 def default_cache() -> Path:
-    """Where the store is when `data.cache_dir` is null: $MTL_CACHE, else ~/.cache/mtl."""
-    return Path(os.environ.get("MTL_CACHE") or Path.home() / ".cache" / "mtl").expanduser()
+    """Where the store is when `data.cache_dir` is null: $MTL_CACHE, else ~/.cache/mtl.
+
+    Raises UserError when there is no home folder.
+    """
+    try:
+        return Path(os.environ.get("MTL_CACHE") or "~/.cache/mtl").expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            "there is no home folder to keep the store of encoded rows in",
+            where="data.cache_dir",
+            fix="give data.cache_dir=FOLDER, or set MTL_CACHE",
+        ) from error
 
 
 def open_features(table: Table, task: TaskType[Any], encoder: TextEncoder, cache: Path) -> Features:
@@ -52,7 +62,7 @@ def open_features(table: Table, task: TaskType[Any], encoder: TextEncoder, cache
     is damaged is said and built anew.
     Raises UserError when the cache cannot be written.
     """
-    folder = cache.expanduser() / "features" / fingerprint(table, task, encoder)
+    folder = cache / "features" / fingerprint(table, task, encoder)
     try:
         features = _load(folder)
         if features is None:

@@ -220,7 +220,7 @@ def _check_weights(model: Model, folder: Path, rows: int | None) -> None:
 def locate(name: str) -> str:
     """The folder or hub name that `model.name` means. `package:NAME/FOLDER` is a folder inside an installed package."""
     if not name.startswith("package:"):
-        path = Path(name).expanduser()
+        path = Path(name)
         return str(path) if path.is_dir() else name
     package, _, folder = name.removeprefix("package:").partition("/")
     # Of a name with dots, Python would import all but the last part to find it.
@@ -242,7 +242,7 @@ def _can_be_had(name: str) -> bool:
 
     if name.startswith("package:"):
         return find_spec(name.removeprefix("package:").partition("/")[0]) is not None
-    return Path(name).expanduser().is_dir() or isinstance(try_to_load_from_cache(name, "config.json"), str) or hub_answers()
+    return Path(name).is_dir() or isinstance(try_to_load_from_cache(name, "config.json"), str) or hub_answers()
 
 
 def _dropout_fields(config: Any) -> list[str]:
