@@ -19,7 +19,8 @@ METHODS = {"sharing": {"name": "hard"}, "weighting": {"name": "static"}, "sampli
 def values() -> dict[str, Any]:
     task = {"type": "classification", "columns": {"text": "~text"}, "source": {"files": {"train": "~/t.csv", "validation": "v.csv"}}}
     paths: dict[str, Any] = {"data": {"root": "~/data", "cache_dir": "~/c"}, "model": {"name": "~/model"}, "run_dir": "~/run"}
-    return {"tasks": {"mine": task}, **paths, **METHODS}
+    other = task | {"source": {"path": "other"}}
+    return {"tasks": {"mine": task, "other": other}, **paths, **METHODS}
 
 
 def test_home_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
