@@ -136,7 +136,9 @@ class Runner:
     devices: Annotated[int, Gt(0)] = 1
     """Number of devices (GPUs, or CPU processes), each with its share of every batch."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto`: bf16 autocast where the hardware multiplies bf16 faster, else fp32."""
+    """Number format of the matrix products. `auto`: bf16 autocast where the hardware has instructions
+    for bf16 products (GPUs; CPUs with AMX, AVX512-BF16 or ARM's bf16), else fp32; a rule, not a
+    measurement. Losses, outputs of heads and metrics are in fp32 in any case."""
     threads: Annotated[int, Gt(0)] | None = None
     """CPU threads of each process; null: OMP_NUM_THREADS if it is set, else the cores shared evenly."""
     timeout: Annotated[float, Gt(0)] = 1800.0

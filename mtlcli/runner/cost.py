@@ -44,9 +44,22 @@ class PeakMemory:
 
 def resident_peak(process: int | str = "self") -> int | None:
     """The most resident memory that a process has held since the system last counted anew, in bytes; None where the system does not say."""
+    return _status(process, "VmHWM:")
+
+
+def memory_now(device: torch.device) -> int:
+    """Bytes that this process holds now: on a GPU what torch has allocated there, else resident memory
+    (its peak where the system does not say more)."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    resident = _status("self", "VmRSS:")
+    return PeakMemory(device).bytes() if resident is None else resident
+
+
+def _status(process: int | str, key: str) -> int | None:
     with suppress(OSError):
         for line in Path(f"/proc/{process}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(key):
                 return int(line.split()[1]) * 1024
     return None
 

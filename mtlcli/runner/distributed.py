@@ -175,6 +175,9 @@ def connect(
     device = choose_device(runner, local_rank, wanted)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        # torch prefers cuDNN's attention on recent GPUs, which builds a plan for each new shape of
+        # a batch, forward and backward: 0.1 to 0.5 s each. Batches here have dozens of shapes.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if runner.threads is not None:
         torch.set_num_threads(runner.threads)

@@ -1,7 +1,8 @@
 """`runner.max_tokens=auto`: how many padded tokens of a task go through the model at once without more memory than there is.
 
 Found out by doing it: passes over the longest inputs, twice as many each time, until what one input more takes is clear. What the rest of a
-run will need is taken off before: the optimiser's two states, the copies that a save makes, rows of gradients.
+run will need is taken off: the optimiser's two states, the copies that a save makes, rows of gradients, and on a CPU the kernels that are
+compiled for each shape of a batch in bf16.
 """
 
 from __future__ import annotations
@@ -9,19 +10,22 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import Parameter
 
-from mtlcli.data.batches import collate
+from mtlcli import garbage
+from mtlcli.data.batches import Batch, collate
 from mtlcli.data.features import Features
 from mtlcli.disk import size_text
 from mtlcli.errors import RunError
 from mtlcli.models.multitask import MultiTaskModel
-from mtlcli.runner.cost import PeakMemory
+from mtlcli.runner.cost import PeakMemory, memory_now
 from mtlcli.runner.distributed import Ranks
+from mtlcli.runner.precision import shapes_kept
 from mtlcli.runner.rows import DTYPES
 from mtlcli.weighting.base import Weighting
 from mtlcli.weighting.gradients.base import GradientBalancing
@@ -53,58 +57,94 @@ def largest_batch(
 
     Raises RunError when the longest input of a task does not fit, or the system does not say how much memory is free.
     """
-    free = SHARE * free_memory(ranks.device)
-    room = free - _reserve(model, weighting, ranks.device)
-    held = PeakMemory(ranks.device).bytes()
+    available = free_memory(ranks.device)
+    if available is None:
+        raise RunError("the system does not say how much memory is free", "runner.max_tokens=auto", "give a number of tokens")
+    free = SHARE * available
+    probe = Probe(model, pad_id=pad_id, uses_segments=uses_segments, bf16=bf16, device=ranks.device)
+    reserve = _reserve(model, weighting, ranks.device)
     parts = accumulation * ranks.world
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     devices = [ranks.device] if ranks.device.type == "cuda" else []
-    fits, largest = [], 0
+    costs: list[tuple[str, int, float, int]] = []
     with torch.random.fork_rng(devices):
         model.train()
         for name, each in features.items():
-            longest, length = int(each.lengths.argmax()), int(each.lengths.max())
-
-            def peak(count: int, name: str = name, each: Features = each, longest: int = longest) -> int:
-                """Bytes above what was held before the first pass: an allocator may keep what a pass has freed, and give it to the next."""
-                indices = np.full(count, longest)
-                batch = collate(each, indices, pad_id=pad_id, uses_segments=uses_segments, denominator=1.0).to(ranks.device)
-                memory = PeakMemory(ranks.device)
-                with torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16):
-                    loss = model(name, batch).loss
-                if loss.requires_grad:
-                    loss.backward()
-                model.zero_grad(set_to_none=True)
-                return memory.bytes() - held
-
-            most = -(-batch_sizes[name] // parts)
-            count, few = 1, peak(1)
+            count, few = 1, probe(name, each, 1)
             while True:
-                many = peak(2 * count)
+                many = probe(name, each, 2 * count)
                 one = max(many - few, 1) / count
                 count *= 2
-                if many - few > CLEAR or count >= most or many + count * one > room:
+                room = free - reserve - probe.kept()
+                if many - few > CLEAR or count >= -(-batch_sizes[name] // parts) or many + count * one > room:
                     break
                 few = many
-            inputs = int(count + (room - many) / one)
-            if inputs < 1:
-                what = f"one input of {name} with {length} tokens needs {size_text(int(many - (count - 1) * one))}"
-                raise RunError(
-                    f"{what}, of {size_text(int(free))} that a run may take here {size_text(max(0, int(room)))} are left for it",
-                    where="runner.max_tokens=auto",
-                    fix="lower data.max_length, type model.gradient_checkpointing=true, or take a smaller model",
-                )
-            fits.append((inputs * length * parts, f"{size_text(int(one / length))} a token, {size_text(int(room))} for them"))
-            largest = max(largest, batch_sizes[name] * length)
+            costs.append((name, count, one, many))
     for name, buffer in model.named_buffers():
         buffer.copy_(buffers[name])
-    # What no batch reaches says nothing, and would differ from machine to machine. Ranks may have different room.
+    room = free - reserve - probe.kept()
+    fits, largest = [], 0
+    for name, count, one, many in costs:
+        length = int(features[name].lengths.max())
+        inputs = int(count + (room - many) / one)
+        if inputs < 1:
+            what = f"one input of {name} with {length} tokens needs {size_text(int(many - (count - 1) * one))}"
+            raise RunError(
+                f"{what}, of {size_text(int(free))} that a run may take here {size_text(max(0, int(room)))} are left for it",
+                where="runner.max_tokens=auto",
+                fix="lower data.max_length, type model.gradient_checkpointing=true, or take a smaller model",
+            )
+        fits.append((inputs * length * parts, f"{size_text(int(one / length))} a token, {size_text(int(room))} for them"))
+        largest = max(largest, batch_sizes[name] * length)
+    # Above the largest batch that can occur the number would only differ from machine to machine. Ranks
+    # may have different amounts of memory: the smallest counts.
     tokens, found = min(fits)
     return -ranks.most(-min(largest, tokens)), found
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that this rank can still take. Raises RunError when the system does not say."""
+class Probe:
+    """Measures the memory of training passes, apart from what stays when they are over."""
+
+    def __init__(self, model: MultiTaskModel, *, pad_id: int, uses_segments: bool, bf16: bool, device: torch.device) -> None:
+        self._model, self._bf16, self._device = model, bf16, device
+        self._collate = partial(collate, pad_id=pad_id, uses_segments=uses_segments, denominator=1.0)
+        garbage.give_back()
+        self._resident = [memory_now(device)]
+        self._kernels = bf16 and device.type == "cpu"
+
+    def __call__(self, name: str, features: Features, count: int) -> int:
+        """Return the bytes that a forward and backward pass over `count` copies of the longest input of a task needs.
+
+        The first pass of a shape is not measured: it loads libraries and compiles kernels, which stay.
+        """
+        longest = np.full(count, int(features.lengths.argmax()))
+        batch = self._collate(features, longest).to(self._device)
+        self._pass(name, batch)
+        garbage.give_back()
+        self._resident.append(memory_now(self._device))
+        memory = PeakMemory(self._device)
+        self._pass(name, batch)
+        return memory.bytes() - self._resident[-1]
+
+    def kept(self) -> int:
+        """Return the bytes that stay when passes are over: libraries, and the kernels of all shapes that oneDNN will keep."""
+        so_far = self._resident[-1] - self._resident[0]
+        if not self._kernels:
+            return so_far
+        # The first pass also loads libraries. Later ones compile kernels of one shape each.
+        of_a_shape = max(0, int(np.median(np.diff(self._resident[1:])))) if len(self._resident) > 2 else 0
+        return so_far + of_a_shape * max(0, shapes_kept() - (len(self._resident) - 1))
+
+    def _pass(self, name: str, batch: Batch) -> None:
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+            loss = self._model(name, batch).loss
+        if loss.requires_grad:
+            loss.backward()
+        self._model.zero_grad(set_to_none=True)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that this rank can still take; None when the system does not say."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -114,7 +154,7 @@ def free_memory(device: torch.device) -> int:
             if line.startswith("MemAvailable:"):
                 found.append(int(line.split()[1]) * 1024)
     if not found:
-        raise RunError("the system does not say how much memory is free", "runner.max_tokens=auto", "give a number of tokens")
+        return None
     for limit, used, droppable in CGROUPS:
         with suppress(OSError, ValueError):  # Without a limit there is no file, or it says "max".
             root = Path("/sys/fs/cgroup")

@@ -234,13 +234,16 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
 
     from mtlcli.models.build import build_model
     from mtlcli.runner.cost import PeakMemory, flops_per_example
+    from mtlcli.runner.fit import free_memory
     from mtlcli.runner.loop import Run, train
-    from mtlcli.runner.precision import choose_precision
+    from mtlcli.runner.precision import bound_kernels, choose_precision
     from mtlcli.runner.saver import Saver
     from mtlcli.weighting.base import WeightedTask
 
     with Console(config.logger.console, folder.log, silent=not ranks.first) as console, console.hearing_warnings():
         config.runner.precision = ranks.share(choose_precision(config.runner.precision, ranks.device))
+        if config.runner.precision == "bf16" and ranks.device.type == "cpu" and (free := free_memory(ranks.device)) is not None:
+            bound_kernels(free)
         torch.manual_seed(config.seed)
         resumed = checkpoint.read(folder.checkpoints / name) if name else None
         model = build_model(config, prepared.tasks, prepared.files, load_weights=resumed is None).to(ranks.device)

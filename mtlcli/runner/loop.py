@@ -308,5 +308,12 @@ def _evaluate(run: Run, state: TrainState, *, bf16: bool) -> dict[str, Any]:
         on_batch=on_batch,
     )
     run.source.note(scored, run.splits)
-    head = {"format": 1, "data_source": run.source.kind, "split": "validation", "step": state.step, "train_rows": run.source.train_rows()}
+    head = {
+        "format": 1,
+        "data_source": run.source.kind,
+        "split": "validation",
+        "step": state.step,
+        "train_rows": run.source.train_rows(),
+        "precision": run.config.runner.precision,
+    }
     return head | scored | {"throughput": state.totals.throughput, "parameters": run.model.parameter_counts()}

@@ -1,40 +1,61 @@
-"""Which number format the matrix products of training use."""
+"""The number format of the matrix products in training and evaluation: a rule, never a measurement.
+
+The rule reads only what the hardware can do, so one command gives the same numbers on one machine
+whatever else runs there, and all jobs of a sweep use one format. Losses, outputs of heads and
+metrics are in fp32 in any case.
+"""
 
 from __future__ import annotations
 
-import time
+import os
 
 import torch
 
-SPEEDUP = 1.3
-"""bf16 is taken on a CPU only when its products are at least this much faster: autocast's conversions cost time too."""
+CPU_BF16 = ("amx_bf16", "avx512_bf16", "bf16")
+"""Instruction sets that multiply bf16, as `torch.cpu.get_capabilities` names them: Intel's AMX,
+AVX512-BF16 of Intel and AMD, and ARM's BFMMLA. Without them bf16 is emulated, tens of times slower.
+"""
 
-ROUNDS = 20
-"""Products of each format that are timed, in turn."""
+
+KERNELS_A_SHAPE = 17
+"""Kernels that oneDNN compiles for the products of one layer in bf16 when a batch has a new shape; all
+layers of a network use the same."""
+KERNEL_BYTES = 2**20
+"""Bytes that such a kernel keeps, at most (measured: 0.5 to 1.1 MB)."""
+MOST_KERNELS = 1024
+"""oneDNN's own bound on the kernels that it keeps."""
+KERNEL_BOUND = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+"""The environment variable that sets another bound."""
+
+
+def bound_kernels(free: int) -> None:
+    """Let oneDNN keep at most as many compiled kernels as fit into a fifth of `free` bytes.
+
+    On a CPU, oneDNN compiles its bf16 kernels anew for each shape of a batch and keeps 1,024 of them, which can be a
+    gigabyte. Call this before the first product of the process, which is when oneDNN reads the bounds from the
+    environment. Bounds that the user has set there stay.
+    """
+    kernels = max(2 * KERNELS_A_SHAPE, min(MOST_KERNELS, free // 5 // KERNEL_BYTES))
+    os.environ.setdefault(KERNEL_BOUND, str(kernels))
+    # The layer between torch and oneDNN has a cache of its own, which keeps kernels that oneDNN has dropped.
+    os.environ.setdefault("LRU_CACHE_CAPACITY", str(max(8, kernels // 16)))
+
+
+def shapes_kept() -> int:
+    """Return for how many shapes of batches oneDNN keeps its compiled kernels."""
+    bound = os.environ.get(KERNEL_BOUND, "")
+    return -(-(int(bound) if bound.isdigit() else MOST_KERNELS) // KERNELS_A_SHAPE)
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
-    """`fp32` or `bf16`. `auto` is bf16 on GPUs that have it, and on CPUs that have it and are measured to be clearly faster with it."""
+    """Return `fp32` or `bf16`.
+
+    `auto` is bf16 on a GPU and on a CPU with instructions for bf16 products, else fp32. `wanted` is
+    returned as it is otherwise.
+    """
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if _has_instructions() and _speedup() > SPEEDUP else "fp32"
-
-
-def _has_instructions() -> bool:
-    # Without them bf16 is emulated, tens of times slower; the flags cannot be mistaken, a measurement on a busy machine can.
     flags = torch.cpu.get_capabilities()
-    return any(flags.get(name, False) for name in ("avx512_bf16", "amx_bf16", "amx_tile", "bf16"))
-
-
-def _speedup() -> float:
-    """How much faster a small bf16 product is than an fp32 one: the ratio of the best of `ROUNDS`, taken in turn."""
-    best = dict.fromkeys((torch.float32, torch.bfloat16), float("inf"))
-    for _ in range(ROUNDS):
-        for dtype in best:
-            left, right = torch.ones(128, 256, dtype=dtype), torch.ones(256, 256, dtype=dtype)
-            start = time.perf_counter()
-            left @ right
-            best[dtype] = min(best[dtype], time.perf_counter() - start)
-    return best[torch.float32] / best[torch.bfloat16]
+    return "bf16" if any(flags.get(name, False) for name in CPU_BF16) else "fp32"

@@ -174,12 +174,14 @@ def _evaluate(
     from mtlcli.evaluation.evaluate import evaluate
     from mtlcli.models.build import build_model
     from mtlcli.runner.distributed import connect
+    from mtlcli.runner.precision import choose_precision
     from mtlcli.runner.restore import restore_model
 
     with connect(config.runner) as ranks:
         model = build_model(config, prepared.tasks, prepared.files, load_weights=False)
         restore_model(found.checkpoint, found.tensors, model)
         model.to(ranks.device)
+        precision = ranks.share(choose_precision(config.runner.precision, ranks.device))
         garbage.at_work()
         results, scores = evaluate(
             model,
@@ -188,14 +190,20 @@ def _evaluate(
             eval_batch_size=config.runner.eval_batch_size,
             pad_id=prepared.encoder.pad_id,
             uses_segments=prepared.encoder.uses_segments,
-            bf16=config.runner.precision == "bf16",
+            bf16=precision == "bf16",
             ranks=ranks,
             on_split=lambda task, split: say(f"evaluating {task}/{split}"),
         )
     if predictions is not None and ranks.first:
         _write_predictions(predictions, prepared, scores, texts)
     prepared.source.note(results, parts)
-    head = {"format": 1, "data_source": prepared.source.kind, "split": wanted, "step": found.checkpoint.step}
+    head = {
+        "format": 1,
+        "data_source": prepared.source.kind,
+        "split": wanted,
+        "step": found.checkpoint.step,
+        "precision": precision,
+    }
     return head | results | {"parameters": model.parameter_counts()}
 
 

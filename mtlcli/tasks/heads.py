@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from mtlcli.tasks.base import Encoded
@@ -22,6 +23,19 @@ def _dense(hidden: int, dropout: float, layers: int) -> nn.Sequential:
     return nn.Sequential(*modules)
 
 
+class OutputLayer(nn.Linear):
+    """A linear map that is computed in fp32 under autocast, too.
+
+    bf16 has 8 significant bits: a regression output near 3 would be one of a few dozen values, and
+    rows that differ would be ranked alike.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., inputs) in any number format -> (..., outputs) in fp32."""
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
+
+
 class PooledHead(nn.Module):
     """One vector of outputs per input, from the pooled vector."""
 
@@ -29,7 +43,7 @@ class PooledHead(nn.Module):
         """`layers`: dense tanh layers before the output layer."""
         super().__init__()
         self.layers = _dense(hidden, dropout, layers)
-        self.output = nn.Linear(hidden, outputs)
+        self.output = OutputLayer(hidden, outputs)
         _initialise(self, std)
 
     def forward(self, encoded: Encoded) -> dict[str, Tensor]:
@@ -44,7 +58,7 @@ class SpanHead(nn.Module):
         """`layers`: dense tanh layers before the output layer."""
         super().__init__()
         self.layers = _dense(hidden, dropout, layers)
-        self.output = nn.Linear(hidden, 2)
+        self.output = OutputLayer(hidden, 2)
         _initialise(self, std)
 
     def forward(self, encoded: Encoded) -> dict[str, Tensor]:
