@@ -1,6 +1,6 @@
 # `make train` and `make test` work in a fresh clone with nothing typed before. `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help install train test faults lint format wheel bench scores clean distclean
+.PHONY: help install train test long lint format wheel bench scores clean distclean
 
 PYTHON ?= python3
 VENV := .venv
@@ -28,11 +28,11 @@ install: $(VENV)/installed  ## the package and what it needs, in .venv
 train: install  ## the main job on the built-in sample data: one encoder for eight GLUE tasks
 	$(BIN)/mtl train task=glue_multi sharing=hard data=sample model=tiny
 
-test: $(VENV)/installed-dev  ## all tests
+test: $(VENV)/installed-dev  ## the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=10
 
-faults: $(VENV)/installed-dev  ## resume and faults alone, with the long tests that `make test` leaves out
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "long or not long" tests/resume tests/faults
+long: $(VENV)/installed-dev  ## the long tests that `make test` leaves out: kills, signals, full disks, corruption
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=10 -m long
 
 lint: $(VENV)/installed-dev  ## ruff (rules and format) and mypy
 	$(BIN)/ruff check

@@ -8,9 +8,11 @@ the command itself, not this.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,8 +22,9 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
+from tests.pinned import ENVIRONMENT, arguments_of
+
 ROOT = Path(__file__).parents[1]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 class Process:
@@ -29,7 +32,7 @@ class Process:
 
     def __init__(self, server: subprocess.Popen[str], arguments: list[str], before: str, cwd: Path, env: dict[str, str]) -> None:
         self._server = server
-        self._folder = Path(tempfile.mkdtemp(prefix="warm-"))
+        self._folder = Path(tempfile.mkdtemp(dir=_outputs()))
         self.returncode: int | None = None
         self.pid = self._ask(
             do="start",
@@ -86,7 +89,7 @@ class Process:
 
 def start(*arguments: str, before: str = "", cwd: Path = ROOT, **environment: str) -> Process:
     """Begin `mtl ARGUMENTS`. `before`: code that the process runs first, to break something in it. Call it from one thread."""
-    return Process(_server(), list(arguments), before, cwd, ENVIRONMENT | environment)
+    return Process(_server(), arguments_of(arguments), before, cwd, ENVIRONMENT | environment)
 
 
 def mtl(*arguments: str, before: str = "", cwd: Path = ROOT, timeout: float = 200, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -94,6 +97,14 @@ def mtl(*arguments: str, before: str = "", cwd: Path = ROOT, timeout: float = 20
     process = start(*arguments, before=before, cwd=cwd, **environment)
     code = process.wait(timeout)
     return subprocess.CompletedProcess(["mtl", *arguments], code, process.stdout, process.stderr)
+
+
+@cache
+def _outputs() -> str:
+    """The folder of what the commands print; it goes when the tests end."""
+    folder = tempfile.mkdtemp(prefix="mtl-tests-")
+    atexit.register(shutil.rmtree, folder)
+    return folder
 
 
 @cache

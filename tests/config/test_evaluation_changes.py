@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 
 from mtlcli.config.changes import EVALUATION, refuse_at_evaluation
-from mtlcli.config.validate import _leaves
+from mtlcli.config.schema import leaves
 
 
 def test_every_key_that_may_change_is_a_key() -> None:
-    known = {key.replace("NAME", "*") for key in _leaves()}
+    known = {key.replace("NAME", "*") for key in leaves()}
     assert set(EVALUATION) - known <= {"data.warnings", "tasks.*.unlabelled"}
 
 
 def test_nothing_else_may_change() -> None:
-    allowed = {key for key in _leaves() if refuse_at_evaluation(key) is None}
+    allowed = {key for key in leaves() if refuse_at_evaluation(key) is None}
     assert {key.replace("NAME", "*").partition(".")[0] for key in allowed} == {"data", "runner", "logger", "tasks"}
     tasks = {key.split(".")[2] for key in allowed if key.startswith("tasks.")}
     assert {"source", "splits", "columns", "metrics", "no_answer_threshold"} <= tasks

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from tests.warm import ENVIRONMENT, mtl
+from tests.pinned import ENVIRONMENT, FORMAT
+from tests.warm import mtl
 
 # One classification, one regression, one span task: every kind of loss normalisation and of gathered output.
 COMMON = [
     *("train", "task=[cola,stsb,squad]", "data=sample", "model=tiny", "model.dropout=0", "runner.device=cpu", "runner.steps=20"),
+    FORMAT,
     *("data.max_train_rows=400", "data.max_eval_rows=75", "logger.every=1", "runner.batch_size=15", "optim.warmup=2"),
 ]
 

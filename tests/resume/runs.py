@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from safetensors.torch import load_file
 from mtlcli import checkpoint
 from mtlcli.cli.preflight import preflight, read_arguments
 from mtlcli.runner.job import run
+from tests.pinned import FORMAT
 
 STEPS = 16
 SMALL = [
     *("task=[cola,stsb,rte]", "data=sample", "model=tiny", "model.layers=1", "model.hidden=16", "model.heads=2", "model.dropout=0.1"),
     *("data.max_length=32", "data.max_train_rows=20", "data.max_eval_rows=8", "runner.batch_size=6", "runner.accumulation=2"),
     *(f"runner.steps={STEPS}", "runner.eval_every=5", "runner.save_every=2", "runner.keep=100", "logger.every=3", "logger.console=plain"),
-    *("runner.device=cpu", "runner.threads=1"),
+    *("runner.device=cpu", "runner.threads=1", FORMAT),
 ]
 """Three epochs of 4 batches of each task: epochs end inside, windows of the log lie across checkpoints."""
 TIMES = {"examples_per_s", "tokens_per_s", "seconds", "seconds_left", "throughput", "peak_memory"}
@@ -37,6 +39,15 @@ def resume(place: Path, *options: str) -> Path:
     assert plan.resumes is not None
     folder = checkpoint.run_of(plan.resumes)
     run(plan.configs[0], folder, command=["mtl"], resumes=plan.resumes)
+    return folder
+
+
+def cut_off(whole: Path, last: str, folder: Path) -> Path:
+    """A copy of a run folder in which the checkpoint named `last` is the newest."""
+    shutil.copytree(whole, folder)
+    for each in checkpoint.folders(folder / "checkpoints"):
+        if each.name > last:
+            shutil.rmtree(each)
     return folder
 
 

@@ -95,17 +95,22 @@ def test_of_ranks_on_one_machine_each_has_its_share(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("free", [300, 600])
 def test_a_run_stays_below_what_is_free_and_uses_it(tmp_path: Path, free: int) -> None:
-    options = [*RUN, "runner.steps=6", "runner.batch_size=400", f"run_dir={tmp_path / 'run'}", "runner.max_tokens=auto"]
-    done = mtl("train", *options, before=LIMITED.format(free=free * 2**20))
+    run_within(tmp_path, free, "fp32")
+
+
+def run_within(folder: Path, free: int, precision: str) -> None:
+    """Run where `free` MB of memory are free, and look at the most that the run has held."""
+    options = [*RUN, f"runner.precision={precision}", "runner.steps=6", "runner.batch_size=400", f"run_dir={folder / 'run'}"]
+    done = mtl("train", *options, "runner.max_tokens=auto", before=LIMITED.format(free=free * 2**20))
     assert done.returncode == 0, done.stderr
     peak = int(done.stdout.split("PEAK ")[1].split()[0]) / 2**20
     assert 0.4 * free < peak < free, done.stdout
-    tokens = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["runner"]["max_tokens"]
+    tokens = yaml.safe_load((folder / "run" / "config.yaml").read_text())["runner"]["max_tokens"]
     assert f"max_tokens: {tokens:,} padded tokens of a task in a step" in done.stdout
-    # It is the run's now, whatever memory there is later.
-    again = mtl("train", *options, "resume=auto", before="from mtlcli.runner import fit; del fit.free_memory")
+    # The number belongs to the run now, whatever memory there is later.
+    again = mtl("train", *options, "runner.max_tokens=auto", "resume=auto", before="from mtlcli.runner import fit; del fit.largest_batch")
     assert again.returncode == 0, again.stderr
-    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["runner"]["max_tokens"] == tokens
+    assert yaml.safe_load((folder / "run" / "config.yaml").read_text())["runner"]["max_tokens"] == tokens
 
 
 def test_another_word_is_refused(tmp_path: Path) -> None:

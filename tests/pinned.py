@@ -1,0 +1,23 @@
+"""The machine that tests see: no GPU, one thread, fp32."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
+"""The user's choice of GPUs, for tests in `tests/gpu`; None: all."""
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+"""The environment of every command that a test starts."""
+FORMAT = "runner.precision=fp32"
+TALK = ("-h", "--help", "--hydra-help", "--version", "-v", "--info", "-i")
+
+
+def arguments_of(arguments: Sequence[str]) -> list[str]:
+    """The arguments of `mtl`, with fp32 for a training run that names no number format."""
+    verb, *rest = arguments or [""]
+    free = any(each.lstrip("+").startswith("runner.precision=") or each in TALK for each in rest)
+    return list(arguments) if verb != "train" or free else [verb, FORMAT, *rest]
+
+
+os.environ.update(ENVIRONMENT)
