@@ -41,7 +41,8 @@ class MGDAWeighting(Balancing):
     name: Literal["mgda"] = "mgda"
     """Method."""
     normalize: Literal["none", "l2", "loss", "loss+"] = "none"
-    """What each gradient is divided by before the weights are looked for: its norm (l2), its task's loss, or both (loss+)."""
+    """What each gradient is divided by before the weights are looked for: its norm (l2), its task's loss, or both (loss+).
+    None is the method of the paper; the sample configuration of its authors has loss+."""
 
 
 @weightings.register("pcgrad", "mtlcli.weighting.gradients.pcgrad:PCGrad")

@@ -124,7 +124,8 @@ class PALSharing:
     name: Literal["pal"] = "pal"
     """Strategy."""
     size: Annotated[int, Gt(0)] = 96
-    """Width of the attention, over all its heads."""
+    """Width of the attention, over all its heads. The paper has 204 for BERT-base, about a quarter of its channels; 96 is a quarter of
+    MiniLM's."""
     heads: Annotated[int, Gt(0)] = 6
     """Attention heads."""
     layers: Layers = "all"
@@ -234,7 +235,7 @@ class MMoESharing(Gating):
     """Where the experts are: layers, numbered from 0, -1 is the last, whose feed-forward block each expert starts as a copy of; `all`;
     or `top`: new blocks behind the last layer."""
     experts: Annotated[int, Ge(1)] = 4
-    """Number of experts."""
+    """Number of experts. The paper has 8 small ones; these are as large as a feed-forward block."""
     noise: Annotated[float, Ge(0)] = 1e-2
     """In layers: noise on the copies' weights at the start, relative to their standard deviation; without any, they part slowly."""
 
@@ -317,7 +318,7 @@ class AttentionSharing:
     layers: Layers = "all"
     """Layers over whose features tasks have masks: numbers from 0, -1 is the last; or `all`. Above the highest a task's state goes on."""
     size: Annotated[int, Gt(0)] = 32
-    """Width of the bottleneck in a mask's network."""
+    """Width of the bottleneck in a mask's network. The paper has none; without one, a task's masks would be a quarter of a layer."""
 
 
 @sharings.register("progressive", "mtlcli.sharing.progressive:build")
@@ -389,6 +390,7 @@ class SluiceSharing(Stitching):
     subspaces: Annotated[int, Ge(1)] = 2
     """Equal parts of the states' channels that are mixed by themselves."""
     orthogonality: Annotated[float, Ge(0)] = 1e-3
-    """Factor of the penalty on subspaces that say the same."""
+    """Factor of the penalty on subspaces that say the same; 0: none, as in the authors' code unless it is asked for. The paper gives no
+    value."""
     last: Annotated[float, Ge(0), Le(1)] = 0.9
     """How much of the last layer a task reads at the start; the rest comes from all others alike."""

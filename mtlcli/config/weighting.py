@@ -118,7 +118,8 @@ class STCHWeighting:
     name: Literal["stch"] = "stch"
     """Method."""
     mu: Annotated[float, Gt(0)] = 0.5
-    """Smoothing: towards 0 only the worst task counts; at 1 the weights are fixed; large values give the geometric mean."""
+    """Smoothing: towards 0 only the worst task counts; at 1, the default of the authors' code, the weights are fixed once the
+    references are measured, hence the smaller default here; large values give the geometric mean."""
     warmup: Annotated[float, Ge(0), Lt(1)] = 0.05
     """Share of the run before the reference losses are measured; the geometric mean of the losses until they are."""
     reference: Annotated[float, Gt(0), Lt(1)] = 0.05

@@ -9,10 +9,11 @@ s is the task's state at the chosen layer below; at the lowest there is none, an
 upwards unmasked; from the highest chosen layer on, the task's state takes its place, through whatever stands above: layers that
 were not chosen, the final norm, the pooler, the head.
 
-Where the paper has a convolution and batch norm, there is a linear map through a bottleneck, which keeps a task's part small, and
-layer norm, which needs no batch. The paper also passes a task's features through a shared convolution between blocks, to fit
-them to the next block's width; all layers here have one width, so there is none. Masks begin near OPEN at every feature, so that
-pretrained features come through as they are; where all masks are 1 the model is that of `hard`.
+Where the paper has convolutions as wide as the features and batch norm, there are linear maps through a bottleneck (`size`),
+since the masks of a task would else be as large as a quarter of BERT's layers, and layer norm, which needs no batch. The paper
+also passes a task's features through a shared convolution between blocks, to fit them to the next block's width; all layers
+here have one width, so there is none. Masks begin near OPEN at every feature, so that pretrained features come through as they
+are; where all masks are 1 the model is that of `hard`.
 """
 
 from __future__ import annotations

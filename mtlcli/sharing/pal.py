@@ -5,8 +5,15 @@ Stickland & Murray 2019, "BERT and PALs". With h what goes into a layer, its out
     layer(h) + V_D attention(V_E h)
 
 where V_E (hidden -> size) and V_D (size -> hidden) of a task are the same in all layers, and the attention, without an output matrix,
-is the layer's own. The paper adds this inside the last layer norm of BERT's layer; here it is added behind the layer, so that every
-architecture has a place for it. V_D starts at zero, so the backbone's output is unchanged then. The paper trains the backbone too.
+is the layer's own. V_D starts at zero, so that the backbone's output is unchanged then; the authors' starts at random.
+
+Differences from the paper and its code:
+- The paper adds this inside the last layer norm of BERT's layer; here it is added behind the layer, so that every
+  architecture has a place for it.
+- The authors' code puts a GELU behind V_D, gives V_E and V_D biases, and has dropout on the attention's weights. Here there
+  is none of them: V_D and V_E are the plain matrices of the paper's formula.
+- The paper's attention is 204 wide beside the 768 channels of BERT-base. The default here is 96 wide: as large a share of
+  the 384 channels of MiniLM. The paper trains the backbone too, and so does the default here.
 """
 
 from __future__ import annotations

@@ -3,11 +3,13 @@
 Ruder et al. 2019, "Latent Multi-task Architecture Learning". The channels of every task's states are cut into G subspaces, and a unit mixes
 all of them, of all tasks: [x_1,1; ...; x_K,G] <- alpha [x_1,1; ...; x_K,G], alpha of K G x K G blocks times the identity. The
 penalty strength * sum over tasks and layers of ||G_1^T G_2||_F^2 keeps the subspaces of a layer from saying the same; G_g are the
-columns of a matrix that make subspace g. Task k reads sum_l beta_k,l x_k,l over its layers.
+columns of a matrix that make subspace g, so that G_1^T G_2 has the products of every channel of one with every channel of the
+other: (channels / G) x (channels / G). Task k reads sum_l beta_k,l x_k,l over its layers.
 
 The authors' code starts alpha with all weights alike, or with most of the weight on one subspace. Here what a subspace does not keep of
 its own comes from the same subspace of the other tasks, and nothing from other channels, which mean something else. So it starts as
-cross-stitch, and pretrained states come through as they are.
+cross-stitch, and pretrained states come through as they are. The authors' code has a penalty only where it is asked for, of a
+strength that neither it nor the paper names; the default here is 1e-3, and 0 leaves it out.
 
 With one subspace, no penalty and beta on the last layer alone it is cross-stitch; with all alpha the same besides, hard sharing.
 

@@ -14,9 +14,8 @@ Differences:
 - a is times K, so that equal gradients give weights of 1.
 - The paper's condition of sum 1 can only be met by a projection below 0 when the gradients' plane lies so; such a d raises every
   loss, and counts as a failure of the solver, like opposed gradients. Tasks without a gradient are left out.
-- The authors sum up the losses of the heads with the same weights a_t; here what belongs to one task alone follows its own loss.
-- The authors balance the gradients of the shared features (the activations where tasks part), which saves a backward pass for each task;
-  here those of the shared parameters.
+- The authors sum up the losses with the weights a_t, and so weight the heads as well; here what belongs to one task alone
+  follows its own loss.
 
 torchjd's IMTLGWeighting is not used: its pseudo-inverse of the Gram matrix takes what rounding in fp32 leaves of dependent
 gradients for information, and so gives weights of any size.

@@ -83,6 +83,13 @@ def update_of(method: GradientBalancing, rows: Tensor, number: int = 0, tasks: l
     return weights_of(method, rows, number, tasks) @ scaled.double()
 
 
+def gain_rounding(gram: Tensor, weights: Tensor, gains: Tensor) -> Tensor:
+    """(K,) how far off, relative to themselves, gains G w can be by rounding alone, whatever library sums them up:
+    G and the sums are right to some units of eps of their terms, |G| |w|, and of nearly opposed gradients the terms
+    are many times as large as what is left of them."""
+    return 16 * torch.finfo(torch.float64).eps * (gram.abs() @ weights.abs()) / gains.abs()
+
+
 def through_json(method: GradientBalancing, other: GradientBalancing) -> GradientBalancing:
     """`other` with the state of `method`."""
     other.load_state_dict(json.loads(json.dumps(method.state_dict())))

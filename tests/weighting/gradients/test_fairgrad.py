@@ -10,8 +10,8 @@ import torch
 from torchjd.aggregation import FairGradWeighting
 
 from mtlcli.weighting.gradients.base import SolverFailed
-from mtlcli.weighting.gradients.fairgrad import fair_weights
-from tests.weighting.gradients.helpers import build, random_rows, weights_of
+from mtlcli.weighting.gradients.fairgrad import TOLERANCE, fair_weights
+from tests.weighting.gradients.helpers import build, gain_rounding, random_rows, weights_of
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0, 5.0])
@@ -85,14 +85,16 @@ def test_worked_example() -> None:
     assert math.isclose(expected[0], 1 / 16)
 
 
-@pytest.mark.parametrize(("angle", "alpha", "error"), [(1e-3, 0.5, 1e-8), (1e-3, 5.0, 1e-8), (1e-5, 1.0, 1e-4), (1e-5, 2.0, 1e-4)])
-def test_nearly_opposed_gradients_are_solved_as_far_as_float64_can_tell(angle: float, alpha: float, error: float) -> None:
+@pytest.mark.parametrize(("angle", "alpha"), [(1e-3, 0.5), (1e-3, 5.0), (1e-5, 1.0), (1e-5, 2.0)])
+def test_nearly_opposed_gradients_are_solved_as_far_as_float64_can_tell(angle: float, alpha: float) -> None:
     rows = torch.tensor([[1.0, 0.0], [-100.0, 100 * angle]], dtype=torch.float64)
     weights = fair_weights(rows @ rows.T, alpha)
     # In exact arithmetic the gains of this pair are those of its two directions: no cancellation.
     exact = torch.stack([weights[0] - 100 * weights[1], 100 * angle * weights[1]])
     gains = torch.stack([exact[0], -100 * exact[0] + 100 * angle * exact[1]])
-    assert (gains * weights ** (1 / alpha)).tolist() == pytest.approx([1.0, 1.0], abs=error)
+    off = (gains * weights ** (1 / alpha) - 1).abs()
+    allowed = TOLERANCE + gain_rounding(rows @ rows.T, weights, gains)
+    assert bool((off <= allowed).all()) and allowed.max() < 1e-2, (off, allowed)
 
 
 @pytest.mark.parametrize("angle", [1e-9, 0.0])
