@@ -29,7 +29,7 @@ from mtlcli.cli.loader import Loader
 from mtlcli.cli.overrides import added, apply, is_task, parsed
 from mtlcli.cli.typed import broken_yaml, config_dir_problems, joined, quoted, several, unreadable, without_value
 from mtlcli.config import Config
-from mtlcli.config.crosscheck import missing_files, missing_model
+from mtlcli.config.crosscheck import missing_files, missing_model, untyped_code
 from mtlcli.config.machine import missing_device
 from mtlcli.config.paths import conf_dir, typed_path
 from mtlcli.config.snapshot import read_config, saved_values
@@ -213,6 +213,9 @@ class _Preflight:
                 found.setdefault(problem, []).append(line)
             if config is not None:
                 configs.append(config)
+        typed = [override.input_line or "" for override in self.overrides]
+        for problem in (problem for config in configs for problem in untyped_code(config, typed)):
+            self._add(problem)
         for problem, where in found.items():
             # Nothing can be said of a value that could not be read.
             if any(is_inside(problem.where, key) for key in self.unclear):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mtlcli.commands import hydra_value
 from mtlcli.config import Config, Task
 from mtlcli.config.sharing import CrossStitchSharing, ProgressiveSharing, SluiceSharing, stages_of
 from mtlcli.config.task import ClassificationTask, RegressionTask, SpanTask
 from mtlcli.config.weighting import Needs
 from mtlcli.errors import Problem
-from mtlcli.evaluation.metrics import metric_names
+from mtlcli.evaluation.metrics import METRICS, OUTSIDE, metric_names, suggest_metric
 from mtlcli.registry import nearest, suggest
 
 SPECIAL_TOKENS = 4
@@ -82,11 +84,7 @@ def _task(name: str, task: Task, config: Config, names: list[str]) -> Iterator[P
     yield from _source(at, task, config)
     yield from _head(at, name, task, config, names)
     kind = task.type  # type: ignore[attr-defined]
-    for metric in task.metrics:
-        if metric not in metric_names():
-            yield Problem(f"unknown metric '{metric}'", f"{at}.metrics", suggest(metric, metric_names(kind)))
-        elif metric not in metric_names(kind):
-            yield Problem(f"'{metric}' does not score a {kind} task", f"{at}.metrics", suggest(metric, metric_names(kind)))
+    yield from _metrics(at, kind, task.metrics)
     size = task.batch_size or config.runner.batch_size
     shares = config.runner.devices * config.runner.accumulation
     if size < shares and task.splits.train is not None:
@@ -118,6 +116,44 @@ def _task(name: str, task: Task, config: Config, names: list[str]) -> Iterator[P
             f"{at}.stride",
             f"raise {at}.max_length, or lower {at}.stride or {at}.max_question_length",
         )
+
+
+def _metrics(at: str, kind: str, metrics: list[str]) -> Iterator[Problem]:
+    known = [metric for metric in metrics if metric in metric_names(kind)]
+    for metric in metrics:
+        if metric not in known and not metric.startswith(OUTSIDE):
+            known_elsewhere = metric in metric_names()
+            what = f"'{metric}' does not score a {kind} task" if known_elsewhere else f"unknown metric '{metric}'"
+            yield Problem(what, f"{at}.metrics", suggest_metric("" if known_elsewhere else metric, kind))
+    for metric in {metric: None for metric in metrics if metrics.count(metric) > 1}:
+        yield Problem(f"'{metric}' is there twice", f"{at}.metrics", "name every metric once")
+    first = metrics[0] if metrics else None
+    if first in known and METRICS[first].rises:
+        return
+    if first in known or (first and first.startswith(OUTSIDE)):
+        falls = "falls as predictions get better" if first in known else "may rise or fall as predictions get better"
+        best = next((metric for metric in [*known, *metric_names(kind)] if METRICS[metric].rises), "")
+        example = ", ".join(dict.fromkeys([best, *metrics]))
+        what = f"'{first}' {falls}; the first metric must rise: it chooses the best checkpoint and is averaged over tasks"
+        yield Problem(what, f"{at}.metrics", f"put another one first, for example [{example}]")
+
+
+def untyped_code(config: Config, typed: Iterable[str]) -> list[Problem]:
+    """Metrics whose code would be run although nobody has typed them: a file that was passed on must not start anything.
+
+    `typed`: the words of the command line.
+    """
+    words = list(typed)
+    return [
+        Problem(
+            f"'{metric}' runs the code of that metric, so a file alone cannot ask for it",
+            f"tasks.{name}.metrics",
+            "if you trust it, type " + shlex.quote(f"tasks.{name}.metrics=[{', '.join(map(hydra_value, task.metrics))}]"),
+        )
+        for name, task in config.tasks.items()
+        for metric in task.metrics
+        if metric.startswith(OUTSIDE) and not any(metric in word for word in words)
+    ]
 
 
 def _source(at: str, task: Task, config: Config) -> Iterator[Problem]:

@@ -54,7 +54,8 @@ class Task:
     head: str | None = None
     """Name of another task of the run whose head (and labels) this task uses; null for a head of its own."""
     metrics: list[str] = field(default_factory=list)
-    """Metrics to compute; the first is the main one. Empty: the defaults of the task type."""
+    """Metrics to compute; the first is the main one, which must rise as predictions get better. Empty: the defaults of the task type.
+    `evaluate:NAME` is a metric of the package `evaluate`, whose code is run: it has to be typed on the command line."""
     weight: Annotated[float, Ge(0)] = 1.0
     """Importance: multiplies the task's term in the total loss under every weighting."""
     batch_size: Annotated[int, Gt(0)] | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from mtlcli.data.source import DataSource, open_source
 from mtlcli.data.store import default_cache, open_features
 from mtlcli.data.table import Table
 from mtlcli.errors import Problem, RunWarning, UserError
+from mtlcli.evaluation.metrics import OUTSIDE
 from mtlcli.models.files import BackboneFiles, find_backbone
 from mtlcli.tasks.base import TaskType, build_tasks
 
@@ -69,7 +70,7 @@ def prepare(
     """
     tasks = build_tasks(config.tasks)
     source = open_source(config.data, {name: config.tasks[name] for name, task in tasks.items() if splits(task)}, config.seed)
-    problems: list[Problem] = []
+    problems = _foreign_metrics(tasks)
     tables: dict[str, dict[str, Table]] = {}
     for name, task in tasks.items():
         tables[name] = {}
@@ -124,3 +125,18 @@ def prepare(
             if told:
                 notices.append(f"{name}/{split}: {told}")
     return Prepared(tasks, source, tables, features, files, encoder, notices)
+
+
+def _foreign_metrics(tasks: dict[str, TaskType[Any]]) -> list[Problem]:
+    """Metrics of the package `evaluate` that cannot be loaded, or cannot score their task."""
+    problems: list[Problem] = []
+    for name, task in tasks.items():
+        for metric in task.metrics:
+            if metric.startswith(OUTSIDE):
+                from mtlcli.evaluation.metrics.outside import check
+
+                try:
+                    check(metric, task.config.type)
+                except UserError as error:
+                    problems += [replace(problem, where=f"tasks.{name}.metrics: {metric}") for problem in error.problems]
+    return problems

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtlcli import checkpoint, commands, garbage
 from mtlcli.config import Config, Task
+from mtlcli.config.crosscheck import untyped_code
 from mtlcli.config.snapshot import load_config
 from mtlcli.data.source import changed_data, open_source
 from mtlcli.disk import writing
@@ -103,6 +104,8 @@ def evaluate_path(
     for notice in found.notices:
         say(notice)
     config = load_config(found.run / "config.yaml", overrides or [])
+    if problems := untyped_code(config, overrides or []):
+        raise UserError(problems)
     for name in tasks or []:
         if name not in config.tasks:
             raise UserError(f"the run has no task '{name}'", where="--task", fix=suggest(name, config.tasks))

@@ -19,6 +19,7 @@ from mtlcli.config.task import ClassificationTask
 from mtlcli.data.features import Features
 from mtlcli.data.table import Table, as_numpy
 from mtlcli.errors import Problem
+from mtlcli.evaluation.metrics import compute, main_key
 from mtlcli.tasks.base import Outputs, TaskType
 from mtlcli.tasks.checks import bare, counted, input_columns, is_text, nearly_one_each, require_finite, shown, text_problems, wrong_type
 from mtlcli.tasks.labels import names_in_file, renames, true_is_first, written
@@ -363,10 +364,10 @@ class Classification(TaskType[ClassificationTask]):
         ]
 
     def metric_inputs(self, metric: str, predictions: list[Any]) -> dict[str, Any]:
-        """Class ids; F1 also needs to know how many classes there are."""
+        """Class ids, and the metric's options."""
         numbers = {label: number for number, label in enumerate(self.labels)}
         ids = [numbers[prediction["label"]] for prediction in predictions]
-        return {"predictions": ids, "classes": len(self.labels)} if metric == "f1" else {"predictions": ids}
+        return {"predictions": ids, **self._options(metric)}
 
     def references(self, table: Table) -> list[Any] | None:
         """Class ids."""
@@ -378,16 +379,14 @@ class Classification(TaskType[ClassificationTask]):
         return [self.labels[number] if number >= 0 else None for number in self._ids(table).tolist()]
 
     def majority(self, references: list[Any], metric: str) -> float:
-        """accuracy: the share of the most frequent class. f1: of "always 1", or of the best constant under macro F1. matthews: 0."""
-        shares = {label: count / len(references) for label, count in Counter(references).items()}
-        if metric == "accuracy":
-            return max(shares.values())
-        if metric == "f1":
-            # A constant prediction has recall 1 and the class's share as precision; every other class of the mean scores 0.
-            if len(self.labels) == 2:
-                return 2 * shares.get(1, 0.0) / (1 + shares.get(1, 0.0))
-            return max(2 * share / (1 + share) for share in shares.values()) / len(shares)
-        return 0.0
+        """The best score of one class for every row. Only the most frequent class and class 1, which F1 of two classes is of, can be it."""
+        constants = {Counter(references).most_common(1)[0][0], 1}
+        scores = [compute(metric, [number] * len(references), references, **self._options(metric)) for number in constants]
+        return max(score[main_key(metric)] for score in scores)
+
+    def _options(self, metric: str) -> dict[str, Any]:
+        """Precision, recall and F1 need to know how many classes there are."""
+        return {"classes": len(self.labels)} if metric.startswith(("f1", "precision", "recall")) else {}
 
 
 def _listed(labels: Iterable[str]) -> str:

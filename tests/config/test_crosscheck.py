@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from mtlcli.config import weightings
-from mtlcli.config.crosscheck import missing_files
+from mtlcli.config.crosscheck import missing_files, untyped_code
 from mtlcli.config.validate import check, validate
+from mtlcli.evaluation.metrics import metric_names
 
 TEXT = {"type": "classification", "source": {"path": "p", "hub": "h"}, "columns": {"text": "t"}}
 
@@ -22,10 +23,21 @@ def said(values: dict[str, Any]) -> list[str]:
     return [str(problem).replace("\n    -> ", " -> ") for problem in check(values)[1]]
 
 
+def test_only_what_is_typed_runs_the_code_of_a_metric() -> None:
+    config = validate(run({"a": {**TEXT, "metrics": ["f1", "evaluate:some/metric"]}}))
+    (problem,) = untyped_code(config, ["task=a"])
+    assert str(problem).replace("\n    -> ", " -> ") == (
+        "tasks.a.metrics: 'evaluate:some/metric' runs the code of that metric, so a file alone cannot ask for it -> if you trust it, type "
+        """'tasks.a.metrics=[f1, '"'"'evaluate:some/metric'"'"']'"""
+    )
+    assert untyped_code(config, ["tasks.a.metrics=[f1, 'evaluate:some/metric']"]) == []
+
+
 def test_nothing_to_say() -> None:
     assert said(run({"a": TEXT, "b": {**TEXT, "head": "a", "labels": None, "splits": {"train": None}}})) == []
 
 
+CLASSES = ", ".join(sorted(metric_names("classification")))
 TASKS: list[tuple[dict[str, Any], list[str]]] = [
     (
         {"a": TEXT, "b": {**TEXT, "head": "aa"}},
@@ -47,9 +59,24 @@ TASKS: list[tuple[dict[str, Any], list[str]]] = [
     (
         {"a": {**TEXT, "metrics": ["acuracy", "pearson"]}},
         [
-            "tasks.a.metrics: unknown metric 'acuracy' -> did you mean 'accuracy'? choices: accuracy, f1, matthews",
-            "tasks.a.metrics: 'pearson' does not score a classification task -> choices: accuracy, f1, matthews",
+            f"tasks.a.metrics: unknown metric 'acuracy' -> did you mean 'accuracy'? choices: {CLASSES}",
+            f"tasks.a.metrics: 'pearson' does not score a classification task -> choices: {CLASSES}",
         ],
+    ),
+    (
+        {"a": {**TEXT, "metrics": ["Macro-F1"]}},
+        [f"tasks.a.metrics: unknown metric 'Macro-F1' -> did you mean 'f1_macro'? choices: {CLASSES}"],
+    ),
+    (
+        {"a": {**TEXT, "type": "regression", "metrics": ["rmse", "spearman", "mae"]}},
+        ["tasks.a.metrics: 'rmse' falls as predictions get better; the first metric must rise: it chooses the best checkpoint and is "
+         "averaged over tasks -> put another one first, for example [spearman, rmse, mae]"],
+    ),
+    (
+        {"a": {**TEXT, "metrics": ["evaluate:x", "f1", "f1"]}},
+        ["tasks.a.metrics: 'f1' is there twice -> name every metric once",
+         "tasks.a.metrics: 'evaluate:x' may rise or fall as predictions get better; the first metric must rise: it chooses the best "
+         "checkpoint and is averaged over tasks -> put another one first, for example [f1, evaluate:x]"],
     ),
     ({"a": {**TEXT, "source": {}}}, ["tasks.a.source: says nowhere where the rows come from -> give files, hub or path"]),
     (

@@ -89,7 +89,8 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(tasks__cola__metrics="f1"),
         "tasks.cola.metrics: must be a list, found 'f1'",
-        "Metrics to compute; the first is the main one. Empty: the defaults of the task type.",
+        "Metrics to compute; the first is the main one, which must rise as predictions get better. Empty: the defaults of the task type. "
+        "`evaluate:NAME` is a metric of the package `evaluate`, whose code is run: it has to be typed on the command line.",
     ),
     (
         changed(model__kind="pretraind"),

@@ -1,8 +1,7 @@
-"""Metrics over class ids and real numbers: by hand, against plain formulas, and as `evaluate.Metric` modules."""
+"""Metrics over class ids and real numbers: by hand, against plain formulas and scikit-learn, and those of the package `evaluate`."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,6 @@ from mtlcli.errors import UserError
 from mtlcli.evaluation import metrics
 from mtlcli.evaluation.metrics import compute, keys, main_key, metric_names
 
-SIMPLE = ["accuracy", "f1", "matthews", "pearson", "spearman"]
 QUESTIONS = [
     {"id": "a", "answers": {"text": ["the cat", "a cat sat"], "answer_start": [0, 3]}},
     {"id": "b", "answers": {"text": [], "answer_start": []}},
@@ -100,9 +98,10 @@ def test_against_plain_formulas(seed: int) -> None:
 
 
 def test_names_keys_and_task_types() -> None:
-    assert metric_names() == [*SIMPLE, "squad", "squad_v2"]
-    assert metric_names("classification") == SIMPLE[:3]
-    assert metric_names("regression") == SIMPLE[3:]
+    averaged = [f"{name}{average}" for name in ("f1", "precision", "recall") for average in ("", "_macro", "_micro")]
+    assert metric_names("classification") == ["accuracy", *averaged, "matthews"]
+    assert metric_names("regression") == ["pearson", "spearman", "mae", "rmse"]
+    assert [name for name, entry in metrics.METRICS.items() if not entry.rises] == ["mae", "rmse"]
     assert metric_names("span") == ["squad", "squad_v2"]
     assert main_key("squad") == main_key("squad_v2") == "f1"
     with pytest.raises(UserError, match="unknown metric 'acuracy'.*\n.*did you mean 'accuracy'"):
@@ -139,39 +138,68 @@ assert not {"evaluate", "datasets", "torch"} & set(sys.modules)
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-WITH_EVALUATE = """
-import json, sys
-from pathlib import Path
+@pytest.mark.parametrize("classes", [2, 4])
+def test_precision_recall_f1_and_errors_are_those_of_scikit_learn(classes: int) -> None:
+    from sklearn import metrics as theirs
+
+    dice = np.random.default_rng(classes)
+    references = dice.integers(0, classes, 200)
+    predictions = np.where(dice.random(200) < 0.6, references, dice.integers(0, classes, 200))
+    inputs = predictions.tolist(), references.tolist()
+    plain = {"average": "binary" if classes == 2 else "macro"}
+    for name in ("precision", "recall", "f1"):
+        score = getattr(theirs, f"{name}_score")
+        assert compute(name, *inputs) == {name: score(references, predictions, **plain)}
+        for average in ("macro", "micro"):
+            assert compute(f"{name}_{average}", *inputs) == {f"{name}_{average}": score(references, predictions, average=average)}
+    # A class that is never predicted, and one that does not occur, score 0, without a warning.
+    assert compute("precision_macro", [0, 0, 2], [0, 1, 1]) == {"precision_macro": pytest.approx(0.5 / 3)}
+    assert compute("recall_macro", [0, 0, 2], [0, 1, 1]) == {"recall_macro": pytest.approx(1 / 3)}
+    real = dice.normal(size=200), dice.normal(size=200)
+    assert compute("mae", *real) == {"mae": theirs.mean_absolute_error(real[1], real[0])}
+    assert compute("rmse", *real) == {"rmse": pytest.approx(theirs.root_mean_squared_error(real[1], real[0]), rel=1e-12)}
+
+
+OUTSIDE = """
+import datasets
 import evaluate
-from mtlcli.evaluation import metrics
-examples = json.load(sys.stdin)
-found = {}
-for name, (predictions, references) in examples.items():
-    metric = metrics.load(name)
-    assert isinstance(metric, evaluate.Metric) and metric.name == name
-    assert metric.description and metric.citation and metric.inputs_description
-    found[name] = metric.compute(predictions=predictions, references=references)
-    for prediction, reference in zip(predictions, references):
-        metric.add(prediction=prediction, reference=reference)
-    assert metric.compute() == found[name]
-found["f1 of 3"] = metrics.load("f1").compute(predictions=[0, 0, 1], references=[0, 1, 0], classes=3)
-found["squad_v2 at 0.5"] = metrics.load("squad_v2").compute(predictions=predictions, references=references, no_answer_threshold=0.5)
-assert list(Path.home().iterdir()) == [], "metrics.load leaves nothing behind"
-for name, (predictions, references) in examples.items():
-    by_path = evaluate.load(str(Path(metrics.__file__).with_name(name + ".py")))
-    assert by_path.compute(predictions=predictions, references=references) == found[name]
-print(json.dumps(found))
+
+
+class Share(evaluate.Metric):
+    def _info(self):
+        kinds = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
+        return evaluate.MetricInfo(description="d", citation="c", inputs_description="i", features=kinds)
+
+    def _compute(self, predictions, references):
+        right = sum(one == other for one, other in zip(predictions, references))
+        return {"share": right / len(references), "right": right, "text": "no number"}
+"""
+LOAD = """
+from mtlcli.errors import UserError
+from mtlcli.evaluation.metrics import compute
+from mtlcli.evaluation.metrics.outside import check
+check("evaluate:share", "classification")
+print(compute("evaluate:share", [1, 0], [1, 1]))
+for name, kind in (("evaluate:share", "span"), ("evaluate:nosuch", "regression")):
+    try:
+        check(name, kind)
+    except UserError as error:
+        print(str(error).splitlines()[0])
 """
 
 
-def test_as_evaluate_modules_they_give_the_same_offline_and_leave_nothing_behind(tmp_path: Path) -> None:
-    examples = {name: example(name) for name in metric_names()}
-    environment = {"HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = str(Path(metrics.__file__).parents[3])
-    command = [sys.executable, "-c", WITH_EVALUATE]
-    done = subprocess.run(command, check=True, env=environment, input=json.dumps(examples), stdout=subprocess.PIPE, text=True)
-    found = json.loads(done.stdout)
-    for name, (predictions, references) in examples.items():
-        assert found[name] == compute(name, predictions, references)
-    assert found["f1 of 3"] == compute("f1", [0, 0, 1], [0, 1, 0], classes=3)
-    assert found["squad_v2 at 0.5"] == compute("squad_v2", ANSWERS, QUESTIONS, no_answer_threshold=0.5)
+def test_a_metric_of_the_package_evaluate(tmp_path: Path) -> None:
+    (tmp_path / "share").mkdir()
+    (tmp_path / "share" / "share.py").write_text(OUTSIDE)
+    environment = {
+        "HOME": str(tmp_path),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(metrics.__file__).parents[3]),
+    }
+    command = [sys.executable, "-c", LOAD]
+    done = subprocess.run(command, cwd=tmp_path, check=True, env=environment, capture_output=True, text=True)
+    scores, span, nosuch = done.stdout.splitlines()
+    assert scores == "{'evaluate:share.share': 0.5, 'evaluate:share.right': 1.0}"
+    assert span.startswith("evaluate:share: the metric cannot score a span task: ")
+    assert nosuch.startswith("evaluate:nosuch: the metric cannot be loaded: ")

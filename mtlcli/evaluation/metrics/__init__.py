@@ -1,21 +1,21 @@
-"""The metrics: a table that is cheap to read, pure functions that compute, and one `evaluate.Metric` module each.
+"""The metrics: a table that is cheap to read, and pure functions that compute, in `scores.py` and `answers.py`.
 
-`<name>.py` is the metric as an `evaluate.Metric` module. It wraps a plain function of `scores.py` or `answers.py`, and `compute`
-calls that function directly, because importing evaluate takes seconds. All scores are fractions, so that tasks can be averaged.
+Metrics of the package `evaluate` are named `evaluate:NAME`; `outside.py` loads and calls them. All scores that are averaged over tasks are
+fractions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mtlcli.errors import UserError
 from mtlcli.registry import suggest
 
-if TYPE_CHECKING:
-    import evaluate
+OUTSIDE = "evaluate:"
+"""What the names of metrics of the package `evaluate` begin with."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,29 @@ class Entry:
     """Keys of its result; the first is the main score."""
     optional_keys: tuple[str, ...] = ()
     """Keys that are left out when no example has a part in them."""
+    options: dict[str, str] = field(default_factory=dict)
+    """Arguments of the function that make it this metric."""
+    rises: bool = True
+    """Whether better predictions have higher scores."""
 
 
 METRICS: dict[str, Entry] = {
     "accuracy": Entry("scores:accuracy", ("classification",), ("accuracy",)),
-    "f1": Entry("scores:f1", ("classification",), ("f1",)),
+    **{
+        name + (f"_{average}" if average else ""): Entry(
+            f"scores:{name}",
+            ("classification",),
+            (name + (f"_{average}" if average else ""),),
+            options={"average": average} if average else {},
+        )
+        for name in ("f1", "precision", "recall")
+        for average in ("", "macro", "micro")
+    },
     "matthews": Entry("scores:matthews", ("classification",), ("matthews",)),
     "pearson": Entry("scores:pearson", ("regression",), ("pearson",)),
     "spearman": Entry("scores:spearman", ("regression",), ("spearman",)),
+    "mae": Entry("scores:mae", ("regression",), ("mae",), rises=False),
+    "rmse": Entry("scores:rmse", ("regression",), ("rmse",), rises=False),
     "squad": Entry("answers:squad", ("span",), ("f1", "exact_match")),
     "squad_v2": Entry(
         "answers:squad_v2",
@@ -53,10 +68,17 @@ def metric_names(task_type: str | None = None) -> list[str]:
     return [name for name, entry in METRICS.items() if task_type is None or task_type in entry.task_types]
 
 
+def suggest_metric(name: str, task_type: str | None = None) -> str:
+    """The nearest name and the choices, also for the words of a name in another order: `Macro-F1` is near to `f1_macro`."""
+    names = metric_names(task_type)
+    words = sorted(name.lower().replace("-", "_").split("_"))
+    return suggest(next((known for known in names if sorted(known.split("_")) == words), name), names)
+
+
 def entry(name: str) -> Entry:
     """The metric called `name`. Raises UserError with the nearest name when there is none."""
     if name not in METRICS:
-        raise UserError(f"unknown metric '{name}'", fix=suggest(name, METRICS))
+        raise UserError(f"unknown metric '{name}'", fix=suggest_metric(name))
     return METRICS[name]
 
 
@@ -75,22 +97,15 @@ def compute(name: str, predictions: Sequence[Any], references: Sequence[Any], **
 
     The forms that a metric takes and its options are told by its function. Raises ValueError for empty or unequal inputs.
     """
-    module, _, function = entry(name).function.partition(":")
     if len(predictions) != len(references):
         raise ValueError(f"{name} got {len(predictions)} predictions for {len(references)} references")
     if not len(references):
         raise ValueError(f"{name} got no examples")
-    result: dict[str, float] = getattr(import_module(f"{__name__}.{module}"), function)(predictions, references, **options)
+    if name.startswith(OUTSIDE):
+        from mtlcli.evaluation.metrics.outside import compute_outside
+
+        return compute_outside(name, predictions, references)
+    module, _, function = entry(name).function.partition(":")
+    computes = getattr(import_module(f"{__name__}.{module}"), function)
+    result: dict[str, float] = computes(predictions, references, **entry(name).options, **options)
     return result
-
-
-def load(name: str) -> evaluate.Metric:
-    """The metric as an `evaluate.Metric` that keeps its data in memory and leaves no file behind. Imports evaluate, which takes seconds."""
-    import tempfile
-
-    entry(name)
-    module: Any = import_module(f"{__name__}.{name}")
-    class_name = name.title().replace("_", "")
-    with tempfile.TemporaryDirectory() as folder:  # evaluate makes a folder even when everything stays in memory
-        metric: evaluate.Metric = getattr(module, class_name)(keep_in_memory=True, cache_dir=folder)
-    return metric

@@ -6,7 +6,7 @@ constant says nothing about the other side; F1 is 0.0 when a class is neither pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import stats
@@ -18,15 +18,40 @@ def accuracy(predictions: Sequence[int], references: Sequence[int]) -> dict[str,
     return {"accuracy": float(metrics.accuracy_score(references, predictions))}
 
 
-def f1(predictions: Sequence[int], references: Sequence[int], classes: int | None = None) -> dict[str, float]:
+def f1(predictions: Sequence[int], references: Sequence[int], classes: int | None = None, average: str | None = None) -> dict[str, float]:
     """F1 of class ids, 0 to 1: of class 1 when there are two classes, else the unweighted mean over the classes that occur (macro F1).
 
-    `classes`: how many classes there are; None: two when no id is above 1.
+    `classes`: how many classes there are; None: two when no id is above 1. `average`: `macro` or `micro`, for any number of classes.
     """
+    return _of_classes(metrics.f1_score, "f1", predictions, references, classes, average)
+
+
+def precision(
+    predictions: Sequence[int], references: Sequence[int], classes: int | None = None, average: str | None = None
+) -> dict[str, float]:
+    """Precision of class ids, 0 to 1, with the arguments and means of `f1`. 0 for a class that is never predicted."""
+    return _of_classes(metrics.precision_score, "precision", predictions, references, classes, average)
+
+
+def recall(
+    predictions: Sequence[int], references: Sequence[int], classes: int | None = None, average: str | None = None
+) -> dict[str, float]:
+    """Recall of class ids, 0 to 1, with the arguments and means of `f1`. 0 for a class that does not occur."""
+    return _of_classes(metrics.recall_score, "recall", predictions, references, classes, average)
+
+
+def _of_classes(
+    score: Callable[..., float],
+    name: str,
+    predictions: Sequence[int],
+    references: Sequence[int],
+    classes: int | None,
+    average: str | None,
+) -> dict[str, float]:
     if classes is None:
         classes = max(2, 1 + max(max(predictions), max(references)))
-    average = "binary" if classes == 2 else "macro"
-    return {"f1": float(metrics.f1_score(references, predictions, average=average, zero_division=0))}
+    key = name if average is None else f"{name}_{average}"
+    return {key: float(score(references, predictions, average=average or ("binary" if classes == 2 else "macro"), zero_division=0))}
 
 
 def matthews(predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
@@ -48,6 +73,16 @@ def spearman(predictions: Sequence[float], references: Sequence[float]) -> dict[
     if _constant(predictions) or _constant(references):
         return {"spearman": 0.0}
     return {"spearman": float(stats.spearmanr(predictions, references).statistic)}
+
+
+def mae(predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
+    """Mean absolute error of real numbers, in the unit of the scores: 0 is best."""
+    return {"mae": float(metrics.mean_absolute_error(references, predictions))}
+
+
+def rmse(predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
+    """Root of the mean squared error of real numbers, in the unit of the scores: 0 is best."""
+    return {"rmse": float(metrics.mean_squared_error(references, predictions) ** 0.5)}
 
 
 def _constant(values: Sequence[float]) -> bool:
