@@ -20,6 +20,8 @@ from mtlcli.registry import nearest, suggest
 
 SPECIAL_TOKENS = 4
 """The most special tokens that a tokenizer puts around and between two texts."""
+CLASSES_NAMED = 20
+"""Classes that a message names."""
 FORMATS = (".parquet", ".csv", ".tsv", ".jsonl")
 
 
@@ -107,6 +109,8 @@ def _task(name: str, task: Task, config: Config, names: list[str]) -> Iterator[P
         yield Problem("a label is there twice", f"{at}.labels", "give every label once, in the order of the ids")
     if isinstance(task, ClassificationTask) and task.labels and "" in task.labels:
         yield Problem("a label is empty", f"{at}.labels", "name it: an empty field of the label column says that a row has no label")
+    if isinstance(task, ClassificationTask) and task.labels and not task.head:
+        yield from class_weight_problems(task, f"{at}.class_weights", task.labels)
     if isinstance(task, RegressionTask) and task.range and not (len(task.range) == 2 and task.range[0] < task.range[1]):
         yield Problem(f"must be two numbers, the lowest and the highest score, found {task.range}", f"{at}.range", "for example [0, 5]")
     if isinstance(task, SpanTask) and length - task.max_question_length - SPECIAL_TOKENS <= task.stride:
@@ -154,6 +158,18 @@ def untyped_code(config: Config, typed: Iterable[str]) -> list[Problem]:
         for metric in task.metrics
         if metric.startswith(OUTSIDE) and not any(metric in word for word in words)
     ]
+
+
+def class_weight_problems(task: ClassificationTask, where: str, labels: list[str]) -> Iterator[Problem]:
+    """What is wrong with the weights of a task's classes, whose names are `labels`."""
+    weights = task.class_weights
+    if isinstance(weights, list) and len(weights) != len(labels):
+        what = f"has {len(weights)} numbers for {len(labels)} classes"
+        yield Problem(what, where, f"give one for each class in this order: {', '.join(labels[:CLASSES_NAMED])}")
+    elif isinstance(weights, dict):
+        for name in weights:
+            if name not in labels:
+                yield Problem(f"there is no class '{name}'", where, suggest(name, labels))
 
 
 def _source(at: str, task: Task, config: Config) -> Iterator[Problem]:

@@ -12,6 +12,8 @@ from mtlcli.registry import Registry
 
 task_types = Registry("task type")
 
+Weight = Annotated[float, Gt(0)]
+
 
 @section
 class Source:
@@ -96,6 +98,12 @@ class ClassificationTask(Task):
     label_ids: bool | None = None
     """Whether whole numbers in the label column are ids: places in `labels`, counted from 0. Null: only where no class name is a whole
     number; a run whose classes come from the train split settles on false."""
+    class_weights: Literal["balanced"] | Annotated[list[Weight], MinLen(2)] | dict[str, Weight] | None = None
+    """What each class weighs in the loss: a number for each class in the order of the ids, or a mapping from class names to numbers, where
+    classes that it leaves out weigh 1. `balanced`: inversely to the class's rows in the train split, rows / (classes * rows of the class).
+    The mean is over the weights of the rows. Null: all alike."""
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """The share of a row's label that is spread evenly over all classes in the loss (Szegedy et al. 2016)."""
 
 
 @task_types.register("regression", "mtlcli.tasks.regression:Regression")

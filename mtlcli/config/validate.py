@@ -199,17 +199,19 @@ def _without_tags(location: Path, values: Any) -> Path:
         if not isinstance(value, (dict, list)):
             return path[:depth]
         if isinstance(value, dict) and part not in value:
-            break
+            return path[:depth] + path[depth + 1 :] if re.match(r"(list|dict|literal)\[", str(part)) else path
         value = value[part]  # type: ignore[index]
     return path
 
 
 def _one_each(entries: list[tuple[Any, Path]]) -> list[tuple[Any, Path]]:
     """Of a value that may be a word or something else, and is neither, pydantic says both: a wrong word is said as one error, in which `or`
-    is what else it may be; of anything else only that it is no such thing."""
+    is what else it may be; of anything else only that it is no such thing. Of a list or a section what is wrong in it."""
     kept = []
     for entry, path in entries:
         others = [other for other, place in entries if other is not entry and place[: len(path)] == path]
+        if entry["type"] in ("list_type", "dict_type") and any(place[: len(path)] == path != place for _, place in entries):
+            continue  # It is what it should be, and something in it is wrong.
         if entry["type"] == "literal_error":
             if not others or isinstance(entry["input"], str):
                 kinds = [KINDS[other["type"]] for other in others if other["type"] in KINDS]

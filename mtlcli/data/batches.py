@@ -38,11 +38,14 @@ class Batch:
     indices: NDArray[np.int64]
     """(B,): the features' numbers."""
     denominator: float
-    """What the summed loss is divided by: labelled items of this task in the whole step, over all micro-batches and ranks."""
+    """What the summed loss is divided by: labelled items of this task in the whole step (or the sum of their weights), over all
+    micro-batches and ranks."""
     pad_id: int
     """What stands in `input_ids` where there is no token."""
     parts: tuple[tuple[str, int], ...] = ()
     """Of a batch of several tasks: whose features follow one another, and how many of each. Empty for a batch of one task."""
+    examples: float = 1.0
+    """Features of this task in the whole step, over all micro-batches and ranks."""
     tokens: bool = True
     """Whether somebody reads the states of all tokens. If not, a backbone may give those of the first alone: (B, 1, hidden)."""
 
@@ -103,8 +106,10 @@ def join(batches: Sequence[tuple[str, Batch]]) -> Batch:
     )
 
 
-def collate(features: Features, indices: NDArray[np.int64], *, pad_id: int, uses_segments: bool, denominator: float) -> Batch:
-    """The features numbered `indices` as one padded batch."""
+def collate(
+    features: Features, indices: NDArray[np.int64], *, pad_id: int, uses_segments: bool, denominator: float, examples: float | None = None
+) -> Batch:
+    """The features numbered `indices` as one padded batch. `examples`: of the whole step; None: as many as `denominator` says."""
     starts = features.offsets[indices]
     lengths = features.offsets[indices + 1] - starts
     place = np.arange(lengths.max(initial=0))
@@ -124,6 +129,7 @@ def collate(features: Features, indices: NDArray[np.int64], *, pad_id: int, uses
         indices=indices,
         denominator=denominator,
         pad_id=pad_id,
+        examples=denominator if examples is None else examples,
     )
 
 

@@ -89,7 +89,8 @@ class TaskOutput:
     """What a forward pass of one task gives."""
 
     loss: Tensor
-    """Loss summed over the batch's items, with the trunk's term, divided by `batch.denominator`: scalar, fp32."""
+    """Loss summed over the batch's items and divided by `batch.denominator`, and the trunk's term, divided by `batch.examples`: scalar,
+    fp32."""
     outputs: dict[str, Tensor]
     """What the head gave, for example logits (batch, classes)."""
 
@@ -134,7 +135,8 @@ class MultiTaskModel(nn.Module):
         outputs = self.heads[self.owner(task)](encoded)
         loss = self.tasks[task].loss(outputs, batch)
         term = self.trunk.term(batch, encoded, self.heads, self.tasks)
-        return TaskOutput((loss if term is None else loss + term) / batch.denominator, outputs)
+        loss = loss / batch.denominator
+        return TaskOutput(loss if term is None else loss + term / batch.examples, outputs)
 
     def heights(self) -> dict[str, int]:
         """For every parameter, by name, how far down it lies: 0 heads and what stands on top of the layers, 1 the last layer,

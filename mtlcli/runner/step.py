@@ -77,10 +77,12 @@ def cut(
     ranks: Ranks,
 ) -> TaskBatch:
     """This rank's share of the features `indices` of a task, in micro-batches."""
-    items = float(task.items(features, indices))
+    items = task.items(features, indices)
     mine = indices[ranks.rank :: ranks.world]
     parts = [part for part in np.array_split(mine, accumulation) if len(part)]
-    micro = [collate(features, part, pad_id=pad_id, uses_segments=uses_segments, denominator=items) for part in parts]
+    micro = [
+        collate(features, part, pad_id=pad_id, uses_segments=uses_segments, denominator=items, examples=len(indices)) for part in parts
+    ]
     return TaskBatch(
         micro=micro,
         examples=len(indices),

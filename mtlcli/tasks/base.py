@@ -123,11 +123,11 @@ class TaskType(ABC, Generic[C]):
 
     @abstractmethod
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
-        """The loss SUMMED over the batch's labelled items: scalar, fp32. The caller divides by the global number of items."""
+        """The loss SUMMED over the batch's labelled items: scalar, fp32. The caller divides by what `items` gives for the whole step."""
 
     @abstractmethod
-    def items(self, features: Features, indices: NDArray[np.int64]) -> int:
-        """How many labelled items these features hold: the denominator of their mean loss."""
+    def items(self, features: Features, indices: NDArray[np.int64]) -> float:
+        """How many labelled items these features hold, or the sum of their weights: the denominator of their mean loss."""
 
     @abstractmethod
     def decode(self, outputs: Outputs, features: Features, table: Table) -> list[Any]:

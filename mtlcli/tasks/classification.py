@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mtlcli.config.crosscheck import CLASSES_NAMED, class_weight_problems
 from mtlcli.config.task import ClassificationTask
 from mtlcli.data.features import Features
 from mtlcli.data.table import Table, as_numpy
@@ -41,8 +42,6 @@ POINT_ZERO = re.compile(r"-?[0-9]+\.0+")
 """What pandas makes of a whole number in a column with an empty row."""
 NO_LABEL = ("", "-1", "-1.0", "nan", "NaN")
 """What says that a row has no label, unless it is the name of a class."""
-CLASSES_NAMED = 20
-"""Classes that a message names."""
 
 
 class Classification(TaskType[ClassificationTask]):
@@ -122,6 +121,23 @@ class Classification(TaskType[ClassificationTask]):
             self.config.labels.sort(key=int)
         self.config.label_ids = False
 
+    @cached_property
+    def _weights(self) -> list[float] | None:
+        """What each class weighs in the loss, by id; None where all weigh the same."""
+        given = self.config.class_weights
+        train = next((table for table in self._tables if table.split == self.config.splits.train), None)
+        if given is None or train is None:
+            return None
+        if isinstance(given, list):
+            return given
+        if isinstance(given, dict):
+            return [given.get(label, 1.0) for label in self.labels]
+        ids = self._ids(train)
+        counts = np.bincount(ids[ids >= 0], minlength=len(self.labels))
+        # A class without rows weighs 1: only smoothing reads its weight.
+        balanced = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
+        return [float(weight) if count else 1.0 for weight, count in zip(balanced, counts, strict=True)]
+
     def check(self, table: Table, *, labelled: bool) -> list[Problem]:
         if self.config.columns.label in table.rows.column_names and (swapped := self._swapped(table)):
             earlier = takewhile(lambda other: other is not table, self._tables)
@@ -129,6 +145,8 @@ class Classification(TaskType[ClassificationTask]):
         problems = text_problems(table, input_columns(self.config.columns))
         if self.config.columns.label not in table.rows.column_names:
             return problems
+        if table.split == self.config.splits.train and self._known_labels is not None:
+            problems += class_weight_problems(self.config, f"tasks.{self.name}.class_weights", self.labels)
         return problems + self._label_problems(table, labelled=labelled)
 
     def _swapped(self, table: Table) -> Problem | None:
@@ -342,13 +360,20 @@ class Classification(TaskType[ClassificationTask]):
         return PooledHead(hidden, len(self.labels), dropout, layers=self.head_layers(int(dense)), std=std)
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
-        """Cross entropy."""
+        """Cross entropy, with the weights of the classes and smoothed labels if the config says so."""
         from torch.nn.functional import cross_entropy
 
-        return cross_entropy(outputs["logits"].float(), batch.columns["label"], ignore_index=MISSING, reduction="sum")
+        logits = outputs["logits"].float()
+        weight = None if self._weights is None else logits.new_tensor(self._weights)
+        smoothing = self.config.label_smoothing
+        return cross_entropy(
+            logits, batch.columns["label"], weight=weight, ignore_index=MISSING, reduction="sum", label_smoothing=smoothing
+        )
 
-    def items(self, features: Features, indices: NDArray[np.int64]) -> int:
-        return int(np.count_nonzero(features.columns["label"][indices] != MISSING))
+    def items(self, features: Features, indices: NDArray[np.int64]) -> float:
+        labels = features.columns["label"][indices]
+        labels = labels[labels != MISSING]
+        return len(labels) if self._weights is None else float(np.array(self._weights)[labels].sum())
 
     def decode(self, outputs: Outputs, features: Features, table: Table) -> list[Any]:
         """{"label": name, "probabilities": {name: probability}} for each row."""

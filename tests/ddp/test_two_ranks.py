@@ -32,7 +32,7 @@ def losses(folder: Path) -> list[tuple[str, float]]:
 @pytest.mark.parametrize(
     "options",
     [
-        ["sampling=all", "weighting=uncertainty"],
+        ["sampling=all", "weighting=uncertainty", "tasks.cola.class_weights=[1,3]", "tasks.cola.label_smoothing=0.1"],
         ["sharing=soft", "sharing.strength=0.01", "runner.accumulation=3"],
         pytest.param(["sharing=progressive", "sharing.stages=[[cola,squad],[stsb]]", "sampling=all"], marks=pytest.mark.long),
         pytest.param(["sharing=progressive", "sharing.form=distill", "runner.accumulation=3"], marks=pytest.mark.long),

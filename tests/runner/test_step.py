@@ -73,6 +73,36 @@ def test_losses_are_means_over_labelled_items() -> None:
         assert losses["stsb"] == pytest.approx(torch.nn.functional.mse_loss(scores, stsb.columns["score"].float()).item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize("together", [False, True])
+def test_a_weighted_loss_is_torchs_on_the_whole_batch_however_it_is_cut(accumulation: int, together: bool) -> None:
+    """Weights of classes and smoothed labels: of two ranks, in micro-batches, and with the inputs of other tasks in one batch."""
+    _, _, features, _ = small_data()
+    model, weighting = small_model("hard")
+    task = model.tasks["cola"]
+    task._weights, task.config.label_smoothing = [0.5, 3.0], 0.2  # type: ignore[attr-defined]
+    model.eval()
+    whole = batches(model, features)
+    with torch.no_grad():
+        batch = whole["cola"].micro[0]
+        logits, labels = model.outputs("cola", batch)["logits"], batch.columns["label"]
+    assert set(labels.tolist()) == {0, 1}
+    expected = torch.nn.functional.cross_entropy(logits, labels, weight=torch.tensor([0.5, 3.0]), label_smoothing=0.2).item()
+    step = Backward(model, weighting, ALONE, bf16=False, together=together)
+    total = 0.0
+    for rank in range(2):
+        ranks = Ranks(rank, 2, torch.device("cpu"))
+        shares = {
+            name: cut(
+                model.tasks[name], features[name], np.arange(13), pad_id=0, uses_segments=True, accumulation=accumulation, ranks=ranks
+            )
+            for name in model.tasks
+        }  # fmt: skip
+        total += step(shares, small_step(shares)).losses["cola"]
+    assert total == pytest.approx(expected, rel=1e-5)
+    assert model("cola", batch).loss.item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_absent_tasks_have_no_gradient() -> None:
     _, _, features, _ = small_data()
     model, weighting = small_model("none")

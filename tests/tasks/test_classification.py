@@ -202,6 +202,38 @@ def test_a_label_that_only_looks_like_a_class() -> None:
     assert problem.fix.startswith("write 'good', which differs in white space, case or Unicode form only; allowed: ")
 
 
+def test_weights_of_classes(encoder: TextEncoder) -> None:
+    rows = table(["a", "b", "a", "a", None, "c"])
+    for given, weights in (
+        ([1, 2.5, 3], [1, 2.5, 3]),
+        ({"c": 4}, [1, 1, 4]),
+        ("balanced", [5 / 9, 5 / 3, 5 / 3]),  # as sklearn.utils.class_weight.compute_class_weight has it
+        (None, None),
+    ):
+        toy = task()
+        toy.config.class_weights = given  # type: ignore[assignment]
+        toy.prepare(rows)
+        assert toy._weights == (weights if weights is None else pytest.approx(weights))
+        features = toy.encode(rows, encoder)
+        w = weights or [1, 1, 1]
+        assert toy.items(features, np.arange(6)) == pytest.approx(3 * w[0] + w[1] + w[2])
+        assert toy.items(features, np.array([1, 4])) == pytest.approx(w[1])
+    toy = task(["a", "b", "c", "never"])
+    toy.config.class_weights = "balanced"
+    toy.prepare(table(["a", "b", "a", "a", "c"]))
+    assert toy._weights == pytest.approx([5 / 9, 5 / 3, 5 / 3, 1])
+
+
+def test_weights_that_do_not_fit_learned_classes_are_refused() -> None:
+    for given, what in (([1, 2], "has 2 numbers for 3 classes"), ({"d": 2}, "there is no class 'd'")):
+        toy = task()
+        toy.config.class_weights = given  # type: ignore[assignment]
+        rows = table(["a", "b", "c"])
+        toy.prepare(rows)
+        problem = only(toy.check(rows, labelled=True))
+        assert (problem.where, problem.what) == ("tasks.toy.class_weights", what)
+
+
 def test_configured_labels_are_kept_and_labels_may_come_from_the_head_that_is_used() -> None:
     toy = task(["yes", "no"])
     toy.prepare(table(["a", "b"]))

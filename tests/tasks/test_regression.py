@@ -33,7 +33,7 @@ def table(scores: Any) -> Table:
         ([float("nan"), 1.0], "toy.jsonl, row 1", "column 'label' has no score: null or NaN"),
         ([1.0, 2.0, None], "toy.jsonl, row 3", "column 'label' has no score: null or NaN"),
         (["1.0", "good"], "toy.jsonl, row 2", "score 'good' is not a finite number"),
-        (["1.0", "7", "1_0"], "toy.jsonl, row 3", "score '1_0' is not a finite number"),
+        (["1.0", "4", "1_0"], "toy.jsonl, row 3", "score '1_0' is not a finite number"),
         (["1.0", "7", "-2"], "toy.jsonl, row 2", "score 7 is outside its range (and 1 more: row 3)"),
         (["1.0", None], "toy.jsonl, row 2", "column 'label' has no score: null or NaN"),
         ([None, "fine", "good"], "toy.jsonl, row 2", "column 'label' holds text ('fine'), where numbers are needed"),
