@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mtlcli.data.batches import collate, evaluation_batches
 from mtlcli.data.features import Features, Split
 from mtlcli.errors import NotFinite
+from mtlcli.evaluation.glue import glue_average
 from mtlcli.evaluation.metrics import compute
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.tasks.base import Outputs, TaskType
@@ -136,7 +137,7 @@ def evaluate(
     on_split: Callable[[str, str], None] = lambda task, split: None,
     on_batch: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, Any], dict[str, dict[str, Scores]]]:
-    """Evaluate every split of every task: the `tasks` and `average` parts of results.json, and the scores with predictions.
+    """Evaluate every split of every task: the `tasks`, `average` and `glue_average` parts of results.json, and the scores with predictions.
 
     The first split of a task gives its main score; metrics of further splits carry the split's name, `accuracy/validation_mismatched`.
     Predictions and metrics are computed on the first rank and the numbers are shared; the scores are empty on the others.
@@ -180,4 +181,6 @@ def evaluate(
                 results["tasks"][name]["metrics"] |= {f"{key}/{split}": value for key, value in result.metrics.items()}
     mains = [entry["main"] for entry in results["tasks"].values() if entry["main"] is not None]
     results["average"] = sum(mains) / len(mains) if mains else None
+    if (average := glue_average(results["tasks"])) is not None:
+        results["glue_average"] = average
     return ranks.share(results), scores

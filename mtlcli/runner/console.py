@@ -223,6 +223,9 @@ def results_table(results: dict[str, Any], whole: str = "results.json") -> Fitti
     if results["average"] is not None:
         table.add_line()
         table.add_row("average", "", f"{results['average']:.4f}")
+    if "glue_average" in results:
+        # MRPC, QQP, STS-B and MNLI count with the mean of two scores there.
+        table.add_row("GLUE's own average", "", f"{results['glue_average']:.4f}")
     return table
 
 

@@ -112,6 +112,8 @@ def evaluate_path(
     wanted = split or "validation"
     parts = _parts(config, wanted, tasks, say)
     whole = predictions is not None or any(set(names) - set(_trained(config.tasks[name])) for name, names in parts.items())
+    if problems := _idle(config, wanted, parts, overrides or []):
+        raise UserError(problems)
     trains = {config.tasks[name].splits.train == each for name, names in parts.items() for each in names}
     for key, used in (("max_train_rows", True in trains), ("max_eval_rows", False in trains)):
         limit, typed = getattr(config.data, key), any(override.startswith(f"data.{key}=") for override in overrides or [])
@@ -121,6 +123,26 @@ def evaluate_path(
             setattr(config.data, key, None)
             say(f"every row is evaluated: data.{key}={limit} was meant for training (type it again to keep it)")
     return _evaluate(config, found, parts, wanted, predictions, texts, say)
+
+
+def _idle(config: Config, wanted: str, parts: dict[str, list[str]], overrides: list[str]) -> list[Problem]:
+    """Overrides of tasks that this evaluation does not read."""
+    problems = []
+    for key in (override.partition("=")[0] for override in overrides):
+        name, _, rest = key.removeprefix("tasks.").partition(".")
+        if not key.startswith("tasks."):
+            continue
+        source = config.tasks[name].source
+        kind = "files" if source.files is not None else source.kind or config.data.source
+        why = {
+            f"task {name} is not evaluated": name not in parts,
+            f"--split {wanted} does not read it": rest.startswith("splits.") and rest != f"splits.{wanted}",
+            "rows come from source.files": kind == "files" and rest.removeprefix("source.") in ("path", "hub", "hub_config"),
+            f"rows come from {kind}": kind in ("local", "sample") and rest in ("source.hub", "source.hub_config"),
+            "rows come from hub": kind == "hub" and rest == "source.path",
+        }
+        problems += [Problem(f"has no effect: {reason}", key, "take it out") for reason, holds in why.items() if holds][:1]
+    return problems
 
 
 def _trained(task: Task) -> list[str]:

@@ -1,0 +1,110 @@
+"""A run folder that is read again: which checkpoint, which splits, and what has changed since."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mtlcli import checkpoint
+from mtlcli.errors import UserError
+from mtlcli.runner.reload import evaluate_path, find
+from tests.warm import mtl
+
+
+def save(run: Path, step: int, best: int) -> Path:
+    return checkpoint.write(run / "checkpoints", {"w": torch.full((2,), float(step))}, {}, {"step": step, "best_step": best})
+
+
+def test_a_checkpoint_that_goes_away_is_looked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.yaml").write_text("{}")
+    save(tmp_path, 1, best=1)
+    # All of the model is in memory: what the run does with the folder later is nothing to an evaluation.
+    found = find(tmp_path)
+    shutil.rmtree(found.checkpoint.folder)
+    assert found.tensors["w"].tolist() == [1.0, 1.0]
+    save(tmp_path, 1, best=1)
+    reads = checkpoint.Checkpoint.tensors
+
+    def rotate(self: checkpoint.Checkpoint, name: str) -> Any:
+        if self.step == 1:
+            save(tmp_path, 2, best=2)
+            shutil.rmtree(self.folder)
+        return reads(self, name)
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "tensors", rotate)
+    assert find(tmp_path).tensors["w"].tolist() == [2.0, 2.0]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with own files, three splits of them, and the run of a task on them beside one of the sample world."""
+    folder = tmp_path_factory.mktemp("place")
+    for split, count in (("train", 60), ("dev", 30), ("test", 20)):
+        rows = [f"{split}{row},the film was {'good' if row % 3 else 'bad'} {row},{'good' if row % 3 else 'bad'}" for row in range(count)]
+        (folder / f"{split}.csv").write_text("\n".join(["id,review,stars", *rows, ""]))
+    (folder / "conf" / "task").mkdir(parents=True)
+    (folder / "conf" / "task" / "mine.yaml").write_text(
+        "# @package tasks.mine\ntype: classification\ncolumns: {text: review, label: stars}\n"
+        "source: {files: {train: train.csv, validation: dev.csv, test: test.csv}}\n"
+    )
+    options = ["data.max_eval_rows=12", "runner.steps=2", "runner.device=cpu", "runner.precision=fp32", "logger.console=plain"]
+    done = mtl("train", "-cd", "conf", "task=[mine,rte,squad]", "data=sample", "model=tiny", *options, "run_dir=run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "mixed: mine from local: files of its own; rte, squad from sample: data.source=sample" in done.stdout
+    assert "rows drawn at random (seed 0): mine validation 12 of 30; rte validation 12 of 300; squad validation 12 of 400" in done.stdout
+    return folder
+
+
+def test_own_files_and_sample_tasks_in_one_run(place: Path) -> None:
+    results = json.loads((place / "run" / "results.json").read_text())
+    assert results["data_source"] == "mixed"
+    assert {name: entry["source"] for name, entry in results["tasks"].items()} == {"mine": "local", "rte": "sample", "squad": "sample"}
+    environment = json.loads((place / "run" / "environment.json").read_text())["data"]["tasks"]
+    assert {name: entry["source"] for name, entry in environment.items()} == {"mine": "local", "rte": "sample", "squad": "sample"}
+
+
+def test_a_file_beyond_train_and_validation_is_a_split(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    said: list[str] = []
+    results = evaluate_path(place / "run", split="test", predictions=place / "p", say=said.append)
+    assert "no split 'test', left out: squad" in said
+    assert list(results["tasks"]) == ["mine", "rte"] and results["tasks"]["mine"]["rows"] == {"test": {"used": 20, "of": 20}}
+    assert results["tasks"]["mine"]["main"] is not None and results["tasks"]["rte"]["main"] is None
+    lines = [json.loads(line) for line in (place / "p" / "mine.jsonl").read_text().splitlines()]
+    assert [(line["row"], line["id"], line["gold"]) for line in lines][:2] == [(1, "test0", "bad"), (2, "test1", "good")]
+
+
+def test_scores_are_those_of_training_and_other_rows_are_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    said: list[str] = []
+    results = evaluate_path(place / "run", say=said.append)
+    assert results["tasks"] == json.loads((place / "run" / "results.json").read_text())["tasks"]
+    assert not any("warning" in line for line in said)
+    # The same bytes elsewhere are the same rows; other rows in the old place are not.
+    (place / "dev.csv").rename(place / "moved.csv")
+    moved = "tasks.mine.source.files.validation=moved.csv"
+    assert evaluate_path(place / "run", overrides=[moved])["tasks"] == results["tasks"]
+    (place / "dev.csv").write_text((place / "moved.csv").read_text().replace("film", "play"))
+    said = []
+    evaluate_path(place / "run", tasks=["mine"], say=said.append)
+    assert [line for line in said if "warning" in line] == [
+        "warning: dev.csv: task mine: is not the validation split that the run has read"
+    ]
+
+
+def test_what_has_no_effect_is_refused(place: Path) -> None:
+    for overrides, text in (
+        (["data.root=/tmp"], "data.root: has no effect: rows come from data.source=sample"),
+        (["data.max_train_rows=3"], "data.max_train_rows: has no effect on validation"),
+        (["tasks.mine.source.hub=x"], "tasks.mine.source.hub: has no effect: rows come from source.files"),
+        (["tasks.squad.source.hub=x"], "tasks.squad.source.hub: has no effect: task squad is not evaluated"),
+        (["tasks.rte.splits.test=x"], "tasks.rte.splits.test: has no effect: --split validation does not read it"),
+    ):
+        with pytest.raises(UserError) as caught:
+            evaluate_path(place / "run", tasks=["mine", "rte"], overrides=overrides)
+        assert str(caught.value).startswith(text)
