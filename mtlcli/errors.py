@@ -26,6 +26,8 @@ class Problem:
     """The key, file and row, or path it concerns."""
     fix: str = ""
     """What to do about it: the nearest name, the allowed values, the command to type."""
+    brief: str = ""
+    """The same in a few words, where many are summed up in a line; empty: as `what`."""
 
     def of_task(self, name: str) -> Problem:
         """The same, naming the task it concerns, unless its key does so already."""

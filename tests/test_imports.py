@@ -16,7 +16,7 @@ import mtlcli
 
 PACKAGE = Path(mtlcli.__file__).parent
 HEAVY = {"torch", "transformers", "datasets", "evaluate", "sklearn"}
-TOOLS = {"commands", "errors", "registry", "disk", "output", "garbage", "screen"}
+TOOLS = {"commands", "errors", "registry", "disk", "output", "garbage", "screen", "pulse"}
 ROOMS = {
     "metrics": TOOLS,
     "config": TOOLS | {"metrics"},
@@ -43,6 +43,7 @@ LIGHT = [
     "mtlcli.disk",
     "mtlcli.garbage",
     "mtlcli.screen",
+    "mtlcli.pulse",
     "mtlcli.report",
     "mtlcli.tasks",
     "mtlcli.checkpoint",

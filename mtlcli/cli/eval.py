@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mtlcli.config.snapshot import saved_values
 from mtlcli.config.validate import check_key
 from mtlcli.disk import obstacle, writing
 from mtlcli.errors import Problem, UserError
+from mtlcli.pulse import Pulse
 from mtlcli.registry import nearest
 
 HELP = """\
@@ -74,15 +76,16 @@ def eval_main(argv: list[str]) -> int:
         if first_rank():
             print(text, file=sys.stderr, flush=True)
 
-    results = evaluate_path(
-        Path(paths[0]),
-        split=arguments.split,
-        tasks=tasks,
-        overrides=overrides,
-        predictions=arguments.predictions,
-        texts=arguments.texts,
-        say=say,
-    )
+    with Pulse(stderr=True) if first_rank() else nullcontext():
+        results = evaluate_path(
+            Path(paths[0]),
+            split=arguments.split,
+            tasks=tasks,
+            overrides=overrides,
+            predictions=arguments.predictions,
+            texts=arguments.texts,
+            say=say,
+        )
     if first_rank():
         from mtlcli.runner.console import results_table
         from mtlcli.screen import screen

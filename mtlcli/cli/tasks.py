@@ -227,7 +227,7 @@ def _show(name: str, file: GroupFile, overrides: list[str], own: Path | None) ->
                 absent[split] = error.problems[0].what
             else:
                 problems += error.problems
-    found, notices = check_tables({name: task}, {name: tables})
+    found, doubts = check_tables({name: task}, {name: tables})
 
     out = screen()
 
@@ -249,8 +249,8 @@ def _show(name: str, file: GroupFile, overrides: list[str], own: Path | None) ->
         if value:
             say(f"  {key:<12}{value}")
     out.print(_sizes(task, roles, tables, absent))
-    for notice in notices:
-        say(notice)
+    for doubt in doubts.get(name, []):
+        say(f"warning: {doubt}")
     problems += found
     if problems:
         raise UserError(problems)

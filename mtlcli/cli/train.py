@@ -10,7 +10,7 @@ import re
 import sys
 import tempfile
 import traceback
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,8 +29,9 @@ from mtlcli.config import Config
 from mtlcli.config.paths import conf_dir, typed_path
 from mtlcli.config.snapshot import config_text, read_config
 from mtlcli.disk import append, make_numbered, writing
-from mtlcli.errors import Interrupted, MtlError, Problem, RunError, UserError
+from mtlcli.errors import Interrupted, MtlError, Problem, RunError, UserError, count_of
 from mtlcli.output import outlive_reader
+from mtlcli.pulse import Pulse, doing
 from mtlcli.runner.launched import read_launch
 from mtlcli.runner.owner import Owner
 
@@ -56,11 +57,24 @@ def train_main(argv: list[str]) -> int:
     if arguments.multirun or "hydra.mode=MULTIRUN" in plan.overrides:
         return _sweep(options, plan)
     if plan.resumes is not None:
+        _say_first(plan.configs[0], plan.resumes)
         # The run's own configuration is what counts, with what is typed on top: there is nothing for Hydra to compose.
         _run(plan.configs[0], run_of(plan.resumes), ["mtl", "train", *arguments.overrides], resumes=plan.resumes)
         return 0
     code = _hydra([*options, *plan.overrides])
     return code or _run_composed()
+
+
+def _say_first(config: Config, resumes: Path | None = None) -> None:
+    """Show a line before anything slow begins."""
+    outlive_reader("stdout")
+    if first_rank():
+        what = "preparing" if resumes is None else f"going on with {run_of(resumes)}:"
+        try:
+            print(f"mtl train: {what} {count_of(len(config.tasks), 'task')} ({', '.join(config.tasks)})", flush=True)
+        except OSError as error:
+            reason = f"the output cannot be written: {error.strerror}"
+            raise UserError(reason, "standard output", "make room where it goes, or send it elsewhere") from error
 
 
 def _options(arguments: argparse.Namespace) -> list[str]:
@@ -117,21 +131,25 @@ def _run_composed() -> int:
     each = _composed.pop()
     os.environ.update(each.environment)
     if each.config.run_dir is None:
+        _say_first(each.config)
         # The name is nobody's choice: another run of the same second takes the next number.
         _run(each.config, _default_folder(each.config, each.suite), each.command, numbered=True)
         return 0
     run_dir = Path(each.config.run_dir)
     if first_rank() and each.config.resume != "auto":
         _check_unused(run_dir)
+    _say_first(each.config)
     _run(each.config, run_dir, each.command)
     return 0
 
 
 def _run(config: Config, run_dir: Path, command: list[str], *, numbered: bool = False, resumes: Path | None = None) -> float:
-    from mtlcli.runner.job import run
-
     outlive_reader("stdout")
-    return run(config, run_dir, command=command, numbered=numbered, resumes=resumes)
+    with Pulse(config.logger.console) if first_rank() else nullcontext():
+        doing("loading the program")
+        from mtlcli.runner.job import run
+
+        return run(config, run_dir, command=command, numbered=numbered, resumes=resumes)
 
 
 def _config(composed: DictConfig) -> Config:

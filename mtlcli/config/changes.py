@@ -13,7 +13,7 @@ from mtlcli.errors import Problem
 FREE = (
     *("run_dir", "resume", "allow", "logger.*", "runner.timeout", "runner.keep", "runner.save_every"),
     # What is read is guarded by the fingerprints of the data.
-    *("data.root", "data.source", "data.cache_dir", "tasks.*.source.*"),
+    *("data.root", "data.source", "data.warnings", "data.cache_dir", "tasks.*.source.*"),
     # Only a run without a learning rate of its own reads them, when it starts.
     *("model.lr", "model.scratch_lr"),
 )

@@ -91,6 +91,9 @@ class Data:
     """Use only so many rows of every train split, drawn at random by `seed`, of each class its share; null: all."""
     max_eval_rows: Annotated[int, Gt(0)] | None = None
     """Use only so many rows of every other split, drawn at random by `seed`, of each class its share; null: all."""
+    warnings: Literal["off", "summary", "all"] = "summary"
+    """What is shown of doubtful rows (repeated, in train and validation, cut): a line for each task, with the rows in log.txt; or all of
+    it; `off`: such rows are not looked for. `mtl tasks NAME` shows all of it."""
     cache_dir: str | None = None
     """Folder of the encoded store; null: $MTL_CACHE or ~/.cache/mtl."""
     sample_seed: int = 0

@@ -11,7 +11,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mtlcli.data.table import Table, as_numpy
-from mtlcli.errors import Problem
+from mtlcli.errors import Problem, count_of
+from mtlcli.pulse import doing
 from mtlcli.registry import suggest
 from mtlcli.tasks.base import TaskType
 from mtlcli.tasks.checks import bare, counted, nearly_one_each, shown
@@ -20,8 +21,11 @@ ALIKE_NAMED = 5
 """Groups of classes that look the same of which a task's messages name the members."""
 
 
-def check_tables(tasks: Mapping[str, TaskType[Any]], tables: Mapping[str, Mapping[str, Table]]) -> tuple[list[Problem], list[str]]:
-    """What is wrong with the tables ({task: {split: table}}), and what the user should hear of.
+def check_tables(
+    tasks: Mapping[str, TaskType[Any]], tables: Mapping[str, Mapping[str, Table]], *, doubts: bool = True
+) -> tuple[list[Problem], dict[str, list[Problem]]]:
+    """What is wrong with the tables ({task: {split: table}}), and by task what is doubtful in them; without `doubts` that is not
+    looked for.
 
     Problems stop the run: a missing column, an empty split, and what the task type finds in the rows. Warnings do not, as every
     large data set has some: repeated rows, the same text with different labels, validation rows that also occur in train, classes
@@ -37,15 +41,16 @@ def check_tables(tasks: Mapping[str, TaskType[Any]], tables: Mapping[str, Mappin
         train = sound.pop(task.config.splits.train or "", None)
         task.prepare(train, list(sound.values()))
     problems: list[Problem] = []
-    warnings: list[Problem] = []
-    for name, task in tasks.items():
+    warnings: dict[str, list[Problem]] = {}
+    for number, (name, task) in enumerate(tasks.items()):
+        doing(f"checking the rows of {name}", number, len(tasks), "tasks")
         found: list[Problem] = []
         for split, table in tables[name].items():
             found += shapes[name][split] or task.check(table, labelled=_is_labelled(task, split))
         problems += [problem.of_task(name) for problem in found]
-        if not found:
-            warnings += [problem.of_task(name) for problem in _doubts(task, tables[name])]
-    return problems, [f"warning: {problem}" for problem in warnings]
+        if doubts and not found and (doubtful := _doubts(task, tables[name])):
+            warnings[name] = [problem.of_task(name) for problem in doubtful]
+    return problems, warnings
 
 
 def _is_labelled(task: TaskType[Any], split: str) -> bool:
@@ -85,7 +90,8 @@ def _doubts(task: TaskType[Any], tables: Mapping[str, Table]) -> list[Problem]:
         if len(rows := np.flatnonzero(known >= 0)):
             what = f"the text is in train too, in {len(rows):,} of {len(table):,} rows: here that of {train.where(known[rows[0]])}"
             fix = f"delete the rows from one of the two: a score on texts of the train split says little (tasks.{task.name}.splits)"
-            found.append(counted(table, rows, what, fix))
+            brief = f"{table.split}: {count_of(len(rows), 'row has its', 'rows have their')} text in train, too"
+            found.append(counted(table, rows, what, fix, brief))
     return found
 
 
@@ -132,11 +138,13 @@ def _repeats(task: TaskType[Any], table: Table, texts: NDArray[np.int64], *, in_
         other, this = (shown(table.rows.column(column)[int(row)].as_py()) for row in (first[rows[0]], rows[0]))
         what = f"same text, other label, in {len(rows):,} of {len(table):,} rows: {this} here, {other} in {table.place(first[rows[0]])}"
         fix = f"decide for one label, or delete the rows (column '{column}', tasks.{task.name}.columns.label)"
-        found.append(counted(table, rows, what, fix))
+        brief = f"{table.split}: {count_of(len(rows), 'row has', 'rows have')} the text of another row and another label"
+        found.append(counted(table, rows, what, fix, brief))
     if in_train and len(rows := np.flatnonzero(again & ~differs)):
         same = "same text" if targets is None else "same text and label"
         what = f"{same} as an earlier row, in {len(rows):,} of {len(table):,} rows: here as in {table.place(first[rows[0]])}"
-        found.append(counted(table, rows, what, "delete them, unless these texts are meant to weigh more"))
+        brief = f"{table.split}: {count_of(len(rows), 'row repeats', 'rows repeat')} an earlier row"
+        found.append(counted(table, rows, what, "delete them, unless these texts are meant to weigh more", brief))
     return found
 
 

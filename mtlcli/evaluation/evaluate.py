@@ -16,6 +16,7 @@ from mtlcli.errors import NotFinite
 from mtlcli.evaluation.glue import glue_average
 from mtlcli.evaluation.metrics import compute
 from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.pulse import doing
 from mtlcli.tasks.base import Outputs, TaskType
 
 
@@ -69,6 +70,7 @@ def outputs_of(
     bf16: bool,
     ranks: Ranks,
     on_batch: Callable[[], None] = lambda: None,
+    what: str = "evaluating",
 ) -> Outputs:
     """What the head of task `name` gives for every feature, on every rank, each feature computed by exactly one rank.
 
@@ -81,6 +83,7 @@ def outputs_of(
     visits = torch.zeros(len(features), dtype=torch.int32, device=ranks.device)
     batches = evaluation_batches(features.lengths, batch_size=batch_size)
     for first in range(0, len(batches), ranks.world):
+        doing(what, first, len(batches), "batches")
         on_batch()
         if first + ranks.rank >= len(batches):
             continue
@@ -161,7 +164,9 @@ def evaluate(
                 bf16=bf16,
                 ranks=ranks,
                 on_batch=on_batch,
+                what=f"evaluating {name}/{split}",
             )
+            doing(f"scoring {name}/{split}")
             if not ranks.first:
                 continue
             try:

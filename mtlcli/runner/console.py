@@ -22,6 +22,7 @@ from mtlcli.config.environment import hide
 from mtlcli.disk import append, writing
 from mtlcli.errors import RunError, RunWarning
 from mtlcli.output import news
+from mtlcli.pulse import doing, present, pulse
 from mtlcli.screen import NO_WINDOW, Column, FittingTable, screen
 
 PLAIN_SECONDS = 5.0
@@ -44,6 +45,9 @@ class Console:
         self._tasks: dict[str, dict[str, Any]] = {}
         self._speed: dict[str, Any] = {}
         self._last_line = 0.0
+        self._pulse = None if silent else pulse()
+        if self._pulse is not None:
+            self._pulse.through(self.say)
 
     def __enter__(self) -> Console:
         return self
@@ -56,7 +60,14 @@ class Console:
         self._show(message)
         self._record(message)
 
+    def note(self, lines: list[str]) -> None:
+        """Lines for log.txt alone."""
+        if lines:
+            self._record("\n".join(lines))
+
     def _show(self, message: RenderableType) -> None:
+        if self._pulse is not None:
+            self._pulse.spoken()
         try:
             self._terminal.print(message, soft_wrap=isinstance(message, str))
         except BrokenPipeError:
@@ -108,6 +119,7 @@ class Console:
         """Training begins: `step` of `steps` are done."""
         self._tasks = {name: {"loss": None, "weight": None, "score": None, "best": None, "majority": None} for name in tasks}
         self._steps = steps
+        doing("training", step, steps, "steps")
         if not self._live_wanted:
             return
         self._progress = Progress(
@@ -121,7 +133,9 @@ class Console:
             console=self._terminal,
         )
         self._bar = self._progress.add_task("training", total=steps, completed=step)
-        self._live = Live(self._view(), console=self._terminal, refresh_per_second=4, transient=True)
+        if self._pulse is not None:
+            self._pulse.pause(True)
+        self._live = Live(get_renderable=self._view, console=self._terminal, refresh_per_second=4, transient=True)
         self._live.start()
 
     def stop(self) -> None:
@@ -129,9 +143,12 @@ class Console:
         if self._live is not None:
             self._live.stop()
             self._live = None
+            if self._pulse is not None:
+                self._pulse.pause(False)
 
     def progress(self, step: int) -> None:
         """A step is done; cheap enough for every step."""
+        doing("training", step, self._steps, "steps")
         if self._progress is not None:
             self._progress.update(self._bar, completed=step)
 
@@ -140,8 +157,6 @@ class Console:
         for name, entry in row["tasks"].items():
             self._tasks[name] |= {"loss": entry["loss"], "weight": entry["weight"]}
         self._speed = {"examples/s": row["examples_per_s"], "tokens/s": row["tokens_per_s"], "lr": row["lr"]}
-        if self._live is not None:
-            self._live.update(self._view())
         now = time.monotonic()
         if now - self._last_line < PLAIN_SECONDS and row["step"] < self._steps:
             return
@@ -160,7 +175,6 @@ class Console:
         """A split is being evaluated."""
         if self._live is not None:
             self._tasks[task]["score"] = "..."
-            self._live.update(self._view())
 
     def scores(self, step: int, results: dict[str, Any], *, best: bool) -> None:
         """An evaluation is done."""
@@ -174,8 +188,6 @@ class Console:
         if results["average"] is not None:
             parts.append(f"average {results['average']:.4f}")
         self.say(f"step {step}: " + "  ".join(parts) + (" (best so far)" if best else ""))
-        if self._live is not None:
-            self._live.update(self._view())
 
     def _view(self) -> Group:
         titles = ("loss", "weight", "score", "best", "majority")
@@ -186,7 +198,7 @@ class Console:
             cells = [entry[key] for key in titles]
             table.add_row(name, *(value if isinstance(value, str) else "-" if value is None else f"{value:.4f}" for value in cells))
         speed = "  ".join(f"{value:.3g} {key}" if key == "lr" else f"{value:.0f} {key}" for key, value in self._speed.items())
-        parts: list[RenderableType] = [table, Text(speed)]
+        parts: list[RenderableType] = [table, Text(speed), Text(present())]
         return Group(*([self._progress] if self._progress is not None else []), *parts)
 
 

@@ -16,6 +16,7 @@ from mtlcli.config.snapshot import load_config
 from mtlcli.data.source import changed_data
 from mtlcli.errors import Interrupted, MtlError, RunError, UserError
 from mtlcli.models.files import BackboneFiles
+from mtlcli.pulse import doing
 from mtlcli.runner.console import Console, findings, results_table
 from mtlcli.runner.folder import RunFolder, hidden
 from mtlcli.runner.interrupt import Interrupt
@@ -53,6 +54,7 @@ def run(config: Config, run_dir: Path, *, command: list[str], numbered: bool = F
 
 def _carry_out(config: Config, prepared: Prepared, folder: RunFolder, name: str | None, interrupt: Interrupt) -> dict[str, Any]:
     """Train in this process, or in ranks of our own."""
+    doing("loading torch")
     if config.runner.devices == 1:
         from mtlcli.runner.distributed import connect
 
@@ -61,6 +63,7 @@ def _carry_out(config: Config, prepared: Prepared, folder: RunFolder, name: str 
 
     from mtlcli.runner.launch import launch
 
+    doing("")  # From here on the first rank says what is being done.
     return launch(config.runner, folder, name, interrupt)
 
 
@@ -182,6 +185,7 @@ def _start(config: Config, prepared: Prepared, folder: RunFolder, command: list[
         )
         for notice in prepared.notices:
             console.say(notice)
+        console.note(prepared.details)
 
 
 def _reopen(
@@ -218,6 +222,7 @@ def _reopen(
         console.panel("resume", [f"run     {path}", f"step    {found.step}", f"tasks   {', '.join(config.tasks)}"])
         for line in (*skipped, *notices, *prepared.notices):
             console.say(line)
+        console.note(prepared.details)
     return prepared, folder, found.folder.name
 
 
@@ -245,6 +250,7 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
         if config.runner.precision == "bf16" and ranks.device.type == "cpu" and (free := free_memory(ranks.device)) is not None:
             bound_kernels(free)
         torch.manual_seed(config.seed)
+        doing("loading the model")
         resumed = checkpoint.read(folder.checkpoints / name) if name else None
         model = build_model(config, prepared.tasks, prepared.files, load_weights=resumed is None).to(ranks.device)
         ranks.copy_from_first([*model.parameters(), *model.buffers()])
@@ -301,12 +307,15 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
         memory = PeakMemory(ranks.device)
         with parts.saver:
             results = train(parts, resumed)
+            doing("writing the last checkpoint")
+        doing("measuring the operations of a step")
         if ranks.first:
             peak = memory.bytes()
             flops = flops_per_example(model, {name: parts.fetch(name, 0) for name in streams})
             results["cost"] = {"flops_per_example": flops, "peak_memory": peak}
             folder.write_results(results)
             folder.write_status("finished")
+        doing("")
         console.stop()
         console.say(results_table(results))
         for line in findings(results):

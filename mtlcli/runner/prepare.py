@@ -18,9 +18,10 @@ from mtlcli.data.features import Features, Split
 from mtlcli.data.source import DataSource, open_source
 from mtlcli.data.store import default_cache, open_features
 from mtlcli.data.table import Table
-from mtlcli.errors import Problem, RunWarning, UserError
+from mtlcli.errors import Problem, RunWarning, UserError, count_of
 from mtlcli.evaluation.metrics import OUTSIDE
 from mtlcli.models.files import BackboneFiles, find_backbone
+from mtlcli.pulse import doing
 from mtlcli.tasks.base import TaskType, build_tasks
 
 
@@ -41,7 +42,9 @@ class Prepared:
     encoder: TextEncoder
     """The backbone's text encoder."""
     notices: list[str]
-    """What the user should hear of before the run starts."""
+    """Lines to show before the run starts."""
+    details: list[str]
+    """Lines for log.txt alone."""
 
     def splits(self, parts: dict[str, list[str]]) -> dict[str, dict[str, Split]]:
         """Tables and features of the named splits of each task; tasks without any are left out."""
@@ -50,6 +53,10 @@ class Prepared:
             for name, names in parts.items()
             if names
         }
+
+
+_shown: set[str] = set()
+"""Lines about doubtful rows that this process has shown."""
 
 
 def train_splits(task: TaskType[Any]) -> list[str]:
@@ -72,33 +79,34 @@ def prepare(
     source = open_source(config.data, {name: config.tasks[name] for name, task in tasks.items() if splits(task)}, config.seed)
     problems = _foreign_metrics(tasks)
     tables: dict[str, dict[str, Table]] = {}
-    for name, task in tasks.items():
-        tables[name] = {}
-        for split in splits(task):
-            try:
-                tables[name][split] = source.read(name, split)
-            except UserError as error:
-                problems += error.problems
-    found, notices = check_tables(tasks, tables)
+    wanted = [(name, split) for name, task in tasks.items() for split in splits(task)]
+    for number, (name, split) in enumerate(wanted):
+        doing(f"reading {name}/{split}", number, len(wanted), "splits")
+        try:
+            tables.setdefault(name, {})[split] = source.read(name, split)
+        except UserError as error:
+            problems += error.problems
+    tables = {name: tables.get(name, {}) for name in tasks}
+    found, doubts = check_tables(tasks, tables, doubts=config.data.warnings != "off")
     problems += found
     if problems:
         raise UserError(problems)
-    if drawn := source.drawn():
-        notices.insert(0, drawn)
+    drawn = source.drawn()
 
     def texts() -> list[str]:
         return [text for name, parts in tables.items() for split in parts if split == tasks[name].config.splits.train
                 for text in tasks[name].texts(parts[split])]  # fmt: skip
 
+    doing("finding the model and its tokenizer")
     files = files or find_backbone(config.model, texts)
     encoder = files.encoder()
     longest = files.model_max_length
-    wanted = {"data.max_length": config.data.max_length} | {
+    limits = {"data.max_length": config.data.max_length} | {
         f"tasks.{name}.max_length": task.config.max_length for name, task in tasks.items() if task.config.max_length
     }
     too_long = [
         Problem(f"{key}={length}, but the model takes {longest} tokens", where=key, fix=f"type {key}={longest}")
-        for key, length in wanted.items()
+        for key, length in limits.items()
         if longest is not None and length > longest
     ]
     if too_long:
@@ -108,23 +116,57 @@ def prepare(
     cache = Path(config.data.cache_dir) if config.data.cache_dir else default_cache()
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always", RunWarning)
-        features = {
-            name: {split: open_features(table, tasks[name], encoder, cache) for split, table in parts.items()}
-            for name, parts in tables.items()
-        }
-    notices += [f"warning: {each.message}" for each in heard if issubclass(each.category, RunWarning)]
+        features: dict[str, dict[str, Features]] = {name: {} for name in tables}
+        for number, (name, split) in enumerate(wanted):
+            doing(f"encoding {name}/{split}", number, len(wanted), "splits")
+            features[name][split] = open_features(tables[name][split], tasks[name], encoder, cache)
+    doing("preparing the run")
+    notices = ([drawn] if drawn else []) + [f"warning: {each.message}" for each in heard if issubclass(each.category, RunWarning)]
     for name, parts in features.items():
         for split, encoded in parts.items():
-            notes = dict(encoded.notes)
-            if cut := notes.pop("questions cut", 0):
-                rows, table = encoded.noted["questions cut"], tables[name][split]
-                what = f"the question is cut to its first {config.tasks[name].max_question_length} tokens{table.others(rows, cut)}"
-                fix = f"raise tasks.{name}.max_question_length, or shorten the question"
-                notices.append(f"warning: {Problem(what, table.where(rows[0]), fix).of_task(name)}")
-            told = ", ".join(f"{count} {what}" for what, count in notes.items() if count)
-            if told:
-                notices.append(f"{name}/{split}: {told}")
-    return Prepared(tasks, source, tables, features, files, encoder, notices)
+            found = _cuts(config, tasks[name], tables[name][split], encoded)
+            if found and config.data.warnings != "off":
+                doubts.setdefault(name, []).extend(problem.of_task(name) for problem in found)
+    details = [f"warning: {problem}" for found in doubts.values() for problem in found]
+    if config.data.warnings == "summary":
+        lines = summary(doubts)
+        # The jobs of a sweep have the same tasks: they are told of once.
+        details += [line for line in lines if line in _shown]
+        notices += [line for line in lines if line not in _shown]
+        _shown.update(lines)
+    else:
+        notices, details = notices + details, []
+    return Prepared(tasks, source, tables, features, files, encoder, notices, details)
+
+
+def _cuts(config: Config, task: TaskType[Any], table: Table, encoded: Features) -> list[Problem]:
+    """What did not fit into a task's limits when a split was encoded."""
+    found = []
+    for what, count in encoded.notes.items():
+        if what == "questions cut" and count:
+            rows, limit = encoded.noted[what], task.config.max_question_length
+            brief = f"{table.split}: {count_of(count, 'question is', 'questions are')} cut to {limit} tokens"
+            text = f"the question is cut to its first {limit} tokens{table.others(rows, count)}"
+            fix = f"raise tasks.{task.name}.max_question_length, or shorten the question"
+            found.append(Problem(text, table.where(rows[0]), fix, brief))
+        elif what == "truncated" and count:
+            key = f"tasks.{task.name}.max_length" if config.tasks[task.name].max_length else "data.max_length"
+            verb = "is" if count == 1 else "are"
+            text = f"{count:,} of {count_of(len(encoded), 'input')} {verb} cut to {task.max_length} tokens"
+            found.append(Problem(text, table.origin, f"raise {key} if what is cut off matters", f"{table.split}: {text}"))
+        elif count:
+            found.append(Problem(f"{count:,} {what}", table.origin, brief=f"{table.split}: {count:,} {what}"))
+    return found
+
+
+def summary(doubts: dict[str, list[Problem]]) -> list[str]:
+    """One line for each task with doubts, and where more can be read."""
+    lines = []
+    for name, found in doubts.items():
+        told = [problem.brief or problem.what.removeprefix(f"task {name}: ") for problem in found]
+        lines.append(f"warning: {name}: {'; '.join(told)}")
+    more = "mtl tasks NAME names these rows, as does a run's log.txt; data.warnings=all shows them here, off skips this check"
+    return [*lines, more] if lines else []
 
 
 def _foreign_metrics(tasks: dict[str, TaskType[Any]]) -> list[Problem]:

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import traceback
+from contextlib import nullcontext
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from mtlcli import garbage
 from mtlcli.errors import Interrupted, MtlError, Problem
 from mtlcli.output import fill_closed, outlive_reader, show_any_text
+from mtlcli.pulse import Pulse
 from mtlcli.runner.interrupt import Interrupt
 
 
@@ -49,7 +51,8 @@ def _work(run_dir: str, name: str | None, interrupt: Interrupt, report: int) -> 
 
         config = load_config(Path(run_dir) / "config.yaml")
         # The launcher watches the ranks: only a wait that is unusual is worth a message.
-        with connect(config.runner, quiet=30.0) as ranks:
+        first = os.environ["RANK"] == "0"
+        with Pulse(config.logger.console) if first else nullcontext(), connect(config.runner, quiet=30.0) as ranks:
             if ranks.first:
                 folder = RunFolder(Path(run_dir))
                 folder.begun = True

@@ -19,9 +19,9 @@ FEW_CLASSES = 5
 """As many classes are never too many for the rows."""
 
 
-def counted(table: Table, rows: Sequence[int] | NDArray[np.int64], what: str, fix: str) -> Problem:
+def counted(table: Table, rows: Sequence[int] | NDArray[np.int64], what: str, fix: str, brief: str = "") -> Problem:
     """One fault of many rows as one Problem: the first row, how many more there are, and a few of them."""
-    return Problem(what + table.others(rows), table.where(int(rows[0])), fix)
+    return Problem(what + table.others(rows), table.where(int(rows[0])), fix, brief)
 
 
 def is_text(kind: pa.DataType) -> bool:

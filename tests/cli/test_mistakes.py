@@ -152,7 +152,7 @@ def test_known_from_the_configuration(mistake: str, own: Path) -> None:
 def test_the_hub_cannot_be_reached(own: Path) -> None:
     before = files(own)
     done, _ = mtl("train", "task=rte", "data=hub", "model=tiny", cwd=own, HF_HUB_OFFLINE="1", HF_HOME=str(own / "my_conf"))
-    assert done.returncode == 2 and done.stdout == ""
+    assert (done.returncode, done.stdout) == (2, "mtl train: preparing 1 task (rte)\n")
     assert done.stderr.startswith("mtl train: 1 problem\n  data.source=hub: ") and "nyu-mll/glue/rte" in done.stderr
     assert "data.source=local data.root=FOLDER" in done.stderr
     assert files(own) == before
@@ -174,7 +174,7 @@ def test_known_from_the_rows(mistake: str, own: Path) -> None:
     before = files(own)
     arguments = ["-cd", "my_conf", "task=mine", "model=tiny", f"data.cache_dir={own / 'my_conf'}"]
     done, _ = mtl("train", *arguments, cwd=own)
-    assert done.returncode == 2 and done.stdout == "", done.stdout
+    assert (done.returncode, done.stdout) == (2, "mtl train: preparing 1 task (mine)\n")
     assert done.stderr.startswith("mtl train: 1 problem\n") and "Traceback" not in done.stderr
     for word in words:
         assert word in done.stderr

@@ -8,6 +8,7 @@ from mtlcli.config.task import ClassificationTask, RegressionTask, Source, SpanT
 from mtlcli.data.checks import check_tables
 from mtlcli.data.table import Table
 from mtlcli.errors import Problem
+from mtlcli.runner.prepare import summary
 from mtlcli.tasks.base import build_tasks
 
 PAIR = TextColumns(text="one", text_pair="two")
@@ -18,7 +19,8 @@ def table(split: str, **columns: list) -> Table:
 
 
 def check(configs: dict, tables: dict) -> tuple[list[Problem], list[str]]:
-    return check_tables(build_tasks(configs), tables)
+    problems, doubts = check_tables(build_tasks(configs), tables)
+    return problems, [f"warning: {problem}" for found in doubts.values() for problem in found]
 
 
 def classification(**settings: object) -> ClassificationTask:
@@ -123,6 +125,24 @@ def test_repeats_and_overlaps_are_counted() -> None:
         "warning: dev.csv, row 1: task pairs: the text is in train too, in 1 of 2 rows: here that of train.csv, row 5",
         "warning: more.csv, row 1: task pairs: the text is in train too, in 2 of 3 rows: here that of train.csv, row 4 (and 1 more: row 2)",
     ]
+
+
+def test_doubts_are_summed_up_in_a_line_for_each_task() -> None:
+    tables = {
+        "train": table("train", text=["a", "a", "a", "b"], label=[0, 1, 0, 0]),
+        "validation": table("validation", text=["b"], label=[0]),
+    }
+    tasks = build_tasks({"mine": classification(), "sound": classification()})
+    sound = {"train": table("train", text=["x", "y"], label=[0, 1])}
+    _, doubts = check_tables(tasks, {"mine": tables, "sound": sound})
+    line, more = summary(doubts)
+    assert line == (
+        "warning: mine: train: 1 row has the text of another row and another label; train: 1 row repeats an earlier row; "
+        "validation: 1 row has its text in train, too"
+    )
+    assert "mtl tasks NAME" in more and "data.warnings=all" in more
+    assert summary({}) == []
+    assert check_tables(tasks, {"mine": tables, "sound": sound}, doubts=False) == ([], {})
 
 
 def test_questions_repeat_when_question_and_context_do_whatever_their_id() -> None:
