@@ -261,7 +261,7 @@ class _Preflight:
                 try:
                     parsed += parser.parse_overrides([attempt])
                     break
-                except (OverrideParseException, HydraException):
+                except (OverrideParseException, HydraException, ValueError):  # ValueError: of a number with thousands of digits.
                     continue
             else:
                 self._add(unreadable(text))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Union
 
-from annotated_types import Ge, MinLen
+from annotated_types import Ge, Le, MinLen
 
 from mtlcli.config.balancing import Balancing
 from mtlcli.config.run import Data, Logger, Model, Optim, Runner
@@ -57,7 +57,7 @@ class Config:
     """How the run is carried out."""
     logger: Logger = field(default_factory=Logger)
     """What is shown and written."""
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Annotated[int, Ge(0), Le(2**128 - 1)] = 0
     """Seed of weights, order of data, sampling and dropout."""
     run_dir: str | None = None
     """The run folder; null: runs/<date>_<time>_<suite>_<sharing>_<weighting>."""

@@ -19,7 +19,7 @@ class Model:
     trained on the tasks' text. `auto`: `name` when the hub or its cache has it, else from scratch."""
     name: str | None = "google-bert/bert-base-uncased"
     """Any name or folder that `AutoModel` takes, or `package:NAME/FOLDER` for a folder inside an installed package."""
-    lr: Annotated[float, Gt(0)] = 3e-5
+    lr: Annotated[float, Gt(0), Le(100)] = 3e-5
     """Learning rate that suits this model; used when `optim.lr` is null."""
     pooling: Literal["auto", "pooler", "cls", "mean", "last"] = "auto"
     """How token states become one vector: the model's own pooler, the first token, the mean, the last token.
@@ -33,19 +33,19 @@ class Model:
     gradient_checkpointing: bool = False
     """Keep only what goes into each layer and compute the rest again in the backward pass: less memory, about a third more time
     (Chen et al. 2016)."""
-    frozen_layers: Annotated[int, Ge(0)] | None = None
+    frozen_layers: Annotated[int, Ge(0), Le(1000)] | None = None
     """The embeddings and this many of the lowest layers keep their first weights; 0: the embeddings alone; null: all is trained."""
-    layers: Annotated[int, Gt(0)] = 2
+    layers: Annotated[int, Gt(0), Le(1000)] = 2
     """From scratch: number of layers."""
-    hidden: Annotated[int, Gt(0)] = 64
+    hidden: Annotated[int, Gt(0), Le(65536)] = 64
     """From scratch: width."""
-    heads: Annotated[int, Gt(0)] = 4
+    heads: Annotated[int, Gt(0), Le(1024)] = 4
     """From scratch: attention heads."""
-    vocabulary: Annotated[int, Ge(100)] = 8000
+    vocabulary: Annotated[int, Ge(100), Le(10_000_000)] = 8000
     """From scratch: largest size of the WordPiece vocabulary."""
-    initializer_range: Annotated[float, Gt(0)] = 0.1
+    initializer_range: Annotated[float, Gt(0), Le(100)] = 0.1
     """From scratch: standard deviation of the initial weights; BERT's 0.02 suits its width of 768."""
-    scratch_lr: Annotated[float, Gt(0)] = 1e-3
+    scratch_lr: Annotated[float, Gt(0), Le(100)] = 1e-3
     """Learning rate when the model is built from scratch; used when `optim.lr` is null."""
 
 
@@ -55,13 +55,13 @@ class Optim:
 
     name: Literal["adamw"] = "adamw"
     """AdamW (Loshchilov & Hutter 2019); biases and norms have no weight decay."""
-    lr: Annotated[float, Gt(0)] | None = None
+    lr: Annotated[float, Gt(0), Le(100)] | None = None
     """Peak learning rate; null: the one that the model's file gives."""
-    weight_decay: Annotated[float, Ge(0)] = 0.01
+    weight_decay: Annotated[float, Ge(0), Le(1000)] = 0.01
     """Decoupled weight decay."""
     betas: Annotated[list[float], MinLen(2)] = field(default_factory=lambda: [0.9, 0.999])
     """Decay of AdamW's two moments."""
-    eps: Annotated[float, Gt(0)] = 1e-8
+    eps: Annotated[float, Gt(0), Le(1)] = 1e-8
     """AdamW's term against division by zero."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Decay to zero after the warm-up, or none."""
@@ -85,18 +85,18 @@ class Data:
     `auto`: `root` if given, else the hub or its cache, else the built-in sample world."""
     root: str | None = None
     """Folder with `<task path>/<split>.parquet|csv|tsv|jsonl` in the hub's columns."""
-    max_length: Annotated[int, Ge(8)] = 128
+    max_length: Annotated[int, Ge(8), Le(1_000_000)] = 128
     """Longest input in tokens, special tokens included. Span tasks cut longer contexts into windows, others truncate."""
-    max_train_rows: Annotated[int, Gt(0)] | None = None
+    max_train_rows: Annotated[int, Gt(0), Le(10**12)] | None = None
     """Use only so many rows of every train split, drawn at random by `seed`, of each class its share; null: all."""
-    max_eval_rows: Annotated[int, Gt(0)] | None = None
+    max_eval_rows: Annotated[int, Gt(0), Le(10**12)] | None = None
     """Use only so many rows of every other split, drawn at random by `seed`, of each class its share; null: all."""
     warnings: Literal["off", "summary", "all"] = "summary"
     """What is shown of doubtful rows (repeated, in train and validation, cut): a line for each task, with the rows in log.txt; or all of
     it; `off`: such rows are not looked for. `mtl tasks NAME` shows all of it."""
     cache_dir: str | None = None
     """Folder of the encoded store; null: $MTL_CACHE or ~/.cache/mtl."""
-    sample_seed: int = 0
+    sample_seed: Annotated[int, Ge(-(2**63)), Lt(2**63)] = 0
     """Seed of the sample world."""
 
 
@@ -104,11 +104,11 @@ class Data:
 class Runner:
     """How the run is carried out."""
 
-    epochs: Annotated[float, Gt(0)] | None = 3.0
+    epochs: Annotated[float, Gt(0), Le(1_000_000)] | None = 3.0
     """Passes over the data; `runner.steps` takes its place when given."""
     steps: Annotated[int, Gt(0)] | None = None
     """Number of optimiser updates; null: from `epochs`."""
-    batch_size: Annotated[int, Gt(0)] = 32
+    batch_size: Annotated[int, Gt(0), Le(1_000_000)] = 32
     """Examples of a task in a step, over all devices and micro-batches."""
     max_tokens: Annotated[int, Gt(0)] | Literal["auto"] | None = None
     """Largest padded tokens of a task in a step; longer inputs then come in smaller batches. `auto`: as many as memory has room for, found
@@ -119,7 +119,7 @@ class Runner:
     accumulation: Annotated[int, Gt(0)] = 1
     """Micro-batches that a task's batch is cut into, to save memory. Without dropout the update stays the same within rounding; with
     dropout other elements are dropped."""
-    eval_batch_size: Annotated[int, Gt(0)] = 64
+    eval_batch_size: Annotated[int, Gt(0), Le(1_000_000)] = 64
     """Examples in an evaluation batch."""
     eval_every: Annotated[int, Gt(0)] | None = None
     """Steps between evaluations; null: once an epoch. The last step is always evaluated."""
@@ -136,16 +136,16 @@ class Runner:
     """Steps of the run that may be left out because a loss or gradient is not finite; one more stops it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: cuda if there is one."""
-    devices: Annotated[int, Gt(0)] = 1
+    devices: Annotated[int, Gt(0), Le(4096)] = 1
     """Number of devices (GPUs, or CPU processes), each with its share of every batch."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Number format of the matrix products. `auto`: bf16 autocast where the hardware has instructions
     for bf16 products (GPUs; CPUs with AMX, AVX512-BF16 or ARM's bf16), else fp32; a rule, not a
     measurement. Losses, outputs of heads and metrics are in fp32 in any case."""
-    threads: Annotated[int, Gt(0)] | None = None
+    threads: Annotated[int, Gt(0), Le(1024)] | None = None
     """CPU threads of each process; null: OMP_NUM_THREADS if it is set, else the cores shared evenly."""
-    timeout: Annotated[float, Gt(0)] = 1800.0
-    """Seconds after which a rank that does not answer is given up."""
+    timeout: Annotated[float, Gt(0), Le(31_536_000)] = 1800.0
+    """Seconds, at most a year, after which a rank that does not answer is given up."""
 
 
 @section

@@ -11,6 +11,8 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
+from annotated_types import Le, Lt
+
 from mtlcli.config import Config
 
 Path = tuple[str | int, ...]
@@ -38,6 +40,16 @@ def plain(hint: Any, value: Any) -> Any:
                     return member
         return Any
     return hint
+
+
+def is_number(hint: Any) -> bool:
+    """Whether values of a type are numbers, or can be."""
+    return hint in (int, float) or any(map(is_number, get_args(hint)))
+
+
+def has_upper_bound(hint: Any) -> bool:
+    """Whether a type says how large its numbers can be."""
+    return isinstance(hint, (Le, Lt)) or any(map(has_upper_bound, get_args(hint)))
 
 
 def tags(hint: Any, key: str) -> list[str]:

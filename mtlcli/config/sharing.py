@@ -101,7 +101,7 @@ class AdapterSharing:
 
     name: Literal["adapters"] = "adapters"
     """Strategy."""
-    size: Annotated[int, Gt(0)] = 64
+    size: Annotated[int, Gt(0), Le(65536)] = 64
     """Width of the bottleneck."""
     layers: Layers = "all"
     """Layers that have adapters: numbers from 0, -1 is the last; or `all`."""
@@ -123,10 +123,10 @@ class PALSharing:
 
     name: Literal["pal"] = "pal"
     """Strategy."""
-    size: Annotated[int, Gt(0)] = 96
+    size: Annotated[int, Gt(0), Le(65536)] = 96
     """Width of the attention, over all its heads. The paper has 204 for BERT-base, about a quarter of its channels; 96 is a quarter of
     MiniLM's."""
-    heads: Annotated[int, Gt(0)] = 6
+    heads: Annotated[int, Gt(0), Le(1024)] = 6
     """Attention heads."""
     layers: Layers = "all"
     """Layers that have attention in parallel: numbers from 0, -1 is the last; or `all`."""
@@ -151,7 +151,7 @@ class LoRASharing:
 
     name: Literal["lora"] = "lora"
     """Strategy."""
-    rank: Annotated[int, Gt(0)] = 8
+    rank: Annotated[int, Gt(0), Le(65536)] = 8
     """Rank of a change, r."""
     alpha: Annotated[float, Gt(0)] = 16.0
     """Changes are multiplied by alpha / r."""
@@ -180,9 +180,9 @@ class AdapterFusionSharing:
 
     name: Literal["adapter_fusion"] = "adapter_fusion"
     """Strategy."""
-    size: Annotated[int, Gt(0)] = 64
+    size: Annotated[int, Gt(0), Le(65536)] = 64
     """Width of the adapters' bottleneck."""
-    keys: Annotated[int, Gt(0)] = 16
+    keys: Annotated[int, Gt(0), Le(65536)] = 16
     """Width of the attention's queries and keys."""
     layers: Layers = "all"
     """Layers that have adapters: numbers from 0, -1 is the last; or `all`."""
@@ -204,7 +204,7 @@ class Gating(ABC):
     gate: Literal["softmax", "dselect_k"] = "softmax"
     """How a task weighs experts: for each token with a softmax (Ma et al. 2018), or by a choice of at most `selected` of them for
     all of the task's tokens (DSelect-k, Hazimeh et al. 2021)."""
-    selected: Annotated[int, Ge(1)] = 2
+    selected: Annotated[int, Ge(1), Le(1000)] = 2
     """With gate=dselect_k: the most experts that keep a weight, k."""
     entropy: Annotated[float, Ge(0)] = 1e-2
     """With gate=dselect_k: factor of the selectors' entropy in the loss; more of it makes them decide sooner."""
@@ -234,7 +234,7 @@ class MMoESharing(Gating):
     layers: ExpertLayers = field(default_factory=lambda: [-1])
     """Where the experts are: layers, numbered from 0, -1 is the last, whose feed-forward block each expert starts as a copy of; `all`;
     or `top`: new blocks behind the last layer."""
-    experts: Annotated[int, Ge(1)] = 4
+    experts: Annotated[int, Ge(1), Le(1000)] = 4
     """Number of experts. The paper has 8 small ones; these are as large as a feed-forward block."""
     noise: Annotated[float, Ge(0)] = 1e-2
     """In layers: noise on the copies' weights at the start, relative to their standard deviation; without any, they part slowly."""
@@ -254,9 +254,9 @@ class CGCSharing(Gating):
     layers: ExpertLayers = field(default_factory=lambda: [-1])
     """Where the experts are: layers, numbered from 0, -1 is the last, whose feed-forward block each expert starts as a copy of; `all`;
     or `top`: new blocks behind the last layer."""
-    shared: Annotated[int, Ge(0)] = 2
+    shared: Annotated[int, Ge(0), Le(1000)] = 2
     """Number of experts that all tasks share."""
-    own: Annotated[int, Ge(0)] = 1
+    own: Annotated[int, Ge(0), Le(1000)] = 1
     """Number of experts of each task's own."""
     noise: Annotated[float, Ge(0)] = 1e-2
     """In layers: noise on the copies' weights at the start, relative to their standard deviation; without any, they part slowly."""
@@ -279,11 +279,11 @@ class PLESharing(Gating):
 
     name: Literal["ple"] = "ple"
     """Strategy."""
-    levels: Annotated[int, Ge(1)] = 2
+    levels: Annotated[int, Ge(1), Le(100)] = 2
     """Number of levels; one level is CGC on top."""
-    shared: Annotated[int, Ge(1)] = 2
+    shared: Annotated[int, Ge(1), Le(1000)] = 2
     """Number of experts in each level that all tasks share."""
-    own: Annotated[int, Ge(1)] = 1
+    own: Annotated[int, Ge(1), Le(1000)] = 1
     """Number of experts in each level of each task's own."""
 
     def gated(self) -> int:
@@ -302,7 +302,7 @@ class TaskEmbeddingSharing:
     """Strategy."""
     conditions: Literal["both", "embeddings", "norms"] = "both"
     """What a task's vector shifts: the word embeddings, as a segment does, the gain and bias of every norm, or both."""
-    size: Annotated[int, Gt(0)] = 64
+    size: Annotated[int, Gt(0), Le(65536)] = 64
     """Numbers in a task's vector."""
 
 
@@ -317,7 +317,7 @@ class AttentionSharing:
     """Strategy."""
     layers: Layers = "all"
     """Layers over whose features tasks have masks: numbers from 0, -1 is the last; or `all`. Above the highest a task's state goes on."""
-    size: Annotated[int, Gt(0)] = 32
+    size: Annotated[int, Gt(0), Le(65536)] = 32
     """Width of the bottleneck in a mask's network. The paper has none; without one, a task's masks would be a quarter of a layer."""
 
 
@@ -338,7 +338,7 @@ class ProgressiveSharing:
     The learning rate rises and falls once in each stage."""
     patience: Annotated[int, Gt(0)] | None = None
     """A stage also ends after this many evaluations without a better average of its own tasks; null: never before its length is over."""
-    size: Annotated[int, Gt(0)] = 32
+    size: Annotated[int, Gt(0), Le(65536)] = 32
     """Columns: width of the bottleneck in a lateral connection."""
     strength: Annotated[float, Ge(0)] = 1.0
     """Distillation: factor of its term in the loss."""
@@ -387,7 +387,7 @@ class SluiceSharing(Stitching):
 
     name: Literal["sluice"] = "sluice"
     """Strategy."""
-    subspaces: Annotated[int, Ge(1)] = 2
+    subspaces: Annotated[int, Ge(1), Le(65536)] = 2
     """Equal parts of the states' channels that are mixed by themselves."""
     orthogonality: Annotated[float, Ge(0)] = 1e-3
     """Factor of the penalty on subspaces that say the same; 0: none, as in the authors' code unless it is asked for. The paper gives no

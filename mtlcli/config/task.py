@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from mtlcli.config.section import section
 from mtlcli.registry import Registry
@@ -58,17 +58,17 @@ class Task:
     metrics: list[str] = field(default_factory=list)
     """Metrics to compute; the first is the main one, which must rise as predictions get better. Empty: the defaults of the task type.
     `evaluate:NAME` is a metric of the package `evaluate`, whose code is run: it has to be typed on the command line."""
-    weight: Annotated[float, Ge(0)] = 1.0
+    weight: Annotated[float, Ge(0), Le(1_000_000)] = 1.0
     """Importance: multiplies the task's term in the total loss under every weighting."""
-    batch_size: Annotated[int, Gt(0)] | None = None
+    batch_size: Annotated[int, Gt(0), Le(1_000_000)] | None = None
     """Examples of this task in a step, over all devices; null: `runner.batch_size`."""
-    lr_factor: Annotated[float, Gt(0)] = 1.0
+    lr_factor: Annotated[float, Gt(0), Le(1_000_000)] = 1.0
     """Multiplies the learning rate of the parameters that belong to this task alone."""
     dropout: Annotated[float, Ge(0), Lt(1)] | None = None
     """Dropout in the head; null: `model.dropout`, or else what the backbone's own configuration says."""
-    head_layers: Annotated[int, Ge(0)] | None = None
+    head_layers: Annotated[int, Ge(0), Le(100)] | None = None
     """Dense layers with tanh in the head before its output layer; null: one where the backbone has no trained pooler, none for spans."""
-    max_length: Annotated[int, Ge(8)] | None = None
+    max_length: Annotated[int, Ge(8), Le(1_000_000)] | None = None
     """Longest input in tokens, special tokens included; null: `data.max_length`."""
 
 
@@ -115,7 +115,7 @@ class RegressionTask(Task):
     """Task type."""
     columns: TextColumns
     """Column names."""
-    range: Annotated[list[float], MinLen(2)] | None = None
+    range: Annotated[list[Annotated[float, Le(1e30)]], MinLen(2)] | None = None
     """Lowest and highest valid score; rows outside are refused. Null: any finite number."""
 
 
@@ -142,7 +142,7 @@ class SpanTask(Task):
     """Task type."""
     columns: SpanColumns = field(default_factory=SpanColumns)
     """Column names."""
-    max_length: Annotated[int, Ge(8)] | None = 384
+    max_length: Annotated[int, Ge(8), Le(1_000_000)] | None = 384
     """Longest window in tokens, question and special tokens included; null: `data.max_length`."""
     no_answer: bool = False
     """Whether questions may have no answer (SQuAD 2.0)."""

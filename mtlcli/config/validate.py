@@ -15,10 +15,26 @@ from pydantic import TypeAdapter, ValidationError
 
 from mtlcli.config import Config
 from mtlcli.config.crosscheck import crosscheck
-from mtlcli.config.schema import Path, alternatives, docs, dotted, hints, is_inside, leaves, plain, section_at, tags, value_at
+from mtlcli.config.schema import (
+    Path,
+    alternatives,
+    docs,
+    dotted,
+    has_upper_bound,
+    hints,
+    is_inside,
+    is_number,
+    leaves,
+    plain,
+    section_at,
+    tags,
+    value_at,
+)
 from mtlcli.errors import Problem, UserError
 from mtlcli.registry import nearest, suggest
 
+LARGEST = 99_999_999
+"""The largest number where a key names no bound of its own. It has eight digits, as the number of a step in the name of a checkpoint."""
 GROUPS_OF_TASKS = ("task", "experiment")
 """Configuration groups that are no section of Config."""
 
@@ -41,6 +57,10 @@ def check(values: dict[str, Any]) -> tuple[Config | None, list[Problem]]:
         problems.append(Problem(f"must be a finite number, found {value}", dotted(path), _help(path, values)))
         _take_out(tolerated, path, "")
         refused.append(dotted(path))
+    for path, value, largest in _too_large(values):
+        _take_out(tolerated, path, "")
+        refused.append(dotted(path))
+        problems.append(Problem(f"must be at most {_number(largest)}, found {found(value)}", dotted(path), _help(path, values)))
     # Values that are refused are taken out and the rest is validated again, so that one mistake does not hide another.
     for _ in range(3):
         try:
@@ -88,6 +108,8 @@ def check_key(key: str, values: dict[str, Any]) -> Problem | None:
 
 def found(value: Any) -> str:
     """A value as it is shown to the user, shortened."""
+    if isinstance(value, int) and value.bit_length() > 1000:
+        return "a number of more than 300 digits"
     text = f"'{value}'" if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -171,7 +193,7 @@ def _in_words(error: Any, path: Path, values: dict[str, Any]) -> Problem:
         return Problem(f"needs at least {context['min_length']} entries, found {found(value)}", where, _help(path, values))
     if kind in BOUNDS:
         words, key = BOUNDS[kind]
-        return Problem(f"must be {words} {context[key]:g}, found {found(value)}", where, _help(path, values))
+        return Problem(f"must be {words} {_number(context[key])}, found {found(value)}", where, _help(path, values))
     if kind in KINDS:
         fix = _help(path, values)
         if kind == "string_type" and isinstance(value, bool):
@@ -182,6 +204,11 @@ def _in_words(error: Any, path: Path, values: dict[str, Any]) -> Problem:
             fix = "put it in quotes: YAML reads null, Null, NULL, ~ and an empty entry without quotes as no value"
         return Problem(f"must be {KINDS[kind]}, found {found(value)}", where, fix)
     return Problem(f"{error['msg'][0].lower()}{error['msg'][1:]}, found {found(value)}", where, _help(path, values))
+
+
+def _number(value: float) -> str:
+    """A bound in full, as it would be typed."""
+    return str(int(value)) if float(value).is_integer() else f"{value:g}"
 
 
 def _quoted(text: str) -> list[str]:
@@ -246,6 +273,25 @@ def _not_finite(path: Path, value: Any) -> Iterator[tuple[Path, float]]:
             yield from _not_finite((*path, key), inner)
     elif isinstance(value, float) and not math.isfinite(value):
         yield path, value
+
+
+def _too_large(values: dict[str, Any]) -> Iterator[tuple[Path, float, int]]:
+    """Numbers beyond all sense, of keys that have no upper bound of their own, and the largest that is taken."""
+    for place in _numbers((), values):
+        number, names = value_at(place, values), [part for part in place if isinstance(part, str)]
+        section = section_at(names[:-1], values)
+        hint = hints(section).get(names[-1]) if section else None
+        if abs(number) > LARGEST and (hint is None or (is_number(hint) and not has_upper_bound(hint))):
+            yield place, number, LARGEST
+
+
+def _numbers(path: Path, value: Any) -> Iterator[Path]:
+    """The places of all finite numbers."""
+    if isinstance(value, (dict, list)):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _numbers((*path, key), inner)
+    elif isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        yield path
 
 
 # ------------------------------------------------------------------------------------------------ what to do about it

@@ -1,4 +1,4 @@
-"""Where a backbone comes from: its architecture, its tokenizer and what both need to be used together. No torch here.
+"""Where a backbone comes from: its architecture, its tokenizer and what both need to be used together. Imports no torch at first.
 
 What is found is written into the run folder (`backbone/`), so that a checkpoint can be used on a machine that has
 neither the hub nor the folder that the weights once came from.
@@ -7,6 +7,7 @@ neither the hub nor the folder that the weights once came from.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -22,6 +23,9 @@ FOREIGN = ("auto_map", "attn_implementation", "_attn_implementation", "experts_i
 """What a transformers configuration may hold beside the architecture: code of others to import or download, and places to load from."""
 WORD_EMBEDDINGS = ("word_embeddings.weight", "embed_tokens.weight", "tok_embeddings.weight", "wte.weight", "shared.weight")
 """How the families of models call the table of their vocabulary."""
+
+POSITION_EMBEDDINGS = ("position_embeddings", "embed_positions", "positions_embed", "wpe")
+"""How they call the table of positions in a text; those of positions on a page have longer names."""
 
 
 @dataclass
@@ -166,17 +170,52 @@ def _pretrained(model: Model) -> BackboneFiles:
         _check_weights(model, Path(location), rows)
     for name in _dropout_fields(config) if model.dropout is not None else ():
         setattr(config, name, model.dropout)
-    lengths = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or 10**9]
-    longest = min(lengths)
+    longest = min(float(tokenizer.model_max_length), _positions(config, _without_numbers(config, model)))
     return BackboneFiles(
         location=location,
         architecture=own_architecture(json.loads(config.to_json_string(use_diff=False))),
         tokenizer=tokenizer.backend_tokenizer.to_str(),
         uses_segments=getattr(config, "type_vocab_size", 0) > 1,
         # The library says "no bound" with a huge number.
-        model_max_length=longest if longest < 10**6 else None,
+        model_max_length=int(longest) if longest < 10**6 else None,
         end_token=tokenizer.sep_token or tokenizer.eos_token,
     )
+
+
+def _without_numbers(config: Any, model: Model) -> Any:
+    """The network that reads texts, with the shapes of its parameters and no memory for them. Raises UserError when it cannot be built."""
+    import torch
+    from transformers import AutoModel
+
+    try:
+        with torch.device("meta"):
+            network = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    except Exception as error:  # The configuration of a stranger: any value in it can be of another kind than the library expects.
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        raise UserError(
+            f"the architecture in config.json cannot be built: {type(error).__name__}: {reason}",
+            where=f"model.name={model.name}",
+            fix="take config.json as the model was published with it, or choose another model",
+        ) from error
+    return network.get_encoder() if config.is_encoder_decoder else network
+
+
+def _positions(config: Any, network: Any) -> float:
+    """The longest input, in tokens, that a model has positions for; infinite where there is no bound.
+
+    The network itself is looked at, because the configuration does not say it for every family: in RoBERTa and its kin
+    (XLM-R, CamemBERT, MPNet, Longformer, ESM) the table of positions has `max_position_embeddings` rows, of which those up
+    to the number of the padding token are never used; in BART and OPT the table has some more.
+    """
+    bound = getattr(config.get_text_config(), "max_position_embeddings", None)
+    lengths = [float(bound) if isinstance(bound, int) and bound > 0 else math.inf]
+    for name, module in network.named_modules():
+        table = getattr(module, "weight", None)
+        if name.rpartition(".")[2] in POSITION_EMBEDDINGS and table is not None and table.ndim == 2:
+            padding = getattr(module, "padding_idx", None)
+            unused = getattr(module, "offset", 0) if padding is None or hasattr(module, "offset") else padding + 1
+            lengths.append(float(len(table) - unused))
+    return min(lengths)
 
 
 def _check_vocabulary(model: Model, vocabulary: dict[str, int], rows: int | None) -> None:

@@ -23,6 +23,10 @@ from mtlcli.runner.interrupt import Interrupt
 from mtlcli.runner.launched import read_launch
 from mtlcli.runner.prepare import Prepared, prepare
 from mtlcli.runner.room import check_place, check_room
+from mtlcli.seeds import folded
+
+MOST_STEPS = 99_999_999
+"""The number of a step has eight digits in the name of its checkpoint."""
 
 if TYPE_CHECKING:
     from mtlcli.data.batches import Stream
@@ -249,7 +253,7 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
         config.runner.precision = ranks.share(choose_precision(config.runner.precision, ranks.device))
         if config.runner.precision == "bf16" and ranks.device.type == "cpu" and (free := free_memory(ranks.device)) is not None:
             bound_kernels(free)
-        torch.manual_seed(config.seed)
+        torch.manual_seed(folded(config.seed))
         doing("loading the model")
         resumed = checkpoint.read(folder.checkpoints / name) if name else None
         model = build_model(config, prepared.tasks, prepared.files, load_weights=resumed is None).to(ranks.device)
@@ -352,6 +356,8 @@ def _order(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], Stage
     staged = config.sharing if isinstance(config.sharing, ProgressiveSharing) else None
     stages = Stages(parts, patience=staged.patience if staged else None)
     steps = config.runner.steps or math.ceil((config.runner.epochs or 0) * stages.steps_per_epoch)
+    if steps > MOST_STEPS:
+        raise UserError(f"the run would have {steps:,} steps, more than {MOST_STEPS:,}", "runner.epochs", "lower it")
     stages.fit(steps, staged.lengths if staged else None)
     if config.optim.warmup >= stages.shortest:
         raise UserError(

@@ -30,6 +30,7 @@ from mtlcli.runner.saver import Saver
 from mtlcli.runner.stages import Stages
 from mtlcli.runner.state import Stage, TrainState, Window
 from mtlcli.runner.step import Backward, TaskBatch, cut
+from mtlcli.seeds import folded
 from mtlcli.weighting.base import Step, Weighting
 
 
@@ -271,7 +272,7 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
 
 def seed_dropout(seed: int, step: int, rank: int) -> None:
     """Make dropout a pure function of (seed, step, rank): nothing to save, nothing to restore."""
-    torch.manual_seed((seed * 1_000_003 + step) * 4096 + rank)
+    torch.manual_seed(folded((seed * 1_000_003 + step) * 4096 + rank))
 
 
 def require_finite(tensors: Mapping[str, torch.Tensor], where: str, fix: str) -> None:

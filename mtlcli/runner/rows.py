@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from mtlcli.runner.distributed import Ranks
+from mtlcli.seeds import folded
 
 CHUNK = 1 << 16
 """Columns whose inner products are taken together: K rows of them stay in the cache."""
@@ -34,7 +35,7 @@ class Projection:
     def signs(self, index: int, parameter: Tensor) -> Tensor:
         """The signs of parameter number `index`: bool, of its shape."""
         if index not in self._signs:
-            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + index)
+            generator = torch.Generator().manual_seed(folded(self._seed * 1_000_003 + index))
             drawn = torch.randint(0, 2, parameter.shape, generator=generator, dtype=torch.int8)
             self._signs[index] = drawn.bool().to(parameter.device)
         return self._signs[index]

@@ -19,6 +19,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from mtlcli.seeds import folded
+
 When = Literal["before", "losses", "gradients", "rows"]
 """When the weights of a step are known: before it; once its losses are; once the Gram matrix of its gradients is; or
 never, because the method combines the gradient rows itself."""
@@ -56,7 +58,7 @@ class Step:
 
     def generator(self) -> torch.Generator:
         """A generator that is a pure function of (seed, step): the same draws on every rank and after a resume."""
-        return torch.Generator().manual_seed((self.seed * 1_000_003 + self.number) * 4096 + 4095)
+        return torch.Generator().manual_seed(folded((self.seed * 1_000_003 + self.number) * 4096 + 4095))
 
 
 class Weighting(ABC):
