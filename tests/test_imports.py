@@ -16,7 +16,7 @@ import mtlcli
 
 PACKAGE = Path(mtlcli.__file__).parent
 HEAVY = {"torch", "transformers", "datasets", "evaluate", "sklearn"}
-TOOLS = {"commands", "errors", "registry", "disk", "output", "garbage", "screen", "pulse"}
+TOOLS = {"commands", "errors", "registry", "seeds", "disk", "output", "garbage", "screen", "pulse"}
 ROOMS = {
     "metrics": TOOLS,
     "config": TOOLS | {"metrics"},
