@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,20 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, logging
 from transformers.utils.hub import cached_file
 from transformers.utils.logging import disable_progress_bar
 
 from mtlcli.config.run import Model
 from mtlcli.data.batches import Batch
-from mtlcli.errors import UserError
+from mtlcli.errors import RunWarning, UserError
 from mtlcli.models.bert import PLAIN, bert_layers, skip_tokens
 from mtlcli.models.dropout import cheapen
-from mtlcli.models.files import BackboneFiles, locate, own_architecture
+from mtlcli.models.files import WORD_EMBEDDINGS, BackboneFiles, locate, own_architecture
 from mtlcli.tasks.base import Encoded
+
+SHOWN = 6
+"""Names that a message about missing weights shows."""
 
 
 def layer_of(parameter: str) -> int | None:
@@ -180,8 +184,10 @@ def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = T
         assert model.name is not None
         # What the run folder keeps is where the weights were found; what counts is what the config asks for.
         location = locate(model.name)
+        verbosity = logging.get_verbosity()
         try:
             _check_shards(location)
+            logging.set_verbosity_error()  # What is missing is said below, once and in log.txt.
             network, info = AutoModel.from_pretrained(
                 location,
                 config=config,
@@ -197,7 +203,10 @@ def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = T
                 where=f"model.name={model.name}",
                 fix="the model must have model.safetensors: pickled weights (pytorch_model.bin) can run code, so they are never read",
             ) from error
+        finally:
+            logging.set_verbosity(verbosity)
         missing = {key.split(".")[0] for key in info["missing_keys"]}
+        _check_complete(model, network, info)
     if config.is_encoder_decoder:
         network = network.get_encoder()
     if model.gradient_checkpointing:
@@ -213,6 +222,47 @@ def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = T
     elif pooling == "pooler" and not has_pooler:
         raise UserError(f"{config.model_type} has no pooler", where="model.pooling=pooler", fix="choices: auto, cls, mean, last")
     return Backbone(network, pooling, attention=model.attention)
+
+
+def _check_complete(model: Model, network: PreTrainedModel, info: dict[str, Any]) -> None:
+    """Compare the weights that were found with the network, whose other parameters are random now.
+
+    A few missing tensors, and layers that the network does not have, are warned of. Raises UserError when
+    whole layers or the embeddings of the vocabulary are missing: that is no pretrained model.
+    """
+    where = f"model.name={model.name}"
+    # The decoder of an encoder-decoder is not used, and a pooler only when it was trained or is asked for.
+    unused = ("decoder.",) if network.config.is_encoder_decoder else ()
+    unused += () if model.pooling == "pooler" else ("pooler.",)
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith(unused))
+    names = [name for name, _ in network.named_parameters() if not name.startswith(unused)]
+    layers = {layer for name in names if (layer := layer_of(name)) is not None}
+    whole = layers - {layer_of(name) for name in names if name not in missing}
+    lost = [f"layer {layer}" for layer in sorted(whole)]
+    lost += [name for name in missing if name.endswith(WORD_EMBEDDINGS)]
+    if lost:
+        raise UserError(
+            f"the weights lack {_some(lost)}, which config.json has (layers 0 to {max(layers, default=0)})",
+            where,
+            "take config.json and the weights from the same model, or download it again",
+        )
+    if missing:
+        what = f"the weights lack {len(missing)} of {len(names)} tensors of the model, which begin at random: {_some(missing)}"
+        warnings.warn(f"{where}: {what}", RunWarning, stacklevel=2)
+    known = {_any_layer(name) for name in names}
+    beyond = {layer_of(key) for key in info["unexpected_keys"] if any(_any_layer(key).endswith(name) for name in known)} - layers
+    if extra := sorted(layer for layer in beyond if layer is not None):
+        what = f"the weights have layers that config.json leaves out ({_some([str(layer) for layer in extra])})"
+        warnings.warn(f"{where}: {what}; the model has layers 0 to {max(layers, default=0)}", RunWarning, stacklevel=2)
+
+
+def _any_layer(parameter: str) -> str:
+    """The name of a parameter, the same for each layer."""
+    return ".".join("#" if part.isdigit() else part for part in parameter.split("."))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _first_line(error: Exception) -> str:

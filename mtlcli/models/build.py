@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from torch import nn
 
 from mtlcli.config import Config, sharings
+from mtlcli.errors import RunWarning
 from mtlcli.models.backbone import Backbone, build_backbone
 from mtlcli.models.files import BackboneFiles
 from mtlcli.models.multitask import MultiTaskModel
@@ -21,7 +23,10 @@ def build_model(config: Config, tasks: dict[str, TaskType[Any]], files: Backbone
     made: list[Backbone] = []
 
     def make_backbone() -> Backbone:
-        backbone = build_backbone(files, config.model, load_weights=load_weights)
+        with warnings.catch_warnings():
+            if made:  # What the weights lack was said for the first copy.
+                warnings.simplefilter("ignore", RunWarning)
+            backbone = build_backbone(files, config.model, load_weights=load_weights)
         if config.model.frozen_layers is not None:
             backbone.freeze(config.model.frozen_layers)
         made.append(backbone)

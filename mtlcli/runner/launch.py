@@ -18,7 +18,7 @@ from typing import Any
 
 from mtlcli import checkpoint, commands
 from mtlcli.config.run import Runner
-from mtlcli.errors import Interrupted, Problem, RunError
+from mtlcli.errors import Interrupted, Problem, RunError, UserError
 from mtlcli.runner.folder import RunFolder
 from mtlcli.runner.interrupt import Interrupt
 
@@ -132,6 +132,8 @@ def launch(runner: Runner, folder: RunFolder, name: str | None, interrupt: Inter
     finally:
         send(signal.SIGKILL)
     failed = sorted((rank for rank in ranks if rank.failed), key=Rank.blame)
+    if failed and failed[0].said.get("by_user"):
+        raise UserError([Problem(*values) for values in failed[0].said["failed"]])
     if failed:
         raise _explained(failed[0], folder, runner.timeout)
     if "interrupted" in ranks[0].said:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlcli import garbage
-from mtlcli.errors import Interrupted, MtlError, Problem
+from mtlcli.errors import Interrupted, MtlError, Problem, UserError
 from mtlcli.output import fill_closed, outlive_reader, show_any_text
 from mtlcli.pulse import Pulse
 from mtlcli.runner.interrupt import Interrupt
@@ -71,7 +71,8 @@ def _word(error: Exception) -> dict[str, Any]:
     if isinstance(error, Interrupted):
         return {"interrupted": [error.number, error.step]}
     if isinstance(error, MtlError):
-        return {"failed": [astuple(problem) for problem in error.problems]}
+        by_user = isinstance(error, UserError)
+        return {"failed": [astuple(problem) for problem in error.problems], "by_user": by_user}
     from mtlcli.runner.distributed import lost_neighbour
 
     problem = Problem(f"{type(error).__name__}: {error}")
