@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 from mtlcli.errors import UserError
 
 T = TypeVar("T", bound=type)
+LISTED = 100
+"""Choices that a message lists."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
@@ -23,10 +25,11 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
 
 
 def suggest(name: str, choices: Iterable[str]) -> str:
-    """The text offered for an unknown name: the nearest choice first, then all of them."""
+    """The text offered for an unknown name: the nearest choice first, then all of them, of very many the first."""
     choices = sorted(choices)
     close = nearest(name, choices)
-    return (f"did you mean '{close}'? " if close else "") + "choices: " + ", ".join(choices)
+    more = f", ... ({len(choices):,} in all)" if len(choices) > LISTED else ""
+    return (f"did you mean '{close}'? " if close else "") + "choices: " + ", ".join(choices[:LISTED]) + more
 
 
 class Registry:

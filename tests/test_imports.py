@@ -16,7 +16,7 @@ import mtlcli
 
 PACKAGE = Path(mtlcli.__file__).parent
 HEAVY = {"torch", "transformers", "datasets", "evaluate", "sklearn"}
-TOOLS = {"commands", "errors", "registry", "seeds", "disk", "output", "garbage", "screen", "pulse"}
+TOOLS = {"commands", "errors", "registry", "seeds", "disk", "output", "garbage", "memory", "screen", "pulse"}
 ROOMS = {
     "metrics": TOOLS,
     "config": TOOLS | {"metrics"},
@@ -42,6 +42,7 @@ LIGHT = [
     "mtlcli.errors",
     "mtlcli.disk",
     "mtlcli.garbage",
+    "mtlcli.memory",
     "mtlcli.screen",
     "mtlcli.pulse",
     "mtlcli.report",
@@ -49,6 +50,7 @@ LIGHT = [
     "mtlcli.checkpoint",
 ]
 LIGHT += [f"mtlcli.data.{name}" for name in ("source", "read", "sample", "encoder", "store", "checks", "table", "features")]
+LIGHT += [f"mtlcli.data.{name}" for name in ("delimited", "objects", "parquet", "unpack")]
 """What `mtl --help`, `mtl tasks` and errors in a configuration load: these packages with everything in them, without torch."""
 MODULES_OF_TORCH = {"mtlcli.tasks.heads"}
 """The one exception: the heads are torch modules, which task types import when they build one."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from mtlcli.commands import hydra_value
 from mtlcli.config import Config, Task
+from mtlcli.config.formats import ENDINGS, NAMED, ending
 from mtlcli.config.sharing import CrossStitchSharing, ProgressiveSharing, SluiceSharing, stages_of
 from mtlcli.config.task import ClassificationTask, RegressionTask, SpanTask
 from mtlcli.config.weighting import Needs
@@ -22,7 +23,6 @@ SPECIAL_TOKENS = 4
 """The most special tokens that a tokenizer puts around and between two texts."""
 CLASSES_NAMED = 20
 """Classes that a message names."""
-FORMATS = (".parquet", ".csv", ".tsv", ".jsonl")
 
 
 def crosscheck(config: Config, values: dict[str, Any]) -> list[Problem]:
@@ -43,8 +43,8 @@ def missing_files(config: Config) -> list[Problem]:
             where, path = f"tasks.{name}.source.files.{split}", Path(file)
             if path.is_dir():
                 problems.append(Problem(f"'{file}' is a folder, and a split is read from one file", where, _inside(path, split)))
-            elif path.suffix.lower() not in FORMATS:
-                problems.append(Problem(f"'{file}' is in no known format", where, "its name must end in " + ", ".join(FORMATS)))
+            elif ending(path) not in ENDINGS:
+                problems.append(Problem(f"'{file}' is in no known format", where, f"its name must end in {NAMED}"))
             elif not path.is_file():
                 problems.append(Problem(f"there is no file '{file}'", where, _nearest_path(path)))
     return problems
@@ -63,9 +63,9 @@ def missing_model(config: Config) -> list[Problem]:
 
 def _inside(folder: Path, split: str) -> str:
     """What to do about a folder that is named in the place of a file: the file in it that is most likely meant."""
-    files = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in FORMATS)
+    files = sorted(path.name for path in folder.iterdir() if ending(path) in ENDINGS)
     close = next((name for name in files if name.startswith(split)), files[0] if files else None)
-    return f"did you mean '{folder / close}'?" if close else "name a file that ends in " + ", ".join(FORMATS)
+    return f"did you mean '{folder / close}'?" if close else f"name a file that ends in {NAMED}"
 
 
 def _nearest_path(path: Path) -> str:

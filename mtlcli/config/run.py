@@ -84,7 +84,7 @@ class Data:
     """Where the rows come from of every task that names no source of its own (`tasks.NAME.source.kind` or `.files`).
     `auto`: `root` if given, else the hub or its cache, else the built-in sample world."""
     root: str | None = None
-    """Folder with `<task path>/<split>.parquet|csv|tsv|jsonl` in the hub's columns."""
+    """Folder with `<task path>/<split>.parquet`, `.csv`, `.jsonl.gz`, ... in the hub's columns."""
     max_length: Annotated[int, Ge(8), Le(1_000_000)] = 128
     """Longest input in tokens, special tokens included. Span tasks cut longer contexts into windows, others truncate."""
     max_train_rows: Annotated[int, Gt(0), Le(10**12)] | None = None

@@ -23,13 +23,14 @@ class Source:
     """Where the rows of this task come from, whatever the other tasks use: `hub`, `local` (`path` below `data.root`) or `sample`.
     Null: `files` if they are given, else what `data.source` says."""
     path: str | None = None
-    """Folder below `data.root` that holds `<split>.parquet|csv|tsv|jsonl`; also the key of the built-in sample world."""
+    """Folder below `data.root` that holds `<split>.parquet`, `.csv`, `.jsonl.gz`, ...; also the key of the built-in sample world."""
     hub: str | None = None
     """Data set on the Hugging Face hub, for example `nyu-mll/glue`."""
     hub_config: str | None = None
     """Configuration name on the hub, for example `cola`."""
     files: dict[str, str] | None = None
-    """Own data: split name -> file (parquet, csv, tsv or jsonl). Relative to the folder where `mtl` is typed.
+    """Own data: split name -> file (parquet, csv, tsv, jsonl, json; text also as .gz, .bz2, .xz, .zst).
+    Relative to the folder where `mtl` is typed.
     Takes the place of `path` and `hub`."""
 
 

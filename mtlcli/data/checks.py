@@ -59,11 +59,9 @@ def _is_labelled(task: TaskType[Any], split: str) -> bool:
 
 def _check_shape(task: TaskType[Any], table: Table, labelled: bool) -> list[Problem]:
     """Missing columns and empty splits, which a task type's own check takes for granted."""
-    if len(table) == 0:
-        return [Problem(f"split '{table.split}' has no rows", table.origin, f"fill it, or take it out of tasks.{task.name}.splits")]
-    there = table.rows.column_names
+    there = table.all_names
     keys = {column: key for key, column in vars(task.config.columns).items()}
-    return [
+    missing = [
         Problem(
             f"there is no column '{column}'",
             table.origin,
@@ -72,6 +70,9 @@ def _check_shape(task: TaskType[Any], table: Table, labelled: bool) -> list[Prob
         for column in task.required_columns(labelled=labelled)
         if column not in there
     ]
+    if missing or len(table):
+        return missing
+    return [Problem(f"split '{table.split}' has no rows", table.origin, f"fill it, or take it out of tasks.{task.name}.splits")]
 
 
 def _doubts(task: TaskType[Any], tables: Mapping[str, Table]) -> list[Problem]:

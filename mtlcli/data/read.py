@@ -2,53 +2,72 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from mtlcli.data.table import Table, others
-from mtlcli.errors import Problem, UserError
-from mtlcli.registry import suggest
+from mtlcli.config.formats import ENDINGS, NAMED, ending
+from mtlcli.data.delimited import csv_rows, delimited, tsv_rows
+from mtlcli.data.objects import read_json, read_jsonl
+from mtlcli.data.parquet import read_parquet
+from mtlcli.data.table import Table
+from mtlcli.data.unpack import text_bytes
+from mtlcli.errors import UserError
+from mtlcli.registry import nearest
 
-EXTENSIONS = ("parquet", "csv", "tsv", "jsonl")
-FIELD_LIMIT = 2**31 - 1  # The csv module's own limit of 128 KiB is shorter than some contexts.
 
+def read_file(path: Path, split: str, columns: Sequence[str] | None = None) -> Table:
+    """Read a file as the rows of `split`. `columns`: those that are needed; None: all.
 
-def read_file(path: Path, split: str) -> Table:
-    """Read a parquet, csv, tsv or jsonl file as the rows of `split`.
+    parquet: columns of views, dictionaries, decimals and bytes in UTF-8 become plain text and numbers. Text files are UTF-8,
+    with or without a byte order mark, and may be compressed (.gz, .bz2, .xz, .zst); lines end in LF, CR LF or CR.
+    csv: RFC 4180 with a header line. tsv: a header line, no quoting. Columns of csv and tsv hold text as it stands in the file,
+    whatever it looks like, and null where a field is empty. jsonl: one object a line. json: a list of objects, or SQuAD's
+    published form. Of parquet and json files only the needed columns are kept.
 
-    Text files are UTF-8, with or without a byte order mark. csv: RFC 4180 with a header line. tsv: a header line, no
-    quoting. jsonl: one object a line. Columns of csv and tsv hold text as it stands in the file, whatever it looks like, and
-    null where a field is empty. Raises UserError, with the line, when the file cannot be read or has no rows.
+    Raises UserError, with the line, when the file cannot be read, has no rows or does not fit into memory.
     """
-    extension = path.suffix.lower().removeprefix(".")
-    if extension not in EXTENSIONS:
-        raise UserError(f"unknown kind of file '{path.suffix}'", str(path), suggest(extension, EXTENSIONS))
+    kind = ending(path)
+    if kind not in ENDINGS:
+        close = nearest(kind, ENDINGS)
+        what = f"unknown kind of file '.{kind}'" if kind else "the name of the file has no ending"
+        meant = f"did you mean .{close}? " if close else ""
+        raise UserError(what, str(path), f"{meant}rows are read from {NAMED}")
     if not path.is_file():
         there = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"the file {there}", str(path), "check the path; it is relative to the folder where mtl was typed")
     try:
-        if extension == "parquet":
-            return Table(_parquet(path), str(path), split)
-        data = path.read_bytes()
+        return _read(path, kind.partition(".")[0], split, columns)
     except OSError as error:
         raise UserError(f"the file cannot be read: {error}", str(path), "check its permissions, or copy it again") from error
-    text = _decode(data, path)
+    except MemoryError as error:  # Arrow's own is one, too.
+        fix = "use a machine with more memory, or a file with fewer rows"
+        raise UserError("the file does not fit into memory", str(path), fix) from error
+    except pa.ArrowException as error:
+        reason = str(error).strip().splitlines()[0]
+        fix = "write its columns as text, numbers or lists of them"
+        raise UserError(f"the rows of the file cannot be used: {reason}", str(path), fix) from error
+
+
+def _read(path: Path, kind: str, split: str, columns: Sequence[str] | None) -> Table:
+    if kind == "parquet":
+        rows, names = read_parquet(path, columns)
+        return Table(rows, str(path), split, names=names)
+    text = _decode(text_bytes(path), path)
     if not text.strip():
         raise UserError("the file is empty", str(path), "write rows into it, or name another file")
-    if extension == "jsonl":
-        columns, lines = _jsonl(text, path)
+    if kind == "json":
+        rows, lines, names = read_json(text, path, columns)
+    elif kind == "jsonl":
+        rows, lines, names = read_jsonl(text, path, columns)
     else:
-        columns, lines = _delimited(_csv_rows(text, path) if extension == "csv" else _tsv_rows(text), path)
-    return Table(pa.table(columns), str(path), split, lines)
+        rows, lines = delimited(csv_rows(text, path) if kind == "csv" else tsv_rows(text), path, columns)
+        names = rows.column_names
+    return Table(rows, str(path), split, lines, names=names)
 
 
 def file_fingerprint(path: Path) -> str:
@@ -73,175 +92,24 @@ def rows_fingerprint(rows: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def _parquet(path: Path) -> pa.Table:
-    import pyarrow.parquet as pq
-
-    try:
-        # Not `read_table`: it would turn a folder named `a=b` on the way into a column.
-        with pq.ParquetFile(path) as file:
-            rows = file.read()
-        rows.validate(full=True)
-        names = rows.column_names
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"the parquet file is damaged or not parquet: {reason}",
-            str(path),
-            "download or write the file again; a csv, tsv or jsonl file needs its own extension",
-        ) from error
-    if repeated := _repeated(names):
-        raise UserError(f"the file has a column twice: {', '.join(repeated)}", str(path), "rename one of them")
-    return rows
-
-
-def _repeated(names: list[str]) -> list[str]:
-    return sorted(name for name, count in Counter(names).items() if count > 1)
-
-
 def _decode(data: bytes, path: Path) -> str:
-    """The text of a file in UTF-8; a fault names the line and the likely encoding."""
+    """The text of a file in UTF-8; a fault names the line, the byte and the likely encoding."""
+    wide = "UTF-32" if data.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")) else "UTF-16"
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:200]:
-        raise UserError(
-            "the file is not UTF-8 but looks like UTF-16 or a binary file",
-            f"{path}, line 1",
-            f"save it as UTF-8: iconv -f UTF-16 -t UTF-8 {path.name} > new{path.suffix}",
-        )
+        what = f"the file is not UTF-8 but looks like {wide} or a binary file"
+        raise UserError(what, f"{path}, line 1", _converted(wide, path))
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"byte 0x{data[error.start]:02x} is not UTF-8; the file may be Latin-1",
-            f"{path}, line {line}",
-            f"save it as UTF-8: iconv -f LATIN1 -t UTF-8 {path.name} > new{path.suffix}",
-        ) from error
+        what = f"byte 0x{data[error.start]:02x} is not UTF-8; the file may be Latin-1"
+        raise UserError(what, f"{path}, line {line}", _converted("LATIN1", path)) from error
 
 
-def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(first line, fields) of each row, the header included; blank lines are skipped."""
-    csv.field_size_limit(FIELD_LIMIT)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    line = 1
-    try:
-        for fields in reader:
-            if fields:
-                yield line, fields
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(
-            f"the row is not valid csv: {error}",
-            f"{path}, line {line}",
-            "close every quote and write a quote inside a quoted field twice; a file without quoting is a .tsv",
-        ) from error
-
-
-def _tsv_rows(text: str) -> Iterator[tuple[int, list[str]]]:
-    """(line, fields) of each row, the header included; blank lines are skipped. Quotes are plain characters."""
-    for line, row in enumerate(text.split("\n"), start=1):
-        row = row.removesuffix("\r")
-        if row:
-            yield line, row.split("\t")
-
-
-def _delimited(rows: Iterator[tuple[int, list[str]]], path: Path) -> tuple[dict[str, pa.Array], list[int]]:
-    """Columns and line numbers of rows of fields whose first is the header."""
-    header_line, header = next(rows)
-    header = [name.strip() for name in header]
-    if len(header) == 1 and any(mark in header[0] for mark in ",;\t|"):
-        raise UserError(
-            f"the header is one column, {header[0]!r}: another separator is in use",
-            f"{path}, line {header_line}",
-            "save the file with commas as .csv, or with tabs as .tsv",
-        )
-    if repeated := _repeated(header):
-        raise UserError(f"the header names a column twice: {', '.join(repeated)}", f"{path}, line {header_line}", "rename one of them")
-    lines: list[int] = []
-    values: list[list[str]] = []
-    wrong: list[tuple[int, int]] = []
-    for line, fields in rows:
-        if len(fields) != len(header):
-            wrong.append((line, len(fields)))
-        else:
-            lines.append(line)
-            values.append(fields)
-    if wrong:
-        line, count = wrong[0]
-        more = others([line for line, _ in wrong], len(wrong))
-        fix = "a separator inside a text needs quotes in csv, and cannot be written in tsv: use csv or jsonl"
-        if count < len(header):
-            fix = "give every row all fields; an empty one needs its separator too"
-        what = f"the row has {count} field{'s' if count != 1 else ''}, the header {len(header)}{more}"
-        raise UserError(what, f"{path}, line {line}", fix)
-    if not lines:
-        raise UserError("the file has a header and no rows", str(path), "write rows into it, or name another file")
-    return {name: _text_column(column) for name, column in zip(header, zip(*values, strict=True), strict=True)}, lines
-
-
-def _text_column(values: Sequence[str]) -> pa.Array:
-    """Fields as they stand in the file; an empty one is null. Whoever needs numbers converts them."""
-    return pa.array([value or None for value in values], pa.string())
-
-
-def _jsonl(text: str, path: Path) -> tuple[dict[str, pa.Array], list[int]]:
-    """Columns and line numbers of one object a line; a key that a line lacks is null there."""
-    lines: list[int] = []
-    objects: list[dict[str, Any]] = []
-    broken: list[tuple[int, str]] = []
-    no_objects: list[tuple[int, str]] = []
-    for line, row in enumerate(text.split("\n"), start=1):
-        if not row.strip():
-            continue
-        try:
-            value = json.loads(row)
-        except json.JSONDecodeError as error:
-            broken.append((line, f"broken JSON at character {error.pos + 1}: {error.msg}"))
-        except RecursionError:
-            broken.append((line, "broken JSON: its brackets are nested too deeply"))
-        except ValueError as error:  # A number of thousands of digits.
-            broken.append((line, f"broken JSON: {error}"))
-        else:
-            if isinstance(value, dict):
-                lines.append(line)
-                objects.append(value)
-            else:
-                no_objects.append((line, f"{row.strip()[:40]} is not an object"))
-    problems = [
-        Problem(wrong[0][1] + others([line for line, _ in wrong], len(wrong)), f"{path}, line {wrong[0][0]}", fix)
-        for wrong, fix in ((broken, "write one JSON object a line"), (no_objects, 'write {"column": value, ...} in each line'))
-        if wrong
-    ]
-    if text.lstrip("\ufeff \n").startswith("[") and not objects:
-        problems = [Problem("the file is a JSON list", str(path), "write its objects one a line, without commas between the lines")]
-    if problems:
-        raise UserError(problems)
-    names = list(dict.fromkeys(name for row in objects for name in row))
-    if not names:
-        raise UserError("the objects have no keys", str(path), "write one object of column names and values a line")
-    columns: dict[str, pa.Array] = {}
-    for name in names:
-        values = [row.get(name) for row in objects]
-        try:
-            columns[name] = pa.array(values)
-        except (ValueError, TypeError, OverflowError):
-            problems.append(_odd_value(name, values, lines, path))
-    if problems:
-        raise UserError(problems)
-    return columns, lines
-
-
-def _odd_value(name: str, values: list[Any], lines: list[int], path: Path) -> Problem:
-    """The first line whose value does not go with those before it."""
-    good, bad = 0, len(values)
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        try:
-            pa.array(values[:middle])
-            good = middle
-        except (ValueError, TypeError, OverflowError):
-            bad = middle
-    shown = json.dumps(values[bad - 1])
-    return Problem(
-        f"column '{name}': the value {shown[:60]} does not have the type of the lines before it",
-        f"{path}, line {lines[bad - 1]}",
-        "give every line a value of the same type, or null",
-    )
+def _converted(encoding: str, path: Path) -> str:
+    """How to write a file anew in UTF-8."""
+    kind, _, packed = ending(path).partition(".")
+    unpack = {"": "", "gz": "gzip -dc", "bz2": "bzip2 -dc", "xz": "xz -dc", "zst": "zstd -dc"}[packed]
+    name = shlex.quote(path.name)
+    command = f"iconv -f {encoding} -t UTF-8"
+    return f"save it as UTF-8: {f'{unpack} {name} | {command}' if packed else f'{command} {name}'} > new.{kind}"

@@ -13,10 +13,12 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from mtlcli.config.formats import ENDINGS, NAMED, split_name
 from mtlcli.config.run import Data
 from mtlcli.config.task import ClassificationTask, Task
 from mtlcli.data.draw import draw
-from mtlcli.data.read import EXTENSIONS, file_fingerprint, read_file, rows_fingerprint
+from mtlcli.data.parquet import plain_rows
+from mtlcli.data.read import file_fingerprint, read_file, rows_fingerprint
 from mtlcli.data.table import Table
 from mtlcli.errors import Problem, UserError
 from mtlcli.registry import suggest
@@ -158,7 +160,7 @@ class DataSource:
 
     def _read_local(self, task: str, config: Task, split: str) -> Table:
         path = self._file(task, config, split)
-        table = read_file(path, split)
+        table = read_file(path, split, _columns(config))
         self._fingerprints[table.origin] = file_fingerprint(path)
         return table
 
@@ -169,17 +171,19 @@ class DataSource:
                 raise UserError(f"no file is named for split '{split}'", f"tasks.{task}.source.files", suggest(split, files))
             return Path(files[split])
         folder = self._folder(task, config)
-        found = [path for extension in EXTENSIONS if (path := folder / f"{split}.{extension}").is_file()]
+        found = [path for kind in ENDINGS if (path := folder / f"{split}.{kind}").is_file()]
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
             raise UserError(f"{names} are both there: which one is meant?", str(folder), "move all but one away")
         if found:
             return found[0]
-        looked_for = str(folder / split) + "." + "|".join(EXTENSIONS)
+        looked_for = f"{folder / split}.*"
         if not folder.is_dir():
             raise UserError(f"the folder {folder} does not exist", looked_for, "check data.root; it holds one folder a task")
         splits = _splits_in(folder)
-        there = f"in this folder: {suggest(split, splits)}; set tasks.{task}.splits" if splits else "the folder holds no such file at all"
+        there = f"the folder holds no file that ends in {NAMED}"
+        if splits:
+            there = f"in this folder: {suggest(split, splits)}; set tasks.{task}.splits"
         raise UserError(f"there is no split '{split}'", looked_for, there)
 
     def _folder(self, task: str, config: Task) -> Path:
@@ -196,7 +200,9 @@ class DataSource:
         rows = _hub_rows(task, source.hub, source.hub_config, split)
         origin = "hub:" + "/".join(part for part in (source.hub, source.hub_config, split) if part)
         self._fingerprints[origin] = rows_fingerprint(rows)
-        return Table(rows, origin, split)
+        columns = _columns(config)
+        needed = [name for name in rows.column_names if name in columns]
+        return Table(plain_rows(rows.select(needed), origin), origin, split, names=rows.column_names)
 
     def _read_sample(self, task: str, config: Task, split: str) -> Table:
         from mtlcli.data.sample import sample_paths, sample_table
@@ -214,6 +220,11 @@ class DataSource:
         origin = f"sample:{path}/{split}"
         self._fingerprints[origin] = rows_fingerprint(rows)
         return Table(rows, origin, split)
+
+
+def _columns(config: Task) -> list[str]:
+    """The columns that a task may need."""
+    return [column for column in vars(config.columns).values() if column is not None]  # type: ignore[attr-defined]
 
 
 def open_source(data: Data, tasks: Mapping[str, Task], seed: int = 0) -> DataSource:
@@ -293,7 +304,7 @@ def _check_local(data: Data, tasks: Mapping[str, Task]) -> None:
         raise UserError(
             f"rows of {', '.join(tasks)} come from a folder, and none is given",
             "data.root",
-            "give data.root=FOLDER, which holds <task path>/<split>.parquet|csv|tsv|jsonl",
+            "give data.root=FOLDER, which holds <task path>/<split>.parquet, .csv, ...",
         )
     if not Path(data.root).is_dir():
         raise UserError(f"the folder '{data.root}' does not exist", "data.root", f"you are in {Path.cwd()}; give an existing folder")
@@ -320,7 +331,7 @@ def _splits_in(folder: Path) -> list[str]:
     """The splits that the files of a folder hold, by name; none when there is no such folder."""
     if not folder.is_dir():
         return []
-    return sorted({path.stem for path in folder.iterdir() if path.suffix.removeprefix(".") in EXTENSIONS})
+    return sorted({name for path in folder.iterdir() if (name := split_name(path))})
 
 
 def hub_endpoint() -> str:

@@ -47,6 +47,14 @@ class Table:
     numbers: NDArray[np.int64] | None = field(default=None, repr=False)
     """Number of each row in the split, from 0, where the table holds only some of its rows; None: it holds all of them."""
 
+    names: list[str] | None = field(default=None, repr=False)
+    """All columns that the file has; None: those of `rows`."""
+
+    @property
+    def all_names(self) -> list[str]:
+        """The columns that there are, also those that are not read because nothing needs them."""
+        return self.rows.column_names if self.names is None else self.names
+
     def __len__(self) -> int:
         return int(self.rows.num_rows)
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import Parameter
 
-from mtlcli import garbage
+from mtlcli import garbage, memory
 from mtlcli.data.batches import Batch, collate
 from mtlcli.data.features import Features
 from mtlcli.disk import size_text
@@ -34,11 +32,6 @@ SHARE = 0.8
 """Of the memory that is free; the rest is for allocators, and for what others may yet take."""
 CLEAR = 64 * 2**20
 """Bytes by which two measurements must differ: a page more or less does not matter then."""
-CGROUPS = (
-    ("memory.max", "memory.current", "inactive_file"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
-)
-"""What limits the memory of a container, in both versions of control groups: the limit, what is used, and what of that can be dropped."""
 
 
 def largest_batch(
@@ -148,20 +141,8 @@ def free_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    found = []
-    with suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                found.append(int(line.split()[1]) * 1024)
-    if not found:
-        return None
-    for limit, used, droppable in CGROUPS:
-        with suppress(OSError, ValueError):  # Without a limit there is no file, or it says "max".
-            root = Path("/sys/fs/cgroup")
-            statistics = dict(line.split() for line in (root / limit).with_name("memory.stat").read_text().splitlines())
-            taken = int((root / used).read_text()) - int(statistics.get(droppable, 0))
-            found.append(int((root / limit).read_text()) - taken)
-    return min(found) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    found = memory.free_memory()
+    return None if found is None else found // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _reserve(model: MultiTaskModel, weighting: Weighting, device: torch.device) -> int:

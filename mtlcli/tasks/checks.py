@@ -82,6 +82,8 @@ def _in_words(kind: pa.DataType) -> str:
         "true and false": pa.types.is_boolean(kind),
         "objects": pa.types.is_struct(kind),
         "lists": pa.types.is_list(kind) or pa.types.is_large_list(kind),
+        "dates or times": pa.types.is_temporal(kind),
+        "maps": pa.types.is_map(kind),
         "nothing but null": pa.types.is_null(kind),
     }
     return next((name for name, fits in names.items() if fits), str(kind))

@@ -208,7 +208,8 @@ def test_missing_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "tasks.a.source.files.train: there is no file 'trian.csv' -> did you mean 'train.csv'?",
         "tasks.a.source.files.test: there is no file 'nosuch/test.csv' -> "
         f"there is no folder 'nosuch' either; relative paths start from {tmp_path}",
-        "tasks.a.source.files.more: 'train.xls' is in no known format -> its name must end in .parquet, .csv, .tsv, .jsonl",
+        "tasks.a.source.files.more: 'train.xls' is in no known format -> its name must end in "
+        ".parquet, .csv, .tsv, .jsonl or .json; text files also in .gz, .bz2, .xz or .zst after it",
     ]
 
 

@@ -81,6 +81,71 @@ def test_a_field_of_a_megabyte(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("cr.csv", "text,label\ra,1\rb,0\r"),
+        ("cr.tsv", "text\tlabel\ra\t1\rb\t0\r"),
+        ("cr.jsonl", '{"text": "a", "label": "1"}\r{"text": "b", "label": "0"}\r'),
+        ("bom.tsv", "\ufefftext\tlabel\na\t1\nb\t0"),
+        ("sheet.csv", "text,label,,\na,1,,\n,,,\nb,0,,\n,,,\n"),  # as spreadsheets leave empty columns and rows
+        ("a.json", '[{"text": "a", "label": "1", "more": [1]}, {"text": "b", "label": "0"}]'),
+        ("data.json", '{"version": 1, "data": [{"text": "a", "label": "1"}, {"text": "b", "label": "0"}]}'),
+        ("lines.json", '{"text": "a", "label": "1"}\n{"text": "b", "label": "0"}\n'),
+    ],
+)
+def test_forms_of_one_table(tmp_path: Path, name: str, content: str) -> None:
+    table = read_file(write(tmp_path, name, content), "train", ["text", "label"])
+    assert table.rows.to_pydict() == {"text": ["a", "b"], "label": ["1", "0"]}
+
+
+@pytest.mark.parametrize("name", ["squad.json", "squad.jsonl"])
+def test_squads_published_form(tmp_path: Path, name: str) -> None:
+    """As https://rajpurkar.github.io/SQuAD-explorer gives it; a row for each question."""
+    good = {"id": "1", "question": "who?", "answers": [{"text": "cat", "answer_start": 4}]}
+    none = {"id": "2", "question": "what?", "answers": [], "is_impossible": True}
+    articles = [{"title": "t", "paragraphs": [{"context": "the cat", "qas": [good, none, {"id": "3", "question": "?"}]}]}]
+    table = read_file(write(tmp_path, name, json.dumps({"version": "v2.0", "data": articles})), "train")
+    assert table.rows.select(["id", "question", "context", "answers"]).to_pydict() == {
+        "id": ["1", "2", "3"],
+        "question": ["who?", "what?", "?"],
+        "context": ["the cat"] * 3,
+        "answers": [{"text": ["cat"], "answer_start": [4]}, {"text": [], "answer_start": []}, None],
+    }
+    del articles[0]["paragraphs"][0]["qas"][1]["id"]  # type: ignore[index]
+    found = problem(write(tmp_path, name, json.dumps({"data": articles})))
+    assert found.where.endswith("data[0].paragraphs[0].qas[1]") and "'id'" in found.what
+
+
+def test_only_the_needed_columns_of_objects_are_kept(tmp_path: Path) -> None:
+    rows = [{"text": "a", "n": number, f"key {number}": number, "\ud800": 1} for number in range(300)] + [{"n": "odd"}]
+    path = write(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)))
+    table = read_file(path, "train", ["text", "label"])
+    assert table.rows.column_names == ["text"] and len(table) == 301
+    assert len(table.all_names) == 303 and "?" in table.all_names
+
+
+@pytest.mark.parametrize(
+    ("first", "what", "fix"),
+    [
+        (
+            "good film,1",
+            "no header line: its first line is 'good film, 1'",
+            "write text,label as its first line, in the order of",
+        ),
+        ("nice,bad", "no header line: its first line is 'nice, bad'", "write text,label as its first line"),
+        ("text,label,,", "the row has 2 fields, the header 4", "give every row all fields"),
+    ],
+)
+def test_a_first_line_that_is_no_header(tmp_path: Path, first: str, what: str, fix: str) -> None:
+    path = write(tmp_path, "a.csv", f"{first}\ngood film,bad\nold film,good\n")
+    with pytest.raises(UserError) as caught:
+        read_file(path, "train", ["text", "label"])
+    assert what in caught.value.problems[0].what and fix in caught.value.problems[0].fix
+    other = write(tmp_path, "b.csv", "review,stars\ngood film,bad\n")
+    assert read_file(other, "train", ["text", "label"]).all_names == ["review", "stars"]
+
+
+@pytest.mark.parametrize(
     ("name", "content", "what", "line"),
     [
         ("latin1.csv", "text,label\nab,1\ncafé,0\n".encode("latin-1"), "0xe9 is not UTF-8; the file may be Latin-1", 3),
@@ -98,7 +163,14 @@ def test_a_field_of_a_megabyte(tmp_path: Path) -> None:
         ("types.jsonl", '{"a": 1}\n{"a": 2}\n\n{"a": "x"}\n{"a": 3}\n', "column 'a': the value \"x\"", 4),
         ("nested.jsonl", '{"a": {"b": [1]}}\n{"a": {"b": ["x"]}}\n', "column 'a': the value", 2),
         ("big.jsonl", '{"a": 1}\n{"a": 99999999999999999999999}\n', "column 'a': the value 9999", 2),
-        ("surrogate.jsonl", '{"a": "x"}\n{"a": "\\ud800"}\n', "column 'a': the value", 2),
+        ("surrogate.jsonl", '{"a": "x"}\n{"a": "\\ud800"}\n', "column 'a' holds half a surrogate pair, \\ud800, which is no character", 2),
+        (
+            "half.jsonl",
+            '{"a": ["\\udc00"]}\n{"a": []}\n{"a": ["\\udc01x"]}\n',
+            "pair, \\udc00, which is no character (and 1 more",
+            1,
+        ),
+        ("nameless.csv", "a,,\nx,,\ny,,z\n", "column 3 has no name, and a value in line 3", 1),
     ],
 )
 def test_a_fault_names_its_line(tmp_path: Path, name: str, content: str | bytes, what: str, line: int) -> None:
@@ -119,7 +191,12 @@ def test_a_fault_names_its_line(tmp_path: Path, name: str, content: str | bytes,
         ("empty.parquet", b"", "damaged or not parquet"),
         ("text.parquet", b"text,label\na,1\n", "damaged or not parquet"),
         ("data.xlsx", b"PK", "unknown kind of file '.xlsx'"),
-        ("data.json", b"{}", "unknown kind of file '.json'"),
+        ("columns.json", b'{"a": {"0": 1}}', "one JSON value, not a list of rows"),
+        ("numbers.json", b"[1]", "1 is not an object"),
+        ("none.json", b"[]", "the file has no rows"),
+        ("separators.csv", b",,\n,,\n", "the file is empty"),
+        ("a.parquet.gz", b"", "unknown kind of file '.parquet.gz'"),
+        ("data.json", b"{}", "one JSON value, not a list of rows"),
     ],
 )
 def test_a_useless_file_is_named(tmp_path: Path, name: str, content: bytes, what: str) -> None:
@@ -145,7 +222,9 @@ def test_damaged_parquet(tmp_path: Path) -> None:
 def test_parquet_text_that_is_not_utf8(tmp_path: Path) -> None:
     bad = pa.Array.from_buffers(pa.string(), 1, [None, pa.array([0, 1], pa.int32()).buffers()[1], pa.py_buffer(b"\xe9")])
     pq.write_table(pa.table({"text": bad}), path := tmp_path / "a.parquet")
-    assert "UTF8" in problem(path).what
+    found = problem(path)
+    assert found.what == "column 'text' holds bytes that are not UTF-8: 0xe9 at byte 1"
+    assert found.where == f"{path}, row 1"
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:

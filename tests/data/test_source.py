@@ -98,7 +98,7 @@ def test_a_missing_split_says_what_is_there(folder: Path) -> None:
     data = Data(source="local", root=str(folder))
     text = error(data, tasks, ("cola", "validaton"))
     assert "no split 'validaton'" in text and "did you mean 'validation'" in text
-    assert f"{folder}/glue/cola/validaton.parquet|csv|tsv|jsonl" in text
+    assert f"{folder}/glue/cola/validaton.*" in text
     assert f"the folder {folder}/glue/wnli does not exist" in error(data, tasks, ("wnli", "train"))
     assert "tasks.own.source.path" in error(data, tasks, ("own", "train"))
     (folder / "glue/cola/train.csv").write_text("sentence,label\nx,1\n")

@@ -139,7 +139,7 @@ ROWS: dict[str, tuple[str, str, str | bytes, str]] = {
     "json_list": (
         CLASSES, "jsonl", json.dumps([{"sentence": "a", "label": "no"}], indent=1),
         "json_list.jsonl: task json_list: the file is a JSON list\n"
-        "    -> write its objects one a line, without commas between the lines",
+        "    -> let its name end in .json, or write its objects one a line",
     ),
     "json_deep": (
         CLASSES, "jsonl", labelled("no", "yes") + "[" * 100_000 + "\n",
@@ -447,7 +447,8 @@ FILES: dict[str, tuple[dict[str, str], str]] = {
     ),
     "excel": (
         {"train": "data.xlsx", "validation": "validation.csv"},
-        "tasks.excel.source.files.train: 'data.xlsx' is in no known format\n    -> its name must end in .parquet, .csv, .tsv, .jsonl",
+        "tasks.excel.source.files.train: 'data.xlsx' is in no known format\n    -> its name must end in "
+        ".parquet, .csv, .tsv, .jsonl or .json; text files also in .gz, .bz2, .xz or .zst after it",
     ),
 }
 

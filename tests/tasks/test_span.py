@@ -377,6 +377,29 @@ def test_many_bad_rows_are_one_problem_and_no_answer_is_a_matter_of_the_task() -
     assert problem.where == "tasks.qa.metrics"
 
 
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [{"text": ["two"], "answer_start": [4.0]}, {"text": [], "answer_start": []}, None],  # as pandas writes them
+        [[{"text": "two", "answer_start": 4}], [], None],  # as the published files have them
+    ],
+)
+def test_other_forms_of_answers(answers: list[Any]) -> None:
+    columns = {"id": ["q0", "q1", "q2"], "question": ["which?"] * 3, "context": ["one two"] * 3}
+    rows = Table(pa.table({**columns, "answers": answers}), "qa.jsonl", "train")
+    usual = {"text": ["two"], "answer_start": [4]}
+    (absent,) = task(no_answer=True).check(rows, labelled=True)
+    assert absent.where == "qa.jsonl, row 3"
+    sound = rows.head(2)
+    assert task(no_answer=True).check(sound, labelled=True) == []
+    references = task(no_answer=True).references(sound)
+    assert references is not None and references[0]["answers"] == usual
+    assert str(references[0]["answers"]) == str(usual), "27.0 is 27"
+    half = Table(pa.table({**columns, "answers": [{"text": ["two"], "answer_start": [4.5]}] * 3}), "qa.jsonl", "train")
+    (problem,) = task().check(half, labelled=True)
+    assert problem.what == "answer_start 4.5 is not a whole number (and 2 more: rows 2, 3)"
+
+
 def test_columns_of_the_wrong_type() -> None:
     columns = {"id": [1, 2], "question": ["a", "b"], "context": ["one", "two"]}
     flat = Table(pa.table({**columns, "answers": ["one", "two"]}), "qa.csv", "train")

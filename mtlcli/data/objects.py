@@ -1,0 +1,187 @@
+"""jsonl and json: objects -> columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from mtlcli.data.delimited import text_lines
+from mtlcli.data.table import NAMED, others
+from mtlcli.errors import Problem, UserError
+
+Read = tuple[pa.Table, list[int] | None, list[str]]
+"""The needed columns, the line of each row (None: rows are numbered), and the names of all columns."""
+LIST = "write a list of objects, one for each row (with pandas: to_json(..., orient='records'))"
+
+
+def read_jsonl(text: str, path: Path, columns: Sequence[str] | None) -> Read:
+    """One object a line; a key that a line lacks is null there."""
+    lines: list[int] = []
+    objects: list[dict[str, Any]] = []
+    names: dict[str, None] = {}
+    broken: list[tuple[int, str]] = []
+    no_objects: list[tuple[int, str]] = []
+    for line, row in text_lines(text):
+        if not row.strip():
+            continue
+        try:
+            value = _parsed(row)
+        except ValueError as error:
+            broken.append((line, f"broken JSON{error}"))
+            continue
+        if _is_squad(value):
+            return read_json(row, path, columns)
+        if isinstance(value, dict):
+            names.update(dict.fromkeys(value))
+            lines.append(line)
+            objects.append(_needed(value, columns))
+        else:
+            no_objects.append((line, f"{row.strip()[:40]} is not an object"))
+    if text.lstrip("\ufeff \r\n").startswith("[") and not objects:
+        raise UserError("the file is a JSON list", str(path), "let its name end in .json, or write its objects one a line")
+    problems = [
+        Problem(wrong[0][1] + others([line for line, _ in wrong], len(wrong)), f"{path}, line {wrong[0][0]}", fix)
+        for wrong, fix in ((broken, "write one JSON object a line"), (no_objects, 'write {"column": value, ...} in each line'))
+        if wrong
+    ]
+    if problems:
+        raise UserError(problems)
+    return _table(objects, names, path, columns, lines), lines, _shown(names)
+
+
+def read_json(text: str, path: Path, columns: Sequence[str] | None) -> Read:
+    """A list of objects, alone or as `data` of an object; SQuAD's published form, a row for each question; or one object a line."""
+    try:
+        value = _parsed(text)
+    except ValueError as error:
+        if len(text.splitlines()) > 1 and text.lstrip().startswith("{"):
+            return read_jsonl(text, path, columns)
+        raise UserError(f"broken JSON{error}", str(path), LIST) from error
+    if _is_squad(value):
+        rows: Any = list(_questions(value, path))
+    else:
+        rows = value["data"] if isinstance(value, dict) and isinstance(value.get("data"), list) else value
+    if not isinstance(rows, list):
+        raise UserError("the file is one JSON value, not a list of rows", str(path), LIST)
+    if not rows:
+        raise UserError("the file has no rows", str(path), "write rows into it, or name another file")
+    wrong = [number for number, row in enumerate(rows, start=1) if not isinstance(row, dict)]
+    if wrong:
+        what = f"{json.dumps(rows[wrong[0] - 1])[:40]} is not an object{others(wrong, len(wrong), 'row')}"
+        raise UserError(what, f"{path}, row {wrong[0]}", LIST)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return _table([_needed(row, columns) for row in rows], names, path, columns, None), None, _shown(names)
+
+
+def _parsed(text: str) -> Any:
+    """The value of a JSON text. Raises ValueError with what is wrong and where, as the end of a sentence."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, character {error.colno}" if error.lineno > 1 else f"character {error.pos + 1}"
+        raise ValueError(f" at {place}: {error.msg}") from error
+    except RecursionError as error:
+        raise ValueError(": its brackets are nested too deeply") from error
+    except ValueError as error:  # A number of thousands of digits.
+        raise ValueError(f": {error}") from error
+
+
+def _needed(row: dict[str, Any], columns: Sequence[str] | None) -> dict[str, Any]:
+    return row if columns is None else {name: row[name] for name in columns if name in row}
+
+
+def _shown(names: dict[str, None]) -> list[str]:
+    """Names as they can be printed."""
+    return [name.encode(errors="replace").decode() for name in names]
+
+
+def _is_squad(value: Any) -> bool:
+    """Whether a value has the form in which SQuAD is published: data, paragraphs, qas."""
+    articles = value.get("data") if isinstance(value, dict) else None
+    return isinstance(articles, list) and any(isinstance(article, dict) and "paragraphs" in article for article in articles)
+
+
+def _questions(value: dict[str, Any], path: Path) -> Iterator[dict[str, Any]]:
+    """A row for each question of SQuAD's published form; without answers where it has none."""
+    place = ""
+    try:
+        for a, article in enumerate(value["data"]):
+            place = f"data[{a}]"
+            for p, paragraph in enumerate(article["paragraphs"]):
+                place = f"data[{a}].paragraphs[{p}]"
+                for q, question in enumerate(paragraph["qas"]):
+                    place = f"data[{a}].paragraphs[{p}].qas[{q}]"
+                    row = {"id": question["id"], "title": article.get("title"), "context": paragraph["context"]}
+                    yield row | {"question": question["question"], "answers": _answers(question.get("answers"))}
+    except (KeyError, TypeError, AttributeError) as error:
+        what = f"SQuAD's form (data, paragraphs, qas) is broken: {type(error).__name__} {error}"
+        fix = "each paragraph has context and qas, each question id, question and answers with text and answer_start"
+        raise UserError(what, f"{path}, {place}", fix) from error
+
+
+def _answers(answers: list[dict[str, Any]] | None) -> dict[str, list[Any]] | None:
+    if answers is None:
+        return None
+    return {key: [answer[key] for answer in answers] for key in ("text", "answer_start")}
+
+
+def _table(
+    objects: list[dict[str, Any]], names: dict[str, None], path: Path, columns: Sequence[str] | None, lines: list[int] | None
+) -> pa.Table:
+    """The needed columns. `lines`: where each object stands; None: rows are numbered."""
+    if not names:
+        raise UserError("the objects have no keys", str(path), "write one object of column names and values for each row")
+    problems = []
+    arrays: dict[str, pa.Array] = {}
+    for name in names if columns is None else [name for name in columns if name in names]:
+        values = [row.get(name) for row in objects]
+        try:
+            arrays[name] = pa.array(values)
+        except UnicodeEncodeError:
+            problems.append(_half_pair(name, values, path, lines))
+        except (ValueError, TypeError, OverflowError):
+            problems.append(_odd_value(name, values, path, lines))
+    if problems:
+        raise UserError(problems)
+    return pa.table(arrays)
+
+
+def _place(path: Path, lines: list[int] | None, row: int) -> str:
+    return f"{path}, row {row + 1}" if lines is None else f"{path}, line {lines[row]}"
+
+
+def _half_pair(name: str, values: list[Any], path: Path, lines: list[int] | None) -> Problem:
+    """Rows that hold half a surrogate pair, which no text in UTF-8 can."""
+    found: list[tuple[int, str]] = []
+    for row, value in enumerate(values):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            found.append((row, f"\\u{ord(error.object[error.start]):04x}"))
+    rows = [row for row, _ in found]
+    numbers = [row + 1 if lines is None else lines[row] for row in rows[:NAMED]]
+    more = others(numbers, len(rows), "row" if lines is None else "line")
+    what = f"column '{name}' holds half a surrogate pair, {found[0][1]}, which is no character{more}"
+    return Problem(what, _place(path, lines, rows[0]), "write both halves, or \\ufffd where the other half is lost")
+
+
+def _odd_value(name: str, values: list[Any], path: Path, lines: list[int] | None) -> Problem:
+    """The first row whose value does not go with those before it."""
+    good, bad = 0, len(values)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        try:
+            pa.array(values[:middle])
+            good = middle
+        except (ValueError, TypeError, OverflowError):
+            bad = middle
+    shown = json.dumps(values[bad - 1])
+    kind = "line" if lines is not None else "row"
+    what = f"column '{name}': the value {shown[:60]} does not have the type of the {kind}s before it"
+    if not good:
+        what = f"column '{name}': the value {shown[:60]} is none that can be read"
+    return Problem(what, _place(path, lines, bad - 1), f"give every {kind} a value of the same type, or null")

@@ -1,0 +1,202 @@
+"""Parquet files: the needed columns only, and whatever layout a writer chose as plain text, numbers, lists and structs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mtlcli.data.unpack import too_large
+from mtlcli.errors import Problem, UserError
+from mtlcli.memory import free_memory
+
+TIMES = 2
+"""What the rows take, in times of their size in memory: once as columns, once as Python's text."""
+WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4}
+"""Bytes of a value in memory; 8 for other numbers."""
+LONGEST = 2**31 - 1
+"""Bytes of text that one array of the type `string` can hold."""
+
+
+def read_parquet(path: Path, columns: Sequence[str] | None) -> tuple[pa.Table, list[str]]:
+    """The rows of a parquet file with those of `columns` that it has (None: all), and the names of all its columns."""
+    import pyarrow.parquet as pq
+
+    try:
+        # Not `read_table`: it would turn a folder named `a=b` on the way into a column.
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if repeated := repeats(names):
+                raise UserError(f"the file has a column twice: {', '.join(repeated)}", str(path), "rename one of them")
+            wanted = [name for name in names if columns is None or name in columns]
+            texts = _look_at_sizes(path, file.metadata, wanted)
+        # A text that many rows share is kept once until it is known how much they are together.
+        with pq.ParquetFile(path, read_dictionary=texts) as file:
+            rows = file.read(columns=wanted)
+    except (pa.ArrowMemoryError, pa.ArrowNotImplementedError):
+        raise
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"the parquet file is damaged or not parquet: {reason}",
+            str(path),
+            "download or write the file again; a csv, tsv or jsonl file needs its own extension",
+        ) from error
+    return plain_rows(rows, str(path)), names
+
+
+def repeats(names: Iterable[str]) -> list[str]:
+    """The names that occur more than once."""
+    return sorted(name for name, count in Counter(names).items() if count > 1)
+
+
+def _look_at_sizes(path: Path, metadata: Any, columns: Sequence[str]) -> list[str]:
+    """Refuse columns that are too large for the memory, by what the file says of them; give the leaves that hold text."""
+    needed, texts = 0, set()
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for leaf in map(group.column, range(group.num_columns)):
+            if leaf.path_in_schema.split(".")[0] not in columns:
+                continue
+            if leaf.physical_type == "BYTE_ARRAY":
+                needed += leaf.total_uncompressed_size + 4 * leaf.num_values
+                if any("DICTIONARY" in encoding for encoding in leaf.encodings):
+                    texts.add(leaf.path_in_schema)
+            else:
+                needed += max(leaf.total_uncompressed_size, WIDTHS.get(leaf.physical_type, 8) * leaf.num_values)
+    _refuse(path, needed, columns)
+    return sorted(texts)
+
+
+def _refuse(path: Path | str, needed: int, columns: Iterable[str]) -> None:
+    free = free_memory()
+    if free is not None and needed * TIMES > free:
+        named = ", ".join(f"'{name}'" for name in columns)
+        raise too_large(Path(path), f"reading {named}", needed * TIMES, free)
+
+
+# ------------------------------------------------------------------------------------------------ plain layouts
+
+
+def plain_rows(rows: pa.Table, origin: str) -> pa.Table:
+    """The same rows with columns of plain types: text (also out of views, dictionaries and bytes in UTF-8), numbers (also out of
+    decimals), lists and structs of them. Other types stay as they are.
+
+    Raises UserError with every column that holds text or bytes which are not UTF-8, and with the first that is too large.
+    """
+    problems, arrays = [], []
+    for name in rows.column_names:
+        column = rows.column(name)
+        sizes = [_expanded(chunk) for chunk in column.chunks]
+        _refuse(origin, sum(sizes), [name])
+        try:
+            column.validate(full=True)
+            large = sum(sizes) > LONGEST
+            chunks = [_plain(chunk, large) for chunk in column.chunks]
+            arrays.append(pa.chunked_array(chunks, None if chunks else _plain(pa.array([], column.type), large).type))
+        except pa.ArrowMemoryError:
+            raise
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            problems.append(_unreadable(name, column, origin, str(error).strip().splitlines()[0]))
+            arrays.append(pa.nulls(len(column)))
+    if problems:
+        raise UserError(problems)
+    return pa.Table.from_arrays(arrays, names=rows.column_names).replace_schema_metadata(rows.schema.metadata)
+
+
+def _unreadable(name: str, column: pa.ChunkedArray, origin: str, reason: str) -> Problem:
+    what = f"column '{name}' of type {column.type} cannot be read: {reason}"
+    fix = "write the column as text in UTF-8, as numbers, or as lists of them"
+    for row, value in enumerate(_as_bytes(column)):
+        try:
+            value.decode()
+        except UnicodeDecodeError as error:
+            what = f"column '{name}' holds bytes that are not UTF-8: 0x{value[error.start]:02x} at byte {error.start + 1}"
+            return Problem(what, f"{origin}, row {row + 1}", "write it as text in UTF-8, or leave the row out")
+    return Problem(what, origin, fix)
+
+
+def _as_bytes(column: pa.ChunkedArray) -> Iterable[bytes]:
+    """The values of a column of text or bytes; nothing for other types."""
+    for chunk in column.chunks:
+        if pa.types.is_dictionary(chunk.type):
+            chunk = chunk.dictionary.take(chunk.indices)
+        try:
+            values = chunk.cast(pa.large_binary())
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            return
+        yield from (value.as_py() or b"" for value in values)
+
+
+def _expanded(array: pa.Array) -> int:
+    """Bytes of an array once its dictionaries are written out."""
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        words = array.dictionary
+        if not (_is_textual(words.type) and not pa.types.is_fixed_size_binary(words.type)):
+            return 8 * len(array)
+        lengths = pc.binary_length(_unviewed(words)).cast(pa.int64())
+        return 4 * len(array) + (pc.sum(lengths.take(array.indices)).as_py() or 0)
+    if pa.types.is_struct(kind):
+        return sum(map(_expanded, array.flatten()))
+    if _is_listed(kind):
+        return 4 * len(array) + _expanded(array.flatten())
+    return int(array.nbytes)
+
+
+def _plain(array: pa.Array, large: bool) -> pa.Array:
+    """An array in a plain layout; text as `large_string` where it is `large`."""
+    kind = array.type
+    text = pa.large_string() if large else pa.string()
+    if _is_plain(kind) and not large:
+        return array
+    if isinstance(kind, pa.BaseExtensionType):
+        return _plain(array.storage, large)
+    if pa.types.is_dictionary(kind):
+        return _plain(array.dictionary, large).take(array.indices)
+    if _is_textual(kind):
+        return array if kind == text else _unviewed(array).cast(text)
+    if pa.types.is_decimal(kind):
+        return array.cast(pa.int64() if kind.scale <= 0 and kind.precision <= 18 else pa.float64())
+    if pa.types.is_struct(kind):
+        children = [_plain(child, large) for child in array.flatten()]
+        return pa.StructArray.from_arrays(children, names=[field.name for field in kind], mask=array.is_null())
+    if _is_listed(kind):
+        lengths = pc.list_value_length(array).fill_null(0).cast(pa.int64())
+        offsets = np.concatenate([[0], np.cumsum(np.from_dlpack(lengths))])
+        whole = pa.array(offsets.tolist(), pa.int32() if offsets[-1] <= LONGEST else pa.int64())
+        made = pa.ListArray if offsets[-1] <= LONGEST else pa.LargeListArray
+        return made.from_arrays(whole, _plain(array.flatten(), large), mask=array.is_null())
+    return array
+
+
+def _unviewed(array: pa.Array) -> pa.Array:
+    """Text or bytes as bytes with offsets, which every function takes."""
+    return array.cast(pa.large_binary())
+
+
+def _is_textual(kind: pa.DataType) -> bool:
+    """Whether a type holds text, or bytes, which may be text."""
+    strings = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    some = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    return strings or some or pa.types.is_fixed_size_binary(kind)
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Whether a type is text or numbers in their usual layout, or lists or structs of them."""
+    if pa.types.is_struct(kind):
+        return all(_is_plain(field.type) for field in kind)
+    if pa.types.is_list(kind):
+        return _is_plain(kind.value_type)
+    numbers = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    return numbers or pa.types.is_string(kind) or pa.types.is_null(kind)
+
+
+def _is_listed(kind: pa.DataType) -> bool:
+    views = pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind)
+    return views or pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)

@@ -1,0 +1,73 @@
+"""Parquet: every layout of a column becomes plain, what is no text is named, and sizes are looked at before they are believed."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mtlcli.data import parquet
+from mtlcli.data.read import read_file
+from mtlcli.errors import UserError
+
+ANSWERS = pa.struct([("text", pa.list_view(pa.string_view())), ("answer_start", pa.large_list(pa.int32()))])
+COLUMNS: list[tuple[pa.Array, list[Any]]] = [
+    (pa.array(["a", None, "é"], pa.string_view()), ["a", None, "é"]),  # as polars writes text
+    (pa.array(["a", None, "é"], pa.large_string()), ["a", None, "é"]),
+    (pa.array(["b", None, "b"]).dictionary_encode(), ["b", None, "b"]),  # a categorical of pandas
+    (pa.array([7, None, 7]).dictionary_encode(), [7, None, 7]),
+    (pa.array(["é".encode(), None, b""]), ["é", None, ""]),
+    (pa.array([b"a", None, b"b"], pa.binary_view()), ["a", None, "b"]),
+    (pa.array([b"ab", None, b"cd"], pa.binary(2)), ["ab", None, "cd"]),
+    (pa.array([Decimal(1), None, Decimal(3)], pa.decimal128(5)), [1, None, 3]),
+    (pa.array([Decimal("1.5"), None, Decimal(3)], pa.decimal256(40, 2)), [1.5, None, 3.0]),
+    (pa.array([["a"], None, ["b", "a"]], pa.list_view(pa.string_view())), [["a"], None, ["b", "a"]]),
+    (pa.array([[1], None, [2]], pa.list_(pa.int16(), 1)), [[1], None, [2]]),
+    (pa.array([["a", "a"], None, []], pa.large_list(pa.string())), [["a", "a"], None, []]),
+    (pa.array([{"text": ["a"], "answer_start": [3]}, None], ANSWERS), [{"text": ["a"], "answer_start": [3]}, None]),
+]
+
+
+@pytest.mark.parametrize(("column", "values"), COLUMNS, ids=[str(column.type) for column, _ in COLUMNS])
+def test_every_layout_becomes_plain(tmp_path: Path, column: pa.Array, values: list[Any]) -> None:
+    pq.write_table(pa.table({"x": column, "unused": [b"\xff"] * len(column)}), path := tmp_path / "a.parquet")
+    table = read_file(path, "train", ["x", "absent"])
+    assert table.column("x") == values
+    assert table.all_names == ["x", "unused"] and table.rows.column_names == ["x"]
+    kind = str(table.rows["x"].type)
+    assert not any(word in kind for word in ("view", "dictionary", "decimal", "binary", "large", "fixed"))
+
+
+def test_bytes_that_are_no_text_are_named_with_their_row(tmp_path: Path) -> None:
+    rows = pa.table({"x": pa.array([b"a", b"b\xff"]), "y": pa.array([b"\xe9", None]).dictionary_encode()})
+    pq.write_table(rows, path := tmp_path / "a.parquet")
+    with pytest.raises(UserError) as caught:
+        read_file(path, "train")
+    assert [(found.where, found.what) for found in caught.value.problems] == [
+        (f"{path}, row 2", "column 'x' holds bytes that are not UTF-8: 0xff at byte 2"),
+        (f"{path}, row 1", "column 'y' holds bytes that are not UTF-8: 0xe9 at byte 1"),
+    ]
+
+
+def test_what_does_not_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a text that many rows share, of numbers in runs and of compressed text the file itself is small."""
+    monkeypatch.setattr(parquet, "free_memory", lambda: 50_000_000)
+    shared = pa.DictionaryArray.from_arrays(pa.array([0] * 500, pa.int32()), pa.array(["x" * 100_000]))
+    columns = {
+        "packed": pa.array(["x" * 100_000] * 500).take(pa.array(range(500))),
+        "shared": shared,
+        "in_lists": pa.ListArray.from_arrays(pa.array(range(501), pa.int32()), shared),
+        "numbers": pa.array([7] * 4_000_000),
+    }
+    for name, column in columns.items():
+        rows = pa.table({name: column, "small": pa.nulls(len(column), pa.bool_())})
+        packed = {"use_dictionary": False} if name == "packed" else {}
+        pq.write_table(rows, path := tmp_path / f"{name}.parquet", compression="zstd", **packed)
+        assert path.stat().st_size < 200_000
+        with pytest.raises(UserError, match=f"reading '{name}'.* takes .* MB of memory or more, and 47.7 MB are free"):
+            read_file(path, "train")
+        assert read_file(path, "train", ["small"]).rows.column_names == ["small"]
