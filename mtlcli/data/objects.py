@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from mtlcli.data.delimited import text_lines
-from mtlcli.data.table import NAMED, others
+from mtlcli.data.table import ID_COLUMNS, NAMED, others
 from mtlcli.errors import Problem, UserError
 
 Read = tuple[pa.Table, list[int] | None, list[str]]
@@ -91,7 +91,7 @@ def _parsed(text: str) -> Any:
 
 
 def _needed(row: dict[str, Any], columns: Sequence[str] | None) -> dict[str, Any]:
-    return row if columns is None else {name: row[name] for name in columns if name in row}
+    return row if columns is None else {name: row[name] for name in (*columns, *ID_COLUMNS) if name in row}
 
 
 def _shown(names: dict[str, None]) -> list[str]:
@@ -137,14 +137,16 @@ def _table(
         raise UserError("the objects have no keys", str(path), "write one object of column names and values for each row")
     problems = []
     arrays: dict[str, pa.Array] = {}
-    for name in names if columns is None else [name for name in columns if name in names]:
+    for name in names if columns is None else [name for name in (*columns, *ID_COLUMNS) if name in names]:
         values = [row.get(name) for row in objects]
         try:
             arrays[name] = pa.array(values)
         except UnicodeEncodeError:
-            problems.append(_half_pair(name, values, path, lines))
+            if columns is None or name in columns:
+                problems.append(_half_pair(name, values, path, lines))
         except (ValueError, TypeError, OverflowError):
-            problems.append(_odd_value(name, values, path, lines))
+            if columns is None or name in columns:
+                problems.append(_odd_value(name, values, path, lines))
     if problems:
         raise UserError(problems)
     return pa.table(arrays)

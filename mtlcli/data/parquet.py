@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mtlcli.data.table import ID_COLUMNS
 from mtlcli.data.unpack import too_large
 from mtlcli.errors import Problem, UserError
 from mtlcli.memory import free_memory
@@ -33,7 +34,7 @@ def read_parquet(path: Path, columns: Sequence[str] | None) -> tuple[pa.Table, l
             names = file.schema_arrow.names
             if repeated := repeats(names):
                 raise UserError(f"the file has a column twice: {', '.join(repeated)}", str(path), "rename one of them")
-            wanted = [name for name in names if columns is None or name in columns]
+            wanted = [name for name in names if columns is None or name in (*columns, *ID_COLUMNS)]
             texts = _look_at_sizes(path, file.metadata, wanted)
         # A text that many rows share is kept once until it is known how much they are together.
         with pq.ParquetFile(path, read_dictionary=texts) as file:
@@ -47,7 +48,7 @@ def read_parquet(path: Path, columns: Sequence[str] | None) -> tuple[pa.Table, l
             str(path),
             "download or write the file again; a csv, tsv or jsonl file needs its own extension",
         ) from error
-    return plain_rows(rows, str(path)), names
+    return plain_rows(rows, str(path), columns), names
 
 
 def repeats(names: Iterable[str]) -> list[str]:
@@ -83,13 +84,14 @@ def _refuse(path: Path | str, needed: int, columns: Iterable[str]) -> None:
 # ------------------------------------------------------------------------------------------------ plain layouts
 
 
-def plain_rows(rows: pa.Table, origin: str) -> pa.Table:
+def plain_rows(rows: pa.Table, origin: str, needed: Sequence[str] | None = None) -> pa.Table:
     """The same rows with columns of plain types: text (also out of views, dictionaries and bytes in UTF-8), numbers (also out of
     decimals), lists and structs of them. Other types stay as they are.
 
     Raises UserError with every column that holds text or bytes which are not UTF-8, and with the first that is too large.
+    Such a column is left out where it is not among the `needed` ones (None: all are).
     """
-    problems, arrays = [], []
+    problems, arrays = [], {}
     for name in rows.column_names:
         column = rows.column(name)
         sizes = [_expanded(chunk) for chunk in column.chunks]
@@ -98,15 +100,16 @@ def plain_rows(rows: pa.Table, origin: str) -> pa.Table:
             column.validate(full=True)
             large = sum(sizes) > LONGEST
             chunks = [_plain(chunk, large) for chunk in column.chunks]
-            arrays.append(pa.chunked_array(chunks, None if chunks else _plain(pa.array([], column.type), large).type))
+            kind = None if chunks else _plain(pa.array([], column.type), large).type
+            arrays[name] = pa.chunked_array(chunks, kind)
         except pa.ArrowMemoryError:
             raise
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            problems.append(_unreadable(name, column, origin, str(error).strip().splitlines()[0]))
-            arrays.append(pa.nulls(len(column)))
+            if needed is None or name in needed:
+                problems.append(_unreadable(name, column, origin, str(error).strip().splitlines()[0]))
     if problems:
         raise UserError(problems)
-    return pa.Table.from_arrays(arrays, names=rows.column_names).replace_schema_metadata(rows.schema.metadata)
+    return pa.table(arrays).replace_schema_metadata(rows.schema.metadata)
 
 
 def _unreadable(name: str, column: pa.ChunkedArray, origin: str, reason: str) -> Problem:

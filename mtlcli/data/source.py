@@ -19,7 +19,7 @@ from mtlcli.config.task import ClassificationTask, Task
 from mtlcli.data.draw import draw
 from mtlcli.data.parquet import plain_rows
 from mtlcli.data.read import file_fingerprint, read_file, rows_fingerprint
-from mtlcli.data.table import Table
+from mtlcli.data.table import ID_COLUMNS, Table
 from mtlcli.errors import Problem, UserError
 from mtlcli.registry import suggest
 
@@ -201,8 +201,9 @@ class DataSource:
         origin = "hub:" + "/".join(part for part in (source.hub, source.hub_config, split) if part)
         self._fingerprints[origin] = rows_fingerprint(rows)
         columns = _columns(config)
-        needed = [name for name in rows.column_names if name in columns]
-        return Table(plain_rows(rows.select(needed), origin), origin, split, names=rows.column_names)
+        needed = [name for name in rows.column_names if name in (*columns, *ID_COLUMNS)]
+        plain = plain_rows(rows.select(needed), origin, columns)
+        return Table(plain, origin, split, names=rows.column_names)
 
     def _read_sample(self, task: str, config: Task, split: str) -> Table:
         from mtlcli.data.sample import sample_paths, sample_table

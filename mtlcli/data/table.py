@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 NAMED = 5
 """Rows with the same fault that are named to the user; beyond them there is a count."""
 
+ID_COLUMNS = ("id", "idx")
+"""Columns that number the rows of a data set, where the task does not name one itself."""
+
 
 def others(numbers: Sequence[int], count: int, kind: str = "line") -> str:
     """`` (and 7 more: lines 5, 7, 8, 9, ...)``: after the first of `count` rows with the same fault, the others.

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from mtlcli.data.table import Table
+from mtlcli.data.table import ID_COLUMNS, Table
 from mtlcli.tasks.base import TaskType
-
-ID_COLUMNS = ("id", "idx")
-"""Columns that number the rows of a data set, where the task does not name one itself."""
 
 
 def described(task: TaskType[Any], table: Table, *, texts: bool) -> list[dict[str, Any]]:
     """For each row {"row", "id", "texts", "gold"}.
 
-    `row`: its number in the split, from 1. `id`: where the table has such a column. `texts`: column -> text, if asked for.
+    `row`: its number in the split, from 1. `id`: where the table has such a column, of text or numbers.
+    `texts`: column -> text, if asked for.
     `gold`: what is right, in the form of the prediction; None where the row has no label.
     """
     there = table.rows.column_names

@@ -53,6 +53,12 @@ def test_bytes_that_are_no_text_are_named_with_their_row(tmp_path: Path) -> None
     ]
 
 
+def test_ids_are_kept_where_they_can_be(tmp_path: Path) -> None:
+    rows = pa.table({"text": ["a"], "id": pa.array([b"\xff" * 16], pa.binary(16)), "idx": pa.array(["7"], pa.string_view())})
+    pq.write_table(rows, path := tmp_path / "a.parquet")
+    assert read_file(path, "train", ["text"]).rows.to_pydict() == {"text": ["a"], "idx": ["7"]}
+
+
 def test_what_does_not_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a text that many rows share, of numbers in runs and of compressed text the file itself is small."""
     monkeypatch.setattr(parquet, "free_memory", lambda: 50_000_000)
