@@ -78,8 +78,6 @@ def obstacle(path: Path, *, folder: bool) -> str | None:
     try:
         for part in (*reversed(path.absolute().parents), path.absolute()):
             last = part == path.absolute()
-            if (size := len(os.fsencode(part.name))) > os.pathconf(place, "PC_NAME_MAX"):
-                return f"the name {part.name[:20]}... is too long: {size} bytes"
             if part.is_dir():
                 place = part
             elif part.exists():

@@ -76,8 +76,22 @@ def eval_main(argv: list[str]) -> int:
         if first_rank():
             print(text, file=sys.stderr, flush=True)
 
+    def show(results: dict[str, Any]) -> None:
+        if not first_rank():
+            return
+        from mtlcli.runner.console import results_table
+        from mtlcli.screen import screen
+
+        try:
+            if arguments.json is not None:
+                with writing("the scores", arguments.json, "then evaluate again"):
+                    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+                    arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        finally:
+            screen().print(results_table(results, whole="the file of --json"))
+
     with Pulse(stderr=True) if first_rank() else nullcontext():
-        results = evaluate_path(
+        evaluate_path(
             Path(paths[0]),
             split=arguments.split,
             tasks=tasks,
@@ -85,16 +99,8 @@ def eval_main(argv: list[str]) -> int:
             predictions=arguments.predictions,
             texts=arguments.texts,
             say=say,
+            show=show,
         )
-    if first_rank():
-        from mtlcli.runner.console import results_table
-        from mtlcli.screen import screen
-
-        screen().print(results_table(results, whole="the file of --json"))
-        if arguments.json is not None:
-            with writing("the scores", arguments.json, "then evaluate again"):
-                arguments.json.parent.mkdir(parents=True, exist_ok=True)
-                arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return 0
 
 

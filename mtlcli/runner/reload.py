@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from mtlcli.config import Config, Task
 from mtlcli.config.crosscheck import untyped_code
 from mtlcli.config.snapshot import load_config
 from mtlcli.data.source import changed_data, open_source
-from mtlcli.disk import writing
+from mtlcli.disk import obstacle, writing
 from mtlcli.errors import Problem, UserError
 from mtlcli.evaluation.predictions import described
 from mtlcli.models.files import BackboneFiles
@@ -90,12 +90,14 @@ def evaluate_path(
     predictions: Path | None = None,
     texts: bool = False,
     say: Callable[[str], None] = lambda text: None,
+    show: Callable[[dict[str, Any]], None] = lambda results: None,
 ) -> dict[str, Any]:
     """Evaluate a run folder's best checkpoint, or one checkpoint; the result has the shape of results.json.
 
     `split`: `validation` (default), `test` or `train`, the parts that the tasks' configs define, or the name of one split.
     `predictions`: a folder that gets `<task>.jsonl` with one prediction per row, and for span tasks `<task>.json` in
     the form that the official SQuAD script takes. `texts`: the predictions hold the texts of their rows, too.
+    `show`: called with the result before the predictions are written, so that a full disk does not take the scores along.
 
     Limits of rows that the run was trained with hold only where training evaluated the same splits and no predictions are
     written, so that the scores are those of results.json; limits among `overrides` always hold.
@@ -122,7 +124,14 @@ def evaluate_path(
         if whole and used and limit is not None and not typed:
             setattr(config.data, key, None)
             say(f"every row is evaluated: data.{key}={limit} was meant for training (type it again to keep it)")
-    return _evaluate(config, found, parts, wanted, predictions, texts, say)
+    if predictions is not None:
+        _check_files(predictions, parts)
+    prepared, results, scores = _evaluate(config, found, parts, wanted, say)
+    show(results)
+    # Other ranks have no scores.
+    if predictions is not None and any(scores.values()):
+        _write_predictions(predictions, prepared, scores, texts)
+    return results
 
 
 def _idle(config: Config, wanted: str, parts: dict[str, list[str]], overrides: list[str]) -> list[Problem]:
@@ -162,7 +171,8 @@ def _parts(config: Config, wanted: str, chosen: list[str] | None, say: Callable[
     for name in names:
         there = source.splits(name)
         asked = _splits(config.tasks[name], wanted, there)
-        missing = [split for split in asked if split not in there]
+        # Where there is nothing at all, reading says why.
+        missing = [split for split in asked if there and split not in there]
         if asked and not missing:
             parts[name] = asked
             continue
@@ -188,10 +198,8 @@ def _evaluate(
     found: Found,
     parts: dict[str, list[str]],
     wanted: str,
-    predictions: Path | None,
-    texts: bool,
     say: Callable[[str], None],
-) -> dict[str, Any]:
+) -> tuple[Prepared, dict[str, Any], dict[str, dict[str, Scores]]]:
     prepared = prepare(config, files=BackboneFiles.load(found.run / "backbone"), splits=lambda task: parts.get(task.name, []))
     for notice in [*prepared.notices, *_other_data(found.run, prepared)]:
         say(notice)
@@ -219,8 +227,6 @@ def _evaluate(
             ranks=ranks,
             on_split=lambda task, split: say(f"evaluating {task}/{split}"),
         )
-    if predictions is not None and ranks.first:
-        _write_predictions(predictions, prepared, scores, texts)
     prepared.source.note(results, parts)
     head = {
         "format": 1,
@@ -229,7 +235,7 @@ def _evaluate(
         "step": found.checkpoint.step,
         "precision": precision,
     }
-    return head | results | {"parameters": model.parameter_counts()}
+    return prepared, head | results | {"parameters": model.parameter_counts()}, scores
 
 
 def _other_data(run: Path, prepared: Prepared) -> list[str]:
@@ -238,14 +244,30 @@ def _other_data(run: Path, prepared: Prepared) -> list[str]:
     return [f"warning: {problem.where}: {problem.what}" for problem in changed_data(before, hidden(prepared.source.record()))]
 
 
+def _stems(task: str, splits: Iterable[str]) -> list[str]:
+    """The names, without endings, of the files of a task's predictions."""
+    return [task if index == 0 else f"{task}.{split}" for index, split in enumerate(splits)]
+
+
+def _check_files(folder: Path, parts: dict[str, list[str]]) -> None:
+    """Raises UserError for a file of predictions that cannot be written."""
+    files = [folder / f"{stem}.jsonl" for name, splits in parts.items() for stem in _stems(name, splits)]
+    problems = [
+        Problem(f"cannot be written: {why}", f"--predictions {folder}", "give another folder")
+        for file in files
+        if (why := obstacle(file, folder=False))
+    ]
+    if problems:
+        raise UserError(problems)
+
+
 def _write_predictions(folder: Path, prepared: Prepared, scores: dict[str, dict[str, Scores]], texts: bool) -> None:
     """One file for each split: `<task>.jsonl` for the first of a task, `<task>.<split>.jsonl` for further ones."""
     with writing("the predictions", folder, "then evaluate again"):
         folder.mkdir(parents=True, exist_ok=True)
         for name, by_split in scores.items():
             task = prepared.tasks[name]
-            for index, (split, result) in enumerate(by_split.items()):
-                stem = name if index == 0 else f"{name}.{split}"
+            for stem, (split, result) in zip(_stems(name, by_split), by_split.items(), strict=True):
                 rows = described(task, prepared.tables[name][split], texts=texts)
                 lines = "".join(json.dumps(row | prediction) + "\n" for row, prediction in zip(rows, result.predictions, strict=True))
                 (folder / f"{stem}.jsonl").write_text(lines, encoding="utf-8")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mtlcli import checkpoint
-from mtlcli.errors import UserError
+from mtlcli.errors import RunError, UserError
 from mtlcli.runner.reload import evaluate_path, find
 from tests.warm import mtl
 
@@ -95,6 +95,18 @@ def test_scores_are_those_of_training_and_other_rows_are_said(place: Path, monke
     assert [line for line in said if "warning" in line] == [
         "warning: dev.csv: task mine: is not the validation split that the run has read"
     ]
+
+
+def test_scores_are_shown_before_predictions_are_written(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    (place / "taken" / "mine.jsonl").mkdir(parents=True)
+    with pytest.raises(UserError, match="mine.jsonl is a folder, not a file"):
+        evaluate_path(place / "run", tasks=["mine"], predictions=place / "taken")
+    (place / "later" / "squad.json").mkdir(parents=True)
+    shown: list[dict[str, Any]] = []
+    with pytest.raises(RunError, match="the predictions cannot be written: Is a directory"):
+        evaluate_path(place / "run", tasks=["squad"], predictions=place / "later", overrides=["data.max_eval_rows=4"], show=shown.append)
+    assert shown[0]["tasks"]["squad"]["examples"] == 4
 
 
 def test_what_has_no_effect_is_refused(place: Path) -> None:
