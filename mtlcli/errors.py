@@ -46,7 +46,7 @@ class MtlError(Exception):
     def __init__(self, problems: Problem | Iterable[Problem] | str, where: str = "", fix: str = "") -> None:
         if isinstance(problems, str):
             problems = Problem(problems, where, fix)
-        self.problems: list[Problem] = [problems] if isinstance(problems, Problem) else list(problems)
+        self.problems: list[Problem] = [problems] if isinstance(problems, Problem) else list(dict.fromkeys(problems))
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 

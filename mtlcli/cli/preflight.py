@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -61,6 +62,8 @@ class Plan:
     """The configs that were composed; of a long sweep the first ones."""
     resumes: Path | None
     """The run folder, or the checkpoint, that the run goes on from."""
+    jobs: int | None
+    """Number of jobs of a sweep, where it is known beforehand."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -105,9 +108,9 @@ def read_arguments(argv: list[str]) -> argparse.Namespace:
     return arguments
 
 
-def preflight(arguments: argparse.Namespace) -> Plan:
-    """Check a command line. Raises UserError with everything that is wrong with it."""
-    return _Preflight(arguments).plan()
+def preflight(arguments: argparse.Namespace, resumes: Path | None = None) -> Plan:
+    """Check a command line. Raises UserError with everything that is wrong with it. `resumes`: go on with this run, whatever it says."""
+    return _Preflight(arguments, resumes).plan()
 
 
 def explain(error: BaseException) -> Problem:
@@ -177,7 +180,7 @@ def _text(override: Override) -> str | None:
 
 
 class _Preflight:
-    def __init__(self, arguments: argparse.Namespace) -> None:
+    def __init__(self, arguments: argparse.Namespace, resumes: Path | None) -> None:
         self.own = Path(arguments.config_dir) if arguments.config_dir is not None else None
         self.loader = _loader(self.own)
         self.groups = [group for group in self.loader.list_groups("") if group != "hydra"]
@@ -188,7 +191,7 @@ class _Preflight:
         modes = [str(override.value()) for override in self.overrides if override.key_or_group == "hydra.mode"]
         self.sweep = bool(arguments.multirun) or "MULTIRUN" in modes
         self.bad_groups: set[str] = set()
-        self.resumes = self._resumed()
+        self.resumes = resumes or self._resumed()
         self.saved: dict[str, Any] | None = None
         self.composed: dict[tuple[str, ...], tuple[dict[str, Any] | None, list[Problem]]] = {}
 
@@ -225,7 +228,7 @@ class _Preflight:
             self._add(replace(problem, what=f"{problem.what} (in the job {where[0]})") if some else problem)
         if self.problems:
             raise UserError(self.problems)
-        return Plan([self._rewritten(override) for override in self.overrides], swept, configs, self.resumes)
+        return Plan([self._rewritten(override) for override in self.overrides], swept, configs, self.resumes, self._count(values))
 
     def _resumed(self) -> Path | None:
         """The path of `resume=PATH`; of `resume=auto`, the run folder if it holds a checkpoint."""
@@ -234,7 +237,12 @@ class _Preflight:
         if resume is None:
             return None
         if self.sweep or given["resume"].is_sweep_override():
-            raise UserError("a sweep cannot be resumed", "resume", "resume one of its jobs: mtl train resume=SWEEP/JOB")
+            if resume != "auto":
+                fix = "type run_dir=SWEEP resume=auto with the sweep's own command, or go on with one job: mtl train resume=SWEEP/JOB"
+                raise UserError("a sweep goes on in its folder", "resume", fix)
+            if "run_dir" not in given and "hydra.sweep.dir" not in given:
+                raise UserError("which sweep is meant?", "resume=auto", "give run_dir=DIR: the sweep goes on there, or is started there")
+            return None
         if resume != "auto":
             return typed_path(resume, "resume")
         run_dir = _text(given["run_dir"]) if "run_dir" in given else None
@@ -242,6 +250,13 @@ class _Preflight:
             raise UserError("which run is meant?", "resume=auto", "give run_dir=DIR: the run goes on there, or is started there")
         folder = typed_path(run_dir, "run_dir")
         return folder if any((folder / "checkpoints").glob("step_*")) else None
+
+    def _count(self, values: dict[int, list[str]]) -> int | None:
+        """The jobs of a sweep, where Hydra's own sweeper makes them: every combination is one."""
+        swept = [override for override in self.overrides if override.is_sweep_override()]
+        if any(override.key_or_group == "hydra/sweeper" for override in self.overrides):
+            return None
+        return math.prod(len(values[id(override)]) for override in swept) if all(each.is_discrete_sweep() for each in swept) else None
 
     def _parse(self, texts: list[str]) -> list[Override]:
         parser = OverridesParser.create(config_loader=self.loader)

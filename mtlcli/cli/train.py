@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import re
 import sys
-import tempfile
-import traceback
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,20 +20,16 @@ from omegaconf import DictConfig, OmegaConf
 from mtlcli import commands
 from mtlcli.checkpoint import run_of
 from mtlcli.cli import first_rank, loader
-from mtlcli.cli.overrides import parsed
-from mtlcli.cli.preflight import HYDRA_ERRORS, VERSION_BASE, Plan, explain, preflight, read_arguments
+from mtlcli.cli.preflight import HYDRA_ERRORS, VERSION_BASE, explain, preflight, read_arguments
 from mtlcli.config import Config
-from mtlcli.config.paths import conf_dir, typed_path
+from mtlcli.config.paths import conf_dir
 from mtlcli.config.snapshot import config_text, read_config
-from mtlcli.disk import append, make_numbered, writing
-from mtlcli.errors import Interrupted, MtlError, Problem, RunError, UserError, count_of
+from mtlcli.errors import UserError, count_of
 from mtlcli.output import outlive_reader
 from mtlcli.pulse import Pulse, doing
 from mtlcli.runner.launched import read_launch
 from mtlcli.runner.owner import Owner
 
-JOBS = "jobs.jsonl"
-"""The list of a sweep's jobs. Who makes it owns the folder."""
 LONGEST_NAME = 80
 """Characters of a sweep job's folder name."""
 
@@ -45,7 +38,7 @@ def train_main(argv: list[str]) -> int:
     """Run `mtl train` and return the exit code."""
     arguments = read_arguments(argv)
     if arguments.help or arguments.hydra_help:
-        return _hydra(argv)
+        return run_hydra(argv)
     read_launch()  # Half a launch is found before anything else is done.
     plan = preflight(arguments)
     options = _options(arguments)
@@ -53,15 +46,17 @@ def train_main(argv: list[str]) -> int:
         print(config_text(plan.configs[0]), end="")
         return 0
     if arguments.cfg or arguments.info:
-        return _hydra([*options, *plan.overrides])
+        return run_hydra([*options, *plan.overrides])
     if arguments.multirun or "hydra.mode=MULTIRUN" in plan.overrides:
-        return _sweep(options, plan)
+        from mtlcli.cli.sweep import sweep
+
+        return sweep(options, plan, arguments)
     if plan.resumes is not None:
         _say_first(plan.configs[0], plan.resumes)
         # The run's own configuration is what counts, with what is typed on top: there is nothing for Hydra to compose.
-        _run(plan.configs[0], run_of(plan.resumes), ["mtl", "train", *arguments.overrides], resumes=plan.resumes)
+        run_job(plan.configs[0], run_of(plan.resumes), ["mtl", "train", *arguments.overrides], resumes=plan.resumes)
         return 0
-    code = _hydra([*options, *plan.overrides])
+    code = run_hydra([*options, *plan.overrides])
     return code or _run_composed()
 
 
@@ -86,7 +81,7 @@ def _options(arguments: argparse.Namespace) -> list[str]:
     return options + (["--resolve"] if arguments.resolve else [])
 
 
-def _hydra(argv: list[str]) -> int:
+def run_hydra(argv: list[str]) -> int:
     """Run Hydra on a command line; its errors become ours."""
     # What Hydra prints through logging for a reader that has gone (`--info | head`) is not worth a traceback a line.
     logging.raiseExceptions = False
@@ -121,9 +116,11 @@ _composed: list[Job] = []
 def job(composed: DictConfig) -> float | None:
     """What Hydra calls for each job, in any process. In a sweep: the average score, which a sweeper can optimise."""
     if _is_sweep():
-        return _sweep_job(composed)
-    config = _config(composed)
-    _composed.append(Job(config, _suite(config), _command(), dict(HydraConfig.get().job.env_set)))
+        from mtlcli.cli.sweep import sweep_job
+
+        return sweep_job(composed)
+    config = config_of(composed)
+    _composed.append(Job(config, _suite(config), command_of(), dict(HydraConfig.get().job.env_set)))
     return None
 
 
@@ -133,17 +130,18 @@ def _run_composed() -> int:
     if each.config.run_dir is None:
         _say_first(each.config)
         # The name is nobody's choice: another run of the same second takes the next number.
-        _run(each.config, _default_folder(each.config, each.suite), each.command, numbered=True)
+        run_job(each.config, _default_folder(each.config, each.suite), each.command, numbered=True)
         return 0
     run_dir = Path(each.config.run_dir)
     if first_rank() and each.config.resume != "auto":
-        _check_unused(run_dir)
+        check_unused(run_dir)
     _say_first(each.config)
-    _run(each.config, run_dir, each.command)
+    run_job(each.config, run_dir, each.command)
     return 0
 
 
-def _run(config: Config, run_dir: Path, command: list[str], *, numbered: bool = False, resumes: Path | None = None) -> float:
+def run_job(config: Config, run_dir: Path, command: list[str], *, numbered: bool = False, resumes: Path | None = None) -> float:
+    """Carry out a run, saying what is being done; returns its average score."""
     outlive_reader("stdout")
     with Pulse(config.logger.console) if first_rank() else nullcontext():
         doing("loading the program")
@@ -152,7 +150,8 @@ def _run(config: Config, run_dir: Path, command: list[str], *, numbered: bool = 
         return run(config, run_dir, command=command, numbered=numbered, resumes=resumes)
 
 
-def _config(composed: DictConfig) -> Config:
+def config_of(composed: DictConfig) -> Config:
+    """The Config that Hydra has composed. Raises UserError with everything that is wrong with it."""
     values: Any = OmegaConf.to_container(composed, resolve=False)
     values.pop("task", None)
     config, problems = read_config(OmegaConf.create(values))
@@ -170,7 +169,7 @@ def _suite(config: Config) -> str:
     return names if len(names) <= 40 else f"{len(config.tasks)}_tasks"
 
 
-def _command() -> list[str]:
+def command_of() -> list[str]:
     """The command line that would run this job again."""
     own = [source.path for source in HydraConfig.get().runtime.config_sources if source.provider == "command-line"]
     overrides = [text.removeprefix("++") for text in HydraConfig.get().overrides.task]
@@ -182,7 +181,8 @@ def _default_folder(config: Config, suite: str) -> Path:
     return Path("runs") / name
 
 
-def _check_unused(path: Path) -> None:
+def check_unused(path: Path) -> None:
+    """Raise UserError when a run folder or that of a sweep cannot be made at a path, because something else is there."""
     if path.exists() and not path.is_dir():
         raise UserError("is a file, not a folder", where=f"run_dir={path}", fix="give another run_dir=")
     if path.is_dir() and any(path.iterdir()):
@@ -205,115 +205,6 @@ def job_folder(number: int, overrides: str) -> str:
         key, _, value = override.lstrip("+~").partition("=")
         parts.append(f"{key.rpartition('.')[2]}-{re.sub(r'[^A-Za-z0-9_.+-]+', '-', value).strip('-')}")
     return "_".join([str(number), *parts])[:LONGEST_NAME]
-
-
-def _sweep(options: list[str], plan: Plan) -> int:
-    """Run a sweep, then show and save the table of its jobs, whatever became of them."""
-    outlive_reader("stdout")
-    if "run_dir" in plan.swept:
-        raise UserError("every job of a sweep has its own folder", where="run_dir", fix="give run_dir=DIR, the folder of the whole sweep")
-    keys = [text.lstrip("+~").partition("=")[0] for text in plan.overrides]
-    overrides = [text for key, text in zip(keys, plan.overrides, strict=True) if key not in ("run_dir", "hydra.sweep.dir")]
-    if not first_rank():
-        # Hydra makes folders in every process; those of the other ranks go away again.
-        with tempfile.TemporaryDirectory() as temporary:
-            return _hydra([*options, *overrides, f"hydra.sweep.dir={commands.hydra_value(temporary)}"])
-    folder = _make_sweep_folder(plan)
-    # Folders of jobs are named by what differs between them.
-    same = [key for key in dict.fromkeys(keys) if key not in plan.swept and not key.startswith("hydra")]
-    settings = [f"hydra.sweep.dir={commands.hydra_value(folder)}", f"hydra.job.config.override_dirname.exclude_keys={json.dumps(same)}"]
-    try:
-        _hydra([*options, *overrides, *settings])
-    except BaseException as error:
-        failed = _finish_sweep(folder)
-        _remove_unused(folder)
-        if isinstance(error.__cause__, Interrupted):
-            raise error.__cause__ from None
-        if not failed or isinstance(error, KeyboardInterrupt):
-            raise
-        raise RunError(failed) from error
-    failed = _finish_sweep(folder)
-    if failed:
-        raise RunError(failed)
-    return 0
-
-
-def _make_sweep_folder(plan: Plan) -> Path:
-    """Make the folder of a sweep, with an empty list of its jobs. Raises UserError when it cannot be made or is used."""
-    given = next((config.run_dir for config in plan.configs), None)
-    for text in plan.overrides:
-        if text.startswith("hydra.sweep.dir="):
-            given = str(parsed(text).value())
-    folder = typed_path(given, "run_dir") if given else Path("sweeps") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    if given:
-        _check_unused(folder)
-    with writing("the sweep folder", folder, "or give another run_dir=", kind=UserError):
-        if given:
-            folder.mkdir(parents=True, exist_ok=True)
-        else:
-            folder = make_numbered(folder)
-        try:
-            (folder / JOBS).open("x").close()
-        except FileExistsError as error:
-            raise UserError("another sweep is writing here", where=str(folder), fix="give another run_dir=") from error
-    return folder
-
-
-def _remove_unused(folder: Path) -> None:
-    """Take back what was made for a sweep of which no job began. What others have put into the folder stays."""
-    if (folder / JOBS).stat().st_size == 0:
-        for name in (JOBS, "multirun.yaml"):
-            (folder / name).unlink(missing_ok=True)
-        with suppress(OSError):  # It is not empty, or was there before.
-            folder.rmdir()
-
-
-def _finish_sweep(folder: Path) -> list[Problem]:
-    """Show and save the table of a sweep's jobs; what went wrong in which of them."""
-    from mtlcli.report.sweep import read_sweep, sweep_tables, varied, write_csv
-    from mtlcli.screen import screen
-
-    jobs = read_sweep(folder)
-    if jobs:
-        write_csv(jobs, folder / "sweep.csv")
-        for table in sweep_tables(jobs):
-            screen().print(table)
-        print(f"sweep folder: {folder}", flush=True)
-    return [
-        Problem(each.reason or each.status, f"job {each.number} {' '.join(overrides)}".rstrip(), f"its folder: {each.folder}")
-        for each, overrides in zip(jobs, varied(jobs), strict=True)
-        if each.status != "finished"
-    ]
-
-
-def _sweep_job(composed: DictConfig) -> float:
-    """One job of a sweep. When it fails its folder says so, and the other jobs go on."""
-    from mtlcli.runner.folder import RunFolder
-
-    settings = HydraConfig.get()
-    sweep_dir, subdir = Path(settings.sweep.dir), str(settings.sweep.subdir)
-    run_dir = sweep_dir / subdir
-    overrides = [text.removeprefix("++") for text in settings.overrides.task]
-    if first_rank():
-        line = {"number": settings.job.num, "folder": subdir, "overrides": overrides}
-        append(sweep_dir / JOBS, json.dumps(line) + "\n")
-        print(f"\njob {settings.job.num}: {settings.job.override_dirname.replace('|', ' ').replace('++', '')}", flush=True)
-    try:
-        config = _config(composed)
-        config.run_dir = str(run_dir)
-        return _run(config, run_dir, _command())
-    except Interrupted as error:
-        # Hydra takes an Exception for one job's failure and starts the next job.
-        raise KeyboardInterrupt from error
-    except Exception as error:
-        reason = str(error) if isinstance(error, MtlError) else f"{type(error).__name__}: {error}"
-        if first_rank():
-            if not isinstance(error, MtlError):
-                traceback.print_exc()
-            print(f"job {settings.job.num} failed: {reason}", file=sys.stderr, flush=True)
-            if not (run_dir / "status.json").exists():
-                RunFolder(run_dir).write_status("failed", reason=reason)
-        raise
 
 
 # At import, because another launcher names the folders in processes of its own.

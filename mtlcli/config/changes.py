@@ -91,6 +91,11 @@ def changes(old: Config, new: Config) -> list[Change]:
     return [change for change in found if change.key in METHODS or not any(change.key.startswith(f"{part}.") for part in whole)]
 
 
+def harmless(key: str) -> bool:
+    """Whether a key touches results by no more than rounding."""
+    return _is(key, (*FREE, *ROUNDING))
+
+
 def settle(old: Config, new: Config) -> None:
     """Give `new` what the run has settled on where it leaves a value open."""
     before, after = dict(_leaves("", asdict(old))), dict(_leaves("", asdict(new)))

@@ -54,15 +54,75 @@ def test_a_job_that_fails_on_its_data(tmp_path: Path) -> None:
     assert [(row["job"], row["status"]) for row in rows] == [("1", "finished"), ("0", "failed")]
     assert float(rows[0]["average"]) == float(rows[0]["mine"])
     assert "tasks.mine.columns.label=label" in done.stdout and "sweep folder: out" in done.stdout
-    block = done.stderr[done.stderr.index("mtl train: 1 problem") :]
-    assert block.startswith("mtl train: 1 problem\n  job 0 tasks.mine.columns.label=broken: train.csv, line 3")
-    assert block.endswith(f"-> its folder: {Path('out') / '0_label-broken'}\n")
+    told, _, block = done.stderr.partition("mtl train: 1 problem\n")
+    assert told.startswith("job 0 failed: train.csv, line 3") and done.stderr.count("line 3: task") == 1, "a failure is told once"
+    assert block == (
+        "  out: 1 of 2 jobs did not finish: job 0 (tasks.mine.columns.label=broken) failed\n"
+        "      -> the reasons stand above and in sweep.csv; then go on with: mtl train -m -cd my_conf "
+        f"tasks.mine.columns.label=broken,label task=mine {' '.join(settings[:-1])} run_dir=out resume=auto\n"
+    )
+    assert "\njob 1 (2 of 2): tasks.mine.columns.label=label\n" in done.stdout
 
     again = mtl("train", "-m", *options, cwd=tmp_path)
     assert again.returncode == 2
     assert again.stderr == (
         "mtl train: 1 problem\n  run_dir=out: the folder is not empty\n      -> give another run_dir=, or delete the folder\n"
     )
+
+
+KILLED = """
+import os, signal, time
+from mtlcli.runner.folder import RunFolder
+append = RunFolder.append_metrics
+def die(self, row):
+    append(self, row)
+    if row["step"] == 3 and self.path.name == "1_seed-1":
+        while not [path for path in self.checkpoints.glob("step_*") if (path / "manifest.json").exists()]:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+RunFolder.append_metrics = die
+"""
+
+
+def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path: Path) -> None:
+    small = ["model=tiny", "model.hidden=8", "model.heads=1", "model.layers=1", "data.max_train_rows=64", "data.max_eval_rows=16"]
+    run = ["runner.steps=4", "runner.save_every=2", "runner.device=cpu", "logger.every=1", "optim.lr=1e-3"]
+    common = ["task=rte", "data=sample", *small, *run, f"data.cache_dir={tmp_path / 'cache'}", "run_dir=out"]
+    killed = mtl("train", "-m", *common, "seed=0,1", cwd=tmp_path, before=KILLED)
+    assert killed.returncode == -9
+    out = tmp_path / "out"
+    with (out / "jobs.jsonl").open("a") as stream:
+        stream.write('{"number": 2, "fol')
+    finished = (out / "0_seed-0" / "results.json").stat().st_mtime_ns
+
+    other = mtl("train", "-m", *common, "seed=0,1", "runner.batch_size=8", "resume=auto", cwd=tmp_path)
+    assert other.returncode == 2 and "was begun with other values: nothing there, runner.batch_size=8 here" in other.stderr
+
+    # The same values in another order and another form, and a seed more.
+    again = [*common[:-1], "optim.lr=0.001", "run_dir=out"]
+    done = mtl("train", "-m", "seed=0,1,2", *(text for text in again if text != "optim.lr=1e-3"), "resume=auto", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "job 0 (1 of 3): seed=0: has finished already" in done.stdout
+    assert "job 1 (2 of 3): seed=1: goes on (it was running)" in done.stdout and "job 2 (3 of 3): seed=2\n" in done.stdout
+    assert (out / "0_seed-0" / "results.json").stat().st_mtime_ns == finished
+    assert json.loads((out / "1_seed-1" / "environment.json").read_text())["resumed"][0]["step"] == 2
+    assert [json.loads(line)["folder"] for line in (out / "jobs.jsonl").read_text().splitlines()] == ["0_seed-0", "1_seed-1", "2_seed-2"]
+    with (out / "sweep.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {(row["status"], row["n"]) for row in rows} == {("finished", "3")} and "means over seeds" in done.stdout
+
+
+def test_a_sweep_to_go_on_with_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").touch()
+    for arguments, answer in (
+        (["run_dir=out", "resume=auto"], "run_dir=out: the folder holds no sweep (looked for jobs.jsonl)"),
+        (["resume=auto"], "resume=auto: which sweep is meant?"),
+        (["resume=out"], "resume: a sweep goes on in its folder"),
+    ):
+        done = mtl("train", "-m", "task=rte", "seed=0,1", *arguments, cwd=tmp_path)
+        assert done.returncode == 2 and answer in done.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "notes.txt"]
 
 
 def test_a_swept_run_dir_is_refused(tmp_path: Path) -> None:

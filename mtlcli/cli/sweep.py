@@ -1,0 +1,269 @@
+"""`mtl train -m`: a sweep, its jobs one after another, in a folder that a killed sweep goes on in with what is missing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import tempfile
+import traceback
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from mtlcli import checkpoint, commands
+from mtlcli.cli import first_rank
+from mtlcli.cli.overrides import parsed
+from mtlcli.cli.preflight import Plan, preflight, read_arguments
+from mtlcli.cli.train import check_unused, command_of, config_of, job_folder, run_hydra, run_job
+from mtlcli.config.changes import harmless
+from mtlcli.config.paths import typed_path
+from mtlcli.disk import append, make_numbered, write_whole, writing
+from mtlcli.errors import Interrupted, MtlError, Problem, RunError, UserError, count_of
+from mtlcli.output import outlive_reader
+from mtlcli.report.sweep import LISTED, SweepJob, listed_jobs, read_job, read_sweep, sweep_tables, varied, write_csv
+
+JOBS = "MTL_SWEEP_JOBS"
+"""Environment variable with the number of jobs, for jobs that a launcher runs in processes of its own."""
+ITS_OWN = ("run_dir", "resume", "allow", "hydra.sweep.dir")
+"""Keys that say where and how a sweep is run, not what its jobs are."""
+
+_folder_of_first_rank: Path | None = None
+"""On other ranks the sweep's folder: Hydra has another one there."""
+_reasons: dict[str, int] = {}
+"""Why jobs of this process failed, with the number of the first such job."""
+
+
+def sweep(options: list[str], plan: Plan, arguments: argparse.Namespace) -> int:
+    """Run a sweep, then show and save the table of its jobs, whatever became of them."""
+    global _folder_of_first_rank
+    outlive_reader("stdout")
+    if "run_dir" in plan.swept:
+        raise UserError("every job of a sweep has its own folder", where="run_dir", fix="give run_dir=DIR, the folder of the whole sweep")
+    keys = [_key(text) for text in plan.overrides]
+    overrides = [text for key, text in zip(keys, plan.overrides, strict=True) if key not in ("run_dir", "hydra.sweep.dir")]
+    # Folders of jobs are named by what differs between them.
+    same = [key for key in dict.fromkeys(keys) if key not in plan.swept and not key.startswith("hydra")]
+    overrides.append(f"hydra.job.config.override_dirname.exclude_keys={json.dumps(same)}")
+    if not first_rank():
+        # Hydra makes folders in every process; those of the other ranks go away again.
+        _folder_of_first_rank = _given_folder(plan)
+        with tempfile.TemporaryDirectory() as temporary:
+            return run_hydra([*options, *overrides, f"hydra.sweep.dir={commands.hydra_value(temporary)}"])
+    folder = _make_folder(plan)
+    again = _again(arguments, folder)
+    if plan.jobs is not None:
+        os.environ[JOBS] = str(plan.jobs)
+    try:
+        run_hydra([*options, *overrides, f"hydra.sweep.dir={commands.hydra_value(folder)}"])
+    except BaseException as error:
+        failed = _finish(folder, again)
+        _remove_unused(folder)
+        if isinstance(error.__cause__, Interrupted):
+            error.__cause__.problems = [replace(problem, fix=f"go on with: {again}") for problem in error.__cause__.problems]
+            raise error.__cause__ from None
+        if not failed or isinstance(error, KeyboardInterrupt):
+            raise
+        raise RunError(failed) from error
+    finally:
+        os.environ.pop(JOBS, None)
+    failed = _finish(folder, again)
+    if failed:
+        raise RunError(failed)
+    return 0
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _again(arguments: argparse.Namespace, folder: Path) -> str:
+    """The command that goes on with the sweep."""
+    own = ["-cd", arguments.config_dir] if arguments.config_dir is not None else []
+    words = [text for text in arguments.overrides if _key(text) not in ITS_OWN]
+    return f"{shlex.join(['mtl', 'train', '-m', *own, *words])} {commands.setting('run_dir', folder)} resume=auto"
+
+
+# ------------------------------------------------------------------------------------------------ the sweep's folder
+
+
+def _given_folder(plan: Plan) -> Path | None:
+    given = next((config.run_dir for config in plan.configs), None)
+    for text in plan.overrides:
+        if text.startswith("hydra.sweep.dir="):
+            given = str(parsed(text).value())
+    return typed_path(given, "run_dir") if given else None
+
+
+def _make_folder(plan: Plan) -> Path:
+    """Make the folder of a sweep, with an empty list of its jobs, or take that of a sweep to go on with.
+
+    Raises UserError when it cannot be made or is used.
+    """
+    given = _given_folder(plan)
+    if given is not None and plan.configs[0].resume == "auto" and given.is_dir() and any(given.iterdir()):
+        _reopen(given, plan)
+        return given
+    folder = given or Path("sweeps") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    if given is not None:
+        check_unused(folder)
+    with writing("the sweep folder", folder, "or give another run_dir=", kind=UserError):
+        if given is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        else:
+            folder = make_numbered(folder)
+        try:
+            (folder / LISTED).open("x").close()
+        except FileExistsError as error:
+            raise UserError("another sweep is writing here", where=str(folder), fix="give another run_dir=") from error
+    return folder
+
+
+def _reopen(folder: Path, plan: Plan) -> None:
+    """Check that a sweep can go on in a folder: it holds a sweep, whose jobs differ from these at most in what is swept."""
+    if not (folder / LISTED).is_file():
+        fix = "leave out -m to go on with that run" if (folder / "config.yaml").is_file() else "give another run_dir="
+        raise UserError(f"the folder holds no sweep (looked for {LISTED})", f"run_dir={folder}", fix)
+    entries = listed_jobs(folder)
+    for entry in entries:
+        before, now = ({_canonical(text) for text in texts if _counts(_key(text), plan)} for texts in (entry["overrides"], plan.overrides))
+        if before != now:
+            began, types = (" ".join(sorted(some)) or "nothing" for some in (before - now, now - before))
+            what = f"the sweep in this folder was begun with other values: {began} there, {types} here"
+            raise UserError(what, f"run_dir={folder}", "type the values that it was begun with, or give another run_dir=")
+    # What a kill has left of a last line would be glued to the next one.
+    write_whole(folder / LISTED, "".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+def _counts(key: str, plan: Plan) -> bool:
+    """Whether a key that is not swept belongs to what the jobs of a sweep are."""
+    return key not in plan.swept and key not in ITS_OWN and not key.startswith("hydra") and not harmless(key)
+
+
+def _canonical(override: str) -> str:
+    """An override in the one form that all ways to type it have, as `1e-3` and `0.001`."""
+    read = parsed(override)
+    return f"{read.get_key_element().lstrip('+')}={read.get_value_element_as_str()}"
+
+
+def _remove_unused(folder: Path) -> None:
+    """Take back what was made for a sweep of which no job began. What others have put into the folder stays."""
+    if (folder / LISTED).stat().st_size == 0:
+        for name in (LISTED, "multirun.yaml"):
+            (folder / name).unlink(missing_ok=True)
+        with suppress(OSError):  # It is not empty, or was there before.
+            folder.rmdir()
+
+
+def _finish(folder: Path, again: str) -> list[Problem]:
+    """Show and save the table of a sweep's jobs; which of them did not finish."""
+    from mtlcli.screen import screen
+
+    jobs = read_sweep(folder)
+    if jobs:
+        write_csv(jobs, folder / "sweep.csv")
+        for table in sweep_tables(jobs):
+            screen().print(table)
+        print(f"sweep folder: {folder}", flush=True)
+    unfinished = [
+        f"job {each.number}{f' ({told})' if (told := ' '.join(overrides)) else ''} {each.status}"
+        for each, overrides in zip(jobs, varied(jobs), strict=True)
+        if each.status != "finished"
+    ]
+    if not unfinished:
+        return []
+    what = f"{len(unfinished)} of {count_of(len(jobs), 'job')} did not finish: {'; '.join(unfinished)}"
+    return [Problem(what, str(folder), f"the reasons stand above and in sweep.csv; then go on with: {again}")]
+
+
+# ------------------------------------------------------------------------------------------------ one job
+
+
+def sweep_job(composed: DictConfig) -> float:
+    """One job of a sweep; returns its average score. When it fails its folder says so, and the other jobs go on.
+
+    A job that has finished is not run again.
+    """
+    from mtlcli.runner.folder import RunFolder
+
+    settings = HydraConfig.get()
+    place = Path(settings.sweep.dir)
+    config = config_of(composed)
+    entry, listed = _entry(_folder_of_first_rank or place, settings)
+    run_dir = place / entry["folder"]
+    before = read_job(entry, _folder_of_first_rank or place) if listed and config.resume == "auto" else None
+    if first_rank():
+        _take_back(place / str(settings.sweep.subdir), run_dir)
+        _announce(entry, settings, before)
+        if not listed:
+            append(place / LISTED, json.dumps(entry) + "\n")
+    if before is not None and before.status == "finished":
+        return float("nan") if before.average is None else before.average
+    try:
+        config.run_dir = str(run_dir)
+        if checkpoint.folders(run_dir / "checkpoints") and config.resume == "auto":
+            command = command_of()
+            arguments = read_arguments([text for text in command[2:] if _key(text) not in ("resume", "run_dir")])
+            return run_job(preflight(arguments, run_dir).configs[0], run_dir, command, resumes=run_dir)
+        return run_job(config, run_dir, command_of())
+    except Interrupted as error:
+        # Hydra takes an Exception for one job's failure and starts the next job.
+        raise KeyboardInterrupt from error
+    except Exception as error:
+        reason = str(error) if isinstance(error, MtlError) else f"{type(error).__name__}: {error}"
+        if first_rank():
+            first = _reasons.setdefault(reason, entry["number"])
+            if not isinstance(error, MtlError) and first == entry["number"]:
+                traceback.print_exc()
+            told = reason if first == entry["number"] else f"for the same reason as job {first}"
+            print(f"job {entry['number']} failed: {told}", file=sys.stderr, flush=True)
+            if not (run_dir / "status.json").exists():
+                run_dir.mkdir(exist_ok=True)
+                RunFolder(run_dir).write_status("failed", reason=reason)
+        if str(settings.sweeper._target_).endswith(".BasicSweeper"):
+            # Nothing is optimised, and the failure has been told: Hydra would tell it again.
+            return float("nan")
+        raise
+
+
+def _entry(folder: Path, settings: Any) -> tuple[dict[str, Any], bool]:
+    """The line of the list of jobs that stands for this job, and whether it stands there already."""
+    overrides = [text.removeprefix("++") for text in settings.overrides.task if _key(text) != "resume"]
+    same = [*settings.job.config.override_dirname.exclude_keys]
+
+    def differing(texts: list[str]) -> list[str]:
+        return sorted(_canonical(text) for text in texts if _key(text) not in same)
+
+    entries = listed_jobs(folder)
+    for entry in entries:
+        if differing(entry["overrides"]) == differing(overrides):
+            return entry, True
+    number = int(settings.job.num)
+    if any(entry["number"] == number for entry in entries):
+        # A sweep that goes on with more values than it had.
+        number = max(entry["number"] for entry in entries) + 1
+    name = job_folder(number, settings.job.override_dirname)
+    return {"number": number, "folder": name, "overrides": overrides}, False
+
+
+def _take_back(made: Path, used: Path) -> None:
+    """Remove the folder that Hydra has made for a job that has another one."""
+    if made != used and made.is_dir() and not any(made.iterdir()):
+        made.rmdir()
+
+
+def _announce(entry: dict[str, Any], settings: Any, before: SweepJob | None) -> None:
+    """The line that a job begins with."""
+    total = f" ({settings.job.num + 1} of {os.environ[JOBS]})" if JOBS in os.environ else ""
+    what = settings.job.override_dirname.replace("|", " ").replace("++", "")
+    state = ""
+    if before is not None:
+        state = ": has finished already" if before.status == "finished" else f": goes on (it was {before.status})"
+    print(f"\njob {entry['number']}{total}: {what}{state}", flush=True)
