@@ -212,7 +212,7 @@ def _show(name: str, file: GroupFile, overrides: list[str], own: Path | None) ->
     task.config.max_length = task.config.max_length or config.data.max_length
     source = open_source(config.data, config.tasks, config.seed)
     if task.owner is not None and task.owner.config.splits.train:
-        task.owner.prepare(source.read(task.owner.name, task.owner.config.splits.train))
+        task.owner.prepare(source.read(task.owner.name, task.owner.config.splits.train, task.owner.labelled))
     splits = task.config.splits
     roles = {splits.train: "train"} | dict.fromkeys(splits.validation, "validation") | {splits.test: "test"}
     tables, problems, absent = {}, [], {}
@@ -220,7 +220,7 @@ def _show(name: str, file: GroupFile, overrides: list[str], own: Path | None) ->
         if split is None:
             continue
         try:
-            tables[split] = source.read(name, split)
+            tables[split] = source.read(name, split, task.labelled)
         except UserError as error:
             # Test splits are often not published, so a missing one is no mistake.
             if role == "test":

@@ -54,6 +54,9 @@ class Task:
     """Where the rows come from."""
     splits: Splits = field(default_factory=Splits)
     """Which split plays which part."""
+    unlabelled: Literal["refuse", "skip"] = "refuse"
+    """What becomes of rows without a label in a split in which other rows have one. `skip`: they are left out and counted, as in a table
+    with a label column for each task of which a row has some. `refuse`: the first of them is named, and nothing starts."""
     head: str | None = None
     """Name of another task of the run whose head (and labels) this task uses; null for a head of its own."""
     metrics: list[str] = field(default_factory=list)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -11,7 +11,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from mtlcli.config.formats import ENDINGS, NAMED, split_name
 from mtlcli.config.run import Data
@@ -51,10 +53,12 @@ class ReadSplit:
     """Rows that take part."""
     total: int
     """Rows of the split, before `data.max_train_rows` or `data.max_eval_rows`."""
+    unlabelled: int = 0
+    """Rows that are left out because they have no label."""
 
     def counts(self) -> dict[str, int]:
-        """Rows that take part, and of how many, as results.json has them."""
-        return {"used": self.rows, "of": self.total}
+        """Rows that take part, of how many, and how many of the others have no label, as results.json has them."""
+        return {"used": self.rows, "of": self.total} | ({"unlabelled": self.unlabelled} if self.unlabelled else {})
 
 
 class DataSource:
@@ -89,9 +93,10 @@ class DataSource:
             return next(iter(names))
         return "mixed: " + "; ".join(f"{', '.join(tasks)} from {where}" for where, tasks in names.items())
 
-    def read(self, task: str, split: str) -> Table:
+    def read(self, task: str, split: str, labelled: Callable[[Table], NDArray[np.bool_]] | None = None) -> Table:
         """The rows of one split, or those drawn from them for `data.max_train_rows` or `data.max_eval_rows`.
 
+        `labelled`: which rows have a label; the others are left out first, where the task says so.
         Raises UserError when the split cannot be read.
         """
         config = self._tasks[task]
@@ -101,8 +106,13 @@ class DataSource:
         except UserError as error:
             raise UserError(problem.of_task(task) for problem in error.problems) from error
         fingerprint, total = self._fingerprints[table.origin], len(table)
+        if config.unlabelled == "skip" and labelled is not None:
+            chosen = np.flatnonzero(labelled(table))
+            # A split without any label is one that has none, or whose column is named wrongly.
+            table = table.select(chosen) if 0 < len(chosen) < total else table
+        unlabelled = total - len(table)
         table = self._drawn(task, config, table)
-        self._read[task][split] = ReadSplit(table.origin, fingerprint, len(table), total)
+        self._read[task][split] = ReadSplit(table.origin, fingerprint, len(table), total, unlabelled)
         return table
 
     def _drawn(self, task: str, config: Task, table: Table) -> Table:
@@ -140,9 +150,18 @@ class DataSource:
         """One line on the splits of which only some rows take part; None when all rows do."""
         parts = []
         for name, splits in self._read.items():
-            some = [f"{split} {read.rows:,} of {read.total:,}" for split, read in splits.items() if read.rows < read.total]
+            there = {split: read.total - read.unlabelled for split, read in splits.items()}
+            some = [f"{split} {read.rows:,} of {there[split]:,}" for split, read in splits.items() if read.rows < there[split]]
             parts += [f"{name} {', '.join(some)}"] if some else []
         return f"rows drawn at random (seed {self._seed}): {'; '.join(parts)}" if parts else None
+
+    def left_out(self) -> str | None:
+        """One line on the splits of which rows without a label are left out; None where there is no such split."""
+        parts = []
+        for name, splits in self._read.items():
+            some = [f"{split} {read.unlabelled:,} of {read.total:,}" for split, read in splits.items() if read.unlabelled]
+            parts += [f"{name} {', '.join(some)}"] if some else []
+        return f"rows left out because they have no label: {'; '.join(parts)}" if parts else None
 
     def splits(self, task: str) -> list[str]:
         """The names of the splits that there are. Raises UserError when they cannot be listed."""

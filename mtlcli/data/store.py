@@ -29,6 +29,7 @@ FORMAT = 3
 FIX = "make room or the place writable, or give data.cache_dir=FOLDER"
 
 NOT_ENCODED = ("source", "splits", "head", "metrics", "weight", "batch_size", "lr_factor", "dropout", "head_layers") + (
+    "unlabelled",
     "class_weights",
     "label_smoothing",
     "max_answer_length",

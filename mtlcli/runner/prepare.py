@@ -83,7 +83,7 @@ def prepare(
     for number, (name, split) in enumerate(wanted):
         doing(f"reading {name}/{split}", number, len(wanted), "splits")
         try:
-            tables.setdefault(name, {})[split] = source.read(name, split)
+            tables.setdefault(name, {})[split] = source.read(name, split, tasks[name].labelled)
         except UserError as error:
             problems += error.problems
     tables = {name: tables.get(name, {}) for name in tasks}
@@ -91,7 +91,7 @@ def prepare(
     problems += found
     if problems:
         raise UserError(problems)
-    drawn = source.drawn()
+    counted = [line for line in (source.left_out(), source.drawn()) if line]
 
     def texts() -> list[str]:
         return [text for name, parts in tables.items() for split in parts if split == tasks[name].config.splits.train
@@ -121,7 +121,7 @@ def prepare(
             doing(f"encoding {name}/{split}", number, len(wanted), "splits")
             features[name][split] = open_features(tables[name][split], tasks[name], encoder, cache)
     doing("preparing the run")
-    notices = ([drawn] if drawn else []) + [f"warning: {each.message}" for each in heard if issubclass(each.category, RunWarning)]
+    notices = counted + [f"warning: {each.message}" for each in heard if issubclass(each.category, RunWarning)]
     for name, parts in features.items():
         for split, encoded in parts.items():
             found = _cuts(config, tasks[name], tables[name][split], encoded)

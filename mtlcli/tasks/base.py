@@ -75,6 +75,11 @@ class TaskType(ABC, Generic[C]):
             raise ValueError(f"max_length of task '{self.name}' was not resolved from data.max_length")
         return self.config.max_length
 
+    @property
+    def _skip(self) -> str:
+        """The setting that leaves rows without a label out."""
+        return f"tasks.{self.name}.unlabelled=skip"
+
     def head_layers(self, usual: int) -> int:
         """Dense layers of the head before its output layer: what the config says, else `usual`."""
         return usual if self.config.head_layers is None else self.config.head_layers
@@ -90,6 +95,10 @@ class TaskType(ABC, Generic[C]):
     def prepare(self, train: Table | None, others: Sequence[Table] = ()) -> None:
         """Learn from the train split what the config leaves open (for example the label set), and from all splits what must be the same
         in each (for example whether labels are names or ids). Called once, before `check`. `others`: the other splits of the task."""
+
+    def labelled(self, table: Table) -> NDArray[np.bool_]:
+        """Which rows say that they have a label, sound or not: (rows,). Asked before `prepare`."""
+        return np.ones(len(table), bool)
 
     @abstractmethod
     def check(self, table: Table, *, labelled: bool) -> list[Problem]:

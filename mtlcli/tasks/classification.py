@@ -84,6 +84,18 @@ class Classification(TaskType[ClassificationTask]):
     def texts(self, table: Table) -> list[str]:
         return [text for column in input_columns(self.config.columns) for text in table.column(column)]
 
+    def labelled(self, table: Table) -> NDArray[np.bool_]:
+        column = self.config.columns.label
+        if column not in table.rows.column_names or not _holds_labels(table.rows.column(column).type):
+            return np.ones(len(table), bool)
+        texts = self._written(table)
+        names = set(self._known_labels or [])
+        if self._known_labels is None and any(SIGNED.fullmatch(text or "") for text in texts.unique().to_pylist()):
+            names = {"-1"}
+        missing = pa.array(sorted(set(NO_LABEL) - names), pa.string())
+        labelled: NDArray[np.bool_] = np.array(pc.invert(pc.or_(pc.is_null(texts), pc.is_in(texts, missing))).to_pylist(), bool)
+        return labelled
+
     def prepare(self, train: Table | None, others: Sequence[Table] = ()) -> None:
         """Without configured labels: the sorted distinct values of the train split as they are written,
         whole numbers in the order of numbers. They are written into the config, so that the saved one
@@ -192,11 +204,13 @@ class Classification(TaskType[ClassificationTask]):
         if len(unknown := np.flatnonzero(ids == UNKNOWN)):
             problems.append(self._unknown_labels(table, unknown))
         if labelled and len(missing):
-            fix = mark or "fill it in, or leave the row out" + (f"; allowed: {self._allowed()}" if self._known_labels else "")
+            fix = mark or f"fill it in, or leave the row out: {self._skip}" + (
+                f"; allowed: {self._allowed()}" if self._known_labels else ""
+            )
             problems.append(counted(table, missing, f"column '{column}' has no label: null, empty, NaN or -1", fix))
         elif 0 < len(missing) < len(table):
             what = f"column '{column}' has no label: null, empty, NaN or -1, while other rows of the split have one"
-            problems.append(counted(table, missing, what, "label all rows of a split, or none"))
+            problems.append(counted(table, missing, what, f"label all rows of a split, or none, or leave such rows out: {self._skip}"))
         return problems
 
     def _mark(self, table: Table, missing: NDArray[np.int64]) -> str:
@@ -206,7 +220,7 @@ class Classification(TaskType[ClassificationTask]):
         if mark is None:
             return ""
         key, named = f"tasks.{(self.owner or self).name}.labels", _listed([mark, *(self._known_labels or [])])
-        return f"{mark} says that a row has no label: leave such rows out; if it is a class, name it in {key}: {named}"
+        return f"{mark} says that a row has no label; {self._skip} leaves such rows out; if it is a class, name it in {key}: {named}"
 
     def _unknown_labels(self, table: Table, rows: NDArray[np.int64]) -> Problem:
         """Rows whose label is outside the set."""

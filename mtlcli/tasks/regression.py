@@ -54,6 +54,13 @@ class Regression(TaskType[RegressionTask]):
     def texts(self, table: Table) -> list[str]:
         return [text for column in input_columns(self.config.columns) for text in table.column(column)]
 
+    def labelled(self, table: Table) -> NDArray[np.bool_]:
+        column = self.config.columns.label
+        if column not in table.rows.column_names or not _holds_scores(table.rows.column(column).type):
+            return np.ones(len(table), bool)
+        values = table.column(column)
+        return np.array([not (value is None or value == "" or value != value or str(value).casefold() == "nan") for value in values], bool)
+
     def prepare(self, train: Table | None, others: Sequence[Table] = ()) -> None:
         """Take the mean score of the train split."""
         if train is not None and _holds_scores(train.rows.column(self.config.columns.label).type):
@@ -100,10 +107,12 @@ class Regression(TaskType[RegressionTask]):
                 Problem(f"column '{column}' has no score in any of the {len(table):,} rows: null, NaN or -1", table.origin, fix)
             )
         elif labelled and len(missing):
-            problems.append(counted(table, missing, f"column '{column}' has no score: null or NaN", "fill it in, or leave the row out"))
+            problems.append(
+                counted(table, missing, f"column '{column}' has no score: null or NaN", f"fill it in, or leave the row out: {self._skip}")
+            )
         elif 0 < len(missing) < len(table):
             what = f"column '{column}' has no score: null or NaN, while other rows of the split have one"
-            problems.append(counted(table, missing, what, "score all rows of a split, or none"))
+            problems.append(counted(table, missing, what, f"score all rows of a split, or none, or leave such rows out: {self._skip}"))
         return problems
 
     def doubts(self, train: Table) -> list[Problem]:

@@ -53,6 +53,14 @@ class Span(TaskType[SpanTask]):
         """Questions, and each context once."""
         return table.column(self.config.columns.question) + list(dict.fromkeys(table.column(self.config.columns.context)))
 
+    def labelled(self, table: Table) -> NDArray[np.bool_]:
+        """Where a question may have no answer, an empty list of answers is a label."""
+        column = self.config.columns.answers
+        if column not in table.rows.column_names or not _holds_answers(table.rows.column(column).type):
+            return np.ones(len(table), bool)
+        answers = table.column(column)
+        return np.array([any(_lists(each)) or (self.config.no_answer and each is not None) for each in answers], bool)
+
     def check(self, table: Table, *, labelled: bool) -> list[Problem]:
         columns = self.config.columns
         texts = text_problems(table, [columns.question, columns.context])
@@ -121,9 +129,13 @@ class Span(TaskType[SpanTask]):
             fix = "answer_start counts the characters of the context from 0"
             problems.append(counted(table, broken, f"answer_start {shown(start)} is not a whole number", fix))
         if absent:
-            what, fix = "the question has no answer", f"give it one, or set tasks.{self.name}.no_answer=true"
+            what, fix = (
+                "the question has no answer",
+                f"give it one, set tasks.{self.name}.no_answer=true, or leave the row out: {self._skip}",
+            )
             if self.config.no_answer:
-                what, fix = f"column '{column}' is missing", f"give the row {form}; empty lists say that there is no answer"
+                what = f"column '{column}' is missing"
+                fix = f"give the row {form}, where empty lists say that there is no answer, or leave the row out: {self._skip}"
             problems.append(counted(table, absent, what, fix))
         if outside:
             fix = "answer_start counts the characters of the context from 0"

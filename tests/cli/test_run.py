@@ -220,3 +220,35 @@ def test_a_sweep_goes_on_when_one_job_fails(tmp_path: Path) -> None:
     assert averages == sorted(averages, reverse=True)
     assert all("1e+30" in json.dumps(row) or "1e30" in json.dumps(row) for row in failed)
     assert "failed" in done.stdout + done.stderr
+
+
+def test_a_table_with_a_label_column_for_each_task_partly_filled(tmp_path: Path) -> None:
+    """Each task takes the rows that have its label; what is left out is said and recorded."""
+    rows = [
+        {"text": f"the cat {n} is {n % 3}", "mood": ["bad", "good"][n % 2] if n % 4 < 2 else None, "score": n / 9 if n % 3 else None}
+        for n in range(24)
+    ]
+    (tmp_path / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tasks = []
+    for name, kind in (("mood", "classification"), ("score", "regression")):
+        source = "{files: {train: all.jsonl, validation: all.jsonl}}"
+        tasks.append(
+            f"+tasks.{name}={{type: {kind}, source: {source}, columns: {{text: text, label: {name}}}, unlabelled: skip}}",
+        )
+    options = [*tasks, "~tasks.cola", "task=cola", "model=tiny", "runner.steps=1", "runner.device=cpu", "run_dir=run"]
+    done = mtl("train", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = "rows left out because they have no label: mood train 12 of 24, validation 12 of 24; score train 8 of 24, validation 8 of 24"
+    assert said in " ".join((tmp_path / "run" / "log.txt").read_text().split())
+    results = read(tmp_path / "run" / "results.json")
+    assert results["train_rows"] == {
+        "mood": {"used": 12, "of": 24, "unlabelled": 12},
+        "score": {"used": 16, "of": 24, "unlabelled": 8},
+    }
+    assert results["tasks"]["mood"]["rows"] == {"validation": {"used": 12, "of": 24, "unlabelled": 12}}
+    data = read(tmp_path / "run" / "environment.json")["data"]
+    assert '"unlabelled": 8' in json.dumps(data)
+    done = mtl("eval", "run", "--predictions", "out", "--task", "score", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    numbers = [json.loads(line)["row"] for line in (tmp_path / "out" / "score.jsonl").read_text().splitlines()]
+    assert [number - 1 for number in numbers] == [n for n in range(24) if n % 3]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -24,6 +25,7 @@ import pytest
 from mtlcli.config.run import Data
 from mtlcli.config.task import ClassificationTask, Source, Splits, TextColumns
 from mtlcli.data.source import changed_data, open_source
+from mtlcli.data.table import Table
 from mtlcli.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -71,8 +73,26 @@ def test_local_reads_below_the_root_and_draws_rows(folder: Path) -> None:
     path = folder / "glue/cola/train.parquet"
     read = source.record()["cola"]["splits"]["train"]
     fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert read == {"origin": str(path), "fingerprint": fingerprint, "rows": 3, "total": 5}
+    assert read == {"origin": str(path), "fingerprint": fingerprint, "rows": 3, "total": 5, "unlabelled": 0}
     assert source.drawn() == "rows drawn at random (seed 0): cola train 3 of 5; rte validation 1 of 2"
+
+
+def test_rows_without_a_label_are_left_out_before_rows_are_drawn(folder: Path) -> None:
+    tasks = {"cola": task(path="glue/cola")}
+
+    def labelled(table: Table) -> Any:
+        return np.array([False, True, True, False, True])
+
+    assert len(open_source(Data(root=str(folder)), tasks).read("cola", "train", labelled)) == 5, "unless the task says so"
+    tasks["cola"].unlabelled = "skip"
+    source = open_source(Data(root=str(folder), max_train_rows=2), tasks)
+    table = source.read("cola", "train", labelled)
+    assert [table.number(row) for row in range(2)] in ([2, 3], [2, 5], [3, 5])
+    assert source.train_rows() == {"cola": {"used": 2, "of": 5, "unlabelled": 2}}
+    assert source.record()["cola"]["splits"]["train"]["unlabelled"] == 2
+    assert source.left_out() == "rows left out because they have no label: cola train 2 of 5"
+    assert source.drawn() == "rows drawn at random (seed 0): cola train 2 of 3"
+    assert len(source.read("cola", "validation", lambda table: np.zeros(len(table), bool))) == 5, "a split without any label stays whole"
 
 
 def test_data_that_moved_is_the_same_data(folder: Path, tmp_path: Path) -> None:

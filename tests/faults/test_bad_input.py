@@ -214,13 +214,13 @@ ROWS: dict[str, tuple[str, str, str | bytes, str]] = {
     "label_nan": (
         CLASSES, "csv", HEADER + "a,0\nb,nan\nc,1\n",
         "label_nan.csv, line 3: task label_nan: column 'label' has no label: null, empty, NaN or -1\n"
-        "    -> nan says that a row has no label: leave such rows out; if it is a class, name it in tasks.label_nan.labels: "
+        "    -> nan says that a row has no label; tasks.label_nan.unlabelled=skip leaves such rows out; if it is a class, name it in tasks.label_nan.labels: "
         '["nan", "no", "yes"]',
     ),
     "label_missing": (
         CLASSES, "csv", GOOD + "so so,\nhm,\n",
         "label_missing.csv, line 6: task label_missing: column 'label' has no label: null, empty, NaN or -1 (and 1 more: line 7)\n"
-        "    -> fill it in, or leave the row out; allowed: no, yes (tasks.label_missing.labels)",
+        "    -> fill it in, or leave the row out: tasks.label_missing.unlabelled=skip; allowed: no, yes (tasks.label_missing.labels)",
     ),
     "labels_all_ignored": (
         CLASSES, "csv", HEADER + "a,-1\nb,-1\nc,-1\n",
@@ -268,14 +268,14 @@ ROWS: dict[str, tuple[str, str, str | bytes, str]] = {
         "score_word.csv, line 4: task score_word: score 'good' is not a finite number\n"
         "    -> write the scores as numbers, or name another column in tasks.score_word.columns.label\n"
         "score_word.csv, line 5: task score_word: column 'label' has no score: null or NaN\n"
-        "    -> fill it in, or leave the row out",
+        "    -> fill it in, or leave the row out: tasks.score_word.unlabelled=skip",
     ),
     "score_not_finite": (
         SCORES, "jsonl", labelled(1.0, float("nan"), float("inf")),
         "score_not_finite.jsonl, line 3: task score_not_finite: score inf is not a finite number\n"
         "    -> correct it, or leave the row out\n"
         "score_not_finite.jsonl, line 2: task score_not_finite: column 'label' has no score: null or NaN\n"
-        "    -> fill it in, or leave the row out",
+        "    -> fill it in, or leave the row out: tasks.score_not_finite.unlabelled=skip",
     ),
     "score_out_of_range": (
         SCORES, "csv", HEADER + "a,1\nb,7\nc,-2\n",
@@ -312,7 +312,7 @@ ROWS: dict[str, tuple[str, str, str | bytes, str]] = {
     "answer_missing": (
         SPAN, "jsonl", jsonl(question("q1"), question("q2", answer={"text": [], "answer_start": []})),
         "answer_missing.jsonl, line 2: task answer_missing: the question has no answer\n"
-        "    -> give it one, or set tasks.answer_missing.no_answer=true",
+        "    -> give it one, set tasks.answer_missing.no_answer=true, or leave the row out: tasks.answer_missing.unlabelled=skip",
     ),
     "answer_malformed": (
         SPAN, "jsonl", jsonl(question("q1"), question("q2", answer={"text": ["cat"], "answer_start": []})),

@@ -164,7 +164,7 @@ def test_nan_is_no_class_unless_the_task_names_it() -> None:
     toy.prepare(rows := table(["soup", "nan", "rice"]))
     assert toy.labels == ["rice", "soup"]
     assert only(toy.check(rows, labelled=True)).fix == (
-        'nan says that a row has no label: leave such rows out; if it is a class, name it in tasks.toy.labels: ["nan", "rice", "soup"]'
+        'nan says that a row has no label; tasks.toy.unlabelled=skip leaves such rows out; if it is a class, name it in tasks.toy.labels: ["nan", "rice", "soup"]'
     )
     assert task(["nan", "soup", "rice"]).references(rows) == [1, 0, 2]
 
@@ -200,6 +200,31 @@ def test_a_wrong_label_column_is_one_short_problem() -> None:
 def test_a_label_that_only_looks_like_a_class() -> None:
     problem = only(task(["bad", "good"]).check(table(["bad", "Good "]), labelled=True))
     assert problem.fix.startswith("write 'good', which differs in white space, case or Unicode form only; allowed: ")
+
+
+@pytest.mark.parametrize(
+    ("labels", "values", "labelled"),
+    [
+        (None, ["x", "", None, "nan", "-1", "y"], [1, 0, 0, 0, 0, 1]),
+        (None, [0, 1, -1, None], [1, 1, 0, 0]),
+        (None, ["+1", "-1", None], [1, 1, 0]),
+        (["-1", "1"], [-1, 1, None], [1, 1, 0]),
+        (["nan", "x"], ["nan", "x", ""], [1, 1, 0]),
+        (["a", "b"], [0.5, NAN, -1.0, 1.0], [1, 0, 0, 1]),  # what is no label of the task is refused, not left out
+        (["a", "b"], ["a", "wrong", None], [1, 1, 0]),
+        (None, [True, None, False], [1, 0, 1]),
+    ],
+)
+def test_rows_that_say_that_they_have_a_label(labels: list[str] | None, values: list[Any], labelled: list[int]) -> None:
+    assert task(labels).labelled(table(values)).tolist() == [bool(each) for each in labelled]
+
+
+def test_rows_with_1_for_no_label_beside_the_files_own_names() -> None:
+    toy, snli = task(), named(["entailment", "neutral", "contradiction"], [0, -1, 2])
+    assert toy.labelled(snli).tolist() == [True, False, True]
+    kept = snli.select(np.array([0, 2]))
+    toy.prepare(kept)
+    assert toy.references(kept) == [0, 2] and kept.where(1) == "train.parquet, row 3"
 
 
 def test_weights_of_classes(encoder: TextEncoder) -> None:

@@ -368,6 +368,13 @@ def test_a_bad_row_is_named(changes: dict[str, Any], where: str, what: str) -> N
     assert problem.fix
 
 
+def test_rows_that_say_that_they_have_an_answer() -> None:
+    rows = [row(0, "one two", "two"), row(1, "one two"), row(2, "one two") | {"answers": None}]
+    rows.append(row(3, "one two") | {"answers": {"text": [], "answer_start": [3]}})
+    assert task().labelled(table(rows)).tolist() == [True, False, False, True], "what is malformed is refused, not left out"
+    assert task(no_answer=True).labelled(table(rows)).tolist() == [True, True, False, True]
+
+
 def test_many_bad_rows_are_one_problem_and_no_answer_is_a_matter_of_the_task() -> None:
     rows = table([row(0, "one two", "two"), row(1, "one two"), row(2, "one two")])
     (problem,) = task().check(rows, labelled=True)
