@@ -257,20 +257,14 @@ class Classification(TaskType[ClassificationTask]):
             fix = f"{self._named}, so that numbers are no ids here; allowed: {self._allowed()}"
         elif alike := next((label for label in self.labels if bare(label) == bare(first)), None):
             fix = f"write {shown(alike)}, which differs in white space, case or Unicode form only; allowed: {self._allowed()}"
-        elif len(rows) == len(table) and (other := self._column_of_classes(table)):
-            fix = f"set tasks.{self.name}.columns.label={other}: this column holds them; allowed: {self._allowed()}"
         elif self._too_many:
             what = f"label {shown(found[0])} is not one of the classes, and {self._too_many}"
-            fix = f"is it the label column? name the column with the labels in tasks.{self.name}.columns.label"
+            others = [name for name in table.all_names if name not in vars(self.config.columns).values()]
+            there = f"; other columns: {', '.join(others[:CLASSES_NAMED])}" if others else ""
+            fix = f"is it the label column? name the column with the labels in tasks.{self.name}.columns.label{there}"
         else:
             fix = f"allowed: {self._allowed()}"
         return counted(table, rows, what, fix)
-
-    def _column_of_classes(self, table: Table) -> str | None:
-        """Another column in which every row has one of the classes."""
-        used = vars(self.config.columns).values()
-        others = [name for name in table.rows.column_names if name not in used and _holds_labels(table.rows.column(name).type)]
-        return next((name for name in others if (self._ids(table, name) >= 0).all()), None)
 
     def _allowed(self) -> str:
         """The classes, of many the first ones, and the key that says them."""

@@ -214,8 +214,8 @@ ROWS: dict[str, tuple[str, str, str | bytes, str]] = {
     "label_nan": (
         CLASSES, "csv", HEADER + "a,0\nb,nan\nc,1\n",
         "label_nan.csv, line 3: task label_nan: column 'label' has no label: null, empty, NaN or -1\n"
-        "    -> nan says that a row has no label; tasks.label_nan.unlabelled=skip leaves such rows out; if it is a class, name it in tasks.label_nan.labels: "
-        '["nan", "no", "yes"]',
+        "    -> nan says that a row has no label; tasks.label_nan.unlabelled=skip leaves such rows out; if it is a class, "
+        'name it in tasks.label_nan.labels: ["nan", "no", "yes"]',
     ),
     "label_missing": (
         CLASSES, "csv", GOOD + "so so,\nhm,\n",
