@@ -95,14 +95,38 @@ def obstacle(path: Path, *, folder: bool) -> str | None:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Put a text file in its place in one piece: a reader sees the old one or the new one, and of a failure nothing stays."""
+    """Put a text file in its place in one piece, and on the disk, so that a power cut cannot take it away again.
+
+    A reader sees the old file or the new one, and after a failure nothing of the new one is left.
+    """
     temporary = file.with_name(f".{file.name}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
         temporary.replace(file)
+        flush(file.parent)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those it lies in, where they are missing, and put their names on the disk."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def append(file: Path, text: str) -> None:

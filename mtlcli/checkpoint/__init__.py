@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtlcli import commands
-from mtlcli.disk import writing
+from mtlcli.disk import flush, make_folder, writing
 from mtlcli.errors import RunError, UserError
 
 if TYPE_CHECKING:
@@ -104,19 +104,20 @@ def write(checkpoints: Path, model: dict[str, Tensor], optimizer: dict[str, Tens
 def _write(target: Path, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]) -> Path:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     aside = temporary.with_suffix(".old")
-    temporary.mkdir(parents=True)
+    make_folder(target.parent)
+    temporary.mkdir()
     try:
         manifest: dict[str, Any] = {"format": FORMAT, "files": {}}
         contents = (_pieces(model), _pieces(optimizer), [json.dumps(state, indent=1, allow_nan=False).encode()])
         for name, pieces in zip(FILES, contents, strict=True):
             manifest["files"][name] = _write_durably(temporary / name, pieces)
         _write_durably(temporary / "manifest.json", [json.dumps(manifest, indent=1).encode()])
-        _flush_folder(temporary)
+        flush(temporary)
         # Aside, not away: a name can only be given to a folder when no other has it.
         if target.exists():
             target.rename(aside)
         temporary.rename(target)
-        _flush_folder(target.parent)
+        flush(target.parent)
         shutil.rmtree(aside, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -357,11 +358,3 @@ def _write_durably(file: Path, pieces: Iterable[bytes | memoryview]) -> dict[str
         stream.flush()
         os.fsync(stream.fileno())
     return {"size": size, "sha256": digest.hexdigest()}
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

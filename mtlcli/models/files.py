@@ -17,6 +17,7 @@ from typing import Any
 from mtlcli.config.environment import hide
 from mtlcli.config.run import Model
 from mtlcli.data.encoder import TextEncoder, build_tokenizer
+from mtlcli.disk import make_folder, write_whole
 from mtlcli.errors import UserError
 
 FOREIGN = ("auto_map", "attn_implementation", "_attn_implementation", "experts_implementation", "transformers_weights", "_name_or_path")
@@ -53,12 +54,12 @@ class BackboneFiles:
 
     def save(self, folder: Path) -> None:
         """Write `backbone.json` and `tokenizer.json`."""
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         fields = asdict(self)
         if self.location is not None:
             fields["location"] = hide(self.location)
-        (folder / "tokenizer.json").write_text(fields.pop("tokenizer"), encoding="utf-8")
-        (folder / "backbone.json").write_text(json.dumps(fields, indent=2), encoding="utf-8")
+        write_whole(folder / "tokenizer.json", fields.pop("tokenizer"))
+        write_whole(folder / "backbone.json", json.dumps(fields, indent=2))
 
     @classmethod
     def load(cls, folder: Path) -> BackboneFiles:

@@ -19,7 +19,7 @@ from mtlcli import checkpoint, commands
 from mtlcli.config import Config
 from mtlcli.config.environment import hide
 from mtlcli.config.snapshot import save_config
-from mtlcli.disk import append, make_numbered, write_whole, writing
+from mtlcli.disk import append, flush, make_numbered, write_whole, writing
 from mtlcli.errors import RunError, UserError
 from mtlcli.models.files import BackboneFiles
 from mtlcli.runner.owner import NAME, Owner
@@ -59,6 +59,8 @@ class RunFolder:
                 self._new = [self.path, *above]
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
+                for made in self._new:
+                    flush(made.parent)
                 if restart:
                     checkpoint.refuse_links(self.path)
                 used = [path.name for path in self.path.iterdir()]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mtlcli import checkpoint, commands
-from mtlcli.disk import writing
+from mtlcli.disk import flush, writing
 from mtlcli.errors import RunError, RunWarning
 
 
@@ -66,6 +66,12 @@ class Saver:
         return self._running is not None and not self._running.done()
 
     def _write(self, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any], best: int | None) -> None:
+        run = self._checkpoints.parent
+        with writing("the rows before the checkpoint", run / "metrics.jsonl", f"then go on: mtl train resume={run}"):
+            # After a power cut, no checkpoint may be found whose rows are gone.
+            for path in (run / "metrics.jsonl", run):
+                if path.exists():
+                    flush(path)
         folder = checkpoint.write(self._checkpoints, model, optimizer, state)
         with writing("the checkpoints", self._checkpoints, f"then go on: {commands.resume(self._checkpoints.parent)}"):
             self._settle(folder, state["step"], best)
