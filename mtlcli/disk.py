@@ -115,7 +115,8 @@ def write_whole(file: Path, text: str) -> None:
 def make_folder(folder: Path) -> None:
     """Make a folder and those it lies in, where they are missing, and put their names on the disk."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    if missing:
+        folder.mkdir(parents=True, exist_ok=True)
     for path in missing:
         flush(path.parent)
 

@@ -1,11 +1,13 @@
 """The checkpoint folder: tensors in safetensors, everything else in JSON, a manifest with the SHA-256 of every file.
 
 A folder is written as a temporary sibling, every file flushed to the disk, the manifest last, and then renamed into
-place; a folder whose manifest does not verify does not exist for the reader.
+place; a folder whose manifest does not verify does not exist for the reader. It holds a copy of the config that it was saved
+with, and the manifest the SHA-256 of the other files of the run folder that it is used with.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -13,37 +15,29 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtlcli import commands
-from mtlcli.disk import flush, make_folder, writing
+from mtlcli.checkpoint.tensors import is_finite, pieces
+from mtlcli.disk import REMEDIES, flush, make_folder, writing
 from mtlcli.errors import RunError, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1
-FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+FORMAT = 2
+"""1: without config.yaml and the SHA-256 of the run's files; still read."""
+FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "config.yaml")
+AROUND = ("backbone/backbone.json", "backbone/tokenizer.json", "environment.json")
+"""Files of the run folder that a checkpoint is used with; of environment.json only what is said of the data."""
 _NAME = re.compile(r"step_\d{8}")
-_LEFT = re.compile(r"\.step_\d{8}\.\d+\.(tmp|old)")
+DAMAGED = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+"""Answers of a disk that say that a file is not what it was; all others, that it cannot be read now."""
 _LARGEST_MANIFEST = 1 << 16
-_DTYPES = {
-    "torch.float64": "F64",
-    "torch.float32": "F32",
-    "torch.float16": "F16",
-    "torch.bfloat16": "BF16",
-    "torch.bool": "BOOL",
-    "torch.int64": "I64",
-    "torch.int32": "I32",
-    "torch.int16": "I16",
-    "torch.int8": "I8",
-    "torch.uint8": "U8",
-}
-"""What safetensors calls the dtypes."""
 _OTHER = "give another checkpoint of the run"
 
 
@@ -55,6 +49,13 @@ class Checkpoint:
     """The folder, `.../checkpoints/step_00000120`."""
     state: dict[str, Any]
     """state.json."""
+    around: dict[str, str] | None
+    """SHA-256 of the run's files that it was saved with, by name as in `AROUND`; None: of format 1, which does not know them."""
+
+    @property
+    def config(self) -> Path | None:
+        """The config that it was saved with; None: of format 1."""
+        return None if self.around is None else self.folder / "config.yaml"
 
     @property
     def step(self) -> int:
@@ -78,14 +79,24 @@ class Checkpoint:
             raise UserError(f"{name} cannot be read: {error}", where=str(self.folder), fix=_OTHER) from error
 
 
-def write(checkpoints: Path, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]) -> Path:
+def write(
+    checkpoints: Path,
+    model: dict[str, Tensor],
+    optimizer: dict[str, Tensor],
+    state: dict[str, Any],
+    *,
+    config: str = "",
+    around: dict[str, str] | None = None,
+) -> Path:
     """Write a checkpoint of `state["step"]` below the folder `checkpoints` and return its folder.
+
+    `config`: the text of config.yaml. `around`: what `digests` gave for the run folder; None: what it gives now.
 
     One of the same step that is there already stays untouched until the new one is complete. Raises RunError when a tensor
     is not finite, or the disk does not take it; then nothing is left of it.
     """
     target = checkpoints / f"step_{state['step']:08d}"
-    bad = [name for name, tensor in (model | optimizer).items() if not _is_finite(tensor)]
+    bad = [name for name, tensor in (model | optimizer).items() if not is_finite(tensor)]
     if bad:
         raise RunError(f"not saved: {bad[0]} is not finite" + (f", nor {len(bad) - 1} more tensors" if bad[1:] else ""), str(target))
     if target.is_symlink() or target.is_file():
@@ -98,17 +109,21 @@ def write(checkpoints: Path, model: dict[str, Tensor], optimizer: dict[str, Tens
     if not folders(checkpoints):
         then = f"then start again in the same folder: {commands.start_again(run)} (nothing was saved before)"
     with writing("the checkpoint", target, then, needed=size):
-        return _write(target, model, optimizer, state)
+        # After a power cut, no checkpoint may be found whose rows are gone.
+        for path in (run / "metrics.jsonl", run):
+            if path.exists():
+                flush(path)
+        contents = (pieces(model), pieces(optimizer), [json.dumps(state, indent=1, allow_nan=False).encode()], [config.encode()])
+        return _write(target, contents, digests(run) if around is None else around)
 
 
-def _write(target: Path, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]) -> Path:
+def _write(target: Path, contents: Iterable[Iterable[bytes | memoryview]], around: dict[str, str]) -> Path:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     aside = temporary.with_suffix(".old")
     make_folder(target.parent)
     temporary.mkdir()
     try:
-        manifest: dict[str, Any] = {"format": FORMAT, "files": {}}
-        contents = (_pieces(model), _pieces(optimizer), [json.dumps(state, indent=1, allow_nan=False).encode()])
+        manifest: dict[str, Any] = {"format": FORMAT, "files": {}, "run": around}
         for name, pieces in zip(FILES, contents, strict=True):
             manifest["files"][name] = _write_durably(temporary / name, pieces)
         _write_durably(temporary / "manifest.json", [json.dumps(manifest, indent=1).encode()])
@@ -133,6 +148,8 @@ def fault(folder: Path) -> str | None:
         verified(folder)
     except ValueError as error:
         return str(error)
+    except UserError as error:
+        return error.problems[0].what
     return None
 
 
@@ -145,31 +162,40 @@ def read(folder: Path) -> Checkpoint:
 
 
 def verified(folder: Path) -> Checkpoint:
-    """Open a checkpoint folder. Raises ValueError with the fault when it does not verify."""
+    """Open a checkpoint folder.
+
+    Raises ValueError with the fault when it does not verify, UserError when it cannot be read, which is no fault of its own.
+    """
     # Absolute, so that its name is known when `.` was given.
     folder = folder.absolute()
     try:
-        return Checkpoint(folder, _verified_state(folder))
+        return _verified(folder)
     except FileNotFoundError as error:
         raise ValueError(f"{Path(error.filename or folder).name} is missing") from error
     except OSError as error:
-        raise ValueError(f"{Path(error.filename or folder).name} cannot be read: {error.strerror}") from error
+        name = Path(error.filename or folder).name
+        if error.errno in DAMAGED:
+            raise ValueError(f"{name} cannot be read: {error.strerror}") from error
+        remedy = REMEDIES.get(error.errno or 0, "find out why").replace("writable", "readable")
+        raise UserError(
+            f"{name} cannot be read: {error.strerror}", str(folder), f"{remedy}: nothing is known to be wrong with it; or {_OTHER}"
+        ) from error
 
 
-def _verified_state(folder: Path) -> dict[str, Any]:
+def _verified(folder: Path) -> Checkpoint:
     # A link may lead anywhere: what it points to is not part of the run, and may change under it.
     for path, is_kind, kind in (
         (folder.parent, stat.S_ISDIR, "folder"),
         (folder, stat.S_ISDIR, "folder"),
-        *((folder / name, stat.S_ISREG, "file") for name in ("manifest.json", *FILES)),
+        (folder / "manifest.json", stat.S_ISREG, "file"),
     ):
-        mode = path.lstat().st_mode
-        if not is_kind(mode):
-            raise ValueError(f"{path.name} is {'a symbolic link' if stat.S_ISLNK(mode) else f'no {kind}'}")
+        _check_kind(path, is_kind, kind)
     if not _NAME.fullmatch(folder.name):
         raise ValueError("its name is not step_ and eight digits")
-    for name, expected in _manifest(folder / "manifest.json").items():
+    manifest = _manifest(folder / "manifest.json")
+    for name, expected in manifest["files"].items():
         file = folder / name
+        _check_kind(file, stat.S_ISREG, "file")
         if file.stat().st_size != expected["size"]:
             raise ValueError(f"{name} has {file.stat().st_size} bytes instead of {expected['size']}")
         if _sha256(file) != expected["sha256"]:
@@ -181,24 +207,48 @@ def _verified_state(folder: Path) -> dict[str, Any]:
         raise ValueError(f"state.json is of step {str(step)[:20]}, not of {step_of(folder)}")
     if best is not None and (type(best) is not int or not 0 <= best <= step):
         raise ValueError(f"state.json says that step {str(best)[:20]} was the best")
-    return dict(state)
+    return Checkpoint(folder, dict(state), manifest.get("run"))
 
 
-def _manifest(file: Path) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of each file. Raises ValueError unless it names the files of a checkpoint and no other."""
+def _check_kind(path: Path, is_kind: Callable[[int], bool], kind: str) -> None:
+    mode = path.lstat().st_mode
+    if not is_kind(mode):
+        raise ValueError(f"{path.name} is {'a symbolic link' if stat.S_ISLNK(mode) else f'no {kind}'}")
+
+
+def _manifest(file: Path) -> dict[str, Any]:
+    """Its content. Raises ValueError unless it names the files of a checkpoint and no other, and those of the run."""
     if file.stat().st_size > _LARGEST_MANIFEST:
         raise ValueError(f"manifest.json has {file.stat().st_size} bytes")
     manifest = parse_json(file)
-    if not isinstance(manifest, dict) or manifest.keys() != {"format", "files"}:
+    if not isinstance(manifest, dict) or not {"format", "files"} <= manifest.keys() <= {"format", "files", "run"}:
         raise ValueError("manifest.json cannot be read: it holds something else")
-    if type(manifest["format"]) is not int or manifest["format"] != FORMAT:
-        raise ValueError(f"format {str(manifest['format'])[:20]} is not {FORMAT}")
-    files = manifest["files"]
-    if not isinstance(files, dict) or set(files) != set(FILES):
-        raise ValueError(f"manifest.json names {', '.join(map(repr, files))[:80]} instead of {', '.join(FILES)}")
+    kind, files, around = manifest["format"], manifest["files"], manifest.get("run")
+    if type(kind) is not int or kind not in (1, FORMAT):
+        raise ValueError(f"format {str(kind)[:20]} is neither 1 nor {FORMAT}")
+    expected = FILES if kind == FORMAT else FILES[:3]
+    if not isinstance(files, dict) or set(files) != set(expected):
+        raise ValueError(f"manifest.json names {', '.join(map(repr, files))[:80]} instead of {', '.join(expected)}")
     if any(not isinstance(entry, dict) or entry.keys() != {"size", "sha256"} for entry in files.values()):
         raise ValueError("manifest.json cannot be read: it holds something else")
-    return files
+    if (kind == 1) != (around is None) or (around is not None and (not isinstance(around, dict) or around.keys() != set(AROUND))):
+        raise ValueError(f"manifest.json does not name {', '.join(AROUND)} of the run")
+    return manifest
+
+
+def digests(run: Path) -> dict[str, str]:
+    """SHA-256 of the files of a run folder that its checkpoints are used with; "missing" for one that cannot be read."""
+    found = {}
+    for name in AROUND:
+        try:
+            content = (run / name).read_bytes()
+            if name == "environment.json":
+                # The rest of it grows whenever the run goes on.
+                content = json.dumps(json.loads(content)["data"], sort_keys=True).encode()
+            found[name] = hashlib.sha256(content).hexdigest()
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            found[name] = "missing"
+    return found
 
 
 def parse_json(file: Path) -> Any:
@@ -262,13 +312,18 @@ def folders(checkpoints: Path) -> list[Path]:
 
 def _named(checkpoints: Path) -> list[Path]:
     """What has the name of a checkpoint, whatever it is, oldest first."""
-    return sorted(path for path in checkpoints.iterdir() if _NAME.fullmatch(path.name)) if checkpoints.is_dir() else []
+    try:
+        return sorted(path for path in checkpoints.iterdir() if _NAME.fullmatch(path.name))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", str(checkpoints), "make it readable for you") from error
 
 
 def newest(checkpoints: Path) -> tuple[Checkpoint, list[str]]:
     """The newest checkpoint that verifies, and a line for each newer one that was skipped.
 
-    Raises UserError when there is none.
+    Raises UserError when there is none, and when one cannot be read: it may be whole, and nothing says that it is not needed.
     """
     skipped: list[str] = []
     for folder in reversed(_named(checkpoints)):
@@ -283,29 +338,6 @@ def newest(checkpoints: Path) -> tuple[Checkpoint, list[str]]:
     )
 
 
-def keep(checkpoints: Path, steps: set[int]) -> None:
-    """Delete the checkpoint folders of all other steps."""
-    for folder in folders(checkpoints):
-        if step_of(folder) not in steps:
-            # Renamed first: half a deleted folder must not look like a checkpoint.
-            aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-            folder.rename(aside)
-            shutil.rmtree(aside)
-
-
-def retain(checkpoints: Path, step: int, count: int, *, best: int | None) -> None:
-    """Delete the checkpoint folders of all steps but the newest `count` up to `step`, and `best` whatever its age."""
-    newest = [each for each in map(step_of, folders(checkpoints)) if each <= step][-count:]
-    keep(checkpoints, {*newest, *([] if best is None else [best])})
-
-
-def clean(checkpoints: Path) -> None:
-    """Delete what writers and deleters that were killed have left. Only the owner of the run folder may."""
-    for path in checkpoints.iterdir() if checkpoints.is_dir() else []:
-        if _LEFT.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-
-
 def step_of(folder: Path) -> int:
     """The step that a checkpoint folder's name says."""
     return int(folder.name.removeprefix("step_"))
@@ -317,34 +349,6 @@ def _sha256(file: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    # A sum is finite only when all it adds up is, and is found ten times as fast; a large one may overflow by itself.
-    return not tensor.is_floating_point() or bool(tensor.detach().sum().isfinite()) or bool(tensor.isfinite().all())
-
-
-def _pieces(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """A safetensors file, piece by piece: the library would hold all of it once or twice more, which is several times the model.
-
-    The format (https://github.com/huggingface/safetensors): the length of the header in 8 bytes, the header, filled up with spaces to a
-    multiple of 8 bytes, and the tensors, here the widest numbers first, so that all lie aligned.
-    """
-    import torch
-
-    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
-    header: dict[str, Any] = {}
-    end = 0
-    for name in names:
-        tensor = tensors[name]
-        begin, end = end, end + tensor.nbytes
-        header[name] = {"dtype": _DTYPES[str(tensor.dtype)], "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little")
-    yield text
-    for name in names:
-        yield tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _write_durably(file: Path, pieces: Iterable[bytes | memoryview]) -> dict[str, Any]:

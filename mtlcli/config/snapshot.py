@@ -7,16 +7,18 @@ run folder is passed on, and such values are often secrets.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
-from yaml import YAMLError  # type: ignore[import-untyped]
+from yaml import YAMLError
 
 from mtlcli.config import Config
 from mtlcli.config.environment import note
@@ -30,6 +32,10 @@ INTERPOLATIONS = "interpolations"
 
 RESOLVERS = ("oc.env", "oc.decode", "oc.create", "oc.select")
 """What a saved config may ask for by `${NAME:...}`: values of the environment, and their parts. Nothing else is run."""
+LARGEST = 4 * 2**20
+"""Bytes of a saved config that are read; a suite of a hundred tasks has some 100,000."""
+MOST_VALUES = 100_000
+"""Values that a saved config may stand for."""
 _ASKS = re.compile(r"(\\*)\$\{\s*([^:${}]*)(.?)", re.DOTALL)
 
 Keys = tuple[str | int, ...]
@@ -79,7 +85,15 @@ def config_text(config: Config) -> str:
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read a saved config and set `key=value` overrides. Raises UserError with all problems."""
-    saved = _load(path)
+    return _checked(_load(path), overrides)
+
+
+def read_text(text: str, path: Path) -> Config:
+    """The Config that `config_text` has given the text of. `path`: where it belongs, for messages."""
+    return _checked(_parsed(text, path), ())
+
+
+def _checked(saved: DictConfig, overrides: Sequence[str]) -> Config:
     problems = []
     known: Any = OmegaConf.to_container(saved)
     for override in overrides:
@@ -108,12 +122,33 @@ def saved_values(path: Path) -> dict[str, Any]:
 
 def _load(path: Path) -> DictConfig:
     try:
-        saved = OmegaConf.load(path)
-    except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
-        raise UserError(f"cannot be read: {reason}", where=str(path), fix="give a run folder that is complete") from error
+        size = path.stat().st_size
+        if size > LARGEST:
+            raise UserError(f"has {size:,} bytes, more than {LARGEST:,}", where=str(path), fix=_bring_back(path))
+        text = path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise UserError(f"cannot be read: {reason}", where=str(path), fix=_bring_back(path)) from error
+    return _parsed(text, path)
+
+
+def _bring_back(path: Path) -> str:
+    """What to do about a config that cannot be read: every checkpoint has a copy."""
+    copies = sorted(path.parent.glob("checkpoints/step_*/config.yaml"))
+    return f"bring it back: {shlex.join(['cp', str(copies[-1]), str(path)])}" if copies else "give a run folder that is complete"
+
+
+def _parsed(text: str, path: Path) -> DictConfig:
+    try:
+        count = _expanded(yaml.compose(text, Loader=yaml.SafeLoader), {})
+        if count > MOST_VALUES:
+            raise UserError(f"stands for more than {MOST_VALUES:,} values", where=str(path), fix=_bring_back(path))
+        saved = OmegaConf.create(text)
+    except (ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"cannot be read: {reason}", where=str(path), fix=_bring_back(path)) from error
     if not isinstance(saved, DictConfig):
-        raise UserError("holds no configuration", where=str(path), fix="give a run folder that is complete")
+        raise UserError("holds no configuration", where=str(path), fix=_bring_back(path))
     for name in sorted(set(_resolvers(OmegaConf.to_container(saved)))):
         raise UserError(
             f"asks for the resolver '{name}', which is not run from a saved file",
@@ -121,6 +156,16 @@ def _load(path: Path) -> DictConfig:
             fix=f"write the value; a saved file may ask for {', '.join(RESOLVERS)}",
         )
     return saved
+
+
+def _expanded(node: Any, known: dict[int, int]) -> int:
+    """How many values a YAML node stands for once its aliases (`*name`) are replaced by what they name. A few lines can be billions."""
+    if id(node) not in known:
+        known[id(node)] = MOST_VALUES + 1  # As long as it is not known: a node that holds itself has no end.
+        inner = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else []
+        inner += node.value if isinstance(node, yaml.SequenceNode) else []
+        known[id(node)] = 1 + sum(_expanded(part, known) for part in inner)
+    return known[id(node)]
 
 
 def _resolvers(value: Any) -> Iterator[str]:

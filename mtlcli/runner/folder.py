@@ -16,11 +16,12 @@ from typing import Any
 
 import mtlcli
 from mtlcli import checkpoint, commands
+from mtlcli.checkpoint.rotation import clean
 from mtlcli.config import Config
 from mtlcli.config.environment import hide
 from mtlcli.config.snapshot import save_config
 from mtlcli.disk import append, flush, make_numbered, write_whole, writing
-from mtlcli.errors import RunError, UserError
+from mtlcli.errors import Problem, RunError, UserError
 from mtlcli.models.files import BackboneFiles
 from mtlcli.runner.owner import NAME, Owner
 
@@ -42,6 +43,8 @@ class RunFolder:
         self.backbone = path / "backbone"
         self.log = path / "log.txt"
         self.owner = Owner(path)
+        self.begun = False
+        """Whether status.json says `running` because of this object."""
 
     def create(self, *, restart: bool = False, numbered: bool = False) -> None:
         """Make the folder and own it.
@@ -77,7 +80,7 @@ class RunFolder:
         if restart and "status.json" in used and not checkpoint.folders(self.checkpoints):
             for name in ("metrics.jsonl", "results.json"):
                 (self.path / name).unlink(missing_ok=True)
-            checkpoint.clean(self.checkpoints)
+            clean(self.checkpoints)
         elif used:
             self.owner.release()
             resume = f"type {commands.setting('resume', self.path)} to go on with its run, or " if "config.yaml" in used else ""
@@ -87,7 +90,7 @@ class RunFolder:
         """Own a folder that a run was made in. Raises UserError when another process does, or it cannot be written."""
         with writing("the run folder", self.path, "then resume", kind=UserError):
             self.owner.take()
-            checkpoint.clean(self.checkpoints)
+            clean(self.checkpoints)
 
     def discard(self) -> None:
         """Take back what `create` has made and all that came into it: the run has not begun, and the name stays free."""
@@ -150,6 +153,8 @@ class RunFolder:
         """status.json: running, finished, failed or interrupted, with the reason."""
         more = {name: hide(value) if isinstance(value, str) else value for name, value in more.items()}
         content = {"status": status, "time": _now(), "pid": os.getpid(), **more}
+        if "LOCAL_RANK" in os.environ:
+            content["launcher"] = os.getppid()
         try:
             self._write("status.json", content)
         except RunError:
@@ -159,27 +164,72 @@ class RunFolder:
         self.begun = status == "running"
 
     def note_end(self, status: str, reason: str) -> None:
-        """Write the status of a run that ends without its results, if this object has begun one."""
-        if self.begun:
+        """Write the status of a run that ends without its results, if it had begun: here, or in a rank that this process has launched."""
+        if self.begun or self.status().get("launcher") == os.getpid():
             self.write_status(status, reason=reason)
+
+    def status(self) -> dict[str, Any]:
+        """status.json; empty when there is none that can be read."""
+        try:
+            found = json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def write_results(self, results: dict[str, Any]) -> None:
         """results.json, format 1."""
         self._write("results.json", results)
 
+    def missing_rows(self, state: dict[str, Any], every: int, *, allowed: bool) -> tuple[list[Problem], list[str]]:
+        """What metrics.jsonl lacks of the rows up to the step of a checkpoint's `state`, and what to say of the rows that it has.
+
+        `every`: the steps between two rows, as far as that has not been changed. `allowed`: that rows are missing is meant.
+        Raises UserError when it holds something else.
+        """
+        try:
+            rows, doubled = self._rows(state["step"])
+            window = sum(task["examples"] for task in state["window"]["tasks"].values())
+            trained, told = (
+                state["totals"]["examples"] - window,
+                sum(task["examples"] for row in rows.values() for task in row["tasks"].values()),
+            )
+        except (KeyError, TypeError, AttributeError):
+            return [], []  # No state of a run: restoring it says what is wrong.
+        notes = [f"metrics.jsonl: {doubled} rows are of a step that has one already; they are left out"] if doubled else []
+        if trained == told:
+            return [], notes
+        steps = [step for step in range(every, state["step"] + 1, every) if step not in rows]
+        which = f"rows are missing ({_ranges(steps)})" if steps else "rows are missing or changed"
+        what = f"{which}: those up to step {state['step']} are of {told:,} examples, the checkpoint of {trained:,}"
+        if allowed:
+            return [], [*notes, f"warning: metrics.jsonl: {what}; the run goes on, as allowed"]
+        return [
+            Problem(what, str(self.path / "metrics.jsonl"), "bring the file back, or type allow=[metrics.jsonl] to go on without them")
+        ], notes
+
     def cut_metrics(self, step: int) -> None:
-        """Leave the rows of metrics.jsonl up to a step: those after it will be written again."""
+        """Leave one row of metrics.jsonl for each step up to `step`: those after it will be written again."""
+        rows, _ = self._rows(step)
+        with self._writing("metrics.jsonl"):
+            write_whole(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows.values()))
+
+    def _rows(self, step: int) -> tuple[dict[int, dict[str, Any]], int]:
+        """The rows of metrics.jsonl up to a step, by step, and how many more there are of the same steps."""
         file = self.path / "metrics.jsonl"
         with self._writing(file.name):
             lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if file.exists() else []
-        # A row that a kill or a full disk has torn can only be the last, and has no end of line.
-        whole = [line for line in lines if line.endswith("\n")]
+        rows: dict[int, dict[str, Any]] = {}
+        doubled = 0
         try:
-            kept = [line for line in whole if json.loads(line)["step"] <= step]
+            # A row that a kill or a full disk has torn can only be the last, and has no end of line.
+            for row in (json.loads(line) for line in lines if line.endswith("\n")):
+                if row["step"] <= step:
+                    doubled += row["step"] in rows
+                    rows.setdefault(row["step"], row)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError("holds a row that no run has written", where=str(file), fix="move the file away: the run goes on") from error
-        with self._writing(file.name):
-            write_whole(file, "".join(kept))
+            fix = "move the file away and type allow=[metrics.jsonl]: the run goes on"
+            raise UserError("holds a row that no run has written", where=str(file), fix=fix) from error
+        return rows, doubled
 
     def note_resumed(self, step: int, command: list[str], changes: list[str]) -> None:
         """Add to environment.json from where, when and how the run went on."""
@@ -215,6 +265,12 @@ class RunFolder:
     def _writing(self, name: str, needed: int | None = None) -> Iterator[None]:
         with writing("the file", self.path / name, self.again(), needed=needed):
             yield
+
+
+def _ranges(steps: list[int]) -> str:
+    """Steps in short."""
+    shown = ", ".join(map(str, steps[:8]))
+    return f"{'step' if len(steps) == 1 else 'steps'} {shown}" + (f" and {len(steps) - 8} more" if len(steps) > 8 else "")
 
 
 def _json(content: dict[str, Any]) -> str:

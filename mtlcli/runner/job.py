@@ -5,23 +5,23 @@ from __future__ import annotations
 import math
 import os
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtlcli import checkpoint, commands, garbage
 from mtlcli.config import Config, samplings, weightings
-from mtlcli.config.changes import changes, has_dropout, judge, settle
 from mtlcli.config.sharing import ProgressiveSharing, stages_of
-from mtlcli.config.snapshot import load_config
-from mtlcli.data.source import changed_data
+from mtlcli.config.snapshot import config_text, load_config, read_text
 from mtlcli.errors import Interrupted, MtlError, RunError, UserError
 from mtlcli.models.files import BackboneFiles
 from mtlcli.pulse import doing
 from mtlcli.runner.console import Console, findings, results_table
-from mtlcli.runner.folder import RunFolder, hidden
+from mtlcli.runner.folder import RunFolder
 from mtlcli.runner.interrupt import Interrupt
 from mtlcli.runner.launched import read_launch
 from mtlcli.runner.prepare import Prepared, prepare
+from mtlcli.runner.resume import Resumption, reopen
 from mtlcli.runner.room import check_place, check_room
 from mtlcli.seeds import folded
 
@@ -46,9 +46,9 @@ def run(config: Config, run_dir: Path, *, command: list[str], numbered: bool = F
     if launch is not None:
         return _run_as_rank(config, run_dir, command, numbered, resumes)
     with Interrupt() as interrupt:
-        prepared, folder, name = _begin(config, run_dir, command, numbered, resumes, interrupt)
+        prepared, folder, order = _begin(config, run_dir, command, numbered, resumes, interrupt)
         try:
-            return _guarded(folder, True, lambda: _score(_carry_out(config, prepared, folder, name, interrupt)))
+            return _guarded(folder, True, lambda: _score(_carry_out(config, prepared, folder, order, interrupt)))
         except UserError:
             folder.discard_unused()
             raise
@@ -56,19 +56,19 @@ def run(config: Config, run_dir: Path, *, command: list[str], numbered: bool = F
             folder.owner.release()
 
 
-def _carry_out(config: Config, prepared: Prepared, folder: RunFolder, name: str | None, interrupt: Interrupt) -> dict[str, Any]:
+def _carry_out(config: Config, prepared: Prepared, folder: RunFolder, order: Resumption | None, interrupt: Interrupt) -> dict[str, Any]:
     """Train in this process, or in ranks of our own."""
     doing("loading torch")
     if config.runner.devices == 1:
         from mtlcli.runner.distributed import connect
 
         with connect(config.runner) as ranks:
-            return _train(config, prepared, folder, ranks, name, interrupt)
+            return _train(config, prepared, folder, ranks, order, interrupt)
 
     from mtlcli.runner.launch import launch
 
     doing("")  # From here on the first rank says what is being done.
-    return launch(config.runner, folder, name, interrupt)
+    return launch(config.runner, folder, order, interrupt)
 
 
 def _run_as_rank(config: Config, run_dir: Path, command: list[str], numbered: bool, resumes: Path | None) -> float:
@@ -88,8 +88,8 @@ def _run_as_rank(config: Config, run_dir: Path, command: list[str], numbered: bo
         if ranks.first:
             try:
                 # The folder is this rank's to the end.
-                _, owned, name = _begin(config, run_dir, command, numbered, resumes, interrupt)
-                place = {"folder": str(owned.path.absolute()), "checkpoint": name}
+                _, owned, order = _begin(config, run_dir, command, numbered, resumes, interrupt)
+                place = {"folder": str(owned.path.absolute()), "order": asdict(order) if order else None, "begun": owned.begun}
             except MtlError as error:
                 failure = error
                 place = {"interrupted": error.number} if isinstance(error, Interrupted) else {}
@@ -101,11 +101,13 @@ def _run_as_rank(config: Config, run_dir: Path, command: list[str], numbered: bo
         if not place:
             raise RunError("rank 0 could not start the run; its message says why")
         folder = RunFolder(Path(place["folder"]))
-        folder.begun = ranks.first
+        if ranks.first:
+            folder.begun = place["begun"]
+            interrupt.before_leaving = folder.note_end
 
         def train() -> float:
             try:
-                return _score(work(place["folder"], place["checkpoint"], ranks, interrupt))
+                return _score(work(folder, place["order"], ranks, interrupt))
             except Exception as error:
                 if not lost_neighbour(error):
                     raise
@@ -127,8 +129,8 @@ def _check_room(config: Config, prepared: Prepared, run_dir: Path, step: int | N
 
 def _begin(
     config: Config, run_dir: Path, command: list[str], numbered: bool, resumes: Path | None, interrupt: Interrupt
-) -> tuple[Prepared, RunFolder, str | None]:
-    """Prepare the data, then make the run folder or open it again; the name of the checkpoint to go on from, if any.
+) -> tuple[Prepared, RunFolder, Resumption | None]:
+    """Prepare the data, then make the run folder or open it again; what an earlier run goes on with.
 
     A signal ends this at once until the folder is touched; after that it is for the training loop, which saves before it stops.
     """
@@ -137,7 +139,9 @@ def _begin(
     interrupt.before_leaving = folder.note_end
     try:
         if resumes is not None:
-            return _reopen(config, folder, resumes, command, interrupt)
+            prepared, order = reopen(config, folder, resumes, command, interrupt)
+            _check_room(config, prepared, folder.path, order.step)
+            return prepared, folder, order
         with interrupt.at_once():
             prepared = prepare(config)
             _check_room(config, prepared, folder.path)
@@ -192,52 +196,21 @@ def _start(config: Config, prepared: Prepared, folder: RunFolder, command: list[
         console.note(prepared.details)
 
 
-def _reopen(
-    config: Config, folder: RunFolder, resumes: Path, command: list[str], interrupt: Interrupt
-) -> tuple[Prepared, RunFolder, str | None]:
-    """Own a run folder again and check that the run can go on from a checkpoint of it: its data, its backbone, the config if it changed.
-
-    Raises UserError with everything that stands against it; nothing has been changed then.
-    """
-    path = folder.path
-    folder.reopen()
-    found, skipped = (checkpoint.read(resumes), []) if path != resumes else checkpoint.newest(folder.checkpoints)
-    saved = load_config(path / "config.yaml")
-    differences = changes(saved, config)
-    files = BackboneFiles.load(folder.backbone)
-    dropout = has_dropout(saved, files.architecture) or has_dropout(config, files.architecture)
-    problems, notices = judge(differences, config.allow, dropout=dropout)
-    settle(saved, config)
-    config.resume, config.allow = None, []
-    before = folder.environment()["data"]
-    with interrupt.at_once():
-        prepared = prepare(config, files=files)
-    problems += changed_data(before["tasks"], hidden(prepared.source.record()))
-    if problems:
-        raise UserError(problems)
-    _check_room(config, prepared, path, found.step)
-    # Later checkpoints before their rows: no checkpoint may ever be found whose rows are gone.
-    checkpoint.retain(folder.checkpoints, found.step, config.runner.keep, best=found.best_step)
-    folder.cut_metrics(found.step)
-    folder.write_config(config)
-    folder.note_resumed(found.step, command, [str(change) for change in differences if not change.free])
-    folder.write_status("running")
-    with Console(config.logger.console, folder.log) as console:
-        console.panel("resume", [f"run     {path}", f"step    {found.step}", f"tasks   {', '.join(config.tasks)}"])
-        for line in (*skipped, *notices, *prepared.notices):
-            console.say(line)
-        console.note(prepared.details)
-    return prepared, folder, found.folder.name
+def work(folder: RunFolder, order: dict[str, Any] | None, ranks: Any, interrupt: Interrupt) -> dict[str, Any]:
+    """Train as one rank of a run whose folder has been made. `order`: the Resumption, if the run goes on."""
+    resumption = None if order is None else Resumption(**order)
+    config = config_of(folder.path, order)
+    return _train(config, prepare(config, files=BackboneFiles.load(folder.backbone)), folder, ranks, resumption, interrupt)
 
 
-def work(run_dir: str, name: str | None, ranks: Any, interrupt: Interrupt) -> dict[str, Any]:
-    """Train as one rank of a run whose folder has been made. `name`: the checkpoint to go on from."""
-    folder = RunFolder(Path(run_dir))
-    config = load_config(folder.path / "config.yaml")
-    return _train(config, prepare(config, files=BackboneFiles.load(folder.backbone)), folder, ranks, name, interrupt)
+def config_of(run_dir: Path, order: dict[str, Any] | None) -> Config:
+    """The config that the ranks of a run have, before it is in config.yaml if the run goes on."""
+    return load_config(run_dir / "config.yaml") if order is None else read_text(order["config"], run_dir / "config.yaml")
 
 
-def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, name: str | None, interrupt: Interrupt) -> dict[str, Any]:
+def _train(
+    config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, order: Resumption | None, interrupt: Interrupt
+) -> dict[str, Any]:
     """Build every part of the run on this rank, train, and write the results."""
     import torch
 
@@ -255,7 +228,7 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
             bound_kernels(free)
         torch.manual_seed(folded(config.seed))
         doing("loading the model")
-        resumed = checkpoint.read(folder.checkpoints / name) if name else None
+        resumed = checkpoint.read(folder.checkpoints / order.checkpoint) if order else None
         model = build_model(config, prepared.tasks, prepared.files, load_weights=resumed is None).to(ranks.device)
         ranks.copy_from_first([*model.parameters(), *model.buffers()])
 
@@ -281,14 +254,29 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
             console.say(f"max_tokens: {config.runner.max_tokens:,} padded tokens of a task in a step ({found})")
         streams, stages, steps = _order(config, prepared)
         per_epoch = stages.steps_per_epoch
-        if ranks.first:
-            folder.write_config(config)
         counts = model.parameter_counts()
-        console.say(
+        head = (
             f"{steps} steps ({steps / per_epoch:.3g} epochs of {per_epoch}), lr {config.optim.lr:g}, {config.runner.precision}, "
             f"{ranks.world} x {ranks.device.type}, {torch.get_num_threads()} threads, "
             f"{counts['total']:,} parameters, {counts['shared']:,} shared"
         )
+
+        def begin() -> None:
+            if ranks.first:
+                if order is None:
+                    folder.write_config(config)
+                else:
+                    order.begin(folder, config)
+                saver.config, saver.around = config_text(config), checkpoint.digests(folder.path)
+            if order is not None:
+                tasks = ", ".join(config.tasks)
+                console.panel("resume", [f"run     {folder.path}", f"step    {order.step}", f"tasks   {tasks}"])
+                for line in order.lines:
+                    console.say(line)
+                console.note(prepared.details)
+            console.say(head)
+
+        saver = Saver(folder.checkpoints, config.runner.keep)
         parts = Run(
             config=config,
             model=model,
@@ -301,7 +289,8 @@ def _train(config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, na
             steps=steps,
             eval_every=_eval_every(config, prepared, stages),
             folder=folder,
-            saver=Saver(folder.checkpoints, config.runner.keep),
+            saver=saver,
+            begin=begin,
             console=console,
             ranks=ranks,
             interrupt=interrupt,

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from typing import Any
 
 from mtlcli import checkpoint, commands
@@ -21,6 +22,7 @@ from mtlcli.config.run import Runner
 from mtlcli.errors import Interrupted, Problem, RunError, UserError
 from mtlcli.runner.folder import RunFolder
 from mtlcli.runner.interrupt import Interrupt
+from mtlcli.runner.resume import Resumption
 
 GRACE = 3.0
 """Seconds that ranks have to end by themselves, and to finish a save, once one of them has failed."""
@@ -31,11 +33,14 @@ CODE = "import sys; sys.path[:] = sys.argv.pop(1).split(':'); from mtlcli.runner
 class Rank:
     """One rank, seen from the launcher."""
 
-    def __init__(self, number: int, world: int, port: int, folder: RunFolder, name: str | None) -> None:
+    def __init__(self, number: int, world: int, port: int, folder: RunFolder, order: Resumption | None) -> None:
         self.number = number
         # A file, not a pipe: nobody has to read it for the rank to end.
         self._report = tempfile.TemporaryFile()  # noqa: SIM115
-        arguments = [str(folder.path.absolute()), name or "", str(self._report.fileno()), str(os.getpid())]
+        # At first, it tells the rank what the run goes on with.
+        self._report.write(json.dumps(asdict(order) if order else None).encode())
+        self._report.flush()
+        arguments = [str(folder.path.absolute()), str(self._report.fileno()), str(os.getpid())]
         environment: dict[str, Any] = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "True"}
         # Rank 0 writes, so it shares the lock: when the launcher is killed, the folder stays taken until it is gone, too.
@@ -64,10 +69,11 @@ class Rank:
             self.ended = time.monotonic()
             self._report.seek(0)
             try:
-                self.said = json.loads(self._report.read())
+                said = json.loads(self._report.read())
             except ValueError:
-                # Nothing, or cut short by a kill: the exit code tells.
-                self.said = {}
+                said = None
+            # Otherwise nothing, or cut short by a kill: the exit code tells.
+            self.said = said if said and said.keys() & {"done", "interrupted", "failed"} else {}
             self._report.close()
 
     @property
@@ -107,8 +113,8 @@ class Rank:
         return [Problem(f"ended with exit code {code} before the run did")]
 
 
-def launch(runner: Runner, folder: RunFolder, name: str | None, interrupt: Interrupt) -> dict[str, Any]:
-    """Run `runner.devices` ranks to their end and return the results. `name`: the checkpoint to go on from.
+def launch(runner: Runner, folder: RunFolder, order: Resumption | None, interrupt: Interrupt) -> dict[str, Any]:
+    """Run `runner.devices` ranks to their end and return the results. `order`: what an earlier run goes on with.
 
     Raises RunError naming the rank that failed, and Interrupted when they stopped because a signal had asked for it.
     """
@@ -120,7 +126,7 @@ def launch(runner: Runner, folder: RunFolder, name: str | None, interrupt: Inter
 
     def start() -> None:
         for number in range(runner.devices):
-            ranks.append(Rank(number, runner.devices, store.port, folder, name))
+            ranks.append(Rank(number, runner.devices, store.port, folder, order))
 
     def send(number: int) -> None:
         for rank in ranks:

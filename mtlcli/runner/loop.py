@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from mtlcli.runner.folder import RunFolder
 from mtlcli.runner.interrupt import Asked, Interrupt
 from mtlcli.runner.optim import Unfreezing, build_optimizer, optimizer_tensors, rate, set_rate
 from mtlcli.runner.restore import restore
+from mtlcli.runner.resume import best_fault
 from mtlcli.runner.saver import Saver
 from mtlcli.runner.stages import Stages
 from mtlcli.runner.state import Stage, TrainState, Window
@@ -62,6 +63,8 @@ class Run:
     """Where things are written."""
     saver: Saver
     """Writes checkpoints."""
+    begin: Callable[[], None]
+    """Called once a checkpoint, if there is one, is restored: writes what the run goes on with, and says what is about to be done."""
     console: Console
     """What the user sees."""
     ranks: Ranks
@@ -111,6 +114,7 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
             stages=len(stages),
         )
         saved = state.step
+    run.begin()
 
     bound = config.runner.max_tokens
     at_once = bound // (ranks.world * config.runner.accumulation) if isinstance(bound, int) else None
@@ -180,6 +184,8 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
                 asked = run.interrupt.asked(ranks)
             else:
                 state.note_results(found)
+                # A checkpoint of this step that the run has gone on from knows nothing of its scores.
+                saved = None
                 stages.note(state.stage, found)
                 run.console.scores(state.step, found, best=state.best_step == state.step)
                 if ranks.first:
@@ -198,6 +204,9 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
         if done:
             if not last:
                 run.console.say(f"stopped: {state.stale if stale else state.stage.stale} evaluations without a better average")
+            run.saver.wait()
+            if ranks.first and (fault := best_fault(run.folder, state.best_step)):
+                run.console.say(f"warning: {fault}; results.json is about it, and mtl eval will refuse it")
             return results()
         run.saver.check()
 

@@ -20,6 +20,7 @@ from mtlcli.models.files import BackboneFiles
 from mtlcli.registry import suggest
 from mtlcli.runner.folder import RunFolder, hidden
 from mtlcli.runner.prepare import Prepared, prepare
+from mtlcli.runner.resume import differing_config, differing_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +46,7 @@ class Found:
 
 
 def find(path: Path) -> Found:
-    """A run folder's best checkpoint, or the checkpoint folder that `path` is, its model read into memory.
+    """The checkpoint that results.json is about, or the checkpoint folder that `path` is, its model read into memory.
 
     A run that is still training removes checkpoints: where they change while they are read, they are looked at again.
     Raises UserError when `path` is neither.
@@ -68,7 +69,11 @@ def find(path: Path) -> Found:
 def _best(run: Path) -> tuple[checkpoint.Checkpoint, list[str]]:
     """The best checkpoint of a run, verified, and a line for each damaged one that is newer than the newest."""
     newest, notices = checkpoint.newest(run / "checkpoints")
-    best = newest.best_step
+    best, told = newest.best_step, _step_of_results(run)
+    if told != best and told is not None and checkpoint.fault(run / "checkpoints" / f"step_{told:08d}") is None:
+        best = told
+    elif told not in (None, best):
+        notices.append(f"results.json is about step {told}, of which there is no checkpoint")
     if best in (None, newest.step):
         return newest, notices
     folder = run / "checkpoints" / f"step_{best:08d}"
@@ -79,6 +84,15 @@ def _best(run: Path) -> tuple[checkpoint.Checkpoint, list[str]]:
         raise UserError(
             f"the run's best checkpoint cannot be used: {error}", where=str(folder), fix=f"the newest: {commands.evaluate(newest.folder)}"
         ) from error
+
+
+def _step_of_results(run: Path) -> int | None:
+    """The step that results.json is about; None when it does not say."""
+    try:
+        step = json.loads((run / "results.json").read_bytes())["step"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return step if type(step) is int and 0 <= step < 10**8 else None
 
 
 def evaluate_path(
@@ -108,6 +122,11 @@ def evaluate_path(
     config = load_config(found.run / "config.yaml", overrides or [])
     if problems := untyped_code(config, overrides or []):
         raise UserError(problems)
+    checks = differing_files(found.checkpoint, found.run, config.allow), differing_config(found.checkpoint, found.run, config.allow)
+    if problems := [problem for refused, _ in checks for problem in refused]:
+        raise UserError(problems)
+    for line in (line for _, lines in checks for line in lines):
+        say(line)
     for name in tasks or []:
         if name not in config.tasks:
             raise UserError(f"the run has no task '{name}'", where="--task", fix=suggest(name, config.tasks))

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from mtlcli import checkpoint, commands
-from mtlcli.disk import flush, writing
+from mtlcli.checkpoint.rotation import drop_aside, retain
+from mtlcli.disk import writing
 from mtlcli.errors import RunError, RunWarning
 
 
@@ -26,6 +27,10 @@ class Saver:
     def __init__(self, checkpoints: Path, keep: int) -> None:
         self._checkpoints = checkpoints
         self._keep = keep
+        self.config = ""
+        """The text of config.yaml, of which every checkpoint holds a copy."""
+        self.around: dict[str, str] | None = None
+        """SHA-256 of the run's other files, as `checkpoint.digests` gave it before the first step."""
         self._thread = ThreadPoolExecutor(1, "save")
         self._running: Future[None] | None = None
         self._copies: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
@@ -66,13 +71,7 @@ class Saver:
         return self._running is not None and not self._running.done()
 
     def _write(self, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any], best: int | None) -> None:
-        run = self._checkpoints.parent
-        with writing("the rows before the checkpoint", run / "metrics.jsonl", f"then go on: mtl train resume={run}"):
-            # After a power cut, no checkpoint may be found whose rows are gone.
-            for path in (run / "metrics.jsonl", run):
-                if path.exists():
-                    flush(path)
-        folder = checkpoint.write(self._checkpoints, model, optimizer, state)
+        folder = checkpoint.write(self._checkpoints, model, optimizer, state, config=self.config, around=self.around)
         with writing("the checkpoints", self._checkpoints, f"then go on: {commands.resume(self._checkpoints.parent)}"):
             self._settle(folder, state["step"], best)
 
@@ -81,7 +80,9 @@ class Saver:
         found = checkpoint.fault(folder)
         if found is not None:
             raise RunError(f"the checkpoint did not read back as it was written: {found}", where=str(folder), fix="look at the disk")
-        checkpoint.retain(self._checkpoints, step, self._keep, best=best)
+        retain(self._checkpoints, step, self._keep, best=best)
+        for line in drop_aside(self._checkpoints):
+            warnings.warn(line, RunWarning, stacklevel=1)
 
 
 def _copy(tensors: dict[str, Tensor], before: dict[str, Tensor]) -> dict[str, Tensor]:

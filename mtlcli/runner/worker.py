@@ -20,46 +20,48 @@ from mtlcli.runner.interrupt import Interrupt
 
 
 def main() -> None:
-    """Run as told by the arguments: run folder, name of a checkpoint or nothing, open file for the last word, process of the launcher."""
-    run_dir, name, report, launcher = sys.argv[1:]
+    """Run as told by the arguments: run folder, open file for orders and the last word, process of the launcher."""
+    run_dir, report, launcher = sys.argv[1:]
     garbage.at_start()
     fill_closed()
     show_any_text()
     outlive_reader("stdout", "stderr")
     # Before anything heavy is imported: a signal that comes meanwhile is for the training loop.
     with Interrupt(launched=True) as interrupt, interrupt.leaving_with(int(launcher)):
-        said = _work(run_dir, name or None, interrupt, int(report))
+        said = _work(run_dir, interrupt, int(report))
     gc.freeze()  # As in mtlcli.__main__: to end soon.
     sys.exit("failed" in said)
 
 
-def _work(run_dir: str, name: str | None, interrupt: Interrupt, report: int) -> dict[str, Any]:
+def _work(run_dir: str, interrupt: Interrupt, report: int) -> dict[str, Any]:
     said: dict[str, Any] = {}
+    order = json.loads(os.pread(report, os.fstat(report).st_size, 0))
 
     def say(word: dict[str, Any]) -> None:
         # The first word counts: what goes wrong while the group is left is no news.
         if not said:
             said.update(word)
+            os.ftruncate(report, 0)
+            os.lseek(report, 0, os.SEEK_SET)
             with os.fdopen(report, "w", encoding="utf-8") as stream:
                 json.dump(said, stream)
 
     try:
-        from mtlcli.config.snapshot import load_config
         from mtlcli.runner.distributed import connect
         from mtlcli.runner.folder import RunFolder
-        from mtlcli.runner.job import work
+        from mtlcli.runner.job import config_of, work
 
-        config = load_config(Path(run_dir) / "config.yaml")
+        folder = RunFolder(Path(run_dir))
         # The launcher watches the ranks: only a wait that is unusual is worth a message.
         first = os.environ["RANK"] == "0"
+        config = config_of(folder.path, order)
         with Pulse(config.logger.console) if first else nullcontext(), connect(config.runner, quiet=30.0) as ranks:
             if ranks.first:
-                folder = RunFolder(Path(run_dir))
-                folder.begun = True
+                folder.begun = order is None
                 interrupt.before_leaving = folder.note_end
             # Said before the group is left: leaving may wait for a neighbour.
             try:
-                say({"done": work(run_dir, name, ranks, interrupt)})
+                say({"done": work(folder, order, ranks, interrupt)})
             except Exception as error:  # noqa: BLE001 (the launcher says it)
                 say(_word(error))
     except Exception as error:  # noqa: BLE001

@@ -144,10 +144,10 @@ def test_a_disk_that_has_no_more_inodes(disk: Disk, free: int) -> None:
 def test_retention_on_a_disk_that_has_become_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one_before(tmp_path)
 
-    def refuse(folder: Path, steps: set[int]) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(checkpoint, "keep", refuse)
+    monkeypatch.setattr("mtlcli.runner.saver.retain", refuse)
     saver = Saver(tmp_path, keep=1)
     saver.save(MODEL, OPTIMIZER, STATE, best=None)
     with pytest.raises(RunError, match="the checkpoints cannot be written: Read-only file system\n    -> mount it writable, then go on: "):
@@ -159,9 +159,9 @@ def test_an_error_waits_for_the_save_that_is_under_way(tmp_path: Path, monkeypat
     """Who hears of it reads which checkpoint to go on from, and may own the folder next."""
     write = checkpoint.write
 
-    def slowly(*arguments: Any) -> Path:
+    def slowly(*arguments: Any, **options: Any) -> Path:
         time.sleep(0.3)
-        return write(*arguments)
+        return write(*arguments, **options)
 
     monkeypatch.setattr(checkpoint, "write", slowly)
     with pytest.raises(RunError, match="the loss"), Saver(tmp_path, keep=1) as saver:

@@ -225,11 +225,13 @@ def test_what_a_run_folder_says_of_its_backbone_runs_nothing(run_folder: Path, c
     fields["architecture"] |= {"auto_map": {"AutoModel": "code.M"}, "attn_implementation": "somebody/kernel", "_name_or_path": "/etc"}
     file.write_text(json.dumps(fields))
     assert not {"auto_map", "attn_implementation", "_name_or_path"} & BackboneFiles.load(run_folder / "backbone").architecture.keys()
+    allowed = "allow=[backbone/backbone.json]"
     for wrong in ({"architecture": {}}, {"architecture": []}, {"uses_segments": "yes"}, {"more": 1}):
         file.write_text(json.dumps(fields | wrong))
-        assert "backbone: is not what a run has saved" in refused(capsys, "eval", str(run_folder))
+        assert "backbone.json: the file is not what step_00000002 was saved with" in refused(capsys, "eval", str(run_folder))
+        assert "backbone: is not what a run has saved" in refused(capsys, "eval", str(run_folder), allowed)
     file.write_text(json.dumps(fields | {"architecture": {"model_type": "unheard_of"}}))
-    assert "the architecture cannot be built" in refused(capsys, "eval", str(run_folder))
+    assert "the architecture cannot be built" in refused(capsys, "eval", str(run_folder), allowed)
 
 
 def test_a_pickle_in_the_encoded_store(tmp_path: Path, canary: Path) -> None:
@@ -523,7 +525,7 @@ def test_no_secret_of_the_environment_is_saved(tmp_path: Path, monkeypatch: pyte
     # What failed is told without it, too.
     shutil.rmtree(folder / "checkpoints" / "step_00000004")
     with monkeypatch.context() as patch:
-        patch.setattr("mtlcli.runner.job._train", lambda *_: (_ for _ in ()).throw(RuntimeError("at another-place/x")))
+        patch.setattr("mtlcli.runner.loop.seed_dropout", lambda *_: (_ for _ in ()).throw(RuntimeError("at another-place/x")))
         with pytest.raises(RuntimeError):
             main(["train", f"resume={folder}"])
     assert json.loads((folder / "status.json").read_text())["reason"] == "RuntimeError: at ${oc.env:MTL_TEST_TOKEN}/x"

@@ -109,7 +109,11 @@ def test_other_data_is_refused_and_named(whole: Path, broken: Path) -> None:
     read["fingerprint"] = "0" * 64
     (broken / "environment.json").write_text(json.dumps(environment))
     what = f"task {name}: is not the {split} split that the run has read"
-    assert refused(broken) == [f"{read['origin']}: {what} -> bring the data back as it was, or start another run"]
+    file = f"{broken / 'environment.json'}: what it says of the data is not what step_00000008 was saved with (SHA-256)"
+    assert refused(broken) == [
+        f"{file} -> bring the file back, or type allow=[environment.json] if the change is meant",
+        f"{read['origin']}: {what} -> bring the data back as it was, or start another run",
+    ]
 
 
 def test_one_owner(broken: Path) -> None:

@@ -1,0 +1,89 @@
+"""Which checkpoints stay. Nothing is deleted before what takes its place is known to be good, nor what could not be read."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from mtlcli.checkpoint import DAMAGED, folders, step_of, verified
+from mtlcli.errors import UserError
+
+ASIDE = "set_aside"
+"""Folder for checkpoints of an attempt that was given up: they go when the next one is saved."""
+_LEFT = re.compile(r"\.(step_\d{8})\.\d+\.(tmp|old|gone)")
+
+
+def retain(checkpoints: Path, step: int, count: int, *, best: int | None) -> None:
+    """Delete the checkpoint folders of earlier steps but the newest `count` up to `step`, and `best` whatever its age."""
+    earlier = [folder for folder in folders(checkpoints) if step_of(folder) <= step]
+    for folder in earlier[:-count]:
+        if step_of(folder) != best:
+            # Renamed first: half a deleted folder must not look like a checkpoint.
+            gone = folder.with_name(f".{folder.name}.{os.getpid()}.gone")
+            folder.rename(gone)
+            shutil.rmtree(gone)
+
+
+def set_aside(checkpoints: Path, step: int) -> list[Path]:
+    """Move the checkpoint folders of later steps into the folder `set_aside`, and return where they are now."""
+    moved = []
+    for folder in folders(checkpoints):
+        if step_of(folder) > step:
+            (checkpoints / ASIDE).mkdir(exist_ok=True)
+            place = checkpoints / ASIDE / folder.name
+            for number in itertools.count(2):
+                if not place.exists():
+                    break
+                place = place.with_name(f"{folder.name}_{number}")
+            folder.rename(place)
+            moved.append(place)
+    return moved
+
+
+def drop_aside(checkpoints: Path) -> list[str]:
+    """Delete what was set aside, but keep what cannot be read: a line for each of those."""
+    if not (checkpoints / ASIDE).is_dir():
+        return []
+    kept = []
+    for folder in sorted((checkpoints / ASIDE).glob("step_*")):
+        try:
+            for file in folder.iterdir():
+                with file.open("rb") as stream:
+                    stream.read(1)
+        except OSError as error:
+            if error.errno not in DAMAGED:
+                kept.append(f"{folder} is kept: {Path(error.filename or folder).name} cannot be read ({error.strerror})")
+                continue
+        shutil.rmtree(folder)
+    with suppress(OSError):  # It is not empty.
+        (checkpoints / ASIDE).rmdir()
+    return kept
+
+
+def clean(checkpoints: Path) -> None:
+    """Delete what writers and deleters that were killed have left. Only the owner of the run folder may."""
+    for path in list(checkpoints.iterdir()) if checkpoints.is_dir() else []:
+        found = _LEFT.fullmatch(path.name)
+        if found is None or not path.is_dir() or path.is_symlink():
+            continue
+        target = checkpoints / found[1]
+        if found[2] == "old" and not target.exists():
+            # It had made room for a newer one, which did not come to its place.
+            path = path.rename(target)  # noqa: PLW2901
+            if not _is_damaged(path):
+                continue
+        shutil.rmtree(path)
+
+
+def _is_damaged(folder: Path) -> bool:
+    try:
+        verified(folder)
+    except ValueError:
+        return True
+    except UserError:  # It cannot be read now.
+        return False
+    return False

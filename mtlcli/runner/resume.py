@@ -1,0 +1,156 @@
+"""Going on with a run: everything that may stand against it is looked at first, and nothing is written before the checkpoint is restored.
+
+A checkpoint is used with the run folder's config, backbone and record of the data. It says what they were when it was saved: a
+difference is named, and refused unless `allow` names it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtlcli import checkpoint
+from mtlcli.checkpoint.rotation import ASIDE, retain, set_aside
+from mtlcli.config import Config
+from mtlcli.config.changes import changes, has_dropout, judge, settle
+from mtlcli.config.environment import hide
+from mtlcli.config.snapshot import config_text, load_config
+from mtlcli.data.source import changed_data
+from mtlcli.errors import Problem, UserError
+from mtlcli.models.files import BackboneFiles
+from mtlcli.runner.folder import RunFolder, hidden
+from mtlcli.runner.interrupt import Interrupt
+from mtlcli.runner.prepare import Prepared, prepare
+
+
+@dataclass
+class Resumption:
+    """What a run goes on with. JSON values only: it is handed on to the ranks."""
+
+    checkpoint: str
+    """Name of the checkpoint's folder."""
+    step: int
+    """Its step."""
+    best_step: int | None
+    """The step of the best score so far."""
+    config: str
+    """The text of the config, with what has been changed."""
+    command: list[str]
+    """The command line."""
+    changes: list[str]
+    """What has been changed, beside keys that do not touch the result."""
+    lines: list[str]
+    """What the user should know."""
+
+    def begin(self, folder: RunFolder, config: Config) -> None:
+        """Write what the run goes on with. The checkpoint has been restored: from here on the run is under way again."""
+        # Later checkpoints before their rows: no checkpoint may ever be found whose rows are gone.
+        for place in set_aside(folder.checkpoints, self.step):
+            self.lines.append(f"{place.name} is of a later step: it is in {place.parent} until the next checkpoint is saved")
+        retain(folder.checkpoints, self.step, config.runner.keep, best=self.best_step)
+        folder.cut_metrics(self.step)
+        folder.write_config(config)
+        folder.note_resumed(self.step, self.command, self.changes)
+        folder.write_status("running")
+
+
+def reopen(config: Config, folder: RunFolder, resumes: Path, command: list[str], interrupt: Interrupt) -> tuple[Prepared, Resumption]:
+    """Own a run folder again and check that the run can go on from a checkpoint of it: its data, its backbone, the config if it changed.
+
+    Raises UserError with everything that stands against it; nothing has been changed then.
+    """
+    path = folder.path
+    folder.reopen()
+    found, lines = (checkpoint.read(resumes), []) if path != resumes else checkpoint.newest(folder.checkpoints)
+    environment = folder.environment()
+    saved = load_config(path / "config.yaml")
+    before = load_config(found.config) if found.config is not None else saved
+    differences = changes(before, config)
+    edited = [change.key for change in changes(before, saved) if change in differences]
+    granted = [change.key for change in differences if hide(str(change)) in _granted(environment, found.step)]
+    backbone = BackboneFiles.load(folder.backbone)
+    dropout = has_dropout(before, backbone.architecture) or has_dropout(config, backbone.architecture)
+    problems, notices = judge(differences, [*(key for key in config.allow if key not in OTHERS), *granted], dropout=dropout)
+    problems = [_explained(problem, path, found) if problem.where in edited else problem for problem in problems]
+    files, allowed = differing_files(found, path, config.allow)
+    rows, notes = folder.missing_rows(found.state, saved.logger.every, allowed="metrics.jsonl" in config.allow)
+    problems += [*files, *rows]
+    settle(before, config)
+    config.resume, config.allow = None, []
+    with interrupt.at_once():
+        prepared = prepare(config, files=backbone)
+    problems += changed_data(environment["data"]["tasks"], hidden(prepared.source.record()))
+    if problems:
+        raise UserError(problems)
+    lines += [*notices, *allowed, *notes, *_best(found, folder), *prepared.notices]
+    told = [hide(str(change)) for change in differences if not change.free]
+    return prepared, Resumption(found.folder.name, found.step, found.best_step, config_text(config), command, told, lines)
+
+
+OTHERS = (*checkpoint.AROUND, "metrics.jsonl")
+"""What `allow` can name beside keys."""
+
+
+def differing_files(found: checkpoint.Checkpoint, run: Path, allow: list[str]) -> tuple[list[Problem], list[str]]:
+    """Files of the run that are not those that the checkpoint was saved with: those that `allow` does not name, and a line for the rest."""
+    if found.around is None:
+        return [], [f"{found.folder.name} was saved by an earlier version: that config.yaml and backbone are as they were is not verified"]
+    problems, lines = [], []
+    now = checkpoint.digests(run)
+    for name in checkpoint.AROUND:
+        if now[name] == found.around[name]:
+            continue
+        what = "what it says of the data" if name == "environment.json" else "the file"
+        what += f" is not what {found.folder.name} was saved with (SHA-256)"
+        if name in allow:
+            lines.append(f"warning: {name}: {what}; it is used, as allowed")
+        else:
+            problems.append(Problem(what, str(run / name), f"bring the file back, or type allow=[{name}] if the change is meant"))
+    return problems, lines
+
+
+def differing_config(found: checkpoint.Checkpoint, run: Path, allow: list[str]) -> tuple[list[Problem], list[str]]:
+    """Values of config.yaml that neither the checkpoint was saved with nor a resumed run has changed; as `differing_files`."""
+    if found.config is None or found.config.read_bytes() == (run / "config.yaml").read_bytes():
+        return [], []
+    changed = {text.partition(":")[0] for entry in RunFolder(run).environment().get("resumed", []) for text in entry["changes"]}
+    differences = [change for change in changes(load_config(found.config), load_config(run / "config.yaml")) if change.key not in changed]
+    problems, lines = judge(differences, [change.key for change in differences if change.key in allow], dropout=False)
+    return [_explained(problem, run, found) for problem in problems], [f"warning: {line}" for line in lines]
+
+
+def _explained(problem: Problem, run: Path, found: checkpoint.Checkpoint) -> Problem:
+    """A change that nobody has typed: it stands in config.yaml."""
+    name = found.folder.name
+    back = shlex.join(["cp", str(found.folder / "config.yaml"), str(run / "config.yaml")])
+    old = problem.what.removesuffix(" changes the result").removesuffix(" cannot be changed in a run that has begun")
+    return Problem(
+        f"{problem.where} was changed after {name} was saved: {old}",
+        str(run / "config.yaml"),
+        f"bring the file back: {back}, or type allow=[{problem.where}] if the change is meant",
+    )
+
+
+def _granted(environment: dict[str, Any], step: int) -> set[str]:
+    """Changes that were allowed when the run went on from this step before: what was saved since then is gone."""
+    return {text for entry in environment.get("resumed", []) if entry.get("step") == step for text in entry.get("changes", [])}
+
+
+def _best(found: checkpoint.Checkpoint, folder: RunFolder) -> list[str]:
+    """A warning when the best checkpoint cannot be used, and a line about checkpoints that are set aside."""
+    lines = [f"warning: {text}" for text in [best_fault(folder, found.best_step)] if text]
+    if (folder.checkpoints / ASIDE).is_dir():
+        names = ", ".join(path.name for path in sorted((folder.checkpoints / ASIDE).iterdir()))
+        lines.append(f"{names}: set aside in {folder.checkpoints / ASIDE}, and deleted when the next checkpoint is saved")
+    return lines
+
+
+def best_fault(folder: RunFolder, step: int | None) -> str | None:
+    """Why the best checkpoint, which `mtl eval RUN` reads, cannot be used."""
+    if step is None:
+        return None
+    place = folder.checkpoints / f"step_{step:08d}"
+    found = checkpoint.fault(place)
+    return None if found is None else f"the best checkpoint, {place.name}, cannot be used: {found}"
