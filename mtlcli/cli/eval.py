@@ -39,7 +39,8 @@ usage: mtl eval PATH [--split S] [--task T ...] [--json FILE] [--predictions DIR
   --texts            write the texts of the rows into these files, too
   KEY=VALUE          change where rows come from (data, and a task's source, splits, columns, unlabelled, range), what is made of the
                      model's outputs (a task's metrics, max_answer_length, n_best, no_answer_threshold) or what computes them
-                     (runner.device, devices, threads, timeout, precision, eval_batch_size); the checkpoint fixes everything else
+                     (runner.device, devices, threads, timeout, precision, eval_batch_size); the checkpoint fixes everything else;
+                     allow=[FILE] where a file of the run is meant to differ from what the checkpoint was saved with
 
 A limit of rows in the run's configuration (data.max_eval_rows) holds where training has scored the same split, so that scores are those of
 results.json. Predictions, and splits that training has not scored, take every row, unless you type a limit here.

@@ -34,6 +34,7 @@ FIXED = (
 )
 """Keys that decide what there is to learn: another value needs another run."""
 EVALUATION = (
+    "allow",
     *("data.source", "data.root", "data.cache_dir", "data.max_train_rows", "data.max_eval_rows", "data.sample_seed", "data.warnings"),
     *(
         "runner.device",
@@ -49,7 +50,7 @@ EVALUATION = (
 )
 """Keys, with all below them, that an evaluation may change: where rows come from and what is made of the model's outputs. Whatever is not
 named here has made the checkpoint, or plays no part in an evaluation."""
-IDLE = ("runner.*", "logger.*", "resume", "allow")
+IDLE = ("runner.*", "logger.*", "resume")
 """Keys that have not made the checkpoint either."""
 METHODS = ("sharing.name", "weighting.name", "sampling.name")
 PRESENT = "in the run"

@@ -15,7 +15,7 @@ def test_every_key_that_may_change_is_a_key() -> None:
 
 def test_nothing_else_may_change() -> None:
     allowed = {key for key in leaves() if refuse_at_evaluation(key) is None}
-    assert {key.replace("NAME", "*").partition(".")[0] for key in allowed} == {"data", "runner", "logger", "tasks"}
+    assert {key.replace("NAME", "*").partition(".")[0] for key in allowed} == {"allow", "data", "runner", "logger", "tasks"}
     tasks = {key.split(".")[2] for key in allowed if key.startswith("tasks.")}
     assert {"source", "splits", "columns", "metrics", "no_answer_threshold"} <= tasks
     assert not tasks & {"type", "labels", "head", "head_layers", "dropout", "weight", "batch_size", "lr_factor", "max_length", "no_answer"}

@@ -17,6 +17,7 @@ RUN = [
     *("task=[cola,rte]", "data=sample", "model=tiny", "model.layers=1", "model.hidden=16", "model.heads=2", "model.dropout=0.1"),
     *("data.max_length=32", "data.max_train_rows=60", "data.max_eval_rows=16", "runner.batch_size=6", "runner.accumulation=2"),
     *("runner.eval_every=20", "runner.save_every=10", "logger.every=1", "logger.console=plain", "runner.device=cpu"),
+    "runner.precision=fp32",
 ]
 FORKED = """
 import os, signal, sys, types
