@@ -26,8 +26,9 @@ def hydra_value(value: object) -> str:
 
 
 def setting(key: str, value: object) -> str:
-    """`KEY=VALUE` as it is typed in a shell: quoted for Hydra, and around that for the shell."""
-    word = f"{key}={hydra_value(value)}"
+    """`KEY=VALUE`, or `KEY=[VALUE, ...]`, as it is typed in a shell: quoted for Hydra, and around that for the shell."""
+    text = f"[{', '.join(map(hydra_value, value))}]" if isinstance(value, list) else hydra_value(value)
+    word = f"{key}={text}"
     # Double quotes read better around Hydra's single ones, where the shell takes them literally.
     return f'"{word}"' if "'" in word and not re.search(r'["$`\\!]', word) else shlex.quote(word)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mtlcli.commands import hydra_value
+from mtlcli.commands import setting
 from mtlcli.config import Config, Task
 from mtlcli.config.formats import ENDINGS, NAMED, ending
 from mtlcli.config.sharing import CrossStitchSharing, ProgressiveSharing, SluiceSharing, stages_of
@@ -152,7 +151,7 @@ def untyped_code(config: Config, typed: Iterable[str]) -> list[Problem]:
         Problem(
             f"'{metric}' runs the code of that metric, so a file alone cannot ask for it",
             f"tasks.{name}.metrics",
-            "if you trust it, type " + shlex.quote(f"tasks.{name}.metrics=[{', '.join(map(hydra_value, task.metrics))}]"),
+            f"if you trust it, type {setting(f'tasks.{name}.metrics', task.metrics)}",
         )
         for name, task in config.tasks.items()
         for metric in task.metrics

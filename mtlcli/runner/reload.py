@@ -259,7 +259,10 @@ def _evaluate(
 
 def _other_data(run: Path, prepared: Prepared) -> list[str]:
     """A warning for each split that the run has read and that has another content, or comes from elsewhere, now."""
-    before = RunFolder(run).environment()["data"]["tasks"]
+    try:
+        before = RunFolder(run).environment()["data"]["tasks"]
+    except UserError as error:
+        return [f"warning: {error.problems[0].where}: {error.problems[0].what}; whether the rows are the run's own is not known"]
     return [f"warning: {problem.where}: {problem.what}" for problem in changed_data(before, hidden(prepared.source.record()))]
 
 

@@ -28,7 +28,7 @@ def test_only_what_is_typed_runs_the_code_of_a_metric() -> None:
     (problem,) = untyped_code(config, ["task=a"])
     assert str(problem).replace("\n    -> ", " -> ") == (
         "tasks.a.metrics: 'evaluate:some/metric' runs the code of that metric, so a file alone cannot ask for it -> if you trust it, type "
-        """'tasks.a.metrics=[f1, '"'"'evaluate:some/metric'"'"']'"""
+        "\"tasks.a.metrics=[f1, 'evaluate:some/metric']\""
     )
     assert untyped_code(config, ["tasks.a.metrics=[f1, 'evaluate:some/metric']"]) == []
 

@@ -97,6 +97,14 @@ def test_scores_are_those_of_training_and_other_rows_are_said(place: Path, monke
     ]
 
 
+def test_a_record_that_cannot_be_read_is_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    (place / "run" / "environment.json").write_text("")
+    said: list[str] = []
+    evaluate_path(place / "run", tasks=["mine"], say=said.append)
+    assert any("environment.json: cannot be read" in line and "is not known" in line for line in said)
+
+
 def test_scores_are_shown_before_predictions_are_written(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     (place / "taken" / "mine.jsonl").mkdir(parents=True)
