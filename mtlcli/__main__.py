@@ -13,6 +13,7 @@ def main() -> int:
     """Run the command line of this process and return its exit code."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
+        sys.unraisablehook = _unraisable
     try:
         # Imported here, so that a Ctrl-C during an import ends without a traceback.
         from mtlcli import cli, garbage, output
@@ -39,6 +40,13 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def _leave(number: int, frame: FrameType | None) -> None:
     """The second Ctrl-C, or one while the interpreter ends: no part of a library is interrupted with a traceback."""
     os._exit(128 + number)
+
+
+def _unraisable(what: sys.UnraisableHookArgs) -> None:
+    """End the program when a Ctrl-C came where Python loses the exception, as in the destructor of a library's object."""
+    if what.exc_type is KeyboardInterrupt:
+        os._exit(128 + signal.SIGINT)
+    sys.__unraisablehook__(what)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -104,6 +105,7 @@ class Interrupt:
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """Within it, a signal does not wait: nothing has been written yet. Raises Interrupted."""
+        before, sys.unraisablehook = sys.unraisablehook, self._unraisable
         try:
             self._hasty = True
             if self.number:
@@ -115,6 +117,13 @@ class Interrupt:
             raise Interrupted(self.number) from None
         finally:
             self._hasty = False
+            sys.unraisablehook = before
+
+    def _unraisable(self, what: sys.UnraisableHookArgs) -> None:
+        """End the program when the signal came where Python loses the exception, as in the destructor of a library's object."""
+        if what.exc_type is KeyboardInterrupt:
+            os._exit(Interrupted(self.number).exit_code)
+        sys.__unraisablehook__(what)
 
     @contextmanager
     def passed_on(self, start: Callable[[], None], send: Callable[[int], None]) -> Iterator[None]:

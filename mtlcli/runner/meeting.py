@@ -23,20 +23,25 @@ SHOWN = 8
 
 _meetings = 0
 """How often this process has met its ranks."""
-_held: dict[tuple[str, int], TCPStore] = {}
-"""Stores that this process is the server of: it may meet there again."""
+_held: dict[int, TCPStore] = {}
+"""Stores that this process is the server of, by port: it may meet there again."""
 
 
 def local_store(port: int = 0) -> TCPStore:
     """The server of a store that only this machine can reach. Raises OSError when the port is taken."""
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(("127.0.0.1", port))
-        port = listener.getsockname()[1]
-        return TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
-    finally:
-        listener.close()
+    return _serve(socket.create_server(("127.0.0.1", port)))
+
+
+def _open_store(port: int) -> TCPStore:
+    """The server of a store at all addresses of this machine. Raises OSError when the port is taken."""
+    if socket.has_dualstack_ipv6():
+        return _serve(socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True))
+    return _serve(socket.create_server(("", port)))
+
+
+def _serve(listener: socket.socket) -> TCPStore:
+    port = listener.getsockname()[1]
+    return TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
 
 
 def stay_local() -> None:
@@ -73,18 +78,14 @@ def _reach(launch: Launch, timeout: float, waiting: _Waiting) -> TCPStore:
     by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     host = "127.0.0.1" if launch.address in LOOPBACK or (launch.is_local and not by_agent) else launch.address
     if launch.rank == 0 and not by_agent:
-        place = host, launch.port
         try:
-            if place not in _held and host in LOOPBACK:
-                _held[place] = local_store(launch.port)
-            elif place not in _held:
-                _held[place] = TCPStore(*place, is_master=True, wait_for_workers=False)
-        except (OSError, RuntimeError) as error:
-            what = f"rank 0 cannot listen there: {str(error).splitlines()[0]}"
-            where = f"MASTER_ADDR={launch.address} MASTER_PORT={launch.port}"
-            raise UserError(what, where, "give the address of this machine and a port that is free") from error
-        _held[place].set_timeout(limit)
-        return _held[place]
+            if launch.port not in _held:
+                _held[launch.port] = local_store(launch.port) if host in LOOPBACK else _open_store(launch.port)
+        except OSError as error:
+            what = f"rank 0 cannot listen there: {error.strerror}"
+            raise UserError(what, f"MASTER_PORT={launch.port}", "give a port that is free") from error
+        _held[launch.port].set_timeout(limit)
+        return _held[launch.port]
     while True:
         try:
             socket.create_connection((host, launch.port), timeout=5).close()

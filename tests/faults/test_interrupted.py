@@ -224,6 +224,21 @@ cli.main = main
     for times in (1, 2):
         done = mtl("train", before=starting.replace("TIMES", str(times)))
         assert (done.returncode, done.stderr) == (130, ""), done.stderr
+    # In a destructor, where Python drops the exception.
+    dropped = """
+import os, signal, time
+from mtlcli import cli
+class Object:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+def main():
+    Object()
+    return 0
+cli.main = main
+"""
+    done = mtl("train", before=dropped)
+    assert (done.returncode, done.stderr) == (130, ""), done.stderr
 
 
 @pytest.mark.long

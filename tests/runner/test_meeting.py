@@ -33,6 +33,14 @@ def test_the_first_rank_names_those_that_are_missing(capsys: pytest.CaptureFixtu
     assert f"waiting for ranks (rank 0 of 3 at localhost:{port}, 1, 2 are missing): 0 s of 0.5 s" in capsys.readouterr().err
 
 
+def test_the_first_rank_waits_at_an_address_of_its_machine_that_it_cannot_find_out(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RunError, match=r"rank 0 of 2 at nowhere\.invalid:"):
+        meet(Launch(0, 2, 0, 1, "nowhere.invalid", free_port()), 0.5, quiet=0.0)
+    with pytest.raises(RunError, match="rank 0 does not answer: "):
+        meet(Launch(1, 2, 0, 1, "nowhere.invalid", free_port()), 0.5, quiet=0.0)
+    assert capsys.readouterr().err.count("waiting for ranks (rank") == 2
+
+
 def test_another_rank_says_that_the_first_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RunError, match="rank 0 does not answer: Connection refused"):
         meet(launch(1, 2, free_port()), 0.5, quiet=0.0)
@@ -44,7 +52,7 @@ def test_a_port_that_is_taken_is_named() -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(UserError, match=f"MASTER_ADDR=localhost MASTER_PORT={port}: rank 0 cannot listen there"):
+        with pytest.raises(UserError, match=f"MASTER_PORT={port}: rank 0 cannot listen there: Address already in use"):
             meet(launch(0, 2, port), 5)
 
 
