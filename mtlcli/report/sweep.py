@@ -121,7 +121,7 @@ def repeated(jobs: list[SweepJob]) -> list[Repeated]:
     found: dict[tuple[Any, ...], list[SweepJob]] = {}
     for job in jobs:
         if job.average is not None:
-            found.setdefault((job.measured, job.configuration), []).append(job)
+            found.setdefault((job.measured, frozenset(job.configuration)), []).append(job)
     order = list(dict.fromkeys(measured for measured, _ in found))
     return sorted(map(Repeated, found.values()), key=lambda each: (order.index(each.jobs[0].measured), -each.of(None)[0]))
 

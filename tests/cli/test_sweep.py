@@ -56,11 +56,11 @@ def test_a_job_that_fails_on_its_data(tmp_path: Path) -> None:
     assert "tasks.mine.columns.label=label" in done.stdout and "sweep folder: out" in done.stdout
     told, _, block = done.stderr.partition("mtl train: 1 problem\n")
     assert told.startswith("job 0 failed: train.csv, line 3") and done.stderr.count("line 3: task") == 1, "a failure is told once"
-    assert block == (
+    assert block.startswith(
         "  out: 1 of 2 jobs did not finish: job 0 (tasks.mine.columns.label=broken) failed\n"
         "      -> the reasons stand above and in sweep.csv; then go on with: mtl train -m -cd my_conf "
-        f"tasks.mine.columns.label=broken,label task=mine {' '.join(settings[:-1])} run_dir=out resume=auto\n"
     )
+    assert block.endswith(f"tasks.mine.columns.label=broken,label task=mine {' '.join(settings[:-1])} run_dir=out resume=auto\n")
     assert "\njob 1 (2 of 2): tasks.mine.columns.label=label\n" in done.stdout
 
     again = mtl("train", "-m", *options, cwd=tmp_path)
