@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import itertools
 import os
 import shutil
@@ -160,3 +161,12 @@ def make_numbered(folder: Path) -> Path:
             continue
         return candidate
     raise AssertionError
+
+
+def sha256(file: Path) -> str:
+    """The SHA-256 of a file's content, read a piece at a time."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtlcli import commands
 from mtlcli.checkpoint.tensors import is_finite, pieces
-from mtlcli.disk import REMEDIES, flush, make_folder, writing
+from mtlcli.disk import REMEDIES, flush, make_folder, sha256, writing
 from mtlcli.errors import RunError, UserError
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def _verified(folder: Path) -> Checkpoint:
         _check_kind(file, stat.S_ISREG, "file")
         if file.stat().st_size != expected["size"]:
             raise ValueError(f"{name} has {file.stat().st_size} bytes instead of {expected['size']}")
-        if _sha256(file) != expected["sha256"]:
+        if sha256(file) != expected["sha256"]:
             raise ValueError(f"{name} does not match its SHA-256")
     state = parse_json(folder / "state.json")
     step, best = (state.get(key) if isinstance(state, dict) else None for key in ("step", "best_step"))
@@ -341,14 +341,6 @@ def newest(checkpoints: Path) -> tuple[Checkpoint, list[str]]:
 def step_of(folder: Path) -> int:
     """The step that a checkpoint folder's name says."""
     return int(folder.name.removeprefix("step_"))
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _write_durably(file: Path, pieces: Iterable[bytes | memoryview]) -> dict[str, Any]:

@@ -44,11 +44,11 @@ class Rank:
         environment: dict[str, Any] = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "True"}
         # Rank 0 writes, so it shares the lock: when the launcher is killed, the folder stays taken until it is gone, too.
-        owner = folder.owner.descriptor if number == 0 else None
+        owner = folder.owner.descriptors if number == 0 else []
         self._process = subprocess.Popen(
             [sys.executable, "-c", CODE, ":".join(sys.path), *arguments],
             env=os.environ | {key: str(value) for key, value in environment.items()},
-            pass_fds=[self._report.fileno(), *([] if owner is None else [owner])],
+            pass_fds=[self._report.fileno(), *owner],
         )
         self.pid = self._process.pid
         self.ended: float | None = None

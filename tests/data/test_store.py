@@ -126,7 +126,13 @@ def damage_no_meta(entry: Path) -> None:
     (entry / "meta.json").unlink()
 
 
-@pytest.mark.parametrize("damage", [damage_truncate, damage_append, damage_missing, damage_meta, damage_no_meta])
+def damage_bit(entry: Path) -> None:
+    data = bytearray((entry / "ids.npy").read_bytes())
+    data[-40] ^= 1
+    (entry / "ids.npy").write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [damage_bit, damage_truncate, damage_append, damage_missing, damage_meta, damage_no_meta])
 def test_a_damaged_entry_is_built_anew_and_said(tmp_path: Path, damage) -> None:  # noqa: ANN001
     expected = task().encode(table(), encoder())
     open_features(table(), task(), encoder(), tmp_path)

@@ -107,7 +107,7 @@ from pathlib import Path
 from mtlcli.cli import train
 from mtlcli.config.snapshot import load_config
 def train_main(argv):
-    train._run(load_config(Path({str(config)!r})), Path({str(folder)!r}), ["mtl"])
+    train.run_job(load_config(Path({str(config)!r})), Path({str(folder)!r}), ["mtl"])
     return 0
 train.train_main = train_main
 """

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mtlcli.cli.train import _check_unused
+from mtlcli.cli.train import check_unused
 from mtlcli.errors import UserError
 from mtlcli.runner.folder import RunFolder
 from mtlcli.runner.owner import NAME, Owner
@@ -97,12 +97,24 @@ def test_a_used_folder_says_who_is_in_it(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").touch()
     owner = Owner(tmp_path)
     owner.take()
-    for refused in (lambda: RunFolder(tmp_path).create(), lambda: _check_unused(tmp_path), RunFolder(tmp_path).reopen):
+    for refused in (lambda: RunFolder(tmp_path).create(), lambda: check_unused(tmp_path), RunFolder(tmp_path).reopen):
         with pytest.raises(UserError, match=f"another run is writing here: process {os.getpid()} on "):
             refused()
     owner.release()
     with pytest.raises(UserError, match="not empty"):
-        _check_unused(tmp_path)
+        check_unused(tmp_path)
+
+
+def test_a_lock_file_that_was_deleted_lets_nobody_else_in(tmp_path: Path) -> None:
+    owner = Owner(tmp_path)
+    owner.take()
+    (tmp_path / NAME).unlink()
+    (tmp_path / "status.json").write_text(json.dumps({"status": "running", "pid": os.getpid()}))
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"another run is writing here: process {os.getpid()}"):
+            Owner(tmp_path).take()
+    owner.release()
+    Owner(tmp_path).take()
 
 
 def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:

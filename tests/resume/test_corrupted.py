@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mtlcli import checkpoint
+from mtlcli.disk import sha256
 from mtlcli.errors import UserError
 from mtlcli.runner.reload import evaluate_path, find
 from tests.resume.runs import differences, resume, start
@@ -198,7 +199,7 @@ def sign(folder: Path) -> None:
     """Make a checkpoint's manifest say what its files are."""
     manifest = json.loads((folder / "manifest.json").read_text())
     for name in FILES[:-1]:
-        manifest["files"][name] = {"size": (folder / name).stat().st_size, "sha256": checkpoint._sha256(folder / name)}
+        manifest["files"][name] = {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
