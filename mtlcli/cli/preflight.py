@@ -44,7 +44,7 @@ MOST_JOBS = 100
 MOST_VALUES = 200
 """Values of one key of a sweep that are tried: of a longer range the first ones and the last."""
 VERSION_BASE = "1.3"
-CHOSEN_BY = {"tasks": "task", "sharing": "sharing", "weighting": "weighting", "sampling": "sampling"}
+CHOSEN_BY = {"tasks": "task", "sharing": "sharing", "weighting": "weighting", "sampling": "sampling", "optim": "optim"}
 """Sections whose keys depend on what is chosen in a group: nothing can be said of them when the choice is wrong."""
 PACKAGE = re.compile(r"\s*#\s*@package\b[ \t]*(.*?)\s*$")
 HEADER = re.compile(r"tasks\.[A-Za-z][A-Za-z0-9_-]*|_global_")

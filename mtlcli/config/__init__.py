@@ -8,7 +8,8 @@ from typing import Annotated, Any, Union
 from annotated_types import Ge, Le, MinLen
 
 from mtlcli.config.balancing import Balancing
-from mtlcli.config.run import Data, Logger, Model, Optim, Runner
+from mtlcli.config.optim import AdamWOptim, Optim, optims
+from mtlcli.config.run import Data, Logger, Model, Runner
 from mtlcli.config.sampling import samplings
 from mtlcli.config.section import section
 from mtlcli.config.sharing import sharings
@@ -49,7 +50,7 @@ class Config:
     """How the tasks' losses become one update."""
     sampling: _one_of(samplings, "name")  # type: ignore[valid-type]
     """Which tasks make up a step."""
-    optim: Optim = field(default_factory=Optim)
+    optim: _one_of(optims, "name") = field(default_factory=AdamWOptim)  # type: ignore[valid-type]
     """The optimiser and its schedule."""
     data: Data = field(default_factory=Data)
     """Where rows come from and how they are encoded."""
@@ -68,4 +69,18 @@ class Config:
     """Keys whose change is meant although it changes the result of the run that is resumed."""
 
 
-__all__ = ["Balancing", "Config", "Data", "Logger", "Model", "Optim", "Runner", "Task", "samplings", "sharings", "task_types", "weightings"]
+__all__ = [
+    "Balancing",
+    "Config",
+    "Data",
+    "Logger",
+    "Model",
+    "Optim",
+    "Runner",
+    "Task",
+    "optims",
+    "samplings",
+    "sharings",
+    "task_types",
+    "weightings",
+]

@@ -29,7 +29,7 @@ layer: many small draws where one is four times cheaper than torch's own (`model
 """
 FIXED = (
     *("model.kind", "model.name", "model.pooling", "model.layers", "model.hidden", "model.heads", "model.vocabulary"),
-    *("model.initializer_range", "sharing.*", "weighting.name", "tasks.*.type", "tasks.*.head"),
+    *("model.initializer_range", "sharing.*", "weighting.name", "optim.name", "tasks.*.type", "tasks.*.head"),
     *("tasks.*.head_layers", "tasks.*.labels", "tasks.*.label_ids"),
 )
 """Keys that decide what there is to learn: another value needs another run."""
@@ -52,7 +52,7 @@ EVALUATION = (
 named here has made the checkpoint, or plays no part in an evaluation."""
 IDLE = ("runner.*", "logger.*", "resume")
 """Keys that have not made the checkpoint either."""
-METHODS = ("sharing.name", "weighting.name", "sampling.name")
+METHODS = ("sharing.name", "weighting.name", "sampling.name", "optim.name")
 PRESENT = "in the run"
 SETTLED: dict[str, str | None] = {
     **dict.fromkeys(("data.source", "model.kind", "model.pooling", "runner.precision", "runner.max_tokens"), "auto"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -227,16 +228,19 @@ def _run(config: Config, names: list[str]) -> Iterator[Problem]:
         yield Problem("runner.steps and runner.epochs are both null", "runner.steps", "give one of them")
     if runner.eval_every is not None and runner.eval_share is not None:
         yield Problem("stands beside runner.eval_every, which says the same in another way", "runner.eval_share", "leave one of them out")
-    if optim.warmup >= 1 and not optim.warmup.is_integer():
-        yield Problem(f"{optim.warmup} is neither a share below 1 nor a whole number of steps", "optim.warmup", "for example 0.06 or 100")
-    elif optim.warmup >= 1 and runner.steps is not None and optim.warmup >= runner.steps:
+    if runner.steps is not None and optim.warmup >= max(1, runner.steps):
         yield Problem(
             f"a warm-up of {optim.warmup:g} steps leaves none of {runner.steps} steps at the full learning rate",
             "optim.warmup",
             "lower it, or give a share below 1",
         )
-    if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
-        yield Problem(f"must be two numbers from 0 to below 1, found {optim.betas}", "optim.betas", "for example [0.9, 0.999]")
+    yield from optim.problems()
+    missing = [package for package in optim.packages if find_spec(package) is None]
+    if missing:
+        what = f"optim={optim.name} needs {' and '.join(missing)}, not installed"
+        yield Problem(what, "optim", f"type pip install 'mtlcli[{optim.name}]', or optim=adamw")
+    if optim.name == "muon" and _torch_before((2, 9)):
+        yield Problem("optim=muon needs torch 2.9 or later", "optim", "type pip install --upgrade torch, or optim=adamw")
     yield from _data(config)
     if hasattr(config.sharing, "problems"):
         yield from config.sharing.problems({name: task.head or name for name, task in config.tasks.items()})
@@ -253,6 +257,11 @@ def _run(config: Config, names: list[str]) -> Iterator[Problem]:
         yield Problem("must be given with model.kind=pretrained", "model.name", "a name on the hub, or a folder")
     if model.kind != "pretrained" and model.hidden % model.heads:
         yield Problem(f"model.hidden={model.hidden} is not a multiple of {model.heads}", "model.heads", "change one of them")
+
+
+def _torch_before(version: tuple[int, int]) -> bool:
+    """Whether the torch that is installed is older; found out without importing it."""
+    return tuple(int(part) for part in metadata.version("torch").split(".")[:2]) < version
 
 
 def _weighting(config: Config, trained: list[str]) -> Iterator[Problem]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt
 
 from mtlcli.config.section import section
 
@@ -47,33 +46,6 @@ class Model:
     """From scratch: standard deviation of the initial weights; BERT's 0.02 suits its width of 768."""
     scratch_lr: Annotated[float, Gt(0), Le(100)] = 1e-3
     """Learning rate when the model is built from scratch; used when `optim.lr` is null."""
-
-
-@section
-class Optim:
-    """The optimiser and its schedule."""
-
-    name: Literal["adamw"] = "adamw"
-    """AdamW (Loshchilov & Hutter 2019); biases and norms have no weight decay."""
-    lr: Annotated[float, Gt(0), Le(100)] | None = None
-    """Peak learning rate; null: the one that the model's file gives."""
-    weight_decay: Annotated[float, Ge(0), Le(1000)] = 0.01
-    """Decoupled weight decay."""
-    betas: Annotated[list[float], MinLen(2)] = field(default_factory=lambda: [0.9, 0.999])
-    """Decay of AdamW's two moments."""
-    eps: Annotated[float, Gt(0), Le(1)] = 1e-8
-    """AdamW's term against division by zero."""
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """Decay to zero after the warm-up, or none."""
-    warmup: Annotated[float, Ge(0)] = 0.06
-    """Warm-up: a share of all steps if below 1, else a number of steps."""
-    clip: Annotated[float, Gt(0)] | None = 1.0
-    """Largest norm of the whole gradient; null: no clipping."""
-    layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
-    """The learning rate of each layer is this times that of the layer above it (Howard & Ruder 2018, discriminative fine-tuning)."""
-    unfreeze_every: Annotated[int, Gt(0)] | None = None
-    """Gradual unfreezing (Howard & Ruder 2018): at first only what lies above the layers is trained, then one layer more, from the top,
-    every so many steps, the embeddings last; null: all from the start."""
 
 
 @section

@@ -217,7 +217,7 @@ def _quoted(text: str) -> list[str]:
 
 def _without_tags(location: Path, values: Any) -> Path:
     """The key path of an error: pydantic puts the chosen member of a union into it, which nobody typed."""
-    tagged = 2 if location[0] == "tasks" else 1 if location[0] in ("sharing", "weighting", "sampling") else len(location)
+    tagged = 2 if location[0] == "tasks" else 1 if location[0] in ("sharing", "weighting", "sampling", "optim") else len(location)
     path = location[:tagged] + location[tagged + 1 :]
     value: Any = values
     for depth, part in enumerate(path):
@@ -255,9 +255,9 @@ def _take_out(values: Any, path: Path, kind: str) -> None:
             path = path[:2]
         else:
             values.pop(path[0], None)
-            defaults = {"sharing": {"name": "hard"}, "weighting": {"name": "static"}, "sampling": {"name": "proportional"}}
+            defaults = {"sharing": "hard", "weighting": "static", "sampling": "proportional", "optim": "adamw"}
             if path[0] in defaults:
-                values[path[0]] = defaults[str(path[0])]
+                values[path[0]] = {"name": defaults[str(path[0])]}
             return
     # An entry of a list cannot be taken out alone: the others would move up.
     path = path[: next((index for index, part in enumerate(path) if isinstance(part, int)), len(path))]

@@ -171,7 +171,8 @@ def _start(config: Config, prepared: Prepared, folder: RunFolder, command: list[
     # So that a later verb does not decide anew, for example because the hub answers by then.
     config.data.source = prepared.source.default or config.data.source
     if config.optim.lr is None:
-        config.optim.lr = config.model.lr if config.model.kind == "pretrained" else config.model.scratch_lr
+        suits = config.model.lr if config.model.kind == "pretrained" else config.model.scratch_lr
+        config.optim.lr = suits * config.optim.relative_lr
     folder.write_config(config)
     folder.write_backbone(prepared.files)
     folder.write_environment(
@@ -348,11 +349,14 @@ def _order(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], Stage
     if steps > MOST_STEPS:
         raise UserError(f"the run would have {steps:,} steps, more than {MOST_STEPS:,}", "runner.epochs", "lower it")
     stages.fit(steps, staged.lengths if staged else None)
-    if config.optim.warmup >= stages.shortest:
+    optim = config.optim
+    fixed = [("warm-up", "warmup", optim.warmup), ("decay", "decay", (optim.decay or 0) if optim.schedule == "wsd" else 0)]
+    fixed = [(what, key, count) for what, key, count in fixed if count >= 1]
+    if sum(count for _, _, count in fixed) >= stages.shortest:
         raise UserError(
-            f"a warm-up of {config.optim.warmup:g} steps leaves none of the {stages.shortest} steps of"
-            f" {'the run' if len(stages) == 1 else 'a stage'} at the full learning rate",
-            where="optim.warmup",
+            f"a {' and a '.join(f'{what} of {count:g} steps' for what, _, count in fixed)} leave none of the {stages.shortest} steps"
+            f" of {'the run' if len(stages) == 1 else 'a stage'} at the full learning rate",
+            where=f"optim.{fixed[-1][1]}",
             fix="lower it, give a share below 1, or train longer",
         )
     return streams, stages, steps

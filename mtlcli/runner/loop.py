@@ -24,7 +24,7 @@ from mtlcli.runner.console import Console
 from mtlcli.runner.distributed import Ranks
 from mtlcli.runner.folder import RunFolder
 from mtlcli.runner.interrupt import Asked, Interrupt
-from mtlcli.runner.optim import Unfreezing, build_optimizer, optimizer_tensors, rate, set_rate
+from mtlcli.runner.optim import Unfreezing, build_optimizer, rate, set_rate
 from mtlcli.runner.restore import restore
 from mtlcli.runner.resume import best_fault
 from mtlcli.runner.saver import Saver
@@ -162,14 +162,14 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
         """Raise RunError when what a checkpoint would hold is not finite: before anything is written about this step."""
         nonlocal verified
         if state.step != verified:
-            tensors = dict(run.model.named_parameters()) | optimizer_tensors(optimizer, names)
+            tensors = dict(run.model.named_parameters()) | optimizer.tensors(names)
             require_finite(tensors, f"step {state.step}", "lower optim.lr, or set optim.clip; then go on from the checkpoint before")
             verified = state.step
 
     def save() -> None:
         verify()
         state.weighting = run.weighting.state_dict()
-        run.saver.save(run.model.state_dict(), optimizer_tensors(optimizer, names), state.to_json(), best=state.best_step)
+        run.saver.save(run.model.state_dict(), optimizer.tensors(names), state.to_json(), best=state.best_step)
 
     run.console.start(list(run.model.tasks), state.step, run.steps)
     while True:
@@ -229,7 +229,7 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
         step = Step(state.step, run.steps, state.step // stages.steps_per_epoch, config.seed, list(batches))
 
         # Forward, backward, combine, reduce, check.
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         seed_dropout(config.seed, state.step, ranks.rank)
         try:
             outcome = backward(batches, step, probe=due(config.logger.probe, state.step))

@@ -13,7 +13,7 @@ import torch
 from mtlcli.checkpoint import Checkpoint
 from mtlcli.errors import UserError
 from mtlcli.models.multitask import MultiTaskModel
-from mtlcli.runner.optim import check_tensors, load_optimizer_tensors
+from mtlcli.runner.optimisers import Optimizers, check_tensors
 from mtlcli.runner.state import TrainState
 from mtlcli.weighting.base import Weighting
 
@@ -33,7 +33,7 @@ def restore(
     found: Checkpoint,
     *,
     model: MultiTaskModel,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizers,
     names: Mapping[Any, str],
     weighting: Weighting,
     tasks: Collection[str],
@@ -53,7 +53,7 @@ def restore(
         _check(state, tasks, steps, stages)
         weighting.load_state_dict(state.weighting)
         file = "optimizer.safetensors"
-        load_optimizer_tensors(optimizer, names, found.tensors(file))
+        optimizer.load(names, found.tensors(file))
     # A weighting method reads its own state, and says in its own way that it is another's.
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -56,13 +57,17 @@ NEEDS["weighting=annealed"] = ["weighting.tasks.rte.start=2"]
 def test_every_file_of_conf_is_composed(choice: str) -> None:
     group, _, name = choice.partition("=")
     task = [] if group in ("task", "experiment") else ["task=[cola,rte]", "sampling=all"] if group == "weighting" else ["task=rte"]
+    if choice == "optim=adamw_8bit" and find_spec("bitsandbytes") is None:
+        with pytest.raises(UserError, match=r"needs bitsandbytes, not installed\n.*pip install 'mtlcli\[adamw_8bit\]'"):
+            plan(choice, *task)
+        return
     (config,) = plan(*([choice] if choice != "task=ax" else []), *task, *NEEDS.get(choice, [])).configs
     if group in ("sharing", "weighting", "sampling", "optim"):
         assert getattr(config, group).name == name
 
 
 def test_every_file_of_conf_is_counted() -> None:
-    assert len(every_file()) == 79
+    assert len(every_file()) == 83
 
 
 def test_suites() -> None:
@@ -111,7 +116,7 @@ def test_all_mistakes_at_once() -> None:
         "rte",
         "unknown.key: unknown key 'unknown' -> choices: allow, data, logger, model, optim, resume, run_dir, runner, sampling, seed, "
         "sharing, tasks, weighting",
-        "optim.lr: must be a number, found 'fast' -> Peak learning rate; null: the one that the model's file gives.",
+        "optim.lr: must be a number, found 'fast' -> Peak learning rate; null: one that suits the model and the optimiser.",
         "runner.steps: must be a whole number, found 1.5 -> Number of optimiser updates; null: from `epochs`.",
     ]
 
@@ -325,12 +330,12 @@ def test_a_sweep_is_planned() -> None:
 def test_every_value_of_every_sweep_is_tried() -> None:
     """However long the sweep: the wrong value is the last of a million combinations."""
     assert said("-m", "task=rte", "seed=range(0,1000)", "data.sample_seed=range(0,500)", "optim.lr=choice(1e-3,-1)") == [
-        "optim.lr: must be greater than 0, found -1 -> Peak learning rate; null: the one that the model's file gives."
+        "optim.lr: must be greater than 0, found -1 -> Peak learning rate; null: one that suits the model and the optimiser."
     ]
     assert said("-m", "task=rte", "runner.steps=range(500,-1,-1)")[0].startswith("runner.steps: must be greater than 0, found 0")
     assert said("-m", "seed=1,2", "optim.lr=1e-3,-1", "sharing=hard,nine") == [
         f"sharing=nine: unknown sharing 'nine' -> did you mean 'none'? choices: {', '.join(sorted(sharings))}",
-        "optim.lr: must be greater than 0, found -1 -> Peak learning rate; null: the one that the model's file gives.",
+        "optim.lr: must be greater than 0, found -1 -> Peak learning rate; null: one that suits the model and the optimiser.",
     ]
 
 

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from mtlcli.config import samplings, sharings, task_types, weightings
-from mtlcli.config.run import Data, Logger, Model, Optim, Runner
+from mtlcli.config import optims, samplings, sharings, task_types, weightings
+from mtlcli.config.run import Data, Logger, Model, Runner
 from mtlcli.config.schema import hints, is_number
 from mtlcli.config.validate import LARGEST, check
 from mtlcli.runner.loop import seed_dropout
 from mtlcli.seeds import folded
 from mtlcli.weighting.base import Step
 
-SECTIONS: dict[str, Any] = {"model": Model, "optim": Optim, "data": Data, "runner": Runner, "logger": Logger}
+SECTIONS: dict[str, Any] = {"model": Model, "data": Data, "runner": Runner, "logger": Logger}
 TASK = {"type": "classification", "columns": {"text": "a"}, "source": {"path": "x"}}
 METHODS = {"sharing": {"name": "hard"}, "weighting": {"name": "static"}, "sampling": {"name": "proportional"}}
 NO_NUMBER_ALONE = {"layers", "tasks", "stages", "lengths", "betas", "range", "modules"}
@@ -37,11 +37,12 @@ def refused(values: dict[str, Any]) -> set[str]:
 def test_numbers_of_the_sections(value: float) -> None:
     values = {name: given(section, value) for name, section in SECTIONS.items()}
     keys = {f"{name}.{key}" for name, found in values.items() for key in found}
-    assert len(keys) > 30 and keys - {"data.max_train_rows", "data.max_eval_rows"} <= refused(values)
+    assert len(keys) >= 30 and keys - {"data.max_train_rows", "data.max_eval_rows"} <= refused(values)
 
 
 @pytest.mark.parametrize(
-    ("part", "registry"), [("sharing", sharings), ("weighting", weightings), ("sampling", samplings), ("tasks.mine", task_types)]
+    ("part", "registry"),
+    [("sharing", sharings), ("weighting", weightings), ("sampling", samplings), ("optim", optims), ("tasks.mine", task_types)],
 )
 def test_numbers_of_methods_and_tasks(part: str, registry: Any) -> None:
     for name, section in registry.configs.items():

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 import pytest
 from omegaconf import OmegaConf
 
-from mtlcli.config import Config, Data, Logger, Model, Optim, Runner, samplings, sharings, task_types, weightings
+from mtlcli.config import Config, Data, Logger, Model, Runner, optims, samplings, sharings, task_types, weightings
 from mtlcli.config.paths import conf_dir
 
 COUNTS = {
@@ -19,14 +19,14 @@ COUNTS = {
     "sharing": 16,
     "weighting": 24,
     "sampling": 4,
-    "optim": 1,
+    "optim": 5,
     "data": 4,
     "runner": 1,
     "logger": 1,
     "experiment": 2,
 }
-SECTIONS: dict[str, type] = {"model": Model, "optim": Optim, "data": Data, "runner": Runner, "logger": Logger}
-REGISTRIES = {"sharing": sharings, "weighting": weightings, "sampling": samplings}
+SECTIONS: dict[str, type] = {"model": Model, "data": Data, "runner": Runner, "logger": Logger}
+REGISTRIES = {"sharing": sharings, "weighting": weightings, "sampling": samplings, "optim": optims}
 FILES = sorted(conf_dir().glob("*/*.yaml"))
 METHODS = [path for path in FILES if path.parent.name in REGISTRIES]
 SETTINGS = [path for path in FILES if path.parent.name in SECTIONS]

@@ -123,15 +123,15 @@ def test_tasks(tasks: dict[str, Any], texts: list[str]) -> None:
 RUNS: list[tuple[dict[str, Any], list[str]]] = [
     ({"runner": {"steps": None, "epochs": None}}, ["runner.steps: runner.steps and runner.epochs are both null -> give one of them"]),
     (
-        {"runner": {"steps": 50}, "optim": {"warmup": 100}},
+        {"runner": {"steps": 50}, "optim": {"name": "adamw", "warmup": 100}},
         ["optim.warmup: a warm-up of 100 steps leaves none of 50 steps at the full learning rate -> lower it, or give a share below 1"],
     ),
     (
-        {"optim": {"warmup": 1.5}},
+        {"optim": {"name": "adamw", "warmup": 1.5}},
         ["optim.warmup: 1.5 is neither a share below 1 nor a whole number of steps -> for example 0.06 or 100"],
     ),
     (
-        {"optim": {"betas": [0.9, 1.0]}},
+        {"optim": {"name": "adamw", "betas": [0.9, 1.0]}},
         ["optim.betas: must be two numbers from 0 to below 1, found [0.9, 1.0] -> for example [0.9, 0.999]"],
     ),
     (

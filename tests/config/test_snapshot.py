@@ -26,7 +26,7 @@ VALUES: dict[str, Any] = {
     "sharing": {"name": "none"},
     "weighting": {"name": "uncertainty", "lr": 0.003},
     "sampling": {"name": "temperature", "temperature": 1.5},
-    "optim": {"lr": 1e-7},
+    "optim": {"name": "adamw", "lr": 1e-7},
 }
 
 
@@ -76,7 +76,11 @@ def test_environment_variables_do_not_land_in_it(tmp_path: Path, monkeypatch: py
 
 
 def test_missing_values_and_interpolations_are_all_named() -> None:
-    values = VALUES | {"model": {"name": "???"}, "data": {"root": "${nosuch.key}"}, "optim": {"betas": [0.9, "???"], "lr": "???"}}
+    values = VALUES | {
+        "model": {"name": "???"},
+        "data": {"root": "${nosuch.key}"},
+        "optim": {"name": "adamw", "betas": [0.9, "???"], "lr": "???"},
+    }
     config, problems = read_config(OmegaConf.create(values))
     assert config is None
     assert sorted(str(problem) for problem in problems) == [

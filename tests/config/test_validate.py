@@ -20,6 +20,7 @@ GOOD: dict[str, Any] = {
     "sharing": {"name": "hard"},
     "weighting": {"name": "static"},
     "sampling": {"name": "proportional"},
+    "optim": {"name": "adamw"},
 }
 
 
@@ -51,7 +52,7 @@ def test_good_values_make_a_config() -> None:
     assert config.model.lr == 3e-5, "defaults are filled"
 
 
-LEARNING_RATE = "Peak learning rate; null: the one that the model's file gives."
+LEARNING_RATE = "Peak learning rate; null: one that suits the model and the optimiser."
 ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(runner__stepz=3),
@@ -261,10 +262,10 @@ def test_the_nearest_key_depends_on_what_was_typed() -> None:
 
 def test_every_field_has_a_docstring() -> None:
     """It is what the user reads when the value is wrong."""
-    from mtlcli.config import Data, Logger, Model, Optim, Runner, samplings, sharings, task_types, weightings
+    from mtlcli.config import Data, Logger, Model, Runner, optims, samplings, sharings, task_types, weightings
     from mtlcli.config.task import Source, SpanColumns, Splits, TextColumns
 
-    sections = [Config, Data, Logger, Model, Optim, Runner, Source, Splits, TextColumns, SpanColumns]
-    sections += [config for registry in (samplings, sharings, task_types, weightings) for config in registry.configs.values()]
+    sections = [Config, Data, Logger, Model, Runner, Source, Splits, TextColumns, SpanColumns]
+    sections += [config for registry in (optims, samplings, sharings, task_types, weightings) for config in registry.configs.values()]
     for section in sections:
         assert set(docs(section)) == set(section.__dataclass_fields__), section  # type: ignore[attr-defined]

@@ -399,7 +399,7 @@ KEYS: dict[str, tuple[str, str]] = {
     ),
     "lr as text": (
         "optim.lr=fast",
-        "optim.lr: must be a number, found 'fast'\n    -> Peak learning rate; null: the one that the model's file gives.",
+        "optim.lr: must be a number, found 'fast'\n    -> Peak learning rate; null: one that suits the model and the optimiser.",
     ),
     "too short": (
         "data.max_length=4",
@@ -479,7 +479,7 @@ def test_task_files_with_mistakes_and_a_negative_lr(tmp_path: Path) -> None:
         "source, splits, type, weight",
         "tasks.column.columns.txt: unknown key 'txt'\n    -> did you mean 'text'? choices: label, text, text_pair",
         "tasks.kind.type: unknown type 'clasification'\n    -> did you mean 'classification'? choices: classification, regression, span",
-        "optim.lr: must be greater than 0, found -0.1\n    -> Peak learning rate; null: the one that the model's file gives.",
+        "optim.lr: must be greater than 0, found -0.1\n    -> Peak learning rate; null: one that suits the model and the optimiser.",
         "tasks.split.splits.validation: source.files has no split 'dev'\n    -> choices: train, validation",
     )
 

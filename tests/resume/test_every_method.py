@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mtlcli import checkpoint
-from mtlcli.config import samplings, sharings, weightings
+from mtlcli.config import optims, samplings, sharings, weightings
 from tests.resume.runs import STEPS, cut_off, differences, resume, start
 
 MORE = {
@@ -31,6 +31,7 @@ CASES = [
     *([f"weighting={name}", "sampling=all", *MORE.get(name, [])] for name in weightings),
     *([f"sharing={name}", "weighting=uncertainty", *MORE.get(name, [])] for name in sharings),
     ["weighting=mgda", "weighting.every=3", "sampling=all"],
+    *([f"optim={name}", "weighting=uncertainty", "optim.schedule=wsd"] for name in optims if name not in ("adamw", "adamw_8bit")),
     ["runner.max_tokens=100", "sampling=temperature"],
     UNFREEZING,
 ]

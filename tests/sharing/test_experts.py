@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm
 
-from mtlcli.config import Optim
+from mtlcli.config.optim import AdamWOptim
 from mtlcli.config.sharing import CGCSharing, MMoESharing, PLESharing
 from mtlcli.models.multitask import Trunk
 from mtlcli.runner.optim import build_optimizer
@@ -142,7 +142,7 @@ def test_the_load_of_every_level_is_told() -> None:
 
 def test_dselect_gates_have_a_rate_of_their_own_and_their_penalty_is_in_the_loss() -> None:
     model, weighting = small_model(CGCSharing(gate="dselect_k", entropy=0.1))
-    groups = build_optimizer(Optim(lr=1e-3), model, weighting).param_groups
+    groups = build_optimizer(AdamWOptim(lr=1e-3), model, weighting).param_groups
     names = {parameter: name for name, parameter in model.named_parameters()}
     (own,) = [[names[p] for p in group["params"]] for group in groups if group["lr"] == 0.01 and group["weight_decay"] == 0]
     assert own == [name for name in names.values() if ".gates." in name] and len(own) == 6

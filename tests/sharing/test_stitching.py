@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from mtlcli.config import Optim
+from mtlcli.config.optim import AdamWOptim
 from mtlcli.config.sharing import CrossStitchSharing, SluiceSharing, SoftSharing
 from mtlcli.errors import UserError
 from mtlcli.models.layers import layer_list
@@ -295,7 +295,7 @@ def test_the_mixing_is_told_and_has_a_rate_of_its_own_and_no_decay() -> None:
     cross = small_model(CrossStitchSharing(own=0.8))[0].trunk.measures()
     assert cross == {"mixing": {f"layer {i}": {"cola": [0.8, 0.1, 0.1], "stsb": [0.1, 0.8, 0.1], "squad": [0.1, 0.1, 0.8]} for i in (0, 1)}}
     names = {parameter: name for name, parameter in model.named_parameters()}
-    groups = build_optimizer(Optim(lr=1e-3, weight_decay=0.1), model, weighting).param_groups
+    groups = build_optimizer(AdamWOptim(lr=1e-3, weight_decay=0.1), model, weighting).param_groups
     (own,) = [[names[p] for p in group["params"]] for group in groups if group["lr"] == 0.03]
     assert own == [name for name in names.values() if name.endswith(("unit", "beta"))]
     without = {names[p] for group in groups if group["weight_decay"] == 0 for p in group["params"]}

@@ -1,0 +1,251 @@
+"""The optimisers of a run: torch's own where torch has one.
+
+Each class says which parameters its optimiser takes. AdamW has the others: those that the weighting method learns and
+those for which the trunk names a learning rate, in any case, because these rates are AdamW's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from mtlcli.config.optim import AdafactorOptim, AdamW8bitOptim, AdamWOptim, LionOptim, MuonOptim
+
+Groups = list[dict[str, Any]]
+"""Parameter groups as torch's optimisers take them, each with `params`, `lr`, `peak` and `weight_decay`."""
+States = dict[str, tuple[torch.Size, torch.dtype]]
+"""Shape and type of each tensor that an optimiser keeps for a parameter."""
+
+
+class Kind:
+    """An optimiser, and which parameters it takes. The base class is AdamW."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def takes(self, parameter: Parameter, *, hidden: bool, embedding: bool) -> bool:
+        """Whether a parameter with no rate of its own goes to this optimiser. `hidden`: it is in the layers of a trunk, not in a head;
+        `embedding`: it is a table of embeddings."""
+        return True
+
+    def build(self, groups: Groups) -> torch.optim.Optimizer:
+        """The optimiser of what it takes."""
+        return adamw(groups, self.config.betas, self.config.eps)
+
+    def states(self, parameter: Parameter) -> States:
+        """What it keeps for a parameter once it was updated."""
+        like = parameter.shape, parameter.dtype
+        return {"step": (torch.Size(), torch.float32), "exp_avg": like, "exp_avg_sq": like}
+
+    @property
+    def rest(self) -> tuple[list[float], float]:
+        """AdamW's betas and eps for the parameters that it does not take."""
+        return [0.9, 0.999], 1e-8
+
+
+def adamw(groups: Groups, betas: Iterable[float], eps: float) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019)."""
+    first, second = betas
+    return torch.optim.AdamW(groups, betas=(first, second), eps=eps, fused=True)
+
+
+class AdamW(Kind):
+    """AdamW for everything, rates of their own included."""
+
+    config: AdamWOptim
+
+
+class AdamW8bit(Kind):
+    """AdamW of the package bitsandbytes (Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization").
+
+    As the paper advises, embeddings keep moments of 32 bits, here in torch's AdamW. The package itself does so for parameters of fewer
+    than 4,096 numbers. Run on a CPU only so far, with version 0.50.
+    """
+
+    config: AdamW8bitOptim
+
+    def takes(self, parameter: Parameter, *, hidden: bool, embedding: bool) -> bool:
+        return not embedding
+
+    def build(self, groups: Groups) -> torch.optim.Optimizer:
+        from bitsandbytes.optim import AdamW8bit as Implementation
+
+        first, second = self.config.betas
+        made: torch.optim.Optimizer = Implementation(groups, betas=(first, second), eps=self.config.eps)
+        return made
+
+    def states(self, parameter: Parameter) -> States:
+        count, shape = parameter.numel(), parameter.shape
+        step = {"step": (torch.Size(), torch.int64)}
+        if count < 4096:
+            return step | dict.fromkeys(("state1", "state2"), (shape, torch.float32))
+        table, blocks = (torch.Size([256]), torch.float32), (torch.Size([math.ceil(count / 256)]), torch.float32)
+        moments = dict.fromkeys(("state1", "state2"), (shape, torch.uint8))
+        return step | moments | {"qmap1": table, "qmap2": table, "absmax1": blocks, "absmax2": blocks}
+
+    @property
+    def rest(self) -> tuple[list[float], float]:
+        return self.config.betas, self.config.eps
+
+
+class Adafactor(Kind):
+    """torch.optim.Adafactor (Shazeer & Stern 2018, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost")."""
+
+    config: AdafactorOptim
+
+    def build(self, groups: Groups) -> torch.optim.Optimizer:
+        config = self.config
+        return torch.optim.Adafactor(groups, beta2_decay=config.beta2_decay, eps=(None, config.eps), d=config.threshold)
+
+    def states(self, parameter: Parameter) -> States:
+        kind, shape = parameter.dtype, parameter.shape
+        step = {"step": (torch.Size(), torch.float32)}
+        if parameter.ndim < 2:
+            return step | {"variance": (shape, kind)}
+        rows, columns = torch.Size([*shape[:-1], 1]), torch.Size([*shape[:-2], 1, shape[-1]])
+        return step | {"row_var": (rows, kind), "col_var": (columns, kind)}
+
+
+class Lion(Kind):
+    """Lion; see `LionOptimizer`."""
+
+    config: LionOptim
+
+    def build(self, groups: Groups) -> torch.optim.Optimizer:
+        return LionOptimizer(groups, self.config.betas)
+
+    def states(self, parameter: Parameter) -> States:
+        return {"exp_avg": (parameter.shape, parameter.dtype)}
+
+
+class Muon(Kind):
+    """torch.optim.Muon (Jordan et al. 2024) for the matrices of the trunk.
+
+    Its updates are scaled so that AdamW's learning rate and weight decay suit them (Liu et al. 2025, "Muon is Scalable
+    for LLM Training"). Embeddings, heads, biases, norms and parameters of more than two dimensions have AdamW.
+    """
+
+    config: MuonOptim
+
+    def takes(self, parameter: Parameter, *, hidden: bool, embedding: bool) -> bool:
+        return parameter.ndim == 2 and hidden and not embedding
+
+    def build(self, groups: Groups) -> torch.optim.Optimizer:
+        config = self.config
+        return torch.optim.Muon(
+            groups, momentum=config.momentum, nesterov=config.nesterov, ns_steps=config.ns_steps, adjust_lr_fn="match_rms_adamw"
+        )
+
+    def states(self, parameter: Parameter) -> States:
+        return {"momentum_buffer": (parameter.shape, parameter.dtype)}
+
+    @property
+    def rest(self) -> tuple[list[float], float]:
+        return self.config.betas, self.config.eps
+
+
+class LionOptimizer(torch.optim.Optimizer):
+    """Lion (Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms", program 1). With gradient g, momentum m and weight decay d,
+
+        w <- w - lr (sign(b1 m + (1 - b1) g) + d w)        m <- b2 m + (1 - b2) g
+
+    Own code: torch has none, and three lines need no package.
+    """
+
+    def __init__(self, groups: Groups, betas: Iterable[float]) -> None:
+        super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0})
+        self._betas = tuple(betas)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update all parameters that have a gradient."""
+        toward, keep = self._betas
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not parameters:
+                continue
+            gradients = [parameter.grad for parameter in parameters]
+            for parameter in parameters:
+                if not self.state[parameter]:
+                    self.state[parameter]["exp_avg"] = torch.zeros_like(parameter)
+            momenta = [self.state[parameter]["exp_avg"] for parameter in parameters]
+            signs = torch._foreach_sign(torch._foreach_lerp(gradients, momenta, toward))
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(parameters, signs, alpha=-group["lr"])
+            torch._foreach_lerp_(momenta, gradients, 1 - keep)
+
+
+class Optimizers:
+    """Optimisers of different parameters, used as one."""
+
+    def __init__(self, parts: list[tuple[Kind, torch.optim.Optimizer]]) -> None:
+        self.parts = parts
+
+    @property
+    def param_groups(self) -> Groups:
+        """The groups of all of them."""
+        return [group for _, part in self.parts for group in part.param_groups]
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        for _, part in self.parts:
+            part.zero_grad(set_to_none=True)
+
+    def step(self) -> None:
+        """Update the parameters of all of them."""
+        for _, part in self.parts:
+            part.step()
+
+    def tensors(self, names: Mapping[Any, str]) -> dict[str, Tensor]:
+        """What all of them keep, as named tensors, `<parameter>/<name>`. `names`: of the parameters."""
+        return {
+            f"{names[parameter]}/{key}": value if isinstance(value, Tensor) else torch.tensor(value)
+            for _, part in self.parts
+            for parameter, state in part.state.items()
+            for key, value in state.items()
+        }
+
+    def load(self, names: Mapping[Any, str], tensors: Mapping[str, Tensor]) -> None:
+        """Restore what `tensors` gave. Raises ValueError when it does not belong to these parameters."""
+        known = {names[parameter]: (kind, part, parameter) for kind, part in self.parts for parameter in parameters_of(part)}
+        states: dict[str, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            name, _, kept = key.rpartition("/")
+            states.setdefault(name, {})[kept] = value
+        for name, state in states.items():
+            if name not in known:
+                raise ValueError(f"it has the state of '{name}', which the run does not have")
+            kind, part, parameter = known[name]
+            # A parameter whose task has not had its turn yet has no state at all; one that has any has all of it.
+            check_tensors(state, kind.states(parameter), f"{name}/")
+            for key, value in state.items():
+                # A whole number is a count that the optimiser keeps outside of tensors. Another count of updates stays
+                # where the fused optimiser keeps it: beside the parameter, whatever its type.
+                whole = value.dtype == torch.int64
+                part.state[parameter][key] = int(value) if whole else value.to(parameter.device)
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[Parameter]:
+    """The parameters of all groups."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[torch.Size, torch.dtype]], prefix: str = "") -> None:
+    """Raise ValueError unless these are the expected tensors, in shape and type, and all numbers in them are finite."""
+    for name in (*expected, *tensors):
+        if name not in tensors:
+            raise ValueError(f"{prefix}{name} is missing")
+        if name not in expected:
+            raise ValueError(f"it has {prefix}{name}, which the run does not have")
+        found, (shape, kind) = tensors[name], expected[name]
+        if found.shape != shape:
+            raise ValueError(f"{prefix}{name} has the shape {list(found.shape)} instead of {list(shape)}")
+        if found.dtype != kind:
+            raise ValueError(f"{prefix}{name} holds {found.dtype} instead of {kind}")
+        if not found.isfinite().all():
+            raise ValueError(f"{prefix}{name} is not finite")
