@@ -70,9 +70,11 @@ class Table:
         text = (self.rows.schema.metadata or {}).get(b"huggingface")
         try:
             names = json.loads(text)["info"]["features"][column]["names"] if text else None
-        except (ValueError, KeyError, TypeError):  # Metadata of another form say nothing about this column.
+        except (ValueError, KeyError, TypeError, RecursionError):  # Metadata of another form say nothing about this column.
             return None
-        return names if isinstance(names, list) and all(isinstance(name, str) for name in names) and names else None
+        if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+            return None
+        return names if len(set(names)) == len(names) > 1 else None
 
     def where(self, row: int) -> str:
         """How a row (counted from 0) is named to the user: `file, line 12`, or `file, row 11` counted from 1."""

@@ -40,7 +40,9 @@ class Level(nn.Module):
         self.gates = TaskModules(gates) if all_streams else PerTask(gates)
         self.shared_gate = trunk.gate(self._private + self._shared)
         self.load = Load(trunk.heads, self._own + self._shared, trunk.route)
-        self.shared_load = Load(["shared"], self._private + self._shared, trunk.route)
+        # No task's name has a blank.
+        self._shared_name = "shared" if "shared" not in trunk.heads else "shared stream"
+        self.shared_load = Load([self._shared_name], self._private + self._shared, trunk.route)
 
     def forward(self, streams: Tensor) -> Tensor:
         """(K + 1, batch, length, hidden), the shared stream last, or (batch, length, hidden) where all begin. Gives (K + 1, ...), or the
@@ -60,7 +62,7 @@ class Level(nn.Module):
                 if owner == self._route.owner:
                     self.load.add(owner, weights, self._route.mask)
         weights = self.shared_gate(streams if begins else streams[-1])
-        self.shared_load.add("shared", weights, self._route.mask)
+        self.shared_load.add(self._shared_name, weights, self._route.mask)
         return torch.stack([*following, mix(outputs, weights)])
 
 

@@ -140,6 +140,13 @@ def test_the_load_of_every_level_is_told() -> None:
     assert all(sum(means) == pytest.approx(1, abs=1e-3) for gates in load.values() for means in gates.values())
 
 
+def test_a_task_called_shared_keeps_its_load_apart_from_the_shared_stream() -> None:
+    model = small_model(PLESharing(levels=2, own=1, shared=2), names={"cola": "shared"})[0]
+    with model.trunk.training_passes():
+        model("shared", batch_of("cola"))
+    assert list(model.trunk.measures()["load"]["level 1"]) == ["shared", "shared stream"]
+
+
 def test_dselect_gates_have_a_rate_of_their_own_and_their_penalty_is_in_the_loss() -> None:
     model, weighting = small_model(CGCSharing(gate="dselect_k", entropy=0.1))
     groups = build_optimizer(AdamWOptim(lr=1e-3), model, weighting).param_groups

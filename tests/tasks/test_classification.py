@@ -112,7 +112,7 @@ def test_0_and_1_are_no_ids_of_true_and_false_in_the_wrong_order_unless_the_task
     assert task(labels[::-1]).references(table([0, 1])) == [0, 1]
 
 
-def named(names: list[str] | None, values: list[Any], split: str = "train") -> Table:
+def named(names: Any, values: list[Any], split: str = "train") -> Table:
     """A table whose file has names for the ids in its label column, as the datasets library writes it."""
     rows = table(values).rows
     features = {"text": {"dtype": "string", "_type": "Value"}, "label": {"names": names, "_type": "ClassLabel"}}
@@ -144,7 +144,8 @@ def test_configured_labels_and_the_files_own_names() -> None:
     numbers = task(["3", "2", "1"])
     numbers.config.label_ids = True
     assert numbers.references(named(["1", "2", "3"], [0, 1, 2])) == [2, 1, 0], "a name is no id"
-    assert task(["neg", "pos"]).references(named(None, [0, 1])) == [0, 1]
+    for odd in (None, ["neg", "neg"], ["neg", ""], ["neg", 3], [], "neg"):
+        assert task(["neg", "pos"]).references(named(odd, [0, 1])) == [0, 1], "such metadata name no classes"
 
 
 NAN = float("nan")
