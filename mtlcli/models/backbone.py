@@ -22,7 +22,7 @@ from mtlcli.data.batches import Batch
 from mtlcli.errors import RunWarning, UserError
 from mtlcli.models.bert import PLAIN, bert_layers, skip_tokens
 from mtlcli.models.dropout import cheapen
-from mtlcli.models.files import WORD_EMBEDDINGS, BackboneFiles, locate, own_architecture
+from mtlcli.models.files import WORD_EMBEDDINGS, BackboneFiles, from_here, locate, own_architecture
 from mtlcli.tasks.base import Encoded
 
 SHOWN = 6
@@ -195,6 +195,7 @@ def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = T
                 output_loading_info=True,
                 use_safetensors=True,
                 trust_remote_code=False,
+                local_files_only=from_here(location),
                 **options,
             )
         except (OSError, ValueError, SafetensorError) as error:

@@ -143,19 +143,25 @@ def _scratch(model: Model, texts: list[str]) -> BackboneFiles:
 def _pretrained(model: Model) -> BackboneFiles:
     from transformers import AutoConfig, AutoTokenizer
 
+    from mtlcli.data.source import hub_endpoint
+
     if not model.name:
         raise UserError("no model is named", where="model.name", fix="give a folder or a hub name: model.name=FacebookAI/roberta-base")
     location = locate(model.name)
     if not Path(location).is_dir() and location.startswith("/"):
         raise UserError(f"there is no folder '{location}'", where=f"model.name={model.name}", fix="give a folder that holds config.json")
+    here = from_here(location)
     try:
-        config = AutoConfig.from_pretrained(location, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(location, trust_remote_code=False, local_files_only=here)
+        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, local_files_only=here)
     except (OSError, ValueError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        here = f", and there is no folder '{location}' in {Path.cwd()}" if not Path(location).is_dir() else ""
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if not Path(location).is_dir():
+            absent = f"there is no folder '{location}' in {Path.cwd()}"
+            unreachable = f"{hub_endpoint()} does not answer, and the model is not in its cache"
+            reason = f"{absent}, {unreachable}" if here else f"{absent}, and the hub says: {reason}"
         raise UserError(
-            f"the model cannot be loaded{here}: {lines[0]}",
+            f"the model cannot be loaded: {reason}",
             where=f"model.name={model.name}",
             fix="check the name and the network, give a folder that holds config.json and the weights, or type model=tiny",
         ) from error
@@ -255,6 +261,13 @@ def _check_weights(model: Model, folder: Path, rows: int | None) -> None:
                         )
         except (SafetensorError, OSError) as error:
             raise UserError(f"the weights cannot be read: {error}", str(file), "copy or download the file again") from error
+
+
+def from_here(location: str) -> bool:
+    """Whether a model can only come from this machine: it is a folder, or the hub does not answer (its client would try for a minute)."""
+    from mtlcli.data.source import hub_answers
+
+    return Path(location).is_dir() or not hub_answers()
 
 
 def locate(name: str) -> str:

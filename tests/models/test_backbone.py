@@ -112,9 +112,23 @@ def test_from_scratch_has_the_shape_that_was_asked_for() -> None:
     assert backbone.dropout == 0.2
 
 
+def test_a_hub_that_does_not_answer_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its client would try five times for every file, with a line each time."""
+    monkeypatch.setattr("mtlcli.data.source.hub_answers", lambda: False)
+    monkeypatch.setattr("huggingface_hub.file_download.get_hf_file_metadata", None)
+    with pytest.raises(UserError) as caught:
+        find_backbone(Model(kind="pretrained", name="me/nosuch"), list)
+    assert caught.value.problems[0].what == (
+        f"the model cannot be loaded: there is no folder 'me/nosuch' in {Path.cwd()}, "
+        "https://huggingface.co does not answer, and the model is not in its cache"
+    )
+
+
 def test_what_cannot_be_had_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be loaded"):
         find_backbone(Model(kind="pretrained", name=str(tmp_path)), list)
+    with pytest.raises(UserError, match="there is no folder '/no/such/model'"):
+        find_backbone(Model(kind="pretrained", name="/no/such/model"), list)
     with pytest.raises(UserError, match="the package no_such_package is not installed"):
         locate("package:no_such_package/model")
     with pytest.raises(UserError, match="not a multiple"):
