@@ -50,7 +50,7 @@ LIGHT = [
     "mtlcli.checkpoint",
 ]
 LIGHT += [f"mtlcli.data.{name}" for name in ("source", "read", "sample", "encoder", "store", "checks", "table", "features")]
-LIGHT += [f"mtlcli.data.{name}" for name in ("delimited", "objects", "parquet", "unpack")]
+LIGHT += [f"mtlcli.data.{name}" for name in ("delimited", "long", "objects", "parquet", "unpack")]
 """What `mtl --help`, `mtl tasks` and errors in a configuration load: these packages with everything in them, without torch."""
 MODULES_OF_TORCH = {"mtlcli.tasks.heads"}
 """The one exception: the heads are torch modules, which task types import when they build one."""

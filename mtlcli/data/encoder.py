@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from mtlcli.data.features import Features
+from mtlcli.data.long import LONG, batches, pieces
+from mtlcli.data.long import cut as cut_text
 from mtlcli.data.table import NAMED
 from mtlcli.errors import UserError
 
-CHUNK = 8192  # Texts that are encoded at once: an Encoding takes a few kilobytes, far more than the ids that are kept of it.
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PAD_TOKENS = ("[PAD]", "<pad>", "<|padding|>", "<|pad|>")
 
@@ -63,33 +64,57 @@ class TextEncoder:
     def encode(self, texts: list[str], pairs: list[str] | None, max_length: int) -> Features:
         """One feature per text, or per pair of texts, cut to `max_length` tokens (of a pair the longer text first).
 
+        A text of more than LONG characters is tokenised only as far as it is used, which gives the same tokens.
         columns: `row`. notes: `truncated`, the number of inputs that were cut.
         """
         limit = self._limit(max_length)
-        self._tokenizer.enable_truncation(limit, strategy="longest_first")
+        if pairs is not None:
+            return self._encode_pairs(texts, pairs, limit)
+        texts = [cut_text(text, limit, self._count) for text in texts]
+        self._tokenizer.enable_truncation(limit)
         ids: list[NDArray[np.unsignedinteger]] = []
         lengths: list[int] = []
-        segments: list[int] = []
         truncated = 0
-        for start in range(0, len(texts), CHUNK):
-            part = texts[start : start + CHUNK]
-            inputs: list[Any] = part if pairs is None else list(zip(part, pairs[start : start + CHUNK], strict=True))
-            encodings = self._tokenizer.encode_batch_fast(inputs)
+        for part in batches(texts):
+            encodings = self._tokenizer.encode_batch_fast(texts[part])
             rows = [encoding.ids for encoding in encodings]
             sizes = [len(row) for row in rows]
             ids.append(np.fromiter(chain.from_iterable(rows), self._dtype, sum(sizes)))
             lengths += sizes
             truncated += sum(size == limit and bool(encoding.overflowing) for size, encoding in zip(sizes, encodings, strict=True))
-            if self._has_segments and pairs is not None:
-                segments += [encoding.type_ids.count(0) for encoding in encodings]
-            else:
-                segments += sizes
         self._tokenizer.no_truncation()
+        return self._features(ids, lengths, lengths, truncated)
+
+    def _encode_pairs(self, texts: list[str], pairs: list[str], limit: int) -> Features:
+        """The tokenizer's own pairs would hold what is cut off in every combination of the two texts' ends."""
+        both = [self._cut_pair(text, pair, limit) for text, pair in zip(texts, pairs, strict=True)]
+        prefix, middle, suffix = self._prefix.tolist(), self._middle.tolist(), self._suffix.tolist()
+        room = limit - len(prefix) - len(middle) - len(suffix)
+        before_second = len(prefix) + len(middle) - self._middle_in_second
+        ids: list[NDArray[np.unsignedinteger]] = []
+        lengths: list[int] = []
+        segments: list[int] = []
+        truncated = 0
+        for part in batches(*zip(*both, strict=True)):
+            encodings = self._tokenizer.encode_batch_fast([text for pair in both[part] for text in pair], add_special_tokens=False)
+            found = [encoding.ids for encoding in encodings]
+            rows = []
+            for first, second in zip(found[::2], found[1::2], strict=True):
+                kept = _longest_first(len(first), len(second), room)
+                rows.append([*prefix, *first[: kept[0]], *middle, *second[: kept[1]], *suffix])
+                segments.append(before_second + kept[0] if self._has_segments else len(rows[-1]))
+                truncated += len(first) + len(second) > room
+            sizes = [len(row) for row in rows]
+            ids.append(np.fromiter(chain.from_iterable(rows), self._dtype, sum(sizes)))
+            lengths += sizes
+        return self._features(ids, lengths, segments, truncated)
+
+    def _features(self, ids: list[NDArray], lengths: list[int], segments: list[int], truncated: int) -> Features:
         return Features(
             ids=np.concatenate(ids) if ids else np.zeros(0, self._dtype),
             offsets=_offsets(lengths),
             segments=np.array(segments, np.int32),
-            columns={"row": np.arange(len(texts), dtype=np.int64)},
+            columns={"row": np.arange(len(lengths), dtype=np.int64)},
             notes={"truncated": truncated},
         )
 
@@ -109,7 +134,8 @@ class TextEncoder:
                 f"must hold more than the {stride} tokens that it shares with the next",
                 fix="raise max_length, or lower stride or max_question_length of the task",
             )
-        question_tokens = self._tokens(questions)
+        beginnings = [cut_text(question, max_question_length, self._count) for question in questions]
+        question_tokens = self._tokens(beginnings)
         context_tokens = self._tokens(contexts)
         outside = np.full(max(len(self._prefix) + len(self._middle) + max_question_length, len(self._suffix)), -1, np.int32)
         parts: list[NDArray] = []
@@ -117,7 +143,7 @@ class TextEncoder:
         ends: list[NDArray] = []
         spans: list[tuple[int, int, int]] = []  # row, context_start, context_end
         cut: list[int] = []
-        for row, (question, context) in enumerate(zip(questions, contexts, strict=True)):
+        for row, (question, context) in enumerate(zip(beginnings, contexts, strict=True)):
             question_ids = question_tokens[question][0]
             if len(question_ids) > max_question_length:
                 cut.append(row)
@@ -150,13 +176,34 @@ class TextEncoder:
     def _tokens(self, texts: Iterable[str]) -> dict[str, tuple[NDArray, NDArray[np.int32], NDArray[np.int32]]]:
         """Ids, first and last + 1 character of each token, without special tokens; every distinct text once."""
         distinct = list(dict.fromkeys(texts))
+        whole = [(text, *piece) for text in distinct for piece in pieces(text)]
+        parts: dict[str, list[tuple[NDArray, NDArray[np.int32]]]] = {text: [] for text in distinct}
+        for rows in batches([piece for _, _, piece in whole]):
+            encodings = self._tokenizer.encode_batch([piece for _, _, piece in whole[rows]], add_special_tokens=False)
+            for (text, start, _), encoding in zip(whole[rows], encodings, strict=True):
+                places = np.array(encoding.offsets, np.int32).reshape(-1, 2) + start
+                parts[text].append((np.array(encoding.ids, self._dtype), places))
         tokens = {}
-        for start in range(0, len(distinct), CHUNK):
-            part = distinct[start : start + CHUNK]
-            for text, encoding in zip(part, self._tokenizer.encode_batch(part, add_special_tokens=False), strict=True):
-                places = np.array(encoding.offsets, np.int32).reshape(-1, 2)
-                tokens[text] = (np.array(encoding.ids, self._dtype), places[:, 0], places[:, 1])
+        for text, found in parts.items():
+            ids, places = map(np.concatenate, zip(*found, strict=True))
+            tokens[text] = (ids, places[:, 0], places[:, 1])
         return tokens
+
+    def _cut_pair(self, text: str, pair: str, limit: int) -> tuple[str, str]:
+        """Two texts without what is too far behind to be used. The one with more tokens, which is cut first, keeps more."""
+        if len(text) <= LONG and len(pair) <= LONG:
+            return text, pair
+        if len(text) > LONG and len(pair) > LONG:
+            first, second = (sum(self._count(piece) for _, piece in pieces(each)) for each in (text, pair))
+        else:
+            first, second = len(text), len(pair)
+        shorter, longer = (text, pair) if first <= second else (pair, text)
+        short = cut_text(shorter, limit, self._count)
+        long = cut_text(longer, max(limit, self._count(short) + 1), self._count)
+        return (short, long) if first <= second else (long, short)
+
+    def _count(self, text: str) -> int:
+        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def _limit(self, max_length: int) -> int:
         return max_length if self.model_max_length is None else min(max_length, self.model_max_length)
@@ -210,6 +257,16 @@ class TextEncoder:
         self._middle_in_second = second - kinds.count(0)
 
 
+def _longest_first(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many tokens of two texts are kept: the longer one is cut until they are of one length, then both; of an odd room
+    the longer text has one token more, and of equals the second."""
+    if first + second <= room:
+        return first, second
+    if min(first, second) <= room // 2:
+        return (first, room - first) if first <= second else (room - second, second)
+    return (room // 2, room - room // 2) if first <= second else (room - room // 2, room // 2)
+
+
 def _offsets(lengths: Any) -> NDArray[np.int64]:
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
@@ -224,9 +281,10 @@ def build_tokenizer(texts: Iterable[str], vocabulary_size: int) -> str:
     """tokenizer.json of an uncased BERT tokenizer whose WordPiece vocabulary is trained on `texts`; the same texts give the same.
 
     [PAD] has id 0. The vocabulary is at most `vocabulary_size` large. Characters beyond the most frequent ones
-    (1000, or a quarter of a small vocabulary) become [UNK]. Trained once in a process for the same arguments.
+    (1000, or a quarter of a small vocabulary) become [UNK]. Of a text of more than LONG characters only these are
+    looked at. Trained once in a process for the same arguments.
     """
-    texts = list(texts)
+    texts = [text[:LONG] for text in texts]
     digest = hashlib.sha256(str(vocabulary_size).encode())
     for text in texts:
         digest.update(json.dumps(text).encode())  # In quotes, so that no two lists of texts are the same bytes.

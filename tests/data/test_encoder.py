@@ -123,7 +123,7 @@ def test_more_texts_than_one_chunk_holds(monkeypatch: pytest.MonkeyPatch) -> Non
     texts = sentences(100, 25)
     encoder = TextEncoder(trained(), uses_segments=True)
     whole = encoder.encode(texts, texts, 30), encoder.windows(texts, texts, max_length=60, stride=3, max_question_length=10)
-    monkeypatch.setattr("mtlcli.data.encoder.CHUNK", 7)
+    monkeypatch.setattr("mtlcli.data.long.ROWS", 7)
     parts = encoder.encode(texts, texts, 30), encoder.windows(texts, texts, max_length=60, stride=3, max_question_length=10)
     for one, other in zip(whole, parts, strict=True):
         assert ids_of(one) == ids_of(other) and one.notes == other.notes and one.segments.tolist() == other.segments.tolist()
@@ -291,3 +291,50 @@ def test_a_small_vocabulary_keeps_frequent_characters() -> None:
     tokenizer = Tokenizer.from_str(build_tokenizer(["the cat sat " * 20, rare], 100))
     assert tokenizer.get_vocab_size() <= 100
     assert "[UNK]" not in tokenizer.encode("cat sat").tokens
+
+
+def test_a_long_text_is_cut_before_it_is_tokenised(tokenizer_json: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same tokens as without the cut, whatever the text is made of, in pairs too."""
+    words = " ".join(sentences(300, 12))
+    texts = [
+        words,
+        words.replace(" ", ""),
+        words.replace(" ", "\n"),
+        " " * 3000 + words,
+        "e\u0301" * 3000 + " the end",
+        "a" + "\u0301" * 5000 + " cat sat",
+        "x" * 5000 + " the cat",
+        "a.b,c;" * 2000,
+        "\u0000\u200b" * 2000 + words,
+        "😀" * 4000,
+        "the cat",
+        "",
+        *sentences(20, 60, seed=1),
+    ]
+    encoder = TextEncoder(tokenizer_json, uses_segments=True, end_token="</s>")
+    for limit in (8, 17, 64):
+        whole = [encoder.encode(texts, pairs, limit) for pairs in (None, texts[::-1], ["dog"] * len(texts), [words] * len(texts))]
+        with monkeypatch.context() as short:
+            for module in ("mtlcli.data.long.LONG", "mtlcli.data.encoder.LONG"):
+                short.setattr(module, 400)
+            cut = [encoder.encode(texts, pairs, limit) for pairs in (None, texts[::-1], ["dog"] * len(texts), [words] * len(texts))]
+        for one, other in zip(whole, cut, strict=True):
+            assert one.ids.tolist() == other.ids.tolist()
+            assert one.offsets.tolist() == other.offsets.tolist() and one.segments.tolist() == other.segments.tolist()
+            assert one.notes == other.notes
+
+
+def test_a_long_context_is_tokenised_in_pieces(tokenizer_json: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows need every token of a context; the pieces together have the same ones, at the same places."""
+    contexts = [" ".join(sentences(60, 12, seed=seed)) for seed in range(3)] + ["the cat", "one\ntwo  three\n\n four" * 40]
+    questions = [" ".join(sentences(40, 12)), "who?", "the", "cat " * 300, "x"]
+    encoder = TextEncoder(tokenizer_json, uses_segments=True, end_token="</s>")
+    sizes = {"max_length": 64, "stride": 16, "max_question_length": 12}
+    whole = encoder.windows(questions, contexts, **sizes)
+    monkeypatch.setattr("mtlcli.data.long.PIECE", 200)
+    monkeypatch.setattr("mtlcli.data.long.LONG", 400)
+    monkeypatch.setattr("mtlcli.data.long.MOST", 1000)
+    pieces = encoder.windows(questions, contexts, **sizes)
+    assert whole.ids.tolist() == pieces.ids.tolist() and whole.notes == pieces.notes
+    for name, values in whole.token_columns.items():
+        assert values.tolist() == pieces.token_columns[name].tolist()
