@@ -130,7 +130,7 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
         changed(tasks__stsb__labels=["a", "b"]),
         "tasks.stsb.labels: unknown key 'labels'",
         "only a task of type classification has that key; choices here: batch_size, columns, dropout, head, head_layers, lr_factor, "
-        "max_length, metrics, range, source, splits, type, weight",
+        "max_length, metrics, range, source, splits, type, unlabelled, weight",
     ),
     (
         changed(sharing={"name": "hard", "strenght": 1}),

@@ -225,8 +225,8 @@ ROWS: dict[str, tuple[str, str, str | bytes, str]] = {
     "labels_all_ignored": (
         CLASSES, "csv", HEADER + "a,-1\nb,-1\nc,-1\n",
         "labels_all_ignored.csv: task labels_all_ignored: column 'label' has no label in any of the 3 rows: null, empty, NaN or -1\n"
-        "    -> -1 says that a row has no label: leave such rows out; if it is a class, name it in "
-        'tasks.labels_all_ignored.labels: ["-1", "no", "yes"]',
+        "    -> -1 says that a row has no label; tasks.labels_all_ignored.unlabelled=skip leaves such rows out; if it is a class, "
+        'name it in tasks.labels_all_ignored.labels: ["-1", "no", "yes"]',
     ),
     "labels_all_missing": (
         LEARNED, "csv", HEADER + "a,\nb,\n",
@@ -474,9 +474,8 @@ def test_task_files_with_mistakes_and_a_negative_lr(tmp_path: Path) -> None:
     text = refused(tmp_path, "-cd", "my_conf", "task=[key,column,kind,split]", "model=tiny", "optim.lr=-0.1")
     assert text == block(
         "tasks.key.lables: unknown key 'lables'\n"
-        "    -> did you mean 'labels'? choices: batch_size, columns, dropout, head, head_layers, label_ids, labels, "
-        "lr_factor, max_length, metrics, "
-        "source, splits, type, weight",
+        "    -> did you mean 'labels'? choices: batch_size, class_weights, columns, dropout, head, head_layers, "
+        "label_ids, label_smoothing, labels, lr_factor, max_length, metrics, source, splits, type, unlabelled, weight",
         "tasks.column.columns.txt: unknown key 'txt'\n    -> did you mean 'text'? choices: label, text, text_pair",
         "tasks.kind.type: unknown type 'clasification'\n    -> did you mean 'classification'? choices: classification, regression, span",
         "optim.lr: must be greater than 0, found -0.1\n    -> Peak learning rate; null: one that suits the model and the optimiser.",
