@@ -421,11 +421,15 @@ KEYS: dict[str, tuple[str, str]] = {
     ),
     "misspelt metric": (
         "tasks.rte.metrics=[acuracy]",
-        "tasks.rte.metrics: unknown metric 'acuracy'\n    -> did you mean 'accuracy'? choices: accuracy, f1, matthews",
+        "tasks.rte.metrics: unknown metric 'acuracy'\n    -> did you mean 'accuracy'? choices: accuracy, f1, f1_macro, "
+        "f1_micro, matthews, precision, precision_macro, "
+        "precision_micro, recall, recall_macro, recall_micro",
     ),
     "metric of another type": (
         "tasks.cola.metrics=[pearson]",
-        "tasks.cola.metrics: 'pearson' does not score a classification task\n    -> choices: accuracy, f1, matthews",
+        "tasks.cola.metrics: 'pearson' does not score a classification task\n    -> choices: accuracy, f1, f1_macro, f1_micro, "
+        "matthews, precision, precision_macro, "
+        "precision_micro, recall, recall_macro, recall_micro",
     ),
 }
 
