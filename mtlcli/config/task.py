@@ -98,7 +98,8 @@ class ClassificationTask(Task):
     columns: TextColumns
     """Column names."""
     labels: Annotated[list[str], MinLen(2)] | None = None
-    """Class names in the order of their ids. The label column holds ids or names. Null: the sorted distinct values of the train split."""
+    """Class names in the order of their ids. The label column holds ids or names. Null: the names that the train file
+    itself has for its ids (`ClassLabel`), else the sorted distinct values of the train split."""
     label_ids: bool | None = None
     """Whether whole numbers in the label column are ids: places in `labels`, counted from 0. Null: only where no class name is a whole
     number; a run whose classes come from the train split settles on false."""

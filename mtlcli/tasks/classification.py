@@ -50,7 +50,8 @@ class Classification(TaskType[ClassificationTask]):
     The label column holds class names or ids, each as text or as numbers. A value that is a class name is that class, also
     where it is a whole number (classes 1 to 5 for stars). Other whole numbers are ids only where no class name is a whole
     number, the classes do not come from the train split, and no split of the task holds names: `label_ids` says so outright.
-    Null, an empty text and, unless it is a class name, -1 (as on the hub) say that there is no label.
+    True and false are the classes that mean so. Ids that the file itself has names for are these names.
+    Null, an empty text and, unless they are class names, -1 (as on the hub) and NaN say that there is no label.
     """
 
     _learned = False
