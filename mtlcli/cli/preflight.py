@@ -31,6 +31,7 @@ from mtlcli.cli.overrides import added, apply, is_task, parsed
 from mtlcli.cli.typed import broken_yaml, config_dir_problems, joined, quoted, several, unreadable, without_value
 from mtlcli.config import Config
 from mtlcli.config.crosscheck import missing_files, missing_model, untyped_code
+from mtlcli.config.environment import typed_tokens
 from mtlcli.config.machine import missing_device
 from mtlcli.config.paths import conf_dir, typed_path
 from mtlcli.config.snapshot import read_config, saved_values
@@ -386,6 +387,9 @@ class _Preflight:
                 problems.append(problem)
             else:
                 apply(override, values)
+        typed = values if self.saved is None else {each.key_or_group: each.value() for each in given}
+        if tokens := typed_tokens(typed):
+            return None, tokens  # What else is wrong might quote them.
         config, found = read_config(values)
         if config is not None:
             found = [*missing_files(config), *missing_device(config)]

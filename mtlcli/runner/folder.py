@@ -78,6 +78,13 @@ class RunFolder:
         # Whoever has put something there owns it.
         self._new = [] if used else self._new or [self.path]
         if restart and "status.json" in used and not checkpoint.folders(self.checkpoints):
+            if self._has_saved():
+                self.owner.release()
+                raise UserError(
+                    "the run has saved checkpoints, and there is none now",
+                    where=str(self.checkpoints),
+                    fix="bring them back; to start again from zero, give another run_dir=",
+                )
             for name in ("metrics.jsonl", "results.json"):
                 (self.path / name).unlink(missing_ok=True)
             clean(self.checkpoints)
@@ -237,6 +244,18 @@ class RunFolder:
         words, told = [hide(word) for word in command], [hide(change) for change in changes]
         entry = {"step": step, "command": words, "changes": told, "host": platform.node(), "time": _now()}
         self._write("environment.json", environment | {"resumed": [*environment.get("resumed", []), entry]})
+
+    def note_saved(self, step: int) -> None:
+        """Add to environment.json that there is a checkpoint: from now on the run never begins anew here."""
+        environment = self.environment()
+        if "first_checkpoint" not in environment:
+            self._write("environment.json", environment | {"first_checkpoint": step})
+
+    def _has_saved(self) -> bool:
+        try:
+            return self.status().get("status") == "finished" or "first_checkpoint" in self.environment()
+        except UserError:  # Killed before it was written.
+            return False
 
     def environment(self) -> dict[str, Any]:
         """environment.json. Raises UserError when it cannot be read."""

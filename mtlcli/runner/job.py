@@ -269,6 +269,7 @@ def _train(
                 else:
                     order.begin(folder, config)
                 saver.config, saver.around = config_text(config), checkpoint.digests(folder.path)
+                saver.when_saved = folder.note_saved
             if order is not None:
                 tasks = ", ".join(config.tasks)
                 console.panel("resume", [f"run     {folder.path}", f"step    {order.step}", f"tasks   {tasks}"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +35,9 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, "save")
         self._running: Future[None] | None = None
         self._copies: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
+
+        self.when_saved: Callable[[int], None] | None = None
+        """Called once, with the step of the first checkpoint that is in its place."""
 
     def __enter__(self) -> Saver:
         return self
@@ -80,6 +84,9 @@ class Saver:
         found = checkpoint.fault(folder)
         if found is not None:
             raise RunError(f"the checkpoint did not read back as it was written: {found}", where=str(folder), fix="look at the disk")
+        if self.when_saved is not None:
+            self.when_saved(step)
+            self.when_saved = None
         retain(self._checkpoints, step, self._keep, best=best)
         for line in drop_aside(self._checkpoints):
             warnings.warn(line, RunWarning, stacklevel=1)

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save, save_file
 from mtlcli import checkpoint
 from mtlcli.cli import main
 from mtlcli.cli.preflight import preflight, read_arguments
+from mtlcli.config.environment import hide
 from mtlcli.config.run import Model
 from mtlcli.config.snapshot import load_config, read_config, save_config
 from mtlcli.data.encoder import build_tokenizer
@@ -530,6 +531,14 @@ def test_no_secret_of_the_environment_is_saved(tmp_path: Path, monkeypatch: pyte
             main(["train", f"resume={folder}"])
     assert json.loads((folder / "status.json").read_text())["reason"] == "RuntimeError: at ${oc.env:MTL_TEST_TOKEN}/x"
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("value", ["hf_" + "aB3" * 12, "https://me:s3cret@hub.example/model", "ghp_" + "x" * 36])
+def test_a_token_typed_as_a_value_is_refused_and_never_shown(run_folder: Path, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for start in ("data=sample", f"resume={run_folder}"):
+        text = refused(capsys, "train", start, f"model.name='{value}'")
+        assert "model.name: holds what looks like a token or a password" in text and value not in text
+    assert value not in hide(f"loading {value} failed") and hide("hf_transformers_cache/sk-learn") == "hf_transformers_cache/sk-learn"
 
 
 def test_weights_are_found_again_when_their_place_is_a_secret(model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -151,11 +151,22 @@ def test_auto_starts_and_goes_on(whole: Path, tmp_path: Path) -> None:
     assert differences(whole, tmp_path / "run") == []
 
 
+def test_auto_never_starts_from_zero_where_there_was_a_checkpoint(broken: Path) -> None:
+    shutil.rmtree(broken / "checkpoints")
+    (broken / "status.json").write_text('{"status": "running"}')
+    before = (broken / "metrics.jsonl").read_bytes()
+    plan = preflight(read_arguments([*SMALL, "weighting=uncertainty", f"run_dir={broken}", "resume=auto"]))
+    for _ in range(2):
+        with pytest.raises(UserError, match="the run has saved checkpoints, and there is none now"):
+            run(plan.configs[0], broken, command=["mtl"], resumes=plan.resumes)
+    assert (broken / "metrics.jsonl").read_bytes() == before
+
+
 def test_auto_needs_a_run_dir() -> None:
     with pytest.raises(UserError, match="give run_dir=DIR"):
         preflight(read_arguments(["task=rte", "resume=auto"]))
 
 
 def test_a_sweep_is_not_resumed(broken: Path) -> None:
-    with pytest.raises(UserError, match="a sweep cannot be resumed"):
+    with pytest.raises(UserError, match="a sweep goes on in its folder"):
         preflight(read_arguments(["-m", f"resume={broken}", "seed=1,2"]))
