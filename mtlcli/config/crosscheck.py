@@ -45,6 +45,9 @@ def missing_files(config: Config) -> list[Problem]:
                 problems.append(Problem(f"'{file}' is a folder, and a split is read from one file", where, _inside(path, split)))
             elif ending(path) not in ENDINGS:
                 problems.append(Problem(f"'{file}' is in no known format", where, f"its name must end in {NAMED}"))
+            elif path.exists() and not path.is_file():
+                fix = "write what it gives into a file, which can be read more than once"
+                problems.append(Problem(f"'{file}' is no regular file", where, fix))
             elif not path.is_file():
                 problems.append(Problem(f"there is no file '{file}'", where, _nearest_path(path)))
     return problems

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mtlcli.data.table import ID_COLUMNS
-from mtlcli.data.unpack import too_large
+from mtlcli.data.unpack import first_line, too_large
 from mtlcli.errors import Problem, UserError
 from mtlcli.memory import free_memory
 
@@ -35,14 +35,14 @@ def read_parquet(path: Path, columns: Sequence[str] | None) -> tuple[pa.Table, l
             if repeated := repeats(names):
                 raise UserError(f"the file has a column twice: {', '.join(repeated)}", str(path), "rename one of them")
             wanted = [name for name in names if columns is None or name in (*columns, *ID_COLUMNS)]
-            texts = _look_at_sizes(path, file.metadata, wanted)
+            texts = _look_at_sizes(path, file, wanted)
         # A text that many rows share is kept once until it is known how much they are together.
         with pq.ParquetFile(path, read_dictionary=texts) as file:
-            rows = file.read(columns=wanted)
+            rows = file.read(columns=wanted).select(wanted)
     except (pa.ArrowMemoryError, pa.ArrowNotImplementedError):
         raise
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = first_line(error)
         raise UserError(
             f"the parquet file is damaged or not parquet: {reason}",
             str(path),
@@ -56,18 +56,20 @@ def repeats(names: Iterable[str]) -> list[str]:
     return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
-def _look_at_sizes(path: Path, metadata: Any, columns: Sequence[str]) -> list[str]:
+def _look_at_sizes(path: Path, file: Any, columns: Sequence[str]) -> list[str]:
     """Refuse columns that are too large for the memory, by what the file says of them; give the leaves that hold text."""
+    paths = [file.schema.column(number).path for number in range(len(file.schema))]
+    leaves = [number for number, leaf in enumerate(paths) if any(f"{leaf}.".startswith(f"{name}.") for name in columns)]
     needed, texts = 0, set()
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        for leaf in map(group.column, range(group.num_columns)):
-            if leaf.path_in_schema.split(".")[0] not in columns:
-                continue
+    for group in range(file.metadata.num_row_groups):
+        # What is wrong with the description of a column would end the process when asked for; read, it is an error.
+        next(file.iter_batches(batch_size=1, row_groups=[group], columns=list(columns)), None)
+        for number in leaves:
+            leaf = file.metadata.row_group(group).column(number)
             if leaf.physical_type == "BYTE_ARRAY":
                 needed += leaf.total_uncompressed_size + 4 * leaf.num_values
                 if any("DICTIONARY" in encoding for encoding in leaf.encodings):
-                    texts.add(leaf.path_in_schema)
+                    texts.add(paths[number])
             else:
                 needed += max(leaf.total_uncompressed_size, WIDTHS.get(leaf.physical_type, 8) * leaf.num_values)
     _refuse(path, needed, columns)
@@ -106,7 +108,7 @@ def plain_rows(rows: pa.Table, origin: str, needed: Sequence[str] | None = None)
             raise
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             if needed is None or name in needed:
-                problems.append(_unreadable(name, column, origin, str(error).strip().splitlines()[0]))
+                problems.append(_unreadable(name, column, origin, first_line(error)))
     if problems:
         raise UserError(problems)
     return pa.table(arrays).replace_schema_metadata(rows.schema.metadata)

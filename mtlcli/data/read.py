@@ -15,7 +15,7 @@ from mtlcli.data.delimited import csv_rows, delimited, tsv_rows
 from mtlcli.data.objects import read_json, read_jsonl
 from mtlcli.data.parquet import read_parquet
 from mtlcli.data.table import Table
-from mtlcli.data.unpack import text_bytes
+from mtlcli.data.unpack import first_line, text_bytes
 from mtlcli.errors import UserError
 from mtlcli.registry import nearest
 
@@ -48,7 +48,7 @@ def read_file(path: Path, split: str, columns: Sequence[str] | None = None) -> T
         fix = "use a machine with more memory, or a file with fewer rows"
         raise UserError("the file does not fit into memory", str(path), fix) from error
     except pa.ArrowException as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         fix = "write its columns as text, numbers or lists of them"
         raise UserError(f"the rows of the file cannot be used: {reason}", str(path), fix) from error
 

@@ -53,6 +53,11 @@ def too_large(path: Path, what: str, needed: int, free: int) -> UserError:
     return UserError(text, str(path), fix)
 
 
+def first_line(error: Exception) -> str:
+    """What a library says of a fault, without what follows in further lines."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def _opened(path: Path, packed: str) -> IO[bytes] | Any:
     if packed == "zst":
         return pa.CompressedInputStream(pa.OSFile(str(path), "rb"), "zstd")
@@ -60,6 +65,5 @@ def _opened(path: Path, packed: str) -> IO[bytes] | Any:
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    reason = str(error).strip().splitlines() or [type(error).__name__]
     fix = f"download or write the file again; a file that is not compressed has no .{path.suffix[1:]} at its end"
-    return UserError(f"the compressed file is damaged or of another kind: {reason[0]}", str(path), fix)
+    return UserError(f"the compressed file is damaged or of another kind: {first_line(error)}", str(path), fix)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +202,8 @@ def test_what_has_no_effect_on_the_data_is_refused() -> None:
 def test_missing_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.csv").write_text("t,label\na,x\n")
-    files = {"train": "trian.csv", "validation": "train.csv", "test": "nosuch/test.csv", "more": "train.xls"}
+    os.mkfifo(tmp_path / "pipe.csv")
+    files = {"train": "trian.csv", "validation": "train.csv", "test": "nosuch/test.csv", "more": "train.xls", "pipe": "pipe.csv"}
     config = validate(run({"a": {**TEXT, "source": {"files": files}}, "b": TEXT}, data={"root": "data"}))
     assert [str(problem).replace("\n    -> ", " -> ") for problem in missing_files(config)] == [
         f"data.root: there is no folder 'data' -> '.' has nothing of a similar name; relative paths start from {tmp_path}",
@@ -210,6 +212,7 @@ def test_missing_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         f"there is no folder 'nosuch' either; relative paths start from {tmp_path}",
         "tasks.a.source.files.more: 'train.xls' is in no known format -> its name must end in "
         ".parquet, .csv, .tsv, .jsonl or .json; text files also in .gz, .bz2, .xz or .zst after it",
+        "tasks.a.source.files.pipe: 'pipe.csv' is no regular file -> write what it gives into a file, which can be read more than once",
     ]
 
 

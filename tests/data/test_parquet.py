@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pyarrow as pa
@@ -51,6 +53,21 @@ def test_bytes_that_are_no_text_are_named_with_their_row(tmp_path: Path) -> None
         (f"{path}, row 2", "column 'x' holds bytes that are not UTF-8: 0xff at byte 2"),
         (f"{path}, row 1", "column 'y' holds bytes that are not UTF-8: 0xe9 at byte 1"),
     ]
+
+
+def test_a_damaged_file_is_always_an_error(tmp_path: Path) -> None:
+    """Wherever bytes are wrong: some places in the description of the columns made arrow end the process, or raise other errors."""
+    random = Random(7)
+    rows = pa.table({"text": ["a", "b", "b"] * 50, "label": pa.array(["x", "y", "y"] * 50).dictionary_encode()})
+    pq.write_table(rows, path := tmp_path / "a.parquet")
+    good = path.read_bytes()
+    for _ in range(150):
+        data = bytearray(good)
+        for _ in range(3):
+            data[-1 - random.randrange(len(good))] = random.randrange(256)
+        path.write_bytes(data)
+        with suppress(UserError):
+            read_file(path, "train", ["text", "label"])
 
 
 def test_ids_are_kept_where_they_can_be(tmp_path: Path) -> None:
