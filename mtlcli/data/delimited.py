@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from mtlcli.config.formats import ending
 from mtlcli.data.parquet import repeats
-from mtlcli.data.table import others
+from mtlcli.data.table import ID_COLUMNS, others
 from mtlcli.errors import UserError
 
 FIELD_LIMIT = 2**31 - 1  # The csv module's own limit of 128 KiB is shorter than some contexts.
@@ -53,8 +53,11 @@ def text_lines(text: str) -> Iterator[tuple[int, str]]:
         yield line, row.removesuffix("\r")
 
 
-def delimited(rows: Iterator[tuple[int, list[str]]], path: Path, columns: Sequence[str] | None) -> tuple[pa.Table, list[int]]:
-    """Columns of text and line numbers of rows of fields whose first is the header. `columns`: those that are needed."""
+def delimited(rows: Iterator[tuple[int, list[str]]], path: Path, columns: Sequence[str] | None) -> tuple[pa.Table, list[int], list[str]]:
+    """Columns of text, line numbers and names of all columns, of rows of fields whose first is the header.
+
+    columns: those that are needed; None: all.
+    """
     header_line, header = next(rows, (1, []))
     if not header:
         raise UserError("the file is empty", str(path), "write rows into it, or name another file")
@@ -80,7 +83,9 @@ def delimited(rows: Iterator[tuple[int, list[str]]], path: Path, columns: Sequen
         raise UserError(f"the header names a column twice: {', '.join(repeated)}", where, "rename one of them")
     if not lines:
         raise UserError("the file has a header and no rows", str(path), "write rows into it, or name another file")
-    return pa.table({name: pa.array([value or None for value in column], pa.string()) for name, column in named}), lines
+    kept = [pair for pair in named if columns is None or pair[0] in (*columns, *ID_COLUMNS)]
+    table = pa.table({name: pa.array([value or None for value in column], pa.string()) for name, column in kept})
+    return table, lines, [name for name, _ in named]
 
 
 def _of_one_length(rows: Iterator[tuple[int, list[str]]], length: int, path: Path) -> tuple[list[int], list[list[str]]]:

@@ -20,6 +20,8 @@ TIMES = 2
 """What the rows take, in times of their size in memory: once as columns, once as Python's text."""
 WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4}
 """Bytes of a value in memory; 8 for other numbers."""
+PORTION = 1 << 28
+"""Bytes of texts in lists that are read at once."""
 LONGEST = 2**31 - 1
 """Bytes of text that one array of the type `string` can hold."""
 
@@ -35,10 +37,14 @@ def read_parquet(path: Path, columns: Sequence[str] | None) -> tuple[pa.Table, l
             if repeated := repeats(names):
                 raise UserError(f"the file has a column twice: {', '.join(repeated)}", str(path), "rename one of them")
             wanted = [name for name in names if columns is None or name in (*columns, *ID_COLUMNS)]
-            texts = _look_at_sizes(path, file, wanted)
+            nested = [name for name in wanted if pa.types.is_nested(file.schema_arrow.field(name).type)]
+            texts, largest = _look_at_sizes(path, file, wanted)
+            in_lists = _nested(path, file, nested, largest) if nested else {}
         # A text that many rows share is kept once until it is known how much they are together.
         with pq.ParquetFile(path, read_dictionary=texts) as file:
-            rows = file.read(columns=wanted).select(wanted)
+            flat = file.read(columns=[name for name in wanted if name not in nested])
+        rows = pa.table({name: in_lists[name] if name in nested else flat.column(name) for name in wanted})
+        rows = rows.replace_schema_metadata(flat.schema.metadata)
     except (pa.ArrowMemoryError, pa.ArrowNotImplementedError):
         raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -56,11 +62,14 @@ def repeats(names: Iterable[str]) -> list[str]:
     return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
-def _look_at_sizes(path: Path, file: Any, columns: Sequence[str]) -> list[str]:
-    """Refuse columns that are too large for the memory, by what the file says of them; give the leaves that hold text."""
+def _look_at_sizes(path: Path, file: Any, columns: Sequence[str]) -> tuple[list[str], int]:
+    """Refuse columns that are too large for the memory, by what the file says of them.
+
+    Gives the columns of texts that rows may share, and the most bytes of a text in a list that rows may share.
+    """
     paths = [file.schema.column(number).path for number in range(len(file.schema))]
     leaves = [number for number, leaf in enumerate(paths) if any(f"{leaf}.".startswith(f"{name}.") for name in columns)]
-    needed, texts = 0, set()
+    needed, largest, texts = 0, 1, set()
     for group in range(file.metadata.num_row_groups):
         # What is wrong with the description of a column would end the process when asked for; read, it is an error.
         next(file.iter_batches(batch_size=1, row_groups=[group], columns=list(columns)), None)
@@ -70,10 +79,27 @@ def _look_at_sizes(path: Path, file: Any, columns: Sequence[str]) -> list[str]:
                 needed += leaf.total_uncompressed_size + 4 * leaf.num_values
                 if any("DICTIONARY" in encoding for encoding in leaf.encodings):
                     texts.add(paths[number])
+                    if paths[number] not in columns:
+                        largest = max(largest, leaf.total_uncompressed_size)
             else:
                 needed += max(leaf.total_uncompressed_size, WIDTHS.get(leaf.physical_type, 8) * leaf.num_values)
     _refuse(path, needed, columns)
-    return sorted(texts)
+    return sorted(texts.intersection(columns)), largest
+
+
+def _nested(path: Path, file: Any, columns: Sequence[str], largest: int) -> dict[str, pa.ChunkedArray]:
+    """Columns of lists and structs, whose texts cannot be kept once: read a few rows at a time until they are too large.
+
+    largest: bytes that a text which rows share has at most.
+    """
+    rows = max(16, min(PORTION // largest, 1 << 16))
+    batches, size = [], 0
+    for batch in file.iter_batches(batch_size=rows, columns=list(columns)):
+        batches.append(batch)
+        size += batch.nbytes
+        _refuse(path, size, columns)
+    table = pa.Table.from_batches(batches) if batches else file.read(columns=list(columns))
+    return {name: table.column(name) for name in columns}
 
 
 def _refuse(path: Path | str, needed: int, columns: Iterable[str]) -> None:

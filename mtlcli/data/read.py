@@ -27,7 +27,7 @@ def read_file(path: Path, split: str, columns: Sequence[str] | None = None) -> T
     with or without a byte order mark, and may be compressed (.gz, .bz2, .xz, .zst); lines end in LF, CR LF or CR.
     csv: RFC 4180 with a header line. tsv: a header line, no quoting. Columns of csv and tsv hold text as it stands in the file,
     whatever it looks like, and null where a field is empty. jsonl: one object a line. json: a list of objects, or SQuAD's
-    published form. Of parquet and json files only the needed columns are kept, and those that number rows, where they can be.
+    published form. Only the needed columns are kept, and those that number rows, where they can be.
 
     Raises UserError, with the line, when the file cannot be read, has no rows or does not fit into memory.
     """
@@ -65,8 +65,7 @@ def _read(path: Path, kind: str, split: str, columns: Sequence[str] | None) -> T
     elif kind == "jsonl":
         rows, lines, names = read_jsonl(text, path, columns)
     else:
-        rows, lines = delimited(csv_rows(text, path) if kind == "csv" else tsv_rows(text), path, columns)
-        names = rows.column_names
+        rows, lines, names = delimited(csv_rows(text, path) if kind == "csv" else tsv_rows(text), path, columns)
     return Table(rows, str(path), split, lines, names=names)
 
 

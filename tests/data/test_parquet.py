@@ -44,6 +44,14 @@ def test_every_layout_becomes_plain(tmp_path: Path, column: pa.Array, values: li
     assert not any(word in kind for word in ("view", "dictionary", "decimal", "binary", "large", "fixed"))
 
 
+def test_lists_of_texts_over_many_pages_and_row_groups(tmp_path: Path) -> None:
+    """Arrow cannot keep such texts once where their dictionary changes within a file."""
+    texts = [{"text": [f"text {number}", "again"], "answer_start": [number, 1]} for number in range(3000)]
+    rows = pa.table({"answers": texts, "context": [f"about {number % 7}" for number in range(3000)]})
+    pq.write_table(rows, path := tmp_path / "a.parquet", row_group_size=1000, dictionary_pagesize_limit=2000, data_page_size=500)
+    assert read_file(path, "train").rows.to_pydict() == rows.to_pydict()
+
+
 def test_bytes_that_are_no_text_are_named_with_their_row(tmp_path: Path) -> None:
     rows = pa.table({"x": pa.array([b"a", b"b\xff"]), "y": pa.array([b"\xe9", None]).dictionary_encode()})
     pq.write_table(rows, path := tmp_path / "a.parquet")
