@@ -163,21 +163,25 @@ class Classification(TaskType[ClassificationTask]):
         return problems + self._label_problems(table, labelled=labelled)
 
     def _swapped(self, table: Table) -> Problem | None:
-        """The text column holds the classes, or a few texts again and again where the label column has a class for nearly every row."""
-        text, label = self.config.columns.text, self.config.columns.label
-        if not _holds_labels(table.rows.column(text).type) or not len(table):
+        """A text column that holds the classes, while no label is one, or a few texts again and again,
+        while the label column has a class for nearly every row."""
+        label = self.config.columns.label
+        values = table.rows.column(label)
+        classes = len(values.unique()) if self._too_many else 0
+        no_label_is_a_class = self._known_labels is not None and bool((self._ids(table) == UNKNOWN).all())
+        if not len(table) or not (nearly_one_each(classes, len(table)) or no_label_is_a_class):
             return None
-        ids = self._ids(table)
-        if self._too_many:
-            distinct = len(table.rows.column(text).unique())
-            if not nearly_one_each(len(table.rows.column(label).unique()), len(table)) or nearly_one_each(distinct, len(table)):
-                return None
-        elif self._known_labels is None or (ids != UNKNOWN).any() or (self._ids(table, text) < 0).any():
-            return None
-        example, other = (shown(table.rows.column(name)[0].as_py()) for name in (text, label))
-        what = f"columns '{text}' and '{label}' look swapped: the text is {example}, the label {other}"
-        at = f"tasks.{self.name}.columns"
-        return Problem(what, table.where(0), f"set {at}.text={label} and {at}.label={text}")
+        for key in ("text", "text_pair"):
+            text = getattr(self.config.columns, key)
+            if text is None or not _holds_labels(table.rows.column(text).type):
+                continue
+            texts = table.rows.column(text)
+            if 2 * len(texts.unique()) <= classes or (no_label_is_a_class and (self._ids(table, text) >= 0).all()):
+                example, other = shown(texts[0].as_py()), shown(values[0].as_py())
+                what = f"columns '{text}' and '{label}' look swapped: the text is {example}, the label {other}"
+                at = f"tasks.{self.name}.columns"
+                return Problem(what, table.where(0), f"set {at}.{key}={label} and {at}.label={text}")
+        return None
 
     def _label_problems(self, table: Table, *, labelled: bool) -> list[Problem]:
         column = self.config.columns.label

@@ -184,6 +184,16 @@ def test_text_and_label_swapped_is_one_problem() -> None:
             assert problem.fix == "set tasks.toy.columns.text=label and tasks.toy.columns.label=text"
 
 
+def test_the_second_text_and_the_label_swapped() -> None:
+    texts = [f"film {number}" for number in range(30)]
+    rows = Table(pa.table({"text": texts, "second": ["bad", "good"] * 15, "label": texts}), "toy.csv", "train")
+    for labels in (None, ["bad", "good"]):
+        toy = task(labels, pair="second")
+        toy.prepare(rows)
+        problem = only(toy.check(rows, labelled=True))
+        assert problem.fix == "set tasks.toy.columns.text_pair=label and tasks.toy.columns.label=second"
+
+
 def test_a_wrong_label_column_is_one_short_problem() -> None:
     def rows(split: str, begin: int) -> Table:
         names = [f"id{number}" for number in range(begin, begin + 30)]
