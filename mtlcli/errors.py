@@ -82,3 +82,8 @@ class Interrupted(MtlError):
 
 class RunWarning(RuntimeWarning):
     """Something went wrong in a run that goes on; shown on the console and kept in log.txt."""
+
+
+def panicked(error: BaseException) -> bool:
+    """Whether a library in Rust has failed in a way that it does not expect, for which it has no Exception."""
+    return type(error).__name__ == "PanicException"

@@ -20,7 +20,7 @@ from mtlcli.data.locks import PATIENCE, locked
 from mtlcli.data.read import rows_fingerprint
 from mtlcli.data.table import Table
 from mtlcli.disk import reason, sha256, write_whole, writing
-from mtlcli.errors import RunWarning, UserError
+from mtlcli.errors import RunWarning, UserError, panicked
 from mtlcli.tasks.base import TaskType
 
 FORMAT = 4
@@ -75,7 +75,7 @@ def open_features(table: Table, task: TaskType[Any], encoder: TextEncoder, cache
                 if features is None and holder is not None:
                     what = f"{holder} has held the lock of the stored features of {table.origin} for {PATIENCE:g} s"
                     warnings.warn(f"{what}; the rows are encoded without the store", RunWarning, stacklevel=2)
-                    features = task.encode(table, encoder)
+                    features = _encoded(table, task, encoder)
                 elif features is None:
                     features = _build(folder, table, task, encoder)
     except OSError as error:
@@ -83,12 +83,23 @@ def open_features(table: Table, task: TaskType[Any], encoder: TextEncoder, cache
     return features
 
 
+def _encoded(table: Table, task: TaskType[Any], encoder: TextEncoder) -> Features:
+    try:
+        return task.encode(table, encoder)
+    except BaseException as error:
+        if not panicked(error):
+            raise
+        reason = " ".join(str(error).split())[:100]
+        fix = "bring back the tokenizer that the model was published with, or choose another model"
+        raise UserError(f"the tokenizer fails on a text of it ({reason})", where=table.origin, fix=fix) from error
+
+
 def _build(folder: Path, table: Table, task: TaskType[Any], encoder: TextEncoder) -> Features:
     """Encode and store; the lock is ours."""
     if folder.exists():
         warnings.warn(f"the stored features of {table.origin} were damaged ({folder}); they are encoded again", RunWarning, stacklevel=2)
         shutil.rmtree(folder)
-    _save(task.encode(table, encoder), folder)
+    _save(_encoded(table, task, encoder), folder)
     features = _load(folder)
     assert features is not None, f"{folder} was written and cannot be read"
     return features

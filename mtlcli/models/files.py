@@ -18,10 +18,20 @@ from mtlcli.config.environment import hide
 from mtlcli.config.run import Model
 from mtlcli.data.encoder import TextEncoder, build_tokenizer
 from mtlcli.disk import make_folder, write_whole
-from mtlcli.errors import UserError
+from mtlcli.errors import UserError, panicked
 
 FOREIGN = ("auto_map", "attn_implementation", "_attn_implementation", "experts_implementation", "transformers_weights", "_name_or_path")
 """What a transformers configuration may hold beside the architecture: code of others to import or download, and places to load from."""
+MOST_LAYERS = 1_000
+"""Layers that a backbone may have: every one is built, and the largest models have some 130."""
+LARGEST_NUMBER = 2**31
+"""Largest whole number in an architecture: sizes, lengths and ids."""
+LARGEST_FILES = {"backbone.json": 2**22, "tokenizer.json": 2**28}
+"""Bytes of the files of a backbone that are read; the largest tokenizers have some 30 MB."""
+MOST_GROWTH = 100
+"""Characters that a tokenizer may make of one before it splits a text."""
+PROBES = ("a" * 64, "a b " * 16, "1" * 64, "\u00e9 " * 32, " " * 64, "a1!" * 21 + "$")
+"""Texts that show whether a tokenizer's expressions end in reasonable time."""
 WORD_EMBEDDINGS = ("word_embeddings.weight", "embed_tokens.weight", "tok_embeddings.weight", "wte.weight", "shared.weight")
 """How the families of models call the table of their vocabulary."""
 
@@ -67,6 +77,9 @@ class BackboneFiles:
         for name in ("backbone.json", "tokenizer.json"):
             if not (folder / name).is_file():
                 raise UserError(f"no file {name}", where=str(folder), fix="the run folder is not complete: copy it as a whole")
+            if (size := (folder / name).stat().st_size) > LARGEST_FILES[name]:
+                what = f"has {size:,} bytes, more than {LARGEST_FILES[name]:,}"
+                raise UserError(what, where=str(folder / name), fix="bring back the run's own files")
         try:
             fields = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))
             files = cls(tokenizer=(folder / "tokenizer.json").read_text(encoding="utf-8"), **fields)
@@ -81,6 +94,7 @@ class BackboneFiles:
             if wrong:
                 raise ValueError(f"{wrong[0]} is {str(fields[wrong[0]])[:40]!r}")
             files.architecture = own_architecture(files.architecture)
+            check_tokenizer(files.tokenizer)
             files.encoder()
         except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"is not what a run has saved: {error}", where=str(folder), fix="bring back the run's own files") from error
@@ -88,16 +102,64 @@ class BackboneFiles:
 
 
 def own_architecture(fields: dict[str, Any]) -> dict[str, Any]:
-    """A transformers configuration without what leads elsewhere, at any depth. Raises ValueError when it names no model type."""
+    """A transformers configuration without what leads elsewhere, at any depth. Raises ValueError when it names no model type, or
+    numbers that no model has: what they ask for is built before it can be compared with the weights.
+    """
 
     def own(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: own(inner) for key, inner in value.items() if key not in FOREIGN}
         return [own(inner) for inner in value] if isinstance(value, list) else value
 
+    def look(key: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                look(name, inner)
+        elif isinstance(value, list):
+            for inner in value:
+                look("", inner)
+        elif type(value) is int:
+            most = MOST_LAYERS if "layer" in key and "token" not in key and not key.endswith(("_id", "_ids")) else LARGEST_NUMBER
+            if abs(value) > most:
+                raise ValueError(f"{key} is {value}, more than {most:,}")
+
+    look("", fields)
     if not isinstance(fields.get("model_type"), str):
         raise ValueError("the architecture has no model_type")
     return dict(own(fields))
+
+
+def check_tokenizer(text: str) -> None:
+    """Raises ValueError when a tokenizer would make a text many times as long, or its expressions do not end."""
+    from tokenizers import Tokenizer
+
+    growth = 1.0
+    for step in _steps(json.loads(text).get("normalizer")):
+        if step.get("type") == "Replace":
+            # An expression may match a single character, or none.
+            pattern = step.get("pattern") or {}
+            growth *= max(1.0, len(step.get("content") or "") / max(1, len(pattern.get("String") or "")))
+    if growth > MOST_GROWTH:
+        raise ValueError(f"its normalizer can make {growth:,.0f} characters of one, more than {MOST_GROWTH}")
+    tokenizer = Tokenizer.from_str(text)
+    try:
+        tokenizer.encode_batch(list(PROBES))
+    except BaseException as error:
+        if not panicked(error):
+            raise
+        raise ValueError(f"its tokenizer fails on a short text ({_reason(error)})") from error
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())[:100]
+
+
+def _steps(normalizer: Any) -> list[dict[str, Any]]:
+    """The normalizers of a sequence, however deep."""
+    if not isinstance(normalizer, dict):
+        return []
+    inner = normalizer.get("normalizers")
+    return [step for each in inner for step in _steps(each)] if isinstance(inner, list) else [normalizer]
 
 
 def find_backbone(model: Model, texts: Callable[[], list[str]]) -> BackboneFiles:
@@ -177,10 +239,18 @@ def _pretrained(model: Model) -> BackboneFiles:
         _check_weights(model, Path(location), rows)
     for name in _dropout_fields(config) if model.dropout is not None else ():
         setattr(config, name, model.dropout)
+    try:
+        architecture = own_architecture(json.loads(config.to_json_string(use_diff=False)))
+    except ValueError as error:
+        raise UserError(
+            f"config.json cannot be used: {error}",
+            where=f"model.name={model.name}",
+            fix="take config.json as the model was published with it, or choose another model",
+        ) from error
     longest = min(float(tokenizer.model_max_length), _positions(config, _without_numbers(config, model)))
     return BackboneFiles(
         location=location,
-        architecture=own_architecture(json.loads(config.to_json_string(use_diff=False))),
+        architecture=architecture,
         tokenizer=tokenizer.backend_tokenizer.to_str(),
         uses_segments=getattr(config, "type_vocab_size", 0) > 1,
         # The library says "no bound" with a huge number.

@@ -227,9 +227,12 @@ def _evaluate(
     from mtlcli.models.build import build_model
     from mtlcli.runner.distributed import connect
     from mtlcli.runner.precision import choose_precision
-    from mtlcli.runner.restore import restore_model
+    from mtlcli.runner.restore import check_model, restore_model
+    from mtlcli.runner.room import without_numbers
 
     with connect(config.runner) as ranks:
+        # First without memory for it: a file may ask for any size.
+        check_model(found.checkpoint, found.tensors, without_numbers(config, prepared.tasks, prepared.files))
         model = build_model(config, prepared.tasks, prepared.files, load_weights=False)
         restore_model(found.checkpoint, found.tensors, model)
         model.to(ranks.device)

@@ -20,12 +20,17 @@ from mtlcli.weighting.base import Weighting
 FIX = "give another checkpoint of the run, or start another run"
 
 
-def restore_model(found: Checkpoint, tensors: dict[str, torch.Tensor], model: MultiTaskModel) -> None:
-    """Give a model the weights of a checkpoint, `tensors`. Raises UserError when they are those of another model."""
+def check_model(found: Checkpoint, tensors: dict[str, torch.Tensor], model: MultiTaskModel) -> None:
+    """Raise UserError when `tensors`, the weights of a checkpoint, are those of another model. The model may be without numbers."""
     try:
         check_tensors(tensors, {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()})
     except ValueError as error:
         raise UserError(f"model.safetensors does not fit the run: {error}", where=str(found.folder), fix=FIX) from error
+
+
+def restore_model(found: Checkpoint, tensors: dict[str, torch.Tensor], model: MultiTaskModel) -> None:
+    """Give a model the weights of a checkpoint, `tensors`. Raises UserError when they are those of another model."""
+    check_model(found, tensors, model)
     model.load_state_dict(tensors)
 
 

@@ -18,11 +18,13 @@ from mtlcli.config.changes import changes, has_dropout, judge, settle
 from mtlcli.config.environment import hide
 from mtlcli.config.snapshot import config_text, load_config
 from mtlcli.data.source import changed_data
+from mtlcli.disk import size_text
 from mtlcli.errors import Problem, UserError
 from mtlcli.models.files import BackboneFiles
 from mtlcli.runner.folder import RunFolder, hidden
 from mtlcli.runner.interrupt import Interrupt
 from mtlcli.runner.prepare import Prepared, prepare
+from mtlcli.runner.room import without_numbers
 
 
 @dataclass
@@ -84,9 +86,19 @@ def reopen(config: Config, folder: RunFolder, resumes: Path, command: list[str],
     problems += changed_data(environment["data"]["tasks"], hidden(prepared.source.record()))
     if problems:
         raise UserError(problems)
+    _check_size(found, config, prepared)
     lines += [*notices, *allowed, *notes, *_best(found, folder), *prepared.notices]
     told = [hide(str(change)) for change in differences if not change.free]
     return prepared, Resumption(found.folder.name, found.step, found.best_step, config_text(config), command, told, lines)
+
+
+def _check_size(found: checkpoint.Checkpoint, config: Config, prepared: Prepared) -> None:
+    """Raise UserError when the run's files ask for a larger model than the checkpoint's, before there is memory for it."""
+    model = without_numbers(config, prepared.tasks, prepared.files)
+    asked = sum(tensor.nbytes for tensor in model.state_dict().values())
+    if asked > (size := (found.folder / "model.safetensors").stat().st_size):
+        what = f"model.safetensors does not fit the run: it has {size_text(size)}, the model needs {size_text(asked)}"
+        raise UserError(what, where=str(found.folder), fix="bring back the run's own config.yaml and backbone")
 
 
 OTHERS = (*checkpoint.AROUND, "metrics.jsonl")

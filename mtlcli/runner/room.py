@@ -6,13 +6,16 @@ import copy
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtlcli.config import Config
 from mtlcli.disk import free, size_text, writing
 from mtlcli.errors import UserError
 from mtlcli.models.files import BackboneFiles
 from mtlcli.tasks.base import TaskType
+
+if TYPE_CHECKING:
+    from mtlcli.models.multitask import MultiTaskModel
 
 OTHER = 2**20
 """Bytes for the log, the rows of metrics and the other small files of a run."""
@@ -51,14 +54,19 @@ def check_room(
 
 def checkpoint_size(config: Config, tasks: dict[str, TaskType[Any]], files: BackboneFiles) -> int:
     """Bytes of one checkpoint of a run: its model, and AdamW's two moments for every parameter."""
+    model = without_numbers(config, tasks, files)
+    return sum(tensor.nbytes for tensor in model.state_dict().values()) + 2 * sum(p.nbytes for p in model.parameters()) + AROUND
+
+
+def without_numbers(config: Config, tasks: dict[str, TaskType[Any]], files: BackboneFiles) -> MultiTaskModel:
+    """A run's model with shapes and no numbers: milliseconds and no memory, even for a large one."""
     import torch
 
     from mtlcli.models.build import build_model
 
-    # Shapes without numbers: milliseconds and no memory, even for a large model. Building settles values of the config, hence the copy.
+    # Building settles values of the config, hence the copy.
     with torch.device("meta"):
-        model = build_model(copy.deepcopy(config), tasks, files, load_weights=False)
-    return sum(tensor.nbytes for tensor in model.state_dict().values()) + 2 * sum(p.nbytes for p in model.parameters()) + AROUND
+        return build_model(copy.deepcopy(config), tasks, files, load_weights=False)
 
 
 def _check(run_dir: Path, needed: int, told: str, fewer: str) -> None:

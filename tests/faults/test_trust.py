@@ -235,6 +235,48 @@ def test_what_a_run_folder_says_of_its_backbone_runs_nothing(run_folder: Path, c
     assert "the architecture cannot be built" in refused(capsys, "eval", str(run_folder), allowed)
 
 
+def doubling(value: dict[str, Any]) -> None:
+    steps = [{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}] * 30
+    value["normalizer"] = {"type": "Sequence", "normalizers": steps}
+
+
+def endless(value: dict[str, Any]) -> None:
+    value["pre_tokenizer"] = {"type": "Split", "pattern": {"Regex": "(([a-z ]+)+)+$!"}, "behavior": "Isolated", "invert": False}
+
+
+SIZES: dict[str, tuple[str, Callable[[dict[str, Any]], None], str]] = {
+    "layers": (
+        "backbone.json",
+        lambda value: value["architecture"].update(num_hidden_layers=10**7),
+        "num_hidden_layers is 10000000, more than 1,000",
+    ),
+    "memory": ("backbone.json", lambda value: value["architecture"].update(vocab_size=2**30), "does not fit the run: "),
+    "a tokenizer that doubles a text 30 times": ("tokenizer.json", doubling, "can make 1,073,741,824 characters of one"),
+    "an expression that does not end": ("tokenizer.json", endless, "its tokenizer fails on a short text"),
+}
+
+
+@pytest.mark.parametrize("name", list(SIZES))
+def test_sizes_are_looked_at_before_they_are_believed(run_folder: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file, change, expected = SIZES[name]
+    value = json.loads((run_folder / "backbone" / file).read_text())
+    change(value)
+    (run_folder / "backbone" / file).write_text(json.dumps(value))
+    assert expected in refused(capsys, "eval", str(run_folder), f"allow=[backbone/{file}]")
+    assert expected in refused(capsys, "train", f"resume={run_folder}", f"allow=[backbone/{file}]")
+
+
+def test_a_few_lines_that_stand_for_billions_of_values(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["a0: &a0 [x,x,x,x,x,x,x,x,x,x]", *(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)), "b: &b [*b]"]
+    for count in (len(lines) - 1, len(lines)):
+        shutil.copyfile(newest(run_folder) / "config.yaml", run_folder / "config.yaml")
+        with (run_folder / "config.yaml").open("a") as stream:
+            stream.write("\n".join(lines[:count]) + "\n")
+        for verb in (("train", f"resume={run_folder}"), ("eval", str(run_folder))):
+            text = refused(capsys, *verb)
+            assert "config.yaml: stands for more than 100,000 values" in text and f"cp {newest(run_folder)}/config.yaml" in text
+
+
 def test_a_pickle_in_the_encoded_store(tmp_path: Path, canary: Path) -> None:
     expected = task().encode(table(), encoder())
     cache = tmp_path / "cache"
