@@ -8,7 +8,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,12 +26,14 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from mtlcli.checkpoint import run_of
+from mtlcli.cli.hydras import idle_key, missing_plugin
 from mtlcli.cli.loader import Loader
 from mtlcli.cli.overrides import added, apply, is_task, parsed
 from mtlcli.cli.typed import broken_yaml, config_dir_problems, joined, quoted, several, unreadable, without_value
 from mtlcli.config import Config
 from mtlcli.config.crosscheck import missing_files, missing_model, untyped_code
 from mtlcli.config.environment import typed_tokens
+from mtlcli.config.idle import idle
 from mtlcli.config.machine import missing_device
 from mtlcli.config.paths import conf_dir, typed_path
 from mtlcli.config.snapshot import read_config, saved_values
@@ -65,6 +67,8 @@ class Plan:
     """The run folder, or the checkpoint, that the run goes on from."""
     jobs: int | None
     """Number of jobs of a sweep, where it is known beforehand."""
+    notices: list[str] = field(default_factory=list)
+    """What the user should know although nothing is wrong."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -186,6 +190,7 @@ class _Preflight:
         self.loader = _loader(self.own)
         self.groups = [group for group in self.loader.list_groups("") if group != "hydra"]
         self.problems: dict[Problem, None] = {}
+        self.notices: list[str] = []
         self.unclear: list[str] = []
         # `experiment=null` is what train.yaml says, but Hydra does not take it from the command line.
         self.overrides = self._parse([text for text in arguments.overrides if text != "experiment=null"])
@@ -200,6 +205,7 @@ class _Preflight:
         if self.resumes is not None:
             self.saved = saved_values(run_of(self.resumes) / "config.yaml")
         self._check_own_files()
+        self.overrides = [override for override in self.overrides if self._does_something(override)]
         values = {id(override): self._values(override) for override in self.overrides}
         for override in self.overrides:
             if self._is_group(override):
@@ -220,6 +226,12 @@ class _Preflight:
         typed = [override.input_line or "" for override in self.overrides]
         for problem in (problem for config in configs for problem in untyped_code(config, typed)):
             self._add(problem)
+        typed_keys = [override.key_or_group for override in self.overrides if not override.is_delete()]
+        idle_in = [idle(config, typed_keys) for config in configs]
+        # In a sweep a key may do something in some of the jobs.
+        for problem in idle_in[0] if idle_in and not self.problems else []:
+            if all(problem in others for others in idle_in):
+                self._add(problem)
         for problem, where in found.items():
             # Nothing can be said of a value that could not be read.
             if any(is_inside(problem.where, key) for key in self.unclear):
@@ -229,7 +241,27 @@ class _Preflight:
             self._add(replace(problem, what=f"{problem.what} (in the job {where[0]})") if some else problem)
         if self.problems:
             raise UserError(self.problems)
-        return Plan([self._rewritten(override) for override in self.overrides], swept, configs, self.resumes, self._count(values))
+        overrides = [self._rewritten(override) for override in self.overrides]
+        return Plan(overrides, swept, configs, self.resumes, self._count(values), self._notices())
+
+    def _does_something(self, override: Override) -> bool:
+        """Whether an override of Hydra's own keys has an effect; if not, why."""
+        key, value = override.key_or_group, override.value()
+        problem = idle_key(override, sweep=self.sweep, resumed=self.resumes is not None)
+        if problem is None and isinstance(value, str):
+            problem = missing_plugin(key, value, self.loader.get_group_options(key) if key.startswith("hydra/") else [])
+        if problem is not None:
+            self._add(problem)
+        return problem is None
+
+    def _notices(self) -> list[str]:
+        """What was typed and gives way to what was typed after it."""
+        last = {override.key_or_group: override for override in self.overrides}
+        return self.notices + [
+            f"note: {override.input_line} is not used: {last[override.key_or_group].input_line} comes after it"
+            for override in self.overrides
+            if override is not last[override.key_or_group] and not override.is_delete() and not isinstance(override.value(), dict)
+        ]
 
     def _resumed(self) -> Path | None:
         """The path of `resume=PATH`; of `resume=auto`, the run folder if it holds a checkpoint."""
@@ -322,7 +354,11 @@ class _Preflight:
             return
         for text in texts:
             chosen = parsed(text).value()
-            for name in chosen if isinstance(chosen, list) else [chosen]:
+            names = chosen if isinstance(chosen, list) else [chosen]
+            for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+                self._add(Problem(f"{group} '{name}' is there twice", f"{group}={text.partition('=')[2]}", "name it once"))
+            self._check_task_names(names if group == "task" else [])
+            for name in names:
                 if name is None:
                     if group != "experiment":
                         self._add(Problem(f"a {group} must be chosen", f"{group}=null", suggest("", self.loader.get_group_options(group))))
@@ -333,6 +369,19 @@ class _Preflight:
                 if last not in options:
                     self._add(Problem(f"unknown {group} '{name}'", f"{group}={name}", suggest(last, options)))
                     self.bad_groups.add(group)
+
+    def _check_task_names(self, files: list[Any]) -> None:
+        """Two files that are chosen together cannot give the same task: one would be mixed into the other."""
+        given: dict[str, str] = {}
+        for name in dict.fromkeys(map(str, files)):
+            package = next((_package(path) for path in self._own_tasks(name)), f"tasks.{name}") or ""
+            if package in given and package.startswith("tasks."):
+                task, other = package.removeprefix("tasks."), given[package]
+                fix = f"give the tasks different names in the first lines of their files: # @package tasks.{name}"
+                self._add(Problem(f"the files of '{other}' and '{name}' both name the task '{task}'", "task", fix))
+            given[package] = name
+            if package not in (f"tasks.{name}", "_global_", ""):
+                self.notices.append(f"note: the file {name}.yaml names its task '{package.removeprefix('tasks.')}'")
 
     def _jobs(self, values: dict[int, list[str]]) -> Iterator[list[Override]]:
         """What is given in each job of a sweep: every value of every key once, then further combinations up to a number."""

@@ -69,6 +69,11 @@ def sweep(options: list[str], plan: Plan, arguments: argparse.Namespace) -> int:
         if isinstance(error.__cause__, Interrupted):
             error.__cause__.problems = [replace(problem, fix=f"go on with: {again}") for problem in error.__cause__.problems]
             raise error.__cause__ from None
+        if not folder.exists() and not isinstance(error, (MtlError, KeyboardInterrupt)):
+            launcher = next((text for text in plan.overrides if text.startswith("hydra/launcher=")), "")
+            reason = (str(error).strip().splitlines() or [""])[0]
+            what = f"no job could be started: {type(error).__name__}: {reason}"
+            raise UserError(what, where=launcher, fix="look at the launcher's settings, or leave it out") from error
         if not failed or isinstance(error, KeyboardInterrupt):
             raise
         raise RunError(failed) from error

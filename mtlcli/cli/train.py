@@ -41,6 +41,8 @@ def train_main(argv: list[str]) -> int:
         return run_hydra(argv)
     read_launch()  # Half a launch is found before anything else is done.
     plan = preflight(arguments)
+    for notice in plan.notices if first_rank() else []:
+        print(notice, file=sys.stderr, flush=True)
     options = _options(arguments)
     if plan.resumes is not None and arguments.cfg:
         print(config_text(plan.configs[0]), end="")

@@ -21,6 +21,7 @@ from mtlcli.runner.folder import RunFolder
 from mtlcli.runner.interrupt import Interrupt
 from mtlcli.runner.launched import read_launch
 from mtlcli.runner.prepare import Prepared, prepare
+from mtlcli.runner.remarks import crowded, nothing_left, remarks
 from mtlcli.runner.resume import Resumption, reopen
 from mtlcli.runner.room import check_place, check_room
 from mtlcli.seeds import folded
@@ -117,14 +118,22 @@ def _run_as_rank(config: Config, run_dir: Path, command: list[str], numbered: bo
         return _guarded(folder, ranks.first, train)
 
 
-def _check_room(config: Config, prepared: Prepared, run_dir: Path, step: int | None = None) -> None:
-    """Raises UserError when the disk has no room for the run, or for what is left of it after `step`."""
+def _check_plan(config: Config, prepared: Prepared, run_dir: Path, step: int | None = None) -> list[str]:
+    """A line for each setting that does nothing in the run, or in what is left of it after `step`.
+
+    Raises UserError when the disk has no room for it.
+    """
     _, stages, steps = _order(config, prepared)
-    save_every = config.runner.save_every or _eval_every(config, prepared, stages)
+    eval_every = _eval_every(config, prepared, stages)
+    lines = list(remarks(config, steps, eval_every))
+    if step is not None and (finished := nothing_left(run_dir, config, step, steps)) is not None:
+        lines.append(finished)
+    save_every = config.runner.save_every or eval_every
     begin = step or 0
     saves = steps // save_every - begin // save_every + (steps % save_every > 0 and begin < steps)
     existing = None if step is None else len(checkpoint.folders(run_dir / "checkpoints"))
     check_room(config, prepared.tasks, prepared.files, run_dir, saves=saves, existing=existing)
+    return lines
 
 
 def _begin(
@@ -140,11 +149,11 @@ def _begin(
     try:
         if resumes is not None:
             prepared, order = reopen(config, folder, resumes, command, interrupt)
-            _check_room(config, prepared, folder.path, order.step)
+            order.lines += _check_plan(config, prepared, folder.path, order.step)
             return prepared, folder, order
         with interrupt.at_once():
             prepared = prepare(config)
-            _check_room(config, prepared, folder.path)
+            prepared.notices += _check_plan(config, prepared, folder.path)
         folder.create(restart=config.resume == "auto", numbered=numbered)
         _start(config, prepared, folder, command)
     except RunError as error:
@@ -277,6 +286,9 @@ def _train(
                     console.say(line)
                 console.note(prepared.details)
             console.say(head)
+            local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            for line in crowded(config.runner, local, torch.get_num_threads()) if ranks.device.type == "cpu" else []:
+                console.say(line)
 
         saver = Saver(folder.checkpoints, config.runner.keep)
         parts = Run(

@@ -134,7 +134,7 @@ KNOWN_FROM_THE_CONFIGURATION: dict[str, tuple[list[str], str]] = {
     ),
     "launcher that is not installed": (
         ["train", "-m", "task=rte", "seed=0,1", "hydra/launcher=nosuch"],
-        "mtl train: 1 problem\n  hydra/config: no file 'hydra/launcher/nosuch.yaml'\n      -> choices: basic\n",
+        "mtl train: 1 problem\n  hydra/launcher=nosuch: there is no 'nosuch'\n      -> choices: basic\n",
     ),
 }
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mtlcli.cli.preflight import Plan
-from mtlcli.cli.train import JOBS, _make_sweep_folder, _remove_unused
+from mtlcli.cli.sweep import LISTED, _make_folder, _remove_unused
 from mtlcli.errors import UserError
 from mtlcli.runner.folder import RunFolder
 from tests.warm import start
@@ -65,18 +66,18 @@ def test_a_folder_that_another_run_has_filled_is_never_discarded(tmp_path: Path)
 
 def test_sweeps_never_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    plan = Plan([], [], [], None)
-    first, second = _make_sweep_folder(plan), _make_sweep_folder(plan)
-    assert first != second and (first / JOBS).read_text() == (second / JOBS).read_text() == ""
+    plan = Plan([], [], [SimpleNamespace(run_dir=None, resume=None)], None, None)
+    first, second = _make_folder(plan), _make_folder(plan)
+    assert first != second and (first / LISTED).read_text() == (second / LISTED).read_text() == ""
 
-    chosen = Plan(["hydra.sweep.dir='my sweep'"], [], [], None)
-    folder = _make_sweep_folder(chosen)
+    chosen = Plan(["hydra.sweep.dir='my sweep'"], [], [SimpleNamespace(run_dir=None, resume=None)], None, None)
+    folder = _make_folder(chosen)
     assert folder == Path("my sweep")
     with pytest.raises(UserError, match="not empty"):
-        _make_sweep_folder(chosen)
+        _make_folder(chosen)
     _remove_unused(folder)
     assert not folder.exists(), "no job of it began"
 
-    (first / JOBS).write_text('{"number": 0}\n')
+    (first / LISTED).write_text('{"number": 0}\n')
     _remove_unused(first)
     assert first.exists()
