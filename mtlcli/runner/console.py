@@ -252,7 +252,9 @@ def findings(results: dict[str, Any]) -> list[str]:
     lines = []
     failures = results["weighting"].get("solver_failures")
     if failures:
-        lines.append(f"warning: the solver of {results['weighting']['name']} failed in {failures} steps, which used earlier weights")
+        lines.append(
+            f"warning: the solver of {results['weighting']['name']} failed in {failures} steps, which used earlier weights or the plain sum"
+        )
     if results["gradients"]:
         lines.append(results["gradients"]["verdict"])
     if results["affinity"]:

@@ -38,13 +38,14 @@ Nash.solve = solve
 
 
 def test_a_failing_solver_is_named_counted_and_its_last_weights_are_used(tmp_path: Path) -> None:
-    done = train("weighting=nash", "runner.steps=10", f"run_dir={tmp_path / 'run'}", before=BROKEN)
+    # Not shortened: the same weights, and not the same length of the update, are what is used again.
+    done = train("weighting=nash", "weighting.max_norm=null", "runner.steps=10", f"run_dir={tmp_path / 'run'}", before=BROKEN)
     assert done.returncode == 0, done.stderr
     log = (tmp_path / "run" / "log.txt").read_text()
     for text in (done.stdout, log):
         for step in (3, 4, 8):
             assert f"warning: step {step}: the solver of nash failed (made to fail); its last weights are used again" in text
-        assert "warning: the solver of nash failed in 3 steps, which used earlier weights" in text
+        assert "warning: the solver of nash failed in 3 steps, which used earlier weights or the plain sum" in text
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["weighting"] == {"name": "nash", "solver_failures": 3}
     weights = [[entry["weight"] for entry in row["tasks"].values()] for row in rows(tmp_path / "run")]
@@ -53,12 +54,15 @@ def test_a_failing_solver_is_named_counted_and_its_last_weights_are_used(tmp_pat
     assert all(len(set(found)) == 3 for found in weights), "never equal ones"
 
 
-def test_a_solver_that_fails_at_once_stops_the_run(tmp_path: Path) -> None:
-    done = train("weighting=nash", "runner.steps=10", f"run_dir={tmp_path / 'run'}", before=BROKEN.replace("(3, 4, 8)", "(0,)"))
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "the solver of nash failed before it had found weights for cola, rte, stsb: made to fail" in done.stderr
-    assert "choose another weighting" in done.stderr
-    assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "failed"
+def test_a_solver_that_fails_at_once_begins_with_the_plain_sum(tmp_path: Path) -> None:
+    options = ["weighting=nash", "weighting.max_norm=null", "runner.steps=2", f"run_dir={tmp_path / 'run'}"]
+    done = train(*options, before=BROKEN.replace("(3, 4, 8)", "(0,)"))
+    assert done.returncode == 0, done.stderr
+    said = "warning: step 0: the solver of nash failed (made to fail); it has found no weights yet, and the plain sum is used"
+    assert said in done.stdout
+    weights = [[entry["weight"] for entry in row["tasks"].values()] for row in rows(tmp_path / "run")]
+    assert weights[0] == [1.0, 1.0, 1.0] and len(set(weights[1])) == 3
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["weighting"]["solver_failures"] == 1
 
 
 def test_a_probe_and_affinity_tell_without_changing_the_training(tmp_path: Path) -> None:
