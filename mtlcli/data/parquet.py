@@ -122,17 +122,15 @@ def plain_rows(rows: pa.Table, origin: str, needed: Sequence[str] | None = None)
     problems, arrays = [], {}
     for name in rows.column_names:
         column = rows.column(name)
-        sizes = [_expanded(chunk) for chunk in column.chunks]
-        _refuse(origin, sum(sizes), [name])
         try:
             column.validate(full=True)
+            sizes = [_expanded(chunk) for chunk in column.chunks]
+            _refuse(origin, sum(sizes), [name])
             large = sum(sizes) > LONGEST
             chunks = [_plain(chunk, large) for chunk in column.chunks]
             kind = None if chunks else _plain(pa.array([], column.type), large).type
             arrays[name] = pa.chunked_array(chunks, kind)
-        except pa.ArrowMemoryError:
-            raise
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        except (pa.ArrowInvalid, pa.ArrowIndexError, pa.ArrowNotImplementedError) as error:
             if needed is None or name in needed:
                 problems.append(_unreadable(name, column, origin, first_line(error)))
     if problems:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from datetime import date, time, timedelta
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,9 @@ def wrong_type(table: Table, column: str, needed: str, fix: str, row: int = 0) -
 
 def shown(value: Any) -> str:
     """A value of a row as the user reads it, shortened."""
-    text = repr(round(value, 6) if isinstance(value, float) else value)
+    if isinstance(value, float):
+        value = round(value, 6)
+    text = str(value) if isinstance(value, date | time | timedelta) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -111,6 +112,18 @@ def test_data_that_moved_is_the_same_data(folder: Path, tmp_path: Path) -> None:
     assert problem.what == "task cola: is not the train split that the run has read" and str(moved) in problem.where
     (problem,) = changed_data(before, record(moved, Data(source="sample")))
     assert problem.what == "the run's rows came from 'local', now from 'sample'" and problem.where == "tasks.cola.source"
+
+
+def test_compressed_files_below_the_root(folder: Path) -> None:
+    tasks = {"cola": task(path="glue/cola")}
+    data = Data(source="local", root=str(folder))
+    (folder / "glue/cola/validation.parquet").unlink()
+    (folder / "glue/cola/validation.csv.gz").write_bytes(gzip.compress(b"sentence,label,more\nx,1,2\n"))
+    source = open_source(data, tasks)
+    assert source.splits("cola") == ["train", "validation"]
+    assert source.read("cola", "validation").rows.to_pydict() == {"sentence": ["x"], "label": ["1"]}
+    (folder / "glue/cola/validation.jsonl.zst").write_bytes(b"")
+    assert "validation.csv.gz, validation.jsonl.zst are both there" in error(data, tasks, ("cola", "validation"))
 
 
 def test_a_missing_split_says_what_is_there(folder: Path) -> None:
