@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -22,8 +21,20 @@ from mtlcli.data.table import Table, as_numpy
 from mtlcli.errors import Problem
 from mtlcli.evaluation.metrics import compute, main_key
 from mtlcli.tasks.base import Outputs, TaskType
-from mtlcli.tasks.checks import bare, counted, input_columns, is_text, nearly_one_each, require_finite, shown, text_problems, wrong_type
-from mtlcli.tasks.labels import names_in_file, renames, true_is_first, written
+from mtlcli.tasks.checks import bare, counted, input_columns, nearly_one_each, require_finite, shown, text_problems, wrong_type
+from mtlcli.tasks.labels import (
+    NO_LABEL,
+    POINT_ZERO,
+    WHOLE,
+    balanced,
+    has_label,
+    holds_labels,
+    learned,
+    names_in_file,
+    renames,
+    true_is_first,
+    written,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,13 +46,6 @@ MISSING = -100
 """Class id of a row without label, which the loss leaves out."""
 UNKNOWN = -101
 """Class id of a row whose label is outside the set."""
-WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
-"""A whole number as an id is written: `007` and `+1` are names."""
-SIGNED = re.compile(r"\+[0-9]+")
-POINT_ZERO = re.compile(r"-?[0-9]+\.0+")
-"""What pandas makes of a whole number in a column with an empty row."""
-NO_LABEL = ("", "-1", "-1.0", "nan", "NaN")
-"""What says that a row has no label, unless it is the name of a class."""
 
 
 class Classification(TaskType[ClassificationTask]):
@@ -86,16 +90,7 @@ class Classification(TaskType[ClassificationTask]):
         return [text for column in input_columns(self.config.columns) for text in table.column(column)]
 
     def labelled(self, table: Table) -> NDArray[np.bool_]:
-        column = self.config.columns.label
-        if column not in table.rows.column_names or not _holds_labels(table.rows.column(column).type):
-            return np.ones(len(table), bool)
-        texts = self._written(table)
-        names = set(self._known_labels or [])
-        if self._known_labels is None and any(SIGNED.fullmatch(text or "") for text in texts.unique().to_pylist()):
-            names = {"-1"}
-        missing = pa.array(sorted(set(NO_LABEL) - names), pa.string())
-        labelled: NDArray[np.bool_] = np.array(pc.invert(pc.or_(pc.is_null(texts), pc.is_in(texts, missing))).to_pylist(), bool)
-        return labelled
+        return has_label(table, self.config.columns.label, self._known_labels)
 
     def prepare(self, train: Table | None, others: Sequence[Table] = ()) -> None:
         """Without configured labels: the sorted distinct values of the train split as they are written,
@@ -115,24 +110,16 @@ class Classification(TaskType[ClassificationTask]):
 
     def _learn(self, train: Table) -> None:
         column = self.config.columns.label
-        if column not in train.rows.column_names or not _holds_labels(train.rows.column(column).type):
+        if column not in train.rows.column_names or not holds_labels(train.rows.column(column).type):
             return
         names = train.class_names(column)
         if names is not None and pa.types.is_integer(train.rows.column(column).type):
             self._learned, self.config.labels = True, names
             return
-        found = set(self._written(train).unique().to_pylist()) - {None}
-        kept = {"-1"} if any(SIGNED.fullmatch(text) for text in found) else set()
-        found -= set(NO_LABEL) - kept
-        pointed = bool(found) and all(POINT_ZERO.fullmatch(text) for text in found)
-        if pointed or pa.types.is_floating(train.rows.column(column).type):
-            self._unlearned = True
-            return
-        self._learned = True
-        self.config.labels = sorted(found)
-        if all(WHOLE.fullmatch(text.removeprefix("+")) for text in found):
-            self.config.labels.sort(key=int)
-        self.config.label_ids = False
+        found = learned(train, column)
+        self._learned, self._unlearned = found is not None, found is None
+        if found is not None:
+            self.config.labels, self.config.label_ids = found, False
 
     @cached_property
     def _weights(self) -> list[float] | None:
@@ -145,11 +132,7 @@ class Classification(TaskType[ClassificationTask]):
             return given
         if isinstance(given, dict):
             return [given.get(label, 1.0) for label in self.labels]
-        ids = self._ids(train)
-        counts = np.bincount(ids[ids >= 0], minlength=len(self.labels))
-        # A class without rows weighs 1: only smoothing reads its weight.
-        balanced = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
-        return [float(weight) if count else 1.0 for weight, count in zip(balanced, counts, strict=True)]
+        return balanced(self._ids(train), len(self.labels))
 
     def check(self, table: Table, *, labelled: bool) -> list[Problem]:
         if self.config.columns.label in table.rows.column_names and (swapped := self._swapped(table)):
@@ -173,7 +156,7 @@ class Classification(TaskType[ClassificationTask]):
             return None
         for key in ("text", "text_pair"):
             text = getattr(self.config.columns, key)
-            if text is None or not _holds_labels(table.rows.column(text).type):
+            if text is None or not holds_labels(table.rows.column(text).type):
                 continue
             texts = table.rows.column(text)
             if 2 * len(texts.unique()) <= classes or (no_label_is_a_class and (self._ids(table, text) >= 0).all()):
@@ -186,7 +169,7 @@ class Classification(TaskType[ClassificationTask]):
     def _label_problems(self, table: Table, *, labelled: bool) -> list[Problem]:
         column = self.config.columns.label
         kind = table.rows.column(column).type
-        if not _holds_labels(kind):
+        if not holds_labels(kind):
             fix = f"name another column in tasks.{self.name}.columns.label"
             return [wrong_type(table, column, "class names (text) or ids (whole numbers) are needed", fix)]
         owner = self.owner or self
@@ -430,9 +413,3 @@ class Classification(TaskType[ClassificationTask]):
 def _listed(labels: Iterable[str]) -> str:
     """Some labels as a list that YAML and the command line take."""
     return json.dumps(sorted(labels)[:CLASSES_NAMED], ensure_ascii=False)
-
-
-def _holds_labels(kind: pa.DataType) -> bool:
-    """Whether a column type can hold labels; floats can where every one is missing, or is a class name."""
-    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-    return is_text(kind) or number or pa.types.is_null(kind)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from mtlcli.data.table import Table
-from mtlcli.tasks.checks import as_text
+from mtlcli.tasks.checks import as_text, is_text
 
+WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+"""A whole number as an id is written: `007` and `+1` are names."""
+SIGNED = re.compile(r"\+[0-9]+")
+POINT_ZERO = re.compile(r"-?[0-9]+\.0+")
+"""What pandas makes of a whole number in a column with an empty row."""
+NO_LABEL = ("", "-1", "-1.0", "nan", "NaN")
+"""What says that a row has no label, unless it is the name of a class."""
 TRUE = ("true", "t", "yes", "y", "on", "1")
 FALSE = ("false", "f", "no", "n", "off", "0")
 
@@ -62,3 +73,47 @@ def _replaced(values: pa.ChunkedArray, name: Callable[[Any], str]) -> pa.Array:
     encoded = values.combine_chunks().dictionary_encode()
     names = [name(value) for value in encoded.dictionary.to_pylist()]
     return pa.array(names, pa.string()).take(encoded.indices)
+
+
+def has_label(table: Table, column: str, labels: Sequence[str] | None) -> NDArray[np.bool_]:
+    """Which rows say that they have a label, whether it is one of the classes or not: (rows,).
+
+    `labels`: the names of the classes, if they are known.
+    """
+    if column not in table.rows.column_names or not holds_labels(table.rows.column(column).type):
+        return np.ones(len(table), bool)
+    texts = written(table, column, labels)[0]
+    marks = pa.array(sorted(_marks(texts) if labels is None else set(NO_LABEL) - set(labels)), pa.string())
+    missing = pc.or_(pc.is_null(texts), pc.is_in(texts, marks))
+    return np.array(pc.invert(missing).to_pylist(), bool)
+
+
+def learned(train: Table, column: str) -> list[str] | None:
+    """The classes of a train split as they are written, whole numbers in the order of numbers; None
+    where they are numbers with a decimal point, which pandas makes of ids beside an empty row."""
+    texts = written(train, column, None)[0]
+    found = set(texts.unique().to_pylist()) - {None} - _marks(texts)
+    if pa.types.is_floating(train.rows.column(column).type) or (found and all(map(POINT_ZERO.fullmatch, found))):
+        return None
+    whole = all(WHOLE.fullmatch(text.removeprefix("+")) for text in found)
+    return sorted(found, key=int if whole else None)
+
+
+def _marks(texts: pa.Array) -> set[str]:
+    """What says in a column of unknown classes that a row has no label: -1 does not beside +1."""
+    signed = any(SIGNED.fullmatch(text) for text in texts.unique().to_pylist() if text is not None)
+    return set(NO_LABEL) - ({"-1"} if signed else set())
+
+
+def balanced(ids: NDArray[np.int64], classes: int) -> list[float]:
+    """Weights inversely to the rows of each class, rows / (classes with rows * rows of the class), as in scikit-learn. `ids`: of
+    all rows, negative where there is no label. A class without rows weighs 1: only smoothing reads its weight."""
+    counts = np.bincount(ids[ids >= 0], minlength=classes)
+    weights = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return [float(weight) if count else 1.0 for weight, count in zip(weights, counts, strict=True)]
+
+
+def holds_labels(kind: pa.DataType) -> bool:
+    """Whether a column type can hold labels; floats can where every one is missing, or is a class name."""
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    return is_text(kind) or number or pa.types.is_null(kind)
