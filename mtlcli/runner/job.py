@@ -74,6 +74,18 @@ def _carry_out(config: Config, prepared: Prepared, folder: RunFolder, order: Res
 
 def _run_as_rank(config: Config, run_dir: Path, command: list[str], numbered: bool, resumes: Path | None) -> float:
     """Carry out a run whose ranks torchrun or SLURM has started: rank 0 makes the folder, then all of them read it."""
+    from mtlcli.runner.distributed import lost_neighbour
+
+    try:
+        return _take_part(config, run_dir, command, numbered, resumes)
+    except Exception as error:
+        if not lost_neighbour(error):
+            raise
+        fix = "the message of that rank, or of the launcher, says why; then type the same command again"
+        raise RunError(f"lost another rank before the run began: {error}", str(read_launch()), fix) from error
+
+
+def _take_part(config: Config, run_dir: Path, command: list[str], numbered: bool, resumes: Path | None) -> float:
     from mtlcli.runner.distributed import connect, lost_neighbour
 
     by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ

@@ -6,9 +6,11 @@ import os
 import socket
 import sys
 import time
+from contextlib import suppress
 from datetime import timedelta
+from threading import Thread
 
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.distributed_c10d import PrefixStore
 
 from mtlcli.errors import RunError, UserError
@@ -86,13 +88,33 @@ def _reach(launch: Launch, timeout: float, waiting: _Waiting) -> TCPStore:
             raise UserError(what, f"MASTER_PORT={launch.port}", "give a port that is free") from error
         _held[launch.port].set_timeout(limit)
         return _held[launch.port]
+    who = "the store of the launcher" if by_agent else "rank 0"
     while True:
         try:
+            # Torch itself would try for minutes without a word.
             socket.create_connection((host, launch.port), timeout=5).close()
-            break
         except OSError as error:
-            waiting.go_on(f"rank 0 does not answer: {error.strerror or error}", aloud=True)
-    return TCPStore(host, launch.port, is_master=False, wait_for_workers=False, timeout=limit)
+            waiting.go_on(f"{who} does not answer: {error.strerror or error}", aloud=True)
+            continue
+        if store := _join(host, launch.port, limit, waiting, who):
+            return store
+
+
+def _join(host: str, port: int, limit: timedelta, waiting: _Waiting, who: str) -> TCPStore | None:
+    """A client of a store, or None when its server went away meanwhile."""
+    joined: list[TCPStore] = []
+
+    def join() -> None:
+        with suppress(DistError):
+            joined.append(TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=limit))
+
+    # In a thread, because torch waits for ever for the answer of another program that has the port.
+    thread = Thread(target=join, daemon=True)
+    thread.start()
+    thread.join(QUIET)
+    while thread.is_alive():
+        waiting.go_on(f"{who} does not answer, or another program has the port", aloud=True)
+    return joined[0] if joined else None
 
 
 class _Waiting:

@@ -47,6 +47,14 @@ def test_another_rank_says_that_the_first_does_not_answer(capsys: pytest.Capture
     assert "waiting for ranks (rank 1 of 2 at localhost:" in capsys.readouterr().err
 
 
+def test_another_program_that_has_the_port_is_not_waited_for_in_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(RunError, match="rank 0 does not answer, or another program has the port"):
+            meet(launch(1, 2, port), 1.5, quiet=0.0)
+    assert "another program has the port" in capsys.readouterr().err
+
+
 def test_a_port_that_is_taken_is_named() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
