@@ -1,4 +1,5 @@
-"""The average that the GLUE benchmark itself reports: the mean over tasks of the mean over a task's metrics (Wang et al. 2019)."""
+"""The average that the GLUE benchmark itself reports (Wang et al. 2019): the mean over tasks of the
+mean over a task's metrics."""
 
 from __future__ import annotations
 
