@@ -35,6 +35,11 @@ def size_text(size: int) -> str:
     return f"{size / 2**10:.1f} kB"
 
 
+def free_text(size: int) -> str:
+    """How many bytes are free, as the end of a sentence."""
+    return f"{size_text(size)} is free" if size else "nothing is free"
+
+
 def free(place: Path) -> int | None:
     """Bytes that are free where a path is or would be; None when that cannot be known. What a quota leaves may be less."""
     for folder in (place, *place.absolute().parents):
@@ -52,7 +57,7 @@ def reason(error: OSError, place: Path, needed: int | None = None) -> str:
     parts = [] if needed is None else [f"needs {size_text(needed)}"]
     if needed is not None or error.errno in (errno.ENOSPC, errno.EDQUOT):
         there = free(place)
-        left = "how much is free is not known" if there is None else f"free are {size_text(there)}"
+        left = "how much is free is not known" if there is None else free_text(there)
         parts.append(left + (", of which the quota gives you less" if error.errno == errno.EDQUOT else ""))
     return f"{error.strerror or error}" + (f" ({', '.join(parts)})" if parts else "")
 

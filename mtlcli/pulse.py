@@ -87,7 +87,7 @@ class Pulse:
                 try:
                     self._beat(present())
                 except (MtlError, OSError):
-                    # The output cannot be written: the next line of the run itself meets that too, and is heard.
+                    # The output cannot be written: the next line of the run itself meets that too, and stops it.
                     return
 
     def _beat(self, line: str) -> None:

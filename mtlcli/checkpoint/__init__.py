@@ -317,7 +317,7 @@ def _named(checkpoints: Path) -> list[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", str(checkpoints), "make it readable for you") from error
+        raise UserError(f"the folder cannot be read: {error.strerror}", str(checkpoints), "make it readable for you") from error
 
 
 def newest(checkpoints: Path) -> tuple[Checkpoint, list[str]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import mtlcli
 from mtlcli import output
 from mtlcli.disk import REMEDIES, reason
-from mtlcli.errors import MtlError, RunError, UserError
+from mtlcli.errors import MtlError, RunError, UserError, count_of
 from mtlcli.registry import suggest
 from mtlcli.runner.launched import read_launch
 
@@ -101,7 +101,7 @@ def _fails(write: Callable[[], object]) -> bool:
 def block(title: str, error: MtlError) -> str:
     """What the user reads about an error: how many problems, and for each of them what, where and what to do."""
     count = len(error.problems)
-    lines = [f"{title}: {count} problem{'s' if count > 1 else ''}"]
+    lines = [f"{title}: {count_of(count, 'problem')}"]
     for problem in error.problems:
         lines += ["  " + line for line in str(problem).splitlines()]
     return "\n".join(lines)

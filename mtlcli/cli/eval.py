@@ -69,7 +69,7 @@ def eval_main(argv: list[str]) -> int:
     tasks = [word for word in arguments.task if word not in overrides]
     _check(paths, overrides, arguments.json, arguments.predictions)
     if arguments.texts and arguments.predictions is None:
-        raise UserError("has no effect without --predictions", "--texts", "add --predictions DIR, or take it out")
+        raise UserError("the option has no effect without --predictions", "--texts", "add --predictions DIR, or take it out")
 
     from mtlcli.runner.reload import evaluate_path
 
@@ -122,9 +122,9 @@ def _check(paths: list[str], overrides: list[str], file: Path | None, folder: Pa
         elif problem := (check_key(key, values) if values and key != "task" else None) or refuse_at_evaluation(key):
             problems.append(problem)
     if file is not None and (why := obstacle(file, folder=False)):
-        problems.append(Problem(f"cannot be written: {why}", f"--json {file}", "give a file in a folder that you can write to"))
+        problems.append(Problem(f"the file cannot be written: {why}", f"--json {file}", "give a file in a folder that you can write to"))
     if folder is not None and (why := obstacle(folder, folder=True)):
-        problems.append(Problem(f"cannot be written: {why}", f"--predictions {folder}", "give a folder that you can write to"))
+        problems.append(Problem(f"the folder cannot be written: {why}", f"--predictions {folder}", "give a folder that you can write to"))
     if problems:
         raise UserError(problems)
 

@@ -90,7 +90,7 @@ def read_arguments(argv: list[str]) -> argparse.Namespace:
         "--experimental-rerun": (arguments.experimental_rerun, instead),
         "--shell-completion": (arguments.shell_completion or None, "mtl completion bash, zsh or fish prints mtl's own"),
     }
-    problems = [Problem("is not supported", option, fix) for option, (value, fix) in refused.items() if value is not None]
+    problems = [Problem("the option is not supported", option, fix) for option, (value, fix) in refused.items() if value is not None]
     commands = [
         option
         for option, given in {
@@ -104,7 +104,7 @@ def read_arguments(argv: list[str]) -> argparse.Namespace:
     if len(commands) > 1:
         problems.append(Problem(f"{' and '.join(commands)} cannot be combined", fix="give one of them"))
     if arguments.resolve and not (arguments.cfg or arguments.help):
-        problems.append(Problem("shows nothing by itself", "--resolve", "add --cfg job"))
+        problems.append(Problem("the option shows nothing by itself", "--resolve", "add --cfg job"))
     if arguments.config_dir is not None:
         arguments.config_dir = str(typed_path(arguments.config_dir, "-cd"))
         problems += config_dir_problems(Path(arguments.config_dir))
@@ -128,7 +128,7 @@ def explain(error: BaseException) -> Problem:
         asked = re.search(r"In '([^']+)'", str(cause))
         own = conf_dir() / group
         options = list(cause.options or sorted(path.stem for path in own.glob("*.yaml")))
-        return Problem(f"no file '{cause.missing_cfg_file}.yaml'", asked.group(1) if asked else group, suggest(name, options))
+        return Problem(f"there is no file '{cause.missing_cfg_file}.yaml'", asked.group(1) if asked else group, suggest(name, options))
     if isinstance(cause, YAMLError):
         return broken_yaml(cause)
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
@@ -431,7 +431,7 @@ class _Preflight:
                 continue
             if key in self.groups and key not in values:
                 options = self.loader.get_group_options(key)
-                problems.append(Problem("is chosen by name, not by value", key, f"for example {key}={options[0]}"))
+                problems.append(Problem("the group is chosen by name, not by value", key, f"for example {key}={options[0]}"))
             elif not is_task(override) and (problem := check_key(key, values)) is not None:
                 problems.append(problem)
             else:
@@ -497,7 +497,7 @@ class _Preflight:
         """The task files whose values landed outside of `tasks`, because their first lines do not say where they belong."""
         if not stray:
             return []
-        what = "does not start with the header that names its task, so its values belong nowhere"
+        what = "the file does not start with the header that names its task, so its values belong nowhere"
         files = sorted((self.own or Path()).joinpath("task").glob("*.yaml"))
         lacking = [path for path in files if _package(path) is None]
         return [Problem(what, str(path), f"make this its first line: # @package tasks.{path.stem}") for path in lacking]

@@ -233,7 +233,7 @@ def sweep_job(composed: DictConfig) -> float:
                 run_dir.mkdir(exist_ok=True)
                 RunFolder(run_dir).write_status("failed", reason=reason)
         if str(settings.sweeper._target_).endswith(".BasicSweeper"):
-            # Nothing is optimised, and the failure has been told: Hydra would tell it again.
+            # Nothing is optimised, and the failure has been shown: Hydra would show it again.
             return float("nan")
         raise
 

@@ -186,7 +186,7 @@ def _default_folder(config: Config, suite: str) -> Path:
 def check_unused(path: Path) -> None:
     """Raise UserError when a run folder or that of a sweep cannot be made at a path, because something else is there."""
     if path.exists() and not path.is_dir():
-        raise UserError("is a file, not a folder", where=f"run_dir={path}", fix="give another run_dir=")
+        raise UserError("the path is a file, not a folder", where=f"run_dir={path}", fix="give another run_dir=")
     if path.is_dir() and any(path.iterdir()):
         Owner(path).check()
         resume = f"type {commands.setting('resume', path)} to go on with its run, or " if (path / "config.yaml").is_file() else ""

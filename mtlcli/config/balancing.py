@@ -30,7 +30,8 @@ class Balancing:
     def problems(self, trained: Collection[str]) -> Iterator[Problem]:
         """What is wrong with the values together."""
         if self.last_layers is not None and self.projection is not None:
-            yield Problem("cannot be given together with weighting.last_layers", "weighting.projection", "set one of them to null")
+            what = "the projection cannot be given together with weighting.last_layers"
+            yield Problem(what, "weighting.projection", "set one of them to null")
 
 
 @weightings.register("mgda", "mtlcli.weighting.gradients.mgda:MGDA")

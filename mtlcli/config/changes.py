@@ -145,7 +145,8 @@ def judge(found: list[Change], allowed: list[str], *, dropout: bool) -> tuple[li
                 what += ": dropout drops other elements, which"
             problems.append(Problem(f"{what} changes the result", change.key, f"take it out, or type allow=[{change.key}] if it is meant"))
     changed = [change.key for change in found]
-    problems += [Problem(f"'{key}' is no change", "allow", "name keys that differ from the run's") for key in allowed if key not in changed]
+    unchanged = [key for key in allowed if key not in changed]
+    problems += [Problem(f"'{key}' is not changed", "allow", "name keys that differ from the run's") for key in unchanged]
     return problems, notices
 
 
@@ -154,7 +155,7 @@ def refuse_at_evaluation(key: str) -> Problem | None:
     if any(_is(path, EVALUATION) for path in _prefixes(key)):
         return None
     if any(pattern.startswith(f"{key}.") for pattern in EVALUATION):
-        return Problem("is a section, not a single value", key, f"give its keys one by one, for example {_example(key)}")
+        return Problem("the key is a section, not a single value", key, f"give its keys one by one, for example {_example(key)}")
     what = "plays no part in an evaluation" if _is(key, IDLE) else "is fixed by the checkpoint"
     fix = "take it out; an evaluation may change data, the device, and a task's source, splits, columns and metrics: mtl eval --help"
     return Problem(what, key, fix)

@@ -15,7 +15,7 @@ from mtlcli.config.formats import ENDINGS, NAMED, ending
 from mtlcli.config.sharing import CrossStitchSharing, ProgressiveSharing, SluiceSharing, stages_of
 from mtlcli.config.task import ClassificationTask, RegressionTask, SpanTask
 from mtlcli.config.weighting import Needs
-from mtlcli.errors import Problem
+from mtlcli.errors import Problem, count_of
 from mtlcli.evaluation.metrics import METRICS, OUTSIDE, metric_names, suggest_metric
 from mtlcli.registry import nearest, suggest
 
@@ -60,7 +60,7 @@ def missing_model(config: Config) -> list[Problem]:
         return []
     path, where = Path(name), f"model.name={name}"
     if path.is_file():
-        return [Problem("is a file, and a model is a folder", where, f"give the folder that holds it: model.name={path.parent}")]
+        return [Problem("the path is a file, and a model is a folder", where, f"give the folder that holds it: model.name={path.parent}")]
     return [] if path.is_dir() else [Problem(f"there is no folder '{name}'", where, _nearest_path(path))]
 
 
@@ -95,7 +95,7 @@ def _task(name: str, task: Task, config: Config, names: list[str]) -> Iterator[P
     if size < shares and task.splits.train is not None:
         key = f"{at}.batch_size" if task.batch_size else "runner.batch_size"
         yield Problem(
-            f"{size} examples cannot be cut into {shares} parts"
+            f"{count_of(size, 'example')} cannot be cut into {shares} parts"
             f" (runner.devices={config.runner.devices} x runner.accumulation={config.runner.accumulation})",
             key,
             f"type {key}={shares} or more",
@@ -109,7 +109,7 @@ def _task(name: str, task: Task, config: Config, names: list[str]) -> Iterator[P
             f"type runner.max_tokens={length} or more, or lower {key}",
         )
     if isinstance(task, ClassificationTask) and task.labels and len(set(task.labels)) < len(task.labels):
-        yield Problem("a label is there twice", f"{at}.labels", "give every label once, in the order of the ids")
+        yield Problem("a label is listed twice", f"{at}.labels", "give every label once, in the order of the ids")
     if isinstance(task, ClassificationTask) and task.labels and "" in task.labels:
         yield Problem("a label is empty", f"{at}.labels", "name it: an empty field of the label column says that a row has no label")
     if isinstance(task, ClassificationTask) and task.labels and not task.head:
@@ -133,7 +133,7 @@ def _metrics(at: str, kind: str, metrics: list[str]) -> Iterator[Problem]:
             what = f"'{metric}' does not score a {kind} task" if known_elsewhere else f"unknown metric '{metric}'"
             yield Problem(what, f"{at}.metrics", suggest_metric("" if known_elsewhere else metric, kind))
     for metric in {metric: None for metric in metrics if metrics.count(metric) > 1}:
-        yield Problem(f"'{metric}' is there twice", f"{at}.metrics", "name every metric once")
+        yield Problem(f"'{metric}' is listed twice", f"{at}.metrics", "name every metric once")
     first = metrics[0] if metrics else None
     if first in known and METRICS[first].rises:
         return
@@ -167,7 +167,7 @@ def class_weight_problems(task: ClassificationTask, where: str, labels: list[str
     """What is wrong with the weights of a task's classes, whose names are `labels`."""
     weights = task.class_weights
     if isinstance(weights, list) and len(weights) != len(labels):
-        what = f"has {len(weights)} numbers for {len(labels)} classes"
+        what = f"there {'is' if len(weights) == 1 else 'are'} {count_of(len(weights), 'number')} for {len(labels)} classes"
         yield Problem(what, where, f"give one for each class in this order: {', '.join(labels[:CLASSES_NAMED])}")
     elif isinstance(weights, dict):
         for name in weights:
@@ -186,10 +186,10 @@ def _source(at: str, task: Task, config: Config) -> Iterator[Problem]:
                     yield Problem(f"source.files has no split '{split}'", f"{at}.{key}", suggest(split, source.files))
         if source.kind not in (None, "local"):
             yield Problem(
-                f"has no effect beside source.files, which the rows come from: {source.kind}", f"{at}.source.kind", "take one out"
+                f"the value has no effect beside source.files, which the rows come from: {source.kind}", f"{at}.source.kind", "take one out"
             )
     elif source.path is None and source.hub is None:
-        yield Problem("says nowhere where the rows come from", f"{at}.source", "give files, hub or path")
+        yield Problem("the task does not say where its rows come from", f"{at}.source", "give files, hub or path")
     elif chosen == "hub" and source.hub is None:
         yield Problem(f"must be given with {says}", f"{at}.source.hub", "the data set's name on the hub, or another source")
     elif chosen in ("local", "sample") and source.path is None:
@@ -217,7 +217,7 @@ def _head(at: str, name: str, task: Task, config: Config, names: list[str]) -> I
             "name a task of the same type, or null",
         )
     elif isinstance(task, ClassificationTask) and isinstance(other, ClassificationTask) and task.labels and task.labels != other.labels:
-        yield Problem(f"differ from the labels of '{task.head}', whose head the task uses", f"{at}.labels", "leave them out")
+        yield Problem(f"the labels differ from those of '{task.head}', whose head the task uses", f"{at}.labels", "leave them out")
 
 
 def _run(config: Config, names: list[str]) -> Iterator[Problem]:
@@ -230,7 +230,7 @@ def _run(config: Config, names: list[str]) -> Iterator[Problem]:
     if runner.steps is None and runner.epochs is None:
         yield Problem("runner.steps and runner.epochs are both null", "runner.steps", "give one of them")
     if runner.eval_every is not None and runner.eval_share is not None:
-        yield Problem("stands beside runner.eval_every, which says the same in another way", "runner.eval_share", "leave one of them out")
+        yield Problem("this value and runner.eval_every both say how often to evaluate", "runner.eval_share", "leave one of them out")
     if runner.steps is not None and optim.warmup >= max(1, runner.steps):
         yield Problem(
             f"a warm-up of {optim.warmup:g} steps leaves none of {runner.steps} steps at the full learning rate",
@@ -294,7 +294,7 @@ def _weighting(config: Config, trained: list[str]) -> Iterator[Problem]:
         for name in trained:
             if config.tasks[name].weight not in (0, 1):
                 yield Problem(
-                    f"has no effect: {at} does not change when a task's loss is multiplied by a number",
+                    f"the value has no effect: {at} does not change when a task's loss is multiplied by a number",
                     f"tasks.{name}.weight",
                     "leave it out, choose another weighting, or type 0, which leaves the task out of the balance",
                 )
@@ -306,13 +306,13 @@ def _weighting(config: Config, trained: list[str]) -> Iterator[Problem]:
     logger = config.logger
     if logger.probe is not None and not (sampling.all_tasks and config.sharing.shares and len(trained) > 1):
         yield Problem(
-            "compares the gradients that the tasks of a step leave in shared parameters, and this run has none to compare",
+            "the probe compares the gradients that the tasks of a step leave in shared parameters, and this run has none to compare",
             "logger.probe",
             "leave it out, or type sampling=all and a sharing other than none, with several tasks",
         )
     if logger.affinity is not None and not (config.sharing.shares and len(trained) > 1):
         yield Problem(
-            "measures what a step on one task does to others through shared parameters, and this run has none",
+            "affinity is what a step on one task does to others through shared parameters, and this run has none",
             "logger.affinity",
             "leave it out, or share parameters between several tasks",
         )
@@ -330,7 +330,7 @@ def _stages(config: Config, sharing: ProgressiveSharing, names: list[str]) -> It
         elif task in config.tasks and task not in heads:
             yield Problem(f"task '{task}' has no train split", at, "take it out: it is evaluated with the head it uses")
         elif staged.count(task) > 1:
-            yield Problem(f"task '{task}' is there twice", at, "name every task once")
+            yield Problem(f"task '{task}' is listed twice", at, "name every task once")
     for task, owner in heads.items():
         if task not in staged:
             yield Problem(f"task '{task}' is in no stage", at, "add it to a stage, or take it out of the run")
@@ -342,19 +342,21 @@ def _stages(config: Config, sharing: ProgressiveSharing, names: list[str]) -> It
     if sharing.lengths is not None:
         steps, total = config.runner.steps, sum(sharing.lengths)
         if len(sharing.lengths) != len(stages) - 1:
-            what = f"{len(stages)} stages need {len(stages) - 1} lengths, found {len(sharing.lengths)}"
+            what = f"{len(stages)} stages need {count_of(len(stages) - 1, 'length')}, found {len(sharing.lengths)}"
             yield Problem(what, "sharing.lengths", "give the steps of every stage but the last, which goes on to the end of the run")
         elif steps is not None and total >= steps:
-            yield Problem(f"{total} steps leave the last stage none of {steps}", "sharing.lengths", "lower them, or raise runner.steps")
+            what = f"the stages before the last take {total} of {count_of(steps, 'step')}: the last one has none"
+            yield Problem(what, "sharing.lengths", "lower them, or raise runner.steps")
     alone = [stage[0] for stage in stages if len(stage) < 2]
     if config.weighting.needs.several_tasks and alone:
         what = f"weighting={config.weighting.name} compares tasks, and '{alone[0]}' is alone in its stage"
         yield Problem(what, at, "put several tasks into every stage, or type weighting=static")
     if config.runner.patience is not None:
         fix = "give sharing.patience, which ends a stage, and with the last one the run"
-        yield Problem("may end the run before its last stage", "runner.patience", fix)
+        yield Problem("patience may end the run before its last stage", "runner.patience", fix)
     if config.logger.affinity is not None:
-        yield Problem("measures tasks trained together, and stages train them one after another", "logger.affinity", "leave it out")
+        what = "affinity is measured between tasks trained together, and stages train them one after another"
+        yield Problem(what, "logger.affinity", "leave it out")
 
 
 def _data(config: Config) -> Iterator[Problem]:
@@ -371,6 +373,6 @@ def _data(config: Config) -> Iterator[Problem]:
         )
     if data.root is not None and not {"local", "auto"} & set(kinds.values()):
         why = f"rows come from data.source={data.source}" if sources else "every task names files of its own"
-        yield Problem(f"has no effect: {why}", "data.root", "take it out, or type data.source=local")
+        yield Problem(f"the value has no effect: {why}", "data.root", "take it out, or type data.source=local")
     if data.sample_seed and not {"sample", "auto"} & set(kinds.values()):
-        yield Problem("has no effect: no task takes rows from the sample world", "data.sample_seed", "take it out")
+        yield Problem("the value has no effect: no task takes rows from the sample world", "data.sample_seed", "take it out")

@@ -49,7 +49,8 @@ class Optim:
             if value is not None and value >= 1 and not float(value).is_integer():
                 yield Problem(f"{value} is neither a share below 1 nor a whole number of steps", f"optim.{key}", "for example 0.06 or 100")
         if self.decay is not None and self.schedule != "wsd":
-            yield Problem(f"has no effect with optim.schedule={self.schedule}", "optim.decay", "leave it out, or type optim.schedule=wsd")
+            what = f"the value has no effect with optim.schedule={self.schedule}"
+            yield Problem(what, "optim.decay", "leave it out, or type optim.schedule=wsd")
         elif self.schedule == "wsd" and self.warmup < 1 and (self.decay or 0.0) < 1 and self.warmup + (self.decay or 0.2) > 1:
             yield Problem("the warm-up and the decay together are longer than the run", "optim.decay", "lower optim.warmup or optim.decay")
         betas = getattr(self, "betas", None)

@@ -170,7 +170,7 @@ class LoRASharing:
     def problems(self, owners: dict[str, str]) -> Iterator[Problem]:
         """What is wrong with it in a run of these tasks: task -> the task whose head it uses."""
         if find_spec("peft") is None:
-            yield Problem("sharing=lora needs peft, not installed", "sharing", "type pip install 'mtlcli[lora]'")
+            yield Problem("sharing=lora needs the package peft, which is not installed", "sharing", "type pip install 'mtlcli[lora]'")
 
 
 @sharings.register("adapter_fusion", "mtlcli.sharing.adapter_fusion:AdapterFusion")
@@ -216,7 +216,7 @@ class Gating(ABC):
     def problems(self, owners: dict[str, str]) -> Iterator[Problem]:
         """What is wrong with it in a run of these tasks: task -> the task whose head it uses."""
         if self.gate == "dselect_k" and not self.selected <= self.gated() > 1:
-            what = f"cannot choose {self.selected} of {self.gated()} experts"
+            what = f"the gate cannot choose {self.selected} of {self.gated()} experts"
             yield Problem(what, "sharing.selected", "lower it, or take gate=softmax or more experts")
 
 

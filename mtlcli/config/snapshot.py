@@ -124,11 +124,11 @@ def _load(path: Path) -> DictConfig:
     try:
         size = path.stat().st_size
         if size > LARGEST:
-            raise UserError(f"has {size:,} bytes, more than {LARGEST:,}", where=str(path), fix=_bring_back(path))
+            raise UserError(f"the file has {size:,} bytes, more than {LARGEST:,}", where=str(path), fix=_bring_back(path))
         text = path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise UserError(f"cannot be read: {reason}", where=str(path), fix=_bring_back(path)) from error
+        raise UserError(f"the file cannot be read: {reason}", where=str(path), fix=_bring_back(path)) from error
     return _parsed(text, path)
 
 
@@ -142,16 +142,16 @@ def _parsed(text: str, path: Path) -> DictConfig:
     try:
         count = _expanded(yaml.compose(text, Loader=yaml.SafeLoader), {})
         if count > MOST_VALUES:
-            raise UserError(f"stands for more than {MOST_VALUES:,} values", where=str(path), fix=_bring_back(path))
+            raise UserError(f"the file stands for more than {MOST_VALUES:,} values", where=str(path), fix=_bring_back(path))
         saved = OmegaConf.create(text)
     except (ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"cannot be read: {reason}", where=str(path), fix=_bring_back(path)) from error
+        raise UserError(f"the file cannot be read: {reason}", where=str(path), fix=_bring_back(path)) from error
     if not isinstance(saved, DictConfig):
-        raise UserError("holds no configuration", where=str(path), fix=_bring_back(path))
+        raise UserError("the file holds no configuration", where=str(path), fix=_bring_back(path))
     for name in sorted(set(_resolvers(OmegaConf.to_container(saved)))):
         raise UserError(
-            f"asks for the resolver '{name}', which is not run from a saved file",
+            f"the file asks for the resolver '{name}', which is not run from a saved file",
             where=str(path),
             fix=f"write the value; a saved file may ask for {', '.join(RESOLVERS)}",
         )

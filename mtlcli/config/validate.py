@@ -30,7 +30,7 @@ from mtlcli.config.schema import (
     tags,
     value_at,
 )
-from mtlcli.errors import Problem, UserError
+from mtlcli.errors import Problem, UserError, count_of
 from mtlcli.registry import nearest, suggest
 
 LARGEST = 99_999_999
@@ -190,7 +190,8 @@ def _in_words(error: Any, path: Path, values: dict[str, Any]) -> Problem:
         key = context["discriminator"].strip("'")
         return Problem(f"unknown {key} '{context['tag']}'", f"{where}.{key}", suggest(context["tag"], _quoted(context["expected_tags"])))
     if kind == "too_short":
-        return Problem(f"needs at least {context['min_length']} entries, found {found(value)}", where, _help(path, values))
+        least = count_of(context["min_length"], "entry", "entries")
+        return Problem(f"needs at least {least}, found {found(value)}", where, _help(path, values))
     if kind in BOUNDS:
         words, key = BOUNDS[kind]
         return Problem(f"must be {words} {_number(context[key])}, found {found(value)}", where, _help(path, values))

@@ -89,7 +89,8 @@ def _doubts(task: TaskType[Any], tables: Mapping[str, Table]) -> list[Problem]:
     for table, numbers in zip(others, texts[1:], strict=True):
         known = _first_rows(texts[0], numbers)
         if len(rows := np.flatnonzero(known >= 0)):
-            what = f"the text is in train too, in {len(rows):,} of {len(table):,} rows: here that of {train.where(known[rows[0]])}"
+            share = f"{len(rows):,} of {count_of(len(table), 'row')}"
+            what = f"the text is in train too, in {share}: here that of {train.where(known[rows[0]])}"
             fix = f"delete the rows from one of the two: a score on texts of the train split says little (tasks.{task.name}.splits)"
             brief = f"{table.split}: {count_of(len(rows), 'row has its', 'rows have their')} text in train, too"
             found.append(counted(table, rows, what, fix, brief))
@@ -137,13 +138,14 @@ def _repeats(task: TaskType[Any], table: Table, texts: NDArray[np.int64], *, in_
     if len(rows := np.flatnonzero(differs)):
         column = task.config.columns.label
         other, this = (shown(table.rows.column(column)[int(row)].as_py()) for row in (first[rows[0]], rows[0]))
-        what = f"same text, other label, in {len(rows):,} of {len(table):,} rows: {this} here, {other} in {table.place(first[rows[0]])}"
+        share = f"{len(rows):,} of {count_of(len(table), 'row')}"
+        what = f"same text, other label, in {share}: {this} here, {other} in {table.place(first[rows[0]])}"
         fix = f"decide for one label, or delete the rows (column '{column}', tasks.{task.name}.columns.label)"
         brief = f"{table.split}: {count_of(len(rows), 'row has', 'rows have')} the text of another row and another label"
         found.append(counted(table, rows, what, fix, brief))
     if in_train and len(rows := np.flatnonzero(again & ~differs)):
         same = "same text" if targets is None else "same text and label"
-        what = f"{same} as an earlier row, in {len(rows):,} of {len(table):,} rows: here as in {table.place(first[rows[0]])}"
+        what = f"{same} as an earlier row, in {len(rows):,} of {count_of(len(table), 'row')}: here as in {table.place(first[rows[0]])}"
         brief = f"{table.split}: {count_of(len(rows), 'row repeats', 'rows repeat')} an earlier row"
         found.append(counted(table, rows, what, "delete them, unless these texts are meant to weigh more", brief))
     return found

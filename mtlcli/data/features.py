@@ -25,7 +25,7 @@ class Features:
     token_columns: dict[str, NDArray] = field(default_factory=dict)
     """One value per token, aligned with `ids`, for example character offsets. Not given to the model."""
     notes: dict[str, int] = field(default_factory=dict)
-    """What the user should hear of, counted: `truncated`, `questions cut`, ..."""
+    """What is worth a line for the user, counted: `truncated`, `questions cut`, ..."""
     noted: dict[str, list[int]] = field(default_factory=dict)
     """The first rows that a note counts."""
 

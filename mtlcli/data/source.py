@@ -269,7 +269,7 @@ def changed_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Prob
             continue
         for split, read in task["splits"].items():
             if known is not None and known["splits"].get(split, read)["fingerprint"] != read["fingerprint"]:
-                what = f"is not the {split} split that the run has read"
+                what = f"the rows are not the {split} split that the run has read"
                 problems.append(Problem(what, read["origin"], "bring the data back as it was, or start another run").of_task(name))
     return problems
 

@@ -49,7 +49,7 @@ def text_bytes(path: Path) -> bytes:
 def too_large(path: Path, what: str, needed: int, free: int) -> UserError:
     """That rows do not go into memory: `needed` and `free` are bytes."""
     fix = "use a machine with more memory, or a file with fewer rows"
-    text = f"{what} takes {size_text(needed)} of memory or more, and {size_text(free)} are free"
+    text = f"{what} takes {size_text(needed)} of memory or more, and {size_text(free)} is free"
     return UserError(text, str(path), fix)
 
 

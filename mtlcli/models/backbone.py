@@ -19,7 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from mtlcli.config.run import Model
 from mtlcli.data.batches import Batch
-from mtlcli.errors import RunWarning, UserError
+from mtlcli.errors import RunWarning, UserError, count_of
 from mtlcli.models.bert import PLAIN, bert_layers, skip_tokens
 from mtlcli.models.dropout import cheapen
 from mtlcli.models.files import WORD_EMBEDDINGS, BackboneFiles, from_here, locate, own_architecture
@@ -56,7 +56,7 @@ def last_layers(parameters: Sequence[str], count: int) -> list[int]:
     layers = [layer_of(name) for name in parameters]
     depth = max((layer + 1 for layer in layers if layer is not None), default=0)
     if count > depth:
-        raise UserError(f"the backbone has {depth} layers", where="weighting.last_layers", fix=f"type {depth} or less, or null")
+        raise UserError(f"the backbone has {count_of(depth, 'layer')}", where="weighting.last_layers", fix=f"type {depth} or less, or null")
     return [position for position, layer in enumerate(layers) if layer is not None and layer >= depth - count]
 
 
@@ -101,7 +101,8 @@ class Backbone(nn.Module):
     def freeze(self, layers: int) -> None:
         """Train neither the embeddings nor the lowest `layers` layers. Raises UserError when there are fewer."""
         if layers > self.depth:
-            raise UserError(f"the backbone has {self.depth} layers", where="model.frozen_layers", fix=f"type {self.depth} or less, or null")
+            what = f"the backbone has {count_of(self.depth, 'layer')}"
+            raise UserError(what, where="model.frozen_layers", fix=f"type {self.depth} or less, or null")
         for name, parameter in self.network.named_parameters():
             if height_of(name, self.depth) > self.depth - layers:
                 parameter.requires_grad = False

@@ -76,9 +76,9 @@ class BackboneFiles:
         """Read what `save` wrote. Raises UserError when it is not there, or something else is."""
         for name in ("backbone.json", "tokenizer.json"):
             if not (folder / name).is_file():
-                raise UserError(f"no file {name}", where=str(folder), fix="the run folder is not complete: copy it as a whole")
+                raise UserError(f"there is no file {name}", where=str(folder), fix="the run folder is not complete: copy it as a whole")
             if (size := (folder / name).stat().st_size) > LARGEST_FILES[name]:
-                what = f"has {size:,} bytes, more than {LARGEST_FILES[name]:,}"
+                what = f"the file has {size:,} bytes, more than {LARGEST_FILES[name]:,}"
                 raise UserError(what, where=str(folder / name), fix="bring back the run's own files")
         try:
             fields = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))
@@ -97,7 +97,8 @@ class BackboneFiles:
             check_tokenizer(files.tokenizer)
             files.encoder()
         except (ValueError, TypeError, RecursionError) as error:
-            raise UserError(f"is not what a run has saved: {error}", where=str(folder), fix="bring back the run's own files") from error
+            what = f"the folder does not hold what a run saves: {error}"
+            raise UserError(what, where=str(folder), fix="bring back the run's own files") from error
         return files
 
 

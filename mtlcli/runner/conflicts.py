@@ -6,6 +6,7 @@ import math
 from itertools import combinations
 from typing import Any
 
+from mtlcli.errors import count_of
 from mtlcli.weighting.base import Step, WeightedTask
 
 SURE = 3.0
@@ -79,7 +80,8 @@ def _verdict(pairs: dict[str, Any], tasks: dict[str, Any]) -> str:
     worst, task = lowest(pairs), lowest(tasks)
     pair, harm = pairs[worst], tasks[task]
     told = (
-        f"gradients of {worst.replace(',', ' and ')} conflict in {pair['conflict']:.0%} of {pair['steps']} measured steps (mean cosine"
+        f"gradients of {worst.replace(',', ' and ')} conflict in {pair['conflict']:.0%}"
+        f" of {count_of(pair['steps'], 'measured step')} (mean cosine"
         f" {pair['cosine']:+.3f} +- {pair['error']:.3f}, the lowest of all pairs; 50% and 0 mean no relation);"
         f" the plain sum would have raised the loss of {task} in {harm['conflict']:.0%} of steps: "
     )

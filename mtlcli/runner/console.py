@@ -20,7 +20,7 @@ from rich.text import Text
 from mtlcli import commands
 from mtlcli.config.environment import hide
 from mtlcli.disk import append, writing
-from mtlcli.errors import RunError, RunWarning
+from mtlcli.errors import RunError, RunWarning, count_of
 from mtlcli.output import news
 from mtlcli.pulse import doing, present, pulse
 from mtlcli.screen import NO_WINDOW, Column, FittingTable, screen
@@ -252,12 +252,11 @@ def findings(results: dict[str, Any]) -> list[str]:
     lines = []
     failures = results["weighting"].get("solver_failures")
     if failures:
-        lines.append(
-            f"warning: the solver of {results['weighting']['name']} failed in {failures} steps, which used earlier weights or the plain sum"
-        )
+        solver = f"the solver of {results['weighting']['name']}"
+        lines.append(f"warning: {solver} failed in {count_of(failures, 'step')}, which used earlier weights")
     if results["gradients"]:
         lines.append(results["gradients"]["verdict"])
     if results["affinity"]:
         groups = " | ".join("+".join(group) for group in results["affinity"]["grouping"])
-        lines.append(f"affinity, measured in {results['affinity']['measured']} steps, suggests to train together: {groups}")
+        lines.append(f"affinity, measured in {count_of(results['affinity']['measured'], 'step')}, suggests to train together: {groups}")
     return lines

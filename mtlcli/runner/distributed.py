@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from mtlcli.config.run import Runner
-from mtlcli.errors import UserError
+from mtlcli.errors import UserError, count_of
 from mtlcli.runner.launched import read_launch
 from mtlcli.runner.meeting import QUIET, meet, stay_local
 from mtlcli.runner.shared import SharedSum, shared_sum
@@ -144,7 +144,7 @@ def choose_device(runner: Runner, local_rank: int, wanted: int) -> torch.device:
         return torch.device("cpu")
     if wanted > torch.cuda.device_count():
         raise UserError(
-            f"{wanted} devices are asked for, {torch.cuda.device_count()} are here",
+            f"the run asks for {count_of(wanted, 'device')}, and this machine has {count_of(torch.cuda.device_count(), 'GPU')}",
             where="runner.devices",
             fix=f"type runner.devices={torch.cuda.device_count()} or runner.device=cpu",
         )

@@ -21,7 +21,7 @@ from mtlcli.config import Config
 from mtlcli.config.environment import hide
 from mtlcli.config.snapshot import save_config
 from mtlcli.disk import append, flush, make_numbered, write_whole, writing
-from mtlcli.errors import Problem, RunError, UserError
+from mtlcli.errors import Problem, RunError, UserError, count_of
 from mtlcli.models.files import BackboneFiles
 from mtlcli.runner.owner import NAME, Owner
 
@@ -202,7 +202,7 @@ class RunFolder:
             )
         except (KeyError, TypeError, AttributeError):
             return [], []  # No state of a run: restoring it says what is wrong.
-        notes = [f"metrics.jsonl: {doubled} rows are of a step that has one already; they are left out"] if doubled else []
+        notes = [f"metrics.jsonl: {count_of(doubled, 'second row')} of a step left out"] if doubled else []
         if trained == told:
             return [], notes
         steps = [step for step in range(every, state["step"] + 1, every) if step not in rows]
@@ -235,7 +235,7 @@ class RunFolder:
                     rows.setdefault(row["step"], row)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             fix = "move the file away and type allow=[metrics.jsonl]: the run goes on"
-            raise UserError("holds a row that no run has written", where=str(file), fix=fix) from error
+            raise UserError("the file holds a row that no run has written", where=str(file), fix=fix) from error
         return rows, doubled
 
     def note_resumed(self, step: int, command: list[str], changes: list[str]) -> None:
@@ -266,7 +266,7 @@ class RunFolder:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise UserError(
-                f"cannot be read: {reason}", str(self.path / "environment.json"), "give a run folder that is complete"
+                f"the file cannot be read: {reason}", str(self.path / "environment.json"), "give a run folder that is complete"
             ) from error
         return content
 

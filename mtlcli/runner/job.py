@@ -13,7 +13,7 @@ from mtlcli import checkpoint, commands, garbage
 from mtlcli.config import Config, samplings, weightings
 from mtlcli.config.sharing import ProgressiveSharing, stages_of
 from mtlcli.config.snapshot import config_text, load_config, read_text
-from mtlcli.errors import Interrupted, MtlError, RunError, UserError
+from mtlcli.errors import Interrupted, MtlError, RunError, UserError, count_of
 from mtlcli.models.files import BackboneFiles
 from mtlcli.pulse import doing
 from mtlcli.runner.console import Console, findings, results_table
@@ -94,7 +94,7 @@ def _take_part(config: Config, run_dir: Path, command: list[str], numbered: bool
         interrupt.leaving_with(os.getppid()) if by_torchrun else nullcontext(),
         connect(config.runner, meanwhile=interrupt.at_once()) as ranks,
     ):
-        # What the launcher was told counts: a resumed run has as many ranks, or hears that it has not.
+        # What the launcher was told counts: a resumed run must have as many ranks.
         config.runner.devices = ranks.world
         failure: MtlError | None = None
         place: dict[str, Any] = {}
@@ -278,8 +278,9 @@ def _train(
         per_epoch = stages.steps_per_epoch
         counts = model.parameter_counts()
         head = (
-            f"{steps} steps ({steps / per_epoch:.3g} epochs of {per_epoch}), lr {config.optim.lr:g}, {config.runner.precision}, "
-            f"{ranks.world} x {ranks.device.type}, {torch.get_num_threads()} threads, "
+            f"{count_of(steps, 'step')} ({steps / per_epoch:.3g} epochs of {per_epoch:,}), "
+            f"lr {config.optim.lr:g}, {config.runner.precision}, "
+            f"{ranks.world} x {ranks.device.type}, {count_of(torch.get_num_threads(), 'thread')}, "
             f"{counts['total']:,} parameters, {counts['shared']:,} shared"
         )
 

@@ -90,7 +90,7 @@ def _number(name: str, least: int, most: int | None, problems: list[Problem]) ->
     if re.fullmatch(r"[0-9]{1,9}", text) and least <= int(text) and (most is None or int(text) <= most):
         return int(text)
     allowed = f"from {least}" + ("" if most is None else f" to {most}")
-    problems.append(Problem(f"is not a whole number {allowed}", f"{name}={text}", _unset(name)))
+    problems.append(Problem(f"the value is not a whole number {allowed}", f"{name}={text}", _unset(name)))
     return None
 
 

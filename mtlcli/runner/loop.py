@@ -15,7 +15,7 @@ from mtlcli.data.batches import Stream
 from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.features import Features, Split
 from mtlcli.data.source import DataSource
-from mtlcli.errors import Interrupted, NotFinite, RunError
+from mtlcli.errors import Interrupted, NotFinite, RunError, count_of
 from mtlcli.evaluation.evaluate import evaluate
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.runner.affinity import Affinity
@@ -203,7 +203,7 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
             raise Interrupted(asked, state.step, commands.resume(run.folder.path))
         if done:
             if not last:
-                run.console.say(f"stopped: {state.stale if stale else state.stage.stale} evaluations without a better average")
+                run.console.say(f"stopped: {count_of(state.stale if stale else state.stage.stale, 'evaluation')} without a better average")
             run.saver.wait()
             if ranks.first and (fault := best_fault(run.folder, state.best_step)):
                 run.console.say(f"warning: {fault}; results.json is about it, and mtl eval will refuse it")

@@ -130,7 +130,7 @@ def prepare(
     details = [f"warning: {problem}" for found in doubts.values() for problem in found]
     if config.data.warnings == "summary":
         lines = summary(doubts)
-        # The jobs of a sweep have the same tasks: they are told of once.
+        # The jobs of a sweep have the same tasks: their lines are shown once.
         details += [line for line in lines if line in _shown]
         notices += [line for line in lines if line not in _shown]
         _shown.update(lines)

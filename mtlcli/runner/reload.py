@@ -139,7 +139,7 @@ def evaluate_path(
     for key, used in (("max_train_rows", True in trains), ("max_eval_rows", False in trains)):
         limit, typed = getattr(config.data, key), any(override.startswith(f"data.{key}=") for override in overrides or [])
         if typed and not used:
-            raise UserError(f"has no effect on {', '.join(sum(parts.values(), []))}", f"data.{key}", "take it out")
+            raise UserError(f"the value has no effect on {', '.join(sum(parts.values(), []))}", f"data.{key}", "take it out")
         if whole and used and limit is not None and not typed:
             setattr(config.data, key, None)
             say(f"every row is evaluated: data.{key}={limit} was meant for training (type it again to keep it)")
@@ -169,7 +169,7 @@ def _idle(config: Config, wanted: str, parts: dict[str, list[str]], overrides: l
             f"rows come from {kind}": kind in ("local", "sample") and rest in ("source.hub", "source.hub_config"),
             "rows come from hub": kind == "hub" and rest == "source.path",
         }
-        problems += [Problem(f"has no effect: {reason}", key, "take it out") for reason, holds in why.items() if holds][:1]
+        problems += [Problem(f"the value has no effect: {reason}", key, "take it out") for reason, holds in why.items() if holds][:1]
     return problems
 
 
@@ -278,7 +278,7 @@ def _check_files(folder: Path, parts: dict[str, list[str]]) -> None:
     """Raises UserError for a file of predictions that cannot be written."""
     files = [folder / f"{stem}.jsonl" for name, splits in parts.items() for stem in _stems(name, splits)]
     problems = [
-        Problem(f"cannot be written: {why}", f"--predictions {folder}", "give another folder")
+        Problem(f"the folder cannot be written: {why}", f"--predictions {folder}", "give another folder")
         for file in files
         if (why := obstacle(file, folder=False))
     ]

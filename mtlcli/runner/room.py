@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtlcli.config import Config
-from mtlcli.disk import free, size_text, writing
-from mtlcli.errors import UserError
+from mtlcli.disk import free, free_text, size_text, writing
+from mtlcli.errors import UserError, count_of
 from mtlcli.models.files import BackboneFiles
 from mtlcli.tasks.base import TaskType
 
@@ -47,7 +47,7 @@ def check_room(
     count = max(most - (existing or 0), min(saves, 1))
     each = checkpoint_size(config, tasks, files)
     backbone = len(files.tokenizer.encode()) + len(json.dumps(files.architecture)) if existing is None else 0
-    told = f" ({count} checkpoint{'s' if count > 1 else ''} of {size_text(each)})" if count else ""
+    told = f" ({count_of(count, 'checkpoint')} of {size_text(each)})" if count else ""
     fewer = " or keep fewer checkpoints: runner.keep=1" if config.runner.keep > 1 and count > 1 else ""
     _check(run_dir, count * each + backbone + OTHER, told, fewer)
 
@@ -73,7 +73,7 @@ def _check(run_dir: Path, needed: int, told: str, fewer: str) -> None:
     there = free(run_dir)
     if there is not None and there < needed:
         raise UserError(
-            f"the disk has too little room: the run needs {size_text(needed)}{told}, free are {size_text(there)}",
+            f"the disk has too little room: the run needs {size_text(needed)}{told}, and {free_text(there)}",
             where=str(run_dir),
             fix=f"make room there, give run_dir= on another disk,{fewer}".rstrip(","),
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from itertools import accumulate, pairwise
 from typing import Any
 
-from mtlcli.errors import UserError
+from mtlcli.errors import UserError, count_of
 from mtlcli.runner.state import Stage
 from mtlcli.sampling.base import Sampling
 
@@ -45,7 +45,7 @@ class Stages:
         empty = next((number for number, length in enumerate(self._lengths, start=1) if length < 1), None)
         if empty is not None:
             raise UserError(
-                f"{steps} steps leave stage {empty} of {len(self)} without any",
+                f"with {count_of(steps, 'step')}, stage {empty} of {len(self)} has none",
                 where="sharing.lengths",
                 fix="lower the lengths of the others, or raise runner.steps",
             )

@@ -51,14 +51,16 @@ def test_places_that_cannot_be_written_are_known_before_the_work(runs: Path) -> 
         (config / "a" / "b", f"{config} is a file, not a folder"),
         (runs / "loop" / "x", f"{runs / 'loop'} is a link to nothing"),
     ):
-        assert said(runs / "new", "--json", place) == [f"--json {place}: cannot be written: {why} -> {FILE}"]
-        assert said(runs / "new", "--predictions", place) == [f"--predictions {place}: cannot be written: {why} -> {FOLDER}"]
+        assert said(runs / "new", "--json", place) == [f"--json {place}: the file cannot be written: {why} -> {FILE}"]
+        assert said(runs / "new", "--predictions", place) == [f"--predictions {place}: the folder cannot be written: {why} -> {FOLDER}"]
     for place in (runs / "new" / ("z" * 300), runs / "not" / "yet" / ("z" * 300)):
         for option in ("--json", "--predictions"):
             assert "a name of 300 bytes is too long" in said(runs / "new", option, place)[0]
     assert obstacle(runs / "new" / "a" / "b", folder=False) is None and not (runs / "new" / "a").exists()
     assert obstacle(Path(os.devnull), folder=False) is None
-    assert said(runs / "new", "--texts") == ["--texts: has no effect without --predictions -> add --predictions DIR, or take it out"]
+    assert said(runs / "new", "--texts") == [
+        "--texts: the option has no effect without --predictions -> add --predictions DIR, or take it out"
+    ]
 
 
 def test_overrides_and_files(runs: Path) -> None:
@@ -67,8 +69,8 @@ def test_overrides_and_files(runs: Path) -> None:
         "model: is fixed by the checkpoint -> " + FIX,
         "+data.root: values are changed with key=value here, without + and ~",
         "seed: is fixed by the checkpoint -> " + FIX,
-        f"--json {runs}: cannot be written: {runs} is a folder, not a file -> {FILE}",
-        f"--predictions {config}: cannot be written: {config} is a file, not a folder -> {FOLDER}",
+        f"--json {runs}: the file cannot be written: {runs} is a folder, not a file -> {FILE}",
+        f"--predictions {config}: the folder cannot be written: {config} is a file, not a folder -> {FOLDER}",
     ]
     assert said(runs / "new", "--foo") == ["unknown option '--foo' -> mtl eval --help tells the options"]
 

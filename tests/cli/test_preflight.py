@@ -145,7 +145,7 @@ def test_what_cannot_be_read() -> None:
     assert said("model.name=x=y")[0].startswith("cannot read 'model.name=x=y': the character = must stand in quotes")
     assert said("model.name=a'b")[0].startswith("cannot read 'model.name=a'b': a quote is opened and not closed")
     assert said("=3")[0].startswith("unknown key ''")
-    assert said("task={a: 3}") == ["task: is chosen by name, not by value -> for example task=ax"]
+    assert said("task={a: 3}") == ["task: the group is chosen by name, not by value -> for example task=ax"]
     assert said("task=null")[0].startswith("task=null: a task must be chosen")
     assert said("task=[]")[0].startswith("task: the run has no task")
 
@@ -201,7 +201,7 @@ def test_options() -> None:
         "unknown option '--foo' -> values are given as key=value, for example task=rte; mtl train --help tells the options"
     ]
     assert said("-m", "--cfg", "job", "--config-name", "x", "-cd", "nosuch") == [
-        "--config-name: is not supported -> use -cd DIR and key=value",
+        "--config-name: the option is not supported -> use -cd DIR and key=value",
         "--multirun and --cfg cannot be combined -> give one of them",
         f"-cd: there is no folder 'nosuch' -> relative paths start from {Path.cwd()}",
     ]
@@ -225,8 +225,8 @@ def test_a_header_that_names_no_task(own: Path, package: str, proposal: str) -> 
 def test_a_task_without_its_header(own: Path) -> None:
     (own / "my_conf" / "task" / "mine.yaml").write_text(MINE)
     assert said("-cd", "my_conf", "task=mine", "tasks.mine.weight=2", "seed=-1") == [
-        "my_conf/task/mine.yaml: does not start with the header that names its task, so its values belong nowhere -> make this its first "
-        "line: # @package tasks.mine",
+        "my_conf/task/mine.yaml: the file does not start with the header that names its task, so its values belong nowhere "
+        "-> make this its first line: # @package tasks.mine",
         "seed: must be at least 0, found -1 -> Seed of weights, order of data, sampling and dropout.",
     ]
 
@@ -248,7 +248,7 @@ def test_broken_yaml(own: Path) -> None:
 def test_a_suite_with_a_task_that_is_not_there(own: Path) -> None:
     (own / "my_conf" / "task" / "both.yaml").write_text("# @package _global_\ndefaults:\n  - mine\n  - colla\n")
     (text,) = said("-cd", "my_conf", "task=both")
-    assert text.startswith("task/both: no file 'task/colla.yaml' -> did you mean 'cola'?")
+    assert text.startswith("task/both: there is no file 'task/colla.yaml' -> did you mean 'cola'?")
 
 
 def test_a_missing_file(own: Path) -> None:
@@ -283,7 +283,7 @@ def test_a_model_folder_that_is_not_there(own: Path) -> None:
         "/data/models/bert": "there is no folder '/data/models/bert' -> there is no folder '/data/models' either",
         "./models/brt": "there is no folder './models/brt' -> did you mean 'models/bert'?",
         "a/b/c": f"there is no folder 'a/b/c' -> there is no folder 'a/b' either; relative paths start from {own}",
-        "./models/bert/config.json": "is a file, and a model is a folder -> give the folder that holds it: model.name=models/bert",
+        "./models/bert/config.json": "the path is a file, and a model is a folder -> give the folder that holds it: model.name=models/bert",
     }.items():
         (text,) = said("-cd", "my_conf", "task=mine", "model=pretrained", f"model.name={name}")
         assert text.startswith(f"model.name={name}: {answer}")

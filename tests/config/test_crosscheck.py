@@ -55,7 +55,7 @@ TASKS: list[tuple[dict[str, Any], list[str]]] = [
     ),
     (
         {"a": {**TEXT, "labels": ["x", "y"]}, "b": {**TEXT, "head": "a", "labels": ["y", "x"]}},
-        ["tasks.b.labels: differ from the labels of 'a', whose head the task uses -> leave them out"],
+        ["tasks.b.labels: the labels differ from those of 'a', whose head the task uses -> leave them out"],
     ),
     (
         {"a": {**TEXT, "metrics": ["acuracy", "pearson"]}},
@@ -75,11 +75,11 @@ TASKS: list[tuple[dict[str, Any], list[str]]] = [
     ),
     (
         {"a": {**TEXT, "metrics": ["evaluate:x", "f1", "f1"]}},
-        ["tasks.a.metrics: 'f1' is there twice -> name every metric once",
+        ["tasks.a.metrics: 'f1' is listed twice -> name every metric once",
          "tasks.a.metrics: 'evaluate:x' may rise or fall as predictions get better; the first metric must rise: it chooses the best "
          "checkpoint and is averaged over tasks -> put another one first, for example [f1, evaluate:x]"],
     ),
-    ({"a": {**TEXT, "source": {}}}, ["tasks.a.source: says nowhere where the rows come from -> give files, hub or path"]),
+    ({"a": {**TEXT, "source": {}}}, ["tasks.a.source: the task does not say where its rows come from -> give files, hub or path"]),
     (
         {"a": {**TEXT, "source": {"files": {"trian": "x.csv", "validation": "y.csv"}}}},
         ["tasks.a.splits.train: source.files has no split 'train' -> did you mean 'trian'? choices: trian, validation"],
@@ -89,7 +89,7 @@ TASKS: list[tuple[dict[str, Any], list[str]]] = [
         ["task: no task of the run has a train split -> add a task that is trained, for example mnli for ax"],
     ),
     ({"a": {**TEXT, "weight": 0}}, ["tasks: every task has weight 0: nothing would be learned -> give one of them a weight above 0"]),
-    ({"a": {**TEXT, "labels": ["x", "x"]}}, ["tasks.a.labels: a label is there twice -> give every label once, in the order of the ids"]),
+    ({"a": {**TEXT, "labels": ["x", "x"]}}, ["tasks.a.labels: a label is listed twice -> give every label once, in the order of the ids"]),
     (
         {"a": {**TEXT, "type": "regression", "range": [5, 0]}},
         ["tasks.a.range: must be two numbers, the lowest and the highest score, found [5.0, 0.0] -> for example [0, 5]"],
@@ -142,7 +142,7 @@ RUNS: list[tuple[dict[str, Any], list[str]]] = [
     ),
     (
         {"runner": {"eval_every": 5, "eval_share": 0.1}},
-        ["runner.eval_share: stands beside runner.eval_every, which says the same in another way -> leave one of them out"],
+        ["runner.eval_share: this value and runner.eval_every both say how often to evaluate -> leave one of them out"],
     ),
     (
         {"runner": {"max_tokens": 64}},
@@ -178,7 +178,7 @@ def test_each_task_has_its_source() -> None:
         "data.root: must be given for b -> give the folder that holds <task path>/<split>.parquet, csv, ..."
     ]
     assert said(run({"own": {**own, "source": files | {"kind": "hub"}}})) == [
-        "tasks.own.source.kind: has no effect beside source.files, which the rows come from: hub -> take one out"
+        "tasks.own.source.kind: the value has no effect beside source.files, which the rows come from: hub -> take one out"
     ]
     assert said(run({"a": {**TEXT, "source": {"path": "p"}}}, data={"source": "hub"})) == [
         "tasks.a.source.hub: must be given with data.source=hub -> the data set's name on the hub, or another source"
@@ -191,11 +191,11 @@ def test_each_task_has_its_source() -> None:
 def test_what_has_no_effect_on_the_data_is_refused() -> None:
     own = {**TEXT, "source": {"files": {"train": "a.csv", "validation": "b.csv"}}}
     assert said(run({"a": TEXT}, data={"source": "sample", "root": "x"})) == [
-        "data.root: has no effect: rows come from data.source=sample -> take it out, or type data.source=local"
+        "data.root: the value has no effect: rows come from data.source=sample -> take it out, or type data.source=local"
     ]
     assert said(run({"own": own}, data={"root": "x", "sample_seed": 1})) == [
-        "data.root: has no effect: every task names files of its own -> take it out, or type data.source=local",
-        "data.sample_seed: has no effect: no task takes rows from the sample world -> take it out",
+        "data.root: the value has no effect: every task names files of its own -> take it out, or type data.source=local",
+        "data.sample_seed: the value has no effect: no task takes rows from the sample world -> take it out",
     ]
 
 
@@ -229,17 +229,17 @@ METHODS: list[tuple[dict[str, Any], list[str]]] = [
      ["sharing: weighting=mgda compares the gradients of shared parameters, and sharing=none has none"
       " -> type sharing=hard, or weighting=static"]),
     (run({"a": {**TEXT, "weight": 2}, "b": TEXT}, weighting={"name": "nash"}),
-     ["tasks.a.weight: has no effect: weighting=nash does not change when a task's loss is multiplied by a number"
+     ["tasks.a.weight: the value has no effect: weighting=nash does not change when a task's loss is multiplied by a number"
       " -> leave it out, choose another weighting, or type 0, which leaves the task out of the balance"]),
     (run(PAIR, weighting={"name": "mgda", "last_layers": 1, "projection": 64}),
-     ["weighting.projection: cannot be given together with weighting.last_layers -> set one of them to null"]),
+     ["weighting.projection: the projection cannot be given together with weighting.last_layers -> set one of them to null"]),
     (run(PAIR, weighting={"name": "annealed", "tasks": {"aa": {"start": 2.0}}}),
      ["weighting.tasks.aa: task 'aa' is not trained in the run -> did you mean 'a'? choices: a, b"]),
     (run(PAIR, sampling={"name": "proportional"}, logger={"probe": 5}),
-     ["logger.probe: compares the gradients that the tasks of a step leave in shared parameters, and this run has none to compare"
+     ["logger.probe: the probe compares the gradients that the tasks of a step leave in shared parameters, and this run has none to compare"
       " -> leave it out, or type sampling=all and a sharing other than none, with several tasks"]),
     (run({"a": TEXT}, logger={"affinity": 5}),
-     ["logger.affinity: measures what a step on one task does to others through shared parameters, and this run has none"
+     ["logger.affinity: affinity is what a step on one task does to others through shared parameters, and this run has none"
       " -> leave it out, or share parameters between several tasks"]),
 ]  # fmt: skip
 
@@ -274,7 +274,7 @@ STAGES: list[tuple[dict[str, Any], list[str]]] = [
     (progressive(ONLY_EVALUATED, stages=[["b"], ["a"]], lengths=[5]), []),
     (progressive({"a": TEXT, "b": TEXT}, stages=[["a", "b"]], weighting={"name": "mgda"}), []),
     (progressive({"a": TEXT, "b": TEXT}, stages=[["a"], ["bb"], ["b", "a"]]),
-     ["sharing.stages: task 'a' is there twice -> name every task once",
+     ["sharing.stages: task 'a' is listed twice -> name every task once",
       "sharing.stages: task 'bb' is not in the run -> did you mean 'b'? choices: a, b"]),
     (progressive({"a": TEXT, "b": TEXT}, stages=[["a"]]),
      ["sharing.stages: task 'b' is in no stage -> add it to a stage, or take it out of the run"]),
@@ -285,18 +285,18 @@ STAGES: list[tuple[dict[str, Any], list[str]]] = [
     (progressive({"a": TEXT, "b": {**TEXT, "splits": {"train": None}}}),
      ["tasks.b: no stage trains the head of task 'b' -> take it out of the run, or name another head"]),
     (progressive(BORROWED, lengths=[5, 5]),
-     ["sharing.lengths: 2 stages need 1 lengths, found 2"
+     ["sharing.lengths: 2 stages need 1 length, found 2"
       " -> give the steps of every stage but the last, which goes on to the end of the run"]),
     (progressive(BORROWED, lengths=[5], runner={"steps": 5}),
-     ["sharing.lengths: 5 steps leave the last stage none of 5 -> lower them, or raise runner.steps"]),
+     ["sharing.lengths: the stages before the last take 5 of 5 steps: the last one has none -> lower them, or raise runner.steps"]),
     (progressive(BORROWED, weighting={"name": "famo"}, stages=[["a", "b"], ["c"]]),
      ["sharing.stages: weighting=famo compares tasks, and 'c' is alone in its stage"
       " -> put several tasks into every stage, or type weighting=static"]),
     (progressive({"a": TEXT, "b": TEXT}, runner={"patience": 2}),
-     ["runner.patience: may end the run before its last stage"
+     ["runner.patience: patience may end the run before its last stage"
       " -> give sharing.patience, which ends a stage, and with the last one the run"]),
     (progressive({"a": TEXT, "b": TEXT}, stages=[["a", "b"]], logger={"affinity": 2}),
-     ["logger.affinity: measures tasks trained together, and stages train them one after another -> leave it out"]),
+     ["logger.affinity: affinity is measured between tasks trained together, and stages train them one after another -> leave it out"]),
 ]  # fmt: skip
 
 

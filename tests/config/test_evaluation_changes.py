@@ -37,8 +37,8 @@ def test_nothing_else_may_change() -> None:
         ("runner.steps", "plays no part in an evaluation"),
         ("logger.every", "plays no part in an evaluation"),
         ("resume", "plays no part in an evaluation"),
-        ("data", "is a section, not a single value"),
-        ("runner", "is a section, not a single value"),
+        ("data", "the key is a section, not a single value"),
+        ("runner", "the key is a section, not a single value"),
     ],
 )
 def test_why_a_key_is_refused(key: str, what: str) -> None:

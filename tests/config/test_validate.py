@@ -165,7 +165,7 @@ def test_a_number_or_a_word(value: Any, what: str, fix: str) -> None:
         ("al", "sharing.layers: must be a list or a word, found 'al'\n    -> did you mean 'all'? choices: all"),
         (3, "sharing.layers: must be a list, found 3\n    -> "),
         (["a"], "sharing.layers[0]: must be a whole number, found 'a'\n    -> "),
-        ([], "sharing.layers: needs at least 1 entries, found []\n    -> "),
+        ([], "sharing.layers: needs at least 1 entry, found []\n    -> "),
     ],
 )
 def test_a_list_or_a_word(value: Any, text: str) -> None:

@@ -153,7 +153,7 @@ def test_questions_repeat_when_question_and_context_do_whatever_their_id() -> No
     assert not problems
     assert [notice.splitlines()[0] for notice in notices] == [
         "warning: train.csv, row 2: task qa: same text as an earlier row, in 1 of 3 rows: here as in row 1",
-        "warning: validation.csv, row 1: task qa: the text is in train too, in 1 of 1 rows: here that of train.csv, row 1",
+        "warning: validation.csv, row 1: task qa: the text is in train too, in 1 of 1 row: here that of train.csv, row 1",
     ]
 
 

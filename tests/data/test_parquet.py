@@ -99,6 +99,6 @@ def test_what_does_not_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: p
         packed = {"use_dictionary": False} if name == "packed" else {}
         pq.write_table(rows, path := tmp_path / f"{name}.parquet", compression="zstd", **packed)
         assert path.stat().st_size < 200_000
-        with pytest.raises(UserError, match=f"reading '{name}'.* takes .* MB of memory or more, and 47.7 MB are free"):
+        with pytest.raises(UserError, match=f"reading '{name}'.* takes .* MB of memory or more, and 47.7 MB is free"):
             read_file(path, "train")
         assert read_file(path, "train", ["small"]).rows.column_names == ["small"]

@@ -46,10 +46,10 @@ def test_compressed_text(tmp_path: Path, packed: str, monkeypatch: pytest.Monkey
     assert latin.where.endswith("line 2") and f"'c d.tsv.{packed}' | iconv -f LATIN1 -t UTF-8 > new.tsv" in latin.fix
     monkeypatch.setattr(unpack, "free_memory", lambda: 10_000_000)
     bomb = problem(path, PACKED[packed](bytes(20_000_000)))
-    assert bomb.what == "reading what the archive holds takes 10.0 MB of memory or more, and 9.5 MB are free"
+    assert bomb.what == "reading what the archive holds takes 10.0 MB of memory or more, and 9.5 MB is free"
 
 
 def test_text_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unpack, "free_memory", lambda: 5 * len(CONTENT) - 1)
     found = problem(tmp_path / "a.csv", CONTENT)
-    assert found.what == "reading the file takes 78.2 kB of memory or more, and 78.2 kB are free"
+    assert found.what == "reading the file takes 78.2 kB of memory or more, and 78.2 kB is free"

@@ -230,7 +230,7 @@ def test_what_a_run_folder_says_of_its_backbone_runs_nothing(run_folder: Path, c
     for wrong in ({"architecture": {}}, {"architecture": []}, {"uses_segments": "yes"}, {"more": 1}):
         file.write_text(json.dumps(fields | wrong))
         assert "backbone.json: the file is not what step_00000002 was saved with" in refused(capsys, "eval", str(run_folder))
-        assert "backbone: is not what a run has saved" in refused(capsys, "eval", str(run_folder), allowed)
+        assert "backbone: the folder does not hold what a run saves" in refused(capsys, "eval", str(run_folder), allowed)
     file.write_text(json.dumps(fields | {"architecture": {"model_type": "unheard_of"}}))
     assert "the architecture cannot be built" in refused(capsys, "eval", str(run_folder), allowed)
 
@@ -471,11 +471,11 @@ CONFIGS = {
     "_target_": ("seed: 0", "seed: 0\n_target_: os.system\n_args_: [touch CANARY]", "unknown key '_target_'"),
     "_target_ in a section": ("optim:", "optim:\n  _target_: builtins.open\n  _args_: [CANARY, w]", "unknown key '_target_'"),
     "a tag": ("seed: 0", "seed: !!python/object/apply:builtins.open [CANARY, w]", "could not determine a constructor"),
-    "a resolver": ("seed: 0", "seed: ${canary:x}", "asks for the resolver 'canary', which is not run from a saved file"),
-    "a resolver in another": ("seed: 0", "seed: ${oc.decode:${canary:x}}", "asks for the resolver 'canary'"),
-    "a resolver with a made-up name": ("seed: 0", "seed: ${${model.kind}:x}", "asks for the resolver '${...}'"),
-    "a resolver in a key": ("seed: 0", "seed: 0\n'${canary:x}': 1", "asks for the resolver 'canary'"),
-    "a resolver of Hydra": ("seed: 0", "seed: ${hydra:job.name}", "asks for the resolver 'hydra'"),
+    "a resolver": ("seed: 0", "seed: ${canary:x}", "the file asks for the resolver 'canary', which is not run from a saved file"),
+    "a resolver in another": ("seed: 0", "seed: ${oc.decode:${canary:x}}", "the file asks for the resolver 'canary'"),
+    "a resolver with a made-up name": ("seed: 0", "seed: ${${model.kind}:x}", "the file asks for the resolver '${...}'"),
+    "a resolver in a key": ("seed: 0", "seed: 0\n'${canary:x}': 1", "the file asks for the resolver 'canary'"),
+    "a resolver of Hydra": ("seed: 0", "seed: ${hydra:job.name}", "the file asks for the resolver 'hydra'"),
     "very deep": ("seed: 0", "seed: " + "[" * 1_200, "cannot be read"),
     "a huge number": ("seed: 0", "seed: " + "9" * 5000, "cannot be read"),
     "a negative step": ("steps: 4", "steps: -4", "must be greater than 0"),

@@ -84,7 +84,7 @@ def test_what_does_not_touch_the_result_is_free(whole: Path, broken: Path) -> No
 
 
 def test_allowing_what_does_not_change_is_a_mistake(broken: Path) -> None:
-    assert refused(broken, "allow=[optim.lr]") == ["allow: 'optim.lr' is no change -> name keys that differ from the run's"]
+    assert refused(broken, "allow=[optim.lr]") == ["allow: 'optim.lr' is not changed -> name keys that differ from the run's"]
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(whole: Path, broken: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,7 +48,7 @@ def test_pairs_and_harm_by_hand() -> None:
     assert report["against_the_sum"]["a"]["cosine"] == pytest.approx(statistics.mean(harm))
     assert report["against_the_sum"]["a"]["conflict"] == pytest.approx(1 / 3)
     assert report["verdict"] == (
-        "gradients of a and c conflict in 100% of 1 measured steps (mean cosine -1.000 +- 0.000, the lowest of all pairs; 50% and 0 mean no"
+        "gradients of a and c conflict in 100% of 1 measured step (mean cosine -1.000 +- 0.000, the lowest of all pairs; 50% and 0 mean no"
         " relation); the plain sum would have raised the loss of a in 33% of steps: too few steps to say whether balancing had"
         " anything to gain"
     )

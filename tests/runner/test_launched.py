@@ -37,19 +37,19 @@ def test_no_launch(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -
 
 
 WRONG = [
-    ({"RANK": "node1"}, "RANK=node1: is not a whole number from 0"),
-    ({"RANK": "", "WORLD_SIZE": ""}, "RANK=: is not a whole number from 0"),
-    ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0: is not a whole number from 1"),
-    ({"WORLD_SIZE": "two", "RANK": "0"}, "WORLD_SIZE=two: is not"),
+    ({"RANK": "node1"}, "RANK=node1: the value is not a whole number from 0"),
+    ({"RANK": "", "WORLD_SIZE": ""}, "RANK=: the value is not a whole number from 0"),
+    ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0: the value is not a whole number from 1"),
+    ({"WORLD_SIZE": "two", "RANK": "0"}, "WORLD_SIZE=two: the value is not"),
     ({"WORLD_SIZE": "4"}, "WORLD_SIZE=4: the variable announces 4 ranks, but RANK is not set"),
     ({"RANK": "0", "WORLD_SIZE": "2"}, "WORLD_SIZE=2: the variable announces 2 ranks, but MASTER_ADDR is not set"),
     ({"RANK": "0", "WORLD_SIZE": "2"}, "but MASTER_PORT is not set"),
     (WHOLE | {"RANK": "4"}, "RANK=4: a launch of 4 ranks (WORLD_SIZE=4) has ranks 0 to 3"),
-    (WHOLE | {"MASTER_PORT": "70000"}, "MASTER_PORT=70000: is not a whole number from 1 to 65535"),
+    (WHOLE | {"MASTER_PORT": "70000"}, "MASTER_PORT=70000: the value is not a whole number from 1 to 65535"),
     (WHOLE | {"MASTER_ADDR": ""}, "but MASTER_ADDR is not set"),
-    (WHOLE | {"LOCAL_RANK": "-1"}, "LOCAL_RANK=-1: is not"),
-    (WHOLE | {"LOCAL_WORLD_SIZE": "5"}, "LOCAL_WORLD_SIZE=5: is not a whole number from 1 to 4"),
-    (WHOLE | {"LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "2"}, "LOCAL_RANK=2: is not a whole number from 0 to 1"),
+    (WHOLE | {"LOCAL_RANK": "-1"}, "LOCAL_RANK=-1: the value is not"),
+    (WHOLE | {"LOCAL_WORLD_SIZE": "5"}, "LOCAL_WORLD_SIZE=5: the value is not a whole number from 1 to 4"),
+    (WHOLE | {"LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "2"}, "LOCAL_RANK=2: the value is not a whole number from 0 to 1"),
     ({"SLURM_STEP_NUM_TASKS": "4"}, "SLURM_STEP_NUM_TASKS=4: srun has started 4 tasks, and RANK and WORLD_SIZE are not set"),
     ({"OMPI_COMM_WORLD_SIZE": "2"}, "for separate runs, unset it (unset OMPI_COMM_WORLD_SIZE)"),
 ]  # fmt: skip

@@ -226,7 +226,7 @@ def test_what_is_wrong_with_the_values_together() -> None:
         return [f"{problem.where}: {problem.what}" for problem in optim.problems()]
 
     assert said(MuonOptim(betas=[0.9, 1.0])) == ["optim.betas: must be two numbers from 0 to below 1, found [0.9, 1.0]"]
-    assert said(AdamWOptim(decay=0.1)) == ["optim.decay: has no effect with optim.schedule=linear"]
+    assert said(AdamWOptim(decay=0.1)) == ["optim.decay: the value has no effect with optim.schedule=linear"]
     assert said(AdamWOptim(decay=1.5, schedule="wsd")) == ["optim.decay: 1.5 is neither a share below 1 nor a whole number of steps"]
     assert said(AdamWOptim(decay=0.7, warmup=0.4, schedule="wsd")) == [
         "optim.decay: the warm-up and the decay together are longer than the run"

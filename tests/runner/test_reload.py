@@ -93,7 +93,7 @@ def test_scores_are_those_of_training_and_other_rows_are_said(place: Path, monke
     said = []
     evaluate_path(place / "run", tasks=["mine"], say=said.append)
     assert [line for line in said if "warning" in line] == [
-        "warning: dev.csv: task mine: is not the validation split that the run has read"
+        "warning: dev.csv: task mine: the rows are not the validation split that the run has read"
     ]
 
 
@@ -119,11 +119,11 @@ def test_scores_are_shown_before_predictions_are_written(place: Path, monkeypatc
 
 def test_what_has_no_effect_is_refused(place: Path) -> None:
     for overrides, text in (
-        (["data.root=/tmp"], "data.root: has no effect: rows come from data.source=sample"),
-        (["data.max_train_rows=3"], "data.max_train_rows: has no effect on validation"),
-        (["tasks.mine.source.hub=x"], "tasks.mine.source.hub: has no effect: rows come from source.files"),
-        (["tasks.squad.source.hub=x"], "tasks.squad.source.hub: has no effect: task squad is not evaluated"),
-        (["tasks.rte.splits.test=x"], "tasks.rte.splits.test: has no effect: --split validation does not read it"),
+        (["data.root=/tmp"], "data.root: the value has no effect: rows come from data.source=sample"),
+        (["data.max_train_rows=3"], "data.max_train_rows: the value has no effect on validation"),
+        (["tasks.mine.source.hub=x"], "tasks.mine.source.hub: the value has no effect: rows come from source.files"),
+        (["tasks.squad.source.hub=x"], "tasks.squad.source.hub: the value has no effect: task squad is not evaluated"),
+        (["tasks.rte.splits.test=x"], "tasks.rte.splits.test: the value has no effect: --split validation does not read it"),
     ):
         with pytest.raises(UserError) as caught:
             evaluate_path(place / "run", tasks=["mine", "rte"], overrides=overrides)

@@ -47,7 +47,7 @@ def test_lengths_are_given() -> None:
 
 @pytest.mark.parametrize(("steps", "lengths", "empty"), [(2, None, 1), (7, [2, 5], 3)])
 def test_a_stage_without_a_step_is_refused(steps: int, lengths: list[int] | None, empty: int) -> None:
-    with pytest.raises(UserError, match=f"leave stage {empty} of 3 without any"):
+    with pytest.raises(UserError, match=f"stage {empty} of 3 has none"):
         staged(["a"], ["b"], ["c"]).fit(steps, lengths)
 
 

@@ -247,5 +247,5 @@ def test_what_cannot_be_is_refused() -> None:
 def test_a_missing_peft_is_named_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mtlcli.config.sharing.find_spec", lambda name: None)
     assert said(run(PAIR, sharing={"name": "lora"})) == [
-        "sharing: sharing=lora needs peft, not installed -> type pip install 'mtlcli[lora]'"
+        "sharing: sharing=lora needs the package peft, which is not installed -> type pip install 'mtlcli[lora]'"
     ]

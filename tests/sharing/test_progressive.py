@@ -257,7 +257,7 @@ def test_a_plateau_ends_a_stage(tmp_path: Path) -> None:
         *[("stsb", 1)] * 4,
         *[("rte", 2)] * 4,
     ], "the last stage ends the run"
-    assert "stopped: 1 evaluations without a better average" in (whole / "log.txt").read_text()
+    assert "stopped: 1 evaluation without a better average" in (whole / "log.txt").read_text()
 
 
 @pytest.mark.parametrize("form", ["columns", "distill"])

@@ -260,7 +260,7 @@ def test_weights_of_classes(encoder: TextEncoder) -> None:
 
 
 def test_weights_that_do_not_fit_learned_classes_are_refused() -> None:
-    for given, what in (([1, 2], "has 2 numbers for 3 classes"), ({"d": 2}, "there is no class 'd'")):
+    for given, what in (([1, 2], "there are 2 numbers for 3 classes"), ({"d": 2}, "there is no class 'd'")):
         toy = task()
         toy.config.class_weights = given  # type: ignore[assignment]
         rows = table(["a", "b", "c"])
