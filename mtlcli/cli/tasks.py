@@ -249,6 +249,8 @@ def _show(name: str, file: GroupFile, overrides: list[str], own: Path | None) ->
         if value:
             say(f"  {key:<12}{value}")
     out.print(_sizes(task, roles, tables, absent))
+    for line in filter(None, (source.left_out(), source.drawn())):
+        say(line)
     for doubt in doubts.get(name, []):
         say(f"warning: {doubt}")
     problems += found
