@@ -114,7 +114,7 @@ def _refuse(path: Path | str, needed: int, columns: Iterable[str]) -> None:
 
 def plain_rows(rows: pa.Table, origin: str, needed: Sequence[str] | None = None) -> pa.Table:
     """The same rows with columns of plain types: text (also out of views, dictionaries and bytes in UTF-8), numbers (also out of
-    decimals), lists and structs of them. Other types stay as they are.
+    decimals), lists and structs of them. Other types stay as they are. Text of more than LONGEST bytes is `large_string`.
 
     Raises UserError with every column that holds text or bytes which are not UTF-8, and with the first that is too large.
     Such a column is left out where it is not among the `needed` ones (None: all are).

@@ -13,7 +13,7 @@ import pyarrow as pa
 from mtlcli.config.formats import ENDINGS, NAMED, ending
 from mtlcli.data.delimited import csv_rows, delimited, tsv_rows
 from mtlcli.data.objects import read_json, read_jsonl
-from mtlcli.data.parquet import read_parquet
+from mtlcli.data.parquet import plain_rows, read_parquet
 from mtlcli.data.table import Table
 from mtlcli.data.unpack import first_line, text_bytes
 from mtlcli.errors import UserError
@@ -66,7 +66,7 @@ def _read(path: Path, kind: str, split: str, columns: Sequence[str] | None) -> T
         rows, lines, names = read_jsonl(text, path, columns)
     else:
         rows, lines, names = delimited(csv_rows(text, path) if kind == "csv" else tsv_rows(text), path, columns)
-    return Table(rows, str(path), split, lines, names=names)
+    return Table(plain_rows(rows, str(path)), str(path), split, lines, names=names)
 
 
 def file_fingerprint(path: Path) -> str:

@@ -73,8 +73,16 @@ def prepare(
 ) -> Prepared:
     """Read, check and encode `splits` of every task. `files`: the backbone of a run that exists; None: find it from the config.
 
-    Raises UserError with everything that is wrong with the data of all tasks.
+    Raises UserError with everything that is wrong with the data of all tasks, and when there is not enough memory for them.
     """
+    try:
+        return _prepare(config, files, splits)
+    except MemoryError as error:
+        fix = "use a machine with more memory, fewer rows (data.max_train_rows=N) or fewer tasks"
+        raise UserError("the rows of the tasks do not fit into memory", fix=fix) from error
+
+
+def _prepare(config: Config, files: BackboneFiles | None, splits: Callable[[TaskType[Any]], list[str]]) -> Prepared:
     tasks = build_tasks(config.tasks)
     source = open_source(config.data, {name: config.tasks[name] for name, task in tasks.items() if splits(task)}, config.seed)
     problems = _foreign_metrics(tasks)

@@ -84,6 +84,23 @@ def test_ids_are_kept_where_they_can_be(tmp_path: Path) -> None:
     assert read_file(path, "train", ["text"]).rows.to_pydict() == {"text": ["a"], "idx": ["7"]}
 
 
+@pytest.mark.parametrize("name", ["a.parquet", "a.csv", "a.jsonl"])
+def test_text_that_one_array_of_strings_cannot_hold(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "LONGEST", 100)
+    path = tmp_path / name
+    if name == "a.parquet":
+        pq.write_table(pa.table({"text": ["x" * 60] * 2, "label": ["a", "b"]}), path)
+    else:
+        path.write_text({"a.csv": "text,label\n", "a.jsonl": ""}[name])
+        with path.open("a") as file:
+            for label in "ab":
+                line = {"a.csv": f"{'x' * 60},{label}", "a.jsonl": f'{{"text": "{"x" * 60}", "label": "{label}"}}'}[name]
+                file.write(line + "\n")
+    table = read_file(path, "train")
+    assert [table.rows[column].type for column in ("text", "label")] == [pa.large_string(), pa.string()]
+    assert table.rows.to_pydict() == {"text": ["x" * 60] * 2, "label": ["a", "b"]}
+
+
 def test_what_does_not_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a text that many rows share, of numbers in runs and of compressed text the file itself is small."""
     monkeypatch.setattr(parquet, "free_memory", lambda: 50_000_000)
