@@ -73,9 +73,13 @@ class Window:
             entry["weight"] = outcome.weights[name]
             entry["examples"] += batch.examples
         if outcome.gram is not None:
-            norms = outcome.gram.diagonal().clamp(min=0).sqrt()
-            cosines = outcome.gram / (norms[:, None] * norms).clamp(min=1e-300)
-            self.gradients = {"tasks": list(batches), "norms": norms.tolist(), "cosines": cosines.tolist()}
+            # A task of importance 0 that is left out of the balance leaves no gradient.
+            squares = outcome.gram.diagonal().tolist()
+            there = [place for place, name in enumerate(batches) if squares[place] or outcome.weights[name]]
+            gram = outcome.gram[there][:, there]
+            norms = gram.diagonal().clamp(min=0).sqrt()
+            cosines = gram / (norms[:, None] * norms).clamp(min=1e-300)
+            self.gradients = {"tasks": [list(batches)[place] for place in there], "norms": norms.tolist(), "cosines": cosines.tolist()}
 
     def row(self) -> dict[str, Any]:
         """Its part of a row of metrics.jsonl."""

@@ -50,7 +50,8 @@ class DWA(LossWeighting):
     def remarks(self, steps: int, steps_per_epoch: int) -> list[str]:
         """The paper's first two epochs, or windows, are the plain sum."""
         window = self.config.every or steps_per_epoch
-        fix = f"; weighting.every={max(1, steps // 20)} compares windows of so many steps"
+        shorter = max(1, steps // 10)
+        fix = f"; weighting.every={shorter} compares windows of {'1 step' if shorter == 1 else f'{shorter} steps'}"
         if 2 * window >= steps:
             what = f"the plain sum in all {steps} steps: the first two windows of {window} steps each have none before them"
             return [f"warning: weighting=dwa is {what}{fix}"]

@@ -102,7 +102,11 @@ def test_a_mean_loss_of_0_is_explained() -> None:
 @pytest.mark.parametrize(
     ("every", "steps", "said"),
     [
-        (None, 30, "warning: weighting=dwa is the plain sum in the first 20 of 30 steps, two windows of 10; weighting.every=1 compares"),
+        (
+            None,
+            30,
+            "warning: weighting=dwa is the plain sum in the first 20 of 30 steps, two windows of 10; weighting.every=3 ",
+        ),
         (None, 20, "warning: weighting=dwa is the plain sum in all 20 steps: the first two windows of 10 steps each have none before"),
         (None, 100, "weighting=dwa is the plain sum in the first 20 of 100 steps, two windows of 10"),
         (2, 30, "weighting=dwa is the plain sum in the first 4 of 30 steps, two windows of 2"),
