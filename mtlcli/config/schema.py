@@ -150,7 +150,8 @@ def leaves() -> list[str]:
         elif get_origin(hint) is dict and prefix == "tasks.":
             walk(get_args(hint)[1], "tasks.NAME.")
         elif get_origin(hint) in (Annotated, Union, UnionType):
-            for part in get_args(hint):
+            # Behind the type of an `Annotated` stand its bounds, which are no keys.
+            for part in get_args(hint)[:1] if get_origin(hint) is Annotated else get_args(hint):
                 walk(part, prefix)
 
     walk(Config, "")

@@ -10,6 +10,7 @@ from mtlcli.config.schema import leaves
 
 def test_every_key_that_may_change_is_a_key() -> None:
     known = {key.replace("NAME", "*") for key in leaves()}
+    assert not {"tasks.NAME.key", "data.max_length.ge", "tasks.min_length"} & set(leaves()), "a bound is no key"
     assert set(EVALUATION) <= known
 
 
