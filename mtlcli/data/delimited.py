@@ -17,6 +17,7 @@ from mtlcli.errors import UserError
 
 FIELD_LIMIT = 2**31 - 1  # The csv module's own limit of 128 KiB is shorter than some contexts.
 NUMBER = re.compile(r"[+-]?[0-9.]+")
+WHOLE = re.compile(r"[0-9]+")
 LONG = 40
 """Characters that few names of columns have."""
 
@@ -28,7 +29,8 @@ def csv_rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     line = 1
     try:
         for fields in reader:
-            if any(fields):
+            # Excel understands `sep=,` as a first line and writes it along.
+            if any(fields) and not (line == 1 and fields == ["sep=", ""]):
                 yield line, fields
             line = reader.line_num + 1
     except csv.Error as error:
@@ -62,11 +64,12 @@ def delimited(rows: Iterator[tuple[int, list[str]]], path: Path, columns: Sequen
     if not header:
         raise UserError("the file is empty", str(path), "write rows into it, or name another file")
     where = f"{path}, line {header_line}"
-    header = [name.strip() for name in header]
+    header = [name.strip().strip("\ufeff") for name in header]
     if len(header) == 1 and any(mark in header[0] for mark in ",;\t|"):
         what = f"the header is one column, {header[0]!r}: another separator is in use"
         raise UserError(what, where, "save the file with commas as .csv, or with tabs as .tsv")
-    lines, values = _of_one_length(rows, len(header), path)
+    named_columns = max((number for number, name in enumerate(header, start=1) if name), default=len(header))
+    lines, values = _of_one_length(rows, len(header), named_columns, path)
     body = list(zip(*values, strict=True)) if values else [()] * len(header)
     if columns and not set(columns) & set(header) and _is_row(header, body):
         what = f"the file seems to have no header line: its first line is {_shortened(header)!r}"
@@ -74,11 +77,14 @@ def delimited(rows: Iterator[tuple[int, list[str]]], path: Path, columns: Sequen
         exact = f"write {names} as its first line, in the order of its columns"
         among = f"write the names of its {len(header)} columns as its first line, among them {names}"
         raise UserError(what, where, exact if len(columns) == len(header) else among)
-    named = [(name, column) for name, column in zip(header, body, strict=True) if name or any(column)]
-    if not all(name for name, _ in named):
-        number = next(number for number, name in enumerate(header, start=1) if not name and any(body[number - 1]))
-        row = next(row for row, value in enumerate(body[number - 1]) if value)
-        raise UserError(f"column {number} has no name, and a value in line {lines[row]}", where, "name it, or delete it")
+    named = []
+    for number, (name, column) in enumerate(zip(header, body, strict=True), start=1):
+        if name:
+            named.append((name, column))
+        elif any(column) and not (number == 1 and all(map(WHOLE.fullmatch, column))):  # As pandas numbers the rows.
+            row = next(row for row, value in enumerate(column) if value)
+            what = f"column {number} has no name, and the value {_shortened([column[row]])!r} in line {lines[row]}"
+            raise UserError(what, where, "name it, or delete it")
     if repeated := repeats(name for name, _ in named):
         raise UserError(f"the header names a column twice: {', '.join(repeated)}", where, "rename one of them")
     if not lines:
@@ -88,12 +94,16 @@ def delimited(rows: Iterator[tuple[int, list[str]]], path: Path, columns: Sequen
     return table, lines, [name for name, _ in named]
 
 
-def _of_one_length(rows: Iterator[tuple[int, list[str]]], length: int, path: Path) -> tuple[list[int], list[list[str]]]:
-    """Line numbers and fields of rows, which must have as many fields as the header."""
+def _of_one_length(rows: Iterator[tuple[int, list[str]]], length: int, named: int, path: Path) -> tuple[list[int], list[list[str]]]:
+    """Line numbers and fields of rows, which must have as many fields as the header.
+
+    After the last of the `named` columns fields may be missing: Excel leaves them out in some rows.
+    """
     lines: list[int] = []
     values: list[list[str]] = []
     wrong: list[tuple[int, int]] = []
     for line, fields in rows:
+        fields += [""] * (length - len(fields)) if named <= len(fields) else []
         if len(fields) != length:
             wrong.append((line, len(fields)))
         else:

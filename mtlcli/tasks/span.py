@@ -102,7 +102,8 @@ class Span(TaskType[SpanTask]):
             return []
         form = "{text: [...], answer_start: [...]}"
         if not _holds_answers(kind):
-            return [wrong_type(table, column, f"{form} is needed", f"give each row {form}, as in SQuAD")]
+            fix = f"give each row {form}, as in SQuAD" + ("; csv cannot hold it, jsonl can" if is_text(kind) else "")
+            return [wrong_type(table, column, f"{form} is needed", fix)]
         contexts = table.column(self.config.columns.context)
         if _all_sound(contexts, table.rows.column(column), needed=labelled and not self.config.no_answer):
             return []

@@ -87,6 +87,8 @@ def test_a_field_of_a_megabyte(tmp_path: Path) -> None:
         ("cr.tsv", "text\tlabel\ra\t1\rb\t0\r"),
         ("cr.jsonl", '{"text": "a", "label": "1"}\r{"text": "b", "label": "0"}\r'),
         ("bom.tsv", "\ufefftext\tlabel\na\t1\nb\t0"),
+        ("index.csv", ",text,label\n0,a,1\n1,b,0\n"),  # as pandas writes the numbers of the rows
+        ("excel.csv", '\ufeffsep=,\n"\ufefftext",label,,\na,1,,\nb,0\n'),  # Excel leaves out fields at the end of some rows
         ("sheet.csv", "text,label,,\na,1,,\n,,,\nb,0,,\n,,,\n"),  # as spreadsheets leave empty columns and rows
         ("a.json", '[{"text": "a", "label": "1", "more": [1]}, {"text": "b", "label": "0"}]'),
         ("data.json", '{"version": 1, "data": [{"text": "a", "label": "1"}, {"text": "b", "label": "0"}]}'),
@@ -133,7 +135,7 @@ def test_only_the_needed_columns_of_objects_are_kept(tmp_path: Path) -> None:
             "write text,label as its first line, in the order of",
         ),
         ("nice,bad", "no header line: its first line is 'nice, bad'", "write text,label as its first line"),
-        ("text,label,,", "the row has 2 fields, the header 4", "give every row all fields"),
+        ("text,label,more", "the row has 2 fields, the header 3", "give every row all fields"),
     ],
 )
 def test_a_first_line_that_is_no_header(tmp_path: Path, first: str, what: str, fix: str) -> None:
@@ -170,7 +172,7 @@ def test_a_first_line_that_is_no_header(tmp_path: Path, first: str, what: str, f
             "pair, \\udc00, which is no character (and 1 more",
             1,
         ),
-        ("nameless.csv", "a,,\nx,,\ny,,z\n", "column 3 has no name, and a value in line 3", 1),
+        ("nameless.csv", "a,,\nx,,\ny,,z\n", "column 3 has no name, and the value 'z' in line 3", 1),
     ],
 )
 def test_a_fault_names_its_line(tmp_path: Path, name: str, content: str | bytes, what: str, line: int) -> None:

@@ -323,7 +323,7 @@ ROWS: dict[str, tuple[str, str, str | bytes, str]] = {
         SPAN, "jsonl", jsonl({**question("q1"), "answers": "cat"}),
         "answer_text.jsonl, line 1: task answer_text: column 'answers' holds text ('cat'), where {text: [...], answer_start: "
         "[...]} is needed\n"
-        "    -> give each row {text: [...], answer_start: [...]}, as in SQuAD",
+        "    -> give each row {text: [...], answer_start: [...]}, as in SQuAD; csv cannot hold it, jsonl can",
     ),
 }  # fmt: skip
 OF_IDS = ("label_out_of_range", "label_word", "label_fraction", "label_float", "label_nan")
