@@ -130,7 +130,8 @@ def _check(paths: list[str], overrides: list[str], file: Path | None, folder: Pa
 
 
 def _saved(path: Path) -> dict[str, Any] | None:
-    """The configuration of the run that `path` is in; None when it cannot be read, which is said when the run is opened."""
+    """The configuration of the run that `path` is in; None when it cannot be read, which is said
+    when the run is opened."""
     try:
         return saved_values(run_of(path) / "config.yaml")
     except UserError:

@@ -138,7 +138,8 @@ def explain(error: BaseException) -> Problem:
 
 
 def _package(path: Path) -> str | None:
-    """What the header of a task file says where its values belong; None where there is no header."""
+    """What the header of a task file says where its values belong; None where there is no
+    header."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[:3]
     return next((found[1] for line in lines if (found := PACKAGE.match(line))), None)
 
@@ -159,7 +160,8 @@ def _names(override: Override) -> list[str]:
 
 
 def _proposal(package: str) -> str:
-    """The header's name of a task, with other characters where it has some that a name cannot have."""
+    """The header's name of a task, with other characters where it has some that a name cannot
+    have."""
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", re.sub(r"^tasks?\.", "", package)).strip("_")
     return f"tasks.{name}" if re.match("[A-Za-z]", name) else f"tasks.task_{name}".rstrip("_")
 

@@ -48,8 +48,9 @@ EVALUATION = (
     *("tasks.*.source", "tasks.*.splits", "tasks.*.columns", "tasks.*.metrics", "tasks.*.unlabelled", "tasks.*.range"),
     *("tasks.*.max_answer_length", "tasks.*.n_best", "tasks.*.no_answer_threshold"),
 )
-"""Keys, with all below them, that an evaluation may change: where rows come from and what is made of the model's outputs. Whatever is not
-named here has made the checkpoint, or plays no part in an evaluation."""
+"""Keys, with all below them, that an evaluation may change: where rows come from and what is made
+of the model's outputs. Whatever is not named here has made the checkpoint, or plays no part in an
+evaluation."""
 IDLE = ("runner.*", "logger.*", "resume")
 """Keys that have not made the checkpoint either."""
 METHODS = ("sharing.name", "weighting.name", "sampling.name", "optim.name")

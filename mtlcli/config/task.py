@@ -55,8 +55,9 @@ class Task:
     splits: Splits = field(default_factory=Splits)
     """Which split plays which part."""
     unlabelled: Literal["refuse", "skip"] = "refuse"
-    """What becomes of rows without a label in a split in which other rows have one. `skip`: they are left out and counted, as in a table
-    with a label column for each task of which a row has some. `refuse`: the first of them is named, and nothing starts."""
+    """What becomes of rows without a label in a split in which other rows have one. `skip`: they
+    are left out and counted, as in a table with a label column for each task of which a row has
+    some. `refuse`: the first of them is named, and nothing starts."""
     head: str | None = None
     """Name of another task of the run whose head (and labels) this task uses; null for a head of its own."""
     metrics: list[str] = field(default_factory=list)
@@ -98,17 +99,20 @@ class ClassificationTask(Task):
     columns: TextColumns
     """Column names."""
     labels: Annotated[list[str], MinLen(2)] | None = None
-    """Class names in the order of their ids. The label column holds ids or names. Null: the names that the train file
-    itself has for its ids (`ClassLabel`), else the sorted distinct values of the train split."""
+    """Class names in the order of their ids. The label column holds ids or names. Null: the names
+    that the train file itself has for its ids (`ClassLabel`), else the sorted distinct values of
+    the train split."""
     label_ids: bool | None = None
     """Whether whole numbers in the label column are ids: places in `labels`, counted from 0. Null: only where no class name is a whole
     number; a run whose classes come from the train split settles on false."""
     class_weights: Literal["balanced"] | Annotated[list[Weight], MinLen(2)] | dict[str, Weight] | None = None
-    """What each class weighs in the loss: a number for each class in the order of the ids, or a mapping from class names to numbers, where
-    classes that it leaves out weigh 1. `balanced`: inversely to the class's rows in the train split, rows / (classes * rows of the class).
-    The mean is over the weights of the rows. Null: all alike."""
+    """What each class weighs in the loss: a number for each class in the order of the ids, or a
+    mapping from class names to numbers, where classes that it leaves out weigh 1. `balanced`:
+    inversely to the class's rows in the train split, rows / (classes * rows of the class). The mean
+    is over the weights of the rows. Null: all alike."""
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """The share of a row's label that is spread evenly over all classes in the loss (Szegedy et al. 2016)."""
+    """The share of a row's label that is spread evenly over all classes in the loss (Szegedy et al.
+    2016)."""
 
 
 @task_types.register("regression", "mtlcli.tasks.regression:Regression")

@@ -38,8 +38,8 @@ class Batch:
     indices: NDArray[np.int64]
     """(B,): the features' numbers."""
     denominator: float
-    """What the summed loss is divided by: labelled items of this task in the whole step (or the sum of their weights), over all
-    micro-batches and ranks."""
+    """What the summed loss is divided by: labelled items of this task in the whole step (or the sum
+    of their weights), over all micro-batches and ranks."""
     pad_id: int
     """What stands in `input_ids` where there is no token."""
     parts: tuple[tuple[str, int], ...] = ()
@@ -109,7 +109,8 @@ def join(batches: Sequence[tuple[str, Batch]]) -> Batch:
 def collate(
     features: Features, indices: NDArray[np.int64], *, pad_id: int, uses_segments: bool, denominator: float, examples: float | None = None
 ) -> Batch:
-    """The features numbered `indices` as one padded batch. `examples`: of the whole step; None: as many as `denominator` says."""
+    """The features numbered `indices` as one padded batch. `examples`: of the whole step; None: as
+    many as `denominator` says."""
     starts = features.offsets[indices]
     lengths = features.offsets[indices + 1] - starts
     place = np.arange(lengths.max(initial=0))

@@ -57,7 +57,8 @@ class ReadSplit:
     """Rows that are left out because they have no label."""
 
     def counts(self) -> dict[str, int]:
-        """Rows that take part, of how many, and how many of the others have no label, as results.json has them."""
+        """Rows that take part, of how many, and how many of the others have no label, as
+        results.json has them."""
         return {"used": self.rows, "of": self.total} | ({"unlabelled": self.unlabelled} if self.unlabelled else {})
 
 
@@ -156,7 +157,8 @@ class DataSource:
         return f"rows drawn at random (seed {self._seed}): {'; '.join(parts)}" if parts else None
 
     def left_out(self) -> str | None:
-        """One line on the splits of which rows without a label are left out; None where there is no such split."""
+        """One line on the splits of which rows without a label are left out; None where there is no
+        such split."""
         parts = []
         for name, splits in self._read.items():
             some = [f"{split} {read.unlabelled:,} of {read.total:,}" for split, read in splits.items() if read.unlabelled]

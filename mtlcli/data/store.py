@@ -110,7 +110,8 @@ def fingerprint(table: Table, task: TaskType[Any], encoder: TextEncoder) -> str:
     config = asdict(task.config)
     settings = {name: value for name, value in config.items() if name not in NOT_ENCODED}
     columns = [column for column in task.required_columns() if column in table.rows.column_names]
-    # Which class a label is depends on more than its own column: on the names in the file's metadata, and on the other splits.
+    # Which class a label is depends on more than its own column: on the names in the file's
+    # metadata, and on the other splits.
     targets = task.targets(table)
     classes = None if targets is None else hashlib.sha256(targets.tobytes()).hexdigest()
     parts = [FORMAT, settings, rows_fingerprint(table.rows.select(columns)), classes, encoder.fingerprint]

@@ -66,7 +66,8 @@ class Table:
         return list(self.rows.column(name).to_pylist())
 
     def class_names(self, column: str) -> list[str] | None:
-        """The names that the file's own metadata has for the whole numbers in a column (`ClassLabel` of the datasets library)."""
+        """The names that the file's own metadata has for the whole numbers in a column
+        (`ClassLabel` of the datasets library)."""
         text = (self.rows.schema.metadata or {}).get(b"huggingface")
         try:
             names = json.loads(text)["info"]["features"][column]["names"] if text else None

@@ -54,14 +54,15 @@ class MaskedRoute(Route):
 
 
 RESERVED = frozenset(dir(nn.ModuleDict())) | frozenset(dir(nn.ParameterDict())) | {"network"}
-"""Names of tasks that cannot be names of submodules: attributes of torch's containers (`type`, `keys`, `training`), and the name under
-which a backbone keeps its network."""
+"""Names of tasks that cannot be names of submodules: attributes of torch's containers (`type`,
+`keys`, `training`), and the name under which a backbone keeps its network."""
 PREFIX = "task:"
 """What stands before a reserved name in the names of parameters. No task's name has a colon."""
 
 
 def key_of(task: str) -> str:
-    """The name of a task's submodule in the names of parameters: the task's own, or `task:type` for a task named `type`."""
+    """The name of a task's submodule in the names of parameters: the task's own, or `task:type` for
+    a task named `type`."""
     return PREFIX + task if task in RESERVED else task
 
 
@@ -71,7 +72,8 @@ def task_of(key: str) -> str:
 
 
 class TaskModules(nn.ModuleDict):
-    """A module for each task that has a head of its own. The names that torch does not take are changed by `key_of`."""
+    """A module for each task that has a head of its own. The names that torch does not take are
+    changed by `key_of`."""
 
     def __getitem__(self, task: str) -> nn.Module:
         return super().__getitem__(key_of(task))

@@ -89,8 +89,8 @@ class TaskOutput:
     """What a forward pass of one task gives."""
 
     loss: Tensor
-    """Loss summed over the batch's items and divided by `batch.denominator`, and the trunk's term, divided by `batch.examples`: scalar,
-    fp32."""
+    """Loss summed over the batch's items and divided by `batch.denominator`, and the trunk's term,
+    divided by `batch.examples`: scalar, fp32."""
     outputs: dict[str, Tensor]
     """What the head gave, for example logits (batch, classes)."""
 

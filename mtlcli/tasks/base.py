@@ -114,7 +114,8 @@ class TaskType(ABC, Generic[C]):
 
     @property
     def classes(self) -> Sequence[str]:
-        """The names of the classes that `targets` numbers; empty where the targets are no classes."""
+        """The names of the classes that `targets` numbers; empty where the targets are no
+        classes."""
         return ()
 
     def targets(self, table: Table) -> NDArray | None:
@@ -132,11 +133,13 @@ class TaskType(ABC, Generic[C]):
 
     @abstractmethod
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
-        """The loss SUMMED over the batch's labelled items: scalar, fp32. The caller divides by what `items` gives for the whole step."""
+        """The loss SUMMED over the batch's labelled items: scalar, fp32. The caller divides by what
+        `items` gives for the whole step."""
 
     @abstractmethod
     def items(self, features: Features, indices: NDArray[np.int64]) -> float:
-        """How many labelled items these features hold, or the sum of their weights: the denominator of their mean loss."""
+        """How many labelled items these features hold, or the sum of their weights: the denominator
+        of their mean loss."""
 
     @abstractmethod
     def decode(self, outputs: Outputs, features: Features, table: Table) -> list[Any]:

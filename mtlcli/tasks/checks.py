@@ -93,12 +93,14 @@ def _in_words(kind: pa.DataType) -> str:
 
 
 def nearly_one_each(classes: int, rows: int) -> bool:
-    """Whether there are so many classes that most have a single row: the mark of a column that holds ids or texts, not labels."""
+    """Whether there are so many classes that most have a single row: the mark of a column that
+    holds ids or texts, not labels."""
     return classes > FEW_CLASSES and 2 * classes > rows
 
 
 def bare(label: str) -> str:
-    """A class name without what the eye does not see: white space around and between words, case, Unicode form, invisible characters."""
+    """A class name without what the eye does not see: white space around and between words, case,
+    Unicode form, invisible characters."""
     visible = "".join(character for character in label if unicodedata.category(character) != "Cf")
     return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold()).split())
 

@@ -146,8 +146,8 @@ class Classification(TaskType[ClassificationTask]):
         return problems + self._label_problems(table, labelled=labelled)
 
     def _swapped(self, table: Table) -> Problem | None:
-        """A text column that holds the classes, while no label is one, or a few texts again and again,
-        while the label column has a class for nearly every row."""
+        """A text column that holds the classes, while no label is one, or a few texts again and
+        again, while the label column has a class for nearly every row."""
         label = self.config.columns.label
         values = table.rows.column(label)
         classes = len(values.unique()) if self._too_many else 0
@@ -264,7 +264,8 @@ class Classification(TaskType[ClassificationTask]):
         return f"{', '.join(names + more)} ({origin})"
 
     def doubts(self, train: Table) -> list[Problem]:
-        """Classes that no train row has, and names that the file has for other words of the task."""
+        """Classes that no train row has, and names that the file has for other words of the
+        task."""
         found = []
         names = train.class_names(self.config.columns.label)
         if names and renames(names, self.labels):
@@ -321,7 +322,8 @@ class Classification(TaskType[ClassificationTask]):
         return written(table, self.config.columns.label, self._known_labels)[0]
 
     def _class_ids(self, texts: Sequence[str], *, names: bool = False) -> list[int]:
-        """The class id of each label as it is written, MISSING or UNKNOWN. `names`: whether it is certain that no text is an id."""
+        """The class id of each label as it is written, MISSING or UNKNOWN. `names`: whether it is
+        certain that no text is an id."""
         numbers = {label: number for number, label in enumerate(self._known_labels or [])}
         takes_ids = not names and self._takes_ids
 
@@ -336,7 +338,8 @@ class Classification(TaskType[ClassificationTask]):
         return [class_id(text) for text in texts]
 
     def _ids(self, table: Table, column: str | None = None) -> NDArray[np.int64]:
-        """The class id of each row, MISSING or UNKNOWN: (rows,). `column`: if it is not the label column."""
+        """The class id of each row, MISSING or UNKNOWN: (rows,). `column`: if it is not the label
+        column."""
         texts, names = written(table, column or self.config.columns.label, self._known_labels)
         encoded = texts.dictionary_encode()
         classes = np.array([*self._class_ids(encoded.dictionary.to_pylist(), names=names), MISSING], np.int64)
@@ -356,7 +359,8 @@ class Classification(TaskType[ClassificationTask]):
         return PooledHead(hidden, len(self.labels), dropout, layers=self.head_layers(int(dense)), std=std)
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
-        """Cross entropy, with the weights of the classes and smoothed labels if the config says so."""
+        """Cross entropy, with the weights of the classes and smoothed labels if the config says
+        so."""
         from torch.nn.functional import cross_entropy
 
         logits = outputs["logits"].float()

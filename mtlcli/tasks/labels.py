@@ -1,4 +1,5 @@
-"""How a label column is written: as text, as numbers, as numbers that the file itself names, or as true and false."""
+"""How a label column is written: as text, as numbers, as numbers that the file itself names, or as
+true and false."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ FALSE = ("false", "f", "no", "n", "off", "0")
 
 
 def truths(labels: Sequence[str]) -> tuple[str, str] | None:
-    """The class that means false and the one that means true, whatever their order; None unless there is exactly one of each."""
+    """The class that means false and the one that means true, whatever their order; None unless
+    there is exactly one of each."""
     false, true = ([label for label in labels if label.strip().casefold() in words] for words in (FALSE, TRUE))
     return (false[0], true[0]) if len(false) == len(true) == 1 else None
 
@@ -38,7 +40,8 @@ def true_is_first(labels: Sequence[str]) -> bool:
 
 
 def names_in_file(table: Table, column: str, labels: Sequence[str] | None) -> list[str] | None:
-    """The names that the file's own metadata has for the ids in a label column; None where it has none.
+    """The names that the file's own metadata has for the ids in a label column; None where it has
+    none.
 
     Where the task's `labels` are as many and have none of these names, they are other words for the same classes, in the same order.
     """
@@ -52,7 +55,8 @@ def renames(names: Sequence[str], labels: Sequence[str]) -> bool:
 
 
 def written(table: Table, column: str, labels: Sequence[str] | None) -> tuple[pa.Array, bool]:
-    """The label of each row as text, null where there is none: (rows,); and whether the text is certain to be a name, never an id.
+    """The label of each row as text, null where there is none: (rows,); and whether the text is
+    certain to be a name, never an id.
 
     `labels`: the names of the classes, if they are known. True and false are the classes that mean so.
     """
@@ -106,14 +110,16 @@ def _marks(texts: pa.Array) -> set[str]:
 
 
 def balanced(ids: NDArray[np.int64], classes: int) -> list[float]:
-    """Weights inversely to the rows of each class, rows / (classes with rows * rows of the class), as in scikit-learn. `ids`: of
-    all rows, negative where there is no label. A class without rows weighs 1: only smoothing reads its weight."""
+    """Weights inversely to the rows of each class, rows / (classes with rows * rows of the class),
+    as in scikit-learn. `ids`: of all rows, negative where there is no label. A class without rows
+    weighs 1: only smoothing reads its weight."""
     counts = np.bincount(ids[ids >= 0], minlength=classes)
     weights = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
     return [float(weight) if count else 1.0 for weight, count in zip(weights, counts, strict=True)]
 
 
 def holds_labels(kind: pa.DataType) -> bool:
-    """Whether a column type can hold labels; floats can where every one is missing, or is a class name."""
+    """Whether a column type can hold labels; floats can where every one is missing, or is a class
+    name."""
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
     return is_text(kind) or number or pa.types.is_null(kind)
