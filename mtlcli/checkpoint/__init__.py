@@ -34,6 +34,7 @@ FORMAT = 2
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "config.yaml")
 AROUND = ("backbone/backbone.json", "backbone/tokenizer.json", "environment.json")
 """Files of the run folder that a checkpoint is used with; of environment.json only what is said of the data."""
+UNREADABLE = "cannot be read"
 _NAME = re.compile(r"step_\d{8}")
 DAMAGED = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 """Answers of a disk that say that a file is not what it was; all others, that it cannot be read now."""
@@ -237,7 +238,7 @@ def _manifest(file: Path) -> dict[str, Any]:
 
 
 def digests(run: Path) -> dict[str, str]:
-    """SHA-256 of the files of a run folder that its checkpoints are used with; "missing" for one that cannot be read."""
+    """SHA-256 of the files of a run folder that its checkpoints are used with; `UNREADABLE` for one that is missing or cannot be read."""
     found = {}
     for name in AROUND:
         try:
@@ -247,7 +248,7 @@ def digests(run: Path) -> dict[str, str]:
                 content = json.dumps(json.loads(content)["data"], sort_keys=True).encode()
             found[name] = hashlib.sha256(content).hexdigest()
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            found[name] = "missing"
+            found[name] = UNREADABLE
     return found
 
 
@@ -295,7 +296,11 @@ def refuse_links(run: Path) -> None:
     Those inside `checkpoints/` are checkpoints that do not verify.
     """
     for folder in (run, run / "backbone"):
-        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        try:
+            paths = sorted(folder.iterdir()) if folder.is_dir() else []
+        except OSError as error:
+            raise UserError(f"cannot be read: {error.strerror}", where=str(folder), fix="make it readable for you") from error
+        for path in paths:
             mode = path.lstat().st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise UserError(

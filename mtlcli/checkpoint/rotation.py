@@ -6,14 +6,13 @@ import itertools
 import os
 import re
 import shutil
-from contextlib import suppress
 from pathlib import Path
 
 from mtlcli.checkpoint import DAMAGED, folders, step_of, verified
 from mtlcli.errors import UserError
 
-ASIDE = "set_aside"
-"""Folder for checkpoints of an attempt that was given up: they go when the next one is saved."""
+ASIDE = "set_aside_"
+"""How the names of checkpoints of an attempt that was given up begin: they go when the next one is saved."""
 _LEFT = re.compile(r"\.(step_\d{8})\.\d+\.(tmp|old|gone)")
 
 
@@ -29,39 +28,47 @@ def retain(checkpoints: Path, step: int, count: int, *, best: int | None) -> Non
 
 
 def set_aside(checkpoints: Path, step: int) -> list[Path]:
-    """Move the checkpoint folders of later steps into the folder `set_aside`, and return where they are now."""
+    """Rename the checkpoint folders of later steps to `set_aside_...`, and return where they are now."""
     moved = []
     for folder in folders(checkpoints):
         if step_of(folder) > step:
-            (checkpoints / ASIDE).mkdir(exist_ok=True)
-            place = checkpoints / ASIDE / folder.name
+            # In the same folder: one that cannot be read or written could not be moved to another.
+            place = folder.with_name(f"{ASIDE}{folder.name}")
             for number in itertools.count(2):
                 if not place.exists():
                     break
-                place = place.with_name(f"{folder.name}_{number}")
+                place = folder.with_name(f"{ASIDE}{folder.name}_{number}")
             folder.rename(place)
             moved.append(place)
     return moved
 
 
+def are_aside(checkpoints: Path) -> list[Path]:
+    """The checkpoint folders that are set aside."""
+    return sorted(path for path in checkpoints.glob(f"{ASIDE}step_*") if path.is_dir() and not path.is_symlink())
+
+
 def drop_aside(checkpoints: Path) -> list[str]:
-    """Delete what was set aside, but keep what cannot be read: a line for each of those."""
-    if not (checkpoints / ASIDE).is_dir():
-        return []
+    """Delete what was set aside, but keep what cannot be read: a line for each of those, and for what cannot be deleted."""
     kept = []
-    for folder in sorted((checkpoints / ASIDE).glob("step_*")):
+    for folder in are_aside(checkpoints):
         try:
-            for file in folder.iterdir():
-                with file.open("rb") as stream:
-                    stream.read(1)
+            _read_a_byte_of_each(folder)
+            shutil.rmtree(folder)
+        except OSError as error:
+            kept.append(f"{folder} is kept: {Path(error.filename or folder).name}: {error.strerror}")
+    return kept
+
+
+def _read_a_byte_of_each(folder: Path) -> None:
+    """Raise OSError when a file of a folder cannot be read."""
+    for file in folder.iterdir():
+        try:
+            with file.open("rb") as stream:
+                stream.read(1)
         except OSError as error:
             if error.errno not in DAMAGED:
-                kept.append(f"{folder} is kept: {Path(error.filename or folder).name} cannot be read ({error.strerror})")
-                continue
-        shutil.rmtree(folder)
-    with suppress(OSError):  # It is not empty.
-        (checkpoints / ASIDE).rmdir()
-    return kept
+                raise
 
 
 def clean(checkpoints: Path) -> None:

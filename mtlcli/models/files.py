@@ -74,6 +74,15 @@ class BackboneFiles:
     @classmethod
     def load(cls, folder: Path) -> BackboneFiles:
         """Read what `save` wrote. Raises UserError when it is not there, or something else is."""
+        try:
+            return cls._load(folder)
+        except OSError as error:
+            raise UserError(
+                f"cannot be read: {error.strerror}", where=str(error.filename or folder), fix="make it readable for you"
+            ) from error
+
+    @classmethod
+    def _load(cls, folder: Path) -> BackboneFiles:
         for name in ("backbone.json", "tokenizer.json"):
             if not (folder / name).is_file():
                 raise UserError(f"there is no file {name}", where=str(folder), fix="the run folder is not complete: copy it as a whole")

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -97,7 +98,10 @@ class RunFolder:
         """Own a folder that a run was made in. Raises UserError when another process does, or it cannot be written."""
         with writing("the run folder", self.path, "then resume", kind=UserError):
             self.owner.take()
+        with writing("the folder", self.checkpoints, "then resume", kind=UserError):
             clean(self.checkpoints)
+            if self.checkpoints.is_dir():
+                tempfile.TemporaryFile(dir=self.checkpoints).close()
 
     def discard(self) -> None:
         """Take back what `create` has made and all that came into it: the run has not begun, and the name stays free."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlcli import checkpoint
-from mtlcli.checkpoint.rotation import ASIDE, retain, set_aside
+from mtlcli.checkpoint.rotation import ASIDE, are_aside, retain, set_aside
 from mtlcli.config import Config
 from mtlcli.config.changes import changes, has_dropout, judge, settle
 from mtlcli.config.environment import hide
@@ -50,7 +50,8 @@ class Resumption:
         """Write what the run goes on with. The checkpoint has been restored: from here on the run is under way again."""
         # Later checkpoints before their rows: no checkpoint may ever be found whose rows are gone.
         for place in set_aside(folder.checkpoints, self.step):
-            self.lines.append(f"{place.name} is of a later step: it is in {place.parent} until the next checkpoint is saved")
+            name = place.name.removeprefix(ASIDE)
+            self.lines.append(f"{name} is of a later step: it is renamed to {place.name}, and deleted when the next checkpoint is saved")
         retain(folder.checkpoints, self.step, config.runner.keep, best=self.best_step)
         folder.cut_metrics(self.step)
         folder.write_config(config)
@@ -115,7 +116,7 @@ def differing_files(found: checkpoint.Checkpoint, run: Path, allow: list[str]) -
         if now[name] == found.around[name]:
             continue
         what = "what it says of the data" if name == "environment.json" else "the file"
-        what += f" is not what {found.folder.name} was saved with (SHA-256)"
+        what += f" is not what {found.folder.name} was saved with (SHA-256)" if now[name] != checkpoint.UNREADABLE else " cannot be read"
         if name in allow:
             lines.append(f"warning: {name}: {what}; it is used, as allowed")
         else:
@@ -153,9 +154,7 @@ def _granted(environment: dict[str, Any], step: int) -> set[str]:
 def _best(found: checkpoint.Checkpoint, folder: RunFolder) -> list[str]:
     """A warning when the best checkpoint cannot be used, and a line about checkpoints that are set aside."""
     lines = [f"warning: {text}" for text in [best_fault(folder, found.best_step)] if text]
-    if (folder.checkpoints / ASIDE).is_dir():
-        names = ", ".join(path.name for path in sorted((folder.checkpoints / ASIDE).iterdir()))
-        lines.append(f"{names}: set aside in {folder.checkpoints / ASIDE}, and deleted when the next checkpoint is saved")
+    lines += [f"{path.name} is deleted when the next checkpoint is saved" for path in are_aside(folder.checkpoints)]
     return lines
 
 

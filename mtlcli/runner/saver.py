@@ -36,6 +36,7 @@ class Saver:
         self._running: Future[None] | None = None
         self._copies: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
 
+        self._told: set[str] = set()
         self.when_saved: Callable[[int], None] | None = None
         """Called once, with the step of the first checkpoint that is in its place."""
 
@@ -89,7 +90,9 @@ class Saver:
             self.when_saved = None
         retain(self._checkpoints, step, self._keep, best=best)
         for line in drop_aside(self._checkpoints):
-            warnings.warn(line, RunWarning, stacklevel=1)
+            if line not in self._told:
+                self._told.add(line)
+                warnings.warn(line, RunWarning, stacklevel=1)
 
 
 def _copy(tensors: dict[str, Tensor], before: dict[str, Tensor]) -> dict[str, Tensor]:

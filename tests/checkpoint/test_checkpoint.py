@@ -79,14 +79,13 @@ def test_rotation_deletes_earlier_checkpoints_only(tmp_path: Path) -> None:
 def test_later_checkpoints_are_set_aside_and_go_unless_they_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for step in (10, 20, 30):
         write(tmp_path, step)
-    assert rotation.set_aside(tmp_path, 10) == [tmp_path / "set_aside" / f"step_000000{step}" for step in (20, 30)]
+    assert rotation.set_aside(tmp_path, 10) == [tmp_path / f"set_aside_step_000000{step}" for step in (20, 30)]
     write(tmp_path, 20)
-    assert rotation.set_aside(tmp_path, 10) == [tmp_path / "set_aside" / "step_00000020_2"]
-    assert names(tmp_path) == ["set_aside", "step_00000010"]
-    unreadable(monkeypatch, tmp_path / "set_aside" / "step_00000030" / "model.safetensors")
+    assert rotation.set_aside(tmp_path, 10) == [tmp_path / "set_aside_step_00000020_2"]
+    unreadable(monkeypatch, tmp_path / "set_aside_step_00000030" / "model.safetensors")
     (line,) = rotation.drop_aside(tmp_path)
-    assert line.endswith("step_00000030 is kept: model.safetensors cannot be read (Stale file handle)")
-    assert names(tmp_path / "set_aside") == ["step_00000030"]
+    assert line.endswith("step_00000030 is kept: model.safetensors: Stale file handle")
+    assert names(tmp_path) == ["set_aside_step_00000030", "step_00000010"]
     monkeypatch.undo()
     assert rotation.drop_aside(tmp_path) == []
     assert names(tmp_path) == ["step_00000010"]

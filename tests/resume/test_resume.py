@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -160,6 +163,17 @@ def test_auto_never_starts_from_zero_where_there_was_a_checkpoint(broken: Path) 
         with pytest.raises(UserError, match="the run has saved checkpoints, and there is none now"):
             run(plan.configs[0], broken, command=["mtl"], resumes=plan.resumes)
     assert (broken / "metrics.jsonl").read_bytes() == before
+
+
+def test_checkpoints_that_cannot_be_written_are_named_at_once(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def file(dir: Path) -> io.BytesIO:  # noqa: A002
+        if dir.name == "checkpoints":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(dir))
+        return io.BytesIO()
+
+    monkeypatch.setattr("mtlcli.runner.folder.tempfile.TemporaryFile", file)
+    expected = f"{broken / 'checkpoints'}: the folder cannot be written: Read-only file system -> mount it writable, then resume"
+    assert refused(broken) == [expected]
 
 
 def test_auto_needs_a_run_dir() -> None:
