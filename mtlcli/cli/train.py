@@ -166,7 +166,7 @@ def _suite(config: Config) -> str:
     """What the run's tasks are called together: the name that was chosen, else the tasks."""
     chosen = HydraConfig.get().runtime.choices.get("task")
     if isinstance(chosen, str):
-        return chosen.rpartition("/")[2]
+        return chosen.rpartition("/")[2][:LONGEST_NAME]
     names = "+".join(config.tasks)
     return names if len(names) <= 40 else f"{len(config.tasks)}_tasks"
 

@@ -15,6 +15,7 @@ from mtlcli.config.formats import ENDINGS, NAMED, ending
 from mtlcli.config.sharing import CrossStitchSharing, ProgressiveSharing, SluiceSharing, stages_of
 from mtlcli.config.task import ClassificationTask, RegressionTask, SpanTask
 from mtlcli.config.weighting import Needs
+from mtlcli.disk import obstacle
 from mtlcli.errors import Problem, count_of
 from mtlcli.evaluation.metrics import METRICS, OUTSIDE, metric_names, suggest_metric
 from mtlcli.registry import nearest, suggest
@@ -38,6 +39,10 @@ def missing_files(config: Config) -> list[Problem]:
     problems = []
     if config.data.root is not None and not Path(config.data.root).is_dir():
         problems.append(Problem(f"there is no folder '{config.data.root}'", "data.root", _nearest_path(Path(config.data.root))))
+    cache = Path(config.data.cache_dir) if config.data.cache_dir is not None else None
+    # One that is there may hold all that is needed, even where nothing can be written.
+    if cache is not None and not cache.is_dir() and (why := obstacle(cache, folder=True)) is not None:
+        problems.append(Problem(f"cannot be written: {why}", "data.cache_dir", "give a folder that you can write to"))
     for name, task in config.tasks.items():
         for split, file in (task.source.files or {}).items():
             where, path = f"tasks.{name}.source.files.{split}", Path(file)

@@ -199,6 +199,14 @@ def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = T
                 local_files_only=from_here(location),
                 **options,
             )
+        except RuntimeError as error:
+            if "ignore_mismatched_sizes" not in str(error):
+                raise
+            raise UserError(
+                "the weights do not fit config.json: some have another shape",
+                where=f"model.name={model.name}",
+                fix="take config.json and the weights from the same model",
+            ) from error
         except (OSError, ValueError, SafetensorError) as error:
             raise UserError(
                 f"the weights cannot be loaded: {_first_line(error)}",

@@ -226,8 +226,9 @@ def _pretrained(model: Model) -> BackboneFiles:
     try:
         config = AutoConfig.from_pretrained(location, trust_remote_code=False, local_files_only=here)
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, local_files_only=here)
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # The files of a stranger: any value in them can be of another kind than the library expects.
+        lines = str(error).strip().splitlines() or [""]
+        reason = lines[0] if isinstance(error, (OSError, ValueError)) and lines[0] else f"{type(error).__name__}: {lines[-1].strip()}"
         if not Path(location).is_dir():
             absent = f"there is no folder '{location}' in {Path.cwd()}"
             unreachable = f"{hub_endpoint()} does not answer, and the model is not in its cache"
@@ -242,6 +243,12 @@ def _pretrained(model: Model) -> BackboneFiles:
             f"{type(tokenizer).__name__} is not a fast tokenizer; character offsets are needed",
             where=f"model.name={model.name}",
             fix="choose a model that ships tokenizer.json",
+        )
+    if getattr(config, "quantization_config", None) is not None:
+        raise UserError(
+            "the weights are quantised (config.json has a quantization_config), and training needs them in full",
+            where=f"model.name={model.name}",
+            fix="choose the model that the weights were made from, or remove quantization_config if they are not quantised",
         )
     rows = getattr(config.get_text_config(), "vocab_size", None)
     _check_vocabulary(model, tokenizer.get_vocab(), rows)

@@ -267,6 +267,8 @@ class RunFolder:
             content: dict[str, Any] = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
             if not _says_what_was_read(content["data"]):
                 raise ValueError("no fingerprints of the data")
+            if not isinstance(content.get("resumed", []), list):
+                raise ValueError("'resumed' is no list")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise UserError(
