@@ -53,8 +53,8 @@ def check(values: dict[str, Any]) -> tuple[Config | None, list[Problem]]:
     tolerated = copy.deepcopy(values)
     problems = []
     refused: list[str] = []
-    for path, value in _not_finite((), values):
-        problems.append(Problem(f"must be a finite number, found {value}", dotted(path), _help(path, values)))
+    for path, what in _unwritable((), values):
+        problems.append(Problem(what, dotted(path), _help(path, values)))
         _take_out(tolerated, path, "")
         refused.append(dotted(path))
     for path, value, largest in _too_large(values):
@@ -267,13 +267,24 @@ def _take_out(values: Any, path: Path, kind: str) -> None:
         holder.pop(path[-1], None)
 
 
-def _not_finite(path: Path, value: Any) -> Iterator[tuple[Path, float]]:
-    """Numbers that are infinite or none: JSON, which the run folder is written in, has no form for them."""
+def _unwritable(path: Path, value: Any) -> Iterator[tuple[Path, str]]:
+    """Values that JSON and UTF-8, which the run folder is written in, have no form for, and what is wrong with each."""
     if isinstance(value, (dict, list)):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _not_finite((*path, key), inner)
+            yield from _unwritable((*path, key), inner)
     elif isinstance(value, float) and not math.isfinite(value):
-        yield path, value
+        yield path, f"must be a finite number, found {value}"
+    elif isinstance(value, str) and not _is_utf8(value):
+        yield path, f"must be text in UTF-8, found {ascii(value)}"
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a text can be written: half a surrogate pair, as YAML's "\\ud800" makes, cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _too_large(values: dict[str, Any]) -> Iterator[tuple[Path, float, int]]:

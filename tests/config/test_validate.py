@@ -115,6 +115,11 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     ),
     (changed(optim__lr=0), "optim.lr: must be greater than 0, found 0", LEARNING_RATE),
     (changed(optim__lr=float("nan")), "optim.lr: must be a finite number, found nan", LEARNING_RATE),
+    (
+        changed(data__cache_dir="a\udcff"),
+        "data.cache_dir: must be text in UTF-8, found 'a\\udcff'",
+        "Folder of the encoded store; null: $MTL_CACHE or ~/.cache/mtl.",
+    ),
     (changed(optim__betas=[0.9]), "optim.betas: needs at least 2 entries, found [0.9]", "Decay of AdamW's two moments."),
     (
         changed(tasks={}),
