@@ -358,7 +358,7 @@ class _Preflight:
             chosen = parsed(text).value()
             names = chosen if isinstance(chosen, list) else [chosen]
             for name in dict.fromkeys(name for name in names if names.count(name) > 1):
-                self._add(Problem(f"{group} '{name}' is there twice", f"{group}={text.partition('=')[2]}", "name it once"))
+                self._add(Problem(f"{group} '{name}' is listed twice", f"{group}={text.partition('=')[2]}", "name it once"))
             self._check_task_names(names if group == "task" else [])
             for name in names:
                 if name is None:

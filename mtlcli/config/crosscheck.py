@@ -245,7 +245,7 @@ def _run(config: Config, names: list[str]) -> Iterator[Problem]:
     yield from optim.problems()
     missing = [package for package in optim.packages if find_spec(package) is None]
     if missing:
-        what = f"optim={optim.name} needs {' and '.join(missing)}, not installed"
+        what = f"optim={optim.name} needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed"
         yield Problem(what, "optim", f"type pip install 'mtlcli[{optim.name}]', or optim=adamw")
     if optim.name == "muon" and _torch_before((2, 9)):
         yield Problem("optim=muon needs torch 2.9 or later", "optim", "type pip install --upgrade torch, or optim=adamw")
@@ -305,7 +305,11 @@ def _weighting(config: Config, trained: list[str]) -> Iterator[Problem]:
                 )
     missing = [package for package in needs.packages if find_spec(package) is None]
     if missing:
-        yield Problem(f"{at} needs {' and '.join(missing)}, not installed", "weighting", f"type pip install 'mtlcli[{needs.extra}]'")
+        yield Problem(
+            f"{at} needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
+            "weighting",
+            f"type pip install 'mtlcli[{needs.extra}]'",
+        )
     if hasattr(weighting, "problems"):
         yield from weighting.problems(trained)
     logger = config.logger

@@ -253,7 +253,7 @@ def findings(results: dict[str, Any]) -> list[str]:
     failures = results["weighting"].get("solver_failures")
     if failures:
         solver = f"the solver of {results['weighting']['name']}"
-        lines.append(f"warning: {solver} failed in {count_of(failures, 'step')}, which used earlier weights")
+        lines.append(f"warning: {solver} failed in {count_of(failures, 'step')}, which used earlier weights or the plain sum")
     if results["gradients"]:
         lines.append(results["gradients"]["verdict"])
     if results["affinity"]:

@@ -58,7 +58,7 @@ def test_every_file_of_conf_is_composed(choice: str) -> None:
     group, _, name = choice.partition("=")
     task = [] if group in ("task", "experiment") else ["task=[cola,rte]", "sampling=all"] if group == "weighting" else ["task=rte"]
     if choice == "optim=adamw_8bit" and find_spec("bitsandbytes") is None:
-        with pytest.raises(UserError, match=r"needs bitsandbytes, not installed\n.*pip install 'mtlcli\[adamw_8bit\]'"):
+        with pytest.raises(UserError, match=r"needs bitsandbytes, which is not installed\n.*pip install 'mtlcli\[adamw_8bit\]'"):
             plan(choice, *task)
         return
     (config,) = plan(*([choice] if choice != "task=ax" else []), *task, *NEEDS.get(choice, [])).configs

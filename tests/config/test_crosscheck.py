@@ -258,7 +258,7 @@ def test_every_weighting_fits_some_run(name: str) -> None:
 def test_a_missing_solver_is_named_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mtlcli.config.crosscheck.find_spec", lambda name: None if name == "cvxpy" else object())
     assert said(run(PAIR, weighting={"name": "cagrad"})) == [
-        "weighting: weighting=cagrad needs cvxpy, not installed -> type pip install 'mtlcli[cagrad]'"
+        "weighting: weighting=cagrad needs cvxpy, which is not installed -> type pip install 'mtlcli[cagrad]'"
     ]
 
 

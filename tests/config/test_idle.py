@@ -77,7 +77,7 @@ def test_a_launcher_without_its_cluster(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_names_that_are_given_twice(tmp_path: Path) -> None:
-    assert said("task=[rte,cola,rte]") == ["task=[rte,cola,rte]: task 'rte' is there twice -> name it once"]
+    assert said("task=[rte,cola,rte]") == ["task=[rte,cola,rte]: task 'rte' is listed twice -> name it once"]
     plan = preflight(read_arguments(["task=rte", "data=sample", "model=tiny", "seed=1", "seed=2"]))
     assert plan.notices == ["note: seed=1 is not used: seed=2 comes after it"]
     (tmp_path / "task").mkdir()

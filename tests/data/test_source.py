@@ -109,7 +109,7 @@ def test_data_that_moved_is_the_same_data(folder: Path, tmp_path: Path) -> None:
     assert changed_data(before, record(moved)) == []
     pq.write_table(rows("other"), moved / "glue/cola/train.parquet")
     (problem,) = changed_data(before, record(moved))
-    assert problem.what == "task cola: is not the train split that the run has read" and str(moved) in problem.where
+    assert problem.what == "task cola: the rows are not the train split that the run has read" and str(moved) in problem.where
     (problem,) = changed_data(before, record(moved, Data(source="sample")))
     assert problem.what == "the run's rows came from 'local', now from 'sample'" and problem.where == "tasks.cola.source"
 

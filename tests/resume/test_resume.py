@@ -111,7 +111,7 @@ def test_other_data_is_refused_and_named(whole: Path, broken: Path) -> None:
     split, read = next(iter(task["splits"].items()))
     read["fingerprint"] = "0" * 64
     (broken / "environment.json").write_text(json.dumps(environment))
-    what = f"task {name}: is not the {split} split that the run has read"
+    what = f"task {name}: the rows are not the {split} split that the run has read"
     file = f"{broken / 'environment.json'}: what it says of the data is not what step_00000008 was saved with (SHA-256)"
     assert refused(broken) == [
         f"{file} -> bring the file back, or type allow=[environment.json] if the change is meant",
