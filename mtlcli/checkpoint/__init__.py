@@ -76,7 +76,8 @@ class Checkpoint:
 
         try:
             return load_file(self.folder / name)
-        except (SafetensorError, OSError) as error:
+        # RuntimeError is what torch raises where the file goes away between its head and its tensors.
+        except (SafetensorError, OSError, RuntimeError) as error:
             raise UserError(f"{name} cannot be read: {error}", where=str(self.folder), fix=_OTHER) from error
 
 

@@ -36,6 +36,16 @@ def test_a_checkpoint_that_goes_away_is_looked_for_again(tmp_path: Path, monkeyp
             shutil.rmtree(self.folder)
         return reads(self, name)
 
+    def vanish(path: Path) -> Any:
+        save(tmp_path, 3, best=3)
+        shutil.rmtree(tmp_path / "checkpoints" / "step_00000001")
+        monkeypatch.undo()
+        raise RuntimeError(f"unable to open file <{path}> in read-only mode")
+
+    monkeypatch.setattr("safetensors.torch.load_file", vanish)
+    assert find(tmp_path).tensors["w"].tolist() == [3.0, 3.0]
+    shutil.rmtree(tmp_path / "checkpoints")
+    save(tmp_path, 1, best=1)
     monkeypatch.setattr(checkpoint.Checkpoint, "tensors", rotate)
     assert find(tmp_path).tensors["w"].tolist() == [2.0, 2.0]
 
