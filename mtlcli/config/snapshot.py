@@ -36,6 +36,8 @@ LARGEST = 4 * 2**20
 """Bytes of a saved config that are read; a suite of a hundred tasks has some 100,000."""
 MOST_VALUES = 100_000
 """Values that a saved config may stand for."""
+QUESTION_MARKS = """${oc.decode:"'???'"}"""
+"""How the text `???` is saved, which OmegaConf takes for a value that must be given."""
 _ASKS = re.compile(r"(\\*)\$\{\s*([^:${}]*)(.?)", re.DOTALL)
 
 Keys = tuple[str | int, ...]
@@ -244,10 +246,12 @@ def _environment() -> Iterator[list[str]]:
 
 
 def _escape(value: Any) -> Any:
-    """Text that looks like an interpolation but is none."""
+    """Text that looks like an interpolation, or like a value that must be given, and is neither."""
     if isinstance(value, dict):
         return {key: _escape(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_escape(inner) for inner in value]
+    if value == "???":  # A class of a data set may be called so.
+        return QUESTION_MARKS
     # Backslashes before it count too: an even number of them would be text, and the interpolation would stand.
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value

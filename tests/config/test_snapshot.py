@@ -46,6 +46,16 @@ def test_a_saved_config_is_complete_and_equal(tmp_path: Path) -> None:
     assert "timeout: 1800.0" in text, "defaults are filled in"
 
 
+def test_classes_of_any_name_are_saved_and_read_as_they_are(tmp_path: Path) -> None:
+    names = ["???", "${x}", "\\${y}", "~", "1", "007", "yes", "=", " a", "a ", "é", "e\u0301", "<<", "1:30", "2020-01-01"]
+    config = read(VALUES)
+    cola = config.tasks["cola"]
+    cola.labels, cola.class_weights = names, {name: 1.0 + number for number, name in enumerate(names)}
+    save_config(config, tmp_path / "config.yaml")
+    saved = load_config(tmp_path / "config.yaml").tasks["cola"]
+    assert (saved.labels, saved.class_weights) == (names, cola.class_weights)
+
+
 def test_environment_variables_do_not_land_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MTL_TEST_SECRET", "s3cret")
     monkeypatch.setenv("MTL_TEST_STEPS", "7")
