@@ -238,7 +238,7 @@ def _run(config: Config, names: list[str]) -> Iterator[Problem]:
         yield Problem("this value and runner.eval_every both say how often to evaluate", "runner.eval_share", "leave one of them out")
     if runner.steps is not None and optim.warmup >= max(1, runner.steps):
         yield Problem(
-            f"a warm-up of {optim.warmup:g} steps leaves none of {runner.steps} steps at the full learning rate",
+            f"the warm-up takes {optim.warmup:g} of {count_of(runner.steps, 'step')}: no step has the full learning rate",
             "optim.warmup",
             "lower it, or give a share below 1",
         )

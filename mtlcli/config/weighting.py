@@ -129,7 +129,8 @@ class STCHWeighting:
         """What is wrong with the values together."""
         if self.warmup + self.reference >= 1:
             yield Problem(
-                f"a warm-up of {self.warmup:g} of the run and {self.reference:g} of it for the references leave no step to use them",
+                f"weighting.warmup={self.warmup:g} and weighting.reference={self.reference:g} take up the whole run: "
+                "no step is left to balance",
                 "weighting.warmup",
                 "lower one of weighting.warmup and weighting.reference",
             )

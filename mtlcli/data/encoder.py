@@ -130,9 +130,9 @@ class TextEncoder:
         room = limit - len(self._prefix) - len(self._middle) - len(self._suffix) - max_question_length
         if room <= stride:
             raise UserError(
-                f"with {max_question_length} tokens of question, {limit} tokens leave {max(room, 0)} for the context, and a window "
-                f"must hold more than the {stride} tokens that it shares with the next",
-                fix="raise max_length, or lower stride or max_question_length of the task",
+                f"a window of {limit} tokens has {max(room, 0)} left for the context after {max_question_length} for the question, "
+                f"and it shares {stride} with the next window: it would hold nothing new",
+                fix="raise the task's max_length, or lower its stride or max_question_length",
             )
         beginnings = [cut_text(question, max_question_length, self._count) for question in questions]
         question_tokens = self._tokens(beginnings)

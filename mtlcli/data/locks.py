@@ -43,7 +43,7 @@ def locked(entry: Path) -> Iterator[str | None]:
             return
         print(
             f"waiting for {holder}, which holds the lock {entry.with_suffix('.lock')} to encode the same rows: "
-            f"{waited:.0f} s of {PATIENCE:g} s, then the rows are encoded without the store",
+            f"{waited:.0f} s so far; after {PATIENCE:g} s this run encodes the rows without the store",
             file=sys.stderr,
             flush=True,
         )

@@ -317,8 +317,8 @@ def _check_vocabulary(model: Model, vocabulary: dict[str, int], rows: int | None
     beyond = {number: token for token, number in vocabulary.items() if rows is not None and number >= rows}
     if beyond:
         raise UserError(
-            f"the tokenizer does not belong to the model: it has {max(beyond) + 1:,} tokens, the model embeds {rows:,} "
-            f"(the first without embedding is {min(beyond)}, '{beyond[min(beyond)]}')",
+            f"the tokenizer does not belong to the model: the tokenizer has {max(beyond) + 1:,} tokens, the model has embeddings "
+            f"for {rows:,} (token {min(beyond)}, '{beyond[min(beyond)]}', is the first without one)",
             where=f"model.name={model.name}",
             fix="take config.json, the weights and tokenizer.json from the same model",
         )

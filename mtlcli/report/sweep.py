@@ -199,7 +199,7 @@ def _apart(jobs: list[SweepJob]) -> str:
     """What a title says when not all jobs can be compared."""
     if len({job.measured for job in jobs if job.scores}) < 2:
         return ""
-    return " of those with the same tasks and metrics (a line parts the others, whose averages do not compare)"
+    return " within the same tasks and metrics; averages on two sides of a line cannot be compared"
 
 
 # ------------------------------------------------------------------------------------------------ sweep.csv

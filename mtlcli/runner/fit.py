@@ -83,7 +83,7 @@ def largest_batch(
         if inputs < 1:
             what = f"one input of {name} with {length} tokens needs {size_text(int(many - (count - 1) * one))}"
             raise RunError(
-                f"{what}, of {size_text(int(free))} that a run may take here {size_text(max(0, int(room)))} are left for it",
+                f"{what}; a run may take {size_text(int(free))} here, and {size_text(max(0, int(room)))} of that is left for inputs",
                 where="runner.max_tokens=auto",
                 fix="lower data.max_length, type model.gradient_checkpointing=true, or take a smaller model",
             )

@@ -379,9 +379,10 @@ def _order(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], Stage
     fixed = [("warm-up", "warmup", optim.warmup), ("decay", "decay", (optim.decay or 0) if optim.schedule == "wsd" else 0)]
     fixed = [(what, key, count) for what, key, count in fixed if count >= 1]
     if sum(count for _, _, count in fixed) >= stages.shortest:
+        takes = " and ".join(f"the {what} takes {count_of(round(count), 'step')}" for what, _, count in fixed)
+        whole = f"{'the run' if len(stages) == 1 else 'a stage'} has {count_of(stages.shortest, 'step')}"
         raise UserError(
-            f"a {' and a '.join(f'{what} of {count:g} steps' for what, _, count in fixed)} leave none of the {stages.shortest} steps"
-            f" of {'the run' if len(stages) == 1 else 'a stage'} at the full learning rate",
+            f"{takes}, and {whole}: no step has the full learning rate",
             where=f"optim.{fixed[-1][1]}",
             fix="lower it, give a share below 1, or train longer",
         )

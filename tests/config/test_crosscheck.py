@@ -125,7 +125,7 @@ RUNS: list[tuple[dict[str, Any], list[str]]] = [
     ({"runner": {"steps": None, "epochs": None}}, ["runner.steps: runner.steps and runner.epochs are both null -> give one of them"]),
     (
         {"runner": {"steps": 50}, "optim": {"name": "adamw", "warmup": 100}},
-        ["optim.warmup: a warm-up of 100 steps leaves none of 50 steps at the full learning rate -> lower it, or give a share below 1"],
+        ["optim.warmup: the warm-up takes 100 of 50 steps: no step has the full learning rate -> lower it, or give a share below 1"],
     ),
     (
         {"optim": {"name": "adamw", "warmup": 1.5}},

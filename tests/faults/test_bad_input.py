@@ -502,8 +502,8 @@ def test_a_task_file_that_is_not_utf8(tmp_path: Path, encoding: str, where: str)
 
 
 MODELS = {
-    "small": "model.name=small: the tokenizer does not belong to the model: it has 72 tokens, the model embeds 67 (the first "
-    "without embedding is 67, 'label')\n"
+    "small": "model.name=small: the tokenizer does not belong to the model: the tokenizer has 72 tokens, the model has embeddings "
+    "for 67 (token 67, 'label', is the first without one)\n"
     "    -> take config.json, the weights and tokenizer.json from the same model",
     "swapped": "model.name=swapped: the weights do not belong to config.json: embeddings.word_embeddings.weight embeds 67 tokens, "
     "vocab_size is 72\n"

@@ -77,7 +77,7 @@ def test_it_leaves_no_trace() -> None:
 
 def test_an_input_that_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "free_memory", lambda device: 2**20)
-    with pytest.raises(RunError, match=r"one input of cola with \d+ tokens needs .* are left for it\n    -> lower data.max_length"):
+    with pytest.raises(RunError, match=r"one input of cola with \d+ tokens needs .* is left for inputs\n    -> lower data.max_length"):
         largest()
 
 
