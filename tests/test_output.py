@@ -12,7 +12,18 @@ from tests.faults.ranks import at_step, begin
 from tests.warm import ENVIRONMENT, ROOT, mtl
 
 BROKEN = "import os\nr, w = os.pipe()\nos.close(r)\nos.dup2(w, 1)\nos.close(w)\n"
-TERMINAL = "import os\nmaster, slave = os.openpty()\nos.dup2(slave, 1)\nos.dup2(slave, 2)\nos.close(slave)\n"
+TERMINAL = """
+import os, sys
+master, slave = os.openpty()
+os.dup2(slave, 1)
+os.dup2(slave, 2)
+os.close(slave)
+# Python's own streams were made for files, in which one can seek.
+for number, name in ((1, "stdout"), (2, "stderr")):
+    stream = open(number, "w", closefd=False)
+    setattr(sys, name, stream)
+    setattr(sys, f"__{name}__", stream)
+"""
 
 
 def test_a_run_whose_reader_is_gone_goes_on(tmp_path: Path) -> None:

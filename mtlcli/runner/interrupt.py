@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 SIGNALS = (
     *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
-    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU, signal.SIGALRM),
 )
 """Signals that ask the run to save and stop.
 
 SIGTERM: a scheduler needs the machine. SIGINT: Ctrl-C. SIGHUP: the terminal or the ssh connection is
 gone; it stays ignored where it was ignored at the start (nohup). SIGUSR1 and SIGUSR2: schedulers warn
-of the end with them. SIGXCPU: the limit of CPU time (`ulimit -t`) is reached.
+of the end with them. SIGXCPU: the limit of CPU time (`ulimit -t`) is reached. SIGALRM: so is a limit of
+time that was set with `alarm` before the program was started.
 """
 AT_ONCE = signal.SIGQUIT
 """The signal that ends the run at once, without saving (Ctrl-\\ in a terminal)."""

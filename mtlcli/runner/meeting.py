@@ -14,6 +14,7 @@ from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.distributed_c10d import PrefixStore
 
 from mtlcli.errors import RunError, UserError
+from mtlcli.pulse import doing
 from mtlcli.runner.launched import LOOPBACK, Launch
 
 QUIET = 1.0
@@ -136,6 +137,7 @@ class _Waiting:
             )
         if aloud and waited > self._next:
             self._next = waited + EVERY
+            doing("")  # The wait has lines of its own.
             limit = f"{waited:.0f} s of {self._timeout:g} s (runner.timeout)"
             print(f"waiting for ranks ({self._launch}, {what}): {limit}", file=sys.stderr, flush=True)
         time.sleep(0.1)

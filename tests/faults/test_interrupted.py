@@ -327,9 +327,9 @@ def test_an_interrupted_sweep_starts_no_other_job(tmp_path: Path) -> None:
     done = mtl("train", *options, before=at_step(5, 0, "os.kill(os.getpid(), signal.SIGTERM)"))
     assert done.returncode == 143, done.stderr
     assert "and saved at step 6" in done.stderr
-    (job,) = (path for path in (tmp_path / "sweep").iterdir() if path.is_dir())
-    assert f"go on with: mtl train resume={job}" in done.stderr
-    assert mtl("train", f"resume={job}").returncode == 0
+    assert len([path for path in (tmp_path / "sweep").iterdir() if path.is_dir()]) == 1
+    assert "go on with: mtl train -m " in done.stderr and f"run_dir={tmp_path / 'sweep'} resume=auto" in done.stderr
+    assert mtl("train", *options, "resume=auto").returncode == 0
 
 
 POISONED = """
