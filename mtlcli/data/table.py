@@ -75,6 +75,8 @@ class Table:
             return None
         if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
             return None
+        if names == [str(number) for number in range(len(names))]:
+            return None  # They say nothing.
         return names if len(set(names)) == len(names) > 1 else None
 
     def where(self, row: int) -> str:

@@ -226,11 +226,14 @@ class Classification(TaskType[ClassificationTask]):
             what = f"column '{column}' holds true and false, and the classes do not say which of them is true"
             fix = f"write the names of the classes into the column, or name true and false in {key}; allowed: {self._allowed()}"
             return counted(table, rows, what, fix)
-        names = names_in_file(table, column, self._known_labels)
+        names = names_in_file(table, column, self._known_labels, self._says_ids)
         if names is not None and isinstance(found[0], int):
             named = f"'{names[found[0]]}'" if 0 <= found[0] < len(names) else "by no name"
             what = f"label {found[0]}, which the file calls {named}, is not one of the classes{more}"
-            return counted(table, rows, what, f"the file calls its classes {', '.join(names[:CLASSES_NAMED])}; allowed: {self._allowed()}")
+            fix = f"the file calls its classes {', '.join(names[:CLASSES_NAMED])}; allowed: {self._allowed()}"
+            if renames(names, self.labels):
+                fix += f"; if they mean the same in this order, set {key[:-1]}_ids=true"
+            return counted(table, rows, what, fix)
         first = str(found[0])
         whole = first.partition(".")[0] if POINT_ZERO.fullmatch(first) else None
         if self._known_labels is None:
@@ -264,21 +267,14 @@ class Classification(TaskType[ClassificationTask]):
         return f"{', '.join(names + more)} ({origin})"
 
     def doubts(self, train: Table) -> list[Problem]:
-        """Classes that no train row has, and names that the file has for other words of the
-        task."""
-        found = []
-        names = train.class_names(self.config.columns.label)
-        if names and renames(names, self.labels):
-            what = f"the file calls the classes {', '.join(names[:CLASSES_NAMED])}, and the task {', '.join(self.labels[:CLASSES_NAMED])}"
-            fix = f"make sure that they mean the same in this order, or take out tasks.{(self.owner or self).name}.labels"
-            found.append(Problem(what, train.origin, fix))
+        """Classes that no train row has."""
         present = set(self._ids(train).tolist())
         absent = [label for number, label in enumerate(self.labels) if number not in present]
-        if absent and self.owner is None:
-            named = ", ".join(absent[:CLASSES_NAMED]) + (", ..." if len(absent) > CLASSES_NAMED else "")
-            what = f"no row of split '{train.split}' has the label {named}: what has no example is not learned"
-            found.append(Problem(what, train.origin, f"add rows with them, or take them out of tasks.{self.name}.labels"))
-        return found
+        if not absent or self.owner is not None:
+            return []
+        named = ", ".join(absent[:CLASSES_NAMED]) + (", ..." if len(absent) > CLASSES_NAMED else "")
+        what = f"no row of split '{train.split}' has the label {named}: what has no example is not learned"
+        return [Problem(what, train.origin, f"add rows with them, or take them out of tasks.{self.name}.labels")]
 
     @property
     def classes(self) -> list[str]:
@@ -290,10 +286,15 @@ class Classification(TaskType[ClassificationTask]):
         return self._ids(table)
 
     @property
+    def _says_ids(self) -> bool | None:
+        """Whether numbers are ids, if the config says so outright."""
+        own = self.config.label_ids
+        return own if own is not None else (self.owner or self).config.label_ids
+
+    @property
     def _ids_allowed(self) -> bool:
         """Whether whole numbers may be ids, by what the config says."""
-        said = self.config.label_ids if self.config.label_ids is not None else (self.owner or self).config.label_ids
-        if said is not None:
+        if (said := self._says_ids) is not None:
             return said
         labels = self._known_labels or []
         return not any(WHOLE.fullmatch(label) for label in labels) and not true_is_first(labels)
@@ -319,7 +320,7 @@ class Classification(TaskType[ClassificationTask]):
 
     def _written(self, table: Table) -> pa.Array:
         """The label of each row as it is written, null where the column is: (rows,) of text."""
-        return written(table, self.config.columns.label, self._known_labels)[0]
+        return written(table, self.config.columns.label, self._known_labels, self._says_ids)[0]
 
     def _class_ids(self, texts: Sequence[str], *, names: bool = False) -> list[int]:
         """The class id of each label as it is written, MISSING or UNKNOWN. `names`: whether it is
@@ -340,7 +341,7 @@ class Classification(TaskType[ClassificationTask]):
     def _ids(self, table: Table, column: str | None = None) -> NDArray[np.int64]:
         """The class id of each row, MISSING or UNKNOWN: (rows,). `column`: if it is not the label
         column."""
-        texts, names = written(table, column or self.config.columns.label, self._known_labels)
+        texts, names = written(table, column or self.config.columns.label, self._known_labels, self._says_ids)
         encoded = texts.dictionary_encode()
         classes = np.array([*self._class_ids(encoded.dictionary.to_pylist(), names=names), MISSING], np.int64)
         found: NDArray[np.int64] = classes[as_numpy(encoded.indices.fill_null(len(classes) - 1))]

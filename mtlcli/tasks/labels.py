@@ -39,14 +39,14 @@ def true_is_first(labels: Sequence[str]) -> bool:
     return pair is not None and list(labels) == [pair[1], pair[0]]
 
 
-def names_in_file(table: Table, column: str, labels: Sequence[str] | None) -> list[str] | None:
-    """The names that the file's own metadata has for the ids in a label column; None where it has
-    none.
+def names_in_file(table: Table, column: str, labels: Sequence[str] | None, ids: bool | None) -> list[str] | None:
+    """The names that the file's own metadata has for the ids in a label column; None where it has none.
 
-    Where the task's `labels` are as many and have none of these names, they are other words for the same classes, in the same order.
+    `ids`: whether the task says that numbers are places in `labels`. These are then other words for the
+    same classes, in the same order, where the task has none of the file's names.
     """
     names = table.class_names(column)
-    return list(labels) if names and labels and renames(names, labels) else names
+    return list(labels) if ids and names and labels and renames(names, labels) else names
 
 
 def renames(names: Sequence[str], labels: Sequence[str]) -> bool:
@@ -54,11 +54,12 @@ def renames(names: Sequence[str], labels: Sequence[str]) -> bool:
     return len(names) == len(labels) and not set(names) & set(labels)
 
 
-def written(table: Table, column: str, labels: Sequence[str] | None) -> tuple[pa.Array, bool]:
+def written(table: Table, column: str, labels: Sequence[str] | None, ids: bool | None = None) -> tuple[pa.Array, bool]:
     """The label of each row as text, null where there is none: (rows,); and whether the text is
     certain to be a name, never an id.
 
-    `labels`: the names of the classes, if they are known. True and false are the classes that mean so.
+    `labels`: the names of the classes, if they are known. `ids`: see `names_in_file`. True and false
+    are the classes that mean so.
     """
     if column not in table.rows.column_names:
         return pa.nulls(len(table), pa.string()), False
@@ -66,7 +67,7 @@ def written(table: Table, column: str, labels: Sequence[str] | None) -> tuple[pa
     if pa.types.is_boolean(values.type):
         false, true = truths(labels or []) or ("false", "true")
         return _replaced(values, lambda value: true if value else false), True
-    names = names_in_file(table, column, labels)
+    names = names_in_file(table, column, labels, ids)
     if names is not None and pa.types.is_integer(values.type):
         return _replaced(values, lambda value: names[value] if 0 <= value < len(names) else str(value)), True
     return as_text(values), False

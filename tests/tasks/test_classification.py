@@ -135,8 +135,11 @@ def test_configured_labels_and_the_files_own_names() -> None:
     assert toy.references(named(["pos", "neg"], [0, 1])) == [1, 0] and toy.doubts(named(["pos", "neg"], [0, 1])) == []
     assert toy.references(named(["0", "1"], [0, 1])) == [0, 1]
     renamed = task(["bad", "good"])
+    problem = only(renamed.check(named(["neg", "pos"], [0, 1]), labelled=True))
+    assert problem.what.startswith("label 0, which the file calls 'neg', is not one of the classes; others: 1")
+    assert problem.fix.endswith("if they mean the same in this order, set tasks.toy.label_ids=true")
+    renamed.config.label_ids = True
     assert renamed.references(named(["neg", "pos"], [0, 1])) == [0, 1]
-    assert only(renamed.doubts(named(["neg", "pos"], [0, 1]))).what == "the file calls the classes neg, pos, and the task bad, good"
     problem = only(task(["neg", "pos"]).check(named(["neg", "neutral", "pos"], [0, 1, 2]), labelled=True))
     assert (problem.where, problem.what) == ("train.parquet, row 2", "label 1, which the file calls 'neutral', is not one of the classes")
     assert problem.fix.startswith("the file calls its classes neg, neutral, pos; allowed: ")
