@@ -70,10 +70,14 @@ def _best(run: Path) -> tuple[checkpoint.Checkpoint, list[str]]:
     """The best checkpoint of a run, verified, and a line for each damaged one that is newer than the newest."""
     newest, notices = checkpoint.newest(run / "checkpoints")
     best, told = newest.best_step, _step_of_results(run)
-    if told != best and told is not None and checkpoint.fault(run / "checkpoints" / f"step_{told:08d}") is None:
-        best = told
-    elif told not in (None, best):
-        notices.append(f"results.json is about step {told}, of which there is no checkpoint")
+    # Its scores may be newer than the state of the same step; those of a format before may never have come into it.
+    if told is not None and told != best:
+        if told == newest.step or (newest.around is None and checkpoint.fault(run / "checkpoints" / f"step_{told:08d}") is None):
+            best = told
+        else:
+            notices.append(
+                f"results.json is about step {told}, but {newest.folder.name} says that step {best} was the best, and it is taken"
+            )
     if best in (None, newest.step):
         return newest, notices
     folder = run / "checkpoints" / f"step_{best:08d}"

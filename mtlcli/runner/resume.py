@@ -115,6 +115,8 @@ def differing_files(found: checkpoint.Checkpoint, run: Path, allow: list[str]) -
     for name in checkpoint.AROUND:
         if now[name] == found.around[name]:
             continue
+        if name == "environment.json" and now[name] == checkpoint.UNREADABLE:
+            continue  # Resume refuses it for what it lacks; an evaluation says what it could not compare.
         what = "what it says of the data" if name == "environment.json" else "the file"
         what += f" is not what {found.folder.name} was saved with (SHA-256)" if now[name] != checkpoint.UNREADABLE else " cannot be read"
         if name in allow:
@@ -138,11 +140,12 @@ def _explained(problem: Problem, run: Path, found: checkpoint.Checkpoint) -> Pro
     """A change that nobody has typed: it stands in config.yaml."""
     name = found.folder.name
     back = shlex.join(["cp", str(found.folder / "config.yaml"), str(run / "config.yaml")])
-    old = problem.what.removesuffix(" changes the result").removesuffix(" cannot be changed in a run that has begun")
+    what, fixed = problem.what.partition(" changes the result")[0], " cannot be changed in a run that has begun" in problem.what
+    values = what.removesuffix(": dropout drops other elements, which").partition(" cannot be changed")[0]
     return Problem(
-        f"{problem.where} was changed after {name} was saved: {old}",
+        f"{problem.where} was changed after {name} was saved: {values}",
         str(run / "config.yaml"),
-        f"bring the file back: {back}, or type allow=[{problem.where}] if the change is meant",
+        f"bring the file back: {back}" + ("" if fixed else f", or type allow=[{problem.where}] if the change is meant"),
     )
 
 
