@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 
 def count_of(number: int, noun: str, nouns: str = "") -> str:
-    """A number with its noun, as in `1 job` and `2 jobs`. `nouns`: the plural, if it is not made with an s."""
-    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
+    """A number with its noun, as in `1 job` and `2 batches`. `nouns`: the plural, if it is not made with -s or -es."""
+    plural = nouns or noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
+    return f"{number:,} {noun if number == 1 else plural}"
 
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGHUP: 129}

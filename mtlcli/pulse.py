@@ -14,7 +14,7 @@ from types import TracebackType
 from rich.status import Status
 from rich.text import Text
 
-from mtlcli.errors import MtlError
+from mtlcli.errors import MtlError, count_of
 from mtlcli.screen import screen
 
 FIRST, LONGEST = 5.0, 60.0
@@ -26,7 +26,7 @@ _now: tuple[str, int, int, str] = ("", 0, 0, "")
 
 
 def doing(what: str, done: int = 0, total: int = 0, of: str = "") -> None:
-    """Note what is being done, `done` of `total` things called `of`; without `what`, that there is nothing to wait for."""
+    """Note what is being done, `done` of `total` things, each called `of`; without `what`, that there is nothing to wait for."""
     global _now
     _now = what, done, total, of
 
@@ -34,7 +34,7 @@ def doing(what: str, done: int = 0, total: int = 0, of: str = "") -> None:
 def present() -> str:
     """What was noted last, as a line; empty when there is nothing to wait for."""
     what, done, total, of = _now
-    return what + (f": {done:,} of {total:,} {of}" if what and total else "")
+    return what + (f": {done:,} of {count_of(total, of)}" if what and total else "")
 
 
 class Pulse:

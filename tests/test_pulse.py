@@ -29,7 +29,7 @@ def test_what_is_being_done_is_said_again_and_again_until_nothing_is() -> None:
     lines: list[str] = []
     with Pulse("plain") as shown:
         shown.through(lines.append)
-        doing("reading", 1, 1200, "splits")
+        doing("reading", 1, 1200, "split")
         wait_for(lines, "... reading: 1 of 1,200 splits")
         doing("loading the model")
         wait_for(lines, "... loading the model")

@@ -43,7 +43,7 @@ def check_tables(
     problems: list[Problem] = []
     warnings: dict[str, list[Problem]] = {}
     for number, (name, task) in enumerate(tasks.items()):
-        doing(f"checking the rows of {name}", number, len(tasks), "tasks")
+        doing(f"checking the rows of {name}", number, len(tasks), "task")
         found: list[Problem] = []
         for split, table in tables[name].items():
             found += shapes[name][split] or task.check(table, labelled=_is_labelled(task, split))

@@ -83,7 +83,7 @@ def outputs_of(
     visits = torch.zeros(len(features), dtype=torch.int32, device=ranks.device)
     batches = evaluation_batches(features.lengths, batch_size=batch_size)
     for first in range(0, len(batches), ranks.world):
-        doing(what, first, len(batches), "batches")
+        doing(what, first, len(batches), "batch")
         on_batch()
         if first + ranks.rank >= len(batches):
             continue

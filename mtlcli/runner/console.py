@@ -119,7 +119,7 @@ class Console:
         """Training begins: `step` of `steps` are done."""
         self._tasks = {name: {"loss": None, "weight": None, "score": None, "best": None, "majority": None} for name in tasks}
         self._steps = steps
-        doing("training", step, steps, "steps")
+        doing("training", step, steps, "step")
         if not self._live_wanted:
             return
         self._progress = Progress(
@@ -148,7 +148,7 @@ class Console:
 
     def progress(self, step: int) -> None:
         """A step is done; cheap enough for every step."""
-        doing("training", step, self._steps, "steps")
+        doing("training", step, self._steps, "step")
         if self._progress is not None:
             self._progress.update(self._bar, completed=step)
 

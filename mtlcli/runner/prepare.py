@@ -89,7 +89,7 @@ def _prepare(config: Config, files: BackboneFiles | None, splits: Callable[[Task
     tables: dict[str, dict[str, Table]] = {}
     wanted = [(name, split) for name, task in tasks.items() for split in splits(task)]
     for number, (name, split) in enumerate(wanted):
-        doing(f"reading {name}/{split}", number, len(wanted), "splits")
+        doing(f"reading {name}/{split}", number, len(wanted), "split")
         try:
             tables.setdefault(name, {})[split] = source.read(name, split, tasks[name].labelled)
         except UserError as error:
@@ -126,7 +126,7 @@ def _prepare(config: Config, files: BackboneFiles | None, splits: Callable[[Task
         warnings.simplefilter("always", RunWarning)
         features: dict[str, dict[str, Features]] = {name: {} for name in tables}
         for number, (name, split) in enumerate(wanted):
-            doing(f"encoding {name}/{split}", number, len(wanted), "splits")
+            doing(f"encoding {name}/{split}", number, len(wanted), "split")
             features[name][split] = open_features(tables[name][split], tasks[name], encoder, cache)
     doing("preparing the run")
     notices = counted + [f"warning: {each.message}" for each in heard if issubclass(each.category, RunWarning)]
