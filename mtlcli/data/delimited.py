@@ -103,7 +103,8 @@ def _of_one_length(rows: Iterator[tuple[int, list[str]]], length: int, named: in
     values: list[list[str]] = []
     wrong: list[tuple[int, int]] = []
     for line, fields in rows:
-        fields += [""] * (length - len(fields)) if named <= len(fields) else []
+        if named <= len(fields) < length:
+            fields = fields + [""] * (length - len(fields))
         if len(fields) != length:
             wrong.append((line, len(fields)))
         else:
