@@ -23,7 +23,7 @@ class Optim:
     """Packages to import that are no dependency of mtlcli; the extra of mtlcli with the optimiser's name installs them."""
     relative_lr: ClassVar[float] = 1.0
     """What the model's learning rate, which is that for AdamW, is multiplied by where `lr` is null."""
-    lr: Annotated[float, Gt(0), Le(100)] | None = None
+    lr: Annotated[float, Gt(0), Le(1e30)] | None = None
     """Peak learning rate; null: one that suits the model and the optimiser."""
     weight_decay: Annotated[float, Ge(0), Le(1000)] = 0.01
     """Decoupled weight decay."""

@@ -18,7 +18,7 @@ class Model:
     trained on the tasks' text. `auto`: `name` when the hub or its cache has it, else from scratch."""
     name: str | None = "google-bert/bert-base-uncased"
     """Any name or folder that `AutoModel` takes, or `package:NAME/FOLDER` for a folder inside an installed package."""
-    lr: Annotated[float, Gt(0), Le(100)] = 3e-5
+    lr: Annotated[float, Gt(0), Le(1e30)] = 3e-5
     """Learning rate that suits this model; used when `optim.lr` is null."""
     pooling: Literal["auto", "pooler", "cls", "mean", "last"] = "auto"
     """How token states become one vector: the model's own pooler, the first token, the mean, the last token.
@@ -44,7 +44,7 @@ class Model:
     """From scratch: largest size of the WordPiece vocabulary."""
     initializer_range: Annotated[float, Gt(0), Le(100)] = 0.1
     """From scratch: standard deviation of the initial weights; BERT's 0.02 suits its width of 768."""
-    scratch_lr: Annotated[float, Gt(0), Le(100)] = 1e-3
+    scratch_lr: Annotated[float, Gt(0), Le(1e30)] = 1e-3
     """Learning rate when the model is built from scratch; used when `optim.lr` is null."""
 
 

@@ -209,7 +209,7 @@ def _in_words(error: Any, path: Path, values: dict[str, Any]) -> Problem:
 
 def _number(value: float) -> str:
     """A bound in full, as it would be typed."""
-    return str(int(value)) if float(value).is_integer() else f"{value:g}"
+    return str(int(value)) if isinstance(value, int) or (value.is_integer() and value < 1e15) else f"{value:g}"
 
 
 def _quoted(text: str) -> list[str]:

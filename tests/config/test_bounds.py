@@ -37,7 +37,9 @@ def refused(values: dict[str, Any]) -> set[str]:
 def test_numbers_of_the_sections(value: float) -> None:
     values = {name: given(section, value) for name, section in SECTIONS.items()}
     keys = {f"{name}.{key}" for name, found in values.items() for key in found}
-    assert len(keys) >= 30 and keys - {"data.max_train_rows", "data.max_eval_rows"} <= refused(values)
+    # A run that diverges at a senseless learning rate is stopped by its losses; beyond 1e30 single precision overflows.
+    allowed = {"model.lr", "model.scratch_lr"} if value <= 1e30 else set()
+    assert len(keys) >= 30 and keys - allowed <= refused(values)
 
 
 @pytest.mark.parametrize(
