@@ -109,7 +109,7 @@ def test_ranks_of_one_machine_listen_to_that_machine_alone(tmp_path: Path) -> No
 def test_a_killed_launcher_leaves_no_rank_and_the_folder_is_taken_while_one_lives(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     process = begin(folder, "runner.steps=100000", before=at_step(15, 0, "time.sleep(4)"))
-    until(process, lambda: rows(folder) >= 15)
+    until(process, lambda: rows(folder) >= 15 and (folder / "checkpoints" / "step_00000010").exists())
     ranks = ranks_of(process)
     # Frozen, so that it cannot see that the launcher has gone: it may still write.
     os.kill(ranks[0], signal.SIGSTOP)
