@@ -41,6 +41,8 @@ class Found:
     """The checkpoint, verified."""
     tensors: dict[str, Tensor]
     """Its model."""
+    config: str | None
+    """The text of the config that it was saved with; None: of format 1, which does not have it."""
     notices: list[str]
     """Checkpoints that had to be skipped."""
 
@@ -53,17 +55,21 @@ def find(path: Path) -> Found:
     """
     run = checkpoint.run_of(path)
     if run != path:
-        read = checkpoint.read(path)
-        return Found(run, read, read.tensors("model.safetensors"), [])
+        return _whole(run, checkpoint.read(path), [])
     for attempt in range(1, ATTEMPTS + 1):
         there = checkpoint.folders(run / "checkpoints")
         try:
-            best, notices = _best(run)
-            return Found(run, best, best.tensors("model.safetensors"), notices)
-        except UserError:
+            return _whole(run, *_best(run))
+        except (UserError, FileNotFoundError):
             if attempt == ATTEMPTS or checkpoint.folders(run / "checkpoints") == there:
                 raise
     raise AssertionError("the last attempt returns or raises")
+
+
+def _whole(run: Path, found: checkpoint.Checkpoint, notices: list[str]) -> Found:
+    """All that an evaluation needs of a checkpoint, read at once: its folder may go away later."""
+    config = None if found.config is None else found.config.read_text(encoding="utf-8")
+    return Found(run, found, found.tensors("model.safetensors"), config, notices)
 
 
 def _best(run: Path) -> tuple[checkpoint.Checkpoint, list[str]]:
@@ -126,7 +132,10 @@ def evaluate_path(
     config = load_config(found.run / "config.yaml", overrides or [])
     if problems := untyped_code(config, overrides or []):
         raise UserError(problems)
-    checks = differing_files(found.checkpoint, found.run, config.allow), differing_config(found.checkpoint, found.run, config.allow)
+    checks = (
+        differing_files(found.checkpoint, found.run, config.allow),
+        differing_config(found.checkpoint, found.config, found.run, config.allow),
+    )
     if problems := [problem for refused, _ in checks for problem in refused]:
         raise UserError(problems)
     for line in (line for _, lines in checks for line in lines):

@@ -16,7 +16,7 @@ from mtlcli.checkpoint.rotation import ASIDE, are_aside, retain, set_aside
 from mtlcli.config import Config
 from mtlcli.config.changes import changes, has_dropout, judge, settle
 from mtlcli.config.environment import hide
-from mtlcli.config.snapshot import config_text, load_config
+from mtlcli.config.snapshot import config_text, load_config, read_text
 from mtlcli.data.source import changed_data
 from mtlcli.disk import size_text
 from mtlcli.errors import Problem, UserError
@@ -126,12 +126,16 @@ def differing_files(found: checkpoint.Checkpoint, run: Path, allow: list[str]) -
     return problems, lines
 
 
-def differing_config(found: checkpoint.Checkpoint, run: Path, allow: list[str]) -> tuple[list[Problem], list[str]]:
-    """Values of config.yaml that neither the checkpoint was saved with nor a resumed run has changed; as `differing_files`."""
-    if found.config is None or found.config.read_bytes() == (run / "config.yaml").read_bytes():
+def differing_config(found: checkpoint.Checkpoint, saved: str | None, run: Path, allow: list[str]) -> tuple[list[Problem], list[str]]:
+    """Values of config.yaml that neither the checkpoint was saved with nor a resumed run has changed; as `differing_files`.
+
+    `saved`: the text of the config that the checkpoint was saved with; None: of format 1.
+    """
+    file = run / "config.yaml"
+    if saved is None or saved == file.read_text(encoding="utf-8"):
         return [], []
     changed = {text.partition(":")[0] for entry in RunFolder(run).environment().get("resumed", []) for text in entry["changes"]}
-    differences = [change for change in changes(load_config(found.config), load_config(run / "config.yaml")) if change.key not in changed]
+    differences = [change for change in changes(read_text(saved, file), load_config(file)) if change.key not in changed]
     problems, lines = judge(differences, [change.key for change in differences if change.key in allow], dropout=False)
     return [_explained(problem, run, found) for problem in problems], [f"warning: {line}" for line in lines]
 
