@@ -62,7 +62,7 @@ def test_debug_keeps_the_traceback() -> None:
 
 
 def test_only_rank_0_talks() -> None:
-    done = mtl("train", "task=ret", RANK="1", WORLD_SIZE="2")
+    done = mtl("train", "task=ret", RANK="1", WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT="29500")
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
 
 

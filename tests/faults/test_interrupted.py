@@ -180,7 +180,9 @@ job.prepare = prepare
 
 @pytest.mark.parametrize(("first", "second", "code"), [("SIGINT", "SIGINT", 130), ("SIGTERM", "SIGQUIT", 131)])
 def test_what_leaves_at_once(tmp_path: Path, first: str, second: str, code: int) -> None:
-    both = f"os.kill(os.getpid(), signal.{first})\nos.kill(os.getpid(), signal.{second})\ntime.sleep(100)"
+    saved = str(tmp_path / "checkpoints" / "step_00000010")
+    both = f"while not os.path.exists({saved!r}): time.sleep(0.01)\n"
+    both += f"os.kill(os.getpid(), signal.{first})\nos.kill(os.getpid(), signal.{second})\ntime.sleep(100)"
     process = begin(tmp_path, f"runner.steps={STEPS}", before=at_step(15, 0, both), devices=1)
     assert process.wait(60) == code
     newest, skipped = checkpoint.newest(tmp_path / "checkpoints")
