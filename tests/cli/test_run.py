@@ -48,6 +48,7 @@ def test_the_run_folder_holds_what_the_contract_says(run: Path) -> None:
         "data_source",
         "split",
         "step",
+        "precision",
         "train_rows",
         "tasks",
         "average",
