@@ -33,13 +33,15 @@ def test_auto_is_bf16_and_stands_in_the_run_folder(tmp_path: Path) -> None:
     assert yaml.safe_load((run / "config.yaml").read_text())["runner"]["precision"] == "bf16"
     results = json.loads((run / "results.json").read_text())
     assert results["precision"] == "bf16"
-    done = mtl("eval", str(run), "--json", str(tmp_path / "again.json"), "--predictions", str(tmp_path / "predictions"))
+    done = mtl("eval", str(run), "--json", str(tmp_path / "again.json"))
     assert done.returncode == 0, done.stderr
     again = json.loads((tmp_path / "again.json").read_text())
     assert (again["precision"], again["tasks"]) == ("bf16", results["tasks"])
-    # Near 3, bf16 has one number every 2^-6: 75 rows would share a handful of scores.
+    done = mtl("eval", str(run), "--task", "stsb", "--predictions", str(tmp_path / "predictions"))
+    assert done.returncode == 0, done.stderr
+    # Near 3, bf16 has one number every 2^-6: the rows would share a handful of scores.
     rows = [json.loads(line) for line in (tmp_path / "predictions" / "stsb.jsonl").read_text().splitlines()]
-    assert len({row["score"] for row in rows}) >= len(rows) - 3
+    assert len({row["score"] for row in rows}) > 0.9 * len(rows)
 
 
 def test_outputs_of_heads_are_fp32() -> None:

@@ -16,42 +16,42 @@ WAYS: dict[str, tuple[dict[str, str], str, str]] = {
     "callbacks": (
         {"task/mine": f"# @package _global_\nhydra: {{callbacks: {CALLBACK}}}"},
         "task=mine",
-        "task/mine.yaml: sets hydra.callbacks",
+        "task/mine.yaml: the file sets hydra.callbacks",
     ),
     "env_set": (
         {"experiment/mine": "# @package _global_\nhydra: {job: {env_set: {PATH: x}}}"},
         "experiment=mine",
-        "experiment/mine.yaml: sets hydra.job",
+        "experiment/mine.yaml: the file sets hydra.job",
     ),
     "the header itself": (
         {"logger/mine": "# @package hydra.job_logging\nversion: 1"},
         "logger=mine",
-        "logger/mine.yaml: sets hydra.job_logging",
+        "logger/mine.yaml: the file sets hydra.job_logging",
     ),
     "an interpolation": (
         {"task/mine": "# @package _global_\nhydra: ${oc.decode:'{}'}"},
         "task=mine",
-        "task/mine.yaml: sets hydra:",
+        "task/mine.yaml: the file sets hydra:",
     ),
     "a package in a defaults list": (
         {"task/mine": "# @package tasks.mine\ndefaults: [_self_, other@_global_.hydra.callbacks]", "task/other": CALLBACK},
         "task=mine",
-        "task/other.yaml: sets hydra.callbacks",
+        "task/other.yaml: the file sets hydra.callbacks",
     ),
     "an override in a defaults list": (
         {"experiment/mine": "# @package _global_\ndefaults: [{override /hydra/hydra_logging: default}]"},
         "experiment=mine",
-        "experiment/mine.yaml: sets hydra/hydra_logging",
+        "experiment/mine.yaml: the file sets hydra/hydra_logging",
     ),
     "a file of Hydra's": (
         {"task/mine": "# @package tasks.mine\ndefaults: [_self_, /hydra/output/default@_global_.hydra.x]"},
         "task=mine",
-        "task/mine.yaml: sets hydra.x",
+        "task/mine.yaml: the file sets hydra.x",
     ),
     "a group of their own below hydra": (
         {"hydra/callbacks/mine": "x: {_target_: os.getcwd}"},
         "hydra/callbacks=mine",
-        "hydra/callbacks/mine.yaml: sets hydra.callbacks",
+        "hydra/callbacks/mine.yaml: the file sets hydra.callbacks",
     ),
     "another place to search": (
         {"task/mine": "# @package _global_\nhydra: {searchpath: [file:///elsewhere]}"},
@@ -90,7 +90,7 @@ def test_help_and_a_typed_search_path_do_not_lead_around_it(conf: Path, capsys: 
     for option in (["--help"], ["--cfg", "all"], []):
         place = f"hydra.searchpath=[file://{conf.parent}/more]"
         assert main(["train", *option, "-cd", str(conf), place, "task=rte", "data=sample", "experiment=mine"]) == 2
-        assert f"{conf.parent}/more/logger/mine.yaml: sets hydra.hydra_logging" in capsys.readouterr().err
+        assert f"{conf.parent}/more/logger/mine.yaml: the file sets hydra.hydra_logging" in capsys.readouterr().err
 
 
 def test_what_is_typed_and_what_is_no_key_of_hydra_is_taken(conf: Path) -> None:
