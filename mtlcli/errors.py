@@ -78,7 +78,7 @@ class Interrupted(MtlError):
             what, fix = f"and saved at step {step}", f"go on with: {command}"
         super().__init__(f"interrupted by {signal.Signals(number).name} {what}", fix=fix)
         self.number, self.step = number, step
-        self.exit_code = EXIT_CODES.get(number, 143)
+        self.exit_code = EXIT_CODES.get(signal.Signals(number), 143)
 
 
 class RunWarning(RuntimeWarning):

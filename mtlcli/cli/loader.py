@@ -64,4 +64,4 @@ def _asked(file: ConfigResult) -> Iterator[str]:
 
 def install() -> None:
     """Make `hydra.main` use this loader, in this process and in those of a sweep's launcher."""
-    hydra._internal.hydra.ConfigLoaderImpl = Loader  # type: ignore[misc]
+    hydra._internal.hydra.ConfigLoaderImpl = Loader  # type: ignore[attr-defined]

@@ -36,8 +36,9 @@ from mtlcli.config.environment import typed_tokens
 from mtlcli.config.idle import idle
 from mtlcli.config.machine import missing_device
 from mtlcli.config.paths import conf_dir, typed_path
+from mtlcli.config.schema import is_inside
 from mtlcli.config.snapshot import read_config, saved_values
-from mtlcli.config.validate import check_key, is_inside
+from mtlcli.config.validate import check_key
 from mtlcli.errors import Problem, UserError
 from mtlcli.registry import suggest
 

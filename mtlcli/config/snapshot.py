@@ -23,7 +23,8 @@ from yaml import YAMLError
 from mtlcli.config import Config
 from mtlcli.config.environment import note
 from mtlcli.config.paths import expand_paths
-from mtlcli.config.validate import check, check_key, is_inside
+from mtlcli.config.schema import is_inside
+from mtlcli.config.validate import check, check_key
 from mtlcli.disk import write_whole
 from mtlcli.errors import Problem, UserError
 

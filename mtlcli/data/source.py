@@ -121,7 +121,7 @@ class DataSource:
         if limit is None or limit >= len(table):
             return table
         column = config.columns.label if isinstance(config, ClassificationTask) else None
-        classes = table.column(column) if column in table.rows.column_names else None
+        classes = table.column(column) if column is not None and column in table.rows.column_names else None
         rows = draw(len(table), limit, key=f"rows {self._seed} {task} {table.split}", classes=classes)
         return table.select(rows)
 

@@ -61,7 +61,9 @@ def first_line(error: Exception) -> str:
 def _opened(path: Path, packed: str) -> IO[bytes] | Any:
     if packed == "zst":
         return pa.CompressedInputStream(pa.OSFile(str(path), "rb"), "zstd")
-    return {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}[packed](path, "rb")
+    if packed == "gz":
+        return gzip.open(path, "rb")
+    return bz2.open(path, "rb") if packed == "bz2" else lzma.open(path, "rb")
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

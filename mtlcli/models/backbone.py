@@ -242,7 +242,7 @@ def _check_complete(model: Model, network: PreTrainedModel, info: dict[str, Any]
     """
     where = f"model.name={model.name}"
     # The decoder of an encoder-decoder is not used, and a pooler only when it was trained or is asked for.
-    unused = ("decoder.",) if network.config.is_encoder_decoder else ()
+    unused: tuple[str, ...] = ("decoder.",) if network.config.is_encoder_decoder else ()
     unused += () if model.pooling == "pooler" else ("pooler.",)
     missing = sorted(key for key in info["missing_keys"] if not key.startswith(unused))
     names = [name for name, _ in network.named_parameters() if not name.startswith(unused)]

@@ -219,8 +219,13 @@ def _parts(config: Config, wanted: str, chosen: list[str] | None, say: Callable[
 
 def _splits(task: Task, wanted: str, there: list[str]) -> list[str]:
     """The names of a task's splits that `wanted` stands for: a part that its config defines, or the name of one split."""
-    defined = {"validation": task.splits.validation, "test": [task.splits.test], "train": [task.splits.train]}.get(wanted, [])
-    names = [name for name in defined if name]
+    splits = task.splits
+    defined: dict[str, list[str | None]] = {
+        "validation": [*splits.validation],
+        "test": [splits.test],
+        "train": [splits.train],
+    }
+    names = [name for name in defined.get(wanted, []) if name]
     # A file or folder may hold a split that plays no part in training, and that the config does not name.
     return names or ([wanted] if wanted in there else [])
 
