@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from mtlcli.config.formats import ending
 from mtlcli.data.parquet import repeats
-from mtlcli.data.table import ID_COLUMNS, others
+from mtlcli.data.table import ID_COLUMNS, others, text_array
 from mtlcli.errors import UserError
 
 FIELD_LIMIT = 2**31 - 1  # The csv module's own limit of 128 KiB is shorter than some contexts.
@@ -90,7 +90,7 @@ def delimited(rows: Iterator[tuple[int, list[str]]], path: Path, columns: Sequen
     if not lines:
         raise UserError("the file has a header and no rows", str(path), "write rows into it, or name another file")
     kept = [pair for pair in named if columns is None or pair[0] in (*columns, *ID_COLUMNS)]
-    table = pa.table({name: pa.array([value or None for value in column], pa.string()) for name, column in kept})
+    table = pa.table({name: text_array(value or None for value in column) for name, column in kept})
     return table, lines, [name for name, _ in named]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mtlcli.data.table import ID_COLUMNS
+from mtlcli.data.table import ID_COLUMNS, integer_array
 from mtlcli.data.unpack import first_line, too_large
 from mtlcli.errors import Problem, UserError
 from mtlcli.memory import free_memory
@@ -128,7 +128,7 @@ def plain_rows(rows: pa.Table, origin: str, needed: Sequence[str] | None = None)
             _refuse(origin, sum(sizes), [name])
             large = sum(sizes) > LONGEST
             chunks = [_plain(chunk, large) for chunk in column.chunks]
-            kind = None if chunks else _plain(pa.array([], column.type), large).type
+            kind = None if chunks else _plain(pa.nulls(0, column.type), large).type
             arrays[name] = pa.chunked_array(chunks, kind)
         except (pa.ArrowInvalid, pa.ArrowIndexError, pa.ArrowNotImplementedError) as error:
             if needed is None or name in needed:
@@ -198,7 +198,7 @@ def _plain(array: pa.Array, large: bool) -> pa.Array:
     if _is_listed(kind):
         lengths = pc.list_value_length(array).fill_null(0).cast(pa.int64())
         offsets = np.concatenate([[0], np.cumsum(np.from_dlpack(lengths))])
-        whole = pa.array(offsets.tolist(), pa.int32() if offsets[-1] <= LONGEST else pa.int64())
+        whole = integer_array(offsets.astype(np.int32 if offsets[-1] <= LONGEST else np.int64))
         made = pa.ListArray if offsets[-1] <= LONGEST else pa.LargeListArray
         return made.from_arrays(whole, _plain(array.flatten(), large), mask=array.is_null())
     return array

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mtlcli.config.task import TextColumns
-from mtlcli.data.table import Table, as_numpy
+from mtlcli.data.table import Table, as_numpy, text_array
 from mtlcli.errors import NotFinite, Problem
 
 FEW_CLASSES = 5
@@ -37,7 +37,7 @@ def as_text(column: pa.ChunkedArray) -> pa.Array:
     if pa.types.is_floating(column.type):
         written = {-1: "-1", None: None}
         values = [written[value] if value in written else None if value != value else str(value) for value in column.to_pylist()]
-        return pa.array(values, pa.string())
+        return text_array(values)
     return pa.array(column.cast(pa.string()).combine_chunks())
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mtlcli.config.crosscheck import CLASSES_NAMED, class_weight_problems
 from mtlcli.config.task import ClassificationTask
 from mtlcli.data.features import Features
-from mtlcli.data.table import Table, as_numpy
+from mtlcli.data.table import Table, as_numpy, integer_array, text_array
 from mtlcli.errors import Problem
 from mtlcli.evaluation.metrics import compute, main_key
 from mtlcli.tasks.base import Outputs, TaskType
@@ -203,7 +203,7 @@ class Classification(TaskType[ClassificationTask]):
 
     def _mark(self, table: Table, missing: NDArray[np.int64]) -> str:
         """What to do when -1 or NaN is meant as a class; empty when no row has it."""
-        there = self._written(table).take(pa.array(missing)).unique().to_pylist()
+        there = self._written(table).take(integer_array(missing)).unique().to_pylist()
         mark = next((text for text in NO_LABEL if text and text in there), None)
         if mark is None:
             return ""
@@ -218,7 +218,7 @@ class Classification(TaskType[ClassificationTask]):
             needed = "class names (text) or ids (whole numbers) are needed"
             fix = f"write the labels so (1, not 1.0), or name another column in tasks.{self.name}.columns.label"
             return wrong_type(table, column, needed, fix, int(rows[0]))
-        found = values.take(pa.array(rows)).unique().to_pylist()
+        found = values.take(integer_array(rows)).unique().to_pylist()
         more = f"; others: {', '.join(map(shown, found[1:6]))}" if len(found) > 1 else ""
         what = f"label {shown(found[0])} is not one of the classes{more}"
         key = f"tasks.{(self.owner or self).name}.labels"
@@ -302,7 +302,7 @@ class Classification(TaskType[ClassificationTask]):
     @cached_property
     def _named(self) -> str:
         """Where a split of the task holds a class name, so that no split holds ids; empty: no split does."""
-        names = pa.array([label for label in self._known_labels or [] if not WHOLE.fullmatch(label)], pa.string())
+        names = text_array(label for label in self._known_labels or [] if not WHOLE.fullmatch(label))
         for table in self._tables:
             if table.class_names(self.config.columns.label) is not None:
                 continue  # The column holds ids, whatever the file calls them.
@@ -342,9 +342,11 @@ class Classification(TaskType[ClassificationTask]):
         """The class id of each row, MISSING or UNKNOWN: (rows,). `column`: if it is not the label
         column."""
         texts, names = written(table, column or self.config.columns.label, self._known_labels, self._says_ids)
-        encoded = texts.dictionary_encode()
-        classes = np.array([*self._class_ids(encoded.dictionary.to_pylist(), names=names), MISSING], np.int64)
-        found: NDArray[np.int64] = classes[as_numpy(encoded.indices.fill_null(len(classes) - 1))]
+        encoded = texts.dictionary_encode(null_encoding="encode")
+        values = encoded.dictionary.to_pylist()
+        ids = iter(self._class_ids([text for text in values if text is not None], names=names))
+        classes = np.array([MISSING if text is None else next(ids) for text in values], np.int64)
+        found: NDArray[np.int64] = classes[as_numpy(encoded.indices)]
         return found
 
     def encode(self, table: Table, encoder: TextEncoder) -> Features:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mtlcli.data.table import Table
+from mtlcli.data.table import Table, text_array
 from mtlcli.tasks.checks import as_text, is_text
 
 WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
@@ -77,7 +77,7 @@ def _replaced(values: pa.ChunkedArray, name: Callable[[Any], str]) -> pa.Array:
     """`name` of each value, null where the value is."""
     encoded = values.combine_chunks().dictionary_encode()
     names = [name(value) for value in encoded.dictionary.to_pylist()]
-    return pa.array(names, pa.string()).take(encoded.indices)
+    return text_array(names).take(encoded.indices)
 
 
 def has_label(table: Table, column: str, labels: Sequence[str] | None) -> NDArray[np.bool_]:
@@ -88,7 +88,7 @@ def has_label(table: Table, column: str, labels: Sequence[str] | None) -> NDArra
     if column not in table.rows.column_names or not holds_labels(table.rows.column(column).type):
         return np.ones(len(table), bool)
     texts = written(table, column, labels)[0]
-    marks = pa.array(sorted(_marks(texts) if labels is None else set(NO_LABEL) - set(labels)), pa.string())
+    marks = text_array(sorted(_marks(texts) if labels is None else set(NO_LABEL) - set(labels)))
     missing = pc.or_(pc.is_null(texts), pc.is_in(texts, marks))
     return np.array(pc.invert(missing).to_pylist(), bool)
 

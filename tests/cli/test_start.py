@@ -94,7 +94,7 @@ def counted(holder, name):
 counted(encoder, "_build_tokenizer")
 counted(store, "_build")
 counted(world.World, "__init__")
-counted(train, "_run")
+counted(train, "run_job")
 """
 """Says when something is done that takes long and depends on nothing that a seed changes, and when a job begins."""
 
@@ -104,7 +104,7 @@ def test_later_jobs_of_a_sweep_do_not_do_again_what_the_first_has_done(tmp_path:
     cache = f"data.cache_dir={tmp_path / 'cache'}"
     done = mtl("train", "-m", "seed=0,1", *options, cache, "run_dir=out", before=COUNT, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    first, second = [part.splitlines() for part in done.stdout.split("DONE _run\n")[1:]]
+    first, second = [part.splitlines() for part in done.stdout.split("DONE run_job\n")[1:]]
     assert {"DONE _build_tokenizer", "DONE _build", "DONE __init__"} <= set(first), "what is counted is what the first job did"
     assert [line for line in second if line.startswith("DONE")] == []
 

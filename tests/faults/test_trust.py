@@ -274,7 +274,7 @@ def test_a_few_lines_that_stand_for_billions_of_values(run_folder: Path, capsys:
             stream.write("\n".join(lines[:count]) + "\n")
         for verb in (("train", f"resume={run_folder}"), ("eval", str(run_folder))):
             text = refused(capsys, *verb)
-            assert "config.yaml: stands for more than 100,000 values" in text and f"cp {newest(run_folder)}/config.yaml" in text
+            assert "config.yaml: the file stands for more than 100,000 values" in text and f"cp {newest(run_folder)}/config.yaml" in text
 
 
 def test_a_pickle_in_the_encoded_store(tmp_path: Path, canary: Path) -> None:

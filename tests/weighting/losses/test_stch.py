@@ -115,7 +115,9 @@ def test_a_task_that_was_not_met_takes_its_first_loss() -> None:
 def test_shares_that_leave_nothing_are_explained() -> None:
     assert list(STCHWeighting().problems(["a"])) == []
     problems = [str(problem) for problem in STCHWeighting(warmup=0.5, reference=0.5).problems(["a"])]
-    assert len(problems) == 1 and problems[0].startswith("weighting.warmup: a warm-up of 0.5 of the run and 0.5 of it")
+    assert len(problems) == 1 and problems[0].startswith(
+        "weighting.warmup: weighting.warmup=0.5 and weighting.reference=0.5 take up the whole run"
+    )
 
 
 def test_a_loss_of_0_is_explained() -> None:
