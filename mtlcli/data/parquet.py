@@ -198,9 +198,10 @@ def _plain(array: pa.Array, large: bool) -> pa.Array:
     if _is_listed(kind):
         lengths = pc.list_value_length(array).fill_null(0).cast(pa.int64())
         offsets = np.concatenate([[0], np.cumsum(np.from_dlpack(lengths))])
-        whole = integer_array(offsets.astype(np.int32 if offsets[-1] <= LONGEST else np.int64))
-        made = pa.ListArray if offsets[-1] <= LONGEST else pa.LargeListArray
-        return made.from_arrays(whole, _plain(array.flatten(), large), mask=array.is_null())
+        values, absent = _plain(array.flatten(), large), array.is_null()
+        if offsets[-1] <= LONGEST:
+            return pa.ListArray.from_arrays(integer_array(offsets.astype(np.int32)), values, mask=absent)
+        return pa.LargeListArray.from_arrays(integer_array(offsets), values, mask=absent)
     return array
 
 

@@ -258,13 +258,15 @@ def _pretrained(model: Model) -> BackboneFiles:
         setattr(config, name, model.dropout)
     try:
         architecture = own_architecture(json.loads(config.to_json_string(use_diff=False)))
+        # Without what leads elsewhere, such as an attention implementation that would be downloaded.
+        plain = AutoConfig.for_model(**architecture)
     except ValueError as error:
         raise UserError(
             f"config.json cannot be used: {error}",
             where=f"model.name={model.name}",
             fix="take config.json as the model was published with it, or choose another model",
         ) from error
-    longest = min(float(tokenizer.model_max_length), _positions(config, _without_numbers(architecture, model)))
+    longest = min(float(tokenizer.model_max_length), _positions(plain, _without_numbers(plain, model)))
     return BackboneFiles(
         location=location,
         architecture=architecture,
@@ -276,14 +278,12 @@ def _pretrained(model: Model) -> BackboneFiles:
     )
 
 
-def _without_numbers(architecture: dict[str, Any], model: Model) -> Any:
+def _without_numbers(config: Any, model: Model) -> Any:
     """The network that reads texts, with the shapes of its parameters and no memory for them. Raises UserError when it cannot be built."""
     import torch
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
 
-    fields = dict(architecture)
     try:
-        config = AutoConfig.for_model(fields.pop("model_type"), **fields)
         with torch.device("meta"):
             network = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
     except Exception as error:  # The configuration of a stranger: any value in it can be of another kind than the library expects.

@@ -53,9 +53,10 @@ class MaskedRoute(Route):
         """(batch, length) bool: True where there is a token."""
 
 
-RESERVED = frozenset(dir(nn.ModuleDict())) | frozenset(dir(nn.ParameterDict())) | {"network"}
+RESERVED = frozenset(dir(nn.ModuleDict())) | frozenset(dir(nn.ParameterDict())) | {"network", "smart_apply"}
 """Names of tasks that cannot be names of submodules: attributes of torch's containers (`type`,
-`keys`, `training`), and the name under which a backbone keeps its network."""
+`keys`, `training`), the name under which a backbone keeps its network, and the attribute that
+transformers gives every module while it builds a model."""
 PREFIX = "task:"
 """What stands before a reserved name in the names of parameters. No task's name has a colon."""
 

@@ -100,7 +100,7 @@ counted(train, "run_job")
 
 
 def test_later_jobs_of_a_sweep_do_not_do_again_what_the_first_has_done(tmp_path: Path) -> None:
-    options = ["task=wnli", "data=sample", "model=tiny", "runner.steps=1", "runner.device=cpu", "data.max_eval_rows=20"]
+    options = ["task=wnli", "data=sample", "model=tiny", "runner.steps=1", "runner.device=cpu"]
     cache = f"data.cache_dir={tmp_path / 'cache'}"
     done = mtl("train", "-m", "seed=0,1", *options, cache, "run_dir=out", before=COUNT, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
