@@ -71,11 +71,13 @@ def eval_main(argv: list[str]) -> int:
     if arguments.texts and arguments.predictions is None:
         raise UserError("the option has no effect without --predictions", "--texts", "add --predictions DIR, or take it out")
 
-    from mtlcli.runner.reload import evaluate_path
-
     def say(text: str) -> None:
         if first_rank():
             print(text, file=sys.stderr, flush=True)
+
+    # Before the imports, which take seconds.
+    say(f"mtl eval: evaluating {paths[0]}")
+    from mtlcli.runner.reload import evaluate_path
 
     def show(results: dict[str, Any]) -> None:
         if not first_rank():
