@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -74,13 +73,9 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["tasks"]])
-def test_light_verbs_are_fast_and_import_nothing_heavy(arguments: list[str]) -> None:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = mtl(*arguments)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 0 and done.stdout
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+def test_light_verbs_import_nothing_heavy(arguments: list[str]) -> None:
     traced = mtl(*arguments, PYTHONPROFILEIMPORTTIME="1")
+    assert traced.returncode == 0 and traced.stdout
     imported = {line.rpartition("|")[2].strip() for line in traced.stderr.splitlines()}
     assert "mtlcli.cli" in imported
     assert not imported & set(HEAVY)
