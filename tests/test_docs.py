@@ -42,16 +42,16 @@ def test_the_readme_lists_every_choice_of_every_group() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which the files that the README shows exist: a YAML block whose first line is `# PATH.yaml`, and what it names."""
-    for language, text in blocks("README.md"):
-        named = re.match(r"# (\S+\.yaml)\n", text)
-        if language == "yaml" and named:
-            path = tmp_path / named[1]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text.partition("\n")[2])
-            for file in ((yaml.safe_load(text).get("source") or {}).get("files") or {}).values():
-                (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-                (tmp_path / file).touch()
+    """A folder in which the files that the README shows exist as they are shown, and the files that these name."""
+    shown = re.findall(r"`(\S+\.yaml)`[^`]*```yaml\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert [name for name, _ in shown] == ["my_conf/task/mine.yaml"]
+    for name, text in shown:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        for file in yaml.safe_load(text)["source"]["files"].values():
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / file).touch()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -6,9 +6,12 @@ import argparse
 import copy
 import itertools
 import math
+import os
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from glob import glob
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -139,10 +142,13 @@ def explain(error: BaseException) -> Problem:
 
 
 def _package(path: Path) -> str | None:
-    """What the header of a task file says where its values belong; None where there is no
-    header."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[:3]
-    return next((found[1] for line in lines if (found := PACKAGE.match(line))), None)
+    """What the header of a task file says where its values belong; None where there is no header.
+
+    Hydra reads headers, `# @KEY VALUE`, as long as nothing but headers and empty lines came before.
+    """
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    headers = itertools.takewhile(lambda line: re.match(r"\s*#\s*@", line), filter(str.strip, lines))
+    return next((found[1] for line in headers if (found := PACKAGE.match(line))), None)
 
 
 def _bad_header(path: Path) -> list[Problem]:
@@ -370,8 +376,17 @@ class _Preflight:
                 folder, _, last = str(name).rpartition("/")
                 options = self.loader.get_group_options(f"{group}/{folder}".rstrip("/"))
                 if last not in options:
-                    self._add(Problem(f"unknown {group} '{name}'", f"{group}={name}", suggest(last, options)))
+                    fix = self._forgotten(group, str(name)) or suggest(last, options)
+                    self._add(Problem(f"unknown {group} '{name}'", f"{group}={name}", fix))
                     self.bad_groups.add(group)
+
+    def _forgotten(self, group: str, name: str) -> str | None:
+        """Advice to type -cd, where a folder beside has a file of this name and no -cd was typed."""
+        if self.own:
+            return None
+        # glob and os.path: a folder that cannot be read and a name that is too long are no errors here.
+        found = [folder for folder in sorted(glob("*")) if os.path.isfile(f"{folder}/{group}/{name}.yaml")]  # noqa: PTH113, PTH207
+        return f"add -cd {shlex.quote(found[0])}, which holds {group}/{name}.yaml" if found else None
 
     def _check_task_names(self, files: list[Any]) -> None:
         """Two files that are chosen together cannot give the same task: one would be mixed into the other."""

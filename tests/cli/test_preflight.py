@@ -222,8 +222,15 @@ def test_a_header_that_names_no_task(own: Path, package: str, proposal: str) -> 
     ]
 
 
-def test_a_task_without_its_header(own: Path) -> None:
-    (own / "my_conf" / "task" / "mine.yaml").write_text(MINE)
+def test_a_folder_of_own_files_that_is_not_typed(own: Path) -> None:
+    (own / "my_conf" / "task" / "mine.yaml").write_text(HEADER + MINE)
+    assert said("task=mine")[0] == "task=mine: unknown task 'mine' -> add -cd my_conf, which holds task/mine.yaml"
+
+
+@pytest.mark.parametrize("above", ["", "# My task.\n"])
+def test_a_task_without_its_header(own: Path, above: str) -> None:
+    # Hydra reads a header only above everything else.
+    (own / "my_conf" / "task" / "mine.yaml").write_text(above + (HEADER if above else "") + MINE)
     assert said("-cd", "my_conf", "task=mine", "tasks.mine.weight=2", "seed=-1") == [
         "my_conf/task/mine.yaml: the file does not start with the header that names its task, so its values belong nowhere "
         "-> make this its first line: # @package tasks.mine",
