@@ -39,9 +39,15 @@ def train_main(argv: list[str]) -> int:
     arguments = read_arguments(argv)
     if arguments.help or arguments.hydra_help:
         return run_hydra(argv)
-    read_launch()  # Half a launch is found before anything else is done.
+    launch = read_launch()  # Half a launch is found before anything else is done.
     plan = preflight(arguments)
-    for notice in plan.notices if first_rank() else []:
+    notices = plan.notices
+    if launch is not None and plan.resumes is None:
+        typed = {config.runner.devices for config in plan.configs} - {1, launch.world_size}
+        notices = notices + [
+            f"note: runner.devices={count} is not used: the launcher has started {launch.world_size} ranks" for count in typed
+        ]
+    for notice in notices if first_rank() else []:
         print(notice, file=sys.stderr, flush=True)
     options = _options(arguments)
     if plan.resumes is not None and arguments.cfg:
