@@ -99,6 +99,7 @@ def eval_main(argv: list[str]) -> int:
             split=arguments.split,
             tasks=tasks,
             overrides=overrides,
+            scores_file=arguments.json,
             predictions=arguments.predictions,
             texts=arguments.texts,
             say=say,

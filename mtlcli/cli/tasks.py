@@ -297,12 +297,15 @@ def _label_counts(task: Any, table: Any) -> str:
     """How often each label occurs, the range of scores, or how many questions have no answer."""
     if not set(task.required_columns(labelled=True)) <= set(table.rows.column_names):
         return ""
-    references = task.references(table)
+    try:
+        references = task.references(table)
+    except (ValueError, NotImplementedError):  # The column holds what no label is; the problems below say so.
+        return "not labels"
     if not references:
         return "no labels"
     first = references[0]
     if isinstance(first, int):
-        references = [task.labels[number] for number in references]
+        references = [task.labels[number] if 0 <= number < len(task.labels) else "(not a class)" for number in references]
     if isinstance(first, float):
         return f"{min(references):g} to {max(references):g}, mean {sum(references) / len(references):.2f}"
     if isinstance(first, dict):

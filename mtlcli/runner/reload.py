@@ -111,6 +111,7 @@ def evaluate_path(
     split: str | None = None,
     tasks: list[str] | None = None,
     overrides: list[str] | None = None,
+    scores_file: Path | None = None,
     predictions: Path | None = None,
     texts: bool = False,
     say: Callable[[str], None] = lambda text: None,
@@ -119,6 +120,7 @@ def evaluate_path(
     """Evaluate a run folder's best checkpoint, or one checkpoint; the result has the shape of results.json.
 
     `split`: `validation` (default), `test` or `train`, the parts that the tasks' configs define, or the name of one split.
+    `scores_file`: where `show` will write the result.
     `predictions`: a folder that gets `<task>.jsonl` with one prediction per row, and for span tasks `<task>.json` in
     the form that the official SQuAD script takes. `texts`: the predictions hold the texts of their rows, too.
     `show`: called with the result before the predictions are written, so that a full disk does not take the scores along.
@@ -156,8 +158,14 @@ def evaluate_path(
         if whole and used and limit is not None and not typed:
             setattr(config.data, key, None)
             say(f"every row is evaluated: data.{key}={limit} was meant for training (type it again to keep it)")
+    files = {} if scores_file is None else {f"--json {scores_file}": scores_file}
     if predictions is not None:
         _check_files(predictions, parts)
+        stems = [stem for name, splits in parts.items() for stem in _stems(name, splits)]
+        files |= {
+            f"--predictions {predictions} ({stem}{end})": predictions / f"{stem}{end}" for stem in stems for end in (".jsonl", ".json")
+        }
+    check_overwrites(config, found.run, files)
     prepared, results, scores = _evaluate(config, found, parts, wanted, say)
     show(results)
     # Other ranks have no scores.
@@ -300,6 +308,25 @@ def _check_files(folder: Path, parts: dict[str, list[str]]) -> None:
         for file in files
         if (why := obstacle(file, folder=False))
     ]
+    if problems:
+        raise UserError(problems)
+
+
+def check_overwrites(config: Config, run: Path, files: dict[str, Path]) -> None:
+    """Raises UserError when a file that an evaluation would write holds rows that the run reads, or belongs to the run.
+
+    `files`: option as it was typed -> the file.
+    """
+    own = run.resolve()
+    root = None if config.data.root is None else Path(config.data.root).resolve()
+    read = {Path(file).resolve() for task in config.tasks.values() for file in (task.source.files or {}).values()}
+    problems = []
+    for option, file in files.items():
+        place = file.resolve()
+        if place in read or (root is not None and place.is_relative_to(root) and place.exists()):
+            problems.append(Problem(f"the run's rows would be overwritten: {file}", option, "give another place"))
+        elif (place.parent == own and place.exists()) or any(place.is_relative_to(own / part) for part in ("checkpoints", "backbone")):
+            problems.append(Problem(f"a file of the run would be overwritten: {file}", option, "give another place"))
     if problems:
         raise UserError(problems)
 

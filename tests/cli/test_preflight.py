@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
+from mtlcli.cli import main
 from mtlcli.cli.preflight import Plan, preflight, read_arguments
 from mtlcli.config import machine, sharings
 from mtlcli.config.paths import conf_dir
@@ -220,6 +221,15 @@ def test_a_header_that_names_no_task(own: Path, package: str, proposal: str) -> 
         f"my_conf/task/mine.yaml: the header '# @package {package}' does not name a task -> a task's name begins with a letter and has "
         f"letters, digits, - and _ only; for example # @package tasks.{proposal}"
     ]
+
+
+def test_label_mistakes_are_named_by_tasks_as_by_train(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (own / "my_conf" / "task" / "mine.yaml").write_text(HEADER + MINE)
+    for labels in ("good,1\nbad,0\n", "good,1.0\nbad,0.0\n"):
+        (own / "train.csv").write_text(f"sentence,label\n{labels}")
+        (own / "validation.csv").write_text("sentence,label\ngood,7\nbad,typo\n")
+        assert main(["tasks", "mine", "-cd", "my_conf"]) == 2
+        assert "label" in capsys.readouterr().err
 
 
 def test_a_folder_of_own_files_that_is_not_typed(own: Path) -> None:

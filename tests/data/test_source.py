@@ -95,6 +95,16 @@ def test_rows_without_a_label_are_left_out_before_rows_are_drawn(folder: Path) -
     assert len(source.read("cola", "validation", lambda table: np.zeros(len(table), bool))) == 5, "a split without any label stays whole"
 
 
+def test_rows_that_cannot_have_every_class_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("sentence,label\na,x\nb,y\nc,z\nd,x\n")
+    config = task(files={"train": str(tmp_path / "train.csv")})
+    config.labels = None
+    with pytest.raises(UserError, match="2 rows of 4 cannot have all 3 labels of column 'label'.*\n.*give 3 or more"):
+        open_source(Data(max_train_rows=2), {"mine": config}).read("mine", "train")
+    config.labels = ["x", "y", "z"]
+    assert len(open_source(Data(max_train_rows=2), {"mine": config}).read("mine", "train")) == 2
+
+
 def test_data_that_moved_is_the_same_data(folder: Path, tmp_path: Path) -> None:
     tasks = {"cola": task(path="glue/cola")}
 

@@ -89,6 +89,20 @@ def test_a_file_beyond_train_and_validation_is_a_split(place: Path, monkeypatch:
     assert [(line["row"], line["id"], line["gold"]) for line in lines][:2] == [(1, "test0", "bad"), (2, "test1", "good")]
 
 
+def test_nothing_that_the_run_needs_is_overwritten(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    (place / "mine.jsonl").write_text("{}\n")
+    for options in (
+        {"scores_file": Path("dev.csv")},
+        {"scores_file": Path("run/config.yaml")},
+        {"scores_file": Path("run/checkpoints/step_00000002/manifest.json")},
+        {"predictions": Path(), "overrides": ["tasks.mine.source.files.validation=mine.jsonl"]},
+    ):
+        with pytest.raises(UserError, match="would be overwritten"):
+            evaluate_path(place / "run", tasks=["mine"], **options)
+    (place / "mine.jsonl").unlink()
+
+
 def test_scores_are_those_of_training_and_other_rows_are_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     said: list[str] = []
