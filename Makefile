@@ -32,7 +32,7 @@ test: $(VENV)/installed-dev  ## the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=10
 
 long: $(VENV)/installed-dev  ## the long tests that `make test` leaves out: kills, signals, full disks, corruption
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=10 -m long
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=10 -m long --timeout 1500
 
 lint: $(VENV)/installed-dev  ## ruff (rules and format) and mypy
 	$(BIN)/ruff check

@@ -13,6 +13,7 @@ from mtlcli.errors import UserError
 
 ASIDE = "set_aside_"
 """How the names of checkpoints of an attempt that was given up begin: they go when the next one is saved."""
+_ASIDE = re.compile(rf"{ASIDE}step_(\d{{8}})")
 _LEFT = re.compile(r"\.(step_\d{8})\.\d+\.(tmp|old|gone)")
 
 
@@ -48,10 +49,21 @@ def are_aside(checkpoints: Path) -> list[Path]:
     return sorted(path for path in checkpoints.glob(f"{ASIDE}step_*") if path.is_dir() and not path.is_symlink())
 
 
-def drop_aside(checkpoints: Path) -> list[str]:
-    """Delete what was set aside, but keep what cannot be read: a line for each of those, and for what cannot be deleted."""
+def step_aside(folder: Path) -> int:
+    """The step of a checkpoint folder that is set aside."""
+    found = _ASIDE.match(folder.name)
+    return int(found[1]) if found else 0
+
+
+def drop_aside(checkpoints: Path, up_to: int | None = None) -> list[str]:
+    """Delete what was set aside, but keep what cannot be read: a line for each of those, and for what cannot be deleted.
+
+    `up_to`: only checkpoints of this step and earlier ones.
+    """
     kept = []
     for folder in are_aside(checkpoints):
+        if up_to is not None and step_aside(folder) > up_to:
+            continue
         try:
             _read_a_byte_of_each(folder)
             shutil.rmtree(folder)

@@ -122,8 +122,10 @@ class DataSource:
             return table
         column = config.columns.label if isinstance(config, ClassificationTask) else None
         classes = table.column(column) if column is not None and column in table.rows.column_names else None
-        learned = table.split == config.splits.train and classes is not None and config.head is None and config.labels is None
-        if learned and limit < (count := len(set(classes) - {None, ""})):
+        learns = (
+            table.split == config.splits.train and isinstance(config, ClassificationTask) and config.head is None and config.labels is None
+        )
+        if learns and classes is not None and limit < (count := len(set(classes) - {None, ""})):
             what = f"{limit} rows of {len(table):,} cannot have all {count} labels of column '{column}', from which the classes are learned"
             fix = f"give {count} or more, or name the classes in tasks.{task}.labels"
             raise UserError(Problem(what, "data.max_train_rows", fix).of_task(task))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlcli import checkpoint
-from mtlcli.checkpoint.rotation import ASIDE, are_aside, retain, set_aside
+from mtlcli.checkpoint.rotation import ASIDE, are_aside, drop_aside, retain, set_aside, step_aside
 from mtlcli.config import Config
 from mtlcli.config.changes import changes, has_dropout, judge, settle
 from mtlcli.config.environment import hide
@@ -48,6 +48,8 @@ class Resumption:
 
     def begin(self, folder: RunFolder, config: Config) -> None:
         """Write what the run goes on with. The checkpoint has been restored: from here on the run is under way again."""
+        # A process may have been killed between a save and the deletion of what it had replaced.
+        self.lines += drop_aside(folder.checkpoints, up_to=self.step)
         # Later checkpoints before their rows: no checkpoint may ever be found whose rows are gone.
         for place in set_aside(folder.checkpoints, self.step):
             name = place.name.removeprefix(ASIDE)
@@ -161,7 +163,8 @@ def _granted(environment: dict[str, Any], step: int) -> set[str]:
 def _best(found: checkpoint.Checkpoint, folder: RunFolder) -> list[str]:
     """A warning when the best checkpoint cannot be used, and a line about checkpoints that are set aside."""
     lines = [f"warning: {text}" for text in [best_fault(folder, found.best_step)] if text]
-    lines += [f"{path.name} is deleted when the next checkpoint is saved" for path in are_aside(folder.checkpoints)]
+    later = [path for path in are_aside(folder.checkpoints) if step_aside(path) > found.step]
+    lines += [f"{path.name} is deleted when the next checkpoint is saved" for path in later]
     return lines
 
 

@@ -133,7 +133,7 @@ def is_rank(pid: int) -> bool:
     """Whether a process was started for a rank; the launcher has others for a moment."""
     try:
         return b"runner.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # It has ended.
         return False
 
 
