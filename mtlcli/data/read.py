@@ -69,15 +69,6 @@ def _read(path: Path, kind: str, split: str, columns: Sequence[str] | None) -> T
     return Table(plain_rows(rows, str(path)), str(path), split, lines, names=names)
 
 
-def file_fingerprint(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def rows_fingerprint(rows: pa.Table) -> str:
     """SHA-256 of the names, types and values of a table's columns, however the table is cut into chunks."""
     digest = hashlib.sha256()

@@ -20,8 +20,9 @@ from mtlcli.config.run import Data
 from mtlcli.config.task import ClassificationTask, Task
 from mtlcli.data.draw import draw
 from mtlcli.data.parquet import plain_rows
-from mtlcli.data.read import file_fingerprint, read_file, rows_fingerprint
+from mtlcli.data.read import read_file, rows_fingerprint
 from mtlcli.data.table import ID_COLUMNS, Table
+from mtlcli.disk import sha256
 from mtlcli.errors import Problem, UserError
 from mtlcli.registry import suggest
 
@@ -189,7 +190,7 @@ class DataSource:
     def _read_local(self, task: str, config: Task, split: str) -> Table:
         path = self._file(task, config, split)
         table = read_file(path, split, _columns(config))
-        self._fingerprints[table.origin] = file_fingerprint(path)
+        self._fingerprints[table.origin] = sha256(path)
         return table
 
     def _file(self, task: str, config: Task, split: str) -> Path:

@@ -165,7 +165,7 @@ def evaluate_path(
         files |= {
             f"--predictions {predictions} ({stem}{end})": predictions / f"{stem}{end}" for stem in stems for end in (".jsonl", ".json")
         }
-    check_overwrites(config, found.run, files)
+    _check_overwrites(config, found.run, files)
     prepared, results, scores = _evaluate(config, found, parts, wanted, say)
     show(results)
     # Other ranks have no scores.
@@ -312,7 +312,7 @@ def _check_files(folder: Path, parts: dict[str, list[str]]) -> None:
         raise UserError(problems)
 
 
-def check_overwrites(config: Config, run: Path, files: dict[str, Path]) -> None:
+def _check_overwrites(config: Config, run: Path, files: dict[str, Path]) -> None:
     """Raises UserError when a file that an evaluation would write holds rows that the run reads, or belongs to the run.
 
     `files`: option as it was typed -> the file.

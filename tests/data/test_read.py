@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mtlcli.data.read import file_fingerprint, read_file, rows_fingerprint
+from mtlcli.data.read import read_file, rows_fingerprint
+from mtlcli.disk import sha256
 from mtlcli.errors import Problem, UserError
 
 
@@ -237,7 +238,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
 
 def test_fingerprints(tmp_path: Path) -> None:
     content = b"text,label\na,1\n"
-    assert file_fingerprint(write(tmp_path, "a.csv", content)) == hashlib.sha256(content).hexdigest()
+    assert sha256(write(tmp_path, "a.csv", content)) == hashlib.sha256(content).hexdigest()
     rows = pa.table({"text": ["a", None, "c", "d"] * 500, "label": [1, 0, None, 1] * 500})
     same = pa.concat_tables([rows.slice(0, 3), rows.slice(3)]).replace_schema_metadata({"x": "y"})
     longer = pa.concat_tables([rows, rows]).slice(0, 2000)
