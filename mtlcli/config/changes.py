@@ -9,6 +9,7 @@ from typing import Any
 
 from mtlcli.config import Config
 from mtlcli.errors import Problem
+from mtlcli.registry import nearest
 
 FREE = (
     *("run_dir", "resume", "allow", "logger.*", "runner.timeout", "runner.keep", "runner.save_every"),
@@ -145,10 +146,23 @@ def judge(found: list[Change], allowed: list[str], *, dropout: bool) -> tuple[li
             if _is(change.key, MASKS):
                 what += ": dropout drops other elements, which"
             problems.append(Problem(f"{what} changes the result", change.key, f"take it out, or type allow=[{change.key}] if it is meant"))
-    changed = [change.key for change in found]
-    unchanged = [key for key in allowed if key not in changed]
-    problems += [Problem(f"'{key}' is not changed", "allow", "name keys that differ from the run's") for key in unchanged]
     return problems, notices
+
+
+def judge_unchanged(allowed: list[str], config: Config) -> tuple[list[Problem], list[str]]:
+    """Why keys of `allow` that change nothing are refused, and what to say of those that are not.
+
+    A key that the run has is no mistake: a supervisor that restarts the run types the same command
+    again after the change has been made.
+    """
+    known = [key for key, _ in _leaves("", asdict(config))]
+    problems = []
+    for key in allowed:
+        if key not in known:
+            close = nearest(key, known)
+            fix = f"did you mean '{close}'?" if close else "name a key of the run's config.yaml, such as optim.lr"
+            problems.append(Problem(f"the run has no key '{key}'", "allow", fix))
+    return problems, [f"allow: {key} does not differ from the run's value" for key in allowed if key in known]
 
 
 def refuse_at_evaluation(key: str) -> Problem | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from mtlcli import commands
 from mtlcli.config import Balancing, Config
 from mtlcli.config.run import Logger, Runner
-from mtlcli.errors import count_of
+from mtlcli.errors import UserError, count_of
 
 
 def remarks(config: Config, steps: int, eval_every: int) -> Iterator[str]:
@@ -40,10 +40,17 @@ def remarks(config: Config, steps: int, eval_every: int) -> Iterator[str]:
 
 
 def nothing_left(run: Path, config: Config, step: int, steps: int) -> str | None:
-    """What to say of a run that has made all its steps, and how to train on; None: there are steps left."""
+    """What to say of a run that has made all its steps, and how to train on; None: there are steps left.
+
+    Raises UserError when the run would end before the step that it goes on from.
+    """
     if step < steps:
         return None
     key, more = ("steps", 2 * steps) if config.runner.steps is not None else ("epochs", 2 * (config.runner.epochs or 1))
+    if step > steps:
+        what = f"the run would end at step {steps:,}, and the checkpoint that it goes on from is of step {step:,}"
+        fix = f"give more {key}, or name an earlier checkpoint: resume={run / 'checkpoints'}/step_..."
+        raise UserError(what, f"runner.{key}", fix)
     command = f"{commands.resume(run)} runner.{key}={more:g} 'allow=[runner.{key}]'"
     return f"note: nothing is left to do, all {count_of(steps, 'step')} are made; to train on: {command}"
 

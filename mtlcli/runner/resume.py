@@ -14,7 +14,7 @@ from typing import Any
 from mtlcli import checkpoint
 from mtlcli.checkpoint.rotation import ASIDE, are_aside, drop_aside, retain, set_aside, step_aside
 from mtlcli.config import Config
-from mtlcli.config.changes import changes, has_dropout, judge, settle
+from mtlcli.config.changes import changes, has_dropout, judge, judge_unchanged, settle
 from mtlcli.config.environment import hide
 from mtlcli.config.snapshot import config_text, load_config, read_text
 from mtlcli.data.source import changed_data
@@ -77,11 +77,14 @@ def reopen(config: Config, folder: RunFolder, resumes: Path, command: list[str],
     granted = [change.key for change in differences if hide(str(change)) in _granted(environment, found.step)]
     backbone = BackboneFiles.load(folder.backbone)
     dropout = has_dropout(before, backbone.architecture) or has_dropout(config, backbone.architecture)
-    problems, notices = judge(differences, [*(key for key in config.allow if key not in OTHERS), *granted], dropout=dropout)
+    keys = [key for key in config.allow if key not in OTHERS]
+    problems, notices = judge(differences, [*keys, *granted], dropout=dropout)
     problems = [_explained(problem, path, found) if problem.where in edited else problem for problem in problems]
+    differing = [change.key for change in differences]
+    unknown, unneeded = judge_unchanged([key for key in keys if key not in differing], config)
     files, allowed = differing_files(found, path, config.allow)
     rows, notes = folder.missing_rows(found.state, saved.logger.every, allowed="metrics.jsonl" in config.allow)
-    problems += [*files, *rows]
+    problems += [*unknown, *files, *rows]
     settle(before, config)
     config.resume, config.allow = None, []
     with interrupt.at_once():
@@ -90,7 +93,7 @@ def reopen(config: Config, folder: RunFolder, resumes: Path, command: list[str],
     if problems:
         raise UserError(problems)
     _check_size(found, config, prepared)
-    lines += [*notices, *allowed, *notes, *_best(found, folder), *prepared.notices]
+    lines += [*notices, *unneeded, *allowed, *notes, *_best(found, folder), *prepared.notices]
     told = [hide(str(change)) for change in differences if not change.free]
     return prepared, Resumption(found.folder.name, found.step, found.best_step, config_text(config), command, told, lines)
 

@@ -91,7 +91,7 @@ def test_rows_of_metrics_that_are_doubled_are_said_and_mended(whole: Path, broke
 
 def test_a_change_that_is_allowed_and_cannot_be_leaves_nothing_behind(broken: Path) -> None:
     before = {path: path.read_bytes() for path in sorted(broken.rglob("*")) if path.is_file() and path.name != ".owner"}
-    with pytest.raises(UserError, match="it is of step 8, and the run ends at step 4"):
+    with pytest.raises(UserError, match="runner.steps: the run would end at step 4, and the checkpoint that it goes on from is of step 8"):
         resume(broken, "runner.steps=4", "optim.schedule=cosine", "allow=[runner.steps,optim.schedule]")
     after = {path: path.read_bytes() for path in sorted(broken.rglob("*")) if path.is_file() and path.name != ".owner"}
     assert after == before

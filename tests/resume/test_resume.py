@@ -86,8 +86,13 @@ def test_what_does_not_touch_the_result_is_free(whole: Path, broken: Path) -> No
     assert len(checkpoint.folders(broken / "checkpoints")) <= 3
 
 
-def test_allowing_what_does_not_change_is_a_mistake(broken: Path) -> None:
-    assert refused(broken, "allow=[optim.lr]") == ["allow: 'optim.lr' is not changed -> name keys that differ from the run's"]
+def test_allowing_what_does_not_change_is_no_mistake_where_there_is_such_a_key(
+    whole: Path, broken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refused(broken, "allow=[optim.rl]") == ["allow: the run has no key 'optim.rl' -> did you mean 'optim.lr'?"]
+    resume(broken, "optim.lr=0.001", "allow=[optim.lr]")
+    assert "allow: optim.lr does not differ from the run's value" in capsys.readouterr().out
+    assert differences(whole, broken) == []
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(whole: Path, broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
