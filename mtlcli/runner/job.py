@@ -50,9 +50,6 @@ def run(config: Config, run_dir: Path, *, command: list[str], numbered: bool = F
         prepared, folder, order = _begin(config, run_dir, command, numbered, resumes, interrupt)
         try:
             return _guarded(folder, True, lambda: _score(_carry_out(config, prepared, folder, order, interrupt)))
-        except UserError:
-            folder.discard_unused()
-            raise
         finally:
             folder.owner.release()
 
@@ -98,11 +95,12 @@ def _take_part(config: Config, run_dir: Path, command: list[str], numbered: bool
         config.runner.devices = ranks.world
         failure: MtlError | None = None
         place: dict[str, Any] = {}
+        owned: RunFolder | None = None
         if ranks.first:
             try:
                 # The folder is this rank's to the end.
                 _, owned, order = _begin(config, run_dir, command, numbered, resumes, interrupt)
-                place = {"folder": str(owned.path.absolute()), "order": asdict(order) if order else None, "begun": owned.begun}
+                place = {"folder": str(owned.path.absolute()), "order": asdict(order) if order else None}
             except MtlError as error:
                 failure = error
                 place = {"interrupted": error.number} if isinstance(error, Interrupted) else {}
@@ -113,10 +111,7 @@ def _take_part(config: Config, run_dir: Path, command: list[str], numbered: bool
             raise Interrupted(place["interrupted"])
         if not place:
             raise RunError("rank 0 could not start the run; its message says why")
-        folder = RunFolder(Path(place["folder"]))
-        if ranks.first:
-            folder.begun = place["begun"]
-            interrupt.before_leaving = folder.note_end
+        folder = owned or RunFolder(Path(place["folder"]))
 
         def train() -> float:
             try:
@@ -406,7 +401,10 @@ def _score(results: dict[str, Any]) -> float:
 
 
 def _guarded(folder: RunFolder, first: bool, work: Any) -> float:
-    """Run `work`; when it fails, the reason stands in status.json."""
+    """Run `work`; when it fails, the reason stands in status.json.
+
+    The folder goes when the user's input was wrong and the run has not begun.
+    """
     try:
         return float(work())
     except (KeyboardInterrupt, Interrupted) as error:
@@ -416,6 +414,8 @@ def _guarded(folder: RunFolder, first: bool, work: Any) -> float:
     except BaseException as error:
         if first:
             _note_end(folder, "failed", f"{type(error).__name__}: {error}", error)
+            if isinstance(error, UserError):
+                folder.discard_unused()
         raise
 
 

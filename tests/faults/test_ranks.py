@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch.distributed import TCPStore
 
 from mtlcli import checkpoint
 from tests.faults.ranks import RUN, alive, at_step, begin, gone, ranks_of, rows, until
@@ -88,6 +89,26 @@ def test_two_ranks_that_are_both_stopped(tmp_path: Path) -> None:
     first = process.stderr.splitlines()[1]
     assert re.search(r"rank [01] \(process .*\) did not answer within 2 s \(runner.timeout\) and was killed", first)
     assert json.loads((tmp_path / "status.json").read_text())["status"] == "failed"
+
+
+WRONG = "from mtlcli.errors import UserError\nraise UserError('the weights are those of another model', 'model.name', 'name another')"
+
+
+def test_a_mistake_of_the_user_that_only_a_rank_can_find(tmp_path: Path) -> None:
+    """As with one device: one block, exit code 2, and no folder of a run that has not begun."""
+    folder = tmp_path / "run"
+    process = begin(folder, "runner.steps=20", before=at_step(0, 1, WRONG))
+    assert process.wait() == 2
+    block = "mtl train: 1 problem\n  model.name: the weights are those of another model\n      -> name another\n"
+    assert process.stderr == block and not folder.exists()
+    # Ranks that torchrun or SLURM has started.
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    common = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    common |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    before = at_step(0, 0, WRONG) + at_step(0, 1, WRONG)
+    ranks = [begin(folder, "runner.steps=20", before=before, devices=1, RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in (0, 1)]
+    assert [rank.wait() for rank in ranks] == [2, 2]
+    assert [rank.stderr for rank in ranks] == [block, ""] and not folder.exists()
 
 
 def listening(pid: int) -> set[str]:
