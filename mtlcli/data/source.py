@@ -27,6 +27,8 @@ from mtlcli.errors import Problem, UserError
 from mtlcli.registry import suggest
 
 Kind = Literal["hub", "local", "sample"]
+Rows = Callable[[Table], NDArray[np.bool_]]
+"""Says of each row of a table whether it is one of those that are meant: (rows,)."""
 HUB_SECONDS = 2.0
 
 
@@ -56,11 +58,14 @@ class ReadSplit:
     """Rows of the split, before `data.max_train_rows` or `data.max_eval_rows`."""
     unlabelled: int = 0
     """Rows that are left out because they have no label."""
+    kept: int = 0
+    """Rows without a label that take part all the same, because a prediction is wanted for each."""
 
     def counts(self) -> dict[str, int]:
-        """Rows that take part, of how many, and how many of the others have no label, as
-        results.json has them."""
-        return {"used": self.rows, "of": self.total} | ({"unlabelled": self.unlabelled} if self.unlabelled else {})
+        """Rows that are trained on or scored, of how many, and how many of the others have no
+        label, as results.json has them."""
+        without = self.unlabelled + self.kept
+        return {"used": self.rows - self.kept, "of": self.total} | ({"unlabelled": without} if without else {})
 
 
 class DataSource:
@@ -95,10 +100,11 @@ class DataSource:
             return next(iter(names))
         return "mixed: " + "; ".join(f"{', '.join(tasks)} from {where}" for where, tasks in names.items())
 
-    def read(self, task: str, split: str, labelled: Callable[[Table], NDArray[np.bool_]] | None = None) -> Table:
+    def read(self, task: str, split: str, labelled: Rows | None = None, *, keep: Rows | None = None) -> Table:
         """The rows of one split, or those drawn from them for `data.max_train_rows` or `data.max_eval_rows`.
 
         `labelled`: which rows have a label; the others are left out first, where the task says so.
+        `keep`: which of those others are not left out.
         Raises UserError when the split cannot be read.
         """
         config = self._tasks[task]
@@ -108,13 +114,17 @@ class DataSource:
         except UserError as error:
             raise UserError(problem.of_task(task) for problem in error.problems) from error
         fingerprint, total = self._fingerprints[table.origin], len(table)
+        partly: Rows | None = None
         if config.unlabelled == "skip" and labelled is not None:
-            chosen = np.flatnonzero(labelled(table))
+            has = labelled(table)
             # A split without any label is one that has none, or whose column is named wrongly.
-            table = table.select(chosen) if 0 < len(chosen) < total else table
+            if 0 < np.count_nonzero(has) < total:
+                table = table.select(np.flatnonzero(has if keep is None else has | keep(table)))
+                partly = None if keep is None else labelled
         unlabelled = total - len(table)
         table = self._drawn(task, config, table)
-        self._read[task][split] = ReadSplit(table.origin, fingerprint, len(table), total, unlabelled)
+        kept = 0 if partly is None else len(table) - int(np.count_nonzero(partly(table)))
+        self._read[task][split] = ReadSplit(table.origin, fingerprint, len(table), total, unlabelled, kept)
         return table
 
     def _drawn(self, task: str, config: Task, table: Table) -> Table:
@@ -172,6 +182,15 @@ class DataSource:
             some = [f"{split} {read.unlabelled:,} of {read.total:,}" for split, read in splits.items() if read.unlabelled]
             parts += [f"{name} {', '.join(some)}"] if some else []
         return f"rows left out because they have no label: {'; '.join(parts)}" if parts else None
+
+    def unscored(self) -> str | None:
+        """One line on the splits of which rows without a label are predicted, and so cannot be
+        scored; None where there is no such split."""
+        parts = []
+        for name, splits in self._read.items():
+            some = [f"{split} {read.rows - read.kept:,} of {read.rows:,}" for split, read in splits.items() if read.kept]
+            parts += [f"{name} {', '.join(some)}"] if some else []
+        return f"rows without a label are predicted, but only the others scored: {'; '.join(parts)}" if parts else None
 
     def splits(self, task: str) -> list[str]:
         """The names of the splits that there are. Raises UserError when they cannot be listed."""

@@ -56,6 +56,8 @@ class Scores:
     """Main metric of the best constant prediction; None without labels."""
     predictions: list[Any]
     """One prediction per row."""
+    scored: int
+    """Rows that the metrics are over: those with a label."""
 
 
 @torch.inference_mode()
@@ -116,15 +118,19 @@ def _places(features: Features, indices: NDArray[np.int64]) -> NDArray[np.int64]
 
 
 def score(task: TaskType[Any], outputs: Outputs, split: Split) -> Scores:
-    """Predictions and metrics of a task from the outputs of a split."""
-    predictions = task.decode(outputs, split.features, split.table)
+    """Predictions of all rows of a split, and the metrics over those that have a label."""
+    predictions = scored = task.decode(outputs, split.features, split.table)
     references = task.references(split.table)
     if references is None:
-        return Scores({}, None, predictions)
+        labelled = [row for row, gold in enumerate(task.gold(split.table)) if gold is not None]
+        scored = [predictions[row] for row in labelled]
+        references = task.references(split.table.select(np.array(labelled, np.int64))) if labelled else None
+    if references is None:
+        return Scores({}, None, predictions, 0)
     metrics: dict[str, float] = {}
     for metric in task.metrics:
-        metrics.update(compute(metric, references=references, **task.metric_inputs(metric, predictions)))
-    return Scores(metrics, task.majority(references, task.metrics[0]), predictions)
+        metrics.update(compute(metric, references=references, **task.metric_inputs(metric, scored)))
+    return Scores(metrics, task.majority(references, task.metrics[0]), predictions, len(scored))
 
 
 def evaluate(
@@ -179,7 +185,7 @@ def evaluate(
                     "metrics": dict(result.metrics),
                     "main_metric": main,
                     "main": result.metrics[main] if main else None,
-                    "examples": len(part.table),
+                    "examples": result.scored if result.metrics else len(part.table),
                     "majority": result.majority,
                 }
             else:

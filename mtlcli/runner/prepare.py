@@ -70,19 +70,21 @@ def prepare(
     *,
     files: BackboneFiles | None = None,
     splits: Callable[[TaskType[Any]], list[str]] = train_splits,
+    unlabelled: bool = False,
 ) -> Prepared:
     """Read, check and encode `splits` of every task. `files`: the backbone of a run that exists; None: find it from the config.
+    `unlabelled`: rows without a label that have their texts take part where a task would leave them out.
 
     Raises UserError with everything that is wrong with the data of all tasks, and when there is not enough memory for them.
     """
     try:
-        return _prepare(config, files, splits)
+        return _prepare(config, files, splits, unlabelled)
     except MemoryError as error:
         fix = "use a machine with more memory, fewer rows (data.max_train_rows=N) or fewer tasks"
         raise UserError("the rows of the tasks do not fit into memory", fix=fix) from error
 
 
-def _prepare(config: Config, files: BackboneFiles | None, splits: Callable[[TaskType[Any]], list[str]]) -> Prepared:
+def _prepare(config: Config, files: BackboneFiles | None, splits: Callable[[TaskType[Any]], list[str]], unlabelled: bool) -> Prepared:
     tasks = build_tasks(config.tasks)
     source = open_source(config.data, {name: config.tasks[name] for name, task in tasks.items() if splits(task)}, config.seed)
     problems = _foreign_metrics(tasks)
@@ -91,7 +93,9 @@ def _prepare(config: Config, files: BackboneFiles | None, splits: Callable[[Task
     for number, (name, split) in enumerate(wanted):
         doing(f"reading {name}/{split}", number, len(wanted), "split")
         try:
-            tables.setdefault(name, {})[split] = source.read(name, split, tasks[name].labelled)
+            tables.setdefault(name, {})[split] = source.read(
+                name, split, tasks[name].labelled, keep=tasks[name].has_input if unlabelled else None
+            )
         except UserError as error:
             problems += error.problems
     tables = {name: tables.get(name, {}) for name in tasks}
@@ -99,7 +103,7 @@ def _prepare(config: Config, files: BackboneFiles | None, splits: Callable[[Task
     problems += found
     if problems:
         raise UserError(problems)
-    counted = [line for line in (source.left_out(), source.drawn()) if line]
+    counted = [line for line in (source.left_out(), source.unscored(), source.drawn()) if line]
 
     def texts() -> list[str]:
         return [text for name, parts in tables.items() for split in parts if split == tasks[name].config.splits.train

@@ -166,7 +166,7 @@ def evaluate_path(
             f"--predictions {predictions} ({stem}{end})": predictions / f"{stem}{end}" for stem in stems for end in (".jsonl", ".json")
         }
     _check_overwrites(config, found.run, files)
-    prepared, results, scores = _evaluate(config, found, parts, wanted, say)
+    prepared, results, scores = _evaluate(config, found, parts, wanted, say, every_row=predictions is not None)
     show(results)
     # Other ranks have no scores.
     if predictions is not None and any(scores.values()):
@@ -244,8 +244,11 @@ def _evaluate(
     parts: dict[str, list[str]],
     wanted: str,
     say: Callable[[str], None],
+    *,
+    every_row: bool,
 ) -> tuple[Prepared, dict[str, Any], dict[str, dict[str, Scores]]]:
-    prepared = prepare(config, files=BackboneFiles.load(found.run / "backbone"), splits=lambda task: parts.get(task.name, []))
+    files = BackboneFiles.load(found.run / "backbone")
+    prepared = prepare(config, files=files, splits=lambda task: parts.get(task.name, []), unlabelled=every_row)
     for notice in [*prepared.notices, *_other_data(found.run, prepared)]:
         say(notice)
 

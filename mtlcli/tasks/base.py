@@ -80,6 +80,12 @@ class TaskType(ABC, Generic[C]):
         """The setting that leaves rows without a label out."""
         return f"tasks.{self.name}.unlabelled=skip"
 
+    @property
+    def _skips(self) -> bool:
+        """Whether rows without a label beside others are no fault. Where they are in the table at
+        all, a prediction is wanted for each."""
+        return self.config.unlabelled == "skip"
+
     def head_layers(self, usual: int) -> int:
         """Dense layers of the head before its output layer: what the config says, else `usual`."""
         return usual if self.config.head_layers is None else self.config.head_layers
@@ -99,6 +105,14 @@ class TaskType(ABC, Generic[C]):
     def labelled(self, table: Table) -> NDArray[np.bool_]:
         """Which rows say that they have a label, sound or not: (rows,). Asked before `prepare`."""
         return np.ones(len(table), bool)
+
+    def has_input(self, table: Table) -> NDArray[np.bool_]:
+        """Which rows have something in every column of text that the model reads: (rows,)."""
+        found = np.ones(len(table), bool)
+        for column in self.required_columns(labelled=False):
+            if column in table.rows.column_names:
+                found &= [not isinstance(value, str | None) or bool(value and value.strip()) for value in table.column(column)]
+        return found
 
     @abstractmethod
     def check(self, table: Table, *, labelled: bool) -> list[Problem]:

@@ -191,12 +191,12 @@ class Classification(TaskType[ClassificationTask]):
         problems = []
         if len(unknown := np.flatnonzero(ids == UNKNOWN)):
             problems.append(self._unknown_labels(table, unknown))
-        if labelled and len(missing):
+        if labelled and len(missing) and not self._skips:
             fix = mark or f"fill it in, or leave the row out: {self._skip}" + (
                 f"; allowed: {self._allowed()}" if self._known_labels else ""
             )
             problems.append(counted(table, missing, f"column '{column}' has no label: null, empty, NaN or -1", fix))
-        elif 0 < len(missing) < len(table):
+        elif 0 < len(missing) < len(table) and not self._skips:
             what = f"column '{column}' has no label: null, empty, NaN or -1, while other rows of the split have one"
             problems.append(counted(table, missing, what, f"label all rows of a split, or none, or leave such rows out: {self._skip}"))
         return problems

@@ -106,11 +106,11 @@ class Regression(TaskType[RegressionTask]):
             problems.append(
                 Problem(f"column '{column}' has no score in any of the {len(table):,} rows: null, NaN or -1", table.origin, fix)
             )
-        elif labelled and len(missing):
+        elif labelled and len(missing) and not self._skips:
             problems.append(
                 counted(table, missing, f"column '{column}' has no score: null or NaN", f"fill it in, or leave the row out: {self._skip}")
             )
-        elif 0 < len(missing) < len(table):
+        elif 0 < len(missing) < len(table) and not self._skips:
             what = f"column '{column}' has no score: null or NaN, while other rows of the split have one"
             problems.append(counted(table, missing, what, f"score all rows of a split, or none, or leave such rows out: {self._skip}"))
         return problems

@@ -225,27 +225,58 @@ def test_a_sweep_goes_on_when_one_job_fails(tmp_path: Path) -> None:
 
 def test_a_table_with_a_label_column_for_each_task_partly_filled(tmp_path: Path) -> None:
     """Each task takes the rows that have its label; what is left out is said and recorded."""
-    rows = [
-        {"text": f"the cat {n} is {n % 3}", "mood": ["bad", "good"][n % 2] if n % 4 < 2 else None, "score": n / 9 if n % 3 else None}
+    rows: list[dict[str, Any]] = [
+        {
+            "text": f"the cat {n} is {n % 3}",
+            "id": str(n),
+            "mood": ["bad", "good"][n % 2] if n % 4 < 2 else None,
+            "score": n / 9 if n % 3 else None,
+            "answers": {"text": ["cat"], "answer_start": [4]} if n % 5 else {"text": [], "answer_start": []},
+        }
         for n in range(24)
     ]
     (tmp_path / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     tasks = []
-    for name, kind in (("mood", "classification"), ("score", "regression")):
+    columns = {"mood": "text: text, label: mood", "score": "text: text, label: score", "ask": "question: text, context: text"}
+    for name, kind in (("mood", "classification"), ("score", "regression"), ("ask", "span")):
         source = "{files: {train: all.jsonl, validation: all.jsonl}}"
         tasks.append(
-            f"+tasks.{name}={{type: {kind}, source: {source}, columns: {{text: text, label: {name}}}, unlabelled: skip}}",
+            f"+tasks.{name}={{type: {kind}, source: {source}, columns: {{{columns[name]}}}, unlabelled: skip}}",
         )
     options = [*tasks, "~tasks.cola", "task=cola", "model=tiny", "runner.steps=1", "runner.device=cpu", "run_dir=run"]
     done = mtl("train", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    said = "rows left out because they have no label: mood train 12 of 24, validation 12 of 24; score train 8 of 24, validation 8 of 24"
+    said = (
+        "no label: mood train 12 of 24, validation 12 of 24; score train 8 of 24, validation 8 of 24; ask train 5 of 24, validation 5 of 24"
+    )
     assert said in " ".join((tmp_path / "run" / "log.txt").read_text().split())
     results = read(tmp_path / "run" / "results.json")
     assert results["train_rows"] == {
         "mood": {"used": 12, "of": 24, "unlabelled": 12},
         "score": {"used": 16, "of": 24, "unlabelled": 8},
+        "ask": {"used": 19, "of": 24, "unlabelled": 5},
     }
     assert results["tasks"]["mood"]["rows"] == {"validation": {"used": 12, "of": 24, "unlabelled": 12}}
     data = read(tmp_path / "run" / "environment.json")["data"]
     assert '"unlabelled": 8' in json.dumps(data)
+
+    # A line without label and without text has nothing to predict from.
+    with (tmp_path / "all.jsonl").open("a") as file:
+        file.write('{"id": "24", "text": "", "mood": null, "score": null, "answers": null}\n')
+    done = mtl("eval", "run", "--predictions", "out", "--json", "scores.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (
+        "rows left out because they have no label: mood validation 1 of 25; score validation 1 of 25; ask validation 1 of 25\n"
+        in done.stderr
+    )
+    said = "but only the others scored: mood validation 12 of 24; score validation 16 of 24; ask validation 19 of 24\n"
+    assert said in done.stderr
+    for name in columns:
+        gold = [row[name] for row in rows] if name != "ask" else [row["answers"]["text"] or None for row in rows]
+        lines = [json.loads(line) for line in (tmp_path / "out" / f"{name}.jsonl").read_text().splitlines()]
+        assert [line["row"] for line in lines] == list(range(1, 25)) and [line["gold"] for line in lines] == gold
+    scored = read(tmp_path / "scores.json")["tasks"]
+    for name, before in results["tasks"].items():
+        assert scored[name]["metrics"] == pytest.approx(before["metrics"]) and scored[name]["examples"] == before["examples"]
+        # The line without text is new.
+        assert scored[name]["rows"]["validation"] == {key: number + (key != "used") for key, number in before["rows"]["validation"].items()}

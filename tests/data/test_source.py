@@ -73,7 +73,7 @@ def test_local_reads_below_the_root_and_draws_rows(folder: Path) -> None:
     path = folder / "glue/cola/train.parquet"
     read = source.record()["cola"]["splits"]["train"]
     fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert read == {"origin": str(path), "fingerprint": fingerprint, "rows": 3, "total": 5, "unlabelled": 0}
+    assert read == {"origin": str(path), "fingerprint": fingerprint, "rows": 3, "total": 5, "unlabelled": 0, "kept": 0}
     assert source.drawn() == "rows drawn at random (seed 0): cola train 3 of 5; rte validation 1 of 2"
 
 
