@@ -25,7 +25,7 @@ from hydra.core.utils import setup_globals
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import KeyValidationError, OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from mtlcli.checkpoint import run_of
@@ -39,7 +39,7 @@ from mtlcli.config.environment import typed_tokens
 from mtlcli.config.idle import idle
 from mtlcli.config.machine import missing_device
 from mtlcli.config.paths import conf_dir, typed_path
-from mtlcli.config.schema import is_inside
+from mtlcli.config.schema import QUOTE_NULL, is_inside
 from mtlcli.config.snapshot import read_config, saved_values
 from mtlcli.config.validate import check_key
 from mtlcli.errors import Problem, UserError
@@ -138,7 +138,10 @@ def explain(error: BaseException) -> Problem:
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("full_key:", "object_type=", "See https", "Config search path", "provider="))]
     key = re.search(r"full_key: (\S+)", str(cause))
-    return Problem(" ".join(lines) or type(cause).__name__, key.group(1) if key else "")
+    where = key.group(1) if key else ""
+    if isinstance(cause, KeyValidationError) and "'NoneType'" in str(cause):
+        return Problem("one of its keys is null", where, QUOTE_NULL)
+    return Problem(" ".join(lines) or type(cause).__name__, where)
 
 
 def _package(path: Path) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from glob import glob
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from mtlcli.commands import setting
 from mtlcli.config import Config, Task
 from mtlcli.config.formats import ENDINGS, NAMED, ending
+from mtlcli.config.schema import QUOTE_NULL, QUOTE_NUMBERS, QUOTE_TRUTHS, value_at
 from mtlcli.config.sharing import CrossStitchSharing, ProgressiveSharing, SluiceSharing, stages_of
 from mtlcli.config.task import ClassificationTask, RegressionTask, SpanTask
 from mtlcli.config.weighting import Needs
@@ -24,13 +26,17 @@ SPECIAL_TOKENS = 4
 """The most special tokens that a tokenizer puts around and between two texts."""
 CLASSES_NAMED = 20
 """Classes that a message names."""
+ONE_FILE = "put the rows of several files together in one, with one header line"
+NUMBER = re.compile(r"-?[0-9.e+]+")
+READ_OTHERWISE = {"true": QUOTE_TRUTHS, "false": QUOTE_TRUTHS, "null": QUOTE_NULL}
+"""What a name is likely to have been in a YAML file, where it is none of the names that there are."""
 
 
 def crosscheck(config: Config, values: dict[str, Any]) -> list[Problem]:
     """Problems of a config whose single values are all valid. `values`: as given, with the tasks that were refused."""
     named = values.get("tasks")
     names = list(named) if isinstance(named, dict) else list(config.tasks)
-    problems = [problem for name, task in config.tasks.items() for problem in _task(name, task, config, names)]
+    problems = [problem for name, task in config.tasks.items() for problem in _task(name, task, config, names, values)]
     return problems + list(_run(config, names))
 
 
@@ -48,6 +54,11 @@ def missing_files(config: Config) -> list[Problem]:
             where, path = f"tasks.{name}.source.files.{split}", Path(file)
             if path.is_dir():
                 problems.append(Problem(f"'{file}' is a folder, and a split is read from one file", where, _inside(path, split)))
+            elif "://" in file:
+                what = f"'{file}' is an address, and rows are read from files"
+                problems.append(Problem(what, where, "download it, and name the file here"))
+            elif set("*?[") & set(file) and not path.exists():
+                problems.append(Problem(f"'{file}' is a pattern, and a split is read from one file", where, _matching(file)))
             elif ending(path) not in ENDINGS:
                 problems.append(Problem(f"'{file}' is in no known format", where, f"its name must end in {NAMED}"))
             elif path.exists() and not path.is_file():
@@ -76,6 +87,15 @@ def _inside(folder: Path, split: str) -> str:
     return f"did you mean '{folder / close}'?" if close else f"name a file that ends in {NAMED}"
 
 
+def _matching(pattern: str) -> str:
+    """What to do about a pattern that is named in the place of a file."""
+    matching = sorted(glob(pattern, recursive=True))  # noqa: PTH207
+    if len(matching) == 1:
+        return f"did you mean '{matching[0]}'?"
+    named = ", ".join(matching[:CLASSES_NAMED]) + (", ..." if len(matching) > CLASSES_NAMED else "")
+    return f"{ONE_FILE}; the pattern fits {named or 'no file'}"
+
+
 def _nearest_path(path: Path) -> str:
     """What to do about a path that does not exist: the nearest name beside it."""
     if not path.parent.is_dir():
@@ -86,12 +106,13 @@ def _nearest_path(path: Path) -> str:
     return f"'{path.parent}' has nothing of a similar name" + ("" if path.is_absolute() else f"; relative paths start from {Path.cwd()}")
 
 
-def _task(name: str, task: Task, config: Config, names: list[str]) -> Iterator[Problem]:
+def _task(name: str, task: Task, config: Config, names: list[str], values: dict[str, Any]) -> Iterator[Problem]:
     at = f"tasks.{name}"
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
         what = "a task's name begins with a letter and is made of letters, digits, - and _"
         yield Problem(what, at, "name it otherwise in its header: # @package tasks.NAME")
-    yield from _source(at, task, config)
+    yield from _source(at, task, config, value_at(["tasks", name, "source", "files"], values) or {})
+    yield from _columns(at, task)
     yield from _head(at, name, task, config, names)
     kind = task.type  # type: ignore[attr-defined]
     yield from _metrics(at, kind, task.metrics)
@@ -177,17 +198,20 @@ def class_weight_problems(task: ClassificationTask, where: str, labels: list[str
     elif isinstance(weights, dict):
         for name in weights:
             if name not in labels:
-                yield Problem(f"there is no class '{name}'", where, suggest(name, labels))
+                quotes = READ_OTHERWISE.get(name) or (QUOTE_NUMBERS if NUMBER.fullmatch(name) else "")
+                fix = f"{quotes}; {suggest('', labels)}" if quotes else suggest(name, labels)
+                yield Problem(f"there is no class '{name}'", where, fix)
 
 
-def _source(at: str, task: Task, config: Config) -> Iterator[Problem]:
+def _source(at: str, task: Task, config: Config, given: dict[str, Any]) -> Iterator[Problem]:
+    """`given`: the files of the task as they were given, those that were refused among them."""
     source, chosen = task.source, task.source.kind or config.data.source
     says = f"{at}.source.kind={source.kind}" if source.kind else f"data.source={chosen}"
     if source.files is not None:
         used = {"splits.train": [task.splits.train] if task.splits.train else [], "splits.validation": task.splits.validation}
         for key, splits in used.items():
             for split in splits:
-                if split not in source.files:
+                if split not in source.files and split not in given:
                     yield Problem(f"source.files has no split '{split}'", f"{at}.{key}", suggest(split, source.files))
         if source.kind not in (None, "local"):
             yield Problem(
@@ -199,6 +223,17 @@ def _source(at: str, task: Task, config: Config) -> Iterator[Problem]:
         yield Problem(f"must be given with {says}", f"{at}.source.hub", "the data set's name on the hub, or another source")
     elif chosen in ("local", "sample") and source.path is None:
         yield Problem(f"must be given with {says}", f"{at}.source.path", "the folder below data.root, or another source")
+
+
+def _columns(at: str, task: Task) -> Iterator[Problem]:
+    """Columns that play two parts: a text that is its own label is learned without a fault."""
+    parts: dict[str, str] = {}
+    for key, column in vars(task.columns).items():  # type: ignore[attr-defined]
+        if column in parts:
+            what = f"column '{column}' is used twice: as {parts[column]} and as {key}"
+            yield Problem(what, f"{at}.columns.{key}", f"name another column here, or in {at}.columns.{parts[column]}")
+        elif column is not None:
+            parts[column] = key
 
 
 def _head(at: str, name: str, task: Task, config: Config, names: list[str]) -> Iterator[Problem]:

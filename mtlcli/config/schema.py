@@ -17,6 +17,9 @@ from mtlcli.config import Config
 
 Path = tuple[str | int, ...]
 """Keys, and numbers of list entries, from the top down to a value."""
+QUOTE_TRUTHS = "put it in quotes: YAML reads yes, no, on, off, true and false without quotes as true or false"
+QUOTE_NUMBERS = "put it in quotes: YAML reads it as a number without them"
+QUOTE_NULL = "put it in quotes: YAML reads null, Null, NULL, ~ and an empty entry without quotes as no value"
 
 
 def hints(section: Any) -> dict[str, Any]:

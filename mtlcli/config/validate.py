@@ -14,8 +14,11 @@ from typing import Any, get_args, get_origin
 from pydantic import TypeAdapter, ValidationError
 
 from mtlcli.config import Config
-from mtlcli.config.crosscheck import crosscheck
+from mtlcli.config.crosscheck import ONE_FILE, crosscheck
 from mtlcli.config.schema import (
+    QUOTE_NULL,
+    QUOTE_NUMBERS,
+    QUOTE_TRUTHS,
     Path,
     alternatives,
     docs,
@@ -198,11 +201,13 @@ def _in_words(error: Any, path: Path, values: dict[str, Any]) -> Problem:
     if kind in KINDS:
         fix = _help(path, values)
         if kind == "string_type" and isinstance(value, bool):
-            fix = "put it in quotes: YAML reads yes, no, on, off, true and false without quotes as true or false"
+            fix = QUOTE_TRUTHS
         elif kind == "string_type" and isinstance(value, (int, float)):
-            fix = "put it in quotes: YAML reads it as a number without them"
+            fix = QUOTE_NUMBERS
         elif kind == "string_type" and value is None and isinstance(path[-1], int):
-            fix = "put it in quotes: YAML reads null, Null, NULL, ~ and an empty entry without quotes as no value"
+            fix = QUOTE_NULL
+        elif kind == "string_type" and isinstance(value, list) and path[:1] == ("tasks",) and path[2:4] == ("source", "files"):
+            fix = f"a split is read from one file: {ONE_FILE}"
         return Problem(f"must be {KINDS[kind]}, found {found(value)}", where, fix)
     return Problem(f"{error['msg'][0].lower()}{error['msg'][1:]}, found {found(value)}", where, _help(path, values))
 
@@ -369,4 +374,6 @@ def _help(path: Sequence[str | int], values: Any) -> str:
     """The docstring under a field."""
     names = [part for part in path if isinstance(part, str)]
     section = section_at(names[:-1], values) if names else None
+    if section is None and len(names) > 1:  # The value of a mapping, whose keys are free.
+        section, names = section_at(names[:-2], values), names[:-1]
     return docs(section).get(names[-1], "") if section else ""

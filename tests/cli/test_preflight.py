@@ -12,6 +12,7 @@ from mtlcli.cli import main
 from mtlcli.cli.preflight import Plan, preflight, read_arguments
 from mtlcli.config import machine, sharings
 from mtlcli.config.paths import conf_dir
+from mtlcli.config.schema import QUOTE_NULL
 from mtlcli.config.snapshot import read_config
 from mtlcli.errors import UserError
 
@@ -251,6 +252,11 @@ def test_a_task_without_its_header(own: Path, above: str) -> None:
 def test_a_task_that_hides_behind_a_built_in_one(own: Path) -> None:
     (own / "my_conf" / "task" / "rte.yaml").write_text(HEADER + MINE)
     assert said("-cd", "my_conf") == ["my_conf/task/rte.yaml: task=rte is built in, so this file would never be read -> rename the file"]
+
+
+def test_a_key_that_yaml_reads_as_null(own: Path) -> None:
+    (own / "my_conf" / "task" / "mine.yaml").write_text(HEADER + MINE + "class_weights: {null: 2}\n")
+    assert said("-cd", "my_conf", "task=mine") == [f"class_weights: one of its keys is null -> {QUOTE_NULL}"]
 
 
 def test_broken_yaml(own: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from mtlcli.config import weightings
 from mtlcli.config.crosscheck import missing_files, untyped_code
+from mtlcli.config.schema import QUOTE_NUMBERS, QUOTE_TRUTHS
 from mtlcli.config.validate import check, validate
 from mtlcli.evaluation.metrics import metric_names
 
@@ -90,6 +91,28 @@ TASKS: list[tuple[dict[str, Any], list[str]]] = [
     ),
     ({"a": {**TEXT, "weight": 0}}, ["tasks: every task has weight 0: nothing would be learned -> give one of them a weight above 0"]),
     ({"a": {**TEXT, "labels": ["x", "x"]}}, ["tasks.a.labels: a label is listed twice -> give every label once, in the order of the ids"]),
+    *[
+        ({"a": {**TEXT, "labels": labels, "class_weights": {name: 2}}}, [f"tasks.a.class_weights: there is no class '{read}' -> {fix}"])
+        for labels, name, read, fix in [
+            (["no", "yes"], False, "false", f"{QUOTE_TRUTHS}; choices: no, yes"),
+            (["2", "010"], 8, "8", f"{QUOTE_NUMBERS}; choices: 010, 2"),
+            (["1.50", "2"], 1.5, "1.5", f"{QUOTE_NUMBERS}; choices: 1.50, 2"),
+            (["bad", "good"], "godo", "godo", "did you mean 'good'? choices: bad, good"),
+        ]
+    ],
+    ({"a": {**TEXT, "labels": ["true", "2"], "class_weights": {True: 3, 2: 2}}}, []),
+    *[
+        (
+            {"a": {"type": kind, "source": {"path": "s"}, "columns": columns}},
+            [f"tasks.a.columns.{second}: column 'x' is used twice: as {first} and as {second} -> "
+             f"name another column here, or in tasks.a.columns.{first}"],
+        )
+        for kind, columns, first, second in [
+            ("classification", {"text": "x", "label": "x"}, "text", "label"),
+            ("regression", {"text": "x", "text_pair": "x"}, "text", "text_pair"),
+            ("span", {"question": "x", "context": "x"}, "question", "context"),
+        ]
+    ],
     (
         {"a": {**TEXT, "type": "regression", "range": [5, 0]}},
         ["tasks.a.range: must be two numbers, the lowest and the highest score, found [5.0, 0.0] -> for example [0, 5]"],
@@ -204,6 +227,7 @@ def test_missing_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "train.csv").write_text("t,label\na,x\n")
     os.mkfifo(tmp_path / "pipe.csv")
     files = {"train": "trian.csv", "validation": "train.csv", "test": "nosuch/test.csv", "more": "train.xls", "pipe": "pipe.csv"}
+    files |= {"one": "tr*.csv", "several": "*.csv", "none": "x/*.csv", "far": "https://example.org/train.csv"}
     config = validate(run({"a": {**TEXT, "source": {"files": files}}, "b": TEXT}, data={"root": "data"}))
     assert [str(problem).replace("\n    -> ", " -> ") for problem in missing_files(config)] == [
         f"data.root: there is no folder 'data' -> '.' has nothing of a similar name; relative paths start from {tmp_path}",
@@ -213,6 +237,14 @@ def test_missing_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "tasks.a.source.files.more: 'train.xls' is in no known format -> its name must end in "
         ".parquet, .csv, .tsv, .jsonl or .json; text files also in .gz, .bz2, .xz or .zst after it",
         "tasks.a.source.files.pipe: 'pipe.csv' is no regular file -> write what it gives into a file, which can be read more than once",
+        "tasks.a.source.files.one: 'tr*.csv' is a pattern, and a split is read from one file -> did you mean 'train.csv'?",
+        *(
+            f"tasks.a.source.files.{split}: '{pattern}' is a pattern, and a split is read from one file -> put the rows of several files "
+            f"together in one, with one header line; the pattern fits {there}"
+            for split, pattern, there in [("several", "*.csv", "pipe.csv, train.csv"), ("none", "x/*.csv", "no file")]
+        ),
+        "tasks.a.source.files.far: 'https://example.org/train.csv' is an address, and rows are read from files -> "
+        "download it, and name the file here",
     ]
 
 

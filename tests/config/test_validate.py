@@ -85,6 +85,11 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
         "tasks.cola.labels[1]: must be text, found true",
         "put it in quotes: YAML reads yes, no, on, off, true and false without quotes as true or false",
     ),
+    (
+        changed(tasks__cola__source={"files": {"train": ["a.csv", "b.csv"], "validation": "c.csv"}}),
+        'tasks.cola.source.files.train: must be text, found ["a.csv", "b.csv"]',
+        "a split is read from one file: put the rows of several files together in one, with one header line",
+    ),
     (changed(data__root=3), "data.root: must be text, found 3", "put it in quotes: YAML reads it as a number without them"),
     (changed(tasks__cola__columns=3), "tasks.cola.columns: must be a section, found 3", "Column names."),
     (
