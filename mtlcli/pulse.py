@@ -21,6 +21,9 @@ FIRST, LONGEST = 5.0, 60.0
 """Seconds of silence after which a plain line says what is being done, and the most between two such lines: each wait is twice the last."""
 BEAT = 0.25
 """Seconds between two looks at the clock."""
+STILL = 10.0
+"""Seconds between two looks, at the least, of which it is said that the process stood still."""
+STOOD = "note: the process stood still for {:.0f} s: it was stopped (SIGSTOP, Ctrl-Z) or got no processor"
 
 _now: tuple[str, int, int, str] = ("", 0, 0, "")
 
@@ -82,10 +85,17 @@ class Pulse:
             self._hide()
 
     def _run(self) -> None:
+        clock, work = time.monotonic(), time.process_time()
         while not self._left.wait(BEAT):
+            line = present()
+            before, clock = clock, time.monotonic()
+            worked, work = work, time.process_time()
             with self._lock:
                 try:
-                    self._beat(present())
+                    # A call that keeps the interpreter for itself holds this thread up, too, but it works.
+                    if line and clock - before >= max(STILL, 2 * (work - worked)):
+                        self._say(STOOD.format(clock - before))
+                    self._beat(line)
                 except (MtlError, OSError):
                     # The output cannot be written: the next line of the run itself meets that too, and stops it.
                     return

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,20 @@ def test_two_ranks_that_are_both_stopped(tmp_path: Path) -> None:
     first = process.stderr.splitlines()[1]
     assert re.search(r"rank [01] \(process .*\) did not answer within 2 s \(runner.timeout\) and was killed", first)
     assert json.loads((tmp_path / "status.json").read_text())["status"] == "failed"
+
+
+def test_a_run_of_one_process_says_for_how_long_it_was_stopped(tmp_path: Path) -> None:
+    """Nobody watches it: it waits, and log.txt tells why a step took so long."""
+    before = "from mtlcli import pulse\npulse.STILL = 2.0\n"
+    process = begin(tmp_path, "runner.steps=100000", devices=1, before=before)
+    until(process, lambda: rows(tmp_path) >= 1)
+    os.kill(process.pid, signal.SIGSTOP)
+    time.sleep(5)
+    os.kill(process.pid, signal.SIGCONT)
+    told = re.compile(r"note: the process stood still for \d+ s: it was stopped \(SIGSTOP, Ctrl-Z\)")
+    until(process, lambda: told.search((tmp_path / "log.txt").read_text()) is not None)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 143
 
 
 WRONG = "from mtlcli.errors import UserError\nraise UserError('the weights are those of another model', 'model.name', 'name another')"
