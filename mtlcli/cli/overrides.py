@@ -20,6 +20,27 @@ def parsed(text: str) -> Override:
     return OverridesParser.create().parse_override(text)
 
 
+def doubled(texts: list[str]) -> list[tuple[str, str]]:
+    """Of the values of a sweep over one key, each as `key=value`, those that are there before, as `1.0` is `1`: both as typed."""
+    first: dict[str, str] = {}
+    again = []
+    for text in texts:
+        typed, value = text.partition("=")[2], repr(_one_form(parsed(text).value()))
+        if value in first:
+            again.append((first[value], typed))
+        first.setdefault(value, typed)
+    return again
+
+
+def _one_form(value: Any) -> Any:
+    """A value in the form that all ways to type it have."""
+    if isinstance(value, dict):
+        return {key: _one_form(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_one_form(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def is_task(override: Override) -> bool:
     """Whether a whole task is given: `+tasks.NAME={...}`."""
     parts = override.key_or_group.split(".")

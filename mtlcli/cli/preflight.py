@@ -20,7 +20,7 @@ from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override
 from hydra.core.utils import setup_globals
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
@@ -31,7 +31,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from mtlcli.checkpoint import run_of
 from mtlcli.cli.hydras import idle_key, missing_plugin
 from mtlcli.cli.loader import Loader
-from mtlcli.cli.overrides import added, apply, is_task, parsed
+from mtlcli.cli.overrides import added, apply, doubled, is_task, parsed
 from mtlcli.cli.typed import broken_yaml, config_dir_problems, joined, quoted, several, unreadable, without_value
 from mtlcli.config import Config
 from mtlcli.config.crosscheck import missing_files, missing_model, untyped_code
@@ -348,9 +348,18 @@ class _Preflight:
         if not override.is_discrete_sweep():
             sweep: Any = override.value()
             return [f"{key}={sweep.start}", f"{key}={sweep.end}"]
+        swept: Any = override.value()
+        if isinstance(swept, ChoiceSweep) and any(isinstance(value, Glob) for value in swept.list):
+            fix = f"type {key}=glob(PATTERN) or the names; to leave some out: {key}=glob(*,exclude=NAME)"
+            self._add(Problem("glob() stands alone, not in a list of values", key, fix))
+            self.bad_groups.add(key)
+            return []
         values = [f"{key}={value}" for value in override.sweep_string_iterator()]
         if not values:
             self._add(Problem(f"'{override.input_line}' stands for no value at all", key))
+        for first, again in doubled(values):
+            what = f"the value {first} is given twice" if first == again else f"{first} and {again} are the same value"
+            self._add(Problem(what, key, "give every value once; to run one configuration several times, sweep over seed: seed=0,1,2"))
         return values
 
     def _check_own_files(self) -> None:

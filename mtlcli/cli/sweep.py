@@ -39,6 +39,8 @@ _folder_of_first_rank: Path | None = None
 """On other ranks the sweep's folder: Hydra has another one there."""
 _reasons: dict[str, int] = {}
 """Why jobs of this process failed, with the number of the first such job."""
+_failed: set[int] = set()
+"""The numbers of all jobs of this process that failed, also where the folder of a job tells of an earlier end."""
 
 
 def sweep(options: list[str], plan: Plan, arguments: argparse.Namespace) -> int:
@@ -178,9 +180,9 @@ def _finish(folder: Path, again: str) -> list[Problem]:
             screen().print(table)
         print(f"sweep folder: {folder}", flush=True)
     unfinished = [
-        f"job {each.number}{f' ({told})' if (told := ' '.join(overrides)) else ''} {each.status}"
+        f"job {each.number}{f' ({told})' if (told := ' '.join(overrides)) else ''} {'failed' if each.number in _failed else each.status}"
         for each, overrides in zip(jobs, varied(jobs), strict=True)
-        if each.status != "finished"
+        if each.status != "finished" or each.number in _failed
     ]
     if not unfinished:
         return []
@@ -223,6 +225,7 @@ def sweep_job(composed: DictConfig) -> float:
         raise KeyboardInterrupt from error
     except Exception as error:
         reason = str(error) if isinstance(error, MtlError) else f"{type(error).__name__}: {error}"
+        _failed.add(entry["number"])
         if first_rank():
             first = _reasons.setdefault(reason, entry["number"])
             if not isinstance(error, MtlError) and first == entry["number"]:

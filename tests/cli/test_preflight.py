@@ -343,6 +343,25 @@ def test_several_values_without_a_sweep() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("values", "answer"),
+    [
+        ("seed=1,2,1", "seed: the value 1 is given twice"),
+        ("optim.lr=1e-3,0.001", "optim.lr: the value 0.001 is given twice"),
+        ("optim.lr=1,1.0", "optim.lr: 1 and 1.0 are the same value"),
+        ("task=choice([rte,cola],cola,[rte,cola])", "task: the value [rte,cola] is given twice"),
+    ],
+)
+def test_a_value_that_a_sweep_has_twice(values: str, answer: str) -> None:
+    again = "give every value once; to run one configuration several times, sweep over seed: seed=0,1,2"
+    assert said("-m", "task=rte", values) == [f"{answer} -> {again}"]
+
+
+def test_values_that_differ() -> None:
+    assert plan("-m", "task=[rte,cola],[cola,rte]", "seed=9007199254740992,9007199254740993", "runner.together=true,false").jobs == 8
+    assert said("-m", "task=rte", "sharing=glob(*),hard")[0].startswith("sharing: glob() stands alone, not in a list of values -> type ")
+
+
 def test_a_sweep_is_planned() -> None:
     good = plan("-m", "task=[cola,rte]", "tasks.cola.weight=0.5,1,2", "weighting=static,uncertainty", "seed=range(0,2)")
     assert good.swept == ["tasks.cola.weight", "weighting", "seed"]

@@ -112,6 +112,24 @@ def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     assert {(row["status"], row["n"]) for row in rows} == {("finished", "3")} and "means over seeds" in done.stdout
 
 
+LATE = """
+import mtlcli.cli.sweep as sweep
+run = sweep.run_job
+def late(config, *rest, **options):
+    run(config, *rest, **options)
+    if config.seed == 1:
+        raise RuntimeError("after the end")
+sweep.run_job = late
+"""
+
+
+def test_a_job_that_fails_after_its_end(tmp_path: Path) -> None:
+    small = ["model=tiny", "model.hidden=8", "model.heads=1", "model.layers=1", "data.max_train_rows=64", "data.max_eval_rows=16"]
+    settings = ["task=rte", "data=sample", *small, "runner.steps=1", "runner.device=cpu", f"data.cache_dir={tmp_path / 'cache'}"]
+    done = mtl("train", "-m", *settings, "seed=0,1", "run_dir=out", cwd=tmp_path, before=LATE)
+    assert done.returncode == 1 and "out: 1 of 2 jobs did not finish: job 1 (seed=1) failed" in done.stderr, done.stderr
+
+
 def test_a_sweep_to_go_on_with_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").touch()
