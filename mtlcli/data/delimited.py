@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from mtlcli.config.formats import ending
 from mtlcli.data.parquet import repeats
-from mtlcli.data.table import ID_COLUMNS, others, text_array
+from mtlcli.data.table import ID_COLUMNS, header_again, headers, others, text_array
 from mtlcli.errors import UserError
 
 FIELD_LIMIT = 2**31 - 1  # The csv module's own limit of 128 KiB is shorter than some contexts.
@@ -70,6 +70,9 @@ def delimited(rows: Iterator[tuple[int, list[str]]], path: Path, columns: Sequen
         raise UserError(what, where, "save the file with commas as .csv, or with tabs as .tsv")
     named_columns = max((number for number, name in enumerate(header, start=1) if name), default=len(header))
     lines, values = _of_one_length(rows, len(header), named_columns, path)
+    if named_columns > 1 and (again := headers(values, header)):
+        numbers = [lines[row] for row in again]
+        raise UserError(header_again(values[again[0]], header, f"{path}, line {numbers[0]}", others(numbers, len(numbers))))
     body = list(zip(*values, strict=True)) if values else [()] * len(header)
     if columns and not set(columns) & set(header) and _is_row(header, body):
         what = f"the file seems to have no header line: its first line is {_shortened(header)!r}"

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from mtlcli.data.delimited import text_lines
+from mtlcli.data.parquet import repeats
 from mtlcli.data.table import ID_COLUMNS, NAMED, others
 from mtlcli.errors import Problem, UserError
 
 Read = tuple[pa.Table, list[int] | None, list[str]]
 """The needed columns, the line of each row (None: rows are numbered), and the names of all columns."""
+ONCE = "write every key of an object once"
 LIST = "write a list of objects, one for each row (with pandas: to_json(..., orient='records'))"
 
 
@@ -25,11 +28,13 @@ def read_jsonl(text: str, path: Path, columns: Sequence[str] | None) -> Read:
     names: dict[str, None] = {}
     broken: list[tuple[int, str]] = []
     no_objects: list[tuple[int, str]] = []
+    doubled: list[tuple[int, str]] = []
+    decoder = _Decoder()
     for line, row in text_lines(text):
         if not row.strip():
             continue
         try:
-            value = _parsed(row)
+            value = _parsed(row, decoder)
         except ValueError as error:
             broken.append((line, f"broken JSON{error}"))
             continue
@@ -39,13 +44,20 @@ def read_jsonl(text: str, path: Path, columns: Sequence[str] | None) -> Read:
             names.update(dict.fromkeys(value))
             lines.append(line)
             objects.append(_needed(value, columns))
+            if decoder.twice:
+                doubled += [(line, f"the object has the key '{key}' twice") for _, key in islice(_doubled(value, columns), 1)]
+                decoder.twice = False
         else:
             no_objects.append((line, f"{row.strip()[:40]} is not an object"))
     if text.lstrip("\ufeff \r\n").startswith("[") and not objects:
         raise UserError("the file is a JSON list", str(path), "let its name end in .json, or write its objects one a line")
     problems = [
         Problem(wrong[0][1] + others([line for line, _ in wrong], len(wrong)), f"{path}, line {wrong[0][0]}", fix)
-        for wrong, fix in ((broken, "write one JSON object a line"), (no_objects, 'write {"column": value, ...} in each line'))
+        for wrong, fix in (
+            (broken, "write one JSON object a line"),
+            (no_objects, 'write {"column": value, ...} in each line'),
+            (doubled, ONCE),
+        )
         if wrong
     ]
     if problems:
@@ -55,13 +67,16 @@ def read_jsonl(text: str, path: Path, columns: Sequence[str] | None) -> Read:
 
 def read_json(text: str, path: Path, columns: Sequence[str] | None) -> Read:
     """A list of objects, alone or as `data` of an object; SQuAD's published form, a row for each question; or one object a line."""
+    decoder = _Decoder()
     try:
-        value = _parsed(text)
+        value = _parsed(text, decoder)
     except ValueError as error:
         if len(text.splitlines()) > 1 and text.lstrip().startswith("{"):
             return read_jsonl(text, path, columns)
         raise UserError(f"broken JSON{error}", str(path), LIST) from error
     if _is_squad(value):
+        if decoder.twice:
+            _refuse_doubled(_doubled(value), path)
         rows: Any = list(_questions(value, path))
     else:
         rows = value["data"] if isinstance(value, dict) and isinstance(value.get("data"), list) else value
@@ -73,14 +88,18 @@ def read_json(text: str, path: Path, columns: Sequence[str] | None) -> Read:
     if wrong:
         what = f"{json.dumps(rows[wrong[0] - 1])[:40]} is not an object{others(wrong, len(wrong), 'row')}"
         raise UserError(what, f"{path}, row {wrong[0]}", LIST)
+    if decoder.twice:
+        if isinstance(value, _Doubled) and "data" in value.keys_twice:
+            raise UserError("the object has the key 'data' twice", str(path), ONCE)
+        _refuse_doubled(((f"row {number}", key) for number, row in enumerate(rows, start=1) for _, key in _doubled(row, columns)), path)
     names = dict.fromkeys(name for row in rows for name in row)
     return _table([_needed(row, columns) for row in rows], names, path, columns, None), None, _shown(names)
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str, decoder: _Decoder) -> Any:
     """The value of a JSON text. Raises ValueError with what is wrong and where, as the end of a sentence."""
     try:
-        return json.loads(text)
+        return decoder.decode(text.lstrip("\ufeff"))
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, character {error.colno}" if error.lineno > 1 else f"character {error.pos + 1}"
         raise ValueError(f" at {place}: {error.msg}") from error
@@ -88,6 +107,52 @@ def _parsed(text: str) -> Any:
         raise ValueError(": its brackets are nested too deeply") from error
     except ValueError as error:  # A number of thousands of digits.
         raise ValueError(f": {error}") from error
+
+
+class _Doubled(dict[str, Any]):
+    """An object that has some keys more than once; of their values the last."""
+
+    keys_twice: list[str]
+
+
+class _Decoder:
+    """Reads JSON, and notices keys that an object has more than once."""
+
+    def __init__(self) -> None:
+        self.twice = False
+        """Whether an object read since this was set to False has a key more than once."""
+        self.decode = json.JSONDecoder(object_pairs_hook=self._object).decode
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        plain = dict(pairs)
+        if len(plain) == len(pairs):
+            return plain
+        self.twice = True
+        doubled = _Doubled(plain)
+        doubled.keys_twice = repeats(key for key, _ in pairs)
+        return doubled
+
+
+def _doubled(value: Any, columns: Sequence[str] | None = None, place: str = "") -> Iterator[tuple[str, str]]:
+    """Where in a value an object has a key more than once, and the key. `columns`: the keys of `value` that count; None: all."""
+    if isinstance(value, dict):
+        for key in value.keys_twice if isinstance(value, _Doubled) else ():
+            if columns is None or key in columns:
+                yield place, key
+        for key, inner in value.items():
+            if columns is None or key in columns:
+                yield from _doubled(inner, place=f"{place}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _doubled(inner, place=f"{place}[{number}]")
+
+
+def _refuse_doubled(found: Iterator[tuple[str, str]], path: Path) -> None:
+    """Raise UserError with the first place that `_doubled` has found, and how many there are."""
+    for place, key in found:
+        rest = sum(1 for _ in found)
+        more = f" (and {rest:,} more)" if rest else ""
+        raise UserError(f"the object has the key '{key}' twice{more}", f"{path}, {place}" if place else str(path), ONCE)
 
 
 def _needed(row: dict[str, Any], columns: Sequence[str] | None) -> dict[str, Any]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mtlcli.config.formats import ENDINGS, NAMED, ending
 from mtlcli.data.delimited import csv_rows, delimited, tsv_rows
+from mtlcli.data.magic import LOOKED_AT, real_kind
 from mtlcli.data.objects import read_json, read_jsonl
 from mtlcli.data.parquet import plain_rows, read_parquet
-from mtlcli.data.table import Table
+from mtlcli.data.table import Table, as_numpy, header_again, headers, integer_array, others
 from mtlcli.data.unpack import first_line, text_bytes
 from mtlcli.errors import UserError
 from mtlcli.registry import nearest
@@ -41,7 +44,7 @@ def read_file(path: Path, split: str, columns: Sequence[str] | None = None) -> T
         there = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"the file {there}", str(path), "check the path; it is relative to the folder where mtl was typed")
     try:
-        return _read(path, kind.partition(".")[0], split, columns)
+        table = _read(path, kind.partition(".")[0], split, columns)
     except OSError as error:
         raise UserError(f"the file cannot be read: {error}", str(path), "check its permissions, or copy it again") from error
     except MemoryError as error:  # Arrow's own is one, too.
@@ -51,13 +54,22 @@ def read_file(path: Path, split: str, columns: Sequence[str] | None = None) -> T
         reason = first_line(error)
         fix = "write its columns as text, numbers or lists of them"
         raise UserError(f"the rows of the file cannot be used: {reason}", str(path), fix) from error
+    refuse_headers(table)
+    return table
 
 
 def _read(path: Path, kind: str, split: str, columns: Sequence[str] | None) -> Table:
+    with path.open("rb") as file:
+        head = file.read(LOOKED_AT)
+    if (problem := real_kind(head, path)) is not None:
+        raise UserError(problem)
     if kind == "parquet":
         rows, names = read_parquet(path, columns)
         return Table(rows, str(path), split, names=names)
-    text = _decode(text_bytes(path), path)
+    data = text_bytes(path)
+    if ending(path) != kind and (problem := real_kind(data[:LOOKED_AT], path, unpacked=True)) is not None:
+        raise UserError(problem)
+    text = _decode(data, path)
     if not text.strip():
         raise UserError("the file is empty", str(path), "write rows into it, or name another file")
     if kind == "json":
@@ -67,6 +79,22 @@ def _read(path: Path, kind: str, split: str, columns: Sequence[str] | None) -> T
     else:
         rows, lines, names = delimited(csv_rows(text, path) if kind == "csv" else tsv_rows(text), path, columns)
     return Table(plain_rows(rows, str(path)), str(path), split, lines, names=names)
+
+
+def refuse_headers(table: Table) -> None:
+    """Raise UserError for rows that hold the names of the columns, as a table has them that was made of such a csv file."""
+    fields = table.rows.schema
+    names = [field.name for field in fields if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
+    if len(names) < 2:
+        return
+    columns = [table.rows.column(name) for name in names]
+    longest = max(len(name.encode()) for name in names) + 8  # Bytes: a byte order mark, blanks. Few rows are so short.
+    short = [pc.less_equal(pc.binary_length(column), longest) for column in columns]
+    few = as_numpy(pc.indices_nonzero(reduce(pc.and_, short)))
+    rows = list(zip(*(column.take(integer_array(few)).to_pylist() for column in columns), strict=True))
+    if again := headers(rows, names):
+        numbers = few[again]
+        raise UserError(header_again(rows[again[0]], names, table.where(int(numbers[0])), table.others(numbers)))
 
 
 def rows_fingerprint(rows: pa.Table) -> str:
@@ -84,10 +112,15 @@ def rows_fingerprint(rows: pa.Table) -> str:
 
 def _decode(data: bytes, path: Path) -> str:
     """The text of a file in UTF-8; a fault names the line, the byte and the likely encoding."""
-    wide = "UTF-32" if data.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")) else "UTF-16"
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:200]:
-        what = f"the file is not UTF-8 but looks like {wide} or a binary file"
+    if (wide := _wide(data)) is not None:
+        what = f"the file is not UTF-8 but looks like {wide[:6]}"
         raise UserError(what, f"{path}, line 1", _converted(wide, path))
+    if b"\0" in data:
+        lines = [line for line, row in enumerate(data.split(b"\n"), start=1) if b"\0" in row]
+        what = f"the line holds the byte 0x00, which no text has{others(lines, len(lines))}"
+        without = _piped(r"tr -d '\000' <", path)
+        fix = f"if the file is damaged, write or copy it again; else delete these bytes: {without}"
+        raise UserError(what, f"{path}, line {lines[0]}", fix)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -96,10 +129,29 @@ def _decode(data: bytes, path: Path) -> str:
         raise UserError(what, f"{path}, line {line}", _converted("LATIN1", path)) from error
 
 
+def _wide(data: bytes) -> str | None:
+    """The encoding of a text in units of two or four bytes, as iconv calls it; None where a text is not in such an encoding."""
+    for mark, name in ((b"\xff\xfe\0\0", "UTF-32"), (b"\0\0\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16")):
+        if data.startswith(mark):
+            return name
+    # Without a mark: most letters of the header have zeros in the same places beside them.
+    start = data[:200]
+    for width, order, places in ((2, "LE", (1,)), (2, "BE", (0,)), (4, "LE", (1, 2, 3)), (4, "BE", (0, 1, 2))):
+        rest = [place for place in range(width) if place not in places]
+        zeros, letters = (sum(start[place::width].count(0) for place in some) for some in (places, rest))
+        if not letters and 2 * zeros > len(places) * (len(start) // width) > 0:
+            return f"UTF-{8 * width}{order}"
+    return None
+
+
 def _converted(encoding: str, path: Path) -> str:
     """How to write a file anew in UTF-8."""
+    return f"save it as UTF-8: {_piped(f'iconv -f {encoding} -t UTF-8', path)}"
+
+
+def _piped(command: str, path: Path) -> str:
+    """How to write a file anew through a command, unpacked."""
     kind, _, packed = ending(path).partition(".")
     unpack = {"": "", "gz": "gzip -dc", "bz2": "bzip2 -dc", "xz": "xz -dc", "zst": "zstd -dc"}[packed]
     name = shlex.quote(path.name)
-    command = f"iconv -f {encoding} -t UTF-8"
-    return f"save it as UTF-8: {f'{unpack} {name} | {command}' if packed else f'{command} {name}'} > new.{kind}"
+    return (f"{unpack} {name} | {command.removesuffix(' <')}" if packed else f"{command} {name}") + f" > new.{kind}"

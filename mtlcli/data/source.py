@@ -20,7 +20,7 @@ from mtlcli.config.run import Data
 from mtlcli.config.task import ClassificationTask, Task
 from mtlcli.data.draw import draw
 from mtlcli.data.parquet import plain_rows
-from mtlcli.data.read import read_file, rows_fingerprint
+from mtlcli.data.read import read_file, refuse_headers, rows_fingerprint
 from mtlcli.data.table import ID_COLUMNS, Table
 from mtlcli.disk import sha256
 from mtlcli.errors import Problem, UserError
@@ -251,7 +251,9 @@ class DataSource:
         columns = _columns(config)
         needed = [name for name in rows.column_names if name in (*columns, *ID_COLUMNS)]
         plain = plain_rows(rows.select(needed), origin, columns)
-        return Table(plain, origin, split, names=rows.column_names)
+        table = Table(plain, origin, split, names=rows.column_names)
+        refuse_headers(table)
+        return table
 
     def _read_sample(self, task: str, config: Task, split: str) -> Table:
         from mtlcli.data.sample import sample_paths, sample_table

@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mtlcli.errors import Problem
+
 NAMED = 5
 """Rows with the same fault that are named to the user; beyond them there is a count."""
 
@@ -40,6 +42,28 @@ def others(numbers: Sequence[int], count: int, kind: str = "line") -> str:
         return ""
     listed = ", ".join(map(str, numbers[1:NAMED])) + (", ..." if count > NAMED else "")
     return f" (and {count - 1:,} more: {kind}{'s' if count > 2 else ''} {listed})"
+
+
+def headers(rows: Iterable[Sequence[str | None]], names: Sequence[str]) -> list[int]:
+    """The rows that hold the names of all columns, in whatever order: header lines of files that were put together."""
+    known = sorted(map(_plain, names))
+    first = set(known)
+    return [number for number, row in enumerate(rows) if _plain(row[0]) in first and sorted(map(_plain, row)) == known]
+
+
+def header_again(row: Sequence[str | None], names: Sequence[str], where: str, more: str) -> Problem:
+    """What is wrong with a row that `headers` has found. `more`: in words, the others."""
+    if list(map(_plain, row)) == list(map(_plain, names)):
+        return Problem(
+            f"the row repeats the header{more}", where, "delete it: of files that are put together only the first keeps its header"
+        )
+    what = f"the row is a header with the columns in another order{more}"
+    return Problem(what, where, "bring the columns of the rows below it into the order of the first header, and delete it")
+
+
+def _plain(name: str | None) -> str:
+    """A name as it is compared: a byte order mark, white space around it and case are no difference."""
+    return (name or "").strip("\ufeff").strip().casefold()
 
 
 def as_numpy(column: pa.Array | pa.ChunkedArray) -> NDArray:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
+import io
 import json
+import lzma
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
@@ -173,6 +179,14 @@ def test_a_first_line_that_is_no_header(tmp_path: Path, first: str, what: str, f
             "pair, \\udc00, which is no character (and 1 more",
             1,
         ),
+        ("again.csv", "text,label\na,1\n\ufeffText, label\nb,0\ntext,label\n", "repeats the header (and 1 more: line 5)", 3),
+        ("again.tsv", "text\tlabel\t\na\t1\ntext\tlabel\n", "the row repeats the header", 3),
+        ("order.csv", "text,label\na,1\nlabel,text\n0,b\n", "a header with the columns in another order", 3),
+        ("again.jsonl", '{"n": 1, "a": "x", "b": "y"}\n{"n": 2, "a": "a", "b": "b"}\n', "the row repeats the header", 2),
+        ("keys.jsonl", '{"a": 1}\n{"a": 1, "b": {}, "a": 2}\n{"b": [{"c": 1, "c": 1}]}\n', "the key 'a' twice (and 1 more: line 3)", 2),
+        ("nul.csv", "text,label\na,1\nb\0,0\n", "the line holds the byte 0x00, which no text has", 3),
+        ("zeros.jsonl", '{"a": 1}\n' + "\0" * 500, "the line holds the byte 0x00", 2),
+        ("wide.csv", "text,label\na,1\n".encode("utf-32-be"), "looks like UTF-32", 1),
         ("nameless.csv", "a,,\nx,,\ny,,z\n", "column 3 has no name, and the value 'z' in line 3", 1),
     ],
 )
@@ -192,7 +206,7 @@ def test_a_fault_names_its_line(tmp_path: Path, name: str, content: str | bytes,
         ("header.tsv", b"text\tlabel\n\n", "a header and no rows"),
         ("keys.jsonl", b"{}\n{}\n", "have no keys"),
         ("empty.parquet", b"", "damaged or not parquet"),
-        ("text.parquet", b"text,label\na,1\n", "damaged or not parquet"),
+        ("broken.parquet", b"PAR1\x15\0", "damaged or not parquet"),
         ("data.xlsx", b"PK", "unknown kind of file '.xlsx'"),
         ("columns.json", b'{"a": {"0": 1}}', "one JSON value, not a list of rows"),
         ("numbers.json", b"[1]", "1 is not an object"),
@@ -204,6 +218,73 @@ def test_a_fault_names_its_line(tmp_path: Path, name: str, content: str | bytes,
 )
 def test_a_useless_file_is_named(tmp_path: Path, name: str, content: bytes, what: str) -> None:
     assert what in problem(write(tmp_path, name, content)).what
+
+
+def zipped(name: str) -> bytes:
+    with zipfile.ZipFile(file := io.BytesIO(), "w") as archive:
+        archive.writestr(name, "x")
+    return file.getvalue()
+
+
+def written(name: str) -> bytes:
+    rows = pa.table({"text": ["a"], "label": ["1"]})
+    (pq.write_table if name == "parquet" else pa.feather.write_feather)(rows, sink := pa.BufferOutputStream())
+    return bytes(sink.getvalue())
+
+
+CSV = b"text,label\na,1\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what", "fix"),
+    [
+        ("a b.csv", gzip.compress(CSV), "the file is compressed (gz)", "let its name end in .csv.gz: mv 'a b.csv' 'a b.csv.gz'"),
+        ("a.tsv", bytes(pa.Codec("zstd").compress(CSV)), "compressed (zst)", "mv a.tsv a.tsv.zst"),
+        ("a.csv.gz", bz2.compress(CSV), "compressed (bz2)", "mv a.csv.gz a.csv.bz2"),
+        ("a.parquet", lzma.compress(CSV), "not parquet but compressed (xz)", "unpack it"),
+        ("a.csv.gz", CSV, "the file is not compressed", "mv a.csv.gz a.csv"),
+        ("a.jsonl.gz", gzip.compress(gzip.compress(CSV)), "compressed twice, the second time as gz", "unpack it once"),
+        ("a.csv.gz", gzip.compress(written("parquet")), "the file is parquet", "unpack it, and let its name end in .parquet"),
+        ("a.csv", written("parquet"), "the file is parquet", "mv a.csv a.parquet"),
+        ("a.parquet", written("feather"), "an Arrow (Feather) file", "read_feather(...).to_parquet(...)"),
+        ("a.csv", zipped("xl/workbook.xml"), "an Excel sheet or another document", "save the sheet as csv in UTF-8"),
+        ("a.csv", zipped("train.csv"), "a zip archive", "unpack it"),
+        ("a.tsv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99), "an old Excel sheet", "save the sheet as csv in UTF-8"),
+        ("a.jsonl", b"\x80\x04\x95" + bytes(9), "a pickle", "write its rows as parquet"),
+        ("a.csv", b"\n<!DOCTYPE html>\n<html>", "a web page", "the download went wrong"),
+        ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS", "type git lfs pull"),
+        ("a.csv", b'{"text": "a", "label": "1"}\n', "the file is jsonl, not csv", "mv a.csv a.jsonl"),
+        ("a.tsv", b'[\n {"text": "a"}]', "the file is json, not tsv", "mv a.tsv a.json"),
+        ("a.jsonl", CSV, "the file is csv, not jsonl", "mv a.jsonl a.csv"),
+        ("a.json.gz", gzip.compress(b"text\tlabel\na\t1\n"), "the file is tsv, not json", "mv a.json.gz a.tsv.gz"),
+        ("a.parquet", CSV, "the file is csv, not parquet", "mv a.parquet a.csv"),
+        ("a.parquet", b"hello\n", "the file is text, not parquet", "let its name end in .csv"),
+    ],
+)
+def test_a_file_that_is_something_else_than_its_name_says(tmp_path: Path, name: str, content: bytes, what: str, fix: str) -> None:
+    found = problem(write(tmp_path, name, content))
+    assert what in found.what and fix in found.fix
+
+
+def test_words_that_other_kinds_of_files_begin_with_are_text(tmp_path: Path) -> None:
+    for name in ("PAR1", "ORC", "BZh9", "html", "version https://x"):
+        assert read_file(write(tmp_path, "a.csv", f"{name},label\na,1\n"), "train").rows.column_names == [name, "label"]
+
+
+def test_a_key_twice(tmp_path: Path) -> None:
+    """Where it is not read nothing is wrong; in a list and in SQuAD's form the place is named."""
+    path = write(tmp_path, "a.json", '[{"a": 1}, {"a": 1, "b": 2, "b": 3}, {"b": 1, "b": 1}]')
+    assert read_file(path, "train", ["a"]).column("a") == [1, 1, None]
+    assert problem(path).where.endswith("a.json, row 2") and problem(path).what == "the object has the key 'b' twice (and 1 more)"
+    article = '{"paragraphs": [{"context": "c", "qas": [{"id": "1", "id": "2", "question": "?"}]}]}'
+    assert problem(write(tmp_path, "b.json", f'{{"data": [{article}]}}')).where.endswith("b.json, data[0].paragraphs[0].qas[0]")
+    assert "the key 'data' twice" in problem(write(tmp_path, "c.json", '{"data": [{"a": 1}], "data": [{"a": 2}]}')).what
+
+
+def test_a_word_that_is_the_name_of_its_column(tmp_path: Path) -> None:
+    """One column says nothing: it may be a list of words; nor does a part of the columns."""
+    assert read_file(write(tmp_path, "a.csv", "word\nthe\nword\n"), "train").column("word") == ["the", "word"]
+    assert len(read_file(write(tmp_path, "b.csv", "text,label\ntext,1\nb,label\nlabel,label\n"), "train")) == 3
 
 
 def test_only_the_first_broken_lines_are_listed(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_compressed_text(tmp_path: Path, packed: str, monkeypatch: pytest.Monkey
     whole = PACKED[packed](CONTENT)
     path.write_bytes(whole)
     assert read_file(path, "train").rows.to_pydict() == {"text": ["a", "b"] * 2000, "label": ["1", "0"] * 2000}
-    for broken in (whole[:-9], CONTENT):
+    for broken in (whole[:-9], b"\xff" + whole):
         assert "damaged or of another kind" in problem(path, broken).what
     row = problem(tmp_path / f"b.jsonl.{packed}", PACKED[packed](b'{"a": 1}\n{\n'))
     assert row.where.endswith(f"b.jsonl.{packed}, line 2")

@@ -123,7 +123,7 @@ ROWS: dict[str, tuple[str, str, str | bytes, str]] = {
     ),
     "utf16": (
         CLASSES, "csv", GOOD.encode("utf-16"),
-        "utf16.csv, line 1: task utf16: the file is not UTF-8 but looks like UTF-16 or a binary file\n"
+        "utf16.csv, line 1: task utf16: the file is not UTF-8 but looks like UTF-16\n"
         "    -> save it as UTF-8: iconv -f UTF-16 -t UTF-8 utf16.csv > new.csv",
     ),
     "json_broken": (
