@@ -26,6 +26,10 @@ MOST_LAYERS = 1_000
 """Layers that a backbone may have: every one is built, and the largest models have some 130."""
 LARGEST_NUMBER = 2**31
 """Largest whole number in an architecture: sizes, lengths and ids."""
+AT_LEAST_ONE = ("num_hidden_layers", "num_layers", "n_layers", "n_layer", "encoder_layers") + (
+    ("num_attention_heads", "num_heads", "n_heads", "n_head", "encoder_attention_heads") + ("hidden_size", "d_model", "n_embd", "dim")
+)
+"""What the families of models call layers, heads and width. The library builds a model without layers where there are none, or -1."""
 LARGEST_FILES = {"backbone.json": 2**22, "tokenizer.json": 2**28}
 """Bytes of the files of a backbone that are read; the largest tokenizers have some 30 MB."""
 MOST_GROWTH = 100
@@ -132,6 +136,8 @@ def own_architecture(fields: dict[str, Any]) -> dict[str, Any]:
             most = MOST_LAYERS if "layer" in key and "token" not in key and not key.endswith(("_id", "_ids")) else LARGEST_NUMBER
             if abs(value) > most:
                 raise ValueError(f"{key} is {value}, more than {most:,}")
+            if key in AT_LEAST_ONE and value < 1:
+                raise ValueError(f"{key} is {value}, and every model has 1 or more")
 
     look("", fields)
     if not isinstance(fields.get("model_type"), str):

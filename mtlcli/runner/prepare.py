@@ -55,6 +55,9 @@ class Prepared:
         }
 
 
+SHORTEST = 8
+"""The least that `data.max_length` can be."""
+
 _shown: set[str] = set()
 """Lines about doubtful rows that this process has shown."""
 
@@ -117,7 +120,11 @@ def _prepare(config: Config, files: BackboneFiles | None, splits: Callable[[Task
         f"tasks.{name}.max_length": task.config.max_length for name, task in tasks.items() if task.config.max_length
     }
     too_long = [
-        Problem(f"{key}={length}, but the model takes {longest} tokens", where=key, fix=f"type {key}={longest}")
+        Problem(
+            f"{key}={length}, but the model takes {count_of(longest, 'token')}",
+            where=key,
+            fix=f"type {key}={longest}" if longest >= SHORTEST else "choose another model: no input of a task is so short",
+        )
         for key, length in limits.items()
         if longest is not None and length > longest
     ]
