@@ -106,7 +106,7 @@ def _given_folder(plan: Plan) -> Path | None:
     for text in plan.overrides:
         if text.startswith("hydra.sweep.dir="):
             given = str(parsed(text).value())
-    return typed_path(given, "run_dir") if given else None
+    return typed_path(given, "run_dir") if given is not None else None
 
 
 def _make_folder(plan: Plan) -> Path:

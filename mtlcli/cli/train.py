@@ -27,6 +27,7 @@ from mtlcli.config.snapshot import config_text, read_config
 from mtlcli.errors import UserError, count_of
 from mtlcli.output import outlive_reader
 from mtlcli.pulse import Pulse, doing
+from mtlcli.report.sweep import LISTED
 from mtlcli.runner.launched import read_launch
 from mtlcli.runner.owner import Owner
 
@@ -196,7 +197,10 @@ def check_unused(path: Path) -> None:
     if path.is_dir() and any(path.iterdir()):
         Owner(path).check()
         resume = f"type {commands.setting('resume', path)} to go on with its run, or " if (path / "config.yaml").is_file() else ""
-        raise UserError("the folder is not empty", where=f"run_dir={path}", fix=f"{resume}give another run_dir=, or delete the folder")
+        # Nobody is advised to delete what no run has written, the current folder least of all.
+        ours = any((path / name).is_file() for name in ("config.yaml", LISTED)) and not Path.cwd().is_relative_to(path.resolve())
+        fix = f"{resume}give another run_dir=" + (", or delete the folder" if ours else "")
+        raise UserError("the folder is not empty", where=f"run_dir={path}", fix=fix)
 
 
 # ------------------------------------------------------------------------------------------------ a sweep

@@ -21,6 +21,9 @@ def conf_dir() -> Path:
 PATHS = ("run_dir", "resume", "data.root", "data.cache_dir", "model.name", "tasks.*.source.hub", "tasks.*.source.files.*")
 """Keys of a configuration whose values can be paths."""
 
+BELOW = "tasks.*.source.path"
+"""Key of a folder below another one."""
+
 LONGEST_NAME, LONGEST_PATH = 255, 4095
 """Bytes of one part of a path, and of a whole one, that file systems take."""
 
@@ -28,8 +31,11 @@ LONGEST_NAME, LONGEST_PATH = 255, 4095
 def typed_path(text: str, where: str) -> Path:
     """The path that a user has typed for `where`: `~` is the home folder, relative paths start from the current one.
 
-    Raises UserError when there is no such home folder, or no system could have the path.
+    Raises UserError when the text is empty, when there is no such home folder, or no system could have the path.
     """
+    if not text.strip():
+        # Python takes it for the current folder, which nobody has meant.
+        raise UserError("the path is empty", where=where, fix="write a path; a dot stands for the current folder")
     shown = text if len(text) <= 60 else text[:57] + "..."
     try:
         path = Path(text).expanduser()
@@ -52,6 +58,8 @@ def expand_paths(values: dict[str, Any], at: tuple[str, ...] = ()) -> list[Probl
         where = ".".join(place)
         if isinstance(value, dict):
             problems += expand_paths(value, place)
+        elif isinstance(value, str) and fnmatchcase(where, BELOW) and not value.strip():
+            problems.append(Problem("the path is empty", where, "write the name of the folder below data.root, or null"))
         elif isinstance(value, str) and any(fnmatchcase(where, pattern) for pattern in PATHS):
             try:
                 path = str(typed_path(value, where))

@@ -38,6 +38,7 @@ from mtlcli.registry import nearest, suggest
 
 LARGEST = 99_999_999
 """The largest number where a key names no bound of its own. It has eight digits, as the number of a step in the name of a checkpoint."""
+SMALLER = "write a smaller number"
 GROUPS_OF_TASKS = ("task", "experiment")
 """Configuration groups that are no section of Config."""
 
@@ -63,7 +64,7 @@ def check(values: dict[str, Any]) -> tuple[Config | None, list[Problem]]:
     for path, value, largest in _too_large(values):
         _take_out(tolerated, path, "")
         refused.append(dotted(path))
-        problems.append(Problem(f"must be at most {_number(largest)}, found {found(value)}", dotted(path), _help(path, values)))
+        problems.append(Problem(f"must be at most {_number(largest)}, found {found(value)}", dotted(path), _help(path, values) or SMALLER))
     # Values that are refused are taken out and the rest is validated again, so that one mistake does not hide another.
     for _ in range(3):
         try:
@@ -200,7 +201,11 @@ def _in_words(error: Any, path: Path, values: dict[str, Any]) -> Problem:
         return Problem(f"must be {words} {_number(context[key])}, found {found(value)}", where, _help(path, values))
     if kind in KINDS:
         fix = _help(path, values)
-        if kind == "string_type" and isinstance(value, bool):
+        if kind in ("dict_type", "dataclass_type"):
+            fix = _keys_of(path, values)
+        elif (typed := _meant(kind, value)) is not None:
+            fix = f"write {typed}"
+        elif kind == "string_type" and isinstance(value, bool):
             fix = QUOTE_TRUTHS
         elif kind == "string_type" and isinstance(value, (int, float)):
             fix = QUOTE_NUMBERS
@@ -210,6 +215,25 @@ def _in_words(error: Any, path: Path, values: dict[str, Any]) -> Problem:
             fix = f"a split is read from one file: {ONE_FILE}"
         return Problem(f"must be {KINDS[kind]}, found {found(value)}", where, fix)
     return Problem(f"{error['msg'][0].lower()}{error['msg'][1:]}, found {found(value)}", where, _help(path, values))
+
+
+def _meant(kind: str, value: Any) -> str | None:
+    """What was most likely meant by a value of the wrong type: `1e1` is 10, and `"10"` in quotes is 10; None where nothing is clear."""
+    if kind in ("int_type", "int_from_float") and isinstance(value, float):
+        return str(int(value)) if value.is_integer() else None
+    pattern = {"int_type": r"[+-]?\d+", "float_type": r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", "bool_type": "true|false"}.get(kind)
+    return f"{value} without quotes" if pattern and isinstance(value, str) and re.fullmatch(pattern, value) else None
+
+
+def _keys_of(path: Path, values: Any) -> str:
+    """What to do where a section is needed: give its keys; a task can also be taken out."""
+    where, section = dotted(path), section_at(path, values)
+    members = alternatives([str(part) for part in path])
+    if members and path[0] != "tasks":
+        return f"choose one by name, {where}.name: {', '.join(sorted(tag for member in members for tag in tags(member, 'name')))}"
+    if members:
+        return f"to leave the task out type ~{where}; to change it give one of its keys, as {where}.weight=2"
+    return f"give its keys, as {where}.KEY=VALUE: {', '.join(sorted(hints(section)))}" if section else _help(path, values)
 
 
 def _number(value: float) -> str:
@@ -325,21 +349,35 @@ def _suggest_key(parts: list[str], depth: int, known: list[str], values: dict[st
     members = alternatives(parts[:depth])
     close = nearest(typed, {name for member in members for name in hints(member)} | set(known))
     if close is not None and close not in known:
-        return _other_kinds(parts[0], close, typed, members, known)
+        key = "type" if parts[0] == "tasks" else "name"
+        having = [tags(member, key)[0] for member in members if close in hints(member)]
+        return _other_kinds(parts[0], close, typed, having, known)
+    if having := _types_with(parts[: depth + 1]):
+        return _other_kinds("tasks", typed, typed, having, known)
+    if parts[0] == "tasks" and parts[2:depth] == ["source"] and typed in ("train", "validation", "test"):
+        return f"did you mean {'.'.join(parts[:depth])}.files.{typed}?"
     elsewhere = _elsewhere(typed, values) if len(parts) == depth + 1 else []
     if not elsewhere and close is None and depth < 2:
         elsewhere = _elsewhere(nearest(typed, {path.rpartition(".")[2] for path in leaves()}) or "", values)
+    if parts[0] == "tasks" and depth:
+        elsewhere = [path.replace("tasks.NAME.", f"tasks.{parts[1]}.") for path in elsewhere]
     if elsewhere:
         others = f" ({' and '.join(elsewhere[1:])} {'has' if len(elsewhere) == 2 else 'have'} the same name)" if elsewhere[1:] else ""
         return f"did you mean {elsewhere[0]}?{others}"
     return suggest(typed, known)
 
 
-def _other_kinds(section: str, name: str, typed: str, members: list[Any], known: list[str]) -> str:
+def _types_with(parts: list[str]) -> list[str]:
+    """The types of task in which a section, such as `columns`, has a key: `tasks.NAME.columns.KEY`."""
+    if len(parts) != 4 or parts[0] != "tasks":
+        return []
+    inner = {tags(member, "type")[0]: plain(hints(member).get(parts[2]), None) for member in alternatives(parts[:2])}
+    return [kind for kind, section in inner.items() if is_dataclass(section) and parts[3] in hints(section)]
+
+
+def _other_kinds(section: str, name: str, typed: str, kinds: list[str], known: list[str]) -> str:
     """Which other kinds of a section have a key, and what this one has."""
     meant = "" if name == typed else f"did you mean '{name}'? "
-    key = "type" if section == "tasks" else "name"
-    kinds = [tags(member, key)[0] for member in members if name in hints(member)]
     listed = f"{', '.join(kinds[:-1])} or {kinds[-1]}" if len(kinds) > 1 else kinds[0]
     has = f"a task of type {listed}" if section == "tasks" else f"{section}={listed}"
     return f"{meant}only {has} has that key; choices here: {', '.join(sorted(known))}"

@@ -111,7 +111,7 @@ KNOWN_FROM_THE_CONFIGURATION: dict[str, tuple[list[str], str]] = {
     ),
     "run folder in use": (
         ["train", "task=rte", "run_dir=my_conf"],
-        "mtl train: 1 problem\n  run_dir=my_conf: the folder is not empty\n      -> give another run_dir=, or delete the folder\n",
+        "mtl train: 1 problem\n  run_dir=my_conf: the folder is not empty\n      -> give another run_dir=\n",
     ),
     "diagnostic task alone": (
         ["train", "task=ax"],

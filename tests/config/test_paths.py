@@ -50,6 +50,18 @@ def test_overrides_of_a_saved_config_know_the_home_folder(monkeypatch: pytest.Mo
     assert load_config(tmp_path / "config.yaml", ["data.root=~/other"]).data.root == "/home/me/other"
 
 
+def test_an_empty_path_is_not_the_current_folder() -> None:
+    task = values()["tasks"]["mine"] | {"source": {"files": {"train": "", "validation": " "}, "hub": "", "path": ""}}
+    config, problems = read_config(
+        values() | {"run_dir": "", "resume": "", "data": {"root": "", "cache_dir": ""}, "model": {"name": ""}, "tasks": {"mine": task}}
+    )
+    source = "tasks.mine.source"
+    files = [f"{source}.files.train", f"{source}.files.validation"]
+    assert config is None and {problem.where for problem in problems if problem.what == "the path is empty"} == {
+        "run_dir", "resume", "data.root", "data.cache_dir", "model.name", f"{source}.hub", f"{source}.path", *files
+    }  # fmt: skip
+
+
 def test_without_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(path: Path) -> Path:
         raise RuntimeError("Could not determine home directory.")
@@ -63,7 +75,14 @@ def test_without_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "what"), [("a/" + "é" * 150, "a name of 300 bytes"), ("a/" * 3000, "a path of 5999 bytes"), ("a\0b", "null")]
+    ("text", "what"),
+    [
+        ("", "the path is empty"),
+        (" ", "the path is empty"),
+        ("a/" + "é" * 150, "a name of 300 bytes"),
+        ("a/" * 3000, "a path of 5999 bytes"),
+        ("a\0b", "null"),
+    ],
 )
 def test_paths_that_cannot_be(text: str, what: str) -> None:
     with pytest.raises(UserError, match=what) as caught:

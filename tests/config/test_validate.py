@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mtlcli.config import Config, sharings
+from mtlcli.config.schema import hints
 from mtlcli.config.validate import check, check_key, docs, validate
 from mtlcli.errors import UserError
 
@@ -91,7 +92,35 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
         "a split is read from one file: put the rows of several files together in one, with one header line",
     ),
     (changed(data__root=3), "data.root: must be text, found 3", "put it in quotes: YAML reads it as a number without them"),
-    (changed(tasks__cola__columns=3), "tasks.cola.columns: must be a section, found 3", "Column names."),
+    (
+        changed(tasks__cola__columns=3),
+        "tasks.cola.columns: must be a section, found 3",
+        "give its keys, as tasks.cola.columns.KEY=VALUE: label, text, text_pair",
+    ),
+    (
+        changed(tasks__cola=None),
+        "tasks.cola: must be a section, found null",
+        "to leave the task out type ~tasks.cola; to change it give one of its keys, as tasks.cola.weight=2",
+    ),
+    (
+        changed(sampling=None),
+        "sampling: must be a section, found null",
+        "choose one by name, sampling.name: all, proportional, temperature, uniform",
+    ),
+    (changed(runner__steps=1e1), "runner.steps: must be a whole number, found 10.0", "write 10"),
+    (changed(runner__steps="10"), "runner.steps: must be a whole number, found '10'", "write 10 without quotes"),
+    (changed(optim__lr="1e-3"), "optim.lr: must be a number, found '1e-3'", "write 1e-3 without quotes"),
+    (changed(runner__together="true"), "runner.together: must be true or false, found 'true'", "write true without quotes"),
+    (
+        changed(tasks__squad__columns={"text": "a"}),
+        "tasks.squad.columns.text: unknown key 'text'",
+        "only a task of type classification or regression has that key; choices here: answers, context, id, question",
+    ),
+    (
+        changed(tasks__cola__source={"path": "x", "train": "a.csv"}),
+        "tasks.cola.source.train: unknown key 'train'",
+        "did you mean tasks.cola.source.files.train?",
+    ),
     (
         changed(tasks__cola__metrics="f1"),
         "tasks.cola.metrics: must be a list, found 'f1'",
@@ -153,6 +182,16 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
         "put it in quotes: YAML reads null, Null, NULL, ~ and an empty entry without quotes as no value",
     ),
 ]
+
+
+@pytest.mark.parametrize("value", [None, 3.5, 1e300, "x", [], {}, {"a": {}}])
+def test_every_mistake_has_a_line_on_what_to_do(value: Any) -> None:
+    sections = {name: section for name, section in hints(Config).items() if name in ("model", "data", "runner", "logger")}
+    keys = {name: dict.fromkeys(hints(section), value) for name, section in sections.items()}
+    tasks = [{key: value} for task in ("cola", "stsb", "squad") for key in GOOD["tasks"][task]]
+    for values in (keys, *({"tasks": {"cola": GOOD["tasks"]["cola"] | task}} for task in tasks), {"tasks": {"a": value}, "model": value}):
+        _, problems = check(GOOD | values)
+        assert [str(problem) for problem in problems if not problem.fix] == []
 
 
 @pytest.mark.parametrize(
