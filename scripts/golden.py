@@ -85,7 +85,7 @@ VARIANTS = [
     "cross_stitch sharing.layers=[0]",
     "sluice sharing.orthogonality=0 sharing.last=0.5",
     "progressive sharing.form=distill",
-    "progressive sharing.lengths=[1,2] sharing.patience=1 runner.eval_every=1",
+    "progressive sharing.lengths=[2,2] sharing.patience=1 runner.eval_every=1",
     "progressive task=[cola,stsb,mnli,squad_v2] sharing.stages=[[cola,stsb],[mnli,squad_v2]]",
 ]
 WEIGHTING_OPTIONS = [
@@ -241,7 +241,7 @@ def record(folder: Path, tree: Path, chosen: list[Case], *, jobs: int, keep: boo
         pid, status = os.wait()
         case = running.pop(pid)
         where = place(folder, case)
-        entry: dict[str, Any] = {"exit": [None], "error": "the run folder cannot be read, see above"}
+        entry: dict[str, Any] = {"exit": [None], "error": "its folder cannot be read, see above"}
         if status == 0:
             entry = json.loads((where / "entry.json").read_text())
         runs[case.name] = entry
