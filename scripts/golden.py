@@ -3,7 +3,8 @@
 A redesign must change nothing. `record` runs every pair of sharing and weighting, every sampling
 policy, every optimiser with every schedule, options of these, and shapes of a run (accumulation,
 ranks, resumes, task types, evaluation, a sweep). Each run has a few steps of a tiny model on the
-sample world, in fp32, on the CPU, in one thread. `compare` prints what differs.
+sample world, in fp32, on the CPU, in one thread. A recording that was broken off goes on when the
+same command is typed again, on the same commit. `compare` prints what differs.
 
     python scripts/golden.py record DIR [--tree CHECKOUT] [--only REGEX] [--jobs N] [--keep]
     python scripts/golden.py list [--tree CHECKOUT] [--only REGEX]
@@ -25,6 +26,7 @@ import os
 import platform
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -225,11 +227,16 @@ def cases(tree: Path) -> list[Case]:
 
 
 def record(folder: Path, tree: Path, chosen: list[Case], *, jobs: int, keep: bool) -> None:
-    """Run all cases and write `folder/golden.json`."""
+    """Run all cases that have not been run there, and write `folder/golden.json`."""
     pin(folder, tree)
     begin = time.monotonic()
     runs: dict[str, Any] = {}
-    waiting = list(chosen)
+    for case in chosen:
+        if (file := place(folder, case) / "entry.json").is_file():
+            entry = json.loads(file.read_text())
+            if entry["argv"] == case.commands and entry["exit"][-1] in (0, 2):
+                runs[case.name] = entry
+    waiting = [case for case in chosen if case.name not in runs]
     running: dict[int, Case] = {}
     failed: set[str] = set()
     while waiting or running:
@@ -241,7 +248,7 @@ def record(folder: Path, tree: Path, chosen: list[Case], *, jobs: int, keep: boo
         pid, status = os.wait()
         case = running.pop(pid)
         where = place(folder, case)
-        entry: dict[str, Any] = {"exit": [None], "error": "its folder cannot be read, see above"}
+        entry = {"exit": [None], "error": "its folder cannot be read, see above"}
         if status == 0:
             entry = json.loads((where / "entry.json").read_text())
         runs[case.name] = entry
@@ -312,6 +319,7 @@ def import_as_children_did(modules: list[str], failed: set[str]) -> None:
 
 def carry_out(case: Case, where: Path, *, keep: bool) -> None:
     """Run the commands of a case one after the other, and write down what came of them."""
+    shutil.rmtree(where, ignore_errors=True)
     where.mkdir(parents=True)
     os.chdir(where)
     Path("modules").touch()
@@ -331,7 +339,8 @@ def carry_out(case: Case, where: Path, *, keep: bool) -> None:
     if not keep:
         for path in Path().glob("run/**/*.safetensors"):
             path.unlink()
-    Path("entry.json").write_text(json.dumps(entry))
+    Path("entry").write_text(json.dumps(entry))
+    Path("entry").rename("entry.json")
 
 
 def become(arguments: list[str]) -> int:
@@ -523,7 +532,7 @@ def main() -> int:
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     recorder = verbs.add_parser("record", help="run all cases and write DIR/golden.json")
-    recorder.add_argument("folder", type=Path, metavar="DIR", help="a new folder")
+    recorder.add_argument("folder", type=Path, metavar="DIR", help="a new folder, or one to go on")
     recorder.add_argument("--jobs", type=int, default=2, help="runs at a time; default: 2")
     recorder.add_argument("--keep", action="store_true", help="keep the checkpoints' tensors")
     lister = verbs.add_parser("list", help="print the names of the cases")
@@ -554,8 +563,13 @@ def main() -> int:
         print("\n".join(case.name for case in chosen))
         return 0
     folder = arguments.folder.resolve()
+    mark, present = folder / "recorded.json", json.dumps(circumstances(tree))
     if folder.exists() and any(folder.iterdir()):
-        parser.error(f"{folder} is not empty; give a new folder, or delete it")
+        known = mark.is_file() and mark.read_text() == present
+        if not known or not re.search(r'"commit": "\w+"', present):
+            parser.error(f"{folder} holds something else; give a new folder, or delete it")
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.write_text(present)
     record(folder, tree, chosen, jobs=arguments.jobs, keep=arguments.keep)
     return 0
 
