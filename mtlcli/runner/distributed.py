@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import astuple, dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -16,10 +17,13 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from mtlcli.config.run import Runner
-from mtlcli.errors import UserError, count_of
+from mtlcli.errors import MtlError, Problem, RunError, UserError, count_of
 from mtlcli.runner.launched import read_launch
 from mtlcli.runner.meeting import QUIET, meet, stay_local
 from mtlcli.runner.shared import SharedSum, shared_sum
+
+WORD = "word"
+"""Key under which a rank leaves word of its failure in the store that the ranks meet at."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,34 @@ class Ranks:
     """The device of this process."""
     shared: SharedSum | None = None
     """Memory that all ranks see, where they can: CPU processes on one machine."""
+    store: dist.Store | None = None
+    """Where the ranks have met; what one of them leaves there outlives it. None: this process is the only rank."""
 
     @property
     def first(self) -> bool:
         """Whether this process writes files and talks to the user."""
         return self.rank == 0
+
+    def leave_word(self, error: MtlError) -> None:
+        """Tell the first rank, which talks to the user, why this one ends. The first rank itself has no need to."""
+        if self.store is not None and not self.first:
+            kind = "user" if isinstance(error, UserError) else "run"
+            word = [kind, self.rank, [astuple(problem) for problem in error.problems]]
+            with suppress(dist.DistError):  # The store is gone, and with it the first rank or the launcher.
+                self.store.set(WORD, json.dumps(word))
+
+    def word_of_another(self) -> MtlError | None:
+        """What another rank has left word of: a mistake of the user as that rank found it, any other failure with the rank's number."""
+        try:
+            if self.store is None or not self.store.check([WORD]):
+                return None
+            kind, rank, problems = json.loads(self.store.get(WORD))
+        except dist.DistError:
+            return None
+        found = [Problem(*values) for values in problems]
+        if kind == "user":
+            return UserError(found)
+        return RunError([replace(problem, what=f"rank {rank}: {problem.what}") for problem in found])
 
     def add(self, tensor: Tensor) -> Tensor:
         """Sum a tensor over all ranks, in place."""
@@ -156,6 +183,11 @@ def lost_neighbour(error: Exception) -> bool:
     return isinstance(error, dist.DistError) or "gloo/" in str(error)
 
 
+def said_of_neighbour(error: Exception) -> str:
+    """What such an error says, without the place in torch's source and the advice that gloo adds."""
+    return re.sub(r"^\[\S+:\d+\] ", "", str(error)).partition(". This is typically")[0]
+
+
 @contextmanager
 def connect(
     runner: Runner,
@@ -196,6 +228,6 @@ def connect(
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     try:
         together = device.type == "cpu" and launch.is_local
-        yield Ranks(rank, world_size, device, shared_sum(rank, world_size) if together else None)
+        yield Ranks(rank, world_size, device, shared_sum(rank, world_size) if together else None, store)
     finally:
         dist.destroy_process_group()

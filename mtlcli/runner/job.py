@@ -71,19 +71,22 @@ def _carry_out(config: Config, prepared: Prepared, folder: RunFolder, order: Res
 
 def _run_as_rank(config: Config, run_dir: Path, command: list[str], numbered: bool, resumes: Path | None) -> float:
     """Carry out a run whose ranks torchrun or SLURM has started: rank 0 makes the folder, then all of them read it."""
-    from mtlcli.runner.distributed import lost_neighbour
+    from mtlcli.runner.distributed import lost_neighbour, said_of_neighbour
 
     try:
         return _take_part(config, run_dir, command, numbered, resumes)
+    except MtlError:
+        raise
     except Exception as error:
         if not lost_neighbour(error):
             raise
+        what = f"lost another rank before the run began: {said_of_neighbour(error)}"
         fix = "the message of that rank, or of the launcher, says why; then type the same command again"
-        raise RunError(f"lost another rank before the run began: {error}", str(read_launch()), fix) from error
+        raise RunError(what, str(read_launch()), fix) from error
 
 
 def _take_part(config: Config, run_dir: Path, command: list[str], numbered: bool, resumes: Path | None) -> float:
-    from mtlcli.runner.distributed import connect, lost_neighbour
+    from mtlcli.runner.distributed import connect, lost_neighbour, said_of_neighbour
 
     by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     with (
@@ -116,11 +119,19 @@ def _take_part(config: Config, run_dir: Path, command: list[str], numbered: bool
         def train() -> float:
             try:
                 return _score(work(folder, place["order"], ranks, interrupt))
+            except Interrupted:
+                raise
+            except MtlError as error:
+                ranks.leave_word(error)
+                raise
             except Exception as error:
                 if not lost_neighbour(error):
                     raise
-                fix = f"the launcher says which and why; then go on with: {commands.resume(folder.path)}"
-                raise RunError(f"rank {ranks.rank} lost another rank: {error}", str(folder.path), fix) from error
+                if (word := ranks.word_of_another()) is not None:
+                    raise word from error
+                what = f"rank {ranks.rank} lost another rank: {said_of_neighbour(error)}"
+                fix = f"the launcher says which and why; {folder.again()}"
+                raise RunError(what, str(folder.path), fix) from error
 
         return _guarded(folder, ranks.first, train)
 

@@ -75,7 +75,8 @@ def _word(error: Exception) -> dict[str, Any]:
     if isinstance(error, MtlError):
         by_user = isinstance(error, UserError)
         return {"failed": [astuple(problem) for problem in error.problems], "by_user": by_user}
-    from mtlcli.runner.distributed import lost_neighbour
+    from mtlcli.runner.distributed import lost_neighbour, said_of_neighbour
 
-    problem = Problem(f"{type(error).__name__}: {error}")
-    return {"failed": [astuple(problem)], "neighbour": lost_neighbour(error), "traceback": traceback.format_exc()}
+    lost = lost_neighbour(error)
+    problem = Problem(said_of_neighbour(error) if lost else f"{type(error).__name__}: {error}")
+    return {"failed": [astuple(problem)], "neighbour": lost, "traceback": traceback.format_exc()}

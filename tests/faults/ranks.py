@@ -7,7 +7,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import cache
+from itertools import count
 from pathlib import Path
+
+from torch.distributed import TCPStore
 
 from mtlcli.cli.preflight import preflight, read_arguments
 from mtlcli.config.snapshot import save_config
@@ -112,6 +115,23 @@ def train_main(argv):
 train.train_main = train_main
 """
     return start("train", before=FORKED + ready + before, **environment)
+
+
+_launches = count()
+
+
+@cache
+def _store() -> TCPStore:
+    """Where ranks from outside meet: it outlives them, as torchrun's does."""
+    return TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+
+
+def outside(folder: Path, *options: str, before: str = "") -> list[Process]:
+    """Start a run of two ranks, each from outside, as torchrun and SLURM do."""
+    common = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(_store().port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    # Nothing that the ranks of another test have left in the store is met.
+    common |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RESTART_COUNT": str(next(_launches))}
+    return [begin(folder, *options, before=before, devices=1, RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in (0, 1)]
 
 
 def ranks_of(process: Process | subprocess.Popen[str]) -> list[int]:

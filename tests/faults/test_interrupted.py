@@ -13,11 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
-from torch.distributed import TCPStore
 
 from mtlcli import checkpoint
 from mtlcli.runner.interrupt import SIGNALS
-from tests.faults.ranks import FORKED, RUN, alive, at_step, begin, gone, ranks_of, rows, until
+from tests.faults.ranks import FORKED, RUN, alive, at_step, begin, gone, outside, ranks_of, rows, until
 from tests.resume.runs import differences
 from tests.warm import ENVIRONMENT, ROOT, Process, mtl
 
@@ -276,15 +275,9 @@ job.prepare = prepare
 @pytest.mark.parametrize(("told", "during"), [((0, 1), True), *(pytest.param((rank,), False, marks=LONG) for rank in (0, 1))])
 def test_ranks_that_another_launcher_started(wholes: dict[int, Path], tmp_path: Path, told: tuple[int, ...], during: bool) -> None:
     """As under torchrun or SLURM: every rank is started from outside, and told from outside. `during`: while the data is prepared."""
-    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-    common = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    common |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     preparing = tmp_path / "preparing"
     before = SLOW.replace("PREPARING", repr(str(preparing))) if during else ""
-    ranks = [
-        begin(tmp_path / "run", f"runner.steps={STEPS}", before=before, devices=1, RANK=str(rank), LOCAL_RANK=str(rank), **common)
-        for rank in (0, 1)
-    ]
+    ranks = outside(tmp_path / "run", f"runner.steps={STEPS}", before=before)
     if during:
         until(ranks[0], preparing.exists)
         time.sleep(0.5)

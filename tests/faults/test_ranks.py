@@ -13,10 +13,9 @@ import time
 from pathlib import Path
 
 import pytest
-from torch.distributed import TCPStore
 
 from mtlcli import checkpoint
-from tests.faults.ranks import RUN, alive, at_step, begin, gone, ranks_of, rows, until
+from tests.faults.ranks import RUN, alive, at_step, begin, gone, outside, ranks_of, rows, until
 from tests.warm import ENVIRONMENT, ROOT, mtl
 
 FAULTS = {
@@ -109,21 +108,33 @@ def test_a_run_of_one_process_says_for_how_long_it_was_stopped(tmp_path: Path) -
 WRONG = "from mtlcli.errors import UserError\nraise UserError('the weights are those of another model', 'model.name', 'name another')"
 
 
+BLOCK = "mtl train: 1 problem\n  model.name: the weights are those of another model\n      -> name another\n"
+
+
 def test_a_mistake_of_the_user_that_only_a_rank_can_find(tmp_path: Path) -> None:
     """As with one device: one block, exit code 2, and no folder of a run that has not begun."""
     folder = tmp_path / "run"
     process = begin(folder, "runner.steps=20", before=at_step(0, 1, WRONG))
     assert process.wait() == 2
-    block = "mtl train: 1 problem\n  model.name: the weights are those of another model\n      -> name another\n"
-    assert process.stderr == block and not folder.exists()
-    # Ranks that torchrun or SLURM has started.
-    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-    common = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    common |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    before = at_step(0, 0, WRONG) + at_step(0, 1, WRONG)
-    ranks = [begin(folder, "runner.steps=20", before=before, devices=1, RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in (0, 1)]
+    assert process.stderr == BLOCK and not folder.exists()
+
+
+@pytest.mark.parametrize("finders", [(0, 1), (1,)])
+def test_a_mistake_of_the_user_that_ranks_of_another_launcher_find(tmp_path: Path, finders: tuple[int, ...]) -> None:
+    """As under torchrun or SLURM: the first rank says it, also when only another one has found it."""
+    folder = tmp_path / "run"
+    before = "".join(at_step(0, rank, WRONG) for rank in finders)
+    ranks = outside(folder, "runner.steps=20", before=before)
     assert [rank.wait() for rank in ranks] == [2, 2]
-    assert [rank.stderr for rank in ranks] == [block, ""] and not folder.exists()
+    assert [rank.stderr for rank in ranks] == [BLOCK, ""] and not folder.exists()
+
+
+def test_what_another_rank_has_failed_of_is_said_by_the_first(tmp_path: Path) -> None:
+    code = "from mtlcli.errors import RunError\nraise RunError('the disk is gone', 'there', 'look at it')"
+    ranks = outside(tmp_path / "run", "runner.steps=20", before=at_step(15, 1, code))
+    assert [rank.wait() for rank in ranks] == [1, 1]
+    said = "mtl train: 1 problem\n  there: rank 1: the disk is gone\n      -> look at it\n"
+    assert [rank.stderr for rank in ranks] == [said, ""]
 
 
 def listening(pid: int) -> set[str]:
