@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.nn import Parameter
 
 from mtlcli.config.run import Runner
@@ -38,7 +39,7 @@ class Ranks:
     """The device of this process."""
     shared: SharedSum | None = None
     """Memory that all ranks see, where they can: CPU processes on one machine."""
-    store: dist.Store | None = None
+    store: PrefixStore | None = None
     """Where the ranks have met; what one of them leaves there outlives it. None: this process is the only rank."""
 
     @property
