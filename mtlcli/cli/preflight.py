@@ -28,6 +28,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import KeyValidationError, OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from mtlcli import commands
 from mtlcli.checkpoint import run_of
 from mtlcli.cli.hydras import idle_key, missing_plugin
 from mtlcli.cli.loader import Loader
@@ -36,7 +37,8 @@ from mtlcli.cli.typed import broken_yaml, config_dir_problems, joined, quoted, s
 from mtlcli.config import Config
 from mtlcli.config.crosscheck import missing_files, missing_model, untyped_code
 from mtlcli.config.environment import typed_tokens
-from mtlcli.config.idle import idle
+from mtlcli.config.formats import split_name
+from mtlcli.config.idle import idle, unheeded
 from mtlcli.config.machine import missing_device
 from mtlcli.config.paths import conf_dir, typed_path
 from mtlcli.config.schema import QUOTE_NULL, is_inside
@@ -54,6 +56,7 @@ VERSION_BASE = "1.3"
 CHOSEN_BY = {"tasks": "task", "sharing": "sharing", "weighting": "weighting", "sampling": "sampling", "optim": "optim"}
 """Sections whose keys depend on what is chosen in a group: nothing can be said of them when the choice is wrong."""
 PACKAGE = re.compile(r"\s*#\s*@package\b[ \t]*(.*?)\s*$")
+RENAME = "rename the file: a name begins with a letter and has letters, digits, - and _ only, and is not null, true or false"
 HEADER = re.compile(r"tasks\.[A-Za-z][A-Za-z0-9_-]*|_global_")
 
 
@@ -163,6 +166,18 @@ def _bad_header(path: Path) -> list[Problem]:
     return [Problem(f"the header '# @package {package}' does not name a task", str(path), fix)]
 
 
+def unusable(group: str, path: Path) -> list[Problem]:
+    """Why a file of the user cannot be chosen by its name."""
+    name = path.stem
+    try:
+        readable = str(parsed(f"{group}={name}").value()) == name
+    except (HydraException, ValueError):
+        readable = False
+    if not readable:
+        return [Problem(f"{group}={name} is not read as the name of this file, so it cannot be chosen", str(path), RENAME)]
+    return _bad_header(path) if group == "task" else []
+
+
 def _names(override: Override) -> list[str]:
     """The choices that an override of a group names."""
     value = override.value()
@@ -239,6 +254,7 @@ class _Preflight:
         for problem in (problem for config in configs for problem in untyped_code(config, typed)):
             self._add(problem)
         typed_keys = [override.key_or_group for override in self.overrides if not override.is_delete()]
+        self.notices += dict.fromkeys(line for config in configs for line in unheeded(config, typed_keys))
         idle_in = [idle(config, typed_keys) for config in configs]
         # In a sweep a key may do something in some of the jobs.
         for problem in idle_in[0] if idle_in and not self.problems else []:
@@ -379,18 +395,78 @@ class _Preflight:
             for name in dict.fromkeys(name for name in names if names.count(name) > 1):
                 self._add(Problem(f"{group} '{name}' is listed twice", f"{group}={text.partition('=')[2]}", "name it once"))
             self._check_task_names(names if group == "task" else [])
+            self._check_suites(names if group == "task" else [], text)
             for name in names:
-                if name is None:
-                    if group != "experiment":
-                        self._add(Problem(f"a {group} must be chosen", f"{group}=null", suggest("", self.loader.get_group_options(group))))
-                        self.bad_groups.add(group)
+                if name is None and group == "experiment":
                     continue
                 folder, _, last = str(name).rpartition("/")
-                options = self.loader.get_group_options(f"{group}/{folder}".rstrip("/"))
-                if last not in options:
-                    fix = self._forgotten(group, str(name)) or suggest(last, options)
+                if name is not None and last in self.loader.get_group_options(f"{group}/{folder}".rstrip("/")):
+                    continue
+                self.bad_groups.add(group)
+                # `task=true` is no text, and `task=null` is nothing.
+                typed_name = "null" if name is None else str(name).lower()
+                meant = [path for path in self._own_files(group) if path.stem.lower() == typed_name]
+                if meant and (problems := unusable(group, meant[0])):
+                    for problem in problems:
+                        self._add(problem)
+                elif name is None:
+                    self._add(Problem(f"a {group} must be chosen", f"{group}=null", suggest("", self._options(group))))
+                else:
+                    fix = (
+                        self._of_path(group, str(name)) or self._forgotten(group, str(name)) or suggest(last, self._options(group, folder))
+                    )
                     self._add(Problem(f"unknown {group} '{name}'", f"{group}={name}", fix))
-                    self.bad_groups.add(group)
+
+    def _own_files(self, group: str) -> list[Path]:
+        """The user's files of a group."""
+        return sorted((self.own or Path()).joinpath(group).glob("*.yaml")) if self.own else []
+
+    def _options(self, group: str, folder: str = "") -> list[str]:
+        """The names that can be chosen in a group, or in a folder of it if there is one."""
+        unfit = {path.stem for path in self._own_files(group) if unusable(group, path)}
+        there = self.loader.get_group_options(f"{group}/{folder}") if folder else []
+        return there or [name for name in self.loader.get_group_options(group) if name not in unfit]
+
+    def _of_path(self, group: str, name: str) -> str | None:
+        """What to type for a choice that was typed as a path or with the ending of its file; None where it is neither."""
+        if group == "model" and "/" in name and not name.endswith((".yaml", ".yml")):
+            return f"a folder, or a name on the hub, is given with model=pretrained: {commands.setting('model.name', name)}"
+        if group == "task" and split_name(Path(name)) is not None:
+            return "a file of rows needs a task file, which names its columns: see Your own task in the README"
+        stem = re.sub(r"\.ya?ml$", "", name)
+        if stem == name and "/" not in name:
+            return None
+        file, choice = Path(f"{stem}.yaml"), stem.rpartition("/")[2]
+        folder = file.parent.parent
+        # os.path: a name that is too long is no error here.
+        if not os.path.isfile(file) or (self.own and folder.resolve() == self.own.resolve()):  # noqa: PTH113
+            known = choice in self._options(group)
+            return f"a choice is a name, without folder and ending: type {group}={choice}" if known else self._forgotten(group, choice)
+        if file.parent.name == group:
+            return f"the folder is typed by itself: -cd {shlex.quote(str(folder))} {group}={choice}"
+        return f"move the file to my_conf/{group}/{file.name}, and type -cd my_conf {group}={choice}"
+
+    def _check_suites(self, names: list[Any], text: str) -> None:
+        """Say which tasks of a list are in a suite of the list, too, or in two."""
+        given: dict[str, str] = {}
+        chosen = list(dict.fromkeys(map(str, names)))
+        files = [path for name in chosen for path in (*self._own_tasks(name), conf_dir() / "task" / f"{name}.yaml") if path.is_file()]
+        if len(chosen) < 2 or not any("defaults:" in path.read_text(encoding="utf-8", errors="replace") for path in files):
+            return  # Without a suite there is nothing to compose.
+        found: dict[str, list[str]] = {}
+        for name in chosen:
+            base, _ = self._compose((f"task={commands.hydra_value(name)}",))
+            tasks = list((base or {}).get("tasks") or {})
+            for task in tasks:
+                if task in given:
+                    suite = f"{given[task] if tasks == [task] else name} already"
+                    if task != given[task] and tasks != [task]:
+                        suite = f"{given[task]} and in {name}"
+                    found.setdefault(suite, []).append(task)
+            given = dict.fromkeys(tasks, name) | given
+        for suite, again in found.items():
+            are, each = ("is", "the task") if len(again) == 1 else ("are", "each task")
+            self.notices.append(f"note: {text}: {', '.join(again)} {are} in {suite}; {each} is trained once")
 
     def _forgotten(self, group: str, name: str) -> str | None:
         """Advice to type -cd, where a folder beside has a file of this name and no -cd was typed."""

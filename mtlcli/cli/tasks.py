@@ -118,6 +118,10 @@ def read_group(group: str, own: Path | None = None) -> dict[str, GroupFile]:
                 problem = broken_yaml(error, path)
             except OSError as error:
                 problem = Problem(f"the file cannot be read: {error.strerror}", str(path))
+            if problem is None and folder == own:
+                from mtlcli.cli.preflight import unusable
+
+                problem = next(iter(unusable(group, path)), None)
             comments = [line.lstrip("# ") for line in text.splitlines() if re.match(r"#(?!\s*@package)", line)]
             about = comments[0] if comments else ""
             files.setdefault(path.stem, GroupFile(path, about, values if isinstance(values, dict) else {}, problem))

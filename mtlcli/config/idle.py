@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 
 from mtlcli.config import Config
 from mtlcli.config.sharing import Gating, HierarchicalSharing, MMoESharing, ProgressiveSharing, SoftSharing
@@ -11,6 +12,21 @@ from mtlcli.errors import Problem
 
 ARCHITECTURE = ("layers", "hidden", "heads", "vocabulary", "initializer_range", "scratch_lr")
 """Keys of `model` that build a model from scratch."""
+
+
+UNTRAINED = ("weight", "batch_size", "lr_factor", "class_weights", "label_smoothing")
+"""Keys of a task that say how it is trained."""
+
+
+def unheeded(config: Config, typed: list[str]) -> list[str]:
+    """A line for each key of a task that is not trained and that its file sets for training. `typed`: dotted keys, which `idle` refuses."""
+    return [
+        f"note: tasks.{name}.{field.name} does nothing: the task is not trained (splits.train is null)"
+        for name, task in config.tasks.items()
+        for field in fields(task)
+        if task.splits.train is None and field.name in UNTRAINED and f"tasks.{name}.{field.name}" not in typed
+        if getattr(task, field.name) != field.default
+    ]
 
 
 def idle(config: Config, typed: list[str]) -> list[Problem]:
@@ -43,7 +59,7 @@ def _idle(config: Config) -> Iterator[tuple[str, str, str]]:
             for key in ("head_layers", "dropout"):
                 yield f"{at}.{key}", f"the task uses the head of {task.head}", f"give tasks.{task.head}.{key}"
         if task.splits.train is None:
-            for key in ("weight", "batch_size", "lr_factor"):
+            for key in UNTRAINED:
                 yield f"{at}.{key}", "the task is not trained (splits.train is null)", out
         if isinstance(task, SpanTask) and not task.no_answer:
             yield f"{at}.no_answer_threshold", "every question has an answer (no_answer=false)", f"{out}, or type {at}.no_answer=true"

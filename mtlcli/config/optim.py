@@ -98,8 +98,8 @@ class AdafactorOptim(Optim):
     """The learning rate is multiplied by a parameter's root mean square, which is about 1/10 from scratch and 1/15 to 1/25 in BERTs."""
     name: Literal["adafactor"] = "adafactor"
     """Optimiser."""
-    beta2_decay: Annotated[float, Le(0)] = -0.8
-    """After n updates, the decay of the second moment is 1 - n^beta2_decay."""
+    beta2_decay: Annotated[float, Ge(-1), Le(0)] = -0.8
+    """After n updates, the decay of the second moment is 1 - n^beta2_decay. Below -1 what was seen first would never fade."""
     eps: Annotated[float, Gt(0), Le(1)] = 1e-3
     """The smallest root mean square that a parameter is taken to have."""
     threshold: Annotated[float, Ge(1)] = 1.0

@@ -124,7 +124,7 @@ class RegressionTask(Task):
     """Task type."""
     columns: TextColumns
     """Column names."""
-    range: Annotated[list[Annotated[float, Le(1e30)]], MinLen(2)] | None = None
+    range: Annotated[list[Annotated[float, Ge(-1e30), Le(1e30)]], MinLen(2)] | None = None
     """Lowest and highest valid score; rows outside are refused. Null: any finite number."""
 
 

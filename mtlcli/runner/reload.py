@@ -215,6 +215,11 @@ def _parts(config: Config, wanted: str, chosen: list[str] | None, say: Callable[
         missing = [split for split in asked if there and split not in there]
         if asked and not missing:
             parts[name] = asked
+            if wanted == "test" and (others := [split for split in there if split.startswith("test") and split not in asked]):
+                say(
+                    f"{name}: --split test is {', '.join(asked)}; for the other {'one' if len(others) == 1 else 'ones'} type "
+                    + " or ".join(f"--split {other}" for other in others)
+                )
             continue
         what = f"task {name}: there is no split '{(missing or [wanted])[0]}'"
         without.append(Problem(what, "--split", suggest(wanted, there) if there else f"set tasks.{name}.splits"))

@@ -238,6 +238,51 @@ def test_a_folder_of_own_files_that_is_not_typed(own: Path) -> None:
     assert said("task=mine")[0] == "task=mine: unknown task 'mine' -> add -cd my_conf, which holds task/mine.yaml"
 
 
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        ("task=my_conf/task/mine.yaml", "the folder is typed by itself: -cd my_conf task=mine"),
+        ("task=./my_conf/task/mine", "the folder is typed by itself: -cd my_conf task=mine"),
+        ("task=mine.yaml", "add -cd my_conf, which holds task/mine.yaml"),
+        ("task=rte.yaml", "a choice is a name, without folder and ending: type task=rte"),
+        ("task=loose.yaml", "move the file to my_conf/task/loose.yaml, and type -cd my_conf task=loose"),
+        ("task=train.csv", "a file of rows needs a task file, which names its columns: see Your own task in the README"),
+        ("model=some/model", "a folder, or a name on the hub, is given with model=pretrained: model.name=some/model"),
+    ],
+)
+def test_a_path_in_the_place_of_a_choice(own: Path, typed: str, answer: str) -> None:
+    (own / "my_conf" / "task" / "mine.yaml").write_text(HEADER + MINE)
+    (own / "loose.yaml").write_text(HEADER + MINE)
+    assert said("task=rte", typed)[0].partition(" -> ")[2] == answer
+
+
+def test_files_whose_names_cannot_be_typed(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("null", "true", "1", "a.b"):
+        (own / "my_conf" / "task" / f"{name}.yaml").write_text(f"# @package tasks.{name}\n{MINE}")
+    (own / "my_conf" / "task" / "mine.yaml").write_text(HEADER + MINE)
+    choices = said("-cd", "my_conf", "task=nowhere")[0].partition("choices: ")[2].split(", ")
+    assert "mine" in choices and not {"null", "true", "1", "a.b"} & set(choices)
+    for name in ("null", "true"):
+        what = f"my_conf/task/{name}.yaml: task={name} is not read as the name of this file, so it cannot be chosen -> rename the file"
+        assert said("-cd", "my_conf", f"task={name}")[0].startswith(what)
+    assert main(["tasks", "-cd", "my_conf"]) == 0
+    assert capsys.readouterr().err.count("warning: ") == 4
+
+
+@pytest.mark.parametrize(
+    ("tasks", "said"),
+    [
+        ("[glue_multi,rte]", ["rte is in glue_multi already; the task is trained once"]),
+        ("[rte,cola,glue_multi]", ["cola, rte are in glue_multi already; each task is trained once"]),
+        ("[glue_squad,sample]", ["cola, sst2, rte, stsb are in glue_squad and in sample; each task is trained once"]),
+        ("[glue_multi,squad]", []),
+        ("[rte,cola]", []),
+    ],
+)
+def test_tasks_that_a_suite_of_the_list_has(tasks: str, said: list[str]) -> None:
+    assert plan(f"task={tasks}").notices == [f"note: task={tasks}: {line}" for line in said]
+
+
 @pytest.mark.parametrize("above", ["", "# My task.\n"])
 def test_a_task_without_its_header(own: Path, above: str) -> None:
     # Hydra reads a header only above everything else.

@@ -9,7 +9,7 @@ import pytest
 
 from mtlcli.cli import hydras
 from mtlcli.cli.preflight import preflight, read_arguments
-from mtlcli.config.idle import idle
+from mtlcli.config.idle import idle, unheeded
 from mtlcli.config.run import Runner
 from mtlcli.config.validate import validate
 from mtlcli.errors import UserError
@@ -47,6 +47,15 @@ def test_keys_beside_others(key: str, useless: dict[str, Any], useful: dict[str,
     assert [problem.where for problem in idle(config(**useless), [key, "seed"])] == [key]
     assert idle(config(**useless), []) == [], "nobody has typed it"
     assert idle(config(**useful), [key]) == []
+
+
+def test_what_a_file_says_of_training_a_task_that_is_not_trained() -> None:
+    task = TASK | {"labels": ["a", "b"], "splits": {"train": None}, "class_weights": "balanced", "label_smoothing": 0.1, "weight": 1.0}
+    run = config(tasks={"mine": TASK, "other": task})
+    assert unheeded(run, ["tasks.other.label_smoothing"]) == [
+        "note: tasks.other.class_weights does nothing: the task is not trained (splits.train is null)"
+    ]
+    assert [problem.where for problem in idle(run, ["tasks.other.label_smoothing"])] == ["tasks.other.label_smoothing"]
 
 
 def test_what_was_typed_and_does_nothing_is_refused_at_once() -> None:

@@ -60,7 +60,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "conf" / "task").mkdir(parents=True)
     (folder / "conf" / "task" / "mine.yaml").write_text(
         "# @package tasks.mine\ntype: classification\ncolumns: {text: review, label: stars}\n"
-        "source: {files: {train: train.csv, validation: dev.csv, test: test.csv}}\n"
+        "source: {files: {train: train.csv, validation: dev.csv, test: test.csv, test_2: test.csv}}\n"
     )
     options = ["data.max_eval_rows=12", "runner.steps=2", "runner.device=cpu", "runner.precision=fp32", "logger.console=plain"]
     done = mtl("train", "-cd", "conf", "task=[mine,rte,squad]", "data=sample", "model=tiny", *options, "run_dir=run", cwd=folder)
@@ -83,6 +83,7 @@ def test_a_file_beyond_train_and_validation_is_a_split(place: Path, monkeypatch:
     said: list[str] = []
     results = evaluate_path(place / "run", split="test", predictions=place / "p", say=said.append)
     assert "no split 'test', left out: squad" in said
+    assert "mine: --split test is test; for the other one type --split test_2" in said
     assert list(results["tasks"]) == ["mine", "rte"] and results["tasks"]["mine"]["rows"] == {"test": {"used": 20, "of": 20}}
     assert results["tasks"]["mine"]["main"] is not None and results["tasks"]["rte"]["main"] is None
     lines = [json.loads(line) for line in (place / "p" / "mine.jsonl").read_text().splitlines()]
