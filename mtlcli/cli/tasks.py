@@ -16,7 +16,7 @@ from mtlcli import commands
 from mtlcli.cli.parser import Parser
 from mtlcli.cli.typed import broken_yaml, config_dir_problems
 from mtlcli.config.paths import conf_dir, typed_path
-from mtlcli.errors import Problem, UserError
+from mtlcli.errors import Problem, UserError, count_of
 from mtlcli.registry import suggest
 
 ROWS = 3
@@ -298,25 +298,25 @@ def _style() -> dict[str, Any]:
 
 
 def _label_counts(task: Any, table: Any) -> str:
-    """How often each label occurs, the range of scores, or how many questions have no answer."""
+    """How often each label occurs, the range of scores, or how many questions have no answer; and how many rows have none that is sound."""
     if not set(task.required_columns(labelled=True)) <= set(table.rows.column_names):
         return ""
     try:
-        references = task.references(table)
-    except (ValueError, NotImplementedError):  # The column holds what no label is; the problems below say so.
-        return "not labels"
-    if not references:
-        return "no labels"
-    first = references[0]
-    if isinstance(first, int):
-        references = [task.labels[number] if 0 <= number < len(task.labels) else "(not a class)" for number in references]
-    if isinstance(first, float):
-        return f"{min(references):g} to {max(references):g}, mean {sum(references) / len(references):.2f}"
-    if isinstance(first, dict):
-        without = sum(not reference["answers"]["text"] for reference in references)
-        return f"{len(references) - without:,} with an answer, {without:,} without"
-    counts = Counter(references).most_common()
-    return ", ".join(f"{label} {count:,}" for label, count in counts[:10]) + (f", {len(counts) - 10} more" if len(counts) > 10 else "")
+        gold = task.gold(table)
+    except ValueError:  # The train split cannot be used; the problems below say why.
+        return "the classes are not known"
+    known = [label for label in gold if label is not None]
+    if not known:
+        return "none that is sound" if task.check(table, labelled=False) else "no labels"
+    if isinstance(known[0], float):
+        counts = f"{min(known):g} to {max(known):g}, mean {sum(known) / len(known):.3g}"
+    elif isinstance(known[0], list):
+        without = sum(not texts for texts in known)
+        counts = f"{len(known) - without:,} with an answer, {without:,} without"
+    else:
+        most = Counter(known).most_common()
+        counts = ", ".join(f"{label} {count:,}" for label, count in most[:10]) + (f", {len(most) - 10} more" if len(most) > 10 else "")
+    return counts + (f"; {count_of(len(gold) - len(known), 'row')} without a sound label" if len(known) < len(gold) else "")
 
 
 def _show_rows(say: Callable[..., None], task: Any, table: Any, config: Any) -> None:

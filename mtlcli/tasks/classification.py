@@ -404,7 +404,8 @@ class Classification(TaskType[ClassificationTask]):
 
     def gold(self, table: Table) -> list[Any]:
         """Class names."""
-        return [self.labels[number] if number >= 0 else None for number in self._ids(table).tolist()]
+        labels = self.labels
+        return [labels[number] if number >= 0 else None for number in self._ids(table).tolist()]
 
     def majority(self, references: list[Any], metric: str) -> float:
         """The best score of one class for every row. Only the most frequent class and class 1, which F1 of two classes is of, can be it."""

@@ -161,7 +161,7 @@ class Span(TaskType[SpanTask]):
     def _answers(self, table: Table) -> list[Any]:
         """{"text": [...], "answer_start": [...]} of each row, None where the row has no label."""
         column = self.config.columns.answers
-        if column not in table.rows.column_names:
+        if column not in table.rows.column_names or not _holds_answers(table.rows.column(column).type):
             return [None] * len(table)
         answers = []
         for answer in table.column(column):

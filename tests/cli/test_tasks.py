@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,6 +91,33 @@ def test_rows_are_checked(own: Path) -> None:
     with pytest.raises(UserError) as caught:
         tasks_main(["mine", "-cd", "my_conf"])
     assert "train.csv, line 3" in str(caught.value)
+
+
+SPAN = {"id": 1, "question": "who?", "context": "the cat", "answers": {"text": ["cat"], "answer_start": [4]}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "counts", "place"),
+    [
+        ("regression", [{"label": "1"}, {"label": "2"}, {"label": "x1"}], "1 to 2, mean 1.5; 1 row without a sound label", "line 3"),
+        ("regression", [{"label": "good"}, {"label": "bad"}], "none that is sound", "line 1"),
+        ("classification", [{"label": "a"}, {"label": "b"}, {"label": None}], "a 1, b 1; 1 row without a sound label", "line 3"),
+        ("span", [SPAN, {**SPAN, "id": 2, "answers": None}], "1 with an answer, 0 without; 1 row without a sound label", "line 2"),
+        ("span", [{**SPAN, "answers": "cat"}], "none that is sound", "line 1"),
+        ("classification", [{"label": 1.5}, {"label": 2.5}], "the classes are not known", "line 1"),
+    ],
+)
+def test_one_bad_label_does_not_hide_the_others(
+    own: Path, capsys: pytest.CaptureFixture[str], kind: str, rows: list[dict[str, Any]], counts: str, place: str
+) -> None:
+    (own / "train.jsonl").write_text("\n".join(json.dumps({"sentence": f"s {row}", **row}) for row in rows))
+    columns = "" if kind == "span" else "columns: {text: sentence}\n"
+    text = f"# @package tasks.mine\ntype: {kind}\n{columns}source:\n  files: {{train: train.jsonl}}\nsplits: {{validation: []}}\n"
+    (own / "my_conf" / "task" / "mine.yaml").write_text(text)
+    with pytest.raises(UserError, match=f"train.jsonl, {place}"):
+        tasks_main(["mine", "-cd", "my_conf"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(" train ")]
+    assert line.split(maxsplit=3)[3].strip() == counts
 
 
 @pytest.mark.parametrize(

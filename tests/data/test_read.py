@@ -282,7 +282,9 @@ def test_a_key_twice(tmp_path: Path) -> None:
 
 
 def test_a_word_that_is_the_name_of_its_column(tmp_path: Path) -> None:
-    """One column says nothing: it may be a list of words; nor does a part of the columns."""
+    """One column says nothing: it may be a list of words; nor does a part of the columns. In all of them it is a header, needed or not."""
+    with pytest.raises(UserError, match="repeats the header"):
+        read_file(write(tmp_path, "c.csv", "text,label\na,1\ntext,label\n"), "train", ["text"])
     assert read_file(write(tmp_path, "a.csv", "word\nthe\nword\n"), "train").column("word") == ["the", "word"]
     assert len(read_file(write(tmp_path, "b.csv", "text,label\ntext,1\nb,label\nlabel,label\n"), "train")) == 3
 
