@@ -136,7 +136,7 @@ def _task(name: str, task: Task, config: Config, names: list[str], values: dict[
         )
     if isinstance(task, ClassificationTask) and task.labels and len(set(task.labels)) < len(task.labels):
         yield Problem("a label is listed twice", f"{at}.labels", "give every label once, in the order of the ids")
-    if isinstance(task, ClassificationTask) and task.labels and "" in task.labels:
+    if isinstance(task, ClassificationTask) and task.labels and not all(map(str.strip, task.labels)):
         yield Problem("a label is empty", f"{at}.labels", "name it: an empty field of the label column says that a row has no label")
     if isinstance(task, ClassificationTask) and task.labels and not task.head:
         yield from class_weight_problems(task, f"{at}.class_weights", task.labels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from mtlcli.errors import Problem, count_of
 from mtlcli.pulse import doing
 from mtlcli.registry import suggest
 from mtlcli.tasks.base import TaskType
-from mtlcli.tasks.checks import bare, counted, nearly_one_each, shown
+from mtlcli.tasks.checks import ALIKE, bare, counted, distinct, nearly_one_each, shown
 
 ALIKE_NAMED = 5
 """Groups of classes that look the same of which a task's messages name the members."""
@@ -84,6 +83,9 @@ def _doubts(task: TaskType[Any], tables: Mapping[str, Table]) -> list[Problem]:
     others = [tables[split] for split in splits.validation if split in tables and split != splits.train]
     texts = _numbered_texts(task, [train, *others])
     found = _doubtful_classes(task, train) + task.doubts(train)
+    if train.split in splits.validation:
+        what = f"split '{train.split}' is trained on and validated on: such a score says what was learned by heart"
+        found.append(Problem(what, f"tasks.{task.name}.splits.validation", "name a split that is not trained on"))
     for table, numbers in zip([train, *others], texts, strict=True):
         found += _repeats(task, table, numbers, in_train=table is train)
     for table, numbers in zip(others, texts[1:], strict=True):
@@ -116,10 +118,9 @@ def _doubtful_classes(task: TaskType[Any], train: Table) -> list[Problem]:
     found = []
     for group in alike[:ALIKE_NAMED]:
         labels = [task.classes[number] for number in group]
-        # Names that differ in their Unicode form alone look the same unless they are escaped.
-        write = repr if len({unicodedata.normalize("NFC", label) for label in labels}) == len(labels) else ascii
+        write = distinct(labels)
         each = [write(task.classes[number]) + (f" ({train.place(first[number])})" if number in first else "") for number in group]
-        what = f"classes that differ in white space, case or Unicode form only: {', '.join(each)}"
+        what = f"classes that differ in {ALIKE}: {', '.join(each)}"
         found.append(Problem(what, train.origin, f"write one class in one way, unless they are different classes ({key})"))
     if len(alike) > ALIKE_NAMED:
         found.append(

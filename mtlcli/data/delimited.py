@@ -50,9 +50,9 @@ def tsv_rows(text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def text_lines(text: str) -> Iterator[tuple[int, str]]:
-    """The lines of a text, numbered from 1. They end in LF or CR LF; in CR where there is no LF at all."""
+    """The lines of a text, numbered from 1. They end in LF, CR LF or CR CR LF; in CR where there is no LF at all."""
     for line, row in enumerate(text.split("\n" if "\n" in text else "\r"), start=1):
-        yield line, row.removesuffix("\r")
+        yield line, row.rstrip("\r")
 
 
 def delimited(rows: Iterator[tuple[int, list[str]]], path: Path, columns: Sequence[str] | None) -> tuple[pa.Table, list[int], list[str]]:

@@ -132,7 +132,10 @@ class DataSource:
         if limit is None or limit >= len(table):
             return table
         column = config.columns.label if isinstance(config, ClassificationTask) else None
-        classes = table.column(column) if column is not None and column in table.rows.column_names else None
+        classes = None
+        # Lists and objects are no labels, which the task says later.
+        if column is not None and column in table.rows.column_names and not pa.types.is_nested(table.rows.column(column).type):
+            classes = table.column(column)
         learns = (
             table.split == config.splits.train and isinstance(config, ClassificationTask) and config.head is None and config.labels is None
         )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, time, timedelta
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from mtlcli.config.task import TextColumns
 from mtlcli.data.table import Table, as_numpy, text_array
 from mtlcli.errors import NotFinite, Problem
 
+DECIMAL = re.compile(r"-?[0-9]{1,25}(\.[0-9]{1,25})?", re.ASCII)
 FEW_CLASSES = 5
 """As many classes are never too many for the rows."""
 
@@ -98,11 +101,22 @@ def nearly_one_each(classes: int, rows: int) -> bool:
     return classes > FEW_CLASSES and 2 * classes > rows
 
 
+ALIKE = "white space, case, quotes, Unicode form or the form of a number only"
+"""In what class names differ of which `bare` is the same."""
+
+
 def bare(label: str) -> str:
-    """A class name without what the eye does not see: white space around and between words, case,
-    Unicode form, invisible characters."""
+    """A class name without what is easily overlooked: white space around and between words, case, quotes around it,
+    Unicode form, invisible characters; of a number its value."""
     visible = "".join(character for character in label if unicodedata.category(character) != "Cf")
-    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold()).split())
+    plain = " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold()).split())
+    plain = plain.strip("\"'").strip() or plain
+    return str(Decimal(plain).normalize() + 0) if DECIMAL.fullmatch(plain) else plain
+
+
+def distinct(names: Sequence[str]) -> Callable[[str], str]:
+    """How to write names so that the reader sees in what they differ: where that is the Unicode form alone, escaped."""
+    return repr if len({unicodedata.normalize("NFC", name) for name in names}) == len(names) else ascii
 
 
 def require_finite(task: str, *outputs: NDArray) -> None:

@@ -21,8 +21,20 @@ from mtlcli.data.table import Table, as_numpy, integer_array, text_array
 from mtlcli.errors import Problem
 from mtlcli.evaluation.metrics import compute, main_key
 from mtlcli.tasks.base import Outputs, TaskType
-from mtlcli.tasks.checks import bare, counted, input_columns, nearly_one_each, require_finite, shown, text_problems, wrong_type
+from mtlcli.tasks.checks import (
+    ALIKE,
+    bare,
+    counted,
+    distinct,
+    input_columns,
+    nearly_one_each,
+    require_finite,
+    shown,
+    text_problems,
+    wrong_type,
+)
 from mtlcli.tasks.labels import (
+    LIKE_NO_LABEL,
     NO_LABEL,
     POINT_ZERO,
     WHOLE,
@@ -247,7 +259,7 @@ class Classification(TaskType[ClassificationTask]):
         elif self._named and self._ids_allowed and WHOLE.fullmatch(first):
             fix = f"{self._named}, so that numbers are no ids here; allowed: {self._allowed()}"
         elif alike := next((label for label in self.labels if bare(label) == bare(first)), None):
-            fix = f"write {shown(alike)}, which differs in white space, case or Unicode form only; allowed: {self._allowed()}"
+            fix = f"write {distinct([alike, first])(alike)}, which differs in {ALIKE}; allowed: {self._allowed()}"
         elif self._too_many:
             what = f"label {shown(found[0])} is not one of the classes, and {self._too_many}"
             others = [name for name in table.all_names if name not in vars(self.config.columns).values()]
@@ -267,14 +279,26 @@ class Classification(TaskType[ClassificationTask]):
         return f"{', '.join(names + more)} ({origin})"
 
     def doubts(self, train: Table) -> list[Problem]:
-        """Classes that no train row has."""
+        """Classes that no train row has, and those whose names programs write where there is no label."""
         present = set(self._ids(train).tolist())
         absent = [label for number, label in enumerate(self.labels) if number not in present]
+        found: list[Problem] = []
+        if self._learned and self.owner is None:
+            found = self._like_nothing(train)
         if not absent or self.owner is not None:
-            return []
+            return found
         named = ", ".join(absent[:CLASSES_NAMED]) + (", ..." if len(absent) > CLASSES_NAMED else "")
         what = f"no row of split '{train.split}' has the label {named}: what has no example is not learned"
-        return [Problem(what, train.origin, f"add rows with them, or take them out of tasks.{self.name}.labels")]
+        return [*found, Problem(what, train.origin, f"add rows with them, or take them out of tasks.{self.name}.labels")]
+
+    def _like_nothing(self, train: Table) -> list[Problem]:
+        ids = self._ids(train)
+        found = []
+        for number, label in enumerate(self.labels):
+            if label in LIKE_NO_LABEL and len(rows := np.flatnonzero(ids == number)):
+                fix = f"leave the field empty, and set {self._skip}; if it is a class, list all in tasks.{self.name}.labels"
+                found.append(counted(train, rows, f"class {label!r} reads as if there were no label", fix))
+        return found
 
     @property
     def classes(self) -> list[str]:

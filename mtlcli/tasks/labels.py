@@ -22,6 +22,8 @@ POINT_ZERO = re.compile(r"-?[0-9]+\.0+")
 """What pandas makes of a whole number in a column with an empty row."""
 NO_LABEL = ("", "-1", "-1.0", "nan", "NaN")
 """What says that a row has no label, unless it is the name of a class."""
+LIKE_NO_LABEL = ("None", "NULL", "null", "NA", "N/A", "n/a", "#N/A", "<NA>", "NAN", "NaT")
+"""What some program writes where there is no label, and what may be the name of a class all the same."""
 TRUE = ("true", "t", "yes", "y", "on", "1")
 FALSE = ("false", "f", "no", "n", "off", "0")
 
@@ -70,7 +72,9 @@ def written(table: Table, column: str, labels: Sequence[str] | None, ids: bool |
     names = names_in_file(table, column, labels, ids)
     if names is not None and pa.types.is_integer(values.type):
         return _replaced(values, lambda value: names[value] if 0 <= value < len(names) else str(value)), True
-    return as_text(values), False
+    texts = as_text(values)
+    blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0)
+    return pc.if_else(blank, pa.scalar(None, texts.type), texts), False
 
 
 def _replaced(values: pa.ChunkedArray, name: Callable[[Any], str]) -> pa.Array:

@@ -59,7 +59,7 @@ class Regression(TaskType[RegressionTask]):
         if column not in table.rows.column_names or not _holds_scores(table.rows.column(column).type):
             return np.ones(len(table), bool)
         values = table.column(column)
-        return np.array([not (value is None or value == "" or value != value or str(value).casefold() == "nan") for value in values], bool)
+        return np.array([not (value is None or value != value or str(value).strip().casefold() in ("", "nan")) for value in values], bool)
 
     def prepare(self, train: Table | None, others: Sequence[Table] = ()) -> None:
         """Take the mean score of the train split."""
@@ -208,7 +208,7 @@ class Regression(TaskType[RegressionTask]):
 
 def _is_score(text: str | None) -> bool:
     """Whether a text is a number, or says that there is none."""
-    return not text or text.casefold() == "nan" or NUMBER.fullmatch(text) is not None
+    return not text or text.strip().casefold() in ("", "nan") or NUMBER.fullmatch(text) is not None
 
 
 def _holds_scores(kind: pa.DataType) -> bool:

@@ -10,6 +10,7 @@ from mtlcli.data.table import Table
 from mtlcli.errors import Problem
 from mtlcli.runner.prepare import summary
 from mtlcli.tasks.base import build_tasks
+from mtlcli.tasks.checks import ALIKE
 
 PAIR = TextColumns(text="one", text_pair="two")
 
@@ -87,19 +88,38 @@ def doubts(labels: list, configured: list[str] | None = None) -> list[str]:
 
 def test_classes_that_look_the_same_are_named_with_a_row_of_each() -> None:
     assert doubts(["bad", "good", "bad ", "Bad", "good"] * 3) == [
-        "classes that differ in white space, case or Unicode form only: 'Bad' (row 4), 'bad' (row 1), 'bad ' (row 3)"
+        f"classes that differ in {ALIKE}: 'Bad' (row 4), 'bad' (row 1), 'bad ' (row 3)"
     ]
-    assert doubts(["caf\u00e9", "cafe\u0301", "tea"] * 3) == [
-        "classes that differ in white space, case or Unicode form only: 'cafe\\u0301' (row 2), 'caf\\xe9' (row 1)"
-    ]
+    assert doubts(["caf\u00e9", "cafe\u0301", "tea"] * 3) == [f"classes that differ in {ALIKE}: 'cafe\\u0301' (row 2), 'caf\\xe9' (row 1)"]
     assert doubts(["new york", "new\u00a0 york", "\u200bparis", "Paris"] * 3) == [
-        "classes that differ in white space, case or Unicode form only: 'Paris' (row 4), '\\u200bparis' (row 3)",
-        "classes that differ in white space, case or Unicode form only: 'new york' (row 1), 'new\\xa0 york' (row 2)",
+        f"classes that differ in {ALIKE}: 'Paris' (row 4), '\\u200bparis' (row 3)",
+        f"classes that differ in {ALIKE}: 'new york' (row 1), 'new\\xa0 york' (row 2)",
+    ]
+    assert doubts(["good", '"good"', "1", "01", "1.0", "2"] * 3) == [
+        f"classes that differ in {ALIKE}: '\"good\"' (row 2), 'good' (row 1)",
+        f"classes that differ in {ALIKE}: '01' (row 4), '1' (row 3), '1.0' (row 5)",
     ]
     assert doubts(["a", "b"], ["a", "b", "A"])[0].endswith("'a' (row 1), 'A'")
     assert doubts(["1", "2", "3+", "+1", "a b", "ab"] * 3) == []
     many = doubts([each for letter in "abcdefgh" for each in (letter, letter.upper())] * 3)
     assert len(many) == 6 and many[-1] == "3 more groups of such classes"
+
+
+def test_a_class_that_reads_as_no_label_is_doubted_unless_it_is_named() -> None:
+    names = ["good", "None", "bad", "N/A"] * 3
+    config = {"mine": classification(labels=None)}
+    tables = {"mine": {"train": table("train", text=[f"text {number}" for number in range(12)], label=names)}}
+    assert [found.splitlines()[0] for found in check(config, tables)[1]] == [
+        "warning: train.csv, row 4: task mine: class 'N/A' reads as if there were no label (and 2 more: rows 8, 12)",
+        "warning: train.csv, row 2: task mine: class 'None' reads as if there were no label (and 2 more: rows 6, 10)",
+    ]
+    assert check({"mine": classification(labels=sorted(set(names)))}, tables)[1] == []
+
+
+def test_a_split_that_is_trained_on_and_validated_on_is_doubted() -> None:
+    config = classification(splits=Splits(validation=["train"]))
+    _, (found,) = check({"mine": config}, {"mine": {"train": table("train", text=["x", "y"], label=[0, 1])}})
+    assert found.startswith("warning: tasks.mine.splits.validation: split 'train' is trained on and validated on")
 
 
 def test_a_class_for_nearly_every_row_is_doubted() -> None:

@@ -91,6 +91,7 @@ def test_a_field_of_a_megabyte(tmp_path: Path) -> None:
     ("name", "content"),
     [
         ("cr.csv", "text,label\ra,1\rb,0\r"),
+        ("crcrlf.tsv", "text\tlabel\r\r\na\t1\r\r\nb\t0\r\r\n"),
         ("cr.tsv", "text\tlabel\ra\t1\rb\t0\r"),
         ("cr.jsonl", '{"text": "a", "label": "1"}\r{"text": "b", "label": "0"}\r'),
         ("bom.tsv", "\ufefftext\tlabel\na\t1\nb\t0"),

@@ -103,6 +103,10 @@ def test_rows_that_cannot_have_every_class_are_refused(tmp_path: Path) -> None:
         open_source(Data(max_train_rows=2), {"mine": config}).read("mine", "train")
     config.labels = ["x", "y", "z"]
     assert len(open_source(Data(max_train_rows=2), {"mine": config}).read("mine", "train")) == 2
+    (tmp_path / "lists.jsonl").write_text('{"sentence": "a", "label": ["x"]}\n{"sentence": "b", "label": ["y"]}\n')
+    lists = task(files={"train": str(tmp_path / "lists.jsonl")})
+    lists.labels = None
+    assert len(open_source(Data(max_train_rows=1), {"mine": lists}).read("mine", "train")) == 1, "what it holds is said later"
 
 
 def test_data_that_moved_is_the_same_data(folder: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from mtlcli.data.table import Table
 from mtlcli.errors import RunError
 from mtlcli.evaluation.metrics import compute
 from mtlcli.tasks.base import build_tasks
+from mtlcli.tasks.checks import ALIKE
 from mtlcli.tasks.classification import Classification
 
 
@@ -212,13 +213,16 @@ def test_a_wrong_label_column_is_one_short_problem() -> None:
 
 def test_a_label_that_only_looks_like_a_class() -> None:
     problem = only(task(["bad", "good"]).check(table(["bad", "Good "]), labelled=True))
-    assert problem.fix.startswith("write 'good', which differs in white space, case or Unicode form only; allowed: ")
+    assert problem.fix.startswith(f"write 'good', which differs in {ALIKE}; allowed: ")
+    problem = only(task(["caf\u00e9", "tea"]).check(table(["cafe\u0301", "tea"]), labelled=True))
+    assert problem.fix.startswith("write 'caf\\xe9', which")
 
 
 @pytest.mark.parametrize(
     ("labels", "values", "labelled"),
     [
         (None, ["x", "", None, "nan", "-1", "y"], [1, 0, 0, 0, 0, 1]),
+        (None, ["x", " ", "\u00a0\t", "y"], [1, 0, 0, 1]),
         (None, [0, 1, -1, None], [1, 1, 0, 0]),
         (None, ["+1", "-1", None], [1, 1, 0]),
         (["-1", "1"], [-1, 1, None], [1, 1, 0]),
@@ -230,6 +234,13 @@ def test_a_label_that_only_looks_like_a_class() -> None:
 )
 def test_rows_that_say_that_they_have_a_label(labels: list[str] | None, values: list[Any], labelled: list[int]) -> None:
     assert task(labels).labelled(table(values)).tolist() == [bool(each) for each in labelled]
+
+
+def test_a_blank_is_no_class() -> None:
+    toy, rows = task(), table(["x", " ", "y"])
+    toy.prepare(rows)
+    assert toy.labels == ["x", "y"]
+    assert only(toy.check(rows, labelled=True)).where == "toy.csv, row 2"
 
 
 def test_rows_with_1_for_no_label_beside_the_files_own_names() -> None:

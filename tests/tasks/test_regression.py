@@ -36,6 +36,7 @@ def table(scores: Any) -> Table:
         (["1.0", "4", "1_0"], "toy.jsonl, row 3", "score '1_0' is not a finite number"),
         (["1.0", "7", "-2"], "toy.jsonl, row 2", "score 7 is outside its range (and 1 more: row 3)"),
         (["1.0", None], "toy.jsonl, row 2", "column 'label' has no score: null or NaN"),
+        (["1.0", " "], "toy.jsonl, row 2", "column 'label' has no score: null or NaN"),
         ([None, "fine", "good"], "toy.jsonl, row 2", "column 'label' holds text ('fine'), where numbers are needed"),
         ([True, False], "toy.jsonl, row 1", "column 'label' holds true and false (True), where numbers are needed"),
     ],
