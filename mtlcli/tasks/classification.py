@@ -279,23 +279,28 @@ class Classification(TaskType[ClassificationTask]):
         return f"{', '.join(names + more)} ({origin})"
 
     def doubts(self, train: Table) -> list[Problem]:
-        """Classes that no train row has, and those whose names programs write where there is no label."""
+        """Classes that no train row has, and those that are hardly meant as classes."""
         present = set(self._ids(train).tolist())
         absent = [label for number, label in enumerate(self.labels) if number not in present]
         found: list[Problem] = []
         if self._learned and self.owner is None:
-            found = self._like_nothing(train)
+            found = self._odd_names(train)
         if not absent or self.owner is not None:
             return found
         named = ", ".join(absent[:CLASSES_NAMED]) + (", ..." if len(absent) > CLASSES_NAMED else "")
         what = f"no row of split '{train.split}' has the label {named}: what has no example is not learned"
         return [*found, Problem(what, train.origin, f"add rows with them, or take them out of tasks.{self.name}.labels")]
 
-    def _like_nothing(self, train: Table) -> list[Problem]:
+    def _odd_names(self, train: Table) -> list[Problem]:
+        """Learned classes whose names say that they are none."""
         ids = self._ids(train)
         found = []
         for number, label in enumerate(self.labels):
-            if label in LIKE_NO_LABEL and len(rows := np.flatnonzero(ids == number)):
+            rows = np.flatnonzero(ids == number)
+            if len(rows) and label.strip().casefold() == self.config.columns.label.casefold():
+                what = f"class {label!r} is the name of its column: is the row a header, as of files that were put together?"
+                found.append(counted(train, rows, what, f"delete it; if it is a class, list all in tasks.{self.name}.labels"))
+            elif len(rows) and label in LIKE_NO_LABEL:
                 fix = f"leave the field empty, and set {self._skip}; if it is a class, list all in tasks.{self.name}.labels"
                 found.append(counted(train, rows, f"class {label!r} reads as if there were no label", fix))
         return found

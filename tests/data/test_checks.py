@@ -105,11 +105,13 @@ def test_classes_that_look_the_same_are_named_with_a_row_of_each() -> None:
     assert len(many) == 6 and many[-1] == "3 more groups of such classes"
 
 
-def test_a_class_that_reads_as_no_label_is_doubted_unless_it_is_named() -> None:
-    names = ["good", "None", "bad", "N/A"] * 3
+def test_a_class_that_reads_as_none_is_doubted_unless_it_is_named() -> None:
+    names = [*["good", "None", "bad", "N/A"] * 3, "Label"]
     config = {"mine": classification(labels=None)}
-    tables = {"mine": {"train": table("train", text=[f"text {number}" for number in range(12)], label=names)}}
+    tables = {"mine": {"train": table("train", text=[f"text {number}" for number in range(13)], label=names)}}
     assert [found.splitlines()[0] for found in check(config, tables)[1]] == [
+        "warning: train.csv, row 13: task mine: class 'Label' is the name of its column: is the row a header, as of files that were put "
+        "together?",
         "warning: train.csv, row 4: task mine: class 'N/A' reads as if there were no label (and 2 more: rows 8, 12)",
         "warning: train.csv, row 2: task mine: class 'None' reads as if there were no label (and 2 more: rows 6, 10)",
     ]
