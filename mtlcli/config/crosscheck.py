@@ -75,6 +75,9 @@ def missing_model(config: Config) -> list[Problem]:
     if name is None or name.startswith("package:") or not (name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith("/")):
         return []
     path, where = Path(name), f"model.name={name}"
+    if "://" in name:
+        fix = "give the name alone, as in bert-base-uncased or google/electra-small-discriminator, or a folder"
+        return [Problem("an address is no name of a model", where, fix)]
     if path.is_file():
         return [Problem("the path is a file, and a model is a folder", where, f"give the folder that holds it: model.name={path.parent}")]
     return [] if path.is_dir() else [Problem(f"there is no folder '{name}'", where, _nearest_path(path))]

@@ -68,7 +68,7 @@ def wrong_type(table: Table, column: str, needed: str, fix: str, row: int = 0) -
     """A column of a type that cannot be used. `row`: the one that shows it best."""
     values = table.rows.column(column)
     value = f" ({shown(values[row].as_py())})" if row < len(table) else ""
-    return Problem(f"column '{column}' holds {_in_words(values.type)}{value}, where {needed}", table.where(row), fix)
+    return Problem(f"column '{column}' holds {in_words(values.type)}{value}, where {needed}", table.where(row), fix)
 
 
 def shown(value: Any) -> str:
@@ -79,7 +79,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _in_words(kind: pa.DataType) -> str:
+def in_words(kind: pa.DataType) -> str:
     """A column type as the user calls it."""
     names = {
         "text": is_text(kind),

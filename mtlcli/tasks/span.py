@@ -21,7 +21,7 @@ from mtlcli.data.features import Features
 from mtlcli.data.table import Table, as_numpy
 from mtlcli.errors import Problem
 from mtlcli.tasks.base import Outputs, TaskType
-from mtlcli.tasks.checks import counted, is_text, require_finite, shown, text_problems, wrong_type
+from mtlcli.tasks.checks import counted, in_words, is_text, require_finite, shown, text_problems, wrong_type
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -102,6 +102,9 @@ class Span(TaskType[SpanTask]):
             return []
         form = "{text: [...], answer_start: [...]}"
         if not _holds_answers(kind):
+            if (part := _odd_part(kind)) is not None:
+                what = f"column '{column}' holds {part}"
+                return [Problem(what, table.where(0), f"give each row {form} with texts and whole numbers, as in SQuAD")]
             fix = f"give each row {form}, as in SQuAD" + ("; csv cannot hold it, jsonl can" if is_text(kind) else "")
             return [wrong_type(table, column, f"{form} is needed", fix)]
         contexts = table.column(self.config.columns.context)
@@ -302,6 +305,22 @@ def _holds_answers(kind: pa.DataType) -> bool:
         text, start = text.value_type, start.value_type
     number = pa.types.is_integer(start) or pa.types.is_floating(start) or pa.types.is_null(start)
     return (is_text(text) or pa.types.is_null(text)) and number
+
+
+def _odd_part(kind: pa.DataType) -> str | None:
+    """What is wrong with answers that have the names they should have; None where it is something else."""
+    inner = kind.value_type if _is_list(kind) else kind
+    if not pa.types.is_struct(inner) or {"text", "answer_start"} - {field.name for field in inner}:
+        return None
+    for name, wanted in (("answer_start", "whole numbers"), ("text", "texts")):
+        part = inner.field(name).type
+        if not _is_list(kind) and not _is_list(part):
+            return f"one {name}, where a list is needed, also of one"
+        part = part if _is_list(kind) else part.value_type
+        fits = is_text(part) if name == "text" else pa.types.is_integer(part) or pa.types.is_floating(part)
+        if not fits and not pa.types.is_null(part):
+            return f"{in_words(part)} in {name}, where {wanted} are needed"
+    return None
 
 
 def _is_list(kind: pa.DataType) -> bool:

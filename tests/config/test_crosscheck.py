@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mtlcli.config import weightings
-from mtlcli.config.crosscheck import missing_files, untyped_code
+from mtlcli.config.crosscheck import missing_files, missing_model, untyped_code
 from mtlcli.config.schema import QUOTE_NUMBERS, QUOTE_TRUTHS
 from mtlcli.config.validate import check, validate
 from mtlcli.evaluation.metrics import metric_names
@@ -246,6 +246,11 @@ def test_missing_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "tasks.a.source.files.far: 'https://example.org/train.csv' is an address, and rows are read from files -> "
         "download it, and name the file here",
     ]
+
+
+def test_an_address_is_no_model() -> None:
+    (problem,) = missing_model(validate(run({"a": TEXT}, model={"kind": "pretrained", "name": "https://huggingface.co/bert-base-uncased"})))
+    assert problem.what == "an address is no name of a model" and problem.fix.startswith("give the name alone")
 
 
 # ------------------------------------------------------------------------------------------------ methods

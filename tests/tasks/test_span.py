@@ -412,6 +412,14 @@ def test_columns_of_the_wrong_type() -> None:
     flat = Table(pa.table({**columns, "answers": ["one", "two"]}), "qa.csv", "train")
     (problem,) = task().check(flat, labelled=True)
     assert "column 'answers' holds text ('one'), where {text: [...], answer_start: [...]} is needed" in problem.what
+    for answers, what in [
+        ({"text": ["one"], "answer_start": ["0"]}, "holds text in answer_start, where whole numbers are needed"),
+        ([{"text": "one", "answer_start": True}], "holds true and false in answer_start, where whole numbers are needed"),
+        ({"text": [1], "answer_start": [0]}, "holds whole numbers in text, where texts are needed"),
+        ({"text": ["one"], "answer_start": 0}, "holds one answer_start, where a list is needed, also of one"),
+    ]:
+        rows = Table(pa.table({**columns, "answers": [answers] * 2}), "qa.jsonl", "train")
+        assert [problem.what for problem in task().check(rows, labelled=True)] == [f"column 'answers' {what}"]
     numbers = Table(pa.table({**columns, "id": [0.5, 1.5], "answers": pa.nulls(2)}), "qa.csv", "test")
     assert [problem.what[:25] for problem in task().check(numbers, labelled=False)] == ["column 'id' holds numbers"]
 
