@@ -31,6 +31,7 @@ usage: mtl eval PATH [--split S] [--task T ...] [--json FILE] [--predictions DIR
   mtl eval RUN/checkpoints/step_00000120 --task rte mrpc --json scores.json
   mtl eval RUN --split test --task ax --predictions out
   mtl eval RUN data.source=local data.root=DIR runner.eval_batch_size=128
+  mtl eval RUN tasks.mine.source.files.new=FILE --split new --predictions out
 
   --split S          validation (default), test, train, or the name of a split
   --task T ...       only these tasks; default: every task that has the split

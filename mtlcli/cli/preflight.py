@@ -285,6 +285,11 @@ class _Preflight:
     def _notices(self) -> list[str]:
         """What was typed and gives way to what was typed after it."""
         last = {override.key_or_group: override for override in self.overrides}
+        own = [path.stem for path in self._own_files("task")]
+        if own and self.resumes is None and not {"task", "experiment"} & last.keys():
+            # The main job takes hours where a user may have meant a file of their own.
+            what = f"no task is chosen, so task=glue_multi is trained, and nothing of {self.own}/task"
+            self.notices.append(f"note: {what}; it holds {', '.join(own[:10])}")
         return self.notices + [
             f"note: {override.input_line} is not used: {last[override.key_or_group].input_line} comes after it"
             for override in self.overrides

@@ -356,7 +356,9 @@ def _suggest_key(parts: list[str], depth: int, known: list[str], values: dict[st
         return _other_kinds("tasks", typed, typed, having, known)
     if parts[0] == "tasks" and parts[2:depth] == ["source"] and typed in ("train", "validation", "test"):
         return f"did you mean {'.'.join(parts[:depth])}.files.{typed}?"
-    elsewhere = _elsewhere(typed, values) if len(parts) == depth + 1 else []
+    # A key close by is meant first: `columns.labels` is `columns.label`, not the `labels` of the task.
+    beside = depth == 3 and close is not None
+    elsewhere = _elsewhere(typed, values) if len(parts) == depth + 1 and not beside else []
     if not elsewhere and close is None and depth < 2:
         elsewhere = _elsewhere(nearest(typed, {path.rpartition(".")[2] for path in leaves()}) or "", values)
     if parts[0] == "tasks" and depth:

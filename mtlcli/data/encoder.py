@@ -132,7 +132,7 @@ class TextEncoder:
             raise UserError(
                 f"a window of {limit} tokens has {max(room, 0)} left for the context after {max_question_length} for the question, "
                 f"and it shares {stride} with the next window: it would hold nothing new",
-                fix="raise the task's max_length, or lower its stride or max_question_length",
+                fix="raise tasks.NAME.max_length, or lower tasks.NAME.stride or tasks.NAME.max_question_length",
             )
         beginnings = [cut_text(question, max_question_length, self._count) for question in questions]
         question_tokens = self._tokens(beginnings)

@@ -377,7 +377,8 @@ def _check_hub(data: Data, tasks: Mapping[str, Task]) -> None:
         raise UserError(
             f"{hub_endpoint()} does not answer{offline}, and these data sets are not in the cache: {', '.join(missing)}",
             "data.source=hub" if data.source == "hub" else f"tasks.{next(iter(tasks))}.source",
-            "check the network, the proxy and HF_ENDPOINT; or use data.source=local data.root=FOLDER, or data.source=sample",
+            f"{'unset HF_HUB_OFFLINE' if offline else 'check the network, the proxy and HF_ENDPOINT'}; or use data.source=local"
+            " data.root=FOLDER, or data.source=sample",
         )
 
 

@@ -110,7 +110,7 @@ def _refuse_other_launchers() -> None:
             continue
         what = f"{launcher} has started {size} tasks, and RANK and WORLD_SIZE are not set: each task would be a run of its own"
         fix = (
-            f"for one run, set RANK=${rank} WORLD_SIZE=${variable} LOCAL_RANK=${local_rank} LOCAL_WORLD_SIZE "
-            f"MASTER_ADDR MASTER_PORT in each task; for separate runs, unset it (unset {variable})"
+            f"if the tasks are ranks of one run, set RANK=${rank}, WORLD_SIZE=${variable} and LOCAL_RANK=${local_rank} in each, and "
+            f"LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT as torchrun does; if each is a run of its own, type unset {variable}"
         )
         raise UserError(what, f"{variable}={size}", fix)

@@ -52,7 +52,7 @@ def nothing_left(run: Path, config: Config, step: int, steps: int) -> str | None
         fix = f"give more {key}, or name an earlier checkpoint: resume={run / 'checkpoints'}/step_..."
         raise UserError(what, f"runner.{key}", fix)
     command = f"{commands.resume(run)} runner.{key}={more:g} 'allow=[runner.{key}]'"
-    return f"note: nothing is left to do, all {count_of(steps, 'step')} are made; to train on: {command}"
+    return f"note: nothing is left to do, the run has made its {count_of(steps, 'step')}; to train on: {command}"
 
 
 def crowded(runner: Runner, local_ranks: int, threads: int) -> Iterator[str]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mtlcli.commands import setting
 from mtlcli.config.crosscheck import CLASSES_NAMED, class_weight_problems
 from mtlcli.config.task import ClassificationTask
 from mtlcli.data.features import Features
@@ -267,6 +268,10 @@ class Classification(TaskType[ClassificationTask]):
             fix = f"is it the label column? name the column with the labels in tasks.{self.name}.columns.label{there}"
         else:
             fix = f"allowed: {self._allowed()}"
+            # A run that exists has its classes, and does not read its train split.
+            trains = any(each.split == self.config.splits.train for each in self._tables)
+            if len(rows) == len(table) and 2 <= len(found) <= CLASSES_NAMED and trains and not self._learned:
+                fix += f"; if the labels in the file are the classes, type {setting(key, sorted(map(str, found)))}"
         return counted(table, rows, what, fix)
 
     def _allowed(self) -> str:

@@ -233,6 +233,14 @@ def test_label_mistakes_are_named_by_tasks_as_by_train(own: Path, capsys: pytest
         assert "label" in capsys.readouterr().err
 
 
+def test_a_folder_of_own_files_of_which_none_is_chosen(own: Path) -> None:
+    (own / "my_conf" / "task" / "mine.yaml").write_text(HEADER + MINE)
+    assert plan("-cd", "my_conf", "data=sample", "model=tiny").notices == [
+        "note: no task is chosen, so task=glue_multi is trained, and nothing of my_conf/task; it holds mine"
+    ]
+    assert plan("-cd", "my_conf", "data=sample", "model=tiny", "task=rte").notices == []
+
+
 def test_a_folder_of_own_files_that_is_not_typed(own: Path) -> None:
     (own / "my_conf" / "task" / "mine.yaml").write_text(HEADER + MINE)
     assert said("task=mine")[0] == "task=mine: unknown task 'mine' -> add -cd my_conf, which holds task/mine.yaml"

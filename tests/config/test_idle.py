@@ -118,7 +118,7 @@ def test_a_run_that_is_done() -> None:
     done = config(runner={"steps": 2})
     assert nothing_left(Path("my run"), done, 1, 2) is None
     assert nothing_left(Path("my run"), done, 2, 2) == (
-        "note: nothing is left to do, all 2 steps are made; to train on: "
+        "note: nothing is left to do, the run has made its 2 steps; to train on: "
         "mtl train \"resume='my run'\" runner.steps=4 'allow=[runner.steps]'"
     )
 

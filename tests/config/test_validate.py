@@ -117,6 +117,11 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
         "only a task of type classification or regression has that key; choices here: answers, context, id, question",
     ),
     (
+        changed(tasks__cola__columns={"text": "a", "labels": "b"}),
+        "tasks.cola.columns.labels: unknown key 'labels'",
+        "did you mean 'label'? choices: label, text, text_pair",
+    ),
+    (
         changed(tasks__cola__source={"path": "x", "train": "a.csv"}),
         "tasks.cola.source.train: unknown key 'train'",
         "did you mean tasks.cola.source.files.train?",

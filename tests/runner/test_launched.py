@@ -51,7 +51,7 @@ WRONG = [
     (WHOLE | {"LOCAL_WORLD_SIZE": "5"}, "LOCAL_WORLD_SIZE=5: the value is not a whole number from 1 to 4"),
     (WHOLE | {"LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "2"}, "LOCAL_RANK=2: the value is not a whole number from 0 to 1"),
     ({"SLURM_STEP_NUM_TASKS": "4"}, "SLURM_STEP_NUM_TASKS=4: srun has started 4 tasks, and RANK and WORLD_SIZE are not set"),
-    ({"OMPI_COMM_WORLD_SIZE": "2"}, "for separate runs, unset it (unset OMPI_COMM_WORLD_SIZE)"),
+    ({"OMPI_COMM_WORLD_SIZE": "2"}, "if each is a run of its own, type unset OMPI_COMM_WORLD_SIZE"),
 ]  # fmt: skip
 
 

@@ -306,6 +306,11 @@ def test_a_label_outside_the_set_is_named_with_row_value_and_allowed_set() -> No
     many = only(task([f"class {number}" for number in range(50)]).check(table([50]), labelled=True))
     assert many.fix.endswith("19 = class 19, ... (50 classes) (tasks.toy.labels)")
     assert "label 'yes' is" in only(task(["0", "1"]).check(table(["yes"]), labelled=True)).what
+    named = task(["no", "yes"])
+    rows = table(["good", "bad", "good"])
+    named.prepare(rows)
+    advice = "; if the labels in the file are the classes, type 'tasks.toy.labels=[bad, good]'"
+    assert only(named.check(rows, labelled=True)).fix == f"allowed: 0 = no, 1 = yes (tasks.toy.labels){advice}"
 
 
 def test_labels_mean_the_same_in_all_splits() -> None:
