@@ -205,7 +205,7 @@ def _table(
     for name in names if columns is None else [name for name in (*columns, *ID_COLUMNS) if name in names]:
         values = [row.get(name) for row in objects]
         try:
-            arrays[name] = pa.array(values)
+            arrays[name] = _array(values)
         except UnicodeEncodeError:
             if columns is None or name in columns:
                 problems.append(_half_pair(name, values, path, lines))
@@ -215,6 +215,15 @@ def _table(
     if problems:
         raise UserError(problems)
     return pa.table(arrays)
+
+
+def _array(values: list[Any]) -> pa.Array:
+    """Values as a column. Raises ValueError, TypeError or OverflowError where they have no type in common."""
+    array = pa.array(values)
+    # Arrow makes 1.0 of true beside numbers with a decimal point; beside whole ones it is an error.
+    if pa.types.is_floating(array.type) and any(isinstance(value, bool) for value in values):
+        raise TypeError("true or false among numbers")
+    return array
 
 
 def _place(path: Path, lines: list[int] | None, row: int) -> str:
@@ -242,7 +251,7 @@ def _odd_value(name: str, values: list[Any], path: Path, lines: list[int] | None
     while bad - good > 1:
         middle = (good + bad) // 2
         try:
-            pa.array(values[:middle])
+            _array(values[:middle])
             good = middle
         except (ValueError, TypeError, OverflowError):
             bad = middle

@@ -173,6 +173,7 @@ def test_a_first_line_that_is_no_header(tmp_path: Path, first: str, what: str, f
         ("types.jsonl", '{"a": 1}\n{"a": 2}\n\n{"a": "x"}\n{"a": 3}\n', "column 'a': the value \"x\"", 4),
         ("nested.jsonl", '{"a": {"b": [1]}}\n{"a": {"b": ["x"]}}\n', "column 'a': the value", 2),
         ("big.jsonl", '{"a": 1}\n{"a": 99999999999999999999999}\n', "column 'a': the value 9999", 2),
+        ("truth.jsonl", '{"a": 1}\n{"a": 0.5}\n{"a": true}\n{"a": 2}\n', "column 'a': the value true does not have the type", 3),
         ("surrogate.jsonl", '{"a": "x"}\n{"a": "\\ud800"}\n', "column 'a' holds half a surrogate pair, \\ud800, which is no character", 2),
         (
             "half.jsonl",
