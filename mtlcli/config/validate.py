@@ -221,6 +221,8 @@ def _meant(kind: str, value: Any) -> str | None:
     """What was most likely meant by a value of the wrong type: `1e1` is 10, and `"10"` in quotes is 10; None where nothing is clear."""
     if kind in ("int_type", "int_from_float") and isinstance(value, float):
         return str(int(value)) if value.is_integer() else None
+    if kind == "int_type" and isinstance(value, str) and (several := re.fullmatch(r"(\d{1,9})(?:\.\.\.?|-|:)(\d{1,9})", value)):
+        return f"range({several[1]},{int(several[2]) + 1}), in quotes for the shell, and add -m: a sweep over these numbers"
     pattern = {"int_type": r"[+-]?\d+", "float_type": r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", "bool_type": "true|false"}.get(kind)
     return f"{value} without quotes" if pattern and isinstance(value, str) and re.fullmatch(pattern, value) else None
 

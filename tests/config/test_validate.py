@@ -108,6 +108,11 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
         "choose one by name, sampling.name: all, proportional, temperature, uniform",
     ),
     (changed(runner__steps=1e1), "runner.steps: must be a whole number, found 10.0", "write 10"),
+    (
+        changed(seed="1..3"),
+        "seed: must be a whole number, found '1..3'",
+        "write range(1,4), in quotes for the shell, and add -m: a sweep over these numbers",
+    ),
     (changed(runner__steps="10"), "runner.steps: must be a whole number, found '10'", "write 10 without quotes"),
     (changed(optim__lr="1e-3"), "optim.lr: must be a number, found '1e-3'", "write 1e-3 without quotes"),
     (changed(runner__together="true"), "runner.together: must be true or false, found 'true'", "write true without quotes"),
