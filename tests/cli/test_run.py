@@ -229,6 +229,7 @@ def test_a_table_with_a_label_column_for_each_task_partly_filled(tmp_path: Path)
         {
             "text": f"the cat {n} is {n % 3}",
             "id": str(n),
+            "question": "who is it",
             "mood": ["bad", "good"][n % 2] if n % 4 < 2 else None,
             "score": n / 9 if n % 3 else None,
             "answers": {"text": ["cat"], "answer_start": [4]} if n % 5 else {"text": [], "answer_start": []},
@@ -237,7 +238,7 @@ def test_a_table_with_a_label_column_for_each_task_partly_filled(tmp_path: Path)
     ]
     (tmp_path / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     tasks = []
-    columns = {"mood": "text: text, label: mood", "score": "text: text, label: score", "ask": "question: text, context: text"}
+    columns = {"mood": "text: text, label: mood", "score": "text: text, label: score", "ask": "context: text"}
     for name, kind in (("mood", "classification"), ("score", "regression"), ("ask", "span")):
         source = "{files: {train: all.jsonl, validation: all.jsonl}}"
         tasks.append(
@@ -262,7 +263,7 @@ def test_a_table_with_a_label_column_for_each_task_partly_filled(tmp_path: Path)
 
     # A line without label and without text has nothing to predict from.
     with (tmp_path / "all.jsonl").open("a") as file:
-        file.write('{"id": "24", "text": "", "mood": null, "score": null, "answers": null}\n')
+        file.write('{"id": "24", "question": "who", "text": "", "mood": null, "score": null, "answers": null}\n')
     done = mtl("eval", "run", "--predictions", "out", "--json", "scores.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (
