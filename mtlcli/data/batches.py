@@ -21,9 +21,26 @@ MIXED = 50
 """From more batches than these an epoch has two pools or more, so that a feature does not meet the same others each time."""
 
 
+@dataclass(frozen=True)
+class InputFormat:
+    """How features become rectangles of token ids."""
+
+    pad_id: int
+    """What stands in `input_ids` where there is no token."""
+    uses_segments: bool
+    """Whether the model has segments."""
+    multiple: int = 1
+    """Widths of batches are rounded up to a multiple of this number. More than 1 where each new shape
+    of a batch is dear: see `precision.input_format`."""
+
+    def rounded(self, lengths: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+        """Return `lengths` rounded up to the multiple, where that is not above `most`; same shape."""
+        return np.maximum(lengths, np.minimum(-(-lengths // self.multiple) * self.multiple, most))
+
+
 @dataclass
 class Batch:
-    """B features, padded on the right to the longest of them (L)."""
+    """B features, padded on the right to a common width L (see `InputFormat.rounded`)."""
 
     input_ids: Tensor
     """(B, L) int64."""
@@ -107,19 +124,29 @@ def join(batches: Sequence[tuple[str, Batch]]) -> Batch:
 
 
 def collate(
-    features: Features, indices: NDArray[np.int64], *, pad_id: int, uses_segments: bool, denominator: float, examples: float | None = None
+    features: Features,
+    indices: NDArray[np.int64],
+    *,
+    input_format: InputFormat,
+    denominator: float,
+    examples: float | None = None,
+    max_tokens: int | None = None,
 ) -> Batch:
     """The features numbered `indices` as one padded batch. `examples`: of the whole step; None: as
-    many as `denominator` says."""
+    many as `denominator` says. `max_tokens`: padded tokens to which the width may be rounded up.
+
+    The width never exceeds the longest feature of the split, which the model is known to take.
+    """
     starts = features.offsets[indices]
     lengths = features.offsets[indices + 1] - starts
-    place = np.arange(lengths.max(initial=0))
+    most = features.longest if max_tokens is None else min(features.longest, max_tokens // max(1, len(indices)))
+    place = np.arange(input_format.rounded(lengths, most).max(initial=0))
     mask = place < lengths[:, None]
     # Beyond a feature's end the gather reads its neighbour's tokens, which the mask replaces; `clip` keeps it in the array.
     ids = features.ids.take(starts[:, None] + place, mode="clip").astype(np.int64)
-    ids[~mask] = pad_id
+    ids[~mask] = input_format.pad_id
     segments = None
-    if uses_segments:
+    if input_format.uses_segments:
         segments = torch.from_numpy(((place >= features.segments[indices][:, None]) & mask).astype(np.int64))
     return Batch(
         input_ids=torch.from_numpy(ids),
@@ -129,7 +156,7 @@ def collate(
         lengths=lengths,
         indices=indices,
         denominator=denominator,
-        pad_id=pad_id,
+        pad_id=input_format.pad_id,
         examples=denominator if examples is None else examples,
     )
 

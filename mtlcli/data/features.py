@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,11 @@ class Features:
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each feature: (N,)."""
         return np.diff(self.offsets)
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest feature; 0 without features."""
+        return int(self.lengths.max(initial=0))
 
 
 @dataclass

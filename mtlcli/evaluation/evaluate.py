@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mtlcli.data.batches import collate, evaluation_batches
+from mtlcli.data.batches import InputFormat, collate, evaluation_batches
 from mtlcli.data.features import Features, Split
 from mtlcli.errors import NotFinite
 from mtlcli.evaluation.glue import glue_average
@@ -67,8 +67,7 @@ def outputs_of(
     features: Features,
     *,
     batch_size: int,
-    pad_id: int,
-    uses_segments: bool,
+    input_format: InputFormat,
     bf16: bool,
     ranks: Ranks,
     on_batch: Callable[[], None] = lambda: None,
@@ -90,7 +89,7 @@ def outputs_of(
         if first + ranks.rank >= len(batches):
             continue
         indices = batches[first + ranks.rank]
-        batch = collate(features, indices, pad_id=pad_id, uses_segments=uses_segments, denominator=1.0).to(ranks.device)
+        batch = collate(features, indices, input_format=input_format, denominator=1.0).to(ranks.device)
         with torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16):
             outputs = model.outputs(name, batch)
         where = _places(features, indices) if task.token_outputs else indices
@@ -139,8 +138,7 @@ def evaluate(
     *,
     step: int,
     eval_batch_size: int,
-    pad_id: int,
-    uses_segments: bool,
+    input_format: InputFormat,
     bf16: bool,
     ranks: Ranks,
     on_split: Callable[[str, str], None] = lambda task, split: None,
@@ -165,8 +163,7 @@ def evaluate(
                 name,
                 part.features,
                 batch_size=eval_batch_size,
-                pad_id=pad_id,
-                uses_segments=uses_segments,
+                input_format=input_format,
                 bf16=bf16,
                 ranks=ranks,
                 on_batch=on_batch,

@@ -16,7 +16,7 @@ import torch
 from torch.nn import Parameter
 
 from mtlcli import garbage, memory
-from mtlcli.data.batches import Batch, collate
+from mtlcli.data.batches import Batch, InputFormat, collate
 from mtlcli.data.features import Features
 from mtlcli.disk import size_text
 from mtlcli.errors import RunError
@@ -40,8 +40,7 @@ def largest_batch(
     features: Mapping[str, Features],
     batch_sizes: Mapping[str, int],
     *,
-    pad_id: int,
-    uses_segments: bool,
+    input_format: InputFormat,
     bf16: bool,
     accumulation: int,
     ranks: Ranks,
@@ -54,7 +53,7 @@ def largest_batch(
     if available is None:
         raise RunError("the system does not say how much memory is free", "runner.max_tokens=auto", "give a number of tokens")
     free = SHARE * available
-    probe = Probe(model, pad_id=pad_id, uses_segments=uses_segments, bf16=bf16, device=ranks.device)
+    probe = Probe(model, input_format=input_format, bf16=bf16, device=ranks.device)
     reserve = _reserve(model, weighting, ranks.device)
     parts = accumulation * ranks.world
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -98,9 +97,9 @@ def largest_batch(
 class Probe:
     """Measures the memory of training passes, apart from what stays when they are over."""
 
-    def __init__(self, model: MultiTaskModel, *, pad_id: int, uses_segments: bool, bf16: bool, device: torch.device) -> None:
+    def __init__(self, model: MultiTaskModel, *, input_format: InputFormat, bf16: bool, device: torch.device) -> None:
         self._model, self._bf16, self._device = model, bf16, device
-        self._collate = partial(collate, pad_id=pad_id, uses_segments=uses_segments, denominator=1.0)
+        self._collate = partial(collate, input_format=input_format, denominator=1.0)
         garbage.give_back()
         self._resident = [memory_now(device)]
         self._kernels = bf16 and device.type == "cpu"

@@ -246,7 +246,7 @@ def _train(
     from mtlcli.runner.cost import PeakMemory, flops_per_example
     from mtlcli.runner.fit import free_memory
     from mtlcli.runner.loop import Run, train
-    from mtlcli.runner.precision import bound_kernels, choose_precision
+    from mtlcli.runner.precision import bound_kernels, choose_precision, input_format
     from mtlcli.runner.saver import Saver
     from mtlcli.weighting.base import WeightedTask
 
@@ -265,6 +265,7 @@ def _train(
         weighting = weightings.implementation(config.weighting.name)(
             config.weighting, {name: WeightedTask(task.config.weight, task.loss_kind) for name, task in trained.items()}
         )
+        layout = input_format(prepared.encoder, config.runner.precision, ranks.device)
         if config.runner.max_tokens == "auto":
             from mtlcli.runner.fit import largest_batch
 
@@ -273,8 +274,7 @@ def _train(
                 weighting,
                 features,
                 {name: task.config.batch_size or config.runner.batch_size for name, task in trained.items()},
-                pad_id=prepared.encoder.pad_id,
-                uses_segments=prepared.encoder.uses_segments,
+                input_format=layout,
                 bf16=config.runner.precision == "bf16",
                 accumulation=config.runner.accumulation,
                 ranks=ranks,
@@ -318,7 +318,7 @@ def _train(
             streams=streams,
             train=features,
             splits=prepared.splits({name: task.config.splits.validation for name, task in prepared.tasks.items()}),
-            encoder=prepared.encoder,
+            input_format=layout,
             steps=steps,
             eval_every=_eval_every(config, prepared, stages),
             folder=folder,

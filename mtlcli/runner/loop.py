@@ -11,8 +11,7 @@ import torch
 
 from mtlcli import checkpoint, commands
 from mtlcli.config import Config
-from mtlcli.data.batches import Stream
-from mtlcli.data.encoder import TextEncoder
+from mtlcli.data.batches import InputFormat, Stream
 from mtlcli.data.features import Features, Split
 from mtlcli.data.source import DataSource
 from mtlcli.errors import Interrupted, NotFinite, RunError, count_of
@@ -53,8 +52,8 @@ class Run:
     """Encoded train splits."""
     splits: dict[str, dict[str, Split]]
     """Validation splits by task."""
-    encoder: TextEncoder
-    """The backbone's text encoder."""
+    input_format: InputFormat
+    """How features become batches."""
     steps: int
     """Number of updates."""
     eval_every: int
@@ -74,16 +73,22 @@ class Run:
     source: DataSource
     """Where the rows came from."""
 
+    @property
+    def max_tokens(self) -> int | None:
+        """Padded tokens of a task that may go through the model at once on this rank; None: no bound."""
+        bound = self.config.runner.max_tokens
+        return bound // (self.ranks.world * self.config.runner.accumulation) if isinstance(bound, int) else None
+
     def fetch(self, task: str, position: int) -> TaskBatch:
         """This rank's share of a batch of a task's stream."""
         return cut(
             self.model.tasks[task],
             self.train[task],
             self.streams[task].indices(position),
-            pad_id=self.encoder.pad_id,
-            uses_segments=self.encoder.uses_segments,
+            input_format=self.input_format,
             accumulation=self.config.runner.accumulation,
             ranks=self.ranks,
+            max_tokens=self.max_tokens,
         )
 
 
@@ -116,9 +121,6 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
         saved = state.step
     run.begin()
 
-    bound = config.runner.max_tokens
-    at_once = bound // (ranks.world * config.runner.accumulation) if isinstance(bound, int) else None
-
     def enter(*, anew: bool) -> Backward:
         """Begin the present stage, or go on in it. What tasks share is asked of those that are trained in it."""
         run.model.trunk.enter(state.stage.number, anew=anew)
@@ -132,7 +134,8 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
             seed=config.seed,
             tasks=stages.tasks(state.stage),
             together=config.runner.together,
-            max_tokens=at_once,
+            max_tokens=run.max_tokens,
+            input_format=run.input_format,
         )
 
     backward = enter(anew=resumed is None)
@@ -310,8 +313,7 @@ def _evaluate(run: Run, state: TrainState, *, bf16: bool) -> dict[str, Any]:
         run.splits,
         step=state.step,
         eval_batch_size=run.config.runner.eval_batch_size,
-        pad_id=run.encoder.pad_id,
-        uses_segments=run.encoder.uses_segments,
+        input_format=run.input_format,
         bf16=bf16,
         ranks=run.ranks,
         on_split=run.console.evaluating,

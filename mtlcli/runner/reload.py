@@ -260,7 +260,7 @@ def _evaluate(
     from mtlcli.evaluation.evaluate import evaluate
     from mtlcli.models.build import build_model
     from mtlcli.runner.distributed import connect
-    from mtlcli.runner.precision import choose_precision
+    from mtlcli.runner.precision import choose_precision, input_format
     from mtlcli.runner.restore import check_model, restore_model
     from mtlcli.runner.room import without_numbers
 
@@ -277,8 +277,7 @@ def _evaluate(
             prepared.splits(parts),
             step=found.checkpoint.step,
             eval_batch_size=config.runner.eval_batch_size,
-            pad_id=prepared.encoder.pad_id,
-            uses_segments=prepared.encoder.uses_segments,
+            input_format=input_format(prepared.encoder, precision, ranks.device),
             bf16=precision == "bf16",
             ranks=ranks,
             on_split=lambda task, split: say(f"evaluating {task}/{split}"),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import Parameter
 
-from mtlcli.data.batches import Batch, collate, rectangles
+from mtlcli.data.batches import Batch, InputFormat, collate, rectangles
 from mtlcli.data.features import Features
 from mtlcli.errors import NotFinite, RunError
 from mtlcli.models.backbone import last_layers
@@ -71,17 +71,18 @@ def cut(
     features: Features,
     indices: NDArray[np.int64],
     *,
-    pad_id: int,
-    uses_segments: bool,
+    input_format: InputFormat,
     accumulation: int,
     ranks: Ranks,
+    max_tokens: int | None = None,
 ) -> TaskBatch:
-    """This rank's share of the features `indices` of a task, in micro-batches."""
+    """This rank's share of the features `indices` of a task, in micro-batches. `max_tokens`: as of `collate`."""
     items = task.items(features, indices)
     mine = indices[ranks.rank :: ranks.world]
     parts = [part for part in np.array_split(mine, accumulation) if len(part)]
     micro = [
-        collate(features, part, pad_id=pad_id, uses_segments=uses_segments, denominator=items, examples=len(indices)) for part in parts
+        collate(features, part, input_format=input_format, denominator=items, examples=len(indices), max_tokens=max_tokens)
+        for part in parts
     ]
     return TaskBatch(
         micro=micro,
@@ -135,15 +136,20 @@ class Backward:
         tasks: Sequence[str] | None = None,
         together: bool = True,
         max_tokens: int | None = None,
+        input_format: InputFormat | None = None,
     ) -> None:
-        """`tasks`: those that are trained; None: all that the weighting knows. `together`: whether tasks go through the trunk together
-        where it and the weighting allow. `max_tokens`: padded tokens that may do so at once on this rank, if fewer than suit the device."""
+        """`tasks`: those that are trained; None: all that the weighting knows. `together`: whether tasks
+        go through the trunk together where it and the weighting allow. `max_tokens`: padded tokens that
+        may do so at once on this rank, if fewer than suit the device. `input_format`: how tasks that go
+        through the trunk together are padded; None: to the longest of them.
+        """
         self.model, self.weighting, self.ranks, self.bf16 = model, weighting, ranks, bf16
         # A gradient that is wanted by itself needs passes of its own.
         self._together = (
             together and model.trunk.joint and not isinstance(weighting, GradientBalancing) and not weighting.measures_gradients
         )
         suits = ROOM[ranks.device.type] // model.hidden
+        self._input_format = input_format or InputFormat(pad_id=0, uses_segments=False)
         self._most = suits if max_tokens is None else min(max_tokens, suits)
         self._touched: dict[Parameter, Tensor] = {}
         # On a CPU new memory for them at every step would take four times as long as setting it to zero.
@@ -339,7 +345,8 @@ class Backward:
         if not micros:
             return []
         most = max(self._most, *(micro.input_ids.numel() for _, micro in micros))
-        lengths = np.concatenate([micro.lengths for _, micro in micros])
+        widest = max(micro.input_ids.shape[1] for _, micro in micros)
+        lengths = self._input_format.rounded(np.concatenate([micro.lengths for _, micro in micros]), widest)
         ends = np.cumsum([len(micro) for _, micro in micros])
         parts = []
         for places in rectangles(lengths, overhead=OVERHEAD[self.ranks.device.type], most=most):

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from mtlcli.config import Config, weightings
 from mtlcli.config.snapshot import load_config
+from mtlcli.data.batches import InputFormat
 from mtlcli.models.build import build_model
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.runner.distributed import Ranks
@@ -88,7 +89,7 @@ class Bench:
                 # A bucket of similar lengths, as training has it.
                 start = int(torch.randint(0, max(1, len(features) // examples), (1,), generator=generator)) * examples
                 order = features.lengths.argsort(kind="stable")[start : start + examples]
-                given[name] = cut(task, features, order, pad_id=0, uses_segments=True, accumulation=1, ranks=ALONE)
+                given[name] = cut(task, features, order, input_format=InputFormat(0, True), accumulation=1, ranks=ALONE)
             self.batches.append(given)
         self.step = 0
 

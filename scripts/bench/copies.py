@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from mtlcli.config.sharing import CrossStitchSharing, HardSharing, SoftSharing, sharings
-from mtlcli.data.batches import Batch, collate
+from mtlcli.data.batches import Batch, InputFormat, collate
 from mtlcli.data.features import Features
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.layers import layer_list
@@ -83,7 +83,7 @@ def make_batch(size: dict[str, int]) -> Batch:
     lengths[: EXAMPLES // 4] -= size["length"] // 4
     ids = np.random.default_rng(0).integers(1, size["vocabulary"], lengths.sum())
     features = Features(ids, np.concatenate([[0], lengths.cumsum()]), lengths)
-    return collate(features, np.arange(EXAMPLES), pad_id=0, uses_segments=False, denominator=float(EXAMPLES))
+    return collate(features, np.arange(EXAMPLES), input_format=InputFormat(0, False), denominator=float(EXAMPLES))
 
 
 def build(config: Any, size: dict[str, int], tasks: list[str]) -> Trunk:

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from balancing import compose
 
-from mtlcli.data.batches import Stream
+from mtlcli.data.batches import InputFormat, Stream
 from mtlcli.models.build import build_model
 from mtlcli.runner.distributed import Ranks
 from mtlcli.runner.prepare import prepare
@@ -56,7 +56,9 @@ def main() -> None:
         tokens = 0
         for number in range(options.rounds + 1):
             given = {
-                name: cut(task, features[name], streams[name].indices(number), pad_id=0, uses_segments=True, accumulation=1, ranks=ALONE)
+                name: cut(
+                    task, features[name], streams[name].indices(number), input_format=InputFormat(0, True), accumulation=1, ranks=ALONE
+                )
                 for name, task in prepared.tasks.items()
             }
             for name, backward in arms.items():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtlcli.data.batches import Stream, collate, evaluation_batches, join, rectangles
+from mtlcli.data.batches import InputFormat, Stream, collate, evaluation_batches, join, rectangles
 from mtlcli.data.features import Features
 from mtlcli.errors import UserError
 
@@ -80,7 +80,7 @@ def test_little_padding() -> None:
 def test_collate_equals_a_loop_over_examples() -> None:
     data = features([5, 1, 9, 3, 4])
     for indices in ([0, 1, 2, 3, 4], [4, 2], [1], [3, 3]):
-        batch = collate(data, np.array(indices), pad_id=7, uses_segments=True, denominator=2.5)
+        batch = collate(data, np.array(indices), input_format=InputFormat(7, True), denominator=2.5)
         longest = max(int(data.lengths[index]) for index in indices)
         for row, index in enumerate(indices):
             tokens = data.ids[data.offsets[index] : data.offsets[index + 1]].tolist()
@@ -95,16 +95,35 @@ def test_collate_equals_a_loop_over_examples() -> None:
         assert batch.lengths.tolist() == data.lengths[indices].tolist()
         assert batch.input_ids.dtype == torch.int64 and batch.attention_mask.dtype == torch.bool
         assert batch.indices.tolist() == indices and batch.denominator == 2.5 and len(batch) == len(indices)
-    assert collate(data, np.array([0]), pad_id=0, uses_segments=False, denominator=1.0).token_type_ids is None
+    assert collate(data, np.array([0]), input_format=InputFormat(0, False), denominator=1.0).token_type_ids is None
+
+
+@pytest.mark.parametrize(
+    ("indices", "max_tokens", "width"),
+    [
+        ([0], None, 8),  # 5 tokens, rounded up.
+        ([3], None, 8),  # 8 tokens need nothing.
+        ([0, 2], None, 9),  # 9 tokens would be 16: wider than the longest of the split.
+        ([0, 1], 13, 6),  # 2 x 8 tokens would be more than 13.
+        ([0, 1], 9, 5),  # Rounding up has no room; what the inputs need stays.
+        ([], 9, 0),
+    ],
+)
+def test_widths_are_rounded_up_within_bounds(indices: list[int], max_tokens: int | None, width: int) -> None:
+    data = features([5, 1, 9, 8])
+    rounded = InputFormat(7, True, multiple=8)
+    batch = collate(data, np.array(indices, np.int64), input_format=rounded, denominator=1.0, max_tokens=max_tokens)
+    assert batch.input_ids.shape == (len(indices), width)
+    assert batch.attention_mask.sum(1).tolist() == data.lengths[indices].tolist()
 
 
 def test_a_rank_without_a_share_gets_an_empty_batch() -> None:
-    batch = collate(features([4, 2]), np.array([0, 1])[2::3], pad_id=0, uses_segments=True, denominator=2.0)
+    batch = collate(features([4, 2]), np.array([0, 1])[2::3], input_format=InputFormat(0, True), denominator=2.0)
     assert batch.input_ids.shape == (0, 0) and len(batch) == 0
 
 
 def test_batch_moves_as_a_whole() -> None:
-    batch = collate(features([4, 2]), np.array([0, 1]), pad_id=0, uses_segments=True, denominator=2.0).to(torch.device("meta"))
+    batch = collate(features([4, 2]), np.array([0, 1]), input_format=InputFormat(0, True), denominator=2.0).to(torch.device("meta"))
     assert batch.token_type_ids is not None
     tensors = [batch.input_ids, batch.attention_mask, batch.token_type_ids, *batch.columns.values()]
     assert all(tensor.device.type == "meta" for tensor in tensors)
@@ -127,7 +146,7 @@ def test_a_batch_is_built_without_a_loop_over_its_tokens() -> None:
     for position in range(300):
         indices = stream.indices(position)
         start = time.perf_counter()
-        collate(data, indices, pad_id=0, uses_segments=True, denominator=32.0)
+        collate(data, indices, input_format=InputFormat(0, True), denominator=32.0)
         middle = time.perf_counter()
         [[int(token) for token in data.ids[data.offsets[index] : data.offsets[index + 1]]] for index in indices]
         loops.append(time.perf_counter() - middle)
@@ -159,10 +178,10 @@ def test_rectangles_cost_least(overhead: int, most: int) -> None:
 
 def test_picked_and_joined_features_are_those_of_the_batch() -> None:
     data = features([4, 2, 6])
-    batch = collate(data, np.array([0, 1, 2]), pad_id=9, uses_segments=True, denominator=3.0)
+    batch = collate(data, np.array([0, 1, 2]), input_format=InputFormat(9, True), denominator=3.0)
     for width in (4, 8):
         picked = batch.pick(np.array([0, 1]), width)
-        expected = collate(data, np.array([0, 1]), pad_id=9, uses_segments=True, denominator=3.0)
+        expected = collate(data, np.array([0, 1]), input_format=InputFormat(9, True), denominator=3.0)
         assert picked.input_ids.shape == picked.attention_mask.shape == picked.token_type_ids.shape == (2, width)  # type: ignore[union-attr]
         assert torch.equal(picked.input_ids[:, :4], expected.input_ids)
         assert torch.equal(picked.attention_mask[:, :4], expected.attention_mask)

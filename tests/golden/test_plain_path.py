@@ -16,7 +16,7 @@ import torch
 from transformers import get_linear_schedule_with_warmup
 
 from mtlcli.config.snapshot import load_config
-from mtlcli.data.batches import Stream, collate
+from mtlcli.data.batches import InputFormat, Stream, collate
 from mtlcli.models.build import build_model
 from mtlcli.runner.prepare import prepare
 from tests.warm import mtl
@@ -69,7 +69,7 @@ def plain(folder: Path) -> list[dict[str, float]]:
             items = float(task.items(features[name], indices))
             losses[name] = 0.0
             for index in indices:
-                one = collate(features[name], np.array([index]), pad_id=prepared.encoder.pad_id, uses_segments=True, denominator=items)
+                one = collate(features[name], np.array([index]), input_format=InputFormat(prepared.encoder.pad_id, True), denominator=items)
                 loss = model(name, one).loss
                 (task.config.weight * loss).backward()
                 losses[name] += loss.item()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mtlcli.config.run import Model
-from mtlcli.data.batches import collate
+from mtlcli.data.batches import InputFormat, collate
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import build_backbone
 from mtlcli.models.files import BackboneFiles, find_backbone, locate
@@ -39,7 +39,7 @@ def test_any_family_loads_pools_and_ignores_padding(model_folder: Path, request:
     features = encoder.encode(TEXTS, TEXTS[::-1], 64)
 
     def run(indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        batch = collate(features, np.array(indices), pad_id=encoder.pad_id, uses_segments=encoder.uses_segments, denominator=1.0)
+        batch = collate(features, np.array(indices), input_format=InputFormat(encoder.pad_id, encoder.uses_segments), denominator=1.0)
         with torch.no_grad():
             encoded = backbone(batch)
         assert encoded.hidden.shape == (*batch.input_ids.shape, 32) and encoded.pooled.shape == (len(indices), 32)
@@ -64,7 +64,7 @@ def test_a_run_folder_rebuilds_the_backbone_without_the_weights_source(model_fol
     again.load_state_dict(backbone.state_dict())
     assert files.encoder().fingerprint == BackboneFiles.load(tmp_path / "backbone").encoder().fingerprint
     features = files.encoder().encode(TEXTS, None, 64)
-    batch = collate(features, np.arange(3), pad_id=0, uses_segments=files.uses_segments, denominator=1.0)
+    batch = collate(features, np.arange(3), input_format=InputFormat(0, files.uses_segments), denominator=1.0)
     with torch.no_grad():
         assert torch.equal(backbone(batch).pooled, again(batch).pooled)
 
@@ -79,7 +79,7 @@ def test_states_are_those_of_the_library(model_folder: Path) -> None:
     inputs = AutoTokenizer.from_pretrained(model_folder)(TEXTS, TEXTS[::-1], padding=True, return_tensors="pt", return_token_type_ids=True)
     library = AutoModel.from_pretrained(model_folder).eval()
     features = files.encoder().encode(TEXTS, TEXTS[::-1], 64)
-    batch = collate(features, np.arange(len(TEXTS)), pad_id=0, uses_segments=True, denominator=1.0)
+    batch = collate(features, np.arange(len(TEXTS)), input_format=InputFormat(0, True), denominator=1.0)
     assert torch.equal(batch.input_ids, inputs["input_ids"]) and torch.equal(batch.token_type_ids, inputs["token_type_ids"])
     with torch.no_grad():
         torch.testing.assert_close(backbone(batch).pooled, library(**inputs).pooler_output)
@@ -98,7 +98,7 @@ def test_other_poolings_leave_no_parameter_unused(model_folder: Path, pooling: s
     model = Model(kind="pretrained", name=str(model_folder), pooling=pooling)  # type: ignore[arg-type]
     backbone = build_backbone(find_backbone(model, list), model)
     features = find_backbone(model, list).encoder().encode(TEXTS, None, 64)
-    backbone(collate(features, np.arange(5), pad_id=0, uses_segments=True, denominator=1.0)).pooled.sum().backward()
+    backbone(collate(features, np.arange(5), input_format=InputFormat(0, True), denominator=1.0)).pooled.sum().backward()
     # A sum over a layer-normalised vector has no gradient through the norm's input in theory; None would mean "unused".
     assert all(p.grad is not None for p in backbone.parameters())
 

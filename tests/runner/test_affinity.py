@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from mtlcli.data.batches import InputFormat
 from mtlcli.runner.affinity import Affinity, grouping
 from mtlcli.runner.distributed import Ranks
 from mtlcli.runner.state import TrainState
@@ -27,7 +28,7 @@ def test_affinity_is_its_first_order_value_for_small_steps() -> None:
     def fetch(name: str, position: int) -> TaskBatch:
         asked.append((name, position))
         rows = np.arange(8) + 8 * position
-        return cut(model.tasks[name], features[name], rows, pad_id=0, uses_segments=True, accumulation=2, ranks=ALONE)
+        return cut(model.tasks[name], features[name], rows, input_format=InputFormat(0, True), accumulation=2, ranks=ALONE)
 
     names = list(model.tasks)
     state = TrainState(positions={"cola": 0, "stsb": 1, "squad": 2})

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from mtlcli.data.batches import InputFormat
 from mtlcli.runner.cost import PeakMemory, flops_per_example
 from mtlcli.runner.distributed import Ranks
 from mtlcli.runner.step import cut
@@ -21,7 +22,7 @@ def test_operations_are_those_of_the_matrix_products(frozen: bool) -> None:
     if frozen:
         model.trunk.requires_grad_(False)
     ranks = Ranks(0, 1, torch.device("cpu"))
-    batch = cut(tasks["cola"], features["cola"], np.arange(4), pad_id=0, uses_segments=True, accumulation=2, ranks=ranks)
+    batch = cut(tasks["cola"], features["cola"], np.arange(4), input_format=InputFormat(0, True), accumulation=2, ranks=ranks)
     config: Any = model.trunk.backbone.network.config  # type: ignore[union-attr]
     wide, inner, depth = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     forward = 0

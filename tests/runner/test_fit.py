@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from mtlcli.data.batches import InputFormat
 from mtlcli.errors import RunError
 from mtlcli.runner import fit
 from mtlcli.runner.distributed import Ranks
@@ -48,7 +49,7 @@ loop.train = watched
 def largest(**options: Any) -> tuple[int, str]:
     model, weighting = small_model("hard")
     features = small_data()[2]
-    settings = {"pad_id": 0, "uses_segments": True, "bf16": False, "accumulation": 1, "ranks": ALONE} | options
+    settings = {"input_format": InputFormat(0, True), "bf16": False, "accumulation": 1, "ranks": ALONE} | options
     return fit.largest_batch(model, weighting, features, dict.fromkeys(features, 8), **settings)
 
 
@@ -64,8 +65,7 @@ def test_it_leaves_no_trace() -> None:
         before, drawn = {name: each.clone() for name, each in model.state_dict().items()}, torch.random.get_rng_state()
         fit.largest_batch(
             *(model, weighting, features, dict.fromkeys(features, 8)),
-            pad_id=0,
-            uses_segments=True,
+            input_format=InputFormat(0, True),
             bf16=False,
             accumulation=1,
             ranks=ALONE,

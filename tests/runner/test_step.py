@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mtlcli.config import weightings
+from mtlcli.data.batches import InputFormat
 from mtlcli.errors import NotFinite, RunError
 from mtlcli.runner.distributed import Ranks
 from mtlcli.runner.step import Backward, Outcome, TaskBatch, cut
@@ -21,7 +22,7 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 def batches(model, features, accumulation: int = 1) -> dict[str, TaskBatch]:  # type: ignore[no-untyped-def]
     return {
         name: cut(
-            model.tasks[name], features[name], np.arange(13), pad_id=0, uses_segments=True, accumulation=accumulation, ranks=ALONE
+            model.tasks[name], features[name], np.arange(13), input_format=InputFormat(0, True), accumulation=accumulation, ranks=ALONE
         )
         for name in model.tasks
     }  # fmt: skip
@@ -94,7 +95,7 @@ def test_a_weighted_loss_is_torchs_on_the_whole_batch_however_it_is_cut(accumula
         ranks = Ranks(rank, 2, torch.device("cpu"))
         shares = {
             name: cut(
-                model.tasks[name], features[name], np.arange(13), pad_id=0, uses_segments=True, accumulation=accumulation, ranks=ranks
+                model.tasks[name], features[name], np.arange(13), input_format=InputFormat(0, True), accumulation=accumulation, ranks=ranks
             )
             for name in model.tasks
         }  # fmt: skip

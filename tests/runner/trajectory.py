@@ -9,6 +9,7 @@ import torch
 
 from mtlcli.config import weightings
 from mtlcli.config.weighting import AnnealedTask
+from mtlcli.data.batches import InputFormat
 from mtlcli.data.features import Features
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.runner.distributed import Ranks
@@ -52,7 +53,7 @@ def train(
         chosen = (np.arange(9) + 9 * number) % 60
         batches = {
             name: cut(
-                model.tasks[name], features[name], chosen, pad_id=0, uses_segments=True, accumulation=accumulation, ranks=ranks
+                model.tasks[name], features[name], chosen, input_format=InputFormat(0, True), accumulation=accumulation, ranks=ranks
             )
             for name in model.tasks
         }  # fmt: skip

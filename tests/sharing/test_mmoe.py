@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, linear
 
 from mtlcli.config.sharing import MMoESharing
-from mtlcli.data.batches import Batch, collate
+from mtlcli.data.batches import Batch, InputFormat, collate
 from mtlcli.errors import UserError
 from mtlcli.models.multitask import MultiTaskModel
 from tests.runner.small import small_data, small_model
@@ -151,7 +151,7 @@ def test_the_load_is_that_of_the_latest_step_over_all_micro_batches(layers: Any)
     features = small_data()[2]["squad"]
 
     def batch(indices: range) -> Batch:
-        return collate(features, np.array(indices), pad_id=0, uses_segments=True, denominator=1.0)
+        return collate(features, np.array(indices), input_format=InputFormat(0, True), denominator=1.0)
 
     with trunk.training_passes():
         model("squad", batch_of("squad", 30))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mtlcli.config.sharing import sharings
-from mtlcli.data.batches import collate
+from mtlcli.data.batches import InputFormat, collate
 from mtlcli.models.layers import PerTask, key_of, task_of
 from tests.runner.small import small_data, small_model
 
@@ -54,6 +54,6 @@ def test_such_names_change_nothing_in_any_strategy(sharing: str) -> None:
     assert rates == [set(), set()]
     other.load_state_dict(other.state_dict())
     for task, name in NAMES.items():
-        batch = collate(features[task], np.arange(4), pad_id=0, uses_segments=True, denominator=4.0)
+        batch = collate(features[task], np.arange(4), input_format=InputFormat(0, True), denominator=4.0)
         assert torch.equal(model(task, batch).loss, other(name, batch).loss)
     assert other.trunk.measures() == renamed(model.trunk.measures())

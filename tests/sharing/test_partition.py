@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mtlcli.config.sharing import sharings
-from mtlcli.data.batches import collate
+from mtlcli.data.batches import InputFormat, collate
 from tests.runner.small import small_data, small_model
 
 
@@ -20,7 +20,7 @@ def test_gradient_of_a_task_reaches_exactly_the_parameters_it_uses(sharing: str)
     assert all(users.values())
     for task in model.tasks:
         model.zero_grad()
-        batch = collate(features[task], np.arange(8), pad_id=0, uses_segments=True, denominator=8.0)
+        batch = collate(features[task], np.arange(8), input_format=InputFormat(0, True), denominator=8.0)
         model(task, batch).loss.backward()
         reached = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
         assert reached == {name for name, tasks in users.items() if task in tasks}
@@ -43,6 +43,6 @@ def test_copies_start_equal_and_go_their_own_way() -> None:
 def test_one_task_is_the_same_under_hard_and_none() -> None:
     """With the same start the two strategies compute the same function of the first task's batch."""
     _, _, features, _ = small_data()
-    batch = collate(features["cola"], np.arange(8), pad_id=0, uses_segments=True, denominator=8.0)
+    batch = collate(features["cola"], np.arange(8), input_format=InputFormat(0, True), denominator=8.0)
     hard, none = small_model("hard")[0].eval(), small_model("none")[0].eval()
     assert torch.equal(hard("cola", batch).loss, none("cola", batch).loss)

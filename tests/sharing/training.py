@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mtlcli.data.batches import Batch, collate
+from mtlcli.data.batches import Batch, InputFormat, collate
 from mtlcli.data.features import Features
 from mtlcli.models.multitask import MultiTaskModel
 from tests.runner.small import small_data, small_model
@@ -21,7 +21,7 @@ def _features() -> dict[str, Features]:
 
 def batch_of(task: str, start: int = 0, size: int = 8) -> Batch:
     """Some sample rows of a task of `small_data`."""
-    return collate(_features()[task], np.arange(start, start + size), pad_id=0, uses_segments=True, denominator=float(size))
+    return collate(_features()[task], np.arange(start, start + size), input_format=InputFormat(0, True), denominator=float(size))
 
 
 def trained(sharing: Any, *, steps: int = 8, trunk_lr: float = 0.002) -> tuple[MultiTaskModel, list[float]]:

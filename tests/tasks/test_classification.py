@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mtlcli.config.task import ClassificationTask, Source, TextColumns
-from mtlcli.data.batches import collate
+from mtlcli.data.batches import InputFormat, collate
 from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.table import Table
 from mtlcli.errors import RunError
@@ -417,7 +417,7 @@ def test_encoding_pairs_and_labels(encoder: TextEncoder) -> None:
 def test_loss_is_the_summed_cross_entropy_of_labelled_rows(encoder: TextEncoder) -> None:
     toy = task(["a", "b", "c"])
     features = toy.encode(table([2, 0, None]), encoder)
-    batch = collate(features, np.arange(3), pad_id=0, uses_segments=True, denominator=2)
+    batch = collate(features, np.arange(3), input_format=InputFormat(0, True), denominator=2)
     logits = torch.tensor([[0.5, -1.0, 2.0], [3.0, 0.0, 0.0], [1.0, 2.0, 3.0]], dtype=torch.bfloat16, requires_grad=True)
     loss = toy.loss({"logits": logits}, batch)
     expected = math.log(math.exp(0.5) + math.exp(-1) + math.exp(2)) - 2 + math.log(math.exp(3) + 2) - 3

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mtlcli.config.task import RegressionTask, Source, TextColumns
-from mtlcli.data.batches import collate
+from mtlcli.data.batches import InputFormat, collate
 from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.table import Table
 from mtlcli.errors import RunError
@@ -93,7 +93,7 @@ def test_a_test_split_is_scored_wholly_or_not_at_all() -> None:
 def test_loss_is_the_summed_squared_error_of_scored_rows(encoder: TextEncoder) -> None:
     toy = task()
     features = toy.encode(table([1.0, None, 4.0]), encoder)
-    batch = collate(features, np.arange(3), pad_id=0, uses_segments=False, denominator=2)
+    batch = collate(features, np.arange(3), input_format=InputFormat(0, False), denominator=2)
     logits = torch.tensor([[0.5], [9.0], [1.0]], dtype=torch.bfloat16, requires_grad=True)
     loss = toy.loss({"logits": logits}, batch)
     assert loss.dtype == torch.float32 and loss.item() == 0.5**2 + 3**2

@@ -17,7 +17,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from mtlcli.config.task import Source, SpanTask
-from mtlcli.data.batches import collate
+from mtlcli.data.batches import InputFormat, collate
 from mtlcli.data.encoder import TextEncoder, build_tokenizer
 from mtlcli.data.features import Features
 from mtlcli.data.table import Table
@@ -188,7 +188,7 @@ def test_loss_is_the_mean_of_start_and_end_cross_entropy_over_context_and_first_
     qa = task(no_answer=True)
     features = qa.encode(rows, encoder("wordpiece", rows))
     features.columns["start"][2] = features.columns["end"][2] = -100
-    batch = collate(features, np.arange(3), pad_id=0, uses_segments=True, denominator=2)
+    batch = collate(features, np.arange(3), input_format=InputFormat(0, True), denominator=2)
     generator = torch.Generator().manual_seed(0)
     outputs = {name: torch.randn(batch.input_ids.shape, generator=generator, requires_grad=True) for name in ("start", "end")}
     loss = qa.loss(outputs, batch)
