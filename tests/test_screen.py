@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import mtlcli
-from mtlcli.runner.console import Console, results_table
+from mtlcli.rundir.console import Console, results_table
 from mtlcli.screen import screen
 
 RESULTS = {

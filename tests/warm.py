@@ -119,10 +119,9 @@ def serve() -> None:
 
     import mtlcli.cli.train
     import mtlcli.evaluation.evaluate
-    import mtlcli.evaluation.metrics.scores
+    import mtlcli.metrics.scores
     import mtlcli.models.build
     import mtlcli.runner.job
-    import mtlcli.runner.loop
     import mtlcli.tasks.classification  # noqa: F401
     from mtlcli.config.validate import check
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import mtlcli
 from mtlcli import output
 from mtlcli.disk import REMEDIES, reason
+from mtlcli.distributed.environment import read_launch
 from mtlcli.errors import MtlError, RunError, UserError, count_of
 from mtlcli.registry import suggest
-from mtlcli.runner.launched import read_launch
 
 VERBS = {
     "train": "compose a configuration, run it, write a run folder; -m for a sweep",

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mtlcli.checkpoint import run_of
 from mtlcli.cli import first_rank
 from mtlcli.cli.parser import Parser
 from mtlcli.config.changes import refuse_at_evaluation
@@ -21,6 +20,7 @@ from mtlcli.disk import obstacle, writing
 from mtlcli.errors import Problem, UserError
 from mtlcli.pulse import Pulse
 from mtlcli.registry import nearest
+from mtlcli.rundir.checkpoint import run_of
 
 HELP = """\
 Evaluate a run folder (its best checkpoint) or one checkpoint folder.
@@ -83,7 +83,7 @@ def eval_main(argv: list[str]) -> int:
     def show(results: dict[str, Any]) -> None:
         if not first_rank():
             return
-        from mtlcli.runner.console import results_table
+        from mtlcli.rundir.console import results_table
         from mtlcli.screen import screen
 
         try:

@@ -29,7 +29,6 @@ from omegaconf.errors import KeyValidationError, OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from mtlcli import commands
-from mtlcli.checkpoint import run_of
 from mtlcli.cli.hydras import idle_key, missing_plugin
 from mtlcli.cli.loader import Loader
 from mtlcli.cli.overrides import added, apply, doubled, is_task, parsed
@@ -46,6 +45,7 @@ from mtlcli.config.snapshot import read_config, saved_values
 from mtlcli.config.validate import check_key
 from mtlcli.errors import Problem, UserError
 from mtlcli.registry import suggest
+from mtlcli.rundir.checkpoint import run_of
 
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 MOST_JOBS = 100

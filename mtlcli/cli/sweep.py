@@ -18,7 +18,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from mtlcli import checkpoint, commands
+from mtlcli import commands
 from mtlcli.cli import first_rank
 from mtlcli.cli.overrides import parsed
 from mtlcli.cli.preflight import Plan, preflight, read_arguments
@@ -29,6 +29,7 @@ from mtlcli.disk import append, make_numbered, write_whole, writing
 from mtlcli.errors import Interrupted, MtlError, Problem, RunError, UserError, count_of
 from mtlcli.output import outlive_reader
 from mtlcli.report.sweep import LISTED, SweepJob, listed_jobs, read_job, read_sweep, sweep_tables, varied, write_csv
+from mtlcli.rundir import checkpoint
 
 JOBS = "MTL_SWEEP_JOBS"
 """Environment variable with the number of jobs, for jobs that a launcher runs in processes of its own."""
@@ -198,7 +199,7 @@ def sweep_job(composed: DictConfig) -> float:
 
     A job that has finished is not run again.
     """
-    from mtlcli.runner.folder import RunFolder
+    from mtlcli.rundir.folder import RunFolder
 
     settings = HydraConfig.get()
     place = Path(settings.sweep.dir)

@@ -204,8 +204,8 @@ def _list(files: dict[str, GroupFile], own: Path | None, only: str | None = None
 
 
 def _show(name: str, file: GroupFile, overrides: list[str], own: Path | None) -> None:
-    from mtlcli.data.checks import check_tables
     from mtlcli.data.source import open_source
+    from mtlcli.prepare.checks import check_tables
     from mtlcli.screen import screen
     from mtlcli.tasks.base import build_tasks
 

@@ -18,18 +18,18 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from mtlcli import commands
-from mtlcli.checkpoint import run_of
 from mtlcli.cli import first_rank, loader
 from mtlcli.cli.preflight import HYDRA_ERRORS, VERSION_BASE, explain, preflight, read_arguments
 from mtlcli.config import Config
 from mtlcli.config.paths import conf_dir
 from mtlcli.config.snapshot import config_text, read_config
+from mtlcli.distributed.environment import read_launch
 from mtlcli.errors import UserError, count_of
 from mtlcli.output import outlive_reader
 from mtlcli.pulse import Pulse, doing
 from mtlcli.report.sweep import LISTED
-from mtlcli.runner.launched import read_launch
-from mtlcli.runner.owner import Owner
+from mtlcli.rundir.checkpoint import run_of
+from mtlcli.rundir.lock import Owner
 
 LONGEST_NAME = 80
 """Characters of a sweep job's folder name."""

@@ -19,7 +19,7 @@ from mtlcli.config.task import ClassificationTask, RegressionTask, SpanTask
 from mtlcli.config.weighting import Needs
 from mtlcli.disk import obstacle
 from mtlcli.errors import Problem, count_of
-from mtlcli.evaluation.metrics import METRICS, OUTSIDE, metric_names, suggest_metric
+from mtlcli.metrics import METRICS, OUTSIDE, metric_names, suggest_metric
 from mtlcli.registry import nearest, suggest
 
 SPECIAL_TOKENS = 4

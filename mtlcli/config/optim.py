@@ -61,7 +61,7 @@ class Optim:
 Betas = Annotated[list[float], MinLen(2)]
 
 
-@optims.register("adamw", "mtlcli.runner.optimisers:AdamW")
+@optims.register("adamw", "mtlcli.training.optimizers:AdamW")
 @section
 class AdamWOptim(Optim):
     """AdamW (Loshchilov & Hutter 2019); biases and norms have no weight decay."""
@@ -74,7 +74,7 @@ class AdamWOptim(Optim):
     """AdamW's term against division by zero."""
 
 
-@optims.register("adamw_8bit", "mtlcli.runner.optimisers:AdamW8bit")
+@optims.register("adamw_8bit", "mtlcli.training.optimizers:AdamW8bit")
 @section
 class AdamW8bitOptim(Optim):
     """AdamW with moments of 8 bits in blocks (Dettmers et al. 2022), a quarter of their memory; embeddings keep 32 bits."""
@@ -89,7 +89,7 @@ class AdamW8bitOptim(Optim):
     """AdamW's term against division by zero."""
 
 
-@optims.register("adafactor", "mtlcli.runner.optimisers:Adafactor")
+@optims.register("adafactor", "mtlcli.training.optimizers:Adafactor")
 @section
 class AdafactorOptim(Optim):
     """Adafactor (Shazeer & Stern 2018): second moments by row and column, no first ones, steps relative to a parameter's size."""
@@ -106,7 +106,7 @@ class AdafactorOptim(Optim):
     """Largest root mean square of an update, before it is made relative to the parameter's; d of the paper."""
 
 
-@optims.register("lion", "mtlcli.runner.optimisers:Lion")
+@optims.register("lion", "mtlcli.training.optimizers:Lion")
 @section
 class LionOptim(Optim):
     """Lion (Chen et al. 2023): the sign of an interpolation between gradient and momentum; one moment in memory."""
@@ -121,7 +121,7 @@ class LionOptim(Optim):
     """Share of the momentum in the update's direction, and decay of the momentum."""
 
 
-@optims.register("muon", "mtlcli.runner.optimisers:Muon")
+@optims.register("muon", "mtlcli.training.optimizers:Muon")
 @section
 class MuonOptim(Optim):
     """Muon (Jordan et al. 2024): orthogonalised momentum for the matrices of the layers; embeddings, heads and vectors have AdamW."""

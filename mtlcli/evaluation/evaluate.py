@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,38 +12,13 @@ from numpy.typing import NDArray
 
 from mtlcli.data.batches import InputFormat, collate, evaluation_batches
 from mtlcli.data.features import Features, Split
+from mtlcli.distributed.process_group import Ranks
 from mtlcli.errors import NotFinite
-from mtlcli.evaluation.glue import glue_average
-from mtlcli.evaluation.metrics import compute
+from mtlcli.metrics import compute
+from mtlcli.metrics.glue import glue_average
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.pulse import doing
 from mtlcli.tasks.base import Outputs, TaskType
-
-
-class Ranks(Protocol):
-    """What evaluation needs of the processes of a run; see mtlcli/runner/distributed.py."""
-
-    @property
-    def rank(self) -> int:
-        """Number of this process."""
-
-    @property
-    def world(self) -> int:
-        """Number of processes."""
-
-    @property
-    def device(self) -> torch.device:
-        """The device of this process."""
-
-    @property
-    def first(self) -> bool:
-        """Whether this is rank 0."""
-
-    def add(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Sum over all ranks, in place."""
-
-    def share(self, value: Any) -> Any:
-        """The JSON value of rank 0, on every rank."""
 
 
 @dataclass

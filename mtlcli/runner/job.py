@@ -9,21 +9,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtlcli import checkpoint, commands, garbage
+from mtlcli import commands, garbage
 from mtlcli.config import Config, samplings, weightings
 from mtlcli.config.sharing import ProgressiveSharing, stages_of
 from mtlcli.config.snapshot import config_text, load_config, read_text
+from mtlcli.distributed.environment import read_launch
+from mtlcli.distributed.signals import Interrupt
 from mtlcli.errors import Interrupted, MtlError, RunError, UserError, count_of
 from mtlcli.models.files import BackboneFiles
+from mtlcli.prepare.prepare import Prepared, prepare
 from mtlcli.pulse import doing
-from mtlcli.runner.console import Console, findings, results_table
-from mtlcli.runner.folder import RunFolder
-from mtlcli.runner.interrupt import Interrupt
-from mtlcli.runner.launched import read_launch
-from mtlcli.runner.prepare import Prepared, prepare
+from mtlcli.rundir import checkpoint
+from mtlcli.rundir.console import Console, findings, results_table
+from mtlcli.rundir.folder import RunFolder
+from mtlcli.runner.disk_space import check_place, check_room
 from mtlcli.runner.remarks import crowded, nothing_left, remarks
 from mtlcli.runner.resume import Resumption, reopen
-from mtlcli.runner.room import check_place, check_room
 from mtlcli.seeds import folded
 
 MOST_STEPS = 99_999_999
@@ -32,7 +33,7 @@ MOST_STEPS = 99_999_999
 if TYPE_CHECKING:
     from mtlcli.data.batches import Stream
     from mtlcli.data.features import Features
-    from mtlcli.runner.stages import Stages
+    from mtlcli.training.stages import Stages
 
 
 def run(config: Config, run_dir: Path, *, command: list[str], numbered: bool = False, resumes: Path | None = None) -> float:
@@ -58,7 +59,7 @@ def _carry_out(config: Config, prepared: Prepared, folder: RunFolder, order: Res
     """Train in this process, or in ranks of our own."""
     doing("loading torch")
     if config.runner.devices == 1:
-        from mtlcli.runner.distributed import connect
+        from mtlcli.distributed.process_group import connect
 
         with connect(config.runner) as ranks:
             return _train(config, prepared, folder, ranks, order, interrupt)
@@ -71,7 +72,7 @@ def _carry_out(config: Config, prepared: Prepared, folder: RunFolder, order: Res
 
 def _run_as_rank(config: Config, run_dir: Path, command: list[str], numbered: bool, resumes: Path | None) -> float:
     """Carry out a run whose ranks torchrun or SLURM has started: rank 0 makes the folder, then all of them read it."""
-    from mtlcli.runner.distributed import lost_neighbour, said_of_neighbour
+    from mtlcli.distributed.process_group import lost_neighbour, said_of_neighbour
 
     try:
         return _take_part(config, run_dir, command, numbered, resumes)
@@ -86,7 +87,7 @@ def _run_as_rank(config: Config, run_dir: Path, command: list[str], numbered: bo
 
 
 def _take_part(config: Config, run_dir: Path, command: list[str], numbered: bool, resumes: Path | None) -> float:
-    from mtlcli.runner.distributed import connect, lost_neighbour, said_of_neighbour
+    from mtlcli.distributed.process_group import connect, lost_neighbour, said_of_neighbour
 
     by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     with (
@@ -243,11 +244,11 @@ def _train(
     import torch
 
     from mtlcli.models.build import build_model
-    from mtlcli.runner.cost import PeakMemory, flops_per_example
-    from mtlcli.runner.fit import free_memory
-    from mtlcli.runner.loop import Run, train
-    from mtlcli.runner.precision import bound_kernels, choose_precision, input_format
-    from mtlcli.runner.saver import Saver
+    from mtlcli.rundir.saver import Saver
+    from mtlcli.training.analysis.cost import PeakMemory, flops_per_example
+    from mtlcli.training.batch_size_finder import free_memory
+    from mtlcli.training.loop import Run, train
+    from mtlcli.training.precision import bound_kernels, choose_precision, input_format
     from mtlcli.weighting.base import WeightedTask
 
     with Console(config.logger.console, folder.log, silent=not ranks.first) as console, console.hearing_warnings():
@@ -267,7 +268,7 @@ def _train(
         )
         layout = input_format(prepared.encoder, config.runner.precision, ranks.device)
         if config.runner.max_tokens == "auto":
-            from mtlcli.runner.fit import largest_batch
+            from mtlcli.training.batch_size_finder import largest_batch
 
             config.runner.max_tokens, found = largest_batch(
                 model,
@@ -362,8 +363,8 @@ def _order(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], Stage
     Raises UserError when a stage would have no step, or none after the warm-up.
     """
     from mtlcli.data.batches import Stream
-    from mtlcli.runner.stages import Stages
     from mtlcli.sampling.base import TaskSize
+    from mtlcli.training.stages import Stages
 
     # Until it is known, as if there were no bound: only the ranks know what fits.
     bound = None if config.runner.max_tokens == "auto" else config.runner.max_tokens

@@ -17,11 +17,12 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from mtlcli import checkpoint, commands
+from mtlcli import commands
 from mtlcli.config.run import Runner
+from mtlcli.distributed.signals import Interrupt
 from mtlcli.errors import Interrupted, Problem, RunError, UserError
-from mtlcli.runner.folder import RunFolder
-from mtlcli.runner.interrupt import Interrupt
+from mtlcli.rundir import checkpoint
+from mtlcli.rundir.folder import RunFolder
 from mtlcli.runner.resume import Resumption
 
 GRACE = 3.0
@@ -118,7 +119,7 @@ def launch(runner: Runner, folder: RunFolder, order: Resumption | None, interrup
 
     Raises RunError naming the rank that failed, and Interrupted when they stopped because a signal had asked for it.
     """
-    from mtlcli.runner.meeting import local_store
+    from mtlcli.distributed.rendezvous import local_store
 
     # Held here, so that the ranks find one another at a port that is free for certain.
     store = local_store()

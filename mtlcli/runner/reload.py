@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtlcli import checkpoint, commands, garbage
+from mtlcli import commands, garbage
 from mtlcli.config import Config, Task
 from mtlcli.config.crosscheck import untyped_code
 from mtlcli.config.snapshot import load_config
@@ -17,9 +17,10 @@ from mtlcli.disk import obstacle, writing
 from mtlcli.errors import Problem, UserError
 from mtlcli.evaluation.predictions import described
 from mtlcli.models.files import BackboneFiles
+from mtlcli.prepare.prepare import Prepared, prepare
 from mtlcli.registry import suggest
-from mtlcli.runner.folder import RunFolder, hidden
-from mtlcli.runner.prepare import Prepared, prepare
+from mtlcli.rundir import checkpoint
+from mtlcli.rundir.folder import RunFolder, hidden
 from mtlcli.runner.resume import differing_config, differing_files
 
 if TYPE_CHECKING:
@@ -257,12 +258,12 @@ def _evaluate(
     for notice in [*prepared.notices, *_other_data(found.run, prepared)]:
         say(notice)
 
+    from mtlcli.distributed.process_group import connect
     from mtlcli.evaluation.evaluate import evaluate
     from mtlcli.models.build import build_model
-    from mtlcli.runner.distributed import connect
-    from mtlcli.runner.precision import choose_precision, input_format
-    from mtlcli.runner.restore import check_model, restore_model
-    from mtlcli.runner.room import without_numbers
+    from mtlcli.runner.disk_space import without_numbers
+    from mtlcli.training.precision import choose_precision, input_format
+    from mtlcli.training.restore import check_model, restore_model
 
     with connect(config.runner) as ranks:
         # First without memory for it: a file may ask for any size.

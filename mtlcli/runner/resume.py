@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtlcli import checkpoint
-from mtlcli.checkpoint.rotation import ASIDE, are_aside, drop_aside, retain, set_aside, step_aside
 from mtlcli.config import Config
 from mtlcli.config.changes import changes, has_dropout, judge, judge_unchanged, settle
 from mtlcli.config.environment import hide
 from mtlcli.config.snapshot import config_text, load_config, read_text
 from mtlcli.data.source import changed_data
 from mtlcli.disk import size_text
+from mtlcli.distributed.signals import Interrupt
 from mtlcli.errors import Problem, UserError
 from mtlcli.models.files import BackboneFiles
-from mtlcli.runner.folder import RunFolder, hidden
-from mtlcli.runner.interrupt import Interrupt
-from mtlcli.runner.prepare import Prepared, prepare
-from mtlcli.runner.room import without_numbers
+from mtlcli.prepare.prepare import Prepared, prepare
+from mtlcli.rundir import checkpoint
+from mtlcli.rundir.checkpoint.rotation import ASIDE, are_aside, drop_aside, retain, set_aside, step_aside
+from mtlcli.rundir.folder import RunFolder, hidden
+from mtlcli.runner.disk_space import without_numbers
 
 
 @dataclass
@@ -165,16 +165,7 @@ def _granted(environment: dict[str, Any], step: int) -> set[str]:
 
 def _best(found: checkpoint.Checkpoint, folder: RunFolder) -> list[str]:
     """A warning when the best checkpoint cannot be used, and a line about checkpoints that are set aside."""
-    lines = [f"warning: {text}" for text in [best_fault(folder, found.best_step)] if text]
+    lines = [f"warning: {text}" for text in [folder.best_fault(found.best_step)] if text]
     later = [path for path in are_aside(folder.checkpoints) if step_aside(path) > found.step]
     lines += [f"{path.name} is deleted when the next checkpoint is saved" for path in later]
     return lines
-
-
-def best_fault(folder: RunFolder, step: int | None) -> str | None:
-    """Why the best checkpoint, which `mtl eval RUN` reads, cannot be used."""
-    if step is None:
-        return None
-    place = folder.checkpoints / f"step_{step:08d}"
-    found = checkpoint.fault(place)
-    return None if found is None else f"the best checkpoint, {place.name}, cannot be used: {found}"

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from mtlcli import garbage
+from mtlcli.distributed.signals import Interrupt
 from mtlcli.errors import Interrupted, MtlError, Problem, UserError
 from mtlcli.output import fill_closed, outlive_reader, show_any_text
 from mtlcli.pulse import Pulse
-from mtlcli.runner.interrupt import Interrupt
 
 
 def main() -> None:
@@ -47,8 +47,8 @@ def _work(run_dir: str, interrupt: Interrupt, report: int) -> dict[str, Any]:
                 json.dump(said, stream)
 
     try:
-        from mtlcli.runner.distributed import connect
-        from mtlcli.runner.folder import RunFolder
+        from mtlcli.distributed.process_group import connect
+        from mtlcli.rundir.folder import RunFolder
         from mtlcli.runner.job import config_of, work
 
         folder = RunFolder(Path(run_dir))
@@ -75,7 +75,7 @@ def _word(error: Exception) -> dict[str, Any]:
     if isinstance(error, MtlError):
         by_user = isinstance(error, UserError)
         return {"failed": [astuple(problem) for problem in error.problems], "by_user": by_user}
-    from mtlcli.runner.distributed import lost_neighbour, said_of_neighbour
+    from mtlcli.distributed.process_group import lost_neighbour, said_of_neighbour
 
     lost = lost_neighbour(error)
     problem = Problem(said_of_neighbour(error) if lost else f"{type(error).__name__}: {error}")

@@ -20,7 +20,7 @@ from mtlcli.config.task import ClassificationTask
 from mtlcli.data.features import Features
 from mtlcli.data.table import Table, as_numpy, integer_array, text_array
 from mtlcli.errors import Problem
-from mtlcli.evaluation.metrics import compute, main_key
+from mtlcli.metrics import compute, main_key
 from mtlcli.tasks.base import Outputs, TaskType
 from mtlcli.tasks.checks import (
     ALIKE,

@@ -32,11 +32,11 @@ from torch import Tensor
 from mtlcli.config import Config, weightings
 from mtlcli.config.snapshot import load_config
 from mtlcli.data.batches import InputFormat
+from mtlcli.distributed.process_group import Ranks
 from mtlcli.models.build import build_model
 from mtlcli.models.multitask import MultiTaskModel
-from mtlcli.runner.distributed import Ranks
-from mtlcli.runner.prepare import Prepared, prepare
-from mtlcli.runner.step import Backward, TaskBatch, cut
+from mtlcli.prepare.prepare import Prepared, prepare
+from mtlcli.training.step import Backward, TaskBatch, cut
 from mtlcli.weighting.base import Step, WeightedTask
 
 SUITE = ["rte", "mrpc", "cola", "stsb", "sst2", "qnli", "qqp", "mnli"]

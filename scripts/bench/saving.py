@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mtlcli.runner.saver import Saver
+from mtlcli.rundir.saver import Saver
 
 LAYERS = 24
 """Tensors of the model; its optimiser has twice as many."""

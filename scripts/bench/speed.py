@@ -21,7 +21,7 @@ What is compared, and why it is fair:
   are its tokens/s over the mixture's tokens per example: the luck of the few batches it met cancels. Its seconds are those of
   metrics.jsonl (fetch to update); the Trainer's run from the end of one step to the end of the next. Neither evaluates or saves in between.
 - The best settings of the Trainer are tried out here: attention eager or sdpa, whichever is faster on two of the tasks. torch.compile
-  is not tried. mtl and these settings use bf16 where mtlcli/runner/precision.py finds that the host is faster with it, else neither does.
+  is not tried. mtl and these settings use bf16 where mtlcli/training/precision.py finds that the host is faster with it, else neither does.
 - Operations are counted on real tokens alone, and divided by what large matrix products reach here in the same round and number format.
   Those of the last layer that mtl leaves out, where heads read the first token alone, are not counted as done.
 """

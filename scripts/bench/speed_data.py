@@ -23,7 +23,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from mtlcli.config.snapshot import load_config
 from mtlcli.data.features import Features
-from mtlcli.runner.prepare import prepare
+from mtlcli.prepare.prepare import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 GLUE = ["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte"]

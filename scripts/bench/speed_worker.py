@@ -197,8 +197,8 @@ def time_stages() -> dict[str, Any]:
     import torch
 
     from mtlcli.models.multitask import MultiTaskModel
-    from mtlcli.runner.loop import Run
-    from mtlcli.runner.stages import Stages
+    from mtlcli.training.loop import Run
+    from mtlcli.training.stages import Stages
 
     parts: dict[str, list[tuple[Any, str]]] = {
         "data": [(Stages, "plan"), (Run, "fetch")],
@@ -229,7 +229,7 @@ def time_stages() -> dict[str, Any]:
 
 def at_each_row(note: Callable[[], None]) -> None:
     """Call something before each row of metrics.jsonl is written."""
-    from mtlcli.runner.folder import RunFolder
+    from mtlcli.rundir.folder import RunFolder
 
     append = RunFolder.append_metrics
 
@@ -263,7 +263,7 @@ def stub_model() -> dict[str, Any]:
 
 def time_evaluation() -> dict[str, Any]:
     """Clock the last evaluation of a run."""
-    from mtlcli.runner import loop
+    from mtlcli.training import loop
 
     measured: dict[str, Any] = {}
 

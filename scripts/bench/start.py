@@ -43,7 +43,7 @@ tell()
 """
 TRAIN = f"""{TELL}
 from mtlcli.__main__ import main
-from mtlcli.runner.console import Console
+from mtlcli.rundir.console import Console
 
 def start(self, *arguments):
     tell()

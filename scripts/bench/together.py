@@ -20,11 +20,11 @@ import torch
 from balancing import compose
 
 from mtlcli.data.batches import InputFormat, Stream
+from mtlcli.distributed.process_group import Ranks
 from mtlcli.models.build import build_model
-from mtlcli.runner.distributed import Ranks
-from mtlcli.runner.prepare import prepare
-from mtlcli.runner.step import Backward, cut
+from mtlcli.prepare.prepare import prepare
 from mtlcli.sharing.hard import Hard
+from mtlcli.training.step import Backward, cut
 from mtlcli.weighting.base import Step, WeightedTask
 from mtlcli.weighting.losses.static import Static
 

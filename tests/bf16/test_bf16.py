@@ -9,12 +9,12 @@ import pytest
 import torch
 import yaml
 
-from mtlcli.runner.precision import CPU_BF16, choose_precision
 from mtlcli.tasks.base import Encoded
 from mtlcli.tasks.heads import PooledHead, SpanHead
+from mtlcli.training.precision import CPU_BF16, choose_precision
 from tests.ddp.test_two_ranks import COMMON, losses
 from tests.resume.runs import cut_off, differences, resume, start
-from tests.runner.test_fit import run_within
+from tests.training.test_batch_size_finder import run_within
 from tests.warm import mtl
 
 EPS = 2.0**-8

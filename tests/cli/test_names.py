@@ -11,7 +11,7 @@ import pytest
 from mtlcli.cli.preflight import Plan
 from mtlcli.cli.sweep import LISTED, _make_folder, _remove_unused
 from mtlcli.errors import UserError
-from mtlcli.runner.folder import RunFolder
+from mtlcli.rundir.folder import RunFolder
 from tests.warm import start
 
 NOON = """

@@ -14,7 +14,7 @@ import pytest
 from mtlcli import garbage
 from tests.warm import ENVIRONMENT, ROOT, mtl
 
-LATER = ["datasets", "evaluate", "matplotlib", "pandas", "sklearn", "tensorboard", "torchvision", "mtlcli.evaluation.metrics.scores"]
+LATER = ["datasets", "evaluate", "matplotlib", "pandas", "sklearn", "tensorboard", "torchvision", "mtlcli.metrics.scores"]
 """What no run needs for its first step; the metrics are for the first evaluation."""
 TASK = """\
 # @package tasks.{name}
@@ -26,7 +26,7 @@ columns:
 """
 AT_FIRST_STEP = """
 import gc, json, sys
-from mtlcli.runner import console
+from mtlcli.rundir import console
 
 def start(self, *arguments):
     found = [name for name in {later} if name in sys.modules]
@@ -80,7 +80,8 @@ def test_what_is_imported_before_the_first_step(own: Path) -> None:
 
 COUNT = """
 import builtins, sys
-from mtlcli.data import encoder, store
+from mtlcli.data import encoder
+from mtlcli.prepare import store
 from mtlcli.data.sample import world
 from mtlcli.cli import train
 

@@ -72,7 +72,7 @@ def test_a_job_that_fails_on_its_data(tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, time
-from mtlcli.runner.folder import RunFolder
+from mtlcli.rundir.folder import RunFolder
 append = RunFolder.append_metrics
 def die(self, row):
     append(self, row)

@@ -11,8 +11,8 @@ from mtlcli.config import optims, samplings, sharings, task_types, weightings
 from mtlcli.config.run import Data, Logger, Model, Runner
 from mtlcli.config.schema import hints, is_number
 from mtlcli.config.validate import LARGEST, check
-from mtlcli.runner.loop import seed_dropout
 from mtlcli.seeds import folded
+from mtlcli.training.loop import seed_dropout
 from mtlcli.weighting.base import Step
 
 SECTIONS: dict[str, Any] = {"model": Model, "data": Data, "runner": Runner, "logger": Logger}

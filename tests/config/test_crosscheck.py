@@ -12,7 +12,7 @@ from mtlcli.config import weightings
 from mtlcli.config.crosscheck import missing_files, missing_model, untyped_code
 from mtlcli.config.schema import QUOTE_NUMBERS, QUOTE_TRUTHS
 from mtlcli.config.validate import check, validate
-from mtlcli.evaluation.metrics import metric_names
+from mtlcli.metrics import metric_names
 
 TEXT = {"type": "classification", "source": {"path": "p", "hub": "h"}, "columns": {"text": "t"}}
 

@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 
 from mtlcli.config.paths import expand_paths, typed_path
 from mtlcli.config.snapshot import config_text, load_config, read_config
-from mtlcli.data.store import default_cache
 from mtlcli.errors import UserError
+from mtlcli.prepare.store import default_cache
 
 METHODS = {"sharing": {"name": "hard"}, "weighting": {"name": "static"}, "sampling": {"name": "proportional"}}
 

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 
 from mtlcli.config import Runner, sharings, weightings
 from mtlcli.config.balancing import Balancing
-from mtlcli.runner.distributed import connect
-from tests.runner.small import small_data
-from tests.runner.trajectory import make, optimizer_of, train
+from mtlcli.distributed.process_group import connect
+from tests.training.small import small_data
+from tests.training.trajectory import make, optimizer_of, train
 
 APPROXIMATIONS = {"bf16 rows": {"rows": "bf16"}, "last layers": {"last_layers": 1}, "projection": {"projection": 64}, "every": {"every": 4}}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mtlcli.runner.distributed import Ranks
+from mtlcli.distributed.process_group import Ranks
 
 
 def test_of_word_embeddings_only_touched_rows_travel(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ RUN = [
 FORKED = """
 import os, signal, sys, types
 from mtlcli.runner import launch, worker
-from mtlcli.runner.interrupt import AT_ONCE, SIGNALS
+from mtlcli.distributed.signals import AT_ONCE, SIGNALS
 
 class Forked:
     # What the launcher needs of subprocess.Popen. The rank is a fork of the launcher, which has imported everything.
@@ -69,7 +69,7 @@ def at_step(step: int, rank: int, code: str) -> str:
     body = code.replace("\n", "\n            ")
     return f"""
 import os, signal, sys, time
-from mtlcli.runner import loop
+from mtlcli.training import loop
 def breaking(seeding):
     def seed_dropout(seed, at, number):
         if (at, number) == ({step}, {rank}):

@@ -600,7 +600,7 @@ def test_rows_that_do_not_fit_into_memory(tmp_path: Path) -> None:
     """Also where no file says so beforehand: one message, and nothing is left."""
     files = {"train": write(tmp_path, "train.csv", GOOD), "validation": write(tmp_path, "validation.csv", VALIDATION)}
     task(tmp_path, "mine", CLASSES, files)
-    before = "import mtlcli.runner.prepare as p\ndef full(*a, **k): raise MemoryError\np.open_features = full"
+    before = "import mtlcli.prepare.prepare as p\ndef full(*a, **k): raise MemoryError\np.open_features = full"
     done = mtl("train", "-cd", "my_conf", "task=mine", "model=tiny", f"data.cache_dir={tmp_path / 'cache'}", before=before, cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "the rows of the tasks do not fit into memory\n      -> use a machine with more memory" in done.stderr

@@ -20,15 +20,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from mtlcli import checkpoint
 from mtlcli.cli.preflight import preflight, read_arguments
 from mtlcli.errors import RunError, RunWarning, UserError
-from mtlcli.runner.console import Console
-from mtlcli.runner.cost import PeakMemory
-from mtlcli.runner.folder import RunFolder
-from mtlcli.runner.prepare import prepare
-from mtlcli.runner.room import AROUND, check_room, checkpoint_size
-from mtlcli.runner.saver import Saver
+from mtlcli.prepare.prepare import prepare
+from mtlcli.rundir import checkpoint
+from mtlcli.rundir.console import Console
+from mtlcli.rundir.folder import RunFolder
+from mtlcli.rundir.saver import Saver
+from mtlcli.runner.disk_space import AROUND, check_room, checkpoint_size
+from mtlcli.training.analysis.cost import PeakMemory
 from tests.faults.disks import PAGE, Disk, Failing
 from tests.resume.runs import SMALL, STEPS, differences, resume, start
 from tests.warm import mtl
@@ -148,7 +148,7 @@ def test_retention_on_a_disk_that_has_become_read_only(tmp_path: Path, monkeypat
     def refuse(*arguments: Any, **options: Any) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr("mtlcli.runner.saver.retain", refuse)
+    monkeypatch.setattr("mtlcli.rundir.saver.retain", refuse)
     saver = Saver(tmp_path, keep=1)
     saver.save(MODEL, OPTIMIZER, STATE, best=None)
     with pytest.raises(RunError, match="the checkpoints cannot be written: Read-only file system\n    -> mount it writable, then go on: "):
@@ -337,8 +337,8 @@ def test_what_a_checkpoint_is_said_to_need_is_what_it_takes(whole: Path) -> None
 def test_as_many_checkpoints_as_the_run_will_have(
     monkeypatch: pytest.MonkeyPatch, keep: int, saves: int, existing: int | None, count: int
 ) -> None:
-    monkeypatch.setattr("mtlcli.runner.room.checkpoint_size", lambda *_: 10 * 2**30)
-    monkeypatch.setattr("mtlcli.runner.room.free", lambda _: 0)
+    monkeypatch.setattr("mtlcli.runner.disk_space.checkpoint_size", lambda *_: 10 * 2**30)
+    monkeypatch.setattr("mtlcli.runner.disk_space.free", lambda _: 0)
     config = preflight(read_arguments([*SMALL, f"runner.keep={keep}"])).configs[0]
     with pytest.raises(UserError) as caught:
         check_room(config, {}, prepare(config).files, Path("run"), saves=saves, existing=existing)
@@ -379,7 +379,7 @@ def test_a_place_of_somebody_else_is_refused() -> None:
 
 
 # What looked like enough room is taken by others while the run goes on.
-LATER = "import mtlcli.runner.room\nmtlcli.runner.room.free = lambda place: None\n"
+LATER = "import mtlcli.runner.disk_space\nmtlcli.runner.room.free = lambda place: None\n"
 
 
 @pytest.mark.parametrize(
@@ -423,7 +423,7 @@ def test_others_fill_the_disk_during_a_run(disk: Disk, whole: Path, leave: int) 
     before = f"""
 from tests.faults.disks import Disk, PAGE
 from pathlib import Path
-from mtlcli.runner.saver import Saver
+from mtlcli.rundir.saver import Saver
 save, calls = Saver.save, []
 def filling(self, *arguments, **options):
     calls.append(1)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from mtlcli import checkpoint
-from mtlcli.runner.interrupt import SIGNALS
+from mtlcli.distributed.signals import SIGNALS
+from mtlcli.rundir import checkpoint
 from tests.faults.ranks import FORKED, RUN, alive, at_step, begin, gone, outside, ranks_of, rows, until
 from tests.resume.runs import differences
 from tests.warm import ENVIRONMENT, ROOT, Process, mtl

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from mtlcli import checkpoint
-from mtlcli.runner.folder import RunFolder
+from mtlcli.rundir import checkpoint
+from mtlcli.rundir.folder import RunFolder
 from tests.resume.runs import differences
 from tests.warm import ENVIRONMENT, ROOT, mtl, start
 
@@ -31,7 +31,7 @@ RUN = [
     *("runner.keep=1", "runner.device=cpu", "runner.threads=1", "logger.every=1", "logger.console=plain"),
 ]
 SCORES = """
-from mtlcli.runner.state import TrainState
+from mtlcli.training.state import TrainState
 note = TrainState.note_results
 averages = {2: 0.5, 4: 0.4, 6: 0.3, 8: 0.6, 10: 0.2}
 TrainState.note_results = lambda self, results: note(self, results | {"average": averages[self.step]})

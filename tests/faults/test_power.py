@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mtlcli.runner import saver
+from mtlcli.rundir import saver
 from tests.resume.runs import STEPS, differences, resume, start
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mtlcli import checkpoint
+from mtlcli.rundir import checkpoint
 from tests.faults.ranks import RUN, alive, at_step, begin, gone, outside, ranks_of, rows, until
 from tests.warm import ENVIRONMENT, ROOT, mtl
 

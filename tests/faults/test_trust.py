@@ -24,7 +24,6 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save, save_file
 
-from mtlcli import checkpoint
 from mtlcli.cli import main
 from mtlcli.cli.preflight import preflight, read_arguments
 from mtlcli.config.environment import hide
@@ -32,13 +31,14 @@ from mtlcli.config.run import Model
 from mtlcli.config.snapshot import load_config, read_config, save_config
 from mtlcli.data.encoder import build_tokenizer
 from mtlcli.data.sample import sample_table
-from mtlcli.data.store import open_features
 from mtlcli.errors import RunWarning, UserError
 from mtlcli.models.backbone import build_backbone
 from mtlcli.models.files import BackboneFiles, find_backbone, locate
+from mtlcli.prepare.store import open_features
+from mtlcli.rundir import checkpoint
 from mtlcli.runner.job import run
-from tests.data.test_store import encoder, entries, same, table, task
 from tests.models.conftest import TEXTS, family_config
+from tests.prepare.test_store import encoder, entries, same, table, task
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 SMALL = [
@@ -570,7 +570,7 @@ def test_no_secret_of_the_environment_is_saved(tmp_path: Path, monkeypatch: pyte
     # What failed is told without it, too.
     shutil.rmtree(folder / "checkpoints" / "step_00000004")
     with monkeypatch.context() as patch:
-        patch.setattr("mtlcli.runner.loop.seed_dropout", lambda *_: (_ for _ in ()).throw(RuntimeError("at another-place/x")))
+        patch.setattr("mtlcli.training.loop.seed_dropout", lambda *_: (_ for _ in ()).throw(RuntimeError("at another-place/x")))
         with pytest.raises(RuntimeError):
             main(["train", f"resume={folder}"])
     assert json.loads((folder / "status.json").read_text())["reason"] == "RuntimeError: at ${oc.env:MTL_TEST_TOKEN}/x"

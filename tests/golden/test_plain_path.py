@@ -18,7 +18,7 @@ from transformers import get_linear_schedule_with_warmup
 from mtlcli.config.snapshot import load_config
 from mtlcli.data.batches import InputFormat, Stream, collate
 from mtlcli.models.build import build_model
-from mtlcli.runner.prepare import prepare
+from mtlcli.prepare.prepare import prepare
 from tests.warm import mtl
 
 STEPS, BATCH, LR = 24, 8, 2e-3

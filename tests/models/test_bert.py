@@ -17,9 +17,9 @@ from mtlcli.models.backbone import Backbone
 from mtlcli.models.bert import PLAIN
 from mtlcli.models.dropout import CheapDropout
 from mtlcli.models.multitask import MultiTaskModel
-from tests.runner.small import small_model
 from tests.sharing.families import FAMILIES, family_backbone, family_batch
 from tests.sharing.training import batch_of
+from tests.training.small import small_model
 
 LIKE_BERT = ["bert", "roberta", "xlm-roberta", "camembert", "electra"]
 MINDS = {"hard", "none", "soft", "hierarchical", "adapters", "lora", "task_embedding"}

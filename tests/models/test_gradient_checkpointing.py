@@ -9,8 +9,8 @@ import torch
 
 from mtlcli.config import Model, sharings
 from mtlcli.config.sharing import Stitching
-from tests.runner import small
-from tests.runner.test_step import batches, gradients, run_step
+from tests.training import small
+from tests.training.test_step import batches, gradients, run_step
 
 
 def kept(run) -> int:  # type: ignore[no-untyped-def]

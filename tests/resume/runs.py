@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from mtlcli import checkpoint
 from mtlcli.cli.preflight import preflight, read_arguments
+from mtlcli.rundir import checkpoint
 from mtlcli.runner.job import run
 from tests.pinned import FORMAT
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mtlcli import checkpoint
 from mtlcli.errors import UserError
+from mtlcli.rundir import checkpoint
 from tests.resume.runs import cut_off, differences, resume, start
 from tests.warm import mtl
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mtlcli import checkpoint
 from mtlcli.disk import sha256
 from mtlcli.errors import UserError
+from mtlcli.rundir import checkpoint
 from mtlcli.runner.reload import evaluate_path, find
 from tests.resume.runs import differences, resume, start
 

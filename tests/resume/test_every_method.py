@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mtlcli import checkpoint
 from mtlcli.config import optims, samplings, sharings, weightings
+from mtlcli.rundir import checkpoint
 from tests.resume.runs import STEPS, cut_off, differences, resume, start
 
 MORE = {

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from mtlcli import checkpoint
 from mtlcli.cli.preflight import preflight, read_arguments
 from mtlcli.errors import UserError
+from mtlcli.rundir import checkpoint
+from mtlcli.rundir.lock import Owner
 from mtlcli.runner.job import run
-from mtlcli.runner.owner import Owner
 from tests.resume.runs import SMALL, STEPS, differences, resume, start
 
 
@@ -176,7 +176,7 @@ def test_checkpoints_that_cannot_be_written_are_named_at_once(broken: Path, monk
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(dir))
         return io.BytesIO()
 
-    monkeypatch.setattr("mtlcli.runner.folder.tempfile.TemporaryFile", file)
+    monkeypatch.setattr("mtlcli.rundir.folder.tempfile.TemporaryFile", file)
     expected = f"{broken / 'checkpoints'}: the folder cannot be written: Read-only file system -> mount it writable, then resume"
     assert refused(broken) == [expected]
 

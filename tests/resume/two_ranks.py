@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from mtlcli import checkpoint
+from mtlcli.rundir import checkpoint
 from tests.resume.runs import resume, start
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from mtlcli import checkpoint
 from mtlcli.errors import RunError, UserError
+from mtlcli.rundir import checkpoint
 from mtlcli.runner.reload import evaluate_path, find
 from tests.warm import mtl
 

@@ -15,9 +15,9 @@ from mtlcli.models.files import BackboneFiles
 from mtlcli.models.multitask import MultiTaskModel, Trunk
 from mtlcli.tasks.base import build_tasks
 from tests.config.test_crosscheck import PAIR, run, said
-from tests.runner.small import SmallConfig, small_configs, small_model
 from tests.sharing.families import FAMILIES, family_backbone, family_batch
 from tests.sharing.training import batch_of, trained
+from tests.training.small import SmallConfig, small_configs, small_model
 
 SMALL: dict[str, dict[str, Any]] = {
     "adapters": {"size": 8},

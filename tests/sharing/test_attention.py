@@ -13,9 +13,9 @@ from mtlcli.errors import UserError
 from mtlcli.models.layers import hidden_of, layer_list
 from mtlcli.models.multitask import Trunk
 from mtlcli.sharing.attention import OPEN, Mask, MaskedLayer
-from tests.runner.small import small_model
 from tests.sharing.families import family_backbone, family_batch, family_trunk
 from tests.sharing.training import batch_of
+from tests.training.small import small_model
 
 FINAL_NORM = {"bert": None, "t5": "final_layer_norm", "llama": "norm", "modernbert": "final_norm", "gpt2": "ln_f"}
 

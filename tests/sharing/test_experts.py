@@ -12,11 +12,11 @@ from torch.nn.functional import gelu, layer_norm
 from mtlcli.config.optim import AdamWOptim
 from mtlcli.config.sharing import CGCSharing, MMoESharing, PLESharing
 from mtlcli.models.multitask import Trunk
-from mtlcli.runner.optim import build_optimizer
-from tests.runner.small import small_model
+from mtlcli.training.optim import build_optimizer
 from tests.sharing.families import TASKS, family_trunk
 from tests.sharing.test_mmoe import FAMILIES, gradients, shaken
 from tests.sharing.training import batch_of
+from tests.training.small import small_model
 
 
 @pytest.mark.parametrize("layers", [[-1], "all", "top"])

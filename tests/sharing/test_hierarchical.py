@@ -14,9 +14,9 @@ from mtlcli.models.layers import layer_list
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.sharing.hierarchical import Hierarchical
 from tests.config.test_crosscheck import PAIR, run, said
-from tests.runner.small import small_model
 from tests.sharing.families import FAMILIES, family_backbone, family_batch
 from tests.sharing.training import batch_of, trained
+from tests.training.small import small_model
 
 LOW = {"cola": 0}
 

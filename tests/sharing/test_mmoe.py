@@ -14,9 +14,9 @@ from mtlcli.config.sharing import MMoESharing
 from mtlcli.data.batches import Batch, InputFormat, collate
 from mtlcli.errors import UserError
 from mtlcli.models.multitask import MultiTaskModel
-from tests.runner.small import small_data, small_model
 from tests.sharing.families import family_trunk
 from tests.sharing.training import batch_of
+from tests.training.small import small_data, small_model
 
 FAMILIES = ["bert", "deberta-v2", "modernbert", "t5", "gpt2", "llama"]
 

@@ -13,7 +13,7 @@ from torch import nn
 from mtlcli.config.sharing import sharings
 from mtlcli.data.batches import InputFormat, collate
 from mtlcli.models.layers import PerTask, key_of, task_of
-from tests.runner.small import small_data, small_model
+from tests.training.small import small_data, small_model
 
 NAMES = {"cola": "type", "stsb": "update", "squad": "network"}
 

@@ -8,7 +8,7 @@ import torch
 
 from mtlcli.config.sharing import sharings
 from mtlcli.data.batches import InputFormat, collate
-from tests.runner.small import small_data, small_model
+from tests.training.small import small_data, small_model
 
 
 @pytest.mark.parametrize("sharing", list(sharings))

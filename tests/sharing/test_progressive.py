@@ -12,18 +12,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mtlcli import checkpoint
 from mtlcli.config import Runner
 from mtlcli.config.sharing import HardSharing, ProgressiveSharing
+from mtlcli.distributed.process_group import connect
 from mtlcli.models.layers import layer_list
 from mtlcli.models.multitask import MultiTaskModel
-from mtlcli.runner.distributed import connect
-from mtlcli.runner.step import Backward
+from mtlcli.rundir import checkpoint
 from mtlcli.sharing.progressive import Lateral
+from mtlcli.training.step import Backward
 from tests.resume.runs import differences, resume, start
-from tests.runner.small import small_model
 from tests.sharing.families import family_batch, family_trunk
 from tests.sharing.training import batch_of
+from tests.training.small import small_model
 
 ORDER = {"a": "a", "b": "b", "c": "c"}
 

@@ -11,8 +11,8 @@ from mtlcli.config.sharing import SoftSharing
 from mtlcli.errors import UserError
 from mtlcli.models.layers import PerTask
 from mtlcli.models.multitask import MultiTaskModel
-from tests.runner.small import small_model
 from tests.sharing.training import trained
+from tests.training.small import small_model
 
 
 def soft(**options: object) -> MultiTaskModel:

@@ -15,10 +15,10 @@ from mtlcli.config.sharing import CrossStitchSharing, SluiceSharing, SoftSharing
 from mtlcli.errors import UserError
 from mtlcli.models.layers import layer_list
 from mtlcli.models.multitask import MultiTaskModel, Trunk
-from mtlcli.runner.optim import build_optimizer
-from tests.runner.small import small_model
+from mtlcli.training.optim import build_optimizer
 from tests.sharing.families import TASKS, family_trunk
 from tests.sharing.training import batch_of
+from tests.training.small import small_model
 
 FAMILIES = ["bert", "deberta-v2", "modernbert", "t5", "bart", "gpt2", "llama"]
 

@@ -13,8 +13,8 @@ from mtlcli.errors import UserError
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.multitask import Trunk
 from mtlcli.sharing.task_embedding import ConditionalEmbedding, ConditionalNorm, Shift, TaskEmbedding
-from tests.runner.small import small_model
 from tests.sharing.families import family_backbone, family_batch, family_trunk
+from tests.training.small import small_model
 
 FAMILIES = ["bert", "modernbert", "t5", "gpt2", "llama"]
 

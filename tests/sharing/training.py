@@ -11,7 +11,7 @@ import torch
 from mtlcli.data.batches import Batch, InputFormat, collate
 from mtlcli.data.features import Features
 from mtlcli.models.multitask import MultiTaskModel
-from tests.runner.small import small_data, small_model
+from tests.training.small import small_data, small_model
 
 
 @cache

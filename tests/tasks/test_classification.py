@@ -16,7 +16,7 @@ from mtlcli.data.batches import InputFormat, collate
 from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.table import Table
 from mtlcli.errors import RunError
-from mtlcli.evaluation.metrics import compute
+from mtlcli.metrics import compute
 from mtlcli.tasks.base import build_tasks
 from mtlcli.tasks.checks import ALIKE
 from mtlcli.tasks.classification import Classification

@@ -22,7 +22,7 @@ from mtlcli.data.encoder import TextEncoder, build_tokenizer
 from mtlcli.data.features import Features
 from mtlcli.data.table import Table
 from mtlcli.errors import RunError
-from mtlcli.evaluation.metrics import compute
+from mtlcli.metrics import compute
 from mtlcli.tasks.span import Span
 
 WORDS = [

@@ -1,0 +1,203 @@
+"""From a validated config to encoded data: tables are read and checked, a backbone and its tokenizer found, texts encoded.
+
+Nothing is written but the cache of encoded texts, so that whatever is wrong with the input is said before a run exists.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mtlcli.config import Config
+from mtlcli.data.encoder import TextEncoder
+from mtlcli.data.features import Features, Split
+from mtlcli.data.source import DataSource, open_source
+from mtlcli.data.table import Table
+from mtlcli.errors import Problem, RunWarning, UserError, count_of
+from mtlcli.metrics import OUTSIDE
+from mtlcli.models.files import BackboneFiles, find_backbone
+from mtlcli.prepare.checks import check_tables
+from mtlcli.prepare.store import default_cache, open_features
+from mtlcli.pulse import doing
+from mtlcli.tasks.base import TaskType, build_tasks
+
+
+@dataclass
+class Prepared:
+    """What training and evaluation start from."""
+
+    tasks: dict[str, TaskType[Any]]
+    """Task types by name."""
+    source: DataSource
+    """Where the rows came from."""
+    tables: dict[str, dict[str, Table]]
+    """task -> split -> rows."""
+    features: dict[str, dict[str, Features]]
+    """task -> split -> encoded rows."""
+    files: BackboneFiles
+    """The backbone's architecture and tokenizer."""
+    encoder: TextEncoder
+    """The backbone's text encoder."""
+    notices: list[str]
+    """Lines to show before the run starts."""
+    details: list[str]
+    """Lines for log.txt alone."""
+
+    def splits(self, parts: dict[str, list[str]]) -> dict[str, dict[str, Split]]:
+        """Tables and features of the named splits of each task; tasks without any are left out."""
+        return {
+            name: {split: Split(self.tables[name][split], self.features[name][split]) for split in names}
+            for name, names in parts.items()
+            if names
+        }
+
+
+SHORTEST = 8
+"""The least that `data.max_length` can be."""
+
+_shown: set[str] = set()
+"""Lines about doubtful rows that this process has shown."""
+
+
+def train_splits(task: TaskType[Any]) -> list[str]:
+    """The splits of a task that training reads: train, then validation."""
+    train = task.config.splits.train
+    return ([train] if train else []) + task.config.splits.validation
+
+
+def prepare(
+    config: Config,
+    *,
+    files: BackboneFiles | None = None,
+    splits: Callable[[TaskType[Any]], list[str]] = train_splits,
+    unlabelled: bool = False,
+) -> Prepared:
+    """Read, check and encode `splits` of every task. `files`: the backbone of a run that exists; None: find it from the config.
+    `unlabelled`: rows without a label that have their texts take part where a task would leave them out.
+
+    Raises UserError with everything that is wrong with the data of all tasks, and when there is not enough memory for them.
+    """
+    try:
+        return _prepare(config, files, splits, unlabelled)
+    except MemoryError as error:
+        fix = "use a machine with more memory, fewer rows (data.max_train_rows=N) or fewer tasks"
+        raise UserError("the rows of the tasks do not fit into memory", fix=fix) from error
+
+
+def _prepare(config: Config, files: BackboneFiles | None, splits: Callable[[TaskType[Any]], list[str]], unlabelled: bool) -> Prepared:
+    tasks = build_tasks(config.tasks)
+    source = open_source(config.data, {name: config.tasks[name] for name, task in tasks.items() if splits(task)}, config.seed)
+    problems = _foreign_metrics(tasks)
+    tables: dict[str, dict[str, Table]] = {}
+    wanted = [(name, split) for name, task in tasks.items() for split in splits(task)]
+    for number, (name, split) in enumerate(wanted):
+        doing(f"reading {name}/{split}", number, len(wanted), "split")
+        try:
+            tables.setdefault(name, {})[split] = source.read(
+                name, split, tasks[name].labelled, keep=tasks[name].has_input if unlabelled else None
+            )
+        except UserError as error:
+            problems += error.problems
+    tables = {name: tables.get(name, {}) for name in tasks}
+    found, doubts = check_tables(tasks, tables, doubts=config.data.warnings != "off")
+    problems += found
+    if problems:
+        raise UserError(problems)
+    counted = [line for line in (source.left_out(), source.unscored(), source.drawn()) if line]
+
+    def texts() -> list[str]:
+        return [text for name, parts in tables.items() for split in parts if split == tasks[name].config.splits.train
+                for text in tasks[name].texts(parts[split])]  # fmt: skip
+
+    doing("finding the model and its tokenizer")
+    files = files or find_backbone(config.model, texts)
+    encoder = files.encoder()
+    longest = files.model_max_length
+    limits = {"data.max_length": config.data.max_length} | {
+        f"tasks.{name}.max_length": task.config.max_length for name, task in tasks.items() if task.config.max_length
+    }
+    too_long = [
+        Problem(
+            f"{key}={length}, but the model takes {count_of(longest, 'token')}",
+            where=key,
+            fix=f"type {key}={longest}" if longest >= SHORTEST else "choose another model: no input of a task is so short",
+        )
+        for key, length in limits.items()
+        if longest is not None and length > longest
+    ]
+    if too_long:
+        raise UserError(too_long)
+    for task in tasks.values():
+        task.config.max_length = task.config.max_length or config.data.max_length
+    cache = Path(config.data.cache_dir) if config.data.cache_dir else default_cache()
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always", RunWarning)
+        features: dict[str, dict[str, Features]] = {name: {} for name in tables}
+        for number, (name, split) in enumerate(wanted):
+            doing(f"encoding {name}/{split}", number, len(wanted), "split")
+            features[name][split] = open_features(tables[name][split], tasks[name], encoder, cache)
+    doing("preparing the run")
+    notices = counted + [f"warning: {each.message}" for each in heard if issubclass(each.category, RunWarning)]
+    for name, parts in features.items():
+        for split, encoded in parts.items():
+            found = _cuts(config, tasks[name], tables[name][split], encoded)
+            if found and config.data.warnings != "off":
+                doubts.setdefault(name, []).extend(problem.of_task(name) for problem in found)
+    details = [f"warning: {problem}" for found in doubts.values() for problem in found]
+    if config.data.warnings == "summary":
+        lines = summary(doubts)
+        # The jobs of a sweep have the same tasks: their lines are shown once.
+        details += [line for line in lines if line in _shown]
+        notices += [line for line in lines if line not in _shown]
+        _shown.update(lines)
+    else:
+        notices, details = notices + details, []
+    return Prepared(tasks, source, tables, features, files, encoder, notices, details)
+
+
+def _cuts(config: Config, task: TaskType[Any], table: Table, encoded: Features) -> list[Problem]:
+    """What did not fit into a task's limits when a split was encoded."""
+    found = []
+    for what, count in encoded.notes.items():
+        if what == "questions cut" and count:
+            rows, limit = encoded.noted[what], task.config.max_question_length
+            brief = f"{table.split}: {count_of(count, 'question is', 'questions are')} cut to {limit} tokens"
+            text = f"the question is cut to its first {limit} tokens{table.others(rows, count)}"
+            fix = f"raise tasks.{task.name}.max_question_length, or shorten the question"
+            found.append(Problem(text, table.where(rows[0]), fix, brief))
+        elif what == "truncated" and count:
+            key = f"tasks.{task.name}.max_length" if config.tasks[task.name].max_length else "data.max_length"
+            verb = "is" if count == 1 else "are"
+            text = f"{count:,} of {count_of(len(encoded), 'input')} {verb} cut to {task.max_length} tokens"
+            found.append(Problem(text, table.origin, f"raise {key} if what is cut off matters", f"{table.split}: {text}"))
+        elif count:
+            found.append(Problem(f"{count:,} {what}", table.origin, brief=f"{table.split}: {count:,} {what}"))
+    return found
+
+
+def summary(doubts: dict[str, list[Problem]]) -> list[str]:
+    """One line for each task with doubts, and where more can be read."""
+    lines = []
+    for name, found in doubts.items():
+        told = [problem.brief or problem.what.removeprefix(f"task {name}: ") for problem in found]
+        lines.append(f"warning: {name}: {'; '.join(told)}")
+    more = "mtl tasks NAME names these rows, as does a run's log.txt; data.warnings=all shows them here, off skips this check"
+    return [*lines, more] if lines else []
+
+
+def _foreign_metrics(tasks: dict[str, TaskType[Any]]) -> list[Problem]:
+    """Metrics of the package `evaluate` that cannot be loaded, or cannot score their task."""
+    problems: list[Problem] = []
+    for name, task in tasks.items():
+        for metric in task.metrics:
+            if metric.startswith(OUTSIDE):
+                from mtlcli.metrics.outside import check
+
+                try:
+                    check(metric, task.config.type)
+                except UserError as error:
+                    problems += [replace(problem, where=f"tasks.{name}.metrics: {metric}") for problem in error.problems]
+    return problems

@@ -1,0 +1,108 @@
+"""Which checkpoints stay. Nothing is deleted before what takes its place is known to be good, nor what could not be read."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+from pathlib import Path
+
+from mtlcli.errors import UserError
+from mtlcli.rundir.checkpoint import DAMAGED, folders, step_of, verified
+
+ASIDE = "set_aside_"
+"""How the names of checkpoints of an attempt that was given up begin: they go when the next one is saved."""
+_ASIDE = re.compile(rf"{ASIDE}step_(\d{{8}})")
+_LEFT = re.compile(r"\.(step_\d{8})\.\d+\.(tmp|old|gone)")
+
+
+def retain(checkpoints: Path, step: int, count: int, *, best: int | None) -> None:
+    """Delete the checkpoint folders of earlier steps but the newest `count` up to `step`, and `best` whatever its age."""
+    earlier = [folder for folder in folders(checkpoints) if step_of(folder) <= step]
+    for folder in earlier[:-count]:
+        if step_of(folder) != best:
+            # Renamed first: half a deleted folder must not look like a checkpoint.
+            gone = folder.with_name(f".{folder.name}.{os.getpid()}.gone")
+            folder.rename(gone)
+            shutil.rmtree(gone)
+
+
+def set_aside(checkpoints: Path, step: int) -> list[Path]:
+    """Rename the checkpoint folders of later steps to `set_aside_...`, and return where they are now."""
+    moved = []
+    for folder in folders(checkpoints):
+        if step_of(folder) > step:
+            # In the same folder: one that cannot be read or written could not be moved to another.
+            place = folder.with_name(f"{ASIDE}{folder.name}")
+            for number in itertools.count(2):
+                if not place.exists():
+                    break
+                place = folder.with_name(f"{ASIDE}{folder.name}_{number}")
+            folder.rename(place)
+            moved.append(place)
+    return moved
+
+
+def are_aside(checkpoints: Path) -> list[Path]:
+    """The checkpoint folders that are set aside."""
+    return sorted(path for path in checkpoints.glob(f"{ASIDE}step_*") if path.is_dir() and not path.is_symlink())
+
+
+def step_aside(folder: Path) -> int:
+    """The step of a checkpoint folder that is set aside."""
+    found = _ASIDE.match(folder.name)
+    return int(found[1]) if found else 0
+
+
+def drop_aside(checkpoints: Path, up_to: int | None = None) -> list[str]:
+    """Delete what was set aside, but keep what cannot be read: a line for each of those, and for what cannot be deleted.
+
+    `up_to`: only checkpoints of this step and earlier ones.
+    """
+    kept = []
+    for folder in are_aside(checkpoints):
+        if up_to is not None and step_aside(folder) > up_to:
+            continue
+        try:
+            _read_a_byte_of_each(folder)
+            shutil.rmtree(folder)
+        except OSError as error:
+            kept.append(f"{folder} is kept: {Path(error.filename or folder).name}: {error.strerror}")
+    return kept
+
+
+def _read_a_byte_of_each(folder: Path) -> None:
+    """Raise OSError when a file of a folder cannot be read."""
+    for file in folder.iterdir():
+        try:
+            with file.open("rb") as stream:
+                stream.read(1)
+        except OSError as error:
+            if error.errno not in DAMAGED:
+                raise
+
+
+def clean(checkpoints: Path) -> None:
+    """Delete what writers and deleters that were killed have left. Only the owner of the run folder may."""
+    for path in list(checkpoints.iterdir()) if checkpoints.is_dir() else []:
+        found = _LEFT.fullmatch(path.name)
+        if found is None or not path.is_dir() or path.is_symlink():
+            continue
+        target = checkpoints / found[1]
+        if found[2] == "old" and not target.exists():
+            # It had made room for a newer one, which did not come to its place.
+            path = path.rename(target)  # noqa: PLW2901
+            if not _is_damaged(path):
+                continue
+        shutil.rmtree(path)
+
+
+def _is_damaged(folder: Path) -> bool:
+    try:
+        verified(folder)
+    except ValueError:
+        return True
+    except UserError:  # It cannot be read now.
+        return False
+    return False

@@ -1,0 +1,160 @@
+"""`runner.max_tokens=auto`: how many padded tokens of a task go through the model at once without more memory than there is.
+
+Found out by doing it: passes over the longest inputs, twice as many each time, until what one input more takes is clear. What the rest of a
+run will need is taken off: the optimiser's two states, the copies that a save makes, rows of gradients, and on a CPU the kernels that are
+compiled for each shape of a batch in bf16.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+import torch
+from torch.nn import Parameter
+
+from mtlcli import garbage, memory
+from mtlcli.data.batches import Batch, InputFormat, collate
+from mtlcli.data.features import Features
+from mtlcli.disk import size_text
+from mtlcli.distributed.process_group import Ranks
+from mtlcli.errors import RunError
+from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.training.analysis.cost import PeakMemory, memory_now
+from mtlcli.training.gradient_rows import DTYPES
+from mtlcli.training.precision import shapes_kept
+from mtlcli.weighting.base import Weighting
+from mtlcli.weighting.gradients.base import GradientBalancing
+
+SHARE = 0.8
+"""Of the memory that is free; the rest is for allocators, and for what others may yet take."""
+CLEAR = 64 * 2**20
+"""Bytes by which two measurements must differ: a page more or less does not matter then."""
+
+
+def largest_batch(
+    model: MultiTaskModel,
+    weighting: Weighting,
+    features: Mapping[str, Features],
+    batch_sizes: Mapping[str, int],
+    *,
+    input_format: InputFormat,
+    bf16: bool,
+    accumulation: int,
+    ranks: Ranks,
+) -> tuple[int, str]:
+    """The padded tokens of a task in a step, over all ranks and micro-batches, that fit; and how that was found, for people.
+
+    Raises RunError when the longest input of a task does not fit, or the system does not say how much memory is free.
+    """
+    available = free_memory(ranks.device)
+    if available is None:
+        raise RunError("the system does not say how much memory is free", "runner.max_tokens=auto", "give a number of tokens")
+    free = SHARE * available
+    probe = Probe(model, input_format=input_format, bf16=bf16, device=ranks.device)
+    reserve = _reserve(model, weighting, ranks.device)
+    parts = accumulation * ranks.world
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    devices = [ranks.device] if ranks.device.type == "cuda" else []
+    costs: list[tuple[str, int, float, int]] = []
+    with torch.random.fork_rng(devices):
+        model.train()
+        for name, each in features.items():
+            count, few = 1, probe(name, each, 1)
+            while True:
+                many = probe(name, each, 2 * count)
+                one = max(many - few, 1) / count
+                count *= 2
+                room = free - reserve - probe.kept()
+                if many - few > CLEAR or count >= -(-batch_sizes[name] // parts) or many + count * one > room:
+                    break
+                few = many
+            costs.append((name, count, one, many))
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
+    room = free - reserve - probe.kept()
+    fits, largest = [], 0
+    for name, count, one, many in costs:
+        length = int(features[name].lengths.max())
+        inputs = int(count + (room - many) / one)
+        if inputs < 1:
+            what = f"one input of {name} with {length} tokens needs {size_text(int(many - (count - 1) * one))}"
+            raise RunError(
+                f"{what}; a run may take {size_text(int(free))} here, and {size_text(max(0, int(room)))} of that is left for inputs",
+                where="runner.max_tokens=auto",
+                fix="lower data.max_length, type model.gradient_checkpointing=true, or take a smaller model",
+            )
+        fits.append((inputs * length * parts, f"{size_text(int(one / length))} a token, {size_text(int(room))} for them"))
+        largest = max(largest, batch_sizes[name] * length)
+    # Above the largest batch that can occur the number would only differ from machine to machine. Ranks
+    # may have different amounts of memory: the smallest counts.
+    tokens, found = min(fits)
+    return -ranks.most(-min(largest, tokens)), found
+
+
+class Probe:
+    """Measures the memory of training passes, apart from what stays when they are over."""
+
+    def __init__(self, model: MultiTaskModel, *, input_format: InputFormat, bf16: bool, device: torch.device) -> None:
+        self._model, self._bf16, self._device = model, bf16, device
+        self._collate = partial(collate, input_format=input_format, denominator=1.0)
+        garbage.give_back()
+        self._resident = [memory_now(device)]
+        self._kernels = bf16 and device.type == "cpu"
+
+    def __call__(self, name: str, features: Features, count: int) -> int:
+        """Return the bytes that a forward and backward pass over `count` copies of the longest input of a task needs.
+
+        The first pass of a shape is not measured: it loads libraries and compiles kernels, which stay.
+        """
+        longest = np.full(count, int(features.lengths.argmax()))
+        batch = self._collate(features, longest).to(self._device)
+        self._pass(name, batch)
+        garbage.give_back()
+        self._resident.append(memory_now(self._device))
+        memory = PeakMemory(self._device)
+        self._pass(name, batch)
+        return memory.bytes() - self._resident[-1]
+
+    def kept(self) -> int:
+        """Return the bytes that stay when passes are over: libraries, and the kernels of all shapes that oneDNN will keep."""
+        so_far = self._resident[-1] - self._resident[0]
+        if not self._kernels:
+            return so_far
+        # The first pass also loads libraries. Later ones compile kernels of one shape each.
+        of_a_shape = max(0, int(np.median(np.diff(self._resident[1:])))) if len(self._resident) > 2 else 0
+        return so_far + of_a_shape * max(0, shapes_kept() - (len(self._resident) - 1))
+
+    def _pass(self, name: str, batch: Batch) -> None:
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+            loss = self._model(name, batch).loss
+        if loss.requires_grad:
+            loss.backward()
+        self._model.zero_grad(set_to_none=True)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that this rank can still take; None when the system does not say."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    found = memory.free_memory()
+    return None if found is None else found // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _reserve(model: MultiTaskModel, weighting: Weighting, device: torch.device) -> int:
+    """Bytes that the run will hold beside a pass: Adam's two states, on a CPU the copies of a save, and rows of gradients."""
+
+    def size(parameters: list[Parameter]) -> int:
+        return sum(parameter.nbytes for parameter in parameters)
+
+    states = 2 * size([parameter for parameter in model.parameters() if parameter.requires_grad])
+    copies = states + size(list(model.parameters())) if device.type == "cpu" else 0
+    rows = 0
+    if isinstance(weighting, GradientBalancing):
+        rows = len(weighting.tasks) * model.parameter_counts()["shared"] * DTYPES[weighting.config.rows].itemsize
+    # A pass gives sparse gradients of word embeddings, a step makes dense ones of them.
+    dense = sum(module.weight.nbytes for module in model.modules() if isinstance(module, torch.nn.Embedding) and module.sparse)
+    return states + copies + rows + dense
