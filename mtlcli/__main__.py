@@ -26,7 +26,8 @@ def main() -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     finally:
-        # The process ends: looking through all that was imported for garbage would take it two more seconds.
+        # The process ends: looking through all that was imported for garbage would take it two more
+        # seconds.
         gc.freeze()
         if signal.getsignal(signal.SIGINT) in (_interrupt, _leave):
             signal.signal(signal.SIGINT, _leave)
@@ -38,12 +39,14 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    """The second Ctrl-C, or one while the interpreter ends: no part of a library is interrupted with a traceback."""
+    """The second Ctrl-C, or one while the interpreter ends: no part of a library is interrupted
+    with a traceback."""
     os._exit(128 + number)
 
 
 def _unraisable(what: sys.UnraisableHookArgs) -> None:
-    """End the program when a Ctrl-C came where Python loses the exception, as in the destructor of a library's object."""
+    """End the program when a Ctrl-C came where Python loses the exception, as in the destructor of
+    a library's object."""
     if what.exc_type is KeyboardInterrupt:
         os._exit(128 + signal.SIGINT)
     sys.__unraisablehook__(what)

@@ -1,4 +1,5 @@
-"""Commands as messages show them: quoted so that they can be pasted, whatever characters a path has."""
+"""Commands as messages show them: quoted so that they can be pasted, whatever characters a path
+has."""
 
 from __future__ import annotations
 
@@ -13,11 +14,15 @@ _PLAIN = re.compile(r"[A-Za-z0-9_/.+-]*[A-Za-z0-9_/.]")
 def hydra_value(value: object) -> str:
     """A text as Hydra's grammar reads it back: quoted if it needs to be.
 
-    In Hydra's quotes a backslash stands for itself, except before a quote (and at the end, where a quote follows).
-    `${` would begin an interpolation.
+    In Hydra's quotes a backslash stands for itself, except before a quote (and at the end, where a
+    quote follows). `${` would begin an interpolation.
     """
     text = str(value)
-    if _PLAIN.fullmatch(text) and text.lower() not in ("null", "true", "false", "nan", "inf") and not _is_number(text):
+    if (
+        _PLAIN.fullmatch(text)
+        and text.lower() not in ("null", "true", "false", "nan", "inf")
+        and not _is_number(text)
+    ):
         return text
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
     text = re.sub(r"(\\*)'", r"\1\1\\'", text)
@@ -26,8 +31,11 @@ def hydra_value(value: object) -> str:
 
 
 def setting(key: str, value: object) -> str:
-    """`KEY=VALUE`, or `KEY=[VALUE, ...]`, as it is typed in a shell: quoted for Hydra, and around that for the shell."""
-    text = f"[{', '.join(map(hydra_value, value))}]" if isinstance(value, list) else hydra_value(value)
+    """`KEY=VALUE`, or `KEY=[VALUE, ...]`, as it is typed in a shell: quoted for Hydra, and around
+    that for the shell."""
+    text = (
+        f"[{', '.join(map(hydra_value, value))}]" if isinstance(value, list) else hydra_value(value)
+    )
     word = f"{key}={text}"
     # Double quotes read better around Hydra's single ones, where the shell takes them literally.
     return f'"{word}"' if "'" in word and not re.search(r'["$`\\!]', word) else shlex.quote(word)

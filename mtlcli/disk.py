@@ -1,4 +1,5 @@
-"""What a disk answers when something is written to it, in the words the user reads: why not, how much was needed, how much is free."""
+"""What a disk answers when something is written to it, in the words the user reads: why not, how
+much was needed, how much is free."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ REMEDIES = {
     errno.EIO: "look at the disk (dmesg)",
     errno.ESTALE: "look at the file server",
 }
-"""What the user can do about each answer. An OSError with one of these is never a mistake of this program."""
+"""What the user can do about each answer. An OSError with one of these is never a mistake of this
+program."""
 
 
 def size_text(size: int) -> str:
@@ -41,7 +43,8 @@ def free_text(size: int) -> str:
 
 
 def free(place: Path) -> int | None:
-    """Bytes that are free where a path is or would be; None when that cannot be known. What a quota leaves may be less."""
+    """Bytes that are free where a path is or would be; None when that cannot be known. What a quota
+    leaves may be less."""
     for folder in (place, *place.absolute().parents):
         try:
             return shutil.disk_usage(folder).free
@@ -53,18 +56,24 @@ def free(place: Path) -> int | None:
 
 
 def reason(error: OSError, place: Path, needed: int | None = None) -> str:
-    """Why something could not be written at a path, with the bytes that were needed, if known, and those that are free."""
+    """Why something could not be written at a path, with the bytes that were needed, if known, and
+    those that are free."""
     parts = [] if needed is None else [f"needs {size_text(needed)}"]
     if needed is not None or error.errno in (errno.ENOSPC, errno.EDQUOT):
         there = free(place)
         left = "how much is free is not known" if there is None else free_text(there)
-        parts.append(left + (", of which the quota gives you less" if error.errno == errno.EDQUOT else ""))
+        parts.append(
+            left + (", of which the quota gives you less" if error.errno == errno.EDQUOT else "")
+        )
     return f"{error.strerror or error}" + (f" ({', '.join(parts)})" if parts else "")
 
 
 @contextmanager
-def writing(what: str, path: Path, then: str, *, needed: int | None = None, kind: type[MtlError] = RunError) -> Iterator[None]:
-    """Within it, an OSError means that `what`, which belongs at `path`, cannot be written: it is raised as `kind`.
+def writing(
+    what: str, path: Path, then: str, *, needed: int | None = None, kind: type[MtlError] = RunError
+) -> Iterator[None]:
+    """Within it, an OSError means that `what`, which belongs at `path`, cannot be written: it is
+    raised as `kind`.
 
     `then`: what the user does once the remedy is found.
     """
@@ -72,11 +81,16 @@ def writing(what: str, path: Path, then: str, *, needed: int | None = None, kind
         yield
     except OSError as error:
         remedy = REMEDIES.get(error.errno or 0, "look at the path")
-        raise kind(f"{what} cannot be written: {reason(error, path, needed)}", where=str(path), fix=f"{remedy}, {then}") from error
+        raise kind(
+            f"{what} cannot be written: {reason(error, path, needed)}",
+            where=str(path),
+            fix=f"{remedy}, {then}",
+        ) from error
 
 
 def obstacle(path: Path, *, folder: bool) -> str | None:
-    """Why no file (or, with `folder`, no folder of files) can be written at a path, in words that name the part to blame; None: it can.
+    """Why no file (or, with `folder`, no folder of files) can be written at a path, in words that
+    name the part to blame; None: it can.
 
     Asked before the work whose result belongs there. Nothing is left behind.
     """
@@ -101,7 +115,8 @@ def obstacle(path: Path, *, folder: bool) -> str | None:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Put a text file in its place in one piece, and on the disk, so that a power cut cannot take it away again.
+    """Put a text file in its place in one piece, and on the disk, so that a power cut cannot take
+    it away again.
 
     A reader sees the old file or the new one, and after a failure nothing of the new one is left.
     """
@@ -119,7 +134,8 @@ def write_whole(file: Path, text: str) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those it lies in, where they are missing, and put their names on the disk."""
+    """Make a folder and those it lies in, where they are missing, and put their names on the
+    disk."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
@@ -137,7 +153,8 @@ def flush(path: Path) -> None:
 
 
 def append(file: Path, text: str) -> None:
-    """Add a text to a file, as a whole: when the disk takes only a part of it, that part is taken back."""
+    """Add a text to a file, as a whole: when the disk takes only a part of it, that part is taken
+    back."""
     content = text.encode()
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
@@ -153,9 +170,11 @@ def append(file: Path, text: str) -> None:
 
 
 def make_numbered(folder: Path) -> Path:
-    """Make a folder that nobody else has, and the folders above it: `NAME`, else `NAME_2`, `NAME_3`, ...
+    """Make a folder that nobody else has, and the folders above it: `NAME`, else `NAME_2`,
+    `NAME_3`, ...
 
-    Each name is tried by making it, so two processes that start in the same second never get the same one.
+    Each name is tried by making it, so two processes that start in the same second never get the
+    same one.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):

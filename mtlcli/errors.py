@@ -1,4 +1,5 @@
-"""What can go wrong, and the exit code of each kind. Anything that is not an MtlError is a bug and keeps its traceback."""
+"""What can go wrong, and the exit code of each kind. Anything that is not an MtlError is a bug and
+keeps its traceback."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from dataclasses import dataclass, replace
 
 
 def count_of(number: int, noun: str, nouns: str = "") -> str:
-    """A number with its noun, as in `1 job` and `2 batches`. `nouns`: the plural, if it is not made with -s or -es."""
+    """A number with its noun, as in `1 job` and `2 batches`. `nouns`: the plural, if it is not made
+    with -s or -es."""
     plural = nouns or noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
     return f"{number:,} {noun if number == 1 else plural}"
 
@@ -32,7 +34,11 @@ class Problem:
 
     def of_task(self, name: str) -> Problem:
         """The same, naming the task it concerns, unless its key does so already."""
-        return self if self.where.startswith(f"tasks.{name}.") else replace(self, what=f"task {name}: {self.what}")
+        return (
+            self
+            if self.where.startswith(f"tasks.{name}.")
+            else replace(self, what=f"task {name}: {self.what}")
+        )
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
@@ -44,15 +50,20 @@ class MtlError(Exception):
 
     exit_code = 1
 
-    def __init__(self, problems: Problem | Iterable[Problem] | str, where: str = "", fix: str = "") -> None:
+    def __init__(
+        self, problems: Problem | Iterable[Problem] | str, where: str = "", fix: str = ""
+    ) -> None:
         if isinstance(problems, str):
             problems = Problem(problems, where, fix)
-        self.problems: list[Problem] = [problems] if isinstance(problems, Problem) else list(dict.fromkeys(problems))
+        self.problems: list[Problem] = (
+            [problems] if isinstance(problems, Problem) else list(dict.fromkeys(problems))
+        )
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
 class UserError(MtlError):
-    """The user's input is wrong (configuration, data, path): nothing was started, nothing is lost."""
+    """The user's input is wrong (configuration, data, path): nothing was started, nothing is
+    lost."""
 
     exit_code = 2
 
@@ -68,7 +79,8 @@ class NotFinite(RunError):
 
 
 class Interrupted(MtlError):
-    """A run stopped because a signal asked it to; a checkpoint was written, if there was anything to save."""
+    """A run stopped because a signal asked it to; a checkpoint was written, if there was anything
+    to save."""
 
     def __init__(self, number: int, step: int | None = None, command: str = "") -> None:
         """`step`: what was saved, and `command` goes on from there; None: the run had not begun."""
@@ -86,5 +98,6 @@ class RunWarning(RuntimeWarning):
 
 
 def panicked(error: BaseException) -> bool:
-    """Whether a library in Rust has failed in a way that it does not expect, for which it has no Exception."""
+    """Whether a library in Rust has failed in a way that it does not expect, for which it has no
+    Exception."""
     return type(error).__name__ == "PanicException"

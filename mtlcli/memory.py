@@ -10,12 +10,13 @@ CGROUPS = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
 )
-"""What limits the memory of a container, in both versions of control groups: the limit, what is used,
-and what of that can be dropped."""
+"""What limits the memory of a container, in both versions of control groups: the limit, what is
+used, and what of that can be dropped."""
 
 
 def free_memory() -> int | None:
-    """Bytes that are free for this process: of the machine, its container and `ulimit -v`. None: unknown."""
+    """Bytes that are free for this process: of the machine, its container and `ulimit -v`. None:
+    unknown."""
     found = []
     with suppress(OSError):
         for line in Path("/proc/meminfo").read_text().splitlines():

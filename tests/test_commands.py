@@ -18,14 +18,32 @@ CHARACTERS = "ab0'\"\\ ,=[]{}()$:~*?%&|;<>#!`é日\t.-/"
 
 def read_back(word: str) -> str:
     """The value of `KEY=VALUE` after the shell and Hydra."""
-    text = subprocess.run(["sh", "-c", f"printf %s {word}"], capture_output=True, text=True, check=True).stdout
+    text = subprocess.run(
+        ["sh", "-c", f"printf %s {word}"], capture_output=True, text=True, check=True
+    ).stdout
     value = OverridesParser.create().parse_override(text).value()
     return str(OmegaConf.create({"value": value})["value"])
 
 
 @pytest.mark.parametrize(
     "text",
-    ["null", "1e5", "12", "True", "a b", "lr=1,x", "o'clock", "it\\'s\\", "${seed}", "\\${seed}", "$HOME", "[a]", "-", "~/x", "日本"],
+    [
+        "null",
+        "1e5",
+        "12",
+        "True",
+        "a b",
+        "lr=1,x",
+        "o'clock",
+        "it\\'s\\",
+        "${seed}",
+        "\\${seed}",
+        "$HOME",
+        "[a]",
+        "-",
+        "~/x",
+        "日本",
+    ],
 )
 def test_a_value_is_what_was_meant(text: str) -> None:
     assert read_back(commands.setting("resume", text)) == text

@@ -1,4 +1,5 @@
-"""What the documents say is true: commands compose, links lead somewhere, and the help lists what there is."""
+"""What the documents say is true: commands compose, links lead somewhere, and the help lists what
+there is."""
 
 from __future__ import annotations
 
@@ -27,23 +28,46 @@ def blocks(document: str) -> list[tuple[str, str]]:
 
 def commands(program: str) -> list[list[str]]:
     """The arguments of every command line with this program in the code blocks of all documents."""
-    lines = [line for document in DOCUMENTS for _, text in blocks(document) for line in text.replace("\\\n", " ").splitlines()]
-    words = [shlex.split(line.removeprefix("$ "), comments=True) for line in lines if line.removeprefix("$ ").startswith(program + " ")]
+    lines = [
+        line
+        for document in DOCUMENTS
+        for _, text in blocks(document)
+        for line in text.replace("\\\n", " ").splitlines()
+    ]
+    words = [
+        shlex.split(line.removeprefix("$ "), comments=True)
+        for line in lines
+        if line.removeprefix("$ ").startswith(program + " ")
+    ]
     return [arguments for _, *arguments in words]
 
 
 def test_the_readme_lists_every_choice_of_every_group() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
-    listed = {group: {name for names in re.findall("`([^`]*)`", choices) for name in names.split()} for group, choices in rows}
-    groups = {folder.name: {file.stem for file in folder.glob("*.yaml")} for folder in (ROOT / "conf").iterdir() if folder.is_dir()}
+    rows = re.findall(
+        r"^\| `(\w+)` \| ([^|]*) \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    listed = {
+        group: {name for names in re.findall("`([^`]*)`", choices) for name in names.split()}
+        for group, choices in rows
+    }
+    groups = {
+        folder.name: {file.stem for file in folder.glob("*.yaml")}
+        for folder in (ROOT / "conf").iterdir()
+        if folder.is_dir()
+    }
     for group, names in groups.items():
         assert listed[group] == names, group
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which the files that the README shows exist as they are shown, and the files that these name."""
-    shown = re.findall(r"`(\S+\.yaml)`[^`]*```yaml\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    """A folder in which the files that the README shows exist as they are shown, and the files that
+    these name."""
+    shown = re.findall(
+        r"`(\S+\.yaml)`[^`]*```yaml\n(.*?)^```",
+        (ROOT / "README.md").read_text(encoding="utf-8"),
+        re.MULTILINE | re.DOTALL,
+    )
     assert [name for name, _ in shown] == ["my_conf/task/mine.yaml"]
     for name, text in shown:
         path = tmp_path / name
@@ -56,8 +80,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("arguments", [pytest.param(arguments, id=" ".join(arguments)) for arguments in commands("mtl")])
-def test_every_command_of_the_documents_composes(arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "arguments", [pytest.param(arguments, id=" ".join(arguments)) for arguments in commands("mtl")]
+)
+def test_every_command_of_the_documents_composes(
+    arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     verb, *rest = arguments
     for word in rest:
         if word.startswith("data.root="):
@@ -72,13 +100,22 @@ def test_every_command_of_the_documents_composes(arguments: list[str], folder: P
     elif {"-m", "--multirun"} & set(rest):
         assert preflight(read_arguments(rest)).configs
     else:
-        assert main(["train", *rest, *([] if {"--cfg", "--help", "--info"} & set(rest) else ["--cfg", "job"])]) == 0, (
-            capsys.readouterr().err
-        )
+        assert (
+            main(
+                [
+                    "train",
+                    *rest,
+                    *([] if {"--cfg", "--help", "--info"} & set(rest) else ["--cfg", "job"]),
+                ]
+            )
+            == 0
+        ), capsys.readouterr().err
 
 
 def test_every_make_target_of_the_documents_exists() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(
+        re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     assert [arguments for arguments in commands("make") if arguments[0] not in targets] == []
     assert commands("make")[:2] == [["train"], ["test"]]
 
@@ -86,11 +123,16 @@ def test_every_make_target_of_the_documents_exists() -> None:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_link_leads_somewhere(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
-    headings = {re.sub(r"[^\w\- ]", "", line).strip().lower().replace(" ", "-") for line in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+    headings = {
+        re.sub(r"[^\w\- ]", "", line).strip().lower().replace(" ", "-")
+        for line in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    }
     broken = []
     for link in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", text)):
         path, _, anchor = link.partition("#")
-        if not re.match(r"\w+:", link) and not ((ROOT / path).exists() if path else anchor in headings):
+        if not re.match(r"\w+:", link) and not (
+            (ROOT / path).exists() if path else anchor in headings
+        ):
             broken.append(link)
     assert broken == []
 
@@ -108,7 +150,9 @@ def test_help_lists_the_verbs_that_exist(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_completion_knows_the_options_of_every_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_completion_knows_the_options_of_every_verb(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([verb, "--help"]) == 0
     said = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", capsys.readouterr().out)) - {"-h", "--help"}
     offered = set(OPTIONS[verb]) - {"--help"}

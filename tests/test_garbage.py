@@ -1,4 +1,5 @@
-"""Garbage is looked for seldom while a process starts, and memory that is freed while it works stays with it."""
+"""Garbage is looked for seldom while a process starts, and memory that is freed while it works
+stays with it."""
 
 from __future__ import annotations
 
@@ -41,7 +42,12 @@ def test_it_is_looked_for_seldom_while_a_process_starts(monkeypatch: pytest.Monk
 def test_a_step_gets_the_memory_that_the_one_before_has_freed() -> None:
     faults = {}
     for keep in (False, True):
-        done = subprocess.run([sys.executable, "-c", PROGRAM.format(keep=keep)], check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM.format(keep=keep)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
         faults[keep] = int(done.stdout)
     # 35 MB of pages, once and not twenty times.
     assert 5 * faults[True] < faults[False], faults

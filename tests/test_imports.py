@@ -1,4 +1,5 @@
-"""Which room may import which, over the real import graph, and that everything public is documented."""
+"""Which room may import which, over the real import graph, and that everything public is
+documented."""
 
 from __future__ import annotations
 
@@ -16,7 +17,18 @@ import mtlcli
 
 PACKAGE = Path(mtlcli.__file__).parent
 HEAVY = {"torch", "transformers", "datasets", "evaluate", "sklearn"}
-TOOLS = {"commands", "errors", "registry", "seeds", "disk", "output", "garbage", "memory", "screen", "pulse"}
+TOOLS = {
+    "commands",
+    "errors",
+    "registry",
+    "seeds",
+    "disk",
+    "output",
+    "garbage",
+    "memory",
+    "screen",
+    "pulse",
+}
 ROOMS = {
     "metrics": TOOLS,
     "config": TOOLS | {"metrics"},
@@ -54,9 +66,12 @@ LIGHT = [
     "mtlcli.prepare.store",
     "mtlcli.prepare.checks",
 ]
-LIGHT += [f"mtlcli.data.{name}" for name in ("source", "read", "sample", "encoder", "table", "features")]
+LIGHT += [
+    f"mtlcli.data.{name}" for name in ("source", "read", "sample", "encoder", "table", "features")
+]
 LIGHT += [f"mtlcli.data.{name}" for name in ("delimited", "long", "objects", "parquet", "unpack")]
-"""What `mtl --help`, `mtl tasks` and errors in a configuration load: these packages with everything in them, without torch."""
+"""What `mtl --help`, `mtl tasks` and errors in a configuration load: these packages with everything
+in them, without torch."""
 MODULES_OF_TORCH = {"mtlcli.tasks.heads"}
 """The one exception: the heads are torch modules, which task types import when they build one."""
 
@@ -69,7 +84,8 @@ class Import:
     target: str
     line: int
     when: str
-    """`loaded`: when the module is imported; `called`: inside a function; `checked`: only for type checkers."""
+    """`loaded`: when the module is imported; `called`: inside a function; `checked`: only for type
+    checkers."""
 
     @property
     def top(self) -> str:
@@ -99,14 +115,23 @@ def imports_of(module: str, tree: ast.Module, is_package: bool) -> list[Import]:
             found.extend(Import(module, alias.name, node.lineno, when) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             package = module if is_package else module.rpartition(".")[0]
-            base = resolve_name("." * node.level + (node.module or ""), package) if node.level else str(node.module)
+            base = (
+                resolve_name("." * node.level + (node.module or ""), package)
+                if node.level
+                else str(node.module)
+            )
             for alias in node.names:
                 submodule = f"{base}.{alias.name}"
-                found.append(Import(module, submodule if submodule in sources() else base, node.lineno, when))
+                found.append(
+                    Import(module, submodule if submodule in sources() else base, node.lineno, when)
+                )
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             for child in ast.iter_child_nodes(node):
                 walk(child, "called")
-        elif isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+        elif isinstance(node, ast.If) and ast.unparse(node.test) in (
+            "TYPE_CHECKING",
+            "typing.TYPE_CHECKING",
+        ):
             for child in node.body:
                 walk(child, "checked")
             for child in node.orelse:
@@ -121,13 +146,19 @@ def imports_of(module: str, tree: ast.Module, is_package: bool) -> list[Import]:
 
 @cache
 def trees() -> dict[str, ast.Module]:
-    return {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in sources().items()}
+    return {
+        module: ast.parse(path.read_text(encoding="utf-8")) for module, path in sources().items()
+    }
 
 
 @cache
 def graph() -> dict[str, list[Import]]:
-    """module -> what it imports. Implementations that a registry names as text count as no import: that is what registries are for."""
-    return {module: imports_of(module, tree, sources()[module].name == "__init__.py") for module, tree in trees().items()}
+    """module -> what it imports. Implementations that a registry names as text count as no import:
+    that is what registries are for."""
+    return {
+        module: imports_of(module, tree, sources()[module].name == "__init__.py")
+        for module, tree in trees().items()
+    }
 
 
 def everything() -> list[Import]:
@@ -141,11 +172,18 @@ def room(module: str) -> str:
 
 def below(names: list[str]) -> list[str]:
     """The modules with these names and those inside them."""
-    return [module for module in sources() if any(module == name or (name != "mtlcli" and module.startswith(name + ".")) for name in names)]
+    return [
+        module
+        for module in sources()
+        if any(
+            module == name or (name != "mtlcli" and module.startswith(name + ".")) for name in names
+        )
+    ]
 
 
 def loads(module: str) -> dict[str, Import]:
-    """Everything outside the package that importing `module` imports in turn, with one import that does it."""
+    """Everything outside the package that importing `module` imports in turn, with one import that
+    does it."""
     outside: dict[str, Import] = {}
     open_modules, seen = [module], set()
     while open_modules:
@@ -164,9 +202,14 @@ def loads(module: str) -> dict[str, Import]:
 
 def test_the_graph_is_seen() -> None:
     """The tests below would pass on an empty graph."""
-    assert {module for module in sources() if "." in module} >= {"mtlcli.config.run", "mtlcli.tasks.base", "mtlcli.training.step"}
+    assert {module for module in sources() if "." in module} >= {
+        "mtlcli.config.run",
+        "mtlcli.tasks.base",
+        "mtlcli.training.step",
+    }
     tree = ast.parse(
-        "import torch\nfrom . import base\nfrom .base import x\ndef f():\n    import hydra.core\nif TYPE_CHECKING:\n    import rich"
+        "import torch\nfrom . import base\nfrom .base import x\ndef f():\n    import "
+        "hydra.core\nif TYPE_CHECKING:\n    import rich"
     )
     found = [(item.target, item.when) for item in imports_of("mtlcli.tasks.span", tree, False)]
     assert found == [
@@ -180,11 +223,14 @@ def test_the_graph_is_seen() -> None:
 
 
 def test_every_room_is_known() -> None:
-    assert {room(module) for module, path in sources().items() if path.name == "__init__.py"} - {""} == {*ROOMS, "cli"}
+    assert {room(module) for module, path in sources().items() if path.name == "__init__.py"} - {
+        ""
+    } == {*ROOMS, "cli"}
 
 
 def test_no_room_knows_one_below() -> None:
-    """The order in which ROOMS names the rooms has no arrow upwards, so there is no circle of rooms."""
+    """The order in which ROOMS names the rooms has no arrow upwards, so there is no circle of
+    rooms."""
     for place, (name, known) in enumerate(ROOMS.items()):
         assert known - TOOLS <= set([*ROOMS][:place]), name
 
@@ -192,16 +238,29 @@ def test_no_room_knows_one_below() -> None:
 @pytest.mark.parametrize("name", ROOMS)
 def test_a_room_knows_only_the_rooms_it_may(name: str) -> None:
     known = {"", name, *ROOMS[name]}
-    assert [str(item) for item in everything() if room(item.module) == name and room(item.target) not in known] == []
+    assert [
+        str(item)
+        for item in everything()
+        if room(item.module) == name and room(item.target) not in known
+    ] == []
 
 
 def test_weighting_sampling_and_sharing_are_strangers() -> None:
     for name in ("weighting", "sampling", "sharing"):
-        assert not ROOMS[name] & {"weighting", "sampling", "sharing", "training", "runner", "evaluation"}
+        assert not ROOMS[name] & {
+            "weighting",
+            "sampling",
+            "sharing",
+            "training",
+            "runner",
+            "evaluation",
+        }
 
 
 def test_only_the_command_line_knows_hydra() -> None:
-    assert [str(item) for item in everything() if item.top == "hydra" and room(item.module) != "cli"] == []
+    assert [
+        str(item) for item in everything() if item.top == "hydra" and room(item.module) != "cli"
+    ] == []
 
 
 def test_nothing_imports_scripts_or_tests() -> None:
@@ -209,7 +268,9 @@ def test_nothing_imports_scripts_or_tests() -> None:
 
 
 def test_report_never_imports_torch() -> None:
-    assert [str(item) for item in everything() if room(item.module) == "report" and item.top in HEAVY] == []
+    assert [
+        str(item) for item in everything() if room(item.module) == "report" and item.top in HEAVY
+    ] == []
 
 
 @pytest.mark.parametrize("module", sorted(set(below(LIGHT)) - MODULES_OF_TORCH))
@@ -219,32 +280,53 @@ def test_light_modules_load_nothing_heavy(module: str) -> None:
 
 
 def test_light_modules_really_load_without_torch() -> None:
-    """The same as above by importing them, so that also a light-looking dependency that loads torch is seen."""
+    """The same as above by importing them, so that also a light-looking dependency that loads torch
+    is seen."""
     names = sorted(set(below(LIGHT)) - MODULES_OF_TORCH)
-    code = f"import sys\nfor name in {names!r}: __import__(name)\nprint(sorted({HEAVY!r} & set(sys.modules)))"
+    code = (
+        f"import sys\nfor name in {names!r}: __import__(name)\nprint(sorted({HEAVY!r} & "
+        "set(sys.modules)))"
+    )
     # mtlcli.__main__ is a script, but importing it runs nothing.
-    done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
 
 def test_no_import_circle() -> None:
     """Modules that load one another in a circle work or fail depending on which comes first."""
-    loaded = {module: {item.target for item in items if item.when == "loaded"} & set(graph()) for module, items in graph().items()}
+    loaded = {
+        module: {item.target for item in items if item.when == "loaded"} & set(graph())
+        for module, items in graph().items()
+    }
     while True:
         leaves = {module for module, targets in loaded.items() if not targets - {module}}
         if not leaves:
             break
-        loaded = {module: targets - leaves for module, targets in loaded.items() if module not in leaves}
+        loaded = {
+            module: targets - leaves for module, targets in loaded.items() if module not in leaves
+        }
     assert loaded == {}
 
 
-# ------------------------------------------------------------------------------------------------ docstrings
+# ------------------------------------------------------------------------------------------------
+# docstrings
 
 
 @cache
 def classes() -> dict[str, ast.ClassDef]:
     """Every class of the package by its bare name."""
-    return {node.name: node for tree in trees().values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    return {
+        node.name: node
+        for tree in trees().values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    }
 
 
 def inherits_docstring(owner: ast.ClassDef, method: str) -> bool:
@@ -252,7 +334,11 @@ def inherits_docstring(owner: ast.ClassDef, method: str) -> bool:
     for base in owner.bases:
         parent = classes().get(ast.unparse(base).partition("[")[0].rpartition(".")[2])
         if parent is not None:
-            own = [node for node in parent.body if isinstance(node, ast.FunctionDef) and node.name == method]
+            own = [
+                node
+                for node in parent.body
+                if isinstance(node, ast.FunctionDef) and node.name == method
+            ]
             if any(ast.get_docstring(node) for node in own) or inherits_docstring(parent, method):
                 return True
     return False
@@ -280,7 +366,10 @@ def test_public_names_have_docstrings(module: str) -> None:
 
 
 def test_a_missing_docstring_is_seen() -> None:
-    tree = ast.parse("class Task(TaskType):\n    def encode(self): ...\n    def other(self): ...\ndef f(): ...\ndef _g(): ...")
+    tree = ast.parse(
+        "class Task(TaskType):\n    def encode(self): ...\n    def other(self): ...\ndef f(): "
+        "...\ndef _g(): ..."
+    )
     assert undocumented(tree.body, "m") == ["m.Task", "m.Task.other", "m.f"]
 
 
@@ -288,9 +377,15 @@ def test_a_missing_docstring_is_seen() -> None:
 def test_every_field_of_the_configuration_is_explained(module: str) -> None:
     missing = []
     for node in ast.walk(trees()[module]):
-        if isinstance(node, ast.ClassDef) and any(ast.unparse(decorator) == "section" for decorator in node.decorator_list):
+        if isinstance(node, ast.ClassDef) and any(
+            ast.unparse(decorator) == "section" for decorator in node.decorator_list
+        ):
             for field, after in zip(node.body, [*node.body[1:], None]):
-                explained = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str)
+                explained = (
+                    isinstance(after, ast.Expr)
+                    and isinstance(after.value, ast.Constant)
+                    and isinstance(after.value.value, str)
+                )
                 if isinstance(field, ast.AnnAssign) and not explained:
                     missing.append(f"{module}.{node.name}.{ast.unparse(field.target)}")
     assert missing == []

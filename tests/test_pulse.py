@@ -1,4 +1,5 @@
-"""What is being done is shown to a user who waits, by the clock and never at the cost of a result."""
+"""What is being done is shown to a user who waits, by the clock and never at the cost of a
+result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What is shown: text is never markup, and tables fit the window without cutting a name or a score."""
+"""What is shown: text is never markup, and tables fit the window without cutting a name or a
+score."""
 
 from __future__ import annotations
 
@@ -42,7 +43,9 @@ RESULTS = {
         ("", ["task", "main metric", "score", "majority", "points above", "rows", "also"]),
     ],
 )
-def test_the_final_table_leaves_columns_out_before_it_cuts(width: str, titles: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_final_table_leaves_columns_out_before_it_cuts(
+    width: str, titles: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", width)
     out = io.StringIO()
     screen(file=out).print(results_table(RESULTS))
@@ -51,7 +54,9 @@ def test_the_final_table_leaves_columns_out_before_it_cuts(width: str, titles: l
     assert all(len(line) <= int(width or 1000) for line in lines)
     for row in (["cola", "0.5000"], ["a_task_of_mine", "0.5000"], ["average", "0.5000"]):
         assert any(all(f" {cell} " in line for cell in row) for line in lines)
-    assert any("The window is too narrow" in line for line in lines) == (width in ("40", "60", "80"))
+    assert any("The window is too narrow" in line for line in lines) == (
+        width in ("40", "60", "80")
+    )
 
 
 def test_brackets_of_the_user_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,12 +72,23 @@ def test_brackets_of_the_user_are_shown(tmp_path: Path, capsys: pytest.CaptureFi
 def test_no_other_console_is_made() -> None:
     """A console of rich's own reads [text in brackets] as markup."""
     made = [
-        path for path in Path(mtlcli.__file__).parent.rglob("*.py") if "rich.console import Console" in path.read_text(encoding="utf-8")
+        path
+        for path in Path(mtlcli.__file__).parent.rglob("*.py")
+        if "rich.console import Console" in path.read_text(encoding="utf-8")
     ]
     assert [path.name for path in made] == ["screen.py"]
 
 
 def test_a_terminal_without_these_characters_gets_others() -> None:
-    code = "from mtlcli.screen import screen; from tests.test_screen import RESULTS, results_table; screen().print(results_table(RESULTS))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env={"PYTHONIOENCODING": "ascii"}, timeout=60, check=True)
+    code = (
+        "from mtlcli.screen import screen; from tests.test_screen import RESULTS, "
+        "results_table; screen().print(results_table(RESULTS))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        env={"PYTHONIOENCODING": "ascii"},
+        timeout=60,
+        check=True,
+    )
     assert b"| cola" in done.stdout

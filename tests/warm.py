@@ -1,9 +1,10 @@
 """`mtl` as a process of its own, without paying for the imports each time.
 
-A server process imports everything once and then forks: the child changes to its folder, gets its arguments and environment,
-and runs `main` to the end of the interpreter, as the console script does. It is a real process with its own pid: it can be killed,
-stopped and signalled. What a test must have from the very start (what gets imported, the exit of the console script) needs
-the command itself, not this.
+A server process imports everything once and then forks: the child changes to its folder, gets its
+arguments and environment, and runs `main` to the end of the interpreter, as the console script
+does. It is a real process with its own pid: it can be killed, stopped and signalled. What a test
+must have from the very start (what gets imported, the exit of the console script) needs the command
+itself, not this.
 """
 
 from __future__ import annotations
@@ -28,9 +29,17 @@ ROOT = Path(__file__).parents[1]
 
 
 class Process:
-    """One running `mtl`, as far as a test needs it. Its output lies in files, so it never blocks."""
+    """One running `mtl`, as far as a test needs it. Its output lies in files, so it never
+    blocks."""
 
-    def __init__(self, server: subprocess.Popen[str], arguments: list[str], before: str, cwd: Path, env: dict[str, str]) -> None:
+    def __init__(
+        self,
+        server: subprocess.Popen[str],
+        arguments: list[str],
+        before: str,
+        cwd: Path,
+        env: dict[str, str],
+    ) -> None:
         self._server = server
         self._folder = Path(tempfile.mkdtemp(dir=_outputs()))
         self.returncode: int | None = None
@@ -56,7 +65,9 @@ class Process:
         while (code := self.poll()) is None:
             if time.monotonic() > deadline:
                 self.kill()
-                raise TimeoutError(f"still running after {timeout} s:\n{self.stdout}\n{self.stderr}")
+                raise TimeoutError(
+                    f"still running after {timeout} s:\n{self.stdout}\n{self.stderr}"
+                )
             time.sleep(0.01)
         return code
 
@@ -88,11 +99,14 @@ class Process:
 
 
 def start(*arguments: str, before: str = "", cwd: Path = ROOT, **environment: str) -> Process:
-    """Begin `mtl ARGUMENTS`. `before`: code that the process runs first, to break something in it. Call it from one thread."""
+    """Begin `mtl ARGUMENTS`. `before`: code that the process runs first, to break something in it.
+    Call it from one thread."""
     return Process(_server(), arguments_of(arguments), before, cwd, ENVIRONMENT | environment)
 
 
-def mtl(*arguments: str, before: str = "", cwd: Path = ROOT, timeout: float = 200, **environment: str) -> subprocess.CompletedProcess[str]:
+def mtl(
+    *arguments: str, before: str = "", cwd: Path = ROOT, timeout: float = 200, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run `mtl ARGUMENTS` to its end."""
     process = start(*arguments, before=before, cwd=cwd, **environment)
     code = process.wait(timeout)
@@ -110,11 +124,14 @@ def _outputs() -> str:
 @cache
 def _server() -> subprocess.Popen[str]:
     command = [sys.executable, "-c", "from tests.warm import serve; serve()"]
-    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
 
 def serve() -> None:
-    """The server: answer requests until standard input ends. Returns from `main` in a child, which then ends like any program."""
+    """The server: answer requests until standard input ends. Returns from `main` in a child, which
+    then ends like any program."""
     import transformers.models.bert.modeling_bert  # noqa: F401
 
     import mtlcli.cli.train
@@ -142,7 +159,10 @@ def serve() -> None:
                 _become(request, answers)
         else:
             pid = request["pid"]
-            if pid not in codes and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            if (
+                pid not in codes
+                and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+            ):
                 codes[pid] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             answer = codes.get(pid)
         answers.write(json.dumps(answer) + "\n")

@@ -1,4 +1,5 @@
-"""The command line: `mtl VERB ...`. One file per verb, imported when it is called; this is the only room that knows Hydra."""
+"""The command line: `mtl VERB ...`. One file per verb, imported when it is called; this is the only
+room that knows Hydra."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ The main job: mtl train task=glue_multi sharing=hard
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command line and return its exit code: 0 done, 2 the input is wrong, 1 a failure, 130 interrupted."""
+    """Run one command line and return its exit code: 0 done, 2 the input is wrong, 1 a failure, 130
+    interrupted."""
     argv = sys.argv[1:] if argv is None else argv
     try:
         code = _dispatch(argv)
@@ -60,7 +62,10 @@ def main(argv: list[str] | None = None) -> int:
         if error.filename is None and _fails(lambda: print(flush=True)):
             output.silence(sys.stdout)
             what = f"the output cannot be written: {error.strerror}"
-            fix = f"{REMEDIES.get(error.errno or 0, 'look at the place')}, or send the output elsewhere"
+            fix = (
+                f"{REMEDIES.get(error.errno or 0, 'look at the place')}, or send the output "
+                "elsewhere"
+            )
             _tell(argv, RunError(what, where="standard output", fix=fix))
             return RunError.exit_code
         if error.errno not in REMEDIES or os.environ.get("MTL_DEBUG") == "1":
@@ -77,7 +82,8 @@ def _tell(argv: list[str], error: MtlError) -> None:
     if first_rank():
         _write_error(block(f"mtl {argv[0]}" if argv and argv[0] in VERBS else "mtl", error))
     if _fails(sys.stdout.flush):
-        # What is left of the output would fail again when Python ends, with an exit code of its own.
+        # What is left of the output would fail again when Python ends, with an exit code of its
+        # own.
         output.silence(sys.stdout)
 
 
@@ -90,7 +96,8 @@ def _write_error(text: str) -> None:
 
 
 def _fails(write: Callable[[], object]) -> bool:
-    """Whether the operation ends with an error of the disk, or of what else stands behind a file."""
+    """Whether the operation ends with an error of the disk, or of what else stands behind a
+    file."""
     try:
         write()
     except OSError:
@@ -99,7 +106,8 @@ def _fails(write: Callable[[], object]) -> bool:
 
 
 def block(title: str, error: MtlError) -> str:
-    """What the user reads about an error: how many problems, and for each of them what, where and what to do."""
+    """What the user reads about an error: how many problems, and for each of them what, where and
+    what to do."""
     count = len(error.problems)
     lines = [f"{title}: {count_of(count, 'problem')}"]
     for problem in error.problems:
@@ -119,7 +127,10 @@ def first_rank() -> bool:
 def _dispatch(argv: list[str]) -> int:
     _check_characters(argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(HELP.format(verbs="\n".join(f"  {verb:<12} {about}" for verb, about in VERBS.items())), end="")
+        print(
+            HELP.format(verbs="\n".join(f"  {verb:<12} {about}" for verb, about in VERBS.items())),
+            end="",
+        )
         return 0
     verb, rest = argv[0], argv[1:]
     if verb in ("-V", "--version"):
@@ -136,7 +147,8 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _check_characters(argv: list[str]) -> None:
-    """Raises UserError for a word whose bytes are no text: no file of a run could hold it, and no message show it."""
+    """Raises UserError for a word whose bytes are no text: no file of a run could hold it, and no
+    message show it."""
     for word in argv:
         try:
             word.encode()
@@ -145,6 +157,10 @@ def _check_characters(argv: list[str]) -> None:
                 os.fsencode(word).decode()
             except UnicodeDecodeError:
                 fix = "rename the file or folder, or type the word in UTF-8"
-                raise UserError("the bytes of the word are not UTF-8", where=ascii(word), fix=fix) from error
+                raise UserError(
+                    "the bytes of the word are not UTF-8", where=ascii(word), fix=fix
+                ) from error
             what = f"the locale's encoding, {sys.getfilesystemencoding()}, lacks its characters"
-            raise UserError(what, where=ascii(word), fix="set LC_ALL=C.UTF-8 or PYTHONUTF8=1") from error
+            raise UserError(
+                what, where=ascii(word), fix="set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+            ) from error

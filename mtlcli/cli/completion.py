@@ -1,7 +1,8 @@
-"""`mtl completion SHELL` prints a script; the script asks the hidden `mtl --complete` for candidates at every TAB.
+"""`mtl completion SHELL` prints a script; the script asks the hidden `mtl --complete` for
+candidates at every TAB.
 
-A TAB has to feel instant, so this reads the names of the files in conf/ and the config dataclasses and imports nothing heavier:
-neither torch nor Hydra, pydantic or a YAML parser.
+A TAB has to feel instant, so this reads the names of the files in conf/ and the config dataclasses
+and imports nothing heavier: neither torch nor Hydra, pydantic or a YAML parser.
 """
 
 from __future__ import annotations
@@ -41,11 +42,12 @@ OPTIONS: dict[str, dict[str, str | list[str] | None]] = {
     "tasks": {"--help": None, "-cd": "folder"},
     "completion": {"--help": None},
 }
-"""The options of every verb, and what follows each of them: nothing, one of some words, a folder, a file, or names of tasks."""
+"""The options of every verb, and what follows each of them: nothing, one of some words, a folder, a
+file, or names of tasks."""
 
 BASH = """\
 _mtl() {
-    # The part of the line before the cursor goes over as it is: bash cuts its own COMP_WORDS at every '='.
+    # The line before the cursor goes over as it is: bash cuts its own COMP_WORDS at every '='.
     local IFS=$'\\n'
     COMPREPLY=($("$1" --complete bash "${COMP_LINE:0:COMP_POINT}" "$COMP_WORDBREAKS" 2>/dev/null))
 }
@@ -55,7 +57,9 @@ ZSH = """\
 #compdef mtl
 _mtl() {
     local candidate
-    for candidate in "${(@f)$("${(Q)words[1]}" --complete zsh "${(@Q)words[2,CURRENT-1]}" "${(Q)PREFIX}" 2>/dev/null)}"; do
+    local -a typed
+    typed=("${(@Q)words[2,CURRENT-1]}" "${(Q)PREFIX}")
+    for candidate in "${(@f)$("${(Q)words[1]}" --complete zsh "${(@)typed}" 2>/dev/null)}"; do
         if [[ $candidate == *' ' ]]; then
             compadd -- "${candidate% }"
         elif [[ -n $candidate ]]; then
@@ -75,24 +79,34 @@ PATHS = ("run_dir", "data.root", "data.cache_dir")
 
 
 def completion_main(argv: list[str]) -> int:
-    """`mtl completion SHELL`: print the script that makes TAB work. Raises UserError for a shell it does not know."""
+    """`mtl completion SHELL`: print the script that makes TAB work. Raises UserError for a shell it
+    does not know."""
     if not argv or argv[0] in ("-h", "--help"):
-        print("usage: mtl completion bash|zsh|fish\n\nPrint a script that completes mtl's command line. To load it at every start, add\n")
+        print(
+            "usage: mtl completion bash|zsh|fish\n\nPrint a script that completes mtl's command "
+            "line. To load it at every start, add\n"
+        )
         print('  bash, in ~/.bashrc:                   eval "$(mtl completion bash)"')
         print('  zsh, in ~/.zshrc after compinit:      eval "$(mtl completion zsh)"')
         print("  fish, in ~/.config/fish/config.fish:  mtl completion fish | source")
         return 0
     if len(argv) > 1 or argv[0] not in SCRIPTS:
-        raise UserError(f"no completion for '{' '.join(argv)}'", where="mtl completion", fix=suggest(argv[0], SCRIPTS))
+        raise UserError(
+            f"no completion for '{' '.join(argv)}'",
+            where="mtl completion",
+            fix=suggest(argv[0], SCRIPTS),
+        )
     print(SCRIPTS[argv[0]], end="")
     return 0
 
 
 def complete_main(argv: list[str]) -> int:
-    """The hidden `mtl --complete bash LINE BREAKS`, `mtl --complete fish LINE` and `mtl --complete zsh WORD... CURRENT`.
+    """The hidden `mtl --complete bash LINE BREAKS`, `mtl --complete fish LINE` and `mtl --complete
+    zsh WORD... CURRENT`.
 
-    Prints one candidate a line; a finished one ends with a space. For bash a candidate takes the place of what follows the last
-    bare one of the characters BREAKS, because that is what bash calls a word.
+    Prints one candidate a line; a finished one ends with a space. For bash a candidate takes the
+    place of what follows the last bare one of the characters BREAKS, because that is what bash
+    calls a word.
     """
     shell, *rest = argv
     if shell == "zsh":
@@ -105,12 +119,16 @@ def complete_main(argv: list[str]) -> int:
         elif quoted:
             print(candidate[start:])
         else:
-            print(re.sub(r"([\s'\"\\$&;()<>|*?`])", r"\\\1", candidate[start:]) + " " * _finished(candidate))
+            print(
+                re.sub(r"([\s'\"\\$&;()<>|*?`])", r"\\\1", candidate[start:])
+                + " " * _finished(candidate)
+            )
     return 0
 
 
 def complete(words: list[str], current: str) -> list[str]:
-    """What `current` can become, given the words between `mtl` and it. Quotes are already taken off."""
+    """What `current` can become, given the words between `mtl` and it. Quotes are already taken
+    off."""
     if not words:
         return _starting(current, [*VERBS, "--help", "--version"])
     verb, *before = words
@@ -141,25 +159,51 @@ def complete(words: list[str], current: str) -> list[str]:
 
 
 class _Names:
-    """The names that the command line so far makes known: the configuration folders, the choices made, the tasks."""
+    """The names that the command line so far makes known: the configuration folders, the choices
+    made, the tasks."""
 
     def __init__(self, before: list[str], run: str | None) -> None:
-        own = [Path(value).expanduser() for option, value in zip(before, before[1:]) if option in ("-cd", "--config-dir")]
-        own += [Path(word.partition("=")[2]).expanduser() for word in before if word.startswith("--config-dir=")]
+        own = [
+            Path(value).expanduser()
+            for option, value in zip(before, before[1:])
+            if option in ("-cd", "--config-dir")
+        ]
+        own += [
+            Path(word.partition("=")[2]).expanduser()
+            for word in before
+            if word.startswith("--config-dir=")
+        ]
         self.folders = [conf_dir(), *own]
         self.run = Path(run).expanduser() if run else None
-        self.chosen = {key.lstrip("+"): value for key, equals, value in (word.partition("=") for word in before) if equals}
+        self.chosen = {
+            key.lstrip("+"): value
+            for key, equals, value in (word.partition("=") for word in before)
+            if equals
+        }
 
     def groups(self) -> list[str]:
         """Folders of conf/ and of the user's own folders."""
-        return sorted({path.name for folder in self.folders if folder.is_dir() for path in folder.iterdir() if path.is_dir()})
+        return sorted(
+            {
+                path.name
+                for folder in self.folders
+                if folder.is_dir()
+                for path in folder.iterdir()
+                if path.is_dir()
+            }
+        )
 
     def files(self, group: str) -> dict[str, Path]:
         """The choices of a group."""
-        return {path.stem: path for folder in self.folders for path in sorted((folder / group).glob("*.yaml"))}
+        return {
+            path.stem: path
+            for folder in self.folders
+            for path in sorted((folder / group).glob("*.yaml"))
+        }
 
     def tasks(self) -> list[str]:
-        """The tasks of the run that was named; else those that `task=` names, its suites taken apart; else all there are."""
+        """The tasks of the run that was named; else those that `task=` names, its suites taken
+        apart; else all there are."""
         for folder in [self.run, self.run.parent.parent] if self.run else []:
             if (folder / "config.yaml").is_file():
                 text = (folder / "config.yaml").read_text(encoding="utf-8")
@@ -173,26 +217,37 @@ class _Names:
             if name in files and name not in found:
                 text = files[name].read_text(encoding="utf-8")
                 suite = re.match(r"# @package _global_\b", text)
-                open_names += re.findall(r"^ *- +([\w-]+) *(?:#.*)?$", text, re.MULTILINE) if suite else []
+                open_names += (
+                    re.findall(r"^ *- +([\w-]+) *(?:#.*)?$", text, re.MULTILINE) if suite else []
+                )
                 found += [] if suite else [name]
         return found
 
     def task_config(self, name: str) -> list[type]:
-        """The dataclass of the type that a task's file names; without such a file those of all types."""
+        """The dataclass of the type that a task's file names; without such a file those of all
+        types."""
         file = self.files("task").get(name)
-        kind = re.search(r"^type: *(\w+)", file.read_text(encoding="utf-8"), re.MULTILINE) if file else None
+        kind = (
+            re.search(r"^type: *(\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+            if file
+            else None
+        )
         return [config for key, config in task_types.configs.items() if not kind or key == kind[1]]
 
 
 def _override(current: str, names: _Names, *, groups: bool) -> list[str]:
-    """Candidates for `key` and for `key=value`; `groups`: whether a key can also be a folder of conf/."""
+    """Candidates for `key` and for `key=value`; `groups`: whether a key can also be a folder of
+    conf/."""
     sign = current[: len(current) - len(current.lstrip("+~"))]
     key, equals, value = current[len(sign) :].partition("=")
     parents, dot, last = key.rpartition(".")
     fields = _fields(parents.split(".") if dot else [], names)
     if not equals:
         candidates = [f"{group}=" for group in names.groups()] if groups and not dot else []
-        candidates += [f"{parents}{dot}{name}" + ("." if _is_section(hint) else "=") for name, hint in fields.items()]
+        candidates += [
+            f"{parents}{dot}{name}" + ("." if _is_section(hint) else "=")
+            for name, hint in fields.items()
+        ]
         return [sign + candidate for candidate in _starting(key, candidates)]
     if key in PATHS:
         candidates = _paths(value, files=False)
@@ -204,14 +259,19 @@ def _override(current: str, names: _Names, *, groups: bool) -> list[str]:
 
 
 def _fields(path: list[str], names: _Names) -> dict[str, Any]:
-    """The keys below `path`, each with the type of its value. Empty when there is no such section."""
+    """The keys below `path`, each with the type of its value. Empty when there is no such
+    section."""
     level = get_type_hints(Config)
     for depth, part in enumerate(path):
         if depth == 0 and part == "tasks":
             level = {name: Union[tuple(names.task_config(name))] for name in names.tasks()}
             continue
         configs = _dataclasses(level.get(part))
-        chosen = [config for config in configs if depth == 0 and getattr(config, "name", None) == names.chosen.get(part)]
+        chosen = [
+            config
+            for config in configs
+            if depth == 0 and getattr(config, "name", None) == names.chosen.get(part)
+        ]
         level = {}
         for config in chosen or configs:
             hints = get_type_hints(config)
@@ -222,7 +282,11 @@ def _fields(path: list[str], names: _Names) -> dict[str, Any]:
 
 def _dataclasses(hint: Any) -> list[type]:
     """The config dataclasses that a type names."""
-    return [hint] if isinstance(hint, type) and is_dataclass(hint) else [config for part in get_args(hint) for config in _dataclasses(part)]
+    return (
+        [hint]
+        if isinstance(hint, type) and is_dataclass(hint)
+        else [config for part in get_args(hint) for config in _dataclasses(part)]
+    )
 
 
 def _is_section(hint: Any) -> bool:
@@ -247,16 +311,27 @@ def _one_or_list(value: str, choices: Iterable[str]) -> list[str]:
     left = [choice for choice in _starting(last, choices) if choice not in re.split(r"[\[,]", head)]
     if not head.startswith("["):
         return [head + choice for choice in left]
-    return [head + choice + end for choice in left for end in (["]", ","] if choice == last or len(left) == 1 else [""])]
+    return [
+        head + choice + end
+        for choice in left
+        for end in (["]", ","] if choice == last or len(left) == 1 else [""])
+    ]
 
 
 def _paths(current: str, *, files: bool) -> list[str]:
-    """Folders, and files if asked for, that start with `current`; hidden ones only when their dot is typed."""
+    """Folders, and files if asked for, that start with `current`; hidden ones only when their dot
+    is typed."""
     parent, slash, last = current.rpartition("/")
     folder = Path(parent + slash).expanduser()
     inside = sorted(folder.iterdir()) if folder.is_dir() else []
-    shown = [path for path in inside if path.name.startswith(last) and (last or not path.name.startswith("."))]
-    return [parent + slash + path.name + "/" * path.is_dir() for path in shown if files or path.is_dir()]
+    shown = [
+        path
+        for path in inside
+        if path.name.startswith(last) and (last or not path.name.startswith("."))
+    ]
+    return [
+        parent + slash + path.name + "/" * path.is_dir() for path in shown if files or path.is_dir()
+    ]
 
 
 def _starting(current: str, candidates: Iterable[str]) -> list[str]:
@@ -265,14 +340,17 @@ def _starting(current: str, candidates: Iterable[str]) -> list[str]:
 
 def _finished(candidate: str) -> bool:
     """Whether nothing more can follow in this word, so that a space may."""
-    return not candidate.endswith(("=", ".", "/", ",")) and ("[" not in candidate or candidate.endswith("]"))
+    return not candidate.endswith(("=", ".", "/", ",")) and (
+        "[" not in candidate or candidate.endswith("]")
+    )
 
 
 def _split(line: str, breaks: str = "") -> tuple[list[str], str, int, bool]:
-    """The words of a shell line up to the cursor without their quotes, and the last, unfinished one.
+    """The words of a shell line up to the cursor without their quotes, and the last, unfinished
+    one.
 
-    Also where in the last one bash lets a completion begin (after an open quote or a bare character of `breaks`), and whether a
-    quote is open.
+    Also where in the last one bash lets a completion begin (after an open quote or a bare character
+    of `breaks`), and whether a quote is open.
     """
     words: list[str] = []
     word, start, quote = "", 0, ""

@@ -1,4 +1,5 @@
-"""`mtl eval PATH`: evaluate a run's best checkpoint, or one checkpoint, from what its run folder says."""
+"""`mtl eval PATH`: evaluate a run's best checkpoint, or one checkpoint, from what its run folder
+says."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ from mtlcli.rundir.checkpoint import run_of
 HELP = """\
 Evaluate a run folder (its best checkpoint) or one checkpoint folder.
 
-usage: mtl eval PATH [--split S] [--task T ...] [--json FILE] [--predictions DIR [--texts]] [KEY=VALUE ...]
+usage: mtl eval PATH [--split S] [--task T ...] [--json FILE] [--predictions DIR [--texts]]
+                [KEY=VALUE ...]
 
   mtl eval runs/2026-01-31_12-00-00_glue_multi_hard_static
   mtl eval RUN/checkpoints/step_00000120 --task rte mrpc --json scores.json
@@ -36,15 +38,19 @@ usage: mtl eval PATH [--split S] [--task T ...] [--json FILE] [--predictions DIR
   --split S          validation (default), test, train, or the name of a split
   --task T ...       only these tasks; default: every task that has the split
   --json FILE        write the scores, in the form of the run folder's results.json
-  --predictions DIR  write a line for every row, one file per task: number and id of the row, gold label, prediction, probabilities
+  --predictions DIR  write a line for every row, one file per task: number and id of the row,
+                     gold label, prediction, probabilities
   --texts            write the texts of the rows into these files, too
-  KEY=VALUE          change where rows come from (data, and a task's source, splits, columns, unlabelled, range), what is made of the
-                     model's outputs (a task's metrics, max_answer_length, n_best, no_answer_threshold) or what computes them
-                     (runner.device, devices, threads, timeout, precision, eval_batch_size); the checkpoint fixes everything else;
-                     allow=[FILE] where a file of the run is meant to differ from what the checkpoint was saved with
+  KEY=VALUE          change where rows come from (data, and a task's source, splits, columns,
+                     unlabelled, range), what is made of the model's outputs (a task's metrics,
+                     max_answer_length, n_best, no_answer_threshold) or what computes them
+                     (runner.device, devices, threads, timeout, precision, eval_batch_size);
+                     the checkpoint fixes everything else; allow=[FILE] where a file of the run is
+                     meant to differ from what the checkpoint was saved with
 
-A limit of rows in the run's configuration (data.max_eval_rows) holds where training has scored the same split, so that scores are those of
-results.json. Predictions, and splits that training has not scored, take every row, unless you type a limit here.
+A limit of rows in the run's configuration (data.max_eval_rows) holds where training has scored the
+same split, so that scores are those of results.json. Predictions, and splits that training has not
+scored, take every row, unless you type a limit here.
 """
 
 
@@ -70,7 +76,11 @@ def eval_main(argv: list[str]) -> int:
     tasks = [word for word in arguments.task if word not in overrides]
     _check(paths, overrides, arguments.json, arguments.predictions)
     if arguments.texts and arguments.predictions is None:
-        raise UserError("the option has no effect without --predictions", "--texts", "add --predictions DIR, or take it out")
+        raise UserError(
+            "the option has no effect without --predictions",
+            "--texts",
+            "add --predictions DIR, or take it out",
+        )
 
     def say(text: str) -> None:
         if first_rank():
@@ -90,7 +100,9 @@ def eval_main(argv: list[str]) -> int:
             if arguments.json is not None:
                 with writing("the scores", arguments.json, "then evaluate again"):
                     arguments.json.parent.mkdir(parents=True, exist_ok=True)
-                    arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+                    arguments.json.write_text(
+                        json.dumps(results, indent=2) + "\n", encoding="utf-8"
+                    )
         finally:
             screen().print(results_table(results, whole="the file of --json"))
 
@@ -117,18 +129,36 @@ def _check(paths: list[str], overrides: list[str], file: Path | None, folder: Pa
         problems += _check_path(Path(paths[0]))
         values = _saved(Path(paths[0]))
     else:
-        what = f"one path is needed, found {len(paths)}: {' '.join(paths)}" if paths else "no path is given"
+        what = (
+            f"one path is needed, found {len(paths)}: {' '.join(paths)}"
+            if paths
+            else "no path is given"
+        )
         problems.append(Problem(what, "PATH", "give a run folder or a checkpoint: mtl eval PATH"))
     for override in overrides:
         key = override.partition("=")[0]
         if key.lstrip("+~") != key:
             problems.append(Problem("values are changed with key=value here, without + and ~", key))
-        elif problem := (check_key(key, values) if values and key != "task" else None) or refuse_at_evaluation(key):
+        elif problem := (
+            check_key(key, values) if values and key != "task" else None
+        ) or refuse_at_evaluation(key):
             problems.append(problem)
     if file is not None and (why := obstacle(file, folder=False)):
-        problems.append(Problem(f"the file cannot be written: {why}", f"--json {file}", "give a file in a folder that you can write to"))
+        problems.append(
+            Problem(
+                f"the file cannot be written: {why}",
+                f"--json {file}",
+                "give a file in a folder that you can write to",
+            )
+        )
     if folder is not None and (why := obstacle(folder, folder=True)):
-        problems.append(Problem(f"the folder cannot be written: {why}", f"--predictions {folder}", "give a folder that you can write to"))
+        problems.append(
+            Problem(
+                f"the folder cannot be written: {why}",
+                f"--predictions {folder}",
+                "give a folder that you can write to",
+            )
+        )
     if problems:
         raise UserError(problems)
 
@@ -144,18 +174,37 @@ def _saved(path: Path) -> dict[str, Any] | None:
 
 def _check_path(path: Path) -> list[Problem]:
     """Whether a path can be a run folder or a checkpoint at all."""
-    if any((path / name).is_file() for name in ("config.yaml", "manifest.json")) or path.parent.name == "checkpoints":
+    if (
+        any((path / name).is_file() for name in ("config.yaml", "manifest.json"))
+        or path.parent.name == "checkpoints"
+    ):
         return []
     if not path.exists():
-        close = nearest(path.name, [other.name for other in path.parent.iterdir()]) if path.parent.is_dir() else None
+        close = (
+            nearest(path.name, [other.name for other in path.parent.iterdir()])
+            if path.parent.is_dir()
+            else None
+        )
         return [
             Problem(
                 "there is no such folder",
                 str(path),
-                f"did you mean {path.parent / close}?" if close else "give a folder that mtl train wrote, or one of its checkpoints",
+                f"did you mean {path.parent / close}?"
+                if close
+                else "give a folder that mtl train wrote, or one of its checkpoints",
             )
         ]
-    what = "neither a run folder (looked for config.yaml) nor a checkpoint (looked for manifest.json)"
-    runs = sorted(path.glob("*/config.yaml"), key=lambda file: file.stat().st_mtime) if path.is_dir() else []
-    found = f"the newest run in it is {runs[-1].parent}" if runs else "give a folder that mtl train wrote, or one of its checkpoints"
+    what = (
+        "neither a run folder (looked for config.yaml) nor a checkpoint (looked for manifest.json)"
+    )
+    runs = (
+        sorted(path.glob("*/config.yaml"), key=lambda file: file.stat().st_mtime)
+        if path.is_dir()
+        else []
+    )
+    found = (
+        f"the newest run in it is {runs[-1].parent}"
+        if runs
+        else "give a folder that mtl train wrote, or one of its checkpoints"
+    )
     return [Problem(what, str(path), found)]

@@ -1,4 +1,5 @@
-"""Keys of Hydra itself on the command line: which of them do something here, and what launchers and sweepers need."""
+"""Keys of Hydra itself on the command line: which of them do something here, and what launchers and
+sweepers need."""
 
 from __future__ import annotations
 
@@ -33,8 +34,17 @@ OF_SWEEPS = (
 )
 """Keys of Hydra that do something in a sweep only."""
 PLUGINS = {
-    "hydra/launcher": {"submitit_*": "submitit-launcher", "joblib": "joblib-launcher", "ray*": "ray-launcher", "rq": "rq-launcher"},
-    "hydra/sweeper": {"optuna": "optuna-sweeper", "ax": "ax-sweeper", "nevergrad": "nevergrad-sweeper"},
+    "hydra/launcher": {
+        "submitit_*": "submitit-launcher",
+        "joblib": "joblib-launcher",
+        "ray*": "ray-launcher",
+        "rq": "rq-launcher",
+    },
+    "hydra/sweeper": {
+        "optuna": "optuna-sweeper",
+        "ax": "ax-sweeper",
+        "nevergrad": "nevergrad-sweeper",
+    },
 }
 """The packages `hydra-...` that bring launchers and sweepers."""
 PROGRAMS = {"submitit_slurm": ("srun", "sbatch")}
@@ -47,14 +57,20 @@ def idle_key(override: Override, *, sweep: bool, resumed: bool) -> Problem | Non
     if not key.startswith(("hydra.", "hydra/")):
         return None
     if resumed:
-        return Problem("does nothing when a run is resumed: the run has its configuration", key, "leave it out")
+        return Problem(
+            "does nothing when a run is resumed: the run has its configuration", key, "leave it out"
+        )
     for pattern, fix in IGNORED.items():
         if fnmatchcase(key, pattern):
             return Problem("does nothing here", key, fix)
     if not sweep and any(fnmatchcase(key, pattern) for pattern in OF_SWEEPS):
         return Problem("does something in a sweep only", key, "add -m, or leave it out")
     if key == "hydra.sweep.dir" and "${" in str(override.value()):
-        return Problem("is the folder itself here, without ${...}", key, "write the path, or type run_dir=FOLDER")
+        return Problem(
+            "is the folder itself here, without ${...}",
+            key,
+            "write the path, or type run_dir=FOLDER",
+        )
     return None
 
 
@@ -64,11 +80,25 @@ def missing_plugin(key: str, name: str, options: list[str]) -> Problem | None:
         return None
     where = f"{key}={name}"
     if name not in options:
-        package = next((package for pattern, package in PLUGINS[key].items() if fnmatchcase(name, pattern)), None)
-        fix = f"type pip install hydra-{package}, or choose one of: {', '.join(options)}" if package else f"choices: {', '.join(options)}"
-        return Problem("its plugin is not installed" if package else f"there is no '{name}'", where, fix)
+        package = next(
+            (package for pattern, package in PLUGINS[key].items() if fnmatchcase(name, pattern)),
+            None,
+        )
+        fix = (
+            f"type pip install hydra-{package}, or choose one of: {', '.join(options)}"
+            if package
+            else f"choices: {', '.join(options)}"
+        )
+        return Problem(
+            "its plugin is not installed" if package else f"there is no '{name}'", where, fix
+        )
     missing = [program for program in PROGRAMS.get(name, ()) if shutil.which(program) is None]
     if missing:
         what = f"this machine has no {' and no '.join(missing)}: it is not part of a SLURM cluster"
-        return Problem(what, where, "type the command on a machine of the cluster, or choose another launcher: basic, submitit_local")
+        return Problem(
+            what,
+            where,
+            "type the command on a machine of the cluster, or choose another launcher: basic, "
+            "submitit_local",
+        )
     return None

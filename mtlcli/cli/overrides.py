@@ -10,7 +10,8 @@ from hydra.core.override_parser.types import Override
 
 
 def added(override: Override, text: str) -> str:
-    """The override so that Hydra adds the key if no file spells it: the schema knows it, and that is what counts."""
+    """The override so that Hydra adds the key if no file spells it: the schema knows it, and that
+    is what counts."""
     return text if override.is_delete() else "++" + text.lstrip("+")
 
 
@@ -21,7 +22,8 @@ def parsed(text: str) -> Override:
 
 
 def doubled(texts: list[str]) -> list[tuple[str, str]]:
-    """Of the values of a sweep over one key, each as `key=value`, those that are there before, as `1.0` is `1`: both as typed."""
+    """Of the values of a sweep over one key, each as `key=value`, those that are there before, as
+    `1.0` is `1`: both as typed."""
     first: dict[str, str] = {}
     again = []
     for text in texts:
@@ -48,7 +50,8 @@ def is_task(override: Override) -> bool:
 
 
 def apply(override: Override, values: dict[str, Any]) -> None:
-    """What Hydra does with `++key=value` and `~key`, on plain values: composing anew takes a hundred times longer."""
+    """What Hydra does with `++key=value` and `~key`, on plain values: composing anew takes a
+    hundred times longer."""
     *path, last = override.key_or_group.split(".")
     for part in path:
         if not isinstance(values.get(part), dict):

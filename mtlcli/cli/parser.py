@@ -1,4 +1,5 @@
-"""The argument parser of the verbs that Hydra does not serve: its mistakes are told as all others are."""
+"""The argument parser of the verbs that Hydra does not serve: its mistakes are told as all others
+are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Everything that can be known to be wrong with a `mtl train` command line, found before Hydra runs a job or makes a folder."""
+"""Everything that can be known to be wrong with a `mtl train` command line, found before Hydra runs
+a job or makes a folder."""
 
 from __future__ import annotations
 
@@ -32,7 +33,15 @@ from mtlcli import commands
 from mtlcli.cli.hydras import idle_key, missing_plugin
 from mtlcli.cli.loader import Loader
 from mtlcli.cli.overrides import added, apply, doubled, is_task, parsed
-from mtlcli.cli.typed import broken_yaml, config_dir_problems, joined, quoted, several, unreadable, without_value
+from mtlcli.cli.typed import (
+    broken_yaml,
+    config_dir_problems,
+    joined,
+    quoted,
+    several,
+    unreadable,
+    without_value,
+)
 from mtlcli.config import Config
 from mtlcli.config.crosscheck import missing_files, missing_model, untyped_code
 from mtlcli.config.environment import typed_tokens
@@ -53,10 +62,20 @@ MOST_JOBS = 100
 MOST_VALUES = 200
 """Values of one key of a sweep that are tried: of a longer range the first ones and the last."""
 VERSION_BASE = "1.3"
-CHOSEN_BY = {"tasks": "task", "sharing": "sharing", "weighting": "weighting", "sampling": "sampling", "optim": "optim"}
-"""Sections whose keys depend on what is chosen in a group: nothing can be said of them when the choice is wrong."""
+CHOSEN_BY = {
+    "tasks": "task",
+    "sharing": "sharing",
+    "weighting": "weighting",
+    "sampling": "sampling",
+    "optim": "optim",
+}
+"""Sections whose keys depend on what is chosen in a group: nothing can be said of them when the
+choice is wrong."""
 PACKAGE = re.compile(r"\s*#\s*@package\b[ \t]*(.*?)\s*$")
-RENAME = "rename the file: a name begins with a letter and has letters, digits, - and _ only, and is not null, true or false"
+RENAME = (
+    "rename the file: a name begins with a letter and has letters, digits, - and _ only, and "
+    "is not null, true or false"
+)
 HEADER = re.compile(r"tasks\.[A-Za-z][A-Za-z0-9_-]*|_global_")
 
 
@@ -82,11 +101,16 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ")
         what = f"unknown option '{unknown.split()[0]}'" if unknown != message else message
-        raise UserError(what, fix="values are given as key=value, for example task=rte; mtl train --help tells the options")
+        raise UserError(
+            what,
+            fix="values are given as key=value, for example task=rte; mtl train --help tells the "
+            "options",
+        )
 
 
 def read_arguments(argv: list[str]) -> argparse.Namespace:
-    """Hydra's own options and overrides, in any order. Raises UserError for an option that there is not."""
+    """Hydra's own options and overrides, in any order. Raises UserError for an option that there is
+    not."""
     hydras = get_args_parser()
     hydras.__class__ = _Parser
     arguments = hydras.parse_intermixed_args(argv)
@@ -95,9 +119,16 @@ def read_arguments(argv: list[str]) -> argparse.Namespace:
         "--config-path": (arguments.config_path, instead),
         "--config-name": (arguments.config_name, instead),
         "--experimental-rerun": (arguments.experimental_rerun, instead),
-        "--shell-completion": (arguments.shell_completion or None, "mtl completion bash, zsh or fish prints mtl's own"),
+        "--shell-completion": (
+            arguments.shell_completion or None,
+            "mtl completion bash, zsh or fish prints mtl's own",
+        ),
     }
-    problems = [Problem("the option is not supported", option, fix) for option, (value, fix) in refused.items() if value is not None]
+    problems = [
+        Problem("the option is not supported", option, fix)
+        for option, (value, fix) in refused.items()
+        if value is not None
+    ]
     commands = [
         option
         for option, given in {
@@ -109,7 +140,9 @@ def read_arguments(argv: list[str]) -> argparse.Namespace:
         if given
     ]
     if len(commands) > 1:
-        problems.append(Problem(f"{' and '.join(commands)} cannot be combined", fix="give one of them"))
+        problems.append(
+            Problem(f"{' and '.join(commands)} cannot be combined", fix="give one of them")
+        )
     if arguments.resolve and not (arguments.cfg or arguments.help):
         problems.append(Problem("the option shows nothing by itself", "--resolve", "add --cfg job"))
     if arguments.config_dir is not None:
@@ -121,7 +154,8 @@ def read_arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def preflight(arguments: argparse.Namespace, resumes: Path | None = None) -> Plan:
-    """Check a command line. Raises UserError with everything that is wrong with it. `resumes`: go on with this run, whatever it says."""
+    """Check a command line. Raises UserError with everything that is wrong with it. `resumes`: go
+    on with this run, whatever it says."""
     return _Preflight(arguments, resumes).plan()
 
 
@@ -135,11 +169,21 @@ def explain(error: BaseException) -> Problem:
         asked = re.search(r"In '([^']+)'", str(cause))
         own = conf_dir() / group
         options = list(cause.options or sorted(path.stem for path in own.glob("*.yaml")))
-        return Problem(f"there is no file '{cause.missing_cfg_file}.yaml'", asked.group(1) if asked else group, suggest(name, options))
+        return Problem(
+            f"there is no file '{cause.missing_cfg_file}.yaml'",
+            asked.group(1) if asked else group,
+            suggest(name, options),
+        )
     if isinstance(cause, YAMLError):
         return broken_yaml(cause)
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith(("full_key:", "object_type=", "See https", "Config search path", "provider="))]
+    lines = [
+        line
+        for line in lines
+        if not line.startswith(
+            ("full_key:", "object_type=", "See https", "Config search path", "provider=")
+        )
+    ]
     key = re.search(r"full_key: (\S+)", str(cause))
     where = key.group(1) if key else ""
     if isinstance(cause, KeyValidationError) and "'NoneType'" in str(cause):
@@ -153,7 +197,9 @@ def _package(path: Path) -> str | None:
     Hydra reads headers, `# @KEY VALUE`, as long as nothing but headers and empty lines came before.
     """
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    headers = itertools.takewhile(lambda line: re.match(r"\s*#\s*@", line), filter(str.strip, lines))
+    headers = itertools.takewhile(
+        lambda line: re.match(r"\s*#\s*@", line), filter(str.strip, lines)
+    )
     return next((found[1] for line in headers if (found := PACKAGE.match(line))), None)
 
 
@@ -162,7 +208,10 @@ def _bad_header(path: Path) -> list[Problem]:
     package = _package(path)
     if package is None or HEADER.fullmatch(package):
         return []
-    fix = f"a task's name begins with a letter and has letters, digits, - and _ only; for example # @package {_proposal(package)}"
+    fix = (
+        "a task's name begins with a letter and has letters, digits, - and _ only; for example "
+        f"# @package {_proposal(package)}"
+    )
     return [Problem(f"the header '# @package {package}' does not name a task", str(path), fix)]
 
 
@@ -174,7 +223,13 @@ def unusable(group: str, path: Path) -> list[Problem]:
     except (HydraException, ValueError):
         readable = False
     if not readable:
-        return [Problem(f"{group}={name} is not read as the name of this file, so it cannot be chosen", str(path), RENAME)]
+        return [
+            Problem(
+                f"{group}={name} is not read as the name of this file, so it cannot be chosen",
+                str(path),
+                RENAME,
+            )
+        ]
     return _bad_header(path) if group == "task" else []
 
 
@@ -197,17 +252,26 @@ def _loader(own: Path | None) -> ConfigLoader:
     setup_globals()
     path = create_config_search_path(str(conf_dir()))
     if own is not None:
-        path.prepend(provider="command-line", path=f"file://{own.absolute()}", anchor=SearchPathQuery(provider="schema"))
+        path.prepend(
+            provider="command-line",
+            path=f"file://{own.absolute()}",
+            anchor=SearchPathQuery(provider="schema"),
+        )
     return Loader(config_search_path=path)
 
 
 def _text(override: Override) -> str | None:
-    """The text that an override gives, before anything is composed; None for null. Raises UserError for `${KEY}`."""
+    """The text that an override gives, before anything is composed; None for null. Raises UserError
+    for `${KEY}`."""
     try:
         value = OmegaConf.create({"value": override.value()})["value"]
     except OmegaConfBaseException as error:
         fix = "write the value; only ${oc.env:NAME} can stand for it here"
-        raise UserError(f"'{override.value()}' cannot be resolved before the run is known", override.key_or_group, fix) from error
+        raise UserError(
+            f"'{override.value()}' cannot be resolved before the run is known",
+            override.key_or_group,
+            fix,
+        ) from error
     return None if value is None else str(value)
 
 
@@ -219,9 +283,16 @@ class _Preflight:
         self.problems: dict[Problem, None] = {}
         self.notices: list[str] = []
         self.unclear: list[str] = []
-        # `experiment=null` is what train.yaml says, but Hydra does not take it from the command line.
-        self.overrides = self._parse([text for text in arguments.overrides if text != "experiment=null"])
-        modes = [str(override.value()) for override in self.overrides if override.key_or_group == "hydra.mode"]
+        # `experiment=null` is what train.yaml says, but Hydra does not take it from the command
+        # line.
+        self.overrides = self._parse(
+            [text for text in arguments.overrides if text != "experiment=null"]
+        )
+        modes = [
+            str(override.value())
+            for override in self.overrides
+            if override.key_or_group == "hydra.mode"
+        ]
         self.sweep = bool(arguments.multirun) or "MULTIRUN" in modes
         self.bad_groups: set[str] = set()
         self.resumes = resumes or self._resumed()
@@ -240,21 +311,29 @@ class _Preflight:
         if self.bad_groups & {"experiment"}:
             raise UserError(self.problems)
         configs = []
-        swept = [override.key_or_group for override in self.overrides if override.is_sweep_override()]
+        swept = [
+            override.key_or_group for override in self.overrides if override.is_sweep_override()
+        ]
         found: dict[Problem, list[str]] = {}
         jobs = list(self._jobs(values))
         for job in jobs:
             config, problems = self._check_job(job)
             for problem in dict.fromkeys(problems):
-                line = " ".join(override.input_line or "" for override in job if override.key_or_group in swept)
+                line = " ".join(
+                    override.input_line or "" for override in job if override.key_or_group in swept
+                )
                 found.setdefault(problem, []).append(line)
             if config is not None:
                 configs.append(config)
         typed = [override.input_line or "" for override in self.overrides]
         for problem in (problem for config in configs for problem in untyped_code(config, typed)):
             self._add(problem)
-        typed_keys = [override.key_or_group for override in self.overrides if not override.is_delete()]
-        self.notices += dict.fromkeys(line for config in configs for line in unheeded(config, typed_keys))
+        typed_keys = [
+            override.key_or_group for override in self.overrides if not override.is_delete()
+        ]
+        self.notices += dict.fromkeys(
+            line for config in configs for line in unheeded(config, typed_keys)
+        )
         idle_in = [idle(config, typed_keys) for config in configs]
         # In a sweep a key may do something in some of the jobs.
         for problem in idle_in[0] if idle_in and not self.problems else []:
@@ -266,7 +345,11 @@ class _Preflight:
                 continue
             of_the_value = any(problem.where == key for key in swept)
             some = len(where) < len(jobs) and not of_the_value
-            self._add(replace(problem, what=f"{problem.what} (in the job {where[0]})") if some else problem)
+            self._add(
+                replace(problem, what=f"{problem.what} (in the job {where[0]})")
+                if some
+                else problem
+            )
         if self.problems:
             raise UserError(self.problems)
         overrides = [self._rewritten(override) for override in self.overrides]
@@ -277,7 +360,9 @@ class _Preflight:
         key, value = override.key_or_group, override.value()
         problem = idle_key(override, sweep=self.sweep, resumed=self.resumes is not None)
         if problem is None and isinstance(value, str):
-            problem = missing_plugin(key, value, self.loader.get_group_options(key) if key.startswith("hydra/") else [])
+            problem = missing_plugin(
+                key, value, self.loader.get_group_options(key) if key.startswith("hydra/") else []
+            )
         if problem is not None:
             self._add(problem)
         return problem is None
@@ -288,12 +373,17 @@ class _Preflight:
         own = [path.stem for path in self._own_files("task")]
         if own and self.resumes is None and not {"task", "experiment"} & last.keys():
             # The main job takes hours where a user may have meant a file of their own.
-            what = f"no task is chosen, so task=glue_multi is trained, and nothing of {self.own}/task"
+            what = (
+                f"no task is chosen, so task=glue_multi is trained, and nothing of {self.own}/task"
+            )
             self.notices.append(f"note: {what}; it holds {', '.join(own[:10])}")
         return self.notices + [
-            f"note: {override.input_line} is not used: {last[override.key_or_group].input_line} comes after it"
+            f"note: {override.input_line} is not used: {last[override.key_or_group].input_line} "
+            "comes after it"
             for override in self.overrides
-            if override is not last[override.key_or_group] and not override.is_delete() and not isinstance(override.value(), dict)
+            if override is not last[override.key_or_group]
+            and not override.is_delete()
+            and not isinstance(override.value(), dict)
         ]
 
     def _resumed(self) -> Path | None:
@@ -304,16 +394,27 @@ class _Preflight:
             return None
         if self.sweep or given["resume"].is_sweep_override():
             if resume != "auto":
-                fix = "type run_dir=SWEEP resume=auto with the sweep's own command, or go on with one job: mtl train resume=SWEEP/JOB"
+                fix = (
+                    "type run_dir=SWEEP resume=auto with the sweep's own command, or go on with "
+                    "one job: mtl train resume=SWEEP/JOB"
+                )
                 raise UserError("a sweep goes on in its folder", "resume", fix)
             if "run_dir" not in given and "hydra.sweep.dir" not in given:
-                raise UserError("which sweep is meant?", "resume=auto", "give run_dir=DIR: the sweep goes on there, or is started there")
+                raise UserError(
+                    "which sweep is meant?",
+                    "resume=auto",
+                    "give run_dir=DIR: the sweep goes on there, or is started there",
+                )
             return None
         if resume != "auto":
             return typed_path(resume, "resume")
         run_dir = _text(given["run_dir"]) if "run_dir" in given else None
         if run_dir is None:
-            raise UserError("which run is meant?", "resume=auto", "give run_dir=DIR: the run goes on there, or is started there")
+            raise UserError(
+                "which run is meant?",
+                "resume=auto",
+                "give run_dir=DIR: the run goes on there, or is started there",
+            )
         folder = typed_path(run_dir, "run_dir")
         return folder if any((folder / "checkpoints").glob("step_*")) else None
 
@@ -322,7 +423,11 @@ class _Preflight:
         swept = [override for override in self.overrides if override.is_sweep_override()]
         if any(override.key_or_group == "hydra/sweeper" for override in self.overrides):
             return None
-        return math.prod(len(values[id(override)]) for override in swept) if all(each.is_discrete_sweep() for each in swept) else None
+        return (
+            math.prod(len(values[id(override)]) for override in swept)
+            if all(each.is_discrete_sweep() for each in swept)
+            else None
+        )
 
     def _parse(self, texts: list[str]) -> list[Override]:
         parser = OverridesParser.create(config_loader=self.loader)
@@ -332,17 +437,21 @@ class _Preflight:
             self._add(problem)
         for before, text in zip([None, *texts], texts, strict=False):
             if "=" not in text and not text.startswith("~") and re.fullmatch(r"[^\s=]+", text):
-                homes = [group for group in self.groups if text in self.loader.get_group_options(group)]
+                homes = [
+                    group for group in self.groups if text in self.loader.get_group_options(group)
+                ]
                 self._add(without_value(text, before, homes))
                 if before is not None and not homes:
                     self.unclear.append(before.partition("=")[0].lstrip("+~"))
                 continue
-            # A text that only lacks Hydra's quotes is read as the text that it is: `data.root=~/data`.
+            # A text that only lacks Hydra's quotes is read as the text that it is:
+            # `data.root=~/data`.
             for attempt in filter(None, (text, quoted(text))):
                 try:
                     parsed += parser.parse_overrides([attempt])
                     break
-                except (OverrideParseException, HydraException, ValueError):  # ValueError: of a number with thousands of digits.
+                # ValueError: of a number with thousands of digits.
+                except (OverrideParseException, HydraException, ValueError):
                     continue
             else:
                 self._add(unreadable(text))
@@ -361,17 +470,26 @@ class _Preflight:
             return [override.input_line or ""]
         key = override.get_key_element()
         if not self.sweep:
-            self._add(several(key, (override.input_line or "").partition("=")[2], key in self.groups))
+            self._add(
+                several(key, (override.input_line or "").partition("=")[2], key in self.groups)
+            )
             if key not in self.groups:
                 self.unclear.append(key)
                 return []
-            return [f"{key}={next(iter(override.sweep_string_iterator()))}"] if override.is_discrete_sweep() else []
+            return (
+                [f"{key}={next(iter(override.sweep_string_iterator()))}"]
+                if override.is_discrete_sweep()
+                else []
+            )
         if not override.is_discrete_sweep():
             sweep: Any = override.value()
             return [f"{key}={sweep.start}", f"{key}={sweep.end}"]
         swept: Any = override.value()
         if isinstance(swept, ChoiceSweep) and any(isinstance(value, Glob) for value in swept.list):
-            fix = f"type {key}=glob(PATTERN) or the names; to leave some out: {key}=glob(*,exclude=NAME)"
+            fix = (
+                f"type {key}=glob(PATTERN) or the names; to leave some out: "
+                f"{key}=glob(*,exclude=NAME)"
+            )
             self._add(Problem("glob() stands alone, not in a list of values", key, fix))
             self.bad_groups.add(key)
             return []
@@ -379,8 +497,19 @@ class _Preflight:
         if not values:
             self._add(Problem(f"'{override.input_line}' stands for no value at all", key))
         for first, again in doubled(values):
-            what = f"the value {first} is given twice" if first == again else f"{first} and {again} are the same value"
-            self._add(Problem(what, key, "give every value once; to run one configuration several times, sweep over seed: seed=0,1,2"))
+            what = (
+                f"the value {first} is given twice"
+                if first == again
+                else f"{first} and {again} are the same value"
+            )
+            self._add(
+                Problem(
+                    what,
+                    key,
+                    "give every value once; to run one configuration several times, sweep over "
+                    "seed: seed=0,1,2",
+                )
+            )
         return values
 
     def _check_own_files(self) -> None:
@@ -388,7 +517,13 @@ class _Preflight:
         for group in self.groups if self.own else []:
             for path in sorted((self.own or Path()).joinpath(group).glob("*.yaml")):
                 if (conf_dir() / group / path.name).exists():
-                    self._add(Problem(f"{group}={path.stem} is built in, so this file would never be read", str(path), "rename the file"))
+                    self._add(
+                        Problem(
+                            f"{group}={path.stem} is built in, so this file would never be read",
+                            str(path),
+                            "rename the file",
+                        )
+                    )
 
     def _check_choices(self, override: Override, texts: list[str]) -> None:
         group = override.key_or_group
@@ -398,14 +533,22 @@ class _Preflight:
             chosen = parsed(text).value()
             names = chosen if isinstance(chosen, list) else [chosen]
             for name in dict.fromkeys(name for name in names if names.count(name) > 1):
-                self._add(Problem(f"{group} '{name}' is listed twice", f"{group}={text.partition('=')[2]}", "name it once"))
+                self._add(
+                    Problem(
+                        f"{group} '{name}' is listed twice",
+                        f"{group}={text.partition('=')[2]}",
+                        "name it once",
+                    )
+                )
             self._check_task_names(names if group == "task" else [])
             self._check_suites(names if group == "task" else [], text)
             for name in names:
                 if name is None and group == "experiment":
                     continue
                 folder, _, last = str(name).rpartition("/")
-                if name is not None and last in self.loader.get_group_options(f"{group}/{folder}".rstrip("/")):
+                if name is not None and last in self.loader.get_group_options(
+                    f"{group}/{folder}".rstrip("/")
+                ):
                     continue
                 self.bad_groups.add(group)
                 # `task=true` is no text, and `task=null` is nothing.
@@ -415,10 +558,18 @@ class _Preflight:
                     for problem in problems:
                         self._add(problem)
                 elif name is None:
-                    self._add(Problem(f"a {group} must be chosen", f"{group}=null", suggest("", self._options(group))))
+                    self._add(
+                        Problem(
+                            f"a {group} must be chosen",
+                            f"{group}=null",
+                            suggest("", self._options(group)),
+                        )
+                    )
                 else:
                     fix = (
-                        self._of_path(group, str(name)) or self._forgotten(group, str(name)) or suggest(last, self._options(group, folder))
+                        self._of_path(group, str(name))
+                        or self._forgotten(group, str(name))
+                        or suggest(last, self._options(group, folder))
                     )
                     self._add(Problem(f"unknown {group} '{name}'", f"{group}={name}", fix))
 
@@ -433,11 +584,18 @@ class _Preflight:
         return there or [name for name in self.loader.get_group_options(group) if name not in unfit]
 
     def _of_path(self, group: str, name: str) -> str | None:
-        """What to type for a choice that was typed as a path or with the ending of its file; None where it is neither."""
+        """What to type for a choice that was typed as a path or with the ending of its file; None
+        where it is neither."""
         if group == "model" and "/" in name and not name.endswith((".yaml", ".yml")):
-            return f"a folder, or a name on the hub, is given with model=pretrained: {commands.setting('model.name', name)}"
+            return (
+                "a folder, or a name on the hub, is given with model=pretrained: "
+                f"{commands.setting('model.name', name)}"
+            )
         if group == "task" and split_name(Path(name)) is not None:
-            return "a file of rows needs a task file, which names its columns: see Your own task in the README"
+            return (
+                "a file of rows needs a task file, which names its columns: see Your own task "
+                "in the README"
+            )
         stem = re.sub(r"\.ya?ml$", "", name)
         if stem == name and "/" not in name:
             return None
@@ -446,17 +604,30 @@ class _Preflight:
         # os.path: a name that is too long is no error here.
         if not os.path.isfile(file) or (self.own and folder.resolve() == self.own.resolve()):  # noqa: PTH113
             known = choice in self._options(group)
-            return f"a choice is a name, without folder and ending: type {group}={choice}" if known else self._forgotten(group, choice)
+            return (
+                f"a choice is a name, without folder and ending: type {group}={choice}"
+                if known
+                else self._forgotten(group, choice)
+            )
         if file.parent.name == group:
             return f"the folder is typed by itself: -cd {shlex.quote(str(folder))} {group}={choice}"
-        return f"move the file to my_conf/{group}/{file.name}, and type -cd my_conf {group}={choice}"
+        return (
+            f"move the file to my_conf/{group}/{file.name}, and type -cd my_conf {group}={choice}"
+        )
 
     def _check_suites(self, names: list[Any], text: str) -> None:
         """Say which tasks of a list are in a suite of the list, too, or in two."""
         given: dict[str, str] = {}
         chosen = list(dict.fromkeys(map(str, names)))
-        files = [path for name in chosen for path in (*self._own_tasks(name), conf_dir() / "task" / f"{name}.yaml") if path.is_file()]
-        if len(chosen) < 2 or not any("defaults:" in path.read_text(encoding="utf-8", errors="replace") for path in files):
+        files = [
+            path
+            for name in chosen
+            for path in (*self._own_tasks(name), conf_dir() / "task" / f"{name}.yaml")
+            if path.is_file()
+        ]
+        if len(chosen) < 2 or not any(
+            "defaults:" in path.read_text(encoding="utf-8", errors="replace") for path in files
+        ):
             return  # Without a suite there is nothing to compose.
         found: dict[str, list[str]] = {}
         for name in chosen:
@@ -471,41 +642,71 @@ class _Preflight:
             given = dict.fromkeys(tasks, name) | given
         for suite, again in found.items():
             are, each = ("is", "the task") if len(again) == 1 else ("are", "each task")
-            self.notices.append(f"note: {text}: {', '.join(again)} {are} in {suite}; {each} is trained once")
+            self.notices.append(
+                f"note: {text}: {', '.join(again)} {are} in {suite}; {each} is trained once"
+            )
 
     def _forgotten(self, group: str, name: str) -> str | None:
-        """Advice to type -cd, where a folder beside has a file of this name and no -cd was typed."""
+        """Advice to type -cd, where a folder beside has a file of this name and no -cd was
+        typed."""
         if self.own:
             return None
-        # glob and os.path: a folder that cannot be read and a name that is too long are no errors here.
-        found = [folder for folder in sorted(glob("*")) if os.path.isfile(f"{folder}/{group}/{name}.yaml")]  # noqa: PTH113, PTH207
-        return f"add -cd {shlex.quote(found[0])}, which holds {group}/{name}.yaml" if found else None
+        # glob and os.path: a folder that cannot be read and a name that is too long are no errors
+        # here.
+        found = [
+            folder
+            for folder in sorted(glob("*"))  # noqa: PTH207
+            if os.path.isfile(f"{folder}/{group}/{name}.yaml")  # noqa: PTH113
+        ]
+        return (
+            f"add -cd {shlex.quote(found[0])}, which holds {group}/{name}.yaml" if found else None
+        )
 
     def _check_task_names(self, files: list[Any]) -> None:
-        """Two files that are chosen together cannot give the same task: one would be mixed into the other."""
+        """Two files that are chosen together cannot give the same task: one would be mixed into the
+        other."""
         given: dict[str, str] = {}
         for name in dict.fromkeys(map(str, files)):
-            package = next((_package(path) for path in self._own_tasks(name)), f"tasks.{name}") or ""
+            package = (
+                next((_package(path) for path in self._own_tasks(name)), f"tasks.{name}") or ""
+            )
             if package in given and package.startswith("tasks."):
                 task, other = package.removeprefix("tasks."), given[package]
-                fix = f"give the tasks different names in the first lines of their files: # @package tasks.{name}"
-                self._add(Problem(f"the files of '{other}' and '{name}' both name the task '{task}'", "task", fix))
+                fix = (
+                    "give the tasks different names in the first lines of their files: # "
+                    f"@package tasks.{name}"
+                )
+                self._add(
+                    Problem(
+                        f"the files of '{other}' and '{name}' both name the task '{task}'",
+                        "task",
+                        fix,
+                    )
+                )
             given[package] = name
             if package not in (f"tasks.{name}", "_global_", ""):
-                self.notices.append(f"note: the file {name}.yaml names its task '{package.removeprefix('tasks.')}'")
+                self.notices.append(
+                    f"note: the file {name}.yaml names its task '{package.removeprefix('tasks.')}'"
+                )
 
     def _jobs(self, values: dict[int, list[str]]) -> Iterator[list[Override]]:
-        """What is given in each job of a sweep: every value of every key once, then further combinations up to a number."""
+        """What is given in each job of a sweep: every value of every key once, then further
+        combinations up to a number."""
         lists = [
             [parsed(text) for text in texts]
             for override in self.overrides
-            if (texts := values[id(override)]) and not (self._is_group(override) and override.key_or_group in self.bad_groups)
+            if (texts := values[id(override)])
+            and not (self._is_group(override) and override.key_or_group in self.bad_groups)
         ]
         first = [choices[0] for choices in lists]
         yield first
         count = 1
         for index, choices in enumerate(lists):
-            tried = choices[1:] if len(choices) <= MOST_VALUES else [*choices[1 : MOST_VALUES - 1], choices[-1]]
+            tried = (
+                choices[1:]
+                if len(choices) <= MOST_VALUES
+                else [*choices[1 : MOST_VALUES - 1], choices[-1]]
+            )
             for choice in tried:
                 yield [*first[:index], choice, *first[index + 1 :]]
                 count += 1
@@ -518,9 +719,21 @@ class _Preflight:
 
     def _check_job(self, job: list[Override]) -> tuple[Config | None, list[Problem]]:
         """Compose one job; what is wrong with it."""
-        chosen = [override for override in job if self._is_group(override) or self._is_hydras(override)]
-        named = [name for override in chosen if override.key_or_group == "task" for name in _names(override)]
-        if bad_headers := [problem for name in named for path in self._own_tasks(name) for problem in _bad_header(path)]:
+        chosen = [
+            override for override in job if self._is_group(override) or self._is_hydras(override)
+        ]
+        named = [
+            name
+            for override in chosen
+            if override.key_or_group == "task"
+            for name in _names(override)
+        ]
+        if bad_headers := [
+            problem
+            for name in named
+            for path in self._own_tasks(name)
+            for problem in _bad_header(path)
+        ]:
             return None, bad_headers
         if self.saved is not None and not chosen:
             # Nothing to compose: the run has its configuration.
@@ -534,7 +747,11 @@ class _Preflight:
         headless = self._without_header(values.pop("task", None))
         problems = problems + headless
         values.setdefault("tasks", {})
-        given = [override for override in job if not (self._is_group(override) or self._is_hydras(override))]
+        given = [
+            override
+            for override in job
+            if not (self._is_group(override) or self._is_hydras(override))
+        ]
         # A whole task that is given comes first: its values may be given too.
         for override in sorted(given, key=lambda override: not is_task(override)):
             key, section = override.key_or_group, override.key_or_group.partition(".")[0]
@@ -542,12 +759,20 @@ class _Preflight:
                 continue
             if key in self.groups and key not in values:
                 options = self.loader.get_group_options(key)
-                problems.append(Problem("the group is chosen by name, not by value", key, f"for example {key}={options[0]}"))
+                problems.append(
+                    Problem(
+                        "the group is chosen by name, not by value",
+                        key,
+                        f"for example {key}={options[0]}",
+                    )
+                )
             elif not is_task(override) and (problem := check_key(key, values)) is not None:
                 problems.append(problem)
             else:
                 apply(override, values)
-        typed = values if self.saved is None else {each.key_or_group: each.value() for each in given}
+        typed = (
+            values if self.saved is None else {each.key_or_group: each.value() for each in given}
+        )
         if tokens := typed_tokens(typed):
             return None, tokens  # What else is wrong might quote them.
         config, found = read_config(values)
@@ -555,7 +780,9 @@ class _Preflight:
             found = [*missing_files(config), *missing_device(config)]
             # A run that exists has its backbone in its folder.
             found += missing_model(config) if self.saved is None else []
-        return config, problems + [problem for problem in found if not (headless and problem.where.startswith("task"))]
+        return config, problems + [
+            problem for problem in found if not (headless and problem.where.startswith("task"))
+        ]
 
     def _changed(self, composed: dict[str, Any], chosen: list[Override]) -> dict[str, Any]:
         """The configuration of the run that is resumed, with the groups that are chosen anew."""
@@ -569,10 +796,13 @@ class _Preflight:
         return values
 
     def _compose(self, overrides: tuple[str, ...]) -> tuple[dict[str, Any] | None, list[Problem]]:
-        """The configuration that these choices make, without Hydra's own part. Composing takes long, so it is done once for each."""
+        """The configuration that these choices make, without Hydra's own part. Composing takes
+        long, so it is done once for each."""
         if overrides not in self.composed:
             try:
-                composed: Any = OmegaConf.to_container(self.loader.load_configuration("train", list(overrides), RunMode.RUN))
+                composed: Any = OmegaConf.to_container(
+                    self.loader.load_configuration("train", list(overrides), RunMode.RUN)
+                )
             except HYDRA_ERRORS as error:
                 self.composed[overrides] = None, [explain(error)]
             except UserError as error:
@@ -583,7 +813,8 @@ class _Preflight:
                 # What Hydra raises for a header of more or fewer words than two.
                 self.composed[overrides] = (
                     None,
-                    [problem for path in self._own_tasks("*") for problem in _bad_header(path)] or [explain(error)],
+                    [problem for path in self._own_tasks("*") for problem in _bad_header(path)]
+                    or [explain(error)],
                 )
             else:
                 composed.pop("hydra")
@@ -605,13 +836,20 @@ class _Preflight:
         return problems
 
     def _without_header(self, stray: Any) -> list[Problem]:
-        """The task files whose values landed outside of `tasks`, because their first lines do not say where they belong."""
+        """The task files whose values landed outside of `tasks`, because their first lines do not
+        say where they belong."""
         if not stray:
             return []
-        what = "the file does not start with the header that names its task, so its values belong nowhere"
+        what = (
+            "the file does not start with the header that names its task, so its values belong "
+            "nowhere"
+        )
         files = sorted((self.own or Path()).joinpath("task").glob("*.yaml"))
         lacking = [path for path in files if _package(path) is None]
-        return [Problem(what, str(path), f"make this its first line: # @package tasks.{path.stem}") for path in lacking]
+        return [
+            Problem(what, str(path), f"make this its first line: # @package tasks.{path.stem}")
+            for path in lacking
+        ]
 
     def _own_tasks(self, name: str) -> list[Path]:
         """The user's task files of this name or pattern."""
@@ -619,7 +857,9 @@ class _Preflight:
 
     def _rewritten(self, override: Override) -> str:
         text = override.input_line or ""
-        return text if self._is_group(override) or self._is_hydras(override) else added(override, text)
+        return (
+            text if self._is_group(override) or self._is_hydras(override) else added(override, text)
+        )
 
     def _add(self, problem: Problem) -> None:
         self.problems[problem] = None

@@ -1,4 +1,5 @@
-"""`mtl train -m`: a sweep, its jobs one after another, in a folder that a killed sweep goes on in with what is missing."""
+"""`mtl train -m`: a sweep, its jobs one after another, in a folder that a killed sweep goes on in
+with what is missing."""
 
 from __future__ import annotations
 
@@ -28,11 +29,21 @@ from mtlcli.config.paths import typed_path
 from mtlcli.disk import append, make_numbered, write_whole, writing
 from mtlcli.errors import Interrupted, MtlError, Problem, RunError, UserError, count_of
 from mtlcli.output import outlive_reader
-from mtlcli.report.sweep import LISTED, SweepJob, listed_jobs, read_job, read_sweep, sweep_tables, varied, write_csv
+from mtlcli.report.sweep import (
+    LISTED,
+    SweepJob,
+    listed_jobs,
+    read_job,
+    read_sweep,
+    sweep_tables,
+    varied,
+    write_csv,
+)
 from mtlcli.rundir import checkpoint
 
 JOBS = "MTL_SWEEP_JOBS"
-"""Environment variable with the number of jobs, for jobs that a launcher runs in processes of its own."""
+"""Environment variable with the number of jobs, for jobs that a launcher runs in processes of its
+own."""
 ITS_OWN = ("run_dir", "resume", "allow", "hydra.sweep.dir")
 """Keys that say where and how a sweep is run, not what its jobs are."""
 
@@ -41,7 +52,8 @@ _folder_of_first_rank: Path | None = None
 _reasons: dict[str, int] = {}
 """Why jobs of this process failed, with the number of the first such job."""
 _failed: set[int] = set()
-"""The numbers of all jobs of this process that failed, also where the folder of a job tells of an earlier end."""
+"""The numbers of all jobs of this process that failed, also where the folder of a job tells of an
+earlier end."""
 
 
 def sweep(options: list[str], plan: Plan, arguments: argparse.Namespace) -> int:
@@ -49,17 +61,29 @@ def sweep(options: list[str], plan: Plan, arguments: argparse.Namespace) -> int:
     global _folder_of_first_rank
     outlive_reader("stdout")
     if "run_dir" in plan.swept:
-        raise UserError("every job of a sweep has its own folder", where="run_dir", fix="give run_dir=DIR, the folder of the whole sweep")
+        raise UserError(
+            "every job of a sweep has its own folder",
+            where="run_dir",
+            fix="give run_dir=DIR, the folder of the whole sweep",
+        )
     keys = [_key(text) for text in plan.overrides]
-    overrides = [text for key, text in zip(keys, plan.overrides, strict=True) if key not in ("run_dir", "hydra.sweep.dir")]
+    overrides = [
+        text
+        for key, text in zip(keys, plan.overrides, strict=True)
+        if key not in ("run_dir", "hydra.sweep.dir")
+    ]
     # Folders of jobs are named by what differs between them.
-    same = [key for key in dict.fromkeys(keys) if key not in plan.swept and not key.startswith("hydra")]
+    same = [
+        key for key in dict.fromkeys(keys) if key not in plan.swept and not key.startswith("hydra")
+    ]
     overrides.append(f"hydra.job.config.override_dirname.exclude_keys={json.dumps(same)}")
     if not first_rank():
         # Hydra makes folders in every process; those of the other ranks go away again.
         _folder_of_first_rank = _given_folder(plan)
         with tempfile.TemporaryDirectory() as temporary:
-            return run_hydra([*options, *overrides, f"hydra.sweep.dir={commands.hydra_value(temporary)}"])
+            return run_hydra(
+                [*options, *overrides, f"hydra.sweep.dir={commands.hydra_value(temporary)}"]
+            )
     folder = _make_folder(plan)
     again = _again(arguments, folder)
     if plan.jobs is not None:
@@ -70,13 +94,19 @@ def sweep(options: list[str], plan: Plan, arguments: argparse.Namespace) -> int:
         failed = _finish(folder, again)
         _remove_unused(folder)
         if isinstance(error.__cause__, Interrupted):
-            error.__cause__.problems = [replace(problem, fix=f"go on with: {again}") for problem in error.__cause__.problems]
+            error.__cause__.problems = [
+                replace(problem, fix=f"go on with: {again}") for problem in error.__cause__.problems
+            ]
             raise error.__cause__ from None
         if not folder.exists() and not isinstance(error, (MtlError, KeyboardInterrupt)):
-            launcher = next((text for text in plan.overrides if text.startswith("hydra/launcher=")), "")
+            launcher = next(
+                (text for text in plan.overrides if text.startswith("hydra/launcher=")), ""
+            )
             reason = (str(error).strip().splitlines() or [""])[0]
             what = f"no job could be started: {type(error).__name__}: {reason}"
-            raise UserError(what, where=launcher, fix="look at the launcher's settings, or leave it out") from error
+            raise UserError(
+                what, where=launcher, fix="look at the launcher's settings, or leave it out"
+            ) from error
         if not failed or isinstance(error, KeyboardInterrupt):
             raise
         raise RunError(failed) from error
@@ -96,10 +126,14 @@ def _again(arguments: argparse.Namespace, folder: Path) -> str:
     """The command that goes on with the sweep."""
     own = ["-cd", arguments.config_dir] if arguments.config_dir is not None else []
     words = [text for text in arguments.overrides if _key(text) not in ITS_OWN]
-    return f"{shlex.join(['mtl', 'train', '-m', *own, *words])} {commands.setting('run_dir', folder)} resume=auto"
+    return (
+        f"{shlex.join(['mtl', 'train', '-m', *own, *words])} "
+        f"{commands.setting('run_dir', folder)} resume=auto"
+    )
 
 
-# ------------------------------------------------------------------------------------------------ the sweep's folder
+# ------------------------------------------------------------------------------------------------
+# the sweep's folder
 
 
 def _given_folder(plan: Plan) -> Path | None:
@@ -111,12 +145,18 @@ def _given_folder(plan: Plan) -> Path | None:
 
 
 def _make_folder(plan: Plan) -> Path:
-    """Make the folder of a sweep, with an empty list of its jobs, or take that of a sweep to go on with.
+    """Make the folder of a sweep, with an empty list of its jobs, or take that of a sweep to go on
+    with.
 
     Raises UserError when it cannot be made or is used.
     """
     given = _given_folder(plan)
-    if given is not None and plan.configs[0].resume == "auto" and given.is_dir() and any(given.iterdir()):
+    if (
+        given is not None
+        and plan.configs[0].resume == "auto"
+        and given.is_dir()
+        and any(given.iterdir())
+    ):
         _reopen(given, plan)
         return given
     folder = given or Path("sweeps") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
@@ -130,29 +170,54 @@ def _make_folder(plan: Plan) -> Path:
         try:
             (folder / LISTED).open("x").close()
         except FileExistsError as error:
-            raise UserError("another sweep is writing here", where=str(folder), fix="give another run_dir=") from error
+            raise UserError(
+                "another sweep is writing here", where=str(folder), fix="give another run_dir="
+            ) from error
     return folder
 
 
 def _reopen(folder: Path, plan: Plan) -> None:
-    """Check that a sweep can go on in a folder: it holds a sweep, whose jobs differ from these at most in what is swept."""
+    """Check that a sweep can go on in a folder: it holds a sweep, whose jobs differ from these at
+    most in what is swept."""
     if not (folder / LISTED).is_file():
-        fix = "leave out -m to go on with that run" if (folder / "config.yaml").is_file() else "give another run_dir="
-        raise UserError(f"the folder holds no sweep (looked for {LISTED})", f"run_dir={folder}", fix)
+        fix = (
+            "leave out -m to go on with that run"
+            if (folder / "config.yaml").is_file()
+            else "give another run_dir="
+        )
+        raise UserError(
+            f"the folder holds no sweep (looked for {LISTED})", f"run_dir={folder}", fix
+        )
     entries = listed_jobs(folder)
     for entry in entries:
-        before, now = ({_canonical(text) for text in texts if _counts(_key(text), plan)} for texts in (entry["overrides"], plan.overrides))
+        before, now = (
+            {_canonical(text) for text in texts if _counts(_key(text), plan)}
+            for texts in (entry["overrides"], plan.overrides)
+        )
         if before != now:
-            began, types = (" ".join(sorted(some)) or "nothing" for some in (before - now, now - before))
-            what = f"the sweep in this folder was begun with other values: {began} there, {types} here"
-            raise UserError(what, f"run_dir={folder}", "type the values that it was begun with, or give another run_dir=")
+            began, types = (
+                " ".join(sorted(some)) or "nothing" for some in (before - now, now - before)
+            )
+            what = (
+                f"the sweep in this folder was begun with other values: {began} there, {types} here"
+            )
+            raise UserError(
+                what,
+                f"run_dir={folder}",
+                "type the values that it was begun with, or give another run_dir=",
+            )
     # What a kill has left of a last line would be glued to the next one.
     write_whole(folder / LISTED, "".join(json.dumps(entry) + "\n" for entry in entries))
 
 
 def _counts(key: str, plan: Plan) -> bool:
     """Whether a key that is not swept belongs to what the jobs of a sweep are."""
-    return key not in plan.swept and key not in ITS_OWN and not key.startswith("hydra") and not harmless(key)
+    return (
+        key not in plan.swept
+        and key not in ITS_OWN
+        and not key.startswith("hydra")
+        and not harmless(key)
+    )
 
 
 def _canonical(override: str) -> str:
@@ -162,7 +227,8 @@ def _canonical(override: str) -> str:
 
 
 def _remove_unused(folder: Path) -> None:
-    """Take back what was made for a sweep of which no job began. What others have put into the folder stays."""
+    """Take back what was made for a sweep of which no job began. What others have put into the
+    folder stays."""
     if (folder / LISTED).stat().st_size == 0:
         for name in (LISTED, "multirun.yaml"):
             (folder / name).unlink(missing_ok=True)
@@ -181,21 +247,30 @@ def _finish(folder: Path, again: str) -> list[Problem]:
             screen().print(table)
         print(f"sweep folder: {folder}", flush=True)
     unfinished = [
-        f"job {each.number}{f' ({told})' if (told := ' '.join(overrides)) else ''} {'failed' if each.number in _failed else each.status}"
+        f"job {each.number}{f' ({told})' if (told := ' '.join(overrides)) else ''} "
+        f"{'failed' if each.number in _failed else each.status}"
         for each, overrides in zip(jobs, varied(jobs), strict=True)
         if each.status != "finished" or each.number in _failed
     ]
     if not unfinished:
         return []
-    what = f"{len(unfinished)} of {count_of(len(jobs), 'job')} did not finish: {'; '.join(unfinished)}"
-    return [Problem(what, str(folder), f"the reasons stand above and in sweep.csv; then go on with: {again}")]
+    what = (
+        f"{len(unfinished)} of {count_of(len(jobs), 'job')} did not finish: {'; '.join(unfinished)}"
+    )
+    return [
+        Problem(
+            what, str(folder), f"the reasons stand above and in sweep.csv; then go on with: {again}"
+        )
+    ]
 
 
-# ------------------------------------------------------------------------------------------------ one job
+# ------------------------------------------------------------------------------------------------
+# one job
 
 
 def sweep_job(composed: DictConfig) -> float:
-    """One job of a sweep; returns its average score. When it fails its folder says so, and the other jobs go on.
+    """One job of a sweep; returns its average score. When it fails its folder says so, and the
+    other jobs go on.
 
     A job that has finished is not run again.
     """
@@ -206,7 +281,11 @@ def sweep_job(composed: DictConfig) -> float:
     config = config_of(composed)
     entry, listed = _entry(_folder_of_first_rank or place, settings)
     run_dir = place / entry["folder"]
-    before = read_job(entry, _folder_of_first_rank or place) if listed and config.resume == "auto" else None
+    before = (
+        read_job(entry, _folder_of_first_rank or place)
+        if listed and config.resume == "auto"
+        else None
+    )
     if first_rank():
         _take_back(place / str(settings.sweep.subdir), run_dir)
         _announce(entry, settings, before)
@@ -218,8 +297,12 @@ def sweep_job(composed: DictConfig) -> float:
         config.run_dir = str(run_dir)
         if checkpoint.folders(run_dir / "checkpoints") and config.resume == "auto":
             command = command_of()
-            arguments = read_arguments([text for text in command[2:] if _key(text) not in ("resume", "run_dir")])
-            return run_job(preflight(arguments, run_dir).configs[0], run_dir, command, resumes=run_dir)
+            arguments = read_arguments(
+                [text for text in command[2:] if _key(text) not in ("resume", "run_dir")]
+            )
+            return run_job(
+                preflight(arguments, run_dir).configs[0], run_dir, command, resumes=run_dir
+            )
         return run_job(config, run_dir, command_of())
     except Interrupted as error:
         # Hydra takes an Exception for one job's failure and starts the next job.
@@ -243,8 +326,11 @@ def sweep_job(composed: DictConfig) -> float:
 
 
 def _entry(folder: Path, settings: Any) -> tuple[dict[str, Any], bool]:
-    """The line of the list of jobs that stands for this job, and whether it stands there already."""
-    overrides = [text.removeprefix("++") for text in settings.overrides.task if _key(text) != "resume"]
+    """The line of the list of jobs that stands for this job, and whether it stands there
+    already."""
+    overrides = [
+        text.removeprefix("++") for text in settings.overrides.task if _key(text) != "resume"
+    ]
     same = [*settings.job.config.override_dirname.exclude_keys]
 
     def differing(texts: list[str]) -> list[str]:
@@ -274,5 +360,9 @@ def _announce(entry: dict[str, Any], settings: Any, before: SweepJob | None) -> 
     what = settings.job.override_dirname.replace("|", " ").replace("++", "")
     state = ""
     if before is not None:
-        state = ": has finished already" if before.status == "finished" else f": goes on (it was {before.status})"
+        state = (
+            ": has finished already"
+            if before.status == "finished"
+            else f": goes on (it was {before.status})"
+        )
     print(f"\njob {entry['number']}{total}: {what}{state}", flush=True)

@@ -1,4 +1,5 @@
-"""`mtl tasks`: what can be composed; `mtl tasks NAME`: a task's columns, rows and their encoded form. No torch."""
+"""`mtl tasks`: what can be composed; `mtl tasks NAME`: a task's columns, rows and their encoded
+form. No torch."""
 
 from __future__ import annotations
 
@@ -33,9 +34,9 @@ usage: mtl tasks [NAME] [-cd DIR] [KEY=VALUE ...]
 
   mtl tasks                                  tasks, suites, and the names of the other groups
   mtl tasks -cd my_conf                      with your own files
-  mtl tasks rte                              its columns, sizes, labels, and a few rows with their encoded form
+  mtl tasks rte                              columns, sizes, labels, and a few rows, encoded
   mtl tasks rte data=local data.root=DIR     the same, from your copy of the data
-  mtl tasks mine -cd my_conf model=minilm    your own task, encoded by the tokenizer of another model
+  mtl tasks mine -cd my_conf model=minilm    your own task, with the tokenizer of a model
 """
 
 
@@ -55,11 +56,17 @@ def tasks_main(argv: list[str]) -> int:
     if own is not None and (problems := config_dir_problems(own)):
         raise UserError(problems)
     if len(names) > 1:
-        raise UserError(f"one name can be shown, found {len(names)}: {' '.join(names)}", fix="mtl tasks shows all of them")
+        raise UserError(
+            f"one name can be shown, found {len(names)}: {' '.join(names)}",
+            fix="mtl tasks shows all of them",
+        )
     files = read_group("task", own)
     if not names:
         if overrides:
-            raise UserError(f"'{overrides[0]}' needs a task to be shown with", fix="mtl tasks NAME KEY=VALUE ...")
+            raise UserError(
+                f"'{overrides[0]}' needs a task to be shown with",
+                fix="mtl tasks NAME KEY=VALUE ...",
+            )
         _list(files, own)
         return 0
     if names[0] not in files:
@@ -73,7 +80,8 @@ def tasks_main(argv: list[str]) -> int:
     return 0
 
 
-# ------------------------------------------------------------------------------------------------ the list
+# ------------------------------------------------------------------------------------------------
+# the list
 
 
 @dataclass
@@ -91,7 +99,11 @@ class GroupFile:
     def suite(self) -> list[str]:
         """The names that a suite lists; empty for a task."""
         defaults = self.values.get("defaults")
-        return [entry for entry in defaults if isinstance(entry, str) and entry != "_self_"] if isinstance(defaults, list) else []
+        return (
+            [entry for entry in defaults if isinstance(entry, str) and entry != "_self_"]
+            if isinstance(defaults, list)
+            else []
+        )
 
     def section(self, key: str) -> dict[str, Any]:
         """The values below a key; empty when there are none."""
@@ -100,7 +112,8 @@ class GroupFile:
 
 
 def read_group(group: str, own: Path | None = None) -> dict[str, GroupFile]:
-    """The files of a group by name: those of conf/, then the user's. One that cannot be read says why, and does not stop the others."""
+    """The files of a group by name: those of conf/, then the user's. One that cannot be read says
+    why, and does not stop the others."""
     import yaml  # type: ignore[import-untyped]
 
     # The C parser is several times faster; a few builds of PyYAML lack it.
@@ -122,9 +135,16 @@ def read_group(group: str, own: Path | None = None) -> dict[str, GroupFile]:
                 from mtlcli.cli.preflight import unusable
 
                 problem = next(iter(unusable(group, path)), None)
-            comments = [line.lstrip("# ") for line in text.splitlines() if re.match(r"#(?!\s*@package)", line)]
+            comments = [
+                line.lstrip("# ")
+                for line in text.splitlines()
+                if re.match(r"#(?!\s*@package)", line)
+            ]
             about = comments[0] if comments else ""
-            files.setdefault(path.stem, GroupFile(path, about, values if isinstance(values, dict) else {}, problem))
+            files.setdefault(
+                path.stem,
+                GroupFile(path, about, values if isinstance(values, dict) else {}, problem),
+            )
     return files
 
 
@@ -134,8 +154,16 @@ def groups(own: Path | None = None) -> list[str]:
 
     with (conf_dir() / "train.yaml").open(encoding="utf-8") as stream:
         defaults = yaml.safe_load(stream)["defaults"]
-    names = [name for entry in defaults if isinstance(entry, dict) for name in entry if not name.startswith("override ")]
-    extra = [path.name for path in sorted(own.iterdir()) if path.is_dir()] if own is not None else []
+    names = [
+        name
+        for entry in defaults
+        if isinstance(entry, dict)
+        for name in entry
+        if not name.startswith("override ")
+    ]
+    extra = (
+        [path.name for path in sorted(own.iterdir()) if path.is_dir()] if own is not None else []
+    )
     return list(dict.fromkeys([*names, *extra]))
 
 
@@ -155,11 +183,24 @@ def _list(files: dict[str, GroupFile], own: Path | None, only: str | None = None
     out = screen()
 
     def table(title: str, **columns: tuple[int, int | None]) -> FittingTable:
-        """Of every column: when it goes if there is no room, and the width from which on it is folded."""
-        return FittingTable([Column(name, goes=goes, fold=fold) for name, (goes, fold) in columns.items()], title=title, style=_style())
+        """Of every column: when it goes if there is no room, and the width from which on it is
+        folded."""
+        return FittingTable(
+            [Column(name, goes=goes, fold=fold) for name, (goes, fold) in columns.items()],
+            title=title,
+            style=_style(),
+        )
 
     whole: tuple[int, int | None] = (0, None)
-    tasks = table("tasks", task=whole, type=whole, columns=(3, 12), labels=(2, 12), metric=(1, None), hub=(4, None))
+    tasks = table(
+        "tasks",
+        task=whole,
+        type=whole,
+        columns=(3, 12),
+        labels=(2, 12),
+        metric=(1, None),
+        hub=(4, None),
+    )
     tasks.whole = "mtl tasks NAME"
     suites = table("suites", suite=whole, tasks=(0, 12))
     shown = [only, *_members(only, files)] if only else list(files)
@@ -188,7 +229,11 @@ def _list(files: dict[str, GroupFile], own: Path | None, only: str | None = None
     if suites.rows:
         out.print(suites)
     for group in [] if only else groups(own)[1:]:
-        options = FittingTable([Column("name"), Column("what it is", fold=12)], title=group, style=_style() | {"show_header": False})
+        options = FittingTable(
+            [Column("name"), Column("what it is", fold=12)],
+            title=group,
+            style=_style() | {"show_header": False},
+        )
         for name, file in read_group(group, own).items():
             if file.problem is None:
                 options.add_row(f"{group}={name}", file.about)
@@ -200,7 +245,8 @@ def _list(files: dict[str, GroupFile], own: Path | None, only: str | None = None
         print(f"warning: {problem}", file=sys.stderr)
 
 
-# ------------------------------------------------------------------------------------------------ one task
+# ------------------------------------------------------------------------------------------------
+# one task
 
 
 def _show(name: str, file: GroupFile, overrides: list[str], own: Path | None) -> None:
@@ -211,14 +257,21 @@ def _show(name: str, file: GroupFile, overrides: list[str], own: Path | None) ->
 
     config = _compose(name, file, overrides, own)
     tasks = build_tasks(config.tasks)
-    name = name if name in tasks else next(iter(tasks))  # A file's header can give its task another name.
+    # A file's header can give its task another name.
+    name = name if name in tasks else next(iter(tasks))
     task = tasks[name]
     task.config.max_length = task.config.max_length or config.data.max_length
     source = open_source(config.data, config.tasks, config.seed)
     if task.owner is not None and task.owner.config.splits.train:
-        task.owner.prepare(source.read(task.owner.name, task.owner.config.splits.train, task.owner.labelled))
+        task.owner.prepare(
+            source.read(task.owner.name, task.owner.config.splits.train, task.owner.labelled)
+        )
     splits = task.config.splits
-    roles = {splits.train: "train"} | dict.fromkeys(splits.validation, "validation") | {splits.test: "test"}
+    roles = (
+        {splits.train: "train"}
+        | dict.fromkeys(splits.validation, "validation")
+        | {splits.test: "test"}
+    )
     tables, problems, absent = {}, [], {}
     for split, role in roles.items():
         if split is None:
@@ -244,8 +297,14 @@ def _show(name: str, file: GroupFile, overrides: list[str], own: Path | None) ->
         "type": task.config.type,
         "file": str(file.path),
         "source": f"{source.choices[name].kind}: {source.choices[name].reason}",
-        "columns": ", ".join(f"{key}: {column}" for key, column in vars(task.config.columns).items() if column),
-        "labels": ", ".join(map(str, labels)) if labels else f"those of {task.config.head}" if task.config.head else "",
+        "columns": ", ".join(
+            f"{key}: {column}" for key, column in vars(task.config.columns).items() if column
+        ),
+        "labels": ", ".join(map(str, labels))
+        if labels
+        else f"those of {task.config.head}"
+        if task.config.head
+        else "",
         "metrics": ", ".join(task.metrics),
         "max_length": f"{task.max_length} tokens",
     }
@@ -271,7 +330,11 @@ def _compose(name: str, file: GroupFile, overrides: list[str], own: Path | None)
 
     run = [name, file.values["head"]] if file.values.get("head") else [name]
     arguments = read_arguments(
-        [f"task=[{','.join(map(commands.hydra_value, run))}]", *overrides, *(["-cd", str(own)] if own is not None else [])]
+        [
+            f"task=[{','.join(map(commands.hydra_value, run))}]",
+            *overrides,
+            *(["-cd", str(own)] if own is not None else []),
+        ]
     )
     return preflight(arguments).configs[0]
 
@@ -280,7 +343,13 @@ def _sizes(task: Any, roles: dict[Any, str], tables: dict[str, Any], absent: dic
     from mtlcli.screen import Column, FittingTable
 
     made = FittingTable(
-        [Column("split"), Column("used for", goes=1), Column("rows", right=True), Column("labels", fold=12)], style=_style()
+        [
+            Column("split"),
+            Column("used for", goes=1),
+            Column("rows", right=True),
+            Column("labels", fold=12),
+        ],
+        style=_style(),
     )
     for split, role in roles.items():
         if split in tables:
@@ -298,7 +367,8 @@ def _style() -> dict[str, Any]:
 
 
 def _label_counts(task: Any, table: Any) -> str:
-    """How often each label occurs, the range of scores, or how many questions have no answer; and how many rows have none that is sound."""
+    """How often each label occurs, the range of scores, or how many questions have no answer; and
+    how many rows have none that is sound."""
     if not set(task.required_columns(labelled=True)) <= set(table.rows.column_names):
         return ""
     try:
@@ -315,8 +385,14 @@ def _label_counts(task: Any, table: Any) -> str:
         counts = f"{len(known) - without:,} with an answer, {without:,} without"
     else:
         most = Counter(known).most_common()
-        counts = ", ".join(f"{label} {count:,}" for label, count in most[:10]) + (f", {len(most) - 10} more" if len(most) > 10 else "")
-    return counts + (f"; {count_of(len(gold) - len(known), 'row')} without a sound label" if len(known) < len(gold) else "")
+        counts = ", ".join(f"{label} {count:,}" for label, count in most[:10]) + (
+            f", {len(most) - 10} more" if len(most) > 10 else ""
+        )
+    return counts + (
+        f"; {count_of(len(gold) - len(known), 'row')} without a sound label"
+        if len(known) < len(gold)
+        else ""
+    )
 
 
 def _show_rows(say: Callable[..., None], task: Any, table: Any, config: Any) -> None:
@@ -335,12 +411,19 @@ def _show_rows(say: Callable[..., None], task: Any, table: Any, config: Any) -> 
         say(f"  {table.where(row)}")
         for column in head.rows.column_names:
             value = head.column(column)[row]
-            say(f"    {column}: {_cut(value if isinstance(value, str) else json.dumps(value, default=str))}")
-        for number in [index for index, of_row in enumerate(features.columns["row"]) if of_row == row]:
+            say(
+                f"    {column}: "
+                f"{_cut(value if isinstance(value, str) else json.dumps(value, default=str))}"
+            )
+        for number in [
+            index for index, of_row in enumerate(features.columns["row"]) if of_row == row
+        ]:
             ids = features.ids[features.offsets[number] : features.offsets[number + 1]]
             tokens = " ".join(str(tokenizer.id_to_token(int(token))) for token in ids)
             say(f"    -> {len(ids)} tokens: {_cut(tokens)}")
-            extra = {key: value[number].item() for key, value in features.columns.items() if key != "row"}
+            extra = {
+                key: value[number].item() for key, value in features.columns.items() if key != "row"
+            }
             say("       " + ", ".join(f"{key} {value:g}" for key, value in extra.items()))
 
 
@@ -349,14 +432,21 @@ def _cut(text: str) -> str:
 
 
 def _tokenizer(model: Any) -> tuple[str | None, str, dict[str, Any]]:
-    """tokenizer.json of the model if it lies on this machine, what to call it, and what its encoder needs to know."""
+    """tokenizer.json of the model if it lies on this machine, what to call it, and what its encoder
+    needs to know."""
     from mtlcli.models.files import locate
 
     folder = Path(locate(model.name)) if model.kind != "scratch" and model.name else None
     if folder is None or not (folder / "tokenizer.json").is_file():
-        return None, "a tokenizer trained on these rows, as model=tiny does", {"uses_segments": True}
+        return (
+            None,
+            "a tokenizer trained on these rows, as model=tiny does",
+            {"uses_segments": True},
+        )
     special = (
-        json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")) if (folder / "tokenizer_config.json").is_file() else {}
+        json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        if (folder / "tokenizer_config.json").is_file()
+        else {}
     )
     end = special.get("sep_token") or special.get("eos_token")
     architecture = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -364,4 +454,8 @@ def _tokenizer(model: Any) -> tuple[str | None, str, dict[str, Any]]:
         "uses_segments": architecture.get("type_vocab_size", 0) > 1,
         "end_token": end["content"] if isinstance(end, dict) else end,
     }
-    return (folder / "tokenizer.json").read_text(encoding="utf-8"), f"the tokenizer of {model.name}", settings
+    return (
+        (folder / "tokenizer.json").read_text(encoding="utf-8"),
+        f"the tokenizer of {model.name}",
+        settings,
+    )

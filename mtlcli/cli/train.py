@@ -46,7 +46,9 @@ def train_main(argv: list[str]) -> int:
     if launch is not None and plan.resumes is None:
         typed = {config.runner.devices for config in plan.configs} - {1, launch.world_size}
         notices = notices + [
-            f"note: runner.devices={count} is not used: the launcher has started {launch.world_size} ranks" for count in typed
+            f"note: runner.devices={count} is not used: the launcher has started "
+            f"{launch.world_size} ranks"
+            for count in typed
         ]
     for notice in notices if first_rank() else []:
         print(notice, file=sys.stderr, flush=True)
@@ -62,8 +64,14 @@ def train_main(argv: list[str]) -> int:
         return sweep(options, plan, arguments)
     if plan.resumes is not None:
         _say_first(plan.configs[0], plan.resumes)
-        # The run's own configuration is what counts, with what is typed on top: there is nothing for Hydra to compose.
-        run_job(plan.configs[0], run_of(plan.resumes), ["mtl", "train", *arguments.overrides], resumes=plan.resumes)
+        # The run's own configuration is what counts, with what is typed on top: there is nothing
+        # for Hydra to compose.
+        run_job(
+            plan.configs[0],
+            run_of(plan.resumes),
+            ["mtl", "train", *arguments.overrides],
+            resumes=plan.resumes,
+        )
         return 0
     code = run_hydra([*options, *plan.overrides])
     return code or _run_composed()
@@ -75,16 +83,27 @@ def _say_first(config: Config, resumes: Path | None = None) -> None:
     if first_rank():
         what = "preparing" if resumes is None else f"going on with {run_of(resumes)}:"
         try:
-            print(f"mtl train: {what} {count_of(len(config.tasks), 'task')} ({', '.join(config.tasks)})", flush=True)
+            print(
+                f"mtl train: {what} {count_of(len(config.tasks), 'task')} "
+                f"({', '.join(config.tasks)})",
+                flush=True,
+            )
         except OSError as error:
             reason = f"the output cannot be written: {error.strerror}"
-            raise UserError(reason, "standard output", "make room where it goes, or send it elsewhere") from error
+            raise UserError(
+                reason, "standard output", "make room where it goes, or send it elsewhere"
+            ) from error
 
 
 def _options(arguments: argparse.Namespace) -> list[str]:
     """The options for Hydra, before the overrides: it cannot read them in any order."""
     options = ["--multirun"] if arguments.multirun else []
-    values = {"--cfg": arguments.cfg, "--info": arguments.info, "--package": arguments.package, "--config-dir": arguments.config_dir}
+    values = {
+        "--cfg": arguments.cfg,
+        "--info": arguments.info,
+        "--package": arguments.package,
+        "--config-dir": arguments.config_dir,
+    }
     for option, value in values.items():
         options += [option, value] if value is not None else []
     return options + (["--resolve"] if arguments.resolve else [])
@@ -92,13 +111,16 @@ def _options(arguments: argparse.Namespace) -> list[str]:
 
 def run_hydra(argv: list[str]) -> int:
     """Run Hydra on a command line; its errors become ours."""
-    # What Hydra prints through logging for a reader that has gone (`--info | head`) is not worth a traceback a line.
+    # What Hydra prints through logging for a reader that has gone (`--info | head`) is not worth a
+    # traceback a line.
     logging.raiseExceptions = False
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Makes Hydra raise its errors instead of printing them.
     sys.argv = ["mtl train", *argv]
     loader.install()
     try:
-        hydra.main(config_path=str(conf_dir()), config_name="train", version_base=VERSION_BASE)(job)()
+        hydra.main(config_path=str(conf_dir()), config_name="train", version_base=VERSION_BASE)(
+            job
+        )()
     except HYDRA_ERRORS as error:
         raise UserError(explain(error)) from error
     except SystemExit as error:
@@ -106,12 +128,14 @@ def run_hydra(argv: list[str]) -> int:
     return 0
 
 
-# ------------------------------------------------------------------------------------------------ one job
+# ------------------------------------------------------------------------------------------------
+# one job
 
 
 @dataclass
 class Job:
-    """A single run as Hydra composed it. It is carried out after Hydra has returned, so that its errors are its own."""
+    """A single run as Hydra composed it. It is carried out after Hydra has returned, so that its
+    errors are its own."""
 
     config: Config
     suite: str
@@ -123,7 +147,8 @@ _composed: list[Job] = []
 
 
 def job(composed: DictConfig) -> float | None:
-    """What Hydra calls for each job, in any process. In a sweep: the average score, which a sweeper can optimise."""
+    """What Hydra calls for each job, in any process. In a sweep: the average score, which a sweeper
+    can optimise."""
     if _is_sweep():
         from mtlcli.cli.sweep import sweep_job
 
@@ -149,7 +174,14 @@ def _run_composed() -> int:
     return 0
 
 
-def run_job(config: Config, run_dir: Path, command: list[str], *, numbered: bool = False, resumes: Path | None = None) -> float:
+def run_job(
+    config: Config,
+    run_dir: Path,
+    command: list[str],
+    *,
+    numbered: bool = False,
+    resumes: Path | None = None,
+) -> float:
     """Carry out a run, saying what is being done; returns its average score."""
     outlive_reader("stdout")
     with Pulse(config.logger.console) if first_rank() else nullcontext():
@@ -160,7 +192,8 @@ def run_job(config: Config, run_dir: Path, command: list[str], *, numbered: bool
 
 
 def config_of(composed: DictConfig) -> Config:
-    """The Config that Hydra has composed. Raises UserError with everything that is wrong with it."""
+    """The Config that Hydra has composed. Raises UserError with everything that is wrong with
+    it."""
     values: Any = OmegaConf.to_container(composed, resolve=False)
     values.pop("task", None)
     config, problems = read_config(OmegaConf.create(values))
@@ -180,30 +213,46 @@ def _suite(config: Config) -> str:
 
 def command_of() -> list[str]:
     """The command line that would run this job again."""
-    own = [source.path for source in HydraConfig.get().runtime.config_sources if source.provider == "command-line"]
+    own = [
+        source.path
+        for source in HydraConfig.get().runtime.config_sources
+        if source.provider == "command-line"
+    ]
     overrides = [text.removeprefix("++") for text in HydraConfig.get().overrides.task]
     return ["mtl", "train", *(part for path in own for part in ("-cd", path)), *overrides]
 
 
 def _default_folder(config: Config, suite: str) -> Path:
-    name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{suite}_{config.sharing.name}_{config.weighting.name}"
+    name = (
+        f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{suite}_{config.sharing.name}_{config.weighting.name}"
+    )
     return Path("runs") / name
 
 
 def check_unused(path: Path) -> None:
-    """Raise UserError when a run folder or that of a sweep cannot be made at a path, because something else is there."""
+    """Raise UserError when a run folder or that of a sweep cannot be made at a path, because
+    something else is there."""
     if path.exists() and not path.is_dir():
-        raise UserError("the path is a file, not a folder", where=f"run_dir={path}", fix="give another run_dir=")
+        raise UserError(
+            "the path is a file, not a folder", where=f"run_dir={path}", fix="give another run_dir="
+        )
     if path.is_dir() and any(path.iterdir()):
         Owner(path).check()
-        resume = f"type {commands.setting('resume', path)} to go on with its run, or " if (path / "config.yaml").is_file() else ""
+        resume = (
+            f"type {commands.setting('resume', path)} to go on with its run, or "
+            if (path / "config.yaml").is_file()
+            else ""
+        )
         # Nobody is advised to delete what no run has written, the current folder least of all.
-        ours = any((path / name).is_file() for name in ("config.yaml", LISTED)) and not Path.cwd().is_relative_to(path.resolve())
+        ours = any(
+            (path / name).is_file() for name in ("config.yaml", LISTED)
+        ) and not Path.cwd().is_relative_to(path.resolve())
         fix = f"{resume}give another run_dir=" + (", or delete the folder" if ours else "")
         raise UserError("the folder is not empty", where=f"run_dir={path}", fix=fix)
 
 
-# ------------------------------------------------------------------------------------------------ a sweep
+# ------------------------------------------------------------------------------------------------ a
+# sweep
 
 
 def _is_sweep() -> bool:
@@ -211,11 +260,14 @@ def _is_sweep() -> bool:
 
 
 def job_folder(number: int, overrides: str) -> str:
-    """Name of a sweep job's folder: its number, then for each override, separated by |, the last part of the key and the value."""
+    """Name of a sweep job's folder: its number, then for each override, separated by |, the last
+    part of the key and the value."""
     parts = []
     for override in overrides.split("|") if overrides else []:
         key, _, value = override.lstrip("+~").partition("=")
-        parts.append(f"{key.rpartition('.')[2]}-{re.sub(r'[^A-Za-z0-9_.+-]+', '-', value).strip('-')}")
+        parts.append(
+            f"{key.rpartition('.')[2]}-{re.sub(r'[^A-Za-z0-9_.+-]+', '-', value).strip('-')}"
+        )
     return "_".join([str(number), *parts])[:LONGEST_NAME]
 
 

@@ -1,4 +1,5 @@
-"""What was typed and cannot be read as it stands, in words that help: blanks, commas, quotes, and the folder of `-cd`. No torch."""
+"""What was typed and cannot be read as it stands, in words that help: blanks, commas, quotes, and
+the folder of `-cd`. No torch."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 
 
 def joined(words: list[str]) -> tuple[list[str], list[Problem]]:
-    """The words of a command line with those that the shell has cut apart put together again, and what is wrong about each of them."""
+    """The words of a command line with those that the shell has cut apart put together again, and
+    what is wrong about each of them."""
     found: list[str] = []
     problems = []
     rest = list(words)
@@ -27,10 +29,16 @@ def joined(words: list[str]) -> tuple[list[str], list[Problem]]:
             word = f"{found.pop()}="
         if rest and "=" not in rest[0] and word.endswith("="):
             whole = f"{word}{rest.pop(0)}"
-            problems.append(Problem("there are blanks around the =", word.rstrip("="), f"type {whole}"))
+            problems.append(
+                Problem("there are blanks around the =", word.rstrip("="), f"type {whole}")
+            )
             found.append(whole)
             continue
-        count = next((n for n in range(1, len(rest) + 1) if _open(" ".join([word, *rest[:n]])) == 0), 0) if _open(word) > 0 else 0
+        count = (
+            next((n for n in range(1, len(rest) + 1) if _open(" ".join([word, *rest[:n]])) == 0), 0)
+            if _open(word) > 0
+            else 0
+        )
         if count:
             whole = " ".join([word, *rest[:count]])
             key = whole.partition("=")[0]
@@ -45,13 +53,18 @@ def joined(words: list[str]) -> tuple[list[str], list[Problem]]:
 def _open(text: str) -> int:
     """Brackets that are opened in the value of `key=value` and not closed."""
     value = re.sub(r"'[^']*'|\"[^\"]*\"", "", text.partition("=")[2])
-    return sum(value.count(bracket) for bracket in "[{(") - sum(value.count(bracket) for bracket in "]})")
+    return sum(value.count(bracket) for bracket in "[{(") - sum(
+        value.count(bracket) for bracket in "]})"
+    )
 
 
 def quoted(text: str) -> str | None:
-    """`key=value` with the value in Hydra's quotes, where the value is plainly one text; None where it may mean something else."""
+    """`key=value` with the value in Hydra's quotes, where the value is plainly one text; None where
+    it may mean something else."""
     key, equals, value = text.partition("=")
-    return f'{key}="{value}"' if equals and not re.search(r"[\[\]{}()=,'\"\\]|\$\{", value) else None
+    return (
+        f'{key}="{value}"' if equals and not re.search(r"[\[\]{}()=,'\"\\]|\$\{", value) else None
+    )
 
 
 def unreadable(text: str) -> Problem:
@@ -62,17 +75,25 @@ def unreadable(text: str) -> Problem:
     if outside.count("'") or outside.count('"'):
         reason = "a quote is opened and not closed"
     elif _open(text):
-        reason = "a bracket is not closed" if _open(text) > 0 else "a bracket is closed that was not opened"
+        reason = (
+            "a bracket is not closed"
+            if _open(text) > 0
+            else "a bracket is closed that was not opened"
+        )
     elif odd or "=" in outside:
         reason = f"the character {odd or '='} must stand in quotes"
     else:
         reason = "its brackets, commas and quotes are no list and no text"
     example = value if "'" not in value and '"' not in value else "..."
-    return Problem(f"cannot read '{text}': {reason}", fix=f"for one text type the value in quotes that reach mtl: '{key}=\"{example}\"'")
+    return Problem(
+        f"cannot read '{text}': {reason}",
+        fix=f"for one text type the value in quotes that reach mtl: '{key}=\"{example}\"'",
+    )
 
 
 def without_value(word: str, before: str | None, homes: list[str]) -> Problem:
-    """A word that is no `key=value`. `before`: the word before it; `homes`: groups that have a file of this name."""
+    """A word that is no `key=value`. `before`: the word before it; `homes`: groups that have a file
+    of this name."""
     if homes:
         fix = f"did you mean {' or '.join(f'{group}={word}' for group in homes)}?"
         if "task" in homes and before is not None and before.startswith("task="):
@@ -80,7 +101,9 @@ def without_value(word: str, before: str | None, homes: list[str]) -> Problem:
             fix = f"several tasks are one list: 'task=[{names},{word}]'"
     elif before is not None and "=" in before:
         key, _, value = before.partition("=")
-        fix = f"if it belongs to the value before it, put both in quotes: '{key}=\"{value} {word}\"'"
+        fix = (
+            f"if it belongs to the value before it, put both in quotes: '{key}=\"{value} {word}\"'"
+        )
     else:
         fix = "give values as key=value"
     return Problem(f"'{word}' has no value", fix=fix)
@@ -104,18 +127,37 @@ def config_dir_problems(given: Path) -> list[Problem]:
     groups = sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
     if given.is_file():
         folder = given.parent.parent if given.parent.name in groups else given.parent
-        return [Problem(f"'{given}' is a file", "-cd", f"give the folder that holds the folder task/: -cd {folder}")]
+        return [
+            Problem(
+                f"'{given}' is a file",
+                "-cd",
+                f"give the folder that holds the folder task/: -cd {folder}",
+            )
+        ]
     if not given.is_dir():
         near = given.parent.iterdir() if given.parent.is_dir() else []
         close = nearest(given.name, [path.name for path in near if path.is_dir()])
-        fix = f"did you mean '{given.parent / close}'?" if close else f"relative paths start from {Path.cwd()}"
+        fix = (
+            f"did you mean '{given.parent / close}'?"
+            if close
+            else f"relative paths start from {Path.cwd()}"
+        )
         return [Problem(f"there is no folder '{given}'", "-cd", fix)]
     if any((given / group).is_dir() for group in [*groups, "hydra"]):
         return []
     if given.resolve().name in groups:
         parent = given.parent if given.name == given.resolve().name else given / ".."
-        return [Problem(f"'{given}' is the folder of one group", "-cd", f"give the folder around it: -cd {parent}")]
-    fix = f"put your files into folders named after the groups, as in {given / 'task' / 'mine.yaml'}; groups: {', '.join(groups)}"
+        return [
+            Problem(
+                f"'{given}' is the folder of one group",
+                "-cd",
+                f"give the folder around it: -cd {parent}",
+            )
+        ]
+    fix = (
+        "put your files into folders named after the groups, as in "
+        f"{given / 'task' / 'mine.yaml'}; groups: {', '.join(groups)}"
+    )
     return [Problem(f"'{given}' has no folder of a group in it", "-cd", fix)]
 
 
@@ -125,4 +167,8 @@ def broken_yaml(error: Any, path: Path | None = None) -> Problem:
     name = path or (mark.name if mark else "")
     where = f"{name}, line {mark.line + 1}" if mark else str(name)
     reason = getattr(error, "problem", None) or str(error)
-    return Problem(f"the file is not valid YAML: {reason}", where, "check the indentation, and put text with : or # in quotes")
+    return Problem(
+        f"the file is not valid YAML: {reason}",
+        where,
+        "check the indentation, and put text with : or # in quotes",
+    )

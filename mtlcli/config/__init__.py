@@ -20,7 +20,8 @@ from mtlcli.registry import Registry
 
 @dataclass(frozen=True)
 class _ToldApartBy:
-    """pydantic's Discriminator, imported only when a configuration is validated: shell completion reads the schema without it."""
+    """pydantic's Discriminator, imported only when a configuration is validated: shell completion
+    reads the schema without it."""
 
     key: str
 
@@ -63,8 +64,8 @@ class Config:
     run_dir: str | None = None
     """The run folder; null: runs/<date>_<time>_<suite>_<sharing>_<weighting>."""
     resume: str | None = None
-    """A run folder, or one checkpoint of it: go on from there, with the run's own configuration. `auto`: go on in `run_dir` if a run has
-    begun there, else start one."""
+    """A run folder, or one checkpoint of it: go on from there, with the run's own configuration.
+    `auto`: go on in `run_dir` if a run has begun there, else start one."""
     allow: list[str] = field(default_factory=list)
     """Keys whose change is meant although it changes the result of the run that is resumed."""
 

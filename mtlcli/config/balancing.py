@@ -1,4 +1,5 @@
-"""Gradient balancing: how K gradients become one update. One dataclass per method; they are weightings like those of losses."""
+"""Gradient balancing: how K gradients become one update. One dataclass per method; they are
+weightings like those of losses."""
 
 from __future__ import annotations
 
@@ -14,16 +15,20 @@ from mtlcli.errors import Problem
 
 @section
 class Balancing:
-    """What all methods of gradient balancing can be told. `every`, `last_layers` and `projection` are approximations."""
+    """What all methods of gradient balancing can be told. `every`, `last_layers` and `projection`
+    are approximations."""
 
     needs: ClassVar[Needs] = Needs(several_tasks=True, shared_parameters=True)
     """What a run must have for it."""
     every: Annotated[int, Gt(0)] = 1
-    """Balance every n-th step; the steps between use the last weights again and cost what the plain sum costs."""
+    """Balance every n-th step; the steps between use the last weights again and cost what the plain
+    sum costs."""
     last_layers: Annotated[int, Gt(0)] | None = None
-    """Take the weights from the gradients of the last n layers of the backbone alone; null: of all shared parameters."""
+    """Take the weights from the gradients of the last n layers of the backbone alone; null: of all
+    shared parameters."""
     projection: Annotated[int, Ge(16)] | None = None
-    """Take the weights from a random projection of the gradients to this many numbers; null: from the gradients."""
+    """Take the weights from a random projection of the gradients to this many numbers; null: from
+    the gradients."""
     rows: Literal["fp32", "bf16"] = "fp32"
     """Number format in which the tasks' gradients are kept until they are combined."""
 
@@ -37,19 +42,22 @@ class Balancing:
 @weightings.register("mgda", "mtlcli.weighting.gradients.mgda:MGDA")
 @section
 class MGDAWeighting(Balancing):
-    """The shortest vector in the convex hull of the gradients (Désidéri 2012; Sener & Koltun 2018)."""
+    """The shortest vector in the convex hull of the gradients (Désidéri 2012; Sener & Koltun
+    2018)."""
 
     name: Literal["mgda"] = "mgda"
     """Method."""
     normalize: Literal["none", "l2", "loss", "loss+"] = "none"
-    """What each gradient is divided by before the weights are looked for: its norm (l2), its task's loss, or both (loss+).
-    None is the method of the paper; the sample configuration of its authors has loss+."""
+    """What each gradient is divided by before the weights are looked for: its norm (l2), its task's
+    loss, or both (loss+). None is the method of the paper; the sample configuration of its authors
+    has loss+."""
 
 
 @weightings.register("pcgrad", "mtlcli.weighting.gradients.pcgrad:PCGrad")
 @section
 class PCGradWeighting(Balancing):
-    """Each gradient is projected onto the normal plane of those it conflicts with (Yu et al. 2020)."""
+    """Each gradient is projected onto the normal plane of those it conflicts with (Yu et al.
+    2020)."""
 
     name: Literal["pcgrad"] = "pcgrad"
     """Method."""
@@ -58,7 +66,8 @@ class PCGradWeighting(Balancing):
 @weightings.register("gradvac", "mtlcli.weighting.gradients.gradvac:GradVac")
 @section
 class GradVacWeighting(Balancing):
-    """Gradients are turned towards one another until their cosines are what they were on average (Wang et al. 2021)."""
+    """Gradients are turned towards one another until their cosines are what they were on average
+    (Wang et al. 2021)."""
 
     name: Literal["gradvac"] = "gradvac"
     """Method."""
@@ -71,7 +80,9 @@ class GradVacWeighting(Balancing):
 class CAGradWeighting(Balancing):
     """The update near the sum that helps the task it helps least the most (Liu et al. 2021)."""
 
-    needs: ClassVar[Needs] = Needs(several_tasks=True, shared_parameters=True, packages=("cvxpy", "clarabel"), extra="cagrad")
+    needs: ClassVar[Needs] = Needs(
+        several_tasks=True, shared_parameters=True, packages=("cvxpy", "clarabel"), extra="cagrad"
+    )
     """What a run must have for it."""
     name: Literal["cagrad"] = "cagrad"
     """Method."""
@@ -93,25 +104,29 @@ class IMTLGWeighting(Balancing):
 @weightings.register("aligned", "mtlcli.weighting.gradients.aligned:Aligned")
 @section
 class AlignedWeighting(Balancing):
-    """Aligned-MTL: the principal components of the gradients are made equally long (Senushkin et al. 2023)."""
+    """Aligned-MTL: the principal components of the gradients are made equally long (Senushkin et
+    al. 2023)."""
 
     name: Literal["aligned"] = "aligned"
     """Method."""
     scale: Literal["min", "median", "rmse"] = "min"
-    """The common length: that of the shortest principal component (min), the median one, or their root mean square."""
+    """The common length: that of the shortest principal component (min), the median one, or their
+    root mean square."""
 
 
 @weightings.register("nash", "mtlcli.weighting.gradients.nash:Nash")
 @section
 class NashWeighting(Balancing):
-    """Nash-MTL: the outcome of bargaining, in which every task gains the same share (Navon et al. 2022)."""
+    """Nash-MTL: the outcome of bargaining, in which every task gains the same share (Navon et al.
+    2022)."""
 
     needs: ClassVar[Needs] = Needs(several_tasks=True, shared_parameters=True, unit_importance=True)
     """What a run must have for it."""
     name: Literal["nash"] = "nash"
     """Method."""
     max_norm: Annotated[float, Gt(0)] | None = 1.0
-    """A longer update of the shared parameters is shortened to this length; null: its length stays sqrt(K)."""
+    """A longer update of the shared parameters is shortened to this length; null: its length stays
+    sqrt(K)."""
 
 
 @weightings.register("fairgrad", "mtlcli.weighting.gradients.fairgrad:FairGrad")
@@ -122,7 +137,8 @@ class FairGradWeighting(Balancing):
     name: Literal["fairgrad"] = "fairgrad"
     """Method."""
     alpha: Annotated[float, Gt(0)] = 2.0
-    """Fairness: near 0 the sum of gains counts, 1 is Nash-MTL, the larger the more the task that gains least counts."""
+    """Fairness: near 0 the sum of gains counts, 1 is Nash-MTL, the larger the more the task that
+    gains least counts."""
     max_norm: Annotated[float, Gt(0)] | None = 1.0
     """A longer update of the shared parameters is shortened to this length; null: never."""
 
@@ -130,7 +146,8 @@ class FairGradWeighting(Balancing):
 @weightings.register("upgrad", "mtlcli.weighting.gradients.upgrad:UPGrad")
 @section
 class UPGradWeighting(Balancing):
-    """Each gradient is projected onto the cone of directions that harm no task (Quinton & Rey 2024)."""
+    """Each gradient is projected onto the cone of directions that harm no task (Quinton & Rey
+    2024)."""
 
     name: Literal["upgrad"] = "upgrad"
     """Method."""
@@ -139,12 +156,14 @@ class UPGradWeighting(Balancing):
 @weightings.register("sdmgrad", "mtlcli.weighting.gradients.sdmgrad:SDMGrad")
 @section
 class SDMGradWeighting(Balancing):
-    """The shortest vector in the hull of the gradients, pulled towards their mean, followed by SGD (Xiao, Ban & Ji 2023)."""
+    """The shortest vector in the hull of the gradients, pulled towards their mean, followed by SGD
+    (Xiao, Ban & Ji 2023)."""
 
     name: Literal["sdmgrad"] = "sdmgrad"
     """Method."""
     pull: Annotated[float, Ge(0)] = 0.3
-    """Pull towards the mean gradient, the paper's lambda; 0 is MGDA, the larger the closer to the sum."""
+    """Pull towards the mean gradient, the paper's lambda; 0 is MGDA, the larger the closer to the
+    sum."""
     inner_steps: Annotated[int, Gt(0)] = 20
     """Steps of the SGD on the weights in each step of the run."""
     inner_lr: Annotated[float, Gt(0)] = 0.25
@@ -156,7 +175,8 @@ class SDMGradWeighting(Balancing):
 @weightings.register("graddrop", "mtlcli.weighting.gradients.graddrop:GradDrop")
 @section
 class GradDropWeighting(Balancing):
-    """In each coordinate, gradients of one sign are kept, drawn by how much the tasks agree (Chen et al. 2020)."""
+    """In each coordinate, gradients of one sign are kept, drawn by how much the tasks agree (Chen
+    et al. 2020)."""
 
     name: Literal["graddrop"] = "graddrop"
     """Method."""
@@ -173,7 +193,8 @@ class GradDropWeighting(Balancing):
 @weightings.register("config", "mtlcli.weighting.gradients.config:ConFIG")
 @section
 class ConFIGWeighting(Balancing):
-    """ConFIG: the direction with the same positive cosine to every gradient, as long as their projections together (Liu et al. 2024)."""
+    """ConFIG: the direction with the same positive cosine to every gradient, as long as their
+    projections together (Liu et al. 2024)."""
 
     needs: ClassVar[Needs] = Needs(several_tasks=True, shared_parameters=True, unit_importance=True)
     """What a run must have for it."""

@@ -1,4 +1,5 @@
-"""What a resumed run may change: the differences between two configs, and which of them would change the result."""
+"""What a resumed run may change: the differences between two configs, and which of them would
+change the result."""
 
 from __future__ import annotations
 
@@ -12,31 +13,70 @@ from mtlcli.errors import Problem
 from mtlcli.registry import nearest
 
 FREE = (
-    *("run_dir", "resume", "allow", "logger.*", "runner.timeout", "runner.keep", "runner.save_every"),
+    *(
+        "run_dir",
+        "resume",
+        "allow",
+        "logger.*",
+        "runner.timeout",
+        "runner.keep",
+        "runner.save_every",
+    ),
     # What is read is guarded by the fingerprints of the data.
     *("data.root", "data.source", "data.warnings", "data.cache_dir", "tasks.*.source.*"),
     # Only a run without a learning rate of its own reads them, when it starts.
     *("model.lr", "model.scratch_lr"),
 )
 """Keys that do not touch the result."""
-ROUNDING = ("runner.devices", "runner.device", "runner.threads", "runner.accumulation", "runner.eval_batch_size", "model.attention")
+ROUNDING = (
+    "runner.devices",
+    "runner.device",
+    "runner.threads",
+    "runner.accumulation",
+    "runner.eval_batch_size",
+    "model.attention",
+)
 """Keys that change the result by rounding only: said, not refused. With dropout, see `MASKS`."""
 MASKS = ("runner.devices", "runner.device", "runner.accumulation", "model.attention")
 """Those of them that change which elements dropout drops.
 
-One stream of random numbers serves a rank's whole pass, so the masks depend on the rank and on the shape
-of its micro-batches. Masks that depend on the example alone would need a stream for each example and
-layer: many small draws where one is four times cheaper than torch's own (`models/dropout.py`).
+One stream of random numbers serves a rank's whole pass, so the masks depend on the rank and on the
+shape of its micro-batches. Masks that depend on the example alone would need a stream for each
+example and layer: many small draws where one is four times cheaper than torch's own
+(`models/dropout.py`).
 """
 FIXED = (
-    *("model.kind", "model.name", "model.pooling", "model.layers", "model.hidden", "model.heads", "model.vocabulary"),
-    *("model.initializer_range", "sharing.*", "weighting.name", "optim.name", "tasks.*.type", "tasks.*.head"),
+    *(
+        "model.kind",
+        "model.name",
+        "model.pooling",
+        "model.layers",
+        "model.hidden",
+        "model.heads",
+        "model.vocabulary",
+    ),
+    *(
+        "model.initializer_range",
+        "sharing.*",
+        "weighting.name",
+        "optim.name",
+        "tasks.*.type",
+        "tasks.*.head",
+    ),
     *("tasks.*.head_layers", "tasks.*.labels", "tasks.*.label_ids"),
 )
 """Keys that decide what there is to learn: another value needs another run."""
 EVALUATION = (
     "allow",
-    *("data.source", "data.root", "data.cache_dir", "data.max_train_rows", "data.max_eval_rows", "data.sample_seed", "data.warnings"),
+    *(
+        "data.source",
+        "data.root",
+        "data.cache_dir",
+        "data.max_train_rows",
+        "data.max_eval_rows",
+        "data.sample_seed",
+        "data.warnings",
+    ),
     *(
         "runner.device",
         "runner.devices",
@@ -46,7 +86,14 @@ EVALUATION = (
         "runner.eval_batch_size",
         "logger.console",
     ),
-    *("tasks.*.source", "tasks.*.splits", "tasks.*.columns", "tasks.*.metrics", "tasks.*.unlabelled", "tasks.*.range"),
+    *(
+        "tasks.*.source",
+        "tasks.*.splits",
+        "tasks.*.columns",
+        "tasks.*.metrics",
+        "tasks.*.unlabelled",
+        "tasks.*.range",
+    ),
     *("tasks.*.max_answer_length", "tasks.*.n_best", "tasks.*.no_answer_threshold"),
 )
 """Keys, with all below them, that an evaluation may change: where rows come from and what is made
@@ -57,10 +104,16 @@ IDLE = ("runner.*", "logger.*", "resume")
 METHODS = ("sharing.name", "weighting.name", "sampling.name", "optim.name")
 PRESENT = "in the run"
 SETTLED: dict[str, str | None] = {
-    **dict.fromkeys(("data.source", "model.kind", "model.pooling", "runner.precision", "runner.max_tokens"), "auto"),
-    **dict.fromkeys(("optim.lr", "tasks.*.max_length", "tasks.*.labels", "tasks.*.label_ids"), None),
+    **dict.fromkeys(
+        ("data.source", "model.kind", "model.pooling", "runner.precision", "runner.max_tokens"),
+        "auto",
+    ),
+    **dict.fromkeys(
+        ("optim.lr", "tasks.*.max_length", "tasks.*.labels", "tasks.*.label_ids"), None
+    ),
 }
-"""Keys that a run settles when it starts, and the values that leave them open; a config that does so again asks for no change."""
+"""Keys that a run settles when it starts, and the values that leave them open; a config that does
+so again asks for no change."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +140,26 @@ def changes(old: Config, new: Config) -> list[Change]:
     """Every value of `new` that differs from the run's config `old`."""
     before, after = dict(_leaves("", asdict(old))), dict(_leaves("", asdict(new)))
     keys = dict.fromkeys([*before, *after])
-    found = [Change(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
-    found = [change for change in found if not (change.key in after and _is_open(change.key, change.new))]
-    # Another method has other keys, and a task that comes or goes has all of its own: one change says it.
-    whole = [change.key.removesuffix(".name") for change in found if change.key in METHODS or (before | after).get(change.key) == PRESENT]
-    return [change for change in found if change.key in METHODS or not any(change.key.startswith(f"{part}.") for part in whole)]
+    found = [
+        Change(key, before.get(key), after.get(key))
+        for key in keys
+        if before.get(key) != after.get(key)
+    ]
+    found = [
+        change for change in found if not (change.key in after and _is_open(change.key, change.new))
+    ]
+    # Another method has other keys, and a task that comes or goes has all of its own: one change
+    # says it.
+    whole = [
+        change.key.removesuffix(".name")
+        for change in found
+        if change.key in METHODS or (before | after).get(change.key) == PRESENT
+    ]
+    return [
+        change
+        for change in found
+        if change.key in METHODS or not any(change.key.startswith(f"{part}.") for part in whole)
+    ]
 
 
 def harmless(key: str) -> bool:
@@ -115,7 +183,8 @@ def settle(old: Config, new: Config) -> None:
 
 
 def has_dropout(config: Config, architecture: dict[str, Any]) -> bool:
-    """Whether the model drops anything in training. `architecture`: the backbone's transformers configuration."""
+    """Whether the model drops anything in training. `architecture`: the backbone's transformers
+    configuration."""
 
     def drops(value: Any, key: str = "") -> bool:
         if isinstance(value, dict):
@@ -126,7 +195,9 @@ def has_dropout(config: Config, architecture: dict[str, Any]) -> bool:
     return any([config.model.dropout, *heads, drops(architecture)])
 
 
-def judge(found: list[Change], allowed: list[str], *, dropout: bool) -> tuple[list[Problem], list[str]]:
+def judge(
+    found: list[Change], allowed: list[str], *, dropout: bool
+) -> tuple[list[Problem], list[str]]:
     """Why changes are refused, and what to say of those that are not.
 
     `allowed`: keys whose change is meant. `dropout`: whether the model has dropout.
@@ -137,7 +208,13 @@ def judge(found: list[Change], allowed: list[str], *, dropout: bool) -> tuple[li
             continue
         what = f"{change.old} -> {change.new}"
         if _is(change.key, FIXED) or PRESENT in (change.old, change.new):
-            problems.append(Problem(f"{what} cannot be changed in a run that has begun", change.key, "take it out, or start another run"))
+            problems.append(
+                Problem(
+                    f"{what} cannot be changed in a run that has begun",
+                    change.key,
+                    "take it out, or start another run",
+                )
+            )
         elif _is(change.key, ROUNDING) and not (dropout and _is(change.key, MASKS)):
             notices.append(f"{change}: the same result within rounding, not to the bit")
         elif change.key in allowed:
@@ -145,7 +222,13 @@ def judge(found: list[Change], allowed: list[str], *, dropout: bool) -> tuple[li
         else:
             if _is(change.key, MASKS):
                 what += ": dropout drops other elements, which"
-            problems.append(Problem(f"{what} changes the result", change.key, f"take it out, or type allow=[{change.key}] if it is meant"))
+            problems.append(
+                Problem(
+                    f"{what} changes the result",
+                    change.key,
+                    f"take it out, or type allow=[{change.key}] if it is meant",
+                )
+            )
     return problems, notices
 
 
@@ -160,9 +243,15 @@ def judge_unchanged(allowed: list[str], config: Config) -> tuple[list[Problem], 
     for key in allowed:
         if key not in known:
             close = nearest(key, known)
-            fix = f"did you mean '{close}'?" if close else "name a key of the run's config.yaml, such as optim.lr"
+            fix = (
+                f"did you mean '{close}'?"
+                if close
+                else "name a key of the run's config.yaml, such as optim.lr"
+            )
             problems.append(Problem(f"the run has no key '{key}'", "allow", fix))
-    return problems, [f"allow: {key} does not differ from the run's value" for key in allowed if key in known]
+    return problems, [
+        f"allow: {key} does not differ from the run's value" for key in allowed if key in known
+    ]
 
 
 def refuse_at_evaluation(key: str) -> Problem | None:
@@ -170,9 +259,16 @@ def refuse_at_evaluation(key: str) -> Problem | None:
     if any(_is(path, EVALUATION) for path in _prefixes(key)):
         return None
     if any(pattern.startswith(f"{key}.") for pattern in EVALUATION):
-        return Problem("the key is a section, not a single value", key, f"give its keys one by one, for example {_example(key)}")
+        return Problem(
+            "the key is a section, not a single value",
+            key,
+            f"give its keys one by one, for example {_example(key)}",
+        )
     what = "plays no part in an evaluation" if _is(key, IDLE) else "is fixed by the checkpoint"
-    fix = "take it out; an evaluation may change data, the device, and a task's source, splits, columns and metrics: mtl eval --help"
+    fix = (
+        "take it out; an evaluation may change data, the device, and a task's source, splits, "
+        "columns and metrics: mtl eval --help"
+    )
     return Problem(what, key, fix)
 
 
@@ -183,7 +279,12 @@ def _prefixes(key: str) -> list[str]:
 
 
 def _example(section: str) -> str:
-    return next(pattern for pattern in EVALUATION if pattern.startswith(f"{section}.")).replace("*", "NAME") + "=..."
+    return (
+        next(pattern for pattern in EVALUATION if pattern.startswith(f"{section}.")).replace(
+            "*", "NAME"
+        )
+        + "=..."
+    )
 
 
 def _is_open(key: str, value: Any) -> bool:
@@ -195,7 +296,8 @@ def _is(key: str, patterns: tuple[str, ...]) -> bool:
 
 
 def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Key paths and values; a task is also a leaf of its own, so that one that comes or goes is one change."""
+    """Key paths and values; a task is also a leaf of its own, so that one that comes or goes is one
+    change."""
     if isinstance(value, dict):
         for key, inner in value.items():
             where = f"{path}.{key}" if path else str(key)

@@ -29,38 +29,75 @@ CLASSES_NAMED = 20
 ONE_FILE = "put the rows of several files together in one, with one header line"
 NUMBER = re.compile(r"-?[0-9.e+]+")
 READ_OTHERWISE = {"true": QUOTE_TRUTHS, "false": QUOTE_TRUTHS, "null": QUOTE_NULL}
-"""What a name is likely to have been in a YAML file, where it is none of the names that there are."""
+"""What a name is likely to have been in a YAML file, where it is none of the names that there
+are."""
 
 
 def crosscheck(config: Config, values: dict[str, Any]) -> list[Problem]:
-    """Problems of a config whose single values are all valid. `values`: as given, with the tasks that were refused."""
+    """Problems of a config whose single values are all valid. `values`: as given, with the tasks
+    that were refused."""
     named = values.get("tasks")
     names = list(named) if isinstance(named, dict) else list(config.tasks)
-    problems = [problem for name, task in config.tasks.items() for problem in _task(name, task, config, names, values)]
+    problems = [
+        problem
+        for name, task in config.tasks.items()
+        for problem in _task(name, task, config, names, values)
+    ]
     return problems + list(_run(config, names))
 
 
 def missing_files(config: Config) -> list[Problem]:
-    """Files and folders that the config names and that do not exist (from the folder where `mtl` is typed)."""
+    """Files and folders that the config names and that do not exist (from the folder where `mtl` is
+    typed)."""
     problems = []
     if config.data.root is not None and not Path(config.data.root).is_dir():
-        problems.append(Problem(f"there is no folder '{config.data.root}'", "data.root", _nearest_path(Path(config.data.root))))
+        problems.append(
+            Problem(
+                f"there is no folder '{config.data.root}'",
+                "data.root",
+                _nearest_path(Path(config.data.root)),
+            )
+        )
     cache = Path(config.data.cache_dir) if config.data.cache_dir is not None else None
     # One that is there may hold all that is needed, even where nothing can be written.
-    if cache is not None and not cache.is_dir() and (why := obstacle(cache, folder=True)) is not None:
-        problems.append(Problem(f"cannot be written: {why}", "data.cache_dir", "give a folder that you can write to"))
+    if (
+        cache is not None
+        and not cache.is_dir()
+        and (why := obstacle(cache, folder=True)) is not None
+    ):
+        problems.append(
+            Problem(
+                f"cannot be written: {why}", "data.cache_dir", "give a folder that you can write to"
+            )
+        )
     for name, task in config.tasks.items():
         for split, file in (task.source.files or {}).items():
             where, path = f"tasks.{name}.source.files.{split}", Path(file)
             if path.is_dir():
-                problems.append(Problem(f"'{file}' is a folder, and a split is read from one file", where, _inside(path, split)))
+                problems.append(
+                    Problem(
+                        f"'{file}' is a folder, and a split is read from one file",
+                        where,
+                        _inside(path, split),
+                    )
+                )
             elif "://" in file:
                 what = f"'{file}' is an address, and rows are read from files"
                 problems.append(Problem(what, where, "download it, and name the file here"))
             elif set("*?[") & set(file) and not path.exists():
-                problems.append(Problem(f"'{file}' is a pattern, and a split is read from one file", where, _matching(file)))
+                problems.append(
+                    Problem(
+                        f"'{file}' is a pattern, and a split is read from one file",
+                        where,
+                        _matching(file),
+                    )
+                )
             elif ending(path) not in ENDINGS:
-                problems.append(Problem(f"'{file}' is in no known format", where, f"its name must end in {NAMED}"))
+                problems.append(
+                    Problem(
+                        f"'{file}' is in no known format", where, f"its name must end in {NAMED}"
+                    )
+                )
             elif path.exists() and not path.is_file():
                 fix = "write what it gives into a file, which can be read more than once"
                 problems.append(Problem(f"'{file}' is no regular file", where, fix))
@@ -72,19 +109,37 @@ def missing_files(config: Config) -> list[Problem]:
 def missing_model(config: Config) -> list[Problem]:
     """What is wrong with a `model.name` that can only be a folder of this machine."""
     name = config.model.name
-    if name is None or name.startswith("package:") or not (name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith("/")):
+    if (
+        name is None
+        or name.startswith("package:")
+        or not (name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith("/"))
+    ):
         return []
     path, where = Path(name), f"model.name={name}"
     if "://" in name:
-        fix = "give the name alone, as in bert-base-uncased or google/electra-small-discriminator, or a folder"
+        fix = (
+            "give the name alone, as in bert-base-uncased or google/electra-small-discriminator, "
+            "or a folder"
+        )
         return [Problem("an address is no name of a model", where, fix)]
     if path.is_file():
-        return [Problem("the path is a file, and a model is a folder", where, f"give the folder that holds it: model.name={path.parent}")]
-    return [] if path.is_dir() else [Problem(f"there is no folder '{name}'", where, _nearest_path(path))]
+        return [
+            Problem(
+                "the path is a file, and a model is a folder",
+                where,
+                f"give the folder that holds it: model.name={path.parent}",
+            )
+        ]
+    return (
+        []
+        if path.is_dir()
+        else [Problem(f"there is no folder '{name}'", where, _nearest_path(path))]
+    )
 
 
 def _inside(folder: Path, split: str) -> str:
-    """What to do about a folder that is named in the place of a file: the file in it that is most likely meant."""
+    """What to do about a folder that is named in the place of a file: the file in it that is most
+    likely meant."""
     files = sorted(path.name for path in folder.iterdir() if ending(path) in ENDINGS)
     close = next((name for name in files if name.startswith(split)), files[0] if files else None)
     return f"did you mean '{folder / close}'?" if close else f"name a file that ends in {NAMED}"
@@ -102,14 +157,20 @@ def _matching(pattern: str) -> str:
 def _nearest_path(path: Path) -> str:
     """What to do about a path that does not exist: the nearest name beside it."""
     if not path.parent.is_dir():
-        return f"there is no folder '{path.parent}' either" + ("" if path.is_absolute() else f"; relative paths start from {Path.cwd()}")
+        return f"there is no folder '{path.parent}' either" + (
+            "" if path.is_absolute() else f"; relative paths start from {Path.cwd()}"
+        )
     close = nearest(path.name, [other.name for other in path.parent.iterdir()])
     if close:
         return f"did you mean '{path.parent / close}'?"
-    return f"'{path.parent}' has nothing of a similar name" + ("" if path.is_absolute() else f"; relative paths start from {Path.cwd()}")
+    return f"'{path.parent}' has nothing of a similar name" + (
+        "" if path.is_absolute() else f"; relative paths start from {Path.cwd()}"
+    )
 
 
-def _task(name: str, task: Task, config: Config, names: list[str], values: dict[str, Any]) -> Iterator[Problem]:
+def _task(
+    name: str, task: Task, config: Config, names: list[str], values: dict[str, Any]
+) -> Iterator[Problem]:
     at = f"tasks.{name}"
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
         what = "a task's name begins with a letter and is made of letters, digits, - and _"
@@ -125,7 +186,8 @@ def _task(name: str, task: Task, config: Config, names: list[str], values: dict[
         key = f"{at}.batch_size" if task.batch_size else "runner.batch_size"
         yield Problem(
             f"{count_of(size, 'example')} cannot be cut into {shares} parts"
-            f" (runner.devices={config.runner.devices} x runner.accumulation={config.runner.accumulation})",
+            f" (runner.devices={config.runner.devices} x "
+            f"runner.accumulation={config.runner.accumulation})",
             key,
             f"type {key}={shares} or more",
         )
@@ -137,17 +199,45 @@ def _task(name: str, task: Task, config: Config, names: list[str], values: dict[
             "runner.max_tokens",
             f"type runner.max_tokens={length} or more, or lower {key}",
         )
-    if isinstance(task, ClassificationTask) and task.labels and len(set(task.labels)) < len(task.labels):
-        yield Problem("a label is listed twice", f"{at}.labels", "give every label once, in the order of the ids")
-    if isinstance(task, ClassificationTask) and task.labels and not all(map(str.strip, task.labels)):
-        yield Problem("a label is empty", f"{at}.labels", "name it: an empty field of the label column says that a row has no label")
+    if (
+        isinstance(task, ClassificationTask)
+        and task.labels
+        and len(set(task.labels)) < len(task.labels)
+    ):
+        yield Problem(
+            "a label is listed twice",
+            f"{at}.labels",
+            "give every label once, in the order of the ids",
+        )
+    if (
+        isinstance(task, ClassificationTask)
+        and task.labels
+        and not all(map(str.strip, task.labels))
+    ):
+        yield Problem(
+            "a label is empty",
+            f"{at}.labels",
+            "name it: an empty field of the label column says that a row has no label",
+        )
     if isinstance(task, ClassificationTask) and task.labels and not task.head:
         yield from class_weight_problems(task, f"{at}.class_weights", task.labels)
-    if isinstance(task, RegressionTask) and task.range and not (len(task.range) == 2 and task.range[0] < task.range[1]):
-        yield Problem(f"must be two numbers, the lowest and the highest score, found {task.range}", f"{at}.range", "for example [0, 5]")
-    if isinstance(task, SpanTask) and length - task.max_question_length - SPECIAL_TOKENS <= task.stride:
+    if (
+        isinstance(task, RegressionTask)
+        and task.range
+        and not (len(task.range) == 2 and task.range[0] < task.range[1])
+    ):
         yield Problem(
-            f"{key}={length} leaves no new context in a window: {task.max_question_length} tokens are for the question and"
+            f"must be two numbers, the lowest and the highest score, found {task.range}",
+            f"{at}.range",
+            "for example [0, 5]",
+        )
+    if (
+        isinstance(task, SpanTask)
+        and length - task.max_question_length - SPECIAL_TOKENS <= task.stride
+    ):
+        yield Problem(
+            f"{key}={length} leaves no new context in a window: {task.max_question_length} tokens "
+            "are for the question and"
             f" {task.stride} are shared with the next window",
             f"{at}.stride",
             f"raise {at}.max_length, or lower {at}.stride or {at}.max_question_length",
@@ -159,23 +249,39 @@ def _metrics(at: str, kind: str, metrics: list[str]) -> Iterator[Problem]:
     for metric in metrics:
         if metric not in known and not metric.startswith(OUTSIDE):
             known_elsewhere = metric in metric_names()
-            what = f"'{metric}' does not score a {kind} task" if known_elsewhere else f"unknown metric '{metric}'"
-            yield Problem(what, f"{at}.metrics", suggest_metric("" if known_elsewhere else metric, kind))
+            what = (
+                f"'{metric}' does not score a {kind} task"
+                if known_elsewhere
+                else f"unknown metric '{metric}'"
+            )
+            yield Problem(
+                what, f"{at}.metrics", suggest_metric("" if known_elsewhere else metric, kind)
+            )
     for metric in {metric: None for metric in metrics if metrics.count(metric) > 1}:
         yield Problem(f"'{metric}' is listed twice", f"{at}.metrics", "name every metric once")
     first = metrics[0] if metrics else None
     if first in known and METRICS[first].rises:
         return
     if first in known or (first and first.startswith(OUTSIDE)):
-        falls = "falls as predictions get better" if first in known else "may rise or fall as predictions get better"
-        best = next((metric for metric in [*known, *metric_names(kind)] if METRICS[metric].rises), "")
+        falls = (
+            "falls as predictions get better"
+            if first in known
+            else "may rise or fall as predictions get better"
+        )
+        best = next(
+            (metric for metric in [*known, *metric_names(kind)] if METRICS[metric].rises), ""
+        )
         example = ", ".join(dict.fromkeys([best, *metrics]))
-        what = f"'{first}' {falls}; the first metric must rise: it chooses the best checkpoint and is averaged over tasks"
+        what = (
+            f"'{first}' {falls}; the first metric must rise: it chooses the best checkpoint and "
+            "is averaged over tasks"
+        )
         yield Problem(what, f"{at}.metrics", f"put another one first, for example [{example}]")
 
 
 def untyped_code(config: Config, typed: Iterable[str]) -> list[Problem]:
-    """Metrics whose code would be run although nobody has typed them: a file that was passed on must not start anything.
+    """Metrics whose code would be run although nobody has typed them: a file that was passed on
+    must not start anything.
 
     `typed`: the words of the command line.
     """
@@ -192,16 +298,27 @@ def untyped_code(config: Config, typed: Iterable[str]) -> list[Problem]:
     ]
 
 
-def class_weight_problems(task: ClassificationTask, where: str, labels: list[str]) -> Iterator[Problem]:
+def class_weight_problems(
+    task: ClassificationTask, where: str, labels: list[str]
+) -> Iterator[Problem]:
     """What is wrong with the weights of a task's classes, whose names are `labels`."""
     weights = task.class_weights
     if isinstance(weights, list) and len(weights) != len(labels):
-        what = f"there {'is' if len(weights) == 1 else 'are'} {count_of(len(weights), 'number')} for {len(labels)} classes"
-        yield Problem(what, where, f"give one for each class in this order: {', '.join(labels[:CLASSES_NAMED])}")
+        what = (
+            f"there {'is' if len(weights) == 1 else 'are'} {count_of(len(weights), 'number')} "
+            f"for {len(labels)} classes"
+        )
+        yield Problem(
+            what,
+            where,
+            f"give one for each class in this order: {', '.join(labels[:CLASSES_NAMED])}",
+        )
     elif isinstance(weights, dict):
         for name in weights:
             if name not in labels:
-                quotes = READ_OTHERWISE.get(name) or (QUOTE_NUMBERS if NUMBER.fullmatch(name) else "")
+                quotes = READ_OTHERWISE.get(name) or (
+                    QUOTE_NUMBERS if NUMBER.fullmatch(name) else ""
+                )
                 fix = f"{quotes}; {suggest('', labels)}" if quotes else suggest(name, labels)
                 yield Problem(f"there is no class '{name}'", where, fix)
 
@@ -211,21 +328,43 @@ def _source(at: str, task: Task, config: Config, given: dict[str, Any]) -> Itera
     source, chosen = task.source, task.source.kind or config.data.source
     says = f"{at}.source.kind={source.kind}" if source.kind else f"data.source={chosen}"
     if source.files is not None:
-        used = {"splits.train": [task.splits.train] if task.splits.train else [], "splits.validation": task.splits.validation}
+        used = {
+            "splits.train": [task.splits.train] if task.splits.train else [],
+            "splits.validation": task.splits.validation,
+        }
         for key, splits in used.items():
             for split in splits:
                 if split not in source.files and split not in given:
-                    yield Problem(f"source.files has no split '{split}'", f"{at}.{key}", suggest(split, source.files))
+                    yield Problem(
+                        f"source.files has no split '{split}'",
+                        f"{at}.{key}",
+                        suggest(split, source.files),
+                    )
         if source.kind not in (None, "local"):
             yield Problem(
-                f"the value has no effect beside source.files, which the rows come from: {source.kind}", f"{at}.source.kind", "take one out"
+                "the value has no effect beside source.files, which the rows come from: "
+                f"{source.kind}",
+                f"{at}.source.kind",
+                "take one out",
             )
     elif source.path is None and source.hub is None:
-        yield Problem("the task does not say where its rows come from", f"{at}.source", "give files, hub or path")
+        yield Problem(
+            "the task does not say where its rows come from",
+            f"{at}.source",
+            "give files, hub or path",
+        )
     elif chosen == "hub" and source.hub is None:
-        yield Problem(f"must be given with {says}", f"{at}.source.hub", "the data set's name on the hub, or another source")
+        yield Problem(
+            f"must be given with {says}",
+            f"{at}.source.hub",
+            "the data set's name on the hub, or another source",
+        )
     elif chosen in ("local", "sample") and source.path is None:
-        yield Problem(f"must be given with {says}", f"{at}.source.path", "the folder below data.root, or another source")
+        yield Problem(
+            f"must be given with {says}",
+            f"{at}.source.path",
+            "the folder below data.root, or another source",
+        )
 
 
 def _columns(at: str, task: Task) -> Iterator[Problem]:
@@ -234,7 +373,11 @@ def _columns(at: str, task: Task) -> Iterator[Problem]:
     for key, column in vars(task.columns).items():  # type: ignore[attr-defined]
         if column in parts:
             what = f"column '{column}' is used twice: as {parts[column]} and as {key}"
-            yield Problem(what, f"{at}.columns.{key}", f"name another column here, or in {at}.columns.{parts[column]}")
+            yield Problem(
+                what,
+                f"{at}.columns.{key}",
+                f"name another column here, or in {at}.columns.{parts[column]}",
+            )
         elif column is not None:
             parts[column] = key
 
@@ -244,14 +387,25 @@ def _head(at: str, name: str, task: Task, config: Config, names: list[str]) -> I
         return
     if task.head == name or task.head not in names:
         others = [other for other in names if other != name]
-        what = "a task cannot use its own head by name" if task.head == name else f"task '{task.head}' is not in the run"
-        yield Problem(what, f"{at}.head", (suggest(task.head, others) if others else "") or "add the task to the run, or say null")
+        what = (
+            "a task cannot use its own head by name"
+            if task.head == name
+            else f"task '{task.head}' is not in the run"
+        )
+        yield Problem(
+            what,
+            f"{at}.head",
+            (suggest(task.head, others) if others else "")
+            or "add the task to the run, or say null",
+        )
         return
     other = config.tasks.get(task.head)
     if other is None:
         return
     if other.head is not None:
-        yield Problem(f"task '{task.head}' has no head of its own", f"{at}.head", f"head: {other.head}")
+        yield Problem(
+            f"task '{task.head}' has no head of its own", f"{at}.head", f"head: {other.head}"
+        )
     if type(other) is not type(task):
         kinds = [each.type for each in (task, other)]  # type: ignore[union-attr]
         yield Problem(
@@ -259,50 +413,96 @@ def _head(at: str, name: str, task: Task, config: Config, names: list[str]) -> I
             f"{at}.head",
             "name a task of the same type, or null",
         )
-    elif isinstance(task, ClassificationTask) and isinstance(other, ClassificationTask) and task.labels and task.labels != other.labels:
-        yield Problem(f"the labels differ from those of '{task.head}', whose head the task uses", f"{at}.labels", "leave them out")
+    elif (
+        isinstance(task, ClassificationTask)
+        and isinstance(other, ClassificationTask)
+        and task.labels
+        and task.labels != other.labels
+    ):
+        yield Problem(
+            f"the labels differ from those of '{task.head}', whose head the task uses",
+            f"{at}.labels",
+            "leave them out",
+        )
 
 
 def _run(config: Config, names: list[str]) -> Iterator[Problem]:
     runner, optim, model = config.runner, config.optim, config.model
     trained = [task for task in config.tasks.values() if task.splits.train is not None]
     if not trained:
-        yield Problem("no task of the run has a train split", "task", "add a task that is trained, for example mnli for ax")
+        yield Problem(
+            "no task of the run has a train split",
+            "task",
+            "add a task that is trained, for example mnli for ax",
+        )
     elif all(task.weight == 0 for task in trained):
-        yield Problem("every task has weight 0: nothing would be learned", "tasks", "give one of them a weight above 0")
+        yield Problem(
+            "every task has weight 0: nothing would be learned",
+            "tasks",
+            "give one of them a weight above 0",
+        )
     if runner.steps is None and runner.epochs is None:
-        yield Problem("runner.steps and runner.epochs are both null", "runner.steps", "give one of them")
+        yield Problem(
+            "runner.steps and runner.epochs are both null", "runner.steps", "give one of them"
+        )
     if runner.eval_every is not None and runner.eval_share is not None:
-        yield Problem("this value and runner.eval_every both say how often to evaluate", "runner.eval_share", "leave one of them out")
+        yield Problem(
+            "this value and runner.eval_every both say how often to evaluate",
+            "runner.eval_share",
+            "leave one of them out",
+        )
     if runner.steps is not None and optim.warmup >= max(1, runner.steps):
         yield Problem(
-            f"the warm-up takes {optim.warmup:g} of {count_of(runner.steps, 'step')}: no step has the full learning rate",
+            f"the warm-up takes {optim.warmup:g} of {count_of(runner.steps, 'step')}: no step has "
+            "the full learning rate",
             "optim.warmup",
             "lower it, or give a share below 1",
         )
     yield from optim.problems()
     missing = [package for package in optim.packages if find_spec(package) is None]
     if missing:
-        what = f"optim={optim.name} needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed"
+        what = (
+            f"optim={optim.name} needs {' and '.join(missing)}, which "
+            f"{'is' if len(missing) == 1 else 'are'} not installed"
+        )
         yield Problem(what, "optim", f"type pip install 'mtlcli[{optim.name}]', or optim=adamw")
     if optim.name == "muon" and _torch_before((2, 9)):
-        yield Problem("optim=muon needs torch 2.9 or later", "optim", "type pip install --upgrade torch, or optim=adamw")
+        yield Problem(
+            "optim=muon needs torch 2.9 or later",
+            "optim",
+            "type pip install --upgrade torch, or optim=adamw",
+        )
     yield from _data(config)
     if hasattr(config.sharing, "problems"):
-        yield from config.sharing.problems({name: task.head or name for name, task in config.tasks.items()})
-    if model.gradient_checkpointing and isinstance(config.sharing, (CrossStitchSharing, SluiceSharing)):
+        yield from config.sharing.problems(
+            {name: task.head or name for name, task in config.tasks.items()}
+        )
+    if model.gradient_checkpointing and isinstance(
+        config.sharing, (CrossStitchSharing, SluiceSharing)
+    ):
         yield Problem(
-            f"sharing={config.sharing.name} runs all copies of a layer at once, which cannot be computed again",
+            f"sharing={config.sharing.name} runs all copies of a layer at once, which cannot be "
+            "computed again",
             "model.gradient_checkpointing",
             "leave it out, lower runner.batch_size, or raise runner.accumulation",
         )
-    yield from _weighting(config, [name for name, task in config.tasks.items() if task.splits.train is not None])
+    yield from _weighting(
+        config, [name for name, task in config.tasks.items() if task.splits.train is not None]
+    )
     if isinstance(config.sharing, ProgressiveSharing):
         yield from _stages(config, config.sharing, names)
     if model.kind == "pretrained" and model.name is None:
-        yield Problem("must be given with model.kind=pretrained", "model.name", "a name on the hub, or a folder")
+        yield Problem(
+            "must be given with model.kind=pretrained",
+            "model.name",
+            "a name on the hub, or a folder",
+        )
     if model.kind != "pretrained" and model.hidden % model.heads:
-        yield Problem(f"model.hidden={model.hidden} is not a multiple of {model.heads}", "model.heads", "change one of them")
+        yield Problem(
+            f"model.hidden={model.hidden} is not a multiple of {model.heads}",
+            "model.heads",
+            "change one of them",
+        )
 
 
 def _torch_before(version: tuple[int, int]) -> bool:
@@ -316,20 +516,29 @@ def _weighting(config: Config, trained: list[str]) -> Iterator[Problem]:
     needs: Needs = weighting.needs
     at = f"weighting={weighting.name}"
     if needs.several_tasks and len(trained) < 2:
-        yield Problem(f"{at} compares tasks, and the run trains one", "weighting", "type weighting=static, or train several tasks")
+        yield Problem(
+            f"{at} compares tasks, and the run trains one",
+            "weighting",
+            "type weighting=static, or train several tasks",
+        )
     elif needs.several_tasks and not sampling.all_tasks:
         yield Problem(
-            f"{at} compares the tasks of a step, and sampling={sampling.name} puts one task into each", "sampling", "type sampling=all"
+            f"{at} compares the tasks of a step, and sampling={sampling.name} puts one task into "
+            "each",
+            "sampling",
+            "type sampling=all",
         )
     if needs.shared_parameters and not config.sharing.shares:
         yield Problem(
-            f"{at} compares the gradients of shared parameters, and sharing={config.sharing.name} has none",
+            f"{at} compares the gradients of shared parameters, and sharing={config.sharing.name} "
+            "has none",
             "sharing",
             "type sharing=hard, or weighting=static",
         )
     if needs.shared_parameters and config.optim.unfreeze_every is not None:
         yield Problem(
-            f"{at} compares the gradients of shared parameters, and gradual unfreezing begins without any",
+            f"{at} compares the gradients of shared parameters, and gradual unfreezing begins "
+            "without any",
             "optim.unfreeze_every",
             "leave it out, or choose another weighting",
         )
@@ -337,37 +546,49 @@ def _weighting(config: Config, trained: list[str]) -> Iterator[Problem]:
         for name in trained:
             if config.tasks[name].weight not in (0, 1):
                 yield Problem(
-                    f"the value has no effect: {at} does not change when a task's loss is multiplied by a number",
+                    f"the value has no effect: {at} does not change when a task's loss is "
+                    "multiplied by a number",
                     f"tasks.{name}.weight",
-                    "leave it out, choose another weighting, or type 0, which leaves the task out of the balance",
+                    "leave it out, choose another weighting, or type 0, which leaves the task out "
+                    "of the balance",
                 )
     missing = [package for package in needs.packages if find_spec(package) is None]
     if missing:
         yield Problem(
-            f"{at} needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
+            f"{at} needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
+            "installed",
             "weighting",
             f"type pip install 'mtlcli[{needs.extra}]'",
         )
     if hasattr(weighting, "problems"):
         yield from weighting.problems(trained)
     logger = config.logger
-    if logger.probe is not None and not (sampling.all_tasks and config.sharing.shares and len(trained) > 1):
+    if logger.probe is not None and not (
+        sampling.all_tasks and config.sharing.shares and len(trained) > 1
+    ):
         yield Problem(
-            "the probe compares the gradients that the tasks of a step leave in shared parameters, and this run has none to compare",
+            "the probe compares the gradients that the tasks of a step leave in shared parameters, "
+            "and this run has none to compare",
             "logger.probe",
             "leave it out, or type sampling=all and a sharing other than none, with several tasks",
         )
     if logger.affinity is not None and not (config.sharing.shares and len(trained) > 1):
         yield Problem(
-            "affinity is what a step on one task does to others through shared parameters, and this run has none",
+            "affinity is what a step on one task does to others through shared parameters, and "
+            "this run has none",
             "logger.affinity",
             "leave it out, or share parameters between several tasks",
         )
 
 
 def _stages(config: Config, sharing: ProgressiveSharing, names: list[str]) -> Iterator[Problem]:
-    """What is wrong with the stages of a run. `names`: of its tasks, those that were refused among them."""
-    heads = {name: task.head or name for name, task in config.tasks.items() if task.splits.train is not None}
+    """What is wrong with the stages of a run. `names`: of its tasks, those that were refused among
+    them."""
+    heads = {
+        name: task.head or name
+        for name, task in config.tasks.items()
+        if task.splits.train is not None
+    }
     at = "sharing.stages"
     stages = stages_of(sharing, heads)
     staged = [task for stage in stages for task in stage]
@@ -375,51 +596,95 @@ def _stages(config: Config, sharing: ProgressiveSharing, names: list[str]) -> It
         if task not in names:
             yield Problem(f"task '{task}' is not in the run", at, suggest(task, heads))
         elif task in config.tasks and task not in heads:
-            yield Problem(f"task '{task}' has no train split", at, "take it out: it is evaluated with the head it uses")
+            yield Problem(
+                f"task '{task}' has no train split",
+                at,
+                "take it out: it is evaluated with the head it uses",
+            )
         elif staged.count(task) > 1:
             yield Problem(f"task '{task}' is listed twice", at, "name every task once")
     for task, owner in heads.items():
         if task not in staged:
-            yield Problem(f"task '{task}' is in no stage", at, "add it to a stage, or take it out of the run")
+            yield Problem(
+                f"task '{task}' is in no stage", at, "add it to a stage, or take it out of the run"
+            )
         elif owner in staged and any((task in stage) != (owner in stage) for stage in stages):
-            yield Problem(f"task '{task}' uses the head of '{owner}', which is in another stage", at, "put both into one stage")
+            yield Problem(
+                f"task '{task}' uses the head of '{owner}', which is in another stage",
+                at,
+                "put both into one stage",
+            )
     for name, each in config.tasks.items():
         if (each.head or name) not in heads.values():
-            yield Problem(f"no stage trains the head of task '{name}'", f"tasks.{name}", "take it out of the run, or name another head")
+            yield Problem(
+                f"no stage trains the head of task '{name}'",
+                f"tasks.{name}",
+                "take it out of the run, or name another head",
+            )
     if sharing.lengths is not None:
         steps, total = config.runner.steps, sum(sharing.lengths)
         if len(sharing.lengths) != len(stages) - 1:
-            what = f"{len(stages)} stages need {count_of(len(stages) - 1, 'length')}, found {len(sharing.lengths)}"
-            yield Problem(what, "sharing.lengths", "give the steps of every stage but the last, which goes on to the end of the run")
+            what = (
+                f"{len(stages)} stages need {count_of(len(stages) - 1, 'length')}, found "
+                f"{len(sharing.lengths)}"
+            )
+            yield Problem(
+                what,
+                "sharing.lengths",
+                "give the steps of every stage but the last, which goes on to the end of the run",
+            )
         elif steps is not None and total >= steps:
-            what = f"the stages before the last take {total} of {count_of(steps, 'step')}: the last one has none"
+            what = (
+                f"the stages before the last take {total} of {count_of(steps, 'step')}: the "
+                "last one has none"
+            )
             yield Problem(what, "sharing.lengths", "lower them, or raise runner.steps")
     alone = [stage[0] for stage in stages if len(stage) < 2]
     if config.weighting.needs.several_tasks and alone:
-        what = f"weighting={config.weighting.name} compares tasks, and '{alone[0]}' is alone in its stage"
+        what = (
+            f"weighting={config.weighting.name} compares tasks, and '{alone[0]}' is alone in "
+            "its stage"
+        )
         yield Problem(what, at, "put several tasks into every stage, or type weighting=static")
     if config.runner.patience is not None:
         fix = "give sharing.patience, which ends a stage, and with the last one the run"
         yield Problem("patience may end the run before its last stage", "runner.patience", fix)
     if config.logger.affinity is not None:
-        what = "affinity is measured between tasks trained together, and stages train them one after another"
+        what = (
+            "affinity is measured between tasks trained together, and stages train them one "
+            "after another"
+        )
         yield Problem(what, "logger.affinity", "leave it out")
 
 
 def _data(config: Config) -> Iterator[Problem]:
     """What is said of the data and has no effect, or is missing."""
     data = config.data
-    sources = {name: task.source for name, task in config.tasks.items() if task.source.files is None}
+    sources = {
+        name: task.source for name, task in config.tasks.items() if task.source.files is None
+    }
     kinds = {name: source.kind or data.source for name, source in sources.items()}
     local = [name for name, kind in kinds.items() if kind == "local"]
     if data.root is None and local:
         yield Problem(
-            "must be given with data.source=local" if data.source == "local" else f"must be given for {', '.join(local)}",
+            "must be given with data.source=local"
+            if data.source == "local"
+            else f"must be given for {', '.join(local)}",
             "data.root",
             "give the folder that holds <task path>/<split>.parquet, csv, ...",
         )
     if data.root is not None and not {"local", "auto"} & set(kinds.values()):
-        why = f"rows come from data.source={data.source}" if sources else "every task names files of its own"
-        yield Problem(f"the value has no effect: {why}", "data.root", "take it out, or type data.source=local")
+        why = (
+            f"rows come from data.source={data.source}"
+            if sources
+            else "every task names files of its own"
+        )
+        yield Problem(
+            f"the value has no effect: {why}", "data.root", "take it out, or type data.source=local"
+        )
     if data.sample_seed and not {"sample", "auto"} & set(kinds.values()):
-        yield Problem("the value has no effect: no task takes rows from the sample world", "data.sample_seed", "take it out")
+        yield Problem(
+            "the value has no effect: no task takes rows from the sample world",
+            "data.sample_seed",
+            "take it out",
+        )

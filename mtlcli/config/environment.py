@@ -1,7 +1,8 @@
 """What configurations have read from the environment, so that none of it lands in a file.
 
-A run folder is passed on, and such values are often secrets. config.yaml keeps the text that asked for a value; whatever else
-is written and may hold a value (a path in a message, in the log, in a list of files) goes through `hide`.
+A run folder is passed on, and such values are often secrets. config.yaml keeps the text that asked
+for a value; whatever else is written and may hold a value (a path in a message, in the log, in a
+list of files) goes through `hide`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from typing import Any
 
 from mtlcli.errors import Problem
 
-TOKEN = re.compile(r"\b(hf_|gh[opsu]_|github_pat_|glpat-|sk-)[A-Za-z0-9_-]{20,}|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
+TOKEN = re.compile(
+    r"\b(hf_|gh[opsu]_|github_pat_|glpat-|sk-)[A-Za-z0-9_-]{20,}|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
+)
 """What tokens of the hub and of other services look like, and a user with a password in a URL."""
 _read: dict[str, str] = {}
 
@@ -26,7 +29,8 @@ def note(name: str) -> None:
 
 
 def hide(text: str) -> str:
-    """The text with `${oc.env:NAME}` in place of every value that was read, and `***` in place of what looks like a token."""
+    """The text with `${oc.env:NAME}` in place of every value that was read, and `***` in place of
+    what looks like a token."""
     text = TOKEN.sub("***", text)
     for name, value in sorted(_read.items(), key=lambda item: -len(item[1])):
         text = text.replace(value, f"${{oc.env:{name}}}")
@@ -34,13 +38,21 @@ def hide(text: str) -> str:
 
 
 def typed_tokens(values: Any, where: str = "") -> list[Problem]:
-    """A problem for each text among nested values that looks like a token: it would stand in config.yaml and environment.json."""
+    """A problem for each text among nested values that looks like a token: it would stand in
+    config.yaml and environment.json."""
     if isinstance(values, dict):
-        return [problem for key, inner in values.items() for problem in typed_tokens(inner, f"{where}.{key}" if where else str(key))]
+        return [
+            problem
+            for key, inner in values.items()
+            for problem in typed_tokens(inner, f"{where}.{key}" if where else str(key))
+        ]
     if isinstance(values, list):
         return [problem for inner in values for problem in typed_tokens(inner, where)]
     if not isinstance(values, str) or TOKEN.search(values) is None:
         return []
     what = "holds what looks like a token or a password, which would be saved with the run"
-    fix = f"put it into an environment variable and type '{where}=${{oc.env:NAME}}'; the hub itself reads HF_TOKEN"
+    fix = (
+        f"put it into an environment variable and type '{where}=${{oc.env:NAME}}'; the hub "
+        "itself reads HF_TOKEN"
+    )
     return [Problem(what, where, fix)]

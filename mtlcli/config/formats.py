@@ -13,7 +13,8 @@ NAMED = ".parquet, .csv, .tsv, .jsonl or .json; text files also in .gz, .bz2, .x
 
 
 def ending(path: Path) -> str:
-    """What the name of a file ends in, without the leading dot: one of ENDINGS, or an unknown one."""
+    """What the name of a file ends in, without the leading dot: one of ENDINGS, or an unknown
+    one."""
     last = path.suffix.lower().removeprefix(".")
     before = path.with_suffix("").suffix.lower().removeprefix(".")
     return f"{before}.{last}" if last in COMPRESSIONS and before else last

@@ -1,4 +1,5 @@
-"""Keys that do nothing beside the other values of a run. Who has typed one expects something of it, so it is refused."""
+"""Keys that do nothing beside the other values of a run. Who has typed one expects something of it,
+so it is refused."""
 
 from __future__ import annotations
 
@@ -6,7 +7,13 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from mtlcli.config import Config
-from mtlcli.config.sharing import Gating, HierarchicalSharing, MMoESharing, ProgressiveSharing, SoftSharing
+from mtlcli.config.sharing import (
+    Gating,
+    HierarchicalSharing,
+    MMoESharing,
+    ProgressiveSharing,
+    SoftSharing,
+)
 from mtlcli.config.task import SpanTask
 from mtlcli.errors import Problem
 
@@ -19,19 +26,25 @@ UNTRAINED = ("weight", "batch_size", "lr_factor", "class_weights", "label_smooth
 
 
 def unheeded(config: Config, typed: list[str]) -> list[str]:
-    """A line for each key of a task that is not trained and that its file sets for training. `typed`: dotted keys, which `idle` refuses."""
+    """A line for each key of a task that is not trained and that its file sets for training.
+    `typed`: dotted keys, which `idle` refuses."""
     return [
-        f"note: tasks.{name}.{field.name} does nothing: the task is not trained (splits.train is null)"
+        f"note: tasks.{name}.{field.name} does nothing: the task is not trained (splits.train is "
+        "null)"
         for name, task in config.tasks.items()
         for field in fields(task)
-        if task.splits.train is None and field.name in UNTRAINED and f"tasks.{name}.{field.name}" not in typed
+        if task.splits.train is None
+        and field.name in UNTRAINED
+        and f"tasks.{name}.{field.name}" not in typed
         if getattr(task, field.name) != field.default
     ]
 
 
 def idle(config: Config, typed: list[str]) -> list[Problem]:
     """What was typed and does nothing in this run. `typed`: dotted keys."""
-    return [Problem(f"does nothing: {why}", key, fix) for key, why, fix in _idle(config) if key in typed]
+    return [
+        Problem(f"does nothing: {why}", key, fix) for key, why, fix in _idle(config) if key in typed
+    ]
 
 
 def _idle(config: Config) -> Iterator[tuple[str, str, str]]:
@@ -40,29 +53,57 @@ def _idle(config: Config) -> Iterator[tuple[str, str, str]]:
     out = "leave it out"
     if model.kind == "pretrained":
         for name in ARCHITECTURE:
-            yield f"model.{name}", "a pretrained model (model.kind=pretrained) has its own", f"{out}, or type model=tiny"
+            yield (
+                f"model.{name}",
+                "a pretrained model (model.kind=pretrained) has its own",
+                f"{out}, or type model=tiny",
+            )
     if model.kind == "scratch":
-        yield "model.name", "the model is built from scratch (model.kind=scratch)", f"{out}, or type model.kind=pretrained"
-        yield "model.lr", "the model is built from scratch, with the learning rate model.scratch_lr", "type optim.lr"
+        yield (
+            "model.name",
+            "the model is built from scratch (model.kind=scratch)",
+            f"{out}, or type model.kind=pretrained",
+        )
+        yield (
+            "model.lr",
+            "the model is built from scratch, with the learning rate model.scratch_lr",
+            "type optim.lr",
+        )
     if config.optim.lr is not None:
         for name in ("lr", "scratch_lr"):
             yield f"model.{name}", f"optim.lr={config.optim.lr:g} is given, and counts", out
     if runner.steps is not None:
-        yield "runner.epochs", f"runner.steps={runner.steps} is given, and counts", "leave it out, or add runner.steps=null"
+        yield (
+            "runner.epochs",
+            f"runner.steps={runner.steps} is given, and counts",
+            "leave it out, or add runner.steps=null",
+        )
     if config.resume is None:
         yield "allow", "it permits changes of a run that is resumed", f"{out}, or add resume=RUN"
     if config.data.source in ("hub", "local"):
-        yield "data.sample_seed", f"the rows are not made up (data.source={config.data.source})", out
+        yield (
+            "data.sample_seed",
+            f"the rows are not made up (data.source={config.data.source})",
+            out,
+        )
     for name, task in config.tasks.items():
         at = f"tasks.{name}"
         if task.head is not None:
             for key in ("head_layers", "dropout"):
-                yield f"{at}.{key}", f"the task uses the head of {task.head}", f"give tasks.{task.head}.{key}"
+                yield (
+                    f"{at}.{key}",
+                    f"the task uses the head of {task.head}",
+                    f"give tasks.{task.head}.{key}",
+                )
         if task.splits.train is None:
             for key in UNTRAINED:
                 yield f"{at}.{key}", "the task is not trained (splits.train is null)", out
         if isinstance(task, SpanTask) and not task.no_answer:
-            yield f"{at}.no_answer_threshold", "every question has an answer (no_answer=false)", f"{out}, or type {at}.no_answer=true"
+            yield (
+                f"{at}.no_answer_threshold",
+                "every question has an answer (no_answer=false)",
+                f"{out}, or type {at}.no_answer=true",
+            )
     yield from _of_sharing(config.sharing)
 
 
@@ -70,7 +111,11 @@ def _of_sharing(sharing: object) -> Iterator[tuple[str, str, str]]:
     out = "leave it out"
     if isinstance(sharing, Gating) and sharing.gate == "softmax":
         for key in ("selected", "entropy"):
-            yield f"sharing.{key}", "gates weigh all experts (sharing.gate=softmax)", f"{out}, or type sharing.gate=dselect_k"
+            yield (
+                f"sharing.{key}",
+                "gates weigh all experts (sharing.gate=softmax)",
+                f"{out}, or type sharing.gate=dselect_k",
+            )
     if isinstance(sharing, MMoESharing) and sharing.layers == "top":
         yield "sharing.noise", "the experts are new blocks, no copies (sharing.layers=top)", out
     if isinstance(sharing, HierarchicalSharing) and sharing.successive == 0:
@@ -80,7 +125,15 @@ def _of_sharing(sharing: object) -> Iterator[tuple[str, str, str]]:
             f"{out}, or give sharing.successive",
         )
     if isinstance(sharing, SoftSharing) and sharing.strength == 0:
-        yield "sharing.distance", "nothing is penalised (sharing.strength=0)", f"{out}, or give sharing.strength"
+        yield (
+            "sharing.distance",
+            "nothing is penalised (sharing.strength=0)",
+            f"{out}, or give sharing.strength",
+        )
     if isinstance(sharing, ProgressiveSharing):
         key, other = ("strength", "distill") if sharing.form == "columns" else ("size", "columns")
-        yield f"sharing.{key}", f"it belongs to sharing.form={other}", f"{out}, or type sharing.form={other}"
+        yield (
+            f"sharing.{key}",
+            f"it belongs to sharing.form={other}",
+            f"{out}, or type sharing.form={other}",
+        )

@@ -10,8 +10,17 @@ from pathlib import Path
 from mtlcli.config import Config
 from mtlcli.errors import Problem
 
-DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd", "/proc/driver/nvidia/version", "/dev/nvhost-gpu", "/dev/nvmap")
-"""What one driver or another for devices that torch calls cuda makes: NVIDIA's, that of WSL, AMD's, those of NVIDIA's boards."""
+DRIVERS = (
+    "/dev/nvidiactl",
+    "/dev/nvidia0",
+    "/dev/dxg",
+    "/dev/kfd",
+    "/proc/driver/nvidia/version",
+    "/dev/nvhost-gpu",
+    "/dev/nvmap",
+)
+"""What one driver or another for devices that torch calls cuda makes: NVIDIA's, that of WSL, AMD's,
+those of NVIDIA's boards."""
 HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 """Environment variables that hide devices when they are empty or -1."""
 
@@ -26,9 +35,18 @@ def missing_device(config: Config) -> list[Problem]:
         what = f"{hidden[0]}={os.environ[hidden[0]]} hides every GPU of this machine"
         return [Problem(what, where, f"unset {hidden[0]}, or type runner.device=cpu")]
     if not any(Path(driver).exists() for driver in DRIVERS):
-        return [Problem("this machine has no GPU, or no driver for it", where, "type runner.device=cpu, or check the driver (nvidia-smi)")]
+        return [
+            Problem(
+                "this machine has no GPU, or no driver for it",
+                where,
+                "type runner.device=cpu, or check the driver (nvidia-smi)",
+            )
+        ]
     if _built_for_cpu():
-        fix = "install a torch that was built for the GPU (https://pytorch.org/get-started), or type runner.device=cpu"
+        fix = (
+            "install a torch that was built for the GPU (https://pytorch.org/get-started), or "
+            "type runner.device=cpu"
+        )
         return [Problem("the installed torch was built for CPUs alone", where, fix)]
     return []
 
@@ -36,8 +54,12 @@ def missing_device(config: Config) -> list[Problem]:
 def _built_for_cpu() -> bool:
     """Whether torch says, in the file with its version, that it knows neither CUDA nor HIP."""
     spec = find_spec("torch")
-    version = Path(spec.origin).with_name("version.py") if spec is not None and spec.origin else None
+    version = (
+        Path(spec.origin).with_name("version.py") if spec is not None and spec.origin else None
+    )
     if version is None or not version.is_file():
         return False
-    built = dict(re.findall(r"^(cuda|hip)\b.*=\s*(\S+)$", version.read_text(encoding="utf-8"), re.MULTILINE))
+    built = dict(
+        re.findall(r"^(cuda|hip)\b.*=\s*(\S+)$", version.read_text(encoding="utf-8"), re.MULTILINE)
+    )
     return built == {"cuda": "None", "hip": "None"}

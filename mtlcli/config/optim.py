@@ -20,42 +20,65 @@ class Optim:
     """What all optimisers have in common."""
 
     packages: ClassVar[tuple[str, ...]] = ()
-    """Packages to import that are no dependency of mtlcli; the extra of mtlcli with the optimiser's name installs them."""
+    """Packages to import that are no dependency of mtlcli; the extra of mtlcli with the optimiser's
+    name installs them."""
     relative_lr: ClassVar[float] = 1.0
-    """What the model's learning rate, which is that for AdamW, is multiplied by where `lr` is null."""
+    """What the model's learning rate, which is that for AdamW, is multiplied by where `lr` is
+    null."""
     lr: Annotated[float, Gt(0), Le(1e30)] | None = None
     """Peak learning rate; null: one that suits the model and the optimiser."""
     weight_decay: Annotated[float, Ge(0), Le(1000)] = 0.01
     """Decoupled weight decay."""
     schedule: Literal["linear", "cosine", "constant", "inverse_sqrt", "wsd"] = "linear"
-    """What follows the warm-up: a decay to zero in a straight line or half a cosine wave; none; one over the square root of the steps;
-    none until the last `decay` steps, then a straight line to zero (wsd: warm-up, stable, decay)."""
+    """What follows the warm-up: a decay to zero in a straight line or half a cosine wave; none; one
+    over the square root of the steps; none until the last `decay` steps, then a straight line to
+    zero (wsd: warm-up, stable, decay)."""
     warmup: Annotated[float, Ge(0)] = 0.06
     """Warm-up: a share of all steps if below 1, else a number of steps."""
     decay: Annotated[float, Gt(0)] | None = None
-    """With schedule=wsd: the decay at the end, a share of all steps if below 1, else a number of steps; null: 0.2."""
+    """With schedule=wsd: the decay at the end, a share of all steps if below 1, else a number of
+    steps; null: 0.2."""
     clip: Annotated[float, Gt(0)] | None = 1.0
     """Largest norm of the whole gradient; null: no clipping."""
     layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
-    """The learning rate of each layer is this times that of the layer above it (Howard & Ruder 2018, discriminative fine-tuning)."""
+    """The learning rate of each layer is this times that of the layer above it (Howard & Ruder
+    2018, discriminative fine-tuning)."""
     unfreeze_every: Annotated[int, Gt(0)] | None = None
-    """Gradual unfreezing (Howard & Ruder 2018): at first only what lies above the layers is trained, then one layer more, from the top,
-    every so many steps, the embeddings last; null: all from the start."""
+    """Gradual unfreezing (Howard & Ruder 2018): at first only what lies above the layers is
+    trained, then one layer more, from the top, every so many steps, the embeddings last; null: all
+    from the start."""
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with the values together."""
         for key in ("warmup", "decay"):
             value = getattr(self, key)
             if value is not None and value >= 1 and not float(value).is_integer():
-                yield Problem(f"{value} is neither a share below 1 nor a whole number of steps", f"optim.{key}", "for example 0.06 or 100")
+                yield Problem(
+                    f"{value} is neither a share below 1 nor a whole number of steps",
+                    f"optim.{key}",
+                    "for example 0.06 or 100",
+                )
         if self.decay is not None and self.schedule != "wsd":
             what = f"the value has no effect with optim.schedule={self.schedule}"
             yield Problem(what, "optim.decay", "leave it out, or type optim.schedule=wsd")
-        elif self.schedule == "wsd" and self.warmup < 1 and (self.decay or 0.0) < 1 and self.warmup + (self.decay or 0.2) > 1:
-            yield Problem("the warm-up and the decay together are longer than the run", "optim.decay", "lower optim.warmup or optim.decay")
+        elif (
+            self.schedule == "wsd"
+            and self.warmup < 1
+            and (self.decay or 0.0) < 1
+            and self.warmup + (self.decay or 0.2) > 1
+        ):
+            yield Problem(
+                "the warm-up and the decay together are longer than the run",
+                "optim.decay",
+                "lower optim.warmup or optim.decay",
+            )
         betas = getattr(self, "betas", None)
         if betas is not None and not (len(betas) == 2 and all(0 <= beta < 1 for beta in betas)):
-            yield Problem(f"must be two numbers from 0 to below 1, found {betas}", "optim.betas", "for example [0.9, 0.999]")
+            yield Problem(
+                f"must be two numbers from 0 to below 1, found {betas}",
+                "optim.betas",
+                "for example [0.9, 0.999]",
+            )
 
 
 Betas = Annotated[list[float], MinLen(2)]
@@ -77,7 +100,8 @@ class AdamWOptim(Optim):
 @optims.register("adamw_8bit", "mtlcli.training.optimizers:AdamW8bit")
 @section
 class AdamW8bitOptim(Optim):
-    """AdamW with moments of 8 bits in blocks (Dettmers et al. 2022), a quarter of their memory; embeddings keep 32 bits."""
+    """AdamW with moments of 8 bits in blocks (Dettmers et al. 2022), a quarter of their memory;
+    embeddings keep 32 bits."""
 
     packages: ClassVar[tuple[str, ...]] = ("bitsandbytes",)
     """Packages to import that are no dependency of mtlcli."""
@@ -92,31 +116,38 @@ class AdamW8bitOptim(Optim):
 @optims.register("adafactor", "mtlcli.training.optimizers:Adafactor")
 @section
 class AdafactorOptim(Optim):
-    """Adafactor (Shazeer & Stern 2018): second moments by row and column, no first ones, steps relative to a parameter's size."""
+    """Adafactor (Shazeer & Stern 2018): second moments by row and column, no first ones, steps
+    relative to a parameter's size."""
 
     relative_lr: ClassVar[float] = 10.0
-    """The learning rate is multiplied by a parameter's root mean square, which is about 1/10 from scratch and 1/15 to 1/25 in BERTs."""
+    """The learning rate is multiplied by a parameter's root mean square, which is about 1/10 from
+    scratch and 1/15 to 1/25 in BERTs."""
     name: Literal["adafactor"] = "adafactor"
     """Optimiser."""
     beta2_decay: Annotated[float, Ge(-1), Le(0)] = -0.8
-    """After n updates, the decay of the second moment is 1 - n^beta2_decay. Below -1 what was seen first would never fade."""
+    """After n updates, the decay of the second moment is 1 - n^beta2_decay. Below -1 what was seen
+    first would never fade."""
     eps: Annotated[float, Gt(0), Le(1)] = 1e-3
     """The smallest root mean square that a parameter is taken to have."""
     threshold: Annotated[float, Ge(1)] = 1.0
-    """Largest root mean square of an update, before it is made relative to the parameter's; d of the paper."""
+    """Largest root mean square of an update, before it is made relative to the parameter's; d of
+    the paper."""
 
 
 @optims.register("lion", "mtlcli.training.optimizers:Lion")
 @section
 class LionOptim(Optim):
-    """Lion (Chen et al. 2023): the sign of an interpolation between gradient and momentum; one moment in memory."""
+    """Lion (Chen et al. 2023): the sign of an interpolation between gradient and momentum; one
+    moment in memory."""
 
     relative_lr: ClassVar[float] = 0.2
-    """Every number moves by the whole learning rate; the authors advise a third to a tenth of AdamW's."""
+    """Every number moves by the whole learning rate; the authors advise a third to a tenth of
+    AdamW's."""
     name: Literal["lion"] = "lion"
     """Optimiser."""
     weight_decay: Annotated[float, Ge(0), Le(1000)] = 0.05
-    """Decoupled weight decay. The authors advise as many times AdamW's as the learning rate is smaller."""
+    """Decoupled weight decay. The authors advise as many times AdamW's as the learning rate is
+    smaller."""
     betas: Betas = field(default_factory=lambda: [0.9, 0.99])
     """Share of the momentum in the update's direction, and decay of the momentum."""
 
@@ -124,7 +155,8 @@ class LionOptim(Optim):
 @optims.register("muon", "mtlcli.training.optimizers:Muon")
 @section
 class MuonOptim(Optim):
-    """Muon (Jordan et al. 2024): orthogonalised momentum for the matrices of the layers; embeddings, heads and vectors have AdamW."""
+    """Muon (Jordan et al. 2024): orthogonalised momentum for the matrices of the layers;
+    embeddings, heads and vectors have AdamW."""
 
     name: Literal["muon"] = "muon"
     """Optimiser."""

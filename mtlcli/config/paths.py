@@ -1,4 +1,5 @@
-"""Where the YAML files of conf/ are, in every kind of install, and what a path means that a user has typed."""
+"""Where the YAML files of conf/ are, in every kind of install, and what a path means that a user
+has typed."""
 
 from __future__ import annotations
 
@@ -12,13 +13,22 @@ from mtlcli.errors import Problem, UserError
 
 
 def conf_dir() -> Path:
-    """The absolute path of the configuration files: `mtlcli/conf` in an installed wheel, else the checkout's `conf`."""
+    """The absolute path of the configuration files: `mtlcli/conf` in an installed wheel, else the
+    checkout's `conf`."""
     package = Path(mtlcli.__file__).resolve().parent
     installed = package / "conf"
     return installed if installed.is_dir() else package.parent / "conf"
 
 
-PATHS = ("run_dir", "resume", "data.root", "data.cache_dir", "model.name", "tasks.*.source.hub", "tasks.*.source.files.*")
+PATHS = (
+    "run_dir",
+    "resume",
+    "data.root",
+    "data.cache_dir",
+    "model.name",
+    "tasks.*.source.hub",
+    "tasks.*.source.files.*",
+)
 """Keys of a configuration whose values can be paths."""
 
 BELOW = "tasks.*.source.path"
@@ -29,29 +39,45 @@ LONGEST_NAME, LONGEST_PATH = 255, 4095
 
 
 def typed_path(text: str, where: str) -> Path:
-    """The path that a user has typed for `where`: `~` is the home folder, relative paths start from the current one.
+    """The path that a user has typed for `where`: `~` is the home folder, relative paths start from
+    the current one.
 
-    Raises UserError when the text is empty, when there is no such home folder, or no system could have the path.
+    Raises UserError when the text is empty, when there is no such home folder, or no system could
+    have the path.
     """
     if not text.strip():
         # Python takes it for the current folder, which nobody has meant.
-        raise UserError("the path is empty", where=where, fix="write a path; a dot stands for the current folder")
+        raise UserError(
+            "the path is empty",
+            where=where,
+            fix="write a path; a dot stands for the current folder",
+        )
     shown = text if len(text) <= 60 else text[:57] + "..."
     try:
         path = Path(text).expanduser()
     except RuntimeError as error:
-        raise UserError(f"there is no home folder for '{shown}'", where=where, fix="write the path in full") from error
+        raise UserError(
+            f"there is no home folder for '{shown}'", where=where, fix="write the path in full"
+        ) from error
     if "\0" in text:
         raise UserError("a path has no null characters", where=where, fix="write another path")
     name = max(path.parts, key=lambda part: len(os.fsencode(part)), default="")
-    for what, length, most in (("name", len(os.fsencode(name)), LONGEST_NAME), ("path", len(os.fsencode(path)), LONGEST_PATH)):
+    for what, length, most in (
+        ("name", len(os.fsencode(name)), LONGEST_NAME),
+        ("path", len(os.fsencode(path)), LONGEST_PATH),
+    ):
         if length > most:
-            raise UserError(f"'{shown}': a {what} of {length} bytes is too long", where=where, fix=f"at most {most} bytes are possible")
+            raise UserError(
+                f"'{shown}': a {what} of {length} bytes is too long",
+                where=where,
+                fix=f"at most {most} bytes are possible",
+            )
     return path
 
 
 def expand_paths(values: dict[str, Any], at: tuple[str, ...] = ()) -> list[Problem]:
-    """Put the home folder in place of `~` in every path of a configuration; what cannot be expanded is returned."""
+    """Put the home folder in place of `~` in every path of a configuration; what cannot be expanded
+    is returned."""
     problems: list[Problem] = []
     for key, value in values.items():
         place = (*at, str(key))
@@ -59,7 +85,13 @@ def expand_paths(values: dict[str, Any], at: tuple[str, ...] = ()) -> list[Probl
         if isinstance(value, dict):
             problems += expand_paths(value, place)
         elif isinstance(value, str) and fnmatchcase(where, BELOW) and not value.strip():
-            problems.append(Problem("the path is empty", where, "write the name of the folder below data.root, or null"))
+            problems.append(
+                Problem(
+                    "the path is empty",
+                    where,
+                    "write the name of the folder below data.root, or null",
+                )
+            )
         elif isinstance(value, str) and any(fnmatchcase(where, pattern) for pattern in PATHS):
             try:
                 path = str(typed_path(value, where))

@@ -1,4 +1,5 @@
-"""Sampling policies: which tasks, and how many examples of each, make up a step. One dataclass per policy."""
+"""Sampling policies: which tasks, and how many examples of each, make up a step. One dataclass per
+policy."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ samplings = Registry("sampling")
 @samplings.register("proportional", "mtlcli.sampling.proportional:Proportional")
 @section
 class ProportionalSampling:
-    """One task a step; in an epoch every task is met once through, in an order shuffled anew (Liu et al. 2019, MT-DNN)."""
+    """One task a step; in an epoch every task is met once through, in an order shuffled anew (Liu
+    et al. 2019, MT-DNN)."""
 
     all_tasks: ClassVar[bool] = False
     """Whether every step holds every task, which methods that compare tasks within a step need."""
@@ -26,7 +28,8 @@ class ProportionalSampling:
 @samplings.register("temperature", "mtlcli.sampling.temperature:Temperature")
 @section
 class TemperatureSampling:
-    """One task a step, drawn with probability proportional to min(size, cap)^(1/temperature) (Raffel et al. 2020)."""
+    """One task a step, drawn with probability proportional to min(size, cap)^(1/temperature)
+    (Raffel et al. 2020)."""
 
     all_tasks: ClassVar[bool] = False
     """Whether every step holds every task, which methods that compare tasks within a step need."""

@@ -1,4 +1,5 @@
-"""The schema of a configuration, walked by key paths: which section, type and docstring belong to a key. No torch, no hydra."""
+"""The schema of a configuration, walked by key paths: which section, type and docstring belong to a
+key. No torch, no hydra."""
 
 from __future__ import annotations
 
@@ -17,9 +18,13 @@ from mtlcli.config import Config
 
 Path = tuple[str | int, ...]
 """Keys, and numbers of list entries, from the top down to a value."""
-QUOTE_TRUTHS = "put it in quotes: YAML reads yes, no, on, off, true and false without quotes as true or false"
+QUOTE_TRUTHS = (
+    "put it in quotes: YAML reads yes, no, on, off, true and false without quotes as true or false"
+)
 QUOTE_NUMBERS = "put it in quotes: YAML reads it as a number without them"
-QUOTE_NULL = "put it in quotes: YAML reads null, Null, NULL, ~ and an empty entry without quotes as no value"
+QUOTE_NULL = (
+    "put it in quotes: YAML reads null, Null, NULL, ~ and an empty entry without quotes as no value"
+)
 
 
 def hints(section: Any) -> dict[str, Any]:
@@ -29,7 +34,8 @@ def hints(section: Any) -> dict[str, Any]:
 
 
 def plain(hint: Any, value: Any) -> Any:
-    """What a type stands for at this value: without its bounds and None, and of a union the member that the value names."""
+    """What a type stands for at this value: without its bounds and None, and of a union the member
+    that the value names."""
     while get_origin(hint) is Annotated:
         hint = get_args(hint)[0]
     if get_origin(hint) in (Union, UnionType):
@@ -39,7 +45,11 @@ def plain(hint: Any, value: Any) -> Any:
         named = value if isinstance(value, dict) else {}
         for member in members:
             for key in ("type", "name"):
-                if is_dataclass(member) and key in hints(member) and named.get(key) in get_args(hints(member)[key]):
+                if (
+                    is_dataclass(member)
+                    and key in hints(member)
+                    and named.get(key) in get_args(hints(member)[key])
+                ):
                     return member
         return Any
     return hint
@@ -97,7 +107,8 @@ def dotted(path: Iterable[str | int]) -> str:
 
 
 def kinds(key: str) -> set[Any]:
-    """What a dotted key can hold, whatever methods and task types are chosen: `list`, `str`, `float`, ...; empty for an unknown key."""
+    """What a dotted key can hold, whatever methods and task types are chosen: `list`, `str`,
+    `float`, ...; empty for an unknown key."""
     open_hints: list[Any] = [Config]
     for part in key.split("."):
         inner: list[Any] = []
@@ -170,6 +181,10 @@ def docs(section: type) -> dict[str, str]:
             continue
         body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
         for field, text in zip(body, body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(text, ast.Expr)
+                and isinstance(text.value, ast.Constant)
+            ):
                 texts[field.target.id] = " ".join(str(text.value.value).split())  # type: ignore[union-attr]
     return texts

@@ -1,4 +1,5 @@
-"""The decorator of every config dataclass: keyword-only, and unknown keys are refused when it is filled from YAML."""
+"""The decorator of every config dataclass: keyword-only, and unknown keys are refused when it is
+filled from YAML."""
 
 from __future__ import annotations
 

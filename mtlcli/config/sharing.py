@@ -46,17 +46,19 @@ Layers = Annotated[list[int], MinLen(1)] | Literal["all"]
 @sharings.register("soft", "mtlcli.sharing.soft:Soft")
 @section
 class SoftSharing:
-    """A copy of the backbone, or of some layers, for each task, pulled together by a penalty (Duong et al. 2015)."""
+    """A copy of the backbone, or of some layers, for each task, pulled together by a penalty (Duong
+    et al. 2015)."""
 
     name: Literal["soft"] = "soft"
     """Strategy."""
     layers: Layers = "all"
-    """Layers of which every task has a copy: numbers from 0, -1 is the last; `all`: the whole backbone with its embeddings."""
+    """Layers of which every task has a copy: numbers from 0, -1 is the last; `all`: the whole
+    backbone with its embeddings."""
     strength: Annotated[float, Ge(0)] = 1e-3
     """Factor of the penalty, lambda."""
     distance: Literal["pairs", "trace_norm", "pretrained"] = "pairs"
-    """What is penalised: squared distances between every two tasks' copies, the trace norm of the stacked copies, or squared distances
-    to the weights at the start."""
+    """What is penalised: squared distances between every two tasks' copies, the trace norm of the
+    stacked copies, or squared distances to the weights at the start."""
 
     @property
     def shares(self) -> bool:
@@ -67,18 +69,22 @@ class SoftSharing:
 @sharings.register("hierarchical", "mtlcli.sharing.hierarchical:Hierarchical")
 @section
 class HierarchicalSharing:
-    """One backbone of which each task reads a layer of its own choice (Søgaard & Goldberg 2016; Hashimoto et al. 2017)."""
+    """One backbone of which each task reads a layer of its own choice (Søgaard & Goldberg 2016;
+    Hashimoto et al. 2017)."""
 
     shares: ClassVar[bool] = True
     """Whether tasks have parameters in common, which gradient balancing needs."""
     name: Literal["hierarchical"] = "hierarchical"
     """Strategy."""
     tasks: dict[str, int] = field(default_factory=dict)
-    """Task -> the layer that it reads: from 0; -1 is the last, and that of tasks not named here. Layers above all of these are dropped."""
+    """Task -> the layer that it reads: from 0; -1 is the last, and that of tasks not named here.
+    Layers above all of these are dropped."""
     mix: bool = False
-    """Read a learned mix of the layers up to the task's, for each task (ELMo's scalar mix, Peters et al. 2018), not the layer alone."""
+    """Read a learned mix of the layers up to the task's, for each task (ELMo's scalar mix, Peters
+    et al. 2018), not the layer alone."""
     successive: Annotated[float, Ge(0)] = 0.0
-    """Successive regularisation: factor of the squared distance of the lower tasks' layers to what they were some steps before."""
+    """Successive regularisation: factor of the squared distance of the lower tasks' layers to what
+    they were some steps before."""
     successive_every: Annotated[int, Gt(0)] = 100
     """Steps after which what the lower layers are now takes the place of what they were."""
 
@@ -90,14 +96,17 @@ class HierarchicalSharing:
                 yield Problem(f"task '{task}' is not in the run", at, suggest(task, owners))
             elif owners[task] != task:
                 yield Problem(
-                    f"task '{task}' uses the head of '{owners[task]}', and so its layer", at, f"give sharing.tasks.{owners[task]} instead"
+                    f"task '{task}' uses the head of '{owners[task]}', and so its layer",
+                    at,
+                    f"give sharing.tasks.{owners[task]} instead",
                 )
 
 
 @sharings.register("adapters", "mtlcli.sharing.adapters:Adapters")
 @section
 class AdapterSharing:
-    """A small bottleneck behind each layer of one backbone, one for each task (Houlsby et al. 2019; Pfeiffer et al. 2020)."""
+    """A small bottleneck behind each layer of one backbone, one for each task (Houlsby et al. 2019;
+    Pfeiffer et al. 2020)."""
 
     name: Literal["adapters"] = "adapters"
     """Strategy."""
@@ -108,7 +117,8 @@ class AdapterSharing:
     shared: bool = False
     """One adapter more behind each of these layers, for all tasks together."""
     frozen: bool = False
-    """Train adapters and heads only: the backbone keeps its weights, which should be pretrained ones then."""
+    """Train adapters and heads only: the backbone keeps its weights, which should be pretrained
+    ones then."""
 
     @property
     def shares(self) -> bool:
@@ -119,19 +129,21 @@ class AdapterSharing:
 @sharings.register("pal", "mtlcli.sharing.pal:PAL")
 @section
 class PALSharing:
-    """Projected attention layers: a narrow attention for each task in parallel to each layer (Stickland & Murray 2019)."""
+    """Projected attention layers: a narrow attention for each task in parallel to each layer
+    (Stickland & Murray 2019)."""
 
     name: Literal["pal"] = "pal"
     """Strategy."""
     size: Annotated[int, Gt(0), Le(65536)] = 96
-    """Width of the attention, over all its heads. The paper has 204 for BERT-base, about a quarter of its channels; 96 is a quarter of
-    MiniLM's."""
+    """Width of the attention, over all its heads. The paper has 204 for BERT-base, about a quarter
+    of its channels; 96 is a quarter of MiniLM's."""
     heads: Annotated[int, Gt(0), Le(1024)] = 6
     """Attention heads."""
     layers: Layers = "all"
     """Layers that have attention in parallel: numbers from 0, -1 is the last; or `all`."""
     frozen: bool = False
-    """Train what belongs to one task only: the backbone keeps its weights, which should be pretrained ones then."""
+    """Train what belongs to one task only: the backbone keeps its weights, which should be
+    pretrained ones then."""
 
     @property
     def shares(self) -> bool:
@@ -141,13 +153,18 @@ class PALSharing:
     def problems(self, owners: dict[str, str]) -> Iterator[Problem]:
         """What is wrong with it in a run of these tasks: task -> the task whose head it uses."""
         if self.size % self.heads:
-            yield Problem(f"sharing.size={self.size} is not a multiple of {self.heads}", "sharing.heads", "change one of them")
+            yield Problem(
+                f"sharing.size={self.size} is not a multiple of {self.heads}",
+                "sharing.heads",
+                "change one of them",
+            )
 
 
 @sharings.register("lora", "mtlcli.sharing.lora:LoRA")
 @section
 class LoRASharing:
-    """Low-rank changes of one backbone's weight matrices for each task, through peft (Hu et al. 2022)."""
+    """Low-rank changes of one backbone's weight matrices for each task, through peft (Hu et al.
+    2022)."""
 
     name: Literal["lora"] = "lora"
     """Strategy."""
@@ -156,11 +173,13 @@ class LoRASharing:
     alpha: Annotated[float, Gt(0)] = 16.0
     """Changes are multiplied by alpha / r."""
     modules: Literal["auto", "all-linear"] | Annotated[list[str], MinLen(1)] = "auto"
-    """Matrices that are changed: ends of modules' names, for example [query, value]; `all-linear`; `auto`: what peft has for the model."""
+    """Matrices that are changed: ends of modules' names, for example [query, value]; `all-linear`;
+    `auto`: what peft has for the model."""
     shared: bool = False
     """One change more of each of these matrices, for all tasks together."""
     frozen: bool = False
-    """Train the changes and heads only: the backbone keeps its weights, which should be pretrained ones then."""
+    """Train the changes and heads only: the backbone keeps its weights, which should be pretrained
+    ones then."""
 
     @property
     def shares(self) -> bool:
@@ -170,13 +189,18 @@ class LoRASharing:
     def problems(self, owners: dict[str, str]) -> Iterator[Problem]:
         """What is wrong with it in a run of these tasks: task -> the task whose head it uses."""
         if find_spec("peft") is None:
-            yield Problem("sharing=lora needs the package peft, which is not installed", "sharing", "type pip install 'mtlcli[lora]'")
+            yield Problem(
+                "sharing=lora needs the package peft, which is not installed",
+                "sharing",
+                "type pip install 'mtlcli[lora]'",
+            )
 
 
 @sharings.register("adapter_fusion", "mtlcli.sharing.adapter_fusion:AdapterFusion")
 @section
 class AdapterFusionSharing:
-    """Adapters for each task, and an attention for each task over the adapters of all (Pfeiffer et al. 2021)."""
+    """Adapters for each task, and an attention for each task over the adapters of all (Pfeiffer et
+    al. 2021)."""
 
     name: Literal["adapter_fusion"] = "adapter_fusion"
     """Strategy."""
@@ -187,7 +211,8 @@ class AdapterFusionSharing:
     layers: Layers = "all"
     """Layers that have adapters: numbers from 0, -1 is the last; or `all`."""
     frozen: bool = False
-    """Train what belongs to one task only: the backbone keeps its weights, which should be pretrained ones then."""
+    """Train what belongs to one task only: the backbone keeps its weights, which should be
+    pretrained ones then."""
 
     @property
     def shares(self) -> bool:
@@ -202,12 +227,13 @@ class Gating(ABC):
     shares: ClassVar[bool] = True
     """Whether tasks have parameters in common, which gradient balancing needs."""
     gate: Literal["softmax", "dselect_k"] = "softmax"
-    """How a task weighs experts: for each token with a softmax (Ma et al. 2018), or by a choice of at most `selected` of them for
-    all of the task's tokens (DSelect-k, Hazimeh et al. 2021)."""
+    """How a task weighs experts: for each token with a softmax (Ma et al. 2018), or by a choice of
+    at most `selected` of them for all of the task's tokens (DSelect-k, Hazimeh et al. 2021)."""
     selected: Annotated[int, Ge(1), Le(1000)] = 2
     """With gate=dselect_k: the most experts that keep a weight, k."""
     entropy: Annotated[float, Ge(0)] = 1e-2
-    """With gate=dselect_k: factor of the selectors' entropy in the loss; more of it makes them decide sooner."""
+    """With gate=dselect_k: factor of the selectors' entropy in the loss; more of it makes them
+    decide sooner."""
 
     @abstractmethod
     def gated(self) -> int:
@@ -217,27 +243,32 @@ class Gating(ABC):
         """What is wrong with it in a run of these tasks: task -> the task whose head it uses."""
         if self.gate == "dselect_k" and not self.selected <= self.gated() > 1:
             what = f"the gate cannot choose {self.selected} of {self.gated()} experts"
-            yield Problem(what, "sharing.selected", "lower it, or take gate=softmax or more experts")
+            yield Problem(
+                what, "sharing.selected", "lower it, or take gate=softmax or more experts"
+            )
 
 
 ExpertLayers = Annotated[list[int], MinLen(1)] | Literal["all", "top"]
-"""Layers of the backbone whose feed-forward blocks become experts, or `top`: blocks behind the last layer."""
+"""Layers of the backbone whose feed-forward blocks become experts, or `top`: blocks behind the last
+layer."""
 
 
 @sharings.register("mmoe", "mtlcli.sharing.mmoe:MMoE")
 @section
 class MMoESharing(Gating):
-    """Feed-forward blocks in one backbone as experts, which every task mixes by a gate of its own (Ma et al. 2018)."""
+    """Feed-forward blocks in one backbone as experts, which every task mixes by a gate of its own
+    (Ma et al. 2018)."""
 
     name: Literal["mmoe"] = "mmoe"
     """Strategy."""
     layers: ExpertLayers = field(default_factory=lambda: [-1])
-    """Where the experts are: layers, numbered from 0, -1 is the last, whose feed-forward block each expert starts as a copy of; `all`;
-    or `top`: new blocks behind the last layer."""
+    """Where the experts are: layers, numbered from 0, -1 is the last, whose feed-forward block each
+    expert starts as a copy of; `all`; or `top`: new blocks behind the last layer."""
     experts: Annotated[int, Ge(1), Le(1000)] = 4
     """Number of experts. The paper has 8 small ones; these are as large as a feed-forward block."""
     noise: Annotated[float, Ge(0)] = 1e-2
-    """In layers: noise on the copies' weights at the start, relative to their standard deviation; without any, they part slowly."""
+    """In layers: noise on the copies' weights at the start, relative to their standard deviation;
+    without any, they part slowly."""
 
     def gated(self) -> int:
         """The fewest experts that a gate weighs."""
@@ -247,19 +278,21 @@ class MMoESharing(Gating):
 @sharings.register("cgc", "mtlcli.sharing.cgc:CGC")
 @section
 class CGCSharing(Gating):
-    """Shared experts and experts of each task's own in one backbone, mixed by a gate for each task (Tang et al. 2020)."""
+    """Shared experts and experts of each task's own in one backbone, mixed by a gate for each task
+    (Tang et al. 2020)."""
 
     name: Literal["cgc"] = "cgc"
     """Strategy."""
     layers: ExpertLayers = field(default_factory=lambda: [-1])
-    """Where the experts are: layers, numbered from 0, -1 is the last, whose feed-forward block each expert starts as a copy of; `all`;
-    or `top`: new blocks behind the last layer."""
+    """Where the experts are: layers, numbered from 0, -1 is the last, whose feed-forward block each
+    expert starts as a copy of; `all`; or `top`: new blocks behind the last layer."""
     shared: Annotated[int, Ge(0), Le(1000)] = 2
     """Number of experts that all tasks share."""
     own: Annotated[int, Ge(0), Le(1000)] = 1
     """Number of experts of each task's own."""
     noise: Annotated[float, Ge(0)] = 1e-2
-    """In layers: noise on the copies' weights at the start, relative to their standard deviation; without any, they part slowly."""
+    """In layers: noise on the copies' weights at the start, relative to their standard deviation;
+    without any, they part slowly."""
 
     def gated(self) -> int:
         """The fewest experts that a gate weighs."""
@@ -275,7 +308,8 @@ class CGCSharing(Gating):
 @sharings.register("ple", "mtlcli.sharing.ple:PLE")
 @section
 class PLESharing(Gating):
-    """Levels of shared experts and experts of each task's own on top of one backbone (Tang et al. 2020)."""
+    """Levels of shared experts and experts of each task's own on top of one backbone (Tang et al.
+    2020)."""
 
     name: Literal["ple"] = "ple"
     """Strategy."""
@@ -294,14 +328,16 @@ class PLESharing(Gating):
 @sharings.register("task_embedding", "mtlcli.sharing.task_embedding:TaskEmbedding")
 @section
 class TaskEmbeddingSharing:
-    """One backbone that is told the task: a learned vector shifts its embeddings and norms (Pilault et al. 2021)."""
+    """One backbone that is told the task: a learned vector shifts its embeddings and norms (Pilault
+    et al. 2021)."""
 
     shares: ClassVar[bool] = True
     """Whether tasks have parameters in common, which gradient balancing needs."""
     name: Literal["task_embedding"] = "task_embedding"
     """Strategy."""
     conditions: Literal["both", "embeddings", "norms"] = "both"
-    """What a task's vector shifts: the word embeddings, as a segment does, the gain and bias of every norm, or both."""
+    """What a task's vector shifts: the word embeddings, as a segment does, the gain and bias of
+    every norm, or both."""
     size: Annotated[int, Gt(0), Le(65536)] = 64
     """Numbers in a task's vector."""
 
@@ -316,28 +352,34 @@ class AttentionSharing:
     name: Literal["attention"] = "attention"
     """Strategy."""
     layers: Layers = "all"
-    """Layers over whose features tasks have masks: numbers from 0, -1 is the last; or `all`. Above the highest a task's state goes on."""
+    """Layers over whose features tasks have masks: numbers from 0, -1 is the last; or `all`. Above
+    the highest a task's state goes on."""
     size: Annotated[int, Gt(0), Le(65536)] = 32
-    """Width of the bottleneck in a mask's network. The paper has none; without one, a task's masks would be a quarter of a layer."""
+    """Width of the bottleneck in a mask's network. The paper has none; without one, a task's masks
+    would be a quarter of a layer."""
 
 
 @sharings.register("progressive", "mtlcli.sharing.progressive:build")
 @section
 class ProgressiveSharing:
-    """Tasks enter in stages: columns that read earlier ones (Rusu et al. 2016), or distillation of what was known (Li & Hoiem 2016)."""
+    """Tasks enter in stages: columns that read earlier ones (Rusu et al. 2016), or distillation of
+    what was known (Li & Hoiem 2016)."""
 
     name: Literal["progressive"] = "progressive"
     """Strategy."""
     form: Literal["columns", "distill"] = "columns"
-    """`columns`: each stage has a backbone of its own, with lateral connections from the earlier ones, which stay as they are.
-    `distill`: one backbone, held to what it said for the earlier tasks when the stage began."""
+    """`columns`: each stage has a backbone of its own, with lateral connections from the earlier
+    ones, which stay as they are. `distill`: one backbone, held to what it said for the earlier
+    tasks when the stage began."""
     stages: Annotated[list[Annotated[list[str], MinLen(1)]], MinLen(1)] | None = None
-    """The tasks of each stage, in order, for example [[mnli, qqp], [rte]]; null: each task is a stage, in the order of the run's tasks."""
+    """The tasks of each stage, in order, for example [[mnli, qqp], [rte]]; null: each task is a
+    stage, in the order of the run's tasks."""
     lengths: list[Annotated[int, Gt(0)]] | None = None
-    """Steps of every stage but the last, which goes on to the end of the run; null: the share of the run that the stage has of the data.
-    The learning rate rises and falls once in each stage."""
+    """Steps of every stage but the last, which goes on to the end of the run; null: the share of
+    the run that the stage has of the data. The learning rate rises and falls once in each stage."""
     patience: Annotated[int, Gt(0)] | None = None
-    """A stage also ends after this many evaluations without a better average of its own tasks; null: never before its length is over."""
+    """A stage also ends after this many evaluations without a better average of its own tasks;
+    null: never before its length is over."""
     size: Annotated[int, Gt(0), Le(65536)] = 32
     """Columns: width of the bottleneck in a lateral connection."""
     strength: Annotated[float, Ge(0)] = 1.0
@@ -345,15 +387,20 @@ class ProgressiveSharing:
 
     @property
     def shares(self) -> bool:
-        """Whether tasks have parameters in common, which gradient balancing needs: in every stage some that are trained together."""
+        """Whether tasks have parameters in common, which gradient balancing needs: in every stage
+        some that are trained together."""
         return self.stages is not None and all(len(stage) > 1 for stage in self.stages)
 
 
 def stages_of(sharing: Any, owners: dict[str, str]) -> list[list[str]]:
-    """The tasks of each stage of a run. `owners`: for every task, the task whose head it uses. One stage, unless the strategy has more."""
+    """The tasks of each stage of a run. `owners`: for every task, the task whose head it uses. One
+    stage, unless the strategy has more."""
     if not isinstance(sharing, ProgressiveSharing):
         return [list(owners)]
-    alone = [[task for task in owners if owners[task] == owner] for owner in dict.fromkeys(owners.values())]
+    alone = [
+        [task for task in owners if owners[task] == owner]
+        for owner in dict.fromkeys(owners.values())
+    ]
     return alone if sharing.stages is None else sharing.stages
 
 
@@ -364,9 +411,11 @@ class Stitching:
     shares: ClassVar[bool] = True
     """Whether tasks have parameters in common, which gradient balancing needs."""
     layers: Layers = "all"
-    """Layers after which the copies' states are mixed: numbers from 0, -1 is the last. Every layer that is trained has copies."""
+    """Layers after which the copies' states are mixed: numbers from 0, -1 is the last. Every layer
+    that is trained has copies."""
     own: Annotated[float, Ge(0), Le(1)] = 0.9
-    """How much of its own states a copy keeps at the start; the rest comes from all others alike."""
+    """How much of its own states a copy keeps at the start; the rest comes from all others
+    alike."""
     lr: Annotated[float, Gt(0)] = 1e-2
     """Peak learning rate of the mixing weights."""
 
@@ -374,7 +423,8 @@ class Stitching:
 @sharings.register("cross_stitch", "mtlcli.sharing.cross_stitch:CrossStitch")
 @section
 class CrossStitchSharing(Stitching):
-    """A copy of the layers for each task, whose states are mixed by learned weights (Misra et al. 2016)."""
+    """A copy of the layers for each task, whose states are mixed by learned weights (Misra et al.
+    2016)."""
 
     name: Literal["cross_stitch"] = "cross_stitch"
     """Strategy."""
@@ -383,14 +433,16 @@ class CrossStitchSharing(Stitching):
 @sharings.register("sluice", "mtlcli.sharing.sluice:Sluice")
 @section
 class SluiceSharing(Stitching):
-    """Cross-stitch over subspaces that are kept apart, and heads that read a mixture of layers (Ruder et al. 2019)."""
+    """Cross-stitch over subspaces that are kept apart, and heads that read a mixture of layers
+    (Ruder et al. 2019)."""
 
     name: Literal["sluice"] = "sluice"
     """Strategy."""
     subspaces: Annotated[int, Ge(1), Le(65536)] = 2
     """Equal parts of the states' channels that are mixed by themselves."""
     orthogonality: Annotated[float, Ge(0)] = 1e-3
-    """Factor of the penalty on subspaces that say the same; 0: none, as in the authors' code unless it is asked for. The paper gives no
-    value."""
+    """Factor of the penalty on subspaces that say the same; 0: none, as in the authors' code unless
+    it is asked for. The paper gives no value."""
     last: Annotated[float, Ge(0), Le(1)] = 0.9
-    """How much of the last layer a task reads at the start; the rest comes from all others alike."""
+    """How much of the last layer a task reads at the start; the rest comes from all others
+    alike."""

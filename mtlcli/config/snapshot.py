@@ -1,7 +1,7 @@
 """The config as it is saved in a run folder: complete, and loadable back to an equal Config.
 
-What came from an environment variable is saved as the text that asked for it, `${oc.env:NAME}`, never as its value: a
-run folder is passed on, and such values are often secrets.
+What came from an environment variable is saved as the text that asked for it, `${oc.env:NAME}`,
+never as its value: a run folder is passed on, and such values are often secrets.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ from mtlcli.disk import write_whole
 from mtlcli.errors import Problem, UserError
 
 INTERPOLATIONS = "interpolations"
-"""Attribute of a Config, not a field of it: key path -> the text that stood where an environment variable was read, and its value."""
+"""Attribute of a Config, not a field of it: key path -> the text that stood where an environment
+variable was read, and its value."""
 
 RESOLVERS = ("oc.env", "oc.decode", "oc.create", "oc.select")
-"""What a saved config may ask for by `${NAME:...}`: values of the environment, and their parts. Nothing else is run."""
+"""What a saved config may ask for by `${NAME:...}`: values of the environment, and their parts.
+Nothing else is run."""
 LARGEST = 4 * 2**20
 """Bytes of a saved config that are read; a suite of a hundred tasks has some 100,000."""
 MOST_VALUES = 100_000
@@ -45,7 +47,8 @@ Keys = tuple[str | int, ...]
 
 
 def read_config(composed: DictConfig | dict[str, Any]) -> tuple[Config | None, list[Problem]]:
-    """The Config that a composed configuration says, or None, and everything that is wrong with it."""
+    """The Config that a composed configuration says, or None, and everything that is wrong with
+    it."""
     problems: list[Problem] = []
     texts: dict[Keys, tuple[str, Any]] = {}
     values: Any = composed if isinstance(composed, dict) else OmegaConf.to_container(composed)
@@ -54,9 +57,12 @@ def read_config(composed: DictConfig | dict[str, Any]) -> tuple[Config | None, l
     problems += expand_paths(values)
     texts = {place: (text, _at(values, place)) for place, (text, _) in texts.items()}
     config, found = check(values)
-    # A value that could not be resolved is left out, and then it, or what it is in, may be reported as incomplete: once is enough.
+    # A value that could not be resolved is left out, and then it, or what it is in, may be reported
+    # as incomplete: once is enough.
     known = [problem.where for problem in problems]
-    problems += [problem for problem in found if not any(is_inside(where, problem.where) for where in known)]
+    problems += [
+        problem for problem in found if not any(is_inside(where, problem.where) for where in known)
+    ]
     if config is None or problems:
         return None, problems
     vars(config)[INTERPOLATIONS] = texts
@@ -70,7 +76,8 @@ def _at(values: Any, place: Keys) -> Any:
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write the whole config as YAML, defaults included. Raises OSError; a config that stood there is intact then."""
+    """Write the whole config as YAML, defaults included. Raises OSError; a config that stood there
+    is intact then."""
     write_whole(path, config_text(config))
 
 
@@ -81,7 +88,8 @@ def config_text(config: Config) -> str:
         holder = values
         for part in place[:-1]:
             holder = holder[part]
-        if holder[place[-1]] == _escape(value):  # A run may since have settled on another value, which then is what counts.
+        # A run may since have settled on another value, which then is what counts.
+        if holder[place[-1]] == _escape(value):
             holder[place[-1]] = text
     return OmegaConf.to_yaml(OmegaConf.create(values))
 
@@ -92,7 +100,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def read_text(text: str, path: Path) -> Config:
-    """The Config that `config_text` has given the text of. `path`: where it belongs, for messages."""
+    """The Config that `config_text` has given the text of. `path`: where it belongs, for
+    messages."""
     return _checked(_parsed(text, path), ())
 
 
@@ -101,14 +110,22 @@ def _checked(saved: DictConfig, overrides: Sequence[str]) -> Config:
     known: Any = OmegaConf.to_container(saved)
     for override in overrides:
         key, equals, value = override.partition("=")
-        problem = check_key(key, known) if equals else Problem(f"cannot read '{override}'", fix="give values as key=value")
+        problem = (
+            check_key(key, known)
+            if equals
+            else Problem(f"cannot read '{override}'", fix="give values as key=value")
+        )
         if problem is not None:
             problems.append(problem)
             continue
         try:
             parsed = OmegaConf.from_dotlist([f"value={value}"])
         except (YAMLError, OmegaConfBaseException) as error:
-            problems.append(Problem(f"cannot read the value '{value}': {' '.join(str(error).split())}", where=key))
+            problems.append(
+                Problem(
+                    f"cannot read the value '{value}': {' '.join(str(error).split())}", where=key
+                )
+            )
             continue
         OmegaConf.update(saved, key, OmegaConf.to_container(parsed)["value"], merge=False)  # type: ignore[call-overload,index]
     config, found = read_config(saved)
@@ -118,7 +135,8 @@ def _checked(saved: DictConfig, overrides: Sequence[str]) -> Config:
 
 
 def saved_values(path: Path) -> dict[str, Any]:
-    """A saved config as plain values, interpolations as text. Raises UserError when it cannot be read."""
+    """A saved config as plain values, interpolations as text. Raises UserError when it cannot be
+    read."""
     values: Any = OmegaConf.to_container(_load(path))
     return values
 
@@ -127,29 +145,45 @@ def _load(path: Path) -> DictConfig:
     try:
         size = path.stat().st_size
         if size > LARGEST:
-            raise UserError(f"the file has {size:,} bytes, more than {LARGEST:,}", where=str(path), fix=_bring_back(path))
+            raise UserError(
+                f"the file has {size:,} bytes, more than {LARGEST:,}",
+                where=str(path),
+                fix=_bring_back(path),
+            )
         text = path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise UserError(f"the file cannot be read: {reason}", where=str(path), fix=_bring_back(path)) from error
+        raise UserError(
+            f"the file cannot be read: {reason}", where=str(path), fix=_bring_back(path)
+        ) from error
     return _parsed(text, path)
 
 
 def _bring_back(path: Path) -> str:
     """What to do about a config that cannot be read: every checkpoint has a copy."""
     copies = sorted(path.parent.glob("checkpoints/step_*/config.yaml"))
-    return f"bring it back: {shlex.join(['cp', str(copies[-1]), str(path)])}" if copies else "give a run folder that is complete"
+    return (
+        f"bring it back: {shlex.join(['cp', str(copies[-1]), str(path)])}"
+        if copies
+        else "give a run folder that is complete"
+    )
 
 
 def _parsed(text: str, path: Path) -> DictConfig:
     try:
         count = _expanded(yaml.compose(text, Loader=yaml.SafeLoader), {})
         if count > MOST_VALUES:
-            raise UserError(f"the file stands for more than {MOST_VALUES:,} values", where=str(path), fix=_bring_back(path))
+            raise UserError(
+                f"the file stands for more than {MOST_VALUES:,} values",
+                where=str(path),
+                fix=_bring_back(path),
+            )
         saved = OmegaConf.create(text)
     except (ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"the file cannot be read: {reason}", where=str(path), fix=_bring_back(path)) from error
+        raise UserError(
+            f"the file cannot be read: {reason}", where=str(path), fix=_bring_back(path)
+        ) from error
     if not isinstance(saved, DictConfig):
         raise UserError("the file holds no configuration", where=str(path), fix=_bring_back(path))
     for name in sorted(set(_resolvers(OmegaConf.to_container(saved)))):
@@ -162,24 +196,34 @@ def _parsed(text: str, path: Path) -> DictConfig:
 
 
 def _expanded(node: Any, known: dict[int, int]) -> int:
-    """How many values a YAML node stands for once its aliases (`*name`) are replaced by what they name. A few lines can be billions."""
+    """How many values a YAML node stands for once its aliases (`*name`) are replaced by what they
+    name. A few lines can be billions."""
     if id(node) not in known:
-        known[id(node)] = MOST_VALUES + 1  # As long as it is not known: a node that holds itself has no end.
-        inner = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else []
+        # As long as it is not known: a node that holds itself has no end.
+        known[id(node)] = MOST_VALUES + 1
+        inner = (
+            [part for pair in node.value for part in pair]
+            if isinstance(node, yaml.MappingNode)
+            else []
+        )
         inner += node.value if isinstance(node, yaml.SequenceNode) else []
         known[id(node)] = 1 + sum(_expanded(part, known) for part in inner)
     return known[id(node)]
 
 
 def _resolvers(value: Any) -> Iterator[str]:
-    """The names of the resolvers that interpolations in a value ask for, beyond those that are allowed."""
+    """The names of the resolvers that interpolations in a value ask for, beyond those that are
+    allowed."""
     if isinstance(value, (dict, list)):
         for inner in [*value, *value.values()] if isinstance(value, dict) else value:
             yield from _resolvers(inner)
     elif isinstance(value, str):
         for backslashes, name, end in _ASKS.findall(value):
-            # An odd number of backslashes makes it text. A name that is itself an interpolation could become anything.
-            if len(backslashes) % 2 == 0 and (end == "$" or (end == ":" and name.strip() not in RESOLVERS)):
+            # An odd number of backslashes makes it text. A name that is itself an interpolation
+            # could become anything.
+            if len(backslashes) % 2 == 0 and (
+                end == "$" or (end == ":" and name.strip() not in RESOLVERS)
+            ):
                 yield name.strip() or "${...}"
 
 
@@ -190,8 +234,11 @@ def _needs_resolving(value: Any) -> bool:
     return isinstance(value, str) and ("${" in value or value == "???")
 
 
-def _resolve(node: Any, path: Keys, problems: list[Problem], texts: dict[Keys, tuple[str, Any]]) -> Any:
-    """Plain values of a node. What is missing or cannot be resolved becomes a problem and is left out."""
+def _resolve(
+    node: Any, path: Keys, problems: list[Problem], texts: dict[Keys, tuple[str, Any]]
+) -> Any:
+    """Plain values of a node. What is missing or cannot be resolved becomes a problem and is left
+    out."""
     if not isinstance(node, (DictConfig, ListConfig)):
         return node
     values: Any = {} if isinstance(node, DictConfig) else []
@@ -224,8 +271,17 @@ def _raw(node: Any, key: Any) -> str:
 
 
 def _unresolved(error: OmegaConfBaseException, where: str, node: Any, key: Any) -> Problem:
-    reason = str(getattr(error, "msg", None) or error).splitlines()[0].rpartition("raised while resolving interpolation: ")[2].strip('"')
-    fix = "set it" if reason.startswith("Environment variable") else "write the value, or ${KEY} with a key of this configuration"
+    reason = (
+        str(getattr(error, "msg", None) or error)
+        .splitlines()[0]
+        .rpartition("raised while resolving interpolation: ")[2]
+        .strip('"')
+    )
+    fix = (
+        "set it"
+        if reason.startswith("Environment variable")
+        else "write the value, or ${KEY} with a key of this configuration"
+    )
     return Problem(f"{_raw(node, key)} cannot be resolved: {reason}", where, fix)
 
 
@@ -254,5 +310,6 @@ def _escape(value: Any) -> Any:
         return [_escape(inner) for inner in value]
     if value == "???":  # A class of a data set may be called so.
         return QUESTION_MARKS
-    # Backslashes before it count too: an even number of them would be text, and the interpolation would stand.
+    # Backslashes before it count too: an even number of them would be text, and the interpolation
+    # would stand.
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value

@@ -20,18 +20,19 @@ class Source:
     """Where a task's rows come from."""
 
     kind: Literal["hub", "local", "sample"] | None = None
-    """Where the rows of this task come from, whatever the other tasks use: `hub`, `local` (`path` below `data.root`) or `sample`.
-    Null: `files` if they are given, else what `data.source` says."""
+    """Where the rows of this task come from, whatever the other tasks use: `hub`, `local` (`path`
+    below `data.root`) or `sample`. Null: `files` if they are given, else what `data.source` says.
+    """
     path: str | None = None
-    """Folder below `data.root` that holds `<split>.parquet`, `.csv`, `.jsonl.gz`, ...; also the key of the built-in sample world."""
+    """Folder below `data.root` that holds `<split>.parquet`, `.csv`, `.jsonl.gz`, ...; also the key
+    of the built-in sample world."""
     hub: str | None = None
     """Data set on the Hugging Face hub, for example `nyu-mll/glue`."""
     hub_config: str | None = None
     """Configuration name on the hub, for example `cola`."""
     files: dict[str, str] | None = None
-    """Own data: split name -> file (parquet, csv, tsv, jsonl, json; text also as .gz, .bz2, .xz, .zst).
-    Relative to the folder where `mtl` is typed.
-    Takes the place of `path` and `hub`."""
+    """Own data: split name -> file (parquet, csv, tsv, jsonl, json; text also as .gz, .bz2, .xz,
+    .zst). Relative to the folder where `mtl` is typed. Takes the place of `path` and `hub`."""
 
 
 @section
@@ -41,7 +42,8 @@ class Splits:
     train: str | None = "train"
     """Split to train on; null for a task that is only evaluated."""
     validation: list[str] = field(default_factory=lambda: ["validation"])
-    """Splits to validate on; the first gives the task's main score. Metrics of the others carry the split's name."""
+    """Splits to validate on; the first gives the task's main score. Metrics of the others carry the
+    split's name."""
     test: str | None = None
     """Split for a last evaluation with `mtl eval --split test`; may be without labels."""
 
@@ -59,10 +61,12 @@ class Task:
     are left out and counted, as in a table with a label column for each task of which a row has
     some. `refuse`: the first of them is named, and nothing starts."""
     head: str | None = None
-    """Name of another task of the run whose head (and labels) this task uses; null for a head of its own."""
+    """Name of another task of the run whose head (and labels) this task uses; null for a head of
+    its own."""
     metrics: list[str] = field(default_factory=list)
-    """Metrics to compute; the first is the main one, which must rise as predictions get better. Empty: the defaults of the task type.
-    `evaluate:NAME` is a metric of the package `evaluate`, whose code is run: it has to be typed on the command line."""
+    """Metrics to compute; the first is the main one, which must rise as predictions get better.
+    Empty: the defaults of the task type. `evaluate:NAME` is a metric of the package `evaluate`,
+    whose code is run: it has to be typed on the command line."""
     weight: Annotated[float, Ge(0), Le(1_000_000)] = 1.0
     """Importance: multiplies the task's term in the total loss under every weighting."""
     batch_size: Annotated[int, Gt(0), Le(1_000_000)] | None = None
@@ -70,9 +74,11 @@ class Task:
     lr_factor: Annotated[float, Gt(0), Le(1_000_000)] = 1.0
     """Multiplies the learning rate of the parameters that belong to this task alone."""
     dropout: Annotated[float, Ge(0), Lt(1)] | None = None
-    """Dropout in the head; null: `model.dropout`, or else what the backbone's own configuration says."""
+    """Dropout in the head; null: `model.dropout`, or else what the backbone's own configuration
+    says."""
     head_layers: Annotated[int, Ge(0), Le(100)] | None = None
-    """Dense layers with tanh in the head before its output layer; null: one where the backbone has no trained pooler, none for spans."""
+    """Dense layers with tanh in the head before its output layer; null: one where the backbone has
+    no trained pooler, none for spans."""
     max_length: Annotated[int, Ge(8), Le(1_000_000)] | None = None
     """Longest input in tokens, special tokens included; null: `data.max_length`."""
 
@@ -103,9 +109,12 @@ class ClassificationTask(Task):
     that the train file itself has for its ids (`ClassLabel`), else the sorted distinct values of
     the train split."""
     label_ids: bool | None = None
-    """Whether whole numbers in the label column are ids: places in `labels`, counted from 0. Null: only where no class name is a whole
-    number; a run whose classes come from the train split settles on false."""
-    class_weights: Literal["balanced"] | Annotated[list[Weight], MinLen(2)] | dict[str, Weight] | None = None
+    """Whether whole numbers in the label column are ids: places in `labels`, counted from 0. Null:
+    only where no class name is a whole number; a run whose classes come from the train split
+    settles on false."""
+    class_weights: (
+        Literal["balanced"] | Annotated[list[Weight], MinLen(2)] | dict[str, Weight] | None
+    ) = None
     """What each class weighs in the loss: a number for each class in the order of the ids, or a
     mapping from class names to numbers, where classes that it leaves out weigh 1. `balanced`:
     inversely to the class's rows in the train split, rows / (classes * rows of the class). The mean

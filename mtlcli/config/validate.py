@@ -1,4 +1,5 @@
-"""From plain values to a Config: every mistake is found at once and said in plain words. No torch, no hydra."""
+"""From plain values to a Config: every mistake is found at once and said in plain words. No torch,
+no hydra."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ from mtlcli.errors import Problem, UserError, count_of
 from mtlcli.registry import nearest, suggest
 
 LARGEST = 99_999_999
-"""The largest number where a key names no bound of its own. It has eight digits, as the number of a step in the name of a checkpoint."""
+"""The largest number where a key names no bound of its own. It has eight digits, as the number of a
+step in the name of a checkpoint."""
 SMALLER = "write a smaller number"
 GROUPS_OF_TASKS = ("task", "experiment")
 """Configuration groups that are no section of Config."""
@@ -64,18 +66,33 @@ def check(values: dict[str, Any]) -> tuple[Config | None, list[Problem]]:
     for path, value, largest in _too_large(values):
         _take_out(tolerated, path, "")
         refused.append(dotted(path))
-        problems.append(Problem(f"must be at most {_number(largest)}, found {found(value)}", dotted(path), _help(path, values) or SMALLER))
-    # Values that are refused are taken out and the rest is validated again, so that one mistake does not hide another.
+        problems.append(
+            Problem(
+                f"must be at most {_number(largest)}, found {found(value)}",
+                dotted(path),
+                _help(path, values) or SMALLER,
+            )
+        )
+    # Values that are refused are taken out and the rest is validated again, so that one mistake
+    # does not hide another.
     for _ in range(3):
         try:
             config = adapter.validate_json(json.dumps(tolerated, default=str), strict=True)
         except ValidationError as error:
-            entries = _one_each([(entry, _without_tags(entry["loc"], tolerated)) for entry in error.errors(include_url=False)])
+            entries = _one_each(
+                [
+                    (entry, _without_tags(entry["loc"], tolerated))
+                    for entry in error.errors(include_url=False)
+                ]
+            )
             misspelt = _misspelt(entries, tolerated)
-            # Said before anything is taken out: what a key is called depends on its neighbours, for example a task's type.
+            # Said before anything is taken out: what a key is called depends on its neighbours, for
+            # example a task's type.
             said = [_say(entry, path, tolerated) for entry, path in entries]
             for (entry, path), of_entry in zip(entries, said, strict=True):
-                follows = (entry["type"] == "missing" and path in misspelt) or (path == ("tasks",) and bool(values.get("tasks")))
+                follows = (entry["type"] == "missing" and path in misspelt) or (
+                    path == ("tasks",) and bool(values.get("tasks"))
+                )
                 for problem in [] if follows else of_entry:
                     if not any(is_inside(problem.where, known) for known in refused):
                         problems.append(problem)
@@ -83,13 +100,18 @@ def check(values: dict[str, Any]) -> tuple[Config | None, list[Problem]]:
                 refused += [*(problem.where for problem in of_entry), dotted(path)]
         else:
             together = crosscheck(config, values)
-            problems += [problem for problem in together if not any(is_inside(known, problem.where) for known in refused)]
+            problems += [
+                problem
+                for problem in together
+                if not any(is_inside(known, problem.where) for known in refused)
+            ]
             return (None if problems else config), problems
     return None, problems
 
 
 def check_key(key: str, values: dict[str, Any]) -> Problem | None:
-    """What is wrong with a dotted key that a user wants to set in a run with these values, or None."""
+    """What is wrong with a dotted key that a user wants to set in a run with these values, or
+    None."""
     parts = key.split(".")
     hint: Any = Config
     for depth, part in enumerate(parts):
@@ -102,10 +124,16 @@ def check_key(key: str, values: dict[str, Any]) -> Problem | None:
             hint = plain(get_args(hint)[1], value_at(parts[: depth + 1], values))
             continue
         if not is_dataclass(hint):
-            return Problem(f"'{'.'.join(parts[:depth])}' is a single value and has no keys", where=key, fix=_help(parts[:depth], values))
+            return Problem(
+                f"'{'.'.join(parts[:depth])}' is a single value and has no keys",
+                where=key,
+                fix=_help(parts[:depth], values),
+            )
         known = [field.name for field in fields(hint)]
         if part not in known:
-            return Problem(f"unknown key '{part}'", where=key, fix=_suggest_key(parts, depth, known, values))
+            return Problem(
+                f"unknown key '{part}'", where=key, fix=_suggest_key(parts, depth, known, values)
+            )
         hint = plain(hints(hint)[part], value_at(parts[: depth + 1], values))
     return None
 
@@ -118,7 +146,8 @@ def found(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-# ------------------------------------------------------------------------------------------------ pydantic's errors in words
+# ------------------------------------------------------------------------------------------------
+# pydantic's errors in words
 
 
 @cache
@@ -145,30 +174,42 @@ BOUNDS = {
 
 
 def _say(error: Any, path: Path, values: dict[str, Any]) -> list[Problem]:
-    """One of pydantic's errors in plain words: one problem, or several where a section cannot be told apart for wrong keys."""
+    """One of pydantic's errors in plain words: one problem, or several where a section cannot be
+    told apart for wrong keys."""
     if error["type"] == "union_tag_not_found":
         return _untagged(error["ctx"]["discriminator"].strip("'"), path, values)
     return [_in_words(error, path, values)]
 
 
 def _untagged(key: str, path: Path, values: dict[str, Any]) -> list[Problem]:
-    """A section without the key that says what it is: that key, unless it is misspelt, and all keys that no kind of section has."""
+    """A section without the key that says what it is: that key, unless it is misspelt, and all keys
+    that no kind of section has."""
     where, members = dotted(path), alternatives([str(part) for part in path])
     known = {name for member in members for name in hints(member)}
     given = value_at(path, values)
     unknown = [name for name in given if name not in known] if isinstance(given, dict) else []
-    problems = [Problem(f"unknown key '{name}'", f"{where}.{name}", suggest(name, known)) for name in unknown]
+    problems = [
+        Problem(f"unknown key '{name}'", f"{where}.{name}", suggest(name, known))
+        for name in unknown
+    ]
     if not any(nearest(name, known) == key for name in unknown):
         choices = sorted(tag for member in members for tag in tags(member, key))
-        problems.append(Problem("must be given", f"{where}.{key}", "choices: " + ", ".join(choices)))
+        problems.append(
+            Problem("must be given", f"{where}.{key}", "choices: " + ", ".join(choices))
+        )
     return problems
 
 
 def _misspelt(entries: list[tuple[Any, Path]], values: dict[str, Any]) -> set[Path]:
-    """The keys that unknown keys most likely stand for: that these are missing is the same mistake."""
+    """The keys that unknown keys most likely stand for: that these are missing is the same
+    mistake."""
     found: set[Path] = set()
     for entry, path in entries:
-        section = section_at(path[:-1], values) if entry["type"] == "unexpected_keyword_argument" else None
+        section = (
+            section_at(path[:-1], values)
+            if entry["type"] == "unexpected_keyword_argument"
+            else None
+        )
         meant = nearest(str(path[-1]), hints(section)) if section is not None else None
         if meant is not None:
             found.add((*path[:-1], meant))
@@ -182,23 +223,41 @@ def _in_words(error: Any, path: Path, values: dict[str, Any]) -> Problem:
         parts = [str(part) for part in path]
         section = section_at(path[:-1], values)
         known = [field.name for field in fields(section)] if section else []
-        return Problem(f"unknown key '{parts[-1]}'", where, _suggest_key(parts, len(parts) - 1, known, values))
+        return Problem(
+            f"unknown key '{parts[-1]}'", where, _suggest_key(parts, len(parts) - 1, known, values)
+        )
     if path == ("tasks",) and kind in ("missing", "too_short"):
-        return Problem("the run has no task", "task", "choose some, for example task=rte or 'task=[cola,rte]'; mtl tasks lists them")
+        return Problem(
+            "the run has no task",
+            "task",
+            "choose some, for example task=rte or 'task=[cola,rte]'; mtl tasks lists them",
+        )
     if kind == "missing":
         return Problem("must be given", where, _help(path, values))
     if kind == "literal_error":
-        what = f"must be {error['or'][0]} or a word, found {found(value)}" if error["or"] else f"{found(value)} is not one of its values"
+        what = (
+            f"must be {error['or'][0]} or a word, found {found(value)}"
+            if error["or"]
+            else f"{found(value)} is not one of its values"
+        )
         return Problem(what, where, suggest(str(value), _quoted(context["expected"])))
     if kind == "union_tag_invalid":
         key = context["discriminator"].strip("'")
-        return Problem(f"unknown {key} '{context['tag']}'", f"{where}.{key}", suggest(context["tag"], _quoted(context["expected_tags"])))
+        return Problem(
+            f"unknown {key} '{context['tag']}'",
+            f"{where}.{key}",
+            suggest(context["tag"], _quoted(context["expected_tags"])),
+        )
     if kind == "too_short":
         least = count_of(context["min_length"], "entry", "entries")
         return Problem(f"needs at least {least}, found {found(value)}", where, _help(path, values))
     if kind in BOUNDS:
         words, key = BOUNDS[kind]
-        return Problem(f"must be {words} {_number(context[key])}, found {found(value)}", where, _help(path, values))
+        return Problem(
+            f"must be {words} {_number(context[key])}, found {found(value)}",
+            where,
+            _help(path, values),
+        )
     if kind in KINDS:
         fix = _help(path, values)
         if kind in ("dict_type", "dataclass_type"):
@@ -211,20 +270,45 @@ def _in_words(error: Any, path: Path, values: dict[str, Any]) -> Problem:
             fix = QUOTE_NUMBERS
         elif kind == "string_type" and value is None and isinstance(path[-1], int):
             fix = QUOTE_NULL
-        elif kind == "string_type" and isinstance(value, list) and path[:1] == ("tasks",) and path[2:4] == ("source", "files"):
+        elif (
+            kind == "string_type"
+            and isinstance(value, list)
+            and path[:1] == ("tasks",)
+            and path[2:4] == ("source", "files")
+        ):
             fix = f"a split is read from one file: {ONE_FILE}"
         return Problem(f"must be {KINDS[kind]}, found {found(value)}", where, fix)
-    return Problem(f"{error['msg'][0].lower()}{error['msg'][1:]}, found {found(value)}", where, _help(path, values))
+    return Problem(
+        f"{error['msg'][0].lower()}{error['msg'][1:]}, found {found(value)}",
+        where,
+        _help(path, values),
+    )
 
 
 def _meant(kind: str, value: Any) -> str | None:
-    """What was most likely meant by a value of the wrong type: `1e1` is 10, and `"10"` in quotes is 10; None where nothing is clear."""
+    """What was most likely meant by a value of the wrong type: `1e1` is 10, and `"10"` in quotes is
+    10; None where nothing is clear."""
     if kind in ("int_type", "int_from_float") and isinstance(value, float):
         return str(int(value)) if value.is_integer() else None
-    if kind == "int_type" and isinstance(value, str) and (several := re.fullmatch(r"(\d{1,9})(?:\.\.\.?|-|:)(\d{1,9})", value)):
-        return f"range({several[1]},{int(several[2]) + 1}), in quotes for the shell, and add -m: a sweep over these numbers"
-    pattern = {"int_type": r"[+-]?\d+", "float_type": r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", "bool_type": "true|false"}.get(kind)
-    return f"{value} without quotes" if pattern and isinstance(value, str) and re.fullmatch(pattern, value) else None
+    if (
+        kind == "int_type"
+        and isinstance(value, str)
+        and (several := re.fullmatch(r"(\d{1,9})(?:\.\.\.?|-|:)(\d{1,9})", value))
+    ):
+        return (
+            f"range({several[1]},{int(several[2]) + 1}), in quotes for the shell, and add -m: a "
+            "sweep over these numbers"
+        )
+    pattern = {
+        "int_type": r"[+-]?\d+",
+        "float_type": r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?",
+        "bool_type": "true|false",
+    }.get(kind)
+    return (
+        f"{value} without quotes"
+        if pattern and isinstance(value, str) and re.fullmatch(pattern, value)
+        else None
+    )
 
 
 def _keys_of(path: Path, values: Any) -> str:
@@ -232,15 +316,29 @@ def _keys_of(path: Path, values: Any) -> str:
     where, section = dotted(path), section_at(path, values)
     members = alternatives([str(part) for part in path])
     if members and path[0] != "tasks":
-        return f"choose one by name, {where}.name: {', '.join(sorted(tag for member in members for tag in tags(member, 'name')))}"
+        return (
+            f"choose one by name, {where}.name: "
+            f"{', '.join(sorted(tag for member in members for tag in tags(member, 'name')))}"
+        )
     if members:
-        return f"to leave the task out type ~{where}; to change it give one of its keys, as {where}.weight=2"
-    return f"give its keys, as {where}.KEY=VALUE: {', '.join(sorted(hints(section)))}" if section else _help(path, values)
+        return (
+            f"to leave the task out type ~{where}; to change it give one of its keys, as "
+            f"{where}.weight=2"
+        )
+    return (
+        f"give its keys, as {where}.KEY=VALUE: {', '.join(sorted(hints(section)))}"
+        if section
+        else _help(path, values)
+    )
 
 
 def _number(value: float) -> str:
     """A bound in full, as it would be typed."""
-    return str(int(value)) if isinstance(value, int) or (value.is_integer() and value < 1e15) else f"{value:g}"
+    return (
+        str(int(value))
+        if isinstance(value, int) or (value.is_integer() and value < 1e15)
+        else f"{value:g}"
+    )
 
 
 def _quoted(text: str) -> list[str]:
@@ -248,8 +346,15 @@ def _quoted(text: str) -> list[str]:
 
 
 def _without_tags(location: Path, values: Any) -> Path:
-    """The key path of an error: pydantic puts the chosen member of a union into it, which nobody typed."""
-    tagged = 2 if location[0] == "tasks" else 1 if location[0] in ("sharing", "weighting", "sampling", "optim") else len(location)
+    """The key path of an error: pydantic puts the chosen member of a union into it, which nobody
+    typed."""
+    tagged = (
+        2
+        if location[0] == "tasks"
+        else 1
+        if location[0] in ("sharing", "weighting", "sampling", "optim")
+        else len(location)
+    )
     path = location[:tagged] + location[tagged + 1 :]
     value: Any = values
     for depth, part in enumerate(path):
@@ -258,48 +363,69 @@ def _without_tags(location: Path, values: Any) -> Path:
         if not isinstance(value, (dict, list)):
             return path[:depth]
         if isinstance(value, dict) and part not in value:
-            return path[:depth] + path[depth + 1 :] if re.match(r"(list|dict|literal)\[", str(part)) else path
+            return (
+                path[:depth] + path[depth + 1 :]
+                if re.match(r"(list|dict|literal)\[", str(part))
+                else path
+            )
         value = value[part]  # type: ignore[index]
     return path
 
 
 def _one_each(entries: list[tuple[Any, Path]]) -> list[tuple[Any, Path]]:
-    """Of a value that may be a word or something else, and is neither, pydantic says both: a wrong word is said as one error, in which `or`
-    is what else it may be; of anything else only that it is no such thing. Of a list or a section what is wrong in it."""
+    """Of a value that may be a word or something else, and is neither, pydantic says both: a wrong
+    word is said as one error, in which `or` is what else it may be; of anything else only that it
+    is no such thing. Of a list or a section what is wrong in it."""
     kept = []
     for entry, path in entries:
-        others = [other for other, place in entries if other is not entry and place[: len(path)] == path]
-        if entry["type"] in ("list_type", "dict_type") and any(place[: len(path)] == path != place for _, place in entries):
+        others = [
+            other for other, place in entries if other is not entry and place[: len(path)] == path
+        ]
+        if entry["type"] in ("list_type", "dict_type") and any(
+            place[: len(path)] == path != place for _, place in entries
+        ):
             continue  # It is what it should be, and something in it is wrong.
         if entry["type"] == "literal_error":
             if not others or isinstance(entry["input"], str):
                 kinds = [KINDS[other["type"]] for other in others if other["type"] in KINDS]
                 kept.append(({**entry, "or": kinds}, path))
-        elif not (isinstance(entry["input"], str) and any(other["type"] == "literal_error" for other in others)):
+        elif not (
+            isinstance(entry["input"], str)
+            and any(other["type"] == "literal_error" for other in others)
+        ):
             kept.append((entry, path))
     return kept
 
 
 def _take_out(values: Any, path: Path, kind: str) -> None:
-    """Remove a refused value, so that its default takes its place; where there is none, the section around it."""
+    """Remove a refused value, so that its default takes its place; where there is none, the section
+    around it."""
     if kind in ("missing", "union_tag_not_found", "union_tag_invalid") or len(path) == 1:
         if path[0] == "tasks" and len(path) > 1:
             path = path[:2]
         else:
             values.pop(path[0], None)
-            defaults = {"sharing": "hard", "weighting": "static", "sampling": "proportional", "optim": "adamw"}
+            defaults = {
+                "sharing": "hard",
+                "weighting": "static",
+                "sampling": "proportional",
+                "optim": "adamw",
+            }
             if path[0] in defaults:
                 values[path[0]] = {"name": defaults[str(path[0])]}
             return
     # An entry of a list cannot be taken out alone: the others would move up.
-    path = path[: next((index for index, part in enumerate(path) if isinstance(part, int)), len(path))]
+    path = path[
+        : next((index for index, part in enumerate(path) if isinstance(part, int)), len(path))
+    ]
     holder = value_at(path[:-1], values)
     if isinstance(holder, dict):
         holder.pop(path[-1], None)
 
 
 def _unwritable(path: Path, value: Any) -> Iterator[tuple[Path, str]]:
-    """Values that JSON and UTF-8, which the run folder is written in, have no form for, and what is wrong with each."""
+    """Values that JSON and UTF-8, which the run folder is written in, have no form for, and what is
+    wrong with each."""
     if isinstance(value, (dict, list)):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _unwritable((*path, key), inner)
@@ -319,12 +445,15 @@ def _is_utf8(text: str) -> bool:
 
 
 def _too_large(values: dict[str, Any]) -> Iterator[tuple[Path, float, int]]:
-    """Numbers beyond all sense, of keys that have no upper bound of their own, and the largest that is taken."""
+    """Numbers beyond all sense, of keys that have no upper bound of their own, and the largest that
+    is taken."""
     for place in _numbers((), values):
         number, names = value_at(place, values), [part for part in place if isinstance(part, str)]
         section = section_at(names[:-1], values)
         hint = hints(section).get(names[-1]) if section else None
-        if abs(number) > LARGEST and (hint is None or (is_number(hint) and not has_upper_bound(hint))):
+        if abs(number) > LARGEST and (
+            hint is None or (is_number(hint) and not has_upper_bound(hint))
+        ):
             yield place, number, LARGEST
 
 
@@ -337,7 +466,8 @@ def _numbers(path: Path, value: Any) -> Iterator[Path]:
         yield path
 
 
-# ------------------------------------------------------------------------------------------------ what to do about it
+# ------------------------------------------------------------------------------------------------
+# what to do about it
 
 
 def _suggest_key(parts: list[str], depth: int, known: list[str], values: dict[str, Any]) -> str:
@@ -347,7 +477,11 @@ def _suggest_key(parts: list[str], depth: int, known: list[str], values: dict[st
         if typed == "task" and len(parts) > 1:
             return "the values of a task are at tasks.NAME, for example tasks.rte.weight=2"
         # `taks=rte` means the group, `taks.rte.weight=2` the section.
-        known = [name for name in known if name != "tasks"] + list(GROUPS_OF_TASKS) if len(parts) == 1 else known
+        known = (
+            [name for name in known if name != "tasks"] + list(GROUPS_OF_TASKS)
+            if len(parts) == 1
+            else known
+        )
     members = alternatives(parts[:depth])
     close = nearest(typed, {name for member in members for name in hints(member)} | set(known))
     if close is not None and close not in known:
@@ -356,27 +490,47 @@ def _suggest_key(parts: list[str], depth: int, known: list[str], values: dict[st
         return _other_kinds(parts[0], close, typed, having, known)
     if having := _types_with(parts[: depth + 1]):
         return _other_kinds("tasks", typed, typed, having, known)
-    if parts[0] == "tasks" and parts[2:depth] == ["source"] and typed in ("train", "validation", "test"):
+    if (
+        parts[0] == "tasks"
+        and parts[2:depth] == ["source"]
+        and typed in ("train", "validation", "test")
+    ):
         return f"did you mean {'.'.join(parts[:depth])}.files.{typed}?"
-    # A key close by is meant first: `columns.labels` is `columns.label`, not the `labels` of the task.
+    # A key close by is meant first: `columns.labels` is `columns.label`, not the `labels` of the
+    # task.
     beside = depth == 3 and close is not None
     elsewhere = _elsewhere(typed, values) if len(parts) == depth + 1 and not beside else []
     if not elsewhere and close is None and depth < 2:
-        elsewhere = _elsewhere(nearest(typed, {path.rpartition(".")[2] for path in leaves()}) or "", values)
+        elsewhere = _elsewhere(
+            nearest(typed, {path.rpartition(".")[2] for path in leaves()}) or "", values
+        )
     if parts[0] == "tasks" and depth:
         elsewhere = [path.replace("tasks.NAME.", f"tasks.{parts[1]}.") for path in elsewhere]
     if elsewhere:
-        others = f" ({' and '.join(elsewhere[1:])} {'has' if len(elsewhere) == 2 else 'have'} the same name)" if elsewhere[1:] else ""
+        others = (
+            f" ({' and '.join(elsewhere[1:])} {'has' if len(elsewhere) == 2 else 'have'} the same "
+            "name)"
+            if elsewhere[1:]
+            else ""
+        )
         return f"did you mean {elsewhere[0]}?{others}"
     return suggest(typed, known)
 
 
 def _types_with(parts: list[str]) -> list[str]:
-    """The types of task in which a section, such as `columns`, has a key: `tasks.NAME.columns.KEY`."""
+    """The types of task in which a section, such as `columns`, has a key:
+    `tasks.NAME.columns.KEY`."""
     if len(parts) != 4 or parts[0] != "tasks":
         return []
-    inner = {tags(member, "type")[0]: plain(hints(member).get(parts[2]), None) for member in alternatives(parts[:2])}
-    return [kind for kind, section in inner.items() if is_dataclass(section) and parts[3] in hints(section)]
+    inner = {
+        tags(member, "type")[0]: plain(hints(member).get(parts[2]), None)
+        for member in alternatives(parts[:2])
+    }
+    return [
+        kind
+        for kind, section in inner.items()
+        if is_dataclass(section) and parts[3] in hints(section)
+    ]
 
 
 def _other_kinds(section: str, name: str, typed: str, kinds: list[str], known: list[str]) -> str:
@@ -388,7 +542,8 @@ def _other_kinds(section: str, name: str, typed: str, kinds: list[str], known: l
 
 
 ORDER = ("optim", "runner", "data", "logger", "model", "sharing", "weighting", "sampling")
-"""Sections in the order in which a key without its section most likely means them; tasks come last."""
+"""Sections in the order in which a key without its section most likely means them; tasks come
+last."""
 
 
 def _elsewhere(name: str, values: dict[str, Any]) -> list[str]:
@@ -400,7 +555,12 @@ def _elsewhere(name: str, values: dict[str, Any]) -> list[str]:
             there = section_at(section, values)
             if section[0] == "tasks" or (there is not None and name in hints(there)):
                 found.append(path)
-    return sorted(found, key=lambda path: ORDER.index(path.split(".")[0]) if path.split(".")[0] in ORDER else len(ORDER))
+    return sorted(
+        found,
+        key=lambda path: (
+            ORDER.index(path.split(".")[0]) if path.split(".")[0] in ORDER else len(ORDER)
+        ),
+    )
 
 
 def _not_in_run(key: str, name: str, tasks: list[str]) -> Problem:

@@ -1,4 +1,5 @@
-"""Weighting methods: how K task losses become one update. One dataclass per method; those that weight gradients are in balancing.py."""
+"""Weighting methods: how K task losses become one update. One dataclass per method; those that
+weight gradients are in balancing.py."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ class Needs:
     shared_parameters: bool = False
     """Parameters that several tasks share."""
     unit_importance: bool = False
-    """`tasks.NAME.weight` must be 1, or 0 for a task that stays out of the balance: the method is invariant to the scale
-    of a loss, so that any other weight would do nothing."""
+    """`tasks.NAME.weight` must be 1, or 0 for a task that stays out of the balance: the method is
+    invariant to the scale of a loss, so that any other weight would do nothing."""
     packages: tuple[str, ...] = ()
     """Packages to import that are no dependency of mtlcli."""
     extra: str = ""
@@ -53,7 +54,8 @@ class UncertaintyWeighting:
     name: Literal["uncertainty"] = "uncertainty"
     """Method."""
     lr: Annotated[float, Gt(0)] = 0.01
-    """Learning rate of the log variances; they follow the run's schedule and have no weight decay."""
+    """Learning rate of the log variances; they follow the run's schedule and have no weight
+    decay."""
 
 
 @weightings.register("random", "mtlcli.weighting.losses.random:Random")
@@ -66,13 +68,15 @@ class RandomWeighting:
     name: Literal["random"] = "random"
     """Method."""
     distribution: Literal["normal", "dirichlet"] = "normal"
-    """normal: the softmax of standard normal numbers; dirichlet: every mixture of the tasks equally likely."""
+    """normal: the softmax of standard normal numbers; dirichlet: every mixture of the tasks equally
+    likely."""
 
 
 @weightings.register("dwa", "mtlcli.weighting.losses.dwa:DWA")
 @section
 class DWAWeighting:
-    """Dynamic weight average: tasks whose loss falls slowly weigh more (Liu, Johns & Davison 2019)."""
+    """Dynamic weight average: tasks whose loss falls slowly weigh more (Liu, Johns & Davison
+    2019)."""
 
     needs: ClassVar[Needs] = Needs()
     """What a run must have for it."""
@@ -111,17 +115,20 @@ class IMTLLWeighting:
 @weightings.register("stch", "mtlcli.weighting.losses.stch:STCH")
 @section
 class STCHWeighting:
-    """Smooth Tchebycheff: the worst task, by the share of its reference loss that is left, weighs most (Lin et al. 2024)."""
+    """Smooth Tchebycheff: the worst task, by the share of its reference loss that is left, weighs
+    most (Lin et al. 2024)."""
 
     needs: ClassVar[Needs] = Needs(several_tasks=True)
     """What a run must have for it."""
     name: Literal["stch"] = "stch"
     """Method."""
     mu: Annotated[float, Gt(0)] = 0.5
-    """Smoothing: towards 0 only the worst task counts; at 1, the default of the authors' code, the weights are fixed once the
-    references are measured, hence the smaller default here; large values give the geometric mean."""
+    """Smoothing: towards 0 only the worst task counts; at 1, the default of the authors' code, the
+    weights are fixed once the references are measured, hence the smaller default here; large values
+    give the geometric mean."""
     warmup: Annotated[float, Ge(0), Lt(1)] = 0.05
-    """Share of the run before the reference losses are measured; the geometric mean of the losses until they are."""
+    """Share of the run before the reference losses are measured; the geometric mean of the losses
+    until they are."""
     reference: Annotated[float, Gt(0), Lt(1)] = 0.05
     """Share of the run, after the warm-up, over which each task's mean loss is its reference."""
 
@@ -129,7 +136,8 @@ class STCHWeighting:
         """What is wrong with the values together."""
         if self.warmup + self.reference >= 1:
             yield Problem(
-                f"weighting.warmup={self.warmup:g} and weighting.reference={self.reference:g} take up the whole run: "
+                f"weighting.warmup={self.warmup:g} and weighting.reference={self.reference:g} take "
+                "up the whole run: "
                 "no step is left to balance",
                 "weighting.warmup",
                 "lower one of weighting.warmup and weighting.reference",
@@ -154,7 +162,8 @@ class FAMOWeighting:
 @weightings.register("gradnorm", "mtlcli.weighting.losses.gradnorm:GradNorm")
 @section
 class GradNormWeighting:
-    """Gradient normalisation: weights learned so that the tasks' gradients are of like size (Chen et al. 2018)."""
+    """Gradient normalisation: weights learned so that the tasks' gradients are of like size (Chen
+    et al. 2018)."""
 
     needs: ClassVar[Needs] = Needs(several_tasks=True, shared_parameters=True)
     """What a run must have for it."""
@@ -165,8 +174,8 @@ class GradNormWeighting:
     lr: Annotated[float, Gt(0)] = 0.025
     """Learning rate of the weights, in an Adam of their own; constant through the run."""
     first_steps: Annotated[int, Gt(0)] = 20
-    """Steps whose mean loss is what a task's loss is measured by. 1 is the paper's; a loss of one batch is off by chance, and so are
-    all weights that follow from it."""
+    """Steps whose mean loss is what a task's loss is measured by. 1 is the paper's; a loss of one
+    batch is off by chance, and so are all weights that follow from it."""
 
 
 @weightings.register("log", "mtlcli.weighting.losses.log:Log")
@@ -190,7 +199,8 @@ class ScaleFreeWeighting:
     name: Literal["scale_free"] = "scale_free"
     """Method."""
     decay: Annotated[float, Ge(0), Lt(1)] = 0.99
-    """Share of the average that stays from one loss of the task to the next; 0: the loss before this one alone."""
+    """Share of the average that stays from one loss of the task to the next; 0: the loss before
+    this one alone."""
 
 
 @section
@@ -202,7 +212,8 @@ class AnnealedTask:
     end: Annotated[float, Ge(0)] = 1.0
     """Factor of the task's loss from `finish` on."""
     shape: Literal["linear", "cosine", "step"] = "linear"
-    """From start to end in a straight line, in half a cosine wave, or at once, half-way between `begin` and `finish`."""
+    """From start to end in a straight line, in half a cosine wave, or at once, half-way between
+    `begin` and `finish`."""
     begin: Annotated[float, Ge(0), Le(1)] = 0.0
     """Share of the run after which the factor leaves `start`."""
     finish: Annotated[float, Ge(0), Le(1)] = 1.0
@@ -224,10 +235,18 @@ class AnnealedWeighting:
     def problems(self, trained: Collection[str]) -> Iterator[Problem]:
         """What is wrong with the schedules in a run that trains these tasks."""
         if not self.tasks:
-            yield Problem("no task has a schedule", "weighting.tasks", "for example weighting.tasks.NAME.end=0, or type weighting=static")
+            yield Problem(
+                "no task has a schedule",
+                "weighting.tasks",
+                "for example weighting.tasks.NAME.end=0, or type weighting=static",
+            )
         for name, task in self.tasks.items():
             if name not in trained:
-                yield Problem(f"task '{name}' is not trained in the run", f"weighting.tasks.{name}", suggest(name, trained))
+                yield Problem(
+                    f"task '{name}' is not trained in the run",
+                    f"weighting.tasks.{name}",
+                    suggest(name, trained),
+                )
             if task.begin > task.finish:
                 yield Problem(
                     f"begins at {task.begin:g} of the run and finishes before, at {task.finish:g}",

@@ -15,10 +15,11 @@ from mtlcli.data.features import Features
 from mtlcli.errors import UserError
 
 POOL = 200
-"""Batches whose features are sorted by length together, at most: more pads less, fewer mixes better. On GLUE 50 leave 1.039 padded tokens
-for a real one, 200 leave 1.013."""
+"""Batches whose features are sorted by length together, at most: more pads less, fewer mixes
+better. On GLUE 50 leave 1.039 padded tokens for a real one, 200 leave 1.013."""
 MIXED = 50
-"""From more batches than these an epoch has two pools or more, so that a feature does not meet the same others each time."""
+"""From more batches than these an epoch has two pools or more, so that a feature does not meet the
+same others each time."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,12 @@ class InputFormat:
     uses_segments: bool
     """Whether the model has segments."""
     multiple: int = 1
-    """Widths of batches are rounded up to a multiple of this number. More than 1 where each new shape
-    of a batch is dear: see `precision.input_format`."""
+    """Widths of batches are rounded up to a multiple of this number. More than 1 where each new
+    shape of a batch is dear: see `precision.input_format`."""
 
     def rounded(self, lengths: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-        """Return `lengths` rounded up to the multiple, where that is not above `most`; same shape."""
+        """Return `lengths` rounded up to the multiple, where that is not above `most`; same
+        shape."""
         return np.maximum(lengths, np.minimum(-(-lengths // self.multiple) * self.multiple, most))
 
 
@@ -60,11 +62,13 @@ class Batch:
     pad_id: int
     """What stands in `input_ids` where there is no token."""
     parts: tuple[tuple[str, int], ...] = ()
-    """Of a batch of several tasks: whose features follow one another, and how many of each. Empty for a batch of one task."""
+    """Of a batch of several tasks: whose features follow one another, and how many of each. Empty
+    for a batch of one task."""
     examples: float = 1.0
     """Features of this task in the whole step, over all micro-batches and ranks."""
     tokens: bool = True
-    """Whether somebody reads the states of all tokens. If not, a backbone may give those of the first alone: (B, 1, hidden)."""
+    """Whether somebody reads the states of all tokens. If not, a backbone may give those of the
+    first alone: (B, 1, hidden)."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -75,7 +79,8 @@ class Batch:
             return self
 
         def move(tensor: Tensor) -> Tensor:
-            # From memory that may be paged out the driver would copy it first, and this process wait for that.
+            # From memory that may be paged out the driver would copy it first, and this process
+            # wait for that.
             tensor = tensor.pin_memory() if device.type == "cuda" else tensor
             return tensor.to(device, non_blocking=True)
 
@@ -88,7 +93,8 @@ class Batch:
         )
 
     def pick(self, rows: NDArray[np.int64], length: int) -> Batch:
-        """Some of the features, by their place in the batch, none longer than `length`: (len(rows), `length`)."""
+        """Some of the features, by their place in the batch, none longer than `length`: (len(rows),
+        `length`)."""
         places = torch.from_numpy(rows)
 
         def fit(tensor: Tensor, fill: int) -> Tensor:
@@ -107,7 +113,8 @@ class Batch:
 
 
 def join(batches: Sequence[tuple[str, Batch]]) -> Batch:
-    """Batches of several tasks, of the same width, as one. It has no columns: what belongs to a task stays in the task's own batch."""
+    """Batches of several tasks, of the same width, as one. It has no columns: what belongs to a
+    task stays in the task's own batch."""
     every = [batch for _, batch in batches]
     segments = [batch.token_type_ids for batch in every if batch.token_type_ids is not None]
     return Batch(
@@ -139,20 +146,29 @@ def collate(
     """
     starts = features.offsets[indices]
     lengths = features.offsets[indices + 1] - starts
-    most = features.longest if max_tokens is None else min(features.longest, max_tokens // max(1, len(indices)))
+    most = (
+        features.longest
+        if max_tokens is None
+        else min(features.longest, max_tokens // max(1, len(indices)))
+    )
     place = np.arange(input_format.rounded(lengths, most).max(initial=0))
     mask = place < lengths[:, None]
-    # Beyond a feature's end the gather reads its neighbour's tokens, which the mask replaces; `clip` keeps it in the array.
+    # Beyond a feature's end the gather reads its neighbour's tokens, which the mask replaces;
+    # `clip` keeps it in the array.
     ids = features.ids.take(starts[:, None] + place, mode="clip").astype(np.int64)
     ids[~mask] = input_format.pad_id
     segments = None
     if input_format.uses_segments:
-        segments = torch.from_numpy(((place >= features.segments[indices][:, None]) & mask).astype(np.int64))
+        segments = torch.from_numpy(
+            ((place >= features.segments[indices][:, None]) & mask).astype(np.int64)
+        )
     return Batch(
         input_ids=torch.from_numpy(ids),
         attention_mask=torch.from_numpy(mask),
         token_type_ids=segments,
-        columns={name: torch.from_numpy(column[indices]) for name, column in features.columns.items()},
+        columns={
+            name: torch.from_numpy(column[indices]) for name, column in features.columns.items()
+        },
         lengths=lengths,
         indices=indices,
         denominator=denominator,
@@ -164,14 +180,23 @@ def collate(
 class Stream:
     """The endless order in which a task's features are met in training.
 
-    A pure function of (seed, epoch): all features are shuffled, each pool of up to POOL batches is sorted by length and cut
-    into batches, and the batches are shuffled. Every feature comes exactly once an epoch. A batch is closed at
-    `batch_size` features, or before its padded size would pass `max_tokens`. The position is the number of batches
-    already consumed since the start; that is all there is to save.
+    A pure function of (seed, epoch): all features are shuffled, each pool of up to POOL batches is
+    sorted by length and cut into batches, and the batches are shuffled. Every feature comes exactly
+    once an epoch. A batch is closed at `batch_size` features, or before its padded size would pass
+    `max_tokens`. The position is the number of batches already consumed since the start; that is
+    all there is to save.
     """
 
-    def __init__(self, lengths: NDArray[np.int64], *, batch_size: int, seed: int, max_tokens: int | None = None) -> None:
-        """lengths: (N,) tokens of each feature. Raises UserError when `max_tokens` cannot hold the longest feature."""
+    def __init__(
+        self,
+        lengths: NDArray[np.int64],
+        *,
+        batch_size: int,
+        seed: int,
+        max_tokens: int | None = None,
+    ) -> None:
+        """lengths: (N,) tokens of each feature. Raises UserError when `max_tokens` cannot hold the
+        longest feature."""
         if len(lengths) == 0:
             raise ValueError("a stream needs at least one feature")
         if max_tokens is not None and lengths.max() > max_tokens:
@@ -189,15 +214,19 @@ class Stream:
         self._batches: list[NDArray[np.int64]] = []
 
     def batches_in_epoch(self, epoch: int) -> int:
-        """Number of batches in an epoch, counted from 0. Epochs may differ when `max_tokens` is given."""
+        """Number of batches in an epoch, counted from 0. Epochs may differ when `max_tokens` is
+        given."""
         if self._max_tokens is None:
             return -(-len(self._lengths) // self._batch_size)
         return len(self._order(epoch))
 
     def indices(self, position: int) -> NDArray[np.int64]:
-        """(B,) numbers of the features of the batch at `position`, sorted by length. `indices(p)[rank::world]` is a rank's share."""
+        """(B,) numbers of the features of the batch at `position`, sorted by length.
+        `indices(p)[rank::world]` is a rank's share."""
         while not self._ends or position >= self._ends[-1]:
-            self._ends.append((self._ends[-1] if self._ends else 0) + self.batches_in_epoch(len(self._ends)))
+            self._ends.append(
+                (self._ends[-1] if self._ends else 0) + self.batches_in_epoch(len(self._ends))
+            )
         epoch = bisect_right(self._ends, position)
         start = self._ends[epoch - 1] if epoch else 0
         return self._order(epoch)[position - start]
@@ -222,13 +251,17 @@ class Stream:
     def _cut(self, pool: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """A pool sorted by length, cut into batches."""
         if self._max_tokens is None:
-            return [pool[start : start + self._batch_size] for start in range(0, len(pool), self._batch_size)]
+            return [
+                pool[start : start + self._batch_size]
+                for start in range(0, len(pool), self._batch_size)
+            ]
         lengths = self._lengths[pool]
         batches = []
         start = 0
         while start < len(pool):
             ahead = lengths[start : start + self._batch_size]
-            padded = ahead * np.arange(1, len(ahead) + 1)  # Size if the batch ended here; it only grows.
+            # Size if the batch ended here; it only grows.
+            padded = ahead * np.arange(1, len(ahead) + 1)
             count = int(np.searchsorted(padded, self._max_tokens, side="right"))
             batches.append(pool[start : start + count])
             start += count
@@ -236,15 +269,18 @@ class Stream:
 
 
 def evaluation_batches(lengths: NDArray[np.int64], *, batch_size: int) -> list[NDArray[np.int64]]:
-    """Batches of feature numbers sorted by length, the longest first (so that too little memory shows at once); every feature once."""
+    """Batches of feature numbers sorted by length, the longest first (so that too little memory
+    shows at once); every feature once."""
     order = np.argsort(-np.asarray(lengths, np.int64), kind="stable")
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 def rectangles(lengths: NDArray[np.int64], *, overhead: int, most: int) -> list[NDArray[np.int64]]:
-    """Features as groups of near lengths, each a set of places in `lengths` (N,), in order of length: those that cost least.
+    """Features as groups of near lengths, each a set of places in `lengths` (N,), in order of
+    length: those that cost least.
 
-    A group costs its padded tokens and `overhead` tokens more. None of several features has more than `most` padded tokens.
+    A group costs its padded tokens and `overhead` tokens more. None of several features has more
+    than `most` padded tokens.
     """
     order = np.argsort(lengths, kind="stable")
     ascending = np.asarray(lengths)[order]

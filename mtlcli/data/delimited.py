@@ -37,12 +37,14 @@ def csv_rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
         raise UserError(
             f"the row is not valid csv: {error}",
             f"{path}, line {line}",
-            "close every quote and write a quote inside a quoted field twice; a file without quoting is a .tsv",
+            "close every quote and write a quote inside a quoted field twice; a file without "
+            "quoting is a .tsv",
         ) from error
 
 
 def tsv_rows(text: str) -> Iterator[tuple[int, list[str]]]:
-    """(line, fields) of each row, the header included; blank lines are skipped. Quotes are plain characters."""
+    """(line, fields) of each row, the header included; blank lines are skipped. Quotes are plain
+    characters."""
     for line, row in text_lines(text):
         fields = row.split("\t")
         if any(fields):
@@ -50,13 +52,17 @@ def tsv_rows(text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def text_lines(text: str) -> Iterator[tuple[int, str]]:
-    """The lines of a text, numbered from 1. They end in LF, CR LF or CR CR LF; in CR where there is no LF at all."""
+    """The lines of a text, numbered from 1. They end in LF, CR LF or CR CR LF; in CR where there is
+    no LF at all."""
     for line, row in enumerate(text.split("\n" if "\n" in text else "\r"), start=1):
         yield line, row.rstrip("\r")
 
 
-def delimited(rows: Iterator[tuple[int, list[str]]], path: Path, columns: Sequence[str] | None) -> tuple[pa.Table, list[int], list[str]]:
-    """Columns of text, line numbers and names of all columns, of rows of fields whose first is the header.
+def delimited(
+    rows: Iterator[tuple[int, list[str]]], path: Path, columns: Sequence[str] | None
+) -> tuple[pa.Table, list[int], list[str]]:
+    """Columns of text, line numbers and names of all columns, of rows of fields whose first is the
+    header.
 
     columns: those that are needed; None: all.
     """
@@ -68,36 +74,59 @@ def delimited(rows: Iterator[tuple[int, list[str]]], path: Path, columns: Sequen
     if len(header) == 1 and any(mark in header[0] for mark in ",;\t|"):
         what = f"the header is one column, {header[0]!r}: another separator is in use"
         raise UserError(what, where, "save the file with commas as .csv, or with tabs as .tsv")
-    named_columns = max((number for number, name in enumerate(header, start=1) if name), default=len(header))
+    named_columns = max(
+        (number for number, name in enumerate(header, start=1) if name), default=len(header)
+    )
     lines, values = _of_one_length(rows, len(header), named_columns, path)
     if named_columns > 1 and (again := headers(values, header)):
         numbers = [lines[row] for row in again]
-        raise UserError(header_again(values[again[0]], header, f"{path}, line {numbers[0]}", others(numbers, len(numbers))))
+        raise UserError(
+            header_again(
+                values[again[0]],
+                header,
+                f"{path}, line {numbers[0]}",
+                others(numbers, len(numbers)),
+            )
+        )
     body = list(zip(*values, strict=True)) if values else [()] * len(header)
     if columns and not set(columns) & set(header) and _is_row(header, body):
         what = f"the file seems to have no header line: its first line is {_shortened(header)!r}"
         names = ("\t" if ending(path).startswith("tsv") else ",").join(columns)
         exact = f"write {names} as its first line, in the order of its columns"
-        among = f"write the names of its {len(header)} columns as its first line, among them {names}"
+        among = (
+            f"write the names of its {len(header)} columns as its first line, among them {names}"
+        )
         raise UserError(what, where, exact if len(columns) == len(header) else among)
     named = []
     for number, (name, column) in enumerate(zip(header, body, strict=True), start=1):
         if name:
             named.append((name, column))
-        elif any(column) and not (number == 1 and all(map(WHOLE.fullmatch, column))):  # As pandas numbers the rows.
+        # As pandas numbers the rows.
+        elif any(column) and not (number == 1 and all(map(WHOLE.fullmatch, column))):
             row = next(row for row, value in enumerate(column) if value)
-            what = f"column {number} has no name, and the value {_shortened([column[row]])!r} in line {lines[row]}"
+            what = (
+                f"column {number} has no name, and the value {_shortened([column[row]])!r} in "
+                f"line {lines[row]}"
+            )
             raise UserError(what, where, "name it, or delete it")
     if repeated := repeats(name for name, _ in named):
-        raise UserError(f"the header names a column twice: {', '.join(repeated)}", where, "rename one of them")
+        raise UserError(
+            f"the header names a column twice: {', '.join(repeated)}", where, "rename one of them"
+        )
     if not lines:
-        raise UserError("the file has a header and no rows", str(path), "write rows into it, or name another file")
+        raise UserError(
+            "the file has a header and no rows",
+            str(path),
+            "write rows into it, or name another file",
+        )
     kept = [pair for pair in named if columns is None or pair[0] in (*columns, *ID_COLUMNS)]
     table = pa.table({name: text_array(value or None for value in column) for name, column in kept})
     return table, lines, [name for name, _ in named]
 
 
-def _of_one_length(rows: Iterator[tuple[int, list[str]]], length: int, named: int, path: Path) -> tuple[list[int], list[list[str]]]:
+def _of_one_length(
+    rows: Iterator[tuple[int, list[str]]], length: int, named: int, path: Path
+) -> tuple[list[int], list[list[str]]]:
     """Line numbers and fields of rows, which must have as many fields as the header.
 
     After the last of the `named` columns fields may be missing: Excel leaves them out in some rows.
@@ -117,7 +146,10 @@ def _of_one_length(rows: Iterator[tuple[int, list[str]]], length: int, named: in
         return lines, values
     line, count = wrong[0]
     more = others([line for line, _ in wrong], len(wrong))
-    fix = "a separator inside a text needs quotes in csv, and cannot be written in tsv: use csv or jsonl"
+    fix = (
+        "a separator inside a text needs quotes in csv, and cannot be written in tsv: use csv or "
+        "jsonl"
+    )
     if count < length:
         fix = "give every row all fields; an empty one needs its separator too"
     what = f"the row has {count} field{'s' if count != 1 else ''}, the header {length}{more}"
@@ -126,7 +158,10 @@ def _of_one_length(rows: Iterator[tuple[int, list[str]]], length: int, named: in
 
 def _is_row(header: Sequence[str], body: Sequence[Sequence[str]]) -> bool:
     """Whether a first line looks like the rows below rather than like names of columns."""
-    return any(NUMBER.fullmatch(name) or len(name) > LONG or (name and name in column) for name, column in zip(header, body, strict=True))
+    return any(
+        NUMBER.fullmatch(name) or len(name) > LONG or (name and name in column)
+        for name, column in zip(header, body, strict=True)
+    )
 
 
 def _shortened(fields: Sequence[str]) -> str:

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def draw(total: int, count: int, *, key: str, classes: Sequence[Any] | None = None) -> NDArray[np.int64]:
+def draw(
+    total: int, count: int, *, key: str, classes: Sequence[Any] | None = None
+) -> NDArray[np.int64]:
     """`count` of the rows 0 ... total - 1 in rising order: (count,).
 
     `key`: the seed, as text; the same key draws the same rows in every process. A larger count
@@ -24,8 +26,8 @@ def draw(total: int, count: int, *, key: str, classes: Sequence[Any] | None = No
         return np.sort(order[:count])
     sizes: dict[str, int] = {}
     quotients = np.empty(total)
-    # The n-th row of a class stands at (n - 1/2) / size. The first row of each class goes before all
-    # others, large classes first.
+    # The n-th row of a class stands at (n - 1/2) / size. The first row of each class goes before
+    # all others, large classes first.
     names = [str(value) for value in classes]
     for row in order:
         sizes[names[row]] = sizes.get(names[row], 0) + 1

@@ -1,4 +1,5 @@
-"""Text -> token ids, on the tokenizers library itself (its Python wrapper in transformers takes several times longer)."""
+"""Text -> token ids, on the tokenizers library itself (its Python wrapper in transformers takes
+several times longer)."""
 
 from __future__ import annotations
 
@@ -11,7 +12,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from mtlcli.data.features import Features
 from mtlcli.data.long import LONG, batches, pieces
@@ -27,13 +36,19 @@ class TextEncoder:
     """Turns texts, pairs of texts and windows over long texts into token ids."""
 
     def __init__(
-        self, tokenizer_json: str, *, uses_segments: bool, model_max_length: int | None = None, end_token: str | None = None
+        self,
+        tokenizer_json: str,
+        *,
+        uses_segments: bool,
+        model_max_length: int | None = None,
+        end_token: str | None = None,
     ) -> None:
         """
         tokenizer_json: contents of a fast tokenizer's tokenizer.json.
         uses_segments: whether the model takes token type ids.
         model_max_length: the longest input that the model takes, in tokens; None: no bound.
-        end_token: put after each text when the tokenizer itself marks no end (GPT-2, Llama), so that a pair has a
+        end_token: put after each text when the tokenizer itself marks no end (GPT-2, Llama), so
+        that a pair has a
             border and the last token has seen everything.
         """
         try:
@@ -52,7 +67,9 @@ class TextEncoder:
                     fix="choose a model whose tokenizer has an eos or sep token",
                 )
             self._add_end(end_token)
-        self.vocabulary_size: int = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        self.vocabulary_size: int = (
+            max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        )
         self.pad_id: int = self._find_pad(tokenizer_json, end_token)
         self._dtype = np.uint16 if self.vocabulary_size <= 1 << 16 else np.uint32
         self._read_template()
@@ -62,10 +79,11 @@ class TextEncoder:
         """Changes with anything that changes the ids."""
 
     def encode(self, texts: list[str], pairs: list[str] | None, max_length: int) -> Features:
-        """One feature per text, or per pair of texts, cut to `max_length` tokens (of a pair the longer text first).
+        """One feature per text, or per pair of texts, cut to `max_length` tokens (of a pair the
+        longer text first).
 
-        A text of more than LONG characters is tokenised only as far as it is used, which gives the same tokens.
-        columns: `row`. notes: `truncated`, the number of inputs that were cut.
+        A text of more than LONG characters is tokenised only as far as it is used, which gives the
+        same tokens. columns: `row`. notes: `truncated`, the number of inputs that were cut.
         """
         limit = self._limit(max_length)
         if pairs is not None:
@@ -81,12 +99,16 @@ class TextEncoder:
             sizes = [len(row) for row in rows]
             ids.append(np.fromiter(chain.from_iterable(rows), self._dtype, sum(sizes)))
             lengths += sizes
-            truncated += sum(size == limit and bool(encoding.overflowing) for size, encoding in zip(sizes, encodings, strict=True))
+            truncated += sum(
+                size == limit and bool(encoding.overflowing)
+                for size, encoding in zip(sizes, encodings, strict=True)
+            )
         self._tokenizer.no_truncation()
         return self._features(ids, lengths, lengths, truncated)
 
     def _encode_pairs(self, texts: list[str], pairs: list[str], limit: int) -> Features:
-        """The tokenizer's own pairs would hold what is cut off in every combination of the two texts' ends."""
+        """The tokenizer's own pairs would hold what is cut off in every combination of the two
+        texts' ends."""
         both = [self._cut_pair(text, pair, limit) for text, pair in zip(texts, pairs, strict=True)]
         prefix, middle, suffix = self._prefix.tolist(), self._middle.tolist(), self._suffix.tolist()
         room = limit - len(prefix) - len(middle) - len(suffix)
@@ -96,7 +118,9 @@ class TextEncoder:
         segments: list[int] = []
         truncated = 0
         for part in batches(*zip(*both, strict=True)):
-            encodings = self._tokenizer.encode_batch_fast([text for pair in both[part] for text in pair], add_special_tokens=False)
+            encodings = self._tokenizer.encode_batch_fast(
+                [text for pair in both[part] for text in pair], add_special_tokens=False
+            )
             found = [encoding.ids for encoding in encodings]
             rows = []
             for first, second in zip(found[::2], found[1::2], strict=True):
@@ -109,7 +133,9 @@ class TextEncoder:
             lengths += sizes
         return self._features(ids, lengths, segments, truncated)
 
-    def _features(self, ids: list[NDArray], lengths: list[int], segments: list[int], truncated: int) -> Features:
+    def _features(
+        self, ids: list[NDArray], lengths: list[int], segments: list[int], truncated: int
+    ) -> Features:
         return Features(
             ids=np.concatenate(ids) if ids else np.zeros(0, self._dtype),
             offsets=_offsets(lengths),
@@ -118,26 +144,46 @@ class TextEncoder:
             notes={"truncated": truncated},
         )
 
-    def windows(self, questions: list[str], contexts: list[str], *, max_length: int, stride: int, max_question_length: int) -> Features:
-        """Question and context as a pair; a context that does not fit is cut into windows, neighbours sharing `stride` tokens.
+    def windows(
+        self,
+        questions: list[str],
+        contexts: list[str],
+        *,
+        max_length: int,
+        stride: int,
+        max_question_length: int,
+    ) -> Features:
+        """Question and context as a pair; a context that does not fit is cut into windows,
+        neighbours sharing `stride` tokens.
 
-        Every token of a context is in at least one window. columns: `row`; `context_start`, `context_end`: the context's
-        token positions inside the feature (end exclusive). token_columns: `char_start`, `char_end`: the token's place in
-        the context in characters, -1 for tokens outside it. notes: `questions cut`, and `windows`: those beyond one per row.
+        Every token of a context is in at least one window. columns: `row`; `context_start`,
+        `context_end`: the context's token positions inside the feature (end exclusive).
+        token_columns: `char_start`, `char_end`: the token's place in the context in characters, -1
+        for tokens outside it. notes: `questions cut`, and `windows`: those beyond one per row.
         Raises UserError when the longest question leaves no room for more context than the stride.
         """
         limit = self._limit(max_length)
-        room = limit - len(self._prefix) - len(self._middle) - len(self._suffix) - max_question_length
+        room = (
+            limit - len(self._prefix) - len(self._middle) - len(self._suffix) - max_question_length
+        )
         if room <= stride:
             raise UserError(
-                f"a window of {limit} tokens has {max(room, 0)} left for the context after {max_question_length} for the question, "
+                f"a window of {limit} tokens has {max(room, 0)} left for the context after "
+                f"{max_question_length} for the question, "
                 f"and it shares {stride} with the next window: it would hold nothing new",
-                fix="raise tasks.NAME.max_length, or lower tasks.NAME.stride or tasks.NAME.max_question_length",
+                fix="raise tasks.NAME.max_length, or lower tasks.NAME.stride or "
+                "tasks.NAME.max_question_length",
             )
-        beginnings = [cut_text(question, max_question_length, self._count) for question in questions]
+        beginnings = [
+            cut_text(question, max_question_length, self._count) for question in questions
+        ]
         question_tokens = self._tokens(beginnings)
         context_tokens = self._tokens(contexts)
-        outside = np.full(max(len(self._prefix) + len(self._middle) + max_question_length, len(self._suffix)), -1, np.int32)
+        outside = np.full(
+            max(len(self._prefix) + len(self._middle) + max_question_length, len(self._suffix)),
+            -1,
+            np.int32,
+        )
         parts: list[NDArray] = []
         starts: list[NDArray] = []
         ends: list[NDArray] = []
@@ -154,7 +200,13 @@ class TextEncoder:
             for first in range(0, max(len(context_ids) - stride, 1), size - stride):
                 window = slice(first, first + size)
                 length = len(context_ids[window])
-                parts += [self._prefix, question_ids, self._middle, context_ids[window], self._suffix]
+                parts += [
+                    self._prefix,
+                    question_ids,
+                    self._middle,
+                    context_ids[window],
+                    self._suffix,
+                ]
                 starts += [outside[:head], char_start[window], outside[: len(self._suffix)]]
                 ends += [outside[:head], char_end[window], outside[: len(self._suffix)]]
                 spans.append((row, head, head + length))
@@ -163,8 +215,14 @@ class TextEncoder:
         return Features(
             ids=np.concatenate(parts) if parts else np.zeros(0, self._dtype),
             offsets=_offsets(lengths),
-            segments=(columns[:, 1] - self._middle_in_second if self._has_segments else lengths).astype(np.int32),
-            columns={"row": columns[:, 0], "context_start": columns[:, 1], "context_end": columns[:, 2]},
+            segments=(
+                columns[:, 1] - self._middle_in_second if self._has_segments else lengths
+            ).astype(np.int32),
+            columns={
+                "row": columns[:, 0],
+                "context_start": columns[:, 1],
+                "context_end": columns[:, 2],
+            },
             token_columns={
                 "char_start": np.concatenate(starts) if starts else np.zeros(0, np.int32),
                 "char_end": np.concatenate(ends) if ends else np.zeros(0, np.int32),
@@ -173,13 +231,18 @@ class TextEncoder:
             noted={"questions cut": cut[:NAMED]},
         )
 
-    def _tokens(self, texts: Iterable[str]) -> dict[str, tuple[NDArray, NDArray[np.int32], NDArray[np.int32]]]:
-        """Ids, first and last + 1 character of each token, without special tokens; every distinct text once."""
+    def _tokens(
+        self, texts: Iterable[str]
+    ) -> dict[str, tuple[NDArray, NDArray[np.int32], NDArray[np.int32]]]:
+        """Ids, first and last + 1 character of each token, without special tokens; every distinct
+        text once."""
         distinct = list(dict.fromkeys(texts))
         whole = [(text, *piece) for text in distinct for piece in pieces(text)]
         parts: dict[str, list[tuple[NDArray, NDArray[np.int32]]]] = {text: [] for text in distinct}
         for rows in batches([piece for _, _, piece in whole]):
-            encodings = self._tokenizer.encode_batch([piece for _, _, piece in whole[rows]], add_special_tokens=False)
+            encodings = self._tokenizer.encode_batch(
+                [piece for _, _, piece in whole[rows]], add_special_tokens=False
+            )
             for (text, start, _), encoding in zip(whole[rows], encodings, strict=True):
                 places = np.array(encoding.offsets, np.int32).reshape(-1, 2) + start
                 parts[text].append((np.array(encoding.ids, self._dtype), places))
@@ -190,11 +253,14 @@ class TextEncoder:
         return tokens
 
     def _cut_pair(self, text: str, pair: str, limit: int) -> tuple[str, str]:
-        """Two texts without what is too far behind to be used. The one with more tokens, which is cut first, keeps more."""
+        """Two texts without what is too far behind to be used. The one with more tokens, which is
+        cut first, keeps more."""
         if len(text) <= LONG and len(pair) <= LONG:
             return text, pair
         if len(text) > LONG and len(pair) > LONG:
-            first, second = (sum(self._count(piece) for _, piece in pieces(each)) for each in (text, pair))
+            first, second = (
+                sum(self._count(piece) for _, piece in pieces(each)) for each in (text, pair)
+            )
         else:
             first, second = len(text), len(pair)
         shorter, longer = (text, pair) if first <= second else (pair, text)
@@ -206,50 +272,70 @@ class TextEncoder:
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def _limit(self, max_length: int) -> int:
-        return max_length if self.model_max_length is None else min(max_length, self.model_max_length)
+        return (
+            max_length if self.model_max_length is None else min(max_length, self.model_max_length)
+        )
 
     def _marks_end(self) -> bool:
         """Whether the tokenizer puts a special token after a text."""
         return self._tokenizer.encode("a").special_tokens_mask[-1] == 1
 
     def _add_end(self, end: str) -> None:
-        """Make the template `start A end` and `start A end B end`, with the start tokens that the tokenizer has."""
+        """Make the template `start A end` and `start A end B end`, with the start tokens that the
+        tokenizer has."""
         encoding = self._tokenizer.encode("a")
-        start = [token for token, special in zip(encoding.tokens, encoding.special_tokens_mask, strict=True) if special]
+        start = [
+            token
+            for token, special in zip(encoding.tokens, encoding.special_tokens_mask, strict=True)
+            if special
+        ]
         old = json.loads(self._tokenizer.to_str())["post_processor"]
         self._tokenizer.post_processor = processors.TemplateProcessing(
             single=[*start, "$A", end],
             pair=[*start, "$A", end, "$B", end],
             special_tokens=[(token, self._tokenizer.token_to_id(token)) for token in {*start, end}],
         )
-        # Byte-level tokenizers also trim the space off the offsets in this place; only the old template goes.
+        # Byte-level tokenizers also trim the space off the offsets in this place; only the old
+        # template goes.
         steps = [] if old is None else old.get("processors", [old])
         settings = json.loads(self._tokenizer.to_str())
         kept = [step for step in steps if step["type"] == "ByteLevel"]
-        settings["post_processor"] = {"type": "Sequence", "processors": [*kept, settings["post_processor"]]}
+        settings["post_processor"] = {
+            "type": "Sequence",
+            "processors": [*kept, settings["post_processor"]],
+        }
         self._tokenizer = Tokenizer.from_str(json.dumps(settings))
 
     def _find_pad(self, tokenizer_json: str, end_token: str | None) -> int:
-        """The padding id; any id does, as padding is masked, so a tokenizer without one pads with its end token or id 0."""
+        """The padding id; any id does, as padding is masked, so a tokenizer without one pads with
+        its end token or id 0."""
         padding = json.loads(tokenizer_json).get("padding")
         if padding is not None:
             return int(padding["pad_id"])
         names = [*PAD_TOKENS, end_token] if end_token else PAD_TOKENS
-        return next((found for name in names if (found := self._tokenizer.token_to_id(name)) is not None), 0)
+        return next(
+            (found for name in names if (found := self._tokenizer.token_to_id(name)) is not None), 0
+        )
 
     def _read_template(self) -> None:
-        """Learn which special tokens stand before, between and after the texts of a pair, and where segment 1 starts."""
+        """Learn which special tokens stand before, between and after the texts of a pair, and where
+        segment 1 starts."""
         encoding = self._tokenizer.encode("a", "a")
         which = encoding.sequence_ids
         first, second = which.index(0), which.index(1)
         after_first = len(which) - which[::-1].index(0)
         after_second = len(which) - which[::-1].index(1)
         ids = np.array(encoding.ids, self._dtype)
-        self._prefix, self._middle, self._suffix = ids[:first], ids[after_first:second], ids[after_second:]
+        self._prefix, self._middle, self._suffix = (
+            ids[:first],
+            ids[after_first:second],
+            ids[after_second:],
+        )
         kinds = encoding.type_ids
         if self.uses_segments and (kinds != sorted(kinds) or max(kinds) > 1):
             raise UserError(
-                f"the tokenizer numbers the segments of a pair {kinds}; only 0s and then 1s can be used",
+                f"the tokenizer numbers the segments of a pair {kinds}; only 0s and then 1s can be "
+                "used",
                 where="model.name",
                 fix="choose another model",
             )
@@ -258,8 +344,8 @@ class TextEncoder:
 
 
 def _longest_first(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens of two texts are kept: the longer one is cut until they are of one length, then both; of an odd room
-    the longer text has one token more, and of equals the second."""
+    """How many tokens of two texts are kept: the longer one is cut until they are of one length,
+    then both; of an odd room the longer text has one token more, and of equals the second."""
     if first + second <= room:
         return first, second
     if min(first, second) <= room // 2:
@@ -274,20 +360,23 @@ def _offsets(lengths: Any) -> NDArray[np.int64]:
 
 
 _built: dict[str, str] = {}
-"""tokenizer.json by what it was trained on: the jobs of a sweep, which are one process, mostly train it on the same texts."""
+"""tokenizer.json by what it was trained on: the jobs of a sweep, which are one process, mostly
+train it on the same texts."""
 
 
 def build_tokenizer(texts: Iterable[str], vocabulary_size: int) -> str:
-    """tokenizer.json of an uncased BERT tokenizer whose WordPiece vocabulary is trained on `texts`; the same texts give the same.
+    """tokenizer.json of an uncased BERT tokenizer whose WordPiece vocabulary is trained on `texts`;
+    the same texts give the same.
 
-    [PAD] has id 0. The vocabulary is at most `vocabulary_size` large. Characters beyond the most frequent ones
-    (1000, or a quarter of a small vocabulary) become [UNK]. Of a text of more than LONG characters only these are
-    looked at. Trained once in a process for the same arguments.
+    [PAD] has id 0. The vocabulary is at most `vocabulary_size` large. Characters beyond the most
+    frequent ones (1000, or a quarter of a small vocabulary) become [UNK]. Of a text of more than
+    LONG characters only these are looked at. Trained once in a process for the same arguments.
     """
     texts = [text[:LONG] for text in texts]
     digest = hashlib.sha256(str(vocabulary_size).encode())
     for text in texts:
-        digest.update(json.dumps(text).encode())  # In quotes, so that no two lists of texts are the same bytes.
+        # In quotes, so that no two lists of texts are the same bytes.
+        digest.update(json.dumps(text).encode())
     key = digest.hexdigest()
     if key not in _built:
         _built[key] = _build_tokenizer(texts, vocabulary_size)
@@ -295,7 +384,10 @@ def build_tokenizer(texts: Iterable[str], vocabulary_size: int) -> str:
 
 
 def _build_tokenizer(texts: list[str], vocabulary_size: int) -> str:
-    normalizer, pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    normalizer, pre_tokenizer = (
+        normalizers.BertNormalizer(lowercase=True),
+        pre_tokenizers.BertPreTokenizer(),
+    )
     words: Counter[str] = Counter()
     for chunk, count in Counter(chain.from_iterable(text.split() for text in texts)).items():
         for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(chunk)):
@@ -304,13 +396,16 @@ def _build_tokenizer(texts: list[str], vocabulary_size: int) -> str:
     for word, count in words.items():
         for character in word:
             characters[character] += count
-    kept = sorted(characters, key=lambda character: (-characters[character], character))[: min(1000, vocabulary_size // 4)]
+    kept = sorted(characters, key=lambda character: (-characters[character], character))[
+        : min(1000, vocabulary_size // 4)
+    ]
     alphabet = set(kept)
     words = Counter({word: count for word, count in words.items() if alphabet.issuperset(word)})
     # A million words are enough to rank pieces; more would only take longer.
     scale = max(1, words.total() // 1_000_000)
-    # The trainer numbers the `##` characters in the order of a hash map, which differs from run to run, and numbers
-    # break ties between pieces. Handing them over as special tokens, which are numbered first, fixes their order.
+    # The trainer numbers the `##` characters in the order of a hash map, which differs from run to
+    # run, and numbers break ties between pieces. Handing them over as special tokens, which are
+    # numbered first, fixes their order.
     continuing = sorted({"##" + character for word in words for character in word[1:]})
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocabulary_size,
@@ -321,11 +416,19 @@ def _build_tokenizer(texts: list[str], vocabulary_size: int) -> str:
     )
     training = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     training.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    training.train_from_iterator((" ".join([word] * (count // scale)) for word, count in sorted(words.items())), trainer)
+    training.train_from_iterator(
+        (" ".join([word] * (count // scale)) for word, count in sorted(words.items())), trainer
+    )
     vocabulary = json.loads(training.to_str())["model"]["vocab"]
 
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = normalizer, pre_tokenizer, decoders.WordPiece()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
+    tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = (
+        normalizer,
+        pre_tokenizer,
+        decoders.WordPiece(),
+    )
+    tokenizer.post_processor = processors.BertProcessing(
+        ("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"])
+    )
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     return tokenizer.to_str()

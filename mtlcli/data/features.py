@@ -1,4 +1,5 @@
-"""Model inputs as flat arrays: what a task type's `encode` returns and what the encoded store keeps on disk."""
+"""Model inputs as flat arrays: what a task type's `encode` returns and what the encoded store keeps
+on disk."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from mtlcli.data.table import Table
 
 @dataclass
 class Features:
-    """N model inputs, one after another in flat arrays. A feature is one input sequence: an example, or one window of it."""
+    """N model inputs, one after another in flat arrays. A feature is one input sequence: an
+    example, or one window of it."""
 
     ids: NDArray[np.unsignedinteger]
     """Token ids of all features, special tokens included: (total tokens,)."""
@@ -22,9 +24,11 @@ class Features:
     segments: NDArray[np.int32]
     """Tokens of feature i that belong to segment 0; those after it belong to segment 1: (N,)."""
     columns: dict[str, NDArray] = field(default_factory=dict)
-    """One value per feature, for example `label`, `start`, `end`. Always holds `row`: the row of the table it came from."""
+    """One value per feature, for example `label`, `start`, `end`. Always holds `row`: the row of
+    the table it came from."""
     token_columns: dict[str, NDArray] = field(default_factory=dict)
-    """One value per token, aligned with `ids`, for example character offsets. Not given to the model."""
+    """One value per token, aligned with `ids`, for example character offsets. Not given to the
+    model."""
     notes: dict[str, int] = field(default_factory=dict)
     """What is worth a line for the user, counted: `truncated`, `questions cut`, ..."""
     noted: dict[str, list[int]] = field(default_factory=dict)

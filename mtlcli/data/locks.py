@@ -1,4 +1,5 @@
-"""The lock of an entry of a cache: one process fills the entry, the others wait, but not for ever and not without a word."""
+"""The lock of an entry of a cache: one process fills the entry, the others wait, but not for ever
+and not without a word."""
 
 from __future__ import annotations
 
@@ -23,10 +24,11 @@ PATIENCE = 300.0
 
 @contextmanager
 def locked(entry: Path) -> Iterator[str | None]:
-    """Within it, this process alone fills `entry`, a path without suffix: the lock is the file `ENTRY.lock` beside it.
+    """Within it, this process alone fills `entry`, a path without suffix: the lock is the file
+    `ENTRY.lock` beside it.
 
-    Gives None, or who has held the lock for too long: the caller does not have it then. While it waits,
-    standard error says for whom.
+    Gives None, or who has held the lock for too long: the caller does not have it then. While it
+    waits, standard error says for whom.
     """
     lock, note = FileLock(entry.with_suffix(".lock")), entry.with_suffix(".holder")
     begun = time.monotonic()
@@ -42,8 +44,10 @@ def locked(entry: Path) -> Iterator[str | None]:
             yield holder
             return
         print(
-            f"waiting for {holder}, which holds the lock {entry.with_suffix('.lock')} to encode the same rows: "
-            f"{waited:.0f} s so far; after {PATIENCE:g} s this run encodes the rows without the store",
+            f"waiting for {holder}, which holds the lock {entry.with_suffix('.lock')} to encode "
+            "the same rows: "
+            f"{waited:.0f} s so far; after {PATIENCE:g} s this run encodes the rows without the "
+            "store",
             file=sys.stderr,
             flush=True,
         )
@@ -63,7 +67,9 @@ def _read(note: Path) -> str:
         pid, host = int(holder["pid"]), str(holder["host"])
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
-    return f"process {pid} on {host}" + (" (stopped)" if host == platform.node() and _is_stopped(pid) else "")
+    return f"process {pid} on {host}" + (
+        " (stopped)" if host == platform.node() and _is_stopped(pid) else ""
+    )
 
 
 def _is_stopped(pid: int) -> bool:

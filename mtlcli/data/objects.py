@@ -16,7 +16,8 @@ from mtlcli.data.table import ID_COLUMNS, NAMED, others
 from mtlcli.errors import Problem, UserError
 
 Read = tuple[pa.Table, list[int] | None, list[str]]
-"""The needed columns, the line of each row (None: rows are numbered), and the names of all columns."""
+"""The needed columns, the line of each row (None: rows are numbered), and the names of all
+columns."""
 ONCE = "write every key of an object once"
 LIST = "write a list of objects, one for each row (with pandas: to_json(..., orient='records'))"
 
@@ -45,14 +46,25 @@ def read_jsonl(text: str, path: Path, columns: Sequence[str] | None) -> Read:
             lines.append(line)
             objects.append(_needed(value, columns))
             if decoder.twice:
-                doubled += [(line, f"the object has the key '{key}' twice") for _, key in islice(_doubled(value, columns), 1)]
+                doubled += [
+                    (line, f"the object has the key '{key}' twice")
+                    for _, key in islice(_doubled(value, columns), 1)
+                ]
                 decoder.twice = False
         else:
             no_objects.append((line, f"{row.strip()[:40]} is not an object"))
     if text.lstrip("\ufeff \r\n").startswith("[") and not objects:
-        raise UserError("the file is a JSON list", str(path), "let its name end in .json, or write its objects one a line")
+        raise UserError(
+            "the file is a JSON list",
+            str(path),
+            "let its name end in .json, or write its objects one a line",
+        )
     problems = [
-        Problem(wrong[0][1] + others([line for line, _ in wrong], len(wrong)), f"{path}, line {wrong[0][0]}", fix)
+        Problem(
+            wrong[0][1] + others([line for line, _ in wrong], len(wrong)),
+            f"{path}, line {wrong[0][0]}",
+            fix,
+        )
         for wrong, fix in (
             (broken, "write one JSON object a line"),
             (no_objects, 'write {"column": value, ...} in each line'),
@@ -66,7 +78,8 @@ def read_jsonl(text: str, path: Path, columns: Sequence[str] | None) -> Read:
 
 
 def read_json(text: str, path: Path, columns: Sequence[str] | None) -> Read:
-    """A list of objects, alone or as `data` of an object; SQuAD's published form, a row for each question; or one object a line."""
+    """A list of objects, alone or as `data` of an object; SQuAD's published form, a row for each
+    question; or one object a line."""
     decoder = _Decoder()
     try:
         value = _parsed(text, decoder)
@@ -79,29 +92,54 @@ def read_json(text: str, path: Path, columns: Sequence[str] | None) -> Read:
             _refuse_doubled(_doubled(value), path)
         rows: Any = list(_questions(value, path))
     else:
-        rows = value["data"] if isinstance(value, dict) and isinstance(value.get("data"), list) else value
+        rows = (
+            value["data"]
+            if isinstance(value, dict) and isinstance(value.get("data"), list)
+            else value
+        )
     if not isinstance(rows, list):
         raise UserError("the file is one JSON value, not a list of rows", str(path), LIST)
     if not rows:
-        raise UserError("the file has no rows", str(path), "write rows into it, or name another file")
+        raise UserError(
+            "the file has no rows", str(path), "write rows into it, or name another file"
+        )
     wrong = [number for number, row in enumerate(rows, start=1) if not isinstance(row, dict)]
     if wrong:
-        what = f"{json.dumps(rows[wrong[0] - 1])[:40]} is not an object{others(wrong, len(wrong), 'row')}"
+        what = (
+            f"{json.dumps(rows[wrong[0] - 1])[:40]} is not an "
+            f"object{others(wrong, len(wrong), 'row')}"
+        )
         raise UserError(what, f"{path}, row {wrong[0]}", LIST)
     if decoder.twice:
         if isinstance(value, _Doubled) and "data" in value.keys_twice:
             raise UserError("the object has the key 'data' twice", str(path), ONCE)
-        _refuse_doubled(((f"row {number}", key) for number, row in enumerate(rows, start=1) for _, key in _doubled(row, columns)), path)
+        _refuse_doubled(
+            (
+                (f"row {number}", key)
+                for number, row in enumerate(rows, start=1)
+                for _, key in _doubled(row, columns)
+            ),
+            path,
+        )
     names = dict.fromkeys(name for row in rows for name in row)
-    return _table([_needed(row, columns) for row in rows], names, path, columns, None), None, _shown(names)
+    return (
+        _table([_needed(row, columns) for row in rows], names, path, columns, None),
+        None,
+        _shown(names),
+    )
 
 
 def _parsed(text: str, decoder: _Decoder) -> Any:
-    """The value of a JSON text. Raises ValueError with what is wrong and where, as the end of a sentence."""
+    """The value of a JSON text. Raises ValueError with what is wrong and where, as the end of a
+    sentence."""
     try:
         return decoder.decode(text.lstrip("\ufeff"))
     except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, character {error.colno}" if error.lineno > 1 else f"character {error.pos + 1}"
+        place = (
+            f"line {error.lineno}, character {error.colno}"
+            if error.lineno > 1
+            else f"character {error.pos + 1}"
+        )
         raise ValueError(f" at {place}: {error.msg}") from error
     except RecursionError as error:
         raise ValueError(": its brackets are nested too deeply") from error
@@ -133,8 +171,11 @@ class _Decoder:
         return doubled
 
 
-def _doubled(value: Any, columns: Sequence[str] | None = None, place: str = "") -> Iterator[tuple[str, str]]:
-    """Where in a value an object has a key more than once, and the key. `columns`: the keys of `value` that count; None: all."""
+def _doubled(
+    value: Any, columns: Sequence[str] | None = None, place: str = ""
+) -> Iterator[tuple[str, str]]:
+    """Where in a value an object has a key more than once, and the key. `columns`: the keys of
+    `value` that count; None: all."""
     if isinstance(value, dict):
         for key in value.keys_twice if isinstance(value, _Doubled) else ():
             if columns is None or key in columns:
@@ -152,11 +193,19 @@ def _refuse_doubled(found: Iterator[tuple[str, str]], path: Path) -> None:
     for place, key in found:
         rest = sum(1 for _ in found)
         more = f" (and {rest:,} more)" if rest else ""
-        raise UserError(f"the object has the key '{key}' twice{more}", f"{path}, {place}" if place else str(path), ONCE)
+        raise UserError(
+            f"the object has the key '{key}' twice{more}",
+            f"{path}, {place}" if place else str(path),
+            ONCE,
+        )
 
 
 def _needed(row: dict[str, Any], columns: Sequence[str] | None) -> dict[str, Any]:
-    return row if columns is None else {name: row[name] for name in (*columns, *ID_COLUMNS) if name in row}
+    return (
+        row
+        if columns is None
+        else {name: row[name] for name in (*columns, *ID_COLUMNS) if name in row}
+    )
 
 
 def _shown(names: dict[str, None]) -> list[str]:
@@ -167,7 +216,9 @@ def _shown(names: dict[str, None]) -> list[str]:
 def _is_squad(value: Any) -> bool:
     """Whether a value has the form in which SQuAD is published: data, paragraphs, qas."""
     articles = value.get("data") if isinstance(value, dict) else None
-    return isinstance(articles, list) and any(isinstance(article, dict) and "paragraphs" in article for article in articles)
+    return isinstance(articles, list) and any(
+        isinstance(article, dict) and "paragraphs" in article for article in articles
+    )
 
 
 def _questions(value: dict[str, Any], path: Path) -> Iterator[dict[str, Any]]:
@@ -180,11 +231,21 @@ def _questions(value: dict[str, Any], path: Path) -> Iterator[dict[str, Any]]:
                 place = f"data[{a}].paragraphs[{p}]"
                 for q, question in enumerate(paragraph["qas"]):
                     place = f"data[{a}].paragraphs[{p}].qas[{q}]"
-                    row = {"id": question["id"], "title": article.get("title"), "context": paragraph["context"]}
-                    yield row | {"question": question["question"], "answers": _answers(question.get("answers"))}
+                    row = {
+                        "id": question["id"],
+                        "title": article.get("title"),
+                        "context": paragraph["context"],
+                    }
+                    yield row | {
+                        "question": question["question"],
+                        "answers": _answers(question.get("answers")),
+                    }
     except (KeyError, TypeError, AttributeError) as error:
         what = f"SQuAD's form (data, paragraphs, qas) is broken: {type(error).__name__} {error}"
-        fix = "each paragraph has context and qas, each question id, question and answers with text and answer_start"
+        fix = (
+            "each paragraph has context and qas, each question id, question and answers with "
+            "text and answer_start"
+        )
         raise UserError(what, f"{path}, {place}", fix) from error
 
 
@@ -195,14 +256,24 @@ def _answers(answers: list[dict[str, Any]] | None) -> dict[str, list[Any]] | Non
 
 
 def _table(
-    objects: list[dict[str, Any]], names: dict[str, None], path: Path, columns: Sequence[str] | None, lines: list[int] | None
+    objects: list[dict[str, Any]],
+    names: dict[str, None],
+    path: Path,
+    columns: Sequence[str] | None,
+    lines: list[int] | None,
 ) -> pa.Table:
     """The needed columns. `lines`: where each object stands; None: rows are numbered."""
     if not names:
-        raise UserError("the objects have no keys", str(path), "write one object of column names and values for each row")
+        raise UserError(
+            "the objects have no keys",
+            str(path),
+            "write one object of column names and values for each row",
+        )
     problems = []
     arrays: dict[str, pa.Array] = {}
-    for name in names if columns is None else [name for name in (*columns, *ID_COLUMNS) if name in names]:
+    for name in (
+        names if columns is None else [name for name in (*columns, *ID_COLUMNS) if name in names]
+    ):
         values = [row.get(name) for row in objects]
         try:
             arrays[name] = _array(values)
@@ -218,7 +289,8 @@ def _table(
 
 
 def _array(values: list[Any]) -> pa.Array:
-    """Values as a column. Raises ValueError, TypeError or OverflowError where they have no type in common."""
+    """Values as a column. Raises ValueError, TypeError or OverflowError where they have no type in
+    common."""
     array = pa.array(values)
     # Arrow makes 1.0 of true beside numbers with a decimal point; beside whole ones it is an error.
     if pa.types.is_floating(array.type) and any(isinstance(value, bool) for value in values):
@@ -241,8 +313,14 @@ def _half_pair(name: str, values: list[Any], path: Path, lines: list[int] | None
     rows = [row for row, _ in found]
     numbers = [row + 1 if lines is None else lines[row] for row in rows[:NAMED]]
     more = others(numbers, len(rows), "row" if lines is None else "line")
-    what = f"column '{name}' holds half a surrogate pair, {found[0][1]}, which is no character{more}"
-    return Problem(what, _place(path, lines, rows[0]), "write both halves, or \\ufffd where the other half is lost")
+    what = (
+        f"column '{name}' holds half a surrogate pair, {found[0][1]}, which is no character{more}"
+    )
+    return Problem(
+        what,
+        _place(path, lines, rows[0]),
+        "write both halves, or \\ufffd where the other half is lost",
+    )
 
 
 def _odd_value(name: str, values: list[Any], path: Path, lines: list[int] | None) -> Problem:
@@ -257,7 +335,11 @@ def _odd_value(name: str, values: list[Any], path: Path, lines: list[int] | None
             bad = middle
     shown = json.dumps(values[bad - 1])
     kind = "line" if lines is not None else "row"
-    what = f"column '{name}': the value {shown[:60]} does not have the type of the {kind}s before it"
+    what = (
+        f"column '{name}': the value {shown[:60]} does not have the type of the {kind}s before it"
+    )
     if not good:
         what = f"column '{name}': the value {shown[:60]} is none that can be read"
-    return Problem(what, _place(path, lines, bad - 1), f"give every {kind} a value of the same type, or null")
+    return Problem(
+        what, _place(path, lines, bad - 1), f"give every {kind} a value of the same type, or null"
+    )

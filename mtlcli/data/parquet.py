@@ -1,4 +1,5 @@
-"""Parquet files: the needed columns only, and whatever layout a writer chose as plain text, numbers, lists and structs."""
+"""Parquet files: the needed columns only, and whatever layout a writer chose as plain text,
+numbers, lists and structs."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ LONGEST = 2**31 - 1
 
 
 def read_parquet(path: Path, columns: Sequence[str] | None) -> tuple[pa.Table, list[str]]:
-    """The rows of a parquet file with those of `columns` that it has (None: all), and the names of all its columns."""
+    """The rows of a parquet file with those of `columns` that it has (None: all), and the names of
+    all its columns."""
     import pyarrow.parquet as pq
 
     try:
@@ -35,15 +37,23 @@ def read_parquet(path: Path, columns: Sequence[str] | None) -> tuple[pa.Table, l
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
             if repeated := repeats(names):
-                raise UserError(f"the file has a column twice: {', '.join(repeated)}", str(path), "rename one of them")
+                raise UserError(
+                    f"the file has a column twice: {', '.join(repeated)}",
+                    str(path),
+                    "rename one of them",
+                )
             wanted = [name for name in names if columns is None or name in (*columns, *ID_COLUMNS)]
-            nested = [name for name in wanted if pa.types.is_nested(file.schema_arrow.field(name).type)]
+            nested = [
+                name for name in wanted if pa.types.is_nested(file.schema_arrow.field(name).type)
+            ]
             texts, largest = _look_at_sizes(path, file, wanted)
             in_lists = _nested(path, file, nested, largest) if nested else {}
         # A text that many rows share is kept once until it is known how much they are together.
         with pq.ParquetFile(path, read_dictionary=texts) as file:
             flat = file.read(columns=[name for name in wanted if name not in nested])
-        rows = pa.table({name: in_lists[name] if name in nested else flat.column(name) for name in wanted})
+        rows = pa.table(
+            {name: in_lists[name] if name in nested else flat.column(name) for name in wanted}
+        )
         rows = rows.replace_schema_metadata(flat.schema.metadata)
     except (pa.ArrowMemoryError, pa.ArrowNotImplementedError):
         raise
@@ -65,13 +75,19 @@ def repeats(names: Iterable[str]) -> list[str]:
 def _look_at_sizes(path: Path, file: Any, columns: Sequence[str]) -> tuple[list[str], int]:
     """Refuse columns that are too large for the memory, by what the file says of them.
 
-    Gives the columns of texts that rows may share, and the most bytes of a text in a list that rows may share.
+    Gives the columns of texts that rows may share, and the most bytes of a text in a list that rows
+    may share.
     """
     paths = [file.schema.column(number).path for number in range(len(file.schema))]
-    leaves = [number for number, leaf in enumerate(paths) if any(f"{leaf}.".startswith(f"{name}.") for name in columns)]
+    leaves = [
+        number
+        for number, leaf in enumerate(paths)
+        if any(f"{leaf}.".startswith(f"{name}.") for name in columns)
+    ]
     needed, largest, texts = 0, 1, set()
     for group in range(file.metadata.num_row_groups):
-        # What is wrong with the description of a column would end the process when asked for; read, it is an error.
+        # What is wrong with the description of a column would end the process when asked for; read,
+        # it is an error.
         next(file.iter_batches(batch_size=1, row_groups=[group], columns=list(columns)), None)
         for number in leaves:
             leaf = file.metadata.row_group(group).column(number)
@@ -82,13 +98,19 @@ def _look_at_sizes(path: Path, file: Any, columns: Sequence[str]) -> tuple[list[
                     if paths[number] not in columns:
                         largest = max(largest, leaf.total_uncompressed_size)
             else:
-                needed += max(leaf.total_uncompressed_size, WIDTHS.get(leaf.physical_type, 8) * leaf.num_values)
+                needed += max(
+                    leaf.total_uncompressed_size,
+                    WIDTHS.get(leaf.physical_type, 8) * leaf.num_values,
+                )
     _refuse(path, needed, columns)
     return sorted(texts.intersection(columns)), largest
 
 
-def _nested(path: Path, file: Any, columns: Sequence[str], largest: int) -> dict[str, pa.ChunkedArray]:
-    """Columns of lists and structs, whose texts cannot be kept once: read a few rows at a time until they are too large.
+def _nested(
+    path: Path, file: Any, columns: Sequence[str], largest: int
+) -> dict[str, pa.ChunkedArray]:
+    """Columns of lists and structs, whose texts cannot be kept once: read a few rows at a time
+    until they are too large.
 
     largest: bytes that a text which rows share has at most.
     """
@@ -109,15 +131,18 @@ def _refuse(path: Path | str, needed: int, columns: Iterable[str]) -> None:
         raise too_large(Path(path), f"reading {named}", needed * TIMES, free)
 
 
-# ------------------------------------------------------------------------------------------------ plain layouts
+# ------------------------------------------------------------------------------------------------
+# plain layouts
 
 
 def plain_rows(rows: pa.Table, origin: str, needed: Sequence[str] | None = None) -> pa.Table:
-    """The same rows with columns of plain types: text (also out of views, dictionaries and bytes in UTF-8), numbers (also out of
-    decimals), lists and structs of them. Other types stay as they are. Text of more than LONGEST bytes is `large_string`.
+    """The same rows with columns of plain types: text (also out of views, dictionaries and bytes in
+    UTF-8), numbers (also out of decimals), lists and structs of them. Other types stay as they are.
+    Text of more than LONGEST bytes is `large_string`.
 
-    Raises UserError with every column that holds text or bytes which are not UTF-8, and with the first that is too large.
-    Such a column is left out where it is not among the `needed` ones (None: all are).
+    Raises UserError with every column that holds text or bytes which are not UTF-8, and with the
+    first that is too large. Such a column is left out where it is not among the `needed` ones
+    (None: all are).
     """
     problems, arrays = [], {}
     for name in rows.column_names:
@@ -145,8 +170,13 @@ def _unreadable(name: str, column: pa.ChunkedArray, origin: str, reason: str) ->
         try:
             value.decode()
         except UnicodeDecodeError as error:
-            what = f"column '{name}' holds bytes that are not UTF-8: 0x{value[error.start]:02x} at byte {error.start + 1}"
-            return Problem(what, f"{origin}, row {row + 1}", "write it as text in UTF-8, or leave the row out")
+            what = (
+                f"column '{name}' holds bytes that are not UTF-8: 0x{value[error.start]:02x} at "
+                f"byte {error.start + 1}"
+            )
+            return Problem(
+                what, f"{origin}, row {row + 1}", "write it as text in UTF-8, or leave the row out"
+            )
     return Problem(what, origin, fix)
 
 
@@ -194,13 +224,17 @@ def _plain(array: pa.Array, large: bool) -> pa.Array:
         return array.cast(pa.int64() if kind.scale <= 0 and kind.precision <= 18 else pa.float64())
     if pa.types.is_struct(kind):
         children = [_plain(child, large) for child in array.flatten()]
-        return pa.StructArray.from_arrays(children, names=[field.name for field in kind], mask=array.is_null())
+        return pa.StructArray.from_arrays(
+            children, names=[field.name for field in kind], mask=array.is_null()
+        )
     if _is_listed(kind):
         lengths = pc.list_value_length(array).fill_null(0).cast(pa.int64())
         offsets = np.concatenate([[0], np.cumsum(np.from_dlpack(lengths))])
         values, absent = _plain(array.flatten(), large), array.is_null()
         if offsets[-1] <= LONGEST:
-            return pa.ListArray.from_arrays(integer_array(offsets.astype(np.int32)), values, mask=absent)
+            return pa.ListArray.from_arrays(
+                integer_array(offsets.astype(np.int32)), values, mask=absent
+            )
         return pa.LargeListArray.from_arrays(integer_array(offsets), values, mask=absent)
     return array
 
@@ -212,8 +246,12 @@ def _unviewed(array: pa.Array) -> pa.Array:
 
 def _is_textual(kind: pa.DataType) -> bool:
     """Whether a type holds text, or bytes, which may be text."""
-    strings = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    some = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    strings = (
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
+    some = (
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    )
     return strings or some or pa.types.is_fixed_size_binary(kind)
 
 
@@ -229,4 +267,9 @@ def _is_plain(kind: pa.DataType) -> bool:
 
 def _is_listed(kind: pa.DataType) -> bool:
     views = pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind)
-    return views or pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return (
+        views
+        or pa.types.is_list(kind)
+        or pa.types.is_large_list(kind)
+        or pa.types.is_fixed_size_list(kind)
+    )

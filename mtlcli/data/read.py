@@ -1,4 +1,5 @@
-"""One file of rows -> a table. Every fault names its line (text files) or says what the file is (parquet)."""
+"""One file of rows -> a table. Every fault names its line (text files) or says what the file is
+(parquet)."""
 
 from __future__ import annotations
 
@@ -26,13 +27,16 @@ from mtlcli.registry import nearest
 def read_file(path: Path, split: str, columns: Sequence[str] | None = None) -> Table:
     """Read a file as the rows of `split`. `columns`: those that are needed; None: all.
 
-    parquet: columns of views, dictionaries, decimals and bytes in UTF-8 become plain text and numbers. Text files are UTF-8,
-    with or without a byte order mark, and may be compressed (.gz, .bz2, .xz, .zst); lines end in LF, CR LF or CR.
-    csv: RFC 4180 with a header line. tsv: a header line, no quoting. Columns of csv and tsv hold text as it stands in the file,
-    whatever it looks like, and null where a field is empty. jsonl: one object a line. json: a list of objects, or SQuAD's
-    published form. Only the needed columns are kept, and those that number rows, where they can be.
+    parquet: columns of views, dictionaries, decimals and bytes in UTF-8 become plain text and
+    numbers. Text files are UTF-8, with or without a byte order mark, and may be compressed (.gz,
+    .bz2, .xz, .zst); lines end in LF, CR LF or CR. csv: RFC 4180 with a header line. tsv: a header
+    line, no quoting. Columns of csv and tsv hold text as it stands in the file, whatever it looks
+    like, and null where a field is empty. jsonl: one object a line. json: a list of objects, or
+    SQuAD's published form. Only the needed columns are kept, and those that number rows, where they
+    can be.
 
-    Raises UserError, with the line, when the file cannot be read, has no rows or does not fit into memory.
+    Raises UserError, with the line, when the file cannot be read, has no rows or does not fit into
+    memory.
     """
     kind = ending(path)
     if kind not in ENDINGS:
@@ -42,11 +46,19 @@ def read_file(path: Path, split: str, columns: Sequence[str] | None = None) -> T
         raise UserError(what, str(path), f"{meant}rows are read from {NAMED}")
     if not path.is_file():
         there = "is a folder" if path.is_dir() else "does not exist"
-        raise UserError(f"the file {there}", str(path), "check the path; it is relative to the folder where mtl was typed")
+        raise UserError(
+            f"the file {there}",
+            str(path),
+            "check the path; it is relative to the folder where mtl was typed",
+        )
     try:
         table = _read(path, kind.partition(".")[0], split, columns)
     except OSError as error:
-        raise UserError(f"the file cannot be read: {error}", str(path), "check its permissions, or copy it again") from error
+        raise UserError(
+            f"the file cannot be read: {error}",
+            str(path),
+            "check its permissions, or copy it again",
+        ) from error
     except MemoryError as error:  # Arrow's own is one, too.
         fix = "use a machine with more memory, or a file with fewer rows"
         raise UserError("the file does not fit into memory", str(path), fix) from error
@@ -67,7 +79,10 @@ def _read(path: Path, kind: str, split: str, columns: Sequence[str] | None) -> T
         rows, names = read_parquet(path, columns)
         return Table(rows, str(path), split, names=names)
     data = text_bytes(path)
-    if ending(path) != kind and (problem := real_kind(data[:LOOKED_AT], path, unpacked=True)) is not None:
+    if (
+        ending(path) != kind
+        and (problem := real_kind(data[:LOOKED_AT], path, unpacked=True)) is not None
+    ):
         raise UserError(problem)
     text = _decode(data, path)
     if not text.strip():
@@ -77,31 +92,47 @@ def _read(path: Path, kind: str, split: str, columns: Sequence[str] | None) -> T
     elif kind == "jsonl":
         rows, lines, names = read_jsonl(text, path, columns)
     else:
-        rows, lines, names = delimited(csv_rows(text, path) if kind == "csv" else tsv_rows(text), path, columns)
+        rows, lines, names = delimited(
+            csv_rows(text, path) if kind == "csv" else tsv_rows(text), path, columns
+        )
     return Table(plain_rows(rows, str(path)), str(path), split, lines, names=names)
 
 
 def refuse_headers(table: Table) -> None:
-    """Raise UserError for rows that hold the names of the columns, as a table has them that was made of such a csv file."""
+    """Raise UserError for rows that hold the names of the columns, as a table has them that was
+    made of such a csv file."""
     fields = table.rows.schema
-    names = [field.name for field in fields if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
+    names = [
+        field.name
+        for field in fields
+        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+    ]
     if len(names) < 2:
         return
     columns = [table.rows.column(name) for name in names]
-    longest = max(len(name.encode()) for name in names) + 8  # Bytes: a byte order mark, blanks. Few rows are so short.
+    # Bytes: a byte order mark, blanks. Few rows are so short.
+    longest = max(len(name.encode()) for name in names) + 8
     short = [pc.less_equal(pc.binary_length(column), longest) for column in columns]
     few = as_numpy(pc.indices_nonzero(reduce(pc.and_, short)))
-    rows = list(zip(*(column.take(integer_array(few)).to_pylist() for column in columns), strict=True))
+    rows = list(
+        zip(*(column.take(integer_array(few)).to_pylist() for column in columns), strict=True)
+    )
     if again := headers(rows, names):
         numbers = few[again]
-        raise UserError(header_again(rows[again[0]], names, table.where(int(numbers[0])), table.others(numbers)))
+        raise UserError(
+            header_again(rows[again[0]], names, table.where(int(numbers[0])), table.others(numbers))
+        )
 
 
 def rows_fingerprint(rows: pa.Table) -> str:
-    """SHA-256 of the names, types and values of a table's columns, however the table is cut into chunks."""
+    """SHA-256 of the names, types and values of a table's columns, however the table is cut into
+    chunks."""
     digest = hashlib.sha256()
-    # `take` writes fresh buffers: a slice would bring its neighbours' bits along. Of numpy's own array arrow would import pandas.
-    places = pa.Array.from_buffers(pa.int64(), rows.num_rows, [None, pa.py_buffer(np.arange(rows.num_rows, dtype=np.int64))])
+    # `take` writes fresh buffers: a slice would bring its neighbours' bits along. Of numpy's own
+    # array arrow would import pandas.
+    places = pa.Array.from_buffers(
+        pa.int64(), rows.num_rows, [None, pa.py_buffer(np.arange(rows.num_rows, dtype=np.int64))]
+    )
     fresh = rows.replace_schema_metadata(None).take(places).combine_chunks()
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, fresh.schema) as writer:
@@ -130,15 +161,28 @@ def _decode(data: bytes, path: Path) -> str:
 
 
 def _wide(data: bytes) -> str | None:
-    """The encoding of a text in units of two or four bytes, as iconv calls it; None where a text is not in such an encoding."""
-    for mark, name in ((b"\xff\xfe\0\0", "UTF-32"), (b"\0\0\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16")):
+    """The encoding of a text in units of two or four bytes, as iconv calls it; None where a text is
+    not in such an encoding."""
+    for mark, name in (
+        (b"\xff\xfe\0\0", "UTF-32"),
+        (b"\0\0\xfe\xff", "UTF-32"),
+        (b"\xff\xfe", "UTF-16"),
+        (b"\xfe\xff", "UTF-16"),
+    ):
         if data.startswith(mark):
             return name
     # Without a mark: most letters of the header have zeros in the same places beside them.
     start = data[:200]
-    for width, order, places in ((2, "LE", (1,)), (2, "BE", (0,)), (4, "LE", (1, 2, 3)), (4, "BE", (0, 1, 2))):
+    for width, order, places in (
+        (2, "LE", (1,)),
+        (2, "BE", (0,)),
+        (4, "LE", (1, 2, 3)),
+        (4, "BE", (0, 1, 2)),
+    ):
         rest = [place for place in range(width) if place not in places]
-        zeros, letters = (sum(start[place::width].count(0) for place in some) for some in (places, rest))
+        zeros, letters = (
+            sum(start[place::width].count(0) for place in some) for some in (places, rest)
+        )
         if not letters and 2 * zeros > len(places) * (len(start) // width) > 0:
             return f"UTF-{8 * width}{order}"
     return None
@@ -152,6 +196,10 @@ def _converted(encoding: str, path: Path) -> str:
 def _piped(command: str, path: Path) -> str:
     """How to write a file anew through a command, unpacked."""
     kind, _, packed = ending(path).partition(".")
-    unpack = {"": "", "gz": "gzip -dc", "bz2": "bzip2 -dc", "xz": "xz -dc", "zst": "zstd -dc"}[packed]
+    unpack = {"": "", "gz": "gzip -dc", "bz2": "bzip2 -dc", "xz": "xz -dc", "zst": "zstd -dc"}[
+        packed
+    ]
     name = shlex.quote(path.name)
-    return (f"{unpack} {name} | {command.removesuffix(' <')}" if packed else f"{command} {name}") + f" > new.{kind}"
+    return (
+        f"{unpack} {name} | {command.removesuffix(' <')}" if packed else f"{command} {name}"
+    ) + f" > new.{kind}"

@@ -1,4 +1,5 @@
-"""Where each task's rows come from: the hub, files on this machine, or the built-in sample world."""
+"""Where each task's rows come from: the hub, files on this machine, or the built-in sample
+world."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class ReadSplit:
-    """What a run records of a split that it has read: its content, not where it lies, says whether it is the same data."""
+    """What a run records of a split that it has read: its content, not where it lies, says whether
+    it is the same data."""
 
     origin: str
     """File, or a name such as `hub:nyu-mll/glue/cola/train`."""
@@ -65,13 +67,17 @@ class ReadSplit:
         """Rows that are trained on or scored, of how many, and how many of the others have no
         label, as results.json has them."""
         without = self.unlabelled + self.kept
-        return {"used": self.rows - self.kept, "of": self.total} | ({"unlabelled": without} if without else {})
+        return {"used": self.rows - self.kept, "of": self.total} | (
+            {"unlabelled": without} if without else {}
+        )
 
 
 class DataSource:
     """Reads the splits of a run's tasks, each from its own kind of source."""
 
-    def __init__(self, choices: Mapping[str, Choice], data: Data, tasks: Mapping[str, Task], seed: int) -> None:
+    def __init__(
+        self, choices: Mapping[str, Choice], data: Data, tasks: Mapping[str, Task], seed: int
+    ) -> None:
         self.choices = choices
         """Kind and reason by task."""
         self._data = data
@@ -98,17 +104,24 @@ class DataSource:
             names.setdefault(f"{choice.kind}: {choice.reason}", []).append(name)
         if len(names) == 1:
             return next(iter(names))
-        return "mixed: " + "; ".join(f"{', '.join(tasks)} from {where}" for where, tasks in names.items())
+        return "mixed: " + "; ".join(
+            f"{', '.join(tasks)} from {where}" for where, tasks in names.items()
+        )
 
-    def read(self, task: str, split: str, labelled: Rows | None = None, *, keep: Rows | None = None) -> Table:
-        """The rows of one split, or those drawn from them for `data.max_train_rows` or `data.max_eval_rows`.
+    def read(
+        self, task: str, split: str, labelled: Rows | None = None, *, keep: Rows | None = None
+    ) -> Table:
+        """The rows of one split, or those drawn from them for `data.max_train_rows` or
+        `data.max_eval_rows`.
 
         `labelled`: which rows have a label; the others are left out first, where the task says so.
         `keep`: which of those others are not left out.
         Raises UserError when the split cannot be read.
         """
         config = self._tasks[task]
-        reader = {"hub": self._read_hub, "local": self._read_local, "sample": self._read_sample}[self.choices[task].kind]
+        reader = {"hub": self._read_hub, "local": self._read_local, "sample": self._read_sample}[
+            self.choices[task].kind
+        ]
         try:
             table = reader(task, config, split)
         except UserError as error:
@@ -124,30 +137,49 @@ class DataSource:
         unlabelled = total - len(table)
         table = self._drawn(task, config, table)
         kept = 0 if partly is None else len(table) - int(np.count_nonzero(partly(table)))
-        self._read[task][split] = ReadSplit(table.origin, fingerprint, len(table), total, unlabelled, kept)
+        self._read[task][split] = ReadSplit(
+            table.origin, fingerprint, len(table), total, unlabelled, kept
+        )
         return table
 
     def _drawn(self, task: str, config: Task, table: Table) -> Table:
-        limit = self._data.max_train_rows if table.split == config.splits.train else self._data.max_eval_rows
+        limit = (
+            self._data.max_train_rows
+            if table.split == config.splits.train
+            else self._data.max_eval_rows
+        )
         if limit is None or limit >= len(table):
             return table
         column = config.columns.label if isinstance(config, ClassificationTask) else None
         classes = None
         # Lists and objects are no labels, which the task says later.
-        if column is not None and column in table.rows.column_names and not pa.types.is_nested(table.rows.column(column).type):
+        if (
+            column is not None
+            and column in table.rows.column_names
+            and not pa.types.is_nested(table.rows.column(column).type)
+        ):
             classes = table.column(column)
         learns = (
-            table.split == config.splits.train and isinstance(config, ClassificationTask) and config.head is None and config.labels is None
+            table.split == config.splits.train
+            and isinstance(config, ClassificationTask)
+            and config.head is None
+            and config.labels is None
         )
         if learns and classes is not None and limit < (count := len(set(classes) - {None, ""})):
-            what = f"{limit} rows of {len(table):,} cannot have all {count} labels of column '{column}', from which the classes are learned"
+            what = (
+                f"{limit} rows of {len(table):,} cannot have all {count} labels of column "
+                f"'{column}', from which the classes are learned"
+            )
             fix = f"give {count} or more, or name the classes in tasks.{task}.labels"
             raise UserError(Problem(what, "data.max_train_rows", fix).of_task(task))
-        rows = draw(len(table), limit, key=f"rows {self._seed} {task} {table.split}", classes=classes)
+        rows = draw(
+            len(table), limit, key=f"rows {self._seed} {task} {table.split}", classes=classes
+        )
         return table.select(rows)
 
     def record(self) -> dict[str, Any]:
-        """What was read so far, as environment.json has it: for each task its kind of source and its splits."""
+        """What was read so far, as environment.json has it: for each task its kind of source and
+        its splits."""
         return {
             name: {
                 "source": choice.kind,
@@ -158,7 +190,8 @@ class DataSource:
         }
 
     def note(self, results: dict[str, Any], parts: Mapping[str, Iterable[str]]) -> None:
-        """Add to the scores of the splits `parts`, by task, where their rows come from and how many of how many were scored."""
+        """Add to the scores of the splits `parts`, by task, where their rows come from and how many
+        of how many were scored."""
         for name, entry in results["tasks"].items():
             entry["source"] = self.choices[name].kind
             entry["rows"] = {split: self._read[name][split].counts() for split in parts[name]}
@@ -166,14 +199,22 @@ class DataSource:
     def train_rows(self) -> dict[str, dict[str, int]]:
         """How many rows of how many each task is trained on."""
         trains = {name: self._tasks[name].splits.train for name in self._tasks}
-        return {name: self._read[name][split].counts() for name, split in trains.items() if split in self._read[name]}
+        return {
+            name: self._read[name][split].counts()
+            for name, split in trains.items()
+            if split in self._read[name]
+        }
 
     def drawn(self) -> str | None:
         """One line on the splits of which only some rows take part; None when all rows do."""
         parts = []
         for name, splits in self._read.items():
             there = {split: read.total - read.unlabelled for split, read in splits.items()}
-            some = [f"{split} {read.rows:,} of {there[split]:,}" for split, read in splits.items() if read.rows < there[split]]
+            some = [
+                f"{split} {read.rows:,} of {there[split]:,}"
+                for split, read in splits.items()
+                if read.rows < there[split]
+            ]
             parts += [f"{name} {', '.join(some)}"] if some else []
         return f"rows drawn at random (seed {self._seed}): {'; '.join(parts)}" if parts else None
 
@@ -182,7 +223,11 @@ class DataSource:
         such split."""
         parts = []
         for name, splits in self._read.items():
-            some = [f"{split} {read.unlabelled:,} of {read.total:,}" for split, read in splits.items() if read.unlabelled]
+            some = [
+                f"{split} {read.unlabelled:,} of {read.total:,}"
+                for split, read in splits.items()
+                if read.unlabelled
+            ]
             parts += [f"{name} {', '.join(some)}"] if some else []
         return f"rows left out because they have no label: {'; '.join(parts)}" if parts else None
 
@@ -191,9 +236,17 @@ class DataSource:
         scored; None where there is no such split."""
         parts = []
         for name, splits in self._read.items():
-            some = [f"{split} {read.rows - read.kept:,} of {read.rows:,}" for split, read in splits.items() if read.kept]
+            some = [
+                f"{split} {read.rows - read.kept:,} of {read.rows:,}"
+                for split, read in splits.items()
+                if read.kept
+            ]
             parts += [f"{name} {', '.join(some)}"] if some else []
-        return f"rows without a label are predicted, but only the others scored: {'; '.join(parts)}" if parts else None
+        return (
+            f"rows without a label are predicted, but only the others scored: {'; '.join(parts)}"
+            if parts
+            else None
+        )
 
     def splits(self, task: str) -> list[str]:
         """The names of the splits that there are. Raises UserError when they cannot be listed."""
@@ -219,18 +272,28 @@ class DataSource:
         files = config.source.files
         if files is not None:
             if split not in files:
-                raise UserError(f"no file is named for split '{split}'", f"tasks.{task}.source.files", suggest(split, files))
+                raise UserError(
+                    f"no file is named for split '{split}'",
+                    f"tasks.{task}.source.files",
+                    suggest(split, files),
+                )
             return Path(files[split])
         folder = self._folder(task, config)
         found = [path for kind in ENDINGS if (path := folder / f"{split}.{kind}").is_file()]
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
-            raise UserError(f"{names} are both there: which one is meant?", str(folder), "move all but one away")
+            raise UserError(
+                f"{names} are both there: which one is meant?", str(folder), "move all but one away"
+            )
         if found:
             return found[0]
         looked_for = f"{folder / split}.*"
         if not folder.is_dir():
-            raise UserError(f"the folder {folder} does not exist", looked_for, "check data.root; it holds one folder a task")
+            raise UserError(
+                f"the folder {folder} does not exist",
+                looked_for,
+                "check data.root; it holds one folder a task",
+            )
         splits = _splits_in(folder)
         there = f"the folder holds no file that ends in {NAMED}"
         if splits:
@@ -241,7 +304,9 @@ class DataSource:
         assert self._data.root is not None  # open_source has seen to it
         if config.source.path is None:
             raise UserError(
-                "the task has no folder below data.root", f"tasks.{task}.source.path", f"set tasks.{task}.source.path or .files"
+                "the task has no folder below data.root",
+                f"tasks.{task}.source.path",
+                f"set tasks.{task}.source.path or .files",
             )
         return Path(self._data.root) / config.source.path
 
@@ -266,10 +331,15 @@ class DataSource:
             raise UserError(
                 f"the sample world has no task '{path or task}'",
                 f"tasks.{task}.source.path",
-                f"give data.root=FOLDER or tasks.{task}.source.files; the sample world has: {', '.join(paths)}",
+                f"give data.root=FOLDER or tasks.{task}.source.files; the sample world has: "
+                f"{', '.join(paths)}",
             )
         if split not in paths[path]:
-            raise UserError(f"the sample world's '{path}' has no split '{split}'", f"tasks.{task}.splits", suggest(split, paths[path]))
+            raise UserError(
+                f"the sample world's '{path}' has no split '{split}'",
+                f"tasks.{task}.splits",
+                suggest(split, paths[path]),
+            )
         rows = sample_table(path, split, self._data.sample_seed)
         origin = f"sample:{path}/{split}"
         self._fingerprints[origin] = rows_fingerprint(rows)
@@ -282,7 +352,8 @@ def _columns(config: Task) -> list[str]:
 
 
 def open_source(data: Data, tasks: Mapping[str, Task], seed: int = 0) -> DataSource:
-    """Decide where the rows of each task come from. `seed`: of the run; it draws the rows where there is a limit.
+    """Decide where the rows of each task come from. `seed`: of the run; it draws the rows where
+    there is a limit.
 
     Raises UserError with every task whose source cannot serve it.
     """
@@ -290,7 +361,8 @@ def open_source(data: Data, tasks: Mapping[str, Task], seed: int = 0) -> DataSou
 
 
 def changed_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Problem]:
-    """In what the data of two records (`DataSource.record`) differ: kinds of source, and the content of splits.
+    """In what the data of two records (`DataSource.record`) differ: kinds of source, and the
+    content of splits.
 
     Where a file lies is no difference. Tasks and splits that `now` does not have are not compared.
     """
@@ -299,19 +371,36 @@ def changed_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Prob
         known = before.get(name)
         if known is not None and known["source"] != task["source"]:
             what = f"the run's rows came from '{known['source']}', now from '{task['source']}'"
-            problems.append(Problem(what, f"tasks.{name}.source", f"type tasks.{name}.source.kind={known['source']}, or data.source"))
+            problems.append(
+                Problem(
+                    what,
+                    f"tasks.{name}.source",
+                    f"type tasks.{name}.source.kind={known['source']}, or data.source",
+                )
+            )
             continue
         for split, read in task["splits"].items():
-            if known is not None and known["splits"].get(split, read)["fingerprint"] != read["fingerprint"]:
+            if (
+                known is not None
+                and known["splits"].get(split, read)["fingerprint"] != read["fingerprint"]
+            ):
                 what = f"the rows are not the {split} split that the run has read"
-                problems.append(Problem(what, read["origin"], "bring the data back as it was, or start another run").of_task(name))
+                problems.append(
+                    Problem(
+                        what, read["origin"], "bring the data back as it was, or start another run"
+                    ).of_task(name)
+                )
     return problems
 
 
 def _choices(data: Data, tasks: Mapping[str, Task]) -> dict[str, Choice]:
     """Kind and reason for each task: its own files, its own kind, or the default."""
     files = {name: task for name, task in tasks.items() if task.source.files is not None}
-    named = {name: task for name, task in tasks.items() if task.source.kind is not None and name not in files}
+    named = {
+        name: task
+        for name, task in tasks.items()
+        if task.source.kind is not None and name not in files
+    }
     others = {name: task for name, task in tasks.items() if name not in files and name not in named}
     default = _default(data, others) if others else None
     choices: dict[str, Choice] = {}
@@ -322,9 +411,16 @@ def _choices(data: Data, tasks: Mapping[str, Task]) -> dict[str, Choice]:
             choices[name] = default
         else:
             assert task.source.kind is not None
-            choices[name] = Choice(task.source.kind, f"data.root={data.root}" if task.source.kind == "local" else "source.kind")
+            choices[name] = Choice(
+                task.source.kind,
+                f"data.root={data.root}" if task.source.kind == "local" else "source.kind",
+            )
     for kind, check in (("local", _check_local), ("hub", _check_hub)):
-        if kind_of := {name: task for name, task in tasks.items() if name not in files and choices[name].kind == kind}:
+        if kind_of := {
+            name: task
+            for name, task in tasks.items()
+            if name not in files and choices[name].kind == kind
+        }:
             check(data, kind_of)
     return choices
 
@@ -337,17 +433,28 @@ def _default(data: Data, tasks: Mapping[str, Task]) -> Choice:
         return Choice(data.source, f"data.source={data.source}", by_default=True)
     without = [name for name, task in tasks.items() if task.source.hub is None]
     if not without and not _not_at_hand(tasks):
-        return Choice("hub", "every data set is in the cache or a folder of this machine", by_default=True)
+        return Choice(
+            "hub", "every data set is in the cache or a folder of this machine", by_default=True
+        )
     if not without and hub_answers():
         return Choice("hub", f"{hub_endpoint()} answers", by_default=True)
-    why = f"{', '.join(without)} is not on the hub" if without else f"{hub_endpoint()} does not answer"
+    why = (
+        f"{', '.join(without)} is not on the hub"
+        if without
+        else f"{hub_endpoint()} does not answer"
+    )
     from mtlcli.data.sample import sample_paths
 
     absent = [name for name, task in tasks.items() if task.source.path not in sample_paths()]
     if absent:
         fix = "check the network, the proxy and HF_ENDPOINT; or give data.root=FOLDER"
         raise UserError(
-            Problem(f"there are no rows: {why}, no data.root is given, and the sample world has no such task", f"tasks.{name}.source", fix)
+            Problem(
+                f"there are no rows: {why}, no data.root is given, and the sample world has no "
+                "such task",
+                f"tasks.{name}.source",
+                fix,
+            )
             for name in absent
         )
     return Choice("sample", f"no data.root is given, and {why}", by_default=True)
@@ -361,24 +468,33 @@ def _check_local(data: Data, tasks: Mapping[str, Task]) -> None:
             "give data.root=FOLDER, which holds <task path>/<split>.parquet, .csv, ...",
         )
     if not Path(data.root).is_dir():
-        raise UserError(f"the folder '{data.root}' does not exist", "data.root", f"you are in {Path.cwd()}; give an existing folder")
+        raise UserError(
+            f"the folder '{data.root}' does not exist",
+            "data.root",
+            f"you are in {Path.cwd()}; give an existing folder",
+        )
 
 
 def _check_hub(data: Data, tasks: Mapping[str, Task]) -> None:
     without = [name for name, task in tasks.items() if task.source.hub is None]
     if without:
         raise UserError(
-            Problem("the task is not on the hub", f"tasks.{name}.source.hub", "give data.root=FOLDER, or take it out of the run")
+            Problem(
+                "the task is not on the hub",
+                f"tasks.{name}.source.hub",
+                "give data.root=FOLDER, or take it out of the run",
+            )
             for name in without
         )
     missing = _not_at_hand(tasks)
     if missing and not hub_answers():
         offline = " (HF_HUB_OFFLINE is set)" if _is_offline() else ""
         raise UserError(
-            f"{hub_endpoint()} does not answer{offline}, and these data sets are not in the cache: {', '.join(missing)}",
+            f"{hub_endpoint()} does not answer{offline}, and these data sets are not in the cache: "
+            f"{', '.join(missing)}",
             "data.source=hub" if data.source == "hub" else f"tasks.{next(iter(tasks))}.source",
-            f"{'unset HF_HUB_OFFLINE' if offline else 'check the network, the proxy and HF_ENDPOINT'}; or use data.source=local"
-            " data.root=FOLDER, or data.source=sample",
+            ("unset HF_HUB_OFFLINE" if offline else "check the network, the proxy and HF_ENDPOINT")
+            + "; or use data.source=local data.root=FOLDER, or data.source=sample",
         )
 
 
@@ -404,7 +520,8 @@ def _is_offline() -> bool:
 
 @cache
 def hub_answers() -> bool:
-    """Whether the hub answers one small request within two seconds. Asked once in a process; False when HF_HUB_OFFLINE is set."""
+    """Whether the hub answers one small request within two seconds. Asked once in a process; False
+    when HF_HUB_OFFLINE is set."""
     from huggingface_hub import get_session
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
@@ -412,7 +529,8 @@ def hub_answers() -> bool:
 
     def ask() -> None:
         try:
-            # The library's own session: the user's proxy, certificates and offline switch hold for it.
+            # The library's own session: the user's proxy, certificates and offline switch hold for
+            # it.
             answers.append(get_session().head(hub_endpoint(), timeout=HUB_SECONDS).status_code)
         except (httpx.HTTPError, OSError):
             return
@@ -430,7 +548,9 @@ def _not_at_hand(tasks: Mapping[str, Task]) -> list[str]:
     return [
         "/".join(part for part in (source.hub, source.hub_config) if part)
         for source in (task.source for task in tasks.values())
-        if source.hub is not None and not Path(source.hub).is_dir() and _cached(source.hub, source.hub_config) is None
+        if source.hub is not None
+        and not Path(source.hub).is_dir()
+        and _cached(source.hub, source.hub_config) is None
     ]
 
 
@@ -439,15 +559,24 @@ def _cached(hub: str, config: str | None) -> Any | None:
     """A `datasets` builder of a data set that was loaded before, or None."""
     from huggingface_hub import constants
 
-    # datasets takes two seconds to import: not before it is known that there is any cache to look into.
-    folder = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets").expanduser()
+    # datasets takes two seconds to import: not before it is known that there is any cache to look
+    # into.
+    folder = Path(
+        os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets"
+    ).expanduser()
     owner = hub.rpartition("/")[0]
     if not any(folder.glob(f"{owner}___*" if owner else "*")):
         return None
     from datasets.packaged_modules.cache.cache import Cache
 
     try:
-        return Cache(repo_id=hub, dataset_name=hub.split("/")[-1], config_name=config, version="auto", hash="auto")
+        return Cache(
+            repo_id=hub,
+            dataset_name=hub.split("/")[-1],
+            config_name=config,
+            version="auto",
+            hash="auto",
+        )
     except ValueError:  # Its way to say that there is no such data set, or not this configuration.
         return None
 
@@ -456,7 +585,11 @@ def _hub_splits(task: str, hub: str, config: str | None) -> list[str]:
     """The names of a data set's splits on the hub, or in its cache."""
     import datasets
 
-    with _hub_errors(task, f"the splits of {'/'.join(part for part in (hub, config) if part)} cannot be read from the hub"):
+    with _hub_errors(
+        task,
+        f"the splits of {'/'.join(part for part in (hub, config) if part)} cannot be read from the "
+        "hub",
+    ):
         if Path(hub).is_dir() or hub_answers():
             return list(datasets.get_dataset_split_names(hub, config))
         builder = _cached(hub, config)
@@ -476,7 +609,8 @@ def _hub_errors(task: str, what: str) -> Iterator[None]:
         raise UserError(
             f"{what}: {reason[0]}",
             f"tasks.{task}.source",
-            "check source.hub, source.hub_config and splits of the task; or use data.source=local data.root=FOLDER",
+            "check source.hub, source.hub_config and splits of the task; or use data.source=local "
+            "data.root=FOLDER",
         ) from error
 
 
@@ -490,6 +624,9 @@ def _hub_rows(task: str, hub: str, config: str | None, split: str) -> pa.Table:
         else:
             builder = _cached(hub, config)
             if builder is None:
-                raise UserError(f"{hub_endpoint()} does not answer, and {where} is not in the cache", fix="check the network")
+                raise UserError(
+                    f"{hub_endpoint()} does not answer, and {where} is not in the cache",
+                    fix="check the network",
+                )
             rows = builder.as_dataset(split=split)
     return rows.with_format("arrow")[:]

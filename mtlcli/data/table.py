@@ -30,11 +30,14 @@ def text_array(values: Iterable[str | None]) -> pa.StringArray:
 def integer_array(values: NDArray[np.int32] | NDArray[np.int64]) -> pa.Array:
     """An arrow array of whole numbers; see `text_array`."""
     kind = pa.int32() if values.dtype == np.int32 else pa.int64()
-    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
+    return pa.Array.from_buffers(
+        kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))]
+    )
 
 
 def others(numbers: Sequence[int], count: int, kind: str = "line") -> str:
-    """`` (and 7 more: lines 5, 7, 8, 9, ...)``: after the first of `count` rows with the same fault, the others.
+    """`` (and 7 more: lines 5, 7, 8, 9, ...)``: after the first of `count` rows with the same
+    fault, the others.
 
     numbers: the first of them, NAMED or more if there are so many.
     """
@@ -45,30 +48,45 @@ def others(numbers: Sequence[int], count: int, kind: str = "line") -> str:
 
 
 def headers(rows: Iterable[Sequence[str | None]], names: Sequence[str]) -> list[int]:
-    """The rows that hold the names of all columns, in whatever order: header lines of files that were put together."""
+    """The rows that hold the names of all columns, in whatever order: header lines of files that
+    were put together."""
     known = sorted(map(_plain, names))
     first = set(known)
-    return [number for number, row in enumerate(rows) if _plain(row[0]) in first and sorted(map(_plain, row)) == known]
+    return [
+        number
+        for number, row in enumerate(rows)
+        if _plain(row[0]) in first and sorted(map(_plain, row)) == known
+    ]
 
 
 def header_again(row: Sequence[str | None], names: Sequence[str], where: str, more: str) -> Problem:
     """What is wrong with a row that `headers` has found. `more`: in words, the others."""
     if list(map(_plain, row)) == list(map(_plain, names)):
         return Problem(
-            f"the row repeats the header{more}", where, "delete it: of files that are put together only the first keeps its header"
+            f"the row repeats the header{more}",
+            where,
+            "delete it: of files that are put together only the first keeps its header",
         )
     what = f"the row is a header with the columns in another order{more}"
-    return Problem(what, where, "bring the columns of the rows below it into the order of the first header, and delete it")
+    return Problem(
+        what,
+        where,
+        "bring the columns of the rows below it into the order of the first header, and delete it",
+    )
 
 
 def _plain(name: str | None) -> str:
-    """A name as it is compared: a byte order mark, white space around it and case are no difference."""
+    """A name as it is compared: a byte order mark, white space around it and case are no
+    difference."""
     return (name or "").strip("\ufeff").strip().casefold()
 
 
 def as_numpy(column: pa.Array | pa.ChunkedArray) -> NDArray:
-    """A column of numbers without nulls as numpy. Arrow's own `to_numpy` imports pandas, which takes longer than to check all rows."""
-    found: NDArray = np.from_dlpack(column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column)
+    """A column of numbers without nulls as numpy. Arrow's own `to_numpy` imports pandas, which
+    takes longer than to check all rows."""
+    found: NDArray = np.from_dlpack(
+        column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    )
     return found
 
 
@@ -85,7 +103,8 @@ class Table:
     lines: list[int] | None = field(default=None, repr=False)
     """Line in `origin` where each row starts, for text files; None: rows are numbered."""
     numbers: NDArray[np.int64] | None = field(default=None, repr=False)
-    """Number of each row in the split, from 0, where the table holds only some of its rows; None: it holds all of them."""
+    """Number of each row in the split, from 0, where the table holds only some of its rows; None:
+    it holds all of them."""
 
     names: list[str] | None = field(default=None, repr=False)
     """All columns that the file has; None: those of `rows`."""
@@ -108,7 +127,8 @@ class Table:
         text = (self.rows.schema.metadata or {}).get(b"huggingface")
         try:
             names = json.loads(text)["info"]["features"][column]["names"] if text else None
-        except (ValueError, KeyError, TypeError, RecursionError):  # Metadata of another form say nothing about this column.
+        # Metadata of another form say nothing about this column.
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None
         if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
             return None
@@ -117,19 +137,26 @@ class Table:
         return names if len(set(names)) == len(names) > 1 else None
 
     def where(self, row: int) -> str:
-        """How a row (counted from 0) is named to the user: `file, line 12`, or `file, row 11` counted from 1."""
+        """How a row (counted from 0) is named to the user: `file, line 12`, or `file, row 11`
+        counted from 1."""
         return f"{self.origin}, {self.place(row)}"
 
     def place(self, row: int) -> str:
-        """How a row (counted from 0) is named to the user beside its file: `line 12` or `row 11`."""
+        """How a row (counted from 0) is named to the user beside its file: `line 12` or `row
+        11`."""
         return f"{self._kind} {self._number(row)}"
 
     def others(self, rows: Sequence[int] | NDArray[np.int64], count: int | None = None) -> str:
-        """What follows the name of the first of `rows`, which share a fault: how many more there are, and which.
+        """What follows the name of the first of `rows`, which share a fault: how many more there
+        are, and which.
 
         count: of how many rows these are the first.
         """
-        return others([self._number(int(row)) for row in rows[:NAMED]], len(rows) if count is None else count, self._kind)
+        return others(
+            [self._number(int(row)) for row in rows[:NAMED]],
+            len(rows) if count is None else count,
+            self._kind,
+        )
 
     @property
     def _kind(self) -> str:
@@ -143,7 +170,8 @@ class Table:
         return 1 + (row if self.numbers is None else int(self.numbers[row]))
 
     def select(self, rows: NDArray[np.int64]) -> Table:
-        """Some of the rows, by their places in this table (counted from 0); messages name them as before."""
+        """Some of the rows, by their places in this table (counted from 0); messages name them as
+        before."""
         return replace(
             self,
             rows=self.rows.take(integer_array(np.asarray(rows, np.int64))),

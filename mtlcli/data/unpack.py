@@ -19,11 +19,13 @@ from mtlcli.memory import free_memory
 
 BLOCK = 1 << 20
 TIMES = 5
-"""What reading a text file takes, in times of its size: its bytes, its text, its fields and its columns."""
+"""What reading a text file takes, in times of its size: its bytes, its text, its fields and its
+columns."""
 
 
 def text_bytes(path: Path) -> bytes:
-    """All bytes of a text file, unpacked. Raises OSError when it cannot be read, UserError when it is damaged or too large."""
+    """All bytes of a text file, unpacked. Raises OSError when it cannot be read, UserError when it
+    is damaged or too large."""
     packed = ending(path).rpartition(".")[2]
     free = free_memory()
     if packed not in COMPRESSIONS:
@@ -67,5 +69,10 @@ def _opened(path: Path, packed: str) -> IO[bytes] | Any:
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    fix = f"download or write the file again; a file that is not compressed has no .{path.suffix[1:]} at its end"
-    return UserError(f"the compressed file is damaged or of another kind: {first_line(error)}", str(path), fix)
+    fix = (
+        "download or write the file again; a file that is not compressed has no "
+        f".{path.suffix[1:]} at its end"
+    )
+    return UserError(
+        f"the compressed file is damaged or of another kind: {first_line(error)}", str(path), fix
+    )

@@ -1,4 +1,5 @@
-"""What environment variables say about a launcher that has started this process as one of several ranks. No torch here."""
+"""What environment variables say about a launcher that has started this process as one of several
+ranks. No torch here."""
 
 from __future__ import annotations
 
@@ -45,10 +46,11 @@ class Launch:
 
 
 def read_launch() -> Launch | None:
-    """The launch that RANK, WORLD_SIZE, MASTER_ADDR, ... describe; None when this process is a run by itself.
+    """The launch that RANK, WORLD_SIZE, MASTER_ADDR, ... describe; None when this process is a run
+    by itself.
 
-    Raises UserError naming every variable that is malformed or missing, and when another launcher has
-    started several tasks without saying so in these variables.
+    Raises UserError naming every variable that is malformed or missing, and when another launcher
+    has started several tasks without saying so in these variables.
     """
     problems: list[Problem] = []
     rank = _number("RANK", 0, None, problems)
@@ -62,7 +64,10 @@ def read_launch() -> Launch | None:
     if rank is None:
         problems.append(_half("RANK", world_size))
     elif rank >= world_size:
-        what = f"a launch of {world_size} ranks (WORLD_SIZE={world_size}) has ranks 0 to {world_size - 1}"
+        what = (
+            f"a launch of {world_size} ranks (WORLD_SIZE={world_size}) has ranks 0 to "
+            f"{world_size - 1}"
+        )
         problems.append(Problem(what, f"RANK={rank}", _unset("RANK", "WORLD_SIZE")))
     address = os.environ.get("MASTER_ADDR", "")
     if not address:
@@ -83,14 +88,21 @@ def read_launch() -> Launch | None:
 
 
 def _number(name: str, least: int, most: int | None, problems: list[Problem]) -> int | None:
-    """The value of a variable; None when it is not set, or is malformed, which is added to the problems."""
+    """The value of a variable; None when it is not set, or is malformed, which is added to the
+    problems."""
     text = os.environ.get(name)
     if text is None:
         return None
-    if re.fullmatch(r"[0-9]{1,9}", text) and least <= int(text) and (most is None or int(text) <= most):
+    if (
+        re.fullmatch(r"[0-9]{1,9}", text)
+        and least <= int(text)
+        and (most is None or int(text) <= most)
+    ):
         return int(text)
     allowed = f"from {least}" + ("" if most is None else f" to {most}")
-    problems.append(Problem(f"the value is not a whole number {allowed}", f"{name}={text}", _unset(name)))
+    problems.append(
+        Problem(f"the value is not a whole number {allowed}", f"{name}={text}", _unset(name))
+    )
     return None
 
 
@@ -100,7 +112,10 @@ def _half(missing: str, world_size: int) -> Problem:
 
 
 def _unset(*names: str) -> str:
-    return f"unset it ({'; '.join(f'unset {name}' for name in names)}), or start the ranks with torchrun"
+    return (
+        f"unset it ({'; '.join(f'unset {name}' for name in names)}), or start the ranks with "
+        "torchrun"
+    )
 
 
 def _refuse_other_launchers() -> None:
@@ -108,9 +123,14 @@ def _refuse_other_launchers() -> None:
         size = os.environ.get(variable, "1")
         if size == "1":
             continue
-        what = f"{launcher} has started {size} tasks, and RANK and WORLD_SIZE are not set: each task would be a run of its own"
+        what = (
+            f"{launcher} has started {size} tasks, and RANK and WORLD_SIZE are not set: each "
+            "task would be a run of its own"
+        )
         fix = (
-            f"if the tasks are ranks of one run, set RANK=${rank}, WORLD_SIZE=${variable} and LOCAL_RANK=${local_rank} in each, and "
-            f"LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT as torchrun does; if each is a run of its own, type unset {variable}"
+            f"if the tasks are ranks of one run, set RANK=${rank}, WORLD_SIZE=${variable} and "
+            f"LOCAL_RANK=${local_rank} in each, and "
+            "LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT as torchrun does; if each is a run of "
+            f"its own, type unset {variable}"
         )
         raise UserError(what, f"{variable}={size}", fix)

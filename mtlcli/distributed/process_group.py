@@ -1,4 +1,5 @@
-"""Ranks: which process this is, and the few collective operations that a run needs. With one rank they do nothing."""
+"""Ranks: which process this is, and the few collective operations that a run needs. With one rank
+they do nothing."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ class Ranks:
     shared: SharedSum | None = None
     """Memory that all ranks see, where they can: CPU processes on one machine."""
     store: PrefixStore | None = None
-    """Where the ranks have met; what one of them leaves there outlives it. None: this process is the only rank."""
+    """Where the ranks have met; what one of them leaves there outlives it. None: this process is
+    the only rank."""
 
     @property
     def first(self) -> bool:
@@ -48,15 +50,18 @@ class Ranks:
         return self.rank == 0
 
     def leave_word(self, error: MtlError) -> None:
-        """Tell the first rank, which talks to the user, why this one ends. The first rank itself has no need to."""
+        """Tell the first rank, which talks to the user, why this one ends. The first rank itself
+        has no need to."""
         if self.store is not None and not self.first:
             kind = "user" if isinstance(error, UserError) else "run"
             word = [kind, self.rank, [astuple(problem) for problem in error.problems]]
-            with suppress(dist.DistError):  # The store is gone, and with it the first rank or the launcher.
+            # The store is gone, and with it the first rank or the launcher.
+            with suppress(dist.DistError):
                 self.store.set(WORD, json.dumps(word))
 
     def word_of_another(self) -> MtlError | None:
-        """What another rank has left word of: a mistake of the user as that rank found it, any other failure with the rank's number."""
+        """What another rank has left word of: a mistake of the user as that rank found it, any
+        other failure with the rank's number."""
         try:
             if self.store is None or not self.store.check([WORD]):
                 return None
@@ -66,7 +71,9 @@ class Ranks:
         found = [Problem(*values) for values in problems]
         if kind == "user":
             return UserError(found)
-        return RunError([replace(problem, what=f"rank {rank}: {problem.what}") for problem in found])
+        return RunError(
+            [replace(problem, what=f"rank {rank}: {problem.what}") for problem in found]
+        )
 
     def add(self, tensor: Tensor) -> Tensor:
         """Sum a tensor over all ranks, in place."""
@@ -86,7 +93,11 @@ class Ranks:
         """Give every rank the JSON value of rank 0 (as text: nothing is unpickled)."""
         if self.world == 1:
             return value
-        content = torch.tensor(list(json.dumps(value).encode()) if self.first else [], dtype=torch.uint8, device=self.device)
+        content = torch.tensor(
+            list(json.dumps(value).encode()) if self.first else [],
+            dtype=torch.uint8,
+            device=self.device,
+        )
         size = torch.tensor([len(content)], device=self.device)
         dist.broadcast(size, 0)
         if not self.first:
@@ -101,13 +112,15 @@ class Ranks:
         return whole
 
     def scatter_sum(self, vector: Tensor) -> Tensor:
-        """This rank's part of the sum of all ranks' vectors, whose length is a multiple of the number of ranks."""
+        """This rank's part of the sum of all ranks' vectors, whose length is a multiple of the
+        number of ranks."""
         part = torch.empty(len(vector) // self.world, dtype=vector.dtype, device=self.device)
         dist.reduce_scatter_tensor(part, vector)
         return part
 
     def union(self, ids: Tensor) -> Tensor:
-        """The sorted distinct values of an integer vector over all ranks, whose vectors may differ in length."""
+        """The sorted distinct values of an integer vector over all ranks, whose vectors may differ
+        in length."""
         ids = torch.unique(ids)
         if self.world == 1:
             return ids
@@ -122,12 +135,15 @@ class Ranks:
             for tensor in tensors:
                 dist.broadcast(tensor.detach(), 0)
 
-    def reduce_gradients(self, parameters: list[Parameter], touched: Mapping[Parameter, Tensor]) -> None:
+    def reduce_gradients(
+        self, parameters: list[Parameter], touched: Mapping[Parameter, Tensor]
+    ) -> None:
         """Sum the gradients of all ranks, in one flat transfer. They are good until the next call.
 
-        A rank whose share of a batch was empty has no gradient where others have one: a parameter takes part when any
-        rank has a gradient for it, and keeps `grad = None` (and so its optimiser state) when none has.
-        `touched`: of word embeddings the rows that are not 0 on this rank; only those of any rank are transferred.
+        A rank whose share of a batch was empty has no gradient where others have one: a parameter
+        takes part when any rank has a gradient for it, and keeps `grad = None` (and so its
+        optimiser state) when none has. `touched`: of word embeddings the rows that are not 0 on
+        this rank; only those of any rank are transferred.
         """
         if self.world == 1:
             return
@@ -144,7 +160,9 @@ class Ranks:
                 continue
             taking_part.append(parameter)
             if knowing == self.world:
-                rows[parameter] = self.union(touched.get(parameter, torch.empty(0, dtype=torch.int64, device=self.device)))
+                rows[parameter] = self.union(
+                    touched.get(parameter, torch.empty(0, dtype=torch.int64, device=self.device))
+                )
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         parts = [p.grad[rows[p]] if p in rows else p.grad for p in taking_part]
@@ -154,9 +172,14 @@ class Ranks:
             dist.all_reduce(flat)
         else:
             # The transfer of the counts was between the last reading and this writing.
-            torch.cat(pieces, out=self.shared.slot(size, sum(parameter.numel() for parameter in parameters)))
+            torch.cat(
+                pieces,
+                out=self.shared.slot(size, sum(parameter.numel() for parameter in parameters)),
+            )
             flat = self.shared.total(size)
-        for parameter, sums, part in zip(taking_part, flat.split([p.numel() for p in parts]), parts, strict=True):
+        for parameter, sums, part in zip(
+            taking_part, flat.split([p.numel() for p in parts]), parts, strict=True
+        ):
             if parameter in rows:
                 parameter.grad.index_copy_(0, rows[parameter], sums.view_as(part))
             else:
@@ -164,15 +187,21 @@ class Ranks:
 
 
 def choose_device(runner: Runner, local_rank: int, wanted: int) -> torch.device:
-    """The device of a rank, of `wanted` ranks on this machine. Raises UserError when `runner.device` or they ask for more than there is."""
+    """The device of a rank, of `wanted` ranks on this machine. Raises UserError when
+    `runner.device` or they ask for more than there is."""
     cuda = torch.cuda.is_available()
     if runner.device == "cuda" and not cuda:
-        raise UserError("no CUDA device is available", where="runner.device=cuda", fix="type runner.device=cpu, or check the driver")
+        raise UserError(
+            "no CUDA device is available",
+            where="runner.device=cuda",
+            fix="type runner.device=cpu, or check the driver",
+        )
     if runner.device == "cpu" or not cuda:
         return torch.device("cpu")
     if wanted > torch.cuda.device_count():
         raise UserError(
-            f"the run asks for {count_of(wanted, 'device')}, and this machine has {count_of(torch.cuda.device_count(), 'GPU')}",
+            f"the run asks for {count_of(wanted, 'device')}, and this machine has "
+            f"{count_of(torch.cuda.device_count(), 'GPU')}",
             where="runner.devices",
             fix=f"type runner.devices={torch.cuda.device_count()} or runner.device=cpu",
         )
@@ -180,12 +209,14 @@ def choose_device(runner: Runner, local_rank: int, wanted: int) -> torch.device:
 
 
 def lost_neighbour(error: Exception) -> bool:
-    """Whether an error only says that another rank is gone or does not answer: the fault is there."""
+    """Whether an error only says that another rank is gone or does not answer: the fault is
+    there."""
     return isinstance(error, dist.DistError) or "gloo/" in str(error)
 
 
 def said_of_neighbour(error: Exception) -> str:
-    """What such an error says, without the place in torch's source and the advice that gloo adds."""
+    """What such an error says, without the place in torch's source and the advice that gloo
+    adds."""
     return re.sub(r"^\[\S+:\d+\] ", "", str(error)).partition(". This is typically")[0]
 
 
@@ -198,12 +229,16 @@ def connect(
 ) -> Iterator[Ranks]:
     """Join the process group if this process is one of several ranks, and leave it at the end.
 
-    `quiet`: seconds before it says for which ranks it waits. `meanwhile`: what is entered while it waits.
-    Raises UserError when the environment describes half a launch, RunError when ranks do not come.
+    `quiet`: seconds before it says for which ranks it waits. `meanwhile`: what is entered while it
+    waits. Raises UserError when the environment describes half a launch, RunError when ranks do not
+    come.
     """
     launch = read_launch()
-    local_rank, local_world_size = (0, 1) if launch is None else (launch.local_rank, launch.local_world_size)
-    # Where others have launched the ranks, maybe on several machines, runner.devices counts them all.
+    local_rank, local_world_size = (
+        (0, 1) if launch is None else (launch.local_rank, launch.local_world_size)
+    )
+    # Where others have launched the ranks, maybe on several machines, runner.devices counts them
+    # all.
     wanted = runner.devices if launch is None else max(local_world_size, local_rank + 1)
     device = choose_device(runner, local_rank, wanted)
     if device.type == "cuda":
@@ -211,7 +246,9 @@ def connect(
         # torch prefers cuDNN's attention on recent GPUs, which builds a plan for each new shape of
         # a batch, forward and backward: 0.1 to 0.5 s each. Batches here have dozens of shapes.
         torch.backends.cuda.enable_cudnn_sdp(False)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     if runner.threads is not None:
         torch.set_num_threads(runner.threads)
     elif "OMP_NUM_THREADS" not in os.environ:
@@ -229,6 +266,8 @@ def connect(
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     try:
         together = device.type == "cpu" and launch.is_local
-        yield Ranks(rank, world_size, device, shared_sum(rank, world_size) if together else None, store)
+        yield Ranks(
+            rank, world_size, device, shared_sum(rank, world_size) if together else None, store
+        )
     finally:
         dist.destroy_process_group()

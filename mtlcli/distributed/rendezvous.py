@@ -31,12 +31,14 @@ _held: dict[int, TCPStore] = {}
 
 
 def local_store(port: int = 0) -> TCPStore:
-    """The server of a store that only this machine can reach. Raises OSError when the port is taken."""
+    """The server of a store that only this machine can reach. Raises OSError when the port is
+    taken."""
     return _serve(socket.create_server(("127.0.0.1", port)))
 
 
 def _open_store(port: int) -> TCPStore:
-    """The server of a store at all addresses of this machine. Raises OSError when the port is taken."""
+    """The server of a store at all addresses of this machine. Raises OSError when the port is
+    taken."""
     if socket.has_dualstack_ipv6():
         return _serve(socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True))
     return _serve(socket.create_server(("", port)))
@@ -44,7 +46,13 @@ def _open_store(port: int) -> TCPStore:
 
 def _serve(listener: socket.socket) -> TCPStore:
     port = listener.getsockname()[1]
-    return TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
+    return TCPStore(
+        "127.0.0.1",
+        port,
+        is_master=True,
+        wait_for_workers=False,
+        master_listen_fd=listener.detach(),
+    )
 
 
 def stay_local() -> None:
@@ -55,15 +63,17 @@ def stay_local() -> None:
 
 
 def meet(launch: Launch, timeout: float, quiet: float = QUIET) -> PrefixStore:
-    """A store that all ranks have reached. Standard error says for whom this process waits, after `quiet` seconds.
+    """A store that all ranks have reached. Standard error says for whom this process waits, after
+    `quiet` seconds.
 
-    Raises RunError when some have not come within `timeout` seconds, UserError when the port is taken.
+    Raises RunError when some have not come within `timeout` seconds, UserError when the port is
+    taken.
     """
     global _meetings
     waiting = _Waiting(launch, timeout, quiet)
-    # What earlier meetings have left in the store must not be met again: a sweep meets once for each job,
-    # and torchrun keeps its store when it restarts the ranks. Agents of several machines count restarts
-    # each for itself.
+    # What earlier meetings have left in the store must not be met again: a sweep meets once for
+    # each job, and torchrun keeps its store when it restarts the ranks. Agents of several machines
+    # count restarts each for itself.
     restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if launch.is_local else "0"
     store = PrefixStore(f"restart_{restart}/meeting_{_meetings}", _reach(launch, timeout, waiting))
     _meetings += 1
@@ -71,7 +81,10 @@ def meet(launch: Launch, timeout: float, quiet: float = QUIET) -> PrefixStore:
     missing = [rank for rank in range(launch.world_size) if rank != launch.rank]
     while missing := [rank for rank in missing if not store.check([f"arrived_{rank}"])]:
         shown = [str(rank) for rank in missing[:SHOWN]] + (["..."] if len(missing) > SHOWN else [])
-        waiting.go_on(f"{', '.join(shown)} {'is' if len(missing) == 1 else 'are'} missing", aloud=launch.rank == 0)
+        waiting.go_on(
+            f"{', '.join(shown)} {'is' if len(missing) == 1 else 'are'} missing",
+            aloud=launch.rank == 0,
+        )
     return store
 
 
@@ -79,14 +92,22 @@ def _reach(launch: Launch, timeout: float, waiting: _Waiting) -> TCPStore:
     """The store at the address of the launch; rank 0 makes it, unless the launcher has done so."""
     limit = timedelta(seconds=timeout)
     by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    host = "127.0.0.1" if launch.address in LOOPBACK or (launch.is_local and not by_agent) else launch.address
+    host = (
+        "127.0.0.1"
+        if launch.address in LOOPBACK or (launch.is_local and not by_agent)
+        else launch.address
+    )
     if launch.rank == 0 and not by_agent:
         try:
             if launch.port not in _held:
-                _held[launch.port] = local_store(launch.port) if host in LOOPBACK else _open_store(launch.port)
+                _held[launch.port] = (
+                    local_store(launch.port) if host in LOOPBACK else _open_store(launch.port)
+                )
         except OSError as error:
             what = f"rank 0 cannot listen there: {error.strerror}"
-            raise UserError(what, f"MASTER_PORT={launch.port}", "give a port that is free") from error
+            raise UserError(
+                what, f"MASTER_PORT={launch.port}", "give a port that is free"
+            ) from error
         _held[launch.port].set_timeout(limit)
         return _held[launch.port]
     who = "the store of the launcher" if by_agent else "rank 0"
@@ -107,7 +128,9 @@ def _join(host: str, port: int, limit: timedelta, waiting: _Waiting, who: str) -
 
     def join() -> None:
         with suppress(DistError):
-            joined.append(TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=limit))
+            joined.append(
+                TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=limit)
+            )
 
     # In a thread, because torch waits for ever for the answer of another program that has the port.
     thread = Thread(target=join, daemon=True)
@@ -139,5 +162,7 @@ class _Waiting:
             self._next = waited + EVERY
             doing("")  # The wait has lines of its own.
             limit = f"{waited:.0f} s of {self._timeout:g} s (runner.timeout)"
-            print(f"waiting for ranks ({self._launch}, {what}): {limit}", file=sys.stderr, flush=True)
+            print(
+                f"waiting for ranks ({self._launch}, {what}): {limit}", file=sys.stderr, flush=True
+            )
         time.sleep(0.1)

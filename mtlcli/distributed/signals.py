@@ -1,4 +1,5 @@
-"""Interruption: a signal asks the run to stop after the step it is in, once everything is saved. Imports nothing heavy."""
+"""Interruption: a signal asks the run to stop after the step it is in, once everything is saved.
+Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -23,30 +24,34 @@ SIGNALS = (
 )
 """Signals that ask the run to save and stop.
 
-SIGTERM: a scheduler needs the machine. SIGINT: Ctrl-C. SIGHUP: the terminal or the ssh connection is
-gone; it stays ignored where it was ignored at the start (nohup). SIGUSR1 and SIGUSR2: schedulers warn
-of the end with them. SIGXCPU: the limit of CPU time (`ulimit -t`) is reached. SIGALRM: so is a limit of
-time that was set with `alarm` before the program was started.
+SIGTERM: a scheduler needs the machine. SIGINT: Ctrl-C. SIGHUP: the terminal or the ssh connection
+is gone; it stays ignored where it was ignored at the start (nohup). SIGUSR1 and SIGUSR2: schedulers
+warn of the end with them. SIGXCPU: the limit of CPU time (`ulimit -t`) is reached. SIGALRM: so is a
+limit of time that was set with `alarm` before the program was started.
 """
 AT_ONCE = signal.SIGQUIT
 """The signal that ends the run at once, without saving (Ctrl-\\ in a terminal)."""
 FORWARDED = signal.SIGTERM
-"""What a launcher sends its ranks for any of the signals: a terminal sends SIGINT to the ranks as well."""
+"""What a launcher sends its ranks for any of the signals: a terminal sends SIGINT to the ranks as
+well."""
 SHOW_CURSOR = b"\x1b[?25h\n"
 """A live view hides the cursor."""
 REPEATED = 3.0
-"""Seconds within which torchrun repeats a Ctrl-C that the terminal has sent to the ranks already."""
+"""Seconds within which torchrun repeats a Ctrl-C that the terminal has sent to the ranks
+already."""
 
 
 class Asked(Exception):
-    """Raised inside an evaluation that is not worth finishing; carries nothing: ask the Interrupt."""
+    """Raised inside an evaluation that is not worth finishing; carries nothing: ask the
+    Interrupt."""
 
 
 class Interrupt:
-    """Within it, the first signal is remembered; a second Ctrl-C, or SIGQUIT, ends the process at once.
+    """Within it, the first signal is remembered; a second Ctrl-C, or SIGQUIT, ends the process at
+    once.
 
-    Whoever holds it asks, where the run can stop with everything saved. Before there is anything to save,
-    see `at_once`.
+    Whoever holds it asks, where the run can stop with everything saved. Before there is anything to
+    save, see `at_once`.
     """
 
     def __init__(self, *, launched: bool = False) -> None:
@@ -54,7 +59,8 @@ class Interrupt:
         self.number = 0
         """The first signal that this process has received; 0: none."""
         self.before_leaving: Callable[[str, str], None] = lambda status, reason: None
-        """Called with the status and its reason before the process ends at once: status.json is written."""
+        """Called with the status and its reason before the process ends at once: status.json is
+        written."""
         self._since = 0.0
         self._launched = launched
         self._hasty = False
@@ -73,12 +79,19 @@ class Interrupt:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [*SIGNALS, AT_ONCE])
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == AT_ONCE or (number == signal.SIGINT and self.number and not self._is_repeated()):
+        if number == AT_ONCE or (
+            number == signal.SIGINT and self.number and not self._is_repeated()
+        ):
             self._leave(number)
         if not self.number:
             self.number = number
@@ -86,7 +99,8 @@ class Interrupt:
             self._pass_on(FORWARDED)
         if self._hasty:
             self._hasty = False
-            # KeyboardInterrupt, so that library code that catches Exception (downloads) cannot swallow it.
+            # KeyboardInterrupt, so that library code that catches Exception (downloads) cannot
+            # swallow it.
             raise KeyboardInterrupt
 
     def _is_repeated(self) -> bool:
@@ -121,17 +135,19 @@ class Interrupt:
             sys.unraisablehook = before
 
     def _unraisable(self, what: sys.UnraisableHookArgs) -> None:
-        """End the program when the signal came where Python loses the exception, as in the destructor of a library's object."""
+        """End the program when the signal came where Python loses the exception, as in the
+        destructor of a library's object."""
         if what.exc_type is KeyboardInterrupt:
             os._exit(Interrupted(self.number).exit_code)
         sys.__unraisablehook__(what)
 
     @contextmanager
     def passed_on(self, start: Callable[[], None], send: Callable[[int], None]) -> Iterator[None]:
-        """Within it, this process is a launcher: `start` starts its ranks, `send` sends them a signal.
+        """Within it, this process is a launcher: `start` starts its ranks, `send` sends them a
+        signal.
 
-        Signals are blocked meanwhile, and a process inherits that: one that arrives before a rank has its
-        handlers stays pending.
+        Signals are blocked meanwhile, and a process inherits that: one that arrives before a rank
+        has its handlers stays pending.
         """
         held = [*SIGNALS, AT_ONCE]
         before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
@@ -148,19 +164,23 @@ class Interrupt:
             self._pass_on = lambda number: None
 
     def asked(self, ranks: Ranks) -> int:
-        """The signal that some rank has received, the same on every rank; 0 for none. Every rank calls it at the same place."""
+        """The signal that some rank has received, the same on every rank; 0 for none. Every rank
+        calls it at the same place."""
         return ranks.most(self.number)
 
     @contextmanager
     def leaving_with(self, launcher: int) -> Iterator[None]:
-        """Within it, this process ends when its parent `launcher` is gone: one that was killed cannot end its ranks."""
+        """Within it, this process ends when its parent `launcher` is gone: one that was killed
+        cannot end its ranks."""
         done = Event()
 
         def watch() -> None:
             while not done.wait(1):
                 if os.getppid() != launcher:
                     try:
-                        self.before_leaving("failed", f"the launcher (process {launcher}) was killed")
+                        self.before_leaving(
+                            "failed", f"the launcher (process {launcher}) was killed"
+                        )
                     finally:
                         os._exit(1)
 

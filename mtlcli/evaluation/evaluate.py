@@ -1,4 +1,5 @@
-"""Evaluation: outputs of a split, sharded over ranks, then predictions and metrics on the first rank."""
+"""Evaluation: outputs of a split, sharded over ranks, then predictions and metrics on the first
+rank."""
 
 from __future__ import annotations
 
@@ -48,9 +49,11 @@ def outputs_of(
     on_batch: Callable[[], None] = lambda: None,
     what: str = "evaluating",
 ) -> Outputs:
-    """What the head of task `name` gives for every feature, on every rank, each feature computed by exactly one rank.
+    """What the head of task `name` gives for every feature, on every rank, each feature computed by
+    exactly one rank.
 
-    Batches are formed before they are shared out, so that the result does not depend on the number of ranks.
+    Batches are formed before they are shared out, so that the result does not depend on the number
+    of ranks.
     """
     task = model.tasks[name]
     model.eval()
@@ -64,7 +67,9 @@ def outputs_of(
         if first + ranks.rank >= len(batches):
             continue
         indices = batches[first + ranks.rank]
-        batch = collate(features, indices, input_format=input_format, denominator=1.0).to(ranks.device)
+        batch = collate(features, indices, input_format=input_format, denominator=1.0).to(
+            ranks.device
+        )
         with torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16):
             outputs = model.outputs(name, batch)
         where = _places(features, indices) if task.token_outputs else indices
@@ -98,7 +103,9 @@ def score(task: TaskType[Any], outputs: Outputs, split: Split) -> Scores:
     if references is None:
         labelled = [row for row, gold in enumerate(task.gold(split.table)) if gold is not None]
         scored = [predictions[row] for row in labelled]
-        references = task.references(split.table.select(np.array(labelled, np.int64))) if labelled else None
+        references = (
+            task.references(split.table.select(np.array(labelled, np.int64))) if labelled else None
+        )
     if references is None:
         return Scores({}, None, predictions, 0)
     metrics: dict[str, float] = {}
@@ -119,12 +126,14 @@ def evaluate(
     on_split: Callable[[str, str], None] = lambda task, split: None,
     on_batch: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, Any], dict[str, dict[str, Scores]]]:
-    """Evaluate every split of every task: the `tasks`, `average` and `glue_average` parts of results.json, and the scores with predictions.
+    """Evaluate every split of every task: the `tasks`, `average` and `glue_average` parts of
+    results.json, and the scores with predictions.
 
-    The first split of a task gives its main score; metrics of further splits carry the split's name, `accuracy/validation_mismatched`.
-    Predictions and metrics are computed on the first rank and the numbers are shared; the scores are empty on the others.
-    `on_split` and `on_batch` are called on every rank alike, the latter also where a rank has no batch left. `step`: the updates that the
-    model has had, for messages. Raises NotFinite where the model's outputs are not finite.
+    The first split of a task gives its main score; metrics of further splits carry the split's
+    name, `accuracy/validation_mismatched`. Predictions and metrics are computed on the first rank
+    and the numbers are shared; the scores are empty on the others. `on_split` and `on_batch` are
+    called on every rank alike, the latter also where a rank has no batch left. `step`: the updates
+    that the model has had, for messages. Raises NotFinite where the model's outputs are not finite.
     """
     results: dict[str, Any] = {"tasks": {}, "average": None}
     scores: dict[str, dict[str, Scores]] = {}
@@ -150,7 +159,12 @@ def evaluate(
             try:
                 result = scores[name][split] = score(task, outputs, part)
             except NotFinite as error:
-                raise NotFinite([replace(each, where=f"step {step}, {each.where}, {split}") for each in error.problems]) from error
+                raise NotFinite(
+                    [
+                        replace(each, where=f"step {step}, {each.where}, {split}")
+                        for each in error.problems
+                    ]
+                ) from error
             if index == 0:
                 main = next(iter(result.metrics), None)
                 results["tasks"][name] = {
@@ -161,7 +175,9 @@ def evaluate(
                     "majority": result.majority,
                 }
             else:
-                results["tasks"][name]["metrics"] |= {f"{key}/{split}": value for key, value in result.metrics.items()}
+                results["tasks"][name]["metrics"] |= {
+                    f"{key}/{split}": value for key, value in result.metrics.items()
+                }
     mains = [entry["main"] for entry in results["tasks"].values() if entry["main"] is not None]
     results["average"] = sum(mains) / len(mains) if mains else None
     if (average := glue_average(results["tasks"])) is not None:

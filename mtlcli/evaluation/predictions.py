@@ -1,4 +1,5 @@
-"""What a file of predictions says of each row beside its prediction: which row it is, and what was right."""
+"""What a file of predictions says of each row beside its prediction: which row it is, and what was
+right."""
 
 from __future__ import annotations
 
@@ -11,9 +12,9 @@ from mtlcli.tasks.base import TaskType
 def described(task: TaskType[Any], table: Table, *, texts: bool) -> list[dict[str, Any]]:
     """For each row {"row", "id", "texts", "gold"}.
 
-    `row`: its number in the split, from 1. `id`: where the table has such a column, of text or numbers.
-    `texts`: column -> text, if asked for.
-    `gold`: what is right, in the form of the prediction; None where the row has no label.
+    `row`: its number in the split, from 1. `id`: where the table has such a column, of text or
+    numbers. `texts`: column -> text, if asked for. `gold`: what is right, in the form of the
+    prediction; None where the row has no label.
     """
     there = table.rows.column_names
     rows: list[dict[str, Any]] = [{"row": table.number(row)} for row in range(len(table))]

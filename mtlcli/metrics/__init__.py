@@ -1,7 +1,8 @@
-"""The metrics: a table that is cheap to read, and pure functions that compute, in `scores.py` and `answers.py`.
+"""The metrics: a table that is cheap to read, and pure functions that compute, in `scores.py` and
+`answers.py`.
 
-Metrics of the package `evaluate` are named `evaluate:NAME`; `outside.py` loads and calls them. All scores that are averaged over tasks are
-fractions.
+Metrics of the package `evaluate` are named `evaluate:NAME`; `outside.py` loads and calls them. All
+scores that are averaged over tasks are fractions.
 """
 
 from __future__ import annotations
@@ -65,14 +66,21 @@ METRICS: dict[str, Entry] = {
 
 def metric_names(task_type: str | None = None) -> list[str]:
     """Names of the metrics, or of those that take the predictions of a task type."""
-    return [name for name, entry in METRICS.items() if task_type is None or task_type in entry.task_types]
+    return [
+        name
+        for name, entry in METRICS.items()
+        if task_type is None or task_type in entry.task_types
+    ]
 
 
 def suggest_metric(name: str, task_type: str | None = None) -> str:
-    """The nearest name and the choices, also for the words of a name in another order: `Macro-F1` is near to `f1_macro`."""
+    """The nearest name and the choices, also for the words of a name in another order: `Macro-F1`
+    is near to `f1_macro`."""
     names = metric_names(task_type)
     words = sorted(name.lower().replace("-", "_").split("_"))
-    return suggest(next((known for known in names if sorted(known.split("_")) == words), name), names)
+    return suggest(
+        next((known for known in names if sorted(known.split("_")) == words), name), names
+    )
 
 
 def entry(name: str) -> Entry:
@@ -92,13 +100,18 @@ def main_key(name: str) -> str:
     return entry(name).keys[0]
 
 
-def compute(name: str, predictions: Sequence[Any], references: Sequence[Any], **options: Any) -> dict[str, float]:
+def compute(
+    name: str, predictions: Sequence[Any], references: Sequence[Any], **options: Any
+) -> dict[str, float]:
     """The scores of `predictions` against `references`, as many of each, by key.
 
-    The forms that a metric takes and its options are told by its function. Raises ValueError for empty or unequal inputs.
+    The forms that a metric takes and its options are told by its function. Raises ValueError for
+    empty or unequal inputs.
     """
     if len(predictions) != len(references):
-        raise ValueError(f"{name} got {len(predictions)} predictions for {len(references)} references")
+        raise ValueError(
+            f"{name} got {len(predictions)} predictions for {len(references)} references"
+        )
     if not len(references):
         raise ValueError(f"{name} got no examples")
     if name.startswith(OUTSIDE):

@@ -1,9 +1,12 @@
-"""Exact match and token F1 of answers, as in the official scripts of SQuAD 1.1 and 2.0, but as fractions from 0 to 1.
+"""Exact match and token F1 of answers, as in the official scripts of SQuAD 1.1 and 2.0, but as
+fractions from 0 to 1.
 
-SQuAD 1.1: evaluate-v1.1.py (Rajpurkar et al. 2016). SQuAD 2.0: evaluate-v2.0.py (Rajpurkar, Jia & Liang 2018).
+SQuAD 1.1: evaluate-v1.1.py (Rajpurkar et al. 2016). SQuAD 2.0: evaluate-v2.0.py (Rajpurkar, Jia &
+Liang 2018).
 
-Inputs have the form of the hub's metrics: a prediction is {"id", "prediction_text"} (2.0: and "no_answer_probability"), a
-reference is {"id", "answers": {"text": [...], "answer_start": [...]}}. They are matched by id.
+Inputs have the form of the hub's metrics: a prediction is {"id", "prediction_text"} (2.0: and
+"no_answer_probability"), a reference is {"id", "answers": {"text": [...], "answer_start": [...]}}.
+They are matched by id.
 """
 
 from __future__ import annotations
@@ -23,14 +26,20 @@ def normalize(text: str) -> str:
     return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
 
 
-def squad(predictions: Sequence[dict[str, Any]], references: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Mean exact match and token F1, each against the best of the gold answers. Raises ValueError for a question without answer."""
+def squad(
+    predictions: Sequence[dict[str, Any]], references: Sequence[dict[str, Any]]
+) -> dict[str, float]:
+    """Mean exact match and token F1, each against the best of the gold answers. Raises ValueError
+    for a question without answer."""
     texts = _by_id(predictions, references, "prediction_text")
     exact = total = 0.0
     for reference in references:
         gold = [normalize(answer) for answer in reference["answers"]["text"]]
         if not gold:
-            raise ValueError(f"question '{reference['id']}' has no answer: squad_v2 is the metric for such questions")
+            raise ValueError(
+                f"question '{reference['id']}' has no answer: squad_v2 is the metric for such "
+                "questions"
+            )
         text = normalize(texts[reference["id"]])
         exact += any(text == answer for answer in gold)
         total += max(_overlap(text, answer) for answer in gold)
@@ -38,14 +47,16 @@ def squad(predictions: Sequence[dict[str, Any]], references: Sequence[dict[str, 
 
 
 def squad_v2(
-    predictions: Sequence[dict[str, Any]], references: Sequence[dict[str, Any]], no_answer_threshold: float = 1.0
+    predictions: Sequence[dict[str, Any]],
+    references: Sequence[dict[str, Any]],
+    no_answer_threshold: float = 1.0,
 ) -> dict[str, float]:
     """Scores when a question may have no answer.
 
-    An empty `prediction_text`, or a `no_answer_probability` above `no_answer_threshold`, says that there is no answer.
-    f1, exact_match       over all questions
-    HasAns_*, NoAns_*     over those that have (no) answer; left out when there are none
-    best_*, best_*_thresh the best score that any threshold could give, and that threshold
+    An empty `prediction_text`, or a `no_answer_probability` above `no_answer_threshold`, says that
+    there is no answer. f1, exact_match over all questions HasAns_*, NoAns_* over those that have
+    (no) answer; left out when there are none best_*, best_*_thresh the best score that any
+    threshold could give, and that threshold
     """
     texts = _by_id(predictions, references, "prediction_text")
     probabilities = _by_id(predictions, references, "no_answer_probability")
@@ -58,24 +69,37 @@ def squad_v2(
         gold = [answer for answer in map(normalize, reference["answers"]["text"]) if answer] or [""]
         text = normalize(texts[key])
         exact[key] = float(any(text == answer for answer in gold))
-        # Without tokens on either side, F1 is 1 if both are empty and else 0: the overlap alone would be 0.
-        f1[key] = max(_overlap(text, answer) if text and answer else float(text == answer) for answer in gold)
+        # Without tokens on either side, F1 is 1 if both are empty and else 0: the overlap alone
+        # would be 0.
+        f1[key] = max(
+            _overlap(text, answer) if text and answer else float(text == answer) for answer in gold
+        )
 
     def at_threshold(scores: dict[str, float]) -> dict[str, float]:
-        return {key: float(not answerable[key]) if probabilities[key] > no_answer_threshold else score for key, score in scores.items()}
+        return {
+            key: float(not answerable[key]) if probabilities[key] > no_answer_threshold else score
+            for key, score in scores.items()
+        }
 
     kept_f1, kept_exact = at_threshold(f1), at_threshold(exact)
     result = {"f1": _mean(kept_f1, answerable), "exact_match": _mean(kept_exact, answerable)}
     result["best_f1"], result["best_f1_thresh"] = _best(f1, texts, probabilities, answerable)
-    result["best_exact"], result["best_exact_thresh"] = _best(exact, texts, probabilities, answerable)
-    for part, keys in (("HasAns", [k for k in answerable if answerable[k]]), ("NoAns", [k for k in answerable if not answerable[k]])):
+    result["best_exact"], result["best_exact_thresh"] = _best(
+        exact, texts, probabilities, answerable
+    )
+    for part, keys in (
+        ("HasAns", [k for k in answerable if answerable[k]]),
+        ("NoAns", [k for k in answerable if not answerable[k]]),
+    ):
         if keys:
             result[f"{part}_f1"] = _mean(kept_f1, keys)
             result[f"{part}_exact"] = _mean(kept_exact, keys)
     return result
 
 
-def _by_id(predictions: Sequence[dict[str, Any]], references: Sequence[dict[str, Any]], key: str) -> dict[str, Any]:
+def _by_id(
+    predictions: Sequence[dict[str, Any]], references: Sequence[dict[str, Any]], key: str
+) -> dict[str, Any]:
     """id -> prediction[key]. Raises ValueError unless every question has one prediction."""
     found = {prediction["id"]: prediction[key] for prediction in predictions}
     ids = {reference["id"] for reference in references}
@@ -96,12 +120,16 @@ def _mean(scores: dict[str, float], keys: Any) -> float:
 
 
 def _best(
-    scores: dict[str, float], texts: dict[str, str], probabilities: dict[str, float], answerable: dict[str, bool]
+    scores: dict[str, float],
+    texts: dict[str, str],
+    probabilities: dict[str, float],
+    answerable: dict[str, bool],
 ) -> tuple[float, float]:
     """Best mean score over all thresholds, and the threshold.
 
-    Starts with no answer to every question and lets answers in by rising probability. As in the official script, questions
-    of equal probability come in one after another, so that the best of them may stand on a part of a tie.
+    Starts with no answer to every question and lets answers in by rising probability. As in the
+    official script, questions of equal probability come in one after another, so that the best of
+    them may stand on a part of a tie.
     """
     current = best = float(sum(not has for has in answerable.values()))
     threshold = 0.0

@@ -18,14 +18,20 @@ METRICS = {
 }
 """The metrics of each task, as keys of results.json; those of MNLI are one metric on two splits."""
 BESIDE = {"wnli", "ax"}
-"""Tasks of GLUE that may be missing: WNLI is often left out, and the diagnostics are no part of the average."""
+"""Tasks of GLUE that may be missing: WNLI is often left out, and the diagnostics are no part of the
+average."""
 
 
 def glue_average(tasks: dict[str, Any]) -> float | None:
-    """GLUE's average of the scores of results.json, 0 to 1; None when the tasks are not those of GLUE, or a score is missing."""
+    """GLUE's average of the scores of results.json, 0 to 1; None when the tasks are not those of
+    GLUE, or a score is missing."""
     if not set(METRICS) - BESIDE <= tasks.keys() <= set(METRICS) | BESIDE:
         return None
-    scores = [[entry["metrics"].get(key) for key in METRICS[name]] for name, entry in tasks.items() if name in METRICS]
+    scores = [
+        [entry["metrics"].get(key) for key in METRICS[name]]
+        for name, entry in tasks.items()
+        if name in METRICS
+    ]
     if any(score is None for each in scores for score in each):
         return None
     return sum(sum(each) / len(each) for each in scores) / len(scores)

@@ -1,4 +1,5 @@
-"""Metrics of the package `evaluate`: a folder or file of this machine, or a name on the hub. They are code of others, which is run."""
+"""Metrics of the package `evaluate`: a folder or file of this machine, or a name on the hub. They
+are code of others, which is run."""
 
 from __future__ import annotations
 
@@ -14,14 +15,18 @@ from mtlcli.metrics import OUTSIDE
 EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
     "classification": ([0, 1, 1], [0, 1, 0]),
     "regression": ([0.5, 1.0, 2.0], [0.0, 1.0, 3.0]),
-    "span": ([{"id": "a", "prediction_text": "b"}], [{"id": "a", "answers": {"text": ["b"], "answer_start": [0]}}]),
+    "span": (
+        [{"id": "a", "prediction_text": "b"}],
+        [{"id": "a", "answers": {"text": ["b"], "answer_start": [0]}}],
+    ),
 }
 """Predictions and references that each task type hands to a metric."""
 
 
 @cache
 def load(name: str) -> Any:
-    """The `evaluate` metric behind `evaluate:NAME`. Imports evaluate, which takes seconds. Raises UserError when it cannot be loaded."""
+    """The `evaluate` metric behind `evaluate:NAME`. Imports evaluate, which takes seconds. Raises
+    UserError when it cannot be loaded."""
     import evaluate
 
     path = name.removeprefix(OUTSIDE)
@@ -29,12 +34,16 @@ def load(name: str) -> Any:
         return evaluate.load(str(Path(path).expanduser()), keep_in_memory=True)
     except Exception as error:  # Loading runs the metric's own code.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        fix = "give the folder of a metric on this machine, as evaluate:PATH, or a name on the hub while it can be reached"
+        fix = (
+            "give the folder of a metric on this machine, as evaluate:PATH, or a name on the hub "
+            "while it can be reached"
+        )
         raise UserError(f"the metric cannot be loaded: {reason}", name, fix) from error
 
 
 def check(name: str, task_type: str) -> None:
-    """Load a metric and let it score a small example. Raises UserError when it cannot score such a task."""
+    """Load a metric and let it score a small example. Raises UserError when it cannot score such a
+    task."""
     load(name)
     try:
         if compute_outside(name, *EXAMPLES[task_type]):
@@ -42,11 +51,18 @@ def check(name: str, task_type: str) -> None:
         reason = "it gives no number"
     except Exception as error:  # noqa: BLE001 (it is the metric's own code that fails)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    raise UserError(f"the metric cannot score a {task_type} task: {reason}", name, "take it out, or name another one")
+    raise UserError(
+        f"the metric cannot score a {task_type} task: {reason}",
+        name,
+        "take it out, or name another one",
+    )
 
 
-def compute_outside(name: str, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
-    """Every number of the metric's result: `evaluate:NAME` for the only one, else `evaluate:NAME.KEY` each."""
+def compute_outside(
+    name: str, predictions: Sequence[Any], references: Sequence[Any]
+) -> dict[str, float]:
+    """Every number of the metric's result: `evaluate:NAME` for the only one, else
+    `evaluate:NAME.KEY` each."""
     result = load(name).compute(predictions=list(predictions), references=list(references)) or {}
     numbers = {key: float(value) for key, value in result.items() if isinstance(value, Real)}
     return {name if len(numbers) == 1 else f"{name}.{key}": value for key, value in numbers.items()}

@@ -1,7 +1,8 @@
 """Metrics over class ids and over real numbers, on scikit-learn and scipy.
 
-Degenerate inputs have defined scores: a correlation (Matthews included) is 0.0 when either side is constant, because a
-constant says nothing about the other side; F1 is 0.0 when a class is neither predicted nor present where it is needed.
+Degenerate inputs have defined scores: a correlation (Matthews included) is 0.0 when either side is
+constant, because a constant says nothing about the other side; F1 is 0.0 when a class is neither
+predicted nor present where it is needed.
 """
 
 from __future__ import annotations
@@ -18,25 +19,42 @@ def accuracy(predictions: Sequence[int], references: Sequence[int]) -> dict[str,
     return {"accuracy": float(metrics.accuracy_score(references, predictions))}
 
 
-def f1(predictions: Sequence[int], references: Sequence[int], classes: int | None = None, average: str | None = None) -> dict[str, float]:
-    """F1 of class ids, 0 to 1: of class 1 when there are two classes, else the unweighted mean over the classes that occur (macro F1).
+def f1(
+    predictions: Sequence[int],
+    references: Sequence[int],
+    classes: int | None = None,
+    average: str | None = None,
+) -> dict[str, float]:
+    """F1 of class ids, 0 to 1: of class 1 when there are two classes, else the unweighted mean over
+    the classes that occur (macro F1).
 
-    `classes`: how many classes there are; None: two when no id is above 1. `average`: `macro` or `micro`, for any number of classes.
+    `classes`: how many classes there are; None: two when no id is above 1. `average`: `macro` or
+    `micro`, for any number of classes.
     """
     return _of_classes(metrics.f1_score, "f1", predictions, references, classes, average)
 
 
 def precision(
-    predictions: Sequence[int], references: Sequence[int], classes: int | None = None, average: str | None = None
+    predictions: Sequence[int],
+    references: Sequence[int],
+    classes: int | None = None,
+    average: str | None = None,
 ) -> dict[str, float]:
-    """Precision of class ids, 0 to 1, with the arguments and means of `f1`. 0 for a class that is never predicted."""
-    return _of_classes(metrics.precision_score, "precision", predictions, references, classes, average)
+    """Precision of class ids, 0 to 1, with the arguments and means of `f1`. 0 for a class that is
+    never predicted."""
+    return _of_classes(
+        metrics.precision_score, "precision", predictions, references, classes, average
+    )
 
 
 def recall(
-    predictions: Sequence[int], references: Sequence[int], classes: int | None = None, average: str | None = None
+    predictions: Sequence[int],
+    references: Sequence[int],
+    classes: int | None = None,
+    average: str | None = None,
 ) -> dict[str, float]:
-    """Recall of class ids, 0 to 1, with the arguments and means of `f1`. 0 for a class that does not occur."""
+    """Recall of class ids, 0 to 1, with the arguments and means of `f1`. 0 for a class that does
+    not occur."""
     return _of_classes(metrics.recall_score, "recall", predictions, references, classes, average)
 
 
@@ -51,11 +69,21 @@ def _of_classes(
     if classes is None:
         classes = max(2, 1 + max(max(predictions), max(references)))
     key = name if average is None else f"{name}_{average}"
-    return {key: float(score(references, predictions, average=average or ("binary" if classes == 2 else "macro"), zero_division=0))}
+    return {
+        key: float(
+            score(
+                references,
+                predictions,
+                average=average or ("binary" if classes == 2 else "macro"),
+                zero_division=0,
+            )
+        )
+    }
 
 
 def matthews(predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
-    """Matthews correlation of class ids, -1 to 1, for any number of classes (Gorodkin 2004). 0.0 when either side is constant."""
+    """Matthews correlation of class ids, -1 to 1, for any number of classes (Gorodkin 2004). 0.0
+    when either side is constant."""
     if _constant(predictions) or _constant(references):
         return {"matthews": 0.0}
     return {"matthews": float(metrics.matthews_corrcoef(references, predictions))}
@@ -69,7 +97,8 @@ def pearson(predictions: Sequence[float], references: Sequence[float]) -> dict[s
 
 
 def spearman(predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
-    """Spearman rank correlation of real numbers, -1 to 1; equal numbers share their mean rank. 0.0 when either side is constant."""
+    """Spearman rank correlation of real numbers, -1 to 1; equal numbers share their mean rank. 0.0
+    when either side is constant."""
     if _constant(predictions) or _constant(references):
         return {"spearman": 0.0}
     return {"spearman": float(stats.spearmanr(predictions, references).statistic)}

@@ -27,8 +27,15 @@ class Bottleneck(nn.Module):
         return change
 
 
-def adapt(backbone: Backbone, layers: Sequence[int] | Literal["all"], place: Callable[[nn.Module], Layer], *, frozen: bool) -> None:
-    """Put what `place` makes of a layer in its place, for each of `layers` (`sharing.layers`). `frozen`: the backbone is not trained.
+def adapt(
+    backbone: Backbone,
+    layers: Sequence[int] | Literal["all"],
+    place: Callable[[nn.Module], Layer],
+    *,
+    frozen: bool,
+) -> None:
+    """Put what `place` makes of a layer in its place, for each of `layers` (`sharing.layers`).
+    `frozen`: the backbone is not trained.
 
     Raises UserError when a layer does not exist.
     """

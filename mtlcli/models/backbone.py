@@ -1,4 +1,5 @@
-"""The backbone: any transformers encoder, the encoder half of an encoder-decoder, or a decoder-only model, with pooling."""
+"""The backbone: any transformers encoder, the encoder half of an encoder-decoder, or a decoder-only
+model, with pooling."""
 
 from __future__ import annotations
 
@@ -12,7 +13,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, logging
 from transformers.utils.hub import cached_file
 from transformers.utils.logging import disable_progress_bar
@@ -30,22 +34,29 @@ SHOWN = 6
 
 
 def layer_of(parameter: str) -> int | None:
-    """The number of the layer that a parameter of a backbone belongs to, from 0; None for embeddings, final norms and poolers.
+    """The number of the layer that a parameter of a backbone belongs to, from 0; None for
+    embeddings, final norms and poolers.
 
-    Every encoder of the transformers library keeps its layers in one list, whose index is the first number in the name.
+    Every encoder of the transformers library keeps its layers in one list, whose index is the first
+    number in the name.
     """
     return next((int(part) for part in parameter.split(".") if part.isdigit()), None)
 
 
 def height_of(parameter: str, depth: int) -> int:
-    """How far down a parameter of a backbone with `depth` layers lies: 0 above the layers (final norms, poolers), 1 the last
-    layer, `depth` the first, `depth` + 1 the embeddings."""
+    """How far down a parameter of a backbone with `depth` layers lies: 0 above the layers (final
+    norms, poolers), 1 the last layer, `depth` the first, `depth` + 1 the embeddings."""
     layer = layer_of(parameter)
     if layer is not None:
         return depth - layer
-    # The names that the transformers library has for embeddings: embeddings, embed_tokens, wte, wpe, shared.
+    # The names that the transformers library has for embeddings: embeddings, embed_tokens, wte,
+    # wpe, shared.
     parts = parameter.split(".")
-    return depth + 1 if any("embed" in part or part in ("wte", "wpe", "shared") for part in parts) else 0
+    return (
+        depth + 1
+        if any("embed" in part or part in ("wte", "wpe", "shared") for part in parts)
+        else 0
+    )
 
 
 def last_layers(parameters: Sequence[str], count: int) -> list[int]:
@@ -56,13 +67,26 @@ def last_layers(parameters: Sequence[str], count: int) -> list[int]:
     layers = [layer_of(name) for name in parameters]
     depth = max((layer + 1 for layer in layers if layer is not None), default=0)
     if count > depth:
-        raise UserError(f"the backbone has {count_of(depth, 'layer')}", where="weighting.last_layers", fix=f"type {depth} or less, or null")
-    return [position for position, layer in enumerate(layers) if layer is not None and layer >= depth - count]
+        raise UserError(
+            f"the backbone has {count_of(depth, 'layer')}",
+            where="weighting.last_layers",
+            fix=f"type {depth} or less, or null",
+        )
+    return [
+        position
+        for position, layer in enumerate(layers)
+        if layer is not None and layer >= depth - count
+    ]
 
 
-ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop", "dropout_rate")
-"""What configurations call the dropout in attention. With it torch's kernel takes 1.02 to 1.08 times the step of plain products on a CPU,
-without it down to 0.94 times."""
+ATTENTION_DROPOUT = (
+    "attention_probs_dropout_prob",
+    "attention_dropout",
+    "attn_pdrop",
+    "dropout_rate",
+)
+"""What configurations call the dropout in attention. With it torch's kernel takes 1.02 to 1.08
+times the step of plain products on a CPU, without it down to 0.94 times."""
 
 
 class Backbone(nn.Module):
@@ -75,7 +99,9 @@ class Backbone(nn.Module):
         self.pooling = pooling
         config = network.config.get_text_config()
         drops = any(getattr(config, name, None) for name in ATTENTION_DROPOUT)
-        self._switches = attention == "auto" and drops and network.config._attn_implementation == "sdpa"
+        self._switches = (
+            attention == "auto" and drops and network.config._attn_implementation == "sdpa"
+        )
         self._attention = "sdpa"
         self._plain = PLAIN if bert_layers(network) else "eager"
         cheapen(network)
@@ -85,7 +111,8 @@ class Backbone(nn.Module):
             network.pooler = None  # type: ignore[assignment]
         embeddings = network.get_input_embeddings()
         if isinstance(embeddings, nn.Embedding):
-            # A batch meets few of the vocabulary's rows; a dense gradient of all of them would be made anew by every backward pass.
+            # A batch meets few of the vocabulary's rows; a dense gradient of all of them would be
+            # made anew by every backward pass.
             embeddings.sparse = True
 
     @property
@@ -99,10 +126,13 @@ class Backbone(nn.Module):
         return int(self.network.config.get_text_config().num_hidden_layers)
 
     def freeze(self, layers: int) -> None:
-        """Train neither the embeddings nor the lowest `layers` layers. Raises UserError when there are fewer."""
+        """Train neither the embeddings nor the lowest `layers` layers. Raises UserError when there
+        are fewer."""
         if layers > self.depth:
             what = f"the backbone has {count_of(self.depth, 'layer')}"
-            raise UserError(what, where="model.frozen_layers", fix=f"type {self.depth} or less, or null")
+            raise UserError(
+                what, where="model.frozen_layers", fix=f"type {self.depth} or less, or null"
+            )
         for name, parameter in self.network.named_parameters():
             if height_of(name, self.depth) > self.depth - layers:
                 parameter.requires_grad = False
@@ -119,21 +149,30 @@ class Backbone(nn.Module):
 
     @property
     def dropout(self) -> float:
-        """Dropout that suits a head on this backbone: what its configuration says for classifiers, else for hidden states."""
+        """Dropout that suits a head on this backbone: what its configuration says for classifiers,
+        else for hidden states."""
         config = self.network.config
-        for name in ("classifier_dropout", "hidden_dropout_prob", "dropout_rate", "resid_pdrop", "dropout"):
+        for name in (
+            "classifier_dropout",
+            "hidden_dropout_prob",
+            "dropout_rate",
+            "resid_pdrop",
+            "dropout",
+        ):
             value = getattr(config, name, None)
             if value is not None:
                 return float(value)
         return 0.0
 
     def train(self, mode: bool = True) -> Backbone:
-        """As of any module. On a CPU `model.attention=auto` is plain products while there is dropout in them, and torch's kernel else."""
+        """As of any module. On a CPU `model.attention=auto` is plain products while there is
+        dropout in them, and torch's kernel else."""
         super().train(mode)
         wanted = self._plain if mode and next(self.parameters()).device.type == "cpu" else "sdpa"
         if self._switches and wanted != self._attention:
             self._attention = wanted
-            # Copies of layers have configurations of their own, and masks are made for what the network's says.
+            # Copies of layers have configurations of their own, and masks are made for what the
+            # network's says.
             for module in self.network.modules():
                 config: Any = getattr(module, "config", None)
                 if getattr(config, "_attn_implementation", None) in (self._plain, "sdpa"):
@@ -141,8 +180,12 @@ class Backbone(nn.Module):
         return self
 
     def forward(self, batch: Batch) -> Encoded:
-        """Token states (batch, length, hidden) and one vector per input (batch, hidden); see `Batch.tokens`."""
-        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask.long()}
+        """Token states (batch, length, hidden) and one vector per input (batch, hidden); see
+        `Batch.tokens`."""
+        inputs: dict[str, Any] = {
+            "input_ids": batch.input_ids,
+            "attention_mask": batch.attention_mask.long(),
+        }
         if batch.token_type_ids is not None:
             inputs["token_type_ids"] = batch.token_type_ids
         if self._skips and not batch.tokens:
@@ -160,11 +203,14 @@ class Backbone(nn.Module):
         if self.pooling == "mean":
             mask = batch.attention_mask.unsqueeze(-1)
             return (hidden * mask).sum(1) / mask.sum(1)
-        return hidden[torch.arange(len(hidden), device=hidden.device), batch.attention_mask.sum(1) - 1]
+        return hidden[
+            torch.arange(len(hidden), device=hidden.device), batch.attention_mask.sum(1) - 1
+        ]
 
 
 def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = True) -> Backbone:
-    """The backbone of `files`, with pretrained weights if it has a location and `load_weights`, else initialised from torch's generator.
+    """The backbone of `files`, with pretrained weights if it has a location and `load_weights`,
+    else initialised from torch's generator.
 
     Raises UserError when the weights cannot be loaded or `model.pooling` does not fit the network.
     """
@@ -176,14 +222,19 @@ def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = T
     try:
         config = AutoConfig.for_model(fields.pop("model_type"), **fields)
         if files.location is None or not load_weights:
-            network = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False, **options)
+            network = AutoModel.from_config(
+                config, dtype=torch.float32, trust_remote_code=False, **options
+            )
             missing = {"pooler"}
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         where = f"model.name={model.name}" if model.name else "model"
-        raise UserError(f"the architecture cannot be built: {_first_line(error)}", where=where) from error
+        raise UserError(
+            f"the architecture cannot be built: {_first_line(error)}", where=where
+        ) from error
     if files.location is not None and load_weights:
         assert model.name is not None
-        # What the run folder keeps is where the weights were found; what counts is what the config asks for.
+        # What the run folder keeps is where the weights were found; what counts is what the config
+        # asks for.
         location = locate(model.name)
         verbosity = logging.get_verbosity()
         try:
@@ -211,7 +262,8 @@ def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = T
             raise UserError(
                 f"the weights cannot be loaded: {_first_line(error)}",
                 where=f"model.name={model.name}",
-                fix="the model must have model.safetensors: pickled weights (pytorch_model.bin) can run code, so they are never read",
+                fix="the model must have model.safetensors: pickled weights (pytorch_model.bin) "
+                "can run code, so they are never read",
             ) from error
         finally:
             logging.set_verbosity(verbosity)
@@ -221,27 +273,42 @@ def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = T
         network = network.get_encoder()
     if model.gradient_checkpointing:
         if not network.supports_gradient_checkpointing:
-            raise UserError(f"{config.model_type} cannot do that", where="model.gradient_checkpointing", fix="leave it out")
+            raise UserError(
+                f"{config.model_type} cannot do that",
+                where="model.gradient_checkpointing",
+                fix="leave it out",
+            )
         # The library's name of it before and since it was renamed.
-        enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
+        enable = (
+            getattr(network, "activation_checkpointing_enable", None)
+            or network.gradient_checkpointing_enable
+        )
         enable({"use_reentrant": False})
     has_pooler = getattr(network, "pooler", None) is not None
     pooling: str = model.pooling
     if pooling == "auto":
-        pooling = _fitting_pooling(config, has_trained_pooler=has_pooler and "pooler" not in missing)
+        pooling = _fitting_pooling(
+            config, has_trained_pooler=has_pooler and "pooler" not in missing
+        )
     elif pooling == "pooler" and not has_pooler:
-        raise UserError(f"{config.model_type} has no pooler", where="model.pooling=pooler", fix="choices: auto, cls, mean, last")
+        raise UserError(
+            f"{config.model_type} has no pooler",
+            where="model.pooling=pooler",
+            fix="choices: auto, cls, mean, last",
+        )
     return Backbone(network, pooling, attention=model.attention)
 
 
 def _check_complete(model: Model, network: PreTrainedModel, info: dict[str, Any]) -> None:
     """Compare the weights that were found with the network, whose other parameters are random now.
 
-    A few missing tensors, and layers that the network does not have, are warned of. Raises UserError when
-    whole layers or the embeddings of the vocabulary are missing: that is no pretrained model.
+    A few missing tensors, and layers that the network does not have, are warned of. Raises
+    UserError when whole layers or the embeddings of the vocabulary are missing: that is no
+    pretrained model.
     """
     where = f"model.name={model.name}"
-    # The decoder of an encoder-decoder is not used, and a pooler only when it was trained or is asked for.
+    # The decoder of an encoder-decoder is not used, and a pooler only when it was trained or is
+    # asked for.
     unused: tuple[str, ...] = ("decoder.",) if network.config.is_encoder_decoder else ()
     unused += () if model.pooling == "pooler" else ("pooler.",)
     missing = sorted(key for key in info["missing_keys"] if not key.startswith(unused))
@@ -252,18 +319,33 @@ def _check_complete(model: Model, network: PreTrainedModel, info: dict[str, Any]
     lost += [name for name in missing if name.endswith(WORD_EMBEDDINGS)]
     if lost:
         raise UserError(
-            f"the weights lack {_some(lost)}, which config.json has (layers 0 to {max(layers, default=0)})",
+            f"the weights lack {_some(lost)}, which config.json has (layers 0 to "
+            f"{max(layers, default=0)})",
             where,
             "take config.json and the weights from the same model, or download it again",
         )
     if missing:
-        what = f"the weights lack {len(missing)} of {len(names)} tensors of the model, which begin at random: {_some(missing)}"
+        what = (
+            f"the weights lack {len(missing)} of {len(names)} tensors of the model, which begin "
+            f"at random: {_some(missing)}"
+        )
         warnings.warn(f"{where}: {what}", RunWarning, stacklevel=2)
     known = {_any_layer(name) for name in names}
-    beyond = {layer_of(key) for key in info["unexpected_keys"] if any(_any_layer(key).endswith(name) for name in known)} - layers
+    beyond = {
+        layer_of(key)
+        for key in info["unexpected_keys"]
+        if any(_any_layer(key).endswith(name) for name in known)
+    } - layers
     if extra := sorted(layer for layer in beyond if layer is not None):
-        what = f"the weights have layers that config.json leaves out ({_some([str(layer) for layer in extra])})"
-        warnings.warn(f"{where}: {what}; the model has layers 0 to {max(layers, default=0)}", RunWarning, stacklevel=2)
+        what = (
+            "the weights have layers that config.json leaves out "
+            f"({_some([str(layer) for layer in extra])})"
+        )
+        warnings.warn(
+            f"{where}: {what}; the model has layers 0 to {max(layers, default=0)}",
+            RunWarning,
+            stacklevel=2,
+        )
 
 
 def _any_layer(parameter: str) -> str:
@@ -272,7 +354,9 @@ def _any_layer(parameter: str) -> str:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return ", ".join(names[:SHOWN]) + (
+        f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -281,7 +365,8 @@ def _first_line(error: Exception) -> str:
 
 
 def _check_shards(location: str) -> None:
-    """Raise ValueError when weights in several files name one that is no safetensors file beside them: the library would unpickle it."""
+    """Raise ValueError when weights in several files name one that is no safetensors file beside
+    them: the library would unpickle it."""
     index = cached_file(
         location,
         SAFE_WEIGHTS_INDEX_NAME,
@@ -292,9 +377,16 @@ def _check_shards(location: str) -> None:
     if index is None:
         return
     names = json.loads(Path(index).read_text(encoding="utf-8")).get("weight_map", {}).values()
-    bad = [name for name in names if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors")]
+    bad = [
+        name
+        for name in names
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors")
+    ]
     if bad:
-        raise ValueError(f"{SAFE_WEIGHTS_INDEX_NAME} names {str(bad[0])[:80]!r}, which is no safetensors file beside it")
+        raise ValueError(
+            f"{SAFE_WEIGHTS_INDEX_NAME} names {str(bad[0])[:80]!r}, which is no safetensors file "
+            "beside it"
+        )
 
 
 def _fitting_pooling(config: Any, *, has_trained_pooler: bool) -> str:
@@ -307,5 +399,7 @@ def _fitting_pooling(config: Any, *, has_trained_pooler: bool) -> str:
 
 def _is_decoder(config: Any) -> bool:
     kind = config.model_type
-    causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    causal = (
+        kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    )
     return causal and not config.is_encoder_decoder

@@ -1,5 +1,5 @@
-"""What costs less in layers like BERT's, with the same result: the last layer where nobody reads what it gives for other tokens than the
-first, and dropout in attention on a CPU."""
+"""What costs less in layers like BERT's, with the same result: the last layer where nobody reads
+what it gives for other tokens than the first, and dropout in attention on a CPU."""
 
 from __future__ import annotations
 
@@ -19,15 +19,28 @@ PLAIN = "plain_products"
 
 def bert_layers(network: nn.Module) -> list[nn.Module]:
     """The layers of an encoder like BERT, in order; none of another network."""
-    return [module for module in network.modules() if type(module).__name__ in LAYERS and not module.is_decoder]
+    return [
+        module
+        for module in network.modules()
+        if type(module).__name__ in LAYERS and not module.is_decoder
+    ]
 
 
 def attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *, scaling: float, **_: Any
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    **_: Any,
 ) -> tuple[Tensor, Tensor]:
-    """As the library's `eager`, but for the dropout: that of the layer, which may be a cheap one, where the library draws bits by itself.
+    """As the library's `eager`, but for the dropout: that of the layer, which may be a cheap one,
+    where the library draws bits by itself.
 
-    `query`, `key`, `value`: (batch, heads, length, size). Returns (batch, length, heads, size) and (batch, heads, length, length).
+    `query`, `key`, `value`: (batch, heads, length, size). Returns (batch, length, heads, size) and
+    (batch, heads, length, length).
     """
     weights = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
@@ -41,21 +54,35 @@ AttentionMaskInterface.register(PLAIN, eager_mask)
 
 
 class FirstToken:
-    """What is mixed into a layer's class, to give the state of the first token ([CLS]) alone where that is what heads read.
+    """What is mixed into a layer's class, to give the state of the first token ([CLS]) alone where
+    that is what heads read.
 
-    Of what the layer makes of each token nothing is left: the one query looks for keys W x, and q . W x = (W^T q) . x needs no keys; nor
-    does a mean of values W x, which is W times the mean of x. This is a layer less, but for attention.
+    Of what the layer makes of each token nothing is left: the one query looks for keys W x, and q .
+    W x = (W^T q) . x needs no keys; nor does a mean of values W x, which is W times the mean of x.
+    This is a layer less, but for attention.
     """
 
-    def forward(self: Any, hidden_states: Tensor, *inputs: Any, first_token: Tensor | None = None, **more: Any) -> Tensor:
-        """(batch, length, hidden) states; the same, or (batch, 1, hidden) with `first_token`: (batch, length) bool, where tokens are."""
+    def forward(
+        self: Any,
+        hidden_states: Tensor,
+        *inputs: Any,
+        first_token: Tensor | None = None,
+        **more: Any,
+    ) -> Tensor:
+        """(batch, length, hidden) states; the same, or (batch, 1, hidden) with `first_token`:
+        (batch, length) bool, where tokens are."""
         if first_token is None:
             states: Tensor = super().forward(hidden_states, *inputs, **more)  # type: ignore[misc]
             return states
         attention = self.attention.self
         first = hidden_states[:, :1]
-        queries = attention.query(first).view(len(first), -1, attention.attention_head_size) * attention.scaling
-        scores = _scores(queries, attention.key, hidden_states).masked_fill(~first_token[:, None], torch.finfo(queries.dtype).min)
+        queries = (
+            attention.query(first).view(len(first), -1, attention.attention_head_size)
+            * attention.scaling
+        )
+        scores = _scores(queries, attention.key, hidden_states).masked_fill(
+            ~first_token[:, None], torch.finfo(queries.dtype).min
+        )
         weights = attention.dropout(torch.softmax(scores, -1))
         attended = _means(weights, attention.value, hidden_states).reshape(first.shape)
         given: Tensor = self.feed_forward_chunk(self.attention.output(attended, first))
@@ -66,13 +93,15 @@ def skip_tokens(network: nn.Module) -> bool:
     """Let the last layer of a network take `first_token`, if it can."""
     layers = bert_layers(network)
     for last in layers[-1:]:
-        # Its class, not a module around it: names of parameters, copies and what strategies look for in a layer stay as they are.
+        # Its class, not a module around it: names of parameters, copies and what strategies look
+        # for in a layer stay as they are.
         last.__class__ = type(type(last).__name__, (FirstToken, type(last)), {})
     return bool(layers)
 
 
 def _scores(queries: Tensor, key: nn.Module, states: Tensor) -> Tensor:
-    """(batch, heads, length): products of the queries (batch, heads, size) with the keys of all tokens."""
+    """(batch, heads, length): products of the queries (batch, heads, size) with the keys of all
+    tokens."""
     heads = queries.shape[1]
     if type(key) is not nn.Linear:  # For example with LoRA.
         return torch.einsum("bhe,blhe->bhl", queries, key(states).unflatten(-1, (heads, -1)))
@@ -81,7 +110,8 @@ def _scores(queries: Tensor, key: nn.Module, states: Tensor) -> Tensor:
 
 
 def _means(weights: Tensor, value: nn.Module, states: Tensor) -> Tensor:
-    """(batch, heads, size): means of the values of all tokens, with `weights` (batch, heads, length)."""
+    """(batch, heads, size): means of the values of all tokens, with `weights` (batch, heads,
+    length)."""
     heads = weights.shape[1]
     if type(value) is not nn.Linear:
         return torch.einsum("bhl,blhe->bhe", weights, value(states).unflatten(-1, (heads, -1)))

@@ -15,8 +15,15 @@ from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.tasks.base import TaskType
 
 
-def build_model(config: Config, tasks: dict[str, TaskType[Any]], files: BackboneFiles, *, load_weights: bool = True) -> MultiTaskModel:
-    """The model of a run, initialised from torch's generator. `config.model.pooling` is set to what was chosen.
+def build_model(
+    config: Config,
+    tasks: dict[str, TaskType[Any]],
+    files: BackboneFiles,
+    *,
+    load_weights: bool = True,
+) -> MultiTaskModel:
+    """The model of a run, initialised from torch's generator. `config.model.pooling` is set to what
+    was chosen.
 
     `load_weights=False` leaves pretrained weights aside: those of a checkpoint come next.
     """
@@ -38,7 +45,16 @@ def build_model(config: Config, tasks: dict[str, TaskType[Any]], files: Backbone
     config.model.pooling = backbone.pooling  # type: ignore[assignment]
     heads: dict[str, nn.Module] = {}
     for name in dict.fromkeys(owners.values()):
-        dropout = next(p for p in (tasks[name].config.dropout, config.model.dropout, backbone.dropout) if p is not None)
+        dropout = next(
+            p
+            for p in (tasks[name].config.dropout, config.model.dropout, backbone.dropout)
+            if p is not None
+        )
         # A pooler has put its dense tanh layer before the head already.
-        heads[name] = tasks[name].build_head(backbone.hidden, dropout, dense=backbone.pooling != "pooler", std=backbone.initializer_range)
+        heads[name] = tasks[name].build_head(
+            backbone.hidden,
+            dropout,
+            dense=backbone.pooling != "pooler",
+            std=backbone.initializer_range,
+        )
     return MultiTaskModel(trunk, heads, tasks, depth=backbone.depth, hidden=backbone.hidden)

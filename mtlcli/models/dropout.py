@@ -1,8 +1,9 @@
 """Dropout on a CPU whose random bits cost little.
 
-torch draws a number for every element with `bernoulli_`, which takes five times as long as the rest of dropout. Here one 64-bit draw of
-the same generator serves four elements: an element is kept when its 16 bits are large enough. Its probability is a multiple of 2**-16, and
-the kept ones are scaled by what it is, so the mean is exact.
+torch draws a number for every element with `bernoulli_`, which takes five times as long as the rest
+of dropout. Here one 64-bit draw of the same generator serves four elements: an element is kept when
+its 16 bits are large enough. Its probability is a multiple of 2**-16, and the kept ones are scaled
+by what it is, so the mean is exact.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ class CheapDropout(nn.Dropout):
             return super().forward(input)
         draws = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         bits = draws.view(torch.int16)[: input.numel()].view(input.shape)
-        noise = torch.ge(bits, dropped - LEVELS // 2, out=torch.empty_like(input, requires_grad=False))
+        noise = torch.ge(
+            bits, dropped - LEVELS // 2, out=torch.empty_like(input, requires_grad=False)
+        )
         return input * noise.mul_(LEVELS / (LEVELS - dropped))
 
 
@@ -33,7 +36,8 @@ def cheapen(module: nn.Module) -> None:
 
 
 def restore(module: nn.Module) -> None:
-    """Take back `cheapen`: torch.vmap draws different numbers for what it runs side by side only where torch draws them."""
+    """Take back `cheapen`: torch.vmap draws different numbers for what it runs side by side only
+    where torch draws them."""
     _replace(module, CheapDropout, nn.Dropout)
 
 

@@ -1,13 +1,15 @@
 """DSelect-k: a gate that ends with at most k experts, and is differentiable all the way.
 
-Hazimeh et al. 2021, "DSelect-k: Differentiable Selection in the Mixture of Experts with Applications to Multi-Task Learning". Each of k
-selectors chooses one of n experts by the binary code of its number: m = ceil(log2 n) numbers z pass the smooth-step function S, and
-expert i gets the product of S(z_j) where bit j of i is 1 and 1 - S(z_j) where it is 0. Once all |z_j| >= gamma / 2 that product is 1
-for one expert and 0 for all others. A softmax over the selectors weighs them.
+Hazimeh et al. 2021, "DSelect-k: Differentiable Selection in the Mixture of Experts with
+Applications to Multi-Task Learning". Each of k selectors chooses one of n experts by the binary
+code of its number: m = ceil(log2 n) numbers z pass the smooth-step function S, and expert i gets
+the product of S(z_j) where bit j of i is 1 and 1 - S(z_j) where it is 0. Once all |z_j| >= gamma /
+2 that product is 1 for one expert and 0 for all others. A softmax over the selectors weighs them.
 
-This is the paper's static gate: one choice for a task, not one for each token. The entropy term is then a function of the parameters
-alone, the same on every rank and however a batch is cut. Where n is no power of two, some codes are nobody's: the paper adds 1 / (the
-sum over the experts) for each selector to the loss; here the products are divided by that sum too, so that the weights sum to one
+This is the paper's static gate: one choice for a task, not one for each token. The entropy term is
+then a function of the parameters alone, the same on every rank and however a batch is cut. Where n
+is no power of two, some codes are nobody's: the paper adds 1 / (the sum over the experts) for each
+selector to the loss; here the products are divided by that sum too, so that the weights sum to one
 before the gate has converged as well.
 """
 
@@ -19,12 +21,14 @@ from torch import Tensor, nn
 GAMMA = 1.0
 """Width of the interval in which the smooth-step function is neither 0 nor 1."""
 LR = 0.01
-"""Peak learning rate of the gates: z has to travel gamma / 2, which it would not within a fine-tuning at the backbone's rate."""
+"""Peak learning rate of the gates: z has to travel gamma / 2, which it would not within a
+fine-tuning at the backbone's rate."""
 EPS = 1e-6
 
 
 def smooth_step(z: Tensor) -> Tensor:
-    """0 below -gamma/2, 1 above gamma/2, between them the cubic polynomial that joins both with slope 0; same shape."""
+    """0 below -gamma/2, 1 above gamma/2, between them the cubic polynomial that joins both with
+    slope 0; same shape."""
     inside = z.clamp(-GAMMA / 2, GAMMA / 2)
     return -2 / GAMMA**3 * inside**3 + 3 / (2 * GAMMA) * inside + 0.5
 
@@ -51,13 +55,15 @@ class DSelectK(nn.Module):
         return torch.where(self.codes, steps, 1 - steps).prod(-1)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """The experts' weights for states (..., width): (..., n), the same for every token, summing to one."""
+        """The experts' weights for states (..., width): (..., n), the same for every token, summing
+        to one."""
         products = self._products()
         weights = self.selectors.softmax(0) @ (products / products.sum(-1, keepdim=True))
         return weights.expand(*hidden.shape[:-1], -1)
 
     def penalty(self, entropy: float) -> Tensor:
-        """`entropy` times the sum of the selectors' entropies, and what keeps them on codes that are an expert's: scalar."""
+        """`entropy` times the sum of the selectors' entropies, and what keeps them on codes that
+        are an expert's: scalar."""
         products = self._products()
         penalty = -entropy * (products * (products + EPS).log()).sum()
         return penalty if self._all_codes_used else penalty + (1 / products.sum(-1)).sum()

@@ -1,8 +1,8 @@
 """Experts: feed-forward blocks beside one another, and gates that mix what they give.
 
-In a layer of the network, experts are copies of the layer's own feed-forward block. On top of the backbone they are new
-blocks that stand behind the last layer and before what the network does with its output (a final norm, a pooler), so
-pooled vectors are made from what the experts give.
+In a layer of the network, experts are copies of the layer's own feed-forward block. On top of the
+backbone they are new blocks that stand behind the last layer and before what the network does with
+its output (a final norm, a pooler), so pooled vectors are made from what the experts give.
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ from mtlcli.errors import UserError
 from mtlcli.models import dselect
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.dselect import DSelectK
-from mtlcli.models.layers import MaskedRoute, PerTask, chosen_layers, hidden_of, layer_list, with_hidden
+from mtlcli.models.layers import (
+    MaskedRoute,
+    PerTask,
+    chosen_layers,
+    hidden_of,
+    layer_list,
+    with_hidden,
+)
 from mtlcli.models.multitask import Trunk
 from mtlcli.tasks.base import Encoded
 
@@ -37,7 +44,8 @@ class ExpertRoute(MaskedRoute):
 
 
 class Load(nn.Module):
-    """Mean weight that the tokens of each name's latest step gave each expert, over all micro-batches. Part of the checkpoint."""
+    """Mean weight that the tokens of each name's latest step gave each expert, over all
+    micro-batches. Part of the checkpoint."""
 
     weights: Tensor
     tokens: Tensor
@@ -52,7 +60,8 @@ class Load(nn.Module):
 
     @torch.no_grad()
     def add(self, name: str, weights: Tensor, mask: Tensor) -> None:
-        """`weights`: (batch, length, experts); `mask`: (batch, length), True where there is a token."""
+        """`weights`: (batch, length, experts); `mask`: (batch, length), True where there is a
+        token."""
         if self._route.step is None:
             return
         row = self._rows[name]
@@ -67,14 +76,19 @@ class Load(nn.Module):
         """For each name that had a batch: (experts,) weights that sum to one."""
         means = (self.weights / self.tokens.clamp(min=1).unsqueeze(-1)).tolist()
         seen = self.tokens.tolist()
-        return {name: [round(weight, 4) for weight in means[row]] for name, row in self._rows.items() if seen[row]}
+        return {
+            name: [round(weight, 4) for weight in means[row]]
+            for name, row in self._rows.items()
+            if seen[row]
+        }
 
 
 class Softmax(nn.Linear):
     """A gate of Ma et al. 2018: softmax(W x) for every token."""
 
     def __init__(self, hidden: int, experts: int, std: float) -> None:
-        """`std`: standard deviation of the initial weights. They are random, so that experts that start equal part."""
+        """`std`: standard deviation of the initial weights. They are random, so that experts that
+        start equal part."""
         super().__init__(hidden, experts, bias=False)
         nn.init.normal_(self.weight, std=std)
 
@@ -85,11 +99,16 @@ class Softmax(nn.Linear):
 
 def build_gate(config: Gating, hidden: int, experts: int, std: float) -> nn.Module:
     """A gate of the kind that the config names."""
-    return Softmax(hidden, experts, std) if config.gate == "softmax" else DSelectK(experts, config.selected)
+    return (
+        Softmax(hidden, experts, std)
+        if config.gate == "softmax"
+        else DSelectK(experts, config.selected)
+    )
 
 
 class TwoParts(nn.Module):
-    """The feed-forward block of a BERT-like layer, which the library keeps in two modules; the second adds the residual and the norm."""
+    """The feed-forward block of a BERT-like layer, which the library keeps in two modules; the
+    second adds the residual and the norm."""
 
     def __init__(self, intermediate: nn.Module, output: nn.Module) -> None:
         super().__init__()
@@ -102,9 +121,13 @@ class TwoParts(nn.Module):
 
 
 def replace_feed_forward(layer: nn.Module, make: Callable[[nn.Module], nn.Module]) -> None:
-    """Put `make(block)` in the place of a layer's feed-forward block. Raises UserError when the layer has no module for it."""
-    if isinstance(getattr(layer, "intermediate", None), nn.Module) and isinstance(getattr(layer, "output", None), nn.Module):
-        # BERT, RoBERTa, DeBERTa, ...: output(intermediate(x), x). The new block does the work of both.
+    """Put `make(block)` in the place of a layer's feed-forward block. Raises UserError when the
+    layer has no module for it."""
+    if isinstance(getattr(layer, "intermediate", None), nn.Module) and isinstance(
+        getattr(layer, "output", None), nn.Module
+    ):
+        # BERT, RoBERTa, DeBERTa, ...: output(intermediate(x), x). The new block does the work of
+        # both.
         layer.output = make(TwoParts(layer.intermediate, layer.output))  # type: ignore[arg-type]
         layer.intermediate = nn.Identity()
         return
@@ -118,7 +141,8 @@ def replace_feed_forward(layer: nn.Module, make: Callable[[nn.Module], nn.Module
             setattr(layer, name, make(block))
             return
     raise UserError(
-        f"{type(layer).__name__} does not keep its feed-forward block in a module of its own, so there is nothing to make experts of",
+        f"{type(layer).__name__} does not keep its feed-forward block in a module of its own, so "
+        "there is nothing to make experts of",
         where="sharing.layers",
         fix="type sharing.layers=top, or another model",
     )
@@ -128,7 +152,8 @@ class Copies(nn.ModuleList):
     """Experts in a layer: copies of its feed-forward block."""
 
     def __init__(self, block: nn.Module, count: int, noise: float) -> None:
-        """`noise`: standard deviation of what is added to each matrix, relative to that of its entries."""
+        """`noise`: standard deviation of what is added to each matrix, relative to that of its
+        entries."""
         super().__init__([deepcopy(block) for _ in range(count)])
         with torch.no_grad():
             for parameter in self.parameters():
@@ -141,7 +166,8 @@ class Copies(nn.ModuleList):
 
 
 class Blocks(nn.Module):
-    """Experts on top: residual feed-forward blocks x + W2 gelu(W1 norm(x) + b1) + b2, as wide inside as outside, in one batched product."""
+    """Experts on top: residual feed-forward blocks x + W2 gelu(W1 norm(x) + b1) + b2, as wide
+    inside as outside, in one batched product."""
 
     def __init__(self, count: int, hidden: int, std: float) -> None:
         """`std`: standard deviation of the initial weights."""
@@ -156,22 +182,27 @@ class Blocks(nn.Module):
         self.down_bias = nn.Parameter(torch.zeros(count * hidden))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(batch, length, hidden) states for all, or (count, batch, length, hidden): its own for each; gives the latter shape."""
+        """(batch, length, hidden) states for all, or (count, batch, length, hidden): its own for
+        each; gives the latter shape."""
         shape = (self.count, *hidden.shape[-3:])
         states = hidden.reshape(-1, shape[1] * shape[2], shape[3])
         each = self.count, 1, -1
-        normed = nn.functional.layer_norm(states, states.shape[-1:]) * self.norm.view(each) + self.norm_bias.view(each)
+        normed = nn.functional.layer_norm(states, states.shape[-1:]) * self.norm.view(
+            each
+        ) + self.norm_bias.view(each)
         inner = nn.functional.gelu(normed @ self.up + self.up_bias.view(each))
         return (states + (inner @ self.down + self.down_bias.view(each))).view(shape)
 
 
 def mix(outputs: Tensor, weights: Tensor) -> Tensor:
-    """(experts, batch, length, hidden) and (batch, length, experts) -> (batch, length, hidden), in the outputs' precision."""
+    """(experts, batch, length, hidden) and (batch, length, experts) -> (batch, length, hidden), in
+    the outputs' precision."""
     return (outputs * weights.movedim(-1, 0).unsqueeze(-1)).sum(0).to(outputs.dtype)
 
 
 class Mixture(nn.Module):
-    """Shared experts, experts of each task's own, and a gate for each task over its own and the shared ones, in this order."""
+    """Shared experts, experts of each task's own, and a gate for each task over its own and the
+    shared ones, in this order."""
 
     def __init__(
         self,
@@ -192,7 +223,8 @@ class Mixture(nn.Module):
         self._route = route
 
     def forward(self, *inputs: Tensor, common: Tensor | None = None) -> Tensor:
-        """The mixture of what the experts make of the inputs, of which the gate sees the first: (batch, length, hidden).
+        """The mixture of what the experts make of the inputs, of which the gate sees the first:
+        (batch, length, hidden).
 
         `common`: what the shared experts get, if that is something else (PLE).
         """
@@ -216,7 +248,9 @@ class Mixture(nn.Module):
 class ExpertTrunk(Trunk):
     """One backbone for all tasks, with experts in some of its layers or on top."""
 
-    def __init__(self, gating: Gating, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
+    def __init__(
+        self, gating: Gating, make_backbone: Callable[[], Backbone], owners: dict[str, str]
+    ) -> None:
         """`gating`: the part of the config that says which gates there are."""
         super().__init__(owners)
         self.gating = gating
@@ -234,7 +268,8 @@ class ExpertTrunk(Trunk):
         return Blocks(experts, self.backbone.hidden, self.std)
 
     def put_on_top(self, top: Callable[[Tensor], Tensor]) -> None:
-        """Pass what the last layer gives through `top`, which lies beside the network: it is trained when all layers are frozen."""
+        """Pass what the last layer gives through `top`, which lies beside the network: it is
+        trained when all layers are frozen."""
 
         def behind(_layer: nn.Module, _inputs: Any, output: Any) -> Any:
             return with_hidden(output, top(hidden_of(output)))
@@ -258,7 +293,11 @@ class ExpertTrunk(Trunk):
 
     def penalty(self) -> Tensor | None:
         """The entropy term of DSelect-k gates, summed over them; None with others."""
-        terms = [gate.penalty(self.gating.entropy) for gate in self.modules() if isinstance(gate, DSelectK)]
+        terms = [
+            gate.penalty(self.gating.entropy)
+            for gate in self.modules()
+            if isinstance(gate, DSelectK)
+        ]
         return torch.stack(terms).sum() if terms else None
 
     def learning_rates(self) -> dict[str, float]:
@@ -267,10 +306,16 @@ class ExpertTrunk(Trunk):
         return {f"{gate}.{name}": dselect.LR for gate in gates for name in ("z", "selectors")}
 
     def measures(self) -> dict[str, Any]:
-        """`load`: for each layer with experts (or `top`, or level) and each gate, the mean weight of each of its experts in the
-        gate's latest step, over the tokens of all micro-batches; with several ranks over those of the first one."""
+        """`load`: for each layer with experts (or `top`, or level) and each gate, the mean weight
+        of each of its experts in the gate's latest step, over the tokens of all micro-batches; with
+        several ranks over those of the first one."""
         found = {place: [load.report() for load in loads] for place, loads in self.loads().items()}
-        return {"load": {place: {name: means for each in reports for name, means in each.items()} for place, reports in found.items()}}
+        return {
+            "load": {
+                place: {name: means for each in reports for name, means in each.items()}
+                for place, reports in found.items()
+            }
+        }
 
     @abstractmethod
     def loads(self) -> dict[str, list[Load]]:
@@ -282,7 +327,15 @@ class LayerExperts(ExpertTrunk):
 
     joint = True
 
-    def __init__(self, config: Any, make_backbone: Callable[[], Backbone], owners: dict[str, str], *, shared: int, own: int) -> None:
+    def __init__(
+        self,
+        config: Any,
+        make_backbone: Callable[[], Backbone],
+        owners: dict[str, str],
+        *,
+        shared: int,
+        own: int,
+    ) -> None:
         """`config`: MMoE's or CGC's; `shared` and `own`: numbers of experts."""
         super().__init__(config, make_backbone, owners)
         count = {"shared": shared, "own": own}
@@ -299,7 +352,8 @@ class LayerExperts(ExpertTrunk):
             def mixture(block: nn.Module, number: int = number) -> nn.Module:
                 if not all(parameter.requires_grad for parameter in block.parameters()):
                     raise UserError(
-                        f"layer {number} is frozen (model.frozen_layers), so its experts would stay the same",
+                        f"layer {number} is frozen (model.frozen_layers), so its experts would "
+                        "stay the same",
                         where="sharing.layers",
                         fix="name layers that are trained, or type sharing.layers=top",
                     )

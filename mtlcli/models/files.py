@@ -1,7 +1,8 @@
-"""Where a backbone comes from: its architecture, its tokenizer and what both need to be used together. Imports no torch at first.
+"""Where a backbone comes from: its architecture, its tokenizer and what both need to be used
+together. Imports no torch at first.
 
-What is found is written into the run folder (`backbone/`), so that a checkpoint can be used on a machine that has
-neither the hub nor the folder that the weights once came from.
+What is found is written into the run folder (`backbone/`), so that a checkpoint can be used on a
+machine that has neither the hub nor the folder that the weights once came from.
 """
 
 from __future__ import annotations
@@ -20,27 +21,44 @@ from mtlcli.data.encoder import TextEncoder, build_tokenizer
 from mtlcli.disk import make_folder, write_whole
 from mtlcli.errors import UserError, panicked
 
-FOREIGN = ("auto_map", "attn_implementation", "_attn_implementation", "experts_implementation", "transformers_weights", "_name_or_path")
-"""What a transformers configuration may hold beside the architecture: code of others to import or download, and places to load from."""
+FOREIGN = (
+    "auto_map",
+    "attn_implementation",
+    "_attn_implementation",
+    "experts_implementation",
+    "transformers_weights",
+    "_name_or_path",
+)
+"""What a transformers configuration may hold beside the architecture: code of others to import or
+download, and places to load from."""
 MOST_LAYERS = 1_000
 """Layers that a backbone may have: every one is built, and the largest models have some 130."""
 LARGEST_NUMBER = 2**31
 """Largest whole number in an architecture: sizes, lengths and ids."""
 AT_LEAST_ONE = ("num_hidden_layers", "num_layers", "n_layers", "n_layer", "encoder_layers") + (
-    ("num_attention_heads", "num_heads", "n_heads", "n_head", "encoder_attention_heads") + ("hidden_size", "d_model", "n_embd", "dim")
+    ("num_attention_heads", "num_heads", "n_heads", "n_head", "encoder_attention_heads")
+    + ("hidden_size", "d_model", "n_embd", "dim")
 )
-"""What the families of models call layers, heads and width. The library builds a model without layers where there are none, or -1."""
+"""What the families of models call layers, heads and width. The library builds a model without
+layers where there are none, or -1."""
 LARGEST_FILES = {"backbone.json": 2**22, "tokenizer.json": 2**28}
 """Bytes of the files of a backbone that are read; the largest tokenizers have some 30 MB."""
 MOST_GROWTH = 100
 """Characters that a tokenizer may make of one before it splits a text."""
 PROBES = ("a" * 64, "a b " * 16, "1" * 64, "\u00e9 " * 32, " " * 64, "a1!" * 21 + "$")
 """Texts that show whether a tokenizer's expressions end in reasonable time."""
-WORD_EMBEDDINGS = ("word_embeddings.weight", "embed_tokens.weight", "tok_embeddings.weight", "wte.weight", "shared.weight")
+WORD_EMBEDDINGS = (
+    "word_embeddings.weight",
+    "embed_tokens.weight",
+    "tok_embeddings.weight",
+    "wte.weight",
+    "shared.weight",
+)
 """How the families of models call the table of their vocabulary."""
 
 POSITION_EMBEDDINGS = ("position_embeddings", "embed_positions", "positions_embed", "wpe")
-"""How they call the table of positions in a text; those of positions on a page have longer names."""
+"""How they call the table of positions in a text; those of positions on a page have longer
+names."""
 
 
 @dataclass
@@ -48,7 +66,8 @@ class BackboneFiles:
     """Everything about a backbone but its weights."""
 
     location: str | None
-    """Folder or hub name that the pretrained weights are read from; None: they are initialised at random."""
+    """Folder or hub name that the pretrained weights are read from; None: they are initialised at
+    random."""
     architecture: dict[str, Any]
     """The transformers configuration, with `model_type`."""
     tokenizer: str
@@ -63,7 +82,10 @@ class BackboneFiles:
     def encoder(self) -> TextEncoder:
         """The text encoder that belongs to this backbone."""
         return TextEncoder(
-            self.tokenizer, uses_segments=self.uses_segments, model_max_length=self.model_max_length, end_token=self.end_token
+            self.tokenizer,
+            uses_segments=self.uses_segments,
+            model_max_length=self.model_max_length,
+            end_token=self.end_token,
         )
 
     def save(self, folder: Path) -> None:
@@ -82,17 +104,25 @@ class BackboneFiles:
             return cls._load(folder)
         except OSError as error:
             raise UserError(
-                f"cannot be read: {error.strerror}", where=str(error.filename or folder), fix="make it readable for you"
+                f"cannot be read: {error.strerror}",
+                where=str(error.filename or folder),
+                fix="make it readable for you",
             ) from error
 
     @classmethod
     def _load(cls, folder: Path) -> BackboneFiles:
         for name in ("backbone.json", "tokenizer.json"):
             if not (folder / name).is_file():
-                raise UserError(f"there is no file {name}", where=str(folder), fix="the run folder is not complete: copy it as a whole")
+                raise UserError(
+                    f"there is no file {name}",
+                    where=str(folder),
+                    fix="the run folder is not complete: copy it as a whole",
+                )
             if (size := (folder / name).stat().st_size) > LARGEST_FILES[name]:
                 what = f"the file has {size:,} bytes, more than {LARGEST_FILES[name]:,}"
-                raise UserError(what, where=str(folder / name), fix="bring back the run's own files")
+                raise UserError(
+                    what, where=str(folder / name), fix="bring back the run's own files"
+                )
         try:
             fields = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))
             files = cls(tokenizer=(folder / "tokenizer.json").read_text(encoding="utf-8"), **fields)
@@ -111,13 +141,16 @@ class BackboneFiles:
             files.encoder()
         except (ValueError, TypeError, RecursionError) as error:
             what = f"the folder does not hold what a run saves: {error}"
-            raise UserError(what, where=str(folder), fix="bring back the run's own files") from error
+            raise UserError(
+                what, where=str(folder), fix="bring back the run's own files"
+            ) from error
         return files
 
 
 def own_architecture(fields: dict[str, Any]) -> dict[str, Any]:
-    """A transformers configuration without what leads elsewhere, at any depth. Raises ValueError when it names no model type, or
-    numbers that no model has: what they ask for is built before it can be compared with the weights.
+    """A transformers configuration without what leads elsewhere, at any depth. Raises ValueError
+    when it names no model type, or numbers that no model has: what they ask for is built before it
+    can be compared with the weights.
     """
 
     def own(value: Any) -> Any:
@@ -133,7 +166,11 @@ def own_architecture(fields: dict[str, Any]) -> dict[str, Any]:
             for inner in value:
                 look("", inner)
         elif type(value) is int:
-            most = MOST_LAYERS if "layer" in key and "token" not in key and not key.endswith(("_id", "_ids")) else LARGEST_NUMBER
+            most = (
+                MOST_LAYERS
+                if "layer" in key and "token" not in key and not key.endswith(("_id", "_ids"))
+                else LARGEST_NUMBER
+            )
             if abs(value) > most:
                 raise ValueError(f"{key} is {value}, more than {most:,}")
             if key in AT_LEAST_ONE and value < 1:
@@ -146,7 +183,8 @@ def own_architecture(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_tokenizer(text: str) -> None:
-    """Raises ValueError when a tokenizer would make a text many times as long, or its expressions do not end."""
+    """Raises ValueError when a tokenizer would make a text many times as long, or its expressions
+    do not end."""
     from tokenizers import Tokenizer
 
     growth = 1.0
@@ -154,9 +192,13 @@ def check_tokenizer(text: str) -> None:
         if step.get("type") == "Replace":
             # An expression may match a single character, or none.
             pattern = step.get("pattern") or {}
-            growth *= max(1.0, len(step.get("content") or "") / max(1, len(pattern.get("String") or "")))
+            growth *= max(
+                1.0, len(step.get("content") or "") / max(1, len(pattern.get("String") or ""))
+            )
     if growth > MOST_GROWTH:
-        raise ValueError(f"its normalizer can make {growth:,.0f} characters of one, more than {MOST_GROWTH}")
+        raise ValueError(
+            f"its normalizer can make {growth:,.0f} characters of one, more than {MOST_GROWTH}"
+        )
     tokenizer = Tokenizer.from_str(text)
     try:
         tokenizer.encode_batch(list(PROBES))
@@ -175,11 +217,16 @@ def _steps(normalizer: Any) -> list[dict[str, Any]]:
     if not isinstance(normalizer, dict):
         return []
     inner = normalizer.get("normalizers")
-    return [step for each in inner for step in _steps(each)] if isinstance(inner, list) else [normalizer]
+    return (
+        [step for each in inner for step in _steps(each)]
+        if isinstance(inner, list)
+        else [normalizer]
+    )
 
 
 def find_backbone(model: Model, texts: Callable[[], list[str]]) -> BackboneFiles:
-    """The backbone that the config asks for. `texts` gives the tasks' train text, on which a from-scratch tokenizer is trained.
+    """The backbone that the config asks for. `texts` gives the tasks' train text, on which a
+    from-scratch tokenizer is trained.
 
     Raises UserError when the model cannot be had.
     """
@@ -193,7 +240,10 @@ def _scratch(model: Model, texts: list[str]) -> BackboneFiles:
     from transformers import BertConfig
 
     if model.hidden % model.heads:
-        raise UserError(f"model.hidden={model.hidden} is not a multiple of model.heads={model.heads}", where="model.heads")
+        raise UserError(
+            f"model.hidden={model.hidden} is not a multiple of model.heads={model.heads}",
+            where="model.heads",
+        )
     tokenizer = build_tokenizer(texts, model.vocabulary)
     encoder = TextEncoder(tokenizer, uses_segments=True, model_max_length=512)
     dropout = model.dropout or 0.0
@@ -224,17 +274,34 @@ def _pretrained(model: Model) -> BackboneFiles:
     from mtlcli.data.source import hub_endpoint
 
     if not model.name:
-        raise UserError("no model is named", where="model.name", fix="give a folder or a hub name: model.name=FacebookAI/roberta-base")
+        raise UserError(
+            "no model is named",
+            where="model.name",
+            fix="give a folder or a hub name: model.name=FacebookAI/roberta-base",
+        )
     location = locate(model.name)
     if not Path(location).is_dir() and location.startswith("/"):
-        raise UserError(f"there is no folder '{location}'", where=f"model.name={model.name}", fix="give a folder that holds config.json")
+        raise UserError(
+            f"there is no folder '{location}'",
+            where=f"model.name={model.name}",
+            fix="give a folder that holds config.json",
+        )
     here = from_here(location)
     try:
-        config = AutoConfig.from_pretrained(location, trust_remote_code=False, local_files_only=here)
-        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, local_files_only=here)
-    except Exception as error:  # The files of a stranger: any value in them can be of another kind than the library expects.
+        config = AutoConfig.from_pretrained(
+            location, trust_remote_code=False, local_files_only=here
+        )
+        tokenizer = AutoTokenizer.from_pretrained(
+            location, trust_remote_code=False, local_files_only=here
+        )
+    # The files of a stranger: any value in them can be of another kind than the library expects.
+    except Exception as error:
         lines = str(error).strip().splitlines() or [""]
-        reason = lines[0] if isinstance(error, (OSError, ValueError)) and lines[0] else f"{type(error).__name__}: {lines[-1].strip()}"
+        reason = (
+            lines[0]
+            if isinstance(error, (OSError, ValueError)) and lines[0]
+            else f"{type(error).__name__}: {lines[-1].strip()}"
+        )
         if not Path(location).is_dir():
             absent = f"there is no folder '{location}' in {Path.cwd()}"
             unreachable = f"{hub_endpoint()} does not answer, and the model is not in its cache"
@@ -242,7 +309,8 @@ def _pretrained(model: Model) -> BackboneFiles:
         raise UserError(
             f"the model cannot be loaded: {reason}",
             where=f"model.name={model.name}",
-            fix="check the name and the network, give a folder that holds config.json and the weights, or type model=tiny",
+            fix="check the name and the network, give a folder that holds config.json and the "
+            "weights, or type model=tiny",
         ) from error
     if not tokenizer.is_fast:
         raise UserError(
@@ -252,9 +320,11 @@ def _pretrained(model: Model) -> BackboneFiles:
         )
     if getattr(config, "quantization_config", None) is not None:
         raise UserError(
-            "the weights are quantised (config.json has a quantization_config), and training needs them in full",
+            "the weights are quantised (config.json has a quantization_config), and training needs "
+            "them in full",
             where=f"model.name={model.name}",
-            fix="choose the model that the weights were made from, or remove quantization_config if they are not quantised",
+            fix="choose the model that the weights were made from, or remove quantization_config "
+            "if they are not quantised",
         )
     rows = getattr(config.get_text_config(), "vocab_size", None)
     _check_vocabulary(model, tokenizer.get_vocab(), rows)
@@ -264,7 +334,8 @@ def _pretrained(model: Model) -> BackboneFiles:
         setattr(config, name, model.dropout)
     try:
         architecture = own_architecture(json.loads(config.to_json_string(use_diff=False)))
-        # Without what leads elsewhere, such as an attention implementation that would be downloaded.
+        # Without what leads elsewhere, such as an attention implementation that would be
+        # downloaded.
         plain = AutoConfig.for_model(**architecture)
     except ValueError as error:
         raise UserError(
@@ -272,7 +343,9 @@ def _pretrained(model: Model) -> BackboneFiles:
             where=f"model.name={model.name}",
             fix="take config.json as the model was published with it, or choose another model",
         ) from error
-    longest = min(float(tokenizer.model_max_length), _positions(plain, _without_numbers(plain, model)))
+    longest = min(
+        float(tokenizer.model_max_length), _positions(plain, _without_numbers(plain, model))
+    )
     return BackboneFiles(
         location=location,
         architecture=architecture,
@@ -285,14 +358,17 @@ def _pretrained(model: Model) -> BackboneFiles:
 
 
 def _without_numbers(config: Any, model: Model) -> Any:
-    """The network that reads texts, with the shapes of its parameters and no memory for them. Raises UserError when it cannot be built."""
+    """The network that reads texts, with the shapes of its parameters and no memory for them.
+    Raises UserError when it cannot be built."""
     import torch
     from transformers import AutoModel
 
     try:
         with torch.device("meta"):
             network = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
-    except Exception as error:  # The configuration of a stranger: any value in it can be of another kind than the library expects.
+    # The configuration of a stranger: any value in it can be of another kind than the library
+    # expects.
+    except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise UserError(
             f"the architecture in config.json cannot be built: {type(error).__name__}: {reason}",
@@ -303,11 +379,13 @@ def _without_numbers(config: Any, model: Model) -> Any:
 
 
 def _positions(config: Any, network: Any) -> float:
-    """The longest input, in tokens, that a model has positions for; infinite where there is no bound.
+    """The longest input, in tokens, that a model has positions for; infinite where there is no
+    bound.
 
-    The network itself is looked at, because the configuration does not say it for every family: in RoBERTa and its kin
-    (XLM-R, CamemBERT, MPNet, Longformer, ESM) the table of positions has `max_position_embeddings` rows, of which those up
-    to the number of the padding token are never used; in BART and OPT the table has some more.
+    The network itself is looked at, because the configuration does not say it for every family: in
+    RoBERTa and its kin (XLM-R, CamemBERT, MPNet, Longformer, ESM) the table of positions has
+    `max_position_embeddings` rows, of which those up to the number of the padding token are never
+    used; in BART and OPT the table has some more.
     """
     bound = getattr(config.get_text_config(), "max_position_embeddings", None)
     lengths = [float(bound) if isinstance(bound, int) and bound > 0 else math.inf]
@@ -315,31 +393,43 @@ def _positions(config: Any, network: Any) -> float:
         table = getattr(module, "weight", None)
         if name.rpartition(".")[2] in POSITION_EMBEDDINGS and table is not None and table.ndim == 2:
             padding = getattr(module, "padding_idx", None)
-            unused = getattr(module, "offset", 0) if padding is None or hasattr(module, "offset") else padding + 1
+            unused = (
+                getattr(module, "offset", 0)
+                if padding is None or hasattr(module, "offset")
+                else padding + 1
+            )
             lengths.append(float(len(table) - unused))
     return min(lengths)
 
 
 def _check_vocabulary(model: Model, vocabulary: dict[str, int], rows: int | None) -> None:
     """Every token of the tokenizer needs its row of the model's embeddings."""
-    beyond = {number: token for token, number in vocabulary.items() if rows is not None and number >= rows}
+    beyond = {
+        number: token for token, number in vocabulary.items() if rows is not None and number >= rows
+    }
     if beyond:
         raise UserError(
-            f"the tokenizer does not belong to the model: the tokenizer has {max(beyond) + 1:,} tokens, the model has embeddings "
-            f"for {rows:,} (token {min(beyond)}, '{beyond[min(beyond)]}', is the first without one)",
+            f"the tokenizer does not belong to the model: the tokenizer has {max(beyond) + 1:,} "
+            "tokens, the model has embeddings "
+            f"for {rows:,} (token {min(beyond)}, '{beyond[min(beyond)]}', is the first without "
+            "one)",
             where=f"model.name={model.name}",
             fix="take config.json, the weights and tokenizer.json from the same model",
         )
 
 
 def _check_weights(model: Model, folder: Path, rows: int | None) -> None:
-    """Look at the headers of a folder's weights, so that what cannot be loaded is said before a run exists."""
+    """Look at the headers of a folder's weights, so that what cannot be loaded is said before a run
+    exists."""
     from safetensors import SafetensorError, safe_open
 
     where = f"model.name={model.name}"
     files = sorted(folder.glob("*.safetensors"))
     if not files and not (folder / "model.safetensors.index.json").exists():
-        fix = "copy model.safetensors into it: pickled weights (pytorch_model.bin) can run code, so they are never read"
+        fix = (
+            "copy model.safetensors into it: pickled weights (pytorch_model.bin) can run code, "
+            "so they are never read"
+        )
         raise UserError("the folder has no weights (looked for *.safetensors)", where, fix)
     for file in files:
         try:
@@ -350,23 +440,28 @@ def _check_weights(model: Model, folder: Path, rows: int | None) -> None:
                     found = tensors.get_slice(name).get_shape()[0] if embeds else rows
                     if rows is not None and found != rows:
                         raise UserError(
-                            f"the weights do not belong to config.json: {name} embeds {found:,} tokens, vocab_size is {rows:,}",
+                            f"the weights do not belong to config.json: {name} embeds {found:,} "
+                            f"tokens, vocab_size is {rows:,}",
                             where,
                             "take config.json, the weights and tokenizer.json from the same model",
                         )
         except (SafetensorError, OSError) as error:
-            raise UserError(f"the weights cannot be read: {error}", str(file), "copy or download the file again") from error
+            raise UserError(
+                f"the weights cannot be read: {error}", str(file), "copy or download the file again"
+            ) from error
 
 
 def from_here(location: str) -> bool:
-    """Whether a model can only come from this machine: it is a folder, or the hub does not answer (its client would try for a minute)."""
+    """Whether a model can only come from this machine: it is a folder, or the hub does not answer
+    (its client would try for a minute)."""
     from mtlcli.data.source import hub_answers
 
     return Path(location).is_dir() or not hub_answers()
 
 
 def locate(name: str) -> str:
-    """The folder or hub name that `model.name` means. `package:NAME/FOLDER` is a folder inside an installed package."""
+    """The folder or hub name that `model.name` means. `package:NAME/FOLDER` is a folder inside an
+    installed package."""
     if not name.startswith("package:"):
         path = Path(name)
         return str(path) if path.is_dir() else name
@@ -383,14 +478,19 @@ def locate(name: str) -> str:
 
 
 def _can_be_had(name: str) -> bool:
-    """Whether a model is in a folder, an installed package or the hub's cache, or the hub answers."""
+    """Whether a model is in a folder, an installed package or the hub's cache, or the hub
+    answers."""
     from huggingface_hub import try_to_load_from_cache
 
     from mtlcli.data.source import hub_answers
 
     if name.startswith("package:"):
         return find_spec(name.removeprefix("package:").partition("/")[0]) is not None
-    return Path(name).is_dir() or isinstance(try_to_load_from_cache(name, "config.json"), str) or hub_answers()
+    return (
+        Path(name).is_dir()
+        or isinstance(try_to_load_from_cache(name, "config.json"), str)
+        or hub_answers()
+    )
 
 
 def _dropout_fields(config: Any) -> list[str]:

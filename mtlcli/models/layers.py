@@ -1,7 +1,8 @@
 """The layers of a backbone: finding them, and putting something else in their place.
 
-Sharing strategies change what happens at a layer (a copy for each task, experts, an adapter behind it) and leave the rest of
-the transformers network as it is: masks, position biases, attention implementations and checkpointing keep working.
+Sharing strategies change what happens at a layer (a copy for each task, experts, an adapter behind
+it) and leave the rest of the transformers network as it is: masks, position biases, attention
+implementations and checkpointing keep working.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from mtlcli.errors import UserError
 
 
 class Route:
-    """Whose batch is in the backbone just now. Shared by a trunk and what it has put into the network; not a module, nothing to save."""
+    """Whose batch is in the backbone just now. Shared by a trunk and what it has put into the
+    network; not a module, nothing to save."""
 
     def __init__(self) -> None:
         self.parts: list[tuple[str, int]] = []
-        """The owners of the batch's inputs, one part after another, and how many inputs each has. The owner is the task whose head
-        a task uses: its own name, or that of the task from which it borrows one."""
+        """The owners of the batch's inputs, one part after another, and how many inputs each has.
+        The owner is the task whose head a task uses: its own name, or that of the task from which
+        it borrows one."""
 
     @property
     def owner(self) -> str:
@@ -36,12 +39,15 @@ class Route:
         self.parts = [(owner, 0)]
 
     def each(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """What `function(owner, *inputs)` makes of the inputs (batch, ...) of each part, together again: (batch, ...)."""
+        """What `function(owner, *inputs)` makes of the inputs (batch, ...) of each part, together
+        again: (batch, ...)."""
         if len(self.parts) == 1:
             return function(self.owner, *inputs)
         counts = [count for _, count in self.parts]
         pieces = zip(*(tensor.split(counts) for tensor in inputs), strict=True)
-        return torch.cat([function(owner, *piece) for (owner, _), piece in zip(self.parts, pieces, strict=True)])
+        return torch.cat(
+            [function(owner, *piece) for (owner, _), piece in zip(self.parts, pieces, strict=True)]
+        )
 
 
 class MaskedRoute(Route):
@@ -53,7 +59,11 @@ class MaskedRoute(Route):
         """(batch, length) bool: True where there is a token."""
 
 
-RESERVED = frozenset(dir(nn.ModuleDict())) | frozenset(dir(nn.ParameterDict())) | {"network", "smart_apply"}
+RESERVED = (
+    frozenset(dir(nn.ModuleDict()))
+    | frozenset(dir(nn.ParameterDict()))
+    | {"network", "smart_apply"}
+)
 """Names of tasks that cannot be names of submodules: attributes of torch's containers (`type`,
 `keys`, `training`), the name under which a backbone keeps its network, and the attribute that
 transformers gives every module while it builds a model."""
@@ -105,12 +115,19 @@ class PerTask(TaskModules):
 
     @classmethod
     def copies(cls, module: nn.Module, owners: Sequence[str]) -> PerTask:
-        """A copy of a module for each task. All start from the weights of `module`, which becomes the first."""
-        return cls({owner: module if index == 0 else deepcopy(module) for index, owner in enumerate(owners)})
+        """A copy of a module for each task. All start from the weights of `module`, which becomes
+        the first."""
+        return cls(
+            {
+                owner: module if index == 0 else deepcopy(module)
+                for index, owner in enumerate(owners)
+            }
+        )
 
 
 class Layer(nn.Module):
-    """Stands in the place of a layer of the network. What the network asks of the layer itself is answered by `like`."""
+    """Stands in the place of a layer of the network. What the network asks of the layer itself is
+    answered by `like`."""
 
     def __init__(self, like: nn.Module) -> None:
         super().__init__()
@@ -121,7 +138,11 @@ class Layer(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(self.__dict__["_like"][0], name) if "_like" in self.__dict__ else super().__getattr__(name)
+            return (
+                getattr(self.__dict__["_like"][0], name)
+                if "_like" in self.__dict__
+                else super().__getattr__(name)
+            )
 
 
 class TaskLayer(Layer):
@@ -146,27 +167,38 @@ def layer_list(network: nn.Module) -> nn.ModuleList:
     config = network.config.get_text_config()  # type: ignore[union-attr, operator]
     depth = config.num_hidden_layers
     for module in network.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == depth and len({id(layer) for layer in module}) == depth:
+        if (
+            isinstance(module, nn.ModuleList)
+            and len(module) == depth
+            and len({id(layer) for layer in module}) == depth
+        ):
             return module
     raise UserError(
-        f"{config.model_type} does not keep its {depth} layers in a list, each with weights of its own",
+        f"{config.model_type} does not keep its {depth} layers in a list, each with weights of its "
+        "own",
         where="sharing",
         fix="type sharing=hard or sharing=none, or another model",
     )
 
 
 def chosen_layers(layers: Sequence[int] | Literal["all"], depth: int, where: str) -> list[int]:
-    """Layer numbers from 0, in order, without repetition; negative ones count from the top. Raises UserError when one does not exist."""
+    """Layer numbers from 0, in order, without repetition; negative ones count from the top. Raises
+    UserError when one does not exist."""
     if layers == "all":
         return list(range(depth))
     wrong = [layer for layer in layers if not -depth <= layer < depth]
     if wrong:
-        raise UserError(f"there is no layer {wrong[0]}", where=where, fix=f"the model has layers 0 to {depth - 1}; -1 is the last one")
+        raise UserError(
+            f"there is no layer {wrong[0]}",
+            where=where,
+            fix=f"the model has layers 0 to {depth - 1}; -1 is the last one",
+        )
     return sorted({layer % depth for layer in layers})
 
 
 def hidden_of(output: Any) -> Tensor:
-    """The hidden states (batch, length, hidden) in what a layer returns: itself, or the first of several things."""
+    """The hidden states (batch, length, hidden) in what a layer returns: itself, or the first of
+    several things."""
     hidden: Tensor = output[0] if isinstance(output, tuple) else output
     return hidden
 

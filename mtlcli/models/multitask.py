@@ -20,13 +20,16 @@ class Trunk(nn.Module, ABC):
     """What lies below the heads. Sharing strategies build one."""
 
     joint: ClassVar[bool] = False
-    """Whether `forward` also takes a batch of several tasks: what differs between tasks acts on every input by itself."""
+    """Whether `forward` also takes a batch of several tasks: what differs between tasks acts on
+    every input by itself."""
 
     first_token: bool = False
-    """Whether `forward` minds `Batch.tokens`: what is put behind the backbone's last layer acts on the state of each token by itself."""
+    """Whether `forward` minds `Batch.tokens`: what is put behind the backbone's last layer acts on
+    the state of each token by itself."""
 
     def __init__(self, owners: dict[str, str]) -> None:
-        """`owners`: for every task, the task whose head it uses: its own name, or that of the task from which it borrows one."""
+        """`owners`: for every task, the task whose head it uses: its own name, or that of the task
+        from which it borrows one."""
         super().__init__()
         self.owners = owners
         self.heads = list(dict.fromkeys(owners.values()))
@@ -34,15 +37,16 @@ class Trunk(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, task: str, batch: Batch) -> Encoded:
-        """Token states and pooled vectors of a batch of `task`, or, `joint`, of the tasks that the batch names."""
+        """Token states and pooled vectors of a batch of `task`, or, `joint`, of the tasks that the
+        batch names."""
 
     def owned(self, task: str, batch: Batch) -> list[tuple[str, int]]:
         """The owners of a batch's inputs, and how many inputs each has."""
         return [(self.owners[name], count) for name, count in batch.parts or ((task, len(batch)),)]
 
     def users(self, parameter: str) -> tuple[str, ...]:
-        """The tasks whose loss depends on a parameter of this module, by its name: one task and its borrowers if it lies below
-        a `PerTask`, else all tasks."""
+        """The tasks whose loss depends on a parameter of this module, by its name: one task and its
+        borrowers if it lies below a `PerTask`, else all tasks."""
         module: nn.Module = self
         path = parameter.split(".")
         for part, following in zip(path, path[1:], strict=False):
@@ -61,26 +65,32 @@ class Trunk(nn.Module, ABC):
 
     @contextmanager
     def training_passes(self) -> Iterator[None]:
-        """The passes of a training step happen inside of this; others (probes, evaluation) do not. For what `measures` tells of a step."""
+        """The passes of a training step happen inside of this; others (probes, evaluation) do not.
+        For what `measures` tells of a step."""
         yield
 
     def learning_rates(self) -> dict[str, float]:
-        """Peak learning rates of parameters, by name, that have one of their own: it follows the schedule, and no other
-        factor; they have no weight decay."""
+        """Peak learning rates of parameters, by name, that have one of their own: it follows the
+        schedule, and no other factor; they have no weight decay."""
         return {}
 
     def enter(self, stage: int, *, anew: bool) -> None:
-        """A stage of the run (numbered from 0) begins, or, not `anew`, a resumed run goes on in it. Most strategies have one stage."""
+        """A stage of the run (numbered from 0) begins, or, not `anew`, a resumed run goes on in it.
+        Most strategies have one stage."""
 
-    def term(self, batch: Batch, encoded: Encoded, heads: TaskModules, tasks: dict[str, TaskType[Any]]) -> Tensor | None:
-        """A term that the loss of a batch has beside the task's own, summed over the batch's inputs (scalar, fp32), or None.
+    def term(
+        self, batch: Batch, encoded: Encoded, heads: TaskModules, tasks: dict[str, TaskType[Any]]
+    ) -> Tensor | None:
+        """A term that the loss of a batch has beside the task's own, summed over the batch's inputs
+        (scalar, fp32), or None.
 
         `encoded`: what `forward` gave for the batch.
         """
         return None
 
     def measures(self) -> dict[str, Any]:
-        """What the strategy tells in each row of metrics.jsonl and in results.json: JSON values by name."""
+        """What the strategy tells in each row of metrics.jsonl and in results.json: JSON values by
+        name."""
         return {}
 
 
@@ -98,7 +108,15 @@ class TaskOutput:
 class MultiTaskModel(nn.Module):
     """Trunk and heads. `owner` says whose head a task uses: its own, or that of another task."""
 
-    def __init__(self, trunk: Trunk, heads: dict[str, nn.Module], tasks: dict[str, TaskType[Any]], *, depth: int, hidden: int) -> None:
+    def __init__(
+        self,
+        trunk: Trunk,
+        heads: dict[str, nn.Module],
+        tasks: dict[str, TaskType[Any]],
+        *,
+        depth: int,
+        hidden: int,
+    ) -> None:
         """`depth`: number of layers of the backbone. `hidden`: width of its states."""
         super().__init__()
         self.depth, self.hidden = depth, hidden
@@ -119,16 +137,29 @@ class MultiTaskModel(nn.Module):
         return self._output(task, batch, self._encoded(task, batch))
 
     def together(self, batches: Sequence[tuple[str, Batch]]) -> list[TaskOutput]:
-        """Loss and outputs of batches of the same width, whose inputs go through the trunk, which must be `joint`, in one batch."""
+        """Loss and outputs of batches of the same width, whose inputs go through the trunk, which
+        must be `joint`, in one batch."""
         encoded = self._encoded(batches[0][0], join(batches))
         counts = [len(batch) for _, batch in batches]
-        pieces = zip(encoded.hidden.split(counts), encoded.pooled.split(counts), encoded.mask.split(counts), strict=True)
-        return [self._output(task, batch, Encoded(*piece)) for (task, batch), piece in zip(batches, pieces, strict=True)]
+        pieces = zip(
+            encoded.hidden.split(counts),
+            encoded.pooled.split(counts),
+            encoded.mask.split(counts),
+            strict=True,
+        )
+        return [
+            self._output(task, batch, Encoded(*piece))
+            for (task, batch), piece in zip(batches, pieces, strict=True)
+        ]
 
     def _encoded(self, task: str, batch: Batch) -> Encoded:
         """What the trunk gives for a batch of `task`, or of the tasks that the batch names."""
-        tokens = any(self.tasks[name].token_outputs for name, _ in batch.parts or ((task, len(batch)),))
-        encoded: Encoded = self.trunk(task, replace(batch, tokens=tokens or not self.trunk.first_token))
+        tokens = any(
+            self.tasks[name].token_outputs for name, _ in batch.parts or ((task, len(batch)),)
+        )
+        encoded: Encoded = self.trunk(
+            task, replace(batch, tokens=tokens or not self.trunk.first_token)
+        )
         return encoded
 
     def _output(self, task: str, batch: Batch, encoded: Encoded) -> TaskOutput:
@@ -139,14 +170,15 @@ class MultiTaskModel(nn.Module):
         return TaskOutput(loss if term is None else loss + term / batch.examples, outputs)
 
     def heights(self) -> dict[str, int]:
-        """For every parameter, by name, how far down it lies: 0 heads and what stands on top of the layers, 1 the last layer,
-        `depth` the first, `depth` + 1 the embeddings."""
+        """For every parameter, by name, how far down it lies: 0 heads and what stands on top of the
+        layers, 1 the last layer, `depth` the first, `depth` + 1 the embeddings."""
         # Names of tasks stand before, and what a strategy puts beside the network lies above it.
         inside = {name: name.partition(".network.")[2] for name, _ in self.named_parameters()}
         return {name: height_of(rest, self.depth) if rest else 0 for name, rest in inside.items()}
 
     def users(self) -> dict[str, tuple[str, ...]]:
-        """For every parameter, by name, the tasks whose loss depends on it: one for a private parameter, more for a shared one."""
+        """For every parameter, by name, the tasks whose loss depends on it: one for a private
+        parameter, more for a shared one."""
         partition: dict[str, tuple[str, ...]] = {}
         for name, _ in self.named_parameters():
             part, _, rest = name.partition(".")

@@ -21,17 +21,24 @@ ALIKE_NAMED = 5
 
 
 def check_tables(
-    tasks: Mapping[str, TaskType[Any]], tables: Mapping[str, Mapping[str, Table]], *, doubts: bool = True
+    tasks: Mapping[str, TaskType[Any]],
+    tables: Mapping[str, Mapping[str, Table]],
+    *,
+    doubts: bool = True,
 ) -> tuple[list[Problem], dict[str, list[Problem]]]:
-    """What is wrong with the tables ({task: {split: table}}), and by task what is doubtful in them; without `doubts` that is not
-    looked for.
+    """What is wrong with the tables ({task: {split: table}}), and by task what is doubtful in them;
+    without `doubts` that is not looked for.
 
-    Problems stop the run: a missing column, an empty split, and what the task type finds in the rows. Warnings do not, as every
-    large data set has some: repeated rows, the same text with different labels, validation rows that also occur in train, classes
-    without a train row. A split that could not be read is not in `tables`; what is wrong with it has been said.
+    Problems stop the run: a missing column, an empty split, and what the task type finds in the
+    rows. Warnings do not, as every large data set has some: repeated rows, the same text with
+    different labels, validation rows that also occur in train, classes without a train row. A split
+    that could not be read is not in `tables`; what is wrong with it has been said.
     """
     shapes = {
-        name: {split: _check_shape(task, table, _is_labelled(task, split)) for split, table in tables[name].items()}
+        name: {
+            split: _check_shape(task, table, _is_labelled(task, split))
+            for split, table in tables[name].items()
+        }
         for name, task in tasks.items()
     }
     # All tasks learn from their train splits first: one may use the classes of another.
@@ -64,37 +71,63 @@ def _check_shape(task: TaskType[Any], table: Table, labelled: bool) -> list[Prob
         Problem(
             f"there is no column '{column}'",
             table.origin,
-            f"{suggest(column, there)}; set tasks.{task.name}.columns.{keys[column]}" if column in keys else suggest(column, there),
+            f"{suggest(column, there)}; set tasks.{task.name}.columns.{keys[column]}"
+            if column in keys
+            else suggest(column, there),
         )
         for column in task.required_columns(labelled=labelled)
         if column not in there
     ]
     if missing or len(table):
         return missing
-    return [Problem(f"split '{table.split}' has no rows", table.origin, f"fill it, or take it out of tasks.{task.name}.splits")]
+    return [
+        Problem(
+            f"split '{table.split}' has no rows",
+            table.origin,
+            f"fill it, or take it out of tasks.{task.name}.splits",
+        )
+    ]
 
 
 def _doubts(task: TaskType[Any], tables: Mapping[str, Table]) -> list[Problem]:
-    """What is strange about sound tables: classes without rows, and texts that occur more than once."""
+    """What is strange about sound tables: classes without rows, and texts that occur more than
+    once."""
     splits = task.config.splits
     train = tables.get(splits.train or "")
     if train is None:
         return []
-    others = [tables[split] for split in splits.validation if split in tables and split != splits.train]
+    others = [
+        tables[split] for split in splits.validation if split in tables and split != splits.train
+    ]
     texts = _numbered_texts(task, [train, *others])
     found = _doubtful_classes(task, train) + task.doubts(train)
     if train.split in splits.validation:
-        what = f"split '{train.split}' is trained on and validated on: such a score says what was learned by heart"
-        found.append(Problem(what, f"tasks.{task.name}.splits.validation", "name a split that is not trained on"))
+        what = (
+            f"split '{train.split}' is trained on and validated on: such a score says what was "
+            "learned by heart"
+        )
+        found.append(
+            Problem(
+                what, f"tasks.{task.name}.splits.validation", "name a split that is not trained on"
+            )
+        )
     for table, numbers in zip([train, *others], texts, strict=True):
         found += _repeats(task, table, numbers, in_train=table is train)
     for table, numbers in zip(others, texts[1:], strict=True):
         known = _first_rows(texts[0], numbers)
         if len(rows := np.flatnonzero(known >= 0)):
             share = f"{len(rows):,} of {count_of(len(table), 'row')}"
-            what = f"the text is in train too, in {share}: here that of {train.where(known[rows[0]])}"
-            fix = f"delete the rows from one of the two: a score on texts of the train split says little (tasks.{task.name}.splits)"
-            brief = f"{table.split}: {count_of(len(rows), 'row has its', 'rows have their')} text in train, too"
+            what = (
+                f"the text is in train too, in {share}: here that of {train.where(known[rows[0]])}"
+            )
+            fix = (
+                "delete the rows from one of the two: a score on texts of the train split says "
+                f"little (tasks.{task.name}.splits)"
+            )
+            brief = (
+                f"{table.split}: {count_of(len(rows), 'row has its', 'rows have their')} text "
+                "in train, too"
+            )
             found.append(counted(table, rows, what, fix, brief))
     return found
 
@@ -105,11 +138,16 @@ def _doubtful_classes(task: TaskType[Any], train: Table) -> list[Problem]:
     if targets is None or not task.classes:
         return []
     numbers, places = np.unique(targets, return_index=True)
-    first = {int(number): int(row) for number, row in zip(numbers, places, strict=True) if number >= 0}
+    first = {
+        int(number): int(row) for number, row in zip(numbers, places, strict=True) if number >= 0
+    }
     rows = int(np.count_nonzero(targets >= 0))
     key = f"tasks.{task.name}.columns.label"
     if nearly_one_each(len(first), rows):
-        what = f"{len(first):,} classes for {rows:,} rows: is column '{task.config.columns.label}' the label column?"
+        what = (
+            f"{len(first):,} classes for {rows:,} rows: is column '{task.config.columns.label}' "
+            "the label column?"
+        )
         return [Problem(what, train.origin, f"name the column with the labels in {key}")]
     groups: dict[str, list[int]] = {}
     for number, label in enumerate(task.classes):
@@ -119,18 +157,35 @@ def _doubtful_classes(task: TaskType[Any], train: Table) -> list[Problem]:
     for group in alike[:ALIKE_NAMED]:
         labels = [task.classes[number] for number in group]
         write = distinct(labels)
-        each = [write(task.classes[number]) + (f" ({train.place(first[number])})" if number in first else "") for number in group]
+        each = [
+            write(task.classes[number])
+            + (f" ({train.place(first[number])})" if number in first else "")
+            for number in group
+        ]
         what = f"classes that differ in {ALIKE}: {', '.join(each)}"
-        found.append(Problem(what, train.origin, f"write one class in one way, unless they are different classes ({key})"))
+        found.append(
+            Problem(
+                what,
+                train.origin,
+                f"write one class in one way, unless they are different classes ({key})",
+            )
+        )
     if len(alike) > ALIKE_NAMED:
         found.append(
-            Problem(f"{len(alike) - ALIKE_NAMED:,} more groups of such classes", train.origin, f"is this the label column? ({key})")
+            Problem(
+                f"{len(alike) - ALIKE_NAMED:,} more groups of such classes",
+                train.origin,
+                f"is this the label column? ({key})",
+            )
         )
     return found
 
 
-def _repeats(task: TaskType[Any], table: Table, texts: NDArray[np.int64], *, in_train: bool) -> list[Problem]:
-    """Rows with the text of an earlier row of their split: with another label, and in train those with the same label too."""
+def _repeats(
+    task: TaskType[Any], table: Table, texts: NDArray[np.int64], *, in_train: bool
+) -> list[Problem]:
+    """Rows with the text of an earlier row of their split: with another label, and in train those
+    with the same label too."""
     first = _first_rows(texts, texts)
     again = first != np.arange(len(table))
     targets = task.targets(table)
@@ -138,22 +193,41 @@ def _repeats(task: TaskType[Any], table: Table, texts: NDArray[np.int64], *, in_
     found = []
     if len(rows := np.flatnonzero(differs)):
         column = task.config.columns.label
-        other, this = (shown(table.rows.column(column)[int(row)].as_py()) for row in (first[rows[0]], rows[0]))
+        other, this = (
+            shown(table.rows.column(column)[int(row)].as_py()) for row in (first[rows[0]], rows[0])
+        )
         share = f"{len(rows):,} of {count_of(len(table), 'row')}"
-        what = f"same text, other label, in {share}: {this} here, {other} in {table.place(first[rows[0]])}"
-        fix = f"decide for one label, or delete the rows (column '{column}', tasks.{task.name}.columns.label)"
-        brief = f"{table.split}: {count_of(len(rows), 'row has', 'rows have')} the text of another row and another label"
+        what = (
+            f"same text, other label, in {share}: {this} here, {other} in "
+            f"{table.place(first[rows[0]])}"
+        )
+        fix = (
+            f"decide for one label, or delete the rows (column '{column}', "
+            f"tasks.{task.name}.columns.label)"
+        )
+        brief = (
+            f"{table.split}: {count_of(len(rows), 'row has', 'rows have')} the text of another "
+            "row and another label"
+        )
         found.append(counted(table, rows, what, fix, brief))
     if in_train and len(rows := np.flatnonzero(again & ~differs)):
         same = "same text" if targets is None else "same text and label"
-        what = f"{same} as an earlier row, in {len(rows):,} of {count_of(len(table), 'row')}: here as in {table.place(first[rows[0]])}"
+        what = (
+            f"{same} as an earlier row, in {len(rows):,} of {count_of(len(table), 'row')}: here "
+            f"as in {table.place(first[rows[0]])}"
+        )
         brief = f"{table.split}: {count_of(len(rows), 'row repeats', 'rows repeat')} an earlier row"
-        found.append(counted(table, rows, what, "delete them, unless these texts are meant to weigh more", brief))
+        found.append(
+            counted(
+                table, rows, what, "delete them, unless these texts are meant to weigh more", brief
+            )
+        )
     return found
 
 
 def _first_rows(texts: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each of the `wanted` texts the first row that has it among `texts`, -1 where none has: (wanted,)."""
+    """For each of the `wanted` texts the first row that has it among `texts`, -1 where none has:
+    (wanted,)."""
     rows = np.full(max(texts.max(initial=0), wanted.max(initial=0)) + 1, -1)
     rows[texts[::-1]] = np.arange(len(texts))[::-1]
     found: NDArray[np.int64] = rows[wanted]
@@ -161,12 +235,25 @@ def _first_rows(texts: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[
 
 
 def _numbered_texts(task: TaskType[Any], tables: list[Table]) -> list[NDArray[np.int64]]:
-    """A number for what the model reads of each row, without label and id; the same number for the same texts."""
-    columns = [column for column in task.required_columns(labelled=False) if column != getattr(task.config.columns, "id", None)]
+    """A number for what the model reads of each row, without label and id; the same number for the
+    same texts."""
+    columns = [
+        column
+        for column in task.required_columns(labelled=False)
+        if column != getattr(task.config.columns, "id", None)
+    ]
     numbers = np.zeros(sum(map(len, tables)), np.int64)
     for column in columns:
-        texts = pa.chunked_array([chunk for table in tables for chunk in table.rows.column(column).cast(pa.large_string()).chunks])
-        column_numbers = as_numpy(texts.combine_chunks().dictionary_encode().indices).astype(np.int64)
+        texts = pa.chunked_array(
+            [
+                chunk
+                for table in tables
+                for chunk in table.rows.column(column).cast(pa.large_string()).chunks
+            ]
+        )
+        column_numbers = as_numpy(texts.combine_chunks().dictionary_encode().indices).astype(
+            np.int64
+        )
         pairs = numbers * (column_numbers.max(initial=0) + 1) + column_numbers
         numbers = np.unique(pairs, return_inverse=True)[1]
     return np.split(numbers, np.cumsum([len(table) for table in tables])[:-1])

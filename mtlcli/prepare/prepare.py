@@ -1,6 +1,8 @@
-"""From a validated config to encoded data: tables are read and checked, a backbone and its tokenizer found, texts encoded.
+"""From a validated config to encoded data: tables are read and checked, a backbone and its
+tokenizer found, texts encoded.
 
-Nothing is written but the cache of encoded texts, so that whatever is wrong with the input is said before a run exists.
+Nothing is written but the cache of encoded texts, so that whatever is wrong with the input is said
+before a run exists.
 """
 
 from __future__ import annotations
@@ -49,7 +51,10 @@ class Prepared:
     def splits(self, parts: dict[str, list[str]]) -> dict[str, dict[str, Split]]:
         """Tables and features of the named splits of each task; tasks without any are left out."""
         return {
-            name: {split: Split(self.tables[name][split], self.features[name][split]) for split in names}
+            name: {
+                split: Split(self.tables[name][split], self.features[name][split])
+                for split in names
+            }
             for name, names in parts.items()
             if names
         }
@@ -75,10 +80,12 @@ def prepare(
     splits: Callable[[TaskType[Any]], list[str]] = train_splits,
     unlabelled: bool = False,
 ) -> Prepared:
-    """Read, check and encode `splits` of every task. `files`: the backbone of a run that exists; None: find it from the config.
-    `unlabelled`: rows without a label that have their texts take part where a task would leave them out.
+    """Read, check and encode `splits` of every task. `files`: the backbone of a run that exists;
+    None: find it from the config. `unlabelled`: rows without a label that have their texts take
+    part where a task would leave them out.
 
-    Raises UserError with everything that is wrong with the data of all tasks, and when there is not enough memory for them.
+    Raises UserError with everything that is wrong with the data of all tasks, and when there is not
+    enough memory for them.
     """
     try:
         return _prepare(config, files, splits, unlabelled)
@@ -87,9 +94,18 @@ def prepare(
         raise UserError("the rows of the tasks do not fit into memory", fix=fix) from error
 
 
-def _prepare(config: Config, files: BackboneFiles | None, splits: Callable[[TaskType[Any]], list[str]], unlabelled: bool) -> Prepared:
+def _prepare(
+    config: Config,
+    files: BackboneFiles | None,
+    splits: Callable[[TaskType[Any]], list[str]],
+    unlabelled: bool,
+) -> Prepared:
     tasks = build_tasks(config.tasks)
-    source = open_source(config.data, {name: config.tasks[name] for name, task in tasks.items() if splits(task)}, config.seed)
+    source = open_source(
+        config.data,
+        {name: config.tasks[name] for name, task in tasks.items() if splits(task)},
+        config.seed,
+    )
     problems = _foreign_metrics(tasks)
     tables: dict[str, dict[str, Table]] = {}
     wanted = [(name, split) for name, task in tasks.items() for split in splits(task)]
@@ -97,7 +113,10 @@ def _prepare(config: Config, files: BackboneFiles | None, splits: Callable[[Task
         doing(f"reading {name}/{split}", number, len(wanted), "split")
         try:
             tables.setdefault(name, {})[split] = source.read(
-                name, split, tasks[name].labelled, keep=tasks[name].has_input if unlabelled else None
+                name,
+                split,
+                tasks[name].labelled,
+                keep=tasks[name].has_input if unlabelled else None,
             )
         except UserError as error:
             problems += error.problems
@@ -109,21 +128,30 @@ def _prepare(config: Config, files: BackboneFiles | None, splits: Callable[[Task
     counted = [line for line in (source.left_out(), source.unscored(), source.drawn()) if line]
 
     def texts() -> list[str]:
-        return [text for name, parts in tables.items() for split in parts if split == tasks[name].config.splits.train
-                for text in tasks[name].texts(parts[split])]  # fmt: skip
+        return [
+            text
+            for name, parts in tables.items()
+            for split in parts
+            if split == tasks[name].config.splits.train
+            for text in tasks[name].texts(parts[split])
+        ]
 
     doing("finding the model and its tokenizer")
     files = files or find_backbone(config.model, texts)
     encoder = files.encoder()
     longest = files.model_max_length
     limits = {"data.max_length": config.data.max_length} | {
-        f"tasks.{name}.max_length": task.config.max_length for name, task in tasks.items() if task.config.max_length
+        f"tasks.{name}.max_length": task.config.max_length
+        for name, task in tasks.items()
+        if task.config.max_length
     }
     too_long = [
         Problem(
             f"{key}={length}, but the model takes {count_of(longest, 'token')}",
             where=key,
-            fix=f"type {key}={longest}" if longest >= SHORTEST else "choose another model: no input of a task is so short",
+            fix=f"type {key}={longest}"
+            if longest >= SHORTEST
+            else "choose another model: no input of a task is so short",
         )
         for key, length in limits.items()
         if longest is not None and length > longest
@@ -140,7 +168,9 @@ def _prepare(config: Config, files: BackboneFiles | None, splits: Callable[[Task
             doing(f"encoding {name}/{split}", number, len(wanted), "split")
             features[name][split] = open_features(tables[name][split], tasks[name], encoder, cache)
     doing("preparing the run")
-    notices = counted + [f"warning: {each.message}" for each in heard if issubclass(each.category, RunWarning)]
+    notices = counted + [
+        f"warning: {each.message}" for each in heard if issubclass(each.category, RunWarning)
+    ]
     for name, parts in features.items():
         for split, encoded in parts.items():
             found = _cuts(config, tasks[name], tables[name][split], encoded)
@@ -164,17 +194,36 @@ def _cuts(config: Config, task: TaskType[Any], table: Table, encoded: Features) 
     for what, count in encoded.notes.items():
         if what == "questions cut" and count:
             rows, limit = encoded.noted[what], task.config.max_question_length
-            brief = f"{table.split}: {count_of(count, 'question is', 'questions are')} cut to {limit} tokens"
+            brief = (
+                f"{table.split}: {count_of(count, 'question is', 'questions are')} cut to "
+                f"{limit} tokens"
+            )
             text = f"the question is cut to its first {limit} tokens{table.others(rows, count)}"
             fix = f"raise tasks.{task.name}.max_question_length, or shorten the question"
             found.append(Problem(text, table.where(rows[0]), fix, brief))
         elif what == "truncated" and count:
-            key = f"tasks.{task.name}.max_length" if config.tasks[task.name].max_length else "data.max_length"
+            key = (
+                f"tasks.{task.name}.max_length"
+                if config.tasks[task.name].max_length
+                else "data.max_length"
+            )
             verb = "is" if count == 1 else "are"
-            text = f"{count:,} of {count_of(len(encoded), 'input')} {verb} cut to {task.max_length} tokens"
-            found.append(Problem(text, table.origin, f"raise {key} if what is cut off matters", f"{table.split}: {text}"))
+            text = (
+                f"{count:,} of {count_of(len(encoded), 'input')} {verb} cut to "
+                f"{task.max_length} tokens"
+            )
+            found.append(
+                Problem(
+                    text,
+                    table.origin,
+                    f"raise {key} if what is cut off matters",
+                    f"{table.split}: {text}",
+                )
+            )
         elif count:
-            found.append(Problem(f"{count:,} {what}", table.origin, brief=f"{table.split}: {count:,} {what}"))
+            found.append(
+                Problem(f"{count:,} {what}", table.origin, brief=f"{table.split}: {count:,} {what}")
+            )
     return found
 
 
@@ -184,7 +233,10 @@ def summary(doubts: dict[str, list[Problem]]) -> list[str]:
     for name, found in doubts.items():
         told = [problem.brief or problem.what.removeprefix(f"task {name}: ") for problem in found]
         lines.append(f"warning: {name}: {'; '.join(told)}")
-    more = "mtl tasks NAME names these rows, as does a run's log.txt; data.warnings=all shows them here, off skips this check"
+    more = (
+        "mtl tasks NAME names these rows, as does a run's log.txt; data.warnings=all shows them "
+        "here, off skips this check"
+    )
     return [*lines, more] if lines else []
 
 
@@ -199,5 +251,8 @@ def _foreign_metrics(tasks: dict[str, TaskType[Any]]) -> list[Problem]:
                 try:
                     check(metric, task.config.type)
                 except UserError as error:
-                    problems += [replace(problem, where=f"tasks.{name}.metrics: {metric}") for problem in error.problems]
+                    problems += [
+                        replace(problem, where=f"tasks.{name}.metrics: {metric}")
+                        for problem in error.problems
+                    ]
     return problems

@@ -1,4 +1,5 @@
-"""The encoded store: the features of a split on disk, built once and memory-mapped by every run, rank and sweep job."""
+"""The encoded store: the features of a split on disk, built once and memory-mapped by every run,
+rank and sweep job."""
 
 from __future__ import annotations
 
@@ -28,7 +29,17 @@ FORMAT = 4
 
 FIX = "make room or the place writable, or give data.cache_dir=FOLDER"
 
-NOT_ENCODED = ("source", "splits", "head", "metrics", "weight", "batch_size", "lr_factor", "dropout", "head_layers") + (
+NOT_ENCODED = (
+    "source",
+    "splits",
+    "head",
+    "metrics",
+    "weight",
+    "batch_size",
+    "lr_factor",
+    "dropout",
+    "head_layers",
+) + (
     "unlabelled",
     "class_weights",
     "label_smoothing",
@@ -36,7 +47,8 @@ NOT_ENCODED = ("source", "splits", "head", "metrics", "weight", "batch_size", "l
     "n_best",
     "no_answer_threshold",
 )
-"""Task settings that have no say in the features. A setting that is not named here, for example the label set, does."""
+"""Task settings that have no say in the features. A setting that is not named here, for example the
+label set, does."""
 
 
 _ARRAY = re.compile(r"ids|offsets|segments|(column|token)\.\w+")
@@ -58,12 +70,13 @@ def default_cache() -> Path:
 
 
 def open_features(table: Table, task: TaskType[Any], encoder: TextEncoder, cache: Path) -> Features:
-    """The features of a table, read-only and memory-mapped from `cache`; encoded first if they are not there yet.
+    """The features of a table, read-only and memory-mapped from `cache`; encoded first if they are
+    not there yet.
 
-    They are kept under a fingerprint of the rows, the columns, the task's settings and the tokenizer. Of several
-    processes that come at once one encodes and the others wait; one that has waited for too long encodes for itself. An entry that
-    is damaged is said and built anew.
-    Raises UserError when the cache cannot be written.
+    They are kept under a fingerprint of the rows, the columns, the task's settings and the
+    tokenizer. Of several processes that come at once one encodes and the others wait; one that has
+    waited for too long encodes for itself. An entry that is damaged is said and built anew. Raises
+    UserError when the cache cannot be written.
     """
     folder = cache / "features" / fingerprint(table, task, encoder)
     try:
@@ -73,13 +86,22 @@ def open_features(table: Table, task: TaskType[Any], encoder: TextEncoder, cache
             with locked(folder) as holder:
                 features = _load(folder)
                 if features is None and holder is not None:
-                    what = f"{holder} has held the lock of the stored features of {table.origin} for {PATIENCE:g} s"
-                    warnings.warn(f"{what}; the rows are encoded without the store", RunWarning, stacklevel=2)
+                    what = (
+                        f"{holder} has held the lock of the stored features of {table.origin} "
+                        f"for {PATIENCE:g} s"
+                    )
+                    warnings.warn(
+                        f"{what}; the rows are encoded without the store", RunWarning, stacklevel=2
+                    )
                     features = _encoded(table, task, encoder)
                 elif features is None:
                     features = _build(folder, table, task, encoder)
     except OSError as error:
-        raise UserError(f"the store of encoded rows cannot be used: {reason(error, folder)}", str(folder.parent), FIX) from error
+        raise UserError(
+            f"the store of encoded rows cannot be used: {reason(error, folder)}",
+            str(folder.parent),
+            FIX,
+        ) from error
     return features
 
 
@@ -91,13 +113,20 @@ def _encoded(table: Table, task: TaskType[Any], encoder: TextEncoder) -> Feature
             raise
         reason = " ".join(str(error).split())[:100]
         fix = "bring back the tokenizer that the model was published with, or choose another model"
-        raise UserError(f"the tokenizer fails on a text of it ({reason})", where=table.origin, fix=fix) from error
+        raise UserError(
+            f"the tokenizer fails on a text of it ({reason})", where=table.origin, fix=fix
+        ) from error
 
 
 def _build(folder: Path, table: Table, task: TaskType[Any], encoder: TextEncoder) -> Features:
     """Encode and store; the lock is ours."""
     if folder.exists():
-        warnings.warn(f"the stored features of {table.origin} were damaged ({folder}); they are encoded again", RunWarning, stacklevel=2)
+        warnings.warn(
+            f"the stored features of {table.origin} were damaged ({folder}); they are encoded "
+            "again",
+            RunWarning,
+            stacklevel=2,
+        )
         shutil.rmtree(folder)
     _save(_encoded(table, task, encoder), folder)
     features = _load(folder)
@@ -114,7 +143,13 @@ def fingerprint(table: Table, task: TaskType[Any], encoder: TextEncoder) -> str:
     # metadata, and on the other splits.
     targets = task.targets(table)
     classes = None if targets is None else hashlib.sha256(targets.tobytes()).hexdigest()
-    parts = [FORMAT, settings, rows_fingerprint(table.rows.select(columns)), classes, encoder.fingerprint]
+    parts = [
+        FORMAT,
+        settings,
+        rows_fingerprint(table.rows.select(columns)),
+        classes,
+        encoder.fingerprint,
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -130,13 +165,21 @@ def _arrays(features: Features) -> dict[str, np.ndarray]:
 
 
 def _save(features: Features, folder: Path) -> None:
-    """Write an entry beside its place and move it there, so that what is in place is always complete."""
+    """Write an entry beside its place and move it there, so that what is in place is always
+    complete."""
     partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # Left by a process that was killed; the lock is ours.
+    # Left by a process that was killed; the lock is ours.
+    shutil.rmtree(partial, ignore_errors=True)
     arrays = _arrays(features)
     needed = sum(values.nbytes for values in arrays.values())
     try:
-        with writing("the encoded rows", folder.parent, "or give data.cache_dir=FOLDER", needed=needed, kind=UserError):
+        with writing(
+            "the encoded rows",
+            folder.parent,
+            "or give data.cache_dir=FOLDER",
+            needed=needed,
+            kind=UserError,
+        ):
             partial.mkdir()
             sizes, digests = {}, {}
             for name, values in arrays.items():
@@ -146,7 +189,13 @@ def _save(features: Features, folder: Path) -> None:
                     file.flush()
                     os.fsync(file.fileno())
                 sizes[name], digests[name] = path.stat().st_size, sha256(path)
-            meta = {"format": FORMAT, "sizes": sizes, "sha256": digests, "notes": features.notes, "noted": features.noted}
+            meta = {
+                "format": FORMAT,
+                "sizes": sizes,
+                "sha256": digests,
+                "notes": features.notes,
+                "noted": features.noted,
+            }
             write_whole(partial / "meta.json", json.dumps(meta))
             partial.rename(folder)
     except BaseException:
@@ -158,31 +207,59 @@ def _load(folder: Path) -> Features | None:
     """The features of an entry, or None when it is missing or damaged."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        sizes, notes = dict(meta["sizes"]), {name: int(count) for name, count in meta["notes"].items()}
-        if any(not _ARRAY.fullmatch(name) or (folder / f"{name}.npy").stat().st_size != size for name, size in sizes.items()):
+        sizes, notes = (
+            dict(meta["sizes"]),
+            {name: int(count) for name, count in meta["notes"].items()},
+        )
+        if any(
+            not _ARRAY.fullmatch(name) or (folder / f"{name}.npy").stat().st_size != size
+            for name, size in sizes.items()
+        ):
             return None
-        # Everything is read once more, at some 2 GB/s: training on other tokens than the text's is worse.
+        # Everything is read once more, at some 2 GB/s: training on other tokens than the text's is
+        # worse.
         if any(sha256(folder / f"{name}.npy") != meta["sha256"][name] for name in sizes):
             return None
-        # Plain arrays on top of the maps: indexing numpy's memmap class itself costs several times more. Only arrays can be
-        # mapped: neither pickled objects nor an archive are read.
-        arrays = {name: np.asarray(np.lib.format.open_memmap(folder / f"{name}.npy", mode="r")) for name in sizes}
+        # Plain arrays on top of the maps: indexing numpy's memmap class itself costs several times
+        # more. Only arrays can be mapped: neither pickled objects nor an archive are read.
+        arrays = {
+            name: np.asarray(np.lib.format.open_memmap(folder / f"{name}.npy", mode="r"))
+            for name in sizes
+        }
         if {array.dtype.kind for array in arrays.values()} - set("iufb"):
             return None
         noted = {name: [int(row) for row in rows] for name, rows in meta["noted"].items()}
         features = _features(arrays, notes, noted)
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+    except (
+        FileNotFoundError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ):
         return None
     return features
 
 
-def _features(arrays: dict[str, np.ndarray], notes: dict[str, int], noted: dict[str, list[int]]) -> Features:
+def _features(
+    arrays: dict[str, np.ndarray], notes: dict[str, int], noted: dict[str, list[int]]
+) -> Features:
     return Features(
         ids=arrays["ids"],
         offsets=arrays["offsets"],
         segments=arrays["segments"],
-        columns={name.removeprefix("column."): values for name, values in arrays.items() if name.startswith("column.")},
-        token_columns={name.removeprefix("token."): values for name, values in arrays.items() if name.startswith("token.")},
+        columns={
+            name.removeprefix("column."): values
+            for name, values in arrays.items()
+            if name.startswith("column.")
+        },
+        token_columns={
+            name.removeprefix("token."): values
+            for name, values in arrays.items()
+            if name.startswith("token.")
+        },
         notes=notes,
         noted=noted,
     )

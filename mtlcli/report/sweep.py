@@ -1,4 +1,5 @@
-"""The jobs of a sweep, read from their run folders, so that it does not matter which launcher ran them. No torch."""
+"""The jobs of a sweep, read from their run folders, so that it does not matter which launcher ran
+them. No torch."""
 
 from __future__ import annotations
 
@@ -14,10 +15,12 @@ from mtlcli.errors import count_of
 from mtlcli.screen import Column, FittingTable
 
 LISTED = "jobs.jsonl"
-"""The file of a sweep folder with one object for each job: its number, its folder's name, its overrides."""
+"""The file of a sweep folder with one object for each job: its number, its folder's name, its
+overrides."""
 COSTS = ("parameters", "shared", "per_task", "flops_per_example", "examples_per_s", "peak_memory")
-"""Parameters: all, those that several tasks share, and those private to a task (mean over tasks); operations of a forward and backward pass
-for one example; examples trained on in a second; bytes."""
+"""Parameters: all, those that several tasks share, and those private to a task (mean over tasks);
+operations of a forward and backward pass for one example; examples trained on in a second; bytes.
+"""
 
 
 @dataclass
@@ -45,12 +48,14 @@ class SweepJob:
 
     @property
     def measured(self) -> tuple[tuple[str, str], ...]:
-        """The tasks that were scored, each with its main metric: only averages over the same ones can be compared."""
+        """The tasks that were scored, each with its main metric: only averages over the same ones
+        can be compared."""
         return tuple(sorted(self.metrics.items()))
 
     @property
     def configuration(self) -> tuple[str, ...]:
-        """The overrides without the seed: jobs that agree in them are repetitions of one configuration."""
+        """The overrides without the seed: jobs that agree in them are repetitions of one
+        configuration."""
         return tuple(override for override in self.overrides if not override.startswith("seed="))
 
 
@@ -62,14 +67,16 @@ class Repeated:
     """The jobs; all have scores for the same tasks."""
 
     def of(self, task: str | None) -> tuple[float, float | None]:
-        """Mean and standard deviation (n - 1; None for one job) of a task's main score, or of the average when `task` is None."""
+        """Mean and standard deviation (n - 1; None for one job) of a task's main score, or of the
+        average when `task` is None."""
         values = [job.average if task is None else job.scores[task] for job in self.jobs]
         known = [value for value in values if value is not None]
         return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
 
 
 def listed_jobs(folder: Path) -> list[dict[str, Any]]:
-    """The entries of a sweep folder's list of jobs. A last line that a kill has cut short is no entry."""
+    """The entries of a sweep folder's list of jobs. A last line that a kill has cut short is no
+    entry."""
     file = folder / LISTED
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
@@ -78,9 +85,17 @@ def listed_jobs(folder: Path) -> list[dict[str, Any]]:
 def read_job(entry: dict[str, Any], sweep: Path) -> SweepJob:
     """A job of the list, as its run folder shows it now."""
     place = sweep / entry["folder"]
-    status = json.loads((place / "status.json").read_text(encoding="utf-8")) if (place / "status.json").exists() else {}
+    status = (
+        json.loads((place / "status.json").read_text(encoding="utf-8"))
+        if (place / "status.json").exists()
+        else {}
+    )
     finished = status.get("status") == "finished" and (place / "results.json").exists()
-    results = json.loads((place / "results.json").read_text(encoding="utf-8")) if finished else {"average": None, "tasks": {}}
+    results = (
+        json.loads((place / "results.json").read_text(encoding="utf-8"))
+        if finished
+        else {"average": None, "tasks": {}}
+    )
     scored = {name: task for name, task in results["tasks"].items() if task["main"] is not None}
     return SweepJob(
         number=entry["number"],
@@ -96,17 +111,35 @@ def read_job(entry: dict[str, Any], sweep: Path) -> SweepJob:
 
 
 def read_sweep(folder: Path) -> list[SweepJob]:
-    """The jobs of a sweep folder: those that measured the same together, the best average first; those without a score last."""
-    jobs = sorted((read_job(entry, folder) for entry in listed_jobs(folder)), key=lambda job: job.number)
+    """The jobs of a sweep folder: those that measured the same together, the best average first;
+    those without a score last."""
+    jobs = sorted(
+        (read_job(entry, folder) for entry in listed_jobs(folder)), key=lambda job: job.number
+    )
     order = list(dict.fromkeys(job.measured for job in jobs))
-    return sorted(jobs, key=lambda job: (job.average is None, order.index(job.measured), -(job.average or 0.0), job.number))
+    return sorted(
+        jobs,
+        key=lambda job: (
+            job.average is None,
+            order.index(job.measured),
+            -(job.average or 0.0),
+            job.number,
+        ),
+    )
 
 
 def _costs(results: dict[str, Any]) -> dict[str, float]:
     counts, cost = results["parameters"], results["cost"]
     private = sum(counts["per_task"].values()) / len(counts["per_task"])
     speed = results["throughput"]["examples_per_s"]
-    values = (counts["total"], counts["shared"], private, cost["flops_per_example"], speed, cost["peak_memory"])
+    values = (
+        counts["total"],
+        counts["shared"],
+        private,
+        cost["flops_per_example"],
+        speed,
+        cost["peak_memory"],
+    )
     return dict(zip(COSTS, values, strict=True))
 
 
@@ -117,20 +150,26 @@ def varied(jobs: list[SweepJob]) -> list[list[str]]:
 
 
 def repeated(jobs: list[SweepJob]) -> list[Repeated]:
-    """The finished jobs by configuration, in groups that measured the same, the best mean average first."""
+    """The finished jobs by configuration, in groups that measured the same, the best mean average
+    first."""
     found: dict[tuple[Any, ...], list[SweepJob]] = {}
     for job in jobs:
         if job.average is not None:
             found.setdefault((job.measured, frozenset(job.configuration)), []).append(job)
     order = list(dict.fromkeys(measured for measured, _ in found))
-    return sorted(map(Repeated, found.values()), key=lambda each: (order.index(each.jobs[0].measured), -each.of(None)[0]))
+    return sorted(
+        map(Repeated, found.values()),
+        key=lambda each: (order.index(each.jobs[0].measured), -each.of(None)[0]),
+    )
 
 
-# ------------------------------------------------------------------------------------------------ tables
+# ------------------------------------------------------------------------------------------------
+# tables
 
 
 def sweep_tables(jobs: list[SweepJob]) -> list[FittingTable]:
-    """What is shown of a sweep: all jobs, what they took where the models differ, and the means over seeds where there are several."""
+    """What is shown of a sweep: all jobs, what they took where the models differ, and the means
+    over seeds where there are several."""
     tables = [_job_table(jobs), _cost_table(jobs), _seed_table(jobs)]
     return [table for table in tables if table is not None]
 
@@ -139,59 +178,103 @@ def _job_table(jobs: list[SweepJob]) -> FittingTable:
     """All jobs with their average, their tasks' main scores and their status."""
     tasks = _tasks(jobs)
     title = f"sweep: {count_of(len(jobs), 'job')}, the best average first"
-    table = _score_table(tasks, f"{title}{_apart(jobs)}", Column("job", right=True), after=[Column("status", goes=1)])
+    table = _score_table(
+        tasks, f"{title}{_apart(jobs)}", Column("job", right=True), after=[Column("status", goes=1)]
+    )
     previous = jobs[0] if jobs else None
     for job, overrides in zip(jobs, varied(jobs), strict=True):
         if previous is not None and job.measured != previous.measured:
             table.add_line()
         previous = job
         scores = (_number(job.average), *(_number(job.scores.get(task)) for task in tasks))
-        table.add_row(str(job.number), " ".join(overrides), *scores, job.status, style=None if job.status == "finished" else "red")
+        table.add_row(
+            str(job.number),
+            " ".join(overrides),
+            *scores,
+            job.status,
+            style=None if job.status == "finished" else "red",
+        )
     return table
 
 
 def _seed_table(jobs: list[SweepJob]) -> FittingTable | None:
-    """Mean and standard deviation over the seeds of each configuration; None when no configuration has several."""
+    """Mean and standard deviation over the seeds of each configuration; None when no configuration
+    has several."""
     groups = repeated(jobs)
     if all(len(group.jobs) < 2 for group in groups):
         return None
     tasks = _tasks(jobs)
-    shared = set.intersection(*(set(group.jobs[0].configuration) for group in groups)) if len(groups) > 1 else set()
-    table = _score_table(tasks, f"means over seeds, ± the standard deviation{_apart(jobs)}", Column("n", right=True))
+    shared = (
+        set.intersection(*(set(group.jobs[0].configuration) for group in groups))
+        if len(groups) > 1
+        else set()
+    )
+    table = _score_table(
+        tasks, f"means over seeds, ± the standard deviation{_apart(jobs)}", Column("n", right=True)
+    )
     previous = groups[0].jobs[0].measured
     for group in groups:
         first = group.jobs[0]
         if first.measured != previous:
             table.add_line()
         previous = first.measured
-        told = [override for override in first.configuration if override not in shared] if len(groups) > 1 else []
-        scores = [_spread(*group.of(task)) if task is None or task in first.scores else "-" for task in (None, *tasks)]
+        told = (
+            [override for override in first.configuration if override not in shared]
+            if len(groups) > 1
+            else []
+        )
+        scores = [
+            _spread(*group.of(task)) if task is None or task in first.scores else "-"
+            for task in (None, *tasks)
+        ]
         table.add_row(str(len(group.jobs)), " ".join(told), *scores)
     return table
 
 
 def _cost_table(jobs: list[SweepJob]) -> FittingTable | None:
-    """What each finished job took, in the order of `jobs`; None when they all have the same parameters and operations."""
+    """What each finished job took, in the order of `jobs`; None when they all have the same
+    parameters and operations."""
     finished = [job for job in jobs if job.costs]
     if len({(job.costs["parameters"], job.costs["flops_per_example"]) for job in finished}) < 2:
         return None
     titles = ("parameters", "shared", "per task", "MFLOP/example", "examples/s", "peak MB")
     more = [Column(title, right=True, goes=number) for number, title in enumerate(titles, start=1)]
-    columns = [Column("job", right=True), Column("overrides", fold=16), Column("average", right=True), *more]
+    columns = [
+        Column("job", right=True),
+        Column("overrides", fold=16),
+        Column("average", right=True),
+        *more,
+    ]
     table = FittingTable(columns, title="what each took", whole="sweep.csv")
     overrides = dict(zip((job.number for job in jobs), varied(jobs), strict=True))
     for job in finished:
         cost = job.costs
-        numbers = [_number(job.average), *(f"{cost[name]:,.0f}" for name in ("parameters", "shared", "per_task"))]
-        numbers += [f"{cost['flops_per_example'] / 1e6:,.1f}", f"{cost['examples_per_s']:,.0f}", f"{cost['peak_memory'] / 1e6:,.0f}"]
+        numbers = [
+            _number(job.average),
+            *(f"{cost[name]:,.0f}" for name in ("parameters", "shared", "per_task")),
+        ]
+        numbers += [
+            f"{cost['flops_per_example'] / 1e6:,.1f}",
+            f"{cost['examples_per_s']:,.0f}",
+            f"{cost['peak_memory'] / 1e6:,.0f}",
+        ]
         table.add_row(str(job.number), " ".join(overrides[job.number]), *numbers)
     return table
 
 
-def _score_table(tasks: list[str], title: str, first: Column, after: list[Column] | None = None) -> FittingTable:
-    """A table with overrides, the average and every task, of which the last ones go first where there is no room."""
+def _score_table(
+    tasks: list[str], title: str, first: Column, after: list[Column] | None = None
+) -> FittingTable:
+    """A table with overrides, the average and every task, of which the last ones go first where
+    there is no room."""
     scores = [Column(task, right=True, goes=2 + number) for number, task in enumerate(tasks)]
-    columns = [first, Column("overrides", fold=16), Column("average", right=True), *scores, *(after or [])]
+    columns = [
+        first,
+        Column("overrides", fold=16),
+        Column("average", right=True),
+        *scores,
+        *(after or []),
+    ]
     return FittingTable(columns, title=title, whole="sweep.csv")
 
 
@@ -202,31 +285,66 @@ def _apart(jobs: list[SweepJob]) -> str:
     return " within the same tasks and metrics; averages on two sides of a line cannot be compared"
 
 
-# ------------------------------------------------------------------------------------------------ sweep.csv
+# ------------------------------------------------------------------------------------------------
+# sweep.csv
 
 
 def write_csv(jobs: list[SweepJob], path: Path) -> None:
-    """The jobs as CSV, one row each, scores in full, with the means over the seeds of each job's configuration.
+    """The jobs as CSV, one row each, scores in full, with the means over the seeds of each job's
+    configuration.
 
-    `measured` tells which rows can be compared; `n`, `average_mean`, `average_std` and the like are over the finished jobs that differ from
-    this one by the seed alone.
+    `measured` tells which rows can be compared; `n`, `average_mean`, `average_std` and the like are
+    over the finished jobs that differ from this one by the seed alone.
     """
     tasks = _tasks(jobs)
     groups = {job.number: group for group in repeated(jobs) for job in group.jobs}
     spreads = [f"{name}_{what}" for name in ("average", *tasks) for what in ("mean", "std")]
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["job", "overrides", "average", *tasks, *COSTS, "status", "reason", "folder", "measured", "n", *spreads])
+        writer.writerow(
+            [
+                "job",
+                "overrides",
+                "average",
+                *tasks,
+                *COSTS,
+                "status",
+                "reason",
+                "folder",
+                "measured",
+                "n",
+                *spreads,
+            ]
+        )
         for job in jobs:
-            scores = ["" if score is None else score for score in (job.average, *(job.scores.get(task) for task in tasks))]
+            scores = [
+                "" if score is None else score
+                for score in (job.average, *(job.scores.get(task) for task in tasks))
+            ]
             costs = [job.costs.get(name, "") for name in COSTS]
             told = " ".join(f"{task}:{metric}" for task, metric in job.measured)
             group = groups.get(job.number)
             over_seeds: list[Any] = [""] * (1 + len(spreads))
             if group is not None:
-                pairs = [group.of(task) if task is None or task in job.scores else ("", "") for task in (None, *tasks)]
-                over_seeds = [len(group.jobs), *("" if value is None else value for pair in pairs for value in pair)]
-            row = [job.number, " ".join(job.overrides), *scores, *costs, job.status, job.reason, job.folder.name, told, *over_seeds]
+                pairs = [
+                    group.of(task) if task is None or task in job.scores else ("", "")
+                    for task in (None, *tasks)
+                ]
+                over_seeds = [
+                    len(group.jobs),
+                    *("" if value is None else value for pair in pairs for value in pair),
+                ]
+            row = [
+                job.number,
+                " ".join(job.overrides),
+                *scores,
+                *costs,
+                job.status,
+                job.reason,
+                job.folder.name,
+                told,
+                *over_seeds,
+            ]
             writer.writerow(row)
 
 

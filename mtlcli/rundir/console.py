@@ -1,4 +1,5 @@
-"""What a run shows: a live view in a terminal, plain lines elsewhere, and the same lines without colours in log.txt."""
+"""What a run shows: a live view in a terminal, plain lines elsewhere, and the same lines without
+colours in log.txt."""
 
 from __future__ import annotations
 
@@ -14,7 +15,15 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from mtlcli import commands
@@ -38,7 +47,9 @@ class Console:
     def __init__(self, mode: str, log: Path | None, *, silent: bool = False) -> None:
         self._terminal = screen(quiet=silent)
         self._file = None if silent else log
-        self._live_wanted = not silent and (mode == "live" or (mode == "auto" and self._terminal.is_terminal))
+        self._live_wanted = not silent and (
+            mode == "live" or (mode == "auto" and self._terminal.is_terminal)
+        )
         self._silent = silent
         self._live: Live | None = None
         self._progress: Progress | None = None
@@ -52,11 +63,17 @@ class Console:
     def __enter__(self) -> Console:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.stop()
 
     def say(self, message: RenderableType) -> None:
-        """A message for the user, on the terminal and in log.txt. Raises RunError when one of them cannot be written."""
+        """A message for the user, on the terminal and in log.txt. Raises RunError when one of them
+        cannot be written."""
         self._show(message)
         self._record(message)
 
@@ -75,28 +92,42 @@ class Console:
         except OSError as error:
             # Output that goes into a file, on a disk that nobody here knows.
             what = f"the output cannot be written: {error.strerror}"
-            raise RunError(what, where="standard output", fix="make room where it goes, or send it elsewhere, then resume") from error
+            raise RunError(
+                what,
+                where="standard output",
+                fix="make room where it goes, or send it elsewhere, then resume",
+            ) from error
 
     def _record(self, message: RenderableType) -> None:
         if self._file is not None:
             for stream in news():
-                self._record(f"warning: nobody reads {stream} any more; the run goes on, and this file has all of it")
+                self._record(
+                    f"warning: nobody reads {stream} any more; the run goes on, and this file has "
+                    "all of it"
+                )
             text = io.StringIO()
             screen(file=text, width=NO_WINDOW, no_color=True).print(
-                hide(message) if isinstance(message, str) else message, soft_wrap=isinstance(message, str)
+                hide(message) if isinstance(message, str) else message,
+                soft_wrap=isinstance(message, str),
             )
-            # Opened for every message: what is left in a buffer would fail once more on the way out, and hide the first failure.
-            with writing("the log", self._file, f"then go on: {commands.resume(self._file.parent)}"):
+            # Opened for every message: what is left in a buffer would fail once more on the way
+            # out, and hide the first failure.
+            with writing(
+                "the log", self._file, f"then go on: {commands.resume(self._file.parent)}"
+            ):
                 append(self._file, text.getvalue())
 
     @contextmanager
     def hearing_warnings(self) -> Iterator[None]:
-        """Within it, a RunWarning is a line for the user, every time; other warnings go where they went."""
+        """Within it, a RunWarning is a line for the user, every time; other warnings go where they
+        went."""
         with warnings.catch_warnings():
             warnings.simplefilter("always", RunWarning)
             others = warnings.showwarning
 
-            def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+            def show(
+                message: Warning | str, category: type[Warning], *rest: Any, **more: Any
+            ) -> None:
                 if issubclass(category, RunWarning):
                     self.say(f"warning: {message}")
                 else:
@@ -109,7 +140,9 @@ class Console:
         """Several lines with a frame around them."""
 
         def framed(text: str) -> Panel:
-            return Panel(Text(text, overflow="fold"), title=Text(title), title_align="left", expand=False)
+            return Panel(
+                Text(text, overflow="fold"), title=Text(title), title_align="left", expand=False
+            )
 
         text = "\n".join(lines)
         self._show(framed(text))
@@ -117,7 +150,10 @@ class Console:
 
     def start(self, tasks: list[str], step: int, steps: int) -> None:
         """Training begins: `step` of `steps` are done."""
-        self._tasks = {name: {"loss": None, "weight": None, "score": None, "best": None, "majority": None} for name in tasks}
+        self._tasks = {
+            name: {"loss": None, "weight": None, "score": None, "best": None, "majority": None}
+            for name in tasks
+        }
         self._steps = steps
         doing("training", step, steps, "step")
         if not self._live_wanted:
@@ -135,7 +171,9 @@ class Console:
         self._bar = self._progress.add_task("training", total=steps, completed=step)
         if self._pulse is not None:
             self._pulse.pause(True)
-        self._live = Live(get_renderable=self._view, console=self._terminal, refresh_per_second=4, transient=True)
+        self._live = Live(
+            get_renderable=self._view, console=self._terminal, refresh_per_second=4, transient=True
+        )
         self._live.start()
 
     def stop(self) -> None:
@@ -156,12 +194,20 @@ class Console:
         """A row of metrics.jsonl: update the view, or print a line from time to time."""
         for name, entry in row["tasks"].items():
             self._tasks[name] |= {"loss": entry["loss"], "weight": entry["weight"]}
-        self._speed = {"examples/s": row["examples_per_s"], "tokens/s": row["tokens_per_s"], "lr": row["lr"]}
+        self._speed = {
+            "examples/s": row["examples_per_s"],
+            "tokens/s": row["tokens_per_s"],
+            "lr": row["lr"],
+        }
         now = time.monotonic()
         if now - self._last_line < PLAIN_SECONDS and row["step"] < self._steps:
             return
         self._last_line = now
-        losses = "  ".join(f"{name} {value['loss']:.3f}" for name, value in self._tasks.items() if value["loss"] is not None)
+        losses = "  ".join(
+            f"{name} {value['loss']:.3f}"
+            for name, value in self._tasks.items()
+            if value["loss"] is not None
+        )
         left = row["seconds_left"]
         line = (
             f"step {row['step']}/{self._steps}  {losses}  lr {row['lr']:.2e}  "
@@ -184,7 +230,11 @@ class Console:
                 continue
             parts.append(f"{name} {entry['main']:.4f}")
             known = self._tasks[name]
-            known |= {"score": entry["main"], "majority": entry["majority"], "best": max(entry["main"], known["best"] or entry["main"])}
+            known |= {
+                "score": entry["main"],
+                "majority": entry["majority"],
+                "best": max(entry["main"], known["best"] or entry["main"]),
+            }
         if results["average"] is not None:
             parts.append(f"average {results['average']:.4f}")
         self.say(f"step {step}: " + "  ".join(parts) + (" (best so far)" if best else ""))
@@ -192,18 +242,31 @@ class Console:
     def _view(self) -> Group:
         titles = ("loss", "weight", "score", "best", "majority")
         goes = {"weight": 2, "best": 3, "majority": 4, "loss": 1}
-        columns = [Column("task", fold=20), *(Column(title, right=True, goes=goes.get(title, 0)) for title in titles)]
+        columns = [
+            Column("task", fold=20),
+            *(Column(title, right=True, goes=goes.get(title, 0)) for title in titles),
+        ]
         table = FittingTable(columns, style={"box": None, "padding": (0, 2, 0, 0)})
         for name, entry in self._tasks.items():
             cells = [entry[key] for key in titles]
-            table.add_row(name, *(value if isinstance(value, str) else "-" if value is None else f"{value:.4f}" for value in cells))
-        speed = "  ".join(f"{value:.3g} {key}" if key == "lr" else f"{value:.0f} {key}" for key, value in self._speed.items())
+            table.add_row(
+                name,
+                *(
+                    value if isinstance(value, str) else "-" if value is None else f"{value:.4f}"
+                    for value in cells
+                ),
+            )
+        speed = "  ".join(
+            f"{value:.3g} {key}" if key == "lr" else f"{value:.0f} {key}"
+            for key, value in self._speed.items()
+        )
         parts: list[RenderableType] = [table, Text(speed), Text(present())]
         return Group(*([self._progress] if self._progress is not None else []), *parts)
 
 
 def results_table(results: dict[str, Any], whole: str = "results.json") -> FittingTable:
-    """The final table: every task's main score against the best constant prediction, and its next metrics. `whole`: where all is kept."""
+    """The final table: every task's main score against the best constant prediction, and its next
+    metrics. `whole`: where all is kept."""
     table = FittingTable(
         [
             Column("task", fold=27),
@@ -221,7 +284,11 @@ def results_table(results: dict[str, Any], whole: str = "results.json") -> Fitti
         if entry["main"] is None:
             table.add_row(name, "", "no labels", "", "", _rows(entry))
             continue
-        others = [f"{key} {value:.4f}" for key, value in entry["metrics"].items() if key != entry["main_metric"]]
+        others = [
+            f"{key} {value:.4f}"
+            for key, value in entry["metrics"].items()
+            if key != entry["main_metric"]
+        ]
         more = ["..."] if len(others) > SHOWN_METRICS else []
         table.add_row(
             name,
@@ -242,7 +309,8 @@ def results_table(results: dict[str, Any], whole: str = "results.json") -> Fitti
 
 
 def _rows(entry: dict[str, Any]) -> str:
-    """How many rows were scored, of how many where there is a limit. The rows are those of a task's first split."""
+    """How many rows were scored, of how many where there is a limit. The rows are those of a task's
+    first split."""
     of = next(iter(entry["rows"].values()))["of"]
     return f"{entry['examples']:,}" + (f" of {of:,}" if of != entry["examples"] else "")
 
@@ -253,10 +321,16 @@ def findings(results: dict[str, Any]) -> list[str]:
     failures = results["weighting"].get("solver_failures")
     if failures:
         solver = f"the solver of {results['weighting']['name']}"
-        lines.append(f"warning: {solver} failed in {count_of(failures, 'step')}, which used earlier weights or the plain sum")
+        lines.append(
+            f"warning: {solver} failed in {count_of(failures, 'step')}, which used earlier weights "
+            "or the plain sum"
+        )
     if results["gradients"]:
         lines.append(results["gradients"]["verdict"])
     if results["affinity"]:
         groups = " | ".join("+".join(group) for group in results["affinity"]["grouping"])
-        lines.append(f"affinity, measured in {count_of(results['affinity']['measured'], 'step')}, suggests to train together: {groups}")
+        lines.append(
+            f"affinity, measured in {count_of(results['affinity']['measured'], 'step')}, suggests "
+            f"to train together: {groups}"
+        )
     return lines

@@ -13,29 +13,40 @@ from mtlcli.errors import UserError
 
 NAME = ".owner"
 PATIENCE = 0.5
-"""Seconds that `take` waits: for one that only looks whether the folder is taken, and for an owner to write who it is."""
+"""Seconds that `take` waits: for one that only looks whether the folder is taken, and for an owner
+to write who it is."""
 
 
 class Owner:
-    """Holds a run folder from `take` to `release` or the end of the process, however it ends: the kernel frees the lock.
+    """Holds a run folder from `take` to `release` or the end of the process, however it ends: the
+    kernel frees the lock.
 
-    Two locks: on the file `.owner`, and on the folder itself, because somebody may delete the file. They belong to what is open:
-    a process that inherits `descriptors` holds them too, until both are gone.
+    Two locks: on the file `.owner`, and on the folder itself, because somebody may delete the file.
+    They belong to what is open: a process that inherits `descriptors` holds them too, until both
+    are gone.
     """
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / NAME
         self.descriptors: list[int] = []
-        """What is open and locked: nothing, or the file and, where the file system can lock it, the folder."""
+        """What is open and locked: nothing, or the file and, where the file system can lock it, the
+        folder."""
 
     def take(self) -> None:
-        """Raises UserError with the owner's process and host when another one has the folder, OSError when the file cannot be written."""
-        # No buffer: what a full disk has refused would be written again when the file is closed. No link: somebody else's file.
+        """Raises UserError with the owner's process and host when another one has the folder,
+        OSError when the file cannot be written."""
+        # No buffer: what a full disk has refused would be written again when the file is closed. No
+        # link: somebody else's file.
         if self._file.is_symlink():
             raise UserError(
-                "the folder cannot be locked: the file is a link", where=str(self._file), fix="remove it, or give another run_dir="
+                "the folder cannot be locked: the file is a link",
+                where=str(self._file),
+                fix="remove it, or give another run_dir=",
             )
-        held = [os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), os.open(self._file.parent, os.O_RDONLY)]
+        held = [
+            os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666),
+            os.open(self._file.parent, os.O_RDONLY),
+        ]
         try:
             if not (_locked(held[0]) and _locked(held[1], needed=False)):
                 raise UserError(
@@ -52,11 +63,14 @@ class Owner:
         self.descriptors = held
 
     def _who(self) -> str:
-        """The process that has the folder: `.owner` says it, or, when that was deleted, status.json."""
+        """The process that has the folder: `.owner` says it, or, when that was deleted,
+        status.json."""
         for name in (NAME, "status.json"):
             try:
                 owner = json.loads((self._file.parent / name).read_bytes())
-                return f"process {owner['pid']}" + (f" on {owner['host']}" if "host" in owner else "")
+                return f"process {owner['pid']}" + (
+                    f" on {owner['host']}" if "host" in owner else ""
+                )
             except (OSError, ValueError, KeyError, TypeError, RecursionError):
                 continue
         return "a process that has just begun"
@@ -74,7 +88,8 @@ class Owner:
 
 
 def _locked(descriptor: int, *, needed: bool = True) -> bool:
-    """Whether the lock could be had. `needed`: raise OSError where the file system has none; otherwise that counts as had."""
+    """Whether the lock could be had. `needed`: raise OSError where the file system has none;
+    otherwise that counts as had."""
     until = time.monotonic() + PATIENCE
     while True:
         try:

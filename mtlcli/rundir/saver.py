@@ -1,4 +1,5 @@
-"""Saving beside the training: the state is copied, then written by a thread; at most one save is under way."""
+"""Saving beside the training: the state is copied, then written by a thread; at most one save is
+under way."""
 
 from __future__ import annotations
 
@@ -20,10 +21,12 @@ from mtlcli.errors import RunError, RunWarning
 
 
 class Saver:
-    """Writes checkpoints below a folder and deletes old ones. What goes wrong is raised by the next call of any method.
+    """Writes checkpoints below a folder and deletes old ones. What goes wrong is raised by the next
+    call of any method.
 
-    Within it as a context, whatever ends the training, a save that is under way is finished before anyone hears of it: the newest
-    checkpoint is what the run goes on from, and the folder may have another owner next.
+    Within it as a context, whatever ends the training, a save that is under way is finished before
+    anyone hears of it: the newest checkpoint is what the run goes on from, and the folder may have
+    another owner next.
     """
 
     def __init__(self, checkpoints: Path, keep: int) -> None:
@@ -32,7 +35,8 @@ class Saver:
         self.config = ""
         """The text of config.yaml, of which every checkpoint holds a copy."""
         self.around: dict[str, str] | None = None
-        """SHA-256 of the run's other files, as `checkpoint.digests` gave it before the first step."""
+        """SHA-256 of the run's other files, as `checkpoint.digests` gave it before the first
+        step."""
         self._thread = ThreadPoolExecutor(1, "save")
         self._running: Future[None] | None = None
         self._copies: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
@@ -44,7 +48,12 @@ class Saver:
     def __enter__(self) -> Saver:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         try:
             self.wait()
         except RunError as failure:
@@ -54,8 +63,16 @@ class Saver:
         finally:
             self._thread.shutdown()
 
-    def save(self, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any], *, best: int | None) -> None:
-        """Copy everything and begin to write it. Waits for the save before. `best`: a step that is kept whatever its age."""
+    def save(
+        self,
+        model: dict[str, Tensor],
+        optimizer: dict[str, Tensor],
+        state: dict[str, Any],
+        *,
+        best: int | None,
+    ) -> None:
+        """Copy everything and begin to write it. Waits for the save before. `best`: a step that is
+        kept whatever its age."""
         self.wait()
         self._copies = _copy(model, self._copies[0]), _copy(optimizer, self._copies[1])
         self._running = self._thread.submit(self._write, *self._copies, state, best)
@@ -76,16 +93,33 @@ class Saver:
         """Whether something is being written."""
         return self._running is not None and not self._running.done()
 
-    def _write(self, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any], best: int | None) -> None:
-        folder = checkpoint.write(self._checkpoints, model, optimizer, state, config=self.config, around=self.around)
-        with writing("the checkpoints", self._checkpoints, f"then go on: {commands.resume(self._checkpoints.parent)}"):
+    def _write(
+        self,
+        model: dict[str, Tensor],
+        optimizer: dict[str, Tensor],
+        state: dict[str, Any],
+        best: int | None,
+    ) -> None:
+        folder = checkpoint.write(
+            self._checkpoints, model, optimizer, state, config=self.config, around=self.around
+        )
+        with writing(
+            "the checkpoints",
+            self._checkpoints,
+            f"then go on: {commands.resume(self._checkpoints.parent)}",
+        ):
             self._settle(folder, state["step"], best)
 
     def _settle(self, folder: Path, step: int, best: int | None) -> None:
-        """Make sure of the new checkpoint; only now that it is known to be good do older ones go."""
+        """Make sure of the new checkpoint; only now that it is known to be good do older ones
+        go."""
         found = checkpoint.fault(folder)
         if found is not None:
-            raise RunError(f"the checkpoint did not read back as it was written: {found}", where=str(folder), fix="look at the disk")
+            raise RunError(
+                f"the checkpoint did not read back as it was written: {found}",
+                where=str(folder),
+                fix="look at the disk",
+            )
         if self.when_saved is not None:
             self.when_saved(step)
             self.when_saved = None
@@ -97,7 +131,8 @@ class Saver:
 
 
 def _copy(tensors: dict[str, Tensor], before: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU, in the memory of the copies `before` where it fits: new memory takes several times as long as the copying."""
+    """Copies on the CPU, in the memory of the copies `before` where it fits: new memory takes
+    several times as long as the copying."""
     copies = {}
     for name, tensor in tensors.items():
         copy = before.get(name)

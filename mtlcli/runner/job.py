@@ -1,4 +1,5 @@
-"""A run from its validated config to its results: prepare the data, make the run folder, launch the ranks, train."""
+"""A run from its validated config to its results: prepare the data, make the run folder, launch the
+ranks, train."""
 
 from __future__ import annotations
 
@@ -36,12 +37,20 @@ if TYPE_CHECKING:
     from mtlcli.training.stages import Stages
 
 
-def run(config: Config, run_dir: Path, *, command: list[str], numbered: bool = False, resumes: Path | None = None) -> float:
+def run(
+    config: Config,
+    run_dir: Path,
+    *,
+    command: list[str],
+    numbered: bool = False,
+    resumes: Path | None = None,
+) -> float:
     """Carry out a run and return its average score (NaN when no task has labelled validation rows).
 
-    `numbered`: a number is added to the folder's name when another run has it. `resumes`: the run folder, or one checkpoint
-    of it, to go on from. Raises UserError when nothing has begun, and then leaves no new folder, Interrupted once all is
-    saved, and any other error with the run folder's status set to `failed`.
+    `numbered`: a number is added to the folder's name when another run has it. `resumes`: the run
+    folder, or one checkpoint of it, to go on from. Raises UserError when nothing has begun, and
+    then leaves no new folder, Interrupted once all is saved, and any other error with the run
+    folder's status set to `failed`.
     """
 
     launch = read_launch()
@@ -50,12 +59,20 @@ def run(config: Config, run_dir: Path, *, command: list[str], numbered: bool = F
     with Interrupt() as interrupt:
         prepared, folder, order = _begin(config, run_dir, command, numbered, resumes, interrupt)
         try:
-            return _guarded(folder, True, lambda: _score(_carry_out(config, prepared, folder, order, interrupt)))
+            return _guarded(
+                folder, True, lambda: _score(_carry_out(config, prepared, folder, order, interrupt))
+            )
         finally:
             folder.owner.release()
 
 
-def _carry_out(config: Config, prepared: Prepared, folder: RunFolder, order: Resumption | None, interrupt: Interrupt) -> dict[str, Any]:
+def _carry_out(
+    config: Config,
+    prepared: Prepared,
+    folder: RunFolder,
+    order: Resumption | None,
+    interrupt: Interrupt,
+) -> dict[str, Any]:
     """Train in this process, or in ranks of our own."""
     doing("loading torch")
     if config.runner.devices == 1:
@@ -70,8 +87,11 @@ def _carry_out(config: Config, prepared: Prepared, folder: RunFolder, order: Res
     return launch(config.runner, folder, order, interrupt)
 
 
-def _run_as_rank(config: Config, run_dir: Path, command: list[str], numbered: bool, resumes: Path | None) -> float:
-    """Carry out a run whose ranks torchrun or SLURM has started: rank 0 makes the folder, then all of them read it."""
+def _run_as_rank(
+    config: Config, run_dir: Path, command: list[str], numbered: bool, resumes: Path | None
+) -> float:
+    """Carry out a run whose ranks torchrun or SLURM has started: rank 0 makes the folder, then all
+    of them read it."""
     from mtlcli.distributed.process_group import lost_neighbour, said_of_neighbour
 
     try:
@@ -82,11 +102,16 @@ def _run_as_rank(config: Config, run_dir: Path, command: list[str], numbered: bo
         if not lost_neighbour(error):
             raise
         what = f"lost another rank before the run began: {said_of_neighbour(error)}"
-        fix = "the message of that rank, or of the launcher, says why; then type the same command again"
+        fix = (
+            "the message of that rank, or of the launcher, says why; then type the same command "
+            "again"
+        )
         raise RunError(what, str(read_launch()), fix) from error
 
 
-def _take_part(config: Config, run_dir: Path, command: list[str], numbered: bool, resumes: Path | None) -> float:
+def _take_part(
+    config: Config, run_dir: Path, command: list[str], numbered: bool, resumes: Path | None
+) -> float:
     from mtlcli.distributed.process_group import connect, lost_neighbour, said_of_neighbour
 
     by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
@@ -104,7 +129,10 @@ def _take_part(config: Config, run_dir: Path, command: list[str], numbered: bool
             try:
                 # The folder is this rank's to the end.
                 _, owned, order = _begin(config, run_dir, command, numbered, resumes, interrupt)
-                place = {"folder": str(owned.path.absolute()), "order": asdict(order) if order else None}
+                place = {
+                    "folder": str(owned.path.absolute()),
+                    "order": asdict(order) if order else None,
+                }
             except MtlError as error:
                 failure = error
                 place = {"interrupted": error.number} if isinstance(error, Interrupted) else {}
@@ -137,7 +165,9 @@ def _take_part(config: Config, run_dir: Path, command: list[str], numbered: bool
         return _guarded(folder, ranks.first, train)
 
 
-def _check_plan(config: Config, prepared: Prepared, run_dir: Path, step: int | None = None) -> list[str]:
+def _check_plan(
+    config: Config, prepared: Prepared, run_dir: Path, step: int | None = None
+) -> list[str]:
     """A line for each setting that does nothing in the run, or in what is left of it after `step`.
 
     Raises UserError when the disk has no room for it.
@@ -156,11 +186,18 @@ def _check_plan(config: Config, prepared: Prepared, run_dir: Path, step: int | N
 
 
 def _begin(
-    config: Config, run_dir: Path, command: list[str], numbered: bool, resumes: Path | None, interrupt: Interrupt
+    config: Config,
+    run_dir: Path,
+    command: list[str],
+    numbered: bool,
+    resumes: Path | None,
+    interrupt: Interrupt,
 ) -> tuple[Prepared, RunFolder, Resumption | None]:
-    """Prepare the data, then make the run folder or open it again; what an earlier run goes on with.
+    """Prepare the data, then make the run folder or open it again; what an earlier run goes on
+    with.
 
-    A signal ends this at once until the folder is touched; after that it is for the training loop, which saves before it stops.
+    A signal ends this at once until the folder is touched; after that it is for the training loop,
+    which saves before it stops.
     """
     folder = RunFolder(run_dir if resumes is None else checkpoint.run_of(resumes))
     check_place(folder.path)
@@ -188,7 +225,8 @@ def _begin(
 
 
 def _start(config: Config, prepared: Prepared, folder: RunFolder, command: list[str]) -> None:
-    """Fill the run folder with all that the ranks and later verbs need, and say what is about to be done."""
+    """Fill the run folder with all that the ranks and later verbs need, and say what is about to be
+    done."""
     # Before anything else: it marks the folder as one that `resume=auto` may begin anew in.
     folder.write_status("running")
     config.resume = None
@@ -209,14 +247,17 @@ def _start(config: Config, prepared: Prepared, folder: RunFolder, command: list[
         seed=config.seed,
     )
     with Console(config.logger.console, folder.log) as console:
-        model = prepared.files.location or "built from scratch, tokenizer trained on the tasks' text"
+        model = (
+            prepared.files.location or "built from scratch, tokenizer trained on the tasks' text"
+        )
         console.panel(
             "run",
             [
                 f"data      {prepared.source.describe()}",
                 f"model     {model}",
                 f"tasks     {', '.join(config.tasks)}",
-                f"methods   sharing={config.sharing.name} weighting={config.weighting.name} sampling={config.sampling.name}",
+                f"methods   sharing={config.sharing.name} weighting={config.weighting.name} "
+                f"sampling={config.sampling.name}",
                 f"folder    {folder.path}",
             ],
         )
@@ -225,20 +266,39 @@ def _start(config: Config, prepared: Prepared, folder: RunFolder, command: list[
         console.note(prepared.details)
 
 
-def work(folder: RunFolder, order: dict[str, Any] | None, ranks: Any, interrupt: Interrupt) -> dict[str, Any]:
-    """Train as one rank of a run whose folder has been made. `order`: the Resumption, if the run goes on."""
+def work(
+    folder: RunFolder, order: dict[str, Any] | None, ranks: Any, interrupt: Interrupt
+) -> dict[str, Any]:
+    """Train as one rank of a run whose folder has been made. `order`: the Resumption, if the run
+    goes on."""
     resumption = None if order is None else Resumption(**order)
     config = config_of(folder.path, order)
-    return _train(config, prepare(config, files=BackboneFiles.load(folder.backbone)), folder, ranks, resumption, interrupt)
+    return _train(
+        config,
+        prepare(config, files=BackboneFiles.load(folder.backbone)),
+        folder,
+        ranks,
+        resumption,
+        interrupt,
+    )
 
 
 def config_of(run_dir: Path, order: dict[str, Any] | None) -> Config:
     """The config that the ranks of a run have, before it is in config.yaml if the run goes on."""
-    return load_config(run_dir / "config.yaml") if order is None else read_text(order["config"], run_dir / "config.yaml")
+    return (
+        load_config(run_dir / "config.yaml")
+        if order is None
+        else read_text(order["config"], run_dir / "config.yaml")
+    )
 
 
 def _train(
-    config: Config, prepared: Prepared, folder: RunFolder, ranks: Any, order: Resumption | None, interrupt: Interrupt
+    config: Config,
+    prepared: Prepared,
+    folder: RunFolder,
+    ranks: Any,
+    order: Resumption | None,
+    interrupt: Interrupt,
 ) -> dict[str, Any]:
     """Build every part of the run on this rank, train, and write the results."""
     import torch
@@ -251,20 +311,35 @@ def _train(
     from mtlcli.training.precision import bound_kernels, choose_precision, input_format
     from mtlcli.weighting.base import WeightedTask
 
-    with Console(config.logger.console, folder.log, silent=not ranks.first) as console, console.hearing_warnings():
-        config.runner.precision = ranks.share(choose_precision(config.runner.precision, ranks.device))
-        if config.runner.precision == "bf16" and ranks.device.type == "cpu" and (free := free_memory(ranks.device)) is not None:
+    with (
+        Console(config.logger.console, folder.log, silent=not ranks.first) as console,
+        console.hearing_warnings(),
+    ):
+        config.runner.precision = ranks.share(
+            choose_precision(config.runner.precision, ranks.device)
+        )
+        if (
+            config.runner.precision == "bf16"
+            and ranks.device.type == "cpu"
+            and (free := free_memory(ranks.device)) is not None
+        ):
             bound_kernels(free)
         torch.manual_seed(folded(config.seed))
         doing("loading the model")
         resumed = checkpoint.read(folder.checkpoints / order.checkpoint) if order else None
-        model = build_model(config, prepared.tasks, prepared.files, load_weights=resumed is None).to(ranks.device)
+        model = build_model(
+            config, prepared.tasks, prepared.files, load_weights=resumed is None
+        ).to(ranks.device)
         ranks.copy_from_first([*model.parameters(), *model.buffers()])
 
         features = _train_features(prepared)
         trained = {name: prepared.tasks[name] for name in features}
         weighting = weightings.implementation(config.weighting.name)(
-            config.weighting, {name: WeightedTask(task.config.weight, task.loss_kind) for name, task in trained.items()}
+            config.weighting,
+            {
+                name: WeightedTask(task.config.weight, task.loss_kind)
+                for name, task in trained.items()
+            },
         )
         layout = input_format(prepared.encoder, config.runner.precision, ranks.device)
         if config.runner.max_tokens == "auto":
@@ -274,13 +349,19 @@ def _train(
                 model,
                 weighting,
                 features,
-                {name: task.config.batch_size or config.runner.batch_size for name, task in trained.items()},
+                {
+                    name: task.config.batch_size or config.runner.batch_size
+                    for name, task in trained.items()
+                },
                 input_format=layout,
                 bf16=config.runner.precision == "bf16",
                 accumulation=config.runner.accumulation,
                 ranks=ranks,
             )
-            console.say(f"max_tokens: {config.runner.max_tokens:,} padded tokens of a task in a step ({found})")
+            console.say(
+                f"max_tokens: {config.runner.max_tokens:,} padded tokens of a task in a step "
+                f"({found})"
+            )
         streams, stages, steps = _order(config, prepared)
         per_epoch = stages.steps_per_epoch
         counts = model.parameter_counts()
@@ -301,13 +382,20 @@ def _train(
                 saver.when_saved = folder.note_saved
             if order is not None:
                 tasks = ", ".join(config.tasks)
-                console.panel("resume", [f"run     {folder.path}", f"step    {order.step}", f"tasks   {tasks}"])
+                console.panel(
+                    "resume",
+                    [f"run     {folder.path}", f"step    {order.step}", f"tasks   {tasks}"],
+                )
                 for line in order.lines:
                     console.say(line)
                 console.note(prepared.details)
             console.say(head)
             local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-            for line in crowded(config.runner, local, torch.get_num_threads()) if ranks.device.type == "cpu" else []:
+            for line in (
+                crowded(config.runner, local, torch.get_num_threads())
+                if ranks.device.type == "cpu"
+                else []
+            ):
                 console.say(line)
 
         saver = Saver(folder.checkpoints, config.runner.keep)
@@ -318,7 +406,9 @@ def _train(
             weighting=weighting,
             streams=streams,
             train=features,
-            splits=prepared.splits({name: task.config.splits.validation for name, task in prepared.tasks.items()}),
+            splits=prepared.splits(
+                {name: task.config.splits.validation for name, task in prepared.tasks.items()}
+            ),
             input_format=layout,
             steps=steps,
             eval_every=_eval_every(config, prepared, stages),
@@ -347,7 +437,9 @@ def _train(
         console.say(results_table(results))
         for line in findings(results):
             console.say(line)
-        console.say(f"run folder: {folder.path}\nevaluate it again: {commands.evaluate(folder.path)}")
+        console.say(
+            f"run folder: {folder.path}\nevaluate it again: {commands.evaluate(folder.path)}"
+        )
     return results
 
 
@@ -358,7 +450,8 @@ def _train_features(prepared: Prepared) -> dict[str, Features]:
 
 
 def _order(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], Stages, int]:
-    """The order of every trained task's features, that of the tasks, and the updates of the whole run.
+    """The order of every trained task's features, that of the tasks, and the updates of the whole
+    run.
 
     Raises UserError when a stage would have no step, or none after the warm-up.
     """
@@ -371,23 +464,43 @@ def _order(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], Stage
     streams, sizes = {}, {}
     for number, (name, features) in enumerate(_train_features(prepared).items()):
         batch_size = prepared.tasks[name].config.batch_size or config.runner.batch_size
-        streams[name] = Stream(features.lengths, batch_size=batch_size, seed=config.seed * 1000 + number, max_tokens=bound)
+        streams[name] = Stream(
+            features.lengths,
+            batch_size=batch_size,
+            seed=config.seed * 1000 + number,
+            max_tokens=bound,
+        )
         sizes[name] = TaskSize(len(features), streams[name].batches_in_epoch(0), batch_size)
     owners = {name: prepared.tasks[name].config.head or name for name in sizes}
     policy = samplings.implementation(config.sampling.name)
-    parts = [policy(config.sampling, {name: sizes[name] for name in names}, config.seed) for names in stages_of(config.sharing, owners)]
+    parts = [
+        policy(config.sampling, {name: sizes[name] for name in names}, config.seed)
+        for names in stages_of(config.sharing, owners)
+    ]
     staged = config.sharing if isinstance(config.sharing, ProgressiveSharing) else None
     stages = Stages(parts, patience=staged.patience if staged else None)
     steps = config.runner.steps or math.ceil((config.runner.epochs or 0) * stages.steps_per_epoch)
     if steps > MOST_STEPS:
-        raise UserError(f"the run would have {steps:,} steps, more than {MOST_STEPS:,}", "runner.epochs", "lower it")
+        raise UserError(
+            f"the run would have {steps:,} steps, more than {MOST_STEPS:,}",
+            "runner.epochs",
+            "lower it",
+        )
     stages.fit(steps, staged.lengths if staged else None)
     optim = config.optim
-    fixed = [("warm-up", "warmup", optim.warmup), ("decay", "decay", (optim.decay or 0) if optim.schedule == "wsd" else 0)]
+    fixed = [
+        ("warm-up", "warmup", optim.warmup),
+        ("decay", "decay", (optim.decay or 0) if optim.schedule == "wsd" else 0),
+    ]
     fixed = [(what, key, count) for what, key, count in fixed if count >= 1]
     if sum(count for _, _, count in fixed) >= stages.shortest:
-        takes = " and ".join(f"the {what} takes {count_of(round(count), 'step')}" for what, _, count in fixed)
-        whole = f"{'the run' if len(stages) == 1 else 'a stage'} has {count_of(stages.shortest, 'step')}"
+        takes = " and ".join(
+            f"the {what} takes {count_of(round(count), 'step')}" for what, _, count in fixed
+        )
+        whole = (
+            f"{'the run' if len(stages) == 1 else 'a stage'} has "
+            f"{count_of(stages.shortest, 'step')}"
+        )
         raise UserError(
             f"{takes}, and {whole}: no step has the full learning rate",
             where=f"optim.{fixed[-1][1]}",
@@ -397,12 +510,25 @@ def _order(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], Stage
 
 
 def _eval_every(config: Config, prepared: Prepared, stages: Stages) -> int:
-    """Steps between evaluations: as the config says, else an epoch, or more for evaluation to take no larger share than it says."""
+    """Steps between evaluations: as the config says, else an epoch, or more for evaluation to take
+    no larger share than it says."""
     if config.runner.eval_every is not None or config.runner.eval_share is None:
         return config.runner.eval_every or stages.steps_per_epoch
-    tokens_of = {(name, split): int(parts.offsets[-1]) for name, splits in prepared.features.items() for split, parts in splits.items()}
-    epoch = sum(tokens_of[name, task.config.splits.train] for name, task in prepared.tasks.items() if task.config.splits.train)
-    evaluated = sum(tokens_of[name, split] for name, task in prepared.tasks.items() for split in task.config.splits.validation)
+    tokens_of = {
+        (name, split): int(parts.offsets[-1])
+        for name, splits in prepared.features.items()
+        for split, parts in splits.items()
+    }
+    epoch = sum(
+        tokens_of[name, task.config.splits.train]
+        for name, task in prepared.tasks.items()
+        if task.config.splits.train
+    )
+    evaluated = sum(
+        tokens_of[name, split]
+        for name, task in prepared.tasks.items()
+        for split in task.config.splits.validation
+    )
     # A forward pass takes about a third of the time of a forward and a backward pass.
     least = evaluated / 3 * (1 / config.runner.eval_share - 1) / (epoch / stages.steps_per_epoch)
     return max(stages.steps_per_epoch, math.ceil(least))
@@ -432,7 +558,8 @@ def _guarded(folder: RunFolder, first: bool, work: Any) -> float:
 
 
 def _note_end(folder: RunFolder, status: str, reason: str, error: BaseException) -> None:
-    """Write the status of a run that did not finish. When it cannot be written that is said after the error, never instead of it."""
+    """Write the status of a run that did not finish. When it cannot be written that is said after
+    the error, never instead of it."""
     try:
         folder.note_end(status, reason)
     except RunError as unwritten:

@@ -49,10 +49,11 @@ class Found:
 
 
 def find(path: Path) -> Found:
-    """The checkpoint that results.json is about, or the checkpoint folder that `path` is, its model read into memory.
+    """The checkpoint that results.json is about, or the checkpoint folder that `path` is, its model
+    read into memory.
 
-    A run that is still training removes checkpoints: where they change while they are read, they are looked at again.
-    Raises UserError when `path` is neither.
+    A run that is still training removes checkpoints: where they change while they are read, they
+    are looked at again. Raises UserError when `path` is neither.
     """
     run = checkpoint.run_of(path)
     if run != path:
@@ -74,16 +75,22 @@ def _whole(run: Path, found: checkpoint.Checkpoint, notices: list[str]) -> Found
 
 
 def _best(run: Path) -> tuple[checkpoint.Checkpoint, list[str]]:
-    """The best checkpoint of a run, verified, and a line for each damaged one that is newer than the newest."""
+    """The best checkpoint of a run, verified, and a line for each damaged one that is newer than
+    the newest."""
     newest, notices = checkpoint.newest(run / "checkpoints")
     best, told = newest.best_step, _step_of_results(run)
-    # Its scores may be newer than the state of the same step; those of a format before may never have come into it.
+    # Its scores may be newer than the state of the same step; those of a format before may never
+    # have come into it.
     if told is not None and told != best:
-        if told == newest.step or (newest.around is None and checkpoint.fault(run / "checkpoints" / f"step_{told:08d}") is None):
+        if told == newest.step or (
+            newest.around is None
+            and checkpoint.fault(run / "checkpoints" / f"step_{told:08d}") is None
+        ):
             best = told
         else:
             notices.append(
-                f"results.json is about step {told}, but {newest.folder.name} says that step {best} was the best, and it is taken"
+                f"results.json is about step {told}, but {newest.folder.name} says that step "
+                f"{best} was the best, and it is taken"
             )
     if best in (None, newest.step):
         return newest, notices
@@ -93,7 +100,9 @@ def _best(run: Path) -> tuple[checkpoint.Checkpoint, list[str]]:
     except ValueError as error:
         # Another one would have other scores than those that the run is known by.
         raise UserError(
-            f"the run's best checkpoint cannot be used: {error}", where=str(folder), fix=f"the newest: {commands.evaluate(newest.folder)}"
+            f"the run's best checkpoint cannot be used: {error}",
+            where=str(folder),
+            fix=f"the newest: {commands.evaluate(newest.folder)}",
         ) from error
 
 
@@ -118,16 +127,19 @@ def evaluate_path(
     say: Callable[[str], None] = lambda text: None,
     show: Callable[[dict[str, Any]], None] = lambda results: None,
 ) -> dict[str, Any]:
-    """Evaluate a run folder's best checkpoint, or one checkpoint; the result has the shape of results.json.
+    """Evaluate a run folder's best checkpoint, or one checkpoint; the result has the shape of
+    results.json.
 
-    `split`: `validation` (default), `test` or `train`, the parts that the tasks' configs define, or the name of one split.
-    `scores_file`: where `show` will write the result.
-    `predictions`: a folder that gets `<task>.jsonl` with one prediction per row, and for span tasks `<task>.json` in
-    the form that the official SQuAD script takes. `texts`: the predictions hold the texts of their rows, too.
-    `show`: called with the result before the predictions are written, so that a full disk does not take the scores along.
+    `split`: `validation` (default), `test` or `train`, the parts that the tasks' configs define, or
+    the name of one split. `scores_file`: where `show` will write the result. `predictions`: a
+    folder that gets `<task>.jsonl` with one prediction per row, and for span tasks `<task>.json` in
+    the form that the official SQuAD script takes. `texts`: the predictions hold the texts of their
+    rows, too. `show`: called with the result before the predictions are written, so that a full
+    disk does not take the scores along.
 
-    Limits of rows that the run was trained with hold only where training evaluated the same splits and no predictions are
-    written, so that the scores are those of results.json; limits among `overrides` always hold.
+    Limits of rows that the run was trained with hold only where training evaluated the same splits
+    and no predictions are written, so that the scores are those of results.json; limits among
+    `overrides` always hold.
     """
     found = find(path)
     for notice in found.notices:
@@ -145,29 +157,49 @@ def evaluate_path(
         say(line)
     for name in tasks or []:
         if name not in config.tasks:
-            raise UserError(f"the run has no task '{name}'", where="--task", fix=suggest(name, config.tasks))
+            raise UserError(
+                f"the run has no task '{name}'", where="--task", fix=suggest(name, config.tasks)
+            )
     wanted = split or "validation"
     parts = _parts(config, wanted, tasks, say)
-    whole = predictions is not None or any(set(names) - set(_trained(config.tasks[name])) for name, names in parts.items())
+    whole = predictions is not None or any(
+        set(names) - set(_trained(config.tasks[name])) for name, names in parts.items()
+    )
     if problems := _idle(config, wanted, parts, overrides or []):
         raise UserError(problems)
-    trains = {config.tasks[name].splits.train == each for name, names in parts.items() for each in names}
+    trains = {
+        config.tasks[name].splits.train == each for name, names in parts.items() for each in names
+    }
     for key, used in (("max_train_rows", True in trains), ("max_eval_rows", False in trains)):
-        limit, typed = getattr(config.data, key), any(override.startswith(f"data.{key}=") for override in overrides or [])
+        limit, typed = (
+            getattr(config.data, key),
+            any(override.startswith(f"data.{key}=") for override in overrides or []),
+        )
         if typed and not used:
-            raise UserError(f"the value has no effect on {', '.join(sum(parts.values(), []))}", f"data.{key}", "take it out")
+            raise UserError(
+                f"the value has no effect on {', '.join(sum(parts.values(), []))}",
+                f"data.{key}",
+                "take it out",
+            )
         if whole and used and limit is not None and not typed:
             setattr(config.data, key, None)
-            say(f"every row is evaluated: data.{key}={limit} was meant for training (type it again to keep it)")
+            say(
+                f"every row is evaluated: data.{key}={limit} was meant for training (type it again "
+                "to keep it)"
+            )
     files = {} if scores_file is None else {f"--json {scores_file}": scores_file}
     if predictions is not None:
         _check_files(predictions, parts)
         stems = [stem for name, splits in parts.items() for stem in _stems(name, splits)]
         files |= {
-            f"--predictions {predictions} ({stem}{end})": predictions / f"{stem}{end}" for stem in stems for end in (".jsonl", ".json")
+            f"--predictions {predictions} ({stem}{end})": predictions / f"{stem}{end}"
+            for stem in stems
+            for end in (".jsonl", ".json")
         }
     _check_overwrites(config, found.run, files)
-    prepared, results, scores = _evaluate(config, found, parts, wanted, say, every_row=predictions is not None)
+    prepared, results, scores = _evaluate(
+        config, found, parts, wanted, say, every_row=predictions is not None
+    )
     show(results)
     # Other ranks have no scores.
     if predictions is not None and any(scores.values()):
@@ -175,7 +207,9 @@ def evaluate_path(
     return results
 
 
-def _idle(config: Config, wanted: str, parts: dict[str, list[str]], overrides: list[str]) -> list[Problem]:
+def _idle(
+    config: Config, wanted: str, parts: dict[str, list[str]], overrides: list[str]
+) -> list[Problem]:
     """Overrides of tasks that this evaluation does not read."""
     problems = []
     for key in (override.partition("=")[0] for override in overrides):
@@ -186,12 +220,19 @@ def _idle(config: Config, wanted: str, parts: dict[str, list[str]], overrides: l
         kind = "files" if source.files is not None else source.kind or config.data.source
         why = {
             f"task {name} is not evaluated": name not in parts,
-            f"--split {wanted} does not read it": rest.startswith("splits.") and rest != f"splits.{wanted}",
-            "rows come from source.files": kind == "files" and rest.removeprefix("source.") in ("path", "hub", "hub_config"),
-            f"rows come from {kind}": kind in ("local", "sample") and rest in ("source.hub", "source.hub_config"),
+            f"--split {wanted} does not read it": rest.startswith("splits.")
+            and rest != f"splits.{wanted}",
+            "rows come from source.files": kind == "files"
+            and rest.removeprefix("source.") in ("path", "hub", "hub_config"),
+            f"rows come from {kind}": kind in ("local", "sample")
+            and rest in ("source.hub", "source.hub_config"),
             "rows come from hub": kind == "hub" and rest == "source.path",
         }
-        problems += [Problem(f"the value has no effect: {reason}", key, "take it out") for reason, holds in why.items() if holds][:1]
+        problems += [
+            Problem(f"the value has no effect: {reason}", key, "take it out")
+            for reason, holds in why.items()
+            if holds
+        ][:1]
     return problems
 
 
@@ -200,8 +241,11 @@ def _trained(task: Task) -> list[str]:
     return [*([task.splits.train] if task.splits.train else []), *task.splits.validation]
 
 
-def _parts(config: Config, wanted: str, chosen: list[str] | None, say: Callable[[str], None]) -> dict[str, list[str]]:
-    """The splits to evaluate, by task: of the `chosen` tasks, or of all that have the split, and then it is said which have not.
+def _parts(
+    config: Config, wanted: str, chosen: list[str] | None, say: Callable[[str], None]
+) -> dict[str, list[str]]:
+    """The splits to evaluate, by task: of the `chosen` tasks, or of all that have the split, and
+    then it is said which have not.
 
     Raises UserError when a chosen task has no such split, or no task has it.
     """
@@ -216,23 +260,36 @@ def _parts(config: Config, wanted: str, chosen: list[str] | None, say: Callable[
         missing = [split for split in asked if there and split not in there]
         if asked and not missing:
             parts[name] = asked
-            if wanted == "test" and (others := [split for split in there if split.startswith("test") and split not in asked]):
+            if wanted == "test" and (
+                others := [
+                    split for split in there if split.startswith("test") and split not in asked
+                ]
+            ):
                 say(
-                    f"{name}: --split test is {', '.join(asked)}; for the other {'one' if len(others) == 1 else 'ones'} type "
+                    f"{name}: --split test is {', '.join(asked)}; for the other "
+                    f"{'one' if len(others) == 1 else 'ones'} type "
                     + " or ".join(f"--split {other}" for other in others)
                 )
             continue
         what = f"task {name}: there is no split '{(missing or [wanted])[0]}'"
-        without.append(Problem(what, "--split", suggest(wanted, there) if there else f"set tasks.{name}.splits"))
+        without.append(
+            Problem(
+                what, "--split", suggest(wanted, there) if there else f"set tasks.{name}.splits"
+            )
+        )
     if without and (chosen or not parts):
         raise UserError(without)
     if without:
-        say(f"no split '{wanted}', left out: {', '.join(name for name in names if name not in parts)}")
+        say(
+            f"no split '{wanted}', left out: "
+            f"{', '.join(name for name in names if name not in parts)}"
+        )
     return parts
 
 
 def _splits(task: Task, wanted: str, there: list[str]) -> list[str]:
-    """The names of a task's splits that `wanted` stands for: a part that its config defines, or the name of one split."""
+    """The names of a task's splits that `wanted` stands for: a part that its config defines, or the
+    name of one split."""
     splits = task.splits
     defined: dict[str, list[str | None]] = {
         "validation": [*splits.validation],
@@ -240,7 +297,8 @@ def _splits(task: Task, wanted: str, there: list[str]) -> list[str]:
         "train": [splits.train],
     }
     names = [name for name in defined.get(wanted, []) if name]
-    # A file or folder may hold a split that plays no part in training, and that the config does not name.
+    # A file or folder may hold a split that plays no part in training, and that the config does not
+    # name.
     return names or ([wanted] if wanted in there else [])
 
 
@@ -254,7 +312,9 @@ def _evaluate(
     every_row: bool,
 ) -> tuple[Prepared, dict[str, Any], dict[str, dict[str, Scores]]]:
     files = BackboneFiles.load(found.run / "backbone")
-    prepared = prepare(config, files=files, splits=lambda task: parts.get(task.name, []), unlabelled=every_row)
+    prepared = prepare(
+        config, files=files, splits=lambda task: parts.get(task.name, []), unlabelled=every_row
+    )
     for notice in [*prepared.notices, *_other_data(found.run, prepared)]:
         say(notice)
 
@@ -267,7 +327,9 @@ def _evaluate(
 
     with connect(config.runner) as ranks:
         # First without memory for it: a file may ask for any size.
-        check_model(found.checkpoint, found.tensors, without_numbers(config, prepared.tasks, prepared.files))
+        check_model(
+            found.checkpoint, found.tensors, without_numbers(config, prepared.tasks, prepared.files)
+        )
         model = build_model(config, prepared.tasks, prepared.files, load_weights=False)
         restore_model(found.checkpoint, found.tensors, model)
         model.to(ranks.device)
@@ -295,12 +357,19 @@ def _evaluate(
 
 
 def _other_data(run: Path, prepared: Prepared) -> list[str]:
-    """A warning for each split that the run has read and that has another content, or comes from elsewhere, now."""
+    """A warning for each split that the run has read and that has another content, or comes from
+    elsewhere, now."""
     try:
         before = RunFolder(run).environment()["data"]["tasks"]
     except UserError as error:
-        return [f"warning: {error.problems[0].where}: {error.problems[0].what}; whether the rows are the run's own is not known"]
-    return [f"warning: {problem.where}: {problem.what}" for problem in changed_data(before, hidden(prepared.source.record()))]
+        return [
+            f"warning: {error.problems[0].where}: {error.problems[0].what}; whether the rows are "
+            "the run's own is not known"
+        ]
+    return [
+        f"warning: {problem.where}: {problem.what}"
+        for problem in changed_data(before, hidden(prepared.source.record()))
+    ]
 
 
 def _stems(task: str, splits: Iterable[str]) -> list[str]:
@@ -310,9 +379,13 @@ def _stems(task: str, splits: Iterable[str]) -> list[str]:
 
 def _check_files(folder: Path, parts: dict[str, list[str]]) -> None:
     """Raises UserError for a file of predictions that cannot be written."""
-    files = [folder / f"{stem}.jsonl" for name, splits in parts.items() for stem in _stems(name, splits)]
+    files = [
+        folder / f"{stem}.jsonl" for name, splits in parts.items() for stem in _stems(name, splits)
+    ]
     problems = [
-        Problem(f"the folder cannot be written: {why}", f"--predictions {folder}", "give another folder")
+        Problem(
+            f"the folder cannot be written: {why}", f"--predictions {folder}", "give another folder"
+        )
         for file in files
         if (why := obstacle(file, folder=False))
     ]
@@ -321,33 +394,54 @@ def _check_files(folder: Path, parts: dict[str, list[str]]) -> None:
 
 
 def _check_overwrites(config: Config, run: Path, files: dict[str, Path]) -> None:
-    """Raises UserError when a file that an evaluation would write holds rows that the run reads, or belongs to the run.
+    """Raises UserError when a file that an evaluation would write holds rows that the run reads, or
+    belongs to the run.
 
     `files`: option as it was typed -> the file.
     """
     own = run.resolve()
     root = None if config.data.root is None else Path(config.data.root).resolve()
-    read = {Path(file).resolve() for task in config.tasks.values() for file in (task.source.files or {}).values()}
+    read = {
+        Path(file).resolve()
+        for task in config.tasks.values()
+        for file in (task.source.files or {}).values()
+    }
     problems = []
     for option, file in files.items():
         place = file.resolve()
         if place in read or (root is not None and place.is_relative_to(root) and place.exists()):
-            problems.append(Problem(f"the run's rows would be overwritten: {file}", option, "give another place"))
-        elif (place.parent == own and place.exists()) or any(place.is_relative_to(own / part) for part in ("checkpoints", "backbone")):
-            problems.append(Problem(f"a file of the run would be overwritten: {file}", option, "give another place"))
+            problems.append(
+                Problem(
+                    f"the run's rows would be overwritten: {file}", option, "give another place"
+                )
+            )
+        elif (place.parent == own and place.exists()) or any(
+            place.is_relative_to(own / part) for part in ("checkpoints", "backbone")
+        ):
+            problems.append(
+                Problem(
+                    f"a file of the run would be overwritten: {file}", option, "give another place"
+                )
+            )
     if problems:
         raise UserError(problems)
 
 
-def _write_predictions(folder: Path, prepared: Prepared, scores: dict[str, dict[str, Scores]], texts: bool) -> None:
-    """One file for each split: `<task>.jsonl` for the first of a task, `<task>.<split>.jsonl` for further ones."""
+def _write_predictions(
+    folder: Path, prepared: Prepared, scores: dict[str, dict[str, Scores]], texts: bool
+) -> None:
+    """One file for each split: `<task>.jsonl` for the first of a task, `<task>.<split>.jsonl` for
+    further ones."""
     with writing("the predictions", folder, "then evaluate again"):
         folder.mkdir(parents=True, exist_ok=True)
         for name, by_split in scores.items():
             task = prepared.tasks[name]
             for stem, (split, result) in zip(_stems(name, by_split), by_split.items(), strict=True):
                 rows = described(task, prepared.tables[name][split], texts=texts)
-                lines = "".join(json.dumps(row | prediction) + "\n" for row, prediction in zip(rows, result.predictions, strict=True))
+                lines = "".join(
+                    json.dumps(row | prediction) + "\n"
+                    for row, prediction in zip(rows, result.predictions, strict=True)
+                )
                 (folder / f"{stem}.jsonl").write_text(lines, encoding="utf-8")
                 for suffix, content in task.official_files(result.predictions).items():
                     (folder / f"{stem}{suffix}").write_text(json.dumps(content), encoding="utf-8")

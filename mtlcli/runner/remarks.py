@@ -1,4 +1,5 @@
-"""Settings that do nothing in a run of this length: known once its steps are, and said before the first of them."""
+"""Settings that do nothing in a run of this length: known once its steps are, and said before the
+first of them."""
 
 from __future__ import annotations
 
@@ -14,13 +15,20 @@ from mtlcli.errors import UserError, count_of
 
 
 def remarks(config: Config, steps: int, eval_every: int) -> Iterator[str]:
-    """A line for each setting that does nothing in a run of `steps` steps, evaluated every `eval_every` steps."""
+    """A line for each setting that does nothing in a run of `steps` steps, evaluated every
+    `eval_every` steps."""
     runner, optim, logger = config.runner, config.optim, config.logger
     if math.ceil(optim.warmup * steps) >= steps > 1 and optim.warmup < 1:
-        yield f"note: optim.warmup={optim.warmup:g} takes all {steps} steps: the learning rate never reaches its peak"
+        yield (
+            f"note: optim.warmup={optim.warmup:g} takes all {steps} steps: the learning rate "
+            "never reaches its peak"
+        )
     evaluations = math.ceil(steps / eval_every)
     if runner.patience is not None and runner.patience + 1 >= evaluations:
-        yield f"note: runner.patience={runner.patience} cannot end the run early: it has {count_of(evaluations, 'evaluation')}"
+        yield (
+            f"note: runner.patience={runner.patience} cannot end the run early: it has "
+            f"{count_of(evaluations, 'evaluation')}"
+        )
     # The defaults suit most runs and are nobody's wish.
     logged = None if logger.every == Logger().every else logger.every
     balanced = config.weighting.every if isinstance(config.weighting, Balancing) else None
@@ -28,38 +36,71 @@ def remarks(config: Config, steps: int, eval_every: int) -> Iterator[str]:
         ("runner.eval_every", runner.eval_every, "the last step alone is evaluated"),
         ("runner.save_every", runner.save_every, "the best step and the last are saved"),
         ("logger.every", logged, "metrics.jsonl gets a row for the last step alone"),
-        ("optim.unfreeze_every", optim.unfreeze_every, "what lies below the heads is never trained"),
+        (
+            "optim.unfreeze_every",
+            optim.unfreeze_every,
+            "what lies below the heads is never trained",
+        ),
         ("weighting.every", balanced, "the weights are found in the first step alone"),
     ):
         if every is not None and every > steps:
             yield f"note: {key}={every} is beyond the run's {count_of(steps, 'step')}: {instead}"
     save_every = runner.save_every or eval_every
-    saves = len({*range(save_every, steps, save_every), *range(eval_every, steps, eval_every), steps}) if steps < 10**6 else steps
+    saves = (
+        len({*range(save_every, steps, save_every), *range(eval_every, steps, eval_every), steps})
+        if steps < 10**6
+        else steps
+    )
     if runner.keep > max(saves, Runner().keep):
-        yield f"note: runner.keep={runner.keep} deletes nothing: the run saves {count_of(saves, 'checkpoint')} at most"
+        yield (
+            f"note: runner.keep={runner.keep} deletes nothing: the run saves "
+            f"{count_of(saves, 'checkpoint')} at most"
+        )
 
 
 def nothing_left(run: Path, config: Config, step: int, steps: int) -> str | None:
-    """What to say of a run that has made all its steps, and how to train on; None: there are steps left.
+    """What to say of a run that has made all its steps, and how to train on; None: there are steps
+    left.
 
     Raises UserError when the run would end before the step that it goes on from.
     """
     if step < steps:
         return None
-    key, more = ("steps", 2 * steps) if config.runner.steps is not None else ("epochs", 2 * (config.runner.epochs or 1))
+    key, more = (
+        ("steps", 2 * steps)
+        if config.runner.steps is not None
+        else ("epochs", 2 * (config.runner.epochs or 1))
+    )
     if step > steps:
-        what = f"the run would end at step {steps:,}, and the checkpoint that it goes on from is of step {step:,}"
-        fix = f"give more {key}, or name an earlier checkpoint: resume={run / 'checkpoints'}/step_..."
+        what = (
+            f"the run would end at step {steps:,}, and the checkpoint that it goes on from is "
+            f"of step {step:,}"
+        )
+        fix = (
+            f"give more {key}, or name an earlier checkpoint: resume={run / 'checkpoints'}/step_..."
+        )
         raise UserError(what, f"runner.{key}", fix)
     command = f"{commands.resume(run)} runner.{key}={more:g} 'allow=[runner.{key}]'"
-    return f"note: nothing is left to do, the run has made its {count_of(steps, 'step')}; to train on: {command}"
+    return (
+        f"note: nothing is left to do, the run has made its {count_of(steps, 'step')}; to train "
+        f"on: {command}"
+    )
 
 
 def crowded(runner: Runner, local_ranks: int, threads: int) -> Iterator[str]:
-    """A line when CPU ranks or their threads have to share cores. `local_ranks`: on this machine; `threads`: of each."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """A line when CPU ranks or their threads have to share cores. `local_ranks`: on this machine;
+    `threads`: of each."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     if local_ranks > cores:
-        yield f"note: {local_ranks} CPU ranks share {count_of(cores, 'core')}: more ranks than cores are slower"
+        yield (
+            f"note: {local_ranks} CPU ranks share {count_of(cores, 'core')}: more ranks than "
+            "cores are slower"
+        )
     elif runner.threads is not None and local_ranks * threads > cores:
         each = f"{local_ranks} x {threads}" if local_ranks > 1 else str(threads)
-        yield f"note: {each} threads share {count_of(cores, 'core')}: more threads than cores are slower"
+        yield (
+            f"note: {each} threads share {count_of(cores, 'core')}: more threads than cores are "
+            "slower"
+        )

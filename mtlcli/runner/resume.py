@@ -1,7 +1,8 @@
-"""Going on with a run: everything that may stand against it is looked at first, and nothing is written before the checkpoint is restored.
+"""Going on with a run: everything that may stand against it is looked at first, and nothing is
+written before the checkpoint is restored.
 
-A checkpoint is used with the run folder's config, backbone and record of the data. It says what they were when it was saved: a
-difference is named, and refused unless `allow` names it.
+A checkpoint is used with the run folder's config, backbone and record of the data. It says what
+they were when it was saved: a difference is named, and refused unless `allow` names it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from mtlcli.errors import Problem, UserError
 from mtlcli.models.files import BackboneFiles
 from mtlcli.prepare.prepare import Prepared, prepare
 from mtlcli.rundir import checkpoint
-from mtlcli.rundir.checkpoint.rotation import ASIDE, are_aside, drop_aside, retain, set_aside, step_aside
+from mtlcli.rundir.checkpoint.rotation import (
+    ASIDE,
+    are_aside,
+    drop_aside,
+    retain,
+    set_aside,
+    step_aside,
+)
 from mtlcli.rundir.folder import RunFolder, hidden
 from mtlcli.runner.disk_space import without_numbers
 
@@ -47,13 +55,17 @@ class Resumption:
     """What the user should know."""
 
     def begin(self, folder: RunFolder, config: Config) -> None:
-        """Write what the run goes on with. The checkpoint has been restored: from here on the run is under way again."""
+        """Write what the run goes on with. The checkpoint has been restored: from here on the run
+        is under way again."""
         # A process may have been killed between a save and the deletion of what it had replaced.
         self.lines += drop_aside(folder.checkpoints, up_to=self.step)
         # Later checkpoints before their rows: no checkpoint may ever be found whose rows are gone.
         for place in set_aside(folder.checkpoints, self.step):
             name = place.name.removeprefix(ASIDE)
-            self.lines.append(f"{name} is of a later step: it is renamed to {place.name}, and deleted when the next checkpoint is saved")
+            self.lines.append(
+                f"{name} is of a later step: it is renamed to {place.name}, and deleted when the "
+                "next checkpoint is saved"
+            )
         retain(folder.checkpoints, self.step, config.runner.keep, best=self.best_step)
         folder.cut_metrics(self.step)
         folder.write_config(config)
@@ -61,29 +73,45 @@ class Resumption:
         folder.write_status("running")
 
 
-def reopen(config: Config, folder: RunFolder, resumes: Path, command: list[str], interrupt: Interrupt) -> tuple[Prepared, Resumption]:
-    """Own a run folder again and check that the run can go on from a checkpoint of it: its data, its backbone, the config if it changed.
+def reopen(
+    config: Config, folder: RunFolder, resumes: Path, command: list[str], interrupt: Interrupt
+) -> tuple[Prepared, Resumption]:
+    """Own a run folder again and check that the run can go on from a checkpoint of it: its data,
+    its backbone, the config if it changed.
 
     Raises UserError with everything that stands against it; nothing has been changed then.
     """
     path = folder.path
     folder.reopen()
-    found, lines = (checkpoint.read(resumes), []) if path != resumes else checkpoint.newest(folder.checkpoints)
+    found, lines = (
+        (checkpoint.read(resumes), []) if path != resumes else checkpoint.newest(folder.checkpoints)
+    )
     environment = folder.environment()
     saved = load_config(path / "config.yaml")
     before = load_config(found.config) if found.config is not None else saved
     differences = changes(before, config)
     edited = [change.key for change in changes(before, saved) if change in differences]
-    granted = [change.key for change in differences if hide(str(change)) in _granted(environment, found.step)]
+    granted = [
+        change.key
+        for change in differences
+        if hide(str(change)) in _granted(environment, found.step)
+    ]
     backbone = BackboneFiles.load(folder.backbone)
-    dropout = has_dropout(before, backbone.architecture) or has_dropout(config, backbone.architecture)
+    dropout = has_dropout(before, backbone.architecture) or has_dropout(
+        config, backbone.architecture
+    )
     keys = [key for key in config.allow if key not in OTHERS]
     problems, notices = judge(differences, [*keys, *granted], dropout=dropout)
-    problems = [_explained(problem, path, found) if problem.where in edited else problem for problem in problems]
+    problems = [
+        _explained(problem, path, found) if problem.where in edited else problem
+        for problem in problems
+    ]
     differing = [change.key for change in differences]
     unknown, unneeded = judge_unchanged([key for key in keys if key not in differing], config)
     files, allowed = differing_files(found, path, config.allow)
-    rows, notes = folder.missing_rows(found.state, saved.logger.every, allowed="metrics.jsonl" in config.allow)
+    rows, notes = folder.missing_rows(
+        found.state, saved.logger.every, allowed="metrics.jsonl" in config.allow
+    )
     problems += [*unknown, *files, *rows]
     settle(before, config)
     config.resume, config.allow = None, []
@@ -95,76 +123,129 @@ def reopen(config: Config, folder: RunFolder, resumes: Path, command: list[str],
     _check_size(found, config, prepared)
     lines += [*notices, *unneeded, *allowed, *notes, *_best(found, folder), *prepared.notices]
     told = [hide(str(change)) for change in differences if not change.free]
-    return prepared, Resumption(found.folder.name, found.step, found.best_step, config_text(config), command, told, lines)
+    return prepared, Resumption(
+        found.folder.name, found.step, found.best_step, config_text(config), command, told, lines
+    )
 
 
 def _check_size(found: checkpoint.Checkpoint, config: Config, prepared: Prepared) -> None:
-    """Raise UserError when the run's files ask for a larger model than the checkpoint's, before there is memory for it."""
+    """Raise UserError when the run's files ask for a larger model than the checkpoint's, before
+    there is memory for it."""
     model = without_numbers(config, prepared.tasks, prepared.files)
     asked = sum(tensor.nbytes for tensor in model.state_dict().values())
     if asked > (size := (found.folder / "model.safetensors").stat().st_size):
-        what = f"model.safetensors does not fit the run: it has {size_text(size)}, the model needs {size_text(asked)}"
-        raise UserError(what, where=str(found.folder), fix="bring back the run's own config.yaml and backbone")
+        what = (
+            f"model.safetensors does not fit the run: it has {size_text(size)}, the model needs "
+            f"{size_text(asked)}"
+        )
+        raise UserError(
+            what, where=str(found.folder), fix="bring back the run's own config.yaml and backbone"
+        )
 
 
 OTHERS = (*checkpoint.AROUND, "metrics.jsonl")
 """What `allow` can name beside keys."""
 
 
-def differing_files(found: checkpoint.Checkpoint, run: Path, allow: list[str]) -> tuple[list[Problem], list[str]]:
-    """Files of the run that are not those that the checkpoint was saved with: those that `allow` does not name, and a line for the rest."""
+def differing_files(
+    found: checkpoint.Checkpoint, run: Path, allow: list[str]
+) -> tuple[list[Problem], list[str]]:
+    """Files of the run that are not those that the checkpoint was saved with: those that `allow`
+    does not name, and a line for the rest."""
     if found.around is None:
-        return [], [f"{found.folder.name} was saved by an earlier version: that config.yaml and backbone are as they were is not verified"]
+        return [], [
+            f"{found.folder.name} was saved by an earlier version: that config.yaml and backbone "
+            "are as they were is not verified"
+        ]
     problems, lines = [], []
     now = checkpoint.digests(run)
     for name in checkpoint.AROUND:
         if now[name] == found.around[name]:
             continue
         if name == "environment.json" and now[name] == checkpoint.UNREADABLE:
-            continue  # Resume refuses it for what it lacks; an evaluation says what it could not compare.
+            # Resume refuses it for what it lacks; an evaluation says what it could not compare.
+            continue
         what = "what it says of the data" if name == "environment.json" else "the file"
-        what += f" is not what {found.folder.name} was saved with (SHA-256)" if now[name] != checkpoint.UNREADABLE else " cannot be read"
+        what += (
+            f" is not what {found.folder.name} was saved with (SHA-256)"
+            if now[name] != checkpoint.UNREADABLE
+            else " cannot be read"
+        )
         if name in allow:
             lines.append(f"warning: {name}: {what}; it is used, as allowed")
         else:
-            problems.append(Problem(what, str(run / name), f"bring the file back, or type allow=[{name}] if the change is meant"))
+            problems.append(
+                Problem(
+                    what,
+                    str(run / name),
+                    f"bring the file back, or type allow=[{name}] if the change is meant",
+                )
+            )
     return problems, lines
 
 
-def differing_config(found: checkpoint.Checkpoint, saved: str | None, run: Path, allow: list[str]) -> tuple[list[Problem], list[str]]:
-    """Values of config.yaml that neither the checkpoint was saved with nor a resumed run has changed; as `differing_files`.
+def differing_config(
+    found: checkpoint.Checkpoint, saved: str | None, run: Path, allow: list[str]
+) -> tuple[list[Problem], list[str]]:
+    """Values of config.yaml that neither the checkpoint was saved with nor a resumed run has
+    changed; as `differing_files`.
 
     `saved`: the text of the config that the checkpoint was saved with; None: of format 1.
     """
     file = run / "config.yaml"
     if saved is None or saved == file.read_text(encoding="utf-8"):
         return [], []
-    changed = {text.partition(":")[0] for entry in RunFolder(run).environment().get("resumed", []) for text in entry["changes"]}
-    differences = [change for change in changes(read_text(saved, file), load_config(file)) if change.key not in changed]
-    problems, lines = judge(differences, [change.key for change in differences if change.key in allow], dropout=False)
-    return [_explained(problem, run, found) for problem in problems], [f"warning: {line}" for line in lines]
+    changed = {
+        text.partition(":")[0]
+        for entry in RunFolder(run).environment().get("resumed", [])
+        for text in entry["changes"]
+    }
+    differences = [
+        change
+        for change in changes(read_text(saved, file), load_config(file))
+        if change.key not in changed
+    ]
+    problems, lines = judge(
+        differences, [change.key for change in differences if change.key in allow], dropout=False
+    )
+    return [_explained(problem, run, found) for problem in problems], [
+        f"warning: {line}" for line in lines
+    ]
 
 
 def _explained(problem: Problem, run: Path, found: checkpoint.Checkpoint) -> Problem:
     """A change that nobody has typed: it stands in config.yaml."""
     name = found.folder.name
     back = shlex.join(["cp", str(found.folder / "config.yaml"), str(run / "config.yaml")])
-    what, fixed = problem.what.partition(" changes the result")[0], " cannot be changed in a run that has begun" in problem.what
-    values = what.removesuffix(": dropout drops other elements, which").partition(" cannot be changed")[0]
+    what, fixed = (
+        problem.what.partition(" changes the result")[0],
+        " cannot be changed in a run that has begun" in problem.what,
+    )
+    values = what.removesuffix(": dropout drops other elements, which").partition(
+        " cannot be changed"
+    )[0]
     return Problem(
         f"{problem.where} was changed after {name} was saved: {values}",
         str(run / "config.yaml"),
-        f"bring the file back: {back}" + ("" if fixed else f", or type allow=[{problem.where}] if the change is meant"),
+        f"bring the file back: {back}"
+        + ("" if fixed else f", or type allow=[{problem.where}] if the change is meant"),
     )
 
 
 def _granted(environment: dict[str, Any], step: int) -> set[str]:
-    """Changes that were allowed when the run went on from this step before: what was saved since then is gone."""
-    return {text for entry in environment.get("resumed", []) if entry.get("step") == step for text in entry.get("changes", [])}
+    """Changes that were allowed when the run went on from this step before: what was saved since
+    then is gone."""
+    return {
+        text
+        for entry in environment.get("resumed", [])
+        if entry.get("step") == step
+        for text in entry.get("changes", [])
+    }
 
 
 def _best(found: checkpoint.Checkpoint, folder: RunFolder) -> list[str]:
-    """A warning when the best checkpoint cannot be used, and a line about checkpoints that are set aside."""
+    """A warning when the best checkpoint cannot be used, and a line about checkpoints that are set
+    aside."""
     lines = [f"warning: {text}" for text in [folder.best_fault(found.best_step)] if text]
     later = [path for path in are_aside(folder.checkpoints) if step_aside(path) > found.step]
     lines += [f"{path.name} is deleted when the next checkpoint is saved" for path in later]

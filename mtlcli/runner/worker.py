@@ -1,4 +1,5 @@
-"""What each process that `mtlcli.runner.launch` starts does: one rank's part of the run, and a last word about it."""
+"""What each process that `mtlcli.runner.launch` starts does: one rank's part of the run, and a last
+word about it."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from mtlcli.pulse import Pulse
 
 
 def main() -> None:
-    """Run as told by the arguments: run folder, open file for orders and the last word, process of the launcher."""
+    """Run as told by the arguments: run folder, open file for orders and the last word, process of
+    the launcher."""
     run_dir, report, launcher = sys.argv[1:]
     garbage.at_start()
     fill_closed()
@@ -55,7 +57,10 @@ def _work(run_dir: str, interrupt: Interrupt, report: int) -> dict[str, Any]:
         # The launcher watches the ranks: only a wait that is unusual is worth a message.
         first = os.environ["RANK"] == "0"
         config = config_of(folder.path, order)
-        with Pulse(config.logger.console) if first else nullcontext(), connect(config.runner, quiet=30.0) as ranks:
+        with (
+            Pulse(config.logger.console) if first else nullcontext(),
+            connect(config.runner, quiet=30.0) as ranks,
+        ):
             if ranks.first:
                 folder.begun = order is None
                 interrupt.before_leaving = folder.note_end

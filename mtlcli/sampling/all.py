@@ -1,4 +1,5 @@
-"""All tasks in every step: the joint loss of the multi-task papers, one micro-batch of each task."""
+"""All tasks in every step: the joint loss of the multi-task papers, one micro-batch of each
+task."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ from mtlcli.sampling.base import Sampling
 
 
 class All(Sampling):
-    """Every step holds a batch of every task; tasks with fewer batches start over until the largest is through."""
+    """Every step holds a batch of every task; tasks with fewer batches start over until the largest
+    is through."""
 
     def plan(self, step: int) -> list[tuple[str, int]]:
         """All tasks, in the order of the config."""

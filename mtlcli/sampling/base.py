@@ -1,6 +1,7 @@
 """A sampling policy: which tasks, and how many examples of each, make up a step.
 
-`plan(step)` is a pure function of the seed and the step, so that every rank and every resumed run plans the same.
+`plan(step)` is a pure function of the seed and the step, so that every rank and every resumed run
+plans the same.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Sampling(ABC):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps that make up one pass over the data: as many as there are batches, one task a step."""
+        """Steps that make up one pass over the data: as many as there are batches, one task a
+        step."""
         return sum(size.batches for size in self.sizes.values())
 
 
@@ -54,7 +56,8 @@ class RandomSampling(Sampling):
     def plan(self, step: int) -> list[tuple[str, int]]:
         """One task, drawn by a generator seeded with (seed, step)."""
         draw = np.random.default_rng((self.seed, step)).random()
-        # The last edge is 1 up to rounding: searching only the inner edges keeps the index in range.
+        # The last edge is 1 up to rounding: searching only the inner edges keeps the index in
+        # range.
         index = int(np.searchsorted(np.cumsum(self.probabilities)[:-1], draw, side="right"))
         name = self.names[index]
         return [(name, self.sizes[name].batch_size)]

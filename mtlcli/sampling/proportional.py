@@ -1,7 +1,8 @@
 """Proportional sampling: one task a step, each task as often as it has batches.
 
-As in MT-DNN (Liu et al. 2019, "Multi-Task Deep Neural Networks for Natural Language Understanding", algorithm 1): the
-batches of all tasks are put into one pile, shuffled anew each epoch. Every example is met exactly once an epoch.
+As in MT-DNN (Liu et al. 2019, "Multi-Task Deep Neural Networks for Natural Language Understanding",
+algorithm 1): the batches of all tasks are put into one pile, shuffled anew each epoch. Every
+example is met exactly once an epoch.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ class Proportional(Sampling):
         """The task that lies at this step's place in the shuffled pile of the step's epoch."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._pile is None or self._pile[0] != epoch:
-            pile = np.repeat(np.arange(len(self.names)), [self.sizes[name].batches for name in self.names])
+            pile = np.repeat(
+                np.arange(len(self.names)), [self.sizes[name].batches for name in self.names]
+            )
             self._pile = epoch, np.random.default_rng((self.seed, epoch)).permutation(pile)
         name = self.names[self._pile[1][place]]
         return [(name, self.sizes[name].batch_size)]

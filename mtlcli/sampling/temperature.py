@@ -1,7 +1,8 @@
 """Temperature sampling: p(task) proportional to min(size, cap)^(1 / T).
 
-Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer", section 3.5.2
-(temperature-scaled examples-proportional mixing with an artificial data set size limit).
+Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text
+Transformer", section 3.5.2 (temperature-scaled examples-proportional mixing with an artificial data
+set size limit).
 """
 
 from __future__ import annotations

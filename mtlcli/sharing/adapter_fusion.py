@@ -1,16 +1,19 @@
 """AdapterFusion: adapters for each task, and for each task an attention over the adapters of all.
 
-Pfeiffer et al. 2021, "AdapterFusion: Non-Destructive Task Composition for Transfer Learning". With h what a layer gives and
-z_k = up_k(gelu(down_k(h))) what adapter k would add, a batch of task t goes on with
+Pfeiffer et al. 2021, "AdapterFusion: Non-Destructive Task Composition for Transfer Learning". With
+h what a layer gives and z_k = up_k(gelu(down_k(h))) what adapter k would add, a batch of task t
+goes on with
 
     h + sum_k a_k z_k,    a = softmax_k( (Q_t h) . (K_t z_k) / sqrt(keys) )
 
-Differences. The paper trains the adapters first and the attention over them, then frozen, in a second run; here both are trained at once,
-and a task changes only its own adapters: those of others are read, no gradient of its loss goes into their weights. Q and K
-are `keys` x hidden, and there is no value matrix (the paper starts it at the identity): three hidden x hidden matrices for each task
+Differences. The paper trains the adapters first and the attention over them, then frozen, in a
+second run; here both are trained at once, and a task changes only its own adapters: those of others
+are read, no gradient of its loss goes into their weights. Q and K are `keys` x hidden, and there is
+no value matrix (the paper starts it at the identity): three hidden x hidden matrices for each task
 and layer would be as large as the backbone. The scores are scaled like those of any attention.
 
-All adapters start at zero, so the backbone's output is unchanged then and every adapter has the same share.
+All adapters start at zero, so the backbone's output is unchanged then and every adapter has the
+same share.
 """
 
 from __future__ import annotations
@@ -31,9 +34,15 @@ from mtlcli.tasks.base import Encoded
 
 
 class AdapterFusion(Trunk):
-    """One backbone, frozen or not; behind its layers adapters, of which every task takes what helps it."""
+    """One backbone, frozen or not; behind its layers adapters, of which every task takes what helps
+    it."""
 
-    def __init__(self, config: AdapterFusionSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
+    def __init__(
+        self,
+        config: AdapterFusionSharing,
+        make_backbone: Callable[[], Backbone],
+        owners: dict[str, str],
+    ) -> None:
         super().__init__(owners)
         self._route = MaskedRoute()
         self.backbone = make_backbone()
@@ -42,7 +51,9 @@ class AdapterFusion(Trunk):
 
         def place(layer: nn.Module) -> FusedLayer:
             adapters = PerTask({name: Bottleneck(hidden, config.size) for name in self.heads})
-            fusions = PerTask({name: Fusion(hidden, config.keys, len(self.heads)) for name in self.heads})
+            fusions = PerTask(
+                {name: Fusion(hidden, config.keys, len(self.heads)) for name in self.heads}
+            )
             self._fused.append(FusedLayer(layer, adapters, fusions, self._route))
             return self._fused[-1]
 
@@ -54,11 +65,13 @@ class AdapterFusion(Trunk):
         return self.backbone(batch)
 
     def measures(self) -> dict[str, Any]:
-        """`attention`: for each task, the share of each task's adapter in what it reads, averaged over layers and the tokens of its
-        newest (micro-)batch in training on this rank."""
+        """`attention`: for each task, the share of each task's adapter in what it reads, averaged
+        over layers and the tokens of its newest (micro-)batch in training on this rank."""
         found = {}
         for name in self.heads:
-            shares = torch.stack([layer.fusions[name].get_buffer("shares") for layer in self._fused]).mean(0)
+            shares = torch.stack(
+                [layer.fusions[name].get_buffer("shares") for layer in self._fused]
+            ).mean(0)
             found[name] = dict(zip(self.heads, shares.tolist(), strict=True))
         return {"attention": found}
 
@@ -70,11 +83,13 @@ class Fusion(nn.Module):
         super().__init__()
         self.query = nn.Linear(hidden, keys, bias=False)
         self.key = nn.Linear(hidden, keys, bias=False)
-        # Part of the checkpoint: what is told of a run does not depend on whether it was interrupted.
+        # Part of the checkpoint: what is told of a run does not depend on whether it was
+        # interrupted.
         self.register_buffer("shares", torch.full((count,), 1 / count))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """r = K^T Q h / sqrt(keys), (..., hidden): an adapter's score is its product with what the adapter would add."""
+        """r = K^T Q h / sqrt(keys), (..., hidden): an adapter's score is its product with what the
+        adapter would add."""
         query = self.query(hidden)
         return query @ self.key.weight / query.shape[-1] ** 0.5
 
@@ -82,7 +97,9 @@ class Fusion(nn.Module):
 class FusedLayer(Layer):
     """A layer, and behind it the task's mix of all adapters."""
 
-    def __init__(self, layer: nn.Module, adapters: PerTask, fusions: PerTask, route: MaskedRoute) -> None:
+    def __init__(
+        self, layer: nn.Module, adapters: PerTask, fusions: PerTask, route: MaskedRoute
+    ) -> None:
         super().__init__(layer)
         self.inner, self.adapters, self.fusions = layer, adapters, fusions
         self._route = route
@@ -94,16 +111,22 @@ class FusedLayer(Layer):
         return with_hidden(output, hidden + self._mix(hidden))
 
     def _mix(self, hidden: Tensor) -> Tensor:
-        """sum_k a_k z_k, (batch, length, hidden). The K adapters are one of K times the width: no z_k is ever made."""
+        """sum_k a_k z_k, (batch, length, hidden). The K adapters are one of K times the width: no
+        z_k is ever made."""
         fusion = self.fusions[self._route.owner]
         down, down_bias, up, up_bias = (
-            self._stacked(*place) for place in (("down", "weight"), ("down", "bias"), ("up", "weight"), ("up", "bias"))
+            self._stacked(*place)
+            for place in (("down", "weight"), ("down", "bias"), ("up", "weight"), ("up", "bias"))
         )
-        inside = nn.functional.gelu(nn.functional.linear(hidden, down.flatten(0, 1), down_bias.flatten()))
+        inside = nn.functional.gelu(
+            nn.functional.linear(hidden, down.flatten(0, 1), down_bias.flatten())
+        )
         wide = up.transpose(1, 2).flatten(0, 1)  # (K size, hidden)
         by_adapter = (*hidden.shape[:-1], len(down), -1)
         probe = fusion(hidden)
-        scores = (nn.functional.linear(probe, wide) * inside).view(by_adapter).sum(-1) + nn.functional.linear(probe, up_bias)
+        scores = (nn.functional.linear(probe, wide) * inside).view(by_adapter).sum(
+            -1
+        ) + nn.functional.linear(probe, up_bias)
         shares = scores.softmax(-1)
         if self.training and torch.is_grad_enabled():
             mask = self._route.mask.unsqueeze(-1)
@@ -112,7 +135,13 @@ class FusedLayer(Layer):
         return weighted @ wide + shares @ up_bias
 
     def _stacked(self, part: str, kind: str) -> Tensor:
-        """One of the four parameters of all K adapters, (K, ...); no gradient goes into those of other tasks."""
+        """One of the four parameters of all K adapters, (K, ...); no gradient goes into those of
+        other tasks."""
         owner = self._route.owner
-        each = [(name, adapter.get_submodule(part).get_parameter(kind)) for name, adapter in self.adapters.items()]
-        return torch.stack([parameter if name == owner else parameter.detach() for name, parameter in each])
+        each = [
+            (name, adapter.get_submodule(part).get_parameter(kind))
+            for name, adapter in self.adapters.items()
+        ]
+        return torch.stack(
+            [parameter if name == owner else parameter.detach() for name, parameter in each]
+        )

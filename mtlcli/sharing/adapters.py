@@ -1,12 +1,14 @@
 """Adapters: one backbone, and behind its layers a small bottleneck for each task.
 
-Houlsby et al. 2019, "Parameter-Efficient Transfer Learning for NLP" (two adapters in a layer); Pfeiffer et al. 2020, "MAD-X" (one, behind
-the feed-forward block). Here one stands behind the whole layer, so that every architecture has a place for it:
+Houlsby et al. 2019, "Parameter-Efficient Transfer Learning for NLP" (two adapters in a layer);
+Pfeiffer et al. 2020, "MAD-X" (one, behind the feed-forward block). Here one stands behind the whole
+layer, so that every architecture has a place for it:
 
     h' = h + up(gelu(down(h)))    with h what the layer gives
 
-`up` starts at zero, so the backbone's output is unchanged then. Both papers freeze the backbone, `frozen=true`, but for Houlsby's layer
-norms, which stay frozen here as well. As it is, the backbone is trained for all tasks together, and adapters say where tasks differ.
+`up` starts at zero, so the backbone's output is unchanged then. Both papers freeze the backbone,
+`frozen=true`, but for Houlsby's layer norms, which stay frozen here as well. As it is, the backbone
+is trained for all tasks together, and adapters say where tasks differ.
 """
 
 from __future__ import annotations
@@ -26,12 +28,15 @@ from mtlcli.tasks.base import Encoded
 
 
 class Adapters(Trunk):
-    """One backbone, frozen or not, with adapters for each task, and one for all of them if the config says so."""
+    """One backbone, frozen or not, with adapters for each task, and one for all of them if the
+    config says so."""
 
     joint = True
     first_token = True
 
-    def __init__(self, config: AdapterSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
+    def __init__(
+        self, config: AdapterSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]
+    ) -> None:
         super().__init__(owners)
         self._route = Route()
         self.backbone = make_backbone()
@@ -39,7 +44,12 @@ class Adapters(Trunk):
 
         def place(layer: nn.Module) -> AdaptedLayer:
             adapters = PerTask({name: Bottleneck(hidden, config.size) for name in self.heads})
-            return AdaptedLayer(layer, adapters, Bottleneck(hidden, config.size) if config.shared else None, self._route)
+            return AdaptedLayer(
+                layer,
+                adapters,
+                Bottleneck(hidden, config.size) if config.shared else None,
+                self._route,
+            )
 
         adapt(self.backbone, config.layers, place, frozen=config.frozen)
 
@@ -52,7 +62,9 @@ class Adapters(Trunk):
 class AdaptedLayer(Layer):
     """A layer, and behind it the adapter of the task and that of all, side by side."""
 
-    def __init__(self, layer: nn.Module, adapters: PerTask, shared: Bottleneck | None, route: Route) -> None:
+    def __init__(
+        self, layer: nn.Module, adapters: PerTask, shared: Bottleneck | None, route: Route
+    ) -> None:
         super().__init__(layer)
         self.inner, self.adapters, self.shared = layer, adapters, shared
         self._route = route
@@ -61,5 +73,9 @@ class AdaptedLayer(Layer):
         """What the layer returns, with adapted hidden states."""
         output = self.inner(*inputs, **more)
         hidden = hidden_of(output)
-        adapted = hidden + self._route.each(lambda owner, states: self.adapters[owner](states), hidden)
-        return with_hidden(output, adapted if self.shared is None else adapted + self.shared(hidden))
+        adapted = hidden + self._route.each(
+            lambda owner, states: self.adapters[owner](states), hidden
+        )
+        return with_hidden(
+            output, adapted if self.shared is None else adapted + self.shared(hidden)
+        )

@@ -1,19 +1,22 @@
 """Task attention: a shared backbone, and for each task soft masks over its features.
 
-Liu et al. 2019, "End-to-End Multi-Task Learning with Attention" (MTAN), in the form of a transformer. At each chosen layer, with u
-the shared states that go into it and p those that come out, a task has a mask of its own for every token and feature:
+Liu et al. 2019, "End-to-End Multi-Task Learning with Attention" (MTAN), in the form of a
+transformer. At each chosen layer, with u the shared states that go into it and p those that come
+out, a task has a mask of its own for every token and feature:
 
     m = sigmoid(up(relu(norm(down([u; s])))))        s' = m * p
 
-s is the task's state at the chosen layer below; at the lowest there is none, and the mask looks at u alone. What is shared goes
-upwards unmasked; from the highest chosen layer on, the task's state takes its place, through whatever stands above: layers that
-were not chosen, the final norm, the pooler, the head.
+s is the task's state at the chosen layer below; at the lowest there is none, and the mask looks at
+u alone. What is shared goes upwards unmasked; from the highest chosen layer on, the task's state
+takes its place, through whatever stands above: layers that were not chosen, the final norm, the
+pooler, the head.
 
-Where the paper has convolutions as wide as the features and batch norm, there are linear maps through a bottleneck (`size`),
-since the masks of a task would else be as large as a quarter of BERT's layers, and layer norm, which needs no batch. The paper
-also passes a task's features through a shared convolution between blocks, to fit them to the next block's width; all layers
-here have one width, so there is none. Masks begin near OPEN at every feature, so that pretrained features come through as they
-are; where all masks are 1 the model is that of `hard`.
+Where the paper has convolutions as wide as the features and batch norm, there are linear maps
+through a bottleneck (`size`), since the masks of a task would else be as large as a quarter of
+BERT's layers, and layer norm, which needs no batch. The paper also passes a task's features through
+a shared convolution between blocks, to fit them to the next block's width; all layers here have one
+width, so there is none. Masks begin near OPEN at every feature, so that pretrained features come
+through as they are; where all masks are 1 the model is that of `hard`.
 """
 
 from __future__ import annotations
@@ -28,7 +31,15 @@ from torch import Tensor, nn
 from mtlcli.config.sharing import AttentionSharing
 from mtlcli.data.batches import Batch
 from mtlcli.models.backbone import Backbone
-from mtlcli.models.layers import Layer, PerTask, Route, chosen_layers, hidden_of, layer_list, with_hidden
+from mtlcli.models.layers import (
+    Layer,
+    PerTask,
+    Route,
+    chosen_layers,
+    hidden_of,
+    layer_list,
+    with_hidden,
+)
 from mtlcli.models.multitask import Trunk
 from mtlcli.tasks.base import Encoded
 
@@ -84,7 +95,11 @@ class MaskedLayer(Layer):
         below = inputs[0] if inputs else more["hidden_states"]
         output = self.layer(*inputs, **more)
         states = hidden_of(output)
-        mask = branch.each(self._mask, below if branch.state is None else torch.cat([below, branch.state], -1), branch.tokens)
+        mask = branch.each(
+            self._mask,
+            below if branch.state is None else torch.cat([below, branch.state], -1),
+            branch.tokens,
+        )
         branch.state = mask.to(states.dtype) * states
         return with_hidden(output, branch.state) if self._top else output
 
@@ -92,7 +107,9 @@ class MaskedLayer(Layer):
         mask: Tensor = self.masks[owner](states)
         if self.training:
             with torch.no_grad():
-                self.mean[self._names.index(owner)] = (mask.float().mean(-1) * tokens).sum() / tokens.sum()
+                self.mean[self._names.index(owner)] = (
+                    mask.float().mean(-1) * tokens
+                ).sum() / tokens.sum()
         return mask
 
 
@@ -101,8 +118,14 @@ class Attention(Trunk):
 
     joint = True
 
-    def __init__(self, config: AttentionSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
-        """Raises UserError when a layer does not exist or the network does not keep its layers apart."""
+    def __init__(
+        self,
+        config: AttentionSharing,
+        make_backbone: Callable[[], Backbone],
+        owners: dict[str, str],
+    ) -> None:
+        """Raises UserError when a layer does not exist or the network does not keep its layers
+        apart."""
         super().__init__(owners)
         self.backbone = make_backbone()
         self._branch = Branch()
@@ -120,12 +143,25 @@ class Attention(Trunk):
     def forward(self, task: str, batch: Batch) -> Encoded:
         """Token states and pooled vectors that the task's masks let through."""
         branch = self._branch
-        branch.parts, branch.state, branch.tokens = self.owned(task, batch), None, batch.attention_mask.float()
+        branch.parts, branch.state, branch.tokens = (
+            self.owned(task, batch),
+            None,
+            batch.attention_mask.float(),
+        )
         encoded = self.backbone(batch)
         branch.state = None
         return encoded
 
     def measures(self) -> dict[str, Any]:
-        """`masks`: for each head and chosen layer, by number, the mean of the mask over the tokens of the head's newest batch."""
-        means = {number: dict(zip(self.heads, masked.mean.tolist(), strict=True)) for number, masked in self._masked}
-        return {"masks": {owner: {str(number): means[number][owner] for number in means} for owner in self.heads}}
+        """`masks`: for each head and chosen layer, by number, the mean of the mask over the tokens
+        of the head's newest batch."""
+        means = {
+            number: dict(zip(self.heads, masked.mean.tolist(), strict=True))
+            for number, masked in self._masked
+        }
+        return {
+            "masks": {
+                owner: {str(number): means[number][owner] for number in means}
+                for owner in self.heads
+            }
+        }

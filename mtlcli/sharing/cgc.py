@@ -1,8 +1,10 @@
-"""CGC, customized gate control: experts that all tasks share, experts of each task's own, and a gate for each task over both.
+"""CGC, customized gate control: experts that all tasks share, experts of each task's own, and a
+gate for each task over both.
 
-Tang et al. 2020, "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning Model for Personalized Recommendations", section 4.1:
-y_k = sum_i g_k(x)_i f_i(x) over the task's own experts and the shared ones, g_k(x) = softmax(W_k x). Without experts of their own it is
-MMoE, whose experts and tokens it has.
+Tang et al. 2020, "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning Model for
+Personalized Recommendations", section 4.1: y_k = sum_i g_k(x)_i f_i(x) over the task's own experts
+and the shared ones, g_k(x) = softmax(W_k x). Without experts of their own it is MMoE, whose experts
+and tokens it has.
 """
 
 from __future__ import annotations
@@ -17,5 +19,7 @@ from mtlcli.models.experts import LayerExperts
 class CGC(LayerExperts):
     """One backbone with mixtures of shared and private experts in it."""
 
-    def __init__(self, config: CGCSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
+    def __init__(
+        self, config: CGCSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]
+    ) -> None:
         super().__init__(config, make_backbone, owners, shared=config.shared, own=config.own)

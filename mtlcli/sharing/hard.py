@@ -1,6 +1,7 @@
 """Hard parameter sharing: one backbone for all tasks, one head each.
 
-Caruana 1997, "Multitask Learning"; with a transformer encoder and per-task output layers: Liu et al. 2019, MT-DNN.
+Caruana 1997, "Multitask Learning"; with a transformer encoder and per-task output layers: Liu et
+al. 2019, MT-DNN.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ class Hard(Trunk):
     joint = True
     first_token = True
 
-    def __init__(self, config: Any, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
+    def __init__(
+        self, config: Any, make_backbone: Callable[[], Backbone], owners: dict[str, str]
+    ) -> None:
         super().__init__(owners)
         self.backbone = make_backbone()
 

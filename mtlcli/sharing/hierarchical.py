@@ -1,15 +1,19 @@
-"""Hierarchical sharing: each task reads a layer of its own choice; layers above it do not run for its batches.
+"""Hierarchical sharing: each task reads a layer of its own choice; layers above it do not run for
+its batches.
 
-Søgaard & Goldberg 2016, "Deep multi-task learning with low level tasks supervised at lower layers"; Hashimoto et al. 2017, "A Joint
-Many-Task Model". Scalar mix: Peters et al. 2018, "Deep contextualized word representations" (ELMo).
+Søgaard & Goldberg 2016, "Deep multi-task learning with low level tasks supervised at lower layers";
+Hashimoto et al. 2017, "A Joint Many-Task Model". Scalar mix: Peters et al. 2018, "Deep
+contextualized word representations" (ELMo).
 
-A norm or a pooler that the network has above its layers acts on the task's layer as it would on the last one. With every task
-at the last layer this is hard sharing. Layers above those of all tasks are dropped: nobody reads them.
+A norm or a pooler that the network has above its layers acts on the task's layer as it would on the
+last one. With every task at the last layer this is hard sharing. Layers above those of all tasks
+are dropped: nobody reads them.
 
-Successive regularisation keeps what lower tasks have learned while higher ones train: delta |theta - theta'|^2, where theta are
-the embeddings and the layers that a task below the highest reads. Hashimoto et al. train an epoch of each task after the other, and
-theta' is what the tasks below have left. Here steps of all tasks alternate, and one step may hold several; so theta' is what
-the weights were at the last of every `successive_every` steps, and the term acts in every step.
+Successive regularisation keeps what lower tasks have learned while higher ones train: delta |theta
+- theta'|^2, where theta are the embeddings and the layers that a task below the highest reads.
+Hashimoto et al. train an epoch of each task after the other, and theta' is what the tasks below
+have left. Here steps of all tasks alternate, and one step may hold several; so theta' is what the
+weights were at the last of every `successive_every` steps, and the term acts in every step.
 """
 
 from __future__ import annotations
@@ -24,7 +28,15 @@ from mtlcli.config.sharing import HierarchicalSharing
 from mtlcli.data.batches import Batch
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import Backbone, height_of, layer_of
-from mtlcli.models.layers import Layer, PerTask, Route, chosen_layers, hidden_of, layer_list, with_hidden
+from mtlcli.models.layers import (
+    Layer,
+    PerTask,
+    Route,
+    chosen_layers,
+    hidden_of,
+    layer_list,
+    with_hidden,
+)
 from mtlcli.models.multitask import Trunk
 from mtlcli.tasks.base import Encoded
 
@@ -32,18 +44,30 @@ from mtlcli.tasks.base import Encoded
 class Hierarchical(Trunk):
     """One backbone; a task's batches leave it at the task's layer."""
 
-    def __init__(self, config: HierarchicalSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
+    def __init__(
+        self,
+        config: HierarchicalSharing,
+        make_backbone: Callable[[], Backbone],
+        owners: dict[str, str],
+    ) -> None:
         super().__init__(owners)
         self.config = config
         self.first_token = not config.mix
         self.backbone = make_backbone()
         layers = layer_list(self.backbone.network)
-        self.exits = {name: chosen_layers([config.tasks.get(name, -1)], len(layers), f"sharing.tasks.{name}")[0] for name in self.heads}
+        self.exits = {
+            name: chosen_layers([config.tasks.get(name, -1)], len(layers), f"sharing.tasks.{name}")[
+                0
+            ]
+            for name in self.heads
+        }
         """The layer that each task with a head of its own reads."""
         top = max(self.exits.values())
         del layers[top + 1 :]
         self.backbone.network.config.get_text_config().num_hidden_layers = top + 1
-        self.mixes = PerTask({name: ScalarMix(self.exits[name] + 2) for name in self.heads} if config.mix else {})
+        self.mixes = PerTask(
+            {name: ScalarMix(self.exits[name] + 2) for name in self.heads} if config.mix else {}
+        )
         self._pass = Pass(self.exits, self.mixes)
         for number in range(len(layers)):
             layers[number] = ExitLayer(layers[number], number, self._pass)
@@ -66,7 +90,8 @@ class Hierarchical(Trunk):
         return tuple(task for task, owner in self.owners.items() if self.exits[owner] >= layer)
 
     def penalty(self) -> Tensor | None:
-        """`successive` times the squared distance of what is held to what it was: scalar. Called once a step: it counts the steps."""
+        """`successive` times the squared distance of what is held to what it was: scalar. Called
+        once a step: it counts the steps."""
         if not self._held:
             return None
         held_for = self.get_buffer("held_for")
@@ -78,8 +103,9 @@ class Hierarchical(Trunk):
         return self.config.successive * self._distance()
 
     def measures(self) -> dict[str, Any]:
-        """`layers`: the layer of each task, from 0. With `mix`, `mix`: the share of each state in what a task reads, from the
-        embeddings to its layer. With `successive`, `distance`: what the penalty multiplies."""
+        """`layers`: the layer of each task, from 0. With `mix`, `mix`: the share of each state in
+        what a task reads, from the embeddings to its layer. With `successive`, `distance`: what the
+        penalty multiplies."""
         found: dict[str, Any] = {"layers": self.exits}
         with torch.no_grad():
             if self.config.mix:
@@ -93,11 +119,21 @@ class Hierarchical(Trunk):
         lower = max((layer for layer in self.exits.values() if layer < top), default=None)
         depth = self.backbone.depth
         named = self.backbone.network.named_parameters()
-        held = [] if lower is None else [p for name, p in named if p.requires_grad and height_of(name, depth) >= depth - lower]
+        held = (
+            []
+            if lower is None
+            else [
+                p
+                for name, p in named
+                if p.requires_grad and height_of(name, depth) >= depth - lower
+            ]
+        )
         if not held:
             why = "every task reads the same layer" if lower is None else "all of them are frozen"
             raise UserError(
-                f"there are no lower layers to hold: {why}", where="sharing.successive", fix="give tasks different layers, or leave it out"
+                f"there are no lower layers to hold: {why}",
+                where="sharing.successive",
+                fix="give tasks different layers, or leave it out",
             )
         for index, parameter in enumerate(held):
             self.register_buffer(f"before{index}", parameter.detach().clone())
@@ -105,7 +141,10 @@ class Hierarchical(Trunk):
         return held
 
     def _distance(self) -> Tensor:
-        terms = [(parameter - self.get_buffer(f"before{index}")).square().sum() for index, parameter in enumerate(self._held)]
+        terms = [
+            (parameter - self.get_buffer(f"before{index}")).square().sum()
+            for index, parameter in enumerate(self._held)
+        ]
         return torch.stack(terms).sum()
 
 
@@ -122,7 +161,8 @@ class Pass(Route):
 
 
 class ExitLayer(Layer):
-    """A layer that runs for the tasks that read it or one above it; for others the hidden states pass through unchanged."""
+    """A layer that runs for the tasks that read it or one above it; for others the hidden states
+    pass through unchanged."""
 
     def __init__(self, layer: nn.Module, number: int, passing: Pass) -> None:
         super().__init__(layer)
@@ -130,23 +170,28 @@ class ExitLayer(Layer):
         self._number, self._pass = number, passing
 
     def forward(self, *inputs: Any, **more: Any) -> Any:
-        """What the layer returns, at the task's own layer with the mix as hidden states; above it the hidden states that came in."""
+        """What the layer returns, at the task's own layer with the mix as hidden states; above it
+        the hidden states that came in."""
         passing = self._pass
         hidden = inputs[0] if inputs else more["hidden_states"]
         exit_at = passing.exits[passing.owner]
         if self._number > exit_at:
-            # In the form in which layers of this network return it, with what else they hand on (T5's position biases).
+            # In the form in which layers of this network return it, with what else they hand on
+            # (T5's position biases).
             return with_hidden(passing.output, hidden)
         passing.output = output = self.inner(*inputs, **more)
         if passing.owner in passing.mixes:
             passing.states.append(hidden)
             if self._number == exit_at:
-                output = with_hidden(output, passing.mixes[passing.owner]([*passing.states, hidden_of(output)]))
+                output = with_hidden(
+                    output, passing.mixes[passing.owner]([*passing.states, hidden_of(output)])
+                )
         return output
 
 
 class ScalarMix(nn.Module):
-    """scale * sum_j softmax(weights)_j h_j: a mean of states with learned weights, which start equal, times a learned factor."""
+    """scale * sum_j softmax(weights)_j h_j: a mean of states with learned weights, which start
+    equal, times a learned factor."""
 
     def __init__(self, states: int) -> None:
         super().__init__()

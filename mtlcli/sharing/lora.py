@@ -1,11 +1,13 @@
-"""LoRA: low-rank changes of one backbone's weight matrices, one for each task, through the peft library.
+"""LoRA: low-rank changes of one backbone's weight matrices, one for each task, through the peft
+library.
 
-Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models". A matrix W of the backbone becomes for task t
+Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models". A matrix W of the backbone
+becomes for task t
 
     W + alpha / r B_t A_t    with A_t (r x in) random and B_t (out x r) zero at the start
 
-so the backbone's output is unchanged then. The paper freezes W, `frozen=true`; as it is, W is trained for all tasks together, and
-the changes say where tasks differ.
+so the backbone's output is unchanged then. The paper freezes W, `frozen=true`; as it is, W is
+trained for all tasks together, and the changes say where tasks differ.
 """
 
 from __future__ import annotations
@@ -25,33 +27,44 @@ from mtlcli.models.multitask import Trunk
 from mtlcli.tasks.base import Encoded
 
 SHARED = "_all"
-"""The name that peft has for the change of all tasks together. No task has it: tasks' names begin with a letter."""
+"""The name that peft has for the change of all tasks together. No task has it: tasks' names begin
+with a letter."""
 KINDS = ("lora_A", "lora_B")
 """What peft calls the two factors; below them, one for each adapter."""
 
 
 class LoRA(Trunk):
-    """One backbone, frozen or not, with low-rank changes for each task, and one for all of them if the config says so."""
+    """One backbone, frozen or not, with low-rank changes for each task, and one for all of them if
+    the config says so."""
 
     first_token = True
 
-    def __init__(self, config: LoRASharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
+    def __init__(
+        self, config: LoRASharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]
+    ) -> None:
         super().__init__(owners)
         self._shared = config.shared
         self.backbone = make_backbone()
         network = self.backbone.network
-        trained = [] if config.frozen else [parameter for parameter in network.parameters() if parameter.requires_grad]
+        trained = (
+            []
+            if config.frozen
+            else [parameter for parameter in network.parameters() if parameter.requires_grad]
+        )
         wanted = None if config.modules == "auto" else config.modules
         for name in (*self.heads, *([SHARED] if config.shared else [])):
             settings = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=wanted)  # type: ignore[arg-type]
             try:
                 with warnings.catch_warnings():
                     # Several adapters are what is wanted, and GPT-2 keeps its matrices transposed.
-                    warnings.filterwarnings("ignore", "Already found a `peft_config`|fan_in_fan_out is set to False")
+                    warnings.filterwarnings(
+                        "ignore", "Already found a `peft_config`|fan_in_fan_out is set to False"
+                    )
                     inject_adapter_in_model(settings, network, key_of(name))
             except ValueError as error:
                 raise _refusal(config, network.config.model_type, error) from error
-        # peft's own way to choose an adapter freezes the others, which is not its to decide; here all layers read one list.
+        # peft's own way to choose an adapter freezes the others, which is not its to decide; here
+        # all layers read one list.
         self._active: list[str] = []
         for module in network.modules():
             if isinstance(module, LoraLayer):
@@ -71,19 +84,31 @@ class LoRA(Trunk):
     def users(self, parameter: str) -> tuple[str, ...]:
         """Of a task's change: the task and those that borrow its head."""
         adapter = _adapter(parameter)
-        return super().users(parameter) if adapter is None or adapter == SHARED else self.borrowers(task_of(adapter))
+        return (
+            super().users(parameter)
+            if adapter is None or adapter == SHARED
+            else self.borrowers(task_of(adapter))
+        )
 
 
 def _adapter(parameter: str) -> str | None:
     """The name of the adapter that a parameter belongs to; None for those of the backbone."""
     parts = parameter.split(".")
-    return next((following for part, following in zip(parts, parts[1:], strict=False) if part in KINDS), None)
+    return next(
+        (following for part, following in zip(parts, parts[1:], strict=False) if part in KINDS),
+        None,
+    )
 
 
 def _refusal(config: LoRASharing, kind: str, error: ValueError) -> UserError:
-    what = f"peft has no matrices to change in {kind}" if config.modules == "auto" else f"peft cannot change {config.modules} of {kind}"
+    what = (
+        f"peft has no matrices to change in {kind}"
+        if config.modules == "auto"
+        else f"peft cannot change {config.modules} of {kind}"
+    )
     return UserError(
         f"{what}: {str(error).splitlines()[0][:200]}",
         where="sharing.modules",
-        fix="type sharing.modules=all-linear, or the ends of the names of the model's linear modules",
+        fix="type sharing.modules=all-linear, or the ends of the names of the model's linear "
+        "modules",
     )

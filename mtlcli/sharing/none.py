@@ -1,4 +1,5 @@
-"""No sharing: a copy of the backbone for each task. The single-task baseline, in the same run and at equal data."""
+"""No sharing: a copy of the backbone for each task. The single-task baseline, in the same run and
+at equal data."""
 
 from __future__ import annotations
 
@@ -13,11 +14,14 @@ from mtlcli.tasks.base import Encoded
 
 
 class NoSharing(Trunk):
-    """One backbone for each head; all start from the same weights. A task that uses another's head uses its backbone too."""
+    """One backbone for each head; all start from the same weights. A task that uses another's head
+    uses its backbone too."""
 
     first_token = True
 
-    def __init__(self, config: Any, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
+    def __init__(
+        self, config: Any, make_backbone: Callable[[], Backbone], owners: dict[str, str]
+    ) -> None:
         super().__init__(owners)
         self.backbones = PerTask.copies(make_backbone(), self.heads)
 

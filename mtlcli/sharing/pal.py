@@ -4,15 +4,19 @@ Stickland & Murray 2019, "BERT and PALs". With h what goes into a layer, its out
 
     layer(h) + V_D attention(V_E h)
 
-where V_E (hidden -> size) and V_D (size -> hidden) of a task are the same in all layers, and the attention, without an output matrix,
-is the layer's own. V_D starts at zero, so that the backbone's output is unchanged then; the authors' starts at random.
+where V_E (hidden -> size) and V_D (size -> hidden) of a task are the same in all layers, and the
+attention, without an output matrix, is the layer's own. V_D starts at zero, so that the backbone's
+output is unchanged then; the authors' starts at random.
 
 Differences from the paper and its code:
-- The paper adds this inside the last layer norm of BERT's layer; here it is added behind the layer, so that every
+- The paper adds this inside the last layer norm of BERT's layer; here it is added behind the layer,
+  so that every
   architecture has a place for it.
-- The authors' code puts a GELU behind V_D, gives V_E and V_D biases, and has dropout on the attention's weights. Here there
+- The authors' code puts a GELU behind V_D, gives V_E and V_D biases, and has dropout on the
+  attention's weights. Here there
   is none of them: V_D and V_E are the plain matrices of the paper's formula.
-- The paper's attention is 204 wide beside the 768 channels of BERT-base. The default here is 96 wide: as large a share of
+- The paper's attention is 204 wide beside the 768 channels of BERT-base. The default here is 96
+  wide: as large a share of
   the 384 channels of MiniLM. The paper trains the backbone too, and so does the default here.
 """
 
@@ -38,18 +42,26 @@ class PAL(Trunk):
 
     joint = True
 
-    def __init__(self, config: PALSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
+    def __init__(
+        self, config: PALSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]
+    ) -> None:
         super().__init__(owners)
         self._route = MaskedRoute()
         self.backbone = make_backbone()
         hidden, causal = self.backbone.hidden, self.backbone.causal
-        self.encoders = PerTask({name: nn.Linear(hidden, config.size, bias=False) for name in self.heads})
-        self.decoders = PerTask({name: nn.Linear(config.size, hidden, bias=False) for name in self.heads})
+        self.encoders = PerTask(
+            {name: nn.Linear(hidden, config.size, bias=False) for name in self.heads}
+        )
+        self.decoders = PerTask(
+            {name: nn.Linear(config.size, hidden, bias=False) for name in self.heads}
+        )
         for decoder in self.decoders.values():
             nn.init.zeros_(decoder.weight)  # type: ignore[arg-type]
 
         def place(layer: nn.Module) -> ParallelLayer:
-            attentions = PerTask({name: Attention(config.size, config.heads, causal=causal) for name in self.heads})
+            attentions = PerTask(
+                {name: Attention(config.size, config.heads, causal=causal) for name in self.heads}
+            )
             return ParallelLayer(layer, self.encoders, attentions, self.decoders, self._route)
 
         adapt(self.backbone, config.layers, place, frozen=config.frozen)
@@ -70,12 +82,19 @@ class Attention(nn.Module):
         self.project = nn.Linear(size, 3 * size)
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """(batch, length, size) -> the same; `mask` (batch, length) is True where there is a token to see."""
+        """(batch, length, size) -> the same; `mask` (batch, length) is True where there is a token
+        to see."""
         batch, length, size = states.shape
-        query, key, value = self.project(states).view(batch, length, 3, self._heads, size // self._heads).permute(2, 0, 3, 1, 4)
+        query, key, value = (
+            self.project(states)
+            .view(batch, length, 3, self._heads, size // self._heads)
+            .permute(2, 0, 3, 1, 4)
+        )
         visible = mask[:, None, None, :]
         if self._causal:
-            visible = visible & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
+            visible = (
+                visible & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
+            )
         mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=visible)
         return mixed.transpose(1, 2).reshape(batch, length, size)
 
@@ -83,7 +102,14 @@ class Attention(nn.Module):
 class ParallelLayer(Layer):
     """A layer, and in parallel to it the attention of the task."""
 
-    def __init__(self, layer: nn.Module, encoders: PerTask, attentions: PerTask, decoders: PerTask, route: MaskedRoute) -> None:
+    def __init__(
+        self,
+        layer: nn.Module,
+        encoders: PerTask,
+        attentions: PerTask,
+        decoders: PerTask,
+        route: MaskedRoute,
+    ) -> None:
         super().__init__(layer)
         self.inner, self.attentions = layer, attentions
         # In a tuple: they belong to the trunk, and to all its layers.

@@ -1,15 +1,20 @@
-"""PLE, progressive layered extraction: several levels of shared and private experts on top of the backbone.
+"""PLE, progressive layered extraction: several levels of shared and private experts on top of the
+backbone.
 
-Tang et al. 2020, "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning Model for Personalized Recommendations", 4.2. At
-each level every task has a stream x_k, and there is a shared stream x_s. A task's experts read its stream and the shared experts read the
-shared one; the next x_k mixes the task's experts and the shared ones by a gate on x_k, and the next x_s mixes the experts of all tasks
-and the shared ones by a gate on x_s. The last level has no shared gate: it is CGC. All streams begin as the backbone's token states.
+Tang et al. 2020, "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning Model for
+Personalized Recommendations", 4.2. At each level every task has a stream x_k, and there is a shared
+stream x_s. A task's experts read its stream and the shared experts read the shared one; the next
+x_k mixes the task's experts and the shared ones by a gate on x_k, and the next x_s mixes the
+experts of all tasks and the shared ones by a gate on x_s. The last level has no shared gate: it is
+CGC. All streams begin as the backbone's token states.
 
-A loss depends on the experts of all tasks below the last level, by way of the shared stream, on the gates of all tasks below the last
-but one, and above that on the task's own. What all depend on is stacked and computed in batched products.
+A loss depends on the experts of all tasks below the last level, by way of the shared stream, on the
+gates of all tasks below the last but one, and above that on the task's own. What all depend on is
+stacked and computed in batched products.
 
-Levels lie on top: in layers, the streams of all tasks would each have to pass through the rest of the network. The paper's experts are
-dense layers; here they are residual feed-forward blocks of a transformer.
+Levels lie on top: in layers, the streams of all tasks would each have to pass through the rest of
+the network. The paper's experts are dense layers; here they are residual feed-forward blocks of a
+transformer.
 """
 
 from __future__ import annotations
@@ -26,13 +31,19 @@ from mtlcli.models.layers import PerTask, TaskModules
 
 
 class Level(nn.Module):
-    """A level below the last: experts of K tasks, in their order, then the shared ones; a gate for each task and for the shared stream."""
+    """A level below the last: experts of K tasks, in their order, then the shared ones; a gate for
+    each task and for the shared stream."""
 
     def __init__(self, trunk: PLE, config: PLESharing, *, all_streams: bool) -> None:
-        """`all_streams`: whether the level above needs the streams of all tasks, or only that of the batch's task beside the shared one."""
+        """`all_streams`: whether the level above needs the streams of all tasks, or only that of
+        the batch's task beside the shared one."""
         super().__init__()
         self._route, self._owners = trunk.route, trunk.heads
-        self._own, self._shared, self._private = config.own, config.shared, config.own * len(trunk.heads)
+        self._own, self._shared, self._private = (
+            config.own,
+            config.shared,
+            config.own * len(trunk.heads),
+        )
         self._all_streams = all_streams
         self.experts = Blocks(self._private + self._shared, trunk.backbone.hidden, trunk.std)
         gates = {owner: trunk.gate(self._own + self._shared) for owner in trunk.heads}
@@ -45,14 +56,17 @@ class Level(nn.Module):
         self.shared_load = Load([self._shared_name], self._private + self._shared, trunk.route)
 
     def forward(self, streams: Tensor) -> Tensor:
-        """(K + 1, batch, length, hidden), the shared stream last, or (batch, length, hidden) where all begin. Gives (K + 1, ...), or the
-        stream of the batch's task and the shared one: (2, ...)."""
+        """(K + 1, batch, length, hidden), the shared stream last, or (batch, length, hidden) where
+        all begin. Gives (K + 1, ...), or the stream of the batch's task and the shared one: (2,
+        ...)."""
         begins = streams.ndim == 3
         if begins:
             outputs = self.experts(streams)
         else:
             shared_inputs = streams[-1:].expand(self._shared, -1, -1, -1)
-            outputs = self.experts(torch.cat([streams[:-1].repeat_interleave(self._own, 0), shared_inputs]))
+            outputs = self.experts(
+                torch.cat([streams[:-1].repeat_interleave(self._own, 0), shared_inputs])
+            )
         following = []
         for number, owner in enumerate(self._owners):
             if owner == self._route.owner or self._all_streams:
@@ -69,13 +83,20 @@ class Level(nn.Module):
 class PLE(ExpertTrunk):
     """One backbone, and levels of experts on top of it."""
 
-    def __init__(self, config: PLESharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
+    def __init__(
+        self, config: PLESharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]
+    ) -> None:
         super().__init__(config, make_backbone, owners)
         # Named by words: a number in a parameter's name would be taken for that of a layer.
         self.levels = nn.ModuleDict(
-            {f"level{number}": Level(self, config, all_streams=number < config.levels - 1) for number in range(1, config.levels)}
+            {
+                f"level{number}": Level(self, config, all_streams=number < config.levels - 1)
+                for number in range(1, config.levels)
+            }
         )
-        self.last = Mixture(self.blocks, self.gate, self.heads, self.route, shared=config.shared, own=config.own)
+        self.last = Mixture(
+            self.blocks, self.gate, self.heads, self.route, shared=config.shared, own=config.own
+        )
         self.put_on_top(self._extract)
 
     def _extract(self, hidden: Tensor) -> Tensor:
@@ -87,5 +108,8 @@ class PLE(ExpertTrunk):
     def loads(self) -> dict[str, list[Load]]:
         """By `level N`, from 1."""
         levels: list[Level] = list(self.levels.values())  # type: ignore[arg-type]
-        found = {f"level {number}": [level.load, level.shared_load] for number, level in enumerate(levels, 1)}
+        found = {
+            f"level {number}": [level.load, level.shared_load]
+            for number, level in enumerate(levels, 1)
+        }
         return found | {f"level {len(found) + 1}": [self.last.load]}

@@ -1,25 +1,31 @@
-"""Progressive learning: tasks enter in stages, and what earlier ones have learned is kept. Two forms.
+"""Progressive learning: tasks enter in stages, and what earlier ones have learned is kept. Two
+forms.
 
-`columns`: Rusu et al. 2016, "Progressive Neural Networks". Each stage has a column of its own, a copy of the backbone, and reads the
-columns of the stages before it through lateral connections, in the paper's adapter form. With h_i^(j) what layer i of column j
-gives, what goes from layer i of column k to what stands above it (layer i + 1, the final norm, the head) is
+`columns`: Rusu et al. 2016, "Progressive Neural Networks". Each stage has a column of its own, a
+copy of the backbone, and reads the columns of the stages before it through lateral connections, in
+the paper's adapter form. With h_i^(j) what layer i of column j gives, what goes from layer i of
+column k to what stands above it (layer i + 1, the final norm, the head) is
 
     h_i^(k) + U relu(V [a_1 h_i^(1); ...; a_(k-1) h_i^(k-1)])
 
-with scalars a and a bottleneck V. The paper adds the lateral term inside the nonlinearity of layer i + 1; a transformer's layer is no
-single matrix, so here it is added to the layer's input. U starts at zero. The paper's columns start at random; here the first is
-the backbone as it was built, and each later one begins with the weights that the column before it has when the stage begins:
-from scratch, a small task would otherwise have only its own data to learn a whole backbone from. Only the stage's own tasks are
-drawn, and no gradient leaves their column, so that earlier ones stay as they are, to the bit; they are read without dropout.
+with scalars a and a bottleneck V. The paper adds the lateral term inside the nonlinearity of layer
+i + 1; a transformer's layer is no single matrix, so here it is added to the layer's input. U starts
+at zero. The paper's columns start at random; here the first is the backbone as it was built, and
+each later one begins with the weights that the column before it has when the stage begins: from
+scratch, a small task would otherwise have only its own data to learn a whole backbone from. Only
+the stage's own tasks are drawn, and no gradient leaves their column, so that earlier ones stay as
+they are, to the bit; they are read without dropout.
 
-`distill`: Li & Hoiem 2016, "Learning without Forgetting". One backbone for all; from the second stage on, the loss of a batch has
-a term that holds what the earlier tasks' heads say about its inputs to what they said when the stage began:
+`distill`: Li & Hoiem 2016, "Learning without Forgetting". One backbone for all; from the second
+stage on, the loss of a batch has a term that holds what the earlier tasks' heads say about its
+inputs to what they said when the stage began:
 
     strength * sum over earlier heads of KL(softmax(then / T) || softmax(now / T)),   T = 2
 
-for heads of regression tasks the squared difference. As in the paper only the new tasks' data are drawn. The paper writes the cross
-entropy, which differs by a constant, and lets the earlier heads learn on; here they stay as they are, so that every
-parameter's gradient comes from the tasks it belongs to. Earlier heads are asked without dropout.
+for heads of regression tasks the squared difference. As in the paper only the new tasks' data are
+drawn. The paper writes the cross entropy, which differs by a constant, and lets the earlier heads
+learn on; here they stay as they are, so that every parameter's gradient comes from the tasks it
+belongs to. Earlier heads are asked without dropout.
 """
 
 from __future__ import annotations
@@ -44,8 +50,11 @@ TEMPERATURE = 2.0
 """T of the paper."""
 
 
-def build(config: ProgressiveSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> Trunk:
-    """The trunk of the form that the config names. Raises UserError when columns do not fit the network."""
+def build(
+    config: ProgressiveSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]
+) -> Trunk:
+    """The trunk of the form that the config names. Raises UserError when columns do not fit the
+    network."""
     return (Columns if config.form == "columns" else Distilled)(config, make_backbone, owners)
 
 
@@ -57,7 +66,9 @@ class Staged(Trunk):
         self.stage = 0
         """The present one, from 0."""
         self.count = len(order := stages_of(config, owners))
-        self._stage_of = {owners[task]: number for number, stage in enumerate(order) for task in stage}
+        self._stage_of = {
+            owners[task]: number for number, stage in enumerate(order) for task in stage
+        }
 
     def stage_of(self, task: str) -> int:
         """The stage in which a task, or that whose head it uses, is trained."""
@@ -87,10 +98,12 @@ class Lateral(nn.Module):
 
 
 class ColumnLayer(Layer):
-    """A layer of a column, with the lateral connection from the layers beside it if there are any."""
+    """A layer of a column, with the lateral connection from the layers beside it if there are
+    any."""
 
     def __init__(self, layer: nn.Module, lateral: Lateral | None, beside: list[Tensor]) -> None:
-        """`beside`: what the same layer of the earlier columns has given; the list is one for all columns."""
+        """`beside`: what the same layer of the earlier columns has given; the list is one for all
+        columns."""
         super().__init__(layer)
         self.layer = layer
         self.lateral = lateral
@@ -110,11 +123,18 @@ class ColumnLayer(Layer):
 class Columns(Staged):
     """A backbone for each stage, with lateral connections from those before it."""
 
-    def __init__(self, config: ProgressiveSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
+    def __init__(
+        self,
+        config: ProgressiveSharing,
+        make_backbone: Callable[[], Backbone],
+        owners: dict[str, str],
+    ) -> None:
         super().__init__(config, owners)
         first = make_backbone()
         # No bare numbers: the first number in a parameter's name is that of its layer.
-        self.columns = nn.ModuleDict({f"stage{number}": deepcopy(first) if number else first for number in range(self.count)})
+        self.columns = nn.ModuleDict(
+            {f"stage{number}": deepcopy(first) if number else first for number in range(self.count)}
+        )
         self._beside: list[list[Tensor]] = [[] for _ in layer_list(first.network)]
         for number, column in enumerate(self.columns.values()):
             layers = layer_list(column.network)  # type: ignore[arg-type]
@@ -123,16 +143,20 @@ class Columns(Staged):
                 layers[layer] = ColumnLayer(layers[layer], lateral, beside)
 
     def enter(self, stage: int, *, anew: bool) -> None:
-        """Give the stage's column the weights of the one before it; its lateral connections stay as they are."""
+        """Give the stage's column the weights of the one before it; its lateral connections stay as
+        they are."""
         super().enter(stage, anew=anew)
         if anew and stage > 0:
-            before, column = (self.columns[f"stage{number}"].state_dict() for number in (stage - 1, stage))
+            before, column = (
+                self.columns[f"stage{number}"].state_dict() for number in (stage - 1, stage)
+            )
             for name, tensor in column.items():
                 if ".lateral." not in name:
                     tensor.copy_(before[name])
 
     def forward(self, task: str, batch: Batch) -> Encoded:
-        """Token states and pooled vectors of the column of the task's stage. Later columns are not computed."""
+        """Token states and pooled vectors of the column of the task's stage. Later columns are not
+        computed."""
         for beside in self._beside:
             beside.clear()
         stage = self.stage_of(task)
@@ -150,10 +174,13 @@ class Columns(Staged):
         return tuple(task for task in self.owners if f"stage{self.stage_of(task)}" == column)
 
     def measures(self) -> dict[str, Any]:
-        """`stage`, from 0. `laterals`: for each later column the scale of each earlier one, as a mean over layers."""
+        """`stage`, from 0. `laterals`: for each later column the scale of each earlier one, as a
+        mean over layers."""
         laterals = {}
         for number, column in enumerate(self.columns.values()):
-            scales = [module.scales.detach() for module in column.modules() if isinstance(module, Lateral)]
+            scales = [
+                module.scales.detach() for module in column.modules() if isinstance(module, Lateral)
+            ]
             if scales:
                 laterals[str(number)] = torch.stack(scales).abs().mean(0).tolist()
         return {"stage": self.stage, "laterals": laterals}
@@ -162,15 +189,25 @@ class Columns(Staged):
 class Distilled(Staged):
     """One backbone, and from the second stage on its weights as they were when the stage began."""
 
-    def __init__(self, config: ProgressiveSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
+    def __init__(
+        self,
+        config: ProgressiveSharing,
+        make_backbone: Callable[[], Backbone],
+        owners: dict[str, str],
+    ) -> None:
         super().__init__(config, owners)
         self.config = config
         self.backbone = make_backbone()
         self.register_buffer("newest", torch.zeros(()))
-        # Buffers, so that a resumed run has them. A name with dots cannot be one. What is never trained needs no copy.
+        # Buffers, so that a resumed run has them. A name with dots cannot be one. What is never
+        # trained needs no copy.
         self._taught = {}
         if self.count > 1:
-            self._taught = {name: f"then/{name.replace('.', '/')}" for name, each in self.backbone.named_parameters() if each.requires_grad}
+            self._taught = {
+                name: f"then/{name.replace('.', '/')}"
+                for name, each in self.backbone.named_parameters()
+                if each.requires_grad
+            }
         for name, buffer in self._taught.items():
             self.register_buffer(buffer, self.backbone.get_parameter(name).detach().clone())
 
@@ -186,13 +223,20 @@ class Distilled(Staged):
         """Token states and pooled vectors: the same function for every task."""
         return self.backbone(batch)
 
-    def term(self, batch: Batch, encoded: Encoded, heads: TaskModules, tasks: dict[str, TaskType[Any]]) -> Tensor | None:
-        """How far what the earlier heads say has moved since the stage began, times `strength`: scalar, summed over the batch's inputs."""
+    def term(
+        self, batch: Batch, encoded: Encoded, heads: TaskModules, tasks: dict[str, TaskType[Any]]
+    ) -> Tensor | None:
+        """How far what the earlier heads say has moved since the stage began, times `strength`:
+        scalar, summed over the batch's inputs."""
         earlier = [owner for owner in self.heads if self.stage_of(owner) < self.stage]
         if not earlier or self.config.strength == 0:
             return None
         with torch.no_grad(), _without_dropout(self.backbone) as backbone:
-            then = functional_call(backbone, {name: self.get_buffer(buffer) for name, buffer in self._taught.items()}, (batch,))
+            then = functional_call(
+                backbone,
+                {name: self.get_buffer(buffer) for name, buffer in self._taught.items()},
+                (batch,),
+            )
         total = encoded.pooled.new_zeros((), dtype=torch.float32)
         for owner in earlier:
             with _without_dropout(heads[owner]) as head:
@@ -206,7 +250,8 @@ class Distilled(Staged):
         return term
 
     def measures(self) -> dict[str, Any]:
-        """`stage`, from 0. `distillation`: the term of the newest batch in training, for one input."""
+        """`stage`, from 0. `distillation`: the term of the newest batch in training, for one
+        input."""
         return {"stage": self.stage, "distillation": float(self.get_buffer("newest"))}
 
 
@@ -216,7 +261,8 @@ def _distance(now: Tensor, then: Tensor, task: TaskType[Any], mask: Tensor) -> T
     if task.loss_kind == "regression":
         return (now - then).square().sum()
     if task.token_outputs:
-        # Padding takes no part. A number, not -inf: 0 times the difference of two infinities is no number.
+        # Padding takes no part. A number, not -inf: 0 times the difference of two infinities is no
+        # number.
         now, then = now.masked_fill(~mask, -1e4), then.masked_fill(~mask, -1e4)
     now, then = (torch.log_softmax(each / TEMPERATURE, -1) for each in (now, then))
     return (then.exp() * (then - now)).sum()

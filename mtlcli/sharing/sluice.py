@@ -1,20 +1,26 @@
-"""Sluice networks: cross-stitch over subspaces, subspaces kept apart, and heads that read a mixture of layers.
+"""Sluice networks: cross-stitch over subspaces, subspaces kept apart, and heads that read a mixture
+of layers.
 
-Ruder et al. 2019, "Latent Multi-task Architecture Learning". The channels of every task's states are cut into G subspaces, and a unit mixes
-all of them, of all tasks: [x_1,1; ...; x_K,G] <- alpha [x_1,1; ...; x_K,G], alpha of K G x K G blocks times the identity. The
-penalty strength * sum over tasks and layers of ||G_1^T G_2||_F^2 keeps the subspaces of a layer from saying the same; G_g are the
-columns of a matrix that make subspace g, so that G_1^T G_2 has the products of every channel of one with every channel of the
-other: (channels / G) x (channels / G). Task k reads sum_l beta_k,l x_k,l over its layers.
+Ruder et al. 2019, "Latent Multi-task Architecture Learning". The channels of every task's states
+are cut into G subspaces, and a unit mixes all of them, of all tasks: [x_1,1; ...; x_K,G] <- alpha
+[x_1,1; ...; x_K,G], alpha of K G x K G blocks times the identity. The penalty strength * sum over
+tasks and layers of ||G_1^T G_2||_F^2 keeps the subspaces of a layer from saying the same; G_g are
+the columns of a matrix that make subspace g, so that G_1^T G_2 has the products of every channel of
+one with every channel of the other: (channels / G) x (channels / G). Task k reads sum_l beta_k,l
+x_k,l over its layers.
 
-The authors' code starts alpha with all weights alike, or with most of the weight on one subspace. Here what a subspace does not keep of
-its own comes from the same subspace of the other tasks, and nothing from other channels, which mean something else. So it starts as
-cross-stitch, and pretrained states come through as they are. The authors' code has a penalty only where it is asked for, of a
+The authors' code starts alpha with all weights alike, or with most of the weight on one subspace.
+Here what a subspace does not keep of its own comes from the same subspace of the other tasks, and
+nothing from other channels, which mean something else. So it starts as cross-stitch, and pretrained
+states come through as they are. The authors' code has a penalty only where it is asked for, of a
 strength that neither it nor the paper names; the default here is 1e-3, and 0 leaves it out.
 
-With one subspace, no penalty and beta on the last layer alone it is cross-stitch; with all alpha the same besides, hard sharing.
+With one subspace, no penalty and beta on the last layer alone it is cross-stitch; with all alpha
+the same besides, hard sharing.
 
-The paper's layers are LSTMs, and the constraint is on their weights; here it is on the matrix with which a layer's feed-forward block
-writes to the states. Layers are those with copies; embeddings are one for all, as with cross-stitch.
+The paper's layers are LSTMs, and the constraint is on their weights; here it is on the matrix with
+which a layer's feed-forward block writes to the states. Layers are those with copies; embeddings
+are one for all, as with cross-stitch.
 """
 
 from __future__ import annotations
@@ -46,9 +52,12 @@ class Layers(nn.Module):
 
 
 class Sluice(Stitched):
-    """K copies of the layers with units over their subspaces, and a mixture of layers for each task."""
+    """K copies of the layers with units over their subspaces, and a mixture of layers for each
+    task."""
 
-    def __init__(self, config: SluiceSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
+    def __init__(
+        self, config: SluiceSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]
+    ) -> None:
         backbone = make_backbone()
         if backbone.hidden % config.subspaces:
             raise UserError(
@@ -58,8 +67,12 @@ class Sluice(Stitched):
             )
         super().__init__(config, lambda: backbone, owners, subspaces=config.subspaces)
         self.strength = config.orthogonality
-        self.layers = PerTask({owner: Layers(len(self.placed), config.last) for owner in self.heads})
-        self.placed[max(self.placed)].finish_with(lambda _: self.layers[self.route.owner](self.route.states))
+        self.layers = PerTask(
+            {owner: Layers(len(self.placed), config.last) for owner in self.heads}
+        )
+        self.placed[max(self.placed)].finish_with(
+            lambda _: self.layers[self.route.owner](self.route.states)
+        )
 
     def penalty(self) -> Tensor | None:
         """Orthogonality of the subspaces times its factor: scalar."""
@@ -74,11 +87,17 @@ class Sluice(Stitched):
 
     def learning_rates(self) -> dict[str, float]:
         """Units and the weights of layers learn at a rate of their own."""
-        return super().learning_rates() | {f"layers.{key_of(owner)}.beta": self.config.lr for owner in self.heads}
+        return super().learning_rates() | {
+            f"layers.{key_of(owner)}.beta": self.config.lr for owner in self.heads
+        }
 
     def measures(self) -> dict[str, Any]:
-        """`mixing` of cross-stitch, `layers`: each task's weights of its layers, and `overlap`: what the penalty multiplies."""
-        betas = {owner: [round(weight, 4) for weight in each.beta.tolist()] for owner, each in self.layers.items()}  # type: ignore[operator]
+        """`mixing` of cross-stitch, `layers`: each task's weights of its layers, and `overlap`:
+        what the penalty multiplies."""
+        betas = {
+            owner: [round(weight, 4) for weight in each.beta.tolist()]
+            for owner, each in self.layers.items()
+        }  # type: ignore[operator]
         with torch.no_grad():
             overlap = {"overlap": float(self._overlap())} if self.subspaces > 1 else {}
         return super().measures() | {"layers": betas} | overlap

@@ -1,11 +1,12 @@
 """Soft parameter sharing: every task has copies of its own, and a penalty pulls them together.
 
-Duong et al. 2015, "Low Resource Dependency Parsing": the squared distance between two parsers' weights; for K tasks the sum over all
-pairs. Trace norm: Yang & Hospedales 2017, "Trace Norm Regularised Deep Multi-Task Learning". Distance to the pretrained
-weights: Li et al. 2018, "Explicit Inductive Bias for Transfer Learning" (L2-SP).
+Duong et al. 2015, "Low Resource Dependency Parsing": the squared distance between two parsers'
+weights; for K tasks the sum over all pairs. Trace norm: Yang & Hospedales 2017, "Trace Norm
+Regularised Deep Multi-Task Learning". Distance to the pretrained weights: Li et al. 2018, "Explicit
+Inductive Bias for Transfer Learning" (L2-SP).
 
-With lambda 0 the copies are those of `none`. The penalty is part of the loss, so its gradient passes through Adam; the
-decoupled weight decay acts beside it, on each copy alike.
+With lambda 0 the copies are those of `none`. The penalty is part of the loss, so its gradient
+passes through Adam; the decoupled weight decay acts beside it, on each copy alike.
 """
 
 from __future__ import annotations
@@ -24,15 +25,19 @@ from mtlcli.models.multitask import Trunk
 from mtlcli.tasks.base import Encoded
 
 EPS = 1e-12
-"""Keeps the square root of the trace norm differentiable where the copies are equal, relative to their mean squared norm."""
+"""Keeps the square root of the trace norm differentiable where the copies are equal, relative to
+their mean squared norm."""
 
 
 class Soft(Trunk):
-    """A copy of the backbone, or of some of its layers, for each head. All start from the same weights."""
+    """A copy of the backbone, or of some of its layers, for each head. All start from the same
+    weights."""
 
     first_token = True
 
-    def __init__(self, config: SoftSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
+    def __init__(
+        self, config: SoftSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]
+    ) -> None:
         super().__init__(owners)
         self.config = config
         self._route = Route()
@@ -65,33 +70,53 @@ class Soft(Trunk):
         return self.backbone(batch)
 
     def penalty(self) -> Tensor | None:
-        """lambda times the distance that the config names, in fp32: scalar. Its cost grows with the number of tasks, not of pairs."""
-        if self.config.strength == 0 or (len(self.heads) < 2 and self.config.distance != "pretrained"):
+        """lambda times the distance that the config names, in fp32: scalar. Its cost grows with the
+        number of tasks, not of pairs."""
+        if self.config.strength == 0 or (
+            len(self.heads) < 2 and self.config.distance != "pretrained"
+        ):
             return None
         return self.config.strength * self._distance()
 
     def measures(self) -> dict[str, Any]:
-        """`distance`: what the penalty multiplies. `relative`: the same as a share of the copies' squared norms."""
+        """`distance`: what the penalty multiplies. `relative`: the same as a share of the copies'
+        squared norms."""
         with torch.no_grad():
             distance = float(self._distance())
-            size = sum(float(parameter.square().sum()) for each in self._copies for parameter in each)
+            size = sum(
+                float(parameter.square().sum()) for each in self._copies for parameter in each
+            )
         return {"distance": distance, "relative": distance / size}
 
     def _distance(self) -> Tensor:
         if self.config.distance == "trace_norm":
-            return torch.stack([_trace_norm(torch.stack([parameter.flatten() for parameter in each])) for each in self._copies]).sum()
+            return torch.stack(
+                [
+                    _trace_norm(torch.stack([parameter.flatten() for parameter in each]))
+                    for each in self._copies
+                ]
+            ).sum()
         if self.config.distance == "pretrained":
             starts = [self.get_buffer(f"start{index}") for index in range(len(self._copies))]
-            return torch.stack([_Spread.apply(start, *each) for start, each in zip(starts, self._copies, strict=True)]).sum()
+            return torch.stack(
+                [
+                    _Spread.apply(start, *each)
+                    for start, each in zip(starts, self._copies, strict=True)
+                ]
+            ).sum()
         # The sum over pairs of ||a - b||^2 is K times the sum of squared distances to the mean.
-        return len(self.heads) * torch.stack([_Spread.apply(None, *each) for each in self._copies]).sum()
+        return (
+            len(self.heads)
+            * torch.stack([_Spread.apply(None, *each) for each in self._copies]).sum()
+        )
 
 
 class _Spread(torch.autograd.Function):
     """The sum of squared distances of copies to a centre, or to their mean; scalar.
 
-    A penalty passes over all copies at every step, and memory is what it costs: its gradient, 2 (copy - centre), is written down. The
-    mean's own gradient is zero, for the differences to it add up to nothing.
+    A penalty passes over all copies at every step, and memory is what it costs: its gradient, 2
+    (copy - centre), is written down. The mean's own gradient is zero, for the differences to it add
+    up to nothing.
     """
 
     @staticmethod
@@ -99,7 +124,9 @@ class _Spread(torch.autograd.Function):
         if centre is None:
             centre = sum(copies[1:], copies[0]) / len(copies)
         ctx.differences = [copy - centre for copy in copies]
-        return torch.stack([torch.linalg.vector_norm(difference).square() for difference in ctx.differences]).sum()
+        return torch.stack(
+            [torch.linalg.vector_norm(difference).square() for difference in ctx.differences]
+        ).sum()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -109,8 +136,8 @@ class _Spread(torch.autograd.Function):
 def _trace_norm(rows: Tensor) -> Tensor:
     """The sum of the singular values of (K, n) rows, by way of their K x K Gram matrix; scalar.
 
-    Its gradient G^(-1/2) rows is written down: that of an eigendecomposition does not exist where eigenvalues meet, as they do
-    when all copies are equal.
+    Its gradient G^(-1/2) rows is written down: that of an eigendecomposition does not exist where
+    eigenvalues meet, as they do when all copies are equal.
     """
     with torch.no_grad():
         gram = (rows @ rows.T).double()

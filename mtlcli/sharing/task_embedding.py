@@ -1,14 +1,16 @@
 """Task embeddings: one backbone for all tasks that is told whose batch it reads.
 
-Every task has a learned vector z. Linear maps, shared by the tasks, turn it into shifts: one that is added to the word embeddings as
-BERT adds its segments (Devlin et al. 2019), and for every norm one of its gain and one of its bias (conditional layer norm: Perez et
-al. 2018, "FiLM"; Pilault et al. 2021, "Conditionally Adaptive Multi-Task Learning"):
+Every task has a learned vector z. Linear maps, shared by the tasks, turn it into shifts: one that
+is added to the word embeddings as BERT adds its segments (Devlin et al. 2019), and for every norm
+one of its gain and one of its bias (conditional layer norm: Perez et al. 2018, "FiLM"; Pilault et
+al. 2021, "Conditionally Adaptive Multi-Task Learning"):
 
     embedding(token) + A z        norm(x; gain + W z, bias + V z)
 
-The maps start at zero, so that the model starts as that of `hard`. They are means over z's numbers, not sums: Adam then moves a shift
-as fast as it would a free parameter, however long z is. A norm without a bias (RMSNorm) has its gain shifted. Pilault et
-al. multiply the pretrained gain where this adds to it, and make their vectors from the task's name where these are drawn from N(0, 1).
+The maps start at zero, so that the model starts as that of `hard`. They are means over z's numbers,
+not sums: Adam then moves a shift as fast as it would a free parameter, however long z is. A norm
+without a bias (RMSNorm) has its gain shifted. Pilault et al. multiply the pretrained gain where
+this adds to it, and make their vectors from the task's name where these are drawn from N(0, 1).
 """
 
 from __future__ import annotations
@@ -84,13 +86,18 @@ class ConditionalNorm(Layer):
     def __init__(self, norm: nn.Module, size: int, condition: Condition) -> None:
         super().__init__(norm)
         self.norm = norm
-        self.shifts = nn.ModuleDict({name: Shift(size, len(parameter)) for name, parameter in norm.named_parameters()})
+        self.shifts = nn.ModuleDict(
+            {name: Shift(size, len(parameter)) for name, parameter in norm.named_parameters()}
+        )
         self._condition = condition
 
     def forward(self, *inputs: Any, **more: Any) -> Tensor:
         """What the norm gives with its parameters shifted."""
         vector = self._condition.vector
-        shifted = {name: parameter + self.shifts[name](vector) for name, parameter in self.norm.named_parameters()}
+        shifted = {
+            name: parameter + self.shifts[name](vector)
+            for name, parameter in self.norm.named_parameters()
+        }
         return functional_call(self.norm, shifted, inputs, more)
 
 
@@ -99,26 +106,39 @@ class TaskEmbedding(Trunk):
 
     first_token = True
 
-    def __init__(self, config: TaskEmbeddingSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]) -> None:
-        """Raises UserError when norms are to be conditioned and the network has none with a gain."""
+    def __init__(
+        self,
+        config: TaskEmbeddingSharing,
+        make_backbone: Callable[[], Backbone],
+        owners: dict[str, str],
+    ) -> None:
+        """Raises UserError when norms are to be conditioned and the network has none with a
+        gain."""
         super().__init__(owners)
         self.backbone = make_backbone()
         self.vectors = PerTask({owner: Vector(config.size) for owner in self.heads})
         self._condition = Condition(self.vectors)
         network: Any = self.backbone.network
         if config.conditions != "norms":
-            network.set_input_embeddings(ConditionalEmbedding(network.get_input_embeddings(), config.size, self._condition))
+            network.set_input_embeddings(
+                ConditionalEmbedding(network.get_input_embeddings(), config.size, self._condition)
+            )
         if config.conditions != "embeddings":
             norms = [name for name, module in network.named_modules() if _is_norm(module)]
             if not norms:
                 raise UserError(
-                    f"{network.config.model_type} has no norms with weights that could be conditioned",
+                    f"{network.config.model_type} has no norms with weights that could be "
+                    "conditioned",
                     where="sharing.conditions",
                     fix="type sharing.conditions=embeddings, or another model",
                 )
             for name in norms:
                 place, _, last = name.rpartition(".")
-                setattr(network.get_submodule(place), last, ConditionalNorm(network.get_submodule(name), config.size, self._condition))
+                setattr(
+                    network.get_submodule(place),
+                    last,
+                    ConditionalNorm(network.get_submodule(name), config.size, self._condition),
+                )
 
     def forward(self, task: str, batch: Batch) -> Encoded:
         """Token states and pooled vectors of the conditioned backbone."""
@@ -126,16 +146,24 @@ class TaskEmbedding(Trunk):
         return self.backbone(batch)
 
     def measures(self) -> dict[str, Any]:
-        """`shift`: root mean square of all shifts, for each head. `cosines`: between the heads' shifts, a row each, in this order."""
+        """`shift`: root mean square of all shifts, for each head. `cosines`: between the heads'
+        shifts, a row each, in this order."""
         with torch.no_grad():
             vectors = torch.stack([vector.values for vector in self.vectors.values()])  # type: ignore[misc]
-            shifts = torch.cat([shift(vectors) for shift in self.modules() if isinstance(shift, Shift)], 1)
+            shifts = torch.cat(
+                [shift(vectors) for shift in self.modules() if isinstance(shift, Shift)], 1
+            )
             directions = nn.functional.normalize(shifts)
             sizes = shifts.square().mean(1).sqrt().tolist()
-            return {"shift": dict(zip(self.heads, sizes, strict=True)), "cosines": (directions @ directions.T).tolist()}
+            return {
+                "shift": dict(zip(self.heads, sizes, strict=True)),
+                "cosines": (directions @ directions.T).tolist(),
+            }
 
 
 def _is_norm(module: nn.Module) -> bool:
     """Whether it is a norm with a gain: LayerNorm, or the RMSNorm that a model family brings."""
     gain = getattr(module, "weight", None)
-    return type(module).__name__.endswith("Norm") and isinstance(gain, nn.Parameter) and gain.ndim == 1
+    return (
+        type(module).__name__.endswith("Norm") and isinstance(gain, nn.Parameter) and gain.ndim == 1
+    )

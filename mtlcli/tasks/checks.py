@@ -23,8 +23,11 @@ FEW_CLASSES = 5
 """As many classes are never too many for the rows."""
 
 
-def counted(table: Table, rows: Sequence[int] | NDArray[np.int64], what: str, fix: str, brief: str = "") -> Problem:
-    """One fault of many rows as one Problem: the first row, how many more there are, and a few of them."""
+def counted(
+    table: Table, rows: Sequence[int] | NDArray[np.int64], what: str, fix: str, brief: str = ""
+) -> Problem:
+    """One fault of many rows as one Problem: the first row, how many more there are, and a few of
+    them."""
     return Problem(what + table.others(rows), table.where(int(rows[0])), fix, brief)
 
 
@@ -32,14 +35,19 @@ def is_text(kind: pa.DataType) -> bool:
     """Whether a column type holds strings, in whatever layout."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return (
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
 
 
 def as_text(column: pa.ChunkedArray) -> pa.Array:
     """A column of text or numbers as text: (rows,). NaN is null, -1.0 is -1."""
     if pa.types.is_floating(column.type):
         written = {-1: "-1", None: None}
-        values = [written[value] if value in written else None if value != value else str(value) for value in column.to_pylist()]
+        values = [
+            written[value] if value in written else None if value != value else str(value)
+            for value in column.to_pylist()
+        ]
         return text_array(values)
     return pa.array(column.cast(pa.string()).combine_chunks())
 
@@ -55,12 +63,25 @@ def text_problems(table: Table, columns: Sequence[str]) -> list[Problem]:
     for column in columns:
         values = table.rows.column(column)
         if not (is_text(values.type) or pa.types.is_null(values.type)):
-            problems.append(wrong_type(table, column, "text is needed", "name a column of text, or write it as text"))
+            problems.append(
+                wrong_type(
+                    table, column, "text is needed", "name a column of text, or write it as text"
+                )
+            )
             continue
         trimmed = pc.utf8_trim_whitespace(values.cast(pa.large_string()))
-        empty = np.delete(np.arange(len(table)), as_numpy(pc.indices_nonzero(pc.binary_length(trimmed))))
+        empty = np.delete(
+            np.arange(len(table)), as_numpy(pc.indices_nonzero(pc.binary_length(trimmed)))
+        )
         if len(empty):
-            problems.append(counted(table, empty, f"column '{column}' is empty or missing", "fill it in, or leave the row out"))
+            problems.append(
+                counted(
+                    table,
+                    empty,
+                    f"column '{column}' is empty or missing",
+                    "fill it in, or leave the row out",
+                )
+            )
     return problems
 
 
@@ -68,7 +89,11 @@ def wrong_type(table: Table, column: str, needed: str, fix: str, row: int = 0) -
     """A column of a type that cannot be used. `row`: the one that shows it best."""
     values = table.rows.column(column)
     value = f" ({shown(values[row].as_py())})" if row < len(table) else ""
-    return Problem(f"column '{column}' holds {in_words(values.type)}{value}, where {needed}", table.where(row), fix)
+    return Problem(
+        f"column '{column}' holds {in_words(values.type)}{value}, where {needed}",
+        table.where(row),
+        fix,
+    )
 
 
 def shown(value: Any) -> str:
@@ -106,17 +131,22 @@ ALIKE = "white space, case, quotes, Unicode form or the form of a number only"
 
 
 def bare(label: str) -> str:
-    """A class name without what is easily overlooked: white space around and between words, case, quotes around it,
-    Unicode form, invisible characters; of a number its value."""
+    """A class name without what is easily overlooked: white space around and between words, case,
+    quotes around it, Unicode form, invisible characters; of a number its value."""
     visible = "".join(character for character in label if unicodedata.category(character) != "Cf")
-    plain = " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold()).split())
+    plain = " ".join(
+        unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold()).split()
+    )
     plain = plain.strip("\"'").strip() or plain
     return str(Decimal(plain).normalize() + 0) if DECIMAL.fullmatch(plain) else plain
 
 
 def distinct(names: Sequence[str]) -> Callable[[str], str]:
-    """How to write names so that the reader sees in what they differ: where that is the Unicode form alone, escaped."""
-    return repr if len({unicodedata.normalize("NFC", name) for name in names}) == len(names) else ascii
+    """How to write names so that the reader sees in what they differ: where that is the Unicode
+    form alone, escaped."""
+    return (
+        repr if len({unicodedata.normalize("NFC", name) for name in names}) == len(names) else ascii
+    )
 
 
 def require_finite(task: str, *outputs: NDArray) -> None:

@@ -64,11 +64,13 @@ UNKNOWN = -101
 class Classification(TaskType[ClassificationTask]):
     """One label out of a fixed set.
 
-    The label column holds class names or ids, each as text or as numbers. A value that is a class name is that class, also
-    where it is a whole number (classes 1 to 5 for stars). Other whole numbers are ids only where no class name is a whole
-    number, the classes do not come from the train split, and no split of the task holds names: `label_ids` says so outright.
-    True and false are the classes that mean so. Ids that the file itself has names for are these names.
-    Null, an empty text and, unless they are class names, -1 (as on the hub) and NaN say that there is no label.
+    The label column holds class names or ids, each as text or as numbers. A value that is a class
+    name is that class, also where it is a whole number (classes 1 to 5 for stars). Other whole
+    numbers are ids only where no class name is a whole number, the classes do not come from the
+    train split, and no split of the task holds names: `label_ids` says so outright. True and false
+    are the classes that mean so. Ids that the file itself has names for are these names. Null, an
+    empty text and, unless they are class names, -1 (as on the hub) and NaN say that there is no
+    label.
     """
 
     _learned = False
@@ -85,10 +87,14 @@ class Classification(TaskType[ClassificationTask]):
 
     @property
     def labels(self) -> list[str]:
-        """Class names in the order of their ids; of the task whose head this one uses, if it uses one."""
+        """Class names in the order of their ids; of the task whose head this one uses, if it uses
+        one."""
         labels = self._known_labels
         if labels is None:
-            raise ValueError(f"the classes of task '{self.name}' are not known: prepare() has not seen a train split")
+            raise ValueError(
+                f"the classes of task '{self.name}' are not known: prepare() has not seen a train "
+                "split"
+            )
         return labels
 
     @property
@@ -97,18 +103,22 @@ class Classification(TaskType[ClassificationTask]):
         return labels
 
     def required_columns(self, *, labelled: bool = True) -> list[str]:
-        return input_columns(self.config.columns) + ([self.config.columns.label] if labelled else [])
+        return input_columns(self.config.columns) + (
+            [self.config.columns.label] if labelled else []
+        )
 
     def texts(self, table: Table) -> list[str]:
-        return [text for column in input_columns(self.config.columns) for text in table.column(column)]
+        return [
+            text for column in input_columns(self.config.columns) for text in table.column(column)
+        ]
 
     def labelled(self, table: Table) -> NDArray[np.bool_]:
         return has_label(table, self.config.columns.label, self._known_labels)
 
     def prepare(self, train: Table | None, others: Sequence[Table] = ()) -> None:
-        """Without configured labels: the sorted distinct values of the train split as they are written,
-        whole numbers in the order of numbers. They are written into the config, so that the saved one
-        is complete. -1 is a class beside +1 only.
+        """Without configured labels: the sorted distinct values of the train split as they are
+        written, whole numbers in the order of numbers. They are written into the config, so that
+        the saved one is complete. -1 is a class beside +1 only.
 
         Then all splits are looked at for class names.
         """
@@ -119,11 +129,16 @@ class Classification(TaskType[ClassificationTask]):
             ids = self._ids(train)
             classes, rows = len(np.unique(ids[ids >= 0])), int(np.count_nonzero(ids >= 0))
             if nearly_one_each(classes, rows):
-                self._too_many = f"column '{self.config.columns.label}' has {classes:,} classes in {rows:,} rows of split '{train.split}'"
+                self._too_many = (
+                    f"column '{self.config.columns.label}' has {classes:,} classes in "
+                    f"{rows:,} rows of split '{train.split}'"
+                )
 
     def _learn(self, train: Table) -> None:
         column = self.config.columns.label
-        if column not in train.rows.column_names or not holds_labels(train.rows.column(column).type):
+        if column not in train.rows.column_names or not holds_labels(
+            train.rows.column(column).type
+        ):
             return
         names = train.class_names(column)
         if names is not None and pa.types.is_integer(train.rows.column(column).type):
@@ -138,7 +153,9 @@ class Classification(TaskType[ClassificationTask]):
     def _weights(self) -> list[float] | None:
         """What each class weighs in the loss, by id; None where all weigh the same."""
         given = self.config.class_weights
-        train = next((table for table in self._tables if table.split == self.config.splits.train), None)
+        train = next(
+            (table for table in self._tables if table.split == self.config.splits.train), None
+        )
         if given is None or train is None:
             return None
         if isinstance(given, list):
@@ -148,14 +165,18 @@ class Classification(TaskType[ClassificationTask]):
         return balanced(self._ids(train), len(self.labels))
 
     def check(self, table: Table, *, labelled: bool) -> list[Problem]:
-        if self.config.columns.label in table.rows.column_names and (swapped := self._swapped(table)):
+        if self.config.columns.label in table.rows.column_names and (
+            swapped := self._swapped(table)
+        ):
             earlier = takewhile(lambda other: other is not table, self._tables)
             return [] if any(map(self._swapped, earlier)) else [swapped]
         problems = text_problems(table, input_columns(self.config.columns))
         if self.config.columns.label not in table.rows.column_names:
             return problems
         if table.split == self.config.splits.train and self._known_labels is not None:
-            problems += class_weight_problems(self.config, f"tasks.{self.name}.class_weights", self.labels)
+            problems += class_weight_problems(
+                self.config, f"tasks.{self.name}.class_weights", self.labels
+            )
         return problems + self._label_problems(table, labelled=labelled)
 
     def _swapped(self, table: Table) -> Problem | None:
@@ -164,7 +185,9 @@ class Classification(TaskType[ClassificationTask]):
         label = self.config.columns.label
         values = table.rows.column(label)
         classes = len(values.unique()) if self._too_many else 0
-        no_label_is_a_class = self._known_labels is not None and bool((self._ids(table) == UNKNOWN).all())
+        no_label_is_a_class = self._known_labels is not None and bool(
+            (self._ids(table) == UNKNOWN).all()
+        )
         if not len(table) or not (nearly_one_each(classes, len(table)) or no_label_is_a_class):
             return None
         for key in ("text", "text_pair"):
@@ -172,11 +195,18 @@ class Classification(TaskType[ClassificationTask]):
             if text is None or not holds_labels(table.rows.column(text).type):
                 continue
             texts = table.rows.column(text)
-            if 2 * len(texts.unique()) <= classes or (no_label_is_a_class and (self._ids(table, text) >= 0).all()):
+            if 2 * len(texts.unique()) <= classes or (
+                no_label_is_a_class and (self._ids(table, text) >= 0).all()
+            ):
                 example, other = shown(texts[0].as_py()), shown(values[0].as_py())
-                what = f"columns '{text}' and '{label}' look swapped: the text is {example}, the label {other}"
+                what = (
+                    f"columns '{text}' and '{label}' look swapped: the text is {example}, the "
+                    f"label {other}"
+                )
                 at = f"tasks.{self.name}.columns"
-                return Problem(what, table.where(0), f"set {at}.{key}={label} and {at}.label={text}")
+                return Problem(
+                    what, table.where(0), f"set {at}.{key}={label} and {at}.label={text}"
+                )
         return None
 
     def _label_problems(self, table: Table, *, labelled: bool) -> list[Problem]:
@@ -184,23 +214,53 @@ class Classification(TaskType[ClassificationTask]):
         kind = table.rows.column(column).type
         if not holds_labels(kind):
             fix = f"name another column in tasks.{self.name}.columns.label"
-            return [wrong_type(table, column, "class names (text) or ids (whole numbers) are needed", fix)]
+            return [
+                wrong_type(
+                    table, column, "class names (text) or ids (whole numbers) are needed", fix
+                )
+            ]
         owner = self.owner or self
         if self._known_labels is None and owner.config.splits.train is None:
-            return [Problem("the classes are not known without a train split", f"tasks.{self.name}.labels", "name the classes here")]
-        if self._known_labels is None and not (self._unlearned and table.split == self.config.splits.train):
-            return []  # They would have come from the train split; what is wrong with that one is said there.
+            return [
+                Problem(
+                    "the classes are not known without a train split",
+                    f"tasks.{self.name}.labels",
+                    "name the classes here",
+                )
+            ]
+        if self._known_labels is None and not (
+            self._unlearned and table.split == self.config.splits.train
+        ):
+            # They would have come from the train split; what is wrong with that one is said there.
+            return []
         ids = self._ids(table)
         missing = np.flatnonzero(ids == MISSING)
         mark = self._mark(table, missing)
         if labelled and len(missing) == len(table):
-            fix = mark or f"name the column with the labels in tasks.{self.name}.columns.label, or fill it in"
-            return [Problem(f"column '{column}' has no label in any of the {len(table):,} rows: null, empty, NaN or -1", table.origin, fix)]
+            fix = (
+                mark
+                or f"name the column with the labels in tasks.{self.name}.columns.label, or fill "
+                "it in"
+            )
+            return [
+                Problem(
+                    f"column '{column}' has no label in any of the {len(table):,} rows: null, "
+                    "empty, NaN or -1",
+                    table.origin,
+                    fix,
+                )
+            ]
         if self._known_labels is not None and len(self.labels) < 2:
             if table.split != self.config.splits.train:
                 return []
             what = f"column '{column}' holds fewer than two classes: {', '.join(self.labels)}"
-            return [Problem(what, table.origin, mark or f"name all classes in tasks.{self.name}.labels, or leave the task out")]
+            return [
+                Problem(
+                    what,
+                    table.origin,
+                    mark or f"name all classes in tasks.{self.name}.labels, or leave the task out",
+                )
+            ]
         problems = []
         if len(unknown := np.flatnonzero(ids == UNKNOWN)):
             problems.append(self._unknown_labels(table, unknown))
@@ -208,10 +268,24 @@ class Classification(TaskType[ClassificationTask]):
             fix = mark or f"fill it in, or leave the row out: {self._skip}" + (
                 f"; allowed: {self._allowed()}" if self._known_labels else ""
             )
-            problems.append(counted(table, missing, f"column '{column}' has no label: null, empty, NaN or -1", fix))
+            problems.append(
+                counted(
+                    table, missing, f"column '{column}' has no label: null, empty, NaN or -1", fix
+                )
+            )
         elif 0 < len(missing) < len(table) and not self._skips:
-            what = f"column '{column}' has no label: null, empty, NaN or -1, while other rows of the split have one"
-            problems.append(counted(table, missing, what, f"label all rows of a split, or none, or leave such rows out: {self._skip}"))
+            what = (
+                f"column '{column}' has no label: null, empty, NaN or -1, while other rows of "
+                "the split have one"
+            )
+            problems.append(
+                counted(
+                    table,
+                    missing,
+                    what,
+                    f"label all rows of a split, or none, or leave such rows out: {self._skip}",
+                )
+            )
         return problems
 
     def _mark(self, table: Table, missing: NDArray[np.int64]) -> str:
@@ -220,8 +294,14 @@ class Classification(TaskType[ClassificationTask]):
         mark = next((text for text in NO_LABEL if text and text in there), None)
         if mark is None:
             return ""
-        key, named = f"tasks.{(self.owner or self).name}.labels", _listed([mark, *(self._known_labels or [])])
-        return f"{mark} says that a row has no label; {self._skip} leaves such rows out; if it is a class, name it in {key}: {named}"
+        key, named = (
+            f"tasks.{(self.owner or self).name}.labels",
+            _listed([mark, *(self._known_labels or [])]),
+        )
+        return (
+            f"{mark} says that a row has no label; {self._skip} leaves such rows out; if it is "
+            f"a class, name it in {key}: {named}"
+        )
 
     def _unknown_labels(self, table: Table, rows: NDArray[np.int64]) -> Problem:
         """Rows whose label is outside the set."""
@@ -229,21 +309,35 @@ class Classification(TaskType[ClassificationTask]):
         values = table.rows.column(column)
         if pa.types.is_floating(values.type):
             needed = "class names (text) or ids (whole numbers) are needed"
-            fix = f"write the labels so (1, not 1.0), or name another column in tasks.{self.name}.columns.label"
+            fix = (
+                "write the labels so (1, not 1.0), or name another column in "
+                f"tasks.{self.name}.columns.label"
+            )
             return wrong_type(table, column, needed, fix, int(rows[0]))
         found = values.take(integer_array(rows)).unique().to_pylist()
         more = f"; others: {', '.join(map(shown, found[1:6]))}" if len(found) > 1 else ""
         what = f"label {shown(found[0])} is not one of the classes{more}"
         key = f"tasks.{(self.owner or self).name}.labels"
         if pa.types.is_boolean(values.type):
-            what = f"column '{column}' holds true and false, and the classes do not say which of them is true"
-            fix = f"write the names of the classes into the column, or name true and false in {key}; allowed: {self._allowed()}"
+            what = (
+                f"column '{column}' holds true and false, and the classes do not say which of "
+                "them is true"
+            )
+            fix = (
+                "write the names of the classes into the column, or name true and false in "
+                f"{key}; allowed: {self._allowed()}"
+            )
             return counted(table, rows, what, fix)
         names = names_in_file(table, column, self._known_labels, self._says_ids)
         if names is not None and isinstance(found[0], int):
             named = f"'{names[found[0]]}'" if 0 <= found[0] < len(names) else "by no name"
-            what = f"label {found[0]}, which the file calls {named}, is not one of the classes{more}"
-            fix = f"the file calls its classes {', '.join(names[:CLASSES_NAMED])}; allowed: {self._allowed()}"
+            what = (
+                f"label {found[0]}, which the file calls {named}, is not one of the classes{more}"
+            )
+            fix = (
+                f"the file calls its classes {', '.join(names[:CLASSES_NAMED])}; allowed: "
+                f"{self._allowed()}"
+            )
             if renames(names, self.labels):
                 fix += f"; if they mean the same in this order, set {key[:-1]}_ids=true"
             return counted(table, rows, what, fix)
@@ -251,36 +345,64 @@ class Classification(TaskType[ClassificationTask]):
         whole = first.partition(".")[0] if POINT_ZERO.fullmatch(first) else None
         if self._known_labels is None:
             what = f"label {shown(found[0])} is a whole number with a decimal point{more}"
-            fix = f"write {whole}; or, if the classes are called so, name them in {key}: {_listed(map(str, found))}"
+            fix = (
+                f"write {whole}; or, if the classes are called so, name them in {key}: "
+                f"{_listed(map(str, found))}"
+            )
         elif whole is not None and self._class_ids([whole])[0] >= 0:
             fix = f"write {whole}, without a decimal point; allowed: {self._allowed()}"
         elif first in ("0", "1") and true_is_first(self.labels) and not self._ids_allowed:
             zero = self.labels[0]
-            fix = f"write the names, as 0 could mean {zero} by its place or false by itself; if 0 is {zero}, set {key[:-1]}_ids=true"
+            fix = (
+                f"write the names, as 0 could mean {zero} by its place or false by itself; if 0 "
+                f"is {zero}, set {key[:-1]}_ids=true"
+            )
         elif self._named and self._ids_allowed and WHOLE.fullmatch(first):
             fix = f"{self._named}, so that numbers are no ids here; allowed: {self._allowed()}"
         elif alike := next((label for label in self.labels if bare(label) == bare(first)), None):
-            fix = f"write {distinct([alike, first])(alike)}, which differs in {ALIKE}; allowed: {self._allowed()}"
+            fix = (
+                f"write {distinct([alike, first])(alike)}, which differs in {ALIKE}; allowed: "
+                f"{self._allowed()}"
+            )
         elif self._too_many:
             what = f"label {shown(found[0])} is not one of the classes, and {self._too_many}"
-            others = [name for name in table.all_names if name not in vars(self.config.columns).values()]
+            others = [
+                name for name in table.all_names if name not in vars(self.config.columns).values()
+            ]
             there = f"; other columns: {', '.join(others[:CLASSES_NAMED])}" if others else ""
-            fix = f"is it the label column? name the column with the labels in tasks.{self.name}.columns.label{there}"
+            fix = (
+                "is it the label column? name the column with the labels in "
+                f"tasks.{self.name}.columns.label{there}"
+            )
         else:
             fix = f"allowed: {self._allowed()}"
             # A run that exists has its classes, and does not read its train split.
             trains = any(each.split == self.config.splits.train for each in self._tables)
-            if len(rows) == len(table) and 2 <= len(found) <= CLASSES_NAMED and trains and not self._learned:
-                fix += f"; if the labels in the file are the classes, type {setting(key, sorted(map(str, found)))}"
+            if (
+                len(rows) == len(table)
+                and 2 <= len(found) <= CLASSES_NAMED
+                and trains
+                and not self._learned
+            ):
+                classes = setting(key, sorted(map(str, found)))
+                fix += f"; if the labels in the file are the classes, type {classes}"
         return counted(table, rows, what, fix)
 
     def _allowed(self) -> str:
         """The classes, of many the first ones, and the key that says them."""
         shorter = self.labels[:CLASSES_NAMED]
-        names = [f"{number} = {label}" for number, label in enumerate(shorter)] if self._takes_ids else shorter
+        names = (
+            [f"{number} = {label}" for number, label in enumerate(shorter)]
+            if self._takes_ids
+            else shorter
+        )
         more = [f"... ({len(self.labels)} classes)"] if len(self.labels) > len(shorter) else []
         key = f"tasks.{(self.owner or self).name}.labels"
-        origin = f"all that split '{self.config.splits.train}' has; name others in {key}" if self._learned else key
+        origin = (
+            f"all that split '{self.config.splits.train}' has; name others in {key}"
+            if self._learned
+            else key
+        )
         return f"{', '.join(names + more)} ({origin})"
 
     def doubts(self, train: Table) -> list[Problem]:
@@ -293,8 +415,18 @@ class Classification(TaskType[ClassificationTask]):
         if not absent or self.owner is not None:
             return found
         named = ", ".join(absent[:CLASSES_NAMED]) + (", ..." if len(absent) > CLASSES_NAMED else "")
-        what = f"no row of split '{train.split}' has the label {named}: what has no example is not learned"
-        return [*found, Problem(what, train.origin, f"add rows with them, or take them out of tasks.{self.name}.labels")]
+        what = (
+            f"no row of split '{train.split}' has the label {named}: what has no example is not "
+            "learned"
+        )
+        return [
+            *found,
+            Problem(
+                what,
+                train.origin,
+                f"add rows with them, or take them out of tasks.{self.name}.labels",
+            ),
+        ]
 
     def _odd_names(self, train: Table) -> list[Problem]:
         """Learned classes whose names say that they are none."""
@@ -303,11 +435,26 @@ class Classification(TaskType[ClassificationTask]):
         for number, label in enumerate(self.labels):
             rows = np.flatnonzero(ids == number)
             if len(rows) and label.strip().casefold() == self.config.columns.label.casefold():
-                what = f"class {label!r} is the name of its column: is the row a header, as of files that were put together?"
-                found.append(counted(train, rows, what, f"delete it; if it is a class, list all in tasks.{self.name}.labels"))
+                what = (
+                    f"class {label!r} is the name of its column: is the row a header, as of "
+                    "files that were put together?"
+                )
+                found.append(
+                    counted(
+                        train,
+                        rows,
+                        what,
+                        f"delete it; if it is a class, list all in tasks.{self.name}.labels",
+                    )
+                )
             elif len(rows) and label in LIKE_NO_LABEL:
-                fix = f"leave the field empty, and set {self._skip}; if it is a class, list all in tasks.{self.name}.labels"
-                found.append(counted(train, rows, f"class {label!r} reads as if there were no label", fix))
+                fix = (
+                    f"leave the field empty, and set {self._skip}; if it is a class, list all in "
+                    f"tasks.{self.name}.labels"
+                )
+                found.append(
+                    counted(train, rows, f"class {label!r} reads as if there were no label", fix)
+                )
         return found
 
     @property
@@ -335,8 +482,11 @@ class Classification(TaskType[ClassificationTask]):
 
     @cached_property
     def _named(self) -> str:
-        """Where a split of the task holds a class name, so that no split holds ids; empty: no split does."""
-        names = text_array(label for label in self._known_labels or [] if not WHOLE.fullmatch(label))
+        """Where a split of the task holds a class name, so that no split holds ids; empty: no split
+        does."""
+        names = text_array(
+            label for label in self._known_labels or [] if not WHOLE.fullmatch(label)
+        )
         for table in self._tables:
             if table.class_names(self.config.columns.label) is not None:
                 continue  # The column holds ids, whatever the file calls them.
@@ -349,7 +499,8 @@ class Classification(TaskType[ClassificationTask]):
 
     @property
     def _takes_ids(self) -> bool:
-        """Whether whole numbers in the label column are ids: in all splits of the task or in none."""
+        """Whether whole numbers in the label column are ids: in all splits of the task or in
+        none."""
         return self._ids_allowed and not self._named
 
     def _written(self, table: Table) -> pa.Array:
@@ -375,7 +526,9 @@ class Classification(TaskType[ClassificationTask]):
     def _ids(self, table: Table, column: str | None = None) -> NDArray[np.int64]:
         """The class id of each row, MISSING or UNKNOWN: (rows,). `column`: if it is not the label
         column."""
-        texts, names = written(table, column or self.config.columns.label, self._known_labels, self._says_ids)
+        texts, names = written(
+            table, column or self.config.columns.label, self._known_labels, self._says_ids
+        )
         encoded = texts.dictionary_encode(null_encoding="encode")
         values = encoded.dictionary.to_pylist()
         ids = iter(self._class_ids([text for text in values if text is not None], names=names))
@@ -393,7 +546,9 @@ class Classification(TaskType[ClassificationTask]):
     def build_head(self, hidden: int, dropout: float, *, dense: bool, std: float) -> nn.Module:
         from mtlcli.tasks.heads import PooledHead
 
-        return PooledHead(hidden, len(self.labels), dropout, layers=self.head_layers(int(dense)), std=std)
+        return PooledHead(
+            hidden, len(self.labels), dropout, layers=self.head_layers(int(dense)), std=std
+        )
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
         """Cross entropy, with the weights of the classes and smoothed labels if the config says
@@ -404,13 +559,20 @@ class Classification(TaskType[ClassificationTask]):
         weight = None if self._weights is None else logits.new_tensor(self._weights)
         smoothing = self.config.label_smoothing
         return cross_entropy(
-            logits, batch.columns["label"], weight=weight, ignore_index=MISSING, reduction="sum", label_smoothing=smoothing
+            logits,
+            batch.columns["label"],
+            weight=weight,
+            ignore_index=MISSING,
+            reduction="sum",
+            label_smoothing=smoothing,
         )
 
     def items(self, features: Features, indices: NDArray[np.int64]) -> float:
         labels = features.columns["label"][indices]
         labels = labels[labels != MISSING]
-        return len(labels) if self._weights is None else float(np.array(self._weights)[labels].sum())
+        return (
+            len(labels) if self._weights is None else float(np.array(self._weights)[labels].sum())
+        )
 
     def decode(self, outputs: Outputs, features: Features, table: Table) -> list[Any]:
         """{"label": name, "probabilities": {name: probability}} for each row."""
@@ -421,7 +583,10 @@ class Classification(TaskType[ClassificationTask]):
         probabilities = (exponentials / exponentials.sum(axis=1, keepdims=True)).tolist()
         best = logits.argmax(axis=1)
         return [
-            {"label": self.labels[choice], "probabilities": dict(zip(self.labels, row, strict=True))}
+            {
+                "label": self.labels[choice],
+                "probabilities": dict(zip(self.labels, row, strict=True)),
+            }
             for choice, row in zip(best, probabilities, strict=True)
         ]
 
@@ -442,14 +607,22 @@ class Classification(TaskType[ClassificationTask]):
         return [labels[number] if number >= 0 else None for number in self._ids(table).tolist()]
 
     def majority(self, references: list[Any], metric: str) -> float:
-        """The best score of one class for every row. Only the most frequent class and class 1, which F1 of two classes is of, can be it."""
+        """The best score of one class for every row. Only the most frequent class and class 1,
+        which F1 of two classes is of, can be it."""
         constants = {Counter(references).most_common(1)[0][0], 1}
-        scores = [compute(metric, [number] * len(references), references, **self._options(metric)) for number in constants]
+        scores = [
+            compute(metric, [number] * len(references), references, **self._options(metric))
+            for number in constants
+        ]
         return max(score[main_key(metric)] for score in scores)
 
     def _options(self, metric: str) -> dict[str, Any]:
         """Precision, recall and F1 need to know how many classes there are."""
-        return {"classes": len(self.labels)} if metric.startswith(("f1", "precision", "recall")) else {}
+        return (
+            {"classes": len(self.labels)}
+            if metric.startswith(("f1", "precision", "recall"))
+            else {}
+        )
 
 
 def _listed(labels: Iterable[str]) -> str:

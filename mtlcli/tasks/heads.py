@@ -1,4 +1,5 @@
-"""The heads: small private modules on top of the backbone. Weights start as in BERT: normal(0, std), biases 0 (Devlin et al. 2019)."""
+"""The heads: small private modules on top of the backbone. Weights start as in BERT: normal(0,
+std), biases 0 (Devlin et al. 2019)."""
 
 from __future__ import annotations
 
@@ -39,7 +40,9 @@ class OutputLayer(nn.Linear):
 class PooledHead(nn.Module):
     """One vector of outputs per input, from the pooled vector."""
 
-    def __init__(self, hidden: int, outputs: int, dropout: float, *, layers: int, std: float = 0.02) -> None:
+    def __init__(
+        self, hidden: int, outputs: int, dropout: float, *, layers: int, std: float = 0.02
+    ) -> None:
         """`layers`: dense tanh layers before the output layer."""
         super().__init__()
         self.layers = _dense(hidden, dropout, layers)

@@ -23,7 +23,8 @@ POINT_ZERO = re.compile(r"-?[0-9]+\.0+")
 NO_LABEL = ("", "-1", "-1.0", "nan", "NaN")
 """What says that a row has no label, unless it is the name of a class."""
 LIKE_NO_LABEL = ("None", "NULL", "null", "NA", "N/A", "n/a", "#N/A", "<NA>", "NAN", "NaT")
-"""What some program writes where there is no label, and what may be the name of a class all the same."""
+"""What some program writes where there is no label, and what may be the name of a class all the
+same."""
 TRUE = ("true", "t", "yes", "y", "on", "1")
 FALSE = ("false", "f", "no", "n", "off", "0")
 
@@ -31,7 +32,9 @@ FALSE = ("false", "f", "no", "n", "off", "0")
 def truths(labels: Sequence[str]) -> tuple[str, str] | None:
     """The class that means false and the one that means true, whatever their order; None unless
     there is exactly one of each."""
-    false, true = ([label for label in labels if label.strip().casefold() in words] for words in (FALSE, TRUE))
+    false, true = (
+        [label for label in labels if label.strip().casefold() in words] for words in (FALSE, TRUE)
+    )
     return (false[0], true[0]) if len(false) == len(true) == 1 else None
 
 
@@ -41,11 +44,14 @@ def true_is_first(labels: Sequence[str]) -> bool:
     return pair is not None and list(labels) == [pair[1], pair[0]]
 
 
-def names_in_file(table: Table, column: str, labels: Sequence[str] | None, ids: bool | None) -> list[str] | None:
-    """The names that the file's own metadata has for the ids in a label column; None where it has none.
+def names_in_file(
+    table: Table, column: str, labels: Sequence[str] | None, ids: bool | None
+) -> list[str] | None:
+    """The names that the file's own metadata has for the ids in a label column; None where it has
+    none.
 
-    `ids`: whether the task says that numbers are places in `labels`. These are then other words for the
-    same classes, in the same order, where the task has none of the file's names.
+    `ids`: whether the task says that numbers are places in `labels`. These are then other words for
+    the same classes, in the same order, where the task has none of the file's names.
     """
     names = table.class_names(column)
     return list(labels) if ids and names and labels and renames(names, labels) else names
@@ -56,12 +62,14 @@ def renames(names: Sequence[str], labels: Sequence[str]) -> bool:
     return len(names) == len(labels) and not set(names) & set(labels)
 
 
-def written(table: Table, column: str, labels: Sequence[str] | None, ids: bool | None = None) -> tuple[pa.Array, bool]:
+def written(
+    table: Table, column: str, labels: Sequence[str] | None, ids: bool | None = None
+) -> tuple[pa.Array, bool]:
     """The label of each row as text, null where there is none: (rows,); and whether the text is
     certain to be a name, never an id.
 
-    `labels`: the names of the classes, if they are known. `ids`: see `names_in_file`. True and false
-    are the classes that mean so.
+    `labels`: the names of the classes, if they are known. `ids`: see `names_in_file`. True and
+    false are the classes that mean so.
     """
     if column not in table.rows.column_names:
         return pa.nulls(len(table), pa.string()), False
@@ -71,7 +79,9 @@ def written(table: Table, column: str, labels: Sequence[str] | None, ids: bool |
         return _replaced(values, lambda value: true if value else false), True
     names = names_in_file(table, column, labels, ids)
     if names is not None and pa.types.is_integer(values.type):
-        return _replaced(values, lambda value: names[value] if 0 <= value < len(names) else str(value)), True
+        return _replaced(
+            values, lambda value: names[value] if 0 <= value < len(names) else str(value)
+        ), True
     texts = as_text(values)
     blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0)
     return pc.if_else(blank, pa.scalar(None, texts.type), texts), False
@@ -102,7 +112,9 @@ def learned(train: Table, column: str) -> list[str] | None:
     where they are numbers with a decimal point, which pandas makes of ids beside an empty row."""
     texts = written(train, column, None)[0]
     found = set(texts.unique().to_pylist()) - {None} - _marks(texts)
-    if pa.types.is_floating(train.rows.column(column).type) or (found and all(map(POINT_ZERO.fullmatch, found))):
+    if pa.types.is_floating(train.rows.column(column).type) or (
+        found and all(map(POINT_ZERO.fullmatch, found))
+    ):
         return None
     whole = all(WHOLE.fullmatch(text.removeprefix("+")) for text in found)
     return sorted(found, key=int if whole else None)

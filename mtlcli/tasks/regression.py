@@ -16,7 +16,15 @@ from mtlcli.data.features import Features
 from mtlcli.data.table import Table, as_numpy
 from mtlcli.errors import Problem
 from mtlcli.tasks.base import Outputs, TaskType
-from mtlcli.tasks.checks import counted, input_columns, is_text, require_finite, shown, text_problems, wrong_type
+from mtlcli.tasks.checks import (
+    counted,
+    input_columns,
+    is_text,
+    require_finite,
+    shown,
+    text_problems,
+    wrong_type,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,10 +33,12 @@ if TYPE_CHECKING:
     from mtlcli.data.encoder import TextEncoder
 
 LARGEST = 1e15
-"""Scores beyond it are refused. Training squares errors in fp32, which has 7 digits: beside such a score all others are rounding, and from
-1e19 on the square is infinite, for every row of the task since predictions start at the mean."""
+"""Scores beyond it are refused. Training squares errors in fp32, which has 7 digits: beside such a
+score all others are rounding, and from 1e19 on the square is infinite, for every row of the task
+since predictions start at the mean."""
 FAR = 1e4
-"""A score this many times as far from the median as the middle half of the scores reaches is doubted."""
+"""A score this many times as far from the median as the middle half of the scores reaches is
+doubted."""
 
 
 NUMBER = re.compile(r"\s*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\s*", re.ASCII)
@@ -49,17 +59,31 @@ class Regression(TaskType[RegressionTask]):
         return ["pearson", "spearman"]
 
     def required_columns(self, *, labelled: bool = True) -> list[str]:
-        return input_columns(self.config.columns) + ([self.config.columns.label] if labelled else [])
+        return input_columns(self.config.columns) + (
+            [self.config.columns.label] if labelled else []
+        )
 
     def texts(self, table: Table) -> list[str]:
-        return [text for column in input_columns(self.config.columns) for text in table.column(column)]
+        return [
+            text for column in input_columns(self.config.columns) for text in table.column(column)
+        ]
 
     def labelled(self, table: Table) -> NDArray[np.bool_]:
         column = self.config.columns.label
-        if column not in table.rows.column_names or not _holds_scores(table.rows.column(column).type):
+        if column not in table.rows.column_names or not _holds_scores(
+            table.rows.column(column).type
+        ):
             return np.ones(len(table), bool)
         values = table.column(column)
-        return np.array([not (value is None or value != value or str(value).strip().casefold() in ("", "nan")) for value in values], bool)
+        return np.array(
+            [
+                not (
+                    value is None or value != value or str(value).strip().casefold() in ("", "nan")
+                )
+                for value in values
+            ],
+            bool,
+        )
 
     def prepare(self, train: Table | None, others: Sequence[Table] = ()) -> None:
         """Take the mean score of the train split."""
@@ -77,42 +101,96 @@ class Regression(TaskType[RegressionTask]):
     def _score_problems(self, table: Table, *, labelled: bool) -> list[Problem]:
         column = self.config.columns.label
         values = table.rows.column(column)
-        fix = f"write the scores as numbers, or name another column in tasks.{self.name}.columns.label"
+        fix = (
+            "write the scores as numbers, or name another column in "
+            f"tasks.{self.name}.columns.label"
+        )
         if not _holds_scores(values.type):
             return [wrong_type(table, column, "numbers are needed", fix)]
-        words = [row for row, value in enumerate(values.to_pylist()) if not _is_score(value)] if is_text(values.type) else []
+        words = (
+            [row for row, value in enumerate(values.to_pylist()) if not _is_score(value)]
+            if is_text(values.type)
+            else []
+        )
         if 0 < len(words) == len(table) - values.null_count:
             return [wrong_type(table, column, "numbers are needed", fix, words[0])]
         problems = []
         if words:
-            problems.append(counted(table, words, f"score {shown(values[words[0]].as_py())} is not a finite number", fix))
+            problems.append(
+                counted(
+                    table,
+                    words,
+                    f"score {shown(values[words[0]].as_py())} is not a finite number",
+                    fix,
+                )
+            )
         scores = self._scores(table)
         low, high = self.config.range or (-np.inf, np.inf)
         if len(infinite := np.flatnonzero(np.isinf(scores))):
             what = f"score {scores[infinite[0]]} is not a finite number"
             problems.append(counted(table, infinite, what, "correct it, or leave the row out"))
-        if len(huge := np.flatnonzero((np.abs(scores) > LARGEST) & (scores >= low) & (scores <= high) & np.isfinite(scores))):
+        if len(
+            huge := np.flatnonzero(
+                (np.abs(scores) > LARGEST)
+                & (scores >= low)
+                & (scores <= high)
+                & np.isfinite(scores)
+            )
+        ):
             what = (
                 f"score {scores[huge[0]]:g} is too large to be trained on:"
                 " from step 0 on its squared error would leave no digits for the other rows"
             )
-            problems.append(counted(table, huge, what, "correct it, leave the row out, or write all scores in a larger unit"))
+            problems.append(
+                counted(
+                    table,
+                    huge,
+                    what,
+                    "correct it, leave the row out, or write all scores in a larger unit",
+                )
+            )
         if len(outside := np.flatnonzero(np.isfinite(scores) & ((scores < low) | (scores > high)))):
             what = f"score {scores[outside[0]]:g} is outside its range"
-            problems.append(counted(table, outside, what, f"allowed: {low:g} to {high:g} (tasks.{self.name}.range)"))
+            problems.append(
+                counted(
+                    table, outside, what, f"allowed: {low:g} to {high:g} (tasks.{self.name}.range)"
+                )
+            )
         missing = np.setdiff1d(np.flatnonzero(np.isnan(scores)), words)
         if labelled and len(missing) == len(table):
-            fix = f"name the column with the scores in tasks.{self.name}.columns.label, or fill it in"
+            fix = (
+                f"name the column with the scores in tasks.{self.name}.columns.label, or fill it in"
+            )
             problems.append(
-                Problem(f"column '{column}' has no score in any of the {len(table):,} rows: null, NaN or -1", table.origin, fix)
+                Problem(
+                    f"column '{column}' has no score in any of the {len(table):,} rows: null, NaN "
+                    "or -1",
+                    table.origin,
+                    fix,
+                )
             )
         elif labelled and len(missing) and not self._skips:
             problems.append(
-                counted(table, missing, f"column '{column}' has no score: null or NaN", f"fill it in, or leave the row out: {self._skip}")
+                counted(
+                    table,
+                    missing,
+                    f"column '{column}' has no score: null or NaN",
+                    f"fill it in, or leave the row out: {self._skip}",
+                )
             )
         elif 0 < len(missing) < len(table) and not self._skips:
-            what = f"column '{column}' has no score: null or NaN, while other rows of the split have one"
-            problems.append(counted(table, missing, what, f"score all rows of a split, or none, or leave such rows out: {self._skip}"))
+            what = (
+                f"column '{column}' has no score: null or NaN, while other rows of the split "
+                "have one"
+            )
+            problems.append(
+                counted(
+                    table,
+                    missing,
+                    what,
+                    f"score all rows of a split, or none, or leave such rows out: {self._skip}",
+                )
+            )
         return problems
 
     def doubts(self, train: Table) -> list[Problem]:
@@ -120,8 +198,17 @@ class Regression(TaskType[RegressionTask]):
         scores = self._scores(train)
         if len(scores) < 2 or (scores != scores[0]).any():
             return self._outliers(train, scores)
-        what = f"every row of split '{train.split}' has the score {scores[0]:g}: there is nothing to learn"
-        return [Problem(what, train.origin, f"name another column in tasks.{self.name}.columns.label, or leave the task out")]
+        what = (
+            f"every row of split '{train.split}' has the score {scores[0]:g}: there is nothing "
+            "to learn"
+        )
+        return [
+            Problem(
+                what,
+                train.origin,
+                f"name another column in tasks.{self.name}.columns.label, or leave the task out",
+            )
+        ]
 
     def _outliers(self, train: Table, scores: NDArray[np.float64]) -> list[Problem]:
         """Scores that are so far from the others that the squared error is about them alone."""
@@ -132,8 +219,18 @@ class Regression(TaskType[RegressionTask]):
         rows = np.flatnonzero(np.abs(scores - median) > FAR * (high - low or max(abs(median), 1.0)))
         if not len(rows):
             return []
-        what = f"score {scores[rows[0]]:g}, while half of the rows lie between {low:g} and {high:g}: the loss is about such rows alone"
-        return [counted(train, rows, what, f"correct it, or give the allowed scores in tasks.{self.name}.range")]
+        what = (
+            f"score {scores[rows[0]]:g}, while half of the rows lie between {low:g} and "
+            f"{high:g}: the loss is about such rows alone"
+        )
+        return [
+            counted(
+                train,
+                rows,
+                what,
+                f"correct it, or give the allowed scores in tasks.{self.name}.range",
+            )
+        ]
 
     def targets(self, table: Table) -> NDArray:
         """The scores."""
@@ -146,7 +243,10 @@ class Regression(TaskType[RegressionTask]):
             return np.full(len(table), np.nan)
         values = table.rows.column(column)
         if is_text(values.type):
-            numbers = [float(value) if value and NUMBER.fullmatch(value) else None for value in values.to_pylist()]
+            numbers = [
+                float(value) if value and NUMBER.fullmatch(value) else None
+                for value in values.to_pylist()
+            ]
             values = pa.chunked_array([pa.array(numbers, pa.float64())])
         values = values.cast(pa.float64())
         scores = np.full(len(table), np.nan)
@@ -161,8 +261,8 @@ class Regression(TaskType[RegressionTask]):
         return features
 
     def build_head(self, hidden: int, dropout: float, *, dense: bool, std: float) -> nn.Module:
-        """The output starts at the mean score of the train split: squared errors of the mean itself would otherwise fill
-        the first steps of all tasks that share the backbone."""
+        """The output starts at the mean score of the train split: squared errors of the mean itself
+        would otherwise fill the first steps of all tasks that share the backbone."""
         from torch import nn
 
         from mtlcli.tasks.heads import PooledHead
@@ -175,7 +275,8 @@ class Regression(TaskType[RegressionTask]):
         """Squared error."""
         score = batch.columns["score"].float()
         labelled = ~score.isnan()
-        # Missing scores are replaced before the difference: a NaN would reach the gradient even with weight zero.
+        # Missing scores are replaced before the difference: a NaN would reach the gradient even
+        # with weight zero.
         difference = (outputs["logits"].float().squeeze(-1) - score.nan_to_num()) * labelled
         return difference.square().sum()
 

@@ -1,7 +1,9 @@
-"""Extractive question answering: the answer is a span of the context, or there is none (SQuAD 1.1 and 2.0).
+"""Extractive question answering: the answer is a span of the context, or there is none (SQuAD 1.1
+and 2.0).
 
-A context that is too long for the model is cut into overlapping windows; a feature is one window. The method is that of BERT
-(Devlin et al. 2019, run_squad.py): a start and an end score per token, position 0 stands for "no answer here".
+A context that is too long for the model is cut into overlapping windows; a feature is one window.
+The method is that of BERT (Devlin et al. 2019, run_squad.py): a start and an end score per token,
+position 0 stands for "no answer here".
 """
 
 from __future__ import annotations
@@ -21,7 +23,15 @@ from mtlcli.data.features import Features
 from mtlcli.data.table import Table, as_numpy
 from mtlcli.errors import Problem
 from mtlcli.tasks.base import Outputs, TaskType
-from mtlcli.tasks.checks import counted, in_words, is_text, require_finite, shown, text_problems, wrong_type
+from mtlcli.tasks.checks import (
+    counted,
+    in_words,
+    is_text,
+    require_finite,
+    shown,
+    text_problems,
+    wrong_type,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,19 +57,31 @@ class Span(TaskType[SpanTask]):
 
     def required_columns(self, *, labelled: bool = True) -> list[str]:
         columns = self.config.columns
-        return [columns.id, columns.question, columns.context, *([columns.answers] if labelled else [])]
+        return [
+            columns.id,
+            columns.question,
+            columns.context,
+            *([columns.answers] if labelled else []),
+        ]
 
     def texts(self, table: Table) -> list[str]:
         """Questions, and each context once."""
-        return table.column(self.config.columns.question) + list(dict.fromkeys(table.column(self.config.columns.context)))
+        return table.column(self.config.columns.question) + list(
+            dict.fromkeys(table.column(self.config.columns.context))
+        )
 
     def labelled(self, table: Table) -> NDArray[np.bool_]:
         """Where a question may have no answer, an empty list of answers is a label."""
         column = self.config.columns.answers
-        if column not in table.rows.column_names or not _holds_answers(table.rows.column(column).type):
+        if column not in table.rows.column_names or not _holds_answers(
+            table.rows.column(column).type
+        ):
             return np.ones(len(table), bool)
         answers = table.column(column)
-        return np.array([any(_lists(each)) or (self.config.no_answer and each is not None) for each in answers], bool)
+        return np.array(
+            [any(_lists(each)) or (self.config.no_answer and each is not None) for each in answers],
+            bool,
+        )
 
     def check(self, table: Table, *, labelled: bool) -> list[Problem]:
         columns = self.config.columns
@@ -79,7 +101,11 @@ class Span(TaskType[SpanTask]):
         column = self.config.columns.id
         kind = table.rows.column(column).type
         if not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
-            return [wrong_type(table, column, "ids (text or whole numbers) are needed", "give each row an id")]
+            return [
+                wrong_type(
+                    table, column, "ids (text or whole numbers) are needed", "give each row an id"
+                )
+            ]
         missing, repeated, seen = [], [], set()
         for row, value in enumerate(table.column(column)):
             if value is None or value == "":
@@ -87,12 +113,24 @@ class Span(TaskType[SpanTask]):
             elif value in seen:
                 repeated.append(row)
             seen.add(value)
-        problems = [counted(table, missing, f"column '{column}' is empty or missing", "give each row an id")] if missing else []
+        problems = (
+            [
+                counted(
+                    table, missing, f"column '{column}' is empty or missing", "give each row an id"
+                )
+            ]
+            if missing
+            else []
+        )
         if repeated:
             value = table.rows.column(column)[repeated[0]].as_py()
             first = next(row for row, other in enumerate(table.column(column)) if other == value)
             what = f"id {shown(value)} is that of {table.place(first)} too"
-            problems.append(counted(table, repeated, what, "give each row its own id: predictions are kept by it"))
+            problems.append(
+                counted(
+                    table, repeated, what, "give each row its own id: predictions are kept by it"
+                )
+            )
         return problems
 
     def _answer_problems(self, table: Table, *, labelled: bool) -> list[Problem]:
@@ -104,11 +142,21 @@ class Span(TaskType[SpanTask]):
         if not _holds_answers(kind):
             if (part := _odd_part(kind)) is not None:
                 what = f"column '{column}' holds {part}"
-                return [Problem(what, table.where(0), f"give each row {form} with texts and whole numbers, as in SQuAD")]
-            fix = f"give each row {form}, as in SQuAD" + ("; csv cannot hold it, jsonl can" if is_text(kind) else "")
+                return [
+                    Problem(
+                        what,
+                        table.where(0),
+                        f"give each row {form} with texts and whole numbers, as in SQuAD",
+                    )
+                ]
+            fix = f"give each row {form}, as in SQuAD" + (
+                "; csv cannot hold it, jsonl can" if is_text(kind) else ""
+            )
             return [wrong_type(table, column, f"{form} is needed", fix)]
         contexts = table.column(self.config.columns.context)
-        if _all_sound(contexts, table.rows.column(column), needed=labelled and not self.config.no_answer):
+        if _all_sound(
+            contexts, table.rows.column(column), needed=labelled and not self.config.no_answer
+        ):
             return []
         malformed, broken, absent, outside, elsewhere = [], [], [], [], []
         for row, (context, answers) in enumerate(zip(contexts, table.column(column), strict=True)):
@@ -119,9 +167,14 @@ class Span(TaskType[SpanTask]):
                 broken.append(row)
             elif not texts and labelled and (answers is None or not self.config.no_answer):
                 absent.append(row)
-            elif not all(start >= 0 and start + len(text) <= len(context) for text, start in zip(texts, starts, strict=True)):
+            elif not all(
+                start >= 0 and start + len(text) <= len(context)
+                for text, start in zip(texts, starts, strict=True)
+            ):
                 outside.append(row)
-            elif not all(context.startswith(text, start) for text, start in zip(texts, starts, strict=True)):
+            elif not all(
+                context.startswith(text, start) for text, start in zip(texts, starts, strict=True)
+            ):
                 elsewhere.append(row)
         problems = []
         if malformed:
@@ -131,40 +184,63 @@ class Span(TaskType[SpanTask]):
             starts = _lists(table.rows.column(column)[broken[0]].as_py())[1]
             start = next(start for start in starts if not isinstance(start, int))
             fix = "answer_start counts the characters of the context from 0"
-            problems.append(counted(table, broken, f"answer_start {shown(start)} is not a whole number", fix))
+            problems.append(
+                counted(table, broken, f"answer_start {shown(start)} is not a whole number", fix)
+            )
         if absent and not (self._skips and len(absent) < len(table)):
             what, fix = (
                 "the question has no answer",
-                f"give it one, set tasks.{self.name}.no_answer=true, or leave the row out: {self._skip}",
+                f"give it one, set tasks.{self.name}.no_answer=true, or leave the row out: "
+                f"{self._skip}",
             )
             if self.config.no_answer:
                 what = f"column '{column}' is missing"
-                fix = f"give the row {form}, where empty lists say that there is no answer, or leave the row out: {self._skip}"
+                fix = (
+                    f"give the row {form}, where empty lists say that there is no answer, or "
+                    f"leave the row out: {self._skip}"
+                )
             problems.append(counted(table, absent, what, fix))
         if outside:
             fix = "answer_start counts the characters of the context from 0"
             answers = table.rows.column(column)[outside[0]].as_py()
             length = len(table.rows.column(self.config.columns.context)[outside[0]].as_py())
-            text, start = next((text, start) for text, start in zip(*_lists(answers), strict=True) if not 0 <= start <= length - len(text))
-            what = f"the answer {shown(text)} at answer_start {start} lies outside of the context, which has {length:,} characters"
+            text, start = next(
+                (text, start)
+                for text, start in zip(*_lists(answers), strict=True)
+                if not 0 <= start <= length - len(text)
+            )
+            what = (
+                f"the answer {shown(text)} at answer_start {start} lies outside of the context, "
+                f"which has {length:,} characters"
+            )
             problems.append(counted(table, outside, what, fix))
         if elsewhere:
             context = table.rows.column(self.config.columns.context)[elsewhere[0]].as_py()
             text, start = next(
                 (text, start)
-                for text, start in zip(*_lists(table.rows.column(column)[elsewhere[0]].as_py()), strict=True)
+                for text, start in zip(
+                    *_lists(table.rows.column(column)[elsewhere[0]].as_py()), strict=True
+                )
                 if not context.startswith(text, start)
             )
             found = context[start : start + len(text)]
-            fix = "answer_start counts the characters of the context from 0, and the answer is written exactly as there"
-            what = f"the context has {shown(found)} at answer_start {start}, not the answer {shown(text)}"
+            fix = (
+                "answer_start counts the characters of the context from 0, and the answer is "
+                "written exactly as there"
+            )
+            what = (
+                f"the context has {shown(found)} at answer_start {start}, not the answer "
+                f"{shown(text)}"
+            )
             problems.append(counted(table, elsewhere, what, fix))
         return problems
 
     def _answers(self, table: Table) -> list[Any]:
         """{"text": [...], "answer_start": [...]} of each row, None where the row has no label."""
         column = self.config.columns.answers
-        if column not in table.rows.column_names or not _holds_answers(table.rows.column(column).type):
+        if column not in table.rows.column_names or not _holds_answers(
+            table.rows.column(column).type
+        ):
             return [None] * len(table)
         answers = []
         for answer in table.column(column):
@@ -183,25 +259,33 @@ class Span(TaskType[SpanTask]):
             stride=config.stride,
             max_question_length=config.max_question_length,
         )
-        features.columns["start"], features.columns["end"] = _positions(features, contexts, self._answers(table))
+        features.columns["start"], features.columns["end"] = _positions(
+            features, contexts, self._answers(table)
+        )
         return features
 
     def build_head(self, hidden: int, dropout: float, *, dense: bool, std: float) -> nn.Module:
-        """Without `head_layers` a linear layer, as in BERT: token states have passed no pooling, so `dense` plays no part."""
+        """Without `head_layers` a linear layer, as in BERT: token states have passed no pooling, so
+        `dense` plays no part."""
         from mtlcli.tasks.heads import SpanHead
 
         return SpanHead(hidden, dropout, layers=self.head_layers(0), std=std)
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
-        """Mean of the cross entropies of start and end over the positions that can be predicted: the context, and position 0."""
+        """Mean of the cross entropies of start and end over the positions that can be predicted:
+        the context, and position 0."""
         import torch
         from torch.nn.functional import cross_entropy
 
         columns = batch.columns
         position = torch.arange(outputs["start"].shape[1], device=outputs["start"].device)
-        inside = (position >= columns["context_start"][:, None]) & (position < columns["context_end"][:, None])
+        inside = (position >= columns["context_start"][:, None]) & (
+            position < columns["context_end"][:, None]
+        )
         forbidden = ~(inside | (position == NOWHERE))
-        start, end = (outputs[name].float().masked_fill(forbidden, -torch.inf) for name in ("start", "end"))
+        start, end = (
+            outputs[name].float().masked_fill(forbidden, -torch.inf) for name in ("start", "end")
+        )
         start_loss = cross_entropy(start, columns["start"], ignore_index=MISSING, reduction="sum")
         end_loss = cross_entropy(end, columns["end"], ignore_index=MISSING, reduction="sum")
         return (start_loss + end_loss) / 2
@@ -212,34 +296,63 @@ class Span(TaskType[SpanTask]):
     def decode(self, outputs: Outputs, features: Features, table: Table) -> list[Any]:
         """The best spans of each question over all its windows.
 
-        {"id", "text", "score", "n_best": [{"text", "score", "answer_start"}, ...]} for each row; a score is the sum of the start and
-        the end logit. If questions may have no answer also "no_answer_probability": the logistic function of (score of no answer -
-        score of the best span), where the score of no answer is the lowest over the windows; `text` is empty when that difference
-        is above `no_answer_threshold`.
+        {"id", "text", "score", "n_best": [{"text", "score", "answer_start"}, ...]} for each row; a
+        score is the sum of the start and the end logit. If questions may have no answer also
+        "no_answer_probability": the logistic function of (score of no answer - score of the best
+        span), where the score of no answer is the lowest over the windows; `text` is empty when
+        that difference is above `no_answer_threshold`.
         """
         starts, ends = outputs["start"], outputs["end"]
         require_finite(self.name, starts, ends)
         first, row = features.offsets[:-1], features.columns["row"]
         no_answer = np.full(len(table), np.inf)
-        np.minimum.at(no_answer, row, starts[first + NOWHERE].astype(np.float64) + ends[first + NOWHERE])
-        char_start, char_end = features.token_columns["char_start"], features.token_columns["char_end"]
-        covers = char_end > char_start  # false outside the context, and for tokens that stand for no character
+        np.minimum.at(
+            no_answer, row, starts[first + NOWHERE].astype(np.float64) + ends[first + NOWHERE]
+        )
+        char_start, char_end = (
+            features.token_columns["char_start"],
+            features.token_columns["char_end"],
+        )
+        # false outside the context, and for tokens that stand for no character
+        covers = char_end > char_start
         starts, ends = np.where(covers, starts, -np.inf), np.where(covers, ends, -np.inf)
-        begins, stops = first + features.columns["context_start"], first + features.columns["context_end"]
+        begins, stops = (
+            first + features.columns["context_start"],
+            first + features.columns["context_end"],
+        )
         spans: list[dict[tuple[int, int], float]] = [{} for _ in range(len(table))]
-        for begin, stop, found in zip(begins.tolist(), stops.tolist(), (spans[index] for index in row), strict=True):
-            i, j, scores = _best_spans(starts[begin:stop], ends[begin:stop], self.config.max_answer_length, self.config.n_best)
+        for begin, stop, found in zip(
+            begins.tolist(), stops.tolist(), (spans[index] for index in row), strict=True
+        ):
+            i, j, scores = _best_spans(
+                starts[begin:stop],
+                ends[begin:stop],
+                self.config.max_answer_length,
+                self.config.n_best,
+            )
             places = zip(char_start[begin + i].tolist(), char_end[begin + j].tolist(), strict=True)
             for place, score in zip(places, scores.tolist(), strict=True):
                 found[place] = max(score, found.get(place, -math.inf))
         ids, contexts = self._ids(table), table.column(self.config.columns.context)
-        return [self._prediction(*parts) for parts in zip(ids, contexts, spans, no_answer.tolist(), strict=True)]
+        return [
+            self._prediction(*parts)
+            for parts in zip(ids, contexts, spans, no_answer.tolist(), strict=True)
+        ]
 
-    def _prediction(self, number: str, context: str, spans: dict[tuple[int, int], float], no_answer: float) -> dict[str, Any]:
+    def _prediction(
+        self, number: str, context: str, spans: dict[tuple[int, int], float], no_answer: float
+    ) -> dict[str, Any]:
         ranked = sorted(spans.items(), key=lambda item: (-item[1], item[0]))[: self.config.n_best]
-        n_best = [{"text": context[start:end].strip(), "score": score, "answer_start": start} for (start, end), score in ranked]
+        n_best = [
+            {"text": context[start:end].strip(), "score": score, "answer_start": start}
+            for (start, end), score in ranked
+        ]
         best = ranked[0][1] if ranked else -math.inf
-        prediction: dict[str, Any] = {"id": number, "text": n_best[0]["text"] if n_best else "", "score": best if ranked else no_answer}
+        prediction: dict[str, Any] = {
+            "id": number,
+            "text": n_best[0]["text"] if n_best else "",
+            "score": best if ranked else no_answer,
+        }
         if self.config.no_answer:
             probability = _logistic(no_answer - best)
             if probability > _logistic(self.config.no_answer_threshold):
@@ -250,11 +363,17 @@ class Span(TaskType[SpanTask]):
     def metric_inputs(self, metric: str, predictions: list[Any]) -> dict[str, Any]:
         """The form of the hub's metrics.
 
-        squad_v2 gets the best span even where no answer is predicted, and the threshold beside it, so that it can search for a
-        better one: a `best_f1_thresh` of p stands for no_answer_threshold = log(p / (1 - p)).
+        squad_v2 gets the best span even where no answer is predicted, and the threshold beside it,
+        so that it can search for a better one: a `best_f1_thresh` of p stands for
+        no_answer_threshold = log(p / (1 - p)).
         """
         if metric != "squad_v2":
-            return {"predictions": [{"id": prediction["id"], "prediction_text": prediction["text"]} for prediction in predictions]}
+            return {
+                "predictions": [
+                    {"id": prediction["id"], "prediction_text": prediction["text"]}
+                    for prediction in predictions
+                ]
+            }
         inputs = [
             {
                 "id": prediction["id"],
@@ -263,14 +382,22 @@ class Span(TaskType[SpanTask]):
             }
             for prediction in predictions
         ]
-        return {"predictions": inputs, "no_answer_threshold": _logistic(self.config.no_answer_threshold)}
+        return {
+            "predictions": inputs,
+            "no_answer_threshold": _logistic(self.config.no_answer_threshold),
+        }
 
     def official_files(self, predictions: list[Any]) -> dict[str, Any]:
-        """`.json`: id -> answer, read by the official scripts of SQuAD 1.1 and 2.0; `.na_prob.json`: id -> probability of no
-        answer, which the script of SQuAD 2.0 reads as --na-prob-file."""
-        files: dict[str, Any] = {".json": {prediction["id"]: prediction["text"] for prediction in predictions}}
+        """`.json`: id -> answer, read by the official scripts of SQuAD 1.1 and 2.0;
+        `.na_prob.json`: id -> probability of no answer, which the script of SQuAD 2.0 reads as
+        --na-prob-file."""
+        files: dict[str, Any] = {
+            ".json": {prediction["id"]: prediction["text"] for prediction in predictions}
+        }
         if self.config.no_answer:
-            files[".na_prob.json"] = {prediction["id"]: prediction["no_answer_probability"] for prediction in predictions}
+            files[".na_prob.json"] = {
+                prediction["id"]: prediction["no_answer_probability"] for prediction in predictions
+            }
         return files
 
     def references(self, table: Table) -> list[Any] | None:
@@ -278,14 +405,18 @@ class Span(TaskType[SpanTask]):
         answers = self._answers(table)
         if None in answers:
             return None
-        return [{"id": number, "answers": answer} for number, answer in zip(self._ids(table), answers, strict=True)]
+        return [
+            {"id": number, "answers": answer}
+            for number, answer in zip(self._ids(table), answers, strict=True)
+        ]
 
     def gold(self, table: Table) -> list[Any]:
         """The texts of the answers; an empty list says that there is none."""
         return [None if answers is None else answers["text"] for answers in self._answers(table)]
 
     def majority(self, references: list[Any], metric: str) -> float:
-        """The share of questions without answer: the score of an empty text. (No other constant text does well.)"""
+        """The share of questions without answer: the score of an empty text. (No other constant
+        text does well.)"""
         return sum(not reference["answers"]["text"] for reference in references) / len(references)
 
     def _ids(self, table: Table) -> list[str]:
@@ -293,7 +424,8 @@ class Span(TaskType[SpanTask]):
 
 
 def _holds_answers(kind: pa.DataType) -> bool:
-    """Whether a column type is a struct of a list of texts and a list of numbers, or a list of structs of a text and a number."""
+    """Whether a column type is a struct of a list of texts and a list of numbers, or a list of
+    structs of a text and a number."""
     in_list = _is_list(kind)
     kind = kind.value_type if in_list else kind
     if not pa.types.is_struct(kind) or {"text", "answer_start"} - {field.name for field in kind}:
@@ -308,7 +440,8 @@ def _holds_answers(kind: pa.DataType) -> bool:
 
 
 def _odd_part(kind: pa.DataType) -> str | None:
-    """What is wrong with answers that have the names they should have; None where it is something else."""
+    """What is wrong with answers that have the names they should have; None where it is something
+    else."""
     inner = kind.value_type if _is_list(kind) else kind
     if not pa.types.is_struct(inner) or {"text", "answer_start"} - {field.name for field in inner}:
         return None
@@ -317,7 +450,11 @@ def _odd_part(kind: pa.DataType) -> str | None:
         if not _is_list(kind) and not _is_list(part):
             return f"one {name}, where a list is needed, also of one"
         part = part if _is_list(kind) else part.value_type
-        fits = is_text(part) if name == "text" else pa.types.is_integer(part) or pa.types.is_floating(part)
+        fits = (
+            is_text(part)
+            if name == "text"
+            else pa.types.is_integer(part) or pa.types.is_floating(part)
+        )
         if not fits and not pa.types.is_null(part):
             return f"{in_words(part)} in {name}, where {wanted} are needed"
     return None
@@ -329,11 +466,14 @@ def _is_list(kind: pa.DataType) -> bool:
 
 def _is_usual(kind: pa.DataType) -> bool:
     """Whether answers are a struct of lists whose starts are whole numbers, as on the hub."""
-    return bool(pa.types.is_struct(kind) and pa.types.is_integer(kind.field("answer_start").type.value_type))
+    return bool(
+        pa.types.is_struct(kind) and pa.types.is_integer(kind.field("answer_start").type.value_type)
+    )
 
 
 def _all_sound(contexts: list[str], answers: pa.ChunkedArray, *, needed: bool) -> bool:
-    """Whether every answer stands where it says. The usual case, found without an object for every row, which takes ten times longer."""
+    """Whether every answer stands where it says. The usual case, found without an object for every
+    row, which takes ten times longer."""
     if not _is_usual(answers.type):
         return False
     texts, starts = (pc.struct_field(answers, name) for name in ("text", "answer_start"))
@@ -343,16 +483,26 @@ def _all_sound(contexts: list[str], answers: pa.ChunkedArray, *, needed: bool) -
     if not counts.equals(pc.list_value_length(starts)) or (needed and pc.min(counts).as_py() == 0):
         return False
     rows = np.repeat(np.arange(len(contexts)), as_numpy(counts)).tolist()
-    flat = zip(rows, pc.list_flatten(texts).to_pylist(), pc.list_flatten(starts).to_pylist(), strict=True)
-    return all(text and start is not None and start >= 0 and contexts[row].startswith(text, start) for row, text, start in flat)
+    flat = zip(
+        rows, pc.list_flatten(texts).to_pylist(), pc.list_flatten(starts).to_pylist(), strict=True
+    )
+    return all(
+        text and start is not None and start >= 0 and contexts[row].startswith(text, start)
+        for row, text, start in flat
+    )
 
 
 def _lists(answers: Any) -> tuple[list[Any], list[Any]]:
-    """The texts and the starts of one row's answers; starts such as 27.0, which pandas makes, are whole numbers."""
+    """The texts and the starts of one row's answers; starts such as 27.0, which pandas makes, are
+    whole numbers."""
     if isinstance(answers, list):
-        answers = {key: [answer and answer[key] for answer in answers] for key in ("text", "answer_start")}
+        answers = {
+            key: [answer and answer[key] for answer in answers] for key in ("text", "answer_start")
+        }
     texts, starts = ((answers or {}).get(key) or [] for key in ("text", "answer_start"))
-    whole = [int(start) if isinstance(start, float) and start.is_integer() else start for start in starts]
+    whole = [
+        int(start) if isinstance(start, float) and start.is_integer() else start for start in starts
+    ]
     return texts, whole
 
 
@@ -361,8 +511,11 @@ def _logistic(value: float) -> float:
     return 1 / (1 + math.exp(-value)) if value > -700 else 0.0
 
 
-def _positions(features: Features, contexts: list[str], answers: Sequence[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Token positions, inside each window, of the first and the last token of the row's first answer: (N,) and (N,).
+def _positions(
+    features: Features, contexts: list[str], answers: Sequence[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Token positions, inside each window, of the first and the last token of the row's first
+    answer: (N,) and (N,).
 
     NOWHERE for a window that does not hold all of the answer, MISSING for a row without label.
     """
@@ -377,30 +530,44 @@ def _positions(features: Features, contexts: list[str], answers: Sequence[Any]) 
             # White space at an answer's ends belongs to no token.
             begin = start + len(text) - len(text.lstrip())
             end = start + len(text.rstrip())
-            context_start, context_end = (int(features.columns[name][number]) for name in ("context_start", "context_end"))
+            context_start, context_end = (
+                int(features.columns[name][number]) for name in ("context_start", "context_end")
+            )
             first = int(features.offsets[number])
             tokens = slice(first + context_start, first + context_end)
-            char_start, char_end = features.token_columns["char_start"][tokens], features.token_columns["char_end"][tokens]
+            char_start, char_end = (
+                features.token_columns["char_start"][tokens],
+                features.token_columns["char_end"][tokens],
+            )
             overlap = np.flatnonzero((char_end > begin) & (char_start < end))
             if len(overlap) == 0:
                 continue
-            # The outermost windows also hold what no token covers at the ends of the context (control characters, for example).
+            # The outermost windows also hold what no token covers at the ends of the context
+            # (control characters, for example).
             is_first = number == 0 or row[number - 1] != row[number]
             is_last = number + 1 == len(features) or row[number + 1] != row[number]
-            if (is_first or char_start[overlap[0]] <= begin) and (is_last or char_end[overlap[-1]] >= end):
+            if (is_first or char_start[overlap[0]] <= begin) and (
+                is_last or char_end[overlap[-1]] >= end
+            ):
                 positions[:, number] = context_start + overlap[0], context_start + overlap[-1]
     return positions[0], positions[1]
 
 
-def _best_spans(start: NDArray, end: NDArray, max_length: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray]:
-    """First tokens, last tokens and scores of the `count` best spans with first <= last < first + max_length, in no order.
+def _best_spans(
+    start: NDArray, end: NDArray, max_length: int, count: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray]:
+    """First tokens, last tokens and scores of the `count` best spans with first <= last < first +
+    max_length, in no order.
 
-    Exact: run_squad.py pairs only the best starts with the best ends, and may so be left without any valid pair.
+    Exact: run_squad.py pairs only the best starts with the best ends, and may so be left without
+    any valid pair.
     """
     width = min(max_length, len(start))
     if width == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), start
-    scores = start[:, None] + sliding_window_view(np.append(end, np.full(width - 1, -np.inf, end.dtype)), width)
+    scores = start[:, None] + sliding_window_view(
+        np.append(end, np.full(width - 1, -np.inf, end.dtype)), width
+    )
     # The best spans start at the tokens whose own best span is among the best.
     firsts = _largest(scores.max(axis=1), count)
     best = _largest(scores[firsts].ravel(), count)
@@ -412,4 +579,8 @@ def _best_spans(start: NDArray, end: NDArray, max_length: int, count: int) -> tu
 
 def _largest(values: NDArray, count: int) -> NDArray[np.int64]:
     """Where the `count` largest values are, in no order."""
-    return np.argpartition(values, len(values) - count)[-count:] if count < len(values) else np.arange(len(values))
+    return (
+        np.argpartition(values, len(values) - count)[-count:]
+        if count < len(values)
+        else np.arange(len(values))
+    )

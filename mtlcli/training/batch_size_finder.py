@@ -1,8 +1,10 @@
-"""`runner.max_tokens=auto`: how many padded tokens of a task go through the model at once without more memory than there is.
+"""`runner.max_tokens=auto`: how many padded tokens of a task go through the model at once without
+more memory than there is.
 
-Found out by doing it: passes over the longest inputs, twice as many each time, until what one input more takes is clear. What the rest of a
-run will need is taken off: the optimiser's two states, the copies that a save makes, rows of gradients, and on a CPU the kernels that are
-compiled for each shape of a batch in bf16.
+Found out by doing it: passes over the longest inputs, twice as many each time, until what one input
+more takes is clear. What the rest of a run will need is taken off: the optimiser's two states, the
+copies that a save makes, rows of gradients, and on a CPU the kernels that are compiled for each
+shape of a batch in bf16.
 """
 
 from __future__ import annotations
@@ -45,13 +47,19 @@ def largest_batch(
     accumulation: int,
     ranks: Ranks,
 ) -> tuple[int, str]:
-    """The padded tokens of a task in a step, over all ranks and micro-batches, that fit; and how that was found, for people.
+    """The padded tokens of a task in a step, over all ranks and micro-batches, that fit; and how
+    that was found, for people.
 
-    Raises RunError when the longest input of a task does not fit, or the system does not say how much memory is free.
+    Raises RunError when the longest input of a task does not fit, or the system does not say how
+    much memory is free.
     """
     available = free_memory(ranks.device)
     if available is None:
-        raise RunError("the system does not say how much memory is free", "runner.max_tokens=auto", "give a number of tokens")
+        raise RunError(
+            "the system does not say how much memory is free",
+            "runner.max_tokens=auto",
+            "give a number of tokens",
+        )
     free = SHARE * available
     probe = Probe(model, input_format=input_format, bf16=bf16, device=ranks.device)
     reserve = _reserve(model, weighting, ranks.device)
@@ -68,7 +76,11 @@ def largest_batch(
                 one = max(many - few, 1) / count
                 count *= 2
                 room = free - reserve - probe.kept()
-                if many - few > CLEAR or count >= -(-batch_sizes[name] // parts) or many + count * one > room:
+                if (
+                    many - few > CLEAR
+                    or count >= -(-batch_sizes[name] // parts)
+                    or many + count * one > room
+                ):
                     break
                 few = many
             costs.append((name, count, one, many))
@@ -80,16 +92,26 @@ def largest_batch(
         length = int(features[name].lengths.max())
         inputs = int(count + (room - many) / one)
         if inputs < 1:
-            what = f"one input of {name} with {length} tokens needs {size_text(int(many - (count - 1) * one))}"
-            raise RunError(
-                f"{what}; a run may take {size_text(int(free))} here, and {size_text(max(0, int(room)))} of that is left for inputs",
-                where="runner.max_tokens=auto",
-                fix="lower data.max_length, type model.gradient_checkpointing=true, or take a smaller model",
+            what = (
+                f"one input of {name} with {length} tokens needs "
+                f"{size_text(int(many - (count - 1) * one))}"
             )
-        fits.append((inputs * length * parts, f"{size_text(int(one / length))} a token, {size_text(int(room))} for them"))
+            raise RunError(
+                f"{what}; a run may take {size_text(int(free))} here, and "
+                f"{size_text(max(0, int(room)))} of that is left for inputs",
+                where="runner.max_tokens=auto",
+                fix="lower data.max_length, type model.gradient_checkpointing=true, or take a "
+                "smaller model",
+            )
+        fits.append(
+            (
+                inputs * length * parts,
+                f"{size_text(int(one / length))} a token, {size_text(int(room))} for them",
+            )
+        )
         largest = max(largest, batch_sizes[name] * length)
-    # Above the largest batch that can occur the number would only differ from machine to machine. Ranks
-    # may have different amounts of memory: the smallest counts.
+    # Above the largest batch that can occur the number would only differ from machine to machine.
+    # Ranks may have different amounts of memory: the smallest counts.
     tokens, found = min(fits)
     return -ranks.most(-min(largest, tokens)), found
 
@@ -97,7 +119,9 @@ def largest_batch(
 class Probe:
     """Measures the memory of training passes, apart from what stays when they are over."""
 
-    def __init__(self, model: MultiTaskModel, *, input_format: InputFormat, bf16: bool, device: torch.device) -> None:
+    def __init__(
+        self, model: MultiTaskModel, *, input_format: InputFormat, bf16: bool, device: torch.device
+    ) -> None:
         self._model, self._bf16, self._device = model, bf16, device
         self._collate = partial(collate, input_format=input_format, denominator=1.0)
         garbage.give_back()
@@ -105,9 +129,11 @@ class Probe:
         self._kernels = bf16 and device.type == "cpu"
 
     def __call__(self, name: str, features: Features, count: int) -> int:
-        """Return the bytes that a forward and backward pass over `count` copies of the longest input of a task needs.
+        """Return the bytes that a forward and backward pass over `count` copies of the longest
+        input of a task needs.
 
-        The first pass of a shape is not measured: it loads libraries and compiles kernels, which stay.
+        The first pass of a shape is not measured: it loads libraries and compiles kernels, which
+        stay.
         """
         longest = np.full(count, int(features.lengths.argmax()))
         batch = self._collate(features, longest).to(self._device)
@@ -119,12 +145,15 @@ class Probe:
         return memory.bytes() - self._resident[-1]
 
     def kept(self) -> int:
-        """Return the bytes that stay when passes are over: libraries, and the kernels of all shapes that oneDNN will keep."""
+        """Return the bytes that stay when passes are over: libraries, and the kernels of all shapes
+        that oneDNN will keep."""
         so_far = self._resident[-1] - self._resident[0]
         if not self._kernels:
             return so_far
         # The first pass also loads libraries. Later ones compile kernels of one shape each.
-        of_a_shape = max(0, int(np.median(np.diff(self._resident[1:])))) if len(self._resident) > 2 else 0
+        of_a_shape = (
+            max(0, int(np.median(np.diff(self._resident[1:])))) if len(self._resident) > 2 else 0
+        )
         return so_far + of_a_shape * max(0, shapes_kept() - (len(self._resident) - 1))
 
     def _pass(self, name: str, batch: Batch) -> None:
@@ -145,7 +174,8 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def _reserve(model: MultiTaskModel, weighting: Weighting, device: torch.device) -> int:
-    """Bytes that the run will hold beside a pass: Adam's two states, on a CPU the copies of a save, and rows of gradients."""
+    """Bytes that the run will hold beside a pass: Adam's two states, on a CPU the copies of a save,
+    and rows of gradients."""
 
     def size(parameters: list[Parameter]) -> int:
         return sum(parameter.nbytes for parameter in parameters)
@@ -154,7 +184,15 @@ def _reserve(model: MultiTaskModel, weighting: Weighting, device: torch.device) 
     copies = states + size(list(model.parameters())) if device.type == "cpu" else 0
     rows = 0
     if isinstance(weighting, GradientBalancing):
-        rows = len(weighting.tasks) * model.parameter_counts()["shared"] * DTYPES[weighting.config.rows].itemsize
+        rows = (
+            len(weighting.tasks)
+            * model.parameter_counts()["shared"]
+            * DTYPES[weighting.config.rows].itemsize
+        )
     # A pass gives sparse gradients of word embeddings, a step makes dense ones of them.
-    dense = sum(module.weight.nbytes for module in model.modules() if isinstance(module, torch.nn.Embedding) and module.sparse)
+    dense = sum(
+        module.weight.nbytes
+        for module in model.modules()
+        if isinstance(module, torch.nn.Embedding) and module.sparse
+    )
     return states + copies + rows + dense

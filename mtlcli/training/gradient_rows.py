@@ -1,7 +1,9 @@
-"""Gradient rows: the gradient of each task with respect to the shared parameters, kept apart until they are combined.
+"""Gradient rows: the gradient of each task with respect to the shared parameters, kept apart until
+they are combined.
 
-A row is the list of the parameters' gradients as autograd left them, so that keeping it costs no copy. Word embeddings
-have sparse gradients: of their many rows only those of tokens in the batch differ from zero, and only these are kept.
+A row is the list of the parameters' gradients as autograd left them, so that keeping it costs no
+copy. Word embeddings have sparse gradients: of their many rows only those of tokens in the batch
+differ from zero, and only these are kept.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Projection:
-    """A random projection to `dimension` numbers that keeps inner products, unbiased over the draw of its signs.
+    """A random projection to `dimension` numbers that keeps inner products, unbiased over the draw
+    of its signs.
 
-    A count sketch (Charikar, Chen & Farach-Colton 2002): every entry of a parameter has a random sign and is added to
-    one of `dimension` buckets. The signs are drawn once from the seed.
+    A count sketch (Charikar, Chen & Farach-Colton 2002): every entry of a parameter has a random
+    sign and is added to one of `dimension` buckets. The signs are drawn once from the seed.
     """
 
     def __init__(self, dimension: int, seed: int) -> None:
@@ -43,13 +46,20 @@ class Projection:
     def sketch(self, gradient: Tensor, signs: Tensor) -> Tensor:
         """(dimension,) fp32: a flat gradient's part of its row's projection."""
         signed = torch.where(signs, gradient, -gradient).float()
-        return torch.nn.functional.pad(signed, (0, -len(signed) % self.dimension)).view(-1, self.dimension).sum(0)
+        return (
+            torch.nn.functional.pad(signed, (0, -len(signed) % self.dimension))
+            .view(-1, self.dimension)
+            .sum(0)
+        )
 
 
 class Rows:
-    """K rows over the shared parameters. Fill with `take`, call `settle` once, then measure and combine."""
+    """K rows over the shared parameters. Fill with `take`, call `settle` once, then measure and
+    combine."""
 
-    def __init__(self, parameters: Sequence[Parameter], ranks: Ranks, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, parameters: Sequence[Parameter], ranks: Ranks, dtype: torch.dtype = torch.float32
+    ) -> None:
         self._parameters = parameters
         self._ranks = ranks
         self._dtype = dtype
@@ -72,28 +82,44 @@ class Rows:
         """All rows are taken: agree with the other ranks on the columns that take part."""
         columns = list(zip(*self._rows, strict=True))
         given = [any(gradient is not None for gradient in column) for column in columns]
-        sparse = [any(gradient is not None and gradient.is_sparse for gradient in column) for column in columns]
-        has = self._ranks.add(torch.tensor([given, sparse], dtype=torch.float32, device=self._ranks.device)).tolist()
+        sparse = [
+            any(gradient is not None and gradient.is_sparse for gradient in column)
+            for column in columns
+        ]
+        has = self._ranks.add(
+            torch.tensor([given, sparse], dtype=torch.float32, device=self._ranks.device)
+        ).tolist()
         self._present = [index for index, count in enumerate(has[0]) if count]
         for index, count in enumerate(has[1]):
             if count:
                 self._compact(index)
 
     def _compact(self, index: int) -> None:
-        """Replace sparse gradients by dense ones over the rows of the parameter that any task on any rank has touched."""
+        """Replace sparse gradients by dense ones over the rows of the parameter that any task on
+        any rank has touched."""
         sparse = [row[index] for row in self._rows]
         own = [gradient.indices()[0] for gradient in sparse if gradient is not None]
-        ids = self._ranks.union(torch.cat(own) if own else torch.empty(0, dtype=torch.int64, device=self._ranks.device))
+        ids = self._ranks.union(
+            torch.cat(own) if own else torch.empty(0, dtype=torch.int64, device=self._ranks.device)
+        )
         self._touched[index] = ids
         for row, gradient in zip(self._rows, sparse, strict=True):
             if gradient is not None:
-                dense = torch.zeros(len(ids), *gradient.shape[1:], dtype=self._dtype, device=gradient.device)
-                row[index] = dense.index_copy_(0, torch.searchsorted(ids, gradient.indices()[0]), gradient.values())
+                dense = torch.zeros(
+                    len(ids), *gradient.shape[1:], dtype=self._dtype, device=gradient.device
+                )
+                row[index] = dense.index_copy_(
+                    0, torch.searchsorted(ids, gradient.indices()[0]), gradient.values()
+                )
 
     def _size(self, index: int) -> int:
         """Columns of a parameter that take part."""
         parameter = self._parameters[index]
-        return len(self._touched[index]) * parameter[0].numel() if index in self._touched else parameter.numel()
+        return (
+            len(self._touched[index]) * parameter[0].numel()
+            if index in self._touched
+            else parameter.numel()
+        )
 
     def _flat(self, row: list[Tensor | None], indices: Sequence[int]) -> Tensor:
         """The columns of some parameters in one vector."""
@@ -101,14 +127,20 @@ class Rows:
         for index in indices:
             gradient = row[index]
             missing = gradient is None
-            parts.append(torch.zeros(self._size(index), dtype=self._dtype, device=self._ranks.device) if missing else gradient.reshape(-1))  # type: ignore[union-attr]
+            parts.append(
+                torch.zeros(self._size(index), dtype=self._dtype, device=self._ranks.device)
+                if missing
+                else gradient.reshape(-1)
+            )  # type: ignore[union-attr]
         return torch.cat(parts)
 
-    # -------------------------------------------------------------------------------------------- inner products
+    # --------------------------------------------------------------------------------------------
+    # inner products
 
     def gram(self) -> Tensor:
-        """(K, K) float64 on the CPU: inner products of the rows, summed over ranks first. With several ranks, the summed
-        rows are cut into one shard of the columns for each rank; `combine(reduced=True)` uses them."""
+        """(K, K) float64 on the CPU: inner products of the rows, summed over ranks first. With
+        several ranks, the summed rows are cut into one shard of the columns for each rank;
+        `combine(reduced=True)` uses them."""
         if self._ranks.world == 1:
             return self._products(self._blocks())
         width = sum(self._size(index) for index in self._present)
@@ -121,13 +153,17 @@ class Rows:
         return self._ranks.add(partial.to(self._ranks.device)).cpu()
 
     def gram_of_some(self, indices: Sequence[int]) -> Tensor:
-        """An approximation: inner products over some parameters only. Nothing but their columns is exchanged between ranks."""
+        """An approximation: inner products over some parameters only. Nothing but their columns is
+        exchanged between ranks."""
         chosen = [index for index in self._present if index in set(indices)]
         return self._products([[self._ranks.add(self._flat(row, chosen)) for row in self._rows]])
 
     def gram_of_projection(self, projection: Projection) -> Tensor:
-        """An approximation: inner products of the rows' random projections. Nothing but these is exchanged between ranks."""
-        sketches = [torch.zeros(projection.dimension, device=self._ranks.device) for _ in self._rows]
+        """An approximation: inner products of the rows' random projections. Nothing but these is
+        exchanged between ranks."""
+        sketches = [
+            torch.zeros(projection.dimension, device=self._ranks.device) for _ in self._rows
+        ]
         for index in self._present:
             signs = projection.signs(index, self._parameters[index])
             if index in self._touched:
@@ -141,39 +177,52 @@ class Rows:
     def _blocks(self) -> Iterator[list[Tensor | None]]:
         """This rank's rows, cut by parameter."""
         for index in self._present:
-            yield [row[index] if row[index] is None else row[index].reshape(-1) for row in self._rows]  # type: ignore[union-attr]
+            yield [
+                row[index] if row[index] is None else row[index].reshape(-1) for row in self._rows
+            ]  # type: ignore[union-attr]
 
-    def _products(self, blocks: Iterator[list[Tensor | None]] | Sequence[Sequence[Tensor | None]]) -> Tensor:
+    def _products(
+        self, blocks: Iterator[list[Tensor | None]] | Sequence[Sequence[Tensor | None]]
+    ) -> Tensor:
         count = len(self._rows)
         total = torch.zeros(count, count, dtype=torch.float64)
         for block in blocks:
             here = [number for number, vector in enumerate(block) if vector is not None]
             vectors = [vector for vector in block if vector is not None]
-            products = torch.zeros(len(here), len(here), dtype=torch.float64, device=self._ranks.device)
+            products = torch.zeros(
+                len(here), len(here), dtype=torch.float64, device=self._ranks.device
+            )
             for start in range(0, len(vectors[0]), CHUNK):
                 stacked = torch.stack([vector[start : start + CHUNK] for vector in vectors]).float()
                 products += stacked @ stacked.T
             total[torch.tensor(here)[:, None], torch.tensor(here)] += products.cpu()
         return total
 
-    # -------------------------------------------------------------------------------------------- the update
+    # --------------------------------------------------------------------------------------------
+    # the update
 
     def combine(self, weights: Sequence[float], *, reduced: bool) -> None:
-        """Leave sum_t weights[t] * row_t in the parameters' `.grad`. `reduced`: of the rows summed over ranks, which `gram` has
-        made; else of this rank's own. The rows are used up."""
+        """Leave sum_t weights[t] * row_t in the parameters' `.grad`. `reduced`: of the rows summed
+        over ranks, which `gram` has made; else of this rank's own. The rows are used up."""
         self._each(lambda vectors, _start, _total: _sum(vectors, weights), reduced=reduced)
 
     def apply(self, method: Callable[[Tensor, int, int], Tensor]) -> None:
-        """Leave in `.grad` what `method(rows (K, n), start, total)` makes of columns `start` ... of the rows summed over ranks."""
+        """Leave in `.grad` what `method(rows (K, n), start, total)` makes of columns `start` ... of
+        the rows summed over ranks."""
 
         def stack(vectors: list[Tensor | None], start: int, total: int) -> Tensor:
             width = next(len(vector) for vector in vectors if vector is not None)
-            filled = [torch.zeros(width, device=self._ranks.device) if vector is None else vector.float() for vector in vectors]
+            filled = [
+                torch.zeros(width, device=self._ranks.device) if vector is None else vector.float()
+                for vector in vectors
+            ]
             return method(torch.stack(filled), start, total)
 
         self._each(stack, reduced=True)
 
-    def _each(self, function: Callable[[list[Tensor | None], int, int], Tensor], *, reduced: bool) -> None:
+    def _each(
+        self, function: Callable[[list[Tensor | None], int, int], Tensor], *, reduced: bool
+    ) -> None:
         total = sum(self._size(index) for index in self._present)
         if reduced and self._ranks.world > 1:
             width = len(self._shards[0])
@@ -181,7 +230,9 @@ class Rows:
             inside = max(0, min(width, total - start))
             shard = torch.zeros(width, device=self._ranks.device)
             shard[:inside] = function([each[:inside] for each in self._shards], start, total)
-            parts = self._ranks.gather(shard)[:total].split([self._size(index) for index in self._present])
+            parts = self._ranks.gather(shard)[:total].split(
+                [self._size(index) for index in self._present]
+            )
             for index, part in zip(self._present, parts, strict=True):
                 self._put(index, part)
         else:
@@ -196,19 +247,23 @@ class Rows:
         parameter = self._parameters[index]
         if index in self._touched:
             whole = torch.zeros_like(parameter)
-            parameter.grad = whole.index_copy_(0, self._touched[index], columns.view(-1, *parameter.shape[1:]))
+            parameter.grad = whole.index_copy_(
+                0, self._touched[index], columns.view(-1, *parameter.shape[1:])
+            )
         else:
             parameter.grad = columns.view_as(parameter)
 
 
 def _sum(vectors: list[Tensor | None], weights: Sequence[float]) -> Tensor:
-    """sum_t weights[t] * vectors[t] in fp32, in the order of the tasks. May overwrite the first vector."""
+    """sum_t weights[t] * vectors[t] in fp32, in the order of the tasks. May overwrite the first
+    vector."""
     out: Tensor | None = None
     for vector, weight in zip(vectors, weights, strict=True):
         if vector is None:
             continue
         if out is None:
-            # A weight of 1 must not change a bit: a probe measures the gradients of the plain sum and then adds them up.
+            # A weight of 1 must not change a bit: a probe measures the gradients of the plain sum
+            # and then adds them up.
             out = vector.float() if weight == 1 else vector.float() * weight
         else:
             out.add_(vector, alpha=weight)

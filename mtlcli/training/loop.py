@@ -63,7 +63,8 @@ class Run:
     saver: Saver
     """Writes checkpoints."""
     begin: Callable[[], None]
-    """Called once a checkpoint, if there is one, is restored: writes what the run goes on with, and says what is about to be done."""
+    """Called once a checkpoint, if there is one, is restored: writes what the run goes on with, and
+    says what is about to be done."""
     console: Console
     """What the user sees."""
     ranks: Ranks
@@ -75,9 +76,14 @@ class Run:
 
     @property
     def max_tokens(self) -> int | None:
-        """Padded tokens of a task that may go through the model at once on this rank; None: no bound."""
+        """Padded tokens of a task that may go through the model at once on this rank; None: no
+        bound."""
         bound = self.config.runner.max_tokens
-        return bound // (self.ranks.world * self.config.runner.accumulation) if isinstance(bound, int) else None
+        return (
+            bound // (self.ranks.world * self.config.runner.accumulation)
+            if isinstance(bound, int)
+            else None
+        )
 
     def fetch(self, task: str, position: int) -> TaskBatch:
         """This rank's share of a batch of a task's stream."""
@@ -93,17 +99,22 @@ class Run:
 
 
 def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, Any]:
-    """Train to the last step or until patience runs out; return the content of results.json: the scores of the best checkpoint.
+    """Train to the last step or until patience runs out; return the content of results.json: the
+    scores of the best checkpoint.
 
-    `resumed`: go on from there, as if there had been no break. Evaluate, save and stop stand before the step, so that the last step
-    needs no second path. Raises Interrupted after saving when a signal asks for it.
+    `resumed`: go on from there, as if there had been no break. Evaluate, save and stop stand before
+    the step, so that the last step needs no second path. Raises Interrupted after saving when a
+    signal asks for it.
     """
     config, ranks, stages = run.config, run.ranks, run.stages
     bf16 = config.runner.precision == "bf16"
     optimizer = build_optimizer(config.optim, run.model, run.weighting)
     parameters = [*run.model.parameters(), *run.weighting.parameters()]
     names = {parameter: name for name, parameter in run.model.named_parameters()}
-    names |= {parameter: f"weighting/{name}" for name, parameter in run.weighting.named_parameters().items()}
+    names |= {
+        parameter: f"weighting/{name}"
+        for name, parameter in run.weighting.named_parameters().items()
+    }
     state = TrainState(positions=dict.fromkeys(run.streams, 0))
     saved: int | None = None
     verified: int | None = None
@@ -122,7 +133,8 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
     run.begin()
 
     def enter(*, anew: bool) -> Backward:
-        """Begin the present stage, or go on in it. What tasks share is asked of those that are trained in it."""
+        """Begin the present stage, or go on in it. What tasks share is asked of those that are
+        trained in it."""
         run.model.trunk.enter(state.stage.number, anew=anew)
         if len(stages) > 1:
             run.console.say(stages.describe(state.stage, run.steps))
@@ -142,10 +154,17 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
     conflicts = Conflicts(state.conflicts)
     affinity = Affinity(state.affinity, backward, run.fetch, list(run.streams))
     save_every = config.runner.save_every or run.eval_every
-    unfreezing = Unfreezing(run.model, config.optim.unfreeze_every) if config.optim.unfreeze_every is not None else None
+    unfreezing = (
+        Unfreezing(run.model, config.optim.unfreeze_every)
+        if config.optim.unfreeze_every is not None
+        else None
+    )
 
     if resumed is None:
-        for line in (*run.weighting.remarks(run.steps, stages.steps_per_epoch), *(unfreezing.remarks(run.steps) if unfreezing else [])):
+        for line in (
+            *run.weighting.remarks(run.steps, stages.steps_per_epoch),
+            *(unfreezing.remarks(run.steps) if unfreezing else []),
+        ):
             run.console.say(line)
 
     def results() -> dict[str, Any]:
@@ -162,24 +181,36 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
         return {"sharing": found} if found else {}
 
     def verify() -> None:
-        """Raise RunError when what a checkpoint would hold is not finite: before anything is written about this step."""
+        """Raise RunError when what a checkpoint would hold is not finite: before anything is
+        written about this step."""
         nonlocal verified
         if state.step != verified:
             tensors = dict(run.model.named_parameters()) | optimizer.tensors(names)
-            require_finite(tensors, f"step {state.step}", "lower optim.lr, or set optim.clip; then go on from the checkpoint before")
+            require_finite(
+                tensors,
+                f"step {state.step}",
+                "lower optim.lr, or set optim.clip; then go on from the checkpoint before",
+            )
             verified = state.step
 
     def save() -> None:
         verify()
         state.weighting = run.weighting.state_dict()
-        run.saver.save(run.model.state_dict(), optimizer.tensors(names), state.to_json(), best=state.best_step)
+        run.saver.save(
+            run.model.state_dict(), optimizer.tensors(names), state.to_json(), best=state.best_step
+        )
 
     run.console.start(list(run.model.tasks), state.step, run.steps)
     while True:
         # Evaluate, save, stop.
         last = state.step == run.steps
         asked = run.interrupt.asked(ranks)
-        if not asked and state.step != state.evaluated and state.step and (state.step % run.eval_every == 0 or last):
+        if (
+            not asked
+            and state.step != state.evaluated
+            and state.step
+            and (state.step % run.eval_every == 0 or last)
+        ):
             verify()
             try:
                 found = _evaluate(run, state, bf16=bf16)
@@ -187,7 +218,8 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
                 asked = run.interrupt.asked(ranks)
             else:
                 state.note_results(found)
-                # A checkpoint of this step that the run has gone on from knows nothing of its scores.
+                # A checkpoint of this step that the run has gone on from knows nothing of its
+                # scores.
                 saved = None
                 stages.note(state.stage, found)
                 run.console.scores(state.step, found, best=state.best_step == state.step)
@@ -206,14 +238,21 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
             raise Interrupted(asked, state.step, commands.resume(run.folder.path))
         if done:
             if not last:
-                run.console.say(f"stopped: {count_of(state.stale if stale else state.stage.stale, 'evaluation')} without a better average")
+                run.console.say(
+                    "stopped: "
+                    f"{count_of(state.stale if stale else state.stage.stale, 'evaluation')} "
+                    "without a better average"
+                )
             run.saver.wait()
             if ranks.first and (fault := run.folder.best_fault(state.best_step)):
-                run.console.say(f"warning: {fault}; results.json is about it, and mtl eval will refuse it")
+                run.console.say(
+                    f"warning: {fault}; results.json is about it, and mtl eval will refuse it"
+                )
             return results()
         run.saver.check()
 
-        # The next stage. A checkpoint of this step was saved before: what ends a stage is in the state.
+        # The next stage. A checkpoint of this step was saved before: what ends a stage is in the
+        # state.
         if over:
             state.stage = Stage(state.stage.number + 1, begin=state.step)
             backward = enter(anew=True)
@@ -229,7 +268,9 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
         for name, _ in stages.plan(state.stage, state.step):
             batches[name] = run.fetch(name, state.positions[name])
             state.positions[name] += 1
-        step = Step(state.step, run.steps, state.step // stages.steps_per_epoch, config.seed, list(batches))
+        step = Step(
+            state.step, run.steps, state.step // stages.steps_per_epoch, config.seed, list(batches)
+        )
 
         # Forward, backward, combine, reduce, check.
         optimizer.zero_grad()
@@ -242,7 +283,10 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
                 raise
             state.skipped += 1
             state.step += 1
-            run.console.say(f"warning: {error.problems[0].where}: {error.problems[0].what}; the step is left out")
+            run.console.say(
+                f"warning: {error.problems[0].where}: {error.problems[0].what}; the step is left "
+                "out"
+            )
             continue
 
         # Clip, update.
@@ -250,14 +294,24 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
             torch.nn.utils.clip_grads_with_norm_(parameters, config.optim.clip, outcome.norm)
         conflicts.add(step, run.weighting.tasks)
         begin = state.stage.begin
-        set_rate(optimizer, rate(config.optim, state.step - begin, stages.end(state.stage, run.steps) - begin))
+        set_rate(
+            optimizer,
+            rate(config.optim, state.step - begin, stages.end(state.stage, run.steps) - begin),
+        )
         optimizer.step()
-        require_finite(run.weighting.named_parameters(), f"step {state.step}", "lower weighting.lr, or choose another weighting")
+        require_finite(
+            run.weighting.named_parameters(),
+            f"step {state.step}",
+            "lower weighting.lr, or choose another weighting",
+        )
         if run.weighting.losses_after_step:
             # The same dropout as before the update: what differs is the update alone.
             seed_dropout(config.seed, state.step, ranks.rank)
             if not run.weighting.observe_after(step, backward.losses_again(batches)):
-                what = "a loss is not finite after the update, and the weighting learns nothing from it"
+                what = (
+                    "a loss is not finite after the update, and the weighting learns nothing "
+                    "from it"
+                )
                 run.console.say(f"warning: step {state.step}: {what}")
         state.step += 1
 
@@ -275,7 +329,9 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
                     "lr": optimizer.param_groups[0]["lr"],
                     "gradient_norm": norm,
                     "seconds": round(state.totals.seconds, 3),
-                    "seconds_left": round(state.totals.seconds / state.step * (run.steps - state.step), 1),
+                    "seconds_left": round(
+                        state.totals.seconds / state.step * (run.steps - state.step), 1
+                    ),
                 }
                 run.folder.append_metrics(row)
                 run.console.metrics(row)
@@ -288,10 +344,14 @@ def seed_dropout(seed: int, step: int, rank: int) -> None:
 
 
 def require_finite(tensors: Mapping[str, torch.Tensor], where: str, fix: str) -> None:
-    """Raise RunError, which names the first of them and the place `where` it was found, unless all tensors are finite."""
+    """Raise RunError, which names the first of them and the place `where` it was found, unless all
+    tensors are finite."""
     for name, tensor in tensors.items():
-        # A sum is many times faster than looking at each number; of large finite numbers, too, it may be infinite.
-        if not bool(tensor.detach().sum().isfinite()) and not bool(tensor.detach().isfinite().all()):
+        # A sum is many times faster than looking at each number; of large finite numbers, too, it
+        # may be infinite.
+        if not bool(tensor.detach().sum().isfinite()) and not bool(
+            tensor.detach().isfinite().all()
+        ):
             value = f"is {tensor.item()}" if tensor.ndim == 0 else "is not finite"
             raise RunError(f"{name} {value} after the update", where=where, fix=fix)
 
@@ -302,7 +362,8 @@ def due(every: int | None, step: int) -> bool:
 
 
 def _evaluate(run: Run, state: TrainState, *, bf16: bool) -> dict[str, Any]:
-    """Raises Asked when a signal comes: an evaluation is not worth waiting for, the resumed run makes it anew."""
+    """Raises Asked when a signal comes: an evaluation is not worth waiting for, the resumed run
+    makes it anew."""
 
     def on_batch() -> None:
         if run.interrupt.asked(run.ranks):
@@ -328,4 +389,8 @@ def _evaluate(run: Run, state: TrainState, *, bf16: bool) -> dict[str, Any]:
         "train_rows": run.source.train_rows(),
         "precision": run.config.runner.precision,
     }
-    return head | scored | {"throughput": state.totals.throughput, "parameters": run.model.parameter_counts()}
+    return (
+        head
+        | scored
+        | {"throughput": state.totals.throughput, "parameters": run.model.parameter_counts()}
+    )

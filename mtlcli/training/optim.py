@@ -16,10 +16,11 @@ from mtlcli.weighting.base import Weighting
 def build_optimizer(optim: Optim, model: MultiTaskModel, weighting: Weighting) -> Optimizers:
     """The run's optimiser over groups that differ in learning rate and weight decay.
 
-    Biases and norms (parameters of one dimension) have no decay. Parameters of one task alone have the task's
-    learning-rate factor, and each layer `optim.layer_decay` times the rate of the one above it. What the
-    weighting method learns has its own rate and no decay, and so has what the trunk gives one; these rates are
-    AdamW's, and AdamW has these parameters whatever the optimiser is. Each group keeps its peak rate in `peak`.
+    Biases and norms (parameters of one dimension) have no decay. Parameters of one task alone have
+    the task's learning-rate factor, and each layer `optim.layer_decay` times the rate of the one
+    above it. What the weighting method learns has its own rate and no decay, and so has what the
+    trunk gives one; these rates are AdamW's, and AdamW has these parameters whatever the optimiser
+    is. Each group keeps its peak rate in `peak`.
     """
     assert optim.lr is not None, "the learning rate is resolved before the optimiser is built"
     kind = optims.implementation(optim.name)(optim)  # type: ignore[attr-defined]
@@ -33,12 +34,22 @@ def build_optimizer(optim: Optim, model: MultiTaskModel, weighting: Weighting) -
         factor *= optim.layer_decay ** heights[name]
         decay = optim.weight_decay if parameter.ndim > 1 else 0.0
         lr, decay = (own[name], 0.0) if name in own else (optim.lr * factor, decay)
-        takes = kind.takes(parameter, hidden=name.startswith("trunk."), embedding=parameter in tables) and name not in own
+        takes = (
+            kind.takes(parameter, hidden=name.startswith("trunk."), embedding=parameter in tables)
+            and name not in own
+        )
         (taken if takes else others).setdefault((lr, decay), []).append(parameter)
     learned = weighting.parameters()
     aside = _groups(others)
     if learned:
-        aside.append({"params": learned, "lr": weighting.config.lr, "peak": weighting.config.lr, "weight_decay": 0.0})
+        aside.append(
+            {
+                "params": learned,
+                "lr": weighting.config.lr,
+                "peak": weighting.config.lr,
+                "weight_decay": 0.0,
+            }
+        )
     groups = _groups(taken)
     if type(kind) is AdamW:
         return Optimizers([(kind, kind.build(groups + aside))])
@@ -48,7 +59,10 @@ def build_optimizer(optim: Optim, model: MultiTaskModel, weighting: Weighting) -
 
 
 def _groups(parameters: dict[tuple[float, float], list[Parameter]]) -> Groups:
-    return [{"params": each, "lr": lr, "peak": lr, "weight_decay": decay} for (lr, decay), each in parameters.items()]
+    return [
+        {"params": each, "lr": lr, "peak": lr, "weight_decay": decay}
+        for (lr, decay), each in parameters.items()
+    ]
 
 
 def warmup_steps(optim: Optim, steps: int) -> int:
@@ -63,19 +77,23 @@ def decay_steps(optim: Optim, steps: int) -> int:
 
 
 def rate(optim: Optim, step: int, steps: int) -> float:
-    """The share of the peak learning rate at step `step` (from 0) of `steps`: a rise over the warm-up, then the schedule.
+    """The share of the peak learning rate at step `step` (from 0) of `steps`: a rise over the
+    warm-up, then the schedule.
 
     With w steps of warm-up and the progress p = (step - w) / (steps - w) after it,
 
         linear        1 - p
-        cosine        (1 + cos(pi p)) / 2                  (Loshchilov & Hutter 2017, without restarts)
+        cosine (1 + cos(pi p)) / 2 (Loshchilov & Hutter 2017, without restarts)
         constant      1
-        inverse_sqrt  sqrt(w / step), with 10,000 for w where there is no warm-up: sqrt(10000 / (step + 10000))
+        inverse_sqrt sqrt(w / step), with 10,000 for w where there is no warm-up: sqrt(10000 / (step
+        + 10000))
                                                            (Vaswani et al. 2017)
         wsd           1, and in the last d steps (steps - step) / d
-                                                           (Zhai et al. 2022; Hu et al. 2024, whose decay is exponential)
+                                                           (Zhai et al. 2022; Hu et al. 2024, whose
+                                                           decay is exponential)
 
-    The same formulas as the schedules of the transformers library (wsd: with its linear decay): step 0 of a warm-up has rate 0.
+    The same formulas as the schedules of the transformers library (wsd: with its linear decay):
+    step 0 of a warm-up has rate 0.
     """
     warmup = warmup_steps(optim, steps)
     if step < warmup:
@@ -100,22 +118,35 @@ def set_rate(optimizer: Optimizers, share: float) -> None:
 
 
 class Unfreezing:
-    """Gradual unfreezing: which parameters are trained is a pure function of the step. What the model's config freezes stays frozen."""
+    """Gradual unfreezing: which parameters are trained is a pure function of the step. What the
+    model's config freezes stays frozen."""
 
     def __init__(self, model: MultiTaskModel, every: int) -> None:
         heights = model.heights()
         self._every, self._depth = every, model.depth
-        self._parameters = [(parameter, heights[name]) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        self._parameters = [
+            (parameter, heights[name])
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        ]
 
     def remarks(self, steps: int) -> list[str]:
         """What stays frozen to the end of a run of so many steps, as a warning."""
         reached = (steps - 1) // self._every
         if reached > self._depth:
             return []
-        rest = "" if reached == self._depth else f"{self._depth - reached} of {self._depth} layers and "
-        return [f"warning: optim.unfreeze_every={self._every}: {rest}the embeddings stay frozen in all {steps} steps"]
+        rest = (
+            ""
+            if reached == self._depth
+            else f"{self._depth - reached} of {self._depth} layers and "
+        )
+        return [
+            f"warning: optim.unfreeze_every={self._every}: {rest}the embeddings stay frozen in all "
+            f"{steps} steps"
+        ]
 
     def apply(self, step: int) -> None:
-        """Before step `step`, from 0: the heads, and one layer more from the top for every period that is over."""
+        """Before step `step`, from 0: the heads, and one layer more from the top for every period
+        that is over."""
         for parameter, height in self._parameters:
             parameter.requires_grad = height <= step // self._every

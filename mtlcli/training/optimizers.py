@@ -1,7 +1,8 @@
 """The optimisers of a run: torch's own where torch has one.
 
-Each class says which parameters its optimiser takes. AdamW has the others: those that the weighting method learns and
-those for which the trunk names a learning rate, in any case, because these rates are AdamW's.
+Each class says which parameters its optimiser takes. AdamW has the others: those that the weighting
+method learns and those for which the trunk names a learning rate, in any case, because these rates
+are AdamW's.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from torch.nn import Parameter
 from mtlcli.config.optim import AdafactorOptim, AdamW8bitOptim, AdamWOptim, LionOptim, MuonOptim
 
 Groups = list[dict[str, Any]]
-"""Parameter groups as torch's optimisers take them, each with `params`, `lr`, `peak` and `weight_decay`."""
+"""Parameter groups as torch's optimisers take them, each with `params`, `lr`, `peak` and
+`weight_decay`."""
 States = dict[str, tuple[torch.Size, torch.dtype]]
 """Shape and type of each tensor that an optimiser keeps for a parameter."""
 
@@ -29,8 +31,8 @@ class Kind:
         self.config = config
 
     def takes(self, parameter: Parameter, *, hidden: bool, embedding: bool) -> bool:
-        """Whether a parameter with no rate of its own goes to this optimiser. `hidden`: it is in the layers of a trunk, not in a head;
-        `embedding`: it is a table of embeddings."""
+        """Whether a parameter with no rate of its own goes to this optimiser. `hidden`: it is in
+        the layers of a trunk, not in a head; `embedding`: it is a table of embeddings."""
         return True
 
     def build(self, groups: Groups) -> torch.optim.Optimizer:
@@ -61,10 +63,12 @@ class AdamW(Kind):
 
 
 class AdamW8bit(Kind):
-    """AdamW of the package bitsandbytes (Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization").
+    """AdamW of the package bitsandbytes (Dettmers et al. 2022, "8-bit Optimizers via Block-wise
+    Quantization").
 
-    As the paper advises, embeddings keep moments of 32 bits, here in torch's AdamW. The package itself does so for parameters of fewer
-    than 4,096 numbers. Run on a CPU only so far, with version 0.50.
+    As the paper advises, embeddings keep moments of 32 bits, here in torch's AdamW. The package
+    itself does so for parameters of fewer than 4,096 numbers. Run on a CPU only so far, with
+    version 0.50.
     """
 
     config: AdamW8bitOptim
@@ -76,7 +80,9 @@ class AdamW8bit(Kind):
         from bitsandbytes.optim import AdamW8bit as Implementation
 
         first, second = self.config.betas
-        made: torch.optim.Optimizer = Implementation(groups, betas=(first, second), eps=self.config.eps)
+        made: torch.optim.Optimizer = Implementation(
+            groups, betas=(first, second), eps=self.config.eps
+        )
         return made
 
     def states(self, parameter: Parameter) -> States:
@@ -84,9 +90,14 @@ class AdamW8bit(Kind):
         step = {"step": (torch.Size(), torch.int64)}
         if count < 4096:
             return step | dict.fromkeys(("state1", "state2"), (shape, torch.float32))
-        table, blocks = (torch.Size([256]), torch.float32), (torch.Size([math.ceil(count / 256)]), torch.float32)
+        table, blocks = (
+            (torch.Size([256]), torch.float32),
+            (torch.Size([math.ceil(count / 256)]), torch.float32),
+        )
         moments = dict.fromkeys(("state1", "state2"), (shape, torch.uint8))
-        return step | moments | {"qmap1": table, "qmap2": table, "absmax1": blocks, "absmax2": blocks}
+        return (
+            step | moments | {"qmap1": table, "qmap2": table, "absmax1": blocks, "absmax2": blocks}
+        )
 
     @property
     def rest(self) -> tuple[list[float], float]:
@@ -94,13 +105,16 @@ class AdamW8bit(Kind):
 
 
 class Adafactor(Kind):
-    """torch.optim.Adafactor (Shazeer & Stern 2018, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost")."""
+    """torch.optim.Adafactor (Shazeer & Stern 2018, "Adafactor: Adaptive Learning Rates with
+    Sublinear Memory Cost")."""
 
     config: AdafactorOptim
 
     def build(self, groups: Groups) -> torch.optim.Optimizer:
         config = self.config
-        return torch.optim.Adafactor(groups, beta2_decay=config.beta2_decay, eps=(None, config.eps), d=config.threshold)
+        return torch.optim.Adafactor(
+            groups, beta2_decay=config.beta2_decay, eps=(None, config.eps), d=config.threshold
+        )
 
     def states(self, parameter: Parameter) -> States:
         kind, shape = parameter.dtype, parameter.shape
@@ -126,8 +140,9 @@ class Lion(Kind):
 class Muon(Kind):
     """torch.optim.Muon (Jordan et al. 2024) for the matrices of the trunk.
 
-    Its updates are scaled so that AdamW's learning rate and weight decay suit them (Liu et al. 2025, "Muon is Scalable
-    for LLM Training"). Embeddings, heads, biases, norms and parameters of more than two dimensions have AdamW.
+    Its updates are scaled so that AdamW's learning rate and weight decay suit them (Liu et al.
+    2025, "Muon is Scalable for LLM Training"). Embeddings, heads, biases, norms and parameters of
+    more than two dimensions have AdamW.
     """
 
     config: MuonOptim
@@ -138,7 +153,11 @@ class Muon(Kind):
     def build(self, groups: Groups) -> torch.optim.Optimizer:
         config = self.config
         return torch.optim.Muon(
-            groups, momentum=config.momentum, nesterov=config.nesterov, ns_steps=config.ns_steps, adjust_lr_fn="match_rms_adamw"
+            groups,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            ns_steps=config.ns_steps,
+            adjust_lr_fn="match_rms_adamw",
         )
 
     def states(self, parameter: Parameter) -> States:
@@ -150,7 +169,8 @@ class Muon(Kind):
 
 
 class LionOptimizer(torch.optim.Optimizer):
-    """Lion (Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms", program 1). With gradient g, momentum m and weight decay d,
+    """Lion (Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms", program 1). With
+    gradient g, momentum m and weight decay d,
 
         w <- w - lr (sign(b1 m + (1 - b1) g) + d w)        m <- b2 m + (1 - b2) g
 
@@ -202,7 +222,8 @@ class Optimizers:
             part.step()
 
     def tensors(self, names: Mapping[Any, str]) -> dict[str, Tensor]:
-        """What all of them keep, as named tensors, `<parameter>/<name>`. `names`: of the parameters."""
+        """What all of them keep, as named tensors, `<parameter>/<name>`. `names`: of the
+        parameters."""
         return {
             f"{names[parameter]}/{key}": value if isinstance(value, Tensor) else torch.tensor(value)
             for _, part in self.parts
@@ -211,8 +232,13 @@ class Optimizers:
         }
 
     def load(self, names: Mapping[Any, str], tensors: Mapping[str, Tensor]) -> None:
-        """Restore what `tensors` gave. Raises ValueError when it does not belong to these parameters."""
-        known = {names[parameter]: (kind, part, parameter) for kind, part in self.parts for parameter in parameters_of(part)}
+        """Restore what `tensors` gave. Raises ValueError when it does not belong to these
+        parameters."""
+        known = {
+            names[parameter]: (kind, part, parameter)
+            for kind, part in self.parts
+            for parameter in parameters_of(part)
+        }
         states: dict[str, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             name, _, kept = key.rpartition("/")
@@ -221,11 +247,13 @@ class Optimizers:
             if name not in known:
                 raise ValueError(f"it has the state of '{name}', which the run does not have")
             kind, part, parameter = known[name]
-            # A parameter whose task has not had its turn yet has no state at all; one that has any has all of it.
+            # A parameter whose task has not had its turn yet has no state at all; one that has any
+            # has all of it.
             check_tensors(state, kind.states(parameter), f"{name}/")
             for key, value in state.items():
-                # A whole number is a count that the optimiser keeps outside of tensors. Another count of updates stays
-                # where the fused optimiser keeps it: beside the parameter, whatever its type.
+                # A whole number is a count that the optimiser keeps outside of tensors. Another
+                # count of updates stays where the fused optimiser keeps it: beside the parameter,
+                # whatever its type.
                 whole = value.dtype == torch.int64
                 part.state[parameter][key] = int(value) if whole else value.to(parameter.device)
 
@@ -235,8 +263,13 @@ def parameters_of(optimizer: torch.optim.Optimizer) -> list[Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[torch.Size, torch.dtype]], prefix: str = "") -> None:
-    """Raise ValueError unless these are the expected tensors, in shape and type, and all numbers in them are finite."""
+def check_tensors(
+    tensors: Mapping[str, Tensor],
+    expected: Mapping[str, tuple[torch.Size, torch.dtype]],
+    prefix: str = "",
+) -> None:
+    """Raise ValueError unless these are the expected tensors, in shape and type, and all numbers in
+    them are finite."""
     for name in (*expected, *tensors):
         if name not in tensors:
             raise ValueError(f"{prefix}{name} is missing")
@@ -244,7 +277,9 @@ def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[to
             raise ValueError(f"it has {prefix}{name}, which the run does not have")
         found, (shape, kind) = tensors[name], expected[name]
         if found.shape != shape:
-            raise ValueError(f"{prefix}{name} has the shape {list(found.shape)} instead of {list(shape)}")
+            raise ValueError(
+                f"{prefix}{name} has the shape {list(found.shape)} instead of {list(shape)}"
+            )
         if found.dtype != kind:
             raise ValueError(f"{prefix}{name} holds {found.dtype} instead of {kind}")
         if not found.isfinite().all():

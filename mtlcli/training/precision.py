@@ -21,8 +21,8 @@ AVX512-BF16 of Intel and AMD, and ARM's BFMMLA. Without them bf16 is emulated, t
 
 
 KERNELS_A_SHAPE = 17
-"""Kernels that oneDNN compiles for the products of one layer in bf16 when a batch has a new shape; all
-layers of a network use the same."""
+"""Kernels that oneDNN compiles for the products of one layer in bf16 when a batch has a new shape;
+all layers of a network use the same."""
 KERNEL_BYTES = 2**20
 """Bytes that such a kernel keeps, at most (measured: 0.5 to 1.1 MB)."""
 MOST_KERNELS = 1024
@@ -39,23 +39,28 @@ def input_format(encoder: TextEncoder, precision: str, device: torch.device) -> 
     """Return how features become batches in a number format on a device.
 
     In bf16 on a CPU with AMX, batches have few widths, since oneDNN compiles its kernels anew for
-    each new one: MiniLM on the GLUE mixture, 75 steps of 32 inputs, took 0.94 times the processor time (median
-    of four) and 0.95 times the memory, although 12% of the tokens are padding then.
+    each new one: MiniLM on the GLUE mixture, 75 steps of 32 inputs, took 0.94 times the processor
+    time (median of four) and 0.95 times the memory, although 12% of the tokens are padding then.
     """
-    rounded = precision == "bf16" and device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False)
+    rounded = (
+        precision == "bf16"
+        and device.type == "cpu"
+        and torch.cpu.get_capabilities().get("amx_bf16", False)
+    )
     return InputFormat(encoder.pad_id, encoder.uses_segments, WIDTHS if rounded else 1)
 
 
 def bound_kernels(free: int) -> None:
     """Let oneDNN keep at most as many compiled kernels as fit into a fifth of `free` bytes.
 
-    On a CPU, oneDNN compiles its bf16 kernels anew for each shape of a batch and keeps 1,024 of them, which can be a
-    gigabyte. Call this before the first product of the process, which is when oneDNN reads the bounds from the
-    environment. Bounds that the user has set there stay.
+    On a CPU, oneDNN compiles its bf16 kernels anew for each shape of a batch and keeps 1,024 of
+    them, which can be a gigabyte. Call this before the first product of the process, which is when
+    oneDNN reads the bounds from the environment. Bounds that the user has set there stay.
     """
     kernels = max(2 * KERNELS_A_SHAPE, min(MOST_KERNELS, free // 5 // KERNEL_BYTES))
     os.environ.setdefault(KERNEL_BOUND, str(kernels))
-    # The layer between torch and oneDNN has a cache of its own, which keeps kernels that oneDNN has dropped.
+    # The layer between torch and oneDNN has a cache of its own, which keeps kernels that oneDNN has
+    # dropped.
     os.environ.setdefault("LRU_CACHE_CAPACITY", str(max(8, kernels // 16)))
 
 

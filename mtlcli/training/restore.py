@@ -21,15 +21,24 @@ FIX = "give another checkpoint of the run, or start another run"
 
 
 def check_model(found: Checkpoint, tensors: dict[str, torch.Tensor], model: MultiTaskModel) -> None:
-    """Raise UserError when `tensors`, the weights of a checkpoint, are those of another model. The model may be without numbers."""
+    """Raise UserError when `tensors`, the weights of a checkpoint, are those of another model. The
+    model may be without numbers."""
     try:
-        check_tensors(tensors, {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()})
+        check_tensors(
+            tensors,
+            {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()},
+        )
     except ValueError as error:
-        raise UserError(f"model.safetensors does not fit the run: {error}", where=str(found.folder), fix=FIX) from error
+        raise UserError(
+            f"model.safetensors does not fit the run: {error}", where=str(found.folder), fix=FIX
+        ) from error
 
 
-def restore_model(found: Checkpoint, tensors: dict[str, torch.Tensor], model: MultiTaskModel) -> None:
-    """Give a model the weights of a checkpoint, `tensors`. Raises UserError when they are those of another model."""
+def restore_model(
+    found: Checkpoint, tensors: dict[str, torch.Tensor], model: MultiTaskModel
+) -> None:
+    """Give a model the weights of a checkpoint, `tensors`. Raises UserError when they are those of
+    another model."""
     check_model(found, tensors, model)
     model.load_state_dict(tensors)
 
@@ -45,7 +54,8 @@ def restore(
     steps: int,
     stages: int,
 ) -> TrainState:
-    """Put a run of `steps` steps in `stages` stages, which trains `tasks`, where a checkpoint stands.
+    """Put a run of `steps` steps in `stages` stages, which trains `tasks`, where a checkpoint
+    stands.
 
     `names`: of the optimiser's parameters.
 
@@ -62,22 +72,33 @@ def restore(
     # A weighting method reads its own state, and says in its own way that it is another's.
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{file} does not fit the run: {reason}", where=str(found.folder), fix=FIX) from error
+        raise UserError(
+            f"{file} does not fit the run: {reason}", where=str(found.folder), fix=FIX
+        ) from error
     return state
 
 
 def _check(state: TrainState, tasks: Collection[str], steps: int, stages: int) -> None:
-    """Raise ValueError when counters contradict each other or the run: the loop would never come to its end."""
+    """Raise ValueError when counters contradict each other or the run: the loop would never come to
+    its end."""
     if state.step > steps:
         raise ValueError(f"it is of step {state.step}, and the run ends at step {steps}")
     if state.stage.number >= stages or state.stage.begin > state.step:
-        raise ValueError(f"it is in stage {state.stage.number} since step {state.stage.begin}, the run has {stages}")
+        raise ValueError(
+            f"it is in stage {state.stage.number} since step {state.stage.begin}, the run has "
+            f"{stages}"
+        )
     if state.positions.keys() != set(tasks):
-        raise ValueError(f"positions are of {', '.join(state.positions) or 'no task'}, the run trains {', '.join(tasks)}")
+        raise ValueError(
+            f"positions are of {', '.join(state.positions) or 'no task'}, the run trains "
+            f"{', '.join(tasks)}"
+        )
     for name, position in state.positions.items():
         if position > state.step:
             raise ValueError(f"positions.{name} is {position}, beyond the step {state.step}")
     if not state.window.tasks.keys() <= set(tasks):
-        raise ValueError(f"window.tasks are {', '.join(state.window.tasks)}, the run trains {', '.join(tasks)}")
+        raise ValueError(
+            f"window.tasks are {', '.join(state.window.tasks)}, the run trains {', '.join(tasks)}"
+        )
     if state.best_step is not None and not {"tasks", "average"} <= state.best.keys():
         raise ValueError("best does not hold the results of the best step")

@@ -1,8 +1,9 @@
 """The stages of a run: which tasks are drawn, from which step on, for how long.
 
-Most runs have one stage with all tasks. A stage has a sampling policy of its own over its tasks, which counts steps from the
-stage's beginning, and a learning rate that rises and falls within it. Where a run stands is in its TrainState, so that a
-resumed run goes on in the same stage: a stage begins before a step, and what ends one is known from the state alone.
+Most runs have one stage with all tasks. A stage has a sampling policy of its own over its tasks,
+which counts steps from the stage's beginning, and a learning rate that rises and falls within it.
+Where a run stands is in its TrainState, so that a resumed run goes on in the same stage: a stage
+begins before a step, and what ends one is known from the state alone.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ class Stages:
     """The stages in order."""
 
     def __init__(self, samplings: list[Sampling], *, patience: int | None = None) -> None:
-        """`samplings`: each stage's policy. `patience`: evaluations without a better average of its tasks that end a stage, or None."""
+        """`samplings`: each stage's policy. `patience`: evaluations without a better average of its
+        tasks that end a stage, or None."""
         self.samplings = samplings
         self.patience = patience
         self._lengths: list[int] = []
@@ -33,16 +35,22 @@ class Stages:
         return sum(sampling.steps_per_epoch for sampling in self.samplings)
 
     def fit(self, steps: int, lengths: list[int] | None = None) -> None:
-        """Settle how long stages are in a run of `steps` steps. `lengths`: of all but the last; None: by the size of their data.
+        """Settle how long stages are in a run of `steps` steps. `lengths`: of all but the last;
+        None: by the size of their data.
 
         Raises UserError when a stage would have no step.
         """
         if lengths is None:
-            ends = [steps * done // self.steps_per_epoch for done in accumulate(each.steps_per_epoch for each in self.samplings)]
+            ends = [
+                steps * done // self.steps_per_epoch
+                for done in accumulate(each.steps_per_epoch for each in self.samplings)
+            ]
             self._lengths = [end - begin for begin, end in pairwise([0, *ends])]
         else:
             self._lengths = [*lengths, steps - sum(lengths)]
-        empty = next((number for number, length in enumerate(self._lengths, start=1) if length < 1), None)
+        empty = next(
+            (number for number, length in enumerate(self._lengths, start=1) if length < 1), None
+        )
         if empty is not None:
             raise UserError(
                 f"with {count_of(steps, 'step')}, stage {empty} of {len(self)} has none",
@@ -56,12 +64,15 @@ class Stages:
         return min(self._lengths)
 
     def end(self, stage: Stage, steps: int) -> int:
-        """The step before which a stage ends at the latest. The last one ends with the run of `steps` steps."""
+        """The step before which a stage ends at the latest. The last one ends with the run of
+        `steps` steps."""
         return steps if stage.number == len(self) - 1 else stage.begin + self._lengths[stage.number]
 
     def over(self, stage: Stage, step: int, steps: int) -> bool:
         """Whether a stage ends before step `step`."""
-        return step >= self.end(stage, steps) or (self.patience is not None and stage.stale >= self.patience)
+        return step >= self.end(stage, steps) or (
+            self.patience is not None and stage.stale >= self.patience
+        )
 
     def is_last(self, stage: Stage) -> bool:
         """Whether none follows."""
@@ -77,7 +88,9 @@ class Stages:
 
     def note(self, stage: Stage, results: dict[str, Any]) -> None:
         """Remember an evaluation."""
-        scores = [results["tasks"][name]["main"] for name in self.tasks(stage) if name in results["tasks"]]
+        scores = [
+            results["tasks"][name]["main"] for name in self.tasks(stage) if name in results["tasks"]
+        ]
         scores = [score for score in scores if score is not None]
         # Without a labelled split there is nothing that could stop getting better.
         if not scores or stage.best is None or sum(scores) / len(scores) > stage.best:
@@ -87,4 +100,7 @@ class Stages:
 
     def describe(self, stage: Stage, steps: int) -> str:
         """A line for the user."""
-        return f"stage {stage.number + 1} of {len(self)}: {', '.join(self.tasks(stage))}, steps {stage.begin} to {self.end(stage, steps)}"
+        return (
+            f"stage {stage.number + 1} of {len(self)}: {', '.join(self.tasks(stage))}, steps "
+            f"{stage.begin} to {self.end(stage, steps)}"
+        )

@@ -1,7 +1,8 @@
-"""Everything about a run that changes while it goes on, other than weights and optimiser moments: `state.json` of a checkpoint.
+"""Everything about a run that changes while it goes on, other than weights and optimiser moments:
+`state.json` of a checkpoint.
 
-Orders of data, plans of steps and dropout are pure functions of the seed, the step and these counters, so there is no
-generator whose state would have to be saved.
+Orders of data, plans of steps and dropout are pure functions of the seed, the step and these
+counters, so there is no generator whose state would have to be saved.
 """
 
 from __future__ import annotations
@@ -61,13 +62,16 @@ class Window:
     tasks: dict[str, dict[str, float]] = field(default_factory=dict)
     """For each task met: sum of its losses, number of steps, newest weight, examples."""
     gradients: dict[str, Any] | None = None
-    """Norms of the tasks' shared gradients and the cosines between them, of the newest step in which they were measured."""
+    """Norms of the tasks' shared gradients and the cosines between them, of the newest step in
+    which they were measured."""
 
     def add(self, batches: Mapping[str, TaskBatch], outcome: Outcome, seconds: float) -> None:
         """Add a step that took `seconds`."""
         self.totals.add(batches, outcome.padded, seconds)
         for name, batch in batches.items():
-            entry = self.tasks.setdefault(name, {"loss": 0.0, "steps": 0, "weight": 0.0, "examples": 0})
+            entry = self.tasks.setdefault(
+                name, {"loss": 0.0, "steps": 0, "weight": 0.0, "examples": 0}
+            )
             entry["loss"] += outcome.losses[name]
             entry["steps"] += 1
             entry["weight"] = outcome.weights[name]
@@ -75,16 +79,28 @@ class Window:
         if outcome.gram is not None:
             # A task of importance 0 that is left out of the balance leaves no gradient.
             squares = outcome.gram.diagonal().tolist()
-            there = [place for place, name in enumerate(batches) if squares[place] or outcome.weights[name]]
+            there = [
+                place
+                for place, name in enumerate(batches)
+                if squares[place] or outcome.weights[name]
+            ]
             gram = outcome.gram[there][:, there]
             norms = gram.diagonal().clamp(min=0).sqrt()
             cosines = gram / (norms[:, None] * norms).clamp(min=1e-300)
-            self.gradients = {"tasks": [list(batches)[place] for place in there], "norms": norms.tolist(), "cosines": cosines.tolist()}
+            self.gradients = {
+                "tasks": [list(batches)[place] for place in there],
+                "norms": norms.tolist(),
+                "cosines": cosines.tolist(),
+            }
 
     def row(self) -> dict[str, Any]:
         """Its part of a row of metrics.jsonl."""
         tasks = {
-            name: {"loss": entry["loss"] / entry["steps"], "weight": entry["weight"], "examples": entry["examples"]}
+            name: {
+                "loss": entry["loss"] / entry["steps"],
+                "weight": entry["weight"],
+                "examples": entry["examples"],
+            }
             for name, entry in self.tasks.items()
         }
         return {"tasks": tasks, "gradients": self.gradients, **self.totals.throughput}
@@ -138,7 +154,8 @@ class TrainState:
     """Sums of the measured affinities between tasks."""
 
     def note_results(self, results: dict[str, Any]) -> None:
-        """Remember an evaluation. Without a score (no labelled split) the newest counts as the best."""
+        """Remember an evaluation. Without a score (no labelled split) the newest counts as the
+        best."""
         score = results["average"]
         self.evaluated = self.step
         if score is None or self.best_score is None or score > self.best_score:
@@ -152,12 +169,14 @@ class TrainState:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TrainState:
-        """What `to_json` gave. Raises ValueError, which names the value, when it is something else."""
+        """What `to_json` gave. Raises ValueError, which names the value, when it is something
+        else."""
         return _from_json(cls, values, "")
 
 
 def _from_json(kind: type[T], values: Any, where: str) -> T:
-    """A dataclass from what `asdict` gave. No value is converted: a number that is text is not what was saved."""
+    """A dataclass from what `asdict` gave. No value is converted: a number that is text is not what
+    was saved."""
     if not isinstance(values, dict):
         raise ValueError(f"{where.rstrip('.')} holds no values")
     hints = get_type_hints(kind)
@@ -176,11 +195,14 @@ def _from_json(kind: type[T], values: Any, where: str) -> T:
 
 
 def _is_a(value: Any, hint: Any) -> bool:
-    """Whether a JSON value is of a type. Whole numbers count something here, so none is negative."""
+    """Whether a JSON value is of a type. Whole numbers count something here, so none is
+    negative."""
     if isinstance(hint, UnionType):
         return any(_is_a(value, member) for member in get_args(hint))
     if get_origin(hint) is dict:
-        return isinstance(value, dict) and all(_is_a(inner, get_args(hint)[1]) for inner in value.values())
+        return isinstance(value, dict) and all(
+            _is_a(inner, get_args(hint)[1]) for inner in value.values()
+        )
     if hint is int:
         return type(value) is int and value >= 0
     if hint is float:

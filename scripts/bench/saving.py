@@ -1,12 +1,14 @@
 """What a save costs beside `torch.save`, side by side in one run.
 
-The state is that of a model with AdamW: weights and two moments. Arms, alternating within each round, all into the same folder:
-`torch.save` as it is mostly called (the operating system may still hold everything in memory), `torch.save` with the file flushed to
-the disk, the checkpoint written and read back while training waits, and in the background: how long the call blocks, and how much
-training is slowed down afterwards. For that a loop of small steps runs beside it: what its steps take longer than without a save is
-counted (on one core that is all that the save computes). CPU time is given too, which a busy machine disturbs less.
+The state is that of a model with AdamW: weights and two moments. Arms, alternating within each
+round, all into the same folder: `torch.save` as it is mostly called (the operating system may still
+hold everything in memory), `torch.save` with the file flushed to the disk, the checkpoint written
+and read back while training waits, and in the background: how long the call blocks, and how much
+training is slowed down afterwards. For that a loop of small steps runs beside it: what its steps
+take longer than without a save is counted (on one core that is all that the save computes). CPU
+time is given too, which a busy machine disturbs less.
 
-    python scripts/bench/saving.py                         # 36 MB, 9 rounds, in a new folder below the current one
+    python scripts/bench/saving.py # 36 MB, 9 rounds, in a new folder below the current one
     python scripts/bench/saving.py --megabytes 400 --rounds 5 --folder /mnt/scratch
 """
 
@@ -34,8 +36,14 @@ def state_of(megabytes: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Weights and moments of about this size together."""
     count = int(megabytes * 1e6 / 4 / 3 / LAYERS)
     generator = torch.Generator().manual_seed(0)
-    model = {f"layer{number}.weight": torch.randn(count, generator=generator) for number in range(LAYERS)}
-    moments = {f"layer{number}.weight/{part}": torch.randn(count, generator=generator) for number in range(LAYERS) for part in ("m", "v")}
+    model = {
+        f"layer{number}.weight": torch.randn(count, generator=generator) for number in range(LAYERS)
+    }
+    moments = {
+        f"layer{number}.weight/{part}": torch.randn(count, generator=generator)
+        for number in range(LAYERS)
+        for part in ("m", "v")
+    }
     return model, moments
 
 
@@ -95,24 +103,34 @@ class Bench:
         return blocked, Cost(lost, float("nan"))
 
     def synchronous(self) -> None:
-        """A save that is waited for: copied, written, flushed, read back, the one before deleted."""
+        """A save that is waited for: copied, written, flushed, read back, the one before
+        deleted."""
         self.begin()
         self.saver.wait()
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--megabytes", type=float, default=36)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--folder", type=Path, default=Path(), help="where to write: the disk matters")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(), help="where to write: the disk matters"
+    )
     arguments = parser.parse_args()
     arms: dict[str, list[Cost]] = {}
     with tempfile.TemporaryDirectory(prefix="saving_", dir=arguments.folder) as folder:
         bench = Bench(arguments.megabytes, Path(folder))
         for number in range(arguments.rounds + 1):
             plain, flushed, waited = (
-                cost(work) for work in (lambda: bench.plain(flush=False), lambda: bench.plain(flush=True), bench.synchronous)
+                cost(work)
+                for work in (
+                    lambda: bench.plain(flush=False),
+                    lambda: bench.plain(flush=True),
+                    bench.synchronous,
+                )
             )
             blocked, lost = bench.background()
             if number:  # The first round warms up.
@@ -125,15 +143,23 @@ def main() -> None:
                 }.items():
                     arms.setdefault(name, []).append(value)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    print(f"{arguments.megabytes:g} MB, {arguments.rounds} rounds, {cores} cores; medians, range, and ratio to torch.save")
+    print(
+        f"{arguments.megabytes:g} MB, {arguments.rounds} rounds, {cores} cores; medians, range, "
+        "and ratio to torch.save"
+    )
     print(f"{'':30}{'wall ms':>10}{'range':>16}{'ratio':>8}{'CPU ms':>12}{'ratio':>8}")
     walls = {name: [each.wall * 1e3 for each in values] for name, values in arms.items()}
     cpus = {name: [each.cpu * 1e3 for each in values] for name, values in arms.items()}
     for name in arms:
         wall, cpu = statistics.median(walls[name]), statistics.median(cpus[name])
-        first, first_cpu = statistics.median(walls["torch.save"]), statistics.median(cpus["torch.save"])
+        first, first_cpu = (
+            statistics.median(walls["torch.save"]),
+            statistics.median(cpus["torch.save"]),
+        )
         spread = f"{min(walls[name]):.0f} to {max(walls[name]):.0f}"
-        print(f"{name:30}{wall:10.1f}{spread:>16}{wall / first:8.2f}{cpu:12.1f}{cpu / first_cpu:8.2f}")
+        print(
+            f"{name:30}{wall:10.1f}{spread:>16}{wall / first:8.2f}{cpu:12.1f}{cpu / first_cpu:8.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -66,16 +66,24 @@ class Bench:
         self._number += 1
         return self.temporary / f"{name}-{self._number}"
 
-    def watch(self, command: Sequence[str], *, run_dir: Path | None = None, caches: Path | None = None) -> Ended:
-        """Run a command to its end, with an eye on its memory and, in `run_dir`, on the first row of metrics.jsonl."""
+    def watch(
+        self, command: Sequence[str], *, run_dir: Path | None = None, caches: Path | None = None
+    ) -> Ended:
+        """Run a command to its end, with an eye on its memory and, in `run_dir`, on the first row
+        of metrics.jsonl."""
         caches = caches or self.temporary / "caches"
-        environment = os.environ | {"MTL_CACHE": str(caches / "mtl"), "HF_DATASETS_CACHE": str(caches / "datasets")}
+        environment = os.environ | {
+            "MTL_CACHE": str(caches / "mtl"),
+            "HF_DATASETS_CACHE": str(caches / "datasets"),
+        }
         environment |= {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
         log = self.fresh("log")
         peak, first_step = 0, None
         begin = time.time()
         with ExitStack() as stack, log.open("w") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, env=environment)
+            process = subprocess.Popen(
+                command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, env=environment
+            )
             # When the benchmark is stopped, nothing of it goes on.
             stack.callback(process.kill)
             while process.poll() is None:
@@ -86,7 +94,10 @@ class Bench:
                     first_step = None if seconds is None else time.time() - begin - seconds
                 time.sleep(0.02)
         if process.returncode:
-            sys.exit(f"{' '.join(command)}\n{log.read_text()[-4000:]}\nfailed with exit code {process.returncode}")
+            sys.exit(
+                f"{' '.join(command)}\n{log.read_text()[-4000:]}\nfailed with exit code "
+                f"{process.returncode}"
+            )
         return Ended(begin, peak, first_step)
 
     def work(self, kind: str, job: dict[str, Any], **more: Any) -> tuple[dict[str, Any], Ended]:
@@ -96,16 +107,46 @@ class Bench:
         ended = self.watch([sys.executable, str(WORKER), kind, str(file), str(report)], **more)
         return json.loads(report.read_text()), ended
 
-    def train(self, tasks: Sequence[str], steps: int, *options: str, hook: str | None = None, **more: Any) -> tuple[Any, Any, Ended]:
-        """`mtl train` on MiniLM: the rows of metrics.jsonl (one a step unless `logger.every` is given), what `hook` measured, the end."""
+    def train(
+        self, tasks: Sequence[str], steps: int, *options: str, hook: str | None = None, **more: Any
+    ) -> tuple[Any, Any, Ended]:
+        """`mtl train` on MiniLM: the rows of metrics.jsonl (one a step unless `logger.every` is
+        given), what `hook` measured, the end."""
         run_dir, report = self.fresh("run"), self.fresh("report")
-        start = [sys.executable, "-m", "mtlcli"] if hook is None else [sys.executable, str(WORKER), "mtl", hook, str(report)]
-        command = ["train", f"task=[{','.join(tasks)}]", "model=minilm", "data=local", f"data.root={self.data}", f"run_dir={run_dir}"]
-        command += [f"runner.steps={steps}", "runner.eval_every=1000000", "data.max_eval_rows=8", "logger.every=1", "logger.console=plain"]
-        command += [f"data.max_length={MAX_LENGTH}", f"runner.precision={self.precision}", "runner.device=cpu"]
+        start = (
+            [sys.executable, "-m", "mtlcli"]
+            if hook is None
+            else [sys.executable, str(WORKER), "mtl", hook, str(report)]
+        )
+        command = [
+            "train",
+            f"task=[{','.join(tasks)}]",
+            "model=minilm",
+            "data=local",
+            f"data.root={self.data}",
+            f"run_dir={run_dir}",
+        ]
+        command += [
+            f"runner.steps={steps}",
+            "runner.eval_every=1000000",
+            "data.max_eval_rows=8",
+            "logger.every=1",
+            "logger.console=plain",
+        ]
+        command += [
+            f"data.max_length={MAX_LENGTH}",
+            f"runner.precision={self.precision}",
+            "runner.device=cpu",
+        ]
         chosen = dict(option.split("=", 1) for option in [*command[1:], *options])
-        ended = self.watch([*start, "train", *(f"{key}={value}" for key, value in chosen.items())], run_dir=run_dir, **more)
-        metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+        ended = self.watch(
+            [*start, "train", *(f"{key}={value}" for key, value in chosen.items())],
+            run_dir=run_dir,
+            **more,
+        )
+        metrics = [
+            json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()
+        ]
         shutil.rmtree(run_dir)
         return metrics, json.loads(report.read_text()) if hook else None, ended
 
@@ -147,7 +188,10 @@ def speed(metrics: list[dict[str, Any]], skip: int) -> Speed:
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """GitHub markdown."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines)) + "\n"
+    return (
+        "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines))
+        + "\n"
+    )
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:

@@ -1,9 +1,14 @@
-"""What scripts/bench/speed.py runs in a process of its own: the Trainer, and `mtl` with a clock inside.
+"""What scripts/bench/speed.py runs in a process of its own: the Trainer, and `mtl` with a clock
+inside.
 
-    python scripts/bench/speed_worker.py trainer JOB REPORT        batches given in a file, one Trainer after the other
-    python scripts/bench/speed_worker.py script JOB REPORT         one whole training script, from parquet files to scores
-    python scripts/bench/speed_worker.py load JOB REPORT           importing torch and transformers and loading the model, no more
-    python scripts/bench/speed_worker.py mtl HOOK REPORT ARGS...   `mtl ARGS...`; HOOK is stages, stub or evaluation
+    python scripts/bench/speed_worker.py trainer JOB REPORT batches given in a file, one Trainer
+    after the other
+    python scripts/bench/speed_worker.py script JOB REPORT one whole training script, from parquet
+    files to scores
+    python scripts/bench/speed_worker.py load JOB REPORT importing torch and transformers and
+    loading the model, no more
+    python scripts/bench/speed_worker.py mtl HOOK REPORT ARGS... `mtl ARGS...`; HOOK is stages, stub
+    or evaluation
 
 JOB is a JSON file with settings; a JSON file with what was measured is written to REPORT.
 """
@@ -39,11 +44,14 @@ def load(job: dict[str, Any]) -> dict[str, Any]:
     return {"first_step": time.time()}
 
 
-def make_trainer(job: dict[str, Any], name: str, labels: int, train: Any, evaluation: Any = None, **more: Any) -> Any:
+def make_trainer(
+    job: dict[str, Any], name: str, labels: int, train: Any, evaluation: Any = None, **more: Any
+) -> Any:
     """A Trainer for one task, which notes when it began and ended its steps in `.clock`.
 
-    `job`: `model`, `padded` (to max_length, as run_glue does), `bf16`, `attention` (None: the default), `device`, `out`. What is not
-    given stays as the library has it: random order, the fused AdamW, gradients clipped at 1.
+    `job`: `model`, `padded` (to max_length, as run_glue does), `bf16`, `attention` (None: the
+    default), `device`, `out`. What is not given stays as the library has it: random order, the
+    fused AdamW, gradients clipped at 1.
     """
     from transformers import (
         AutoModelForSequenceClassification,
@@ -86,7 +94,11 @@ def make_trainer(job: dict[str, Any], name: str, labels: int, train: Any, evalua
         disable_tqdm=True,
         **more,
     )
-    collator: Any = default_data_collator if job["padded"] else DataCollatorWithPadding(AutoTokenizer.from_pretrained(job["model"]))
+    collator: Any = (
+        default_data_collator
+        if job["padded"]
+        else DataCollatorWithPadding(AutoTokenizer.from_pretrained(job["model"]))
+    )
     clock = Clock()
     made = Trainer(
         model=model,
@@ -105,16 +117,23 @@ def _metrics(output: Any) -> dict[str, float]:
     from sklearn.metrics import accuracy_score, f1_score
 
     guess = output.predictions.argmax(-1)
-    return {"accuracy": float(accuracy_score(output.label_ids, guess)), "f1": float(f1_score(output.label_ids, guess))}
+    return {
+        "accuracy": float(accuracy_score(output.label_ids, guess)),
+        "f1": float(f1_score(output.label_ids, guess)),
+    }
 
 
 def _pad(row: dict[str, Any], length: int) -> dict[str, Any]:
     """A row padded as the tokenizer pads (id 0, type 0, not attended)."""
-    return {key: value + [0] * (length - len(value)) if isinstance(value, list) else value for key, value in row.items()}
+    return {
+        key: value + [0] * (length - len(value)) if isinstance(value, list) else value
+        for key, value in row.items()
+    }
 
 
 def trainer(job: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of a step of each task after `warmup` steps: from the end of one step to that of the next, so fetching is in it."""
+    """Seconds of a step of each task after `warmup` steps: from the end of one step to that of the
+    next, so fetching is in it."""
     from datasets import Dataset
 
     seconds = {}
@@ -124,8 +143,16 @@ def trainer(job: dict[str, Any]) -> dict[str, Any]:
             rows = [_pad(row, job["max_length"]) for row in rows]
         steps = len(task["batches"])
         job["steps"] = steps
-        # The batches come in the order that the sampler gave them elsewhere; what is not asked for by default is that order alone.
-        made = make_trainer(job, name, task["labels"], Dataset.from_list(rows), train_sampling_strategy="sequential", num_train_epochs=1)
+        # The batches come in the order that the sampler gave them elsewhere; what is not asked for
+        # by default is that order alone.
+        made = make_trainer(
+            job,
+            name,
+            task["labels"],
+            Dataset.from_list(rows),
+            train_sampling_strategy="sequential",
+            num_train_epochs=1,
+        )
         made.train()
         ends, warmup = made.clock.ends, job["warmup"]
         assert len(ends) == steps, f"{len(ends)} steps instead of {steps}"
@@ -134,7 +161,8 @@ def trainer(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def script(job: dict[str, Any]) -> dict[str, Any]:
-    """MRPC as run_glue trains it, without the package `evaluate` (6 s to import): parquet files, tokenizer, Trainer, scores."""
+    """MRPC as run_glue trains it, without the package `evaluate` (6 s to import): parquet files,
+    tokenizer, Trainer, scores."""
     from datasets import load_dataset
     from transformers import AutoTokenizer
 
@@ -146,7 +174,13 @@ def script(job: dict[str, Any]) -> dict[str, Any]:
             sets[split] = sets[split].select(range(min(count, len(sets[split]))))
     padding = "max_length" if job["padded"] else False
     sets = sets.map(
-        lambda rows: tokenizer(rows["sentence1"], rows["sentence2"], truncation=True, max_length=job["max_length"], padding=padding),
+        lambda rows: tokenizer(
+            rows["sentence1"],
+            rows["sentence2"],
+            truncation=True,
+            max_length=job["max_length"],
+            padding=padding,
+        ),
         batched=True,
     )
     made = make_trainer(
@@ -163,7 +197,11 @@ def script(job: dict[str, Any]) -> dict[str, Any]:
     start = time.perf_counter()
     made.evaluate()
     seconds = time.perf_counter() - start
-    return {"first_step": made.clock.begins[0], "evaluation": seconds, "eval_rows": len(sets["validation"])}
+    return {
+        "first_step": made.clock.begins[0],
+        "evaluation": seconds,
+        "eval_rows": len(sets["validation"]),
+    }
 
 
 def mtl(hook: str, arguments: list[str]) -> dict[str, Any]:
@@ -193,7 +231,8 @@ def _timed(function: Callable[..., Any], note: Callable[[float], None]) -> Calla
 
 
 def time_stages() -> dict[str, Any]:
-    """Clock the parts of a step: seconds of each part before each row of metrics.jsonl, which is one step if the run logs every step."""
+    """Clock the parts of a step: seconds of each part before each row of metrics.jsonl, which is
+    one step if the run logs every step."""
     import torch
 
     from mtlcli.models.multitask import MultiTaskModel
@@ -204,7 +243,11 @@ def time_stages() -> dict[str, Any]:
         "data": [(Stages, "plan"), (Run, "fetch")],
         "forward": [(MultiTaskModel, "forward"), (MultiTaskModel, "together")],
         "backward": [(torch.Tensor, "backward")],
-        "optimiser": [(torch.nn.utils, "get_total_norm"), (torch.nn.utils, "clip_grads_with_norm_"), (torch.optim.AdamW, "step")],
+        "optimiser": [
+            (torch.nn.utils, "get_total_norm"),
+            (torch.nn.utils, "clip_grads_with_norm_"),
+            (torch.optim.AdamW, "step"),
+        ],
     }
     spent = dict.fromkeys(parts, 0.0)
     steps: list[dict[str, float]] = []
@@ -241,7 +284,8 @@ def at_each_row(note: Callable[[], None]) -> None:
 
 
 def stub_model() -> dict[str, Any]:
-    """In the place of the model one of its numbers: what is left of a step is the loop around the model, as a clock outside sees it."""
+    """In the place of the model one of its numbers: what is left of a step is the loop around the
+    model, as a clock outside sees it."""
     from mtlcli.models.multitask import MultiTaskModel, TaskOutput
 
     measured: dict[str, Any] = {"calls": 0, "rows": []}

@@ -1,11 +1,13 @@
-"""How long it takes from `mtl train` to the first step, beside what any program must do for it: import torch and load the model.
+"""How long it takes from `mtl train` to the first step, beside what any program must do for it:
+import torch and load the model.
 
-Arms, alternating within each round, each a process of its own, on real data whose encoded rows are in the cache:
-`baseline` imports torch and transformers and loads the model's weights and its tokenizer's file; `train` is `mtl train` on four GLUE
-tasks until it would begin its first step. A sweep of small jobs on the sample world follows, once: what its first job and its later
-jobs take, from one job's beginning to the next. CPU time is given too, which a busy machine disturbs less.
+Arms, alternating within each round, each a process of its own, on real data whose encoded rows are
+in the cache: `baseline` imports torch and transformers and loads the model's weights and its
+tokenizer's file; `train` is `mtl train` on four GLUE tasks until it would begin its first step. A
+sweep of small jobs on the sample world follows, once: what its first job and its later jobs take,
+from one job's beginning to the next. CPU time is given too, which a busy machine disturbs less.
 
-    python scripts/bench/start.py DATA             # DATA holds glue/<task>/<split>.parquet; 5 rounds
+    python scripts/bench/start.py DATA # DATA holds glue/<task>/<split>.parquet; 5 rounds
     python scripts/bench/start.py DATA --rounds 9 --jobs 4
 """
 
@@ -26,9 +28,10 @@ TELL = """
 import json, os, sys, time
 
 def tell():
-    # Time since the process was started, and what it has computed: what Python itself takes to start counts.
-    ticks = float(open("/proc/self/stat").read().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
-    print("TOLD", json.dumps([time.clock_gettime(time.CLOCK_BOOTTIME) - ticks, time.process_time()]), flush=True)
+    # Time since the process was started, and what it has computed: the start of Python counts.
+    ticks = float(open("/proc/self/stat").read().rpartition(")")[2].split()[19])
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    print("TOLD", json.dumps([age, time.process_time()]), flush=True)
 """
 BASELINE = f"""{TELL}
 import torch
@@ -69,10 +72,18 @@ sys.exit(code)
 
 def told(code: str, *arguments: str) -> list[tuple[float, float]]:
     """Run a program; the seconds, of the clock and of the processor, at which it told of itself."""
-    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise SystemExit(done.stderr)
-    lines = [line.removeprefix("TOLD") for line in done.stdout.splitlines() if line.startswith("TOLD")]
+    lines = [
+        line.removeprefix("TOLD") for line in done.stdout.splitlines() if line.startswith("TOLD")
+    ]
     return [tuple(json.loads(line)) for line in lines]
 
 
@@ -85,7 +96,9 @@ def row(name: str, seconds: list[tuple[float, float]]) -> tuple[float, float]:
 
 def main() -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=8)
@@ -93,14 +106,24 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MTL_CACHE"] = str(Path(folder) / "cache")
-        tasks = ["task=[rte,mrpc,cola,stsb]", "model=minilm", "data=local", f"data.root={options.data.absolute()}"]
+        tasks = [
+            "task=[rte,mrpc,cola,stsb]",
+            "model=minilm",
+            "data=local",
+            f"data.root={options.data.absolute()}",
+        ]
         few = ["runner.threads=1", "runner.device=cpu"]
         arms: dict[str, list[tuple[float, float]]] = {"baseline": [], "train": []}
-        # The first round fills the cache of encoded rows and Python's of compiled modules, and does not count.
+        # The first round fills the cache of encoded rows and Python's of compiled modules, and does
+        # not count.
         for number in range(options.rounds + 1):
             for name, arm in arms.items():
                 run_dir = f"run_dir={folder}/run_{number}"
-                found = told(BASELINE) if name == "baseline" else told(TRAIN, "train", *tasks, *few, "runner.steps=1", run_dir)
+                found = (
+                    told(BASELINE)
+                    if name == "baseline"
+                    else told(TRAIN, "train", *tasks, *few, "runner.steps=1", run_dir)
+                )
                 arm += found if number else []
         seeds = "seed=" + ",".join(map(str, range(options.jobs)))
         sample = ["task=glue_multi", "data=sample", "model=tiny", "runner.steps=2"]
@@ -109,7 +132,9 @@ def main() -> None:
     print(f"{'seconds (medians)':<44} {'clock':>8} {'CPU':>8}   n")
     baseline = row("baseline: import torch, load the model", arms["baseline"])
     train = row("mtl train, to the first step", arms["train"])
-    print(f"{'  times the baseline':<44} {train[0] / baseline[0]:8.2f} {train[1] / baseline[1]:8.2f}")
+    print(
+        f"{'  times the baseline':<44} {train[0] / baseline[0]:8.2f} {train[1] / baseline[1]:8.2f}"
+    )
     row("sweep on the sample world: until its first job", marks[:1])
     row("sweep: first job", jobs[:1])
     row("sweep: each later job", jobs[1:])

@@ -40,7 +40,10 @@ def test_auto_is_bf16_and_stands_in_the_run_folder(tmp_path: Path) -> None:
     done = mtl("eval", str(run), "--task", "stsb", "--predictions", str(tmp_path / "predictions"))
     assert done.returncode == 0, done.stderr
     # Near 3, bf16 has one number every 2^-6: the rows would share a handful of scores.
-    rows = [json.loads(line) for line in (tmp_path / "predictions" / "stsb.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "predictions" / "stsb.jsonl").read_text().splitlines()
+    ]
     assert len({row["score"] for row in rows}) > 0.9 * len(rows)
 
 
@@ -48,7 +51,11 @@ def test_outputs_of_heads_are_fp32() -> None:
     torch.manual_seed(0)
     states = torch.randn(4, 5, 16)
     encoded = Encoded(states, states[:, 0], torch.ones(4, 5, dtype=torch.bool))
-    for head in (PooledHead(16, 3, 0.0, layers=0), PooledHead(16, 3, 0.0, layers=1), SpanHead(16, 0.0)):
+    for head in (
+        PooledHead(16, 3, 0.0, layers=0),
+        PooledHead(16, 3, 0.0, layers=1),
+        SpanHead(16, 0.0),
+    ):
         with torch.autocast("cpu", torch.bfloat16):
             low = head(encoded)
         exact = head(encoded)
@@ -59,7 +66,11 @@ def test_outputs_of_heads_are_fp32() -> None:
 
 def test_two_ranks_are_one_within_the_rounding_of_bf16(tmp_path: Path) -> None:
     for devices in (1, 2):
-        options = ["runner.precision=bf16", f"runner.devices={devices}", f"run_dir={tmp_path / str(devices)}"]
+        options = [
+            "runner.precision=bf16",
+            f"runner.devices={devices}",
+            f"run_dir={tmp_path / str(devices)}",
+        ]
         done = mtl(*without_format(COMMON), *options, "sampling=all")
         assert done.returncode == 0, done.stderr
     # Each rank rounds its own gradient of a weight before the sum, and 20 steps add up.

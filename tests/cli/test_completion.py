@@ -1,4 +1,5 @@
-"""What TAB offers: the candidates themselves, the shells that ask for them, and what a TAB costs."""
+"""What TAB offers: the candidates themselves, the shells that ask for them, and what a TAB
+costs."""
 
 from __future__ import annotations
 
@@ -39,7 +40,13 @@ def shell_env(tmp_path: Path) -> dict[str, str]:
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mtlcli "$@"\n')
     command.chmod(0o755)
     root = str(Path(__file__).parents[2])
-    return {**os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}", "PYTHONPATH": root, "HOME": str(tmp_path), "TERM": "dumb"}
+    return {
+        **os.environ,
+        "PATH": f"{command.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": root,
+        "HOME": str(tmp_path),
+        "TERM": "dumb",
+    }
 
 
 def test_verbs() -> None:
@@ -50,7 +57,9 @@ def test_verbs() -> None:
 
 def test_group_choices_are_the_files_of_conf() -> None:
     for group in (path for path in conf_dir().iterdir() if path.is_dir()):
-        assert candidates(f"train {group.name}=") == [f"{group.name}={file.stem}" for file in sorted(group.glob("*.yaml"))]
+        assert candidates(f"train {group.name}=") == [
+            f"{group.name}={file.stem}" for file in sorted(group.glob("*.yaml"))
+        ]
     assert candidates("train model=ti") == ["model=tiny"]
 
 
@@ -70,7 +79,9 @@ def test_lists_and_sweeps() -> None:
     assert "task=[cola,cola" not in candidates("train task=[cola,")
     assert candidates("train task=[cola,rt") == ["task=[cola,rte]", "task=[cola,rte,"]
     assert candidates("train task=[squad") == ["task=[squad]", "task=[squad,", "task=[squad_v2"]
-    assert candidates("train -m sharing=hard,") == [f"sharing=hard,{name}" for name in sorted(sharings) if name != "hard"]
+    assert candidates("train -m sharing=hard,") == [
+        f"sharing=hard,{name}" for name in sorted(sharings) if name != "hard"
+    ]
 
 
 def test_keys_of_the_schema() -> None:
@@ -81,7 +92,11 @@ def test_keys_of_the_schema() -> None:
 
 
 def test_literal_values() -> None:
-    assert candidates("train runner.precision=") == ["runner.precision=auto", "runner.precision=fp32", "runner.precision=bf16"]
+    assert candidates("train runner.precision=") == [
+        "runner.precision=auto",
+        "runner.precision=fp32",
+        "runner.precision=bf16",
+    ]
     assert candidates("train runner.precision=b") == ["runner.precision=bf16"]
     assert candidates("train tasks.squad.no_answer=t") == ["tasks.squad.no_answer=true"]
     assert candidates("train runner.steps=") == []
@@ -90,18 +105,28 @@ def test_literal_values() -> None:
 def test_keys_of_the_chosen_method_only() -> None:
     assert candidates("train weighting=uncertainty weighting.l") == ["weighting.lr="]
     assert candidates("train weighting=static weighting.l") == []
-    assert candidates("train weighting.l") == ["weighting.lr=", "weighting.last_layers=", "weighting.leak="]
+    assert candidates("train weighting.l") == [
+        "weighting.lr=",
+        "weighting.last_layers=",
+        "weighting.leak=",
+    ]
 
 
 def test_tasks_of_the_run_and_their_fields() -> None:
     assert candidates("train task=[squad,rte] tasks.") == ["tasks.squad.", "tasks.rte."]
-    assert set(candidates("train task=glue_squad tasks.s")) == {"tasks.squad.", "tasks.sst2.", "tasks.stsb."}
+    assert set(candidates("train task=glue_squad tasks.s")) == {
+        "tasks.squad.",
+        "tasks.sst2.",
+        "tasks.stsb.",
+    }
     assert "tasks.squad.stride=" in candidates("train tasks.squad.")
     assert "tasks.rte.stride=" not in candidates("train tasks.rte.")
     assert candidates("train tasks.rte.columns.text_") == ["tasks.rte.columns.text_pair="]
 
 
-def test_folders_and_names_of_the_other_verbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_and_names_of_the_other_verbs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "runs" / "one run").mkdir(parents=True)
     (tmp_path / "notes.txt").touch()
     (tmp_path / ".hidden").mkdir()
@@ -123,7 +148,10 @@ def test_folders_and_names_of_the_other_verbs(tmp_path: Path, monkeypatch: pytes
 
 def test_tasks_of_a_run_folder(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "step_1").mkdir(parents=True)
-    (tmp_path / "config.yaml").write_text("seed: 0\ntasks:\n  mine:\n    weight: 1.0\n  other-one:\n    weight: 1.0\nmodel:\n  name: x\n")
+    (tmp_path / "config.yaml").write_text(
+        "seed: 0\ntasks:\n  mine:\n    weight: 1.0\n  other-one:\n    weight: 1.0\nmodel:\n  name: "
+        "x\n"
+    )
     assert candidates(f"eval {tmp_path} --task ") == ["mine", "other-one"]
     assert candidates(f"eval {tmp_path}/checkpoints/step_1 --task m") == ["mine"]
     assert candidates(f"eval {tmp_path} tasks.") == ["tasks.mine.", "tasks.other-one."]
@@ -159,13 +187,21 @@ def test_a_line_of_bash(line: str, replies: list[str], capsys: pytest.CaptureFix
     *words, current = line.replace("'", "").replace('"', "").split(" ")[1:]
     assert complete_main(["zsh", *words, current]) == 0
     assert capsys.readouterr().out == whole
-    assert [word.rstrip().endswith(reply.rstrip()) for word, reply in zip(whole.splitlines(), replies)] == [True] * len(replies)
+    assert [
+        word.rstrip().endswith(reply.rstrip()) for word, reply in zip(whole.splitlines(), replies)
+    ] == [True] * len(replies)
 
 
-def test_a_path_with_a_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_path_with_a_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "one run").mkdir()
     monkeypatch.chdir(tmp_path)
-    for line, reply in (("mtl eval o", "one\\ run/"), ("mtl eval one\\ r", "one\\ run/"), ("mtl eval 'one r", "one run/")):
+    for line, reply in (
+        ("mtl eval o", "one\\ run/"),
+        ("mtl eval one\\ r", "one\\ run/"),
+        ("mtl eval 'one r", "one run/"),
+    ):
         complete_main(["bash", line, BREAKS])
         assert capsys.readouterr().out == reply + "\n"
 
@@ -175,16 +211,19 @@ def test_the_function_that_bash_calls(shell_env: dict[str, str]) -> None:
     code = """
         set -u
         eval "$(mtl completion bash)"
-        ask() { COMP_LINE=$1 COMP_POINT=${#1}; COMPREPLY=(); _mtl mtl; printf '<%s>' "${COMPREPLY[@]}"; echo; }
+        tell() { printf '<%s>' "${COMPREPLY[@]}"; echo; }
+        ask() { COMP_LINE=$1 COMP_POINT=${#1}; COMPREPLY=(); _mtl mtl; tell; }
         ask 'mtl '
         ask 'mtl train sharing='
         ask 'mtl train task=[cola,squ'
         ask 'mtl train runner.precision=f'
-        COMP_LINE='mtl train model= seed=1' COMP_POINT=16; _mtl mtl; printf '<%s>' "${COMPREPLY[@]}"; echo
+        COMP_LINE='mtl train model= seed=1' COMP_POINT=16; _mtl mtl; tell
         COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
         ask 'mtl train runner.precision=f'
     """
-    done = subprocess.run(["bash", "-c", code], env=shell_env, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        ["bash", "-c", code], env=shell_env, capture_output=True, text=True, check=True, timeout=60
+    )
     assert done.stderr == ""
     verbs, sharing, tasks, precision, middle, whole = done.stdout.splitlines()
     assert verbs.startswith("<train ><eval >")
@@ -197,19 +236,26 @@ def test_the_function_that_bash_calls(shell_env: dict[str, str]) -> None:
 
 INTERACTIVE = {
     "bash": (["bash", "--norc", "--noprofile", "-i"], 'eval "$(mtl completion bash)"'),
-    "zsh": (["zsh", "-f", "-i"], 'autoload -Uz compinit && compinit -u -D && eval "$(mtl completion zsh)"'),
+    "zsh": (
+        ["zsh", "-f", "-i"],
+        'autoload -Uz compinit && compinit -u -D && eval "$(mtl completion zsh)"',
+    ),
     "fish": (["fish", "--no-config", "-i"], "mtl completion fish | source"),
 }
 
 
 @pytest.mark.parametrize("shell", INTERACTIVE)
 def test_a_person_presses_tab(shell: str, shell_env: dict[str, str], tmp_path: Path) -> None:
-    """A shell with a terminal of its own: type, press TAB, and see which command line Enter runs."""
+    """A shell with a terminal of its own: type, press TAB, and see which command line Enter
+    runs."""
     argv, setup = INTERACTIVE[shell]
     if shutil.which(argv[0]) is None:
         pytest.skip(f"{shell} is not installed")
     command = tmp_path / "bin" / "mtl"
-    answers = command.read_text().replace("exec", 'case "$1" in train | eval) printf "RAN:"; printf "<%s>" "$@"; echo; exit ;; esac\nexec')
+    answers = command.read_text().replace(
+        "exec",
+        'case "$1" in train | eval) printf "RAN:"; printf "<%s>" "$@"; echo; exit ;; esac\nexec',
+    )
     command.write_text(answers)
     (tmp_path / "one run").mkdir()
     process, terminal = pty.fork()
@@ -223,7 +269,10 @@ def test_a_person_presses_tab(shell: str, shell_env: dict[str, str], tmp_path: P
         for typed, ran in (
             ("mtl tra\tmodel=tin\t-m\r", "RAN:<train><model=tiny><-m>"),
             ("mtl train runner.preci\tfp\t\r", "RAN:<train><runner.precision=fp32>"),
-            ("mtl train 'task=[cola,rt\t]' tasks.rt\tweight=2\r", "RAN:<train><task=[cola,rte]><tasks.rte.weight=2>"),
+            (
+                "mtl train 'task=[cola,rt\t]' tasks.rt\tweight=2\r",
+                "RAN:<train><task=[cola,rte]><tasks.rte.weight=2>",
+            ),
             ("mtl eval o\t\r", "RAN:<eval><one run/>"),
         ):
             os.write(terminal, typed.encode())
@@ -257,8 +306,19 @@ def test_unknown_shell() -> None:
 
 
 def test_a_tab_costs_little() -> None:
-    """Under 0.3 s of CPU time, with nothing heavy imported; the best of three, because other processes make it look slower."""
-    heavy = ["torch", "transformers", "datasets", "hydra", "omegaconf", "pydantic", "yaml", "numpy", "rich"]
+    """Under 0.3 s of CPU time, with nothing heavy imported; the best of three, because other
+    processes make it look slower."""
+    heavy = [
+        "torch",
+        "transformers",
+        "datasets",
+        "hydra",
+        "omegaconf",
+        "pydantic",
+        "yaml",
+        "numpy",
+        "rich",
+    ]
     code = (
         "import sys; from mtlcli.cli import main\n"
         "main(['--complete', 'zsh', 'train', 'task=glue_squad', 'tasks.squad.'])\n"
@@ -267,9 +327,20 @@ def test_a_tab_costs_little() -> None:
     spent = []
     for _ in range(3):
         before = os.times()
-        done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         after = os.times()
-        spent.append(after.children_user + after.children_system - before.children_user - before.children_system)
+        spent.append(
+            after.children_user
+            + after.children_system
+            - before.children_user
+            - before.children_system
+        )
         assert "tasks.squad.stride=" in done.stdout
         assert done.stderr == "[]\n"
     assert min(spent) < 0.3

@@ -11,7 +11,10 @@ from mtlcli.cli.eval import eval_main
 from mtlcli.disk import obstacle
 from mtlcli.errors import UserError
 
-FIX = "take it out; an evaluation may change data, the device, and a task's source, splits, columns and metrics: mtl eval --help"
+FIX = (
+    "take it out; an evaluation may change data, the device, and a task's source, splits, "
+    "columns and metrics: mtl eval --help"
+)
 
 
 def said(*argv: object) -> list[str]:
@@ -34,9 +37,12 @@ def runs(tmp_path: Path) -> Path:
 def test_paths(runs: Path) -> None:
     assert said() == ["PATH: no path is given -> give a run folder or a checkpoint: mtl eval PATH"]
     assert said(runs / "new", runs / "old")[0].startswith("PATH: one path is needed, found 2")
-    assert said(runs / "nwe") == [f"{runs / 'nwe'}: there is no such folder -> did you mean {runs / 'new'}?"]
+    assert said(runs / "nwe") == [
+        f"{runs / 'nwe'}: there is no such folder -> did you mean {runs / 'new'}?"
+    ]
     assert said(runs) == [
-        f"{runs}: neither a run folder (looked for config.yaml) nor a checkpoint (looked for manifest.json) -> the newest run in it is "
+        f"{runs}: neither a run folder (looked for config.yaml) nor a checkpoint (looked for "
+        "manifest.json) -> the newest run in it is "
         f"{runs / 'new'}"
     ]
 
@@ -51,33 +57,56 @@ def test_places_that_cannot_be_written_are_known_before_the_work(runs: Path) -> 
         (config / "a" / "b", f"{config} is a file, not a folder"),
         (runs / "loop" / "x", f"{runs / 'loop'} is a link to nothing"),
     ):
-        assert said(runs / "new", "--json", place) == [f"--json {place}: the file cannot be written: {why} -> {FILE}"]
-        assert said(runs / "new", "--predictions", place) == [f"--predictions {place}: the folder cannot be written: {why} -> {FOLDER}"]
+        assert said(runs / "new", "--json", place) == [
+            f"--json {place}: the file cannot be written: {why} -> {FILE}"
+        ]
+        assert said(runs / "new", "--predictions", place) == [
+            f"--predictions {place}: the folder cannot be written: {why} -> {FOLDER}"
+        ]
     for place in (runs / "new" / ("z" * 300), runs / "not" / "yet" / ("z" * 300)):
         for option in ("--json", "--predictions"):
             assert "a name of 300 bytes is too long" in said(runs / "new", option, place)[0]
-    assert obstacle(runs / "new" / "a" / "b", folder=False) is None and not (runs / "new" / "a").exists()
+    assert (
+        obstacle(runs / "new" / "a" / "b", folder=False) is None
+        and not (runs / "new" / "a").exists()
+    )
     assert obstacle(Path(os.devnull), folder=False) is None
     assert said(runs / "new", "--texts") == [
-        "--texts: the option has no effect without --predictions -> add --predictions DIR, or take it out"
+        "--texts: the option has no effect without --predictions -> add --predictions DIR, or take "
+        "it out"
     ]
 
 
 def test_overrides_and_files(runs: Path) -> None:
     config = runs / "new" / "config.yaml"
-    assert said(runs / "new", "model=tiny", "+data.root=x", "--json", runs, "--predictions", config, "seed=3") == [
+    assert said(
+        runs / "new",
+        "model=tiny",
+        "+data.root=x",
+        "--json",
+        runs,
+        "--predictions",
+        config,
+        "seed=3",
+    ) == [
         "model: is fixed by the checkpoint -> " + FIX,
         "+data.root: values are changed with key=value here, without + and ~",
         "seed: is fixed by the checkpoint -> " + FIX,
         f"--json {runs}: the file cannot be written: {runs} is a folder, not a file -> {FILE}",
-        f"--predictions {config}: the folder cannot be written: {config} is a file, not a folder -> {FOLDER}",
+        f"--predictions {config}: the folder cannot be written: {config} is a file, not a folder "
+        f"-> {FOLDER}",
     ]
-    assert said(runs / "new", "--foo") == ["unknown option '--foo' -> mtl eval --help tells the options"]
+    assert said(runs / "new", "--foo") == [
+        "unknown option '--foo' -> mtl eval --help tells the options"
+    ]
 
 
 def test_a_task_is_no_override(runs: Path) -> None:
-    """`--task rte data.max_length=64`: the second word is an override, whatever stands before it."""
-    assert said(runs / "new", "--task", "rte", "optim.lr=3") == ["optim.lr: is fixed by the checkpoint -> " + FIX]
+    """`--task rte data.max_length=64`: the second word is an override, whatever stands before
+    it."""
+    assert said(runs / "new", "--task", "rte", "optim.lr=3") == [
+        "optim.lr: is fixed by the checkpoint -> " + FIX
+    ]
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,5 @@
-"""A YAML file that somebody has passed on is data: by no way does it configure Hydra, which would run what it names."""
+"""A YAML file that somebody has passed on is data: by no way does it configure Hydra, which would
+run what it names."""
 
 from __future__ import annotations
 
@@ -10,7 +11,10 @@ from mtlcli.cli import main
 from mtlcli.cli.preflight import preflight, read_arguments
 from mtlcli.errors import UserError
 
-TASK = "type: classification\nsource: {files: {train: rows.csv, validation: rows.csv}}\ncolumns: {text: text, label: label}\n"
+TASK = (
+    "type: classification\nsource: {files: {train: rows.csv, validation: rows.csv}}\ncolumns: "
+    "{text: text, label: label}\n"
+)
 CALLBACK = "{x: {_target_: pathlib.Path.touch, self: RAN}}"
 WAYS: dict[str, tuple[dict[str, str], str, str]] = {
     "callbacks": (
@@ -34,17 +38,20 @@ WAYS: dict[str, tuple[dict[str, str], str, str]] = {
         "task/mine.yaml: the file sets hydra:",
     ),
     "a package in a defaults list": (
-        {"task/mine": "# @package tasks.mine\ndefaults: [_self_, other@_global_.hydra.callbacks]", "task/other": CALLBACK},
+        {"task/mine": "# @package tasks.mine\ndefaults: [_self_, "
+                      "other@_global_.hydra.callbacks]", "task/other": CALLBACK},
         "task=mine",
         "task/other.yaml: the file sets hydra.callbacks",
     ),
     "an override in a defaults list": (
-        {"experiment/mine": "# @package _global_\ndefaults: [{override /hydra/hydra_logging: default}]"},
+        {"experiment/mine": "# @package _global_\ndefaults: [{override /hydra/hydra_logging: "
+                            "default}]"},
         "experiment=mine",
         "experiment/mine.yaml: the file sets hydra/hydra_logging",
     ),
     "a file of Hydra's": (
-        {"task/mine": "# @package tasks.mine\ndefaults: [_self_, /hydra/output/default@_global_.hydra.x]"},
+        {"task/mine": "# @package tasks.mine\ndefaults: [_self_, "
+                      "/hydra/output/default@_global_.hydra.x]"},
         "task=mine",
         "task/mine.yaml: the file sets hydra.x",
     ),
@@ -84,16 +91,50 @@ def test_a_file_of_the_user_cannot_configure_hydra(conf: Path, name: str) -> Non
     assert expected in str(caught.value)
 
 
-def test_help_and_a_typed_search_path_do_not_lead_around_it(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_and_a_typed_search_path_do_not_lead_around_it(
+    conf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(conf, {"experiment/mine": "# @package _global_\ndefaults: [{override /logger: mine}]"})
-    write(conf.parent / "more", {"logger/mine": "# @package _global_\nhydra: {hydra_logging: {version: 1}}"})
+    write(
+        conf.parent / "more",
+        {"logger/mine": "# @package _global_\nhydra: {hydra_logging: {version: 1}}"},
+    )
     for option in (["--help"], ["--cfg", "all"], []):
         place = f"hydra.searchpath=[file://{conf.parent}/more]"
-        assert main(["train", *option, "-cd", str(conf), place, "task=rte", "data=sample", "experiment=mine"]) == 2
-        assert f"{conf.parent}/more/logger/mine.yaml: the file sets hydra.hydra_logging" in capsys.readouterr().err
+        assert (
+            main(
+                [
+                    "train",
+                    *option,
+                    "-cd",
+                    str(conf),
+                    place,
+                    "task=rte",
+                    "data=sample",
+                    "experiment=mine",
+                ]
+            )
+            == 2
+        )
+        assert (
+            f"{conf.parent}/more/logger/mine.yaml: the file sets hydra.hydra_logging"
+            in capsys.readouterr().err
+        )
 
 
 def test_what_is_typed_and_what_is_no_key_of_hydra_is_taken(conf: Path) -> None:
-    write(conf, {"task/hydra": "# @package tasks.hydra", "task/mine": "# @package tasks.mine\ndefaults: [hydra@_here_, _self_]"})
-    arguments = ["-cd", str(conf), "task=[hydra,mine]", "hydra.verbose=true", "hydra/job_logging=none"]
+    write(
+        conf,
+        {
+            "task/hydra": "# @package tasks.hydra",
+            "task/mine": "# @package tasks.mine\ndefaults: [hydra@_here_, _self_]",
+        },
+    )
+    arguments = [
+        "-cd",
+        str(conf),
+        "task=[hydra,mine]",
+        "hydra.verbose=true",
+        "hydra/job_logging=none",
+    ]
     assert list(preflight(read_arguments(arguments)).configs[0].tasks) == ["hydra", "mine"]

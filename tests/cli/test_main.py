@@ -1,4 +1,5 @@
-"""What every command line has in common: help, versions, unknown verbs, and what the light verbs cost."""
+"""What every command line has in common: help, versions, unknown verbs, and what the light verbs
+cost."""
 
 from __future__ import annotations
 
@@ -16,9 +17,13 @@ from mtlcli.errors import Problem, UserError
 HEAVY = ("torch", "transformers", "datasets", "evaluate", "sklearn", "hydra")
 
 
-def mtl(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+def mtl(
+    *arguments: str, cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "mtlcli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ | environment, timeout=120)
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, env=os.environ | environment, timeout=120
+    )
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
@@ -44,13 +49,17 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trian", "task=rte"]) == 2
     assert capsys.readouterr().err == (
-        "mtl: 1 problem\n  unknown verb 'trian'\n      -> did you mean 'train'? choices: completion, eval, tasks, train\n"
+        "mtl: 1 problem\n  unknown verb 'trian'\n      -> did you mean 'train'? choices: "
+        "completion, eval, tasks, train\n"
     )
 
 
 def test_an_error_is_one_block() -> None:
     error = UserError([Problem("is wrong", "a.b", "do this"), Problem("is wrong too")])
-    assert block("mtl train", error) == "mtl train: 2 problems\n  a.b: is wrong\n      -> do this\n  is wrong too"
+    assert (
+        block("mtl train", error)
+        == "mtl train: 2 problems\n  a.b: is wrong\n      -> do this\n  is wrong too"
+    )
 
 
 def test_debug_keeps_the_traceback() -> None:
@@ -61,13 +70,20 @@ def test_debug_keeps_the_traceback() -> None:
 
 
 def test_only_rank_0_talks() -> None:
-    done = mtl("train", "task=ret", RANK="1", WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT="29500")
+    done = mtl(
+        "train", "task=ret", RANK="1", WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT="29500"
+    )
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     done = subprocess.run(
-        f"{sys.executable} -m mtlcli train --cfg job | head -1", shell=True, capture_output=True, text=True, cwd=tmp_path, timeout=60
+        f"{sys.executable} -m mtlcli train --cfg job | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
     )
     assert done.stdout == "tasks:\n" and done.stderr == ""
 
@@ -82,7 +98,13 @@ def test_light_verbs_import_nothing_heavy(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["train", "task=ret"], ["train", "--cfg", "job"], ["eval", "nosuch"], ["tasks", "stsb", "data=sample"]]
+    "arguments",
+    [
+        ["train", "task=ret"],
+        ["train", "--cfg", "job"],
+        ["eval", "nosuch"],
+        ["tasks", "stsb", "data=sample"],
+    ],
 )
 def test_no_torch_before_a_run_starts(arguments: list[str], tmp_path: Path) -> None:
     traced = mtl(*arguments, cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")

@@ -1,4 +1,5 @@
-"""Mistakes that users make, as they see the answer: one clear block, exit code 2, no traceback, nothing left on disk."""
+"""Mistakes that users make, as they see the answer: one clear block, exit code 2, no traceback,
+nothing left on disk."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ labels: ["no", "yes"]
 
 def mtl(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "mtlcli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT | environment, timeout=120)
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT | environment, timeout=120
+    )
 
 
 @pytest.fixture
@@ -46,15 +49,18 @@ KNOWN_FROM_THE_CONFIGURATION: dict[str, tuple[list[str], str]] = {
         ["train", "modle=bert"],
         "mtl train: 1 problem\n"
         "  modle: unknown key 'modle'\n"
-        "      -> did you mean 'model'? choices: allow, data, experiment, logger, model, optim, resume, run_dir, runner, "
+        "      -> did you mean 'model'? choices: allow, data, experiment, logger, model, optim, "
+        "resume, run_dir, runner, "
         "sampling, seed, sharing, task, weighting\n",
     ),
     "misspelt key": (
         ["train", "task=rte", "runner.stps=100"],
         "mtl train: 1 problem\n"
         "  runner.stps: unknown key 'stps'\n"
-        "      -> did you mean 'steps'? choices: accumulation, batch_size, device, devices, epochs, eval_batch_size, eval_every, "
-        "eval_share, keep, max_tokens, patience, precision, save_every, skip_nonfinite, steps, threads, timeout, together\n",
+        "      -> did you mean 'steps'? choices: accumulation, batch_size, device, devices, "
+        "epochs, eval_batch_size, eval_every, "
+        "eval_share, keep, max_tokens, patience, precision, save_every, skip_nonfinite, steps, "
+        "threads, timeout, together\n",
     ),
     "misspelt value": (
         ["train", "task=rte", "sampling=propotional"],
@@ -66,7 +72,8 @@ KNOWN_FROM_THE_CONFIGURATION: dict[str, tuple[list[str], str]] = {
         ["train", "task=[cola,mrcp]"],
         "mtl train: 1 problem\n"
         "  task=mrcp: unknown task 'mrcp'\n"
-        "      -> did you mean 'mrpc'? choices: ax, cola, glue_all, glue_multi, glue_squad, mnli, mrpc, qnli, qqp, rte, sample, squad, "
+        "      -> did you mean 'mrpc'? choices: ax, cola, glue_all, glue_multi, glue_squad, mnli, "
+        "mrpc, qnli, qqp, rte, sample, squad, "
         "squad_v2, sst2, stsb, wnli\n",
     ),
     "wrong type": (
@@ -77,11 +84,13 @@ KNOWN_FROM_THE_CONFIGURATION: dict[str, tuple[list[str], str]] = {
     ),
     "weight for a task not in the run": (
         ["train", "task=[cola,rte]", "tasks.mrpc.weight=2"],
-        "mtl train: 1 problem\n  tasks.mrpc.weight: task 'mrpc' is not in the run\n      -> the run has: cola, rte\n",
+        "mtl train: 1 problem\n  tasks.mrpc.weight: task 'mrpc' is not in the run\n      -> the "
+        "run has: cola, rte\n",
     ),
     "missing file": (
         ["train", "-cd", "my_conf", "task=mine", "tasks.mine.source.files.train=trian.csv"],
-        "mtl train: 1 problem\n  tasks.mine.source.files.train: there is no file 'trian.csv'\n      -> did you mean 'train.csv'?\n",
+        "mtl train: 1 problem\n  tasks.mine.source.files.train: there is no file 'trian.csv'\n     "
+        " -> did you mean 'train.csv'?\n",
     ),
     "missing data folder": (
         ["train", "task=rte", "data=local", "data.root=my_data"],
@@ -91,18 +100,21 @@ KNOWN_FROM_THE_CONFIGURATION: dict[str, tuple[list[str], str]] = {
     "checkpoint path that is not one": (
         ["eval", "my_conf"],
         "mtl eval: 1 problem\n"
-        "  my_conf: neither a run folder (looked for config.yaml) nor a checkpoint (looked for manifest.json)\n"
+        "  my_conf: neither a run folder (looked for config.yaml) nor a checkpoint (looked for "
+        "manifest.json)\n"
         "      -> give a folder that mtl train wrote, or one of its checkpoints\n",
     ),
     "key with a plus that hides a mistake": (
         ["train", "task=rte", "+unknown.key=3"],
         "mtl train: 1 problem\n"
         "  unknown.key: unknown key 'unknown'\n"
-        "      -> choices: allow, data, logger, model, optim, resume, run_dir, runner, sampling, seed, sharing, tasks, weighting\n",
+        "      -> choices: allow, data, logger, model, optim, resume, run_dir, runner, sampling, "
+        "seed, sharing, tasks, weighting\n",
     ),
     "sweep without -m": (
         ["train", "task=rte", "weighting=static,uncertainty"],
-        "mtl train: 1 problem\n  weighting: 'static,uncertainty' is several values\n      -> for a sweep add -m\n",
+        "mtl train: 1 problem\n  weighting: 'static,uncertainty' is several values\n      -> for a "
+        "sweep add -m\n",
     ),
     "value of a sweep": (
         ["train", "-m", "task=rte", "seed=0,1", "sharing=hard,nome"],
@@ -111,7 +123,8 @@ KNOWN_FROM_THE_CONFIGURATION: dict[str, tuple[list[str], str]] = {
     ),
     "run folder in use": (
         ["train", "task=rte", "run_dir=my_conf"],
-        "mtl train: 1 problem\n  run_dir=my_conf: the folder is not empty\n      -> give another run_dir=\n",
+        "mtl train: 1 problem\n  run_dir=my_conf: the folder is not empty\n      -> give another "
+        "run_dir=\n",
     ),
     "diagnostic task alone": (
         ["train", "task=ax"],
@@ -123,11 +136,13 @@ KNOWN_FROM_THE_CONFIGURATION: dict[str, tuple[list[str], str]] = {
     ),
     "override of Hydra itself": (
         ["train", "task=rte", "hydra.nosuch=1"],
-        "mtl train: 1 problem\n  Could not override 'hydra.nosuch'. To append to your config use +hydra.nosuch=1\n",
+        "mtl train: 1 problem\n  Could not override 'hydra.nosuch'. To append to your config use "
+        "+hydra.nosuch=1\n",
     ),
     "launcher that is not installed": (
         ["train", "-m", "task=rte", "seed=0,1", "hydra/launcher=nosuch"],
-        "mtl train: 1 problem\n  hydra/launcher=nosuch: there is no 'nosuch'\n      -> choices: basic\n",
+        "mtl train: 1 problem\n  hydra/launcher=nosuch: there is no 'nosuch'\n      -> choices: "
+        "basic\n",
     ),
 }
 
@@ -143,17 +158,34 @@ def test_known_from_the_configuration(mistake: str, own: Path) -> None:
 
 def test_the_hub_cannot_be_reached(own: Path) -> None:
     before = files(own)
-    done = mtl("train", "task=rte", "data=hub", "model=tiny", cwd=own, HF_HUB_OFFLINE="1", HF_HOME=str(own / "my_conf"))
+    done = mtl(
+        "train",
+        "task=rte",
+        "data=hub",
+        "model=tiny",
+        cwd=own,
+        HF_HUB_OFFLINE="1",
+        HF_HOME=str(own / "my_conf"),
+    )
     assert (done.returncode, done.stdout) == (2, "mtl train: preparing 1 task (rte)\n")
-    assert done.stderr.startswith("mtl train: 1 problem\n  data.source=hub: ") and "nyu-mll/glue/rte" in done.stderr
+    assert (
+        done.stderr.startswith("mtl train: 1 problem\n  data.source=hub: ")
+        and "nyu-mll/glue/rte" in done.stderr
+    )
     assert "data.source=local data.root=FOLDER" in done.stderr
     assert files(own) == before
 
 
 ROWS: dict[str, tuple[str, list[str]]] = {
     # train.csv, and what must be said of it.
-    "wrong column": ("text,label\nso good,yes\n", ["train.csv", "no column 'sentence'", "text", "tasks.mine.columns.text"]),
-    "label out of range": ("sentence,label\nso good,yes\nso so,maybe\n", ["train.csv, line 3", "'maybe'", "allowed: no, yes"]),
+    "wrong column": (
+        "text,label\nso good,yes\n",
+        ["train.csv", "no column 'sentence'", "text", "tasks.mine.columns.text"],
+    ),
+    "label out of range": (
+        "sentence,label\nso good,yes\nso so,maybe\n",
+        ["train.csv, line 3", "'maybe'", "allowed: no, yes"],
+    ),
     "empty split": ("sentence,label\n", ["train.csv", "no rows"]),
     "empty text": ("sentence,label\n,yes\nso bad,no\n", ["train.csv, line 2", "sentence"]),
 }
@@ -175,7 +207,13 @@ def test_known_from_the_rows(mistake: str, own: Path) -> None:
 
 def test_own_files_train(own: Path) -> None:
     """The task that the mistakes above are made with is a good one."""
-    options = ["model=tiny", "runner.steps=2", "runner.device=cpu", f"data.cache_dir={own / 'cache'}", "run_dir=out"]
+    options = [
+        "model=tiny",
+        "runner.steps=2",
+        "runner.device=cpu",
+        f"data.cache_dir={own / 'cache'}",
+        "run_dir=out",
+    ]
     done = mtl("train", "-cd", "my_conf", "task=mine", "tasks.mine.batch_size=4", *options, cwd=own)
     assert done.returncode == 0, done.stderr
     assert (own / "out" / "results.json").exists()

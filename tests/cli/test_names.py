@@ -1,4 +1,5 @@
-"""Folders that nobody has named: those of one second get one each, and what is not used goes away."""
+"""Folders that nobody has named: those of one second get one each, and what is not used goes
+away."""
 
 from __future__ import annotations
 
@@ -23,9 +24,18 @@ train.datetime = Noon
 
 
 def test_runs_of_the_same_second_get_a_folder_each(tmp_path: Path) -> None:
-    options = ["task=wnli", "data=sample", "model=tiny", "runner.steps=1", "runner.device=cpu", "data.max_eval_rows=20"]
+    options = [
+        "task=wnli",
+        "data=sample",
+        "model=tiny",
+        "runner.steps=1",
+        "runner.device=cpu",
+        "data.max_eval_rows=20",
+    ]
     options += [f"data.cache_dir={tmp_path / 'cache'}"]
-    runs = [start("train", *options, f"seed={seed}", before=NOON, cwd=tmp_path) for seed in range(2)]
+    runs = [
+        start("train", *options, f"seed={seed}", before=NOON, cwd=tmp_path) for seed in range(2)
+    ]
     assert [run.wait() for run in runs] == [0, 0], [run.stderr for run in runs]
     name = "2026-01-31_12-00-00_wnli_hard_static"
     folders = sorted((tmp_path / "runs").iterdir())
@@ -70,7 +80,9 @@ def test_sweeps_never_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
     first, second = _make_folder(plan), _make_folder(plan)
     assert first != second and (first / LISTED).read_text() == (second / LISTED).read_text() == ""
 
-    chosen = Plan(["hydra.sweep.dir='my sweep'"], [], [SimpleNamespace(run_dir=None, resume=None)], None, None)
+    chosen = Plan(
+        ["hydra.sweep.dir='my sweep'"], [], [SimpleNamespace(run_dir=None, resume=None)], None, None
+    )
     folder = _make_folder(chosen)
     assert folder == Path("my sweep")
     with pytest.raises(UserError, match="not empty"):

@@ -1,4 +1,5 @@
-"""A command line of `mtl train` is checked as a whole before anything happens; what is good is composed by Hydra as it is."""
+"""A command line of `mtl train` is checked as a whole before anything happens; what is good is
+composed by Hydra as it is."""
 
 from __future__ import annotations
 
@@ -51,19 +52,35 @@ def every_file() -> list[str]:
     return [f"{path.parent.name}={path.stem}" for path in sorted(conf_dir().glob("*/*.yaml"))]
 
 
-NEEDS = {"task=ax": ["task=[mnli,ax]"], "model=pretrained": ["model.name=x/y"], "data=local": ["data.root=."]}
+NEEDS = {
+    "task=ax": ["task=[mnli,ax]"],
+    "model=pretrained": ["model.name=x/y"],
+    "data=local": ["data.root=."],
+}
 NEEDS["weighting=annealed"] = ["weighting.tasks.rte.start=2"]
 
 
 @pytest.mark.parametrize("choice", every_file())
 def test_every_file_of_conf_is_composed(choice: str) -> None:
     group, _, name = choice.partition("=")
-    task = [] if group in ("task", "experiment") else ["task=[cola,rte]", "sampling=all"] if group == "weighting" else ["task=rte"]
+    task = (
+        []
+        if group in ("task", "experiment")
+        else ["task=[cola,rte]", "sampling=all"]
+        if group == "weighting"
+        else ["task=rte"]
+    )
     if choice == "optim=adamw_8bit" and find_spec("bitsandbytes") is None:
-        with pytest.raises(UserError, match=r"needs bitsandbytes, which is not installed\n.*pip install 'mtlcli\[adamw_8bit\]'"):
+        with pytest.raises(
+            UserError,
+            match=r"needs bitsandbytes, which is not installed\n.*pip install "
+            r"'mtlcli\[adamw_8bit\]'",
+        ):
             plan(choice, *task)
         return
-    (config,) = plan(*([choice] if choice != "task=ax" else []), *task, *NEEDS.get(choice, [])).configs
+    (config,) = plan(
+        *([choice] if choice != "task=ax" else []), *task, *NEEDS.get(choice, [])
+    ).configs
     if group in ("sharing", "weighting", "sampling", "optim"):
         assert getattr(config, group).name == name
 
@@ -77,7 +94,13 @@ def test_suites() -> None:
     assert list(plan().configs[0].tasks) == glue
     assert list(plan("task=glue_squad").configs[0].tasks) == [*glue, "squad"]
     assert list(plan("task=glue_all").configs[0].tasks) == [*glue, "wnli"]
-    assert list(plan("task=[sample,squad_v2]").configs[0].tasks) == ["cola", "sst2", "rte", "stsb", "squad_v2"]
+    assert list(plan("task=[sample,squad_v2]").configs[0].tasks) == [
+        "cola",
+        "sst2",
+        "rte",
+        "stsb",
+        "squad_v2",
+    ]
 
 
 def test_an_experiment_changes_any_of_the_rest() -> None:
@@ -88,14 +111,18 @@ def test_an_experiment_changes_any_of_the_rest() -> None:
 
 def test_keys_that_no_file_spells_are_added(own: Path) -> None:
     """mine.yaml has no batch_size; the schema has."""
-    good = plan("-cd", "my_conf", "task=mine", "tasks.mine.batch_size=8", "+tasks.mine.labels=[a,b]")
+    good = plan(
+        "-cd", "my_conf", "task=mine", "tasks.mine.batch_size=8", "+tasks.mine.labels=[a,b]"
+    )
     assert good.configs[0].tasks["mine"].batch_size == 8
     assert good.configs[0].tasks["mine"].labels == ["a", "b"]
     assert good.overrides == ["task=mine", "++tasks.mine.batch_size=8", "++tasks.mine.labels=[a,b]"]
 
 
 def test_options_and_values_in_any_order(own: Path) -> None:
-    assert read_arguments(["seed=1", "-m", "model=tiny", "-cd", "my_conf", "data=sample"]).overrides == [
+    assert read_arguments(
+        ["seed=1", "-m", "model=tiny", "-cd", "my_conf", "data=sample"]
+    ).overrides == [
         "seed=1",
         "model=tiny",
         "data=sample",
@@ -103,30 +130,50 @@ def test_options_and_values_in_any_order(own: Path) -> None:
 
 
 def test_all_mistakes_at_once() -> None:
-    wrong = ["taks=rte", "modle=x", "model.lrr=3", "tasks.coal.weight=2", "optim.lr=fast", "runner.steps=1.5", "+unknown.key=3"]
-    groups = "choices: allow, data, experiment, logger, model, optim, resume, run_dir, runner, sampling, seed, sharing, task, weighting"
+    wrong = [
+        "taks=rte",
+        "modle=x",
+        "model.lrr=3",
+        "tasks.coal.weight=2",
+        "optim.lr=fast",
+        "runner.steps=1.5",
+        "+unknown.key=3",
+    ]
+    groups = (
+        "choices: allow, data, experiment, logger, model, optim, resume, run_dir, runner, "
+        "sampling, seed, sharing, task, weighting"
+    )
     assert said(*wrong, "model=brt", "cola") == [
         "'cola' has no value -> did you mean task=cola?",
-        "model=brt: unknown model 'brt' -> did you mean 'bert'? choices: auto, bert, deberta, gpt2, minilm, modernbert, pretrained, "
+        "model=brt: unknown model 'brt' -> did you mean 'bert'? choices: auto, bert, deberta, "
+        "gpt2, minilm, modernbert, pretrained, "
         "roberta, t5, tiny",
         f"taks: unknown key 'taks' -> did you mean 'task'? {groups}",
         f"modle: unknown key 'modle' -> did you mean 'model'? {groups}",
-        "model.lrr: unknown key 'lrr' -> did you mean 'lr'? choices: attention, dropout, frozen_layers, gradient_checkpointing, "
+        "model.lrr: unknown key 'lrr' -> did you mean 'lr'? choices: attention, dropout, "
+        "frozen_layers, gradient_checkpointing, "
         "heads, hidden, initializer_range, kind, layers, "
         "lr, name, pooling, scratch_lr, vocabulary",
-        "tasks.coal.weight: task 'coal' is not in the run -> did you mean 'cola'? the run has: cola, sst2, mrpc, stsb, qqp, mnli, qnli, "
+        "tasks.coal.weight: task 'coal' is not in the run -> did you mean 'cola'? the run has: "
+        "cola, sst2, mrpc, stsb, qqp, mnli, qnli, "
         "rte",
-        "unknown.key: unknown key 'unknown' -> choices: allow, data, logger, model, optim, resume, run_dir, runner, sampling, seed, "
+        "unknown.key: unknown key 'unknown' -> choices: allow, data, logger, model, optim, resume, "
+        "run_dir, runner, sampling, seed, "
         "sharing, tasks, weighting",
-        "optim.lr: must be a number, found 'fast' -> Peak learning rate; null: one that suits the model and the optimiser.",
-        "runner.steps: must be a whole number, found 1.5 -> Number of optimiser updates; null: from `epochs`.",
+        "optim.lr: must be a number, found 'fast' -> Peak learning rate; null: one that suits the "
+        "model and the optimiser.",
+        "runner.steps: must be a whole number, found 1.5 -> Number of optimiser updates; null: "
+        "from `epochs`.",
     ]
 
 
 def test_a_wrong_choice_says_nothing_about_what_depends_on_it() -> None:
     """Which tasks the run has is not known while one is misspelt; nor are the keys of a method."""
     assert [
-        text.partition(" ->")[0] for text in said("task=[cola,ret]", "tasks.rte.weight=2", "weighting=uncertanty", "weighting.lr=1")
+        text.partition(" ->")[0]
+        for text in said(
+            "task=[cola,ret]", "tasks.rte.weight=2", "weighting=uncertanty", "weighting.lr=1"
+        )
     ] == [
         "task=ret: unknown task 'ret'",
         "weighting=uncertanty: unknown weighting 'uncertanty'",
@@ -136,41 +183,65 @@ def test_a_wrong_choice_says_nothing_about_what_depends_on_it() -> None:
 def test_missing_values() -> None:
     assert said("data=local", "model=pretrained") == [
         "model.name: must be given -> add model.name=...",
-        "data.root: must be given with data.source=local -> give the folder that holds <task path>/<split>.parquet, csv, ...",
+        "data.root: must be given with data.source=local -> give the folder that holds <task "
+        "path>/<split>.parquet, csv, ...",
     ]
 
 
 def test_what_cannot_be_read() -> None:
     assert said("model.name=a[") == [
-        "cannot read 'model.name=a[': a bracket is not closed -> for one text type the value in quotes that reach mtl: 'model.name=\"a[\"'"
+        "cannot read 'model.name=a[': a bracket is not closed -> for one text type the value in "
+        "quotes that reach mtl: 'model.name=\"a[\"'"
     ]
-    assert said("model.name=x=y")[0].startswith("cannot read 'model.name=x=y': the character = must stand in quotes")
-    assert said("model.name=a'b")[0].startswith("cannot read 'model.name=a'b': a quote is opened and not closed")
+    assert said("model.name=x=y")[0].startswith(
+        "cannot read 'model.name=x=y': the character = must stand in quotes"
+    )
+    assert said("model.name=a'b")[0].startswith(
+        "cannot read 'model.name=a'b': a quote is opened and not closed"
+    )
     assert said("=3")[0].startswith("unknown key ''")
-    assert said("task={a: 3}") == ["task: the group is chosen by name, not by value -> for example task=ax"]
+    assert said("task={a: 3}") == [
+        "task: the group is chosen by name, not by value -> for example task=ax"
+    ]
     assert said("task=null")[0].startswith("task=null: a task must be chosen")
     assert said("task=[]")[0].startswith("task: the run has no task")
 
 
 @pytest.mark.parametrize("value", ["~/models/ü", "a;b", "<&>", "100€"])
-def test_a_text_that_lacks_only_hydras_quotes_is_read(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_that_lacks_only_hydras_quotes_is_read(
+    value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "models" / "ü").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(tmp_path))
     good = plan("task=rte", f"model.name={value}")
-    assert good.configs[0].model.name == value.replace("~", str(tmp_path)) and good.overrides[1] == f'++model.name="{value}"'
+    assert (
+        good.configs[0].model.name == value.replace("~", str(tmp_path))
+        and good.overrides[1] == f'++model.name="{value}"'
+    )
 
 
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["task=[cola,", "rte]"], "task: the blanks in 'task=[cola, rte]' make several words of it -> put it in quotes: 'task=[cola,rte]'"),
-        (["task=cola", "rte"], "'rte' has no value -> several tasks are one list: 'task=[cola,rte]'"),
-        (["task=[cola,rte]", "mrpc"], "'mrpc' has no value -> several tasks are one list: 'task=[cola,rte,mrpc]'"),
+        (
+            ["task=[cola,", "rte]"],
+            "task: the blanks in 'task=[cola, rte]' make several words of it -> put it in quotes: "
+            "'task=[cola,rte]'",
+        ),
+        (
+            ["task=cola", "rte"],
+            "'rte' has no value -> several tasks are one list: 'task=[cola,rte]'",
+        ),
+        (
+            ["task=[cola,rte]", "mrpc"],
+            "'mrpc' has no value -> several tasks are one list: 'task=[cola,rte,mrpc]'",
+        ),
         (["task", "=", "cola"], "task: there are blanks around the = -> type task=cola"),
         (["seed=", "3"], "seed: there are blanks around the = -> type seed=3"),
         (
             ["data.root=/my", "data"],
-            "'data' has no value -> if it belongs to the value before it, put both in quotes: 'data.root=\"/my data\"'",
+            "'data' has no value -> if it belongs to the value before it, put both in quotes: "
+            "'data.root=\"/my data\"'",
         ),
     ],
 )
@@ -181,9 +252,11 @@ def test_words_that_the_shell_has_cut_apart(words: list[str], answer: str) -> No
 def test_interpolations() -> None:
     assert plan("runner.eval_every=${runner.batch_size}").configs[0].runner.eval_every == 32
     assert said("data.root=${oc.env:MTL_TEST_ABSENT}", "model.name=${nosuch}") == [
-        "model.name: ${nosuch} cannot be resolved: Interpolation key 'nosuch' not found -> write the value, or ${KEY} with a key of this "
+        "model.name: ${nosuch} cannot be resolved: Interpolation key 'nosuch' not found -> write "
+        "the value, or ${KEY} with a key of this "
         "configuration",
-        "data.root: ${oc.env:MTL_TEST_ABSENT} cannot be resolved: Environment variable 'MTL_TEST_ABSENT' not found -> set it",
+        "data.root: ${oc.env:MTL_TEST_ABSENT} cannot be resolved: Environment variable "
+        "'MTL_TEST_ABSENT' not found -> set it",
     ]
 
 
@@ -193,14 +266,18 @@ def test_deleting() -> None:
 
 
 def test_a_whole_task_on_the_command_line(own: Path) -> None:
-    new = "+tasks.new={type: classification, source: {files: {train: train.csv, validation: train.csv}}, columns: {text: sentence}}"
+    new = (
+        "+tasks.new={type: classification, source: {files: {train: train.csv, validation: "
+        "train.csv}}, columns: {text: sentence}}"
+    )
     (config,) = plan("task=rte", "~tasks.rte", new, "tasks.new.weight=3").configs
     assert config.tasks["new"].weight == 3.0
 
 
 def test_options() -> None:
     assert said("--foo") == [
-        "unknown option '--foo' -> values are given as key=value, for example task=rte; mtl train --help tells the options"
+        "unknown option '--foo' -> values are given as key=value, for example task=rte; mtl train "
+        "--help tells the options"
     ]
     assert said("-m", "--cfg", "job", "--config-name", "x", "-cd", "nosuch") == [
         "--config-name: the option is not supported -> use -cd DIR and key=value",
@@ -209,22 +286,32 @@ def test_options() -> None:
     ]
 
 
-# ------------------------------------------------------------------------------------------------ own files
+# ------------------------------------------------------------------------------------------------
+# own files
 
 
 @pytest.mark.parametrize(
     ("package", "proposal"),
-    [("tasks.my task", "my_task"), ("tasks.my.task", "my_task"), ("tasks.1st", "task_1st"), ("task.mine", "mine"), ("sharing", "sharing")],
+    [
+        ("tasks.my task", "my_task"),
+        ("tasks.my.task", "my_task"),
+        ("tasks.1st", "task_1st"),
+        ("task.mine", "mine"),
+        ("sharing", "sharing"),
+    ],
 )
 def test_a_header_that_names_no_task(own: Path, package: str, proposal: str) -> None:
     (own / "my_conf" / "task" / "mine.yaml").write_text(f"# @package {package}\n{MINE}")
     assert said("-cd", "my_conf", "task=mine") == [
-        f"my_conf/task/mine.yaml: the header '# @package {package}' does not name a task -> a task's name begins with a letter and has "
+        f"my_conf/task/mine.yaml: the header '# @package {package}' does not name a task -> a "
+        "task's name begins with a letter and has "
         f"letters, digits, - and _ only; for example # @package tasks.{proposal}"
     ]
 
 
-def test_label_mistakes_are_named_by_tasks_as_by_train(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_label_mistakes_are_named_by_tasks_as_by_train(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (own / "my_conf" / "task" / "mine.yaml").write_text(HEADER + MINE)
     for labels in ("good,1\nbad,0\n", "good,1.0\nbad,0.0\n"):
         (own / "train.csv").write_text(f"sentence,label\n{labels}")
@@ -236,14 +323,18 @@ def test_label_mistakes_are_named_by_tasks_as_by_train(own: Path, capsys: pytest
 def test_a_folder_of_own_files_of_which_none_is_chosen(own: Path) -> None:
     (own / "my_conf" / "task" / "mine.yaml").write_text(HEADER + MINE)
     assert plan("-cd", "my_conf", "data=sample", "model=tiny").notices == [
-        "note: no task is chosen, so task=glue_multi is trained, and nothing of my_conf/task; it holds mine"
+        "note: no task is chosen, so task=glue_multi is trained, and nothing of my_conf/task; it "
+        "holds mine"
     ]
     assert plan("-cd", "my_conf", "data=sample", "model=tiny", "task=rte").notices == []
 
 
 def test_a_folder_of_own_files_that_is_not_typed(own: Path) -> None:
     (own / "my_conf" / "task" / "mine.yaml").write_text(HEADER + MINE)
-    assert said("task=mine")[0] == "task=mine: unknown task 'mine' -> add -cd my_conf, which holds task/mine.yaml"
+    assert (
+        said("task=mine")[0]
+        == "task=mine: unknown task 'mine' -> add -cd my_conf, which holds task/mine.yaml"
+    )
 
 
 @pytest.mark.parametrize(
@@ -253,9 +344,19 @@ def test_a_folder_of_own_files_that_is_not_typed(own: Path) -> None:
         ("task=./my_conf/task/mine", "the folder is typed by itself: -cd my_conf task=mine"),
         ("task=mine.yaml", "add -cd my_conf, which holds task/mine.yaml"),
         ("task=rte.yaml", "a choice is a name, without folder and ending: type task=rte"),
-        ("task=loose.yaml", "move the file to my_conf/task/loose.yaml, and type -cd my_conf task=loose"),
-        ("task=train.csv", "a file of rows needs a task file, which names its columns: see Your own task in the README"),
-        ("model=some/model", "a folder, or a name on the hub, is given with model=pretrained: model.name=some/model"),
+        (
+            "task=loose.yaml",
+            "move the file to my_conf/task/loose.yaml, and type -cd my_conf task=loose",
+        ),
+        (
+            "task=train.csv",
+            "a file of rows needs a task file, which names its columns: see Your own task in the "
+            "README",
+        ),
+        (
+            "model=some/model",
+            "a folder, or a name on the hub, is given with model=pretrained: model.name=some/model",
+        ),
     ],
 )
 def test_a_path_in_the_place_of_a_choice(own: Path, typed: str, answer: str) -> None:
@@ -271,7 +372,10 @@ def test_files_whose_names_cannot_be_typed(own: Path, capsys: pytest.CaptureFixt
     choices = said("-cd", "my_conf", "task=nowhere")[0].partition("choices: ")[2].split(", ")
     assert "mine" in choices and not {"null", "true", "1", "a.b"} & set(choices)
     for name in ("null", "true"):
-        what = f"my_conf/task/{name}.yaml: task={name} is not read as the name of this file, so it cannot be chosen -> rename the file"
+        what = (
+            f"my_conf/task/{name}.yaml: task={name} is not read as the name of this file, so it "
+            "cannot be chosen -> rename the file"
+        )
         assert said("-cd", "my_conf", f"task={name}")[0].startswith(what)
     assert main(["tasks", "-cd", "my_conf"]) == 0
     assert capsys.readouterr().err.count("warning: ") == 4
@@ -281,8 +385,14 @@ def test_files_whose_names_cannot_be_typed(own: Path, capsys: pytest.CaptureFixt
     ("tasks", "said"),
     [
         ("[glue_multi,rte]", ["rte is in glue_multi already; the task is trained once"]),
-        ("[rte,cola,glue_multi]", ["cola, rte are in glue_multi already; each task is trained once"]),
-        ("[glue_squad,sample]", ["cola, sst2, rte, stsb are in glue_squad and in sample; each task is trained once"]),
+        (
+            "[rte,cola,glue_multi]",
+            ["cola, rte are in glue_multi already; each task is trained once"],
+        ),
+        (
+            "[glue_squad,sample]",
+            ["cola, sst2, rte, stsb are in glue_squad and in sample; each task is trained once"],
+        ),
         ("[glue_multi,squad]", []),
         ("[rte,cola]", []),
     ],
@@ -296,33 +406,45 @@ def test_a_task_without_its_header(own: Path, above: str) -> None:
     # Hydra reads a header only above everything else.
     (own / "my_conf" / "task" / "mine.yaml").write_text(above + (HEADER if above else "") + MINE)
     assert said("-cd", "my_conf", "task=mine", "tasks.mine.weight=2", "seed=-1") == [
-        "my_conf/task/mine.yaml: the file does not start with the header that names its task, so its values belong nowhere "
+        "my_conf/task/mine.yaml: the file does not start with the header that names its task, so "
+        "its values belong nowhere "
         "-> make this its first line: # @package tasks.mine",
-        "seed: must be at least 0, found -1 -> Seed of weights, order of data, sampling and dropout.",
+        "seed: must be at least 0, found -1 -> Seed of weights, order of data, sampling and "
+        "dropout.",
     ]
 
 
 def test_a_task_that_hides_behind_a_built_in_one(own: Path) -> None:
     (own / "my_conf" / "task" / "rte.yaml").write_text(HEADER + MINE)
-    assert said("-cd", "my_conf") == ["my_conf/task/rte.yaml: task=rte is built in, so this file would never be read -> rename the file"]
+    assert said("-cd", "my_conf") == [
+        "my_conf/task/rte.yaml: task=rte is built in, so this file would never be read -> rename "
+        "the file"
+    ]
 
 
 def test_a_key_that_yaml_reads_as_null(own: Path) -> None:
-    (own / "my_conf" / "task" / "mine.yaml").write_text(HEADER + MINE + "class_weights: {null: 2}\n")
-    assert said("-cd", "my_conf", "task=mine") == [f"class_weights: one of its keys is null -> {QUOTE_NULL}"]
+    (own / "my_conf" / "task" / "mine.yaml").write_text(
+        HEADER + MINE + "class_weights: {null: 2}\n"
+    )
+    assert said("-cd", "my_conf", "task=mine") == [
+        f"class_weights: one of its keys is null -> {QUOTE_NULL}"
+    ]
 
 
 def test_broken_yaml(own: Path) -> None:
     path = own / "my_conf" / "task" / "mine.yaml"
     path.write_text(HEADER + "type: a\n  b: c\n")
     assert said("-cd", "my_conf", "task=mine") == [
-        f"{path}, line 3: the file is not valid YAML: mapping values are not allowed here -> check the indentation, "
+        f"{path}, line 3: the file is not valid YAML: mapping values are not allowed here -> check "
+        "the indentation, "
         "and put text with : or # in quotes"
     ]
 
 
 def test_a_suite_with_a_task_that_is_not_there(own: Path) -> None:
-    (own / "my_conf" / "task" / "both.yaml").write_text("# @package _global_\ndefaults:\n  - mine\n  - colla\n")
+    (own / "my_conf" / "task" / "both.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - mine\n  - colla\n"
+    )
     (text,) = said("-cd", "my_conf", "task=both")
     assert text.startswith("task/both: there is no file 'task/colla.yaml' -> did you mean 'cola'?")
 
@@ -337,12 +459,20 @@ def test_a_missing_file(own: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "answer"),
     [
-        ("my_conf/task/mine.yaml", "'my_conf/task/mine.yaml' is a file -> give the folder that holds the folder task/: -cd my_conf"),
-        ("my_conf/task", "'my_conf/task' is the folder of one group -> give the folder around it: -cd my_conf"),
+        (
+            "my_conf/task/mine.yaml",
+            "'my_conf/task/mine.yaml' is a file -> give the folder that holds the folder task/: "
+            "-cd my_conf",
+        ),
+        (
+            "my_conf/task",
+            "'my_conf/task' is the folder of one group -> give the folder around it: -cd my_conf",
+        ),
         ("my_cnf", "there is no folder 'my_cnf' -> did you mean 'my_conf'?"),
         (
             "empty",
-            "'empty' has no folder of a group in it -> put your files into folders named after the groups, as in empty/task/mine.yaml",
+            "'empty' has no folder of a group in it -> put your files into folders named after the "
+            "groups, as in empty/task/mine.yaml",
         ),
     ],
 )
@@ -356,20 +486,26 @@ def test_a_model_folder_that_is_not_there(own: Path) -> None:
     (own / "models" / "bert").mkdir(parents=True)
     (own / "models" / "bert" / "config.json").touch()
     for name, answer in {
-        "/data/models/bert": "there is no folder '/data/models/bert' -> there is no folder '/data/models' either",
+        "/data/models/bert": "there is no folder '/data/models/bert' -> there is no folder "
+        "'/data/models' either",
         "./models/brt": "there is no folder './models/brt' -> did you mean 'models/bert'?",
-        "a/b/c": f"there is no folder 'a/b/c' -> there is no folder 'a/b' either; relative paths start from {own}",
-        "./models/bert/config.json": "the path is a file, and a model is a folder -> give the folder that holds it: model.name=models/bert",
+        "a/b/c": "there is no folder 'a/b/c' -> there is no folder 'a/b' either; relative paths "
+        f"start from {own}",
+        "./models/bert/config.json": "the path is a file, and a model is a folder -> give the "
+        "folder that holds it: model.name=models/bert",
     }.items():
         (text,) = said("-cd", "my_conf", "task=mine", "model=pretrained", f"model.name={name}")
         assert text.startswith(f"model.name={name}: {answer}")
-    assert plan("-cd", "my_conf", "task=mine", "model=pretrained", "model.name=./models/bert").configs
+    assert plan(
+        "-cd", "my_conf", "task=mine", "model=pretrained", "model.name=./models/bert"
+    ).configs
 
 
 def test_a_device_that_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert said("task=rte", "runner.device=cuda") == [
-        "runner.device=cuda: CUDA_VISIBLE_DEVICES= hides every GPU of this machine -> unset CUDA_VISIBLE_DEVICES, or type runner.device=cpu"
+        "runner.device=cuda: CUDA_VISIBLE_DEVICES= hides every GPU of this machine -> unset "
+        "CUDA_VISIBLE_DEVICES, or type runner.device=cpu"
     ]
 
 
@@ -377,10 +513,13 @@ def test_a_device_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(machine, "DRIVERS", ("/nosuch",))
     (text,) = said("task=rte", "runner.device=cuda")
-    assert text.startswith("runner.device=cuda: this machine has no GPU, or no driver for it -> type runner.device=cpu")
+    assert text.startswith(
+        "runner.device=cuda: this machine has no GPU, or no driver for it -> type runner.device=cpu"
+    )
 
 
-# ------------------------------------------------------------------------------------------------ sweeps
+# ------------------------------------------------------------------------------------------------
+# sweeps
 
 
 def test_several_values_without_a_sweep() -> None:
@@ -390,9 +529,12 @@ def test_several_values_without_a_sweep() -> None:
         "seed: 'range(1,3)' is several values -> for a sweep add -m",
     ]
     assert said("optim.lr=1,5e-4", "data.root=p,q", "optim.betas=0.9,0.99", "data=local") == [
-        "optim.lr: '1,5e-4' is several values -> for a decimal number write a point: optim.lr=1.5e-4; for a sweep add -m",
-        "data.root: 'p,q' is several values -> for one text with a comma quote it: 'data.root=\"p,q\"'; for a sweep add -m",
-        "optim.betas: '0.9,0.99' is several values -> for a sweep add -m; for one list: 'optim.betas=[0.9,0.99]'",
+        "optim.lr: '1,5e-4' is several values -> for a decimal number write a point: "
+        "optim.lr=1.5e-4; for a sweep add -m",
+        "data.root: 'p,q' is several values -> for one text with a comma quote it: "
+        "'data.root=\"p,q\"'; for a sweep add -m",
+        "optim.betas: '0.9,0.99' is several values -> for a sweep add -m; for one list: "
+        "'optim.betas=[0.9,0.99]'",
     ]
 
 
@@ -406,40 +548,76 @@ def test_several_values_without_a_sweep() -> None:
     ],
 )
 def test_a_value_that_a_sweep_has_twice(values: str, answer: str) -> None:
-    again = "give every value once; to run one configuration several times, sweep over seed: seed=0,1,2"
+    again = (
+        "give every value once; to run one configuration several times, sweep over seed: seed=0,1,2"
+    )
     assert said("-m", "task=rte", values) == [f"{answer} -> {again}"]
 
 
 def test_values_that_differ() -> None:
-    assert plan("-m", "task=[rte,cola],[cola,rte]", "seed=9007199254740992,9007199254740993", "runner.together=true,false").jobs == 8
-    assert said("-m", "task=rte", "sharing=glob(*),hard")[0].startswith("sharing: glob() stands alone, not in a list of values -> type ")
+    assert (
+        plan(
+            "-m",
+            "task=[rte,cola],[cola,rte]",
+            "seed=9007199254740992,9007199254740993",
+            "runner.together=true,false",
+        ).jobs
+        == 8
+    )
+    assert said("-m", "task=rte", "sharing=glob(*),hard")[0].startswith(
+        "sharing: glob() stands alone, not in a list of values -> type "
+    )
 
 
 def test_a_sweep_is_planned() -> None:
-    good = plan("-m", "task=[cola,rte]", "tasks.cola.weight=0.5,1,2", "weighting=static,uncertainty", "seed=range(0,2)")
+    good = plan(
+        "-m",
+        "task=[cola,rte]",
+        "tasks.cola.weight=0.5,1,2",
+        "weighting=static,uncertainty",
+        "seed=range(0,2)",
+    )
     assert good.swept == ["tasks.cola.weight", "weighting", "seed"]
     assert len(good.configs) == 3 * 2 * 2
-    assert good.overrides == ["task=[cola,rte]", "++tasks.cola.weight=0.5,1,2", "weighting=static,uncertainty", "++seed=range(0,2)"]
+    assert good.overrides == [
+        "task=[cola,rte]",
+        "++tasks.cola.weight=0.5,1,2",
+        "weighting=static,uncertainty",
+        "++seed=range(0,2)",
+    ]
 
 
 def test_every_value_of_every_sweep_is_tried() -> None:
     """However long the sweep: the wrong value is the last of a million combinations."""
-    assert said("-m", "task=rte", "seed=range(0,1000)", "data.sample_seed=range(0,500)", "optim.lr=choice(1e-3,-1)") == [
-        "optim.lr: must be greater than 0, found -1 -> Peak learning rate; null: one that suits the model and the optimiser."
+    assert said(
+        "-m",
+        "task=rte",
+        "seed=range(0,1000)",
+        "data.sample_seed=range(0,500)",
+        "optim.lr=choice(1e-3,-1)",
+    ) == [
+        "optim.lr: must be greater than 0, found -1 -> Peak learning rate; null: one that suits "
+        "the model and the optimiser."
     ]
-    assert said("-m", "task=rte", "runner.steps=range(500,-1,-1)")[0].startswith("runner.steps: must be greater than 0, found 0")
+    assert said("-m", "task=rte", "runner.steps=range(500,-1,-1)")[0].startswith(
+        "runner.steps: must be greater than 0, found 0"
+    )
     assert said("-m", "seed=1,2", "optim.lr=1e-3,-1", "sharing=hard,nine") == [
-        f"sharing=nine: unknown sharing 'nine' -> did you mean 'none'? choices: {', '.join(sorted(sharings))}",
-        "optim.lr: must be greater than 0, found -1 -> Peak learning rate; null: one that suits the model and the optimiser.",
+        "sharing=nine: unknown sharing 'nine' -> did you mean 'none'? choices: "
+        f"{', '.join(sorted(sharings))}",
+        "optim.lr: must be greater than 0, found -1 -> Peak learning rate; null: one that suits "
+        "the model and the optimiser.",
     ]
 
 
 def test_a_combination_that_cannot_work_is_named() -> None:
     assert said("-m", "task=[cola],[cola,rte]", "tasks.rte.weight=2") == [
-        "tasks.rte.weight: task 'rte' is not in the run (in the job task=[cola]) -> the run has: cola"
+        "tasks.rte.weight: task 'rte' is not in the run (in the job task=[cola]) -> the run has: "
+        "cola"
     ]
     assert said("-m", "weighting=static,uncertainty", "weighting.lr=0.1") == [
-        "weighting.lr: unknown key 'lr' (in the job weighting=static) -> only weighting=uncertainty, imtl_l, "
+        "weighting.lr: unknown key 'lr' (in the job weighting=static) -> only "
+        "weighting=uncertainty, imtl_l, "
         "famo or gradnorm has that key; choices here: name"
     ]
 
@@ -453,14 +631,21 @@ SAME = [
     ["task=[cola,rte]", "tasks.cola.weight=2", "~tasks.rte"],
     ["model.name=a/b", "optim.betas=[0.8,0.9]", "optim.lr=1e-3"],
     ["model=tiny", "model={lr: 1e-5}", "runner.eval_every=${runner.batch_size}", "data.root=null"],
-    ["task=sst2", "tasks.sst2.source.files={train: t.csv}", "+tasks.sst2.source.files.validation=v.csv"],
+    [
+        "task=sst2",
+        "tasks.sst2.source.files={train: t.csv}",
+        "+tasks.sst2.source.files.validation=v.csv",
+    ],
     ["task=rte", "model.name='a: b'", "tasks.rte.labels=[\"yes\",'no']", "~optim.clip"],
 ]
 
 
 @pytest.mark.parametrize("overrides", SAME)
-def test_what_is_checked_is_what_hydra_composes(overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values are set on plain dictionaries here; Hydra, given the rewritten overrides, must come to the same configuration."""
+def test_what_is_checked_is_what_hydra_composes(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values are set on plain dictionaries here; Hydra, given the rewritten overrides, must come to
+    the same configuration."""
     monkeypatch.chdir(tmp_path)
     for name in ("t.csv", "v.csv"):
         (tmp_path / name).touch()

@@ -1,4 +1,5 @@
-"""A sweep in a folder of the user's choice: folders named by what differs, a job that fails on its data, the table."""
+"""A sweep in a folder of the user's choice: folders named by what differs, a job that fails on its
+data, the table."""
 
 from __future__ import annotations
 
@@ -26,8 +27,16 @@ labels: [bad, good]
 def test_a_job_that_fails_on_its_data(tmp_path: Path) -> None:
     (tmp_path / "my_conf" / "task").mkdir(parents=True)
     (tmp_path / "my_conf" / "task" / "mine.yaml").write_text(TASK)
-    (tmp_path / "train.csv").write_text("sentence,label,broken\n" + "so good,good,good\nso bad,bad,worse\n" * 8)
-    settings = ["model=tiny", "runner.steps=2", "runner.device=cpu", f"data.cache_dir={tmp_path / 'cache'}", "run_dir=out"]
+    (tmp_path / "train.csv").write_text(
+        "sentence,label,broken\n" + "so good,good,good\nso bad,bad,worse\n" * 8
+    )
+    settings = [
+        "model=tiny",
+        "runner.steps=2",
+        "runner.device=cpu",
+        f"data.cache_dir={tmp_path / 'cache'}",
+        "run_dir=out",
+    ]
     options = ["tasks.mine.columns.label=broken,label", "-cd", "my_conf", "task=mine", *settings]
     done = mtl("train", "-m", *options, cwd=tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
@@ -47,7 +56,10 @@ def test_a_job_that_fails_on_its_data(tmp_path: Path) -> None:
     config = load_config(out / "1_label-label" / "config.yaml")
     assert config.run_dir == str(Path("out") / "1_label-label")
     command = json.loads((out / "1_label-label" / "environment.json").read_text())["command"]
-    assert command[:4] == ["mtl", "train", "-cd", str(tmp_path / "my_conf")] and "tasks.mine.columns.label=label" in command
+    assert (
+        command[:4] == ["mtl", "train", "-cd", str(tmp_path / "my_conf")]
+        and "tasks.mine.columns.label=label" in command
+    )
 
     with (out / "sweep.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -55,18 +67,26 @@ def test_a_job_that_fails_on_its_data(tmp_path: Path) -> None:
     assert float(rows[0]["average"]) == float(rows[0]["mine"])
     assert "tasks.mine.columns.label=label" in done.stdout and "sweep folder: out" in done.stdout
     told, _, block = done.stderr.partition("mtl train: 1 problem\n")
-    assert told.startswith("job 0 failed: train.csv, line 3") and done.stderr.count("line 3: task") == 1, "a failure is told once"
+    assert (
+        told.startswith("job 0 failed: train.csv, line 3")
+        and done.stderr.count("line 3: task") == 1
+    ), "a failure is told once"
     assert block.startswith(
         "  out: 1 of 2 jobs did not finish: job 0 (tasks.mine.columns.label=broken) failed\n"
-        "      -> the reasons stand above and in sweep.csv; then go on with: mtl train -m -cd my_conf "
+        "      -> the reasons stand above and in sweep.csv; then go on with: mtl train -m -cd "
+        "my_conf "
     )
-    assert block.endswith(f"tasks.mine.columns.label=broken,label task=mine {' '.join(settings[:-1])} run_dir=out resume=auto\n")
+    assert block.endswith(
+        f"tasks.mine.columns.label=broken,label task=mine {' '.join(settings[:-1])} run_dir=out "
+        "resume=auto\n"
+    )
     assert "\njob 1 (2 of 2): tasks.mine.columns.label=label\n" in done.stdout
 
     again = mtl("train", "-m", *options, cwd=tmp_path)
     assert again.returncode == 2
     assert again.stderr == (
-        "mtl train: 1 problem\n  run_dir=out: the folder is not empty\n      -> give another run_dir=, or delete the folder\n"
+        "mtl train: 1 problem\n  run_dir=out: the folder is not empty\n      -> give another "
+        "run_dir=, or delete the folder\n"
     )
 
 
@@ -77,7 +97,7 @@ append = RunFolder.append_metrics
 def die(self, row):
     append(self, row)
     if row["step"] == 3 and self.path.name == "1_seed-1":
-        while not [path for path in self.checkpoints.glob("step_*") if (path / "manifest.json").exists()]:
+        while not [*self.checkpoints.glob("step_*/manifest.json")]:
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
 RunFolder.append_metrics = die
@@ -85,9 +105,29 @@ RunFolder.append_metrics = die
 
 
 def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path: Path) -> None:
-    small = ["model=tiny", "model.hidden=8", "model.heads=1", "model.layers=1", "data.max_train_rows=64", "data.max_eval_rows=16"]
-    run = ["runner.steps=4", "runner.save_every=2", "runner.device=cpu", "logger.every=1", "optim.lr=1e-3"]
-    common = ["task=rte", "data=sample", *small, *run, f"data.cache_dir={tmp_path / 'cache'}", "run_dir=out"]
+    small = [
+        "model=tiny",
+        "model.hidden=8",
+        "model.heads=1",
+        "model.layers=1",
+        "data.max_train_rows=64",
+        "data.max_eval_rows=16",
+    ]
+    run = [
+        "runner.steps=4",
+        "runner.save_every=2",
+        "runner.device=cpu",
+        "logger.every=1",
+        "optim.lr=1e-3",
+    ]
+    common = [
+        "task=rte",
+        "data=sample",
+        *small,
+        *run,
+        f"data.cache_dir={tmp_path / 'cache'}",
+        "run_dir=out",
+    ]
     killed = mtl("train", "-m", *common, "seed=0,1", cwd=tmp_path, before=KILLED)
     assert killed.returncode == -9
     out = tmp_path / "out"
@@ -95,21 +135,42 @@ def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path: Path) -> None:
         stream.write('{"number": 2, "fol')
     finished = (out / "0_seed-0" / "results.json").stat().st_mtime_ns
 
-    other = mtl("train", "-m", *common, "seed=0,1", "runner.batch_size=8", "resume=auto", cwd=tmp_path)
-    assert other.returncode == 2 and "was begun with other values: nothing there, runner.batch_size=8 here" in other.stderr
+    other = mtl(
+        "train", "-m", *common, "seed=0,1", "runner.batch_size=8", "resume=auto", cwd=tmp_path
+    )
+    assert (
+        other.returncode == 2
+        and "was begun with other values: nothing there, runner.batch_size=8 here" in other.stderr
+    )
 
     # The same values in another order and another form, and a seed more.
     again = [*common[:-1], "optim.lr=0.001", "run_dir=out"]
-    done = mtl("train", "-m", "seed=0,1,2", *(text for text in again if text != "optim.lr=1e-3"), "resume=auto", cwd=tmp_path)
+    done = mtl(
+        "train",
+        "-m",
+        "seed=0,1,2",
+        *(text for text in again if text != "optim.lr=1e-3"),
+        "resume=auto",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert "job 0 (1 of 3): seed=0: has finished already" in done.stdout
-    assert "job 1 (2 of 3): seed=1: goes on (it was running)" in done.stdout and "job 2 (3 of 3): seed=2\n" in done.stdout
+    assert (
+        "job 1 (2 of 3): seed=1: goes on (it was running)" in done.stdout
+        and "job 2 (3 of 3): seed=2\n" in done.stdout
+    )
     assert (out / "0_seed-0" / "results.json").stat().st_mtime_ns == finished
-    assert json.loads((out / "1_seed-1" / "environment.json").read_text())["resumed"][0]["step"] == 2
-    assert [json.loads(line)["folder"] for line in (out / "jobs.jsonl").read_text().splitlines()] == ["0_seed-0", "1_seed-1", "2_seed-2"]
+    assert (
+        json.loads((out / "1_seed-1" / "environment.json").read_text())["resumed"][0]["step"] == 2
+    )
+    assert [
+        json.loads(line)["folder"] for line in (out / "jobs.jsonl").read_text().splitlines()
+    ] == ["0_seed-0", "1_seed-1", "2_seed-2"]
     with (out / "sweep.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert {(row["status"], row["n"]) for row in rows} == {("finished", "3")} and "means over seeds" in done.stdout
+    assert {(row["status"], row["n"]) for row in rows} == {
+        ("finished", "3")
+    } and "means over seeds" in done.stdout
 
 
 LATE = """
@@ -124,17 +185,37 @@ sweep.run_job = late
 
 
 def test_a_job_that_fails_after_its_end(tmp_path: Path) -> None:
-    small = ["model=tiny", "model.hidden=8", "model.heads=1", "model.layers=1", "data.max_train_rows=64", "data.max_eval_rows=16"]
-    settings = ["task=rte", "data=sample", *small, "runner.steps=1", "runner.device=cpu", f"data.cache_dir={tmp_path / 'cache'}"]
+    small = [
+        "model=tiny",
+        "model.hidden=8",
+        "model.heads=1",
+        "model.layers=1",
+        "data.max_train_rows=64",
+        "data.max_eval_rows=16",
+    ]
+    settings = [
+        "task=rte",
+        "data=sample",
+        *small,
+        "runner.steps=1",
+        "runner.device=cpu",
+        f"data.cache_dir={tmp_path / 'cache'}",
+    ]
     done = mtl("train", "-m", *settings, "seed=0,1", "run_dir=out", cwd=tmp_path, before=LATE)
-    assert done.returncode == 1 and "out: 1 of 2 jobs did not finish: job 1 (seed=1) failed" in done.stderr, done.stderr
+    assert (
+        done.returncode == 1
+        and "out: 1 of 2 jobs did not finish: job 1 (seed=1) failed" in done.stderr
+    ), done.stderr
 
 
 def test_a_sweep_to_go_on_with_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").touch()
     for arguments, answer in (
-        (["run_dir=out", "resume=auto"], "run_dir=out: the folder holds no sweep (looked for jobs.jsonl)"),
+        (
+            ["run_dir=out", "resume=auto"],
+            "run_dir=out: the folder holds no sweep (looked for jobs.jsonl)",
+        ),
         (["resume=auto"], "resume=auto: which sweep is meant?"),
         (["resume=out"], "resume: a sweep goes on in its folder"),
     ):

@@ -1,4 +1,5 @@
-"""Numbers beyond all sense are refused before a run, whatever key they are given for; seeds of any size work."""
+"""Numbers beyond all sense are refused before a run, whatever key they are given for; seeds of any
+size work."""
 
 from __future__ import annotations
 
@@ -17,34 +18,53 @@ from mtlcli.weighting.base import Step
 
 SECTIONS: dict[str, Any] = {"model": Model, "data": Data, "runner": Runner, "logger": Logger}
 TASK = {"type": "classification", "columns": {"text": "a"}, "source": {"path": "x"}}
-METHODS = {"sharing": {"name": "hard"}, "weighting": {"name": "static"}, "sampling": {"name": "proportional"}}
+METHODS = {
+    "sharing": {"name": "hard"},
+    "weighting": {"name": "static"},
+    "sampling": {"name": "proportional"},
+}
 NO_NUMBER_ALONE = {"layers", "tasks", "stages", "lengths", "betas", "range", "modules"}
 """Keys that hold lists or words beside numbers."""
 
 
 def given(section: Any, value: float) -> dict[str, Any]:
     """The value for every key of a section that holds a number."""
-    return {name: value for name, hint in hints(section).items() if is_number(hint) and name not in NO_NUMBER_ALONE and hint is not bool}
+    return {
+        name: value
+        for name, hint in hints(section).items()
+        if is_number(hint) and name not in NO_NUMBER_ALONE and hint is not bool
+    }
 
 
 def refused(values: dict[str, Any]) -> set[str]:
     config, problems = check({"tasks": {"mine": TASK}} | METHODS | values)
     assert config is None
-    return {problem.where for problem in problems if "must be" in problem.what or "is not one of" in problem.what}
+    return {
+        problem.where
+        for problem in problems
+        if "must be" in problem.what or "is not one of" in problem.what
+    }
 
 
 @pytest.mark.parametrize("value", [1e300, 10**20, float("inf"), float("nan"), 2**63])
 def test_numbers_of_the_sections(value: float) -> None:
     values = {name: given(section, value) for name, section in SECTIONS.items()}
     keys = {f"{name}.{key}" for name, found in values.items() for key in found}
-    # A run that diverges at a senseless learning rate is stopped by its losses; beyond 1e30 single precision overflows.
+    # A run that diverges at a senseless learning rate is stopped by its losses; beyond 1e30 single
+    # precision overflows.
     allowed = {"model.lr", "model.scratch_lr"} if value <= 1e30 else set()
     assert len(keys) >= 30 and keys - allowed <= refused(values)
 
 
 @pytest.mark.parametrize(
     ("part", "registry"),
-    [("sharing", sharings), ("weighting", weightings), ("sampling", samplings), ("optim", optims), ("tasks.mine", task_types)],
+    [
+        ("sharing", sharings),
+        ("weighting", weightings),
+        ("sampling", samplings),
+        ("optim", optims),
+        ("tasks.mine", task_types),
+    ],
 )
 def test_numbers_of_methods_and_tasks(part: str, registry: Any) -> None:
     for name, section in registry.configs.items():
@@ -58,7 +78,9 @@ def test_numbers_of_methods_and_tasks(part: str, registry: Any) -> None:
 
 
 def test_bounds_are_said_in_full() -> None:
-    _, problems = check({"tasks": {"mine": TASK}, "runner": {"steps": 10**400, "threads": 100_000}} | METHODS)
+    _, problems = check(
+        {"tasks": {"mine": TASK}, "runner": {"steps": 10**400, "threads": 100_000}} | METHODS
+    )
     assert [f"{problem.where}: {problem.what}" for problem in problems] == [
         f"runner.steps: must be at most {LARGEST}, found a number of more than 300 digits",
         "runner.threads: must be at most 1024, found 100000",

@@ -1,4 +1,5 @@
-"""What a resumed run may change: where rounding is all that differs, and where dropout makes more of it."""
+"""What a resumed run may change: where rounding is all that differs, and where dropout makes more
+of it."""
 
 from __future__ import annotations
 
@@ -8,13 +9,21 @@ from mtlcli.config.changes import Change, has_dropout, judge
 from tests.config.test_snapshot import VALUES, read
 
 
-@pytest.mark.parametrize("key", ["runner.devices", "runner.device", "runner.accumulation", "model.attention"])
+@pytest.mark.parametrize(
+    "key", ["runner.devices", "runner.device", "runner.accumulation", "model.attention"]
+)
 def test_dropout_is_more_than_rounding(key: str) -> None:
     change = Change(key, 1, 2)
-    assert judge([change], [], dropout=False) == ([], [f"{key}: 1 -> 2: the same result within rounding, not to the bit"])
+    assert judge([change], [], dropout=False) == (
+        [],
+        [f"{key}: 1 -> 2: the same result within rounding, not to the bit"],
+    )
     problems, notices = judge([change], [], dropout=True)
     (problem,) = problems
-    assert problem.what == "1 -> 2: dropout drops other elements, which changes the result" and notices == []
+    assert (
+        problem.what == "1 -> 2: dropout drops other elements, which changes the result"
+        and notices == []
+    )
     assert f"allow=[{key}]" in problem.fix
     assert judge([change], [key], dropout=True) == ([], [f"{key}: 1 -> 2: changed, as allowed"])
 

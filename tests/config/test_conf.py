@@ -1,4 +1,5 @@
-"""conf/ and the schema cannot drift: every file spells every key of its dataclass, with its default unless it is there to differ."""
+"""conf/ and the schema cannot drift: every file spells every key of its dataclass, with its default
+unless it is there to differ."""
 
 from __future__ import annotations
 
@@ -10,7 +11,18 @@ from typing import Any, get_type_hints
 import pytest
 from omegaconf import OmegaConf
 
-from mtlcli.config import Config, Data, Logger, Model, Runner, optims, samplings, sharings, task_types, weightings
+from mtlcli.config import (
+    Config,
+    Data,
+    Logger,
+    Model,
+    Runner,
+    optims,
+    samplings,
+    sharings,
+    task_types,
+    weightings,
+)
 from mtlcli.config.paths import conf_dir
 
 COUNTS = {
@@ -30,7 +42,9 @@ REGISTRIES = {"sharing": sharings, "weighting": weightings, "sampling": sampling
 FILES = sorted(conf_dir().glob("*/*.yaml"))
 METHODS = [path for path in FILES if path.parent.name in REGISTRIES]
 SETTINGS = [path for path in FILES if path.parent.name in SECTIONS]
-TASKS = [path for path in FILES if path.parent.name == "task" and "# @package tasks." in path.read_text()]
+TASKS = [
+    path for path in FILES if path.parent.name == "task" and "# @package tasks." in path.read_text()
+]
 
 
 def name(path: Path) -> str:
@@ -53,7 +67,9 @@ def defaults(section: Any) -> dict[str, Any]:
 
 def test_files_are_counted() -> None:
     assert {group: len(list((conf_dir() / group).glob("*"))) for group in COUNTS} == COUNTS
-    assert {path.name for path in conf_dir().iterdir() if path.is_dir()} - {"__pycache__"} == COUNTS.keys()
+    assert {path.name for path in conf_dir().iterdir() if path.is_dir()} - {
+        "__pycache__"
+    } == COUNTS.keys()
     assert len(TASKS) == 12
 
 
@@ -70,7 +86,17 @@ def test_method_file_is_the_defaults(path: Path) -> None:
 
 PRETRAINED = ["minilm", "bert", "roberta", "deberta", "modernbert", "t5", "gpt2", "pretrained"]
 DIFFERS = {
-    "model/tiny": {"kind", "name", "dropout", "layers", "hidden", "heads", "vocabulary", "initializer_range", "scratch_lr"},
+    "model/tiny": {
+        "kind",
+        "name",
+        "dropout",
+        "layers",
+        "hidden",
+        "heads",
+        "vocabulary",
+        "initializer_range",
+        "scratch_lr",
+    },
     "data/hub": {"source"},
     "data/local": {"source"},
     "data/sample": {"source"},
@@ -95,7 +121,9 @@ def test_task_file_spells_every_key(path: Path) -> None:
     for key in ("source", "splits", "columns"):
         assert values[key].keys() == {field.name for field in fields(hints[key])}, key
     # What every task has its own value of; the rest is as the dataclass says.
-    own = {"source", "splits", "columns", "labels", "range", "metrics", "no_answer"} | ({"head"} if path.stem == "ax" else set())
+    own = {"source", "splits", "columns", "labels", "range", "metrics", "no_answer"} | (
+        {"head"} if path.stem == "ax" else set()
+    )
     assert {key for key in expected if values[key] != expected[key]} <= own
     assert path.read_text().startswith(f"# @package tasks.{path.stem}\n")
 
@@ -107,17 +135,26 @@ def test_every_file_says_what_it_is(path: Path) -> None:
     assert about, "the first comment is what mtl tasks shows"
     bare = [line for line in lines if re.match(r"\s*\w+: +\S", line) and "#" not in line]
     if path.parent.name != "experiment":
-        assert [line for line in bare if not line.startswith("type:")] == [], "every value has a comment"
+        assert [line for line in bare if not line.startswith("type:")] == [], (
+            "every value has a comment"
+        )
     assert max(map(len, lines)) <= 140
 
 
 def test_train_yaml_is_the_table_of_contents() -> None:
     text = (conf_dir() / "train.yaml").read_text()
-    listed = [key for entry in load(conf_dir() / "train.yaml")["defaults"] if isinstance(entry, dict) for key in entry]
+    listed = [
+        key
+        for entry in load(conf_dir() / "train.yaml")["defaults"]
+        if isinstance(entry, dict)
+        for key in entry
+    ]
     groups = [key for key in listed if not key.startswith("override ")]
     assert set(groups) == COUNTS.keys()
     top = defaults(Config)
     sections = {"tasks", *SECTIONS, *REGISTRIES}
     values = load(conf_dir() / "train.yaml")
-    assert {key: values[key] for key in top.keys() - sections} == {key: top[key] for key in top.keys() - sections}
+    assert {key: values[key] for key in top.keys() - sections} == {
+        key: top[key] for key in top.keys() - sections
+    }
     assert text.count("#") > len(groups)

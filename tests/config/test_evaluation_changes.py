@@ -10,16 +10,35 @@ from mtlcli.config.schema import leaves
 
 def test_every_key_that_may_change_is_a_key() -> None:
     known = {key.replace("NAME", "*") for key in leaves()}
-    assert not {"tasks.NAME.key", "data.max_length.ge", "tasks.min_length"} & set(leaves()), "a bound is no key"
+    assert not {"tasks.NAME.key", "data.max_length.ge", "tasks.min_length"} & set(leaves()), (
+        "a bound is no key"
+    )
     assert set(EVALUATION) <= known
 
 
 def test_nothing_else_may_change() -> None:
     allowed = {key for key in leaves() if refuse_at_evaluation(key) is None}
-    assert {key.replace("NAME", "*").partition(".")[0] for key in allowed} == {"allow", "data", "runner", "logger", "tasks"}
+    assert {key.replace("NAME", "*").partition(".")[0] for key in allowed} == {
+        "allow",
+        "data",
+        "runner",
+        "logger",
+        "tasks",
+    }
     tasks = {key.split(".")[2] for key in allowed if key.startswith("tasks.")}
     assert {"source", "splits", "columns", "metrics", "no_answer_threshold"} <= tasks
-    assert not tasks & {"type", "labels", "head", "head_layers", "dropout", "weight", "batch_size", "lr_factor", "max_length", "no_answer"}
+    assert not tasks & {
+        "type",
+        "labels",
+        "head",
+        "head_layers",
+        "dropout",
+        "weight",
+        "batch_size",
+        "lr_factor",
+        "max_length",
+        "no_answer",
+    }
 
 
 @pytest.mark.parametrize(
@@ -48,7 +67,14 @@ def test_why_a_key_is_refused(key: str, what: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["data.root", "runner.eval_batch_size", "tasks.mine.source.files.test", "tasks.mine.splits", "tasks.mine.columns.text"]
+    "key",
+    [
+        "data.root",
+        "runner.eval_batch_size",
+        "tasks.mine.source.files.test",
+        "tasks.mine.splits",
+        "tasks.mine.columns.text",
+    ],
 )
 def test_what_may_change(key: str) -> None:
     assert refuse_at_evaluation(key) is None

@@ -13,12 +13,24 @@ from mtlcli.config.snapshot import config_text, load_config, read_config
 from mtlcli.errors import UserError
 from mtlcli.prepare.store import default_cache
 
-METHODS = {"sharing": {"name": "hard"}, "weighting": {"name": "static"}, "sampling": {"name": "proportional"}}
+METHODS = {
+    "sharing": {"name": "hard"},
+    "weighting": {"name": "static"},
+    "sampling": {"name": "proportional"},
+}
 
 
 def values() -> dict[str, Any]:
-    task = {"type": "classification", "columns": {"text": "~text"}, "source": {"files": {"train": "~/t.csv", "validation": "v.csv"}}}
-    paths: dict[str, Any] = {"data": {"root": "~/data", "cache_dir": "~/c"}, "model": {"name": "~/model"}, "run_dir": "~/run"}
+    task = {
+        "type": "classification",
+        "columns": {"text": "~text"},
+        "source": {"files": {"train": "~/t.csv", "validation": "v.csv"}},
+    }
+    paths: dict[str, Any] = {
+        "data": {"root": "~/data", "cache_dir": "~/c"},
+        "model": {"name": "~/model"},
+        "run_dir": "~/run",
+    }
     other = task | {"source": {"path": "other"}}
     return {"tasks": {"mine": task, "other": other}, **paths, **METHODS}
 
@@ -27,12 +39,27 @@ def test_home_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     config, problems = read_config(values())
     assert config is not None and not problems
-    found = [config.run_dir, config.data.root, config.data.cache_dir, config.model.name, *config.tasks["mine"].source.files.values()]
-    assert found == ["/home/me/run", "/home/me/data", "/home/me/c", "/home/me/model", "/home/me/t.csv", "v.csv"]
+    found = [
+        config.run_dir,
+        config.data.root,
+        config.data.cache_dir,
+        config.model.name,
+        *config.tasks["mine"].source.files.values(),
+    ]
+    assert found == [
+        "/home/me/run",
+        "/home/me/data",
+        "/home/me/c",
+        "/home/me/model",
+        "/home/me/t.csv",
+        "v.csv",
+    ]
     assert config.tasks["mine"].columns.text == "~text"
 
 
-def test_a_path_from_the_environment_is_saved_as_the_text_that_asked_for_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_path_from_the_environment_is_saved_as_the_text_that_asked_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("SECRET_PLACE", "~/elsewhere")
     config, _ = read_config(OmegaConf.create(values() | {"run_dir": "${oc.env:SECRET_PLACE}"}))
@@ -42,24 +69,37 @@ def test_a_path_from_the_environment_is_saved_as_the_text_that_asked_for_it(monk
     assert load_config(tmp_path / "config.yaml").run_dir == "/home/me/elsewhere"
 
 
-def test_overrides_of_a_saved_config_know_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_overrides_of_a_saved_config_know_the_home_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     config, _ = read_config(values())
     assert config is not None
     (tmp_path / "config.yaml").write_text(config_text(config))
-    assert load_config(tmp_path / "config.yaml", ["data.root=~/other"]).data.root == "/home/me/other"
+    assert (
+        load_config(tmp_path / "config.yaml", ["data.root=~/other"]).data.root == "/home/me/other"
+    )
 
 
 def test_an_empty_path_is_not_the_current_folder() -> None:
-    task = values()["tasks"]["mine"] | {"source": {"files": {"train": "", "validation": " "}, "hub": "", "path": ""}}
+    task = values()["tasks"]["mine"] | {
+        "source": {"files": {"train": "", "validation": " "}, "hub": "", "path": ""}
+    }
     config, problems = read_config(
-        values() | {"run_dir": "", "resume": "", "data": {"root": "", "cache_dir": ""}, "model": {"name": ""}, "tasks": {"mine": task}}
+        values()
+        | {
+            "run_dir": "",
+            "resume": "",
+            "data": {"root": "", "cache_dir": ""},
+            "model": {"name": ""},
+            "tasks": {"mine": task},
+        }
     )
     source = "tasks.mine.source"
     files = [f"{source}.files.train", f"{source}.files.validation"]
-    assert config is None and {problem.where for problem in problems if problem.what == "the path is empty"} == {
-        "run_dir", "resume", "data.root", "data.cache_dir", "model.name", f"{source}.hub", f"{source}.path", *files
-    }  # fmt: skip
+    empty = {problem.where for problem in problems if problem.what == "the path is empty"}
+    keys = {"run_dir", "resume", "data.root", "data.cache_dir", "model.name"}
+    assert config is None and empty == keys | {f"{source}.hub", f"{source}.path", *files}
 
 
 def test_without_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,8 +109,12 @@ def test_without_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "expanduser", fail)
     monkeypatch.delenv("MTL_CACHE", raising=False)
     problems = expand_paths({"data": {"root": "~/data"}, "model": {"name": 3}})
-    assert [str(problem) for problem in problems] == ["data.root: there is no home folder for '~/data'\n    -> write the path in full"]
-    with pytest.raises(UserError, match="data.cache_dir: there is no home folder.*\n.*or set MTL_CACHE"):
+    assert [str(problem) for problem in problems] == [
+        "data.root: there is no home folder for '~/data'\n    -> write the path in full"
+    ]
+    with pytest.raises(
+        UserError, match="data.cache_dir: there is no home folder.*\n.*or set MTL_CACHE"
+    ):
         default_cache()
 
 

@@ -1,4 +1,5 @@
-"""A saved config is complete, gives an equal Config back, and holds no value of an environment variable."""
+"""A saved config is complete, gives an equal Config back, and holds no value of an environment
+variable."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ VALUES: dict[str, Any] = {
             "type": "classification",
             "source": {"path": "glue/cola"},
             "columns": {"text": "sentence"},
-            # Text that YAML would take for something else, and text that looks like an interpolation.
+            # Text that YAML would take for something else, and text that looks like an
+            # interpolation.
             "labels": ["1e-4", "no", "null", "12", "a: b", "\\${x}"],
         },
         "squad": {"type": "span", "source": {"path": "squad"}},
@@ -47,25 +49,54 @@ def test_a_saved_config_is_complete_and_equal(tmp_path: Path) -> None:
 
 
 def test_classes_of_any_name_are_saved_and_read_as_they_are(tmp_path: Path) -> None:
-    names = ["???", "${x}", "\\${y}", "~", "1", "007", "yes", "=", " a", "a ", "é", "e\u0301", "<<", "1:30", "2020-01-01"]
+    names = [
+        "???",
+        "${x}",
+        "\\${y}",
+        "~",
+        "1",
+        "007",
+        "yes",
+        "=",
+        " a",
+        "a ",
+        "é",
+        "e\u0301",
+        "<<",
+        "1:30",
+        "2020-01-01",
+    ]
     config = read(VALUES)
     cola = config.tasks["cola"]
-    cola.labels, cola.class_weights = names, {name: 1.0 + number for number, name in enumerate(names)}
+    cola.labels, cola.class_weights = (
+        names,
+        {name: 1.0 + number for number, name in enumerate(names)},
+    )
     save_config(config, tmp_path / "config.yaml")
     saved = load_config(tmp_path / "config.yaml").tasks["cola"]
     assert (saved.labels, saved.class_weights) == (names, cola.class_weights)
 
 
-def test_environment_variables_do_not_land_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_do_not_land_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MTL_TEST_SECRET", "s3cret")
     monkeypatch.setenv("MTL_TEST_STEPS", "7")
     values = VALUES | {
         "model": {"name": "${oc.env:MTL_TEST_SECRET}"},
         "data": {"root": "${model.name}/data", "cache_dir": "x-${oc.env:MTL_TEST_ABSENT,default}"},
-        "runner": {"steps": "${oc.decode:${oc.env:MTL_TEST_STEPS}}", "eval_every": "${runner.batch_size}", "batch_size": 9},
+        "runner": {
+            "steps": "${oc.decode:${oc.env:MTL_TEST_STEPS}}",
+            "eval_every": "${runner.batch_size}",
+            "batch_size": 9,
+        },
     }
     config = read(values)
-    assert (config.model.name, config.data.root, config.data.cache_dir) == ("s3cret", "s3cret/data", "x-default")
+    assert (config.model.name, config.data.root, config.data.cache_dir) == (
+        "s3cret",
+        "s3cret/data",
+        "x-default",
+    )
     assert (config.runner.steps, config.runner.eval_every) == (7, 9)
     save_config(config, tmp_path / "config.yaml")
     text = (tmp_path / "config.yaml").read_text()
@@ -82,7 +113,10 @@ def test_environment_variables_do_not_land_in_it(tmp_path: Path, monkeypatch: py
     monkeypatch.delenv("MTL_TEST_SECRET")
     with pytest.raises(UserError) as caught:
         load_config(tmp_path / "config.yaml")
-    assert "model.name: ${oc.env:MTL_TEST_SECRET} cannot be resolved: Environment variable 'MTL_TEST_SECRET' not found" in str(caught.value)
+    assert (
+        "model.name: ${oc.env:MTL_TEST_SECRET} cannot be resolved: Environment variable "
+        "'MTL_TEST_SECRET' not found" in str(caught.value)
+    )
 
 
 def test_missing_values_and_interpolations_are_all_named() -> None:
@@ -124,7 +158,10 @@ def test_overrides(tmp_path: Path) -> None:
 def test_wrong_overrides_are_all_named(tmp_path: Path) -> None:
     save_config(read(VALUES), tmp_path / "config.yaml")
     with pytest.raises(UserError) as caught:
-        load_config(tmp_path / "config.yaml", ["runner.eval_batch_sise=7", "x", "tasks.coal.weight=1", "runner.steps=many"])
+        load_config(
+            tmp_path / "config.yaml",
+            ["runner.eval_batch_sise=7", "x", "tasks.coal.weight=1", "runner.steps=many"],
+        )
     assert [problem.what for problem in caught.value.problems] == [
         "unknown key 'eval_batch_sise'",
         "cannot read 'x'",

@@ -14,8 +14,16 @@ from mtlcli.errors import UserError
 
 GOOD: dict[str, Any] = {
     "tasks": {
-        "cola": {"type": "classification", "source": {"path": "glue/cola"}, "columns": {"text": "sentence"}},
-        "stsb": {"type": "regression", "source": {"path": "glue/stsb"}, "columns": {"text": "sentence1", "text_pair": "sentence2"}},
+        "cola": {
+            "type": "classification",
+            "source": {"path": "glue/cola"},
+            "columns": {"text": "sentence"},
+        },
+        "stsb": {
+            "type": "regression",
+            "source": {"path": "glue/stsb"},
+            "columns": {"text": "sentence1", "text_pair": "sentence2"},
+        },
         "squad": {"type": "span", "source": {"path": "squad"}},
     },
     "sharing": {"name": "hard"},
@@ -58,8 +66,10 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(runner__stepz=3),
         "runner.stepz: unknown key 'stepz'",
-        "did you mean 'steps'? choices: accumulation, batch_size, device, devices, epochs, eval_batch_size, eval_every, eval_share, keep, "
-        "max_tokens, patience, precision, save_every, skip_nonfinite, steps, threads, timeout, together",
+        "did you mean 'steps'? choices: accumulation, batch_size, device, devices, epochs, "
+        "eval_batch_size, eval_every, eval_share, keep, "
+        "max_tokens, patience, precision, save_every, skip_nonfinite, steps, threads, timeout, "
+        "together",
     ),
     (
         changed(tasks__cola__source__pth="x"),
@@ -84,14 +94,22 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(tasks__cola__labels=["bad", True]),
         "tasks.cola.labels[1]: must be text, found true",
-        "put it in quotes: YAML reads yes, no, on, off, true and false without quotes as true or false",
+        "put it in quotes: YAML reads yes, no, on, off, true and false without quotes as true or "
+        "false",
     ),
     (
-        changed(tasks__cola__source={"files": {"train": ["a.csv", "b.csv"], "validation": "c.csv"}}),
+        changed(
+            tasks__cola__source={"files": {"train": ["a.csv", "b.csv"], "validation": "c.csv"}}
+        ),
         'tasks.cola.source.files.train: must be text, found ["a.csv", "b.csv"]',
-        "a split is read from one file: put the rows of several files together in one, with one header line",
+        "a split is read from one file: put the rows of several files together in one, with one "
+        "header line",
     ),
-    (changed(data__root=3), "data.root: must be text, found 3", "put it in quotes: YAML reads it as a number without them"),
+    (
+        changed(data__root=3),
+        "data.root: must be text, found 3",
+        "put it in quotes: YAML reads it as a number without them",
+    ),
     (
         changed(tasks__cola__columns=3),
         "tasks.cola.columns: must be a section, found 3",
@@ -100,7 +118,8 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(tasks__cola=None),
         "tasks.cola: must be a section, found null",
-        "to leave the task out type ~tasks.cola; to change it give one of its keys, as tasks.cola.weight=2",
+        "to leave the task out type ~tasks.cola; to change it give one of its keys, as "
+        "tasks.cola.weight=2",
     ),
     (
         changed(sampling=None),
@@ -113,13 +132,26 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
         "seed: must be a whole number, found '1..3'",
         "write range(1,4), in quotes for the shell, and add -m: a sweep over these numbers",
     ),
-    (changed(runner__steps="10"), "runner.steps: must be a whole number, found '10'", "write 10 without quotes"),
-    (changed(optim__lr="1e-3"), "optim.lr: must be a number, found '1e-3'", "write 1e-3 without quotes"),
-    (changed(runner__together="true"), "runner.together: must be true or false, found 'true'", "write true without quotes"),
+    (
+        changed(runner__steps="10"),
+        "runner.steps: must be a whole number, found '10'",
+        "write 10 without quotes",
+    ),
+    (
+        changed(optim__lr="1e-3"),
+        "optim.lr: must be a number, found '1e-3'",
+        "write 1e-3 without quotes",
+    ),
+    (
+        changed(runner__together="true"),
+        "runner.together: must be true or false, found 'true'",
+        "write true without quotes",
+    ),
     (
         changed(tasks__squad__columns={"text": "a"}),
         "tasks.squad.columns.text: unknown key 'text'",
-        "only a task of type classification or regression has that key; choices here: answers, context, id, question",
+        "only a task of type classification or regression has that key; choices here: answers, "
+        "context, id, question",
     ),
     (
         changed(tasks__cola__columns={"text": "a", "labels": "b"}),
@@ -134,37 +166,64 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(tasks__cola__metrics="f1"),
         "tasks.cola.metrics: must be a list, found 'f1'",
-        "Metrics to compute; the first is the main one, which must rise as predictions get better. Empty: the defaults of the task type. "
-        "`evaluate:NAME` is a metric of the package `evaluate`, whose code is run: it has to be typed on the command line.",
+        "Metrics to compute; the first is the main one, which must rise as predictions get better. "
+        "Empty: the defaults of the task type. "
+        "`evaluate:NAME` is a metric of the package `evaluate`, whose code is run: it has to be "
+        "typed on the command line.",
     ),
     (
         changed(model__kind="pretraind"),
         "model.kind: 'pretraind' is not one of its values",
         "did you mean 'pretrained'? choices: auto, pretrained, scratch",
     ),
-    (changed(sharing__name="hrd"), "sharing.name: unknown name 'hrd'", f"did you mean 'hard'? choices: {', '.join(sorted(sharings))}"),
+    (
+        changed(sharing__name="hrd"),
+        "sharing.name: unknown name 'hrd'",
+        f"did you mean 'hard'? choices: {', '.join(sorted(sharings))}",
+    ),
     (
         changed(tasks__cola__type="classify"),
         "tasks.cola.type: unknown type 'classify'",
         "did you mean 'classification'? choices: classification, regression, span",
     ),
-    (changed(tasks__cola__type=...), "tasks.cola.type: must be given", "choices: classification, regression, span"),
-    (changed(weighting=...), "weighting: must be given", "How the tasks' losses become one update."),
+    (
+        changed(tasks__cola__type=...),
+        "tasks.cola.type: must be given",
+        "choices: classification, regression, span",
+    ),
+    (
+        changed(weighting=...),
+        "weighting: must be given",
+        "How the tasks' losses become one update.",
+    ),
     (changed(tasks__cola__columns=...), "tasks.cola.columns: must be given", "Column names."),
-    (changed(seed=-1), "seed: must be at least 0, found -1", "Seed of weights, order of data, sampling and dropout."),
+    (
+        changed(seed=-1),
+        "seed: must be at least 0, found -1",
+        "Seed of weights, order of data, sampling and dropout.",
+    ),
     (
         changed(model__dropout=1.0),
         "model.dropout: must be less than 1, found 1.0",
-        "Dropout in the backbone and the heads; null: what the model's own configuration says, and none from scratch.",
+        "Dropout in the backbone and the heads; null: what the model's own configuration says, and "
+        "none from scratch.",
     ),
     (changed(optim__lr=0), "optim.lr: must be greater than 0, found 0", LEARNING_RATE),
-    (changed(optim__lr=float("nan")), "optim.lr: must be a finite number, found nan", LEARNING_RATE),
+    (
+        changed(optim__lr=float("nan")),
+        "optim.lr: must be a finite number, found nan",
+        LEARNING_RATE,
+    ),
     (
         changed(data__cache_dir="a\udcff"),
         "data.cache_dir: must be text in UTF-8, found 'a\\udcff'",
         "Folder of the encoded store; null: $MTL_CACHE or ~/.cache/mtl.",
     ),
-    (changed(optim__betas=[0.9]), "optim.betas: needs at least 2 entries, found [0.9]", "Decay of AdamW's two moments."),
+    (
+        changed(optim__betas=[0.9]),
+        "optim.betas: needs at least 2 entries, found [0.9]",
+        "Decay of AdamW's two moments.",
+    ),
     (
         changed(tasks={}),
         "task: the run has no task",
@@ -178,28 +237,39 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(tasks__stsb__labels=["a", "b"]),
         "tasks.stsb.labels: unknown key 'labels'",
-        "only a task of type classification has that key; choices here: batch_size, columns, dropout, head, head_layers, lr_factor, "
+        "only a task of type classification has that key; choices here: batch_size, columns, "
+        "dropout, head, head_layers, lr_factor, "
         "max_length, metrics, range, source, splits, type, unlabelled, weight",
     ),
     (
         changed(sharing={"name": "hard", "strenght": 1}),
         "sharing.strenght: unknown key 'strenght'",
-        "did you mean 'strength'? only sharing=soft or progressive has that key; choices here: name",
+        "did you mean 'strength'? only sharing=soft or progressive has that key; choices here: "
+        "name",
     ),
     (
         changed(tasks__cola__labels=["NA", None]),
         "tasks.cola.labels[1]: must be text, found null",
-        "put it in quotes: YAML reads null, Null, NULL, ~ and an empty entry without quotes as no value",
+        "put it in quotes: YAML reads null, Null, NULL, ~ and an empty entry without quotes as no "
+        "value",
     ),
 ]
 
 
 @pytest.mark.parametrize("value", [None, 3.5, 1e300, "x", [], {}, {"a": {}}])
 def test_every_mistake_has_a_line_on_what_to_do(value: Any) -> None:
-    sections = {name: section for name, section in hints(Config).items() if name in ("model", "data", "runner", "logger")}
+    sections = {
+        name: section
+        for name, section in hints(Config).items()
+        if name in ("model", "data", "runner", "logger")
+    }
     keys = {name: dict.fromkeys(hints(section), value) for name, section in sections.items()}
     tasks = [{key: value} for task in ("cola", "stsb", "squad") for key in GOOD["tasks"][task]]
-    for values in (keys, *({"tasks": {"cola": GOOD["tasks"]["cola"] | task}} for task in tasks), {"tasks": {"a": value}, "model": value}):
+    for values in (
+        keys,
+        *({"tasks": {"cola": GOOD["tasks"]["cola"] | task}} for task in tasks),
+        {"tasks": {"a": value}, "model": value},
+    ):
         _, problems = check(GOOD | values)
         assert [str(problem) for problem in problems if not problem.fix] == []
 
@@ -207,7 +277,11 @@ def test_every_mistake_has_a_line_on_what_to_do(value: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "what", "fix"),
     [
-        ("aut", "must be a whole number or a word, found 'aut'", "did you mean 'auto'? choices: auto"),
+        (
+            "aut",
+            "must be a whole number or a word, found 'aut'",
+            "did you mean 'auto'? choices: auto",
+        ),
         (0, "must be greater than 0, found 0", "Largest padded tokens"),
         (1.5, "must be a whole number, found 1.5", "Largest padded tokens"),
         ([7], "must be a whole number, found [7]", "Largest padded tokens"),
@@ -221,7 +295,11 @@ def test_a_number_or_a_word(value: Any, what: str, fix: str) -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        ("al", "sharing.layers: must be a list or a word, found 'al'\n    -> did you mean 'all'? choices: all"),
+        (
+            "al",
+            "sharing.layers: must be a list or a word, found 'al'\n    -> did you mean 'all'? "
+            "choices: all",
+        ),
         (3, "sharing.layers: must be a list, found 3\n    -> "),
         (["a"], "sharing.layers[0]: must be a whole number, found 'a'\n    -> "),
         ([], "sharing.layers: needs at least 1 entry, found []\n    -> "),
@@ -232,7 +310,9 @@ def test_a_list_or_a_word(value: Any, text: str) -> None:
     assert problem.startswith(text), problem
 
 
-@pytest.mark.parametrize(("values", "what", "fix"), ONE, ids=[what.partition(":")[0] for _, what, _ in ONE])
+@pytest.mark.parametrize(
+    ("values", "what", "fix"), ONE, ids=[what.partition(":")[0] for _, what, _ in ONE]
+)
 def test_one_mistake(values: dict[str, Any], what: str, fix: str) -> None:
     assert said(values) == [f"{what}\n    -> {fix}"]
 
@@ -240,7 +320,12 @@ def test_one_mistake(values: dict[str, Any], what: str, fix: str) -> None:
 def test_all_mistakes_at_once() -> None:
     """Of single values, of missing ones, and of values that do not go together."""
     values = changed(
-        sharing__name="hrd", tasks__cola__type="clas", tasks__stsb__weight="2", runner__steps=0, tasks__squad__metrics=["squat"], seeed=1
+        sharing__name="hrd",
+        tasks__cola__type="clas",
+        tasks__stsb__weight="2",
+        runner__steps=0,
+        tasks__squad__metrics=["squat"],
+        seeed=1,
     )
     assert [line.partition("\n")[0] for line in said(values)] == [
         "tasks.cola.type: unknown type 'clas'",
@@ -261,19 +346,24 @@ def test_misspelt_keys_of_a_task_are_named_and_nothing_follows_from_them() -> No
         ({"type": kind, "colums": columns}, ["colums"]),
         ({"typ": kind, "colums": columns}, ["typ", "colums"]),
     ):
-        assert [line.partition(" choices")[0] for line in said(GOOD | {"tasks": {"cola": cola | wrong}})] == [
-            f"tasks.cola.{key}: unknown key '{key}'\n    -> did you mean '{ {'typ': 'type', 'colums': 'columns'}[key] }'?" for key in named
+        assert [
+            line.partition(" choices")[0] for line in said(GOOD | {"tasks": {"cola": cola | wrong}})
+        ] == [
+            f"tasks.cola.{key}: unknown key '{key}'\n    -> did you mean "
+            f"'{ {'typ': 'type', 'colums': 'columns'}[key] }'?"
+            for key in named
         ]
 
 
 def test_a_refused_value_is_reported_once() -> None:
-    """`steps: x` is taken out to look at the rest; that nothing then says how long the run is, is no second mistake."""
-    assert [line.partition("\n")[0] for line in said(changed(runner__steps="x", runner__epochs=None))] == [
-        "runner.steps: must be a whole number, found 'x'"
-    ]
-    assert [line.partition("\n")[0] for line in said(changed(tasks__cola__source={"paht": "x"}))] == [
-        "tasks.cola.source.paht: unknown key 'paht'"
-    ]
+    """`steps: x` is taken out to look at the rest; that nothing then says how long the run is, is
+    no second mistake."""
+    assert [
+        line.partition("\n")[0] for line in said(changed(runner__steps="x", runner__epochs=None))
+    ] == ["runner.steps: must be a whole number, found 'x'"]
+    assert [
+        line.partition("\n")[0] for line in said(changed(tasks__cola__source={"paht": "x"}))
+    ] == ["tasks.cola.source.paht: unknown key 'paht'"]
 
 
 def test_validate_raises_everything() -> None:
@@ -282,7 +372,17 @@ def test_validate_raises_everything() -> None:
     assert len(caught.value.problems) == 2
 
 
-@pytest.mark.parametrize("key", ["seed", "tasks.cola.weight", "tasks.cola.source.files.train", "optim", "tasks.squad.stride", "model.name"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "seed",
+        "tasks.cola.weight",
+        "tasks.cola.source.files.train",
+        "optim",
+        "tasks.squad.stride",
+        "model.name",
+    ],
+)
 def test_known_keys(key: str) -> None:
     assert check_key(key, GOOD) is None
 
@@ -292,19 +392,29 @@ def test_known_keys(key: str) -> None:
     [
         (
             "tasks.coal.weight",
-            "tasks.coal.weight: task 'coal' is not in the run\n    -> did you mean 'cola'? the run has: cola, stsb, squad",
+            "tasks.coal.weight: task 'coal' is not in the run\n    -> did you mean 'cola'? the run "
+            "has: cola, stsb, squad",
         ),
-        ("tasks.rte.weight", "tasks.rte.weight: task 'rte' is not in the run\n    -> the run has: cola, stsb, squad"),
+        (
+            "tasks.rte.weight",
+            "tasks.rte.weight: task 'rte' is not in the run\n    -> the run has: cola, stsb, squad",
+        ),
         ("lr", "lr: unknown key 'lr'\n    -> did you mean optim.lr? (model.lr has the same name)"),
         (
             "batchsize",
-            "batchsize: unknown key 'batchsize'\n    -> did you mean runner.batch_size? (tasks.NAME.batch_size has the same name)",
+            "batchsize: unknown key 'batchsize'\n    -> did you mean runner.batch_size? "
+            "(tasks.NAME.batch_size has the same name)",
         ),
         ("weight", "weight: unknown key 'weight'\n    -> did you mean tasks.NAME.weight?"),
-        ("seed.x", "seed.x: 'seed' is a single value and has no keys\n    -> Seed of weights, order of data, sampling and dropout."),
+        (
+            "seed.x",
+            "seed.x: 'seed' is a single value and has no keys\n    -> Seed of weights, order of "
+            "data, sampling and dropout.",
+        ),
         (
             "task.weight",
-            "task.weight: unknown key 'task'\n    -> the values of a task are at tasks.NAME, for example tasks.rte.weight=2",
+            "task.weight: unknown key 'task'\n    -> the values of a task are at tasks.NAME, for "
+            "example tasks.rte.weight=2",
         ),
     ],
 )
@@ -321,10 +431,24 @@ def test_the_nearest_key_depends_on_what_was_typed() -> None:
 
 def test_every_field_has_a_docstring() -> None:
     """It is what the user reads when the value is wrong."""
-    from mtlcli.config import Data, Logger, Model, Runner, optims, samplings, sharings, task_types, weightings
+    from mtlcli.config import (
+        Data,
+        Logger,
+        Model,
+        Runner,
+        optims,
+        samplings,
+        sharings,
+        task_types,
+        weightings,
+    )
     from mtlcli.config.task import Source, SpanColumns, Splits, TextColumns
 
     sections = [Config, Data, Logger, Model, Runner, Source, Splits, TextColumns, SpanColumns]
-    sections += [config for registry in (optims, samplings, sharings, task_types, weightings) for config in registry.configs.values()]
+    sections += [
+        config
+        for registry in (optims, samplings, sharings, task_types, weightings)
+        for config in registry.configs.values()
+    ]
     for section in sections:
         assert set(docs(section)) == set(section.__dataclass_fields__), section  # type: ignore[attr-defined]

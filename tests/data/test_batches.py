@@ -24,12 +24,21 @@ def features(lengths: list[int]) -> Features:
         ids=random.integers(1, 1000, sum(lengths)).astype(np.uint16),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         segments=np.array([random.integers(1, length + 1) for length in lengths], np.int32),
-        columns={"row": np.arange(len(lengths)), "label": random.integers(0, 3, len(lengths)), "score": random.random(len(lengths))},
+        columns={
+            "row": np.arange(len(lengths)),
+            "label": random.integers(0, 3, len(lengths)),
+            "score": random.random(len(lengths)),
+        },
     )
 
 
-@pytest.mark.parametrize(("count", "batch_size", "max_tokens"), [(1000, 32, None), (5, 32, None), (3333, 16, 512), (64, 32, None)])
-def test_every_feature_comes_exactly_once_an_epoch(count: int, batch_size: int, max_tokens: int | None) -> None:
+@pytest.mark.parametrize(
+    ("count", "batch_size", "max_tokens"),
+    [(1000, 32, None), (5, 32, None), (3333, 16, 512), (64, 32, None)],
+)
+def test_every_feature_comes_exactly_once_an_epoch(
+    count: int, batch_size: int, max_tokens: int | None
+) -> None:
     stream = Stream(lognormal(count), batch_size=batch_size, seed=3, max_tokens=max_tokens)
     position = 0
     for epoch in range(3):
@@ -45,10 +54,16 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     straight = [stream.indices(position).tolist() for position in range(100)]
     resumed = Stream(lengths, batch_size=32, seed=0, max_tokens=1024)
     assert resumed.indices(77).tolist() == straight[77]
-    assert [resumed.indices(position).tolist() for position in reversed(range(100))] == straight[::-1]
-    assert Stream(lengths, batch_size=32, seed=1, max_tokens=1024).indices(0).tolist() != straight[0]
+    assert [resumed.indices(position).tolist() for position in reversed(range(100))] == straight[
+        ::-1
+    ]
+    assert (
+        Stream(lengths, batch_size=32, seed=1, max_tokens=1024).indices(0).tolist() != straight[0]
+    )
     per_epoch = stream.batches_in_epoch(0)
-    assert {tuple(batch) for batch in straight[:per_epoch]} != {tuple(batch) for batch in straight[per_epoch : 2 * per_epoch]}
+    assert {tuple(batch) for batch in straight[:per_epoch]} != {
+        tuple(batch) for batch in straight[per_epoch : 2 * per_epoch]
+    }
 
 
 def test_batches_come_in_no_order_of_length() -> None:
@@ -73,7 +88,10 @@ def test_max_tokens_bounds_the_padded_size() -> None:
 def test_little_padding() -> None:
     lengths = lognormal(20_000)
     stream = Stream(lengths, batch_size=32, seed=0)
-    padded = sum(len(batch) * lengths[batch].max() for batch in (stream.indices(p) for p in range(stream.batches_in_epoch(0))))
+    padded = sum(
+        len(batch) * lengths[batch].max()
+        for batch in (stream.indices(p) for p in range(stream.batches_in_epoch(0)))
+    )
     assert padded / lengths.sum() < 1.10
 
 
@@ -89,13 +107,25 @@ def test_collate_equals_a_loop_over_examples() -> None:
             assert batch.input_ids[row].tolist() == tokens + [7] * padding
             assert batch.attention_mask[row].tolist() == [True] * len(tokens) + [False] * padding
             assert batch.token_type_ids is not None
-            assert batch.token_type_ids[row].tolist() == [0] * first + [1] * (len(tokens) - first) + [0] * padding
+            assert (
+                batch.token_type_ids[row].tolist()
+                == [0] * first + [1] * (len(tokens) - first) + [0] * padding
+            )
             assert batch.columns["label"][row] == data.columns["label"][index]
             assert batch.columns["score"][row] == data.columns["score"][index]
         assert batch.lengths.tolist() == data.lengths[indices].tolist()
         assert batch.input_ids.dtype == torch.int64 and batch.attention_mask.dtype == torch.bool
-        assert batch.indices.tolist() == indices and batch.denominator == 2.5 and len(batch) == len(indices)
-    assert collate(data, np.array([0]), input_format=InputFormat(0, False), denominator=1.0).token_type_ids is None
+        assert (
+            batch.indices.tolist() == indices
+            and batch.denominator == 2.5
+            and len(batch) == len(indices)
+        )
+    assert (
+        collate(
+            data, np.array([0]), input_format=InputFormat(0, False), denominator=1.0
+        ).token_type_ids
+        is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,21 +139,33 @@ def test_collate_equals_a_loop_over_examples() -> None:
         ([], 9, 0),
     ],
 )
-def test_widths_are_rounded_up_within_bounds(indices: list[int], max_tokens: int | None, width: int) -> None:
+def test_widths_are_rounded_up_within_bounds(
+    indices: list[int], max_tokens: int | None, width: int
+) -> None:
     data = features([5, 1, 9, 8])
     rounded = InputFormat(7, True, multiple=8)
-    batch = collate(data, np.array(indices, np.int64), input_format=rounded, denominator=1.0, max_tokens=max_tokens)
+    batch = collate(
+        data,
+        np.array(indices, np.int64),
+        input_format=rounded,
+        denominator=1.0,
+        max_tokens=max_tokens,
+    )
     assert batch.input_ids.shape == (len(indices), width)
     assert batch.attention_mask.sum(1).tolist() == data.lengths[indices].tolist()
 
 
 def test_a_rank_without_a_share_gets_an_empty_batch() -> None:
-    batch = collate(features([4, 2]), np.array([0, 1])[2::3], input_format=InputFormat(0, True), denominator=2.0)
+    batch = collate(
+        features([4, 2]), np.array([0, 1])[2::3], input_format=InputFormat(0, True), denominator=2.0
+    )
     assert batch.input_ids.shape == (0, 0) and len(batch) == 0
 
 
 def test_batch_moves_as_a_whole() -> None:
-    batch = collate(features([4, 2]), np.array([0, 1]), input_format=InputFormat(0, True), denominator=2.0).to(torch.device("meta"))
+    batch = collate(
+        features([4, 2]), np.array([0, 1]), input_format=InputFormat(0, True), denominator=2.0
+    ).to(torch.device("meta"))
     assert batch.token_type_ids is not None
     tensors = [batch.input_ids, batch.attention_mask, batch.token_type_ids, *batch.columns.values()]
     assert all(tensor.device.type == "meta" for tensor in tensors)
@@ -148,7 +190,10 @@ def test_a_batch_is_built_without_a_loop_over_its_tokens() -> None:
         start = time.perf_counter()
         collate(data, indices, input_format=InputFormat(0, True), denominator=32.0)
         middle = time.perf_counter()
-        [[int(token) for token in data.ids[data.offsets[index] : data.offsets[index + 1]]] for index in indices]
+        [
+            [int(token) for token in data.ids[data.offsets[index] : data.offsets[index + 1]]]
+            for index in indices
+        ]
         loops.append(time.perf_counter() - middle)
         times.append(middle - start)
     assert np.median(times) < np.median(loops)
@@ -181,8 +226,15 @@ def test_picked_and_joined_features_are_those_of_the_batch() -> None:
     batch = collate(data, np.array([0, 1, 2]), input_format=InputFormat(9, True), denominator=3.0)
     for width in (4, 8):
         picked = batch.pick(np.array([0, 1]), width)
-        expected = collate(data, np.array([0, 1]), input_format=InputFormat(9, True), denominator=3.0)
-        assert picked.input_ids.shape == picked.attention_mask.shape == picked.token_type_ids.shape == (2, width)  # type: ignore[union-attr]
+        expected = collate(
+            data, np.array([0, 1]), input_format=InputFormat(9, True), denominator=3.0
+        )
+        assert (
+            picked.input_ids.shape
+            == picked.attention_mask.shape
+            == picked.token_type_ids.shape
+            == (2, width)
+        )  # type: ignore[union-attr]
         assert torch.equal(picked.input_ids[:, :4], expected.input_ids)
         assert torch.equal(picked.attention_mask[:, :4], expected.attention_mask)
         assert (picked.input_ids[~picked.attention_mask] == 9).all()

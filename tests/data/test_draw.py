@@ -26,5 +26,7 @@ def test_each_class_has_its_share_and_at_least_one_row() -> None:
     assert (np.diff(rows) > 0).all()
     few = draw(1500, 4, key="0", classes=CLASSES)
     assert {CLASSES[row] for row in few} == set("abcd")
-    assert [CLASSES[row] for row in draw(1500, 2, key="0", classes=CLASSES)] == ["a", "b"], "the largest classes first"
+    assert [CLASSES[row] for row in draw(1500, 2, key="0", classes=CLASSES)] == ["a", "b"], (
+        "the largest classes first"
+    )
     assert set(rows.tolist()) < set(draw(1500, 700, key="0", classes=CLASSES).tolist())

@@ -1,4 +1,5 @@
-"""The sample world: the hub's columns, the same rows everywhere, no leak, labels that no single word gives away."""
+"""The sample world: the hub's columns, the same rows everywhere, no leak, labels that no single
+word gives away."""
 
 from __future__ import annotations
 
@@ -18,7 +19,16 @@ from mtlcli.data.sample import sample_paths, sample_table, words
 from mtlcli.data.sample.world import World
 
 TABLES = [(path, split) for path, splits in sample_paths().items() for split in splits]
-TEXTS = ("sentence", "sentence1", "sentence2", "premise", "hypothesis", "question1", "question2", "question")
+TEXTS = (
+    "sentence",
+    "sentence1",
+    "sentence2",
+    "premise",
+    "hypothesis",
+    "question1",
+    "question2",
+    "question",
+)
 TWO_TEXTS = ["glue/mrpc", "glue/qqp", "glue/mnli", "glue/qnli", "glue/rte", "glue/wnli"]
 SQUAD = [
     *(("id", "string"), ("title", "string"), ("context", "string"), ("question", "string")),
@@ -27,20 +37,66 @@ SQUAD = [
 COLUMNS = {
     "glue/cola": [("sentence", "string"), ("label", "int64"), ("idx", "int32")],
     "glue/sst2": [("sentence", "string"), ("label", "int64"), ("idx", "int32")],
-    "glue/mrpc": [("sentence1", "string"), ("sentence2", "string"), ("label", "int64"), ("idx", "int32")],
-    "glue/stsb": [("sentence1", "string"), ("sentence2", "string"), ("label", "float"), ("idx", "int32")],
-    "glue/qqp": [("question1", "string"), ("question2", "string"), ("label", "int64"), ("idx", "int32")],
-    "glue/mnli": [("premise", "string"), ("hypothesis", "string"), ("label", "int64"), ("idx", "int32")],
-    "glue/qnli": [("question", "string"), ("sentence", "string"), ("label", "int64"), ("idx", "int32")],
-    "glue/rte": [("sentence1", "string"), ("sentence2", "string"), ("label", "int64"), ("idx", "int32")],
-    "glue/wnli": [("sentence1", "string"), ("sentence2", "string"), ("label", "int64"), ("idx", "int32")],
-    "glue/ax": [("premise", "string"), ("hypothesis", "string"), ("label", "int64"), ("idx", "int32")],
+    "glue/mrpc": [
+        ("sentence1", "string"),
+        ("sentence2", "string"),
+        ("label", "int64"),
+        ("idx", "int32"),
+    ],
+    "glue/stsb": [
+        ("sentence1", "string"),
+        ("sentence2", "string"),
+        ("label", "float"),
+        ("idx", "int32"),
+    ],
+    "glue/qqp": [
+        ("question1", "string"),
+        ("question2", "string"),
+        ("label", "int64"),
+        ("idx", "int32"),
+    ],
+    "glue/mnli": [
+        ("premise", "string"),
+        ("hypothesis", "string"),
+        ("label", "int64"),
+        ("idx", "int32"),
+    ],
+    "glue/qnli": [
+        ("question", "string"),
+        ("sentence", "string"),
+        ("label", "int64"),
+        ("idx", "int32"),
+    ],
+    "glue/rte": [
+        ("sentence1", "string"),
+        ("sentence2", "string"),
+        ("label", "int64"),
+        ("idx", "int32"),
+    ],
+    "glue/wnli": [
+        ("sentence1", "string"),
+        ("sentence2", "string"),
+        ("label", "int64"),
+        ("idx", "int32"),
+    ],
+    "glue/ax": [
+        ("premise", "string"),
+        ("hypothesis", "string"),
+        ("label", "int64"),
+        ("idx", "int32"),
+    ],
     "squad": SQUAD,
     "squad_v2": SQUAD,
 }
 SPLITS = {
     **{path: ["train", "test", "validation"] for path in COLUMNS},
-    "glue/mnli": ["train", "test_matched", "test_mismatched", "validation_matched", "validation_mismatched"],
+    "glue/mnli": [
+        "train",
+        "test_matched",
+        "test_mismatched",
+        "validation_matched",
+        "validation_mismatched",
+    ],
     "glue/ax": ["test"],
     "squad": ["train", "validation"],
     "squad_v2": ["train", "validation"],
@@ -57,22 +113,30 @@ def digest(tables: list[tuple[str, str]], seed: int = 0) -> str:
 def test_paths_and_columns_are_the_hubs() -> None:
     assert sample_paths() == SPLITS
     for path, split in TABLES:
-        assert [(field.name, str(field.type)) for field in sample_table(path, split, 0).schema] == COLUMNS[path]
+        assert [
+            (field.name, str(field.type)) for field in sample_table(path, split, 0).schema
+        ] == COLUMNS[path]
 
 
-@pytest.mark.skipif("MTL_DATA" not in os.environ, reason="MTL_DATA does not name a folder with the real data")
+@pytest.mark.skipif(
+    "MTL_DATA" not in os.environ, reason="MTL_DATA does not name a folder with the real data"
+)
 def test_schemas_equal_the_real_files() -> None:
     compared = 0
     for path, split in TABLES:
         file = Path(os.environ["MTL_DATA"]) / path / f"{split}.parquet"
         if file.exists():
-            assert sample_table(path, split, 0).schema.equals(pq.read_schema(file).remove_metadata()), file
+            assert sample_table(path, split, 0).schema.equals(
+                pq.read_schema(file).remove_metadata()
+            ), file
             compared += 1
     assert compared
 
 
 def test_rows_are_pinned() -> None:
-    published = [(path, split) for path, split in TABLES if path == "glue/ax" or not split.startswith("test")]
+    published = [
+        (path, split) for path, split in TABLES if path == "glue/ax" or not split.startswith("test")
+    ]
     assert digest(published) == PINNED
 
 
@@ -93,14 +157,26 @@ def test_rows_depend_on_nothing_but_path_split_and_seed() -> None:
 
 
 def test_no_table_needs_torch() -> None:
-    code = "import sys; from mtlcli.data.sample import sample_table; sample_table('squad', 'train', 0); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from mtlcli.data.sample import sample_table; sample_table('squad', "
+        "'train', 0); sys.exit('torch' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("path", [path for path, splits in sample_paths().items() if len(splits) > 1])
+@pytest.mark.parametrize(
+    "path", [path for path, splits in sample_paths().items() if len(splits) > 1]
+)
 def test_no_text_of_train_is_in_another_split(path: str) -> None:
-    # Questions on a paragraph and readings of a pronoun are few, so both splits ask the same; what they are about is not shared.
-    texts = ("context",) if path.startswith("squad") else ("sentence1",) if path == "glue/wnli" else TEXTS
+    # Questions on a paragraph and readings of a pronoun are few, so both splits ask the same; what
+    # they are about is not shared.
+    texts = (
+        ("context",)
+        if path.startswith("squad")
+        else ("sentence1",)
+        if path == "glue/wnli"
+        else TEXTS
+    )
     train, *others = (sample_table(path, split, 0) for split in sample_paths()[path])
     names = [name for name in texts if name in train.column_names]
     seen = {text for name in names for text in train[name].to_pylist()}
@@ -120,7 +196,11 @@ def test_rows_are_unique_and_no_label_rules(path: str, split: str) -> None:
         keys = Counter(tuple(value for name, value in row.items() if name in TEXTS) for row in rows)
         labels = Counter(row["label"] for row in rows)
         assert [row["idx"] for row in rows] == list(range(len(rows)))
-        assert set(labels) == {-1} if split.startswith("test") else max(labels.values()) < 0.65 * len(rows)
+        assert (
+            set(labels) == {-1}
+            if split.startswith("test")
+            else max(labels.values()) < 0.65 * len(rows)
+        )
     assert max(keys.values()) == 1
 
 
@@ -140,7 +220,10 @@ def test_answers_are_whole_words_of_the_context(path: str, split: str) -> None:
 def test_scores_of_stsb_fall_with_the_words_that_differ() -> None:
     shared = defaultdict(list)
     for row in sample_table("glue/stsb", "train", 0).to_pylist():
-        first, second = (set(row[name].lower().strip(".").replace(",", "").split()) for name in ("sentence1", "sentence2"))
+        first, second = (
+            set(row[name].lower().strip(".").replace(",", "").split())
+            for name in ("sentence1", "sentence2")
+        )
         shared[row["label"]].append(len(first & second) / len(first | second))
     means = [sum(shared[score]) / len(shared[score]) for score in (0.0, 1.25, 2.5, 3.75, 5.0)]
     assert set(shared) == {0.0, 1.25, 2.5, 3.75, 5.0}
@@ -149,7 +232,8 @@ def test_scores_of_stsb_fall_with_the_words_that_differ() -> None:
 
 @pytest.mark.parametrize("path", TWO_TEXTS)
 def test_words_without_comparison_do_not_give_the_label_away(path: str) -> None:
-    """A linear classifier over the words of both texts stays near the most frequent label: the texts must be compared."""
+    """A linear classifier over the words of both texts stays near the most frequent label: the
+    texts must be compared."""
     from scipy.sparse import hstack
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -158,18 +242,31 @@ def test_words_without_comparison_do_not_give_the_label_away(path: str) -> None:
     columns = [name for name, _ in COLUMNS[path] if name in TEXTS]
     vectorizers = [CountVectorizer(binary=True).fit(train[name].to_pylist()) for name in columns]
     seen, unseen = (
-        hstack([vectorizer.transform(table[name].to_pylist()) for name, vectorizer in zip(columns, vectorizers, strict=True)])
+        hstack(
+            [
+                vectorizer.transform(table[name].to_pylist())
+                for name, vectorizer in zip(columns, vectorizers, strict=True)
+            ]
+        )
         for table in (train, validation)
     )
     labels = validation["label"].to_pylist()
-    accuracy = LogisticRegression(max_iter=300).fit(seen, train["label"].to_pylist()).score(unseen, labels)
-    assert accuracy < max(Counter(labels).values()) / len(labels) + (0.25 if path == "glue/mnli" else 0.2)
+    accuracy = (
+        LogisticRegression(max_iter=300).fit(seen, train["label"].to_pylist()).score(unseen, labels)
+    )
+    assert accuracy < max(Counter(labels).values()) / len(labels) + (
+        0.25 if path == "glue/mnli" else 0.2
+    )
 
 
 def test_entailed_and_contradicted_follow_from_the_words() -> None:
-    """A hypothesis that follows names the premise's person; one that contradicts does too, and is denied or differs in a fact."""
+    """A hypothesis that follows names the premise's person; one that contradicts does too, and is
+    denied or differs in a fact."""
     world = World(0)
-    person_of = {**{person: person for person in words.PEOPLE}, **{job: person for person, job in world.job.items()}}
+    person_of = {
+        **{person: person for person in words.PEOPLE},
+        **{job: person for person, job in world.job.items()},
+    }
 
     def people(text: str) -> set[str]:
         return {person_of[word] for word in text.replace(".", "").split() if word in person_of}

@@ -1,4 +1,5 @@
-"""Compressed text files: read as others are, damage is named, and what is too large is refused before it is unpacked."""
+"""Compressed text files: read as others are, damage is named, and what is too large is refused
+before it is unpacked."""
 
 from __future__ import annotations
 
@@ -37,16 +38,25 @@ def test_compressed_text(tmp_path: Path, packed: str, monkeypatch: pytest.Monkey
     path = tmp_path / f"a.csv.{packed}"
     whole = PACKED[packed](CONTENT)
     path.write_bytes(whole)
-    assert read_file(path, "train").rows.to_pydict() == {"text": ["a", "b"] * 2000, "label": ["1", "0"] * 2000}
+    assert read_file(path, "train").rows.to_pydict() == {
+        "text": ["a", "b"] * 2000,
+        "label": ["1", "0"] * 2000,
+    }
     for broken in (whole[:-9], b"\xff" + whole):
         assert "damaged or of another kind" in problem(path, broken).what
     row = problem(tmp_path / f"b.jsonl.{packed}", PACKED[packed](b'{"a": 1}\n{\n'))
     assert row.where.endswith(f"b.jsonl.{packed}, line 2")
     latin = problem(tmp_path / f"c d.tsv.{packed}", PACKED[packed](b"text\tlabel\n\xe9\t1\n"))
-    assert latin.where.endswith("line 2") and f"'c d.tsv.{packed}' | iconv -f LATIN1 -t UTF-8 > new.tsv" in latin.fix
+    assert (
+        latin.where.endswith("line 2")
+        and f"'c d.tsv.{packed}' | iconv -f LATIN1 -t UTF-8 > new.tsv" in latin.fix
+    )
     monkeypatch.setattr(unpack, "free_memory", lambda: 10_000_000)
     bomb = problem(path, PACKED[packed](bytes(20_000_000)))
-    assert bomb.what == "reading what the archive holds takes 10.0 MB of memory or more, and 9.5 MB is free"
+    assert (
+        bomb.what
+        == "reading what the archive holds takes 10.0 MB of memory or more, and 9.5 MB is free"
+    )
 
 
 def test_text_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

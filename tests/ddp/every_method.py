@@ -1,4 +1,5 @@
-"""One rank of tests/ddp/test_every_method.py: trains with every weighting and every sharing and writes the parameters. Not a test itself.
+"""One rank of tests/ddp/test_every_method.py: trains with every weighting and every sharing and
+writes the parameters. Not a test itself.
 
 python -m tests.ddp.every_method FOLDER, with RANK and WORLD_SIZE in the environment.
 """
@@ -17,12 +18,19 @@ from mtlcli.distributed.process_group import connect
 from tests.training.small import small_data
 from tests.training.trajectory import make, optimizer_of, train
 
-APPROXIMATIONS = {"bf16 rows": {"rows": "bf16"}, "last layers": {"last_layers": 1}, "projection": {"projection": 64}, "every": {"every": 4}}
+APPROXIMATIONS = {
+    "bf16 rows": {"rows": "bf16"},
+    "last layers": {"last_layers": 1},
+    "projection": {"projection": 64},
+    "every": {"every": 4},
+}
 
 
 def variants() -> dict[str, tuple[str, str, dict[str, Any]]]:
     """Weighting, sharing and options of the weighting, by label."""
-    found: dict[str, tuple[str, str, dict[str, Any]]] = {name: (name, "hard", {}) for name in weightings}
+    found: dict[str, tuple[str, str, dict[str, Any]]] = {
+        name: (name, "hard", {}) for name in weightings
+    }
     found |= {f"mgda {what}": ("mgda", "hard", options) for what, options in APPROXIMATIONS.items()}
     for name in sharings:
         found[f"{name} static"] = ("static", name, {})
@@ -49,7 +57,8 @@ def main() -> None:
                 accumulation=accumulation,
             )
             save_file(
-                {key: value.detach() for key, value in model.named_parameters()}, folder / f"{label}-{ranks.rank}-{ranks.world}.safetensors"
+                {key: value.detach() for key, value in model.named_parameters()},
+                folder / f"{label}-{ranks.rank}-{ranks.world}.safetensors",
             )
 
 

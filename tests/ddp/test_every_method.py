@@ -1,4 +1,5 @@
-"""Every weighting and every sharing on two real gloo ranks: the same parameters to the bit on both, those of one process within 1e-5."""
+"""Every weighting and every sharing on two real gloo ranks: the same parameters to the bit on both,
+those of one process within 1e-5."""
 
 from __future__ import annotations
 
@@ -23,12 +24,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    common = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    common = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(port),
+    }
     command = [sys.executable, "-m", "tests.ddp.every_method", str(place)]
     root = Path(__file__).parents[2]
     worlds, sizes = [("0", "1"), ("0", "2"), ("1", "2")], ("WORLD_SIZE", "LOCAL_WORLD_SIZE")
     started = [
-        subprocess.Popen(command, env=common | {"RANK": rank} | dict.fromkeys(sizes, world), stderr=subprocess.PIPE, text=True, cwd=root)
+        subprocess.Popen(
+            command,
+            env=common | {"RANK": rank} | dict.fromkeys(sizes, world),
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=root,
+        )
         for rank, world in worlds
     ]
     for process in started:
@@ -39,11 +50,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("label", list(variants()))
 def test_two_ranks_are_one(folder: Path, label: str) -> None:
-    alone, first, second = (load_file(folder / f"{label}-{rank}-{world}.safetensors") for rank, world in ((0, 1), (0, 2), (1, 2)))
+    alone, first, second = (
+        load_file(folder / f"{label}-{rank}-{world}.safetensors")
+        for rank, world in ((0, 1), (0, 2), (1, 2))
+    )
     tolerance = 2e-3 if label == "mgda bf16 rows" else 1e-5
-    off = {name: int(((value - alone[name]).abs() > tolerance).sum()) for name, value in first.items()}
+    off = {
+        name: int(((value - alone[name]).abs() > tolerance).sum()) for name, value in first.items()
+    }
     assert all(torch.equal(value, second[name]) for name, value in first.items())
-    # GradDrop keeps a number where it is larger than a random one: rounding may turn one or another over.
+    # GradDrop keeps a number where it is larger than a random one: rounding may turn one or another
+    # over.
     allowed = 1e-4 * sum(value.numel() for value in first.values()) if label == "graddrop" else 0
     assert sum(off.values()) <= allowed, {name: count for name, count in off.items() if count}
 

@@ -1,4 +1,5 @@
-"""What is transferred when gradients are summed; that the sums are right is shown by real ranks in the other files."""
+"""What is transferred when gradients are summed; that the sums are right is shown by real ranks in
+the other files."""
 
 from __future__ import annotations
 
@@ -10,7 +11,9 @@ from mtlcli.distributed.process_group import Ranks
 
 def test_of_word_embeddings_only_touched_rows_travel(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two ranks, of which the other has the same gradients in rows 1 and 7 of the embedding."""
-    embedding, matrix, absent = (torch.nn.Parameter(torch.zeros(shape)) for shape in ((1000, 4), (3, 5), (2, 2)))
+    embedding, matrix, absent = (
+        torch.nn.Parameter(torch.zeros(shape)) for shape in ((1000, 4), (3, 5), (2, 2))
+    )
     embedding.grad, matrix.grad = torch.zeros(1000, 4), torch.ones(3, 5)
     embedding.grad[[1, 3]] = 2.0
     sizes: list[int] = []
@@ -18,14 +21,20 @@ def test_of_word_embeddings_only_touched_rows_travel(monkeypatch: pytest.MonkeyP
     def all_reduce(tensor: torch.Tensor) -> None:
         if sizes:
             # The rows that the two have touched, then the matrix: as the other rank has them.
-            tensor += torch.cat([torch.tensor([2.0, 0.0, 2.0]).repeat_interleave(4), torch.ones(15)])
+            tensor += torch.cat(
+                [torch.tensor([2.0, 0.0, 2.0]).repeat_interleave(4), torch.ones(15)]
+            )
         else:
             tensor += torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 1.0]])
         sizes.append(tensor.numel())
 
     monkeypatch.setattr("torch.distributed.all_reduce", all_reduce)
-    monkeypatch.setattr(Ranks, "union", lambda _, ids: torch.unique(torch.cat([ids, torch.tensor([1, 7])])))
-    Ranks(0, 2, torch.device("cpu")).reduce_gradients([embedding, matrix, absent], {embedding: torch.tensor([1, 3, 3])})
+    monkeypatch.setattr(
+        Ranks, "union", lambda _, ids: torch.unique(torch.cat([ids, torch.tensor([1, 7])]))
+    )
+    Ranks(0, 2, torch.device("cpu")).reduce_gradients(
+        [embedding, matrix, absent], {embedding: torch.tensor([1, 3, 3])}
+    )
     assert sizes == [6, 3 * 4 + 15] and absent.grad is None
     assert torch.equal(matrix.grad, torch.full((3, 5), 2.0))
     expected = torch.zeros(1000, 4)

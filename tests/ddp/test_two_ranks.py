@@ -1,4 +1,5 @@
-"""Two real gloo ranks against one process, through the command: the same losses, every example counted once, the same results."""
+"""Two real gloo ranks against one process, through the command: the same losses, every example
+counted once, the same results."""
 
 from __future__ import annotations
 
@@ -13,11 +14,26 @@ import pytest
 from tests.pinned import ENVIRONMENT, FORMAT
 from tests.warm import mtl
 
-# One classification, one regression, one span task: every kind of loss normalisation and of gathered output.
+# One classification, one regression, one span task: every kind of loss normalisation and of
+# gathered output.
 COMMON = [
-    *("train", "task=[cola,stsb,squad]", "data=sample", "model=tiny", "model.dropout=0", "runner.device=cpu", "runner.steps=20"),
+    *(
+        "train",
+        "task=[cola,stsb,squad]",
+        "data=sample",
+        "model=tiny",
+        "model.dropout=0",
+        "runner.device=cpu",
+        "runner.steps=20",
+    ),
     FORMAT,
-    *("data.max_train_rows=400", "data.max_eval_rows=75", "logger.every=1", "runner.batch_size=15", "optim.warmup=2"),
+    *(
+        "data.max_train_rows=400",
+        "data.max_eval_rows=75",
+        "logger.every=1",
+        "runner.batch_size=15",
+        "optim.warmup=2",
+    ),
 ]
 
 
@@ -32,25 +48,41 @@ def losses(folder: Path) -> list[tuple[str, float]]:
 @pytest.mark.parametrize(
     "options",
     [
-        ["sampling=all", "weighting=uncertainty", "tasks.cola.class_weights=[1,3]", "tasks.cola.label_smoothing=0.1"],
+        [
+            "sampling=all",
+            "weighting=uncertainty",
+            "tasks.cola.class_weights=[1,3]",
+            "tasks.cola.label_smoothing=0.1",
+        ],
         ["sharing=soft", "sharing.strength=0.01", "runner.accumulation=3"],
-        pytest.param(["sharing=progressive", "sharing.stages=[[cola,squad],[stsb]]", "sampling=all"], marks=pytest.mark.long),
-        pytest.param(["sharing=progressive", "sharing.form=distill", "runner.accumulation=3"], marks=pytest.mark.long),
+        pytest.param(
+            ["sharing=progressive", "sharing.stages=[[cola,squad],[stsb]]", "sampling=all"],
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            ["sharing=progressive", "sharing.form=distill", "runner.accumulation=3"],
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_two_ranks_are_one(tmp_path: Path, options: list[str]) -> None:
     for devices in (1, 2):
-        done = mtl(*COMMON, *options, f"runner.devices={devices}", f"run_dir={tmp_path / str(devices)}")
+        done = mtl(
+            *COMMON, *options, f"runner.devices={devices}", f"run_dir={tmp_path / str(devices)}"
+        )
         assert done.returncode == 0, done.stderr
     one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
     assert len(rows(tmp_path / "1")) == len(rows(tmp_path / "2")) == 20
     assert [name for name, _ in one] == [name for name, _ in two]
-    # 15 examples over two ranks (and three micro-batches) are uneven shares: means of means would differ.
+    # 15 examples over two ranks (and three micro-batches) are uneven shares: means of means would
+    # differ.
     assert max(abs(a - b) for (_, a), (_, b) in zip(one, two, strict=True)) < 1e-5
     assert [row["gradient_norm"] for row in rows(tmp_path / "1")] == pytest.approx(
         [row["gradient_norm"] for row in rows(tmp_path / "2")], rel=1e-3
     )
-    first, second = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("1", "2"))
+    first, second = (
+        json.loads((tmp_path / name / "results.json").read_text()) for name in ("1", "2")
+    )
     for task, entry in first["tasks"].items():
         assert entry["examples"] == second["tasks"][task]["examples"] == 75
         assert entry["main"] == pytest.approx(second["tasks"][task]["main"], abs=0.03), task
@@ -62,13 +94,25 @@ def test_two_ranks_are_one(tmp_path: Path, options: list[str]) -> None:
 
 
 def test_a_batch_smaller_than_the_ranks(tmp_path: Path) -> None:
-    """The last batch of an epoch holds one example: the second rank has nothing to do, and must still take part in every reduction."""
-    options = ["data.max_train_rows=9", "runner.batch_size=4", "runner.steps=9", "runner.eval_every=9"]
+    """The last batch of an epoch holds one example: the second rank has nothing to do, and must
+    still take part in every reduction."""
+    options = [
+        "data.max_train_rows=9",
+        "runner.batch_size=4",
+        "runner.steps=9",
+        "runner.eval_every=9",
+    ]
     for devices in (1, 2):
-        done = mtl(*COMMON, *options, f"runner.devices={devices}", f"run_dir={tmp_path / str(devices)}")
+        done = mtl(
+            *COMMON, *options, f"runner.devices={devices}", f"run_dir={tmp_path / str(devices)}"
+        )
         assert done.returncode == 0, done.stderr
-    assert 1 in [entry["examples"] for row in rows(tmp_path / "1") for entry in row["tasks"].values()]
-    assert losses(tmp_path / "1") == [(name, pytest.approx(loss, abs=1e-5)) for name, loss in losses(tmp_path / "2")]
+    assert 1 in [
+        entry["examples"] for row in rows(tmp_path / "1") for entry in row["tasks"].values()
+    ]
+    assert losses(tmp_path / "1") == [
+        (name, pytest.approx(loss, abs=1e-5)) for name, loss in losses(tmp_path / "2")
+    ]
 
 
 def test_evaluation_on_two_ranks_gives_the_same_digits(tmp_path: Path) -> None:
@@ -76,7 +120,17 @@ def test_evaluation_on_two_ranks_gives_the_same_digits(tmp_path: Path) -> None:
     assert mtl(*COMMON, "runner.steps=3", f"run_dir={run}").returncode == 0
     done = mtl("eval", str(run), "--json", str(tmp_path / "one.json"))
     assert done.returncode == 0, done.stderr
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "mtlcli", "eval", str(run)]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "-m",
+        "mtlcli",
+        "eval",
+        str(run),
+    ]
     done = subprocess.run(
         [*launcher, "--json", str(tmp_path / "two.json")],
         capture_output=True,
@@ -85,16 +139,29 @@ def test_evaluation_on_two_ranks_gives_the_same_digits(tmp_path: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    one, two, trained = (json.loads(path.read_text()) for path in (tmp_path / "one.json", tmp_path / "two.json", run / "results.json"))
+    one, two, trained = (
+        json.loads(path.read_text())
+        for path in (tmp_path / "one.json", tmp_path / "two.json", run / "results.json")
+    )
     assert one["tasks"] == two["tasks"] == trained["tasks"]
     assert [entry["examples"] for entry in one["tasks"].values()] == [75, 75, 75]
 
 
 def test_a_sweep_under_torchrun_does_what_the_own_launcher_does(tmp_path: Path) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "mtlcli"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "-m",
+        "mtlcli",
+    ]
     sweep = tmp_path / "sweep"
     options = [*COMMON, "-m", "seed=0,1", f"run_dir={sweep}"]
-    done = subprocess.run([*launcher, *options], capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    done = subprocess.run(
+        [*launcher, *options], capture_output=True, text=True, env=ENVIRONMENT, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     first, second = sorted(path for path in sweep.iterdir() if path.is_dir())
     assert mtl(*COMMON, "runner.devices=2", f"run_dir={tmp_path / 'own'}").returncode == 0

@@ -1,4 +1,5 @@
-"""Sums over memory that ranks share: those of gloo, also as it grows; where ranks cannot share memory, gloo does it."""
+"""Sums over memory that ranks share: those of gloo, also as it grows; where ranks cannot share
+memory, gloo does it."""
 
 from __future__ import annotations
 
@@ -44,10 +45,17 @@ with distributed.connect(Runner(device="cpu", timeout=60)) as ranks:
 """
 
 
-@pytest.mark.parametrize(("how", "world"), [("fine", 2), ("fine", 3), ("broken", 2), ("no memfd", 2)])
+@pytest.mark.parametrize(
+    ("how", "world"), [("fine", 2), ("fine", 3), ("broken", 2), ("no memfd", 2)]
+)
 def test_gradients_are_summed_whatever_the_way(how: str, world: int) -> None:
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-    common = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    common = {
+        "OMP_NUM_THREADS": "1",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
     common |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
     started = [
         subprocess.Popen(

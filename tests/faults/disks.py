@@ -1,4 +1,5 @@
-"""Small disks: real ones, mounted for a test, and functions of the system that fail as a disk does."""
+"""Small disks: real ones, mounted for a test, and functions of the system that fail as a disk
+does."""
 
 from __future__ import annotations
 
@@ -26,7 +27,12 @@ class Disk:
     def mount(self, options: str) -> Path:
         """Mount it and return where. Skips the test where that is not allowed."""
         self.place.mkdir()
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(self.place)], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "none", str(self.place)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode:
             pytest.skip(f"this machine lets no test mount a file system: {done.stderr.strip()}")
         return self.place
@@ -51,9 +57,12 @@ class Disk:
 
 
 class Failing:
-    """Every operation that needs the disk to take something, counted; from the `at`-th on it answers with an error."""
+    """Every operation that needs the disk to take something, counted; from the `at`-th on it
+    answers with an error."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int | None, number: int = errno.ENOSPC) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, at: int | None, number: int = errno.ENOSPC
+    ) -> None:
         self._at, self._number = at, number
         self.operations: list[str] = []
         real_open, real_os_open = io.open, os.open

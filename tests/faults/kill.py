@@ -1,8 +1,9 @@
 """Count the file operations of a run, and kill its process with SIGKILL at one of them.
 
-Runs inside the process that is killed (`before=` of tests.warm). What Python is about to do to a file is heard from its audit events,
-so that no operation is missed because the code has found another way to do it; writes and flushes have no such events and are
-wrapped. A thread's operations come in the same order in every run, those of two threads do not: each thread is counted by itself.
+Runs inside the process that is killed (`before=` of tests.warm). What Python is about to do to a
+file is heard from its audit events, so that no operation is missed because the code has found
+another way to do it; writes and flushes have no such events and are wrapped. A thread's operations
+come in the same order in every run, those of two threads do not: each thread is counted by itself.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 EVENTS = {"os.mkdir": 2, "os.rename": 2, "os.remove": 1, "os.rmdir": 1}
-"""Audit event -> which of its arguments is the descriptor of the folder that a relative path starts from."""
+"""Audit event -> which of its arguments is the descriptor of the folder that a relative path starts
+from."""
 
 
 def arm(folder: str, trace: str, *, thread: str = "", at: int = -1) -> None:
-    """Write every operation below `folder` into the file `trace`; end at the `at`-th one of `thread` (main or save), before it is done.
+    """Write every operation below `folder` into the file `trace`; end at the `at`-th one of
+    `thread` (main or save), before it is done.
 
     A write counts twice: before it, and when half of it is in the file.
     """
@@ -36,11 +39,20 @@ def arm(folder: str, trace: str, *, thread: str = "", at: int = -1) -> None:
         me = "save" if threading.current_thread().name.startswith("save") else "main"
         number = counts[me]
         counts[me] += 1
-        os.write(notes, (json.dumps({"thread": me, "number": number, "kind": kind, "path": place}) + "\n").encode())
+        os.write(
+            notes,
+            (
+                json.dumps({"thread": me, "number": number, "kind": kind, "path": place}) + "\n"
+            ).encode(),
+        )
         return me == thread and number == at
 
     def hear(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open" and isinstance(arguments[0], str) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        if (
+            event == "open"
+            and isinstance(arguments[0], str)
+            and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        ):
             path = arguments[0]
         elif event in EVENTS:
             path = os.fspath(arguments[0])
@@ -58,7 +70,9 @@ def arm(folder: str, trace: str, *, thread: str = "", at: int = -1) -> None:
             stream.write = halving(str(file), stream.write, stream.flush)
         return stream
 
-    def halving(path: str, write: Callable[[Any], int], flush: Callable[[], None]) -> Callable[[Any], int]:
+    def halving(
+        path: str, write: Callable[[Any], int], flush: Callable[[], None]
+    ) -> Callable[[Any], int]:
         def write_or_die(content: Any) -> int:
             if meet("write", path):
                 die()

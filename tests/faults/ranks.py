@@ -1,4 +1,5 @@
-"""Two ranks in processes of their own, with the real launcher, where a test can afford them: forked instead of started anew."""
+"""Two ranks in processes of their own, with the real launcher, where a test can afford them: forked
+instead of started anew."""
 
 from __future__ import annotations
 
@@ -17,9 +18,29 @@ from mtlcli.config.snapshot import save_config
 from tests.warm import Process, start
 
 RUN = [
-    *("task=[cola,rte]", "data=sample", "model=tiny", "model.layers=1", "model.hidden=16", "model.heads=2", "model.dropout=0.1"),
-    *("data.max_length=32", "data.max_train_rows=60", "data.max_eval_rows=16", "runner.batch_size=6", "runner.accumulation=2"),
-    *("runner.eval_every=20", "runner.save_every=10", "logger.every=1", "logger.console=plain", "runner.device=cpu"),
+    *(
+        "task=[cola,rte]",
+        "data=sample",
+        "model=tiny",
+        "model.layers=1",
+        "model.hidden=16",
+        "model.heads=2",
+        "model.dropout=0.1",
+    ),
+    *(
+        "data.max_length=32",
+        "data.max_train_rows=60",
+        "data.max_eval_rows=16",
+        "runner.batch_size=6",
+        "runner.accumulation=2",
+    ),
+    *(
+        "runner.eval_every=20",
+        "runner.save_every=10",
+        "logger.every=1",
+        "logger.console=plain",
+        "runner.device=cpu",
+    ),
     "runner.precision=fp32",
 ]
 FORKED = """
@@ -28,7 +49,8 @@ from mtlcli.runner import launch, worker
 from mtlcli.distributed.signals import AT_ONCE, SIGNALS
 
 class Forked:
-    # What the launcher needs of subprocess.Popen. The rank is a fork of the launcher, which has imported everything.
+    # What the launcher needs of subprocess.Popen. The rank is a fork of the launcher, which has
+    # imported everything.
     def __init__(self, command, env, pass_fds):
         self.returncode = None
         self.pid = os.fork()
@@ -65,7 +87,8 @@ launch.subprocess = types.SimpleNamespace(Popen=Forked)
 
 
 def at_step(step: int, rank: int, code: str) -> str:
-    """Code that makes rank `rank` run `code` in step `step`, before its forward passes. More than one of these may be given."""
+    """Code that makes rank `rank` run `code` in step `step`, before its forward passes. More than
+    one of these may be given."""
     body = code.replace("\n", "\n            ")
     return f"""
 import os, signal, sys, time
@@ -84,7 +107,9 @@ def until(process: Process, condition: Callable[[], bool], timeout: float = 100)
     """Return when the condition holds. Fails when the process has ended or it takes longer."""
     deadline = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < deadline and process.poll() is None, process.stdout + process.stderr
+        assert time.monotonic() < deadline and process.poll() is None, (
+            process.stdout + process.stderr
+        )
         time.sleep(0.005)
 
 
@@ -96,14 +121,18 @@ def rows(folder: Path) -> int:
 
 @cache
 def composed(*options: str) -> Path:
-    """The file of a config that a run starts from: composing it takes longer than all else that a run does here."""
+    """The file of a config that a run starts from: composing it takes longer than all else that a
+    run does here."""
     file = Path(tempfile.mkdtemp(prefix="composed-")) / "config.yaml"
     save_config(preflight(read_arguments([*RUN, *options])).configs[0], file)
     return file
 
 
-def begin(folder: Path, *options: str, before: str = "", devices: int = 2, **environment: str) -> Process:
-    """Start a run of `devices` ranks in `folder`: what `mtl train` does once it has composed the config."""
+def begin(
+    folder: Path, *options: str, before: str = "", devices: int = 2, **environment: str
+) -> Process:
+    """Start a run of `devices` ranks in `folder`: what `mtl train` does once it has composed the
+    config."""
     config = composed(f"runner.devices={devices}", *options)
     ready = f"""
 from pathlib import Path
@@ -128,15 +157,37 @@ def _store() -> TCPStore:
 
 def outside(folder: Path, *options: str, before: str = "") -> list[Process]:
     """Start a run of two ranks, each from outside, as torchrun and SLURM do."""
-    common = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(_store().port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    common = {
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(_store().port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
     # Nothing that the ranks of another test have left in the store is met.
-    common |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RESTART_COUNT": str(next(_launches))}
-    return [begin(folder, *options, before=before, devices=1, RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in (0, 1)]
+    common |= {
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "TORCHELASTIC_RESTART_COUNT": str(next(_launches)),
+    }
+    return [
+        begin(
+            folder,
+            *options,
+            before=before,
+            devices=1,
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            **common,
+        )
+        for rank in (0, 1)
+    ]
 
 
 def ranks_of(process: Process | subprocess.Popen[str]) -> list[int]:
     """The processes of a launcher's ranks, in order."""
-    children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    children = [
+        int(pid)
+        for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ]
     return sorted(children)
 
 

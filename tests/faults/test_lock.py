@@ -1,4 +1,5 @@
-"""Two runs at once in one folder: exactly one has it, the other reads whose it is; the lock goes with its owner."""
+"""Two runs at once in one folder: exactly one has it, the other reads whose it is; the lock goes
+with its owner."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ def one_wins(first: Process, second: Process) -> Process:
         time.sleep(0.01)
     winner, loser = (first, second) if first.poll() is None else (second, first)
     assert loser.wait() == 2, loser.stderr
-    assert f"another run is writing here: process {winner.pid} on {platform.node()}" in loser.stderr, loser.stderr
+    assert (
+        f"another run is writing here: process {winner.pid} on {platform.node()}" in loser.stderr
+    ), loser.stderr
     assert winner.poll() is None
     return winner
 
@@ -50,7 +53,12 @@ def test_of_two_at_once_one_wins(tmp_path: Path, devices: int, resuming: bool, t
         folder = tmp_path / str(number)
         options = ["runner.steps=8", "runner.save_every=2"]
         if resuming:
-            stopped = begin(folder, *options, before=at_step(3, 0, "os.kill(os.getpid(), signal.SIGTERM)"), devices=devices)
+            stopped = begin(
+                folder,
+                *options,
+                before=at_step(3, 0, "os.kill(os.getpid(), signal.SIGTERM)"),
+                devices=devices,
+            )
             assert stopped.wait() == 143, stopped.stderr
             both = [start("train", f"resume={folder}", before=FORKED + HOLD) for _ in range(2)]
         else:
@@ -58,7 +66,8 @@ def test_of_two_at_once_one_wins(tmp_path: Path, devices: int, resuming: bool, t
         winner = one_wins(*both)
         until(winner, lambda folder=folder: rows(folder) >= 4)
         everyone = [winner.pid, *(ranks_of(winner) if devices > 1 else [])]
-        # Killed: nothing has to be cleaned up by hand, and nothing is written any more once the lock is free.
+        # Killed: nothing has to be cleaned up by hand, and nothing is written any more once the
+        # lock is free.
         winner.kill()
         assert gone(everyone, 10) is not None
         assert json.loads((folder / NAME).read_text())["pid"] == winner.pid
@@ -97,8 +106,14 @@ def test_a_used_folder_says_who_is_in_it(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").touch()
     owner = Owner(tmp_path)
     owner.take()
-    for refused in (lambda: RunFolder(tmp_path).create(), lambda: check_unused(tmp_path), RunFolder(tmp_path).reopen):
-        with pytest.raises(UserError, match=f"another run is writing here: process {os.getpid()} on "):
+    for refused in (
+        lambda: RunFolder(tmp_path).create(),
+        lambda: check_unused(tmp_path),
+        RunFolder(tmp_path).reopen,
+    ):
+        with pytest.raises(
+            UserError, match=f"another run is writing here: process {os.getpid()} on "
+        ):
             refused()
     owner.release()
     with pytest.raises(UserError, match="not empty"):

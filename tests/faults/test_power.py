@@ -12,7 +12,8 @@ from tests.resume.runs import STEPS, differences, resume, start
 
 
 class Disk:
-    """What would be left after a power cut: contents of files and names in folders as they were at their last fsync."""
+    """What would be left after a power cut: contents of files and names in folders as they were at
+    their last fsync."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._contents: dict[int, bytes] = {}
@@ -40,7 +41,9 @@ class Disk:
 
 
 @pytest.mark.parametrize("saves", [1, 3])
-def test_a_run_goes_on_after_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int) -> None:
+def test_a_run_goes_on_after_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int
+) -> None:
     run, after = tmp_path / "new" / "run", tmp_path / "after"
     with monkeypatch.context() as patch:
         disk, retain, count = Disk(patch), saver.retain, 0

@@ -1,8 +1,9 @@
 """The loss of every step of `mtl train` against a plain path, and against a list kept here.
 
-The fast path sorts by length, pads, lets the inputs of all tasks go through the trunk together, sums sparse gradients of word
-embeddings and updates with a fused optimiser. The plain path is what a textbook has: one example after the other without padding, eager
-attention, fp32, torch's optimiser and the schedule of the transformers library. Dropout is 0.
+The fast path sorts by length, pads, lets the inputs of all tasks go through the trunk together,
+sums sparse gradients of word embeddings and updates with a fused optimiser. The plain path is what
+a textbook has: one example after the other without padding, eager attention, fp32, torch's
+optimiser and the schedule of the transformers library. Dropout is 0.
 """
 
 from __future__ import annotations
@@ -31,9 +32,29 @@ def fast(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str,
     """The run folder, and the losses of each step, as the command wrote them."""
     folder = tmp_path_factory.mktemp("golden") / "run"
     done = mtl(
-        *("train", f"task=[{','.join(TASKS)}]", "data=sample", "model=tiny", "sampling=all", f"run_dir={folder}", "seed=5"),
-        *(f"runner.batch_size={BATCH}", f"runner.steps={STEPS}", f"runner.eval_every={STEPS}", "data.max_train_rows=64"),
-        *("data.max_eval_rows=8", "logger.every=1", f"optim.lr={LR}", "optim.warmup=4", "data.max_length=64", "tasks.stsb.weight=0.5"),
+        *(
+            "train",
+            f"task=[{','.join(TASKS)}]",
+            "data=sample",
+            "model=tiny",
+            "sampling=all",
+            f"run_dir={folder}",
+            "seed=5",
+        ),
+        *(
+            f"runner.batch_size={BATCH}",
+            f"runner.steps={STEPS}",
+            f"runner.eval_every={STEPS}",
+            "data.max_train_rows=64",
+        ),
+        *(
+            "data.max_eval_rows=8",
+            "logger.every=1",
+            f"optim.lr={LR}",
+            "optim.warmup=4",
+            "data.max_length=64",
+            "tasks.stsb.weight=0.5",
+        ),
         *("runner.precision=fp32", "runner.device=cpu"),
     )
     assert done.returncode == 0, done.stderr
@@ -53,11 +74,15 @@ def plain(folder: Path) -> list[dict[str, float]]:
             module.sparse = False
     features = {name: prepared.features[name]["train"] for name in TASKS}
     streams = {
-        name: Stream(features[name].lengths, batch_size=BATCH, seed=config.seed * 1000 + number) for number, name in enumerate(TASKS)
+        name: Stream(features[name].lengths, batch_size=BATCH, seed=config.seed * 1000 + number)
+        for number, name in enumerate(TASKS)
     }
     decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": config.optim.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": config.optim.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(groups, lr=LR, foreach=False)
     schedule = get_linear_schedule_with_warmup(optimizer, 4, STEPS)
     found = []
@@ -69,7 +94,12 @@ def plain(folder: Path) -> list[dict[str, float]]:
             items = float(task.items(features[name], indices))
             losses[name] = 0.0
             for index in indices:
-                one = collate(features[name], np.array([index]), input_format=InputFormat(prepared.encoder.pad_id, True), denominator=items)
+                one = collate(
+                    features[name],
+                    np.array([index]),
+                    input_format=InputFormat(prepared.encoder.pad_id, True),
+                    denominator=items,
+                )
                 loss = model(name, one).loss
                 (task.config.weight * loss).backward()
                 losses[name] += loss.item()
@@ -80,7 +110,9 @@ def plain(folder: Path) -> list[dict[str, float]]:
     return found
 
 
-def test_every_step_has_the_loss_of_the_plain_path(fast: tuple[Path, list[dict[str, float]]]) -> None:
+def test_every_step_has_the_loss_of_the_plain_path(
+    fast: tuple[Path, list[dict[str, float]]],
+) -> None:
     folder, losses = fast
     assert len(losses) == STEPS and losses[-1] != losses[0]
     for number, (found, expected) in enumerate(zip(losses, plain(folder), strict=True)):
@@ -89,6 +121,7 @@ def test_every_step_has_the_loss_of_the_plain_path(fast: tuple[Path, list[dict[s
 
 
 def test_the_losses_are_those_of_the_list(fast: tuple[Path, list[dict[str, float]]]) -> None:
-    """On other hardware products round differently; a change of the data, the start, the order or the update shows in the second step."""
+    """On other hardware products round differently; a change of the data, the start, the order or
+    the update shows in the second step."""
     for number, (found, expected) in enumerate(zip(fast[1], GOLDEN, strict=True)):
         assert found == pytest.approx(expected, rel=1e-4 + 1e-3 * number), f"step {number}"

@@ -20,12 +20,22 @@ from tests.resume.runs import cut_off, differences
 VISIBLE = {key: value for key, value in ENVIRONMENT.items() if key != "CUDA_VISIBLE_DEVICES"} | (
     {} if GPUS is None else {"CUDA_VISIBLE_DEVICES": GPUS}
 )
-SMALL = [*(each for each in COMMON if not each.startswith(("runner.precision=", "runner.device="))), "runner.save_every=10"]
+SMALL = [
+    *(each for each in COMMON if not each.startswith(("runner.precision=", "runner.device="))),
+    "runner.save_every=10",
+]
 FIND = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
 
 
 def command(*arguments: str) -> str:
-    done = subprocess.run([sys.executable, *arguments], env=VISIBLE, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env=VISIBLE,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -40,12 +50,21 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(shutil.which("nvidia-smi") is None or not int(command("-c", FIND)), reason="no GPU"),
+    pytest.mark.skipif(
+        shutil.which("nvidia-smi") is None or not int(command("-c", FIND)), reason="no GPU"
+    ),
 ]
 
 
 def test_losses_are_those_of_the_cpu(run: Path, tmp_path: Path) -> None:
-    command("-m", "mtlcli", *SMALL, "runner.device=cpu", "runner.precision=fp32", f"run_dir={tmp_path / 'cpu'}")
+    command(
+        "-m",
+        "mtlcli",
+        *SMALL,
+        "runner.device=cpu",
+        "runner.precision=fp32",
+        f"run_dir={tmp_path / 'cpu'}",
+    )
     for (name, ours), (other, theirs) in zip(losses(run), losses(tmp_path / "cpu"), strict=True):
         assert name == other and abs(ours - theirs) < 0.06 * max(1.0, theirs)
 
@@ -58,5 +77,7 @@ def test_resume_goes_on_as_if_there_had_been_no_break(run: Path, tmp_path: Path)
 
 def test_evaluation_gives_the_same_digits(run: Path, tmp_path: Path) -> None:
     command("-m", "mtlcli", "eval", str(run), "--json", str(tmp_path / "again.json"))
-    again, results = (json.loads(path.read_text()) for path in (tmp_path / "again.json", run / "results.json"))
+    again, results = (
+        json.loads(path.read_text()) for path in (tmp_path / "again.json", run / "results.json")
+    )
     assert again["tasks"] == results["tasks"] and again["precision"] == results["precision"]

@@ -11,13 +11,24 @@ from mtlcli.metrics.glue import METRICS, glue_average
 
 def tasks(*left_out: str, **metrics: dict[str, float]) -> dict[str, Any]:
     """Results in which every score is 0.5, but for those given."""
-    entries = {name: {"metrics": dict.fromkeys(keys, 0.5)} for name, keys in METRICS.items() if name not in left_out}
+    entries = {
+        name: {"metrics": dict.fromkeys(keys, 0.5)}
+        for name, keys in METRICS.items()
+        if name not in left_out
+    }
     return entries | {name: {"metrics": given} for name, given in metrics.items()}
 
 
 def test_pairs_of_metrics_count_as_one_task() -> None:
     mnli = {"accuracy": 0.8, "accuracy/validation_mismatched": 0.6}
-    found = glue_average(tasks("wnli", mrpc={"f1": 0.9, "accuracy": 0.7}, stsb={"pearson": 1.0, "spearman": 0.8}, mnli=mnli))
+    found = glue_average(
+        tasks(
+            "wnli",
+            mrpc={"f1": 0.9, "accuracy": 0.7},
+            stsb={"pearson": 1.0, "spearman": 0.8},
+            mnli=mnli,
+        )
+    )
     assert found == pytest.approx((0.5 * 5 + 0.8 + 0.9 + 0.7) / 8)
     assert glue_average(tasks(wnli={"accuracy": 0.95})) == pytest.approx((0.5 * 8 + 0.95) / 9)
     assert glue_average(tasks("wnli", ax={"matthews": 0.1})) == 0.5

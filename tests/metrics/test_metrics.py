@@ -1,4 +1,5 @@
-"""Metrics over class ids and real numbers: by hand, against plain formulas and scikit-learn, and those of the package `evaluate`."""
+"""Metrics over class ids and real numbers: by hand, against plain formulas and scikit-learn, and
+those of the package `evaluate`."""
 
 from __future__ import annotations
 
@@ -38,11 +39,17 @@ def test_values_by_hand() -> None:
     predictions, references = [1, 1, 1, 0, 0], [1, 1, 0, 1, 0]
     assert compute("accuracy", predictions, references) == {"accuracy": 0.6}
     assert compute("f1", predictions, references) == {"f1": pytest.approx(2 / 3)}
-    assert compute("matthews", predictions, references) == {"matthews": pytest.approx((2 * 1 - 1 * 1) / (3 * 3 * 2 * 2) ** 0.5)}
+    assert compute("matthews", predictions, references) == {
+        "matthews": pytest.approx((2 * 1 - 1 * 1) / (3 * 3 * 2 * 2) ** 0.5)
+    }
     # Deviations (-1, 0, 1) and (-4/3, -1/3, 5/3): covariance 3, squares 2 and 14/3.
-    assert compute("pearson", [1.0, 2.0, 3.0], [0.0, 1.0, 3.0]) == {"pearson": pytest.approx(3 / (2 * 14 / 3) ** 0.5)}
+    assert compute("pearson", [1.0, 2.0, 3.0], [0.0, 1.0, 3.0]) == {
+        "pearson": pytest.approx(3 / (2 * 14 / 3) ** 0.5)
+    }
     # Ranks (1, 2.5, 2.5, 4) and (1, 2, 3, 4): deviations multiply to 4.5, squares 4.5 and 5.
-    assert compute("spearman", [0.0, 5.0, 5.0, 9.0], [1.0, 2.0, 3.0, 4.0]) == {"spearman": pytest.approx(4.5 / (4.5 * 5) ** 0.5)}
+    assert compute("spearman", [0.0, 5.0, 5.0, 9.0], [1.0, 2.0, 3.0, 4.0]) == {
+        "spearman": pytest.approx(4.5 / (4.5 * 5) ** 0.5)
+    }
 
 
 def test_f1_is_of_class_1_for_two_classes_and_the_mean_over_classes_for_more() -> None:
@@ -50,14 +57,21 @@ def test_f1_is_of_class_1_for_two_classes_and_the_mean_over_classes_for_more() -
     # Class 0: precision 1/2, recall 1. Class 1: recall 0. Class 2: right.
     assert compute("f1", [0, 0, 2], [0, 1, 2])["f1"] == pytest.approx((2 / 3 + 0 + 1) / 3)
     # Three classes of which the examples show two.
-    assert compute("f1", [0, 0, 1], [0, 1, 1], classes=3)["f1"] == pytest.approx((2 / 3 + 2 / 3) / 2)
+    assert compute("f1", [0, 0, 1], [0, 1, 1], classes=3)["f1"] == pytest.approx(
+        (2 / 3 + 2 / 3) / 2
+    )
     assert compute("f1", [0, 0, 1], [0, 1, 0], classes=3)["f1"] == pytest.approx((1 / 2 + 0) / 2)
     assert compute("f1", [0, 0, 1], [0, 1, 0])["f1"] == 0.0
 
 
 @pytest.mark.parametrize("name", ["matthews", "pearson", "spearman"])
-@pytest.mark.parametrize(("predictions", "references"), [([1, 1, 1], [0, 1, 0]), ([0, 1, 0], [1, 1, 1]), ([1, 1], [1, 1]), ([1], [0])])
-def test_a_constant_has_correlation_0(name: str, predictions: list[int], references: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("predictions", "references"),
+    [([1, 1, 1], [0, 1, 0]), ([0, 1, 0], [1, 1, 1]), ([1, 1], [1, 1]), ([1], [0])],
+)
+def test_a_constant_has_correlation_0(
+    name: str, predictions: list[int], references: list[int]
+) -> None:
     assert compute(name, predictions, references) == {name: 0.0}
 
 
@@ -68,7 +82,9 @@ def plain_f1(predictions: NDArray, references: NDArray, label: int) -> float:
 
 def plain_ranks(values: NDArray) -> NDArray:
     """The mean of the places that equal values take."""
-    return np.array([((values < value).sum() + 1 + (values <= value).sum()) / 2 for value in values])
+    return np.array(
+        [((values < value).sum() + 1 + (values <= value).sum()) / 2 for value in values]
+    )
 
 
 def plain_correlation(first: NDArray, second: NDArray) -> float:
@@ -83,22 +99,39 @@ def test_against_plain_formulas(seed: int) -> None:
         references = dice.integers(0, classes, 60)
         predictions = np.where(dice.random(60) < 0.5, references, dice.integers(0, classes, 60))
         inputs = predictions.tolist(), references.tolist()
-        assert compute("accuracy", *inputs)["accuracy"] == pytest.approx((predictions == references).mean())
+        assert compute("accuracy", *inputs)["accuracy"] == pytest.approx(
+            (predictions == references).mean()
+        )
         scores = [plain_f1(predictions, references, label) for label in range(classes)]
-        assert compute("f1", *inputs)["f1"] == pytest.approx(scores[1] if classes == 2 else np.mean(scores))
+        assert compute("f1", *inputs)["f1"] == pytest.approx(
+            scores[1] if classes == 2 else np.mean(scores)
+        )
         # Matthews is the correlation of the one-hot codes (Gorodkin 2004).
-        one_hot = [np.eye(classes)[values] - np.eye(classes)[values].mean(axis=0) for values in (predictions, references)]
-        expected = (one_hot[0] * one_hot[1]).sum() / np.sqrt((one_hot[0] ** 2).sum() * (one_hot[1] ** 2).sum())
+        one_hot = [
+            np.eye(classes)[values] - np.eye(classes)[values].mean(axis=0)
+            for values in (predictions, references)
+        ]
+        expected = (one_hot[0] * one_hot[1]).sum() / np.sqrt(
+            (one_hot[0] ** 2).sum() * (one_hot[1] ** 2).sum()
+        )
         assert compute("matthews", *inputs)["matthews"] == pytest.approx(expected)
     references = dice.integers(0, 6, 60) / 2
     predictions = references + dice.normal(size=60).round(1)
     inputs = predictions.tolist(), references.tolist()
-    assert compute("pearson", *inputs)["pearson"] == pytest.approx(plain_correlation(predictions, references))
-    assert compute("spearman", *inputs)["spearman"] == pytest.approx(plain_correlation(plain_ranks(predictions), plain_ranks(references)))
+    assert compute("pearson", *inputs)["pearson"] == pytest.approx(
+        plain_correlation(predictions, references)
+    )
+    assert compute("spearman", *inputs)["spearman"] == pytest.approx(
+        plain_correlation(plain_ranks(predictions), plain_ranks(references))
+    )
 
 
 def test_names_keys_and_task_types() -> None:
-    averaged = [f"{name}{average}" for name in ("f1", "precision", "recall") for average in ("", "_macro", "_micro")]
+    averaged = [
+        f"{name}{average}"
+        for name in ("f1", "precision", "recall")
+        for average in ("", "_macro", "_micro")
+    ]
     assert metric_names("classification") == ["accuracy", *averaged, "matthews"]
     assert metric_names("regression") == ["pearson", "spearman", "mae", "rmse"]
     assert [name for name, entry in metrics.METRICS.items() if not entry.rises] == ["mae", "rmse"]
@@ -151,13 +184,19 @@ def test_precision_recall_f1_and_errors_are_those_of_scikit_learn(classes: int) 
         score = getattr(theirs, f"{name}_score")
         assert compute(name, *inputs) == {name: score(references, predictions, **plain)}
         for average in ("macro", "micro"):
-            assert compute(f"{name}_{average}", *inputs) == {f"{name}_{average}": score(references, predictions, average=average)}
+            assert compute(f"{name}_{average}", *inputs) == {
+                f"{name}_{average}": score(references, predictions, average=average)
+            }
     # A class that is never predicted, and one that does not occur, score 0, without a warning.
-    assert compute("precision_macro", [0, 0, 2], [0, 1, 1]) == {"precision_macro": pytest.approx(0.5 / 3)}
+    assert compute("precision_macro", [0, 0, 2], [0, 1, 1]) == {
+        "precision_macro": pytest.approx(0.5 / 3)
+    }
     assert compute("recall_macro", [0, 0, 2], [0, 1, 1]) == {"recall_macro": pytest.approx(1 / 3)}
     real = dice.normal(size=200), dice.normal(size=200)
     assert compute("mae", *real) == {"mae": theirs.mean_absolute_error(real[1], real[0])}
-    assert compute("rmse", *real) == {"rmse": pytest.approx(theirs.root_mean_squared_error(real[1], real[0]), rel=1e-12)}
+    assert compute("rmse", *real) == {
+        "rmse": pytest.approx(theirs.root_mean_squared_error(real[1], real[0]), rel=1e-12)
+    }
 
 
 OUTSIDE = """
@@ -167,8 +206,13 @@ import evaluate
 
 class Share(evaluate.Metric):
     def _info(self):
-        kinds = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
-        return evaluate.MetricInfo(description="d", citation="c", inputs_description="i", features=kinds)
+        number = datasets.Value("int64")
+        return evaluate.MetricInfo(
+            description="d",
+            citation="c",
+            inputs_description="i",
+            features=datasets.Features({"predictions": number, "references": number}),
+        )
 
     def _compute(self, predictions, references):
         right = sum(one == other for one, other in zip(predictions, references))
@@ -198,7 +242,9 @@ def test_a_metric_of_the_package_evaluate(tmp_path: Path) -> None:
         "PYTHONPATH": str(Path(metrics.__file__).parents[3]),
     }
     command = [sys.executable, "-c", LOAD]
-    done = subprocess.run(command, cwd=tmp_path, check=True, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=tmp_path, check=True, env=environment, capture_output=True, text=True
+    )
     scores, span, nosuch = done.stdout.splitlines()
     assert scores == "{'evaluate:share.share': 0.5, 'evaluate:share.right': 1.0}"
     assert span.startswith("evaluate:share: the metric cannot score a span task: ")

@@ -1,5 +1,6 @@
-"""Which attention runs: plain products in training with dropout on a CPU, torch's kernel else; masks fit both, in copies of layers too.
-Where the layers are like BERT's, the products are our own, with cheap dropout."""
+"""Which attention runs: plain products in training with dropout on a CPU, torch's kernel else;
+masks fit both, in copies of layers too. Where the layers are like BERT's, the products are our own,
+with cheap dropout."""
 
 from __future__ import annotations
 
@@ -14,7 +15,12 @@ from tests.sharing.families import FAMILIES, family_batch, family_trunk
 
 def configs(trunk: torch.nn.Module) -> set[str]:
     networks = [module for module in trunk.modules() if isinstance(module, PreTrainedModel)]
-    return {module.config._attn_implementation for network in networks for module in network.modules() if hasattr(module, "config")}
+    return {
+        module.config._attn_implementation
+        for network in networks
+        for module in network.modules()
+        if hasattr(module, "config")
+    }
 
 
 @pytest.mark.parametrize("sharing", ["hard", "none", "soft", "cross_stitch"])
@@ -38,7 +44,12 @@ def test_training_and_evaluation_agree_but_for_dropout(family: str, sharing: str
         found = trunk.train()("squad", batch)
         plain = PLAIN if family == "bert" else "eager"
         assert configs(trunk) == ({plain} if before == {"sdpa"} else before)
-        torch.testing.assert_close(found.hidden[batch.attention_mask], expected.hidden[batch.attention_mask], atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            found.hidden[batch.attention_mask],
+            expected.hidden[batch.attention_mask],
+            atol=2e-5,
+            rtol=1e-4,
+        )
         again = trunk.eval()("squad", batch)
     assert configs(trunk) == before and torch.equal(again.hidden, expected.hidden)
 
@@ -47,9 +58,19 @@ def test_what_the_config_names_stays() -> None:
     from transformers import BertConfig, BertModel
 
     def backbone(implementation: str, dropout: float, attention: str = "auto") -> Backbone:
-        config = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=99)
+        config = BertConfig(
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+            vocab_size=99,
+        )
         config.attention_probs_dropout_prob = dropout
-        return Backbone(BertModel._from_config(config, attn_implementation=implementation), "cls", attention=attention)
+        return Backbone(
+            BertModel._from_config(config, attn_implementation=implementation),
+            "cls",
+            attention=attention,
+        )
 
     assert configs(backbone("sdpa", 0.1).train()) == {PLAIN}
     assert configs(backbone("sdpa", 0.0).train()) == {"sdpa"}

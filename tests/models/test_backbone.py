@@ -1,4 +1,5 @@
-"""Backbones of every family: loaded as the library loads them, pooled as fits them, indifferent to padding."""
+"""Backbones of every family: loaded as the library loads them, pooled as fits them, indifferent to
+padding."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ POOLING = {
 
 
 @pytest.mark.parametrize("model_folder", list(POOLING), indirect=True)
-def test_any_family_loads_pools_and_ignores_padding(model_folder: Path, request: pytest.FixtureRequest) -> None:
+def test_any_family_loads_pools_and_ignores_padding(
+    model_folder: Path, request: pytest.FixtureRequest
+) -> None:
     family = request.node.callspec.params["model_folder"]
     model = Model(kind="pretrained", name=str(model_folder))
     files = find_backbone(model, list)
@@ -39,14 +42,24 @@ def test_any_family_loads_pools_and_ignores_padding(model_folder: Path, request:
     features = encoder.encode(TEXTS, TEXTS[::-1], 64)
 
     def run(indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        batch = collate(features, np.array(indices), input_format=InputFormat(encoder.pad_id, encoder.uses_segments), denominator=1.0)
+        batch = collate(
+            features,
+            np.array(indices),
+            input_format=InputFormat(encoder.pad_id, encoder.uses_segments),
+            denominator=1.0,
+        )
         with torch.no_grad():
             encoded = backbone(batch)
-        assert encoded.hidden.shape == (*batch.input_ids.shape, 32) and encoded.pooled.shape == (len(indices), 32)
+        assert encoded.hidden.shape == (*batch.input_ids.shape, 32) and encoded.pooled.shape == (
+            len(indices),
+            32,
+        )
         return encoded.pooled, encoded.hidden[encoded.mask]
 
     together, _ = run(list(range(len(TEXTS))))
-    assert len(set(features.lengths.tolist())) > 1, "the texts must differ in length for the padding to matter"
+    assert len(set(features.lengths.tolist())) > 1, (
+        "the texts must differ in length for the padding to matter"
+    )
     for index in range(len(TEXTS)):
         alone, states = run([index])
         torch.testing.assert_close(together[index], alone[0], atol=2e-5, rtol=1e-4)
@@ -54,17 +67,26 @@ def test_any_family_loads_pools_and_ignores_padding(model_folder: Path, request:
 
 
 @pytest.mark.parametrize("model_folder", list(POOLING), indirect=True)
-def test_a_run_folder_rebuilds_the_backbone_without_the_weights_source(model_folder: Path, tmp_path: Path) -> None:
+def test_a_run_folder_rebuilds_the_backbone_without_the_weights_source(
+    model_folder: Path, tmp_path: Path
+) -> None:
     model = Model(kind="pretrained", name=str(model_folder))
     files = find_backbone(model, list)
     backbone = build_backbone(files, model).eval()
     model.pooling = backbone.pooling  # type: ignore[assignment]
     files.save(tmp_path / "backbone")
-    again = build_backbone(BackboneFiles.load(tmp_path / "backbone"), model, load_weights=False).eval()
+    again = build_backbone(
+        BackboneFiles.load(tmp_path / "backbone"), model, load_weights=False
+    ).eval()
     again.load_state_dict(backbone.state_dict())
-    assert files.encoder().fingerprint == BackboneFiles.load(tmp_path / "backbone").encoder().fingerprint
+    assert (
+        files.encoder().fingerprint
+        == BackboneFiles.load(tmp_path / "backbone").encoder().fingerprint
+    )
     features = files.encoder().encode(TEXTS, None, 64)
-    batch = collate(features, np.arange(3), input_format=InputFormat(0, files.uses_segments), denominator=1.0)
+    batch = collate(
+        features, np.arange(3), input_format=InputFormat(0, files.uses_segments), denominator=1.0
+    )
     with torch.no_grad():
         assert torch.equal(backbone(batch).pooled, again(batch).pooled)
 
@@ -76,11 +98,17 @@ def test_states_are_those_of_the_library(model_folder: Path) -> None:
     model = Model(kind="pretrained", name=str(model_folder))
     files = find_backbone(model, list)
     backbone = build_backbone(files, model).eval()
-    inputs = AutoTokenizer.from_pretrained(model_folder)(TEXTS, TEXTS[::-1], padding=True, return_tensors="pt", return_token_type_ids=True)
+    inputs = AutoTokenizer.from_pretrained(model_folder)(
+        TEXTS, TEXTS[::-1], padding=True, return_tensors="pt", return_token_type_ids=True
+    )
     library = AutoModel.from_pretrained(model_folder).eval()
     features = files.encoder().encode(TEXTS, TEXTS[::-1], 64)
-    batch = collate(features, np.arange(len(TEXTS)), input_format=InputFormat(0, True), denominator=1.0)
-    assert torch.equal(batch.input_ids, inputs["input_ids"]) and torch.equal(batch.token_type_ids, inputs["token_type_ids"])
+    batch = collate(
+        features, np.arange(len(TEXTS)), input_format=InputFormat(0, True), denominator=1.0
+    )
+    assert torch.equal(batch.input_ids, inputs["input_ids"]) and torch.equal(
+        batch.token_type_ids, inputs["token_type_ids"]
+    )
     with torch.no_grad():
         torch.testing.assert_close(backbone(batch).pooled, library(**inputs).pooler_output)
 
@@ -98,16 +126,25 @@ def test_other_poolings_leave_no_parameter_unused(model_folder: Path, pooling: s
     model = Model(kind="pretrained", name=str(model_folder), pooling=pooling)  # type: ignore[arg-type]
     backbone = build_backbone(find_backbone(model, list), model)
     features = find_backbone(model, list).encoder().encode(TEXTS, None, 64)
-    backbone(collate(features, np.arange(5), input_format=InputFormat(0, True), denominator=1.0)).pooled.sum().backward()
-    # A sum over a layer-normalised vector has no gradient through the norm's input in theory; None would mean "unused".
+    backbone(
+        collate(features, np.arange(5), input_format=InputFormat(0, True), denominator=1.0)
+    ).pooled.sum().backward()
+    # A sum over a layer-normalised vector has no gradient through the norm's input in theory; None
+    # would mean "unused".
     assert all(p.grad is not None for p in backbone.parameters())
 
 
 def test_from_scratch_has_the_shape_that_was_asked_for() -> None:
-    model = Model(kind="scratch", name=None, layers=3, hidden=48, heads=6, vocabulary=150, dropout=0.2)
+    model = Model(
+        kind="scratch", name=None, layers=3, hidden=48, heads=6, vocabulary=150, dropout=0.2
+    )
     files = find_backbone(model, lambda: TEXTS * 3)
     backbone = build_backbone(files, model)
-    assert backbone.hidden == 48 and backbone.network.config.num_hidden_layers == 3 and backbone.pooling == "cls"
+    assert (
+        backbone.hidden == 48
+        and backbone.network.config.num_hidden_layers == 3
+        and backbone.pooling == "cls"
+    )
     assert backbone.network.config.vocab_size == files.encoder().vocabulary_size <= 150
     assert backbone.dropout == 0.2
 

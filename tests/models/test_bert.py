@@ -1,5 +1,5 @@
-"""Attention with cheap dropout is the library's; the last layer for the first token alone gives what the whole layer gives for it, and
-everything above and below learns the same."""
+"""Attention with cheap dropout is the library's; the last layer for the first token alone gives
+what the whole layer gives for it, and everything above and below learns the same."""
 
 from __future__ import annotations
 
@@ -25,10 +25,25 @@ LIKE_BERT = ["bert", "roberta", "xlm-roberta", "camembert", "electra"]
 MINDS = {"hard", "none", "soft", "hierarchical", "adapters", "lora", "task_embedding"}
 
 
-def like_bert(family: str, pooling: str, attention: str, *, chosen: str | None = None, checkpointing: bool = False) -> Backbone:
-    """Two layers of width 32, the same weights every time. `chosen`: what the config says, if not `attention`."""
+def like_bert(
+    family: str,
+    pooling: str,
+    attention: str,
+    *,
+    chosen: str | None = None,
+    checkpointing: bool = False,
+) -> Backbone:
+    """Two layers of width 32, the same weights every time. `chosen`: what the config says, if not
+    `attention`."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, vocab_size=99)
+    config = AutoConfig.for_model(
+        family,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        vocab_size=99,
+    )
     network = AutoModel.from_config(config, attn_implementation=attention)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -38,13 +53,19 @@ def like_bert(family: str, pooling: str, attention: str, *, chosen: str | None =
     return Backbone(network, pooling, attention=chosen or attention)
 
 
-def passed(backbone: Backbone, *, tokens: bool) -> tuple[tuple[int, ...], Tensor, dict[str, Tensor]]:
+def passed(
+    backbone: Backbone, *, tokens: bool
+) -> tuple[tuple[int, ...], Tensor, dict[str, Tensor]]:
     """Shape of the token states, pooled vectors, and gradients of a function of these."""
     batch = replace(family_batch(), tokens=tokens)
     batch.input_ids %= 99
     encoded = backbone(batch)
     encoded.pooled.square().sum().backward()
-    gradients = {name: each.grad.to_dense() for name, each in backbone.named_parameters() if each.grad is not None}
+    gradients = {
+        name: each.grad.to_dense()
+        for name, each in backbone.named_parameters()
+        if each.grad is not None
+    }
     return tuple(encoded.hidden.shape), encoded.pooled.detach(), gradients
 
 
@@ -57,12 +78,17 @@ def agree(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("pooling", ["cls", "pooler"])
 @pytest.mark.parametrize("family", LIKE_BERT)
-def test_pooled_vectors_and_gradients_are_those_of_the_whole_layer(family: str, pooling: str, attention: str) -> None:
+def test_pooled_vectors_and_gradients_are_those_of_the_whole_layer(
+    family: str, pooling: str, attention: str
+) -> None:
     if (family, pooling) == ("electra", "pooler"):
         pytest.skip("it has none")
     for checkpointing in (False, True):
-        one, whole = (like_bert(family, pooling, attention, checkpointing=checkpointing) for _ in range(2))
-        # With checkpointing in training, where it happens; without dropout, so that nothing is drawn.
+        one, whole = (
+            like_bert(family, pooling, attention, checkpointing=checkpointing) for _ in range(2)
+        )
+        # With checkpointing in training, where it happens; without dropout, so that nothing is
+        # drawn.
         for backbone in (one, whole):
             backbone.train(checkpointing)
             for module in backbone.modules():
@@ -104,9 +130,17 @@ def test_keys_and_values_that_are_not_made_act_as_those_that_are() -> None:
 
 
 @pytest.mark.parametrize("family", LIKE_BERT)
-def test_attention_in_training_is_that_of_the_library_with_other_draws(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, theirs = like_bert(family, "mean", "sdpa", chosen="auto").train(), like_bert(family, "mean", "eager").train()
-    assert (ours.network.config._attn_implementation, theirs.network.config._attn_implementation) == (PLAIN, "eager")
+def test_attention_in_training_is_that_of_the_library_with_other_draws(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = (
+        like_bert(family, "mean", "sdpa", chosen="auto").train(),
+        like_bert(family, "mean", "eager").train(),
+    )
+    assert (
+        ours.network.config._attn_implementation,
+        theirs.network.config._attn_implementation,
+    ) == (PLAIN, "eager")
     drawn: list[Tensor] = []
 
     def dropout(input: Tensor, p: float, training: bool) -> Tensor:
@@ -121,7 +155,9 @@ def test_attention_in_training_is_that_of_the_library_with_other_draws(family: s
         results.append(passed(backbone, tokens=True))
     assert len(drawn) == 2, "the library's, in each of its layers"
     assert torch.equal(results[0][1], results[1][1])
-    assert all(torch.equal(gradient, results[1][2][name]) for name, gradient in results[0][2].items())
+    assert all(
+        torch.equal(gradient, results[1][2][name]) for name, gradient in results[0][2].items()
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -142,18 +178,26 @@ def test_every_strategy_learns_the_same(name: str) -> None:
         widths, found = {}, {}
         for task in model.tasks:
             batch = batch_of(task)
-            handle = model.trunk.register_forward_hook(lambda _m, _i, given, task=task: widths.update({task: given.hidden.shape[1]}))
+            handle = model.trunk.register_forward_hook(
+                lambda _m, _i, given, task=task: widths.update({task: given.hidden.shape[1]})
+            )
             loss = model(task, batch).loss
             handle.remove()
             loss.backward()
             found[task] = loss.detach()
             widths[task] -= batch.input_ids.shape[1]
-        gradients = {key: each.grad.to_dense() for key, each in model.named_parameters() if each.grad is not None}
+        gradients = {
+            key: each.grad.to_dense()
+            for key, each in model.named_parameters()
+            if each.grad is not None
+        }
         return widths, found | gradients, model
 
     widths, ours, model = learned(first_token=True)
     assert model.trunk.first_token == (name in MINDS)
-    assert [task for task, width in widths.items() if width] == (["cola", "stsb"] if name in MINDS else [])
+    assert [task for task, width in widths.items() if width] == (
+        ["cola", "stsb"] if name in MINDS else []
+    )
     _, theirs, _ = learned(first_token=False)
     agree(ours, theirs)
 
@@ -162,7 +206,10 @@ def test_with_a_task_that_reads_all_tokens_in_the_batch_all_are_there() -> None:
     model, _ = small_model("hard")
     squad, cola = batch_of("squad"), batch_of("cola")
     length = max(squad.input_ids.shape[1], cola.input_ids.shape[1])
-    parts = [(name, batch.pick(torch.arange(len(batch)).numpy(), length)) for name, batch in (("cola", cola), ("squad", squad))]
+    parts = [
+        (name, batch.pick(torch.arange(len(batch)).numpy(), length))
+        for name, batch in (("cola", cola), ("squad", squad))
+    ]
     assert join(parts).tokens
     model.eval()
     together = model.together(parts)

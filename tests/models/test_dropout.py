@@ -1,4 +1,5 @@
-"""Cheap dropout: the distribution of torch's, the mean of its input, and a pure function of torch's seed."""
+"""Cheap dropout: the distribution of torch's, the mean of its input, and a pure function of torch's
+seed."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ def test_it_drops_as_many_as_it_says_and_keeps_the_mean(probability: float) -> N
     count = 400_000
     out = CheapDropout(probability)(torch.ones(count))
     kept = out != 0
-    assert kept.float().mean().item() == pytest.approx(1 - probability, abs=5 * (probability * (1 - probability) / count) ** 0.5)
+    assert kept.float().mean().item() == pytest.approx(
+        1 - probability, abs=5 * (probability * (1 - probability) / count) ** 0.5
+    )
     assert out[kept].unique().tolist() == pytest.approx([1 / (1 - probability)], rel=1e-4)
     # Each of the four elements that share a draw by itself, and no two of them together.
     quarters = kept.view(-1, 4).float()

@@ -1,4 +1,5 @@
-"""DSelect-k against its definition: the smooth-step function, the binary code, and what a converged gate is."""
+"""DSelect-k against its definition: the smooth-step function, the binary code, and what a converged
+gate is."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ def test_smooth_step() -> None:
         return 0.0 if t <= -0.5 else 1.0 if t >= 0.5 else -2 * t**3 + 1.5 * t + 0.5
 
     points = torch.linspace(-1, 1, 41, dtype=torch.double, requires_grad=True)
-    assert smooth_step(points).tolist() == pytest.approx([plain(t) for t in points.tolist()], abs=1e-12)
+    assert smooth_step(points).tolist() == pytest.approx(
+        [plain(t) for t in points.tolist()], abs=1e-12
+    )
     smooth_step(points).sum().backward()
     slopes = [0.0 if abs(t) >= 0.5 else 1.5 - 6 * t * t for t in points.tolist()]
     assert points.grad is not None and points.grad.tolist() == pytest.approx(slopes, abs=1e-12)
@@ -35,7 +38,12 @@ def test_the_weights_are_the_formula(experts: int, k: int) -> None:
     for selector in range(k):
         # itertools counts the highest bit first, and ours is the lowest.
         codes = [code[::-1] for code in product([0, 1], repeat=bits)][:experts]
-        terms = [math.prod(steps[selector][j] if bit else 1 - steps[selector][j] for j, bit in enumerate(code)) for code in codes]
+        terms = [
+            math.prod(
+                steps[selector][j] if bit else 1 - steps[selector][j] for j, bit in enumerate(code)
+            )
+            for code in codes
+        ]
         for i, term in enumerate(terms):
             expected[i] += shares[selector] / sum(shares) * term / sum(terms)
     weights = gate(torch.zeros(2, 5, 7))

@@ -1,4 +1,5 @@
-"""Gradient checkpointing: the same losses and gradients with every strategy, with layers computed again instead of kept."""
+"""Gradient checkpointing: the same losses and gradients with every strategy, with layers computed
+again instead of kept."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ def kept(run) -> int:  # type: ignore[no-untyped-def]
     return total
 
 
-@pytest.mark.parametrize("sharing", [name for name in sharings if not issubclass(sharings.configs[name], Stitching)])
+@pytest.mark.parametrize(
+    "sharing", [name for name in sharings if not issubclass(sharings.configs[name], Stitching)]
+)
 def test_the_step_is_the_same(sharing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, features, _ = small.small_data()
     model, weighting = small.small_model(sharing)
@@ -38,7 +41,9 @@ def test_the_step_is_the_same(sharing: str, monkeypatch: pytest.MonkeyPatch) -> 
     checkpointed, weighting = small.small_model(sharing)
     again = run_step(checkpointed.train(), weighting, given)
     found = gradients(checkpointed)
-    assert again.losses == pytest.approx(outcome.losses, rel=1e-6) and found.keys() == expected.keys()
+    assert (
+        again.losses == pytest.approx(outcome.losses, rel=1e-6) and found.keys() == expected.keys()
+    )
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
 

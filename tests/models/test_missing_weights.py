@@ -31,8 +31,14 @@ def leave_out(folder: Path, condition: Callable[[str], bool]) -> None:
     save_file(kept, file, {"format": "pt"})
 
 
-@pytest.mark.parametrize("model_folder", ["bert", "roberta", "deberta-v2", "modernbert", "t5", "bart", "gpt2", "llama"], indirect=True)
-def test_complete_weights_are_loaded_without_a_word(model_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "model_folder",
+    ["bert", "roberta", "deberta-v2", "modernbert", "t5", "bart", "gpt2", "llama"],
+    indirect=True,
+)
+def test_complete_weights_are_loaded_without_a_word(
+    model_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert build(model_folder)[1] == []
     assert capfd.readouterr().err == ""
 
@@ -41,7 +47,9 @@ def test_complete_weights_are_loaded_without_a_word(model_folder: Path, capfd: p
 def test_a_whole_layer_that_is_missing_is_an_error(model_folder: Path) -> None:
     # The decoder of an encoder-decoder is not used.
     leave_out(model_folder, lambda name: ".1." in name and "decoder" not in name)
-    with pytest.raises(UserError, match=r"the weights lack layer 1, which config.json has \(layers 0 to 1\)"):
+    with pytest.raises(
+        UserError, match=r"the weights lack layer 1, which config.json has \(layers 0 to 1\)"
+    ):
         build(model_folder)
 
 
@@ -52,7 +60,10 @@ def test_missing_parts_of_bert(model_folder: Path, capfd: pytest.CaptureFixture[
     backbone, heard = build(model_folder)
     assert heard == [] and backbone.pooling == "cls"
     _, heard = build(model_folder, pooling="pooler")
-    lack = f"model.name={model_folder}: the weights lack {{}} tensors of the model, which begin at random: {{}}"
+    lack = (
+        f"model.name={model_folder}: the weights lack {{}} tensors of the model, which begin at "
+        f"random: {{}}"
+    )
     assert heard == [lack.format("2 of 39", "pooler.dense.bias, pooler.dense.weight")]
     leave_out(model_folder, lambda name: name == "encoder.layer.1.output.dense.weight")
     _, heard = build(model_folder)
@@ -68,4 +79,7 @@ def test_layers_that_the_configuration_leaves_out(model_folder: Path) -> None:
     config = json.loads((model_folder / "config.json").read_text())
     (model_folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
     _, heard = build(model_folder)
-    assert heard == [f"model.name={model_folder}: the weights have layers that config.json leaves out (1); the model has layers 0 to 0"]
+    assert heard == [
+        f"model.name={model_folder}: the weights have layers that config.json leaves out (1); the "
+        "model has layers 0 to 0"
+    ]

@@ -13,16 +13,42 @@ from mtlcli.config.run import Model
 from mtlcli.errors import UserError
 from mtlcli.models.files import _positions, _without_numbers
 
-SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 50}
-SIDES = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
-BART = {"d_model": 8, "vocab_size": 50, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "max_position_embeddings": 34} | SIDES
+SIZES = {
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "vocab_size": 50,
+}
+SIDES = {
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+}
+BART = {
+    "d_model": 8,
+    "vocab_size": 50,
+    "encoder_ffn_dim": 8,
+    "decoder_ffn_dim": 8,
+    "max_position_embeddings": 34,
+} | SIDES
 FAMILIES: dict[str, tuple[dict[str, Any], int]] = {
     "bert": (SIZES | {"max_position_embeddings": 34}, 34),
     "roberta": (SIZES | {"max_position_embeddings": 34}, 32),
     "camembert": (SIZES | {"max_position_embeddings": 34, "pad_token_id": 5}, 28),
     "mpnet": (SIZES | {"max_position_embeddings": 34}, 32),
     "longformer": (SIZES | {"max_position_embeddings": 34, "attention_window": [4]}, 32),
-    "esm": (SIZES | {"max_position_embeddings": 34, "pad_token_id": 1, "mask_token_id": 3, "position_embedding_type": "absolute"}, 32),
+    "esm": (
+        SIZES
+        | {
+            "max_position_embeddings": 34,
+            "pad_token_id": 1,
+            "mask_token_id": 3,
+            "position_embedding_type": "absolute",
+        },
+        32,
+    ),
     "bart": (BART, 34),
     "opt": (SIZES | {"max_position_embeddings": 34, "word_embed_proj_dim": 8, "ffn_dim": 8}, 34),
     "gpt2": ({"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 34, "vocab_size": 50}, 34),
@@ -47,16 +73,22 @@ def test_the_bound_is_exact(family: str) -> None:
 
 
 def test_relative_positions_have_no_bound() -> None:
-    config = AutoConfig.for_model("t5", d_model=8, d_kv=4, num_heads=2, num_layers=1, d_ff=8, vocab_size=50)
+    config = AutoConfig.for_model(
+        "t5", d_model=8, d_kv=4, num_heads=2, num_layers=1, d_ff=8, vocab_size=50
+    )
     assert _positions(config, _without_numbers(config, Model())) == math.inf
 
 
-@pytest.mark.parametrize("field", [{"num_attention_heads": 0}, {"hidden_act": "os.system"}, {"num_attention_heads": 3}])
+@pytest.mark.parametrize(
+    "field", [{"num_attention_heads": 0}, {"hidden_act": "os.system"}, {"num_attention_heads": 3}]
+)
 def test_an_architecture_that_cannot_be_built_is_named(field: dict[str, Any]) -> None:
     config = AutoConfig.for_model("bert", **SIZES)
     for name, value in field.items():
         config.__dict__[name] = value
     with pytest.raises(
-        UserError, match=r"(?s)model\.name=x: the architecture in config\.json cannot be built: .*\n.*as the model was published"
+        UserError,
+        match=r"(?s)model\.name=x: the architecture in config\.json cannot be built: .*\n.*as the "
+        r"model was published",
     ):
         _without_numbers(config, Model(name="x"))

@@ -1,4 +1,5 @@
-"""Model folders with values that no published model has: one message before a run, never a traceback."""
+"""Model folders with values that no published model has: one message before a run, never a
+traceback."""
 
 from __future__ import annotations
 
@@ -19,9 +20,18 @@ from mtlcli.models.files import find_backbone
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "text.json").write_text(build_tokenizer(["a few words to learn from"] * 5, 100), encoding="utf-8")
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "text.json"), pad_token="[PAD]", sep_token="[SEP]")
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    (tmp_path / "text.json").write_text(
+        build_tokenizer(["a few words to learn from"] * 5, 100), encoding="utf-8"
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(tmp_path / "text.json"), pad_token="[PAD]", sep_token="[SEP]"
+    )
+    sizes = {
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+    }
     place = tmp_path / "model"
     BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(place)
     tokenizer.save_pretrained(place)
@@ -34,7 +44,10 @@ def folder(tmp_path: Path) -> Path:
         ({"hidden_size": "8"}, "the model cannot be loaded: .*hidden_size"),
         ({"dtype": "os.system"}, "the model cannot be loaded: "),
         ({"model_type": ["bert"]}, "the model cannot be loaded: "),
-        ({"num_attention_heads": 0}, "config.json cannot be used: num_attention_heads is 0, and every model has 1 or more"),
+        (
+            {"num_attention_heads": 0},
+            "config.json cannot be used: num_attention_heads is 0, and every model has 1 or more",
+        ),
         ({"num_attention_heads": -2}, "num_attention_heads is -2, and"),
         ({"num_attention_heads": 3}, "not a multiple of the number of attention heads"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0, and"),
@@ -54,7 +67,9 @@ def test_strange_values_in_config_json(folder: Path, field: dict[str, Any], what
 def test_weights_of_another_shape(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     name = next(name for name in weights if name.endswith("query.weight"))
-    save_file(weights | {name: weights[name][:-1].clone()}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        weights | {name: weights[name][:-1].clone()}, folder / "model.safetensors", {"format": "pt"}
+    )
     model = Model(kind="pretrained", name=str(folder))
     with pytest.raises(UserError, match="the weights do not fit config.json"):
         build_backbone(find_backbone(model, list), model)

@@ -27,12 +27,21 @@ TEXTS = [f"the cat number {number} sat on the mat" for number in range(50)]
 
 
 def table(texts: list[str] = TEXTS, **more: list) -> Table:
-    columns = {"text": texts, "label": [len(text) % 2 for text in texts], "idx": list(range(len(texts)))}
+    columns = {
+        "text": texts,
+        "label": [len(text) % 2 for text in texts],
+        "idx": list(range(len(texts))),
+    }
     return Table(pa.table(columns | more), "rows.csv", "train")
 
 
 def task(**settings: object) -> TaskType:
-    config = {"source": Source(files={}), "columns": TextColumns(text="text"), "labels": ["a", "b"], "max_length": 16} | settings
+    config = {
+        "source": Source(files={}),
+        "columns": TextColumns(text="text"),
+        "labels": ["a", "b"],
+        "max_length": 16,
+    } | settings
     return build_tasks({"mine": ClassificationTask(**config)})["mine"]  # type: ignore[arg-type]
 
 
@@ -43,8 +52,13 @@ def encoder(texts: list[str] = TEXTS) -> TextEncoder:
 def same(one: Features, other: Features) -> bool:
     arrays = [(one.ids, other.ids), (one.offsets, other.offsets), (one.segments, other.segments)]
     arrays += [(one.columns[name], other.columns[name]) for name in one.columns | other.columns]
-    arrays += [(one.token_columns[name], other.token_columns[name]) for name in one.token_columns | other.token_columns]
-    return one.notes == other.notes and all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in arrays)
+    arrays += [
+        (one.token_columns[name], other.token_columns[name])
+        for name in one.token_columns | other.token_columns
+    ]
+    return one.notes == other.notes and all(
+        a.dtype == b.dtype and np.array_equal(a, b) for a, b in arrays
+    )
 
 
 def entries(cache: Path) -> list[Path]:
@@ -63,10 +77,14 @@ def test_features_come_back_as_encoded_and_cannot_be_written(tmp_path: Path) -> 
 
 
 def test_windows_with_token_columns(tmp_path: Path) -> None:
-    span = build_tasks({"qa": SpanTask(source=Source(files={}), max_length=24, stride=4, max_question_length=8)})["qa"]
+    span = build_tasks(
+        {"qa": SpanTask(source=Source(files={}), max_length=24, stride=4, max_question_length=8)}
+    )["qa"]
     answers = [{"text": ["cat"], "answer_start": [4]}] * 50
     contexts = [text * 3 for text in TEXTS]
-    rows = pa.table({"id": TEXTS, "question": ["who sat"] * 50, "context": contexts, "answers": answers})
+    rows = pa.table(
+        {"id": TEXTS, "question": ["who sat"] * 50, "context": contexts, "answers": answers}
+    )
     squad = Table(rows, "squad", "train")
     expected = span.encode(squad, encoder())
     assert len(expected) > 50 and expected.token_columns
@@ -79,7 +97,9 @@ def test_an_empty_table(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> Non
     assert [each for each in recwarn if issubclass(each.category, RunWarning)] == []
 
 
-def test_the_second_opening_does_not_encode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_opening_does_not_encode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     open_features(table(), task(), encoder(), tmp_path)
     monkeypatch.setattr(TextEncoder, "encode", None)
     assert len(open_features(table(), task(), encoder(), tmp_path)) == 50
@@ -90,7 +110,18 @@ def test_the_key_follows_what_changes_features_and_nothing_else() -> None:
     unchanged = [
         (table(title=["x"] * 50), task(), encoder()),  # a column that the task does not use
         (Table(table().rows, "elsewhere.csv", "dev", lines=list(range(50))), task(), encoder()),
-        (table(), task(weight=3.0, batch_size=2, lr_factor=5.0, dropout=0.5, metrics=["f1"], source=Source(path="x")), encoder()),
+        (
+            table(),
+            task(
+                weight=3.0,
+                batch_size=2,
+                lr_factor=5.0,
+                dropout=0.5,
+                metrics=["f1"],
+                source=Source(path="x"),
+            ),
+            encoder(),
+        ),
     ]
     assert {fingerprint(*case) for case in unchanged} == {first}
     changed = [
@@ -132,7 +163,10 @@ def damage_bit(entry: Path) -> None:
     (entry / "ids.npy").write_bytes(data)
 
 
-@pytest.mark.parametrize("damage", [damage_bit, damage_truncate, damage_append, damage_missing, damage_meta, damage_no_meta])
+@pytest.mark.parametrize(
+    "damage",
+    [damage_bit, damage_truncate, damage_append, damage_missing, damage_meta, damage_no_meta],
+)
 def test_a_damaged_entry_is_built_anew_and_said(tmp_path: Path, damage) -> None:  # noqa: ANN001
     expected = task().encode(table(), encoder())
     open_features(table(), task(), encoder(), tmp_path)
@@ -183,7 +217,9 @@ def test_of_two_processes_one_encodes(tmp_path: Path) -> None:
     command = [sys.executable, "-c", BUILD, str(tmp_path)]
     root = Path(__file__).parents[2]
     pipe = subprocess.PIPE
-    processes = [subprocess.Popen(command, cwd=root, stdin=pipe, stdout=pipe, text=True) for _ in range(2)]
+    processes = [
+        subprocess.Popen(command, cwd=root, stdin=pipe, stdout=pipe, text=True) for _ in range(2)
+    ]
     for process in processes:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
     results = []
@@ -215,12 +251,17 @@ def test_a_stopped_process_that_holds_the_lock_is_named_and_then_done_without(
     monkeypatch.setattr("mtlcli.data.locks.PATIENCE", 0.5)
     entry = tmp_path / "features" / fingerprint(table(), task(), encoder())
     entry.parent.mkdir()
-    other = subprocess.Popen([sys.executable, "-c", FROZEN, str(entry)], stdout=subprocess.PIPE, text=True)
+    other = subprocess.Popen(
+        [sys.executable, "-c", FROZEN, str(entry)], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
         os.waitid(os.P_PID, other.pid, os.WSTOPPED | os.WNOWAIT)
         who = f"process {other.pid} on {platform.node()} (stopped)"
-        with pytest.warns(RunWarning, match=re.escape(f"{who} has held the lock of the stored features of rows.csv")):
+        with pytest.warns(
+            RunWarning,
+            match=re.escape(f"{who} has held the lock of the stored features of rows.csv"),
+        ):
             features = open_features(table(), task(), encoder(), tmp_path)
         assert f"waiting for {who}, which holds the lock {entry}.lock" in capsys.readouterr().err
         assert same(features, task().encode(table(), encoder())) and entries(tmp_path) == []

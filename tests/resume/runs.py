@@ -17,12 +17,34 @@ from tests.pinned import FORMAT
 
 STEPS = 16
 SMALL = [
-    *("task=[cola,stsb,rte]", "data=sample", "model=tiny", "model.layers=1", "model.hidden=16", "model.heads=2", "model.dropout=0.1"),
-    *("data.max_length=32", "data.max_train_rows=20", "data.max_eval_rows=8", "runner.batch_size=6", "runner.accumulation=2"),
-    *(f"runner.steps={STEPS}", "runner.eval_every=5", "runner.save_every=2", "runner.keep=100", "logger.every=3", "logger.console=plain"),
+    *(
+        "task=[cola,stsb,rte]",
+        "data=sample",
+        "model=tiny",
+        "model.layers=1",
+        "model.hidden=16",
+        "model.heads=2",
+        "model.dropout=0.1",
+    ),
+    *(
+        "data.max_length=32",
+        "data.max_train_rows=20",
+        "data.max_eval_rows=8",
+        "runner.batch_size=6",
+        "runner.accumulation=2",
+    ),
+    *(
+        f"runner.steps={STEPS}",
+        "runner.eval_every=5",
+        "runner.save_every=2",
+        "runner.keep=100",
+        "logger.every=3",
+        "logger.console=plain",
+    ),
     *("runner.device=cpu", "runner.threads=1", FORMAT),
 ]
-"""Three epochs of 4 batches of each task: epochs end inside, windows of the log lie across checkpoints."""
+"""Three epochs of 4 batches of each task: epochs end inside, windows of the log lie across
+checkpoints."""
 TIMES = {"examples_per_s", "tokens_per_s", "seconds", "seconds_left", "throughput", "peak_memory"}
 
 
@@ -59,18 +81,34 @@ def without_times(value: Any) -> Any:
 
 
 def differences(one: Path, other: Path, steps: int = STEPS) -> list[str]:
-    """What differs between two runs of `steps` steps that ought to be the same; checkpoints of the last step, rows, results."""
+    """What differs between two runs of `steps` steps that ought to be the same; checkpoints of the
+    last step, rows, results."""
     found = []
     last = f"checkpoints/step_{steps:08d}"
     for file in ("model.safetensors", "optimizer.safetensors"):
         first, second = load_file(one / last / file), load_file(other / last / file)
         found += (
-            [file] if first.keys() != second.keys() else [f"{file}: {key}" for key in first if not torch.equal(first[key], second[key])]
+            [file]
+            if first.keys() != second.keys()
+            else [f"{file}: {key}" for key in first if not torch.equal(first[key], second[key])]
         )
     for file in (f"{last}/state.json", "results.json"):
-        first, second = (without_times(json.loads((folder / file).read_text())) for folder in (one, other))
-        found += [f"{file}: {key}" for key in first if first[key] != second.get(key)] + [key for key in second if key not in first]
-    rows = [[without_times(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (one, other)]
+        first, second = (
+            without_times(json.loads((folder / file).read_text())) for folder in (one, other)
+        )
+        found += [f"{file}: {key}" for key in first if first[key] != second.get(key)] + [
+            key for key in second if key not in first
+        ]
+    rows = [
+        [
+            without_times(json.loads(line))
+            for line in (folder / "metrics.jsonl").read_text().splitlines()
+        ]
+        for folder in (one, other)
+    ]
     if rows[0] != rows[1]:
-        found.append(f"metrics.jsonl: {[row['step'] for row in rows[0]]} and {[row['step'] for row in rows[1]]}")
+        found.append(
+            f"metrics.jsonl: {[row['step'] for row in rows[0]]} and "
+            f"{[row['step'] for row in rows[1]]}"
+        )
     return found

@@ -1,4 +1,5 @@
-"""What lies beside a checkpoint and belongs to it: the config, the backbone's files, the record of the data, the rows of metrics."""
+"""What lies beside a checkpoint and belongs to it: the config, the backbone's files, the record of
+the data, the rows of metrics."""
 
 from __future__ import annotations
 
@@ -18,7 +19,9 @@ from tests.warm import mtl
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run of 16 steps."""
-    return start(tmp_path_factory.mktemp("beside") / "whole", "weighting=uncertainty", "logger.every=1")
+    return start(
+        tmp_path_factory.mktemp("beside") / "whole", "weighting=uncertainty", "logger.every=1"
+    )
 
 
 @pytest.fixture
@@ -43,7 +46,11 @@ def without_fingerprints(text: str) -> str:
 
 
 CHANGES: dict[str, tuple[str, Callable[[str], str], str]] = {
-    "learning rate": ("config.yaml", replaced(r"  lr: 0\.001\n  weight", "  lr: 0.009\n  weight"), "optim.lr"),
+    "learning rate": (
+        "config.yaml",
+        replaced(r"  lr: 0\.001\n  weight", "  lr: 0.009\n  weight"),
+        "optim.lr",
+    ),
     "batch size": ("config.yaml", replaced("batch_size: 6", "batch_size: 4"), "runner.batch_size"),
     "half a config": ("config.yaml", lambda text: text[: int(len(text) * 0.85)], "config.yaml"),
     "activation": ("backbone/backbone.json", replaced('"gelu"', '"relu"'), "backbone.json"),
@@ -55,7 +62,9 @@ CHANGES: dict[str, tuple[str, Callable[[str], str], str]] = {
 @pytest.mark.parametrize("name", list(CHANGES))
 def test_what_was_changed_by_hand_is_named_and_refused(broken: Path, name: str) -> None:
     file, change, named = CHANGES[name]
-    (broken / file).write_text(change((broken / file).read_text(encoding="utf-8")), encoding="utf-8")
+    (broken / file).write_text(
+        change((broken / file).read_text(encoding="utf-8")), encoding="utf-8"
+    )
     with pytest.raises(UserError) as caught:
         resume(broken)
     assert named in str(caught.value)
@@ -77,10 +86,14 @@ def test_rows_of_metrics_that_are_missing_are_noticed(broken: Path, name: str) -
     file.write_text("".join(f"{row}\n" for row in ROWS[name](file.read_text().splitlines())))
     with pytest.raises(UserError, match=r"metrics\.jsonl"):
         resume(broken)
-    assert checkpoint.folders(broken / "checkpoints")[-1].name == "step_00000008", "nothing was removed or added"
+    assert checkpoint.folders(broken / "checkpoints")[-1].name == "step_00000008", (
+        "nothing was removed or added"
+    )
 
 
-def test_rows_of_metrics_that_are_doubled_are_said_and_mended(whole: Path, broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_of_metrics_that_are_doubled_are_said_and_mended(
+    whole: Path, broken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = broken / "metrics.jsonl"
     file.write_text("".join(f"{row}\n{row}\n" for row in file.read_text().splitlines()))
     capsys.readouterr()
@@ -90,14 +103,30 @@ def test_rows_of_metrics_that_are_doubled_are_said_and_mended(whole: Path, broke
 
 
 def test_a_change_that_is_allowed_and_cannot_be_leaves_nothing_behind(broken: Path) -> None:
-    before = {path: path.read_bytes() for path in sorted(broken.rglob("*")) if path.is_file() and path.name != ".owner"}
-    with pytest.raises(UserError, match="runner.steps: the run would end at step 4, and the checkpoint that it goes on from is of step 8"):
-        resume(broken, "runner.steps=4", "optim.schedule=cosine", "allow=[runner.steps,optim.schedule]")
-    after = {path: path.read_bytes() for path in sorted(broken.rglob("*")) if path.is_file() and path.name != ".owner"}
+    before = {
+        path: path.read_bytes()
+        for path in sorted(broken.rglob("*"))
+        if path.is_file() and path.name != ".owner"
+    }
+    with pytest.raises(
+        UserError,
+        match="runner.steps: the run would end at step 4, and the checkpoint that it goes on from "
+        "is of step 8",
+    ):
+        resume(
+            broken, "runner.steps=4", "optim.schedule=cosine", "allow=[runner.steps,optim.schedule]"
+        )
+    after = {
+        path: path.read_bytes()
+        for path in sorted(broken.rglob("*"))
+        if path.is_file() and path.name != ".owner"
+    }
     assert after == before
 
 
-def test_a_checkpoint_that_cannot_be_read_is_kept(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_that_cannot_be_read_is_kept(
+    broken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     newest = checkpoint.folders(broken / "checkpoints")[-1]
     opened = Path.open
 

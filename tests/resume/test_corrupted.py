@@ -1,4 +1,5 @@
-"""A newest checkpoint that is damaged in any way is named and skipped, and the one before it is used."""
+"""A newest checkpoint that is damaged in any way is named and skipped, and the one before it is
+used."""
 
 from __future__ import annotations
 
@@ -104,10 +105,17 @@ CHANGES: dict[str, Callable[[bytes], bytes]] = {
     "itself appended": lambda content: content + content,
 }
 CORRUPTIONS: dict[str, Damage] = {
-    **{f"{file}: {name}": partial(rewrite, change, file) for file in FILES for name, change in CHANGES.items()},
+    **{
+        f"{file}: {name}": partial(rewrite, change, file)
+        for file in FILES
+        for name, change in CHANGES.items()
+    },
     **{f"{file}: removed": partial(remove, file) for file in FILES},
     **{f"{file}: of the older": partial(swap, (file,)) for file in FILES},
-    **{f"{file} and the manifest: of the older": partial(swap, (file, "manifest.json")) for file in FILES[:-1]},
+    **{
+        f"{file} and the manifest: of the older": partial(swap, (file, "manifest.json"))
+        for file in FILES[:-1]
+    },
     **{f"{file}: a folder": partial(make_folder, file) for file in FILES},
     **{f"{file}: a link to nothing": partial(link_to_nothing, file) for file in FILES},
     **{f"{file}: a link outside": partial(link_outside, file) for file in FILES},
@@ -122,7 +130,12 @@ CORRUPTIONS: dict[str, Damage] = {
 }
 del CORRUPTIONS["manifest.json: a byte appended"]
 """A line's end more after the JSON text changes nothing that it says."""
-FEW = ("model.safetensors: middle byte flipped", "state.json: of the older", "all files of the older", "a link to nothing")
+FEW = (
+    "model.safetensors: middle byte flipped",
+    "state.json: of the older",
+    "all files of the older",
+    "a link to nothing",
+)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +169,11 @@ def test_it_is_named_and_the_one_before_is_used(broken: Path, name: str) -> None
     assert found.step == 6 and found.folder.name == OLDER
     assert len(skipped) == 1 and skipped[0].startswith(f"skipped {NEWEST}: ")
     file = next((file for file in FILES if name.startswith(file)), "")
-    assert file.partition(".")[0] in skipped[0] or " and the manifest" in name or "manifest.json: of the older" in name
+    assert (
+        file.partition(".")[0] in skipped[0]
+        or " and the manifest" in name
+        or "manifest.json: of the older" in name
+    )
     with pytest.raises(UserError, match="the checkpoint cannot be used"):
         checkpoint.read(checkpoints / NEWEST)
 
@@ -169,15 +186,26 @@ def test_every_bit_of_a_manifest_counts(broken: Path) -> None:
         for bit in range(8) if place % 16 == 0 else [place % 8]:
             file.write_bytes(flipped(content, place, bit))
             # What it says of the run's other files is compared with them.
-            if checkpoint.fault(file.parent) is None and checkpoint.read(file.parent).around == checkpoint.digests(broken):
+            if checkpoint.fault(file.parent) is None and checkpoint.read(
+                file.parent
+            ).around == checkpoint.digests(broken):
                 silent.append((place, bit))
     assert silent == []
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in FEW else pytest.mark.long) for name in CORRUPTIONS])
-def test_the_resumed_run_ends_the_same(whole: Path, broken: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in FEW else pytest.mark.long) for name in CORRUPTIONS],
+)
+def test_the_resumed_run_ends_the_same(
+    whole: Path, broken: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     damage(broken, name)
-    outside = {path: path.read_bytes() for path in broken.parent.rglob("*") if path.is_file() and broken not in path.parents}
+    outside = {
+        path: path.read_bytes()
+        for path in broken.parent.rglob("*")
+        if path.is_file() and broken not in path.parents
+    }
     resume(broken)
     assert f"skipped {NEWEST}: " in capsys.readouterr().out
     assert differences(whole, broken) == []
@@ -187,7 +215,8 @@ def test_the_resumed_run_ends_the_same(whole: Path, broken: Path, name: str, cap
 
 
 def set_best(folder: Path, step: int) -> None:
-    """Make a checkpoint say that `step` was the best, and results.json be about it: in these runs, that one is not saved."""
+    """Make a checkpoint say that `step` was the best, and results.json be about it: in these runs,
+    that one is not saved."""
     results = folder.parents[1] / "results.json"
     results.write_text(json.dumps(json.loads(results.read_text()) | {"step": step}))
     state = json.loads((folder / "state.json").read_text())
@@ -199,7 +228,10 @@ def sign(folder: Path) -> None:
     """Make a checkpoint's manifest say what its files are."""
     manifest = json.loads((folder / "manifest.json").read_text())
     for name in FILES[:-1]:
-        manifest["files"][name] = {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+        manifest["files"][name] = {
+            "size": (folder / name).stat().st_size,
+            "sha256": sha256(folder / name),
+        }
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -211,8 +243,14 @@ def test_eval_takes_no_other_for_a_best_checkpoint_that_is_damaged(broken: Path)
     with pytest.raises(UserError) as caught:
         evaluate_path(broken)
     (problem,) = caught.value.problems
-    assert problem.what == "the run's best checkpoint cannot be used: model.safetensors does not match its SHA-256"
-    assert problem.where.endswith(OLDER) and problem.fix == f"the newest: mtl eval {broken / 'checkpoints' / NEWEST}"
+    assert (
+        problem.what
+        == "the run's best checkpoint cannot be used: model.safetensors does not match its SHA-256"
+    )
+    assert (
+        problem.where.endswith(OLDER)
+        and problem.fix == f"the newest: mtl eval {broken / 'checkpoints' / NEWEST}"
+    )
 
 
 def test_eval_says_that_the_newest_was_skipped(broken: Path) -> None:

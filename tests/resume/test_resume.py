@@ -1,4 +1,5 @@
-"""What stands around a resume: changed configurations and data, damaged checkpoints, two owners, `auto`."""
+"""What stands around a resume: changed configurations and data, damaged checkpoints, two owners,
+`auto`."""
 
 from __future__ import annotations
 
@@ -43,13 +44,15 @@ def refused(place: Path, *options: str) -> list[str]:
 
 
 CHANGES = [
-    ("optim.lr=0.01", "optim.lr: 0.001 -> 0.01 changes the result -> take it out, or type allow=[optim.lr] if it is meant"),
+    ("optim.lr=0.01", "optim.lr: 0.001 -> 0.01 changes the result -> take it out, or type "
+                      "allow=[optim.lr] if it is meant"),
     ("optim.weight_decay=0.1", "optim.weight_decay: 0.01 -> 0.1 changes the result"),
     ("optim.schedule=cosine", "optim.schedule: linear -> cosine changes the result"),
     ("optim.clip=null", "optim.clip: 1.0 -> None changes the result"),
     ("runner.steps=32", "runner.steps: 16 -> 32 changes the result"),
     ("runner.batch_size=4", "runner.batch_size: 6 -> 4 changes the result"),
-    ("runner.accumulation=1", "runner.accumulation: 2 -> 1: dropout drops other elements, which changes the result"),
+    ("runner.accumulation=1", "runner.accumulation: 2 -> 1: dropout drops other elements, which "
+                              "changes the result"),
     ("runner.eval_every=4", "runner.eval_every: 5 -> 4 changes the result"),
     ("seed=1", "seed: 0 -> 1 changes the result"),
     ("tasks.cola.weight=2", "tasks.cola.weight: 1.0 -> 2.0 changes the result"),
@@ -57,7 +60,8 @@ CHANGES = [
     ("data.max_train_rows=10", "data.max_train_rows: 20 -> 10 changes the result"),
     ("model.dropout=0", "model.dropout: 0.1 -> 0.0 changes the result"),
     ("sampling=all", "sampling.name: proportional -> all changes the result"),
-    ("weighting=static", "weighting.name: uncertainty -> static cannot be changed in a run that has begun -> take it out"),
+    ("weighting=static", "weighting.name: uncertainty -> static cannot be changed in a run that "
+                         "has begun -> take it out"),
     ("sharing=none", "sharing.name: hard -> none cannot be changed in a run that has begun"),
     ("model.hidden=32", "model.hidden: 16 -> 32 cannot be changed in a run that has begun"),
     ("task=[cola,stsb]", "tasks.rte: in the run -> None cannot be changed in a run that has begun"),
@@ -66,10 +70,18 @@ CHANGES = [
 
 @pytest.mark.parametrize(("option", "text"), CHANGES, ids=[option for option, _ in CHANGES])
 def test_a_change_is_listed_and_refused(broken: Path, option: str, text: str) -> None:
-    before = {path: path.read_bytes() for path in sorted(broken.rglob("*")) if path.is_file() and path.name != ".owner"}
+    before = {
+        path: path.read_bytes()
+        for path in sorted(broken.rglob("*"))
+        if path.is_file() and path.name != ".owner"
+    }
     problems = refused(broken, option)
     assert any(problem.startswith(text) for problem in problems), problems
-    assert {path: path.read_bytes() for path in sorted(broken.rglob("*")) if path.is_file() and path.name != ".owner"} == before
+    assert {
+        path: path.read_bytes()
+        for path in sorted(broken.rglob("*"))
+        if path.is_file() and path.name != ".owner"
+    } == before
 
 
 def test_an_allowed_change_is_applied_and_recorded(whole: Path, broken: Path) -> None:
@@ -89,13 +101,17 @@ def test_what_does_not_touch_the_result_is_free(whole: Path, broken: Path) -> No
 def test_allowing_what_does_not_change_is_no_mistake_where_there_is_such_a_key(
     whole: Path, broken: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert refused(broken, "allow=[optim.rl]") == ["allow: the run has no key 'optim.rl' -> did you mean 'optim.lr'?"]
+    assert refused(broken, "allow=[optim.rl]") == [
+        "allow: the run has no key 'optim.rl' -> did you mean 'optim.lr'?"
+    ]
     resume(broken, "optim.lr=0.001", "allow=[optim.lr]")
     assert "allow: optim.lr does not differ from the run's value" in capsys.readouterr().out
     assert differences(whole, broken) == []
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(whole: Path, broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    whole: Path, broken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = broken / "checkpoints" / "step_00000008" / "optimizer.safetensors"
     content = file.read_bytes()
     file.write_bytes(content[:-7])
@@ -117,7 +133,10 @@ def test_other_data_is_refused_and_named(whole: Path, broken: Path) -> None:
     read["fingerprint"] = "0" * 64
     (broken / "environment.json").write_text(json.dumps(environment))
     what = f"task {name}: the rows are not the {split} split that the run has read"
-    file = f"{broken / 'environment.json'}: what it says of the data is not what step_00000008 was saved with (SHA-256)"
+    file = (
+        f"{broken / 'environment.json'}: what it says of the data is not what step_00000008 was "
+        "saved with (SHA-256)"
+    )
     assert refused(broken) == [
         f"{file} -> bring the file back, or type allow=[environment.json] if the change is meant",
         f"{read['origin']}: {what} -> bring the data back as it was, or start another run",
@@ -142,7 +161,9 @@ def test_leftovers_of_a_kill_are_cleaned(whole: Path, broken: Path) -> None:
         stream.write('{"step": 99, "tas')
     resume(broken)
     assert differences(whole, broken) == []
-    assert [path.name for path in (broken / "checkpoints").iterdir() if path.name.startswith(".")] == []
+    assert [
+        path.name for path in (broken / "checkpoints").iterdir() if path.name.startswith(".")
+    ] == []
 
 
 def test_auto_starts_and_goes_on(whole: Path, tmp_path: Path) -> None:
@@ -163,21 +184,28 @@ def test_auto_never_starts_from_zero_where_there_was_a_checkpoint(broken: Path) 
     shutil.rmtree(broken / "checkpoints")
     (broken / "status.json").write_text('{"status": "running"}')
     before = (broken / "metrics.jsonl").read_bytes()
-    plan = preflight(read_arguments([*SMALL, "weighting=uncertainty", f"run_dir={broken}", "resume=auto"]))
+    plan = preflight(
+        read_arguments([*SMALL, "weighting=uncertainty", f"run_dir={broken}", "resume=auto"])
+    )
     for _ in range(2):
         with pytest.raises(UserError, match="the run has saved checkpoints, and there is none now"):
             run(plan.configs[0], broken, command=["mtl"], resumes=plan.resumes)
     assert (broken / "metrics.jsonl").read_bytes() == before
 
 
-def test_checkpoints_that_cannot_be_written_are_named_at_once(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_that_cannot_be_written_are_named_at_once(
+    broken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def file(dir: Path) -> io.BytesIO:  # noqa: A002
         if dir.name == "checkpoints":
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(dir))
         return io.BytesIO()
 
     monkeypatch.setattr("mtlcli.rundir.folder.tempfile.TemporaryFile", file)
-    expected = f"{broken / 'checkpoints'}: the folder cannot be written: Read-only file system -> mount it writable, then resume"
+    expected = (
+        f"{broken / 'checkpoints'}: the folder cannot be written: Read-only file system -> "
+        "mount it writable, then resume"
+    )
     assert refused(broken) == [expected]
 
 

@@ -14,14 +14,23 @@ SHORT = ["runner.steps=8", "runner.save_every=1", "runner.eval_every=3", "data.m
 """Seven points within eight steps; the second epoch begins after six."""
 CASES = [
     (8, [*SHORT, "weighting=uncertainty"]),
-    pytest.param(STEPS, ["weighting=mgda", "weighting.every=3", "sampling=all"], marks=pytest.mark.long),
-    pytest.param(STEPS, ["weighting=gradnorm", "sampling=all", "sharing=soft", "sharing.layers=[0]"], marks=pytest.mark.long),
+    pytest.param(
+        STEPS, ["weighting=mgda", "weighting.every=3", "sampling=all"], marks=pytest.mark.long
+    ),
+    pytest.param(
+        STEPS,
+        ["weighting=gradnorm", "sampling=all", "sharing=soft", "sharing.layers=[0]"],
+        marks=pytest.mark.long,
+    ),
 ]
 
 
 @pytest.mark.parametrize(("steps", "options"), CASES)
-def test_every_checkpoint_leads_to_the_same_end(tmp_path: Path, steps: int, options: list[str]) -> None:
-    # The ranks connect once for each run: the store that they meet at must outlive them all, as torchrun's does.
+def test_every_checkpoint_leads_to_the_same_end(
+    tmp_path: Path, steps: int, options: list[str]
+) -> None:
+    # The ranks connect once for each run: the store that they meet at must outlive them all, as
+    # torchrun's does.
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     ranks = [
         start(

@@ -1,6 +1,8 @@
-"""One rank of tests/resume/test_two_ranks.py: a whole run, then one from each of its checkpoints. Not a test itself.
+"""One rank of tests/resume/test_two_ranks.py: a whole run, then one from each of its checkpoints.
+Not a test itself.
 
-Both ranks stay up for all of it: RANK, WORLD_SIZE and the like are in the environment, as torchrun sets them.
+Both ranks stay up for all of it: RANK, WORLD_SIZE and the like are in the environment, as torchrun
+sets them.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from tests.resume.runs import resume, start
 
 
 def main(place: str, *options: str) -> None:
-    """Make `whole` and, for each checkpoint but the last, `from_<checkpoint>` in the folder `place`. Ends the process."""
+    """Make `whole` and, for each checkpoint but the last, `from_<checkpoint>` in the folder
+    `place`. Ends the process."""
     whole = start(Path(place) / "whole", "runner.timeout=60", *options)
     ready = Path(place) / "ready"
     if os.environ["RANK"] == "0":

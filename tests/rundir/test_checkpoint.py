@@ -20,7 +20,13 @@ def write(folder: Path, step: int) -> Path:
     weight = torch.arange(12.0).reshape(3, 4) + step
     # Two names for one tensor: tied weights are common.
     state = {"step": step, "best_step": step}
-    return checkpoint.write(folder, {"a": weight, "b": weight}, {"a/step": torch.tensor(float(step))}, state, config="seed: 0\n")
+    return checkpoint.write(
+        folder,
+        {"a": weight, "b": weight},
+        {"a/step": torch.tensor(float(step))},
+        state,
+        config="seed: 0\n",
+    )
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -35,11 +41,16 @@ def test_round_trip(tmp_path: Path) -> None:
     ]
     found, skipped = checkpoint.newest(tmp_path)
     assert found.step == 120 and skipped == []
-    assert torch.equal(found.tensors("model.safetensors")["b"], torch.arange(12.0).reshape(3, 4) + 120)
+    assert torch.equal(
+        found.tensors("model.safetensors")["b"], torch.arange(12.0).reshape(3, 4) + 120
+    )
     assert found.tensors("optimizer.safetensors")["a/step"].item() == 120.0
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json", "config.yaml", "manifest.json"])
+@pytest.mark.parametrize(
+    "file",
+    ["model.safetensors", "optimizer.safetensors", "state.json", "config.yaml", "manifest.json"],
+)
 @pytest.mark.parametrize("damage", ["truncate", "empty", "flip", "remove"])
 def test_a_damaged_checkpoint_is_named_and_skipped(tmp_path: Path, file: str, damage: str) -> None:
     write(tmp_path, 10)
@@ -60,7 +71,9 @@ def test_a_damaged_checkpoint_is_named_and_skipped(tmp_path: Path, file: str, da
 
 def test_none_left_is_an_error(tmp_path: Path) -> None:
     (write(tmp_path, 10) / "state.json").unlink()
-    with pytest.raises(UserError, match="no usable checkpoint; skipped step_00000010: state.json is missing"):
+    with pytest.raises(
+        UserError, match="no usable checkpoint; skipped step_00000010: state.json is missing"
+    ):
         checkpoint.newest(tmp_path)
 
 
@@ -76,10 +89,14 @@ def test_rotation_deletes_earlier_checkpoints_only(tmp_path: Path) -> None:
     assert names(tmp_path) == ["notes", "step_00000020", "step_00000040", "step_00000050"]
 
 
-def test_later_checkpoints_are_set_aside_and_go_unless_they_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_later_checkpoints_are_set_aside_and_go_unless_they_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for step in (10, 20, 30):
         write(tmp_path, step)
-    assert rotation.set_aside(tmp_path, 10) == [tmp_path / f"set_aside_step_000000{step}" for step in (20, 30)]
+    assert rotation.set_aside(tmp_path, 10) == [
+        tmp_path / f"set_aside_step_000000{step}" for step in (20, 30)
+    ]
     write(tmp_path, 20)
     assert rotation.set_aside(tmp_path, 10) == [tmp_path / "set_aside_step_00000020_2"]
     unreadable(monkeypatch, tmp_path / "set_aside_step_00000030" / "model.safetensors")
@@ -103,13 +120,18 @@ def unreadable(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     monkeypatch.setattr(io, "open", opened)
 
 
-def test_a_checkpoint_that_cannot_be_read_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_that_cannot_be_read_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path, 10)
     unreadable(monkeypatch, write(tmp_path, 20) / "model.safetensors")
     with pytest.raises(UserError) as caught:
         checkpoint.newest(tmp_path)
     (problem,) = caught.value.problems
-    assert problem.what == "model.safetensors cannot be read: Stale file handle" and problem.where.endswith("step_00000020")
+    assert (
+        problem.what == "model.safetensors cannot be read: Stale file handle"
+        and problem.where.endswith("step_00000020")
+    )
 
 
 def test_of_a_checkpoint_that_was_being_replaced_one_stays(tmp_path: Path) -> None:
@@ -118,7 +140,10 @@ def test_of_a_checkpoint_that_was_being_replaced_one_stays(tmp_path: Path) -> No
     (tmp_path / ".step_00000020.7.old" / "state.json").unlink()
     (tmp_path / ".step_00000010.8.tmp").mkdir()
     rotation.clean(tmp_path)
-    assert names(tmp_path) == ["step_00000010"] and checkpoint.fault(tmp_path / "step_00000010") is None
+    assert (
+        names(tmp_path) == ["step_00000010"]
+        and checkpoint.fault(tmp_path / "step_00000010") is None
+    )
 
 
 def test_the_format_before_is_read(tmp_path: Path) -> None:

@@ -11,7 +11,11 @@ from scipy.stats import chisquare
 from mtlcli.config.sampling import samplings
 from mtlcli.sampling.base import Sampling, TaskSize
 
-SIZES = {"big": TaskSize(6400, 200, 32), "middle": TaskSize(1600, 50, 32), "small": TaskSize(40, 5, 8)}
+SIZES = {
+    "big": TaskSize(6400, 200, 32),
+    "middle": TaskSize(1600, 50, 32),
+    "small": TaskSize(40, 5, 8),
+}
 
 
 def build(name: str, seed: int = 0, **options: object) -> Sampling:
@@ -24,21 +28,29 @@ def test_a_plan_is_a_pure_function_of_seed_and_step(name: str) -> None:
     steps = [700, 3, 254, 255, 256, 3, 0]
     forwards = {step: one.plan(step) for step in range(800)}
     assert [other.plan(step) for step in steps] == [forwards[step] for step in steps]
-    assert all(examples == SIZES[task].batch_size for plan in forwards.values() for task, examples in plan)
+    assert all(
+        examples == SIZES[task].batch_size for plan in forwards.values() for task, examples in plan
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in samplings if name != "all"])
 def test_another_seed_is_another_order(name: str) -> None:
-    assert [build(name, 0).plan(step) for step in range(60)] != [build(name, 1).plan(step) for step in range(60)]
+    assert [build(name, 0).plan(step) for step in range(60)] != [
+        build(name, 1).plan(step) for step in range(60)
+    ]
 
 
 def test_proportional_meets_every_batch_once_an_epoch() -> None:
     policy = build("proportional")
     assert policy.steps_per_epoch == 255
     for epoch in range(3):
-        counts = Counter(task for step in range(255 * epoch, 255 * (epoch + 1)) for task, _ in policy.plan(step))
+        counts = Counter(
+            task for step in range(255 * epoch, 255 * (epoch + 1)) for task, _ in policy.plan(step)
+        )
         assert counts == {"big": 200, "middle": 50, "small": 5}
-    assert [policy.plan(step) for step in range(255)] != [policy.plan(step) for step in range(255, 510)]
+    assert [policy.plan(step) for step in range(255)] != [
+        policy.plan(step) for step in range(255, 510)
+    ]
 
 
 def test_all_puts_every_task_into_every_step() -> None:

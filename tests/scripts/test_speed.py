@@ -1,4 +1,5 @@
-"""The mathematics of scripts/bench/speed.py: batches that stand for an epoch, and counts of operations."""
+"""The mathematics of scripts/bench/speed.py: batches that stand for an epoch, and counts of
+operations."""
 
 from __future__ import annotations
 
@@ -29,7 +30,13 @@ def speed_data() -> ModuleType:
 
 
 def test_operations_are_those_that_torch_counts(speed_data: Any) -> None:
-    config = BertConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, vocab_size=50)
+    config = BertConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        vocab_size=50,
+    )
     model = BertModel(config, add_pooling_layer=False)
     batch, length = 2, 7
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -41,7 +48,10 @@ def test_operations_are_those_that_torch_counts(speed_data: Any) -> None:
         ids = torch.ones(batch, length, dtype=torch.long)
         model(ids, first_token=ids.bool()).last_hidden_state.sum().backward()
     expected = counter.get_total_flops() / batch
-    assert speed_data.flops_per_example(config.to_dict(), np.array([length] * batch), first_token=True) == expected
+    assert (
+        speed_data.flops_per_example(config.to_dict(), np.array([length] * batch), first_token=True)
+        == expected
+    )
 
 
 def test_representative_batches_have_the_mean_of_all(speed_data: Any) -> None:
@@ -55,7 +65,9 @@ def test_representative_batches_have_the_mean_of_all(speed_data: Any) -> None:
 
 def test_an_epoch_of_the_trainer_meets_every_example_once(speed_data: Any) -> None:
     lengths = np.random.default_rng(0).integers(5, 128, 1000)
-    plain, grouped = (speed_data.trainer_epoch(lengths, 32, grouped=grouped) for grouped in (False, True))
+    plain, grouped = (
+        speed_data.trainer_epoch(lengths, 32, grouped=grouped) for grouped in (False, True)
+    )
     for epoch in (plain, grouped):
         assert epoch.shape == (31, 32)
         assert len(np.unique(epoch)) == epoch.size

@@ -16,7 +16,8 @@ from mtlcli.models.multitask import Trunk
 from tests.models.conftest import family_config
 
 FAMILIES = ["bert", "deberta-v2", "modernbert", "t5", "bart", "gpt2", "llama"]
-"""Layers that return a tensor or a tuple, take positions or hand them on, look both ways or back only."""
+"""Layers that return a tensor or a tuple, take positions or hand them on, look both ways or back
+only."""
 VOCABULARY = 400
 TASKS = ("cola", "stsb", "squad")
 POOLING = {"bert": "pooler", "t5": "mean", "gpt2": "last", "llama": "last"}
@@ -42,7 +43,9 @@ def family_batch() -> Batch:
     return Batch(ids * mask, mask, None, {}, lengths.numpy(), np.arange(3), 3.0, 0)
 
 
-def family_trunk(family: str, sharing: Any, owners: Mapping[str, str] | None = None, *, frozen: int | None = None) -> Trunk:
+def family_trunk(
+    family: str, sharing: Any, owners: Mapping[str, str] | None = None, *, frozen: int | None = None
+) -> Trunk:
     """A strategy (its name or its config) over TASKS or `owners`, in evaluation mode."""
 
     def make_backbone() -> Backbone:
@@ -52,5 +55,7 @@ def family_trunk(family: str, sharing: Any, owners: Mapping[str, str] | None = N
         return backbone
 
     config = sharings.configs[sharing]() if isinstance(sharing, str) else sharing
-    trunk: Trunk = sharings.implementation(config.name)(config, make_backbone, dict(owners or {task: task for task in TASKS}))
+    trunk: Trunk = sharings.implementation(config.name)(
+        config, make_backbone, dict(owners or {task: task for task in TASKS})
+    )
     return trunk.eval()

@@ -1,4 +1,5 @@
-"""Adapters, PALs, LoRA and AdapterFusion: the backbone's output is unchanged at the start, and they train what they claim to train."""
+"""Adapters, PALs, LoRA and AdapterFusion: the backbone's output is unchanged at the start, and they
+train what they claim to train."""
 
 from __future__ import annotations
 
@@ -36,15 +37,29 @@ VARIANTS = [
 def trunk(name: str, family: str) -> Trunk:
     """Over a backbone of a family, with the tasks `one` and `other`."""
     made: Trunk = sharings.implementation(name)(
-        sharings.configs[name](**SMALL[name]), lambda: family_backbone(family), {"one": "one", "other": "other"}
+        sharings.configs[name](**SMALL[name]),
+        lambda: family_backbone(family),
+        {"one": "one", "other": "other"},
     )
     return made.eval()
 
 
 def own(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """What a strategy has added to the backbone, by name."""
-    marks = (".adapters.", ".shared.", ".attentions.", "encoders.", "decoders.", ".fusions.", ".lora_")
-    return {name: parameter for name, parameter in model.named_parameters() if any(mark in name for mark in marks)}
+    marks = (
+        ".adapters.",
+        ".shared.",
+        ".attentions.",
+        "encoders.",
+        "decoders.",
+        ".fusions.",
+        ".lora_",
+    )
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if any(mark in name for mark in marks)
+    }
 
 
 def shaken(module: torch.nn.Module, share: float = 0.3) -> None:
@@ -61,7 +76,9 @@ def test_the_backbones_output_is_unchanged_at_the_start(name: str, family: str) 
     plain, ours, batch = family_backbone(family), trunk(name, family), family_batch()
     with torch.no_grad():
         before = plain(batch).hidden
-        assert torch.equal(ours("one", batch).hidden, before) and torch.equal(ours("other", batch).hidden, before)
+        assert torch.equal(ours("one", batch).hidden, before) and torch.equal(
+            ours("other", batch).hidden, before
+        )
         shaken(ours)
         one, other = ours("one", batch).hidden, ours("other", batch).hidden
     assert not torch.equal(one, before) and not torch.equal(one, other)
@@ -69,7 +86,9 @@ def test_the_backbones_output_is_unchanged_at_the_start(name: str, family: str) 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
 @pytest.mark.parametrize("name", SMALL)
-def test_no_token_sees_padding_and_none_of_a_decoder_sees_what_follows(name: str, family: str) -> None:
+def test_no_token_sees_padding_and_none_of_a_decoder_sees_what_follows(
+    name: str, family: str
+) -> None:
     ours, batch = trunk(name, family), family_batch()
     shaken(ours)
     with torch.no_grad():
@@ -88,22 +107,37 @@ def test_a_task_trains_what_it_claims_and_nothing_else(config: Any) -> None:
     users = model.users()
     added = set(own(model))
     for name, parameter in model.named_parameters():
-        assert parameter.requires_grad == (not config.frozen or name in added or name.startswith("heads."))
+        assert parameter.requires_grad == (
+            not config.frozen or name in added or name.startswith("heads.")
+        )
     for task in model.tasks:
         model.zero_grad()
         model(task, batch_of(task)).loss.backward()
-        reached = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
-        assert reached == {name for name, p in model.named_parameters() if task in users[name] and p.requires_grad}
+        reached = {
+            name for name, parameter in model.named_parameters() if parameter.grad is not None
+        }
+        assert reached == {
+            name for name, p in model.named_parameters() if task in users[name] and p.requires_grad
+        }
         # Theirs alone but for what all share.
-        assert {name for name in added & reached if len(users[name]) == 1} == {name for name in added if users[name] == (task,)}
-    shared = {name for name in users if len(users[name]) > 1 and dict(model.named_parameters())[name].requires_grad}
+        assert {name for name in added & reached if len(users[name]) == 1} == {
+            name for name in added if users[name] == (task,)
+        }
+    shared = {
+        name
+        for name in users
+        if len(users[name]) > 1 and dict(model.named_parameters())[name].requires_grad
+    }
     assert bool(shared) == config.shares
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_a_frozen_backbone_keeps_its_weights_to_the_bit(name: str) -> None:
     config = sharings.configs[name](**SMALL[name], frozen=True)
-    start = {name: parameter.detach().clone() for name, parameter in small_model(config)[0].named_parameters()}
+    start = {
+        name: parameter.detach().clone()
+        for name, parameter in small_model(config)[0].named_parameters()
+    }
     model, losses = trained(config, steps=2)
     added = set(own(model))
     for parameter_name, parameter in model.named_parameters():
@@ -118,12 +152,19 @@ def minilm(sharing: Any) -> MultiTaskModel:
     """Of the shape of all-MiniLM-L6-v2, without numbers, with eight tasks."""
     from transformers import BertConfig
 
-    shape = BertConfig(vocab_size=30522, hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+    shape = BertConfig(
+        vocab_size=30522,
+        hidden_size=384,
+        num_hidden_layers=6,
+        num_attention_heads=12,
+        intermediate_size=1536,
+    )
     files = BackboneFiles(None, shape.to_dict(), "", True, 512, None)
     cola = small_configs()["cola"]
     tasks = build_tasks({f"task{letter}": cola for letter in "abcdefgh"})
     config = SmallConfig(sharing)
-    # As of the model itself, whose pooler is trained; without one every head would have a dense layer in its place.
+    # As of the model itself, whose pooler is trained; without one every head would have a dense
+    # layer in its place.
     config.model.pooling = "pooler"
     with torch.device("meta"):
         return build_model(config, tasks, files)  # type: ignore[arg-type]
@@ -145,7 +186,9 @@ def test_an_adapter_adds_its_formula() -> None:
     for layer, place in zip(plain.network.encoder.layer, layers, strict=True):
         adapter = place.adapters["other"]  # type: ignore[index, union-attr]
 
-        def add(module: Any, inputs: Any, output: torch.Tensor, adapter: Any = adapter) -> torch.Tensor:
+        def add(
+            module: Any, inputs: Any, output: torch.Tensor, adapter: Any = adapter
+        ) -> torch.Tensor:
             inside = torch.nn.functional.gelu(output @ adapter.down.weight.T + adapter.down.bias)
             return output + inside @ adapter.up.weight.T + adapter.up.bias
 
@@ -182,7 +225,9 @@ def test_lora_changes_matrices_by_its_formula() -> None:
     with torch.no_grad():
         for name, module in plain.network.named_modules():
             if isinstance(module, torch.nn.Linear):
-                one, other = (factors[f"backbone.network.{name}.lora_{kind}.other.weight"] for kind in "AB")
+                one, other = (
+                    factors[f"backbone.network.{name}.lora_{kind}.other.weight"] for kind in "AB"
+                )
                 module.weight += 16.0 / 2 * other @ one
         assert torch.allclose(ours("other", batch).hidden, plain(batch).hidden, atol=1e-4)
     changed = {name.split(".")[7] for name in own(small_model(LoRASharing())[0].trunk)}
@@ -203,7 +248,9 @@ def test_fusion_mixes_by_its_formula_and_reads_others_without_training_them() ->
     assert (shares - 0.5).abs().max() > 0.05
     assert torch.allclose(mixed, (shares.unsqueeze(-1) * each).sum(2), atol=1e-5)
     mixed.sum().backward()
-    trained_adapters = {name for name, adapter in layer.adapters.items() if adapter.down.weight.grad is not None}  # type: ignore[union-attr, operator]
+    trained_adapters = {
+        name for name, adapter in layer.adapters.items() if adapter.down.weight.grad is not None
+    }  # type: ignore[union-attr, operator]
     assert trained_adapters == {"other"}
 
 
@@ -218,7 +265,11 @@ def test_fusion_tells_what_tasks_read_of_one_another() -> None:
     model.train()
     model("cola", batch_of("cola"))
     told = model.trunk.measures()["attention"]
-    assert told["cola"] != even and sum(told["cola"].values()) == pytest.approx(1) and told["stsb"] == even
+    assert (
+        told["cola"] != even
+        and sum(told["cola"].values()) == pytest.approx(1)
+        and told["stsb"] == even
+    )
 
 
 def test_adapters_of_all_stand_beside_those_of_one() -> None:
@@ -247,5 +298,6 @@ def test_what_cannot_be_is_refused() -> None:
 def test_a_missing_peft_is_named_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mtlcli.config.sharing.find_spec", lambda name: None)
     assert said(run(PAIR, sharing={"name": "lora"})) == [
-        "sharing: sharing=lora needs the package peft, which is not installed -> type pip install 'mtlcli[lora]'"
+        "sharing: sharing=lora needs the package peft, which is not installed -> type pip install "
+        "'mtlcli[lora]'"
     ]

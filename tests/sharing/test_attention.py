@@ -1,4 +1,5 @@
-"""Task attention: the formula against a plain computation, and the limit in which it is hard sharing."""
+"""Task attention: the formula against a plain computation, and the limit in which it is hard
+sharing."""
 
 from __future__ import annotations
 
@@ -17,7 +18,13 @@ from tests.sharing.families import family_backbone, family_batch, family_trunk
 from tests.sharing.training import batch_of
 from tests.training.small import small_model
 
-FINAL_NORM = {"bert": None, "t5": "final_layer_norm", "llama": "norm", "modernbert": "final_norm", "gpt2": "ln_f"}
+FINAL_NORM = {
+    "bert": None,
+    "t5": "final_layer_norm",
+    "llama": "norm",
+    "modernbert": "final_norm",
+    "gpt2": "ln_f",
+}
 
 
 def trunk_of(family: str, sharing: Any) -> Trunk:
@@ -37,7 +44,8 @@ def shaken(trunk: Trunk) -> Trunk:
 
 
 def shared_states(family: str) -> list[Tensor]:
-    """What the layers of the plain network hand to one another: below the first, ..., above the last."""
+    """What the layers of the plain network hand to one another: below the first, ..., above the
+    last."""
     backbone = family_backbone(family).eval()
     states: list[Tensor] = []
 
@@ -63,7 +71,9 @@ def test_the_masks_are_those_of_the_formula(family: str) -> None:
             mask = layer.masks["b"]  # type: ignore[index, union-attr]
             seen = shared[number] if task is None else torch.cat([shared[number], task], -1)
             inner = seen @ mask.down.weight.T + mask.down.bias
-            inner = (inner - inner.mean(-1, keepdim=True)) / (inner.var(-1, keepdim=True, correction=0) + 1e-5).sqrt()
+            inner = (inner - inner.mean(-1, keepdim=True)) / (
+                inner.var(-1, keepdim=True, correction=0) + 1e-5
+            ).sqrt()
             inner = (inner * mask.norm.weight + mask.norm.bias).clamp(min=0)
             task = shared[number + 1] / (1 + (-(inner @ mask.up.weight.T + mask.up.bias)).exp())
         assert task is not None

@@ -1,4 +1,5 @@
-"""Every registered strategy with every task type, bf16, accumulation, gradient balancing and evaluation from the checkpoint."""
+"""Every registered strategy with every task type, bf16, accumulation, gradient balancing and
+evaluation from the checkpoint."""
 
 from __future__ import annotations
 
@@ -11,8 +12,22 @@ from mtlcli.config import sharings
 from tests.warm import mtl
 
 QUICK = [
-    *("task=[cola,stsb,squad_v2]", "data=sample", "model=tiny", "model.layers=2", "model.hidden=16", "model.heads=2"),
-    *("data.max_length=48", "data.max_train_rows=60", "data.max_eval_rows=20", "sampling=all", "logger.console=plain", "logger.every=1"),
+    *(
+        "task=[cola,stsb,squad_v2]",
+        "data=sample",
+        "model=tiny",
+        "model.layers=2",
+        "model.hidden=16",
+        "model.heads=2",
+    ),
+    *(
+        "data.max_length=48",
+        "data.max_train_rows=60",
+        "data.max_eval_rows=20",
+        "sampling=all",
+        "logger.console=plain",
+        "logger.every=1",
+    ),
     *(
         "runner.batch_size=6",
         "runner.accumulation=2",
@@ -28,21 +43,36 @@ QUICK = [
 def test_trains_and_evaluates(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "run"
     balanced = sharings.configs[name]().shares
-    done = mtl("train", *QUICK, f"sharing={name}", f"weighting={'pcgrad' if balanced else 'uncertainty'}", f"run_dir={folder}")
+    done = mtl(
+        "train",
+        *QUICK,
+        f"sharing={name}",
+        f"weighting={'pcgrad' if balanced else 'uncertainty'}",
+        f"run_dir={folder}",
+    )
     assert done.returncode == 0, done.stderr
     results = json.loads((folder / "results.json").read_text())
     counts = results["parameters"]
-    assert counts["total"] == counts["shared"] + sum(counts["per_task"].values()) and (counts["shared"] > 0) == balanced
+    assert (
+        counts["total"] == counts["shared"] + sum(counts["per_task"].values())
+        and (counts["shared"] > 0) == balanced
+    )
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 3
     again = mtl("eval", str(folder), "--json", str(tmp_path / "again.json"))
     assert again.returncode == 0, again.stderr
     scores = json.loads((tmp_path / "again.json").read_text())
-    assert scores["tasks"] == results["tasks"] and list(scores["tasks"]) == ["cola", "stsb", "squad_v2"]
+    assert scores["tasks"] == results["tasks"] and list(scores["tasks"]) == [
+        "cola",
+        "stsb",
+        "squad_v2",
+    ]
 
 
 @pytest.mark.parametrize("name", [name for name in sharings if not sharings.configs[name]().shares])
 def test_gradient_balancing_of_nothing_is_refused(tmp_path: Path, name: str) -> None:
-    done = mtl("train", *QUICK, f"sharing={name}", "weighting=pcgrad", f"run_dir={tmp_path / 'run'}")
+    done = mtl(
+        "train", *QUICK, f"sharing={name}", "weighting=pcgrad", f"run_dir={tmp_path / 'run'}"
+    )
     assert done.returncode == 2 and f"sharing={name}" in done.stderr, done.stderr
     assert not (tmp_path / "run").exists()

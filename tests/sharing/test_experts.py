@@ -1,4 +1,5 @@
-"""CGC and PLE: what they reduce to, their formulas, who depends on what, and DSelect-k gates inside of them."""
+"""CGC and PLE: what they reduce to, their formulas, who depends on what, and DSelect-k gates inside
+of them."""
 
 from __future__ import annotations
 
@@ -23,7 +24,11 @@ from tests.training.small import small_model
 @pytest.mark.parametrize("gate", ["softmax", "dselect_k"])
 def test_cgc_without_own_experts_is_mmoe(layers: Any, gate: Any) -> None:
     mmoe, cgc = (
-        small_model(config)[0] for config in (MMoESharing(layers=layers, gate=gate), CGCSharing(layers=layers, gate=gate, shared=4, own=0))
+        small_model(config)[0]
+        for config in (
+            MMoESharing(layers=layers, gate=gate),
+            CGCSharing(layers=layers, gate=gate, shared=4, own=0),
+        )
     )
     assert mmoe.state_dict().keys() == cgc.state_dict().keys()
     for task in mmoe.tasks:
@@ -32,11 +37,16 @@ def test_cgc_without_own_experts_is_mmoe(layers: Any, gate: Any) -> None:
 
 @pytest.mark.parametrize(("shared", "own"), [(1, 0), (0, 1)])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_cgc_with_a_single_expert_starts_as_hard_sharing(family: str, shared: int, own: int) -> None:
+def test_cgc_with_a_single_expert_starts_as_hard_sharing(
+    family: str, shared: int, own: int
+) -> None:
     batch = batch_of("cola")
     batch.token_type_ids = None
     with torch.no_grad():
-        one, hard = (family_trunk(family, s)("cola", batch) for s in (CGCSharing(shared=shared, own=own, noise=0), "hard"))
+        one, hard = (
+            family_trunk(family, s)("cola", batch)
+            for s in (CGCSharing(shared=shared, own=own, noise=0), "hard")
+        )
     assert torch.equal(one.hidden, hard.hidden) and torch.equal(one.pooled, hard.pooled)
 
 
@@ -59,7 +69,9 @@ def test_the_mixture_of_cgc_is_own_experts_then_shared_ones() -> None:
         w: dict[str, Tensor] = trunk.top.state_dict()  # type: ignore[union-attr]
         outputs = [*blocks(w, "own.stsb.", x), *blocks(w, "shared.", x)]
         expected = weighted(w["gates.stsb.weight"], x, outputs)
-        torch.testing.assert_close(trunk("stsb", batch_of("stsb")).hidden, expected, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            trunk("stsb", batch_of("stsb")).hidden, expected, atol=2e-5, rtol=1e-4
+        )
 
 
 def test_own_experts_and_gates_belong_to_their_task() -> None:
@@ -67,37 +79,56 @@ def test_own_experts_and_gates_belong_to_their_task() -> None:
     users = model.users()
     for task in model.tasks:
         private = [name for name in users if users[name] == (task,) and name.startswith("trunk.")]
-        assert private == [name for name in users if f".own.{task}." in name or f".gates.{task}." in name]
+        assert private == [
+            name for name in users if f".own.{task}." in name or f".gates.{task}." in name
+        ]
     assert all(users[name] == tuple(model.tasks) for name in users if ".output.shared." in name)
 
 
 def blocks(w: dict[str, Tensor], prefix: str, x: Tensor) -> list[Tensor]:
     """What each of the experts under a name gives, one after the other."""
     count = len(w[f"{prefix}up"])
-    rows = {name: w[prefix + name].view(count, -1) for name in ("norm", "norm_bias", "up_bias", "down_bias")}
+    rows = {
+        name: w[prefix + name].view(count, -1)
+        for name in ("norm", "norm_bias", "up_bias", "down_bias")
+    }
     found = []
     for i in range(count):
-        inner = gelu(layer_norm(x, x.shape[-1:], rows["norm"][i], rows["norm_bias"][i]) @ w[f"{prefix}up"][i] + rows["up_bias"][i])
+        inner = gelu(
+            layer_norm(x, x.shape[-1:], rows["norm"][i], rows["norm_bias"][i]) @ w[f"{prefix}up"][i]
+            + rows["up_bias"][i]
+        )
         found.append(x + inner @ w[f"{prefix}down"][i] + rows["down_bias"][i])
     return found
 
 
 def weighted(gate: Tensor, x: Tensor, outputs: list[Tensor]) -> Tensor:
     weights = torch.softmax(x @ gate.T, -1)
-    return torch.stack([weights[..., i : i + 1] * output for i, output in enumerate(outputs)]).sum(0)
+    return torch.stack([weights[..., i : i + 1] * output for i, output in enumerate(outputs)]).sum(
+        0
+    )
 
 
-def plain_ple(trunk: Trunk, hidden: Tensor, task: str, *, levels: int, own: int, shared: int) -> Tensor:
+def plain_ple(
+    trunk: Trunk, hidden: Tensor, task: str, *, levels: int, own: int, shared: int
+) -> Tensor:
     """Equations of section 4.2, one expert after the other."""
     streams = dict.fromkeys([*TASKS, "shared"], hidden)
     for number in range(1, levels):
         w: dict[str, Tensor] = trunk.levels[f"level{number}"].state_dict()  # type: ignore[index, union-attr]
-        private = {t: blocks(w, "experts.", streams[t])[own * i : own * (i + 1)] for i, t in enumerate(TASKS)}
+        private = {
+            t: blocks(w, "experts.", streams[t])[own * i : own * (i + 1)]
+            for i, t in enumerate(TASKS)
+        }
         common = blocks(w, "experts.", streams["shared"])[own * len(TASKS) :]
         assert len(common) == shared
-        following = {t: weighted(w[f"gates.{t}.weight"], streams[t], private[t] + common) for t in TASKS}
+        following = {
+            t: weighted(w[f"gates.{t}.weight"], streams[t], private[t] + common) for t in TASKS
+        }
         every = [output for t in TASKS for output in private[t]] + common
-        streams = following | {"shared": weighted(w["shared_gate.weight"], streams["shared"], every)}
+        streams = following | {
+            "shared": weighted(w["shared_gate.weight"], streams["shared"], every)
+        }
     w = trunk.last.state_dict()  # type: ignore[union-attr]
     outputs = blocks(w, f"own.{task}.", streams[task]) + blocks(w, "shared.", streams["shared"])
     return weighted(w[f"gates.{task}.weight"], streams[task], outputs)
@@ -113,16 +144,28 @@ def test_ple_is_the_formula(levels: int) -> None:
         for task in TASKS:
             hidden = family_trunk("bert", "hard")(task, batch_of(task)).hidden
             expected = plain_ple(trunk, hidden, task, **options)
-            torch.testing.assert_close(trunk(task, batch_of(task)).hidden, expected, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(
+                trunk(task, batch_of(task)).hidden, expected, atol=1e-4, rtol=1e-4
+            )
 
 
-@pytest.mark.parametrize("config", [PLESharing(levels=1), PLESharing(levels=3), CGCSharing(layers="top"), PLESharing(gate="dselect_k")])
+@pytest.mark.parametrize(
+    "config",
+    [
+        PLESharing(levels=1),
+        PLESharing(levels=3),
+        CGCSharing(layers="top"),
+        PLESharing(gate="dselect_k"),
+    ],
+)
 def test_a_loss_reaches_exactly_what_users_says(config: Any) -> None:
     model = small_model(config)[0]
     users = model.users()
     for task in model.tasks:
         model.zero_grad()
-        assert gradients(model, task)[1].keys() == {name for name, tasks in users.items() if task in tasks}
+        assert gradients(model, task)[1].keys() == {
+            name for name, tasks in users.items() if task in tasks
+        }
     if config.name == "ple" and config.levels == 3:
         assert users["trunk.levels.level1.gates.cola.weight"] == tuple(model.tasks)
         assert users["trunk.levels.level2.gates.cola.weight"] == ("cola",)
@@ -133,11 +176,17 @@ def test_the_load_of_every_level_is_told() -> None:
     with model.trunk.training_passes():
         model("cola", batch_of("cola"))
     load = model.trunk.measures()["load"]
-    assert {level: {name: len(means) for name, means in gates.items()} for level, gates in load.items()} == {
+    assert {
+        level: {name: len(means) for name, means in gates.items()} for level, gates in load.items()
+    } == {
         "level 1": {"cola": 3, "shared": 5},
         "level 2": {"cola": 3},
     }
-    assert all(sum(means) == pytest.approx(1, abs=1e-3) for gates in load.values() for means in gates.values())
+    assert all(
+        sum(means) == pytest.approx(1, abs=1e-3)
+        for gates in load.values()
+        for means in gates.values()
+    )
 
 
 def test_a_task_called_shared_keeps_its_load_apart_from_the_shared_stream() -> None:
@@ -151,14 +200,24 @@ def test_dselect_gates_have_a_rate_of_their_own_and_their_penalty_is_in_the_loss
     model, weighting = small_model(CGCSharing(gate="dselect_k", entropy=0.1))
     groups = build_optimizer(AdamWOptim(lr=1e-3), model, weighting).param_groups
     names = {parameter: name for name, parameter in model.named_parameters()}
-    (own,) = [[names[p] for p in group["params"]] for group in groups if group["lr"] == 0.01 and group["weight_decay"] == 0]
+    (own,) = [
+        [names[p] for p in group["params"]]
+        for group in groups
+        if group["lr"] == 0.01 and group["weight_decay"] == 0
+    ]
     assert own == [name for name in names.values() if ".gates." in name] and len(own) == 6
     penalty = model.trunk.penalty()
     assert penalty is not None
     # Three tasks with two selectors among three experts each: a quarter of each is nobody's.
-    assert penalty.item() == pytest.approx(6 * (0.1 * 3 / 4 * torch.log(torch.tensor(4.0)).item() + 4 / 3), rel=1e-2)
+    assert penalty.item() == pytest.approx(
+        6 * (0.1 * 3 / 4 * torch.log(torch.tensor(4.0)).item() + 4 / 3), rel=1e-2
+    )
     penalty.backward()
-    assert all(parameter.grad is not None for name, parameter in model.named_parameters() if name.endswith(".z"))
+    assert all(
+        parameter.grad is not None
+        for name, parameter in model.named_parameters()
+        if name.endswith(".z")
+    )
 
 
 def test_numbers_in_names_are_those_of_layers() -> None:

@@ -1,4 +1,5 @@
-"""Hierarchical sharing: at the last layer it is hard sharing, a low task leaves layers above alone; mix and penalty by their formulas."""
+"""Hierarchical sharing: at the last layer it is hard sharing, a low task leaves layers above alone;
+mix and penalty by their formulas."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ def hierarchical(**options: Any) -> MultiTaskModel:
 def trunk(family: str, **options: Any) -> Hierarchical:
     """Over a backbone of a family: `low` reads layer 0, `high` the last one."""
     config = HierarchicalSharing(tasks={"low": 0}, **options)
-    return Hierarchical(config, lambda: family_backbone(family), {"low": "low", "high": "high"}).eval()
+    return Hierarchical(
+        config, lambda: family_backbone(family), {"low": "low", "high": "high"}
+    ).eval()
 
 
 def test_at_the_last_layer_it_is_hard_sharing() -> None:
@@ -57,7 +60,10 @@ def test_layers_above_a_task_get_no_gradient_and_do_not_run() -> None:
     users = model.users()
     for name, parameter in model.trunk.named_parameters():
         assert (parameter.grad is not None) == ("cola" in users[f"trunk.{name}"])
-    assert users["trunk.backbone.network.encoder.layer.1.inner.output.dense.weight"] == ("stsb", "squad")
+    assert users["trunk.backbone.network.encoder.layer.1.inner.output.dense.weight"] == (
+        "stsb",
+        "squad",
+    )
     upper.inner.forward = None  # type: ignore[union-attr, assignment]
     model("cola", batch_of("cola"))
     with pytest.raises(TypeError):
@@ -77,7 +83,9 @@ def test_the_mix_is_a_weighted_mean_of_all_states_below(family: str) -> None:
     layers = layer_list(plain.network)
     for layer in layers:
         layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    layers[-1].register_forward_hook(lambda _, __, output: seen.append(output[0] if isinstance(output, tuple) else output))
+    layers[-1].register_forward_hook(
+        lambda _, __, output: seen.append(output[0] if isinstance(output, tuple) else output)
+    )
     mix = ours.mixes["high"]
     with torch.no_grad():
         mix.weights.copy_(torch.tensor([0.3, -1.0, 2.0]))
@@ -86,7 +94,9 @@ def test_the_mix_is_a_weighted_mean_of_all_states_below(family: str) -> None:
         shares = torch.tensor([0.3, -1.0, 2.0]).exp() / torch.tensor([0.3, -1.0, 2.0]).exp().sum()
         expected = 1.7 * sum(share * state for share, state in zip(shares, seen, strict=True))
         # What the network does to its last states, it does to the mix.
-        layers[-1].register_forward_hook(lambda _, __, output: (expected, *output[1:]) if isinstance(output, tuple) else expected)
+        layers[-1].register_forward_hook(
+            lambda _, __, output: (expected, *output[1:]) if isinstance(output, tuple) else expected
+        )
         assert torch.allclose(ours("high", batch).hidden, plain(batch).hidden, atol=1e-5)
     assert ours.measures()["mix"]["high"] == pytest.approx(shares.tolist())
     assert ours.measures()["mix"]["low"] == [0.5, 0.5]
@@ -106,13 +116,19 @@ def test_successive_regularisation_holds_the_lower_layers() -> None:
     assert penalty is not None
     held = {name for name in start if ".layer.1." not in name}
     assert 0 < len(held) < len(start)
-    expected = 0.3 * sum(float((p - start[n]).detach().square().sum()) for n, p in trunk.named_parameters() if n in held)
+    expected = 0.3 * sum(
+        float((p - start[n]).detach().square().sum())
+        for n, p in trunk.named_parameters()
+        if n in held
+    )
     assert penalty.item() == pytest.approx(expected, rel=1e-5)
     assert trunk.measures()["distance"] == pytest.approx(expected / 0.3, rel=1e-5)
     penalty.backward()
     for name, parameter in trunk.named_parameters():
         if name in held:
-            assert torch.allclose(parameter.grad, 0.6 * (parameter - start[name]).detach(), atol=1e-6)  # type: ignore[arg-type]
+            assert torch.allclose(
+                parameter.grad, 0.6 * (parameter - start[name]).detach(), atol=1e-6
+            )  # type: ignore[arg-type]
         else:
             assert parameter.grad is None
     # Two steps are over: what the layers are now is what they were.
@@ -124,17 +140,24 @@ def test_successive_regularisation_holds_the_lower_layers() -> None:
     for expect_zero in (False, True, True):
         later = trunk.penalty()
         assert later is not None and (later.item() == 0) == expect_zero
-    assert {name.rstrip("0123456789") for name, _ in trunk.named_buffers() if "backbone" not in name} == {"before", "held_for"}
+    assert {
+        name.rstrip("0123456789") for name, _ in trunk.named_buffers() if "backbone" not in name
+    } == {"before", "held_for"}
 
 
 def test_much_regularisation_keeps_the_lower_layers_where_they_were() -> None:
-    """Of plain gradient descent with this rate and factor, every step takes the held layers all the way back."""
+    """Of plain gradient descent with this rate and factor, every step takes the held layers all the
+    way back."""
     options = {"tasks": LOW, "successive_every": 100}
     moved = {}
     for strength in (0.0, 250.0):
         start = dict(hierarchical(**options).trunk.named_parameters())
         model = trained(HierarchicalSharing(**options, successive=strength), steps=8)[0]
-        moved[strength] = sum(float((p - start[n]).detach().square().sum()) for n, p in model.trunk.named_parameters() if ".layer.0." in n)
+        moved[strength] = sum(
+            float((p - start[n]).detach().square().sum())
+            for n, p in model.trunk.named_parameters()
+            if ".layer.0." in n
+        )
     assert moved[250.0] < 0.1 * moved[0.0]
 
 
@@ -157,9 +180,12 @@ def test_frozen_layers_have_nothing_to_hold() -> None:
 
 def test_a_layer_for_a_task_that_has_none_is_refused_before_the_run() -> None:
     values = run(PAIR, sharing={"name": "hierarchical", "tasks": {"aa": 0}})
-    assert said(values) == ["sharing.tasks.aa: task 'aa' is not in the run -> did you mean 'a'? choices: a, b"]
+    assert said(values) == [
+        "sharing.tasks.aa: task 'aa' is not in the run -> did you mean 'a'? choices: a, b"
+    ]
     borrower = {**PAIR, "b": {**PAIR["b"], "head": "a", "labels": None}}
     assert said(run(borrower, sharing={"name": "hierarchical", "tasks": {"b": 0}})) == [
-        "sharing.tasks.b: task 'b' uses the head of 'a', and so its layer -> give sharing.tasks.a instead"
+        "sharing.tasks.b: task 'b' uses the head of 'a', and so its layer -> give sharing.tasks.a "
+        "instead"
     ]
     assert check(run(PAIR, sharing={"name": "hierarchical", "tasks": {"b": 0}}))[1] == []

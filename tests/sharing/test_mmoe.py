@@ -1,4 +1,5 @@
-"""MMoE: one expert is hard sharing, the mixture is the paper's formula, each task has its gate, and the load is what gates gave."""
+"""MMoE: one expert is hard sharing, the mixture is the paper's formula, each task has its gate, and
+the load is what gates gave."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ def shaken(model: torch.nn.Module) -> None:
 def gradients(model: MultiTaskModel, task: str) -> tuple[Tensor, dict[str, Tensor]]:
     loss = model(task, batch_of(task)).loss
     loss.backward()
-    return loss, {name: p.grad.to_dense() for name, p in model.named_parameters() if p.grad is not None}
+    return loss, {
+        name: p.grad.to_dense() for name, p in model.named_parameters() if p.grad is not None
+    }
 
 
 @pytest.mark.parametrize("options", [{"layers": [-1]}, {"layers": "all"}])
@@ -48,7 +51,10 @@ def test_one_expert_is_a_hard_layer(options: dict[str, Any]) -> None:
         assert torch.equal(loss, expected)
         gates = {name: ours.pop(name) for name in list(ours) if ".gates." in name}
         assert gates and all(not gradient.any() for gradient in gates.values())
-        named = {name.replace(".output.shared.0.", ".").replace("output.output", "output"): value for name, value in ours.items()}
+        named = {
+            name.replace(".output.shared.0.", ".").replace("output.output", "output"): value
+            for name, value in ours.items()
+        }
         assert named.keys() == theirs.keys()
         assert all(torch.equal(named[name], theirs[name]) for name in theirs)
 
@@ -57,12 +63,19 @@ def test_one_expert_is_a_hard_layer(options: dict[str, Any]) -> None:
 def test_in_every_family_equal_experts_are_the_layer_itself(family: str) -> None:
     batch = batch_of("cola")
     hard, one, four = (
-        family_trunk(family, s) for s in ("hard", MMoESharing(experts=1, noise=0, layers="all"), MMoESharing(noise=0, layers="all"))
+        family_trunk(family, s)
+        for s in (
+            "hard",
+            MMoESharing(experts=1, noise=0, layers="all"),
+            MMoESharing(noise=0, layers="all"),
+        )
     )
     batch.token_type_ids = batch.token_type_ids if family == "bert" else None
     with torch.no_grad():
         expected, single, mixed = (trunk("cola", batch) for trunk in (hard, one, four))
-    assert torch.equal(single.hidden, expected.hidden) and torch.equal(single.pooled, expected.pooled)
+    assert torch.equal(single.hidden, expected.hidden) and torch.equal(
+        single.pooled, expected.pooled
+    )
     torch.testing.assert_close(mixed.hidden, expected.hidden)
 
 
@@ -92,17 +105,30 @@ def test_the_mixture_in_a_layer_is_the_formula() -> None:
         gate = torch.softmax(x @ weights[f"gates.{task}.weight"].T, -1)
         expected = torch.zeros_like(x)
         for i in range(3):
-            w = {name.removeprefix(f"shared.{i}."): tensor for name, tensor in weights.items() if name.startswith(f"shared.{i}.")}
+            w = {
+                name.removeprefix(f"shared.{i}."): tensor
+                for name, tensor in weights.items()
+                if name.startswith(f"shared.{i}.")
+            }
             inner = gelu(linear(x, w["intermediate.dense.weight"], w["intermediate.dense.bias"]))
             outer = linear(inner, w["output.dense.weight"], w["output.dense.bias"])
-            block = layer_norm(x + outer, x.shape[-1:], w["output.LayerNorm.weight"], w["output.LayerNorm.bias"], eps=1e-12)
+            block = layer_norm(
+                x + outer,
+                x.shape[-1:],
+                w["output.LayerNorm.weight"],
+                w["output.LayerNorm.bias"],
+                eps=1e-12,
+            )
             expected += gate[..., i : i + 1] * block
         torch.testing.assert_close(hidden.double(), expected, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert", "t5"])
 def test_experts_on_top_are_the_formula_and_what_is_pooled(family: str) -> None:
-    hard, trunk = family_trunk(family, "hard"), family_trunk(family, MMoESharing(layers="top", experts=2))
+    hard, trunk = (
+        family_trunk(family, "hard"),
+        family_trunk(family, MMoESharing(layers="top", experts=2)),
+    )
     shaken(trunk.top)  # type: ignore[arg-type]
     batch = batch_of("stsb")
     batch.token_type_ids = None
@@ -110,7 +136,8 @@ def test_experts_on_top_are_the_formula_and_what_is_pooled(family: str) -> None:
     name = {"bert": "", "modernbert": "final_norm", "t5": "final_layer_norm"}[family]
     norm = getattr(network, name) if name else torch.nn.Identity()
     if name:
-        # What `hard` gives are then the states before the network's last norm, which are what the experts see.
+        # What `hard` gives are then the states before the network's last norm, which are what the
+        # experts see.
         setattr(hard.backbone.network, name, torch.nn.Identity())  # type: ignore[union-attr]
     with torch.no_grad():
         x = hard("stsb", batch).hidden.double()
@@ -119,7 +146,8 @@ def test_experts_on_top_are_the_formula_and_what_is_pooled(family: str) -> None:
         expected = torch.zeros_like(x)
         for i in range(2):
             scale, shift, up_bias, down_bias = (
-                w[f"shared.{name}"].view(2, -1)[i] for name in ("norm", "norm_bias", "up_bias", "down_bias")
+                w[f"shared.{name}"].view(2, -1)[i]
+                for name in ("norm", "norm_bias", "up_bias", "down_bias")
             )
             inner = gelu(layer_norm(x, x.shape[-1:], scale, shift) @ w["shared.up"][i] + up_bias)
             expected += gate[..., i : i + 1] * (x + inner @ w["shared.down"][i] + down_bias)
@@ -139,7 +167,9 @@ def test_a_task_reaches_its_own_gate() -> None:
     model = mmoe()
     _, found = gradients(model, "stsb")
     assert [name.split(".gates.")[1] for name in found if ".gates." in name] == ["stsb.weight"]
-    assert found[next(name for name in found if ".gates." in name)].any(), "experts that differ give a gate its gradient"
+    assert found[next(name for name in found if ".gates." in name)].any(), (
+        "experts that differ give a gate its gradient"
+    )
 
 
 @pytest.mark.parametrize("layers", [[-1], "top"])
@@ -151,7 +181,9 @@ def test_the_load_is_that_of_the_latest_step_over_all_micro_batches(layers: Any)
     features = small_data()[2]["squad"]
 
     def batch(indices: range) -> Batch:
-        return collate(features, np.array(indices), input_format=InputFormat(0, True), denominator=1.0)
+        return collate(
+            features, np.array(indices), input_format=InputFormat(0, True), denominator=1.0
+        )
 
     with trunk.training_passes():
         model("squad", batch_of("squad", 30))

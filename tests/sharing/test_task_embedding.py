@@ -12,7 +12,12 @@ from mtlcli.config.sharing import HardSharing, TaskEmbeddingSharing
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.multitask import Trunk
-from mtlcli.sharing.task_embedding import ConditionalEmbedding, ConditionalNorm, Shift, TaskEmbedding
+from mtlcli.sharing.task_embedding import (
+    ConditionalEmbedding,
+    ConditionalNorm,
+    Shift,
+    TaskEmbedding,
+)
 from tests.sharing.families import family_backbone, family_batch, family_trunk
 from tests.training.small import small_model
 
@@ -62,10 +67,14 @@ def test_norms_and_embeddings_are_shifted_by_linear_maps_of_the_vector(family: s
         batch = family_batch()
         # Two layers with two norms each, and one below or above them.
         assert norms >= 4
-        assert torch.allclose(Backbone(plain, "mean").eval()(batch).hidden, trunk("b", batch).hidden, atol=1e-5)
+        assert torch.allclose(
+            Backbone(plain, "mean").eval()(batch).hidden, trunk("b", batch).hidden, atol=1e-5
+        )
 
 
-@pytest.mark.parametrize(("conditions", "kind"), [("embeddings", ConditionalEmbedding), ("norms", ConditionalNorm)])
+@pytest.mark.parametrize(
+    ("conditions", "kind"), [("embeddings", ConditionalEmbedding), ("norms", ConditionalNorm)]
+)
 def test_one_of_the_two_alone(conditions: str, kind: type) -> None:
     trunk = trunk_of("bert", TaskEmbeddingSharing(conditions=conditions))  # type: ignore[arg-type]
     kinds = {type(module) for module in trunk.modules()} & {ConditionalEmbedding, ConditionalNorm}
@@ -84,7 +93,9 @@ def test_a_vector_learns_from_its_own_task_alone() -> None:
 
 def test_vectors_learn_where_the_backbone_is_frozen() -> None:
     model, _ = small_model("task_embedding", frozen_layers=2)
-    trained = {name for name, parameter in model.trunk.named_parameters() if parameter.requires_grad}
+    trained = {
+        name for name, parameter in model.trunk.named_parameters() if parameter.requires_grad
+    }
     assert {name.split(".")[-2] for name in trained} >= {"shift", "weight", "bias", "cola"}
     assert not any(name.endswith("norm.weight") for name in trained)
 

@@ -21,16 +21,27 @@ def _features() -> dict[str, Features]:
 
 def batch_of(task: str, start: int = 0, size: int = 8) -> Batch:
     """Some sample rows of a task of `small_data`."""
-    return collate(_features()[task], np.arange(start, start + size), input_format=InputFormat(0, True), denominator=float(size))
+    return collate(
+        _features()[task],
+        np.arange(start, start + size),
+        input_format=InputFormat(0, True),
+        denominator=float(size),
+    )
 
 
-def trained(sharing: Any, *, steps: int = 8, trunk_lr: float = 0.002) -> tuple[MultiTaskModel, list[float]]:
-    """The model after some steps of plain gradient descent on the sum of all losses and the penalty, and the losses of all tasks in each.
+def trained(
+    sharing: Any, *, steps: int = 8, trunk_lr: float = 0.002
+) -> tuple[MultiTaskModel, list[float]]:
+    """The model after some steps of plain gradient descent on the sum of all losses and the
+    penalty, and the losses of all tasks in each.
 
     `sharing`: a strategy's name or its config.
     """
     model, _ = small_model(sharing)
-    groups = [{"params": list(model.trunk.parameters()), "lr": trunk_lr}, {"params": list(model.heads.parameters()), "lr": 0.002}]
+    groups = [
+        {"params": list(model.trunk.parameters()), "lr": trunk_lr},
+        {"params": list(model.heads.parameters()), "lr": 0.002},
+    ]
     optimizer = torch.optim.SGD(groups)
     found = []
     for step in range(steps):

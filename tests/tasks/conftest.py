@@ -6,7 +6,12 @@ import pytest
 
 from mtlcli.data.encoder import TextEncoder, build_tokenizer
 
-TEXTS = ["the cat sat on the mat", "a dog ran to the house", "she reads a long book", "we saw two birds near the river"]
+TEXTS = [
+    "the cat sat on the mat",
+    "a dog ran to the house",
+    "she reads a long book",
+    "we saw two birds near the river",
+]
 
 
 @pytest.fixture(scope="session")

@@ -22,15 +22,28 @@ from mtlcli.tasks.checks import ALIKE
 from mtlcli.tasks.classification import Classification
 
 
-def task(labels: list[str] | None = None, pair: str | None = None, head: str | None = None) -> Classification:
-    config = ClassificationTask(source=Source(path="x"), columns=TextColumns(text="text", text_pair=pair), labels=labels, max_length=16)
+def task(
+    labels: list[str] | None = None, pair: str | None = None, head: str | None = None
+) -> Classification:
+    config = ClassificationTask(
+        source=Source(path="x"),
+        columns=TextColumns(text="text", text_pair=pair),
+        labels=labels,
+        max_length=16,
+    )
     config.head = head
     return Classification("toy", config)
 
 
-def table(labels: Any, texts: list[str | None] | None = None, kind: pa.DataType | None = None) -> Table:
+def table(
+    labels: Any, texts: list[str | None] | None = None, kind: pa.DataType | None = None
+) -> Table:
     labels = pa.array(labels, kind)
-    return Table(pa.table({"text": texts or [f"the cat {i}" for i in range(len(labels))], "label": labels}), "toy.csv", "train")
+    return Table(
+        pa.table({"text": texts or [f"the cat {i}" for i in range(len(labels))], "label": labels}),
+        "toy.csv",
+        "train",
+    )
 
 
 def only(problems: list[Any]) -> Any:
@@ -45,7 +58,8 @@ def only(problems: list[Any]) -> Any:
         (["no", "yes"], ["yes", "no", "yes"], [1, 0, 1]),
         (["no", "yes"], [True, False, True], [1, 0, 1]),
         (["1", "2", "3"], [1, 3, 2], [0, 2, 1]),  # whole numbers as names
-        (["1", "2", "3+"], [2, 1, 2], [1, 0, 1]),  # a whole number that is a class name is that name
+        # a whole number that is a class name is that name
+        (["1", "2", "3+"], [2, 1, 2], [1, 0, 1]),
         (["10", "9", "n/a"], ["9", "10", "n/a"], [1, 0, 2]),
         (["no", "yes"], ["1", "0", "1"], [1, 0, 1]),  # ids as text, as in every csv file
         (["-1", "1"], [1, -1, 1], [1, 0, 1]),
@@ -80,16 +94,26 @@ def test_null_labels_are_the_distinct_values_of_train(values: list[Any], labels:
     assert toy.labels == labels
     assert toy.config.labels == labels, "the saved config is complete"
     numbers = {label: number for number, label in enumerate(labels)}
-    good = [value for value in values if value not in (None, "", -1) and (value != "-1" or "-1" in labels)]
+    good = [
+        value
+        for value in values
+        if value not in (None, "", -1) and (value != "-1" or "-1" in labels)
+    ]
     expected = [numbers[str(value).lower()] for value in good]
     assert toy.references(table(good)) == expected
 
 
-@pytest.mark.parametrize("labels", [["true", "false"], ["false", "true"], ["Yes", "No", "maybe"], ["1", "0"], ["FALSE", "TRUE"]])
+@pytest.mark.parametrize(
+    "labels",
+    [["true", "false"], ["false", "true"], ["Yes", "No", "maybe"], ["1", "0"], ["FALSE", "TRUE"]],
+)
 def test_true_and_false_are_the_classes_that_mean_so(labels: list[str]) -> None:
     toy = task(labels)
     truths = {name.casefold(): number for number, name in enumerate(labels)}
-    true, false = (next(truths[name] for name in names if name in truths) for names in (("true", "yes", "1"), ("false", "no", "0")))
+    true, false = (
+        next(truths[name] for name in names if name in truths)
+        for names in (("true", "yes", "1"), ("false", "no", "0"))
+    )
     rows = table([True, None, False])
     assert toy.references(rows) is None
     assert toy.targets(rows).tolist() == [true, -100, false]
@@ -97,16 +121,26 @@ def test_true_and_false_are_the_classes_that_mean_so(labels: list[str]) -> None:
 
 def test_true_and_false_without_such_classes_are_refused() -> None:
     problem = only(task(["spam", "ham"]).check(table([True, False]), labelled=True))
-    assert problem.what == "column 'label' holds true and false, and the classes do not say which of them is true (and 1 more: row 2)"
-    assert problem.fix.startswith("write the names of the classes into the column, or name true and false in tasks.toy.labels")
+    assert (
+        problem.what
+        == "column 'label' holds true and false, and the classes do not say which of them is true "
+        "(and 1 more: row 2)"
+    )
+    assert problem.fix.startswith(
+        "write the names of the classes into the column, or name true and false in tasks.toy.labels"
+    )
 
 
 @pytest.mark.parametrize("labels", [["true", "false"], ["yes", "no"]])
-def test_0_and_1_are_no_ids_of_true_and_false_in_the_wrong_order_unless_the_task_says_so(labels: list[str]) -> None:
+def test_0_and_1_are_no_ids_of_true_and_false_in_the_wrong_order_unless_the_task_says_so(
+    labels: list[str],
+) -> None:
     toy = task(labels)
     for values in ([0, 1], ["0", "1"]):
         problem = only(toy.check(table(values), labelled=True))
-        assert "is not one of the classes" in problem.what and problem.fix.endswith(f"if 0 is {labels[0]}, set tasks.toy.label_ids=true")
+        assert "is not one of the classes" in problem.what and problem.fix.endswith(
+            f"if 0 is {labels[0]}, set tasks.toy.label_ids=true"
+        )
     toy.config.label_ids = True
     assert toy.references(table([0, 1, 1])) == [0, 1, 1]
     assert toy.references(table([True, False])) == [0, 1], "true and false are no ids"
@@ -114,15 +148,26 @@ def test_0_and_1_are_no_ids_of_true_and_false_in_the_wrong_order_unless_the_task
 
 
 def named(names: Any, values: list[Any], split: str = "train") -> Table:
-    """A table whose file has names for the ids in its label column, as the datasets library writes it."""
+    """A table whose file has names for the ids in its label column, as the datasets library writes
+    it."""
     rows = table(values).rows
-    features = {"text": {"dtype": "string", "_type": "Value"}, "label": {"names": names, "_type": "ClassLabel"}}
-    return Table(rows.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}), f"{split}.parquet", split)
+    features = {
+        "text": {"dtype": "string", "_type": "Value"},
+        "label": {"names": names, "_type": "ClassLabel"},
+    }
+    return Table(
+        rows.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}),
+        f"{split}.parquet",
+        split,
+    )
 
 
 def test_the_files_own_names_of_ids_are_learned_in_their_order() -> None:
     toy = task()
-    train, validation = named(["pos", "neg", "none"], [0, 1, 1, -1]), named(["neg", "pos", "none"], [0, 1], "validation")
+    train, validation = (
+        named(["pos", "neg", "none"], [0, 1, 1, -1]),
+        named(["neg", "pos", "none"], [0, 1], "validation"),
+    )
     toy.prepare(train, [validation])
     assert toy.labels == ["pos", "neg", "none"]
     assert toy.targets(train).tolist() == [0, 1, 1, -100]
@@ -133,30 +178,54 @@ def test_the_files_own_names_of_ids_are_learned_in_their_order() -> None:
 
 def test_configured_labels_and_the_files_own_names() -> None:
     toy = task(["neg", "pos"])
-    assert toy.references(named(["pos", "neg"], [0, 1])) == [1, 0] and toy.doubts(named(["pos", "neg"], [0, 1])) == []
+    assert (
+        toy.references(named(["pos", "neg"], [0, 1])) == [1, 0]
+        and toy.doubts(named(["pos", "neg"], [0, 1])) == []
+    )
     assert toy.references(named(["0", "1"], [0, 1])) == [0, 1]
     renamed = task(["bad", "good"])
     problem = only(renamed.check(named(["neg", "pos"], [0, 1]), labelled=True))
-    assert problem.what.startswith("label 0, which the file calls 'neg', is not one of the classes; others: 1")
+    assert problem.what.startswith(
+        "label 0, which the file calls 'neg', is not one of the classes; others: 1"
+    )
     assert problem.fix.endswith("if they mean the same in this order, set tasks.toy.label_ids=true")
     renamed.config.label_ids = True
     assert renamed.references(named(["neg", "pos"], [0, 1])) == [0, 1]
-    problem = only(task(["neg", "pos"]).check(named(["neg", "neutral", "pos"], [0, 1, 2]), labelled=True))
-    assert (problem.where, problem.what) == ("train.parquet, row 2", "label 1, which the file calls 'neutral', is not one of the classes")
+    problem = only(
+        task(["neg", "pos"]).check(named(["neg", "neutral", "pos"], [0, 1, 2]), labelled=True)
+    )
+    assert (problem.where, problem.what) == (
+        "train.parquet, row 2",
+        "label 1, which the file calls 'neutral', is not one of the classes",
+    )
     assert problem.fix.startswith("the file calls its classes neg, neutral, pos; allowed: ")
-    assert "label 7, which the file calls by no name" in only(task(["neg", "pos"]).check(named(["neg", "pos"], [0, 7]), labelled=True)).what
+    assert (
+        "label 7, which the file calls by no name"
+        in only(task(["neg", "pos"]).check(named(["neg", "pos"], [0, 7]), labelled=True)).what
+    )
     numbers = task(["3", "2", "1"])
     numbers.config.label_ids = True
     assert numbers.references(named(["1", "2", "3"], [0, 1, 2])) == [2, 1, 0], "a name is no id"
     for odd in (None, ["neg", "neg"], ["neg", ""], ["neg", 3], [], "neg"):
-        assert task(["neg", "pos"]).references(named(odd, [0, 1])) == [0, 1], "such metadata name no classes"
+        assert task(["neg", "pos"]).references(named(odd, [0, 1])) == [0, 1], (
+            "such metadata name no classes"
+        )
 
 
 NAN = float("nan")
 
 
 @pytest.mark.parametrize(
-    "values", [[NAN, NAN], [-1.0, -1.0], [-1.0, NAN], ["-1.0", "-1.0"], ["nan", "nan"], ["NaN", ""], pa.nulls(2, pa.bool_())]
+    "values",
+    [
+        [NAN, NAN],
+        [-1.0, -1.0],
+        [-1.0, NAN],
+        ["-1.0", "-1.0"],
+        ["nan", "nan"],
+        ["NaN", ""],
+        pa.nulls(2, pa.bool_()),
+    ],
 )
 def test_an_unlabelled_split_may_be_written_in_any_type(values: Any) -> None:
     toy = task(["no", "yes"])
@@ -169,7 +238,8 @@ def test_nan_is_no_class_unless_the_task_names_it() -> None:
     toy.prepare(rows := table(["soup", "nan", "rice"]))
     assert toy.labels == ["rice", "soup"]
     assert only(toy.check(rows, labelled=True)).fix == (
-        "nan says that a row has no label; tasks.toy.unlabelled=skip leaves such rows out; if it is a class, "
+        "nan says that a row has no label; tasks.toy.unlabelled=skip leaves such rows out; if it "
+        "is a class, "
         'name it in tasks.toy.labels: ["nan", "rice", "soup"]'
     )
     assert task(["nan", "soup", "rice"]).references(rows) == [1, 0, 2]
@@ -179,36 +249,70 @@ def test_text_and_label_swapped_is_one_problem() -> None:
     texts = [f"film {number}" for number in range(30)]
     for labels in (None, ["bad", "good"]):
         for classes in (["bad", "good"] * 15, [0, 1] * 15):
-            tables = [Table(pa.table({"text": classes, "label": texts}), f"{split}.csv", split) for split in ("train", "validation")]
+            tables = [
+                Table(pa.table({"text": classes, "label": texts}), f"{split}.csv", split)
+                for split in ("train", "validation")
+            ]
             toy = task(labels)
             toy.prepare(tables[0], tables[1:])
-            problem = only([problem for each in tables for problem in toy.check(each, labelled=True)])
+            problem = only(
+                [problem for each in tables for problem in toy.check(each, labelled=True)]
+            )
             assert problem.where == "train.csv, row 1"
-            assert problem.what == f"columns 'text' and 'label' look swapped: the text is {classes[0]!r}, the label 'film 0'"
-            assert problem.fix == "set tasks.toy.columns.text=label and tasks.toy.columns.label=text"
+            assert (
+                problem.what
+                == f"columns 'text' and 'label' look swapped: the text is {classes[0]!r}, the "
+                "label 'film 0'"
+            )
+            assert (
+                problem.fix == "set tasks.toy.columns.text=label and tasks.toy.columns.label=text"
+            )
 
 
 def test_the_second_text_and_the_label_swapped() -> None:
     texts = [f"film {number}" for number in range(30)]
-    rows = Table(pa.table({"text": texts, "second": ["bad", "good"] * 15, "label": texts}), "toy.csv", "train")
+    rows = Table(
+        pa.table({"text": texts, "second": ["bad", "good"] * 15, "label": texts}),
+        "toy.csv",
+        "train",
+    )
     for labels in (None, ["bad", "good"]):
         toy = task(labels, pair="second")
         toy.prepare(rows)
         problem = only(toy.check(rows, labelled=True))
-        assert problem.fix == "set tasks.toy.columns.text_pair=label and tasks.toy.columns.label=second"
+        assert (
+            problem.fix
+            == "set tasks.toy.columns.text_pair=label and tasks.toy.columns.label=second"
+        )
 
 
 def test_a_wrong_label_column_is_one_short_problem() -> None:
     def rows(split: str, begin: int) -> Table:
         names = [f"id{number}" for number in range(begin, begin + 30)]
-        return Table(pa.table({"text": [f"film {name}" for name in names], "stars": ["bad", "good"] * 15, "label": names}), split, split)
+        return Table(
+            pa.table(
+                {
+                    "text": [f"film {name}" for name in names],
+                    "stars": ["bad", "good"] * 15,
+                    "label": names,
+                }
+            ),
+            split,
+            split,
+        )
 
     toy = task()
     toy.prepare(rows("train", 0), [rows("validation", 100)])
     assert toy.check(rows("train", 0), labelled=True) == []
     problem = only(toy.check(rows("validation", 100), labelled=True))
-    assert problem.what.startswith("label 'id100' is not one of the classes, and column 'label' has 30 classes in 30 rows of split 'train'")
-    assert problem.fix == ("is it the label column? name the column with the labels in tasks.toy.columns.label; other columns: stars")
+    assert problem.what.startswith(
+        "label 'id100' is not one of the classes, and column 'label' has 30 classes in 30 rows of "
+        "split 'train'"
+    )
+    assert problem.fix == (
+        "is it the label column? name the column with the labels in tasks.toy.columns.label; other "
+        "columns: stars"
+    )
 
 
 def test_a_label_that_only_looks_like_a_class() -> None:
@@ -227,12 +331,15 @@ def test_a_label_that_only_looks_like_a_class() -> None:
         (None, ["+1", "-1", None], [1, 1, 0]),
         (["-1", "1"], [-1, 1, None], [1, 1, 0]),
         (["nan", "x"], ["nan", "x", ""], [1, 1, 0]),
-        (["a", "b"], [0.5, NAN, -1.0, 1.0], [1, 0, 0, 1]),  # what is no label of the task is refused, not left out
+        # what is no label of the task is refused, not left out
+        (["a", "b"], [0.5, NAN, -1.0, 1.0], [1, 0, 0, 1]),
         (["a", "b"], ["a", "wrong", None], [1, 1, 0]),
         (None, [True, None, False], [1, 0, 1]),
     ],
 )
-def test_rows_that_say_that_they_have_a_label(labels: list[str] | None, values: list[Any], labelled: list[int]) -> None:
+def test_rows_that_say_that_they_have_a_label(
+    labels: list[str] | None, values: list[Any], labelled: list[int]
+) -> None:
     assert task(labels).labelled(table(values)).tolist() == [bool(each) for each in labelled]
 
 
@@ -256,7 +363,8 @@ def test_weights_of_classes(encoder: TextEncoder) -> None:
     for given, weights in (
         ([1, 2.5, 3], [1, 2.5, 3]),
         ({"c": 4}, [1, 1, 4]),
-        ("balanced", [5 / 9, 5 / 3, 5 / 3]),  # as sklearn.utils.class_weight.compute_class_weight has it
+        # as sklearn.utils.class_weight.compute_class_weight has it
+        ("balanced", [5 / 9, 5 / 3, 5 / 3]),
         (None, None),
     ):
         toy = task()
@@ -274,7 +382,10 @@ def test_weights_of_classes(encoder: TextEncoder) -> None:
 
 
 def test_weights_that_do_not_fit_learned_classes_are_refused() -> None:
-    for given, what in (([1, 2], "there are 2 numbers for 3 classes"), ({"d": 2}, "there is no class 'd'")):
+    for given, what in (
+        ([1, 2], "there are 2 numbers for 3 classes"),
+        ({"d": 2}, "there is no class 'd'"),
+    ):
         toy = task()
         toy.config.class_weights = given  # type: ignore[assignment]
         rows = table(["a", "b", "c"])
@@ -300,7 +411,10 @@ def test_a_label_outside_the_set_is_named_with_row_value_and_allowed_set() -> No
     assert problem.what == "label 7 is not one of the classes; others: 8 (and 2 more: rows 5, 6)"
     assert problem.fix == "allowed: 0 = no, 1 = yes (tasks.toy.labels)"
     problem = only(task(["no", "yes"]).check(table(["no", "maybe"]), labelled=True))
-    assert (problem.where, problem.what) == ("toy.csv, row 2", "label 'maybe' is not one of the classes")
+    assert (problem.where, problem.what) == (
+        "toy.csv, row 2",
+        "label 'maybe' is not one of the classes",
+    )
     problem = only(task(["1", "2"]).check(table([1, 0]), labelled=True))
     assert problem.fix == "allowed: 1, 2 (tasks.toy.labels)"
     many = only(task([f"class {number}" for number in range(50)]).check(table([50]), labelled=True))
@@ -310,25 +424,39 @@ def test_a_label_outside_the_set_is_named_with_row_value_and_allowed_set() -> No
     rows = table(["good", "bad", "good"])
     named.prepare(rows)
     advice = "; if the labels in the file are the classes, type 'tasks.toy.labels=[bad, good]'"
-    assert only(named.check(rows, labelled=True)).fix == f"allowed: 0 = no, 1 = yes (tasks.toy.labels){advice}"
+    assert (
+        only(named.check(rows, labelled=True)).fix
+        == f"allowed: 0 = no, 1 = yes (tasks.toy.labels){advice}"
+    )
 
 
 def test_labels_mean_the_same_in_all_splits() -> None:
-    """Whatever the values of one split look like: whether they are names or ids is decided over all of them."""
+    """Whatever the values of one split look like: whether they are names or ids is decided over all
+    of them."""
     toy = task()
     toy.prepare(table(["1", "2", "3+"]), [table(["1", "2"])])
     assert toy.references(table(["2", "1"])) == [1, 0]
     learned = task()
     learned.prepare(table(["no", "yes"]), [table([0, 1])])
-    assert "label 0 is not one of the classes" in only(learned.check(table([0, 1]), labelled=True)).what
+    assert (
+        "label 0 is not one of the classes"
+        in only(learned.check(table([0, 1]), labelled=True)).what
+    )
     reloaded = Classification("toy", learned.config)  # as an evaluation of the run does
     reloaded.prepare(None, [table([0, 1])])
     assert "label 0 is not" in only(reloaded.check(table([0, 1]), labelled=True)).what
     mixed = task(["no", "yes"])
     mixed.prepare(table(["no", "yes"]), [table(["1", "no"])])
     problem = only(mixed.check(table(["1", "no"]), labelled=True))
-    assert (problem.where, problem.what) == ("toy.csv, row 1", "label '1' is not one of the classes")
-    assert problem.fix == "toy.csv, row 1 holds the name no, so that numbers are no ids here; allowed: no, yes (tasks.toy.labels)"
+    assert (problem.where, problem.what) == (
+        "toy.csv, row 1",
+        "label '1' is not one of the classes",
+    )
+    assert (
+        problem.fix
+        == "toy.csv, row 1 holds the name no, so that numbers are no ids here; allowed: no, yes "
+        "(tasks.toy.labels)"
+    )
     stars = task(["1", "2"])
     stars.config.label_ids = True
     assert stars.references(table([0, 1])) == [0, 1]
@@ -340,7 +468,8 @@ def test_labels_are_shown_as_they_stand_in_the_file() -> None:
     problem = only(minus.check(table(["1", "-1", "1"]), labelled=True))
     assert problem.what == "column 'label' holds fewer than two classes: 1"
     assert problem.fix == (
-        "-1 says that a row has no label; tasks.toy.unlabelled=skip leaves such rows out; if it is a class, "
+        "-1 says that a row has no label; tasks.toy.unlabelled=skip leaves such rows out; if it is "
+        "a class, "
         'name it in tasks.toy.labels: ["-1", "1"]'
     )
     for values in (["1.0", "0.0", None], [1.0, 0.0, None]):
@@ -351,7 +480,10 @@ def test_labels_are_shown_as_they_stand_in_the_file() -> None:
         assert "1.0" in shape.what and "decimal point" in shape.what and "no label" in missing.what
     assert floats.check(table([None, float("nan"), -1.0], kind=pa.float64()), labelled=False) == []
     problem = only(task(["no", "yes"]).check(table(["1.0", "no"]), labelled=True))
-    assert problem.fix == "write 1, without a decimal point; allowed: 0 = no, 1 = yes (tasks.toy.labels)"
+    assert (
+        problem.fix
+        == "write 1, without a decimal point; allowed: 0 = no, 1 = yes (tasks.toy.labels)"
+    )
 
 
 def test_missing_labels() -> None:
@@ -364,14 +496,21 @@ def test_missing_labels() -> None:
     assert (mixed.where, "other rows" in mixed.what) == ("toy.csv, row 2", True)
     without = Table(pa.table({"text": ["a"]}), "toy.csv", "test")
     assert toy.check(without, labelled=False) == [] and toy.references(without) is None
-    assert toy.required_columns() == ["text", "label"] and toy.required_columns(labelled=False) == ["text"]
+    assert toy.required_columns() == ["text", "label"] and toy.required_columns(labelled=False) == [
+        "text"
+    ]
 
 
 def test_label_columns_of_the_wrong_type_and_label_sets_that_are_too_small() -> None:
     problem = only(task(["no", "yes"]).check(table([0.5, 1.0]), labelled=True))
-    assert "column 'label' holds numbers with a decimal point (0.5), where class names (text) or ids (whole" in problem.what
+    assert (
+        "column 'label' holds numbers with a decimal point (0.5), where class names (text) or ids "
+        "(whole" in problem.what
+    )
     unknown = task()
-    assert unknown.check(table([0, 1]), labelled=True) == [], "the train split could not be read, and that has been said"
+    assert unknown.check(table([0, 1]), labelled=True) == [], (
+        "the train split could not be read, and that has been said"
+    )
     unknown.config.splits.train = None
     assert "not known" in only(unknown.check(table([0, 1]), labelled=True)).what
     unknown.config.splits.train = "train"
@@ -382,20 +521,40 @@ def test_label_columns_of_the_wrong_type_and_label_sets_that_are_too_small() -> 
 def test_text_that_is_empty_missing_or_not_text() -> None:
     toy = task(["no", "yes"])
     problem = only(toy.check(table([0, 1, 0, 1], ["the cat", " \t", None, ""]), labelled=True))
-    assert (problem.what, problem.where) == ("column 'text' is empty or missing (and 2 more: rows 3, 4)", "toy.csv, row 2")
+    assert (problem.what, problem.where) == (
+        "column 'text' is empty or missing (and 2 more: rows 3, 4)",
+        "toy.csv, row 2",
+    )
     numbers = Table(pa.table({"text": [1, 2], "label": [0, 1]}), "toy.csv", "train", lines=[2, 3])
     problem = only(toy.check(numbers, labelled=True))
-    assert (problem.what, problem.where) == ("column 'text' holds whole numbers (1), where text is needed", "toy.csv, line 2")
+    assert (problem.what, problem.where) == (
+        "column 'text' holds whole numbers (1), where text is needed",
+        "toy.csv, line 2",
+    )
     pairs = Table(pa.table({"text": ["a"], "second": [""], "label": [3]}), "toy.csv", "train")
-    assert [problem.what[:20] for problem in task(["no", "yes"], pair="second").check(pairs, labelled=True)] == [
+    assert [
+        problem.what[:20]
+        for problem in task(["no", "yes"], pair="second").check(pairs, labelled=True)
+    ] == [
         "column 'second' is e",
         "label 3 is not one o",
     ]
 
 
-@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())]
+)
 def test_every_layout_of_text_columns_is_read(kind: pa.DataType, encoder: TextEncoder) -> None:
-    rows = Table(pa.table({"text": pa.array(["the cat", "a dog"]).cast(kind), "label": pa.array(["b", "a"]).cast(kind)}), "x", "train")
+    rows = Table(
+        pa.table(
+            {
+                "text": pa.array(["the cat", "a dog"]).cast(kind),
+                "label": pa.array(["b", "a"]).cast(kind),
+            }
+        ),
+        "x",
+        "train",
+    )
     toy = task()
     toy.prepare(rows)
     assert toy.check(rows, labelled=True) == []
@@ -405,12 +564,21 @@ def test_every_layout_of_text_columns_is_read(kind: pa.DataType, encoder: TextEn
 
 
 def test_encoding_pairs_and_labels(encoder: TextEncoder) -> None:
-    rows = Table(pa.table({"text": ["the cat", "a dog"], "second": ["she", "two birds"], "label": [1, -1]}), "x", "test")
+    rows = Table(
+        pa.table({"text": ["the cat", "a dog"], "second": ["she", "two birds"], "label": [1, -1]}),
+        "x",
+        "test",
+    )
     toy = task(["no", "yes"], pair="second")
     features = toy.encode(rows, encoder)
-    assert features.columns["label"].tolist() == [1, -100] and features.columns["label"].dtype == np.int64
+    assert (
+        features.columns["label"].tolist() == [1, -100]
+        and features.columns["label"].dtype == np.int64
+    )
     assert toy.texts(rows) == ["the cat", "a dog", "she", "two birds"]
-    assert np.array_equal(features.ids, encoder.encode(["the cat", "a dog"], ["she", "two birds"], 16).ids)
+    assert np.array_equal(
+        features.ids, encoder.encode(["the cat", "a dog"], ["she", "two birds"], 16).ids
+    )
     assert toy.items(features, np.array([0, 1])) == 1
 
 
@@ -418,9 +586,15 @@ def test_loss_is_the_summed_cross_entropy_of_labelled_rows(encoder: TextEncoder)
     toy = task(["a", "b", "c"])
     features = toy.encode(table([2, 0, None]), encoder)
     batch = collate(features, np.arange(3), input_format=InputFormat(0, True), denominator=2)
-    logits = torch.tensor([[0.5, -1.0, 2.0], [3.0, 0.0, 0.0], [1.0, 2.0, 3.0]], dtype=torch.bfloat16, requires_grad=True)
+    logits = torch.tensor(
+        [[0.5, -1.0, 2.0], [3.0, 0.0, 0.0], [1.0, 2.0, 3.0]],
+        dtype=torch.bfloat16,
+        requires_grad=True,
+    )
     loss = toy.loss({"logits": logits}, batch)
-    expected = math.log(math.exp(0.5) + math.exp(-1) + math.exp(2)) - 2 + math.log(math.exp(3) + 2) - 3
+    expected = (
+        math.log(math.exp(0.5) + math.exp(-1) + math.exp(2)) - 2 + math.log(math.exp(3) + 2) - 3
+    )
     assert loss.dtype == torch.float32 and loss.item() == pytest.approx(expected, abs=1e-6)
     loss.backward()
     assert logits.grad is not None and logits.grad[2].abs().sum() == 0
@@ -431,10 +605,16 @@ def test_predictions_are_in_row_order_and_metrics_take_their_ids(encoder: TextEn
     rows = table([2, 0, 1])
     features = toy.encode(rows, encoder)
     features.columns["row"] = np.array([2, 0, 1])
-    predictions = toy.decode({"logits": np.log(np.array([[0.2, 0.7, 0.1], [0.1, 0.3, 0.6], [0.5, 0.4, 0.1]]))}, features, rows)
+    predictions = toy.decode(
+        {"logits": np.log(np.array([[0.2, 0.7, 0.1], [0.1, 0.3, 0.6], [0.5, 0.4, 0.1]]))},
+        features,
+        rows,
+    )
     assert [prediction["label"] for prediction in predictions] == ["c", "a", "b"]
     assert predictions[0]["probabilities"] == pytest.approx({"a": 0.1, "b": 0.3, "c": 0.6})
-    assert compute("accuracy", references=toy.references(rows), **toy.metric_inputs("accuracy", predictions)) == {"accuracy": 1.0}
+    assert compute(
+        "accuracy", references=toy.references(rows), **toy.metric_inputs("accuracy", predictions)
+    ) == {"accuracy": 1.0}
     assert toy.metric_inputs("f1", predictions) == {"predictions": [2, 0, 1], "classes": 3}
     with pytest.raises(RunError, match="task toy: .*not finite"):
         toy.decode({"logits": np.array([[0, np.nan, 0]] * 3)}, features, rows)
@@ -444,7 +624,11 @@ def test_predictions_are_in_row_order_and_metrics_take_their_ids(encoder: TextEn
 @pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews"])
 def test_majority_is_the_best_constant_prediction(labels: list[str], metric: str) -> None:
     toy = task(labels)
-    references = np.random.default_rng(3).choice(3, 50, p=[0.6, 0.4, 0.0] if len(labels) == 2 else [0.5, 0.3, 0.2]).tolist()
+    references = (
+        np.random.default_rng(3)
+        .choice(3, 50, p=[0.6, 0.4, 0.0] if len(labels) == 2 else [0.5, 0.3, 0.2])
+        .tolist()
+    )
     constants = [1] if metric == "f1" and len(labels) == 2 else set(references)
     scores = []
     for constant in constants:

@@ -12,7 +12,11 @@ from mtlcli.tasks.heads import PooledHead, SpanHead
 
 def encoded(batch: int = 3, length: int = 5, hidden: int = 64) -> Encoded:
     torch.manual_seed(0)
-    return Encoded(torch.randn(batch, length, hidden), torch.randn(batch, hidden), torch.ones(batch, length, dtype=torch.bool))
+    return Encoded(
+        torch.randn(batch, length, hidden),
+        torch.randn(batch, hidden),
+        torch.ones(batch, length, dtype=torch.bool),
+    )
 
 
 def test_shapes() -> None:
@@ -39,7 +43,9 @@ def test_a_dense_head_is_tanh_between_two_linear_layers_and_a_plain_one_is_linea
     assert torch.allclose(plain(inputs)["logits"], only(inputs.pooled))
 
 
-@pytest.mark.parametrize("head", [PooledHead(64, 2, 0.5, layers=0), PooledHead(64, 2, 0.5, layers=1), SpanHead(64, 0.5)])
+@pytest.mark.parametrize(
+    "head", [PooledHead(64, 2, 0.5, layers=0), PooledHead(64, 2, 0.5, layers=1), SpanHead(64, 0.5)]
+)
 def test_dropout_acts_in_training_only(head: nn.Module) -> None:
     inputs = encoded()
     name = next(iter(head(inputs)))

@@ -1,4 +1,5 @@
-"""From answers in characters to token positions and back, row checks, loss, and decoding against a plain search."""
+"""From answers in characters to token positions and back, row checks, loss, and decoding against a
+plain search."""
 
 from __future__ import annotations
 
@@ -45,27 +46,50 @@ GAPS = [" ", " ", " ", "  ", ", ", ". ", "\n", "\u00a0", " \u2013 "]
 
 
 def task(**changes: Any) -> Span:
-    settings: dict[str, Any] = {"max_length": 40, "stride": 14, "max_question_length": 8, "max_answer_length": 30, "n_best": 5} | changes
+    settings: dict[str, Any] = {
+        "max_length": 40,
+        "stride": 14,
+        "max_question_length": 8,
+        "max_answer_length": 30,
+        "n_best": 5,
+    } | changes
     return Span("qa", SpanTask(source=Source(path="x"), **settings))
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
     answers = pa.struct([("text", pa.list_(pa.string())), ("answer_start", pa.list_(pa.int32()))])
-    schema = pa.schema([("id", pa.string()), ("question", pa.string()), ("context", pa.string()), ("answers", answers)])
+    schema = pa.schema(
+        [
+            ("id", pa.string()),
+            ("question", pa.string()),
+            ("context", pa.string()),
+            ("answers", answers),
+        ]
+    )
     return Table(pa.Table.from_pylist(rows, schema=schema), "qa.jsonl", "validation")
 
 
 def row(
-    number: int, context: str, answer: str | None = None, start: int | None = None, question: str = "which river is it"
+    number: int,
+    context: str,
+    answer: str | None = None,
+    start: int | None = None,
+    question: str = "which river is it",
 ) -> dict[str, Any]:
     answers: dict[str, Any] = {"text": [], "answer_start": []}
     if answer is not None:
-        answers = {"text": [answer], "answer_start": [context.index(answer) if start is None else start]}
+        answers = {
+            "text": [answer],
+            "answer_start": [context.index(answer) if start is None else start],
+        }
     return {"id": f"q{number}", "question": question, "context": context, "answers": answers}
 
 
-def paragraphs(count: int, words: tuple[int, int] = (1, 60), answer_words: int = 4) -> list[dict[str, Any]]:
-    """Paragraphs of odd words and gaps; the answer is a run of words, which may have repeated words before it."""
+def paragraphs(
+    count: int, words: tuple[int, int] = (1, 60), answer_words: int = 4
+) -> list[dict[str, Any]]:
+    """Paragraphs of odd words and gaps; the answer is a run of words, which may have repeated words
+    before it."""
     dice = random.Random(5)
     rows = []
     for number in range(count):
@@ -87,10 +111,14 @@ def byte_level(texts: list[str], trim: bool) -> TextEncoder:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
-        vocab_size=330, special_tokens=["<s>", "<pad>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        vocab_size=330,
+        special_tokens=["<s>", "<pad>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=trim, add_prefix_space=False)
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", 2), ("<s>", 0), trim_offsets=trim, add_prefix_space=False
+    )
     return TextEncoder(tokenizer.to_str(), uses_segments=False)
 
 
@@ -113,7 +141,11 @@ def gold_outputs(features: Features) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("kind", ["wordpiece", "bytes", "bytes with spaces"])
 def test_gold_positions_give_back_every_answer_exactly(kind: str) -> None:
     rows = table(paragraphs(300))
-    short_enough = {"stride": 60, "max_length": 120} if kind != "wordpiece" else {"stride": 30, "max_length": 60}
+    short_enough = (
+        {"stride": 60, "max_length": 120}
+        if kind != "wordpiece"
+        else {"stride": 30, "max_length": 60}
+    )
     qa = task(max_answer_length=60, **short_enough)
     features = qa.encode(rows, encoder(kind, rows))
     assert features.notes["windows"] > 50 and features.notes["questions cut"] > 50
@@ -125,7 +157,9 @@ def test_gold_positions_give_back_every_answer_exactly(kind: str) -> None:
         assert prediction["text"] == reference["answers"]["text"][0]
         place = prediction["n_best"][0]["answer_start"]
         assert reference["context"][place:].lstrip().startswith(prediction["text"])
-    scores = compute("squad", references=qa.references(rows), **qa.metric_inputs("squad", predictions))
+    scores = compute(
+        "squad", references=qa.references(rows), **qa.metric_inputs("squad", predictions)
+    )
     assert scores["exact_match"] == 1.0
 
 
@@ -133,7 +167,12 @@ def test_only_windows_that_hold_the_whole_answer_point_at_it() -> None:
     words = [f"w{number}" for number in range(60)]
     context = " ".join(words)
     rows = table(
-        [row(0, context, "w30 w31 w32"), row(1, context, " ".join(words[10:50])), row(2, context), row(3, context, " w30 w31 w32 ")]
+        [
+            row(0, context, "w30 w31 w32"),
+            row(1, context, " ".join(words[10:50])),
+            row(2, context),
+            row(3, context, " w30 w31 w32 "),
+        ]
     )
     qa = task(no_answer=True, max_length=40, stride=10)
     encoded = encoder("wordpiece", rows)
@@ -143,9 +182,16 @@ def test_only_windows_that_hold_the_whole_answer_point_at_it() -> None:
     for number in range(len(features)):
         offset = features.offsets[number]
         first, last = features.columns["start"][number], features.columns["end"][number]
-        window = slice(offset + features.columns["context_start"][number], offset + features.columns["context_end"][number])
+        window = slice(
+            offset + features.columns["context_start"][number],
+            offset + features.columns["context_end"][number],
+        )
         begin, end = context.index("w30"), context.index("w32") + 3
-        if features.columns["row"][number] in (0, 3) and char_start[window][0] <= begin and char_end[window][-1] >= end:
+        if (
+            features.columns["row"][number] in (0, 3)
+            and char_start[window][0] <= begin
+            and char_end[window][-1] >= end
+        ):
             assert (char_start[offset + first], char_end[offset + last]) == (begin, end)
         else:
             assert (first, last) == (0, 0)
@@ -153,14 +199,16 @@ def test_only_windows_that_hold_the_whole_answer_point_at_it() -> None:
     assert qa.items(features, np.arange(len(features))) == len(features)
 
 
-def test_positions_cover_answers_with_white_space_inside_words_and_beside_uncovered_characters() -> None:
+def test_positions_cover_answers_with_white_space_and_beside_uncovered_characters() -> None:
     contexts = [
         ("one two three", " two ", "two"),
         ("the 50th game", "50", "50th"),
         ("one two\u200b", "two\u200b", "two"),
         ("\x00one two", "\x00one two", "one two"),
     ]
-    rows = table([row(number, context, answer) for number, (context, answer, _) in enumerate(contexts)])
+    rows = table(
+        [row(number, context, answer) for number, (context, answer, _) in enumerate(contexts)]
+    )
     qa = task()
     tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "[CLS]": 1, "[SEP]": 2}, unk_token="[UNK]"))
     removed = [pre_tokenizers.Split(character, "removed") for character in "\u200b\x00"]
@@ -180,45 +228,72 @@ def test_rows_without_label_are_left_out_of_the_loss() -> None:
     bare = Table(rows.rows.drop_columns(["answers"]), "qa.jsonl", "test")
     assert qa.references(bare) is None and qa.check(bare, labelled=False) == []
     assert qa.items(qa.encode(bare, encoder("wordpiece", rows)), np.arange(2)) == 0
-    assert task(no_answer=True).references(rows) is not None, "empty lists are a label where questions may have no answer"
+    assert task(no_answer=True).references(rows) is not None, (
+        "empty lists are a label where questions may have no answer"
+    )
 
 
 def test_loss_is_the_mean_of_start_and_end_cross_entropy_over_context_and_first_position() -> None:
-    rows = table([row(0, "one two three four", "two three"), row(1, "a longer context of eight words or so"), row(2, "one")])
+    rows = table(
+        [
+            row(0, "one two three four", "two three"),
+            row(1, "a longer context of eight words or so"),
+            row(2, "one"),
+        ]
+    )
     qa = task(no_answer=True)
     features = qa.encode(rows, encoder("wordpiece", rows))
     features.columns["start"][2] = features.columns["end"][2] = -100
     batch = collate(features, np.arange(3), input_format=InputFormat(0, True), denominator=2)
     generator = torch.Generator().manual_seed(0)
-    outputs = {name: torch.randn(batch.input_ids.shape, generator=generator, requires_grad=True) for name in ("start", "end")}
+    outputs = {
+        name: torch.randn(batch.input_ids.shape, generator=generator, requires_grad=True)
+        for name in ("start", "end")
+    }
     loss = qa.loss(outputs, batch)
     expected = 0.0
     for number in range(2):
-        begin, end = features.columns["context_start"][number], features.columns["context_end"][number]
+        begin, end = (
+            features.columns["context_start"][number],
+            features.columns["context_end"][number],
+        )
         for name, logits in outputs.items():
             allowed = [0, *range(begin, end)]
             values = [logits[number, place].item() for place in allowed]
-            expected += (math.log(sum(map(math.exp, values))) - logits[number, features.columns[name][number]].item()) / 2
+            expected += (
+                math.log(sum(map(math.exp, values)))
+                - logits[number, features.columns[name][number]].item()
+            ) / 2
     assert loss.dtype == torch.float32 and loss.item() == pytest.approx(expected, rel=1e-5)
     loss.backward()
     gradient = outputs["start"].grad
     assert gradient is not None and gradient.isfinite().all() and not gradient[2].any()
     assert not gradient[~batch.attention_mask].any()
     assert not gradient[0, 1 : features.columns["context_start"][0]].any()
-    assert qa.loss({name: value.bfloat16() for name, value in outputs.items()}, batch).dtype == torch.float32
+    assert (
+        qa.loss({name: value.bfloat16() for name, value in outputs.items()}, batch).dtype
+        == torch.float32
+    )
 
 
 def search(
     outputs: dict[str, np.ndarray], features: Features, contexts: list[str], max_answer_length: int
 ) -> list[dict[tuple[int, int], float]]:
-    """Every allowed span of every window with its score, the best score of spans that are in several windows."""
+    """Every allowed span of every window with its score, the best score of spans that are in
+    several windows."""
     found: list[dict[tuple[int, int], float]] = [{} for _ in contexts]
     for number in range(len(features)):
         offset = features.offsets[number]
-        begin, end = features.columns["context_start"][number], features.columns["context_end"][number]
+        begin, end = (
+            features.columns["context_start"][number],
+            features.columns["context_end"][number],
+        )
         for first in range(begin, end):
             for last in range(first, min(end, first + max_answer_length)):
-                place = int(features.token_columns["char_start"][offset + first]), int(features.token_columns["char_end"][offset + last])
+                place = (
+                    int(features.token_columns["char_start"][offset + first]),
+                    int(features.token_columns["char_end"][offset + last]),
+                )
                 score = float(outputs["start"][offset + first] + outputs["end"][offset + last])
                 spans = found[features.columns["row"][number]]
                 spans[place] = max(score, spans.get(place, -math.inf))
@@ -228,41 +303,68 @@ def search(
 @pytest.mark.parametrize("max_answer_length", [1, 3, 100])
 def test_decoding_finds_the_best_spans_over_all_windows(max_answer_length: int) -> None:
     rows = table(paragraphs(40))
-    qa = task(no_answer=True, max_answer_length=max_answer_length, n_best=7, no_answer_threshold=0.5)
+    qa = task(
+        no_answer=True, max_answer_length=max_answer_length, n_best=7, no_answer_threshold=0.5
+    )
     features = qa.encode(rows, encoder("wordpiece", rows))
     dice = np.random.default_rng(0)
-    outputs = {name: dice.normal(size=features.offsets[-1]).astype(np.float32) for name in ("start", "end")}
+    outputs = {
+        name: dice.normal(size=features.offsets[-1]).astype(np.float32) for name in ("start", "end")
+    }
     outputs["start"][features.offsets[:-1]] += np.where(features.columns["row"] % 2, 12, 0)
     contexts = rows.column("context")
     predictions = qa.decode(outputs, features, rows)
     empty = 0
-    for number, (spans, prediction) in enumerate(zip(search(outputs, features, contexts, max_answer_length), predictions, strict=True)):
+    for number, (spans, prediction) in enumerate(
+        zip(search(outputs, features, contexts, max_answer_length), predictions, strict=True)
+    ):
         best = sorted(spans.items(), key=lambda item: -item[1])[:7]
-        assert [entry["score"] for entry in prediction["n_best"]] == pytest.approx([score for _, score in best])
-        assert [entry["text"] for entry in prediction["n_best"]] == [contexts[number][start:end] for (start, end), _ in best]
-        assert [entry["answer_start"] for entry in prediction["n_best"]] == [start for (start, _), _ in best]
+        assert [entry["score"] for entry in prediction["n_best"]] == pytest.approx(
+            [score for _, score in best]
+        )
+        assert [entry["text"] for entry in prediction["n_best"]] == [
+            contexts[number][start:end] for (start, end), _ in best
+        ]
+        assert [entry["answer_start"] for entry in prediction["n_best"]] == [
+            start for (start, _), _ in best
+        ]
         windows = np.flatnonzero(features.columns["row"] == number)
-        nothing = min(float(outputs["start"][features.offsets[i]]) + float(outputs["end"][features.offsets[i]]) for i in windows)
+        nothing = min(
+            float(outputs["start"][features.offsets[i]])
+            + float(outputs["end"][features.offsets[i]])
+            for i in windows
+        )
         difference = nothing - best[0][1]
         assert prediction["no_answer_probability"] == pytest.approx(1 / (1 + math.exp(-difference)))
-        assert prediction["text"] == ("" if difference > 0.5 else contexts[number][slice(*best[0][0])])
+        assert prediction["text"] == (
+            "" if difference > 0.5 else contexts[number][slice(*best[0][0])]
+        )
         assert prediction["score"] == pytest.approx(nothing if difference > 0.5 else best[0][1])
         empty += prediction["text"] == ""
     assert 0 < empty < 40
 
 
-def test_windows_in_any_order_give_the_same_predictions_and_every_question_may_have_an_answer() -> None:
+def test_windows_in_any_order_give_the_same_predictions_and_every_question_may_have_an_answer() -> (
+    None
+):
     rows = table(paragraphs(10))
     qa = task()
     features = qa.encode(rows, encoder("wordpiece", rows))
     dice = np.random.default_rng(0)
-    outputs = {name: dice.normal(size=features.offsets[-1]).astype(np.float32) for name in ("start", "end")}
+    outputs = {
+        name: dice.normal(size=features.offsets[-1]).astype(np.float32) for name in ("start", "end")
+    }
     for values in outputs.values():
         values[features.offsets[:-1]] = 100
     predictions = qa.decode(outputs, features, rows)
-    assert all(prediction["text"] and "no_answer_probability" not in prediction for prediction in predictions)
+    assert all(
+        prediction["text"] and "no_answer_probability" not in prediction
+        for prediction in predictions
+    )
     order = np.random.default_rng(1).permutation(len(features))
-    tokens = np.concatenate([np.arange(features.offsets[i], features.offsets[i + 1]) for i in order])
+    tokens = np.concatenate(
+        [np.arange(features.offsets[i], features.offsets[i + 1]) for i in order]
+    )
     shuffled = Features(
         features.ids[tokens],
         np.concatenate([[0], np.cumsum(features.lengths[order])]),
@@ -270,7 +372,10 @@ def test_windows_in_any_order_give_the_same_predictions_and_every_question_may_h
         {name: column[order] for name, column in features.columns.items()},
         {name: column[tokens] for name, column in features.token_columns.items()},
     )
-    assert qa.decode({name: values[tokens] for name, values in outputs.items()}, shuffled, rows) == predictions
+    assert (
+        qa.decode({name: values[tokens] for name, values in outputs.items()}, shuffled, rows)
+        == predictions
+    )
 
 
 def test_a_token_that_stands_for_no_character_is_no_end_of_an_answer() -> None:
@@ -300,19 +405,30 @@ def test_extreme_and_broken_outputs() -> None:
 
 
 @pytest.mark.parametrize("threshold", [-1.0, 0.0, 2.0])
-def test_squad_v2_scores_are_those_of_the_texts_with_the_threshold_applied(threshold: float) -> None:
-    paragraph_rows = [entry if number % 3 else row(number, entry["context"]) for number, entry in enumerate(paragraphs(60, words=(1, 6)))]
+def test_squad_v2_scores_are_those_of_the_texts_with_the_threshold_applied(
+    threshold: float,
+) -> None:
+    paragraph_rows = [
+        entry if number % 3 else row(number, entry["context"])
+        for number, entry in enumerate(paragraphs(60, words=(1, 6)))
+    ]
     rows = table(paragraph_rows)
     qa = task(no_answer=True, no_answer_threshold=threshold)
     features = qa.encode(rows, encoder("wordpiece", rows))
     dice = np.random.default_rng(0)
-    outputs = {name: gold + dice.normal(scale=5, size=len(gold)) for name, gold in gold_outputs(features).items()}
+    outputs = {
+        name: gold + dice.normal(scale=5, size=len(gold))
+        for name, gold in gold_outputs(features).items()
+    }
     predictions = qa.decode(outputs, features, rows)
     references = qa.references(rows)
     files = qa.official_files(predictions)
     texts, probabilities = files[".json"], files[".na_prob.json"]
     assert list(texts) == rows.column("id") and 0 < sum(not text for text in texts.values()) < 60
-    official = [{"id": key, "prediction_text": texts[key], "no_answer_probability": probabilities[key]} for key in texts]
+    official = [
+        {"id": key, "prediction_text": texts[key], "no_answer_probability": probabilities[key]}
+        for key in texts
+    ]
     scores = compute("squad_v2", references=references, **qa.metric_inputs("squad_v2", predictions))
     plain = compute("squad_v2", official, references)
     for key in ("f1", "exact_match", "HasAns_f1", "NoAns_f1", "HasAns_exact", "NoAns_exact"):
@@ -323,9 +439,9 @@ def test_squad_v2_scores_are_those_of_the_texts_with_the_threshold_applied(thres
     if 0 < found < 1:
         better = task(no_answer=True, no_answer_threshold=math.log(found / (1 - found)) + 1e-9)
         again = better.decode(outputs, features, rows)
-        assert compute("squad_v2", references=references, **better.metric_inputs("squad_v2", again))["f1"] == pytest.approx(
-            scores["best_f1"]
-        )
+        assert compute(
+            "squad_v2", references=references, **better.metric_inputs("squad_v2", again)
+        )["f1"] == pytest.approx(scores["best_f1"])
     assert qa.majority(references or [], "squad_v2") == pytest.approx(1 / 3)
 
 
@@ -337,7 +453,12 @@ def test_squad_files_metrics_and_majority() -> None:
     assert qa.official_files(predictions) == {".json": {"q0": "two"}}
     assert qa.metrics == ["squad"] and task(no_answer=True).metrics == ["squad_v2"]
     assert qa.majority(qa.references(rows) or [], "squad") == 0.0
-    assert compute("squad_v2", references=qa.references(rows), **qa.metric_inputs("squad_v2", predictions))["f1"] == 1.0
+    assert (
+        compute(
+            "squad_v2", references=qa.references(rows), **qa.metric_inputs("squad_v2", predictions)
+        )["f1"]
+        == 1.0
+    )
 
 
 OUTSIDE = "lies outside of the context, which has 7 characters"
@@ -350,12 +471,36 @@ OUTSIDE = "lies outside of the context, which has 7 characters"
         ({"context": ""}, "row 2", "column 'context' is empty or missing"),
         ({"id": "q0"}, "row 2", "id 'q0' is that of row 1 too"),
         ({"id": ""}, "row 2", "column 'id' is empty or missing"),
-        ({"answers": {"text": ["two"], "answer_start": [3]}}, "row 2", "the context has ' tw' at answer_start 3, not the answer 'two'"),
-        ({"answers": {"text": ["two"], "answer_start": [5]}}, "row 2", f"the answer 'two' at answer_start 5 {OUTSIDE}"),
-        ({"answers": {"text": ["two"], "answer_start": [-3]}}, "row 2", f"the answer 'two' at answer_start -3 {OUTSIDE}"),
-        ({"answers": {"text": ["two"], "answer_start": [4, 5]}}, "row 2", "column 'answers' is not well-formed"),
-        ({"answers": {"text": [""], "answer_start": [4]}}, "row 2", "column 'answers' is not well-formed"),
-        ({"answers": {"text": [None], "answer_start": [4]}}, "row 2", "column 'answers' is not well-formed"),
+        (
+            {"answers": {"text": ["two"], "answer_start": [3]}},
+            "row 2",
+            "the context has ' tw' at answer_start 3, not the answer 'two'",
+        ),
+        (
+            {"answers": {"text": ["two"], "answer_start": [5]}},
+            "row 2",
+            f"the answer 'two' at answer_start 5 {OUTSIDE}",
+        ),
+        (
+            {"answers": {"text": ["two"], "answer_start": [-3]}},
+            "row 2",
+            f"the answer 'two' at answer_start -3 {OUTSIDE}",
+        ),
+        (
+            {"answers": {"text": ["two"], "answer_start": [4, 5]}},
+            "row 2",
+            "column 'answers' is not well-formed",
+        ),
+        (
+            {"answers": {"text": [""], "answer_start": [4]}},
+            "row 2",
+            "column 'answers' is not well-formed",
+        ),
+        (
+            {"answers": {"text": [None], "answer_start": [4]}},
+            "row 2",
+            "column 'answers' is not well-formed",
+        ),
         ({"answers": {"text": [], "answer_start": []}}, "row 2", "the question has no answer"),
         ({"answers": None}, "row 2", "the question has no answer"),
     ],
@@ -371,14 +516,19 @@ def test_a_bad_row_is_named(changes: dict[str, Any], where: str, what: str) -> N
 def test_rows_that_say_that_they_have_an_answer() -> None:
     rows = [row(0, "one two", "two"), row(1, "one two"), row(2, "one two") | {"answers": None}]
     rows.append(row(3, "one two") | {"answers": {"text": [], "answer_start": [3]}})
-    assert task().labelled(table(rows)).tolist() == [True, False, False, True], "what is malformed is refused, not left out"
+    assert task().labelled(table(rows)).tolist() == [True, False, False, True], (
+        "what is malformed is refused, not left out"
+    )
     assert task(no_answer=True).labelled(table(rows)).tolist() == [True, True, False, True]
 
 
 def test_many_bad_rows_are_one_problem_and_no_answer_is_a_matter_of_the_task() -> None:
     rows = table([row(0, "one two", "two"), row(1, "one two"), row(2, "one two")])
     (problem,) = task().check(rows, labelled=True)
-    assert problem.what == "the question has no answer (and 1 more: row 3)" and "tasks.qa.no_answer=true" in problem.fix
+    assert (
+        problem.what == "the question has no answer (and 1 more: row 3)"
+        and "tasks.qa.no_answer=true" in problem.fix
+    )
     assert task(no_answer=True).check(rows, labelled=True) == []
     (problem,) = task(no_answer=True, metrics=["squad_v2", "squad"]).check(rows, labelled=True)
     assert problem.where == "tasks.qa.metrics"
@@ -387,7 +537,8 @@ def test_many_bad_rows_are_one_problem_and_no_answer_is_a_matter_of_the_task() -
 @pytest.mark.parametrize(
     "answers",
     [
-        [{"text": ["two"], "answer_start": [4.0]}, {"text": [], "answer_start": []}, None],  # as pandas writes them
+        # as pandas writes them
+        [{"text": ["two"], "answer_start": [4.0]}, {"text": [], "answer_start": []}, None],
         [[{"text": "two", "answer_start": 4}], [], None],  # as the published files have them
     ],
 )
@@ -402,7 +553,11 @@ def test_other_forms_of_answers(answers: list[Any]) -> None:
     references = task(no_answer=True).references(sound)
     assert references is not None and references[0]["answers"] == usual
     assert str(references[0]["answers"]) == str(usual), "27.0 is 27"
-    half = Table(pa.table({**columns, "answers": [{"text": ["two"], "answer_start": [4.5]}] * 3}), "qa.jsonl", "train")
+    half = Table(
+        pa.table({**columns, "answers": [{"text": ["two"], "answer_start": [4.5]}] * 3}),
+        "qa.jsonl",
+        "train",
+    )
     (problem,) = task().check(half, labelled=True)
     assert problem.what == "answer_start 4.5 is not a whole number (and 2 more: rows 2, 3)"
 
@@ -411,26 +566,60 @@ def test_columns_of_the_wrong_type() -> None:
     columns = {"id": [1, 2], "question": ["a", "b"], "context": ["one", "two"]}
     flat = Table(pa.table({**columns, "answers": ["one", "two"]}), "qa.csv", "train")
     (problem,) = task().check(flat, labelled=True)
-    assert "column 'answers' holds text ('one'), where {text: [...], answer_start: [...]} is needed" in problem.what
+    assert (
+        "column 'answers' holds text ('one'), where {text: [...], answer_start: [...]} is needed"
+        in problem.what
+    )
     for answers, what in [
-        ({"text": ["one"], "answer_start": ["0"]}, "holds text in answer_start, where whole numbers are needed"),
-        ([{"text": "one", "answer_start": True}], "holds true and false in answer_start, where whole numbers are needed"),
+        (
+            {"text": ["one"], "answer_start": ["0"]},
+            "holds text in answer_start, where whole numbers are needed",
+        ),
+        (
+            [{"text": "one", "answer_start": True}],
+            "holds true and false in answer_start, where whole numbers are needed",
+        ),
         ({"text": [1], "answer_start": [0]}, "holds whole numbers in text, where texts are needed"),
-        ({"text": ["one"], "answer_start": 0}, "holds one answer_start, where a list is needed, also of one"),
+        (
+            {"text": ["one"], "answer_start": 0},
+            "holds one answer_start, where a list is needed, also of one",
+        ),
     ]:
         rows = Table(pa.table({**columns, "answers": [answers] * 2}), "qa.jsonl", "train")
-        assert [problem.what for problem in task().check(rows, labelled=True)] == [f"column 'answers' {what}"]
-    numbers = Table(pa.table({**columns, "id": [0.5, 1.5], "answers": pa.nulls(2)}), "qa.csv", "test")
-    assert [problem.what[:25] for problem in task().check(numbers, labelled=False)] == ["column 'id' holds numbers"]
+        assert [problem.what for problem in task().check(rows, labelled=True)] == [
+            f"column 'answers' {what}"
+        ]
+    numbers = Table(
+        pa.table({**columns, "id": [0.5, 1.5], "answers": pa.nulls(2)}), "qa.csv", "test"
+    )
+    assert [problem.what[:25] for problem in task().check(numbers, labelled=False)] == [
+        "column 'id' holds numbers"
+    ]
 
 
 @pytest.mark.skipif("MTL_DATA" not in os.environ, reason="needs the real data sets")
-@pytest.mark.parametrize(("name", "max_length", "stride"), [("squad", 384, 128), ("squad_v2", 128, 32)])
-def test_gold_positions_give_back_every_real_answer(name: str, max_length: int, stride: int) -> None:
-    rows = Table(pq.read_table(Path(os.environ["MTL_DATA"]) / name / "validation.parquet"), name, "validation")
-    qa = task(max_length=max_length, stride=stride, max_question_length=64, no_answer=name == "squad_v2", max_answer_length=max_length)
+@pytest.mark.parametrize(
+    ("name", "max_length", "stride"), [("squad", 384, 128), ("squad_v2", 128, 32)]
+)
+def test_gold_positions_give_back_every_real_answer(
+    name: str, max_length: int, stride: int
+) -> None:
+    rows = Table(
+        pq.read_table(Path(os.environ["MTL_DATA"]) / name / "validation.parquet"),
+        name,
+        "validation",
+    )
+    qa = task(
+        max_length=max_length,
+        stride=stride,
+        max_question_length=64,
+        no_answer=name == "squad_v2",
+        max_answer_length=max_length,
+    )
     assert qa.check(rows, labelled=True) == []
-    features = qa.encode(rows, TextEncoder(build_tokenizer(qa.texts(rows.head(3000)), 8000), uses_segments=True))
+    features = qa.encode(
+        rows, TextEncoder(build_tokenizer(qa.texts(rows.head(3000)), 8000), uses_segments=True)
+    )
     predictions = qa.decode(gold_outputs(features), features, rows)
     references = qa.references(rows)
     assert references is not None
@@ -442,13 +631,28 @@ def test_gold_positions_give_back_every_real_answer(name: str, max_length: int, 
             kept.append(number)
             continue
         start, text = answers["answer_start"][0], answers["text"][0]
-        around = context[start - 1 : start + 1] if start else " ", context[start + len(text) - 1 : start + len(text) + 1]
-        # The data set has answers that start or end inside a word ("5" of "50", "20" of "£20"): no tokenizer gives these back.
-        inside = any(len(pair) == 2 and not any(letter.isspace() or letter in string.punctuation for letter in pair) for pair in around)
+        around = (
+            context[start - 1 : start + 1] if start else " ",
+            context[start + len(text) - 1 : start + len(text) + 1],
+        )
+        # The data set has answers that start or end inside a word ("5" of "50", "20" of "£20"): no
+        # tokenizer gives these back.
+        inside = any(
+            len(pair) == 2
+            and not any(letter.isspace() or letter in string.punctuation for letter in pair)
+            for pair in around
+        )
         if number in answered and not inside:
             kept.append(number)
-            wrong += [] if predictions[number]["text"] == text.strip() or name == "squad_v2" else [number]
+            wrong += (
+                []
+                if predictions[number]["text"] == text.strip() or name == "squad_v2"
+                else [number]
+            )
     assert len(kept) > 0.99 * len(rows) and not wrong
     metric = qa.metrics[0]
     inputs = qa.metric_inputs(metric, [predictions[number] for number in kept])
-    assert compute(metric, references=[references[number] for number in kept], **inputs)["exact_match"] == 1.0
+    assert (
+        compute(metric, references=[references[number] for number in kept], **inputs)["exact_match"]
+        == 1.0
+    )

@@ -26,22 +26,37 @@ def small_configs() -> dict[str, Any]:
     cola_text = TextColumns(text="sentence")
     common = {"splits": Splits(), "max_length": 64}
     return {
-        "cola": kinds["classification"](source=Source(path="glue/cola"), columns=cola_text, labels=["no", "yes"], **common),
+        "cola": kinds["classification"](
+            source=Source(path="glue/cola"), columns=cola_text, labels=["no", "yes"], **common
+        ),
         "stsb": kinds["regression"](source=Source(path="glue/stsb"), columns=pair, **common),
-        "squad": kinds["span"](source=Source(path="squad"), stride=8, max_question_length=16, **common),
+        "squad": kinds["span"](
+            source=Source(path="squad"), stride=8, max_question_length=16, **common
+        ),
     }
 
 
-def small_data(rows: int = 64) -> tuple[dict[str, TaskType[Any]], dict[str, Table], dict[str, Features], BackboneFiles]:
+def small_data(
+    rows: int = 64,
+) -> tuple[dict[str, TaskType[Any]], dict[str, Table], dict[str, Features], BackboneFiles]:
     """Tasks, train tables, their features, and a from-scratch backbone of two layers."""
     configs = small_configs()
     source = open_source(Data(source="sample", max_train_rows=rows), configs)
     tasks = build_tasks(configs)
     tables = {name: source.read(name, "train") for name in tasks}
-    model = Model(kind="scratch", name=None, hidden=32, layers=2, heads=2, vocabulary=400, dropout=0.0)
-    files = find_backbone(model, lambda: [text for name, task in tasks.items() for text in task.texts(tables[name])])
+    model = Model(
+        kind="scratch", name=None, hidden=32, layers=2, heads=2, vocabulary=400, dropout=0.0
+    )
+    files = find_backbone(
+        model, lambda: [text for name, task in tasks.items() for text in task.texts(tables[name])]
+    )
     encoder = files.encoder()
-    return tasks, tables, {name: task.encode(tables[name], encoder) for name, task in tasks.items()}, files
+    return (
+        tasks,
+        tables,
+        {name: task.encode(tables[name], encoder) for name, task in tasks.items()},
+        files,
+    )
 
 
 class SmallConfig:
@@ -67,13 +82,18 @@ def small_model(
     names: dict[str, str] | None = None,
     **options: Any,
 ) -> tuple[MultiTaskModel, Weighting]:
-    """A model of the three tasks, initialised with seed 0, and a weighting for it. `sharing`: a strategy's name or its config.
-    `names`: other names for the tasks, by their usual ones."""
+    """A model of the three tasks, initialised with seed 0, and a weighting for it. `sharing`: a
+    strategy's name or its config. `names`: other names for the tasks, by their usual ones."""
     tasks, _, _, files = small_data()
     tasks = {(names or {}).get(name, name): task for name, task in tasks.items()}
     for name, factor in (lr_factors or {}).items():
         tasks[name].config.lr_factor = factor
     torch.manual_seed(0)
     model = build_model(SmallConfig(sharing, frozen_layers), tasks, files)  # type: ignore[arg-type]
-    described = {name: WeightedTask((weights or {}).get(name, 1.0), task.loss_kind) for name, task in tasks.items()}
-    return model, weightings.implementation(weighting)(weightings.configs[weighting](**options), described)
+    described = {
+        name: WeightedTask((weights or {}).get(name, 1.0), task.loss_kind)
+        for name, task in tasks.items()
+    }
+    return model, weightings.implementation(weighting)(
+        weightings.configs[weighting](**options), described
+    )

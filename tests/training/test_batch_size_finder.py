@@ -1,4 +1,5 @@
-"""`runner.max_tokens=auto`: what is found fits, uses what is there, leaves no trace, and is the run's from then on."""
+"""`runner.max_tokens=auto`: what is found fits, uses what is there, leaves no trace, and is the
+run's from then on."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ from mtlcli.training.analysis import cost
 from mtlcli.training import batch_size_finder as fit
 from mtlcli.training import loop
 def resident():
-    return next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS:"))
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
 held = {{}}
 def free_memory(device):
     held["before"] = resident()
@@ -51,7 +53,12 @@ loop.train = watched
 def largest(**options: Any) -> tuple[int, str]:
     model, weighting = small_model("hard")
     features = small_data()[2]
-    settings = {"input_format": InputFormat(0, True), "bf16": False, "accumulation": 1, "ranks": ALONE} | options
+    settings = {
+        "input_format": InputFormat(0, True),
+        "bf16": False,
+        "accumulation": 1,
+        "ranks": ALONE,
+    } | options
     return fit.largest_batch(model, weighting, features, dict.fromkeys(features, 8), **settings)
 
 
@@ -64,7 +71,10 @@ def test_it_leaves_no_trace() -> None:
     for sharing in ("hard", "attention", "mmoe"):
         model, weighting = small_model(sharing)
         features = small_data()[2]
-        before, drawn = {name: each.clone() for name, each in model.state_dict().items()}, torch.random.get_rng_state()
+        before, drawn = (
+            {name: each.clone() for name, each in model.state_dict().items()},
+            torch.random.get_rng_state(),
+        )
         fit.largest_batch(
             *(model, weighting, features, dict.fromkeys(features, 8)),
             input_format=InputFormat(0, True),
@@ -79,13 +89,21 @@ def test_it_leaves_no_trace() -> None:
 
 def test_an_input_that_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "free_memory", lambda device: 2**20)
-    with pytest.raises(RunError, match=r"one input of cola with \d+ tokens needs .* is left for inputs\n    -> lower data.max_length"):
+    with pytest.raises(
+        RunError,
+        match=r"one input of cola with \d+ tokens needs .* is left for inputs\n    -> lower "
+        r"data.max_length",
+    ):
         largest()
 
 
 def test_the_memory_that_is_free_is_what_the_system_says() -> None:
     free = fit.free_memory(torch.device("cpu"))
-    total = next(int(line.split()[1]) * 1024 for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
+    total = next(
+        int(line.split()[1]) * 1024
+        for line in Path("/proc/meminfo").read_text().splitlines()
+        if line.startswith("MemTotal")
+    )
     assert 2**26 < free < total
 
 
@@ -102,20 +120,39 @@ def test_a_run_stays_below_what_is_free_and_uses_it(tmp_path: Path, free: int) -
 
 def run_within(folder: Path, free: int, precision: str) -> None:
     """Run where `free` MB of memory are free, and look at the most that the run has held."""
-    options = [*RUN, f"runner.precision={precision}", "runner.steps=6", "runner.batch_size=400", f"run_dir={folder / 'run'}"]
-    done = mtl("train", *options, "runner.max_tokens=auto", before=LIMITED.format(free=free * 2**20))
+    options = [
+        *RUN,
+        f"runner.precision={precision}",
+        "runner.steps=6",
+        "runner.batch_size=400",
+        f"run_dir={folder / 'run'}",
+    ]
+    done = mtl(
+        "train", *options, "runner.max_tokens=auto", before=LIMITED.format(free=free * 2**20)
+    )
     assert done.returncode == 0, done.stderr
     peak = int(done.stdout.split("PEAK ")[1].split()[0]) / 2**20
     assert 0.4 * free < peak < free, done.stdout
     tokens = yaml.safe_load((folder / "run" / "config.yaml").read_text())["runner"]["max_tokens"]
     assert f"max_tokens: {tokens:,} padded tokens of a task in a step" in done.stdout
     # The number belongs to the run now, whatever memory there is later.
-    again = mtl("train", *options, "runner.max_tokens=auto", "resume=auto", before="from mtlcli.runner import fit; del fit.largest_batch")
+    again = mtl(
+        "train",
+        *options,
+        "runner.max_tokens=auto",
+        "resume=auto",
+        before="from mtlcli.runner import fit; del fit.largest_batch",
+    )
     assert again.returncode == 0, again.stderr
-    assert yaml.safe_load((folder / "run" / "config.yaml").read_text())["runner"]["max_tokens"] == tokens
+    assert (
+        yaml.safe_load((folder / "run" / "config.yaml").read_text())["runner"]["max_tokens"]
+        == tokens
+    )
 
 
 def test_another_word_is_refused(tmp_path: Path) -> None:
     done = mtl("train", *RUN, f"run_dir={tmp_path / 'run'}", "runner.max_tokens=most")
-    assert done.returncode == 2 and "runner.max_tokens" in done.stderr and "auto" in done.stderr, done.stderr
+    assert done.returncode == 2 and "runner.max_tokens" in done.stderr and "auto" in done.stderr, (
+        done.stderr
+    )
     assert not list(tmp_path.iterdir())

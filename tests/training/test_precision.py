@@ -1,4 +1,5 @@
-"""The number format follows from what the hardware can do, and compiled kernels are bounded by what is free."""
+"""The number format follows from what the hardware can do, and compiled kernels are bounded by what
+is free."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ CPU = torch.device("cpu")
         ({"neon": True, "bf16": True}, "bf16"),
     ],
 )
-def test_auto_is_bf16_where_the_cpu_has_instructions_for_it(flags: dict[str, bool], chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_bf16_where_the_cpu_has_instructions_for_it(
+    flags: dict[str, bool], chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
     assert choose_precision("auto", CPU) == chosen
     assert (choose_precision("fp32", CPU), choose_precision("bf16", CPU)) == ("fp32", "bf16")
@@ -35,7 +38,10 @@ def test_kernels_take_a_fifth_of_the_free_memory_at_most(monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "environ", environment)
     assert shapes_kept() == -(-1024 // precision.KERNELS_A_SHAPE)
     bound_kernels(300 * 2**20)
-    assert int(environment["ONEDNN_PRIMITIVE_CACHE_CAPACITY"]) * precision.KERNEL_BYTES <= 300 * 2**20 / 5
+    assert (
+        int(environment["ONEDNN_PRIMITIVE_CACHE_CAPACITY"]) * precision.KERNEL_BYTES
+        <= 300 * 2**20 / 5
+    )
     assert shapes_kept() == 4
     bound_kernels(2**50)
     assert shapes_kept() == 4, "what is set stays"

@@ -16,7 +16,10 @@ SIZES = {"a": TaskSize(40, 4, 10), "b": TaskSize(80, 8, 10), "c": TaskSize(120, 
 
 
 def staged(*names: list[str], patience: int | None = None) -> Stages:
-    parts = [Proportional(ProportionalSampling(), {name: SIZES[name] for name in each}, 0) for each in names]
+    parts = [
+        Proportional(ProportionalSampling(), {name: SIZES[name] for name in each}, 0)
+        for each in names
+    ]
     return Stages(parts, patience=patience)  # type: ignore[arg-type]
 
 
@@ -46,7 +49,9 @@ def test_lengths_are_given() -> None:
 
 
 @pytest.mark.parametrize(("steps", "lengths", "empty"), [(2, None, 1), (7, [2, 5], 3)])
-def test_a_stage_without_a_step_is_refused(steps: int, lengths: list[int] | None, empty: int) -> None:
+def test_a_stage_without_a_step_is_refused(
+    steps: int, lengths: list[int] | None, empty: int
+) -> None:
     with pytest.raises(UserError, match=f"stage {empty} of 3 has none"):
         staged(["a"], ["b"], ["c"]).fit(steps, lengths)
 
@@ -54,7 +59,9 @@ def test_a_stage_without_a_step_is_refused(steps: int, lengths: list[int] | None
 def test_one_stage_plans_what_its_policy_plans() -> None:
     stages = staged(["a", "b", "c"])
     stages.fit(24)
-    assert [stages.plan(Stage(), step) for step in range(24)] == [stages.samplings[0].plan(step) for step in range(24)]
+    assert [stages.plan(Stage(), step) for step in range(24)] == [
+        stages.samplings[0].plan(step) for step in range(24)
+    ]
 
 
 def test_every_stage_meets_its_data_once_through_from_its_beginning() -> None:
@@ -65,7 +72,10 @@ def test_every_stage_meets_its_data_once_through_from_its_beginning() -> None:
 
 
 def test_an_epoch_of_all_tasks_together_is_that_of_the_largest_of_each_stage() -> None:
-    parts = [All(AllSampling(), {name: SIZES[name] for name in names}, 0) for names in (["a"], ["b", "c"])]
+    parts = [
+        All(AllSampling(), {name: SIZES[name] for name in names}, 0)
+        for names in (["a"], ["b", "c"])
+    ]
     assert Stages(parts).steps_per_epoch == 4 + 12  # type: ignore[arg-type]
 
 
@@ -77,7 +87,13 @@ def test_a_plateau_is_of_the_stages_own_tasks() -> None:
     stages = staged(["a", "b"], ["c"], patience=2)
     stages.fit(24)
     stage = Stage()
-    for a, b, c, stale in ((0.1, 0.5, 0.1, 0), (0.3, 0.2, 0.9, 1), (0.4, 0.3, 0.1, 0), (0.3, 0.4, 0.9, 1), (0.0, 0.5, 1.0, 2)):
+    for a, b, c, stale in (
+        (0.1, 0.5, 0.1, 0),
+        (0.3, 0.2, 0.9, 1),
+        (0.4, 0.3, 0.1, 0),
+        (0.3, 0.4, 0.9, 1),
+        (0.0, 0.5, 1.0, 2),
+    ):
         assert not stages.over(stage, 5, 24)
         stages.note(stage, scores(a=a, b=b, c=c))
         assert stage.stale == stale

@@ -1,4 +1,5 @@
-"""The gradient of a step: against autograd on the plain weighted sum, and the same however the batch is cut."""
+"""The gradient of a step: against autograd on the plain weighted sum, and the same however the
+batch is cut."""
 
 from __future__ import annotations
 
@@ -22,18 +23,31 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 def batches(model, features, accumulation: int = 1) -> dict[str, TaskBatch]:  # type: ignore[no-untyped-def]
     return {
         name: cut(
-            model.tasks[name], features[name], np.arange(13), input_format=InputFormat(0, True), accumulation=accumulation, ranks=ALONE
+            model.tasks[name],
+            features[name],
+            np.arange(13),
+            input_format=InputFormat(0, True),
+            accumulation=accumulation,
+            ranks=ALONE,
         )
         for name in model.tasks
-    }  # fmt: skip
+    }
 
 
-def run_step(model, weighting, given: dict[str, TaskBatch], number: int = 0, *, probe: bool = False) -> Outcome:  # type: ignore[no-untyped-def]
-    return Backward(model, weighting, ALONE, bf16=False)(given, small_step(given, number), probe=probe)
+def run_step(
+    model, weighting, given: dict[str, TaskBatch], number: int = 0, *, probe: bool = False
+) -> Outcome:  # type: ignore[no-untyped-def]
+    return Backward(model, weighting, ALONE, bf16=False)(
+        given, small_step(given, number), probe=probe
+    )
 
 
 def gradients(model) -> dict[str, torch.Tensor]:  # type: ignore[no-untyped-def]
-    return {name: p.grad.to_dense().clone() for name, p in model.named_parameters() if p.grad is not None}
+    return {
+        name: p.grad.to_dense().clone()
+        for name, p in model.named_parameters()
+        if p.grad is not None
+    }
 
 
 @pytest.mark.parametrize("sharing", ["hard", "none"])
@@ -69,15 +83,22 @@ def test_losses_are_means_over_labelled_items() -> None:
     with torch.no_grad():
         cola, stsb = cut_batches["cola"].micro[0], cut_batches["stsb"].micro[0]
         logits = next(iter(model.outputs("cola", cola).values()))
-        assert losses["cola"] == pytest.approx(torch.nn.functional.cross_entropy(logits, cola.columns["label"]).item(), rel=1e-5)
+        assert losses["cola"] == pytest.approx(
+            torch.nn.functional.cross_entropy(logits, cola.columns["label"]).item(), rel=1e-5
+        )
         scores = next(iter(model.outputs("stsb", stsb).values())).reshape(-1)
-        assert losses["stsb"] == pytest.approx(torch.nn.functional.mse_loss(scores, stsb.columns["score"].float()).item(), rel=1e-5)
+        assert losses["stsb"] == pytest.approx(
+            torch.nn.functional.mse_loss(scores, stsb.columns["score"].float()).item(), rel=1e-5
+        )
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
 @pytest.mark.parametrize("together", [False, True])
-def test_a_weighted_loss_is_torchs_on_the_whole_batch_however_it_is_cut(accumulation: int, together: bool) -> None:
-    """Weights of classes and smoothed labels: of two ranks, in micro-batches, and with the inputs of other tasks in one batch."""
+def test_a_weighted_loss_is_torchs_on_the_whole_batch_however_it_is_cut(
+    accumulation: int, together: bool
+) -> None:
+    """Weights of classes and smoothed labels: of two ranks, in micro-batches, and with the inputs
+    of other tasks in one batch."""
     _, _, features, _ = small_data()
     model, weighting = small_model("hard")
     task = model.tasks["cola"]
@@ -88,17 +109,24 @@ def test_a_weighted_loss_is_torchs_on_the_whole_batch_however_it_is_cut(accumula
         batch = whole["cola"].micro[0]
         logits, labels = model.outputs("cola", batch)["logits"], batch.columns["label"]
     assert set(labels.tolist()) == {0, 1}
-    expected = torch.nn.functional.cross_entropy(logits, labels, weight=torch.tensor([0.5, 3.0]), label_smoothing=0.2).item()
+    expected = torch.nn.functional.cross_entropy(
+        logits, labels, weight=torch.tensor([0.5, 3.0]), label_smoothing=0.2
+    ).item()
     step = Backward(model, weighting, ALONE, bf16=False, together=together)
     total = 0.0
     for rank in range(2):
         ranks = Ranks(rank, 2, torch.device("cpu"))
         shares = {
             name: cut(
-                model.tasks[name], features[name], np.arange(13), input_format=InputFormat(0, True), accumulation=accumulation, ranks=ranks
+                model.tasks[name],
+                features[name],
+                np.arange(13),
+                input_format=InputFormat(0, True),
+                accumulation=accumulation,
+                ranks=ranks,
             )
             for name in model.tasks
-        }  # fmt: skip
+        }
         total += step(shares, small_step(shares)).losses["cola"]
     assert total == pytest.approx(expected, rel=1e-5)
     assert model("cola", batch).loss.item() == pytest.approx(expected, rel=1e-5)
@@ -122,7 +150,8 @@ def test_learned_weights_get_the_gradient_of_their_objective() -> None:
     assert [p.grad.item() for p in weighting.parameters()] == pytest.approx(expected, rel=1e-5)  # type: ignore[union-attr]
 
 
-# ------------------------------------------------------------------------------------------------ rows
+# ------------------------------------------------------------------------------------------------
+# rows
 
 
 def plain_rows(model, given: dict[str, TaskBatch]) -> dict[str, dict[str, torch.Tensor]]:  # type: ignore[no-untyped-def]
@@ -156,12 +185,19 @@ def test_a_probe_measures_the_gram_matrix_and_changes_nothing_to_the_bit() -> No
         assert torch.equal(gradient, without[name]), name
     for one, first in enumerate(given):
         for other, second in enumerate(given):
-            expected = sum((rows[first][name].double() * rows[second][name].double()).sum() for name in shared_names(model))
-            assert probed.gram[one, other].item() == pytest.approx(float(expected), rel=1e-4, abs=1e-7)
+            expected = sum(
+                (rows[first][name].double() * rows[second][name].double()).sum()
+                for name in shared_names(model)
+            )
+            assert probed.gram[one, other].item() == pytest.approx(
+                float(expected), rel=1e-4, abs=1e-7
+            )
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
-@pytest.mark.parametrize("options", [{}, {"rows": "bf16"}, {"last_layers": 1}, {"projection": 256}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"rows": "bf16"}, {"last_layers": 1}, {"projection": 256}], ids=str
+)
 def test_balanced_gradient_is_the_weighted_sum_of_rows_and_private_ones_follow_their_loss(
     accumulation: int, options: dict[str, object]
 ) -> None:
@@ -172,10 +208,16 @@ def test_balanced_gradient_is_the_weighted_sum_of_rows_and_private_ones_follow_t
     rows = plain_rows(model, given)
     outcome = run_step(model, weighting, batches(model, features, accumulation))
     found = gradients(model)
-    tolerance = {"atol": 2e-2, "rtol": 2e-2} if options.get("rows") == "bf16" else {"atol": 1e-5, "rtol": 1e-3}
+    tolerance = (
+        {"atol": 2e-2, "rtol": 2e-2}
+        if options.get("rows") == "bf16"
+        else {"atol": 1e-5, "rtol": 1e-3}
+    )
     for name, users in model.users().items():
         if len(users) > 1:
-            expected = sum(outcome.weights[task] * rows[task][name] for task in given if name in rows[task])
+            expected = sum(
+                outcome.weights[task] * rows[task][name] for task in given if name in rows[task]
+            )
         else:
             expected = importance[users[0]] * rows[users[0]][name]
         torch.testing.assert_close(found[name], expected, **tolerance)
@@ -210,16 +252,23 @@ def test_between_balanced_steps_the_last_weights_are_used_again() -> None:
     assert second.weights == first.weights and second.gram is None
     found = gradients(model)
     for name in shared_names(model):
-        expected = sum(first.weights[task] * rows[task][name] for task in given if name in rows[task])
+        expected = sum(
+            first.weights[task] * rows[task][name] for task in given if name in rows[task]
+        )
         torch.testing.assert_close(found[name], expected, atol=1e-5, rtol=1e-3)
     model.zero_grad()
     assert run_step(model, weighting, given, 3).weights != first.weights
 
 
-@pytest.mark.parametrize("options", [{}, {"every": 2}, {"last_layers": 1}, {"projection": 16}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"every": 2}, {"last_layers": 1}, {"projection": 16}], ids=str
+)
 @pytest.mark.parametrize("name", ["nash", "fairgrad"])
-def test_no_update_of_shared_parameters_is_longer_than_max_norm(name: str, options: dict[str, int]) -> None:
-    """Nor where the weights are those of a step before, or come from an estimate. The weights of the outcome are those of the update."""
+def test_no_update_of_shared_parameters_is_longer_than_max_norm(
+    name: str, options: dict[str, int]
+) -> None:
+    """Nor where the weights are those of a step before, or come from an estimate. The weights of
+    the outcome are those of the update."""
     _, _, features, _ = small_data()
     model, weighting = small_model("hard", weighting=name, max_norm=0.5, **options)
     for number in range(2):
@@ -230,7 +279,11 @@ def test_no_update_of_shared_parameters_is_longer_than_max_norm(name: str, optio
         norm = torch.stack([gradient.norm() for gradient in shared.values()]).norm().item()
         assert norm == pytest.approx(0.5, rel=1e-4)
         for parameter, gradient in shared.items():
-            expected = sum(outcome.weights[task] * rows[task][parameter] for task in given if parameter in rows[task])
+            expected = sum(
+                outcome.weights[task] * rows[task][parameter]
+                for task in given
+                if parameter in rows[task]
+            )
             torch.testing.assert_close(gradient, expected, atol=1e-5, rtol=1e-3)
         with torch.no_grad():  # Longer gradients in the second step.
             for parameter in model.heads.parameters():
@@ -253,7 +306,9 @@ def test_a_task_of_weight_0_does_not_stop_the_others(name: str) -> None:
     given = batches(alone, features)
     del given["stsb"]
     expected = run_step(alone, others, given)
-    assert {name: outcome.weights[name] for name in given} == pytest.approx(expected.weights, rel=1e-4)
+    assert {name: outcome.weights[name] for name in given} == pytest.approx(
+        expected.weights, rel=1e-4
+    )
     for key in shared_names(model):
         torch.testing.assert_close(found[key], gradients(alone)[key], atol=1e-5, rtol=1e-3)
 
@@ -263,10 +318,14 @@ def test_what_the_weighting_learns_is_in_the_checked_norm() -> None:
     model, weighting = small_model("hard", weighting="uncertainty")
     outcome = run_step(model, weighting, batches(model, features))
     every = [*gradients(model).values(), *(parameter.grad for parameter in weighting.parameters())]
-    assert outcome.norm.item() == pytest.approx(torch.stack([each.norm() for each in every]).norm().item(), rel=1e-5)  # type: ignore[union-attr]
+    assert outcome.norm.item() == pytest.approx(
+        torch.stack([each.norm() for each in every]).norm().item(), rel=1e-5
+    )  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(("value", "said"), [(-200.0, "the weight of stsb is inf, as log_variance.stsb is -200")])
+@pytest.mark.parametrize(
+    ("value", "said"), [(-200.0, "the weight of stsb is inf, as log_variance.stsb is -200")]
+)
 def test_a_learned_weight_that_is_not_finite_is_named(value: float, said: str) -> None:
     _, _, features, _ = small_data()
     model, weighting = small_model("hard", weighting="uncertainty")
@@ -279,12 +338,15 @@ def test_a_learned_weight_that_is_not_finite_is_named(value: float, said: str) -
 
 @pytest.mark.parametrize("name", list(weightings))
 def test_a_step_left_out_because_it_is_not_finite_leaves_no_trace(name: str) -> None:
-    """As with runner.skip_nonfinite: every method goes on with finite weights after a head that gave NaN."""
+    """As with runner.skip_nonfinite: every method goes on with finite weights after a head that
+    gave NaN."""
     _, _, features, _ = small_data()
     model, weighting = small_model("hard", weighting=name, **OPTIONS.get(name, {}))
     run_step(model, weighting, batches(model, features), 0)
     before = json.dumps(weighting.state_dict())
-    bias = next(parameter for key, parameter in model.named_parameters() if key == "heads.stsb.output.bias")
+    bias = next(
+        parameter for key, parameter in model.named_parameters() if key == "heads.stsb.output.bias"
+    )
     kept = bias.detach().clone()
     for bad in (float("nan"), 1e25):
         with torch.no_grad():
@@ -296,7 +358,10 @@ def test_a_step_left_out_because_it_is_not_finite_leaves_no_trace(name: str) -> 
     with torch.no_grad():
         bias.copy_(kept)
     model.zero_grad()
-    assert all(np.isfinite(weight) for weight in run_step(model, weighting, batches(model, features), 2).weights.values())
+    assert all(
+        np.isfinite(weight)
+        for weight in run_step(model, weighting, batches(model, features), 2).weights.values()
+    )
 
 
 def test_a_projection_is_unbiased() -> None:

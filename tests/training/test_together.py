@@ -1,4 +1,5 @@
-"""Tasks that go through the trunk together, grouped by length: the same step as one task after the other, in fewer passes."""
+"""Tasks that go through the trunk together, grouped by length: the same step as one task after the
+other, in fewer passes."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ JOINT = [name for name in sharings if getattr(sharings.implementation(name), "jo
 
 def moved(sharing: str, weighting: str = "static", **options: object):  # type: ignore[no-untyped-def]
     """A model with weights that nothing hides: adapters and the like start at zero."""
-    model, weights = small_model(sharing, weighting=weighting, weights={"cola": 0.5, "stsb": 2.0}, **options)
+    model, weights = small_model(
+        sharing, weighting=weighting, weights={"cola": 0.5, "stsb": 2.0}, **options
+    )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -35,11 +38,20 @@ def passes_of(model: MultiTaskModel) -> list[Batch]:
 
 
 def step(
-    model, weighting, given, *, together: bool, probe: bool = False, seed: int = 0, most: int = 10_000
+    model,
+    weighting,
+    given,
+    *,
+    together: bool,
+    probe: bool = False,
+    seed: int = 0,
+    most: int = 10_000,
 ) -> tuple[Outcome, dict[str, torch.Tensor]]:  # type: ignore[no-untyped-def]
     model.zero_grad()
     torch.manual_seed(seed)
-    outcome = Backward(model, weighting, ALONE, bf16=False, together=together, max_tokens=most)(given, small_step(given), probe=probe)
+    outcome = Backward(model, weighting, ALONE, bf16=False, together=together, max_tokens=most)(
+        given, small_step(given), probe=probe
+    )
     return outcome, gradients(model)
 
 
@@ -49,7 +61,9 @@ def test_the_strategies_that_can_are_these() -> None:
 
 @pytest.mark.parametrize("accumulation", [1, 3])
 @pytest.mark.parametrize("sharing", JOINT)
-def test_the_step_is_the_same(sharing: str, accumulation: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_step_is_the_same(
+    sharing: str, accumulation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(steps.OVERHEAD, "cpu", 1000)
     _, _, features, _ = small_data()
     model, weighting = moved(sharing)
@@ -59,18 +73,24 @@ def test_the_step_is_the_same(sharing: str, accumulation: int, monkeypatch: pyte
     seen = passes_of(model)
     outcome, found = step(model, weighting, given, together=True)
     assert any(len({name for name, _ in batch.parts}) > 1 for batch in seen)
-    assert outcome.losses == pytest.approx(alone.losses, rel=1e-5) and outcome.weights == alone.weights
+    assert (
+        outcome.losses == pytest.approx(alone.losses, rel=1e-5) and outcome.weights == alone.weights
+    )
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, atol=2e-6, rtol=1e-4)
     if "load" in told:
         for name, weights in told["load"]["layer 1"].items():
-            assert model.trunk.measures()["load"]["layer 1"][name] == pytest.approx(weights, abs=1e-3)
+            assert model.trunk.measures()["load"]["layer 1"][name] == pytest.approx(
+                weights, abs=1e-3
+            )
 
 
 @pytest.mark.parametrize("most", [1, 600])
 @pytest.mark.parametrize("overhead", [0, 1000])
-def test_no_batch_is_larger_than_that_of_a_task_or_than_said(overhead: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_batch_is_larger_than_that_of_a_task_or_than_said(
+    overhead: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(steps.OVERHEAD, "cpu", overhead)
     _, _, features, _ = small_data()
     model, weighting = moved("hard")
@@ -97,7 +117,9 @@ def test_a_probe_changes_nothing_to_the_bit_with_dropout() -> None:
     assert quiet.gram is None and probed.gram is not None and probed.losses == quiet.losses
     assert all(torch.equal(found[name], gradient) for name, gradient in without.items())
     _, other = step(model, weighting, given, together=True, seed=1)
-    assert not all(torch.equal(other[name], gradient) for name, gradient in without.items()), "dropout is at work"
+    assert not all(torch.equal(other[name], gradient) for name, gradient in without.items()), (
+        "dropout is at work"
+    )
 
 
 @pytest.mark.parametrize("weighting", ["pcgrad", "gls", "gradnorm"])
@@ -115,4 +137,6 @@ def test_a_task_alone_goes_as_it_is() -> None:
     given = {"cola": batches(model, features)["cola"]}
     seen = passes_of(model)
     step(model, weighting, given, together=True)
-    assert [np.array_equal(batch.indices, given["cola"].micro[0].indices) for batch in seen] == [True]
+    assert [np.array_equal(batch.indices, given["cola"].micro[0].indices) for batch in seen] == [
+        True
+    ]

@@ -1,4 +1,5 @@
-"""A weighting's state through JSON in the middle of training: the rest of the trajectory is the same to the bit."""
+"""A weighting's state through JSON in the middle of training: the rest of the trajectory is the
+same to the bit."""
 
 from __future__ import annotations
 
@@ -22,7 +23,10 @@ def test_training_goes_on_from_a_saved_state(name: str) -> None:
     optimizer = optimizer_of(model, weighting)
     train(model, weighting, optimizer, features, ALONE, range(7))
     saved = json.dumps(weighting.state_dict())
-    weights, moments = {key: value.clone() for key, value in model.state_dict().items()}, optimizer.state_dict()
+    weights, moments = (
+        {key: value.clone() for key, value in model.state_dict().items()},
+        optimizer.state_dict(),
+    )
     expected = train(model, weighting, optimizer, features, ALONE, range(7, 14))
 
     other, resumed = make(name)

@@ -1,4 +1,5 @@
-"""A few steps of training on small models, without a loop around them: for tests that compare trajectories."""
+"""A few steps of training on small models, without a loop around them: for tests that compare
+trajectories."""
 
 from __future__ import annotations
 
@@ -18,14 +19,20 @@ from mtlcli.weighting.base import Step, Weighting
 from tests.training.small import small_model
 
 IMPORTANCE = {"cola": 1.0, "stsb": 0.5, "squad": 2.0}
-OPTIONS: dict[str, dict[str, Any]] = {"annealed": {"tasks": {"stsb": AnnealedTask(start=2.0, end=0.5)}}, "dwa": {"every": 3}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "annealed": {"tasks": {"stsb": AnnealedTask(start=2.0, end=0.5)}},
+    "dwa": {"every": 3},
+}
 """What shows a method at work within a few steps."""
 
 
 def make(name: str, sharing: str = "hard", **options: Any) -> tuple[MultiTaskModel, Weighting]:
-    """A small model and the weighting `name`, with unequal importance where that means something."""
+    """A small model and the weighting `name`, with unequal importance where that means
+    something."""
     importance = None if weightings.configs[name].needs.unit_importance else IMPORTANCE
-    return small_model(sharing, weighting=name, weights=importance, **(OPTIONS.get(name, {}) | options))
+    return small_model(
+        sharing, weighting=name, weights=importance, **(OPTIONS.get(name, {}) | options)
+    )
 
 
 def optimizer_of(model: MultiTaskModel, weighting: Weighting) -> torch.optim.Optimizer:
@@ -53,10 +60,15 @@ def train(
         chosen = (np.arange(9) + 9 * number) % 60
         batches = {
             name: cut(
-                model.tasks[name], features[name], chosen, input_format=InputFormat(0, True), accumulation=accumulation, ranks=ranks
+                model.tasks[name],
+                features[name],
+                chosen,
+                input_format=InputFormat(0, True),
+                accumulation=accumulation,
+                ranks=ranks,
             )
             for name in model.tasks
-        }  # fmt: skip
+        }
         step = Step(number=number, total=40, epoch=number // 4, seed=0, tasks=list(batches))
         optimizer.zero_grad(set_to_none=True)
         used.append(backward(batches, step).weights)

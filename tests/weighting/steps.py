@@ -36,16 +36,23 @@ def make_step(
     return Step(number, total, epoch, seed, list(losses), known, gram)
 
 
-def random_steps(names: list[str], count: int, *, absent: bool, per_epoch: int = 7) -> list[tuple[Step, dict[str, float]]]:
-    """Steps with random losses and Gram matrices, and the losses after each. `absent`: tasks are missing from some of them."""
+def random_steps(
+    names: list[str], count: int, *, absent: bool, per_epoch: int = 7
+) -> list[tuple[Step, dict[str, float]]]:
+    """Steps with random losses and Gram matrices, and the losses after each. `absent`: tasks are
+    missing from some of them."""
     generator = torch.Generator().manual_seed(1)
     steps = []
     for number in range(count):
         chosen = [name for index, name in enumerate(names) if not absent or (number + index) % 3]
-        before, after = (0.2 + torch.rand(2, len(chosen), generator=generator, dtype=torch.float64)).tolist()
+        before, after = (
+            0.2 + torch.rand(2, len(chosen), generator=generator, dtype=torch.float64)
+        ).tolist()
         rows = torch.randn(len(chosen), 5, generator=generator, dtype=torch.float64)
         losses = dict(zip(chosen, before, strict=True))
-        step = make_step(losses, number=number, total=count, epoch=number // per_epoch, gram=rows @ rows.T)
+        step = make_step(
+            losses, number=number, total=count, epoch=number // per_epoch, gram=rows @ rows.T
+        )
         steps.append((step, dict(zip(chosen, after, strict=True))))
     return steps
 

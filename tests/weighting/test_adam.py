@@ -14,12 +14,21 @@ from mtlcli.weighting.adam import Adam
 def test_it_is_torchs_adam(weight_decay: float) -> None:
     """One parameter a task, in float64; a task without a gradient is left alone by both."""
     values = {"a": 0.5, "b": -2.0}
-    parameters = {name: torch.nn.Parameter(torch.tensor(value, dtype=torch.float64)) for name, value in values.items()}
+    parameters = {
+        name: torch.nn.Parameter(torch.tensor(value, dtype=torch.float64))
+        for name, value in values.items()
+    }
     theirs = torch.optim.Adam(parameters.values(), lr=0.03, weight_decay=weight_decay)
     ours = Adam(values, 0.03, weight_decay)
     generator = torch.Generator().manual_seed(0)
     for number in range(50):
-        gradient = dict(zip(values, torch.randn(2, generator=generator, dtype=torch.float64).tolist(), strict=True))
+        gradient = dict(
+            zip(
+                values,
+                torch.randn(2, generator=generator, dtype=torch.float64).tolist(),
+                strict=True,
+            )
+        )
         if number % 3 == 0:
             del gradient["b"]
         theirs.zero_grad()
@@ -27,7 +36,9 @@ def test_it_is_torchs_adam(weight_decay: float) -> None:
             parameters[name].grad = torch.tensor(slope, dtype=torch.float64)
         theirs.step()
         ours.step(values, gradient)
-        assert list(values.values()) == pytest.approx([parameter.item() for parameter in parameters.values()], rel=1e-12)
+        assert list(values.values()) == pytest.approx(
+            [parameter.item() for parameter in parameters.values()], rel=1e-12
+        )
 
 
 def test_its_state_survives_json() -> None:

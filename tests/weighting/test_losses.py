@@ -33,7 +33,9 @@ def test_a_resumed_trajectory_is_the_uninterrupted_one(name: str, absent: bool) 
     method = make(name)
     first = drive(method, steps[:17])
     assert first + drive(reloaded(method), steps[17:]) == whole
-    assert all(math.isfinite(weight) and weight > 0 for weights in whole for weight in weights.values())
+    assert all(
+        math.isfinite(weight) and weight > 0 for weights in whole for weight in weights.values()
+    )
     assert [list(weights) for weights in whole] == [step.tasks for step, _ in steps]
 
 
@@ -67,7 +69,12 @@ def test_the_order_of_tasks_does_not_matter(name: str) -> None:
         assert step.losses is not None and step.gram is not None
         names = ["c", "a", "b"]
         index = [step.tasks.index(each) for each in names]
-        other = make_step({each: step.losses[each] for each in names}, number=step.number, total=20, epoch=step.epoch)
+        other = make_step(
+            {each: step.losses[each] for each in names},
+            number=step.number,
+            total=20,
+            epoch=step.epoch,
+        )
         other.gram = step.gram[index][:, index]
         turned.append((other, after))
     for one, two in zip(drive(make(name), steps), drive(make(name), turned), strict=True):

@@ -1,4 +1,5 @@
-"""No number that is not finite gets into the state of a weighting: one such step must not spoil all that follow."""
+"""No number that is not finite gets into the state of a weighting: one such step must not spoil all
+that follow."""
 
 from __future__ import annotations
 
@@ -14,7 +15,10 @@ from mtlcli.config.weighting import AnnealedTask
 from mtlcli.weighting.base import Weighting
 from tests.weighting.steps import build, drive, random_steps, tasks
 
-OPTIONS: dict[str, dict[str, Any]] = {"annealed": {"tasks": {"a": AnnealedTask(end=0.5)}}, "dwa": {"every": 3}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "annealed": {"tasks": {"a": AnnealedTask(end=0.5)}},
+    "dwa": {"every": 3},
+}
 
 
 def make(name: str) -> Weighting:
@@ -50,7 +54,9 @@ def test_a_step_that_is_not_finite_leaves_no_trace(name: str, what: str, bad: fl
         assert method.observe_after(step, after) is False or what == "gradients"
     if what != "gradients":
         assert json.dumps(method.state_dict()) == before
-    assert "NaN" not in json.dumps(method.state_dict()) and "Infinity" not in json.dumps(method.state_dict())
+    assert "NaN" not in json.dumps(method.state_dict()) and "Infinity" not in json.dumps(
+        method.state_dict()
+    )
     found += drive(method, steps[6:])
     assert all(math.isfinite(weight) for weights in found for weight in weights.values())
     if what == "losses" or not method.losses_after_step:

@@ -7,7 +7,17 @@ from dataclasses import replace
 from random import Random
 
 from mtlcli.data.sample import words
-from mtlcli.data.sample.world import OPTIONAL, SLOTS, VALUES, Event, Tokens, World, join, sentence, without
+from mtlcli.data.sample.world import (
+    OPTIONAL,
+    SLOTS,
+    VALUES,
+    Event,
+    Tokens,
+    World,
+    join,
+    sentence,
+    without,
+)
 
 
 def _event(world: World, rng: Random, number: int = 1) -> Event:
@@ -20,12 +30,14 @@ def _said(event: Event, slots: Sequence[str] = SLOTS) -> list[str]:
 
 
 def _other(world: World, rng: Random, event: Event, slots: list[str]) -> Event:
-    """The event with some of the slots changed, from two to all of them: a model of one task alone, from scratch, can learn to see that."""
+    """The event with some of the slots changed, from two to all of them: a model of one task alone,
+    from scratch, can learn to see that."""
     return world.change(rng, event, rng.sample(slots, rng.randint(min(2, len(slots)), len(slots))))
 
 
 def mrpc(world: World, rng: Random, label: int) -> tuple[str, ...]:
-    """Two statements: the same event in other words (1), or one that differs in two facts or more, or denies it (0)."""
+    """Two statements: the same event in other words (1), or one that differs in two facts or more,
+    or denies it (0)."""
     event = _event(world, rng)
     if not label and rng.random() < 0.3:
         texts = [sentence(world.tell(rng, event)), sentence(world.deny(rng, event))]
@@ -44,7 +56,8 @@ def stsb(world: World, rng: Random, label: int) -> tuple[str, ...]:
 
 
 def qqp(world: World, rng: Random, label: int) -> tuple[str, ...]:
-    """Two questions: the same one in other words (1), or one for another fact or about another event (0)."""
+    """Two questions: the same one in other words (1), or one for another fact or about another
+    event (0)."""
     event = world.event(rng, ())
     slots = ["who", "thing", "place", "time"]
     slot = rng.choice(slots)
@@ -60,7 +73,9 @@ def qqp(world: World, rng: Random, label: int) -> tuple[str, ...]:
 
 def qnli(world: World, rng: Random, label: int) -> tuple[str, ...]:
     """A question and a sentence that answers it (0), or one that does not (1)."""
-    slot = rng.choice(("who", "thing") if (rng.random() < 0.65) != bool(label) else ("place", "time"))
+    slot = rng.choice(
+        ("who", "thing") if (rng.random() < 0.65) != bool(label) else ("place", "time")
+    )
     event = world.event(rng, rng.choice(((), ("place",), ("time",), ("place", "time"))))
     if slot in OPTIONAL and not getattr(event, slot):
         event = replace(event, **{slot: getattr(world.event(rng), slot)})
@@ -70,7 +85,9 @@ def qnli(world: World, rng: Random, label: int) -> tuple[str, ...]:
         if slot in OPTIONAL and different < 0.65:
             event = without(event, slot)
         if slot not in OPTIONAL or different > 0.35:
-            event = _other(world, rng, event, [name for name in ("who", "verb", "thing") if name != slot])
+            event = _other(
+                world, rng, event, [name for name in ("who", "verb", "thing") if name != slot]
+            )
     return question, sentence(world.tell(rng, event))
 
 
@@ -79,45 +96,67 @@ def _less(rng: Random, event: Event) -> Event:
     return without(event, rng.choice(_said(event, OPTIONAL)))
 
 
-def _general(world: World, rng: Random, event: Event, words_for: dict[str, str], share: float) -> str:
+def _general(
+    world: World, rng: Random, event: Event, words_for: dict[str, str], share: float
+) -> str:
     """The event as a sentence, in a `share` of cases with the more general words of `words_for`."""
     general = words_for if rng.random() < share else {}
     return sentence([(role, general.get(word, word)) for role, word in world.tell(rng, event)])
 
 
 def _follows(world: World, rng: Random, event: Event) -> str:
-    """A sentence that the event entails: less is said, or a kind or a country instead of a thing or a city."""
+    """A sentence that the event entails: less is said, or a kind or a country instead of a thing or
+    a city."""
     return _general(world, rng, _less(rng, event), {**words.KIND_OF, **words.COUNTRY_OF}, 0.3)
 
 
 def _contradicts(world: World, rng: Random, event: Event) -> str:
-    """A sentence that cannot be true of the event: denied, or the opposite of its verb or quality, or another place or time."""
+    """A sentence that cannot be true of the event: denied, or the opposite of its verb or quality,
+    or another place or time."""
     event = _less(rng, event)
     if rng.random() < 0.4:
         return sentence(world.deny(rng, event))
     slot = rng.choice(["verb", *_said(event, OPTIONAL)])
     if slot in ("verb", "quality"):
-        return _general(world, rng, replace(event, **{slot: words.OPPOSITE_OF[getattr(event, slot)]}), words.KIND_OF, 0.15)
+        return _general(
+            world,
+            rng,
+            replace(event, **{slot: words.OPPOSITE_OF[getattr(event, slot)]}),
+            words.KIND_OF,
+            0.15,
+        )
     return _general(world, rng, world.change(rng, event, [slot]), words.KIND_OF, 0.15)
 
 
 def _open(world: World, rng: Random, event: Event) -> str:
-    """A sentence that the event leaves open: it is about another person or thing, or says more than is known."""
+    """A sentence that the event leaves open: it is about another person or thing, or says more than
+    is known."""
     if rng.random() < 0.5:
         slots = rng.choice((["who"], ["thing"], ["who", "thing"]))
         other = without(world.change(rng, event, slots), rng.choice(_said(event, OPTIONAL)))
         # Another thing of the same kind, named by its kind, would follow after all.
-        return _general(world, rng, other, words.COUNTRY_OF if slots == ["thing"] else words.KIND_OF, 0.15)
-    more = replace(event, **{slot: rng.choice(VALUES[slot]) for slot in OPTIONAL if getattr(event, slot) is None})
-    return _general(world, rng, without(more, rng.choice(_said(event, OPTIONAL))), words.KIND_OF, 0.15)
+        return _general(
+            world, rng, other, words.COUNTRY_OF if slots == ["thing"] else words.KIND_OF, 0.15
+        )
+    more = replace(
+        event,
+        **{slot: rng.choice(VALUES[slot]) for slot in OPTIONAL if getattr(event, slot) is None},
+    )
+    return _general(
+        world, rng, without(more, rng.choice(_said(event, OPTIONAL))), words.KIND_OF, 0.15
+    )
 
 
 def _inference(world: World, rng: Random, label: int) -> tuple[Event, Tokens, str]:
-    """An event, the premise that tells (or sometimes denies) it, and a hypothesis: entailment (0), neutral (1), contradiction (2)."""
+    """An event, the premise that tells (or sometimes denies) it, and a hypothesis: entailment (0),
+    neutral (1), contradiction (2)."""
     if rng.random() < 0.12:
         event = _event(world, rng)
         if label == 1:
-            other, say = world.change(rng, event, [rng.choice(("who", "thing"))]), rng.choice((world.tell, world.deny))
+            other, say = (
+                world.change(rng, event, [rng.choice(("who", "thing"))]),
+                rng.choice((world.tell, world.deny)),
+            )
         else:
             other, say = event, world.tell if label else world.deny
         return event, world.deny(rng, event), sentence(say(rng, other))
@@ -152,24 +191,40 @@ _HELPED = ("patient", "child", "client", "pupil", "guest", "stranger")
 _HELP = ("helped", "served", "advised")
 _SIZES = (("vehicle", "instrument"), ("garment", "toy"))
 Schema = tuple[str, str, tuple[str, ...], tuple[str, ...]]
-"""A sentence about {a} and {b}, a reading of it, and its reasons when they are about {a} and when they are about {b}."""
+"""A sentence about {a} and {b}, a reading of it, and its reasons when they are about {a} and when
+they are about {b}."""
 _NAMED: tuple[Schema, ...] = (
     ("{a} thanked {b} because {she} {why}.", "{x} {why}.", ("was grateful",), ("had helped",)),
     ("{a} called {b} because {she} {why}.", "{x} {why}.", ("needed the {t}",), ("had the {t}",)),
 )
 _ROLES: tuple[Schema, ...] = (
-    ("The {a} {help} the {b} because {she} {why}.", "The {x} {why}.", ("was skilled", "was on duty"), ("needed help", "was in trouble")),
+    (
+        "The {a} {help} the {b} because {she} {why}.",
+        "The {x} {why}.",
+        ("was skilled", "was on duty"),
+        ("needed help", "was in trouble"),
+    ),
 )
 _THINGS: tuple[Schema, ...] = (
-    ("The {a} did not fit into the {b} because it was too {why}.", "The {x} was too {why}.", ("big", "large"), ("small", "little")),
-    ("The {a} would not go into the {b} because it was too {why}.", "The {x} was too {why}.", ("big", "large"), ("small", "little")),
+    (
+        "The {a} did not fit into the {b} because it was too {why}.",
+        "The {x} was too {why}.",
+        ("big", "large"),
+        ("small", "little"),
+    ),
+    (
+        "The {a} would not go into the {b} because it was too {why}.",
+        "The {x} was too {why}.",
+        ("big", "large"),
+        ("small", "little"),
+    ),
     ("The {a} {harm} the {b} because it was {why}.", "The {x} was {why}.", ("heavy",), ("weak",)),
 )
 
 
 def wnli(world: World, rng: Random, label: int) -> tuple[str, ...]:
-    """A sentence with a pronoun and a reading of the pronoun that is right (1) or wrong (0). Mostly it takes knowledge of the world to
-    tell: who helps whom, and which things are larger."""
+    """A sentence with a pronoun and a reading of the pronoun that is right (1) or wrong (0). Mostly
+    it takes knowledge of the world to tell: who helps whom, and which things are larger."""
     women, style = rng.random() < 0.5, rng.random()
     if style < 0.1:
         schemas: tuple[Schema, ...] = _NAMED
@@ -178,11 +233,19 @@ def wnli(world: World, rng: Random, label: int) -> tuple[str, ...]:
         schemas, pair = _ROLES, [rng.choice(_HELPERS), rng.choice(_HELPED)]
     else:
         things = (rng.choice(words.THINGS_OF[rng.choice(kinds)]) for kinds in _SIZES)
-        schemas, pair = _THINGS, [rng.choice(words.SYNONYM_OF.get(thing, (thing,))) for thing in things]
+        schemas, pair = (
+            _THINGS,
+            [rng.choice(words.SYNONYM_OF.get(thing, (thing,))) for thing in things],
+        )
     text, reading, *reasons = rng.choice(schemas)
-    # The reason alone says a little about the label: a pure exclusive-or of reason and reading is learned too slowly.
+    # The reason alone says a little about the label: a pure exclusive-or of reason and reading is
+    # learned too slowly.
     meant = int(rng.random() < (0.6 if label else 0.4))
-    filled = {"she": "she" if women else "he", "help": rng.choice(_HELP), "harm": rng.choice(("broke", "damaged", "crushed"))}
+    filled = {
+        "she": "she" if women else "he",
+        "help": rng.choice(_HELP),
+        "harm": rng.choice(("broke", "damaged", "crushed")),
+    }
     filled |= {"a": pair[0], "b": pair[1], "x": pair[meant if label else 1 - meant]}
     filled["why"] = rng.choice(reasons[meant]).format(t=rng.choice(VALUES["thing"]))
     return text.format(**filled), reading.format(**filled)

@@ -1,4 +1,5 @@
-"""Rows of squad and squad_v2: a paragraph about a few people, and a question whose answer is a span of it."""
+"""Rows of squad and squad_v2: a paragraph about a few people, and a question whose answer is a span
+of it."""
 
 from __future__ import annotations
 
@@ -14,9 +15,16 @@ from mtlcli.data.sample.world import VALUES, Event, World, sentence, without
 ASKED = ("who", "thing", "place", "time")
 
 
-def paragraph(world: World, rng: Random, *, unanswerable: float, questions: int = 3) -> list[dict[str, Any]]:
-    """Rows for one paragraph of two events; a share `unanswerable` of its questions is about something that it does not say."""
-    people, things, verbs = rng.sample(words.PEOPLE, 3), rng.sample(VALUES["thing"], 3), rng.sample(VALUES["verb"], 3)
+def paragraph(
+    world: World, rng: Random, *, unanswerable: float, questions: int = 3
+) -> list[dict[str, Any]]:
+    """Rows for one paragraph of two events; a share `unanswerable` of its questions is about
+    something that it does not say."""
+    people, things, verbs = (
+        rng.sample(words.PEOPLE, 3),
+        rng.sample(VALUES["thing"], 3),
+        rng.sample(VALUES["verb"], 3),
+    )
     places, times = rng.sample(VALUES["place"], 2), rng.sample(VALUES["time"], 2)
     told = [Event(people[i], verbs[i], things[i], None, places[i], times[i]) for i in range(2)]
     first = rng.choice(("place", "time"))
@@ -45,7 +53,13 @@ def paragraph(world: World, rng: Random, *, unanswerable: float, questions: int 
         question = world.ask(rng, asked, slot, knowledge=0)
         name = hashlib.sha256(f"{context} {question}".encode()).hexdigest()[:24]
         rows.append(
-            {"id": name, "title": people[0], "context": context, "question": question, "answers": {"text": text, "answer_start": start}}
+            {
+                "id": name,
+                "title": people[0],
+                "context": context,
+                "question": question,
+                "answers": {"text": text, "answer_start": start},
+            }
         )
     return rows
 
@@ -54,6 +68,8 @@ def _answer(told: str, event: Event, slot: str) -> tuple[str, int]:
     """The answer as it stands in the sentence, and where it starts there."""
     value = getattr(event, slot)
     # As a whole word: there is a car in Oscar.
-    found = re.search(rf"\b({'|'.join(words.SYNONYM_OF.get(value, (value,)))})\b", told, re.IGNORECASE)
+    found = re.search(
+        rf"\b({'|'.join(words.SYNONYM_OF.get(value, (value,)))})\b", told, re.IGNORECASE
+    )
     assert found, f"'{told}' does not say {value}"
     return found.group(), found.start()

@@ -9,12 +9,17 @@ from mtlcli.data.sample.world import OPTIONAL, VALUES, Tokens, World, sentence
 
 
 def sst2(world: World, rng: Random, label: int) -> tuple[str, ...]:
-    """A verdict on a film or the like; 1 is positive. Negation and a second clause turn a verdict round."""
+    """A verdict on a film or the like; 1 is positive. Negation and a second clause turn a verdict
+    round."""
     style = rng.random()
     if style < 0.3:
         return (sentence(_verdict(rng, _work(rng), label)),)
     if style < 0.45:
-        return (sentence(f"{_verdict(rng, _work(rng), 1 - label)}, but {_verdict(rng, _work(rng), label)}"),)
+        return (
+            sentence(
+                f"{_verdict(rng, _work(rng), 1 - label)}, but {_verdict(rng, _work(rng), label)}"
+            ),
+        )
     if style < 0.75:
         verb = rng.choice(words.VERBS["like" if label else "hate"])
         adjective = rng.choice(words.PRAISE if label else words.BLAME)
@@ -30,7 +35,9 @@ def _work(rng: Random) -> str:
 def _verdict(rng: Random, work: str, positive: int) -> str:
     negated = rng.random() < 0.3
     adjective = rng.choice(words.PRAISE if bool(positive) != negated else words.BLAME)
-    return f"the {work} was {rng.choice(('not ', 'never ')) if negated else ''}{rng.choice(('', '', 'very ', 'really '))}{adjective}"
+    no = rng.choice(("not ", "never ")) if negated else ""
+    degree = rng.choice(("", "", "very ", "really "))
+    return f"the {work} was {no}{degree}{adjective}"
 
 
 def cola(world: World, rng: Random, label: int) -> tuple[str, ...]:
@@ -46,7 +53,9 @@ def _break(rng: Random, tokens: Tokens) -> Tokens:
     verb = roles.index("verb")
     noun = roles.index("noun")
     determiner = max(i for i in range(noun) if roles[i] == "det")
-    kind = rng.choice(("no verb", "no determiner", "no noun", "noun first", "verb last", "repeated", "wrong form"))
+    kind = rng.choice(
+        ("no verb", "no determiner", "no noun", "noun first", "verb last", "repeated", "wrong form")
+    )
     if kind == "no verb":
         return tokens[:verb] + tokens[verb + 1 :]
     if kind == "no determiner":
@@ -60,6 +69,8 @@ def _break(rng: Random, tokens: Tokens) -> Tokens:
     if kind == "repeated":
         twice = rng.choice((verb, noun, determiner))
         return [*tokens[: twice + 1], *tokens[twice:]]
-    forms = next(form for verbs in words.VERBS.values() for form in verbs if tokens[verb][1] in form)
+    forms = next(
+        form for verbs in words.VERBS.values() for form in verbs if tokens[verb][1] in form
+    )
     wrong = forms[1] if tokens[verb][1] == forms[0] else forms[0]
     return [*tokens[:verb], ("verb", wrong), *tokens[verb + 1 :]]

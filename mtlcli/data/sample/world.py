@@ -1,4 +1,5 @@
-"""The world of the sample data: who works as what and lives where, what may happen, and how it is said in English."""
+"""The world of the sample data: who works as what and lives where, what may happen, and how it is
+said in English."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ Tokens = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Event:
-    """Somebody did something to a thing; `quality`, `place` and `time` may be left unsaid (None)."""
+    """Somebody did something to a thing; `quality`, `place` and `time` may be left unsaid
+    (None)."""
 
     who: str
     verb: str
@@ -39,7 +41,8 @@ VALUES = {
 OPINION = 0.3
 """How often an event is that somebody liked or hated something, beyond its even share."""
 HABIT = 0.85
-"""How often a person is in their own country, with a thing of the kind that is made there, and likes what is good."""
+"""How often a person is in their own country, with a thing of the kind that is made there, and
+likes what is good."""
 
 
 def without(event: Event, slot: str) -> Event:
@@ -58,8 +61,12 @@ class World:
         self.job = dict(zip(people, rng.sample(words.JOBS, len(people)), strict=True))
         self.hobby = {person: rng.choice(words.HOBBIES) for person in people}
         self.country = {person: countries[i % len(countries)] for i, person in enumerate(people)}
-        self.home = {person: rng.choice(words.CITIES_OF[country]) for person, country in self.country.items()}
-        self.craft = dict(zip(countries, rng.sample(tuple(words.THINGS_OF), len(countries)), strict=True))
+        self.home = {
+            person: rng.choice(words.CITIES_OF[country]) for person, country in self.country.items()
+        }
+        self.craft = dict(
+            zip(countries, rng.sample(tuple(words.THINGS_OF), len(countries)), strict=True)
+        )
 
     def event(self, rng: Random, optional: Sequence[str] = OPTIONAL) -> Event:
         """An event that says who did what to which thing, and the `optional` slots."""
@@ -76,13 +83,21 @@ class World:
         return Event(**values)
 
     def change(self, rng: Random, event: Event, slots: Sequence[str]) -> Event:
-        """The event with another value in each of some slots that it says: the opposite, or that of another event."""
+        """The event with another value in each of some slots that it says: the opposite, or that of
+        another event."""
         other = self.event(rng)
         for slot in slots:
             now, value = getattr(event, slot), getattr(other, slot)
             if now in words.OPPOSITE_OF and rng.random() < 0.7:
                 value = words.OPPOSITE_OF[now]
-            event = replace(event, **{slot: value if value != now else rng.choice([v for v in VALUES[slot] if v != now])})
+            event = replace(
+                event,
+                **{
+                    slot: value
+                    if value != now
+                    else rng.choice([v for v in VALUES[slot] if v != now])
+                },
+            )
         return event
 
     def fact(self, rng: Random, person: str, relation: str) -> str:
@@ -93,11 +108,21 @@ class World:
             return f"{person} {rng.choice(('lives in', 'comes from'))} {self.home[person]}."
         return f"{person} {rng.choice(('likes', 'enjoys'))} {self.hobby[person]}."
 
-    # -- how an event is said and asked about -------------------------------------------------------------------------
+    # -- how an event is said and asked about
+    # -------------------------------------------------------------------------
 
-    def tell(self, rng: Random, event: Event, *, vary: float = 0.25, knowledge: float = 0.1, passive: float = 0.1) -> Tokens:
-        """The event as a sentence. `vary`: how often a word is replaced by a synonym; `knowledge`: how often a person is named by
-        their job, or their home town is not named; `passive`: how often the thing comes first."""
+    def tell(
+        self,
+        rng: Random,
+        event: Event,
+        *,
+        vary: float = 0.25,
+        knowledge: float = 0.1,
+        passive: float = 0.1,
+    ) -> Tokens:
+        """The event as a sentence. `vary`: how often a word is replaced by a synonym; `knowledge`:
+        how often a person is named by their job, or their home town is not named; `passive`: how
+        often the thing comes first."""
         verb = synonym(rng, words.VERBS[event.verb], vary)
         who, thing = self.subject(rng, event, knowledge), self.object(rng, event, vary)
         if rng.random() < passive:
@@ -112,31 +137,62 @@ class World:
     def deny(self, rng: Random, event: Event, *, vary: float = 0.25) -> Tokens:
         """The event as a sentence that says it did not happen."""
         verb = synonym(rng, words.VERBS[event.verb], vary)
-        said: Tokens = [("not", "never"), ("verb", verb[1])] if rng.random() < 0.4 else [("aux", "did"), ("not", "not"), ("verb", verb[0])]
-        return [("who", event.who), *said, *self.object(rng, event, vary), *self.where(rng, event, 0), *when(event)]
+        said: Tokens = (
+            [("not", "never"), ("verb", verb[1])]
+            if rng.random() < 0.4
+            else [("aux", "did"), ("not", "not"), ("verb", verb[0])]
+        )
+        return [
+            ("who", event.who),
+            *said,
+            *self.object(rng, event, vary),
+            *self.where(rng, event, 0),
+            *when(event),
+        ]
 
     def subject(self, rng: Random, event: Event, knowledge: float) -> Tokens:
         """Who did it: the name, or with probability `knowledge` the job."""
-        return [("det", "the"), ("who", self.job[event.who])] if rng.random() < knowledge else [("who", event.who)]
+        return (
+            [("det", "the"), ("who", self.job[event.who])]
+            if rng.random() < knowledge
+            else [("who", event.who)]
+        )
 
     def object(self, rng: Random, event: Event, vary: float) -> Tokens:
-        """The thing, with its quality if that is said; words are replaced by synonyms as often as `vary` says."""
-        adjective: Tokens = [("adj", synonym(rng, words.QUALITIES[event.quality], vary))] if event.quality else []
-        return [("det", "the"), *adjective, ("noun", synonym(rng, words.SYNONYM_OF.get(event.thing, (event.thing,)), vary))]
+        """The thing, with its quality if that is said; words are replaced by synonyms as often as
+        `vary` says."""
+        adjective: Tokens = (
+            [("adj", synonym(rng, words.QUALITIES[event.quality], vary))] if event.quality else []
+        )
+        return [
+            ("det", "the"),
+            *adjective,
+            ("noun", synonym(rng, words.SYNONYM_OF.get(event.thing, (event.thing,)), vary)),
+        ]
 
     def where(self, rng: Random, event: Event, knowledge: float) -> Tokens:
-        """The place of the event, nothing when it is left unsaid; one's own town is "at home" with probability 2 `knowledge`."""
+        """The place of the event, nothing when it is left unsaid; one's own town is "at home" with
+        probability 2 `knowledge`."""
         if event.place is None:
             return []
         if event.place == self.home[event.who] and rng.random() < 2 * knowledge:
             return [("prep", "at"), ("place", "home")]
         return [("prep", "in"), ("place", event.place)]
 
-    def ask(self, rng: Random, event: Event, slot: str, *, vary: float = 0.25, knowledge: float = 0.1) -> str:
-        """A question for one slot (`who`, `thing`, `place` or `time`) that gives all the other slots that the event says."""
+    def ask(
+        self, rng: Random, event: Event, slot: str, *, vary: float = 0.25, knowledge: float = 0.1
+    ) -> str:
+        """A question for one slot (`who`, `thing`, `place` or `time`) that gives all the other
+        slots that the event says."""
         verb = synonym(rng, words.VERBS[event.verb], vary)
-        rest = [*([] if slot == "place" else self.where(rng, event, 0)), *([] if slot == "time" else when(event))]
-        who, thing, after = (join(part) for part in (self.subject(rng, event, knowledge), self.object(rng, event, vary), rest))
+        rest = [
+            *([] if slot == "place" else self.where(rng, event, 0)),
+            *([] if slot == "time" else when(event)),
+        ]
+        who, thing, after = (
+            join(part)
+            for part in (self.subject(rng, event, knowledge), self.object(rng, event, vary), rest)
+        )
         if slot == "who":
             text = f"{rng.choice(('Who', 'Which person'))} {verb[1]} {thing} {after}"
         elif slot == "thing":

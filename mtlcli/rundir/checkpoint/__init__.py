@@ -1,8 +1,10 @@
-"""The checkpoint folder: tensors in safetensors, everything else in JSON, a manifest with the SHA-256 of every file.
+"""The checkpoint folder: tensors in safetensors, everything else in JSON, a manifest with the
+SHA-256 of every file.
 
-A folder is written as a temporary sibling, every file flushed to the disk, the manifest last, and then renamed into
-place; a folder whose manifest does not verify does not exist for the reader. It holds a copy of the config that it was saved
-with, and the manifest the SHA-256 of the other files of the run folder that it is used with.
+A folder is written as a temporary sibling, every file flushed to the disk, the manifest last, and
+then renamed into place; a folder whose manifest does not verify does not exist for the reader. It
+holds a copy of the config that it was saved with, and the manifest the SHA-256 of the other files
+of the run folder that it is used with.
 """
 
 from __future__ import annotations
@@ -33,11 +35,13 @@ FORMAT = 2
 """1: without config.yaml and the SHA-256 of the run's files; still read."""
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "config.yaml")
 AROUND = ("backbone/backbone.json", "backbone/tokenizer.json", "environment.json")
-"""Files of the run folder that a checkpoint is used with; of environment.json only what is said of the data."""
+"""Files of the run folder that a checkpoint is used with; of environment.json only what is said of
+the data."""
 UNREADABLE = "cannot be read"
 _NAME = re.compile(r"step_\d{8}")
 DAMAGED = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
-"""Answers of a disk that say that a file is not what it was; all others, that it cannot be read now."""
+"""Answers of a disk that say that a file is not what it was; all others, that it cannot be read
+now."""
 _LARGEST_MANIFEST = 1 << 16
 _OTHER = "give another checkpoint of the run"
 
@@ -51,7 +55,8 @@ class Checkpoint:
     state: dict[str, Any]
     """state.json."""
     around: dict[str, str] | None
-    """SHA-256 of the run's files that it was saved with, by name as in `AROUND`; None: of format 1, which does not know them."""
+    """SHA-256 of the run's files that it was saved with, by name as in `AROUND`; None: of format 1,
+    which does not know them."""
 
     @property
     def config(self) -> Path | None:
@@ -70,15 +75,19 @@ class Checkpoint:
         return best
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of `model.safetensors` or `optimizer.safetensors`, on the CPU. Raises UserError when it holds something else."""
+        """The tensors of `model.safetensors` or `optimizer.safetensors`, on the CPU. Raises
+        UserError when it holds something else."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
             return load_file(self.folder / name)
-        # RuntimeError is what torch raises where the file goes away between its head and its tensors.
+        # RuntimeError is what torch raises where the file goes away between its head and its
+        # tensors.
         except (SafetensorError, OSError, RuntimeError) as error:
-            raise UserError(f"{name} cannot be read: {error}", where=str(self.folder), fix=_OTHER) from error
+            raise UserError(
+                f"{name} cannot be read: {error}", where=str(self.folder), fix=_OTHER
+            ) from error
 
 
 def write(
@@ -92,34 +101,50 @@ def write(
 ) -> Path:
     """Write a checkpoint of `state["step"]` below the folder `checkpoints` and return its folder.
 
-    `config`: the text of config.yaml. `around`: what `digests` gave for the run folder; None: what it gives now.
+    `config`: the text of config.yaml. `around`: what `digests` gave for the run folder; None: what
+    it gives now.
 
-    One of the same step that is there already stays untouched until the new one is complete. Raises RunError when a tensor
-    is not finite, or the disk does not take it; then nothing is left of it.
+    One of the same step that is there already stays untouched until the new one is complete. Raises
+    RunError when a tensor is not finite, or the disk does not take it; then nothing is left of it.
     """
     target = checkpoints / f"step_{state['step']:08d}"
     bad = [name for name, tensor in (model | optimizer).items() if not is_finite(tensor)]
     if bad:
-        raise RunError(f"not saved: {bad[0]} is not finite" + (f", nor {len(bad) - 1} more tensors" if bad[1:] else ""), str(target))
+        raise RunError(
+            f"not saved: {bad[0]} is not finite"
+            + (f", nor {len(bad) - 1} more tensors" if bad[1:] else ""),
+            str(target),
+        )
     if target.is_symlink() or target.is_file():
-        # No checkpoint, whoever put it there; where it leads to stays. If it cannot go, what comes next says why.
+        # No checkpoint, whoever put it there; where it leads to stays. If it cannot go, what comes
+        # next says why.
         with suppress(OSError):
             target.unlink()
     size = sum(tensor.nbytes for tensor in (*model.values(), *optimizer.values()))
     run = checkpoints.parent
     then = f"then go on: {commands.resume(run)} (earlier checkpoints are intact)"
     if not folders(checkpoints):
-        then = f"then start again in the same folder: {commands.start_again(run)} (nothing was saved before)"
+        then = (
+            f"then start again in the same folder: {commands.start_again(run)} (nothing was "
+            "saved before)"
+        )
     with writing("the checkpoint", target, then, needed=size):
         # After a power cut, no checkpoint may be found whose rows are gone.
         for path in (run / "metrics.jsonl", run):
             if path.exists():
                 flush(path)
-        contents = (pieces(model), pieces(optimizer), [json.dumps(state, indent=1, allow_nan=False).encode()], [config.encode()])
+        contents = (
+            pieces(model),
+            pieces(optimizer),
+            [json.dumps(state, indent=1, allow_nan=False).encode()],
+            [config.encode()],
+        )
         return _write(target, contents, digests(run) if around is None else around)
 
 
-def _write(target: Path, contents: Iterable[Iterable[bytes | memoryview]], around: dict[str, str]) -> Path:
+def _write(
+    target: Path, contents: Iterable[Iterable[bytes | memoryview]], around: dict[str, str]
+) -> Path:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     aside = temporary.with_suffix(".old")
     make_folder(target.parent)
@@ -145,7 +170,8 @@ def _write(target: Path, contents: Iterable[Iterable[bytes | memoryview]], aroun
 
 
 def fault(folder: Path) -> str | None:
-    """Why a checkpoint folder cannot be used, or None when its manifest verifies and its state is of the step that its name says."""
+    """Why a checkpoint folder cannot be used, or None when its manifest verifies and its state is
+    of the step that its name says."""
     try:
         verified(folder)
     except ValueError as error:
@@ -160,13 +186,16 @@ def read(folder: Path) -> Checkpoint:
     try:
         return verified(folder)
     except ValueError as error:
-        raise UserError(f"the checkpoint cannot be used: {error}", where=str(folder), fix=_OTHER) from error
+        raise UserError(
+            f"the checkpoint cannot be used: {error}", where=str(folder), fix=_OTHER
+        ) from error
 
 
 def verified(folder: Path) -> Checkpoint:
     """Open a checkpoint folder.
 
-    Raises ValueError with the fault when it does not verify, UserError when it cannot be read, which is no fault of its own.
+    Raises ValueError with the fault when it does not verify, UserError when it cannot be read,
+    which is no fault of its own.
     """
     # Absolute, so that its name is known when `.` was given.
     folder = folder.absolute()
@@ -180,7 +209,9 @@ def verified(folder: Path) -> Checkpoint:
             raise ValueError(f"{name} cannot be read: {error.strerror}") from error
         remedy = REMEDIES.get(error.errno or 0, "find out why").replace("writable", "readable")
         raise UserError(
-            f"{name} cannot be read: {error.strerror}", str(folder), f"{remedy}: nothing is known to be wrong with it; or {_OTHER}"
+            f"{name} cannot be read: {error.strerror}",
+            str(folder),
+            f"{remedy}: nothing is known to be wrong with it; or {_OTHER}",
         ) from error
 
 
@@ -199,11 +230,15 @@ def _verified(folder: Path) -> Checkpoint:
         file = folder / name
         _check_kind(file, stat.S_ISREG, "file")
         if file.stat().st_size != expected["size"]:
-            raise ValueError(f"{name} has {file.stat().st_size} bytes instead of {expected['size']}")
+            raise ValueError(
+                f"{name} has {file.stat().st_size} bytes instead of {expected['size']}"
+            )
         if sha256(file) != expected["sha256"]:
             raise ValueError(f"{name} does not match its SHA-256")
     state = parse_json(folder / "state.json")
-    step, best = (state.get(key) if isinstance(state, dict) else None for key in ("step", "best_step"))
+    step, best = (
+        state.get(key) if isinstance(state, dict) else None for key in ("step", "best_step")
+    )
     # The content of another checkpoint may have come here as a whole.
     if type(step) is not int or step != step_of(folder):
         raise ValueError(f"state.json is of step {str(step)[:20]}, not of {step_of(folder)}")
@@ -215,31 +250,47 @@ def _verified(folder: Path) -> Checkpoint:
 def _check_kind(path: Path, is_kind: Callable[[int], bool], kind: str) -> None:
     mode = path.lstat().st_mode
     if not is_kind(mode):
-        raise ValueError(f"{path.name} is {'a symbolic link' if stat.S_ISLNK(mode) else f'no {kind}'}")
+        raise ValueError(
+            f"{path.name} is {'a symbolic link' if stat.S_ISLNK(mode) else f'no {kind}'}"
+        )
 
 
 def _manifest(file: Path) -> dict[str, Any]:
-    """Its content. Raises ValueError unless it names the files of a checkpoint and no other, and those of the run."""
+    """Its content. Raises ValueError unless it names the files of a checkpoint and no other, and
+    those of the run."""
     if file.stat().st_size > _LARGEST_MANIFEST:
         raise ValueError(f"manifest.json has {file.stat().st_size} bytes")
     manifest = parse_json(file)
-    if not isinstance(manifest, dict) or not {"format", "files"} <= manifest.keys() <= {"format", "files", "run"}:
+    if not isinstance(manifest, dict) or not {"format", "files"} <= manifest.keys() <= {
+        "format",
+        "files",
+        "run",
+    }:
         raise ValueError("manifest.json cannot be read: it holds something else")
     kind, files, around = manifest["format"], manifest["files"], manifest.get("run")
     if type(kind) is not int or kind not in (1, FORMAT):
         raise ValueError(f"format {str(kind)[:20]} is neither 1 nor {FORMAT}")
     expected = FILES if kind == FORMAT else FILES[:3]
     if not isinstance(files, dict) or set(files) != set(expected):
-        raise ValueError(f"manifest.json names {', '.join(map(repr, files))[:80]} instead of {', '.join(expected)}")
-    if any(not isinstance(entry, dict) or entry.keys() != {"size", "sha256"} for entry in files.values()):
+        raise ValueError(
+            f"manifest.json names {', '.join(map(repr, files))[:80]} instead of "
+            f"{', '.join(expected)}"
+        )
+    if any(
+        not isinstance(entry, dict) or entry.keys() != {"size", "sha256"}
+        for entry in files.values()
+    ):
         raise ValueError("manifest.json cannot be read: it holds something else")
-    if (kind == 1) != (around is None) or (around is not None and (not isinstance(around, dict) or around.keys() != set(AROUND))):
+    if (kind == 1) != (around is None) or (
+        around is not None and (not isinstance(around, dict) or around.keys() != set(AROUND))
+    ):
         raise ValueError(f"manifest.json does not name {', '.join(AROUND)} of the run")
     return manifest
 
 
 def digests(run: Path) -> dict[str, str]:
-    """SHA-256 of the files of a run folder that its checkpoints are used with; `UNREADABLE` for one that is missing or cannot be read."""
+    """SHA-256 of the files of a run folder that its checkpoints are used with; `UNREADABLE` for one
+    that is missing or cannot be read."""
     found = {}
     for name in AROUND:
         try:
@@ -254,7 +305,8 @@ def digests(run: Path) -> dict[str, str]:
 
 
 def parse_json(file: Path) -> Any:
-    """The content of a JSON file. Raises ValueError when it is none, or holds numbers that are not finite or do not fit into 64 bits."""
+    """The content of a JSON file. Raises ValueError when it is none, or holds numbers that are not
+    finite or do not fit into 64 bits."""
 
     def number(text: str) -> float:
         if not math.isfinite(value := float(text)):
@@ -267,7 +319,9 @@ def parse_json(file: Path) -> Any:
         return value
 
     try:
-        return json.loads(file.read_bytes(), parse_float=number, parse_constant=number, parse_int=whole)
+        return json.loads(
+            file.read_bytes(), parse_float=number, parse_constant=number, parse_int=whole
+        )
     except RecursionError as error:
         raise ValueError(f"{file.name} cannot be read: it is nested too deeply") from error
     except ValueError as error:
@@ -275,24 +329,36 @@ def parse_json(file: Path) -> Any:
 
 
 def run_of(path: Path) -> Path:
-    """The run folder that `path` is, or whose checkpoint it is. Raises UserError when it is neither, or leads out of itself."""
+    """The run folder that `path` is, or whose checkpoint it is. Raises UserError when it is
+    neither, or leads out of itself."""
     if (path / "manifest.json").exists() or path.parent.name == "checkpoints":
         run = path.absolute().parent.parent
         if not (run / "config.yaml").is_file():
             raise UserError(
-                "the checkpoint stands outside its run folder: no config.yaml", where=str(run), fix="give the run folder as a whole"
+                "the checkpoint stands outside its run folder: no config.yaml",
+                where=str(run),
+                fix="give the run folder as a whole",
             )
         refuse_links(run)
         return run
     if (path / "config.yaml").is_file():
         refuse_links(path)
         return path
-    what = "there is no such folder" if not path.is_dir() else "neither a run folder (config.yaml) nor a checkpoint (manifest.json)"
-    raise UserError(what, where=str(path), fix="give a folder that mtl train wrote, runs/<date>_<time>_..., or one of its checkpoints")
+    what = (
+        "there is no such folder"
+        if not path.is_dir()
+        else "neither a run folder (config.yaml) nor a checkpoint (manifest.json)"
+    )
+    raise UserError(
+        what,
+        where=str(path),
+        fix="give a folder that mtl train wrote, runs/<date>_<time>_..., or one of its checkpoints",
+    )
 
 
 def refuse_links(run: Path) -> None:
-    """Raise UserError when a run folder holds a symbolic link or a device: reading or writing it would reach outside.
+    """Raise UserError when a run folder holds a symbolic link or a device: reading or writing it
+    would reach outside.
 
     Those inside `checkpoints/` are checkpoints that do not verify.
     """
@@ -300,14 +366,21 @@ def refuse_links(run: Path) -> None:
         try:
             paths = sorted(folder.iterdir()) if folder.is_dir() else []
         except OSError as error:
-            raise UserError(f"cannot be read: {error.strerror}", where=str(folder), fix="make it readable for you") from error
+            raise UserError(
+                f"cannot be read: {error.strerror}",
+                where=str(folder),
+                fix="make it readable for you",
+            ) from error
         for path in paths:
             mode = path.lstat().st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise UserError(
-                    "is a symbolic link" if stat.S_ISLNK(mode) else "is neither a file nor a folder",
+                    "is a symbolic link"
+                    if stat.S_ISLNK(mode)
+                    else "is neither a file nor a folder",
                     where=str(path),
-                    fix="a run folder holds files and folders of its own only: remove it, or copy what it leads to in its place",
+                    fix="a run folder holds files and folders of its own only: remove it, or copy "
+                    "what it leads to in its place",
                 )
 
 
@@ -323,13 +396,18 @@ def _named(checkpoints: Path) -> list[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise UserError(f"the folder cannot be read: {error.strerror}", str(checkpoints), "make it readable for you") from error
+        raise UserError(
+            f"the folder cannot be read: {error.strerror}",
+            str(checkpoints),
+            "make it readable for you",
+        ) from error
 
 
 def newest(checkpoints: Path) -> tuple[Checkpoint, list[str]]:
     """The newest checkpoint that verifies, and a line for each newer one that was skipped.
 
-    Raises UserError when there is none, and when one cannot be read: it may be whole, and nothing says that it is not needed.
+    Raises UserError when there is none, and when one cannot be read: it may be whole, and nothing
+    says that it is not needed.
     """
     skipped: list[str] = []
     for folder in reversed(_named(checkpoints)):

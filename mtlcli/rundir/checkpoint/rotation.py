@@ -1,4 +1,5 @@
-"""Which checkpoints stay. Nothing is deleted before what takes its place is known to be good, nor what could not be read."""
+"""Which checkpoints stay. Nothing is deleted before what takes its place is known to be good, nor
+what could not be read."""
 
 from __future__ import annotations
 
@@ -12,13 +13,15 @@ from mtlcli.errors import UserError
 from mtlcli.rundir.checkpoint import DAMAGED, folders, step_of, verified
 
 ASIDE = "set_aside_"
-"""How the names of checkpoints of an attempt that was given up begin: they go when the next one is saved."""
+"""How the names of checkpoints of an attempt that was given up begin: they go when the next one is
+saved."""
 _ASIDE = re.compile(rf"{ASIDE}step_(\d{{8}})")
 _LEFT = re.compile(r"\.(step_\d{8})\.\d+\.(tmp|old|gone)")
 
 
 def retain(checkpoints: Path, step: int, count: int, *, best: int | None) -> None:
-    """Delete the checkpoint folders of earlier steps but the newest `count` up to `step`, and `best` whatever its age."""
+    """Delete the checkpoint folders of earlier steps but the newest `count` up to `step`, and
+    `best` whatever its age."""
     earlier = [folder for folder in folders(checkpoints) if step_of(folder) <= step]
     for folder in earlier[:-count]:
         if step_of(folder) != best:
@@ -29,7 +32,8 @@ def retain(checkpoints: Path, step: int, count: int, *, best: int | None) -> Non
 
 
 def set_aside(checkpoints: Path, step: int) -> list[Path]:
-    """Rename the checkpoint folders of later steps to `set_aside_...`, and return where they are now."""
+    """Rename the checkpoint folders of later steps to `set_aside_...`, and return where they are
+    now."""
     moved = []
     for folder in folders(checkpoints):
         if step_of(folder) > step:
@@ -46,7 +50,11 @@ def set_aside(checkpoints: Path, step: int) -> list[Path]:
 
 def are_aside(checkpoints: Path) -> list[Path]:
     """The checkpoint folders that are set aside."""
-    return sorted(path for path in checkpoints.glob(f"{ASIDE}step_*") if path.is_dir() and not path.is_symlink())
+    return sorted(
+        path
+        for path in checkpoints.glob(f"{ASIDE}step_*")
+        if path.is_dir() and not path.is_symlink()
+    )
 
 
 def step_aside(folder: Path) -> int:
@@ -56,7 +64,8 @@ def step_aside(folder: Path) -> int:
 
 
 def drop_aside(checkpoints: Path, up_to: int | None = None) -> list[str]:
-    """Delete what was set aside, but keep what cannot be read: a line for each of those, and for what cannot be deleted.
+    """Delete what was set aside, but keep what cannot be read: a line for each of those, and for
+    what cannot be deleted.
 
     `up_to`: only checkpoints of this step and earlier ones.
     """
@@ -68,7 +77,9 @@ def drop_aside(checkpoints: Path, up_to: int | None = None) -> list[str]:
             _read_a_byte_of_each(folder)
             shutil.rmtree(folder)
         except OSError as error:
-            kept.append(f"{folder} is kept: {Path(error.filename or folder).name}: {error.strerror}")
+            kept.append(
+                f"{folder} is kept: {Path(error.filename or folder).name}: {error.strerror}"
+            )
     return kept
 
 
@@ -84,7 +95,8 @@ def _read_a_byte_of_each(folder: Path) -> None:
 
 
 def clean(checkpoints: Path) -> None:
-    """Delete what writers and deleters that were killed have left. Only the owner of the run folder may."""
+    """Delete what writers and deleters that were killed have left. Only the owner of the run folder
+    may."""
     for path in list(checkpoints.iterdir()) if checkpoints.is_dir() else []:
         found = _LEFT.fullmatch(path.name)
         if found is None or not path.is_dir() or path.is_symlink():

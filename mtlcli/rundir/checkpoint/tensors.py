@@ -26,15 +26,22 @@ _DTYPES = {
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether all numbers of a tensor are finite."""
-    # A sum is finite only when all it adds up is, and is found ten times as fast; a large one may overflow by itself.
-    return not tensor.is_floating_point() or bool(tensor.detach().sum().isfinite()) or bool(tensor.isfinite().all())
+    # A sum is finite only when all it adds up is, and is found ten times as fast; a large one may
+    # overflow by itself.
+    return (
+        not tensor.is_floating_point()
+        or bool(tensor.detach().sum().isfinite())
+        or bool(tensor.isfinite().all())
+    )
 
 
 def pieces(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """A safetensors file, piece by piece: the library would hold all of it once or twice more, which is several times the model.
+    """A safetensors file, piece by piece: the library would hold all of it once or twice more,
+    which is several times the model.
 
-    The format (https://github.com/huggingface/safetensors): the length of the header in 8 bytes, the header, filled up with spaces to a
-    multiple of 8 bytes, and the tensors, here the widest numbers first, so that all lie aligned.
+    The format (https://github.com/huggingface/safetensors): the length of the header in 8 bytes,
+    the header, filled up with spaces to a multiple of 8 bytes, and the tensors, here the widest
+    numbers first, so that all lie aligned.
     """
     import torch
 
@@ -44,7 +51,11 @@ def pieces(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
     for name in names:
         tensor = tensors[name]
         begin, end = end, end + tensor.nbytes
-        header[name] = {"dtype": _DTYPES[str(tensor.dtype)], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        header[name] = {
+            "dtype": _DTYPES[str(tensor.dtype)],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little")

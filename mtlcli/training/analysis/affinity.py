@@ -1,11 +1,13 @@
-"""Task affinity by lookahead: how a step on one task changes another's loss (Fifty et al. 2021, "Efficiently Identifying
-Task Groupings for Multi-Task Learning"), and the grouping of the tasks that it suggests.
+"""Task affinity by lookahead: how a step on one task changes another's loss (Fifty et al. 2021,
+"Efficiently Identifying Task Groupings for Multi-Task Learning"), and the grouping of the tasks
+that it suggests.
 
     Z(i -> j) = 1 - L_j(theta - eta g_i) / L_j(theta)
 
-with g_i the gradient of task i's loss with respect to the shared parameters only. Positive: a step on i helps j. The
-paper looks ahead along the optimiser's step; here eta makes the plain gradient step as long as one of Adam, which changes
-each of P parameters by about the learning rate: eta = lr sqrt(P) / ||g_i||. Dropout is off, so that nothing but the step differs.
+with g_i the gradient of task i's loss with respect to the shared parameters only. Positive: a step
+on i helps j. The paper looks ahead along the optimiser's step; here eta makes the plain gradient
+step as long as one of Adam, which changes each of P parameters by about the learning rate: eta = lr
+sqrt(P) / ||g_i||. Dropout is off, so that nothing but the step differs.
 """
 
 from __future__ import annotations
@@ -25,15 +27,21 @@ LARGEST = 9
 class Affinity:
     """Sums of measured affinities, kept in `state` (JSON values, part of the TrainState)."""
 
-    def __init__(self, state: dict[str, Any], backward: Backward, fetch: Callable[[str, int], TaskBatch], tasks: list[str]) -> None:
+    def __init__(
+        self,
+        state: dict[str, Any],
+        backward: Backward,
+        fetch: Callable[[str, int], TaskBatch],
+        tasks: list[str],
+    ) -> None:
         self._state = state
         self._backward, self._fetch, self._tasks = backward, fetch, tasks
         state.setdefault("measured", 0)
         state.setdefault("sums", {name: dict.fromkeys(tasks, 0.0) for name in tasks})
 
     def measure(self, state: TrainState, *, lr: float) -> None:
-        """Measure every pair on the batches that the tasks' streams give next, which stay where they are. Weights are as before
-        afterwards, to the bit; `.grad` is empty."""
+        """Measure every pair on the batches that the tasks' streams give next, which stay where
+        they are. Weights are as before afterwards, to the bit; `.grad` is empty."""
         backward = self._backward
         model, shared = backward.model, backward.shared
         batches = {name: self._fetch(name, state.positions[name]) for name in self._tasks}
@@ -44,7 +52,9 @@ class Affinity:
         count = sum(parameter.numel() for parameter in shared)
         for name in self._tasks:
             gradient = backward.shared_gradient(name, batches[name])
-            norm = torch.stack([part.double().square().sum() for part in gradient]).sum().sqrt().item()
+            norm = (
+                torch.stack([part.double().square().sum() for part in gradient]).sum().sqrt().item()
+            )
             if norm > 0:
                 with torch.no_grad():
                     for parameter, part in zip(shared, gradient, strict=True):
@@ -54,24 +64,32 @@ class Affinity:
                     for parameter, value in zip(shared, kept, strict=True):
                         parameter.copy_(value)
                 for other in self._tasks:
-                    self._state["sums"][name][other] += 1 - after[other] / before[other] if before[other] > 0 else 0.0
+                    self._state["sums"][name][other] += (
+                        1 - after[other] / before[other] if before[other] > 0 else 0.0
+                    )
         self._state["measured"] += 1
         model.train(training)
 
     def report(self) -> dict[str, Any] | None:
-        """Mean affinities `from -> to` and the suggested grouping; None when nothing was measured."""
+        """Mean affinities `from -> to` and the suggested grouping; None when nothing was
+        measured."""
         measured = self._state["measured"]
         if not measured:
             return None
-        means = {one: {other: total / measured for other, total in row.items()} for one, row in self._state["sums"].items()}
+        means = {
+            one: {other: total / measured for other, total in row.items()}
+            for one, row in self._state["sums"].items()
+        }
         return {"measured": measured, "affinity": means, "grouping": grouping(means)}
 
 
 def grouping(affinity: dict[str, dict[str, float]]) -> list[list[str]]:
-    """The partition of the tasks that maximises the sum over tasks of the mean affinity of the group's other tasks towards them.
+    """The partition of the tasks that maximises the sum over tasks of the mean affinity of the
+    group's other tasks towards them.
 
-    A task alone counts 0; of equal partitions the one with the fewest groups, and so the fewest models, is taken. All are compared up
-    to LARGEST tasks; above, groups are merged while that helps.
+    A task alone counts 0; of equal partitions the one with the fewest groups, and so the fewest
+    models, is taken. All are compared up to LARGEST tasks; above, groups are merged while that
+    helps.
     """
     tasks = list(affinity)
 
@@ -89,7 +107,8 @@ def grouping(affinity: dict[str, dict[str, float]]) -> list[list[str]]:
     groups = [[task] for task in tasks]
     while len(groups) > 1:
         merged = [
-            [group for index, group in enumerate(groups) if index not in (one, other)] + [groups[one] + groups[other]]
+            [group for index, group in enumerate(groups) if index not in (one, other)]
+            + [groups[one] + groups[other]]
             for one in range(len(groups))
             for other in range(one)
         ]

@@ -1,4 +1,5 @@
-"""What the tasks' gradients say about each other over a run: which pairs conflict, and whether balancing had anything to gain."""
+"""What the tasks' gradients say about each other over a run: which pairs conflict, and whether
+balancing had anything to gain."""
 
 from __future__ import annotations
 
@@ -10,17 +11,20 @@ from mtlcli.errors import count_of
 from mtlcli.weighting.base import Step, WeightedTask
 
 SURE = 3.0
-"""A mean counts as negative when it is this many standard errors below zero: of a few dozen means none is so by chance."""
+"""A mean counts as negative when it is this many standard errors below zero: of a few dozen means
+none is so by chance."""
 FEWEST = 10
 """Steps below which nothing is concluded."""
 
 
 class Conflicts:
-    """Sums over the steps whose Gram matrix was measured, kept in `state` (JSON values, part of the TrainState).
+    """Sums over the steps whose Gram matrix was measured, kept in `state` (JSON values, part of the
+    TrainState).
 
-    A pair of tasks conflicts in a step when the cosine of their gradients is negative. Noisy gradients that have nothing to do
-    with each other conflict in half of all steps, so what counts is whether the mean cosine is negative. A task is harmed
-    in a step when its gradient has a negative cosine to the plain sum of importance_t * g_t: a small step along the sum would raise
+    A pair of tasks conflicts in a step when the cosine of their gradients is negative. Noisy
+    gradients that have nothing to do with each other conflict in half of all steps, so what counts
+    is whether the mean cosine is negative. A task is harmed in a step when its gradient has a
+    negative cosine to the plain sum of importance_t * g_t: a small step along the sum would raise
     its loss on this very batch. Conflicts without harm are what a sum copes with.
     """
 
@@ -30,23 +34,33 @@ class Conflicts:
             state.setdefault(key, {})
 
     def add(self, step: Step, tasks: dict[str, WeightedTask]) -> None:
-        """Count a step; one without a Gram matrix, or with one task, says nothing. Tasks of importance 0 have no gradient."""
+        """Count a step; one without a Gram matrix, or with one task, says nothing. Tasks of
+        importance 0 have no gradient."""
         names = [name for name in step.tasks if tasks[name].weight > 0]
         if step.gram is None or len(names) < 2:
             return
         places = [step.tasks.index(name) for name in names]
         gram = step.gram[places][:, places].tolist()
         importance = [tasks[name].weight for name in names]
-        along = [sum(weight * product for weight, product in zip(importance, row, strict=True)) for row in gram]
+        along = [
+            sum(weight * product for weight, product in zip(importance, row, strict=True))
+            for row in gram
+        ]
         whole = sum(weight * product for weight, product in zip(importance, along, strict=True))
         for one, name in enumerate(names):
             _count(self._state["tasks"], name, along[one], gram[one][one] * whole)
         for one, other in combinations(range(len(names)), 2):
-            _count(self._state["pairs"], f"{names[one]},{names[other]}", gram[one][other], gram[one][one] * gram[other][other])
+            _count(
+                self._state["pairs"],
+                f"{names[one]},{names[other]}",
+                gram[one][other],
+                gram[one][one] * gram[other][other],
+            )
 
     def report(self) -> dict[str, Any] | None:
-        """What results.json says: for each pair, and for each task against the plain sum, the share of steps with a negative cosine,
-        the mean cosine and its standard error; and the verdict. None when nothing was measured."""
+        """What results.json says: for each pair, and for each task against the plain sum, the share
+        of steps with a negative cosine, the mean cosine and its standard error; and the verdict.
+        None when nothing was measured."""
         if not self._state["pairs"]:
             return None
         pairs = {name: _summary(entry) for name, entry in self._state["pairs"].items()}
@@ -67,7 +81,12 @@ def _summary(entry: dict[str, Any]) -> dict[str, Any]:
     steps = entry["steps"]
     mean = entry["sum"] / steps
     variance = max(0.0, entry["squares"] / steps - mean * mean)
-    return {"steps": steps, "conflict": entry["negative"] / steps, "cosine": mean, "error": math.sqrt(variance / max(1, steps - 1))}
+    return {
+        "steps": steps,
+        "conflict": entry["negative"] / steps,
+        "cosine": mean,
+        "error": math.sqrt(variance / max(1, steps - 1)),
+    }
 
 
 def _verdict(pairs: dict[str, Any], tasks: dict[str, Any]) -> str:
@@ -82,7 +101,8 @@ def _verdict(pairs: dict[str, Any], tasks: dict[str, Any]) -> str:
     told = (
         f"gradients of {worst.replace(',', ' and ')} conflict in {pair['conflict']:.0%}"
         f" of {count_of(pair['steps'], 'measured step')} (mean cosine"
-        f" {pair['cosine']:+.3f} +- {pair['error']:.3f}, the lowest of all pairs; 50% and 0 mean no relation);"
+        f" {pair['cosine']:+.3f} +- {pair['error']:.3f}, the lowest of all pairs; 50% and 0 mean "
+        "no relation);"
         f" the plain sum would have raised the loss of {task} in {harm['conflict']:.0%} of steps: "
     )
     if pair["steps"] < FEWEST:
@@ -90,5 +110,9 @@ def _verdict(pairs: dict[str, Any], tasks: dict[str, Any]) -> str:
     if negative(harm):
         return told + f"on average it goes against {task}, and balancing had much to gain"
     if negative(pair):
-        return told + "tasks do pull apart, but the sum helps all of them on average, and balancing had something to gain"
+        return (
+            told
+            + "tasks do pull apart, but the sum helps all of them on average, and balancing had "
+            "something to gain"
+        )
     return told + "no two tasks pull apart on average, and balancing had little to gain"

@@ -17,9 +17,11 @@ from mtlcli.training.step import TaskBatch
 
 
 class PeakMemory:
-    """The most memory that this process has held since it was made: on a GPU what torch took there, else resident memory.
+    """The most memory that this process has held since it was made: on a GPU what torch took there,
+    else resident memory.
 
-    Where the system cannot count anew (macOS, some containers), resident memory since the process began.
+    Where the system cannot count anew (macOS, some containers), resident memory since the process
+    began.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -43,13 +45,14 @@ class PeakMemory:
 
 
 def resident_peak(process: int | str = "self") -> int | None:
-    """The most resident memory that a process has held since the system last counted anew, in bytes; None where the system does not say."""
+    """The most resident memory that a process has held since the system last counted anew, in
+    bytes; None where the system does not say."""
     return _status(process, "VmHWM:")
 
 
 def memory_now(device: torch.device) -> int:
-    """Bytes that this process holds now: on a GPU what torch has allocated there, else resident memory
-    (its peak where the system does not say more)."""
+    """Bytes that this process holds now: on a GPU what torch has allocated there, else resident
+    memory (its peak where the system does not say more)."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     resident = _status("self", "VmRSS:")
@@ -65,12 +68,14 @@ def _status(process: int | str, key: str) -> int | None:
 
 
 def flops_per_example(model: MultiTaskModel, batches: Mapping[str, TaskBatch]) -> float:
-    """Floating-point operations in the matrix products of a forward and backward pass, over all examples of the batches.
+    """Floating-point operations in the matrix products of a forward and backward pass, over all
+    examples of the batches.
 
     What is frozen needs no gradient and counts less. `.grad` is empty afterwards.
     """
     device = next(model.parameters()).device
-    # The counter knows no attention kernel for the CPU, but all the products that attention is made of.
+    # The counter knows no attention kernel for the CPU, but all the products that attention is made
+    # of.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         for name, batch in batches.items():
             for micro in batch.micro:
@@ -78,4 +83,6 @@ def flops_per_example(model: MultiTaskModel, batches: Mapping[str, TaskBatch]) -
                 if loss.requires_grad:
                     loss.backward()
     model.zero_grad(set_to_none=True)
-    return counter.get_total_flops() / max(1, sum(len(micro.input_ids) for batch in batches.values() for micro in batch.micro))
+    return counter.get_total_flops() / max(
+        1, sum(len(micro.input_ids) for batch in batches.values() for micro in batch.micro)
+    )

@@ -1,17 +1,20 @@
-"""Aligned-MTL (Senushkin et al. 2023, "Independent Component Alignment for Multi-Task Learning", algorithm 1).
+"""Aligned-MTL (Senushkin et al. 2023, "Independent Component Alignment for Multi-Task Learning",
+algorithm 1).
 
-The gradients' matrix J (K x P, here with rows g_t) has the singular values s_1 >= ... >= s_R > 0 and G = V diag(s^2) V'.
-They are all made s_R: the matrix closest to J with condition number 1,
+The gradients' matrix J (K x P, here with rows g_t) has the singular values s_1 >= ... >= s_R > 0
+and G = V diag(s^2) V'. They are all made s_R: the matrix closest to J with condition number 1,
 
-    J' = s_R V U'  for  J = V diag(s) U',     update = sum_t J'_t,     weights = s_R V diag(1 / s) V' 1
+    J' = s_R V U' for J = V diag(s) U', update = sum_t J'_t, weights = s_R V diag(1 / s) V' 1
 
-`scale` replaces s_R by the median (of an even number the lower one) or the root mean square of the s, as in the
-authors' code. R is the rank of J as far as fp32 can tell (rank.py). Own code: torchjd's AlignedMTLWeighting takes for
-a component what rounding leaves of two equal gradients, and makes every other one as short as that.
+`scale` replaces s_R by the median (of an even number the lower one) or the root mean square of the
+s, as in the authors' code. R is the rank of J as far as fp32 can tell (rank.py). Own code:
+torchjd's AlignedMTLWeighting takes for a component what rounding leaves of two equal gradients, and
+makes every other one as short as that.
 
-Differences: the paper averages the tasks; here the preferences are 1, so that equal gradients give weights of 1. The
-importance of a task is a factor of its gradient before the alignment; the paper's preferences come after it. With `min`,
-nearly parallel gradients give a short update: that is the paper's.
+Differences: the paper averages the tasks; here the preferences are 1, so that equal gradients give
+weights of 1. The importance of a task is a factor of its gradient before the alignment; the paper's
+preferences come after it. With `min`, nearly parallel gradients give a short update: that is the
+paper's.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Gradient balancing: the K x K Gram matrix of the shared gradients -> K weights.
 
-Rows are the gradients of importance_t * L_t, so that a method balances what the user weighted. Tasks of importance 0 have
-weight 0 and no part in the balance: the solver sees the others alone, as if the run did not have them.
+Rows are the gradients of importance_t * L_t, so that a method balances what the user weighted.
+Tasks of importance 0 have weight 0 and no part in the balance: the solver sees the others alone, as
+if the run did not have them.
 
-When a solver fails, a warning says so, `solver_failures` in results.json counts it, and the last good weights are used
-again; before there are any, the plain sum.
+When a solver fails, a warning says so, `solver_failures` in results.json counts it, and the last
+good weights are used again; before there are any, the plain sum.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class SolverFailed(Exception):
 
 
 class GradientBalancing(Weighting):
-    """Base class of the methods that weight gradients: they implement `solve`, or `combine` where `when` is "rows"."""
+    """Base class of the methods that weight gradients: they implement `solve`, or `combine` where
+    `when` is "rows"."""
 
     when: ClassVar[When] = "gradients"
 
@@ -38,16 +40,19 @@ class GradientBalancing(Weighting):
         self._last: dict[str, float] = {}
 
     def solve(self, step: Step, gram: Tensor) -> Tensor:
-        """Weights (K,) for the rows of importance_t * L_t, from their Gram matrix (K, K), float64. Raises SolverFailed.
+        """Weights (K,) for the rows of importance_t * L_t, from their Gram matrix (K, K), float64.
+        Raises SolverFailed.
 
-        Scaled like the plain sum: K equal gradients, or gradients without conflict where the method leaves those alone,
-        give weights of 1, unless the method's own scale is part of it (the file says so).
+        Scaled like the plain sum: K equal gradients, or gradients without conflict where the method
+        leaves those alone, give weights of 1, unless the method's own scale is part of it (the file
+        says so).
         """
         raise TypeError(f"{type(self).__name__} has no weights, it combines the rows")
 
     def combine(self, step: Step, rows: Tensor, start: int, total: int) -> Tensor:
-        """The update (n,) of columns `start` to `start + n` of the K x `total` matrix of the gradients of importance_t * L_t, given
-        these columns: `rows` (K, n), fp32. However the matrix is cut, the result is the same."""
+        """The update (n,) of columns `start` to `start + n` of the K x `total` matrix of the
+        gradients of importance_t * L_t, given these columns: `rows` (K, n), fp32. However the
+        matrix is cut, the result is the same."""
         raise TypeError(f"{type(self).__name__} gives weights, it does not combine rows")
 
     @property
@@ -56,15 +61,23 @@ class GradientBalancing(Weighting):
         return getattr(self.config, "max_norm", None)
 
     def left_to_shorten(self, known: When) -> float | None:
-        """The length to which the update of a step must still be shortened once it is known, or None. `known`: when
-        its weights were. `weights` sees to `max_norm` itself where the exact Gram matrix of the step says how long the
-        update will be; it does not say so of weights that are used again, or that come from an estimate of the matrix."""
-        exact = known == "gradients" and self.config.last_layers is None and self.config.projection is None
+        """The length to which the update of a step must still be shortened once it is known, or
+        None. `known`: when its weights were. `weights` sees to `max_norm` itself where the exact
+        Gram matrix of the step says how long the update will be; it does not say so of weights that
+        are used again, or that come from an estimate of the matrix."""
+        exact = (
+            known == "gradients"
+            and self.config.last_layers is None
+            and self.config.projection is None
+        )
         return None if exact else self.max_norm
 
     def known(self, step: Step) -> When:
-        """Between two solved steps (`every`), the last weights are used again and known before the step."""
-        if step.number % self.config.every and all(name in self._last for name in self._balanced(step)):
+        """Between two solved steps (`every`), the last weights are used again and known before the
+        step."""
+        if step.number % self.config.every and all(
+            name in self._last for name in self._balanced(step)
+        ):
             return "before"
         return self.when
 
@@ -90,7 +103,8 @@ class GradientBalancing(Weighting):
         return [name for name in step.tasks if self.tasks[name].weight > 0]
 
     def _solved(self, step: Step) -> Tensor:
-        """(K,) float64: the weights of a step all of whose tasks are balanced, shortened to `max_norm` where that can be told."""
+        """(K,) float64: the weights of a step all of whose tasks are balanced, shortened to
+        `max_norm` where that can be told."""
         assert step.gram is not None
         importance = self.importance(step)
         gram = step.gram * importance[:, None] * importance
@@ -110,18 +124,32 @@ class GradientBalancing(Weighting):
         return found
 
     def _last_good(self, step: Step, error: Exception) -> Tensor:
-        """(K,) the last weights that were found for the step's tasks, or 1 for each where one of them has none yet."""
+        """(K,) the last weights that were found for the step's tasks, or 1 for each where one of
+        them has none yet."""
         self.failures += 1
         have = all(name in self._last for name in step.tasks)
-        instead = "its last weights are used again" if have else "it has found no weights yet, and the plain sum is used"
-        warnings.warn(f"step {step.number}: the solver of {self.config.name} failed ({error}); {instead}", RunWarning, stacklevel=2)
-        return torch.tensor([self._last[name] if have else 1.0 for name in step.tasks], dtype=torch.float64)
+        instead = (
+            "its last weights are used again"
+            if have
+            else "it has found no weights yet, and the plain sum is used"
+        )
+        warnings.warn(
+            f"step {step.number}: the solver of {self.config.name} failed ({error}); {instead}",
+            RunWarning,
+            stacklevel=2,
+        )
+        return torch.tensor(
+            [self._last[name] if have else 1.0 for name in step.tasks], dtype=torch.float64
+        )
 
     def remarks(self, steps: int, steps_per_epoch: int) -> list[str]:
         """Weights that are found once in a run balance nothing after that."""
         found = super().remarks(steps, steps_per_epoch)
         if self.config.every > 1 and steps <= self.config.every:
-            found.append(f"warning: weighting.every={self.config.every} takes the weights of all {steps} steps from the first one")
+            found.append(
+                f"warning: weighting.every={self.config.every} takes the weights of all {steps} "
+                "steps from the first one"
+            )
         return found
 
     def report(self) -> dict[str, Any]:
@@ -136,12 +164,15 @@ class GradientBalancing(Weighting):
         """Restore what `state_dict` gave; its tasks must be of the run."""
         unknown = [name for name in state["last"] if name not in self.tasks]
         if unknown:
-            raise ValueError(f"the state has weights of {', '.join(unknown)}, which the run does not have")
+            raise ValueError(
+                f"the state has weights of {', '.join(unknown)}, which the run does not have"
+            )
         self._last, self.failures = dict(state["last"]), int(state["failures"])
 
 
 def unit_scale(gram: Tensor) -> tuple[Tensor, float]:
-    """The Gram matrix divided by the mean of its diagonal, and that mean. Solvers have absolute tolerances; gradients have any scale.
+    """The Gram matrix divided by the mean of its diagonal, and that mean. Solvers have absolute
+    tolerances; gradients have any scale.
 
     Raises SolverFailed when every gradient is zero.
     """
@@ -153,7 +184,8 @@ def unit_scale(gram: Tensor) -> tuple[Tensor, float]:
 
 @contextmanager
 def drawing(step: Step) -> Iterator[None]:
-    """Within it, torch's global generator draws as a pure function of (seed, step); afterwards it is as before."""
+    """Within it, torch's global generator draws as a pure function of (seed, step); afterwards it
+    is as before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step.generator().initial_seed())
         yield

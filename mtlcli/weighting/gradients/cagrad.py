@@ -1,16 +1,20 @@
 """CAGrad (Liu et al. 2021, "Conflict-Averse Gradient Descent for Multi-task Learning").
 
-With the mean gradient g_0, the update d helps the task that it helps least the most, within a ball around g_0:
+With the mean gradient g_0, the update d helps the task that it helps least the most, within a ball
+around g_0:
 
     max_d min_t d . g_t   with   |d - g_0| <= c |g_0|
 
-whose dual (eq. 3) is the minimum of g_w . g_0 + c |g_0| |g_w| over g_w = sum_t w_t g_t, w on the simplex, and
-d = g_0 + c |g_0| / |g_w| g_w, on the edge of the ball.
+whose dual (eq. 3) is the minimum of g_w . g_0 + c |g_0| |g_w| over g_w = sum_t w_t g_t, w on the
+simplex, and d = g_0 + c |g_0| / |g_w| g_w, on the edge of the ball.
 
-torchjd's CAGradWeighting solves the dual with cvxpy and clarabel (the authors: SLSQP of scipy). Differences:
-- d is times K, so that c = 0 is the plain sum. The authors divide by 1 + c^2 on top, a matter of the learning rate that is
+torchjd's CAGradWeighting solves the dual with cvxpy and clarabel (the authors: SLSQP of scipy).
+Differences:
+- d is times K, so that c = 0 is the plain sum. The authors divide by 1 + c^2 on top, a matter of
+  the learning rate that is
   left out: K equal gradients give weights of 1 + c, the point of the ball that helps most.
-- Where g_w = 0, the formula has no direction. The authors' then gives g_0, the centre of the ball, and so does this one;
+- Where g_w = 0, the formula has no direction. The authors' then gives g_0, the centre of the ball,
+  and so does this one;
   torchjd's gives 0, which is outside it: one task without a gradient would stop the others.
 """
 
@@ -33,6 +37,7 @@ class CAGrad(GradientBalancing):
         try:
             weights = CAGradWeighting(c=self.config.c)(unit_scale(gram)[0])
         except (SolverError, ValueError) as error:
-            # ValueError: cvxpy gave a status and no solution, and torchjd calculates with the None that stands for it.
+            # ValueError: cvxpy gave a status and no solution, and torchjd calculates with the None
+            # that stands for it.
             raise SolverFailed(f"cvxpy: {error}") from error
         return len(gram) * weights if weights.any() else torch.ones_like(weights)

@@ -1,21 +1,25 @@
-"""ConFIG (Liu et al. 2024, "ConFIG: Towards Conflict-free Training of Physics Informed Neural Networks", eq. 2 and 3).
+"""ConFIG (Liu et al. 2024, "ConFIG: Towards Conflict-free Training of Physics Informed Neural
+Networks", eq. 2 and 3).
 
-With the unit gradients u_t = g_t / n_t as rows of U, the update has the same cosine to every gradient, and is as long as
-their projections onto it together:
+With the unit gradients u_t = g_t / n_t as rows of U, the update has the same cosine to every
+gradient, and is as long as their projections onto it together:
 
     x = U^+ 1,   d = (sum_t g_t . x / |x|) x / |x|
 
-Through the Gram matrix G = D C D, D = diag(n): with v = C^+ 1, x = sum_t v_t u_t, C v = U x (1 where U has full rank) and
+Through the Gram matrix G = D C D, D = diag(n): with v = C^+ 1, x = sum_t v_t u_t, C v = U x (1
+where U has full rank) and
 |x|^2 = v' C v, so that the weights are
 
     w_t = (sum_s n_s (C v)_s) / (v' C v) * v_t / n_t
 
-C^+ is that of rank.py, which states the tolerance below which eigenvalues count as 0. K equal gradients give weights of 1.
-torchjd's ConFIG works on the K x P rows; this is the same without them. Weights may be negative.
+C^+ is that of rank.py, which states the tolerance below which eigenvalues count as 0. K equal
+gradients give weights of 1. torchjd's ConFIG works on the K x P rows; this is the same without
+them. Weights may be negative.
 
-The importance of a task changes the length of d and not its direction; since a weight that only scales the whole update is
-not what `tasks.NAME.weight` says, it must be 1. A task whose gradient is zero has no direction and is left
-out. Opposed gradients, for which x = 0, count as a failure of the solver.
+The importance of a task changes the length of d and not its direction; since a weight that only
+scales the whole update is not what `tasks.NAME.weight` says, it must be 1. A task whose gradient is
+zero has no direction and is left out. Opposed gradients, for which x = 0, count as a failure of the
+solver.
 """
 
 from __future__ import annotations
@@ -40,7 +44,9 @@ class ConFIG(GradientBalancing):
         reached = cosines @ v
         length = v @ reached
         if length <= 1e-12:
-            raise SolverFailed("the gradients are opposed: no direction has the same positive cosine to all")
+            raise SolverFailed(
+                "the gradients are opposed: no direction has the same positive cosine to all"
+            )
         weights = torch.ones(len(gram), dtype=torch.float64)
         weights[there] = (norms @ reached) / length * v / norms
         return weights

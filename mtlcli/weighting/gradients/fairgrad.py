@@ -1,21 +1,24 @@
 """FairGrad (Ban & Ji 2024, "Fair Resource Allocation in Multi-Task Learning", eq. 4).
 
-What task t gains from an update d is g_t . d. The d in a ball that maximises the alpha-fair sum of gains
-sum_t (g_t . d)^(1 - alpha) / (1 - alpha) is, up to its length, d = sum_t w_t g_t with
+What task t gains from an update d is g_t . d. The d in a ball that maximises the alpha-fair sum of
+gains sum_t (g_t . d)^(1 - alpha) / (1 - alpha) is, up to its length, d = sum_t w_t g_t with
 
     G w = w^(-1 / alpha),   w > 0
 
-alpha = 1 is Nash-MTL, alpha to infinity the task that gains least (MGDA of normalised gradients), alpha to 0 the plain sum.
+alpha = 1 is Nash-MTL, alpha to infinity the task that gains least (MGDA of normalised gradients),
+alpha to 0 the plain sum.
 
-The solution is the minimum of the strictly convex  w' G w / 2 - sum_t w_t^p / p,  p = 1 - 1 / alpha  (log w_t for p = 0).
-It exists unless gradients are opposed: unless some w >= 0 other than 0 has G w = 0; a zero gradient is such a case.
-`fair_weights` finds it by Newton's method in float64 to a relative error of 1e-9, or to what rounding leaves of it; see there.
-torchjd and the authors use scipy's least_squares, which stops short of the solution without a word when norms differ by orders
+The solution is the minimum of the strictly convex w' G w / 2 - sum_t w_t^p / p, p = 1 - 1 / alpha
+(log w_t for p = 0). It exists unless gradients are opposed: unless some w >= 0 other than 0 has G w
+= 0; a zero gradient is such a case. `fair_weights` finds it by Newton's method in float64 to a
+relative error of 1e-9, or to what rounding leaves of it; see there. torchjd and the authors use
+scipy's least_squares, which stops short of the solution without a word when norms differ by orders
 of magnitude.
 
-The weights have the paper's scale, which is not that of the sum: K equal gradients of norm n get (K n^2)^(-alpha / (1 + alpha)).
-`max_norm` clips the update of the shared parameters, 1 as in the authors' code, whatever the weights were taken from.
-Difference: that code multiplies the update by K before it is clipped; this one does not.
+The weights have the paper's scale, which is not that of the sum: K equal gradients of norm n get (K
+n^2)^(-alpha / (1 + alpha)). `max_norm` clips the update of the shared parameters, 1 as in the
+authors' code, whatever the weights were taken from. Difference: that code multiplies the update by
+K before it is clipped; this one does not.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ TOLERANCE = 1e-9
 MOST_ITERATIONS = 200
 ROUNDING = 8 * torch.finfo(torch.float64).eps
 OPPOSED = 1e-3
-"""Relative rounding error of the gains beyond which there is no telling whether gradients are opposed."""
+"""Relative rounding error of the gains beyond which there is no telling whether gradients are
+opposed."""
 
 
 class FairGrad(GradientBalancing):
@@ -53,12 +57,13 @@ def fair_weights(gram: Tensor, alpha: float) -> Tensor:
 
         (W G W + diag(w^p) / alpha) d = w^p - w G w,   W = diag(w), p = 1 - 1 / alpha
 
-    The third derivative of the objective is at most (1 + 1/alpha) max|d| times the second along d, which bounds how far the
-    quadratic model can be off. With m = max|d| the bound is lowest at
+    The third derivative of the objective is at most (1 + 1/alpha) max|d| times the second along d,
+    which bounds how far the quadratic model can be off. With m = max|d| the bound is lowest at
 
         t = (1 - (1 + m / alpha)^(-alpha)) / m
 
-    so that every step descends, stays positive, and becomes Newton's as m -> 0: no line search (alpha = 1: t = 1 / (1 + m)).
+    so that every step descends, stays positive, and becomes Newton's as m -> 0: no line search
+    (alpha = 1: t = 1 / (1 + m)).
     """
     gram, scale = unit_scale(gram)
     diagonal = gram.diagonal()
@@ -68,15 +73,20 @@ def fair_weights(gram: Tensor, alpha: float) -> Tensor:
     for _ in range(MOST_ITERATIONS):
         goal = weights ** (1 - 1 / alpha)
         missing = goal - weights * (gram @ weights)
-        # Where gradients are nearly opposed, gains are differences of large numbers: no closer than float64 can tell.
+        # Where gradients are nearly opposed, gains are differences of large numbers: no closer than
+        # float64 can tell.
         rounding = ROUNDING * weights * (gram.abs() @ weights)
         if bool((rounding > OPPOSED * goal).any()):
             raise SolverFailed("no fair weights: the gradients are opposed")
         if bool((missing.abs() <= TOLERANCE * goal + rounding).all()):
-            # Back to the scale of the gradients: s G w = w^(-1 / alpha) for w = s^(-alpha / (1 + alpha)) times the unit solution.
+            # Back to the scale of the gradients: s G w = w^(-1 / alpha) for w = s^(-alpha / (1 +
+            # alpha)) times the unit solution.
             return weights * scale ** (-alpha / (1 + alpha))
         hessian = weights[:, None] * gram * weights + torch.diag(goal / alpha)
         step = torch.cholesky_solve(missing[:, None], torch.linalg.cholesky(hessian))[:, 0]
         most = step.abs().max()
         weights = weights * (1 + step * (1 - (1 + most / alpha) ** -alpha) / most)
-    raise SolverFailed(f"no fair weights after {MOST_ITERATIONS} iterations: the gradients are opposed, or nearly so")
+    raise SolverFailed(
+        f"no fair weights after {MOST_ITERATIONS} iterations: the gradients are opposed, or nearly "
+        "so"
+    )

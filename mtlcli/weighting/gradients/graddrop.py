@@ -1,17 +1,20 @@
-"""GradDrop (Chen et al. 2020, "Just Pick a Sign: Optimizing Deep Multitask Models with Gradient Sign Dropout", algorithm 1).
+"""GradDrop (Chen et al. 2020, "Just Pick a Sign: Optimizing Deep Multitask Models with Gradient
+Sign Dropout", algorithm 1).
 
-In each coordinate with the tasks' gradients g_t, one sign is kept and the gradients of the other are dropped:
+In each coordinate with the tasks' gradients g_t, one sign is kept and the gradients of the other
+are dropped:
 
-    P = (1 + sum_t g_t / sum_t |g_t|) / 2        the purity of the sign: the share of what is positive
+    P = (1 + sum_t g_t / sum_t |g_t|) / 2 the purity of the sign: the share of what is positive
     keep the positive ones if P > U, the negative ones if not, with U uniform on [0, 1]
 
-so that on average the update is sum_t |g_t| (P^2 - (1 - P)^2) = sum_t g_t: unbiased. Where all tasks agree nothing is
-dropped; `leak` keeps a share of what is (the paper has one for each task).
+so that on average the update is sum_t |g_t| (P^2 - (1 - P)^2) = sum_t g_t: unbiased. Where all
+tasks agree nothing is dropped; `leak` keeps a share of what is (the paper has one for each task).
 
-Differences: the paper applies it to the gradients of the activations where tasks part (summed over the batch for the sign);
-here, as in later comparisons and torchjd's GradDrop, to those of the shared parameters. Own code: torchjd's draws from
-torch's global generator for the matrix it is given, so that the result would depend on how rows are cut into blocks and over
-ranks. Here the draw of a coordinate depends on the run's seed, the step and its place alone.
+Differences: the paper applies it to the gradients of the activations where tasks part (summed over
+the batch for the sign); here, as in later comparisons and torchjd's GradDrop, to those of the
+shared parameters. Own code: torchjd's draws from torch's global generator for the matrix it is
+given, so that the result would depend on how rows are cut into blocks and over ranks. Here the draw
+of a coordinate depends on the run's seed, the step and its place alone.
 """
 
 from __future__ import annotations
@@ -39,10 +42,12 @@ class GradDrop(GradientBalancing):
         return dict.fromkeys(step.tasks, 1.0)
 
     def combine(self, step: Step, rows: Tensor, start: int, total: int) -> Tensor:
-        """In each column the sum of the rows of the drawn sign, plus `leak` times that of the others."""
+        """In each column the sum of the rows of the drawn sign, plus `leak` times that of the
+        others."""
         draws = self._draws(step, total)[start : start + rows.shape[1]].to(rows.device)
         positive, negative = rows.clamp(min=0).sum(0), rows.clamp(max=0).sum(0)
-        purity = positive / (positive - negative)  # 0 / 0 where all are 0: not above the draw, and the sum of the negative ones is 0.
+        # 0 / 0 where all are 0: not above the draw, and the sum of the negative ones is 0.
+        purity = positive / (positive - negative)
         kept = torch.where(purity > draws, positive, negative)
         return kept + self.config.leak * (positive + negative - kept)
 

@@ -1,17 +1,21 @@
-"""GradVac (Wang et al. 2021, "Gradient Vaccine: Investigating and Improving Multi-task Optimization in Massively Multilingual Models").
+"""GradVac (Wang et al. 2021, "Gradient Vaccine: Investigating and Improving Multi-task Optimization
+in Massively Multilingual Models").
 
-As in PCGrad each gradient g_i is taken through the other tasks j in random order. Where its cosine phi with g_j is below
-the goal a_ij, it is turned until the cosine is a_ij (eq. 3), and the goal follows the cosines that were met (eq. 4):
+As in PCGrad each gradient g_i is taken through the other tasks j in random order. Where its cosine
+phi with g_j is below the goal a_ij, it is turned until the cosine is a_ij (eq. 3), and the goal
+follows the cosines that were met (eq. 4):
 
-    if phi < a_ij:   g_i <- g_i + |g_i| (a_ij sqrt(1 - phi^2) - phi sqrt(1 - a_ij^2)) / (|g_j| sqrt(1 - a_ij^2)) g_j
+    if phi < a_ij: g_i <- g_i + |g_i| (a_ij sqrt(1 - phi^2) - phi sqrt(1 - a_ij^2)) / (|g_j| sqrt(1
+    - a_ij^2)) g_j
     a_ij <- (1 - beta) a_ij + beta phi        a_ij = 0 at first, beta = 0.01
 
-With a_ij = 0 that is PCGrad. The update is the sum of the turned gradients; equal gradients give weights of 1.
+With a_ij = 0 that is PCGrad. The update is the sum of the turned gradients; equal gradients give
+weights of 1.
 
-Not torchjd's GradVacWeighting, which keeps the goals by position and forgets all of them when the number of tasks
-changes; here they belong to pairs of task names. The mathematics and the random orders are the same.
-Differences from the paper: one vector for all shared parameters (the paper's best is one for each layer). A cosine with
-a zero gradient does not exist and is passed over.
+Not torchjd's GradVacWeighting, which keeps the goals by position and forgets all of them when the
+number of tasks changes; here they belong to pairs of task names. The mathematics and the random
+orders are the same. Differences from the paper: one vector for all shared parameters (the paper's
+best is one for each layer). A cosine with a zero gradient does not exist and is passed over.
 """
 
 from __future__ import annotations
@@ -26,7 +30,8 @@ from mtlcli.weighting.base import Step, WeightedTask
 from mtlcli.weighting.gradients.base import GradientBalancing
 
 HIGHEST = 1 - 1e-12
-"""No finite correction makes a cosine 1; a goal reaches 1 only by rounding, when gradients are equal step after step."""
+"""No finite correction makes a cosine 1; a goal reaches 1 only by rounding, when gradients are
+equal step after step."""
 
 
 class GradVac(GradientBalancing):
@@ -47,7 +52,9 @@ class GradVac(GradientBalancing):
             others = [j for j in range(count) if j != i]
             own = torch.zeros(count, dtype=torch.float64)
             own[i] = 1.0
-            for j in [others[place] for place in torch.randperm(count - 1, generator=generator).tolist()]:
+            for j in [
+                others[place] for place in torch.randperm(count - 1, generator=generator).tolist()
+            ]:
                 products = gram @ own
                 norm = math.sqrt(max((own @ products).item(), 0.0))
                 if norm == 0 or norms[j] == 0:
@@ -58,13 +65,17 @@ class GradVac(GradientBalancing):
                 goal = min(goal, HIGHEST)
                 if cosine < goal:
                     sine, sine_of_goal = math.sqrt(1 - cosine**2), math.sqrt(1 - goal**2)
-                    own[j] += norm * (goal * sine - cosine * sine_of_goal) / (norms[j] * sine_of_goal)
+                    own[j] += (
+                        norm * (goal * sine - cosine * sine_of_goal) / (norms[j] * sine_of_goal)
+                    )
             total += own
         return total
 
     def state_dict(self) -> dict[str, Any]:
         """The base class's and the goals, task by task."""
-        return super().state_dict() | {"goals": {task: dict(goals) for task, goals in self.goals.items()}}
+        return super().state_dict() | {
+            "goals": {task: dict(goals) for task, goals in self.goals.items()}
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave; its tasks must be of the run."""

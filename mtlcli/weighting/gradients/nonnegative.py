@@ -1,7 +1,8 @@
-"""Non-negative least squares on a Gram matrix: the exact solver behind the minimum-norm point and the dual cone.
+"""Non-negative least squares on a Gram matrix: the exact solver behind the minimum-norm point and
+the dual cone.
 
-scipy.optimize.nnls is an active-set method (Lawson & Hanson 1974): it ends after finitely many steps at the solution
-itself, needs no tolerance, and for the K of this package takes microseconds.
+scipy.optimize.nnls is an active-set method (Lawson & Hanson 1974): it ends after finitely many
+steps at the solution itself, needs no tolerance, and for the K of this package takes microseconds.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from mtlcli.weighting.gradients.base import SolverFailed
 
 
 def unit_factor(gram: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """(A, n): columns of length 1 and the gradients' norms, with gram = diag(n) A' A diag(n). Of a zero gradient, both are zero.
+    """(A, n): columns of length 1 and the gradients' norms, with gram = diag(n) A' A diag(n). Of a
+    zero gradient, both are zero.
 
-    Columns of length 1, since a factor of the Gram matrix itself would lose gradients much shorter than the longest.
+    Columns of length 1, since a factor of the Gram matrix itself would lose gradients much shorter
+    than the longest.
     """
     norms = gram.diagonal().clamp(min=0).sqrt()
     divisor = torch.where(norms > 0, norms, 1.0)

@@ -1,14 +1,15 @@
 """PCGrad (Yu et al. 2020, "Gradient Surgery for Multi-Task Learning", algorithm 1).
 
-Each gradient g_i is taken through the other tasks j in random order; where it conflicts with g_j, its part along g_j is
-taken out:
+Each gradient g_i is taken through the other tasks j in random order; where it conflicts with g_j,
+its part along g_j is taken out:
 
     if g_i . g_j < 0:   g_i <- g_i - (g_i . g_j) / |g_j|^2 g_j
 
-and the update is the sum of what is left. For two tasks no negative projection is left; for more, a later projection may
-bring back an earlier conflict. Gradients without conflict give weights of 1.
+and the update is the sum of what is left. For two tasks no negative projection is left; for more, a
+later projection may bring back an earlier conflict. Gradients without conflict give weights of 1.
 
-torchjd's PCGradWeighting does this on the Gram matrix, exactly. The orders are a pure function of the run's seed and the step.
+torchjd's PCGradWeighting does this on the Gram matrix, exactly. The orders are a pure function of
+the run's seed and the step.
 """
 
 from __future__ import annotations

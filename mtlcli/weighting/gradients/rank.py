@@ -1,9 +1,14 @@
-"""How many of the gradients are linearly independent, as far as a Gram matrix that was summed in fp32 can tell.
+"""How many of the gradients are linearly independent, as far as a Gram matrix that was summed in
+fp32 can tell.
 
-The matrix of cosines C has the rank of the Gram matrix and, unlike that, no regard for the gradients' lengths. Inner
-products that are summed in fp32 are off by up to about 2e-6 of the product of the two lengths (measured with a million
-numbers a gradient), so that an eigenvalue of C that should be 0 may come out as anything up to K times that, of either
-sign. `ROUNDING` is twice as much: eigenvalues up to K * ROUNDING count as 0. Two gradients are told apart from about
+The matrix of cosines C has the rank of the Gram matrix and, unlike that, no regard for the
+gradients' lengths. Inner
+products that are summed in fp32 are off by up to about 2e-6 of the product of the two lengths
+(measured with a million
+numbers a gradient), so that an eigenvalue of C that should be 0 may come out as anything up to K
+times that, of either
+sign. `ROUNDING` is twice as much: eigenvalues up to K * ROUNDING count as 0. Two gradients are told
+apart from about
 0.2 degrees on.
 """
 
@@ -28,8 +33,10 @@ def rank(cosines: Tensor) -> int:
 
 
 def equal_cosines(cosines: Tensor) -> Tensor:
-    """(K,) the v for which x = sum_t v_t u_t, with the unit gradients u_t, has the cosine 1 / |x| to every gradient: C v = 1.
+    """(K,) the v for which x = sum_t v_t u_t, with the unit gradients u_t, has the cosine 1 / |x|
+    to every gradient: C v = 1.
 
-    The shortest v that comes closest in the sense of least squares, where gradients are linearly dependent and there are many v, or none.
+    The shortest v that comes closest in the sense of least squares, where gradients are linearly
+    dependent and there are many v, or none.
     """
     return torch.linalg.pinv(cosines, atol=len(cosines) * ROUNDING, rtol=0.0, hermitian=True).sum(1)

@@ -1,25 +1,32 @@
-"""SDMGrad (Xiao, Ban & Ji 2023, "Direction-oriented Multi-objective Learning: Simple and Provable Stochastic Algorithms").
+"""SDMGrad (Xiao, Ban & Ji 2023, "Direction-oriented Multi-objective Learning: Simple and Provable
+Stochastic Algorithms").
 
 MGDA, pulled towards the mean gradient g_0 = sum_t g_t / K by lambda (`pull`), eq. 6:
 
-    w = argmin |sum_t w_t g_t + lambda g_0|^2  over the simplex,     d = (sum_t w_t g_t + lambda g_0) / (1 + lambda)
+    w = argmin |sum_t w_t g_t + lambda g_0|^2 over the simplex, d = (sum_t w_t g_t + lambda g_0) /
+    (1 + lambda)
 
-The minimum is not computed but followed: SGD with momentum, projected onto the simplex, a few steps for each step of the
-run, from the w of the step before (algorithm 1), on gradients divided by their mean norm (section 6.1):
+The minimum is not computed but followed: SGD with momentum, projected onto the simplex, a few steps
+for each step of the run, from the w of the step before (algorithm 1), on gradients divided by their
+mean norm (section 6.1):
 
-    v <- momentum v + G (w + lambda / K),   w <- projection of w - lr v        v = 0 at first in each step of the run
+    v <- momentum v + G (w + lambda / K), w <- projection of w - lr v v = 0 at first in each step of
+    the run
 
-The paper takes G = J_1 J_2' from two independent batches, which makes the gradient in w unbiased. Here both are the batch
-of the step: the noise of a gradient then adds its variance to the diagonal of G, so that tasks with noisy gradients weigh
-less than in the paper, the more the smaller the batch; the third batch of the paper, for the update, is this one as well.
+The paper takes G = J_1 J_2' from two independent batches, which makes the gradient in w unbiased.
+Here both are the batch of the step: the noise of a gradient then adds its variance to the diagonal
+of G, so that tasks with noisy gradients weigh less than in the paper, the more the smaller the
+batch; the third batch of the paper, for the update, is this one as well.
 
-The learning rate is 0.25, not the 10 of the authors' code. SGD is stable below 2 (1 + momentum) / (largest eigenvalue of G), which is about
-3 / K to 3 here; at 10 it jumps between corners of the simplex and follows nothing: a change of the gradients by 1e-7, the
-rounding between one rank and two, changed the weights of 8 random tasks by up to 2.7 in a single step.
+The learning rate is 0.25, not the 10 of the authors' code. SGD is stable below 2 (1 + momentum) /
+(largest eigenvalue of G), which is about 3 / K to 3 here; at 10 it jumps between corners of the
+simplex and follows nothing: a change of the gradients by 1e-7, the rounding between one rank and
+two, changed the weights of 8 random tasks by up to 2.7 in a single step.
 
-Own code, since torchjd's SDMGradWeighting keeps w by position and forgets it when the number of tasks changes. Here w belongs to
-task names: for a step without some tasks, the others' w are projected onto the simplex; a new one starts at 1 / K.
-d is times K, so that equal gradients give weights of 1.
+Own code, since torchjd's SDMGradWeighting keeps w by position and forgets it when the number of
+tasks changes. Here w belongs to task names: for a step without some tasks, the others' w are
+projected onto the simplex; a new one starts at 1 / K. d is times K, so that equal gradients give
+weights of 1.
 """
 
 from __future__ import annotations
@@ -45,7 +52,11 @@ class SDMGrad(GradientBalancing):
         gram, _ = unit_scale(gram)
         gram = gram / gram.diagonal().sqrt().mean() ** 2
         count, config = len(gram), self.config
-        w = project_onto_simplex(torch.tensor([self.simplex.get(name, 1 / count) for name in step.tasks], dtype=torch.float64))
+        w = project_onto_simplex(
+            torch.tensor(
+                [self.simplex.get(name, 1 / count) for name in step.tasks], dtype=torch.float64
+            )
+        )
         velocity = torch.zeros(count, dtype=torch.float64)
         for _ in range(config.inner_steps):
             velocity = config.momentum * velocity + gram @ (w + config.pull / count)
@@ -64,7 +75,8 @@ class SDMGrad(GradientBalancing):
 
 
 def project_onto_simplex(point: Tensor) -> Tensor:
-    """The closest point with entries >= 0 of sum 1: the point minus a number, cut off at 0 (Duchi et al. 2008, figure 1)."""
+    """The closest point with entries >= 0 of sum 1: the point minus a number, cut off at 0 (Duchi
+    et al. 2008, figure 1)."""
     descending = point.sort(descending=True).values
     shifts = (descending.cumsum(0) - 1) / torch.arange(1, len(point) + 1)
     kept = int((descending > shifts).sum())

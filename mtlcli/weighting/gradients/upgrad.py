@@ -1,13 +1,15 @@
 """UPGrad (Quinton & Rey 2024, "Jacobian Descent For Multi-Objective Optimization").
 
-Each gradient is projected onto the dual cone {d : d . g_t >= 0 for all t} of directions that raise no loss (to first order), and
-the update is the sum of the projections. The projection of sum_t u_t g_t is sum_t v_t g_t with (proposition 1)
+Each gradient is projected onto the dual cone {d : d . g_t >= 0 for all t} of directions that raise
+no loss (to first order), and the update is the sum of the projections. The projection of sum_t u_t
+g_t is sum_t v_t g_t with (proposition 1)
 
     v = argmin v' G v   over   v >= u
 
-Gradients without conflict give weights of 1. torchjd's UPGradWeighting, with preferences of 1 where the paper averages.
-torchjd's own solver of the quadratic program needs two more packages and adds 1e-4 to the diagonal, so that projections
-leave the cone; here v = u + s with s >= 0 is a non-negative least squares problem, min |A s + A u| with A' A = G, solved exactly.
+Gradients without conflict give weights of 1. torchjd's UPGradWeighting, with preferences of 1 where
+the paper averages. torchjd's own solver of the quadratic program needs two more packages and adds
+1e-4 to the diagonal, so that projections leave the cone; here v = u + s with s >= 0 is a
+non-negative least squares problem, min |A s + A u| with A' A = G, solved exactly.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ class UPGrad(GradientBalancing):
 
     def solve(self, step: Step, gram: Tensor) -> Tensor:
         """The sums of the coefficients of the projections."""
-        return UPGradWeighting(torch.ones(len(gram), dtype=torch.float64), ExactProjector())(unit_scale(gram)[0])
+        return UPGradWeighting(torch.ones(len(gram), dtype=torch.float64), ExactProjector())(
+            unit_scale(gram)[0]
+        )
 
 
 class ExactProjector(DualConeProjector):

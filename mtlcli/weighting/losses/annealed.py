@@ -1,4 +1,5 @@
-"""Annealed weights: a task's weight as a function of the progress of the run, "important tasks first" or last.
+"""Annealed weights: a task's weight as a function of the progress of the run, "important tasks
+first" or last.
 
 With progress p = step / steps and u = (p - begin) / (finish - begin), held within [0, 1],
 
@@ -16,7 +17,8 @@ from mtlcli.config.weighting import AnnealedTask
 from mtlcli.weighting.base import LossWeighting, Step
 
 NEAR = 0.2
-"""Share of a schedule's way that may be missing in the last step: with `finish=1`, a step's worth of it always is."""
+"""Share of a schedule's way that may be missing in the last step: with `finish=1`, a step's worth
+of it always is."""
 
 
 class Annealed(LossWeighting):
@@ -26,7 +28,11 @@ class Annealed(LossWeighting):
         """The schedule's factor times the importance."""
         progress = step.number / step.total
         schedules: dict[str, AnnealedTask] = self.config.tasks
-        return {name: self.tasks[name].weight * (factor(schedules[name], progress) if name in schedules else 1.0) for name in step.tasks}
+        return {
+            name: self.tasks[name].weight
+            * (factor(schedules[name], progress) if name in schedules else 1.0)
+            for name in step.tasks
+        }
 
     def remarks(self, steps: int, steps_per_epoch: int) -> list[str]:
         """Schedules that change nothing, or do not come to their end, within the run."""
@@ -35,9 +41,15 @@ class Annealed(LossWeighting):
             factors = [factor(task, number / steps) for number in range(steps)]
             at = f"weighting.tasks.{name}"
             if len(set(factors)) == 1:
-                found.append(f"warning: {at} changes nothing: the factor of {name} is {factors[0]:g} in all {steps} steps")
+                found.append(
+                    f"warning: {at} changes nothing: the factor of {name} is {factors[0]:g} in all "
+                    f"{steps} steps"
+                )
             elif abs(factors[-1] - task.end) > NEAR * abs(task.end - task.start):
-                found.append(f"warning: {at} does not reach its end: the factor of {name} is {factors[-1]:g} in the last of {steps} steps")
+                found.append(
+                    f"warning: {at} does not reach its end: the factor of {name} is "
+                    f"{factors[-1]:g} in the last of {steps} steps"
+                )
         return found
 
 

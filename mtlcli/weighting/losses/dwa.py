@@ -1,14 +1,16 @@
-"""Dynamic weight average, DWA (Liu, Johns & Davison 2019, "End-to-End Multi-Task Learning with Attention", eq. 7).
+"""Dynamic weight average, DWA (Liu, Johns & Davison 2019, "End-to-End Multi-Task Learning with
+Attention", eq. 7).
 
     r_t = L_t(e - 1) / L_t(e - 2)        w_t = K exp(r_t / T) / sum_j exp(r_j / T)
 
-L_t(e) is the mean loss of task t in epoch e (or in a window of `every` steps), T the temperature. A task whose loss falls
-slowly has a larger r_t and a larger weight. The importance of a task multiplies w_t.
+L_t(e) is the mean loss of task t in epoch e (or in a window of `every` steps), T the temperature. A
+task whose loss falls slowly has a larger r_t and a larger weight. The importance of a task
+multiplies w_t.
 
-Tasks may be absent from steps and from whole windows: L_t(e - 1) and L_t(e - 2) are the last two finished windows in which
-the task was met. K is the number of tasks that have two, wherever they are met; the others weigh 1, as every task
-does in the paper's first two epochs. torchjd's DWA has one vector for all tasks of every step and no state that can be
-saved; the tests compare with it.
+Tasks may be absent from steps and from whole windows: L_t(e - 1) and L_t(e - 2) are the last two
+finished windows in which the task was met. K is the number of tasks that have two, wherever they
+are met; the others weigh 1, as every task does in the paper's first two epochs. torchjd's DWA has
+one vector for all tasks of every step and no state that can be saved; the tests compare with it.
 """
 
 from __future__ import annotations
@@ -36,7 +38,13 @@ class DWA(LossWeighting):
         self._finish_window(step)
         known = [name for name, means in self._means.items() if len(means) == 2]
         rates = torch.tensor([self._rate(name, step) for name in known], dtype=torch.float64)
-        weights = dict(zip(known, (len(known) * (rates / self.config.temperature).softmax(0)).tolist(), strict=True))
+        weights = dict(
+            zip(
+                known,
+                (len(known) * (rates / self.config.temperature).softmax(0)).tolist(),
+                strict=True,
+            )
+        )
         return {name: self.tasks[name].weight * weights.get(name, 1.0) for name in step.tasks}
 
     def learn(self, step: Step) -> None:
@@ -51,11 +59,20 @@ class DWA(LossWeighting):
         """The paper's first two epochs, or windows, are the plain sum."""
         window = self.config.every or steps_per_epoch
         shorter = max(1, steps // 10)
-        fix = f"; weighting.every={shorter} compares windows of {'1 step' if shorter == 1 else f'{shorter} steps'}"
+        fix = (
+            f"; weighting.every={shorter} compares windows of "
+            f"{'1 step' if shorter == 1 else f'{shorter} steps'}"
+        )
         if 2 * window >= steps:
-            what = f"the plain sum in all {steps} steps: the first two windows of {window} steps each have none before them"
+            what = (
+                f"the plain sum in all {steps} steps: the first two windows of {window} steps "
+                "each have none before them"
+            )
             return [f"warning: weighting=dwa is {what}{fix}"]
-        what = f"weighting=dwa is the plain sum in the first {2 * window} of {steps} steps, two windows of {window}"
+        what = (
+            f"weighting=dwa is the plain sum in the first {2 * window} of {steps} steps, two "
+            f"windows of {window}"
+        )
         return [f"warning: {what}{fix}" if 4 * window > steps else what]
 
     def _finish_window(self, step: Step) -> None:
@@ -86,5 +103,7 @@ class DWA(LossWeighting):
         """Restore what `state_dict` gave; the tasks must be the same."""
         same_tasks(state["means"], self.tasks)
         self._window = int(state["window"])
-        self._sums = {name: (float(total), int(count)) for name, (total, count) in state["sums"].items()}
+        self._sums = {
+            name: (float(total), int(count)) for name, (total, count) in state["sums"].items()
+        }
         self._means = {name: list(means) for name, means in state["means"].items()}

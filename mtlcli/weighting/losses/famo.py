@@ -4,17 +4,19 @@ With logits xi_t, starting at 0, and z = softmax(xi) over the tasks of a step,
 
     w_t = K c z_t / L_t,  c = 1 / sum_j (z_j / L_j)
 
-is the direction in which the logarithms of the losses fall at the rates z_t. After the update, the losses of the same batches are computed
-again, and Adam with weight decay gamma follows the gradient
+is the direction in which the logarithms of the losses fall at the rates z_t. After the update, the
+losses of the same batches are computed again, and Adam with weight decay gamma follows the gradient
 
     z_t (d_t - sum_j z_j d_j),  d_t = log L_t(before) - log L_t(after)
 
-so that a task whose loss fell faster than the others' loses weight. The paper's weights sum to 1; here to K, like those of the plain
-sum. Losses have the smallest value 0 (the authors' `min_losses`) and 1e-8 is added to them, as in the authors' code.
+so that a task whose loss fell faster than the others' loses weight. The paper's weights sum to 1;
+here to K, like those of the plain sum. Losses have the smallest value 0 (the authors' `min_losses`)
+and 1e-8 is added to them, as in the authors' code.
 
-The method is invariant to the scale of a loss, so importance is put on its result: it multiplies w_t. The logits know nothing of
-it and hold partly against it: an important task falls faster, and its z_t sinks. Tasks of importance 0 are left out of K, z and c.
-torchjd's FAMO knows no importance and has no state that can be saved; the tests compare with it.
+The method is invariant to the scale of a loss, so importance is put on its result: it multiplies
+w_t. The logits know nothing of it and hold partly against it: an important task falls faster, and
+its z_t sinks. Tasks of importance 0 are left out of K, z and c. torchjd's FAMO knows no importance
+and has no state that can be saved; the tests compare with it.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ class FAMO(LossWeighting):
         """w_t times the importance."""
         assert step.losses is not None
         names = self._balanced(step)
-        rates = self._shares(names) / torch.tensor([step.losses[name] + EPS for name in names], dtype=torch.float64)
+        rates = self._shares(names) / torch.tensor(
+            [step.losses[name] + EPS for name in names], dtype=torch.float64
+        )
         found = dict(zip(names, (len(names) * rates / rates.sum()).tolist(), strict=True))
         return {name: self.tasks[name].weight * found.get(name, 0.0) for name in step.tasks}
 
@@ -55,7 +59,10 @@ class FAMO(LossWeighting):
         assert step.losses is not None
         names = self._balanced(step)
         shares = self._shares(names)
-        fall = torch.tensor([math.log(step.losses[name] + EPS) - math.log(losses[name] + EPS) for name in names], dtype=torch.float64)
+        fall = torch.tensor(
+            [math.log(step.losses[name] + EPS) - math.log(losses[name] + EPS) for name in names],
+            dtype=torch.float64,
+        )
         gradient = shares * (fall - shares @ fall)
         self._adam.step(self.logits, dict(zip(names, gradient.tolist(), strict=True)))
 

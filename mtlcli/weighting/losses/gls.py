@@ -1,13 +1,15 @@
-"""Geometric loss strategy, GLS (Chennupati et al. 2019, "MultiNet++: Multi-Stream Feature Aggregation and Geometric Loss
-Strategy for Multi-Task Learning").
+"""Geometric loss strategy, GLS (Chennupati et al. 2019, "MultiNet++: Multi-Stream Feature
+Aggregation and Geometric Loss Strategy for Multi-Task Learning").
 
-The objective is the geometric mean of the losses, here weighted by the tasks' importance a_t (the paper's when all are 1):
+The objective is the geometric mean of the losses, here weighted by the tasks' importance a_t (the
+paper's when all are 1):
 
     G = prod_t L_t^(a_t / A),  A = sum_j a_j        w_t = A dG/dL_t = a_t G / L_t
 
-The factor A makes equal losses give w_t = a_t, the weights of the plain sum; without it they would be 1/K of that. The direction is
-that of sum_t a_t log L_t, so that the scale of a loss does not matter, but its importance does. A loss of 0 stops the run:
-the geometric mean is 0 there and its derivative is not finite. torchjd's GeometricMean knows no importance; the tests compare with it.
+The factor A makes equal losses give w_t = a_t, the weights of the plain sum; without it they would
+be 1/K of that. The direction is that of sum_t a_t log L_t, so that the scale of a loss does not
+matter, but its importance does. A loss of 0 stops the run: the geometric mean is 0 there and its
+derivative is not finite. torchjd's GeometricMean knows no importance; the tests compare with it.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ def geometric_weights(step: Step, tasks: dict[str, WeightedTask], method: str) -
     weights = dict.fromkeys(step.tasks, 0.0)
     if losses:
         total = sum(tasks[name].weight for name in losses)
-        mean = math.exp(sum(tasks[name].weight * math.log(loss) for name, loss in losses.items()) / total)
+        mean = math.exp(
+            sum(tasks[name].weight * math.log(loss) for name, loss in losses.items()) / total
+        )
         weights |= {name: tasks[name].weight * mean / loss for name, loss in losses.items()}
     return weights

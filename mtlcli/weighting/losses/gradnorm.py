@@ -1,23 +1,30 @@
-"""GradNorm (Chen, Badrinarayanan, Lee & Rabinovich 2018, "GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep
-Multitask Networks", algorithm 1).
+"""GradNorm (Chen, Badrinarayanan, Lee & Rabinovich 2018, "GradNorm: Gradient Normalization for
+Adaptive Loss Balancing in Deep Multitask Networks", algorithm 1).
 
-With weights w_t, starting at 1, and the norms G_t = w_t |g_t| of the weighted gradients, a step of Adam lowers
+With weights w_t, starting at 1, and the norms G_t = w_t |g_t| of the weighted gradients, a step of
+Adam lowers
 
     L_grad = sum_t |G_t - mean(G) r_t^alpha|,  r_t = (L_t / L_t(0)) / mean_j (L_j / L_j(0))
 
-where the target mean(G) r_t^alpha is held constant, so that dL_grad/dw_t = sign(G_t - target_t) |g_t|. Afterwards the weights are
-scaled so that their sum stays what it was: K. A task whose loss has fallen less than the others' has r_t > 1 and is given
-larger gradients.
+where the target mean(G) r_t^alpha is held constant, so that dL_grad/dw_t = sign(G_t - target_t)
+|g_t|. Afterwards the weights are scaled so that their sum stays what it was: K. A task whose loss
+has fallen less than the others' has r_t > 1 and is given larger gradients.
 
-- L_t(0) is the mean of the task's losses in its first N steps (`first_steps`), so far as there are any. The paper takes the first loss
-  alone, N = 1, or the theoretical log C for C classes, which a regression does not have. Each r_t is relative to L_t(0) for good: with a
+- L_t(0) is the mean of the task's losses in its first N steps (`first_steps`), so far as there are
+  any. The paper takes the first loss
+  alone, N = 1, or the theoretical log C for C classes, which a regression does not have. Each r_t
+  is relative to L_t(0) for good: with a
   first loss from one small batch, two tasks that are equal ended at weights of 1.40 and 0.60.
-- g_t is the gradient of the plain loss with respect to what `step.gram` was measured on, all shared parameters; the paper takes
+- g_t is the gradient of the plain loss with respect to what `step.gram` was measured on, all shared
+  parameters; the paper takes
   the last shared layer. The weights of a step come from the steps before it, as in the paper.
-- The importance of a task multiplies w_t at the end and is not in G_t: what is balanced is the gradient without it, so that
+- The importance of a task multiplies w_t at the end and is not in G_t: what is balanced is the
+  gradient without it, so that
   the gradients that are summed have sizes in proportion to importance (alpha = 0).
-- The paper says nothing of weights below 0, which Adam's momentum can bring about: here a weight stays at or above `FLOOR`.
-- When a step lacks tasks, the means are over those it has, and their weights keep their sum among themselves. Tasks of
+- The paper says nothing of weights below 0, which Adam's momentum can bring about: here a weight
+  stays at or above `FLOOR`.
+- When a step lacks tasks, the means are over those it has, and their weights keep their sum among
+  themselves. Tasks of
   importance 0 count as absent: they leave no gradient to measure.
 """
 
@@ -62,8 +69,14 @@ class GradNorm(LossWeighting):
 
     def _gradient(self, step: Step) -> dict[str, float]:
         """dL_grad / dw_t of each task that is balanced."""
-        assert step.losses is not None and step.gram is not None, "losses and gradients are measured in every step"
-        plain = {name: norm for name, norm in zip(step.tasks, step.gram.diagonal().sqrt(), strict=True) if self.tasks[name].weight > 0}
+        assert step.losses is not None and step.gram is not None, (
+            "losses and gradients are measured in every step"
+        )
+        plain = {
+            name: norm
+            for name, norm in zip(step.tasks, step.gram.diagonal().sqrt(), strict=True)
+            if self.tasks[name].weight > 0
+        }
         rates = torch.tensor([self._share_left(name, step) for name in plain], dtype=torch.float64)
         if not rates.any():
             # Every loss is 0: no task trains faster than another, and r_t would be 0 / 0.
@@ -71,7 +84,10 @@ class GradNorm(LossWeighting):
         norms = torch.stack([self._weights[name] * norm for name, norm in plain.items()])
         target = norms.mean() * (rates / rates.mean()) ** self.config.alpha
         sign = (norms - target).sign().tolist()
-        return {name: direction * norm.item() for direction, (name, norm) in zip(sign, plain.items(), strict=True)}
+        return {
+            name: direction * norm.item()
+            for direction, (name, norm) in zip(sign, plain.items(), strict=True)
+        }
 
     def _share_left(self, name: str, step: Step) -> float:
         """L_t / L_t(0)."""
@@ -94,5 +110,7 @@ class GradNorm(LossWeighting):
         """Restore what `state_dict` gave; the tasks must be the same."""
         same_tasks(state["weights"], self.tasks)
         self._weights = dict(state["weights"])
-        self._first = {name: (float(total), int(count)) for name, (total, count) in state["first"].items()}
+        self._first = {
+            name: (float(total), int(count)) for name, (total, count) in state["first"].items()
+        }
         self._adam.load_state_dict(state["adam"])

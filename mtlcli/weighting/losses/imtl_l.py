@@ -1,12 +1,14 @@
-"""IMTL-L, the loss balance of impartial multi-task learning (Liu et al. 2021, "Towards Impartial Multi-task Learning", eq. 7).
+"""IMTL-L, the loss balance of impartial multi-task learning (Liu et al. 2021, "Towards Impartial
+Multi-task Learning", eq. 7).
 
 With a learned log scale s_t for each task, starting at 0, the objective is
 
     sum_t a_t (exp(s_t) L_t - s_t)
 
-so that exp(s_t) L_t = 1 at the optimum: all losses have the same size. The importance a_t multiplies the task's term as a
-whole: the optimum of s stays, and the effective weight of the loss is a_t exp(s_t). With s_t = -log sigma_t^2 it is twice the
-objective of `uncertainty` for a regression. torchjd's IMTLL keeps the scales in one tensor and wants every task in every step; the
+so that exp(s_t) L_t = 1 at the optimum: all losses have the same size. The importance a_t
+multiplies the task's term as a whole: the optimum of s stays, and the effective weight of the loss
+is a_t exp(s_t). With s_t = -log sigma_t^2 it is twice the objective of `uncertainty` for a
+regression. torchjd's IMTLL keeps the scales in one tensor and wants every task in every step; the
 tests compare with it.
 """
 
@@ -25,12 +27,16 @@ class IMTLL(LossWeighting):
 
     def __init__(self, config: Any, tasks: dict[str, WeightedTask]) -> None:
         super().__init__(config, tasks)
-        # One parameter a task: the optimiser then leaves alone the tasks that are absent from a step.
+        # One parameter a task: the optimiser then leaves alone the tasks that are absent from a
+        # step.
         self.log_scale = {name: torch.nn.Parameter(torch.zeros(())) for name in tasks}
 
     def weights(self, step: Step) -> dict[str, float]:
         """a_t exp(s_t)."""
-        return {name: self.tasks[name].weight * torch.exp(self.log_scale[name].detach()).item() for name in step.tasks}
+        return {
+            name: self.tasks[name].weight * torch.exp(self.log_scale[name].detach()).item()
+            for name in step.tasks
+        }
 
     def named_parameters(self) -> dict[str, torch.nn.Parameter]:
         """The log scales: K scalars."""
@@ -38,7 +44,11 @@ class IMTLL(LossWeighting):
 
     def objective(self, losses: dict[str, Tensor]) -> Tensor:
         """The paper's total over the tasks of the step."""
-        terms = [self.tasks[name].weight * (torch.exp(self.log_scale[name]) * loss - self.log_scale[name]) for name, loss in losses.items()]
+        terms = [
+            self.tasks[name].weight
+            * (torch.exp(self.log_scale[name]) * loss - self.log_scale[name])
+            for name, loss in losses.items()
+        ]
         return torch.stack(terms).sum()
 
     def state_dict(self) -> dict[str, Any]:

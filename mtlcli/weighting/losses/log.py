@@ -1,12 +1,14 @@
-"""The loss transform of DB-MTL (Lin et al. 2023, "Dual-Balancing for Multi-Task Learning", section 3.1).
+"""The loss transform of DB-MTL (Lin et al. 2023, "Dual-Balancing for Multi-Task Learning", section
+3.1).
 
 The objective is sum_t a_t log(L_t + 1e-8), a_t the task's importance, so that
 
     w_t = a_t / (L_t + 1e-8)
 
-and every task's gradient is that of its loss relative to the loss: the scale of a loss does not matter. The weights are not scaled:
-they grow as losses fall, as in the paper. The constant is that of the authors' code. DB-MTL further
-brings the tasks' gradients to the same norm; that part is gradient balancing and not here.
+and every task's gradient is that of its loss relative to the loss: the scale of a loss does not
+matter. The weights are not scaled: they grow as losses fall, as in the paper. The constant is that
+of the authors' code. DB-MTL further brings the tasks' gradients to the same norm; that part is
+gradient balancing and not here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""For the methods that take logarithms of losses: the losses, or the error that says which one has none."""
+"""For the methods that take logarithms of losses: the losses, or the error that says which one has
+none."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from mtlcli.weighting.base import Step, WeightedTask
 
 
 def positive_losses(step: Step, tasks: dict[str, WeightedTask], method: str) -> dict[str, float]:
-    """The losses of the step's tasks that have an importance. Raises RunError when one of them is 0 or negative.
+    """The losses of the step's tasks that have an importance. Raises RunError when one of them is 0
+    or negative.
 
     One that is not a number passes: the run stops at it with a better message.
     """
@@ -24,5 +26,6 @@ def require_positive(name: str, loss: float, step: Step, method: str) -> None:
         raise RunError(
             f"the loss of {name} is {loss:g}, and {method} is only defined for losses above 0",
             where=f"step {step.number}",
-            fix=f"choose another weighting, for example weighting=static, or leave {name} out of the run",
+            fix=f"choose another weighting, for example weighting=static, or leave {name} out of "
+            "the run",
         )

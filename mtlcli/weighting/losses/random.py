@@ -1,15 +1,16 @@
-"""Random loss weighting, RLW (Lin, Ye, Zhang & Tsang 2022, "Reasonable Effectiveness of Random Weighting: A Litmus Test for
-Multi-Task Learning").
+"""Random loss weighting, RLW (Lin, Ye, Zhang & Tsang 2022, "Reasonable Effectiveness of Random
+Weighting: A Litmus Test for Multi-Task Learning").
 
 In every step the weights of its K tasks are drawn anew:
 
     normal:    w = K softmax(u),  u_t ~ N(0, 1)
     dirichlet: w = K p,           p ~ Dirichlet(1, ..., 1), every mixture equally likely
 
-The paper's weights sum to 1; here to K, like those of the plain sum, so that one learning rate suits both. Their
-expectation is the plain sum. The importance of a task multiplies what was drawn. The authors' code (LibMTL) puts a draw of
-Dirichlet through a softmax once more, which keeps every weight within a factor e of the others; here it stays as drawn.
-torchjd has the normal weights only inside of a sum; the tests compare with it.
+The paper's weights sum to 1; here to K, like those of the plain sum, so that one learning rate
+suits both. Their expectation is the plain sum. The importance of a task multiplies what was drawn.
+The authors' code (LibMTL) puts a draw of Dirichlet through a softmax once more, which keeps every
+weight within a factor e of the others; here it stays as drawn. torchjd has the normal weights only
+inside of a sum; the tests compare with it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ class Random(LossWeighting):
         if self.config.distribution == "normal":
             shares = torch.randn(count, dtype=torch.float64, generator=generator).softmax(0)
         else:
-            # Exponential numbers divided by their sum are Dirichlet(1, ..., 1); torch's own Dirichlet takes no generator.
+            # Exponential numbers divided by their sum are Dirichlet(1, ..., 1); torch's own
+            # Dirichlet takes no generator.
             draws = torch.empty(count, dtype=torch.float64).exponential_(generator=generator)
             shares = draws / draws.sum()
-        return {name: self.tasks[name].weight * count * share for name, share in zip(step.tasks, shares.tolist(), strict=True)}
+        return {
+            name: self.tasks[name].weight * count * share
+            for name, share in zip(step.tasks, shares.tolist(), strict=True)
+        }

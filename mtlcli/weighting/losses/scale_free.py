@@ -2,12 +2,14 @@
 
     m <- d m + (1 - d) L_t        w_t = a_t / M_t,  M_t = m / (1 - d^n)
 
-after n losses of the task, with decay d, importance a_t and m = 0 at first; M_t is the weighted mean of those losses (the bias
-correction of Adam). Multiplying a loss by a constant changes nothing, and every term is near its importance. This is practice
-rather than a paper; with d = 0 it is close to `log`, whose weight is 1 / L_t.
+after n losses of the task, with decay d, importance a_t and m = 0 at first; M_t is the weighted
+mean of those losses (the bias correction of Adam). Multiplying a loss by a constant changes
+nothing, and every term is near its importance. This is practice rather than a paper; with d = 0 it
+is close to `log`, whose weight is 1 / L_t.
 
-M_t is of the losses before the step: the weights are then known before it, and the step costs what the plain sum costs. A step that holds a
-task for the first time is the exception: nothing is known of its scale, so its own loss is taken, once it is known.
+M_t is of the losses before the step: the weights are then known before it, and the step costs what
+the plain sum costs. A step that holds a task for the first time is the exception: nothing is known
+of its scale, so its own loss is taken, once it is known.
 """
 
 from __future__ import annotations
@@ -59,4 +61,7 @@ class ScaleFree(LossWeighting):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave; the tasks must be the same."""
         same_tasks(state["averages"], self.tasks)
-        self._averages = {name: (float(average), int(count)) for name, (average, count) in state["averages"].items()}
+        self._averages = {
+            name: (float(average), int(count))
+            for name, (average, count) in state["averages"].items()
+        }

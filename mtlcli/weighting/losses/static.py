@@ -1,7 +1,8 @@
 """Static weights: total = sum_t w_t L_t with w_t = `tasks.NAME.weight`, equal by default.
 
-A tuned static sum is the baseline that adaptive methods have to beat (Kurin et al. 2022, "In Defense of the Unitary
-Scalarization for Deep Multi-Task Learning"; Xin et al. 2022, "Do Current Multi-Task Optimization Methods in Deep Learning Even Help?").
+A tuned static sum is the baseline that adaptive methods have to beat (Kurin et al. 2022, "In
+Defense of the Unitary Scalarization for Deep Multi-Task Learning"; Xin et al. 2022, "Do Current
+Multi-Task Optimization Methods in Deep Learning Even Help?").
 """
 
 from __future__ import annotations

@@ -1,25 +1,35 @@
-"""Smooth Tchebycheff scalarisation, STCH (Lin et al. 2024, "Smooth Tchebycheff Scalarization for Multi-Objective Optimization", eq. 8).
+"""Smooth Tchebycheff scalarisation, STCH (Lin et al. 2024, "Smooth Tchebycheff Scalarization for
+Multi-Objective Optimization", eq. 8).
 
     mu log sum_t exp(lambda_t (f_t - z_t) / mu)
 
-is a smooth maximum of the objectives f_t above the ideal point z. The authors' code for multi-task learning sets
-f_t = log(L_t / r_t), z_t = 0 and lambda_t = 1, where r_t, "nadir" there, is the mean loss of the task in an epoch after a
-warm-up that minimises sum_t log L_t. This is that method with three differences:
+is a smooth maximum of the objectives f_t above the ideal point z. The authors' code for multi-task
+learning sets f_t = log(L_t / r_t), z_t = 0 and lambda_t = 1, where r_t, "nadir" there, is the mean
+loss of the task in an epoch after a warm-up that minimises sum_t log L_t. This is that method with
+three differences:
 
-- The preference of a task is its importance a_t, put on the loss: f_t = log x_t with x_t = a_t L_t / r_t. Outside of the logarithm
-  it would turn around as soon as L_t < r_t and f_t is negative. For mu towards 0 all a_t L_t / r_t become equal.
-- The objective is exp of theirs over the tasks of the step, which has the same minima and the same direction:
+- The preference of a task is its importance a_t, put on the loss: f_t = log x_t with x_t = a_t L_t
+  / r_t. Outside of the logarithm
+  it would turn around as soon as L_t < r_t and f_t is negative. For mu towards 0 all a_t L_t / r_t
+  become equal.
+- The objective is exp of theirs over the tasks of the step, which has the same minima and the same
+  direction:
 
       M = (sum_t x_t^p / K)^(1/p),  p = 1/mu        w_t = K dM/dL_t = (x_t / M)^(p-1) a_t / r_t
 
-  the power mean of the x_t: their geometric mean for large mu, their mean at mu = 1 (the authors' default; the weights are
-  then fixed), the largest for mu towards 0. With the r_t of a step scaled to a geometric mean of 1, equal losses with
+  the power mean of the x_t: their geometric mean for large mu, their mean at mu = 1 (the authors'
+  default; the weights are
+  then fixed), the largest for mu towards 0. With the r_t of a step scaled to a geometric mean of 1,
+  equal losses with
   equal references give w_t = 1. The warm-up is `gls`, exp of theirs in the same way.
-- The warm-up and the measurement of r_t are shares of the run, not epochs (theirs: 4 and 1 of 200). A task that is not met during the
-  measurement takes the first loss that it shows; steps that hold it keep the warm-up's weights until it has one.
+- The warm-up and the measurement of r_t are shares of the run, not epochs (theirs: 4 and 1 of 200).
+  A task that is not met during the
+  measurement takes the first loss that it shows; steps that hold it keep the warm-up's weights
+  until it has one.
 
-r_t is no true nadir (the worst value on the Pareto front) and 0 no true ideal point: neither is known in training. A task of importance
-0 counts in no mean. torchjd's STCH is the paper's formula; the tests compare with it.
+r_t is no true nadir (the worst value on the Pareto front) and 0 no true ideal point: neither is
+known in training. A task of importance 0 counts in no mean. torchjd's STCH is the paper's formula;
+the tests compare with it.
 """
 
 from __future__ import annotations
@@ -47,7 +57,9 @@ class STCH(LossWeighting):
     def weights(self, step: Step) -> dict[str, float]:
         """w_t, importance included."""
         losses = positive_losses(step, self.tasks, "stch")
-        if step.number < self._window(step.total)[1] or not all(self._sums[name][1] for name in losses):
+        if step.number < self._window(step.total)[1] or not all(
+            self._sums[name][1] for name in losses
+        ):
             return geometric_weights(step, self.tasks, "stch")
         weights = dict.fromkeys(step.tasks, 0.0)
         if losses:
@@ -55,8 +67,14 @@ class STCH(LossWeighting):
         return weights
 
     def _power_mean_weights(self, losses: dict[str, float]) -> dict[str, float]:
-        reference = torch.tensor([total / count for total, count in (self._sums[name] for name in losses)], dtype=torch.float64)
-        scale = torch.tensor([self.tasks[name].weight for name in losses], dtype=torch.float64) / reference
+        reference = torch.tensor(
+            [total / count for total, count in (self._sums[name] for name in losses)],
+            dtype=torch.float64,
+        )
+        scale = (
+            torch.tensor([self.tasks[name].weight for name in losses], dtype=torch.float64)
+            / reference
+        )
         scale = scale * reference.log().mean().exp()
         # In logarithms: x^p overflows for small mu.
         x = (scale * torch.tensor(list(losses.values()), dtype=torch.float64)).log()
@@ -85,11 +103,18 @@ class STCH(LossWeighting):
             return super().remarks(steps, steps_per_epoch)
         extent = f"all {steps} steps" if end >= steps else f"the first {end} of {steps} steps"
         fix = "lower weighting.warmup or weighting.reference, or train longer"
-        return [f"warning: weighting=stch weights as gls does in {extent}, until its references are measured; {fix}"]
+        return [
+            f"warning: weighting=stch weights as gls does in {extent}, until its references are "
+            f"measured; {fix}"
+        ]
 
     def report(self) -> dict[str, Any]:
         """The reference loss of each task that has one."""
-        return {"reference_losses": {name: total / count for name, (total, count) in self._sums.items() if count}}
+        return {
+            "reference_losses": {
+                name: total / count for name, (total, count) in self._sums.items() if count
+            }
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Sum and number of the losses of each reference."""
@@ -98,4 +123,6 @@ class STCH(LossWeighting):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave; the tasks must be the same."""
         same_tasks(state["sums"], self.tasks)
-        self._sums = {name: (float(total), int(count)) for name, (total, count) in state["sums"].items()}
+        self._sums = {
+            name: (float(total), int(count)) for name, (total, count) in state["sums"].items()
+        }

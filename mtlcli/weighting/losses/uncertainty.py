@@ -1,13 +1,15 @@
-"""Homoscedastic uncertainty (Kendall, Gal & Cipolla 2018, "Multi-Task Learning Using Uncertainty to Weigh Losses").
+"""Homoscedastic uncertainty (Kendall, Gal & Cipolla 2018, "Multi-Task Learning Using Uncertainty to
+Weigh Losses").
 
-With s_t = log sigma_t^2 learned for each task, the negative log likelihood of the paper is, up to constants,
+With s_t = log sigma_t^2 learned for each task, the negative log likelihood of the paper is, up to
+constants,
 
     regression (squared error, eq. 5):       exp(-s) / 2 * L + s / 2
     classification (cross entropy, eq. 10):  exp(-s)     * L + s / 2
 
-so that at the optimum sigma^2 = L for regression and sigma^2 = 2 L for classification. The term of a task is multiplied
-by its importance w_t as a whole: the optimum of s stays, and the effective weight of the loss is w_t times the paper's.
-The paper's s starts at 0; so does this one.
+so that at the optimum sigma^2 = L for regression and sigma^2 = 2 L for classification. The term of
+a task is multiplied by its importance w_t as a whole: the optimum of s stays, and the effective
+weight of the loss is w_t times the paper's. The paper's s starts at 0; so does this one.
 """
 
 from __future__ import annotations
@@ -25,14 +27,20 @@ class Uncertainty(LossWeighting):
 
     def __init__(self, config: Any, tasks: dict[str, WeightedTask]) -> None:
         super().__init__(config, tasks)
-        # One parameter a task: the optimiser then leaves alone the tasks that are absent from a step.
+        # One parameter a task: the optimiser then leaves alone the tasks that are absent from a
+        # step.
         self.log_variance = {name: torch.nn.Parameter(torch.zeros(())) for name in tasks}
-        self._scale = {name: 0.5 if task.loss_kind == "regression" else 1.0 for name, task in tasks.items()}
+        self._scale = {
+            name: 0.5 if task.loss_kind == "regression" else 1.0 for name, task in tasks.items()
+        }
 
     def weights(self, step: Step) -> dict[str, float]:
         """w_t * c_t * exp(-s_t), with c = 1/2 for regression and 1 for classification."""
         return {
-            name: self.tasks[name].weight * self._scale[name] * torch.exp(-self.log_variance[name].detach()).item() for name in step.tasks
+            name: self.tasks[name].weight
+            * self._scale[name]
+            * torch.exp(-self.log_variance[name].detach()).item()
+            for name in step.tasks
         }
 
     def named_parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -40,11 +48,14 @@ class Uncertainty(LossWeighting):
         return {f"log_variance.{name}": parameter for name, parameter in self.log_variance.items()}
 
     def objective(self, losses: dict[str, Tensor]) -> Tensor:
-        """The paper's total over the tasks of the step; tasks that are absent leave their s alone."""
+        """The paper's total over the tasks of the step; tasks that are absent leave their s
+        alone."""
         terms = []
         for name, loss in losses.items():
             s = self.log_variance[name]
-            terms.append(self.tasks[name].weight * (self._scale[name] * torch.exp(-s) * loss + s / 2))
+            terms.append(
+                self.tasks[name].weight * (self._scale[name] * torch.exp(-s) * loss + s / 2)
+            )
         return torch.stack(terms).sum()
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Lookahead affinity: against its first-order value, without a trace in the model; and groupings by hand."""
+"""Lookahead affinity: against its first-order value, without a trace in the model; and groupings by
+hand."""
 
 from __future__ import annotations
 
@@ -28,7 +29,14 @@ def test_affinity_is_its_first_order_value_for_small_steps() -> None:
     def fetch(name: str, position: int) -> TaskBatch:
         asked.append((name, position))
         rows = np.arange(8) + 8 * position
-        return cut(model.tasks[name], features[name], rows, input_format=InputFormat(0, True), accumulation=2, ranks=ALONE)
+        return cut(
+            model.tasks[name],
+            features[name],
+            rows,
+            input_format=InputFormat(0, True),
+            accumulation=2,
+            ranks=ALONE,
+        )
 
     names = list(model.tasks)
     state = TrainState(positions={"cola": 0, "stsb": 1, "squad": 2})
@@ -40,12 +48,18 @@ def test_affinity_is_its_first_order_value_for_small_steps() -> None:
         # What the step before has left.
         parameter.grad = torch.ones_like(parameter)
     affinity.measure(state, lr=1e-5)
-    assert model.training and asked == [("cola", 0), ("stsb", 1), ("squad", 2)] and state.positions == {"cola": 0, "stsb": 1, "squad": 2}
+    assert (
+        model.training
+        and asked == [("cola", 0), ("stsb", 1), ("squad", 2)]
+        and state.positions == {"cola": 0, "stsb": 1, "squad": 2}
+    )
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert all(parameter.grad is None for parameter in model.parameters())
 
-    outcome = backward({name: fetch(name, state.positions[name]) for name in names}, small_step(names), probe=True)
+    outcome = backward(
+        {name: fetch(name, state.positions[name]) for name in names}, small_step(names), probe=True
+    )
     assert outcome.gram is not None
     count = sum(parameter.numel() for parameter in backward.shared)
     report = affinity.report()
@@ -54,12 +68,21 @@ def test_affinity_is_its_first_order_value_for_small_steps() -> None:
         eta = 1e-5 * count**0.5 / outcome.gram[one, one].sqrt().item()
         for other, second in enumerate(names):
             expected = eta * outcome.gram[one, other].item() / outcome.losses[second]
-            assert report["affinity"][first][second] == pytest.approx(expected, rel=0.1, abs=2e-6), (first, second)
+            assert report["affinity"][first][second] == pytest.approx(
+                expected, rel=0.1, abs=2e-6
+            ), (first, second)
 
 
 def symmetric(names: str, helps: set[str]) -> dict[str, dict[str, float]]:
-    return {one: {other: 0.0 if one == other else (0.1 if one + other in helps or other + one in helps else -0.1) for other in names}
-            for one in names}  # fmt: skip
+    return {
+        one: {
+            other: 0.0
+            if one == other
+            else (0.1 if one + other in helps or other + one in helps else -0.1)
+            for other in names
+        }
+        for one in names
+    }
 
 
 def test_grouping_keeps_those_together_that_help() -> None:
@@ -78,6 +101,8 @@ def test_help_in_one_direction_counts_for_the_one_helped() -> None:
 
 def test_many_tasks_are_merged_step_by_step() -> None:
     names = "abcdefghijkl"
-    helps = {one + other for block in ("abcd", "efgh", "ijkl") for one, other in combinations(block, 2)}
+    helps = {
+        one + other for block in ("abcd", "efgh", "ijkl") for one, other in combinations(block, 2)
+    }
     found = grouping(symmetric(names, helps))
     assert sorted("".join(sorted(group)) for group in found) == ["abcd", "efgh", "ijkl"]

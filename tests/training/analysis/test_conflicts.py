@@ -11,7 +11,10 @@ import torch
 from mtlcli.training.analysis.conflicts import Conflicts
 from mtlcli.weighting.base import Step, WeightedTask
 
-TASKS = {name: WeightedTask(weight, "classification") for name, weight in {"a": 1.0, "b": 1.0, "c": 4.0}.items()}
+TASKS = {
+    name: WeightedTask(weight, "classification")
+    for name, weight in {"a": 1.0, "b": 1.0, "c": 4.0}.items()
+}
 
 
 def step(rows: list[list[float]] | torch.Tensor, tasks: list[str]) -> Step:
@@ -41,21 +44,32 @@ def test_pairs_and_harm_by_hand() -> None:
     cosines = [-0.6, 0.5**0.5]
     error = statistics.stdev(cosines) / 2**0.5
     assert report["pairs"]["a,b"] == {
-        "steps": 2, "conflict": 0.5, "cosine": pytest.approx(statistics.mean(cosines)), "error": pytest.approx(error)
-    }  # fmt: skip
-    assert report["pairs"]["a,c"] == {"steps": 1, "conflict": 1.0, "cosine": pytest.approx(-1.0), "error": 0.0}
+        "steps": 2,
+        "conflict": 0.5,
+        "cosine": pytest.approx(statistics.mean(cosines)),
+        "error": pytest.approx(error),
+    }
+    assert report["pairs"]["a,c"] == {
+        "steps": 1,
+        "conflict": 1.0,
+        "cosine": pytest.approx(-1.0),
+        "error": 0.0,
+    }
     harm = [0.4 / 0.8**0.5, -1.0, 2 / 5**0.5]
     assert report["against_the_sum"]["a"]["cosine"] == pytest.approx(statistics.mean(harm))
     assert report["against_the_sum"]["a"]["conflict"] == pytest.approx(1 / 3)
     assert report["verdict"] == (
-        "gradients of a and c conflict in 100% of 1 measured step (mean cosine -1.000 +- 0.000, the lowest of all pairs; 50% and 0 mean no"
-        " relation); the plain sum would have raised the loss of a in 33% of steps: too few steps to say whether balancing had"
+        "gradients of a and c conflict in 100% of 1 measured step (mean cosine -1.000 +- 0.000, "
+        "the lowest of all pairs; 50% and 0 mean no"
+        " relation); the plain sum would have raised the loss of a in 33% of steps: too few steps "
+        "to say whether balancing had"
         " anything to gain"
     )
 
 
 def verdict(pull: float, size: float) -> str:
-    """Of 200 steps of noisy gradients: b's mean is `pull` times a's, and b is `size` times as long."""
+    """Of 200 steps of noisy gradients: b's mean is `pull` times a's, and b is `size` times as
+    long."""
     torch.manual_seed(0)
     direction = torch.randn(50, dtype=torch.float64)
     conflicts = Conflicts({})
@@ -68,7 +82,8 @@ def verdict(pull: float, size: float) -> str:
 
 
 def test_noise_is_no_conflict() -> None:
-    """Gradients without relation conflict in about half of the steps, and one that is small is often outvoted."""
+    """Gradients without relation conflict in about half of the steps, and one that is small is
+    often outvoted."""
     said = verdict(0.0, 8.0)
     assert said.endswith("no two tasks pull apart on average, and balancing had little to gain")
     assert " conflict in 5" in said or " conflict in 4" in said
@@ -76,5 +91,9 @@ def test_noise_is_no_conflict() -> None:
 
 def test_the_verdict_follows_the_means() -> None:
     assert verdict(0.5, 1.0).endswith("balancing had little to gain")
-    assert verdict(-0.3, 1.0).endswith("but the sum helps all of them on average, and balancing had something to gain")
-    assert verdict(-0.5, 8.0).endswith("on average it goes against a, and balancing had much to gain")
+    assert verdict(-0.3, 1.0).endswith(
+        "but the sum helps all of them on average, and balancing had something to gain"
+    )
+    assert verdict(-0.5, 8.0).endswith(
+        "on average it goes against a, and balancing had much to gain"
+    )

@@ -22,17 +22,36 @@ def test_operations_are_those_of_the_matrix_products(frozen: bool) -> None:
     if frozen:
         model.trunk.requires_grad_(False)
     ranks = Ranks(0, 1, torch.device("cpu"))
-    batch = cut(tasks["cola"], features["cola"], np.arange(4), input_format=InputFormat(0, True), accumulation=2, ranks=ranks)
+    batch = cut(
+        tasks["cola"],
+        features["cola"],
+        np.arange(4),
+        input_format=InputFormat(0, True),
+        accumulation=2,
+        ranks=ranks,
+    )
     config: Any = model.trunk.backbone.network.config  # type: ignore[union-attr]
     wide, inner, depth = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     forward = 0
     for micro in batch.micro:
         rows, length = micro.input_ids.shape
-        # Query, key, value, output and the two of the feed-forward block; then scores and their weighted sum.
-        forward += (depth - 1) * (2 * rows * length * (4 * wide * wide + 2 * wide * inner) + 4 * rows * length * length * wide)
-        # The last layer for the first token alone: for all tokens the two products of each head's query with the states.
-        forward += 2 * rows * (4 * wide * wide + 2 * wide * inner) + 4 * rows * length * config.num_attention_heads * wide
-    head = sum(2 * 4 * parameter.numel() for parameter in model.heads["cola"].parameters() if parameter.ndim == 2)
+        # Query, key, value, output and the two of the feed-forward block; then scores and their
+        # weighted sum.
+        forward += (depth - 1) * (
+            2 * rows * length * (4 * wide * wide + 2 * wide * inner)
+            + 4 * rows * length * length * wide
+        )
+        # The last layer for the first token alone: for all tokens the two products of each head's
+        # query with the states.
+        forward += (
+            2 * rows * (4 * wide * wide + 2 * wide * inner)
+            + 4 * rows * length * config.num_attention_heads * wide
+        )
+    head = sum(
+        2 * 4 * parameter.numel()
+        for parameter in model.heads["cola"].parameters()
+        if parameter.ndim == 2
+    )
     found = 4 * flops_per_example(model, {"cola": batch})
     if frozen:
         # Backward only in the head, and its lowest layer's input needs no gradient.

@@ -16,7 +16,11 @@ def test_equals_the_singular_value_decomposition_of_the_rows(count: int, scale: 
         rows = random_rows(count, seed, common=0.5, spread=0.5)
         left, values, right = torch.linalg.svd(rows, full_matrices=False)
         # torch's median is the lower of two, of squares in torchjd.
-        length = {"min": values.min(), "median": values.median(), "rmse": values.square().mean().sqrt()}[scale]
+        length = {
+            "min": values.min(),
+            "median": values.median(),
+            "rmse": values.square().mean().sqrt(),
+        }[scale]
         aligned = length * left @ right
         assert torch.linalg.cond(aligned).item() == pytest.approx(1)
         update = weights_of(build("aligned", count, scale=scale), rows) @ rows
@@ -24,7 +28,8 @@ def test_equals_the_singular_value_decomposition_of_the_rows(count: int, scale: 
 
 
 def test_the_update_has_the_same_gain_along_every_direction_of_the_tasks() -> None:
-    """What condition number 1 means for the sum: it is the sum of orthogonal vectors of equal length."""
+    """What condition number 1 means for the sum: it is the sum of orthogonal vectors of equal
+    length."""
     rows = random_rows(4, common=0.7, spread=0.5)
     update = weights_of(build("aligned", 4), rows) @ rows
     shortest = torch.linalg.svdvals(rows).min()

@@ -31,20 +31,37 @@ RANDOM_ORDER = {"pcgrad", "gradvac"}
 SCALE = dict.fromkeys(METHODS, 0.0) | {"nash": -1.0, "fairgrad": -4 / 3}
 UNCLIPPED = {"nash": {"max_norm": None}, "fairgrad": {"max_norm": None}}
 
-CONFLICT = torch.linalg.cholesky(torch.tensor([[1.0, -0.3, 0.2], [-0.3, 2.0, -0.4], [0.2, -0.4, 1.5]], dtype=torch.float64))
+CONFLICT = torch.linalg.cholesky(
+    torch.tensor([[1.0, -0.3, 0.2], [-0.3, 2.0, -0.4], [0.2, -0.4, 1.5]], dtype=torch.float64)
+)
 """Three gradients, of which two pairs conflict."""
 
 
 def test_all_methods_are_there() -> None:
     assert METHODS == (
-        ["mgda", "pcgrad", "gradvac", "cagrad", "imtl_g", "aligned", "nash", "fairgrad", "upgrad", "sdmgrad", "graddrop", "config"]
+        [
+            "mgda",
+            "pcgrad",
+            "gradvac",
+            "cagrad",
+            "imtl_g",
+            "aligned",
+            "nash",
+            "fairgrad",
+            "upgrad",
+            "sdmgrad",
+            "graddrop",
+            "config",
+        ]
     )
     assert [name for name in METHODS if name != "graddrop"] == WEIGHTS
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
 @pytest.mark.parametrize("name", METHODS)
-def test_real_gradients_give_a_finite_update_that_does_not_raise_the_sum(name: str, count: int) -> None:
+def test_real_gradients_give_a_finite_update_that_does_not_raise_the_sum(
+    name: str, count: int
+) -> None:
     rows = real_rows(count)
     update = update_of(build(name, count), rows).double()
     assert bool(update.isfinite().all())
@@ -56,8 +73,13 @@ def test_real_gradients_give_a_finite_update_that_does_not_raise_the_sum(name: s
 def test_scale_of_all_gradients(name: str, factor: float) -> None:
     rows = random_rows(4, common=0.5, spread=0.5)
     options = UNCLIPPED.get(name, {})
-    plain, scaled = update_of(build(name, 4, **options), rows), update_of(build(name, 4, **options), factor * rows)
-    torch.testing.assert_close(scaled, factor ** (1 + SCALE[name]) * plain, rtol=EXACT.get(name, 1e-7), atol=1e-30)
+    plain, scaled = (
+        update_of(build(name, 4, **options), rows),
+        update_of(build(name, 4, **options), factor * rows),
+    )
+    torch.testing.assert_close(
+        scaled, factor ** (1 + SCALE[name]) * plain, rtol=EXACT.get(name, 1e-7), atol=1e-30
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -69,11 +91,18 @@ def test_permuted_tasks_have_permuted_weights(name: str) -> None:
     for number in range(2):
         rows = random_rows(count, number, common=0.3, spread=0.5)
         names = [NAMES[index] for index in order]
-        plain, permuted = update_of(method, rows, number), update_of(other, rows[order], number, names)
-        torch.testing.assert_close(permuted, plain, rtol=EXACT.get(name, 1e-8), atol=EXACT.get(name, 1e-8))
+        plain, permuted = (
+            update_of(method, rows, number),
+            update_of(other, rows[order], number, names),
+        )
+        torch.testing.assert_close(
+            permuted, plain, rtol=EXACT.get(name, 1e-8), atol=EXACT.get(name, 1e-8)
+        )
         if name in WEIGHTS:
             one, two = weights_of(method, rows, 9), weights_of(other, rows[order], 9, names)
-            torch.testing.assert_close(two, one[order], rtol=EXACT.get(name, 1e-8), atol=EXACT.get(name, 1e-8))
+            torch.testing.assert_close(
+                two, one[order], rtol=EXACT.get(name, 1e-8), atol=EXACT.get(name, 1e-8)
+            )
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -81,7 +110,9 @@ def test_importance_scales_the_rows(name: str) -> None:
     importance = [2.0, 0.5, 1.0, 3.0]
     rows = random_rows(4, common=0.5)
     weighted = update_of(build(name, 4, importance), rows)
-    torch.testing.assert_close(weighted, update_of(build(name, 4), rows * torch.tensor(importance)[:, None].double()))
+    torch.testing.assert_close(
+        weighted, update_of(build(name, 4), rows * torch.tensor(importance)[:, None].double())
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -106,10 +137,14 @@ def test_equal_gradients_give_the_sum(name: str, count: int) -> None:
         "fairgrad": (count * norm**2) ** (-2 / 3),
     }.get(name, 1.0)
     method = build(name, count, **UNCLIPPED.get(name, {}))
-    torch.testing.assert_close(update_of(method, rows), factor * rows.sum(0), rtol=EXACT.get(name, 1e-8), atol=1e-8)
+    torch.testing.assert_close(
+        update_of(method, rows), factor * rows.sum(0), rtol=EXACT.get(name, 1e-8), atol=1e-8
+    )
     if name != "mgda":  # Every point of its simplex is a solution.
         weights = weights_of(method, rows)
-        torch.testing.assert_close(weights, torch.full_like(weights, factor), rtol=1e-4 if name in EXACT else 1e-7, atol=0)
+        torch.testing.assert_close(
+            weights, torch.full_like(weights, factor), rtol=1e-4 if name in EXACT else 1e-7, atol=0
+        )
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
@@ -118,7 +153,9 @@ def test_a_failing_solver_keeps_the_last_good_weights(name: str) -> None:
     good = weights_of(method, rows)
     before = method.state_dict()
     bad = replace(step_of(rows, 7), gram=torch.full((3, 3), torch.nan, dtype=torch.float64))
-    with pytest.warns(RuntimeWarning, match=f"step 7: the solver of {name} failed .*last weights are used again"):
+    with pytest.warns(
+        RuntimeWarning, match=f"step 7: the solver of {name} failed .*last weights are used again"
+    ):
         kept = method.weights(bad)
     assert list(kept.values()) == good.tolist()
     assert method.report() == {"solver_failures": 1}
@@ -129,8 +166,14 @@ def test_a_failing_solver_keeps_the_last_good_weights(name: str) -> None:
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_a_solver_that_fails_at_once_gives_the_plain_sum_with_a_warning(name: str) -> None:
     method = build(name, 3, **UNCLIPPED.get(name, {}))
-    bad = replace(step_of(random_rows(3), 0), gram=torch.full((3, 3), torch.inf, dtype=torch.float64))
-    with pytest.warns(RuntimeWarning, match=f"step 0: the solver of {name} failed .*found no weights yet, and the plain sum is used"):
+    bad = replace(
+        step_of(random_rows(3), 0), gram=torch.full((3, 3), torch.inf, dtype=torch.float64)
+    )
+    with pytest.warns(
+        RuntimeWarning,
+        match=f"step 0: the solver of {name} failed .*found no weights yet, and the plain sum is "
+        "used",
+    ):
         assert method.weights(bad) == {"ant": 1.0, "bee": 1.0, "cat": 1.0}
     assert method.report() == {"solver_failures": 1}
 
@@ -156,7 +199,9 @@ def test_a_task_of_importance_0_stays_out_of_the_balance(name: str, left: int) -
         rows = random_rows(4, number, common=0.3)
         update = update_of(method, rows, number)
         if left:
-            torch.testing.assert_close(update, update_of(alone, rows[:left], number), rtol=1e-5, atol=1e-7)
+            torch.testing.assert_close(
+                update, update_of(alone, rows[:left], number), rtol=1e-5, atol=1e-7
+            )
         else:
             assert not update.any()
         if name in WEIGHTS:
@@ -184,7 +229,8 @@ def in_fp32(rows: torch.Tensor, number: int = 0) -> Step:
 
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_dependent_gradients_in_fp32_give_moderate_weights(name: str) -> None:
-    """Two equal gradients, and one that is the sum of two others: what rounding leaves of them is no information."""
+    """Two equal gradients, and one that is the sum of two others: what rounding leaves of them is
+    no information."""
     rows = random_rows(6, 3, size=4000, common=0.5)
     rows[1], rows[2] = rows[0], 0.5 * (rows[3] + rows[4])
     method = build(name, 6)
@@ -193,7 +239,10 @@ def test_dependent_gradients_in_fp32_give_moderate_weights(name: str) -> None:
     assert max(map(abs, weights.values())) < 10
     update = torch.tensor(list(weights.values()), dtype=torch.float64) @ rows
     assert (rows @ update).min().item() > 0, "the update helps every task"
-    assert update.norm().item() > 1e-2 * rows.norm(dim=1).min().item() or name in ("nash", "fairgrad")
+    assert update.norm().item() > 1e-2 * rows.norm(dim=1).min().item() or name in (
+        "nash",
+        "fairgrad",
+    )
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
@@ -204,10 +253,19 @@ def test_more_gradients_than_dimensions(name: str) -> None:
     weights = method.weights(in_fp32(rows))
     assert method.failures == 0
     assert max(map(abs, weights.values())) < 100
-    assert (rows @ (torch.tensor(list(weights.values()), dtype=torch.float64) @ rows)).min().item() > -1e-6
+    assert (
+        rows @ (torch.tensor(list(weights.values()), dtype=torch.float64) @ rows)
+    ).min().item() > -1e-6
 
 
-PRESENT = [["ant", "bee", "cat"], ["ant", "cat"], ["bee", "cat"], ["cat", "bee", "ant"], ["bee"], ["ant", "bee", "cat"]] * 2
+PRESENT = [
+    ["ant", "bee", "cat"],
+    ["ant", "cat"],
+    ["bee", "cat"],
+    ["cat", "bee", "ant"],
+    ["bee"],
+    ["ant", "bee", "cat"],
+] * 2
 """Tasks step by step; K varies, and so does the order."""
 
 
@@ -228,13 +286,21 @@ def test_state_survives_json_in_the_middle(name: str) -> None:
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_every_nth_step_is_solved(name: str) -> None:
     method = build(name, 3, every=3, **UNCLIPPED.get(name, {}))
-    rows = [CONFLICT, *(random_rows(3, number) for number in range(2)), CONFLICT.roll(1, 0), random_rows(3, 4)]
+    rows = [
+        CONFLICT,
+        *(random_rows(3, number) for number in range(2)),
+        CONFLICT.roll(1, 0),
+        random_rows(3, 4),
+    ]
     assert method.known(step_of(rows[0], 1)) == "gradients", "nothing to use again yet"
     found = [weights_of(method, each, number) for number, each in enumerate(rows)]
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
     assert not torch.equal(found[0], found[3]) and torch.equal(found[3], found[4])
     between = replace(step_of(rows[0], 4, ["ant", "bee"] + ["cat"]), gram=None)
-    assert method.known(between) == "before" and list(method.weights(between).values()) == found[4].tolist()
+    assert (
+        method.known(between) == "before"
+        and list(method.weights(between).values()) == found[4].tolist()
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)

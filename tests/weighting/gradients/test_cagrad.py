@@ -50,7 +50,9 @@ def test_no_point_of_the_ball_is_better_for_the_worst_off(count: int, c: float) 
     generator = torch.Generator().manual_seed(0)
     for _ in range(3000):
         direction = torch.randn(6, generator=generator, dtype=torch.float64)
-        assert worst_gain(rows, mean + c * mean.norm() * direction / direction.norm()) <= best + 1e-6
+        assert (
+            worst_gain(rows, mean + c * mean.norm() * direction / direction.norm()) <= best + 1e-6
+        )
     assert best > worst_gain(rows, mean)
 
 
@@ -64,7 +66,9 @@ def test_equals_the_authors_solver_of_the_dual(count: int) -> None:
 
 
 def test_c_of_zero_is_the_sum() -> None:
-    assert weights_of(build("cagrad", 3, c=0.0), random_rows(3)).tolist() == pytest.approx([1.0] * 3)
+    assert weights_of(build("cagrad", 3, c=0.0), random_rows(3)).tolist() == pytest.approx(
+        [1.0] * 3
+    )
 
 
 def test_without_a_direction_it_is_the_centre_of_the_ball() -> None:
@@ -74,7 +78,9 @@ def test_without_a_direction_it_is_the_centre_of_the_ball() -> None:
 
 
 @pytest.mark.parametrize("failure", ["raises", "gives nothing"])
-def test_failures_of_cvxpy_are_failures_of_the_solver(failure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failures_of_cvxpy_are_failures_of_the_solver(
+    failure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     method, rows = build("cagrad", 3), random_rows(3, spread=0.5)
     good = weights_of(method, rows)
 

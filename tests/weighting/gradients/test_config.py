@@ -31,7 +31,9 @@ def test_dependent_gradients_equal_torchjd_too() -> None:
     """Four gradients in a space of three dimensions: the pseudo-inverse, not an inverse."""
     for seed in range(5):
         rows = random_rows(4, seed, size=3)
-        torch.testing.assert_close(weights_of(build("config", 4), rows) @ rows, ConFIG()(rows), rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(
+            weights_of(build("config", 4), rows) @ rows, ConFIG()(rows), rtol=1e-6, atol=1e-8
+        )
 
 
 def test_direction_is_that_of_imtl_g() -> None:
@@ -44,7 +46,10 @@ def test_direction_is_that_of_imtl_g() -> None:
 def test_importance_changes_the_length_alone() -> None:
     rows = random_rows(3, common=0.3)
     scaled = rows * torch.tensor([[4.0], [1.0], [0.5]])
-    one, other = weights_of(build("config", 3), rows) @ rows, weights_of(build("config", 3), scaled) @ scaled
+    one, other = (
+        weights_of(build("config", 3), rows) @ rows,
+        weights_of(build("config", 3), scaled) @ scaled,
+    )
     torch.testing.assert_close(one / one.norm(), other / other.norm())
     assert one.norm().item() != pytest.approx(other.norm().item(), rel=0.05)
 
@@ -57,7 +62,9 @@ def test_worked_example() -> None:
 
 def test_opposed_gradients_are_a_failure() -> None:
     with pytest.warns(RuntimeWarning, match="the gradients are opposed.*plain sum"):
-        weights_of(build("config", 2), torch.tensor([[1.0, 2.0], [-2.0, -4.0]], dtype=torch.float64))
+        weights_of(
+            build("config", 2), torch.tensor([[1.0, 2.0], [-2.0, -4.0]], dtype=torch.float64)
+        )
 
 
 def test_a_zero_gradient_is_left_out() -> None:

@@ -21,7 +21,9 @@ def test_the_equation(count: int, alpha: float) -> None:
         rows = random_rows(count, seed, common=0.3, spread=1.0)
         weights = weights_of(build("fairgrad", count, alpha=alpha, max_norm=None), rows)
         assert weights.min().item() > 0
-        assert (rows @ rows.T @ weights * weights ** (1 / alpha)).tolist() == pytest.approx([1.0] * count, abs=1e-8)
+        assert (rows @ rows.T @ weights * weights ** (1 / alpha)).tolist() == pytest.approx(
+            [1.0] * count, abs=1e-8
+        )
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0, 4.0])
@@ -45,8 +47,12 @@ def test_maximises_the_alpha_fair_sum_of_gains(alpha: float) -> None:
     found = weights_of(build("fairgrad", 3, alpha=alpha, max_norm=None), rows) @ rows
     update = cvxpy.Variable(10)
     fair = cvxpy.sum(cvxpy.power(rows.numpy() @ update, 1 - alpha)) / (1 - alpha)
-    cvxpy.Problem(cvxpy.Maximize(fair), [cvxpy.norm(update) <= found.norm().item()]).solve(cvxpy.CLARABEL)
-    torch.testing.assert_close(found, torch.from_numpy(update.value), rtol=1e-3, atol=1e-3 * found.norm().item())
+    cvxpy.Problem(cvxpy.Maximize(fair), [cvxpy.norm(update) <= found.norm().item()]).solve(
+        cvxpy.CLARABEL
+    )
+    torch.testing.assert_close(
+        found, torch.from_numpy(update.value), rtol=1e-3, atol=1e-3 * found.norm().item()
+    )
 
 
 @pytest.mark.parametrize("max_norm", [None, 1.0])
@@ -73,7 +79,9 @@ def test_a_long_update_is_clipped_and_a_short_one_is_not() -> None:
     rows = random_rows(3, 1, common=0.3)
     free = weights_of(build("fairgrad", 3, max_norm=None), rows)
     length = (free @ rows).norm().item()
-    torch.testing.assert_close(weights_of(build("fairgrad", 3, max_norm=length / 2), rows), free / 2)
+    torch.testing.assert_close(
+        weights_of(build("fairgrad", 3, max_norm=length / 2), rows), free / 2
+    )
     assert torch.equal(weights_of(build("fairgrad", 3, max_norm=length * 2), rows), free)
 
 
@@ -86,7 +94,9 @@ def test_worked_example() -> None:
 
 
 @pytest.mark.parametrize(("angle", "alpha"), [(1e-3, 0.5), (1e-3, 5.0), (1e-5, 1.0), (1e-5, 2.0)])
-def test_nearly_opposed_gradients_are_solved_as_far_as_float64_can_tell(angle: float, alpha: float) -> None:
+def test_nearly_opposed_gradients_are_solved_as_far_as_float64_can_tell(
+    angle: float, alpha: float
+) -> None:
     rows = torch.tensor([[1.0, 0.0], [-100.0, 100 * angle]], dtype=torch.float64)
     weights = fair_weights(rows @ rows.T, alpha)
     # In exact arithmetic the gains of this pair are those of its two directions: no cancellation.

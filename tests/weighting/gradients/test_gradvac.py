@@ -27,14 +27,21 @@ def test_the_first_step_is_pcgrad() -> None:
     """The goals are 0 then; orders of two tasks are the same."""
     for seed in range(10):
         rows = random_rows(2, seed, size=5)
-        torch.testing.assert_close(weights_of(build("gradvac", 2), rows), weights_of(build("pcgrad", 2), rows))
+        torch.testing.assert_close(
+            weights_of(build("gradvac", 2), rows), weights_of(build("pcgrad", 2), rows)
+        )
 
 
 def test_worked_example() -> None:
-    """Cosine 0.6, then 0: with beta = 0.5 the goal is 0.3, and both gradients are turned until their cosine with the other is 0.3."""
+    """Cosine 0.6, then 0: with beta = 0.5 the goal is 0.3, and both gradients are turned until
+    their cosine with the other is 0.3."""
     method = build("gradvac", 2, beta=0.5)
-    assert weights_of(method, torch.tensor([[1.0, 0.0], [0.6, 0.8]], dtype=torch.float64)).tolist() == [1.0, 1.0]
-    assert method.goals["ant"]["bee"] == pytest.approx(0.3) and method.goals["bee"]["ant"] == pytest.approx(0.3)
+    assert weights_of(
+        method, torch.tensor([[1.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
+    ).tolist() == [1.0, 1.0]
+    assert method.goals["ant"]["bee"] == pytest.approx(0.3) and method.goals["bee"][
+        "ant"
+    ] == pytest.approx(0.3)
     rows = torch.tensor([[2.0, 0.0], [0.0, 3.0]], dtype=torch.float64)
     weights = weights_of(method, rows, 1)
     # g_1 + w g_2 has the cosine 0.3 with g_2 where w |g_2| / sqrt(|g_1|^2 + w^2 |g_2|^2) = 0.3.
@@ -57,7 +64,10 @@ def test_goals_belong_to_pairs_of_names() -> None:
 def test_equal_gradients_for_ever_stay_the_sum() -> None:
     method = build("gradvac", 2, beta=0.9)
     for number in range(200):
-        assert weights_of(method, random_rows(1, number).repeat(2, 1), number).tolist() == [1.0, 1.0]
+        assert weights_of(method, random_rows(1, number).repeat(2, 1), number).tolist() == [
+            1.0,
+            1.0,
+        ]
     assert method.goals["ant"]["bee"] > 1 - 1e-12
     assert bool(weights_of(method, random_rows(2, 0), 200).isfinite().all())
 

@@ -18,7 +18,9 @@ def test_no_point_of_a_fine_grid_on_the_simplex_is_shorter(count: int, seed: int
     weights = weights_of(build("mgda", count), rows) / count
     steps = 200
     grid = [point for point in product(range(steps + 1), repeat=count - 1) if sum(point) <= steps]
-    points = torch.tensor([[*point, steps - sum(point)] for point in grid], dtype=torch.float64) / steps
+    points = (
+        torch.tensor([[*point, steps - sum(point)] for point in grid], dtype=torch.float64) / steps
+    )
     lengths = (points @ rows).norm(dim=1)
     shortest = (weights @ rows).norm()
     assert shortest <= lengths.min() + 1e-12
@@ -28,7 +30,8 @@ def test_no_point_of_a_fine_grid_on_the_simplex_is_shorter(count: int, seed: int
 @pytest.mark.parametrize("spread", [0.0, 1.0, 3.0])
 @pytest.mark.parametrize("count", range(2, 9))
 def test_optimality_conditions(count: int, spread: float) -> None:
-    """g_t . d >= |d|^2 for all t, equal where w_t > 0: every loss falls at least as fast as the shortest vector says."""
+    """g_t . d >= |d|^2 for all t, equal where w_t > 0: every loss falls at least as fast as the
+    shortest vector says."""
     for seed in range(10):
         rows = random_rows(count, seed, common=0.7, spread=spread)
         weights = weights_of(build("mgda", count), rows) / count
@@ -45,7 +48,9 @@ def test_closed_form_for_two_tasks() -> None:
         rows = random_rows(2, seed, size=3, spread=0.7)
         one, two = rows
         expected = ((two - one) @ two / ((one - two) @ (one - two))).clamp(0, 1).item()
-        assert weights_of(build("mgda", 2), rows).tolist() == pytest.approx([2 * expected, 2 * (1 - expected)], abs=1e-12)
+        assert weights_of(build("mgda", 2), rows).tolist() == pytest.approx(
+            [2 * expected, 2 * (1 - expected)], abs=1e-12
+        )
 
 
 def test_never_longer_than_torchjds_frank_wolfe() -> None:
@@ -54,7 +59,9 @@ def test_never_longer_than_torchjds_frank_wolfe() -> None:
     for seed in range(20):
         rows = random_rows(4, seed, common=0.3)
         exact = weights_of(build("mgda", 4), rows) / 4
-        ratios.append(((MGDAWeighting()(rows @ rows.T) @ rows).norm() / (exact @ rows).norm()).item())
+        ratios.append(
+            ((MGDAWeighting()(rows @ rows.T) @ rows).norm() / (exact @ rows).norm()).item()
+        )
     assert min(ratios) >= 1 - 1e-12 and sorted(ratios)[10] == pytest.approx(1, abs=2e-3)
 
 
@@ -66,13 +73,27 @@ def test_pareto_stationary_points_stop_the_update() -> None:
 
 
 def test_normalized_gradients_give_the_weights() -> None:
-    rows, losses, importance = random_rows(3, 4, common=0.5, spread=0.5), [0.5, 2.0, 1.25], [1.0, 2.0, 0.5]
+    rows, losses, importance = (
+        random_rows(3, 4, common=0.5, spread=0.5),
+        [0.5, 2.0, 1.25],
+        [1.0, 2.0, 0.5],
+    )
     scaled = rows * torch.tensor(importance)[:, None].double()
-    norms, weighted_losses = scaled.norm(dim=1), torch.tensor(losses).double() * torch.tensor(importance).double()
-    divisors = {"none": torch.ones(3), "l2": norms, "loss": weighted_losses, "loss+": norms * weighted_losses}
+    norms, weighted_losses = (
+        scaled.norm(dim=1),
+        torch.tensor(losses).double() * torch.tensor(importance).double(),
+    )
+    divisors = {
+        "none": torch.ones(3),
+        "l2": norms,
+        "loss": weighted_losses,
+        "loss+": norms * weighted_losses,
+    }
     found = {}
     for normalize, divisor in divisors.items():
-        found[normalize] = weights_of(build("mgda", 3, importance, normalize=normalize), rows, losses=losses)
+        found[normalize] = weights_of(
+            build("mgda", 3, importance, normalize=normalize), rows, losses=losses
+        )
         expected = weights_of(build("mgda", 3), scaled / divisor[:, None])
         torch.testing.assert_close(found[normalize], expected)
     assert len({tuple(weights.tolist()) for weights in found.values()}) == 4

@@ -19,7 +19,9 @@ def test_the_bargaining_equation(count: int, spread: float) -> None:
         rows = random_rows(count, seed, common=0.3, spread=spread)
         weights = weights_of(build("nash", count, max_norm=None), rows)
         assert weights.min().item() > 0
-        assert (weights * (rows @ rows.T @ weights)).tolist() == pytest.approx([1.0] * count, abs=1e-8)
+        assert (weights * (rows @ rows.T @ weights)).tolist() == pytest.approx(
+            [1.0] * count, abs=1e-8
+        )
 
 
 def test_conflicting_gradients_too() -> None:
@@ -35,7 +37,9 @@ def test_maximises_the_product_of_gains(count: int) -> None:
     rows = random_rows(count, 3, size=10, common=0.3, spread=0.5)
     update = cvxpy.Variable(10)
     gains = rows.numpy() @ update
-    cvxpy.Problem(cvxpy.Maximize(cvxpy.sum(cvxpy.log(gains))), [cvxpy.norm(update) <= math.sqrt(count)]).solve(cvxpy.CLARABEL)
+    cvxpy.Problem(
+        cvxpy.Maximize(cvxpy.sum(cvxpy.log(gains))), [cvxpy.norm(update) <= math.sqrt(count)]
+    ).solve(cvxpy.CLARABEL)
     found = weights_of(build("nash", count, max_norm=None), rows) @ rows
     torch.testing.assert_close(found, torch.from_numpy(update.value), rtol=1e-4, atol=1e-4)
 
@@ -43,7 +47,10 @@ def test_maximises_the_product_of_gains(count: int) -> None:
 def test_the_length_is_fixed_and_clipped() -> None:
     for factor in (1e-3, 1.0, 1e3):
         rows = factor * random_rows(4, 2, common=0.3)
-        lengths = [(weights_of(build("nash", 4, max_norm=limit), rows) @ rows).norm().item() for limit in (None, 1.0, 5.0)]
+        lengths = [
+            (weights_of(build("nash", 4, max_norm=limit), rows) @ rows).norm().item()
+            for limit in (None, 1.0, 5.0)
+        ]
         assert lengths == pytest.approx([2.0, 1.0, 2.0])
 
 
@@ -53,7 +60,9 @@ def test_worked_example() -> None:
     assert weights_of(build("nash", 2, max_norm=None), rows).tolist() == pytest.approx([0.5, 10.0])
 
 
-@pytest.mark.parametrize("rows", [[[1.0, 2.0], [-2.0, -4.0]], [[0.0, 0.0], [1.0, 2.0]]], ids=["opposed", "zero"])
+@pytest.mark.parametrize(
+    "rows", [[[1.0, 2.0], [-2.0, -4.0]], [[0.0, 0.0], [1.0, 2.0]]], ids=["opposed", "zero"]
+)
 def test_gradients_without_a_solution_are_a_failure(rows: list[list[float]]) -> None:
     method, bad = build("nash", 2, max_norm=None), torch.tensor(rows, dtype=torch.float64)
     with pytest.warns(RuntimeWarning, match="step 0: the solver of nash failed.*plain sum"):

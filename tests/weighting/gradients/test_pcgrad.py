@@ -27,7 +27,9 @@ def test_equals_the_paper_on_rows_with_the_same_orders(count: int) -> None:
         rows = random_rows(count, number, size=6, spread=0.5)
         generator = step_of(rows, number).generator()
         orders = [torch.randperm(count, generator=generator).tolist() for _ in range(count)]
-        torch.testing.assert_close(update_of(build("pcgrad", count), rows, number), on_rows(rows, orders))
+        torch.testing.assert_close(
+            update_of(build("pcgrad", count), rows, number), on_rows(rows, orders)
+        )
 
 
 def test_closed_form_and_no_conflict_left_for_two_tasks() -> None:
@@ -38,7 +40,9 @@ def test_closed_form_and_no_conflict_left_for_two_tasks() -> None:
         inner = min(gram[0, 1].item(), 0.0)
         conflicts += inner < 0
         weights = weights_of(build("pcgrad", 2), rows)
-        assert weights.tolist() == pytest.approx([1 - inner / gram[0, 0].item(), 1 - inner / gram[1, 1].item()])
+        assert weights.tolist() == pytest.approx(
+            [1 - inner / gram[0, 0].item(), 1 - inner / gram[1, 1].item()]
+        )
         assert (rows @ (weights @ rows)).min().item() >= -1e-9
     assert 5 < conflicts < 25
 
@@ -56,4 +60,7 @@ def test_worked_example() -> None:
 
 def test_orders_change_from_step_to_step() -> None:
     rows = random_rows(5, 3, size=4)
-    assert len({tuple(weights_of(build("pcgrad", 5), rows, number).tolist()) for number in range(10)}) > 3
+    assert (
+        len({tuple(weights_of(build("pcgrad", 5), rows, number).tolist()) for number in range(10)})
+        > 3
+    )

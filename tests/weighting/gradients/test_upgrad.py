@@ -12,7 +12,9 @@ from tests.weighting.gradients.helpers import build, random_rows, weights_of
 
 @pytest.mark.parametrize("spread", [0.0, 1.0, 2.0])
 @pytest.mark.parametrize("count", [2, 3, 5, 8])
-def test_each_projection_is_in_the_dual_cone_and_so_is_the_update(count: int, spread: float) -> None:
+def test_each_projection_is_in_the_dual_cone_and_so_is_the_update(
+    count: int, spread: float
+) -> None:
     conflicts = 0
     for seed in range(10):
         rows = random_rows(count, seed, size=10, spread=spread)
@@ -33,9 +35,13 @@ def test_equals_the_projection_of_the_rows_themselves(count: int) -> None:
     expected = torch.zeros(7, dtype=torch.float64)
     for row in rows:
         nearest = cvxpy.Variable(7)
-        cvxpy.Problem(cvxpy.Minimize(cvxpy.sum_squares(nearest - row.numpy())), [rows.numpy() @ nearest >= 0]).solve(cvxpy.CLARABEL)
+        cvxpy.Problem(
+            cvxpy.Minimize(cvxpy.sum_squares(nearest - row.numpy())), [rows.numpy() @ nearest >= 0]
+        ).solve(cvxpy.CLARABEL)
         expected += torch.from_numpy(nearest.value)
-    torch.testing.assert_close(weights_of(build("upgrad", count), rows) @ rows, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        weights_of(build("upgrad", count), rows) @ rows, expected, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_no_conflict_no_change() -> None:
@@ -47,7 +53,9 @@ def test_two_tasks_are_those_of_pcgrad() -> None:
     """Where one plane cuts the cone, projecting onto it is projecting onto the cone."""
     for seed in range(10):
         rows = random_rows(2, seed, size=4, spread=0.5)
-        torch.testing.assert_close(weights_of(build("upgrad", 2), rows), weights_of(build("pcgrad", 2), rows))
+        torch.testing.assert_close(
+            weights_of(build("upgrad", 2), rows), weights_of(build("pcgrad", 2), rows)
+        )
 
 
 def test_opposed_gradients_stop_the_update() -> None:

@@ -45,7 +45,9 @@ def test_step_jumps_half_way() -> None:
 @pytest.mark.parametrize("shape", ["linear", "cosine", "step"])
 def test_ends_and_middle(shape: Any) -> None:
     task = AnnealedTask(start=1.0, end=3.0, shape=shape, begin=0.25, finish=0.75)
-    assert [factor(task, progress) for progress in (0.0, 0.2499, 0.25, 0.75, 1.0)] == pytest.approx([1.0, 1.0, 1.0, 3.0, 3.0])
+    assert [factor(task, progress) for progress in (0.0, 0.2499, 0.25, 0.75, 1.0)] == pytest.approx(
+        [1.0, 1.0, 1.0, 3.0, 3.0]
+    )
     assert factor(task, 0.5) == pytest.approx(3.0 if shape == "step" else 2.0)
     values = [factor(task, progress / 200) for progress in range(201)]
     assert values == sorted(values)
@@ -62,11 +64,15 @@ def test_importance_multiplies_and_other_tasks_keep_theirs() -> None:
 
 def test_wrong_schedules_are_explained() -> None:
     assert [str(problem) for problem in AnnealedWeighting().problems(["rte"])] == [
-        "weighting.tasks: no task has a schedule\n    -> for example weighting.tasks.NAME.end=0, or type weighting=static"
+        "weighting.tasks: no task has a schedule\n    -> for example weighting.tasks.NAME.end=0, "
+        "or type weighting=static"
     ]
-    weighting = AnnealedWeighting(tasks={"ret": AnnealedTask(end=0.0), "cola": AnnealedTask(begin=0.5, finish=0.25)})
+    weighting = AnnealedWeighting(
+        tasks={"ret": AnnealedTask(end=0.0), "cola": AnnealedTask(begin=0.5, finish=0.25)}
+    )
     assert [str(problem) for problem in weighting.problems(["rte", "cola"])] == [
-        "weighting.tasks.ret: task 'ret' is not trained in the run\n    -> did you mean 'rte'? choices: cola, rte",
+        "weighting.tasks.ret: task 'ret' is not trained in the run\n    -> did you mean 'rte'? "
+        "choices: cola, rte",
         "weighting.tasks.cola.begin: begins at 0.5 of the run and finishes before, at 0.25"
         "\n    -> type weighting.tasks.cola.begin=0.25 or less",
     ]
@@ -83,5 +89,6 @@ def test_a_schedule_whose_end_lies_outside_of_the_run_is_said() -> None:
     assert method.remarks(100, 10) == []
     assert method.remarks(5, 5) == [
         "warning: weighting.tasks.b changes nothing: the factor of b is 1 in all 5 steps",
-        "warning: weighting.tasks.c does not reach its end: the factor of c is 2.2 in the last of 5 steps",
+        "warning: weighting.tasks.c does not reach its end: the factor of c is 2.2 in the last of "
+        "5 steps",
     ]

@@ -13,10 +13,19 @@ from tests.weighting.steps import build, drive, make_step, random_steps, tasks
 
 
 def test_worked_example() -> None:
-    """Epoch means a: 4, 2 and b: 1, 0.9. r = (0.5, 0.9); T = 2: w = 2 softmax(0.25, 0.45) = (0.90033, 1.09967)."""
+    """Epoch means a: 4, 2 and b: 1, 0.9. r = (0.5, 0.9); T = 2: w = 2 softmax(0.25, 0.45) =
+    (0.90033, 1.09967)."""
     method = build("dwa", tasks(a=1.0, b=1.0))
-    losses = [{"a": 3.0, "b": 1.2}, {"a": 5.0, "b": 0.8}, {"a": 2.5, "b": 1.0}, {"a": 1.5, "b": 0.8}]
-    steps = [(make_step(each, number=number, epoch=number // 2), each) for number, each in enumerate(losses)]
+    losses = [
+        {"a": 3.0, "b": 1.2},
+        {"a": 5.0, "b": 0.8},
+        {"a": 2.5, "b": 1.0},
+        {"a": 1.5, "b": 0.8},
+    ]
+    steps = [
+        (make_step(each, number=number, epoch=number // 2), each)
+        for number, each in enumerate(losses)
+    ]
     assert drive(method, steps) == [{"a": 1.0, "b": 1.0}] * 4, "two windows of 1"
     weights = method.weights(make_step(["a", "b"], number=4, epoch=2))
     assert weights == pytest.approx({"a": 0.90033, "b": 1.09967}, abs=1e-5)
@@ -45,9 +54,20 @@ def test_weights_do_not_depend_on_the_scale_of_a_loss() -> None:
     scaled = []
     for step, after in steps:
         assert step.losses is not None
-        scaled.append((make_step({"a": step.losses["a"] * 100, "b": step.losses["b"]}, number=step.number, epoch=step.epoch), after))
+        scaled.append(
+            (
+                make_step(
+                    {"a": step.losses["a"] * 100, "b": step.losses["b"]},
+                    number=step.number,
+                    epoch=step.epoch,
+                ),
+                after,
+            )
+        )
     of = tasks(a=1.0, b=1.0)
-    for one, two in zip(drive(build("dwa", of), steps), drive(build("dwa", of), scaled), strict=True):
+    for one, two in zip(
+        drive(build("dwa", of), steps), drive(build("dwa", of), scaled), strict=True
+    ):
         assert two == pytest.approx(one)
 
 
@@ -65,17 +85,28 @@ def test_one_task_a_step_is_weighted_against_the_others() -> None:
     means = {"a": [4.0, 2.0], "b": [1.0, 0.9]}
     for epoch in (0, 1):
         for index, name in enumerate(means):
-            method.observe(make_step({name: means[name][epoch]}, number=2 * epoch + index, epoch=epoch))
-    assert method.weights(make_step(["a"], number=4, epoch=2))["a"] == pytest.approx(0.90033, abs=1e-5)
-    assert method.weights(make_step(["b"], number=5, epoch=2))["b"] == pytest.approx(1.09967, abs=1e-5)
+            method.observe(
+                make_step({name: means[name][epoch]}, number=2 * epoch + index, epoch=epoch)
+            )
+    assert method.weights(make_step(["a"], number=4, epoch=2))["a"] == pytest.approx(
+        0.90033, abs=1e-5
+    )
+    assert method.weights(make_step(["b"], number=5, epoch=2))["b"] == pytest.approx(
+        1.09967, abs=1e-5
+    )
 
 
 def test_a_task_that_misses_windows_keeps_its_last_two() -> None:
-    """c is met in windows 0 and 3 only: until two of its windows are finished it weighs 1 and leaves the others' sum alone."""
+    """c is met in windows 0 and 3 only: until two of its windows are finished it weighs 1 and
+    leaves the others' sum alone."""
     method = build("dwa", tasks(a=1.0, b=1.0, c=1.0))
     for epoch in range(4):
         losses = {"a": 1.0 / (epoch + 1), "b": 1.0}
-        method.observe(make_step(losses | ({"c": 4.0 - epoch} if epoch in (0, 3) else {}), number=epoch, epoch=epoch))
+        method.observe(
+            make_step(
+                losses | ({"c": 4.0 - epoch} if epoch in (0, 3) else {}), number=epoch, epoch=epoch
+            )
+        )
         if epoch == 2:
             weights = method.weights(make_step(["a", "b", "c"], number=3, epoch=3))
             assert weights["c"] == 1.0 and weights["a"] + weights["b"] == pytest.approx(2)
@@ -105,10 +136,20 @@ def test_a_mean_loss_of_0_is_explained() -> None:
         (
             None,
             30,
-            "warning: weighting=dwa is the plain sum in the first 20 of 30 steps, two windows of 10; weighting.every=3 ",
+            "warning: weighting=dwa is the plain sum in the first 20 of 30 steps, two windows of "
+            "10; weighting.every=3 ",
         ),
-        (None, 20, "warning: weighting=dwa is the plain sum in all 20 steps: the first two windows of 10 steps each have none before"),
-        (None, 100, "weighting=dwa is the plain sum in the first 20 of 100 steps, two windows of 10"),
+        (
+            None,
+            20,
+            "warning: weighting=dwa is the plain sum in all 20 steps: the first two windows of 10 "
+            "steps each have none before",
+        ),
+        (
+            None,
+            100,
+            "weighting=dwa is the plain sum in the first 20 of 100 steps, two windows of 10",
+        ),
         (2, 30, "weighting=dwa is the plain sum in the first 4 of 30 steps, two windows of 2"),
     ],
 )

@@ -18,14 +18,17 @@ def test_first_weights_level_the_logarithms() -> None:
 
 
 def test_worked_update() -> None:
-    """a halves, b stays: d = (log 2, 0), gradient z (d - z.d) = (0.1733, -0.1733); Adam's first step has length lr: logits -+ 0.025."""
+    """a halves, b stays: d = (log 2, 0), gradient z (d - z.d) = (0.1733, -0.1733); Adam's first
+    step has length lr: logits -+ 0.025."""
     method = build("famo", tasks(a=1.0, b=1.0), weight_decay=0.0)
     step = make_step({"a": 1.0, "b": 4.0})
     method.observe_after(step, {"a": 0.5, "b": 4.0})
     assert method.logits == pytest.approx({"a": -0.025, "b": 0.025}, abs=1e-6)
     z = 1 / (1 + math.exp(0.05))
     expected = {"a": z / 1.0, "b": (1 - z) / 4.0}
-    assert method.weights(step) == pytest.approx({name: 2 * value / sum(expected.values()) for name, value in expected.items()})
+    assert method.weights(step) == pytest.approx(
+        {name: 2 * value / sum(expected.values()) for name, value in expected.items()}
+    )
 
 
 def loss(point: torch.Tensor) -> torch.Tensor:
@@ -37,12 +40,16 @@ def loss(point: torch.Tensor) -> torch.Tensor:
 def test_trajectory_on_a_two_parameter_problem_is_torchjds() -> None:
     """The path of the parameters and of the weights, ours with w / K as the paper has it."""
     method, other = build("famo", tasks(a=1.0, b=1.0)), FAMO(2).double()
-    ours, theirs = (torch.tensor([2.0, -3.0], dtype=torch.float64, requires_grad=True) for _ in range(2))
+    ours, theirs = (
+        torch.tensor([2.0, -3.0], dtype=torch.float64, requires_grad=True) for _ in range(2)
+    )
     for number in range(200):
         losses = loss(ours)
         step = make_step(dict(zip("ab", losses.tolist(), strict=True)), number=number)
         weights = method.weights(step)
-        gradient = torch.autograd.grad((losses * torch.tensor(list(weights.values()), dtype=torch.float64)).sum() / 2, ours)[0]
+        gradient = torch.autograd.grad(
+            (losses * torch.tensor(list(weights.values()), dtype=torch.float64)).sum() / 2, ours
+        )[0]
         with torch.no_grad():
             ours -= 0.01 * gradient
             method.observe_after(step, dict(zip("ab", loss(ours).tolist(), strict=True)))
@@ -63,7 +70,12 @@ def test_weights_sum_to_k_and_do_not_depend_on_the_scale_of_a_loss() -> None:
     scaled = []
     for step, after in steps:
         assert step.losses is not None
-        scaled.append((make_step(step.losses | {"b": 10 * step.losses["b"]}, number=step.number), after | {"b": 10 * after["b"]}))
+        scaled.append(
+            (
+                make_step(step.losses | {"b": 10 * step.losses["b"]}, number=step.number),
+                after | {"b": 10 * after["b"]},
+            )
+        )
     one, two = build("famo", of), build("famo", of)
     for weights in drive(one, steps):
         assert sum(weights.values()) == pytest.approx(3)
@@ -85,9 +97,14 @@ def test_importance_multiplies_and_the_logits_do_not_see_it() -> None:
     assert dear == [{"a": weights["a"], "b": 3 * weights["b"]} for weights in plain]
     # Importance 0 is absence: the two others are balanced as if there were no third.
     steps = random_steps(["a", "b", "c"], 10, absent=False)
-    pair = [(make_step({name: step.losses[name] for name in "ac"}, number=step.number), after) for step, after in steps]  # type: ignore[index]
+    pair = [
+        (make_step({name: step.losses[name] for name in "ac"}, number=step.number), after)
+        for step, after in steps
+    ]  # type: ignore[index]
     without = drive(build("famo", tasks(a=1.0, c=1.0)), pair)
-    assert drive(build("famo", tasks(a=1.0, b=0.0, c=1.0)), steps) == [{"a": w["a"], "b": 0.0, "c": w["c"]} for w in without]
+    assert drive(build("famo", tasks(a=1.0, b=0.0, c=1.0)), steps) == [
+        {"a": w["a"], "b": 0.0, "c": w["c"]} for w in without
+    ]
 
 
 def test_absent_tasks_rest() -> None:

@@ -14,7 +14,9 @@ LOSSES = {"a": 0.2, "b": 1.7, "c": 30.0}
 
 def test_worked_example() -> None:
     """L = (1, 4): G = 2, w = (2 / 1, 2 / 4)."""
-    assert build("gls", tasks(a=1.0, b=1.0)).weights(make_step({"a": 1.0, "b": 4.0})) == pytest.approx({"a": 2.0, "b": 0.5})
+    assert build("gls", tasks(a=1.0, b=1.0)).weights(
+        make_step({"a": 1.0, "b": 4.0})
+    ) == pytest.approx({"a": 2.0, "b": 0.5})
 
 
 def test_it_is_the_derivative_of_torchjds_times_k() -> None:
@@ -36,7 +38,9 @@ def test_importance_is_an_exponent() -> None:
 
 def test_equal_losses_weigh_as_important_as_they_are() -> None:
     for loss in (1e-6, 1.0, 1e6):
-        weights = build("gls", tasks(a=1.0, b=0.5, c=3.0)).weights(make_step(dict.fromkeys("abc", loss)))
+        weights = build("gls", tasks(a=1.0, b=0.5, c=3.0)).weights(
+            make_step(dict.fromkeys("abc", loss))
+        )
         assert weights == pytest.approx({"a": 1.0, "b": 0.5, "c": 3.0})
 
 
@@ -45,8 +49,13 @@ def test_the_scale_of_a_loss_does_not_change_the_direction() -> None:
     method = build("gls", tasks(a=1.0, b=1.0, c=2.0))
     for scale in (1.0, 1e4):
         losses = LOSSES | {"b": LOSSES["b"] * scale}
-        terms = {name: weight * losses[name] for name, weight in method.weights(make_step(losses)).items()}
-        assert terms["a"] == pytest.approx(terms["b"]) and terms["c"] == pytest.approx(2 * terms["a"])
+        terms = {
+            name: weight * losses[name]
+            for name, weight in method.weights(make_step(losses)).items()
+        }
+        assert terms["a"] == pytest.approx(terms["b"]) and terms["c"] == pytest.approx(
+            2 * terms["a"]
+        )
 
 
 @pytest.mark.parametrize("loss", [0.0, -0.5])
@@ -61,4 +70,6 @@ def test_a_loss_that_is_not_positive_is_explained(loss: float) -> None:
 
 def test_a_task_of_importance_0_may_have_any_loss() -> None:
     losses = {"a": 1.0, "b": 4.0, "c": 0.0}
-    assert build("gls", tasks(a=1.0, b=1.0, c=0.0)).weights(make_step(losses)) == pytest.approx({"a": 2.0, "b": 0.5, "c": 0.0})
+    assert build("gls", tasks(a=1.0, b=1.0, c=0.0)).weights(make_step(losses)) == pytest.approx(
+        {"a": 2.0, "b": 0.5, "c": 0.0}
+    )

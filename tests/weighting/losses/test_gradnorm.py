@@ -16,8 +16,8 @@ def gram(*norms: float) -> torch.Tensor:
 
 
 def test_worked_update() -> None:
-    """Norms 1 and 3, losses at first: r = 1, the target of both is 2. dL/dw = (-1, 3); Adam's first step is lr whatever the size:
-    w = (1.025, 0.975), which sum to 2 already."""
+    """Norms 1 and 3, losses at first: r = 1, the target of both is 2. dL/dw = (-1, 3); Adam's first
+    step is lr whatever the size: w = (1.025, 0.975), which sum to 2 already."""
     method = build("gradnorm", tasks(a=1.0, b=1.0))
     step = make_step({"a": 1.0, "b": 5.0}, gram=gram(1.0, 3.0))
     assert method.weights(step) == {"a": 1.0, "b": 1.0}
@@ -26,11 +26,16 @@ def test_worked_update() -> None:
 
 
 def test_worked_target() -> None:
-    """Second step, norms 2 and 2: a has 1/4 of its loss left, b 3/4. r = (0.5, 1.5), alpha 1: targets 1 and 3; a falls, b rises."""
+    """Second step, norms 2 and 2: a has 1/4 of its loss left, b 3/4. r = (0.5, 1.5), alpha 1:
+    targets 1 and 3; a falls, b rises."""
     method = build("gradnorm", tasks(a=1.0, b=1.0), alpha=1.0, first_steps=1)
     method.observe(make_step({"a": 4.0, "b": 4.0}, gram=gram(2.0, 2.0)))
-    assert method.weights(make_step(["a", "b"])) == pytest.approx({"a": 1.0, "b": 1.0}), "both are at their targets"
-    assert method._gradient(make_step({"a": 1.0, "b": 3.0}, number=1, gram=gram(2.0, 2.0))) == pytest.approx({"a": 2.0, "b": -2.0})
+    assert method.weights(make_step(["a", "b"])) == pytest.approx({"a": 1.0, "b": 1.0}), (
+        "both are at their targets"
+    )
+    assert method._gradient(
+        make_step({"a": 1.0, "b": 3.0}, number=1, gram=gram(2.0, 2.0))
+    ) == pytest.approx({"a": 2.0, "b": -2.0})
 
 
 def reference(steps: list[tuple[torch.Tensor, torch.Tensor]], alpha: float) -> list[torch.Tensor]:
@@ -56,12 +61,19 @@ def test_trajectory_is_that_of_autograd_with_the_target_held_constant(alpha: flo
     generator = torch.Generator().manual_seed(0)
     scale = torch.tensor([[0.5], [3.0], [1.0]], dtype=torch.float64)
     raw = [
-        (scale * torch.randn(3, 4, generator=generator, dtype=torch.float64), 0.1 + torch.rand(3, generator=generator, dtype=torch.float64))
+        (
+            scale * torch.randn(3, 4, generator=generator, dtype=torch.float64),
+            0.1 + torch.rand(3, generator=generator, dtype=torch.float64),
+        )
         for _ in range(30)
     ]
     method = build("gradnorm", tasks(a=1.0, b=1.0, c=1.0), alpha=alpha, first_steps=1)
-    for number, ((rows, losses), expected) in enumerate(zip(raw, reference(raw, alpha), strict=True)):
-        step = make_step(dict(zip("abc", losses.tolist(), strict=True)), number=number, gram=rows @ rows.T)
+    for number, ((rows, losses), expected) in enumerate(
+        zip(raw, reference(raw, alpha), strict=True)
+    ):
+        step = make_step(
+            dict(zip("abc", losses.tolist(), strict=True)), number=number, gram=rows @ rows.T
+        )
         assert list(method.weights(step).values()) == pytest.approx(expected.tolist(), rel=1e-10)
         method.observe(step)
         if number == 15:
@@ -73,7 +85,9 @@ def test_alpha_0_brings_the_gradients_to_one_size() -> None:
     method = build("gradnorm", tasks(a=1.0, b=1.0, c=1.0), alpha=0.0, lr=0.005)
     norms = {"a": 1.0, "b": 2.0, "c": 4.0}
     for number in range(1500):
-        method.observe(make_step(dict.fromkeys("abc", 1.0), number=number, gram=gram(*norms.values())))
+        method.observe(
+            make_step(dict.fromkeys("abc", 1.0), number=number, gram=gram(*norms.values()))
+        )
     weights = method.weights(make_step(["a", "b", "c"]))
     assert sum(weights.values()) == pytest.approx(3)
     sizes = [weights[name] * norms[name] for name in norms]
@@ -98,7 +112,8 @@ def test_the_reference_is_the_mean_of_the_first_losses() -> None:
 
 
 def test_equal_tasks_end_with_like_weights_whatever_their_first_batches_gave() -> None:
-    """The first loss of a is half its size by chance; with the first loss as the reference, a ends above 1.3."""
+    """The first loss of a is half its size by chance; with the first loss as the reference, a ends
+    above 1.3."""
     weights = {}
     for first_steps in (1, 20):
         method = build("gradnorm", tasks(a=1.0, b=1.0), first_steps=first_steps)
@@ -117,10 +132,15 @@ def test_importance_multiplies_what_is_learned_from_plain_gradients() -> None:
 
 
 def test_weights_stay_positive_and_keep_their_sum() -> None:
-    """A gradient that is huge on every other step pushes a far down: momentum would carry its weight below 0."""
+    """A gradient that is huge on every other step pushes a far down: momentum would carry its
+    weight below 0."""
     method = build("gradnorm", tasks(a=1.0, b=1.0), lr=1.0)
     for number in range(10):
-        method.observe(make_step({"a": 1.0, "b": 1.0}, number=number, gram=gram(50.0 if number < 2 else 1e-3, 1.0)))
+        method.observe(
+            make_step(
+                {"a": 1.0, "b": 1.0}, number=number, gram=gram(50.0 if number < 2 else 1e-3, 1.0)
+            )
+        )
         weights = method.weights(make_step(["a", "b"]))
         assert min(weights.values()) >= FLOOR / 2 and sum(weights.values()) == pytest.approx(2)
 
@@ -137,7 +157,9 @@ def test_absent_tasks_rest_and_the_others_keep_their_sum() -> None:
 
 def test_losses_of_0() -> None:
     with pytest.raises(RunError, match="the loss of a is 0, and gradnorm"):
-        build("gradnorm", tasks(a=1.0, b=1.0)).observe(make_step({"a": 0.0, "b": 1.0}, gram=gram(1.0, 1.0)))
+        build("gradnorm", tasks(a=1.0, b=1.0)).observe(
+            make_step({"a": 0.0, "b": 1.0}, gram=gram(1.0, 1.0))
+        )
     method = build("gradnorm", tasks(a=1.0, b=1.0))
     method.observe(make_step({"a": 1.0, "b": 1.0}, gram=gram(1.0, 1.0)))
     method.observe(make_step({"a": 0.0, "b": 0.0}, number=1, gram=gram(0.0, 0.0)))

@@ -13,7 +13,9 @@ def test_it_finds_its_closed_form_fixed_point() -> None:
     """d/ds (exp(s) L - s) = 0: exp(s) L = 1 for every task, whatever the importance."""
     method = build("imtl_l", tasks(a=1.0, b=1.0, dear=3.0))
     losses = {"a": torch.tensor(0.3), "b": torch.tensor(7.0), "dear": torch.tensor(1.9)}
-    optimizer = torch.optim.LBFGS(method.parameters(), max_iter=100, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        method.parameters(), max_iter=100, tolerance_grad=1e-9, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
@@ -23,16 +25,24 @@ def test_it_finds_its_closed_form_fixed_point() -> None:
 
     optimizer.step(closure)
     weights = method.weights(make_step(list(losses)))
-    assert [weights[name] * losses[name].item() for name in losses] == pytest.approx([1.0, 1.0, 3.0], rel=1e-3)
+    assert [weights[name] * losses[name].item() for name in losses] == pytest.approx(
+        [1.0, 1.0, 3.0], rel=1e-3
+    )
 
 
 def test_it_starts_as_the_plain_sum() -> None:
-    assert build("imtl_l", tasks(a=1.0, b=2.0)).weights(make_step(["a", "b"])) == {"a": 1.0, "b": 2.0}
+    assert build("imtl_l", tasks(a=1.0, b=2.0)).weights(make_step(["a", "b"])) == {
+        "a": 1.0,
+        "b": 2.0,
+    }
 
 
 def test_trajectory_is_torchjds() -> None:
     method, other = build("imtl_l", tasks(a=1.0, b=1.0)), IMTLL(2)
-    ours, theirs = torch.optim.AdamW(method.parameters(), lr=0.1), torch.optim.AdamW(other.parameters(), lr=0.1)
+    ours, theirs = (
+        torch.optim.AdamW(method.parameters(), lr=0.1),
+        torch.optim.AdamW(other.parameters(), lr=0.1),
+    )
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
         losses = torch.rand(2, generator=generator, requires_grad=True)

@@ -23,7 +23,9 @@ def test_the_scale_of_a_loss_does_not_matter() -> None:
     method = build("log", tasks(a=1.0, b=1.0, c=3.0))
     for scale in (1e-3, 1.0, 1e3):
         weights = method.weights(make_step({name: scale * loss for name, loss in LOSSES.items()}))
-        assert [weights[name] * scale * LOSSES[name] for name in LOSSES] == pytest.approx([1.0, 1.0, 3.0], rel=1e-4)
+        assert [weights[name] * scale * LOSSES[name] for name in LOSSES] == pytest.approx(
+            [1.0, 1.0, 3.0], rel=1e-4
+        )
 
 
 def test_the_direction_is_that_of_gls() -> None:

@@ -14,7 +14,10 @@ DISTRIBUTIONS = ["normal", "dirichlet"]
 def draws(distribution: str, count: int, steps: int, seed: int = 0) -> torch.Tensor:
     names = [f"t{index}" for index in range(count)]
     method = build("random", tasks(**dict.fromkeys(names, 1.0)), distribution=distribution)
-    rows = [list(method.weights(make_step(names, number=number, seed=seed)).values()) for number in range(steps)]
+    rows = [
+        list(method.weights(make_step(names, number=number, seed=seed)).values())
+        for number in range(steps)
+    ]
     return torch.tensor(rows, dtype=torch.float64)
 
 
@@ -23,22 +26,27 @@ def test_weights_are_positive_sum_to_k_and_are_the_plain_sum_on_average(distribu
     found = draws(distribution, 3, 4000)
     assert bool((found > 0).all())
     torch.testing.assert_close(found.sum(1), torch.full((4000,), 3.0, dtype=torch.float64))
-    # The standard deviation of a weight is at most 0.71: 4000 draws give the mean within 0.05 (more than 4 deviations).
+    # The standard deviation of a weight is at most 0.71: 4000 draws give the mean within 0.05 (more
+    # than 4 deviations).
     torch.testing.assert_close(found.mean(0), torch.ones(3, dtype=torch.float64), rtol=0, atol=0.05)
 
 
 def test_dirichlet_has_its_variance() -> None:
-    """Var p = (1/K)(1 - 1/K) / (K + 1); a softmax of normal numbers has another one, so that the two are not mixed up."""
+    """Var p = (1/K)(1 - 1/K) / (K + 1); a softmax of normal numbers has another one, so that the
+    two are not mixed up."""
     for count in (2, 4):
         share = draws("dirichlet", count, 4000) / count
         expected = (1 / count) * (1 - 1 / count) / (count + 1)
         assert share.var(0).mean().item() == pytest.approx(expected, rel=0.08)
     # Of two tasks, Dirichlet(1, 1) is uniform.
-    assert (draws("dirichlet", 2, 4000)[:, 0] < 0.2).double().mean().item() == pytest.approx(0.1, abs=0.02)
+    assert (draws("dirichlet", 2, 4000)[:, 0] < 0.2).double().mean().item() == pytest.approx(
+        0.1, abs=0.02
+    )
 
 
 def test_normal_is_the_softmax_of_standard_normal_numbers() -> None:
-    """Of two tasks, log(w_1 / w_2) is the difference of two standard normal numbers: mean 0, variance 2."""
+    """Of two tasks, log(w_1 / w_2) is the difference of two standard normal numbers: mean 0,
+    variance 2."""
     found = draws("normal", 2, 4000).log()
     difference = found[:, 0] - found[:, 1]
     assert difference.mean().item() == pytest.approx(0, abs=0.1)

@@ -24,10 +24,13 @@ def uncertainty(tasks: dict[str, WeightedTask] = TASKS) -> Any:
 
 
 def test_it_finds_its_closed_form_fixed_point() -> None:
-    """d/ds (c exp(-s) L + s/2) = 0: sigma^2 = exp(s) is L for regression and 2 L for classification, whatever the importance."""
+    """d/ds (c exp(-s) L + s/2) = 0: sigma^2 = exp(s) is L for regression and 2 L for
+    classification, whatever the importance."""
     method = uncertainty()
     losses = {"score": torch.tensor(0.3), "label": torch.tensor(0.7), "dear": torch.tensor(1.9)}
-    optimizer = torch.optim.LBFGS(method.parameters(), max_iter=100, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        method.parameters(), max_iter=100, tolerance_grad=1e-9, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
@@ -40,11 +43,14 @@ def test_it_finds_its_closed_form_fixed_point() -> None:
     assert variance == pytest.approx([0.3, 1.4, 3.8], rel=1e-3)
     # There, c exp(-s) L = 1/2 in every task: importance alone decides which term weighs more.
     weights = method.weights(make_step(list(losses)))
-    assert [weights[name] * losses[name].item() for name in losses] == pytest.approx([0.5, 0.5, 1.5], rel=1e-3)
+    assert [weights[name] * losses[name].item() for name in losses] == pytest.approx(
+        [0.5, 0.5, 1.5], rel=1e-3
+    )
 
 
 def test_of_a_regression_it_is_the_gaussian_likelihood() -> None:
-    """The term differs from torch's own Gaussian negative log likelihood by the constant log(2 pi) / 2 only."""
+    """The term differs from torch's own Gaussian negative log likelihood by the constant log(2 pi)
+    / 2 only."""
     method = uncertainty({"score": TASKS["score"]})
     torch.manual_seed(0)
     guess, gold = torch.randn(50, dtype=torch.float64), torch.randn(50, dtype=torch.float64)
@@ -53,7 +59,9 @@ def test_of_a_regression_it_is_the_gaussian_likelihood() -> None:
         sigma = torch.exp(torch.tensor(log_variance / 2, dtype=torch.float64))
         likelihood = -Normal(guess, sigma).log_prob(gold).mean()
         term = method.objective({"score": ((guess - gold) ** 2).mean()})
-        assert (likelihood - term).item() == pytest.approx(0.5 * torch.log(torch.tensor(2 * torch.pi)).item(), abs=1e-6)
+        assert (likelihood - term).item() == pytest.approx(
+            0.5 * torch.log(torch.tensor(2 * torch.pi)).item(), abs=1e-6
+        )
 
 
 def test_of_regressions_it_is_torchjds() -> None:
@@ -63,7 +71,9 @@ def test_of_regressions_it_is_torchjds() -> None:
     with torch.no_grad():
         next(iter(other.parameters())).copy_(torch.tensor([0.4, -0.9]))
     losses = torch.tensor([1.3, 0.2])
-    assert method.objective({"a": losses[0], "b": losses[1]}).item() == pytest.approx(other(losses).item())
+    assert method.objective({"a": losses[0], "b": losses[1]}).item() == pytest.approx(
+        other(losses).item()
+    )
 
 
 def test_the_weight_is_the_derivative_of_the_objective() -> None:
