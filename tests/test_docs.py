@@ -1,8 +1,9 @@
-"""What the documents say is true: commands compose, links lead somewhere, and the help lists what
-there is."""
+"""What the documents say is true: commands compose, links lead somewhere, files and functions are
+where they are said to be, and the help lists what there is."""
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -17,7 +18,9 @@ from mtlcli.cli.preflight import preflight, read_arguments
 from mtlcli.config.snapshot import save_config
 
 ROOT = Path(mtlcli.__file__).parents[1]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+PACKAGE = ROOT / "mtlcli"
+PAGES = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *PAGES]
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -120,21 +123,61 @@ def test_every_make_target_of_the_documents_exists() -> None:
     assert commands("make")[:2] == [["train"], ["test"]]
 
 
+def anchors(document: Path) -> set[str]:
+    """What a link to a heading of the document has behind the #."""
+    return {
+        re.sub(r"[^\w\- ]", "", line).strip().lower().replace(" ", "-")
+        for line in re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_link_leads_somewhere(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
-    headings = {
-        re.sub(r"[^\w\- ]", "", line).strip().lower().replace(" ", "-")
-        for line in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    }
     broken = []
     for link in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", text)):
+        if re.match(r"\w+:", link):
+            continue
         path, _, anchor = link.partition("#")
-        if not re.match(r"\w+:", link) and not (
-            (ROOT / path).exists() if path else anchor in headings
-        ):
+        target = (ROOT / document).parent / path if path else ROOT / document
+        if not target.exists() or (anchor and anchor not in anchors(target)):
             broken.append(link)
     assert broken == []
+
+
+def defined(file: Path) -> set[str]:
+    """Names that a module defines: its functions, classes and constants, and `Class.method`."""
+    found = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {target.id for target in targets if isinstance(target, ast.Name)}
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            members = (each for each in node.body if isinstance(each, ast.FunctionDef))
+            found |= {f"{node.name}.{member.name}" for member in members}
+    return found
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", *PAGES])
+def test_every_file_and_function_is_where_it_is_said_to_be(document: str) -> None:
+    """`path.py` and `path.py:name`, below the repository or below the package; NAME.py is to be
+    made."""
+    text = BLOCK.sub("", (ROOT / document).read_text(encoding="utf-8"))
+    wrong = []
+    for path, name in re.findall(r"`([\w./]+\.(?:py|md))(?::([\w.]+))?`", text):
+        file = next((base / path for base in (ROOT, PACKAGE) if (base / path).is_file()), None)
+        if Path(path).stem != "NAME" and (file is None or (name and name not in defined(file))):
+            wrong.append(f"{path}:{name}")
+    assert wrong == []
+
+
+def test_the_map_of_the_code_has_a_line_for_every_room() -> None:
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    for document in ("docs/architecture.md",):
+        text = (ROOT / document).read_text(encoding="utf-8")
+        assert set(re.findall(r"^\| `(?:mtlcli/)?(\w+)/` \|", text, re.MULTILINE)) >= rooms
 
 
 def test_help_lists_the_verbs_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
