@@ -45,7 +45,7 @@ def commands(program: str) -> list[list[str]]:
     return [arguments for _, *arguments in words]
 
 
-def test_the_readme_lists_every_choice_of_every_group() -> None:
+def test_the_readme_and_the_page_of_methods_list_every_choice() -> None:
     rows = re.findall(
         r"^\| `(\w+)` \| ([^|]*) \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
     )
@@ -60,6 +60,10 @@ def test_the_readme_lists_every_choice_of_every_group() -> None:
     }
     for group, names in groups.items():
         assert listed[group] == names, group
+    methods = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    for group in ("sharing", "weighting"):
+        table = methods.partition(f"| | `{group}=` |")[2].partition("\n\n")[0]
+        assert set(re.findall(r"^\|[^|]*\| `(\w+)` \|", table, re.MULTILINE)) == groups[group]
 
 
 @pytest.fixture
@@ -175,9 +179,15 @@ def test_every_file_and_function_is_where_it_is_said_to_be(document: str) -> Non
 
 def test_the_map_of_the_code_has_a_line_for_every_room() -> None:
     rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    for document in ("docs/architecture.md",):
+    for document in ("README.md", "docs/architecture.md"):
         text = (ROOT / document).read_text(encoding="utf-8")
         assert set(re.findall(r"^\| `(?:mtlcli/)?(\w+)/` \|", text, re.MULTILINE)) >= rooms
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", *PAGES])
+def test_lines_outside_tables_have_at_most_100_columns(document: str) -> None:
+    lines = (ROOT / document).read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if len(line) > 100 and not line.startswith("|")] == []
 
 
 def test_help_lists_the_verbs_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
