@@ -49,6 +49,7 @@ from mtlcli.config.formats import split_name
 from mtlcli.config.idle import idle, unheeded
 from mtlcli.config.machine import missing_device
 from mtlcli.config.paths import conf_dir, typed_path
+from mtlcli.config.renamed import old_name
 from mtlcli.config.schema import QUOTE_NULL, is_inside
 from mtlcli.config.snapshot import read_config, saved_values
 from mtlcli.config.validate import check_key
@@ -169,10 +170,9 @@ def explain(error: BaseException) -> Problem:
         asked = re.search(r"In '([^']+)'", str(cause))
         own = conf_dir() / group
         options = list(cause.options or sorted(path.stem for path in own.glob("*.yaml")))
-        return Problem(
-            f"there is no file '{cause.missing_cfg_file}.yaml'",
-            asked.group(1) if asked else group,
-            suggest(name, options),
+        where = asked.group(1) if asked else group
+        return old_name(group, name, f"{group}={name}") or Problem(
+            f"there is no file '{cause.missing_cfg_file}.yaml'", where, suggest(name, options)
         )
     if isinstance(cause, YAMLError):
         return broken_yaml(cause)
@@ -565,6 +565,8 @@ class _Preflight:
                             suggest("", self._options(group)),
                         )
                     )
+                elif old := old_name(group, name, f"{group}={name}"):
+                    self._add(old)
                 else:
                     fix = (
                         self._of_path(group, str(name))

@@ -190,13 +190,13 @@ class GradDropWeighting(Balancing):
     """null alone: every coordinate is drawn for itself."""
 
 
-@weightings.register("config", "mtlcli.weighting.gradients.config:ConFIG")
+@weightings.register("conflict_free", "mtlcli.weighting.gradients.conflict_free:ConflictFree")
 @section
-class ConFIGWeighting(Balancing):
+class ConflictFreeWeighting(Balancing):
     """ConFIG: the direction with the same positive cosine to every gradient, as long as their
     projections together (Liu et al. 2024)."""
 
     needs: ClassVar[Needs] = Needs(several_tasks=True, shared_parameters=True, unit_importance=True)
     """What a run must have for it."""
-    name: Literal["config"] = "config"
+    name: Literal["conflict_free"] = "conflict_free"
     """Method."""

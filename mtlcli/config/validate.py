@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mtlcli.config import Config
 from mtlcli.config.crosscheck import ONE_FILE, crosscheck
+from mtlcli.config.renamed import old_name
 from mtlcli.config.schema import (
     QUOTE_NULL,
     QUOTE_NUMBERS,
@@ -243,7 +244,7 @@ def _in_words(error: Any, path: Path, values: dict[str, Any]) -> Problem:
         return Problem(what, where, suggest(str(value), _quoted(context["expected"])))
     if kind == "union_tag_invalid":
         key = context["discriminator"].strip("'")
-        return Problem(
+        return old_name(where, context["tag"], f"{where}.{key}") or Problem(
             f"unknown {key} '{context['tag']}'",
             f"{where}.{key}",
             suggest(context["tag"], _quoted(context["expected_tags"])),

@@ -180,6 +180,24 @@ def test_a_wrong_choice_says_nothing_about_what_depends_on_it() -> None:
     ]
 
 
+def test_an_old_name_is_answered_by_the_new_one(own: Path) -> None:
+    """As a choice, as a value, in a sweep, and in a file of the user."""
+    file = own / "my_conf" / "experiment" / "mine.yaml"
+    file.parent.mkdir()
+    file.write_text("# @package _global_\ndefaults:\n  - override /weighting: config\n")
+    answer = "'config' is now called 'conflict_free' -> type weighting=conflict_free"
+    mine = ["-cd", "my_conf", "experiment=mine"]
+    for where, arguments in (
+        ("weighting=config", ["weighting=config", "weighting.every=2"]),
+        ("weighting.name", ["weighting.name=config"]),
+        ("weighting=config", mine),
+        ("weighting=config", ["-m", "weighting=conflict_free,config"]),
+    ):
+        assert said("task=[rte,cola]", "sampling=all", *arguments) == [f"{where}: {answer}"]
+    for others in ([], mine):
+        assert plan("task=[rte,cola]", "sampling=all", "weighting=conflict_free", *others).configs
+
+
 def test_missing_values() -> None:
     assert said("data=local", "model=pretrained") == [
         "model.name: must be given -> add model.name=...",

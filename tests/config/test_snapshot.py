@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from mtlcli.config import Config
-from mtlcli.config.snapshot import load_config, read_config, save_config
+from mtlcli.config.snapshot import load_config, read_config, read_text, save_config, saved_values
 from mtlcli.errors import UserError
 
 VALUES: dict[str, Any] = {
@@ -46,6 +46,19 @@ def test_a_saved_config_is_complete_and_equal(tmp_path: Path) -> None:
     assert load_config(tmp_path / "config.yaml") == config
     text = (tmp_path / "config.yaml").read_text()
     assert "timeout: 1800.0" in text, "defaults are filled in"
+
+
+def test_a_config_of_an_earlier_version_is_read_with_the_new_names(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    values = {"weighting": {"name": "conflict_free", "every": 3}, "sampling": {"name": "all"}}
+    save_config(read(VALUES | {"sharing": {"name": "hard"}} | values), path)
+    old = path.read_text().replace("name: conflict_free", "name: config")
+    path.write_text(old)
+    assert "  name: config\n" in old
+    for config in (load_config(path), load_config(path, ["seed=3"]), read_text(old, path)):
+        assert (config.weighting.name, config.weighting.every) == ("conflict_free", 3)
+    assert saved_values(path)["weighting"]["name"] == "conflict_free"
+    assert path.read_text() == old, "reading changes no file"
 
 
 def test_classes_of_any_name_are_saved_and_read_as_they_are(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ the data, the rows of metrics."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 
 from mtlcli.errors import UserError
 from mtlcli.rundir import checkpoint
+from mtlcli.runner.reload import evaluate_path
 from tests.resume.runs import cut_off, differences, resume, start
 from tests.warm import mtl
 
@@ -71,6 +73,24 @@ def test_what_was_changed_by_hand_is_named_and_refused(broken: Path, name: str) 
     if file != "environment.json":
         done = mtl("eval", str(broken))
         assert done.returncode == 2 and named in done.stderr, done.stderr
+
+
+def test_a_run_of_an_earlier_version_goes_on_under_the_new_name(tmp_path: Path) -> None:
+    """`weighting=conflict_free` was called `config`: in config.yaml and in each checkpoint's."""
+    whole = start(tmp_path / "whole", "weighting=conflict_free", "sampling=all")
+    broken = cut_off(whole, "step_00000008", tmp_path / "broken")
+    old = replaced("  name: conflict_free\n", "  name: config\n")
+    for folder in (broken, *checkpoint.folders(broken / "checkpoints")):
+        text = old((folder / "config.yaml").read_text())
+        (folder / "config.yaml").write_text(text)
+        if (file := folder / "manifest.json").is_file():
+            manifest = json.loads(file.read_text())
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            manifest["files"]["config.yaml"] = {"size": len(text), "sha256": digest}
+            file.write_text(json.dumps(manifest))
+    evaluate_path(broken)
+    resume(broken)
+    assert differences(whole, broken) == []
 
 
 ROWS: dict[str, Callable[[list[str]], list[str]]] = {

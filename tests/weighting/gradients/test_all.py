@@ -51,7 +51,7 @@ def test_all_methods_are_there() -> None:
             "upgrad",
             "sdmgrad",
             "graddrop",
-            "config",
+            "conflict_free",
         ]
     )
     assert [name for name in METHODS if name != "graddrop"] == WEIGHTS

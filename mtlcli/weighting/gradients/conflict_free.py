@@ -32,7 +32,7 @@ from mtlcli.weighting.gradients.base import GradientBalancing, SolverFailed, uni
 from mtlcli.weighting.gradients.rank import cosines_of, equal_cosines
 
 
-class ConFIG(GradientBalancing):
+class ConflictFree(GradientBalancing):
     """The same cosine to every gradient."""
 
     def solve(self, step: Step, gram: Tensor) -> Tensor:
