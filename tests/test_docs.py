@@ -177,6 +177,21 @@ def test_every_file_and_function_is_where_it_is_said_to_be(document: str) -> Non
     assert wrong == []
 
 
+def test_every_file_that_a_module_names_exists() -> None:
+    """In docstrings, comments and messages; also from the module's own package."""
+    wrong = []
+    for folder in ("mtlcli", "scripts", "tests"):
+        for module in (ROOT / folder).rglob("*.py"):
+            names = re.findall(r"[\w./]*\w/\w+\.py\b", module.read_text(encoding="utf-8"))
+            places = (ROOT, PACKAGE, module.parent, module.parent.parent)
+            wrong += [
+                f"{module.relative_to(ROOT)}: {name}"
+                for name in names
+                if not any((place / name).is_file() for place in places)
+            ]
+    assert wrong == []
+
+
 def test_the_map_of_the_code_has_a_line_for_every_room() -> None:
     rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     for document in ("README.md", "docs/architecture.md"):

@@ -251,8 +251,8 @@ def check_unused(path: Path) -> None:
         raise UserError("the folder is not empty", where=f"run_dir={path}", fix=fix)
 
 
-# ------------------------------------------------------------------------------------------------ a
-# sweep
+# ------------------------------------------------------------------------------------------------
+# a sweep
 
 
 def _is_sweep() -> bool:

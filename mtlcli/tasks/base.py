@@ -66,7 +66,7 @@ class TaskType(ABC, Generic[C]):
     @property
     @abstractmethod
     def default_metrics(self) -> list[str]:
-        """Names of metrics in mtlcli/evaluation/metrics, the main one first."""
+        """Names of metrics in mtlcli/metrics, the main one first."""
 
     @property
     def metrics(self) -> list[str]:

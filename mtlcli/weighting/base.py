@@ -1,13 +1,13 @@
 """Weighting methods: how K task losses, or K task gradients, become one update.
 
 A method is pure mathematics: it sees names and numbers, never models, loops or ranks.
-`runner/step.py` carries out what it declares. There are two kinds, told apart by what the weights
+`training/step.py` carries out what it declares. There are two kinds, told apart by what the weights
 are put on:
 
 - `LossWeighting`: the gradient of the step is sum_t w_t dL_t, for every parameter.
 - `GradientBalancing` (gradients/base.py): the gradients of the parameters that tasks share are
-  combined by weights that
-  depend on these gradients; what belongs to one task alone follows its own loss.
+  combined by weights that depend on these gradients; what belongs to one task alone follows its own
+  loss.
 """
 
 from __future__ import annotations

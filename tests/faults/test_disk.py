@@ -467,12 +467,12 @@ def test_a_place_of_somebody_else_is_refused() -> None:
         shutil.rmtree(folder)
 
 
-# ------------------------------------------------------------------------------------------------ a
-# whole run
+# ------------------------------------------------------------------------------------------------
+# a whole run
 
 
 # What looked like enough room is taken by others while the run goes on.
-LATER = "import mtlcli.runner.disk_space\nmtlcli.runner.room.free = lambda place: None\n"
+LATER = "import mtlcli.runner.disk_space\nmtlcli.runner.disk_space.free = lambda place: None\n"
 
 
 @pytest.mark.parametrize(

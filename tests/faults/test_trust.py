@@ -437,8 +437,8 @@ def test_a_pickle_in_the_encoded_store(tmp_path: Path, canary: Path) -> None:
             assert same(open_features(table(), task(), encoder(), cache), expected), name
 
 
-# ------------------------------------------------------------------------------------------------ a
-# manifest that matches
+# ------------------------------------------------------------------------------------------------
+# a manifest that matches
 
 
 @pytest.mark.parametrize(
@@ -672,8 +672,8 @@ def test_tensors_that_are_not_the_runs(
         assert expected in refused(capsys, "eval", str(run_folder))
 
 
-# ------------------------------------------------------------------------------------------------ a
-# saved config
+# ------------------------------------------------------------------------------------------------
+# a saved config
 
 
 CONFIGS = {

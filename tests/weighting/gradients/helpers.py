@@ -109,7 +109,7 @@ def weights_of(
 def update_of(
     method: GradientBalancing, rows: Tensor, number: int = 0, tasks: list[str] | None = None
 ) -> Tensor:
-    """The update of the shared parameters (P,), carried out as runner/step.py does."""
+    """The update of the shared parameters (P,), carried out as training/step.py does."""
     step = step_of(rows, number, tasks)
     scaled = rows * method.importance(step)[:, None]
     if method.known(step) == "rows":
