@@ -45,14 +45,14 @@ class Ranks:
     the only rank."""
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes files and talks to the user."""
         return self.rank == 0
 
     def leave_word(self, error: MtlError) -> None:
         """Tell the first rank, which talks to the user, why this one ends. The first rank itself
         has no need to."""
-        if self.store is not None and not self.first:
+        if self.store is not None and not self.is_main:
             kind = "user" if isinstance(error, UserError) else "run"
             word = [kind, self.rank, [astuple(problem) for problem in error.problems]]
             # The store is gone, and with it the first rank or the launcher.
@@ -94,13 +94,13 @@ class Ranks:
         if self.world == 1:
             return value
         content = torch.tensor(
-            list(json.dumps(value).encode()) if self.first else [],
+            list(json.dumps(value).encode()) if self.is_main else [],
             dtype=torch.uint8,
             device=self.device,
         )
         size = torch.tensor([len(content)], device=self.device)
         dist.broadcast(size, 0)
-        if not self.first:
+        if not self.is_main:
             content = torch.empty(int(size), dtype=torch.uint8, device=self.device)
         dist.broadcast(content, 0)
         return json.loads(bytes(content.cpu().tolist()))

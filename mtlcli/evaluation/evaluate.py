@@ -154,7 +154,7 @@ def evaluate(
                 what=f"evaluating {name}/{split}",
             )
             doing(f"scoring {name}/{split}")
-            if not ranks.first:
+            if not ranks.is_main:
                 continue
             try:
                 result = scores[name][split] = score(task, outputs, part)

@@ -125,7 +125,7 @@ def _take_part(
         failure: MtlError | None = None
         place: dict[str, Any] = {}
         owned: RunFolder | None = None
-        if ranks.first:
+        if ranks.is_main:
             try:
                 # The folder is this rank's to the end.
                 _, owned, order = _begin(config, run_dir, command, numbered, resumes, interrupt)
@@ -162,7 +162,7 @@ def _take_part(
                 fix = f"the launcher says which and why; {folder.again()}"
                 raise RunError(what, str(folder.path), fix) from error
 
-        return _guarded(folder, ranks.first, train)
+        return _guarded(folder, ranks.is_main, train)
 
 
 def _check_plan(
@@ -312,7 +312,7 @@ def _train(
     from mtlcli.weighting.base import WeightedTask
 
     with (
-        Console(config.logger.console, folder.log, silent=not ranks.first) as console,
+        Console(config.logger.console, folder.log, silent=not ranks.is_main) as console,
         console.hearing_warnings(),
     ):
         config.runner.precision = ranks.share(
@@ -373,7 +373,7 @@ def _train(
         )
 
         def begin() -> None:
-            if ranks.first:
+            if ranks.is_main:
                 if order is None:
                     folder.write_config(config)
                 else:
@@ -426,7 +426,7 @@ def _train(
             results = train(parts, resumed)
             doing("writing the last checkpoint")
         doing("measuring the operations of a step")
-        if ranks.first:
+        if ranks.is_main:
             peak = memory.bytes()
             flops = flops_per_example(model, {name: parts.fetch(name, 0) for name in streams})
             results["cost"] = {"flops_per_example": flops, "peak_memory": peak}

@@ -61,7 +61,7 @@ def _work(run_dir: str, interrupt: Interrupt, report: int) -> dict[str, Any]:
             Pulse(config.logger.console) if first else nullcontext(),
             connect(config.runner, quiet=30.0) as ranks,
         ):
-            if ranks.first:
+            if ranks.is_main:
                 folder.begun = order is None
                 interrupt.before_leaving = folder.note_end
             # Said before the group is left: leaving may wait for a neighbour.

@@ -223,14 +223,14 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
                 saved = None
                 stages.note(state.stage, found)
                 run.console.scores(state.step, found, best=state.best_step == state.step)
-                if ranks.first:
+                if ranks.is_main:
                     run.folder.write_results(results())
         over = stages.over(state.stage, state.step, run.steps)
         stale = config.runner.patience is not None and state.stale >= config.runner.patience
         done = last or stale or (over and stages.is_last(state.stage))
         # The best so far as well: `mtl eval RUN` reads its checkpoint.
         worth = state.step > 0 and (state.step % save_every == 0 or state.step == state.best_step)
-        if ranks.first and state.step != saved and (asked or done or worth):
+        if ranks.is_main and state.step != saved and (asked or done or worth):
             save()
             saved = state.step
         if asked:
@@ -244,7 +244,7 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
                     "without a better average"
                 )
             run.saver.wait()
-            if ranks.first and (fault := run.folder.best_fault(state.best_step)):
+            if ranks.is_main and (fault := run.folder.best_fault(state.best_step)):
                 run.console.say(
                     f"warning: {fault}; results.json is about it, and mtl eval will refuse it"
                 )
@@ -321,7 +321,7 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
         state.window.add(batches, outcome, seconds)
         run.console.progress(state.step)
         if state.step % config.logger.every == 0 or state.step == run.steps:
-            if ranks.first:
+            if ranks.is_main:
                 row = {
                     "step": state.step,
                     **state.window.row(),
