@@ -75,13 +75,13 @@ class Ranks:
             [replace(problem, what=f"rank {rank}: {problem.what}") for problem in found]
         )
 
-    def add(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         """Sum a tensor over all ranks, in place."""
         if self.world > 1:
             dist.all_reduce(tensor)
         return tensor
 
-    def most(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         """The largest of all ranks' numbers."""
         if self.world == 1:
             return number
@@ -89,7 +89,7 @@ class Ranks:
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return int(found)
 
-    def share(self, value: Any) -> Any:
+    def broadcast_json(self, value: Any) -> Any:
         """Give every rank the JSON value of rank 0 (as text: nothing is unpickled)."""
         if self.world == 1:
             return value
@@ -105,31 +105,33 @@ class Ranks:
         dist.broadcast(content, 0)
         return json.loads(bytes(content.cpu().tolist()))
 
-    def gather(self, vector: Tensor) -> Tensor:
+    def all_gather(self, vector: Tensor) -> Tensor:
         """The vectors of all ranks, equally long, one behind the other."""
         whole = torch.empty(self.world * len(vector), dtype=vector.dtype, device=self.device)
         dist.all_gather(list(whole.chunk(self.world)), vector)
         return whole
 
-    def scatter_sum(self, vector: Tensor) -> Tensor:
+    def reduce_scatter(self, vector: Tensor) -> Tensor:
         """This rank's part of the sum of all ranks' vectors, whose length is a multiple of the
         number of ranks."""
         part = torch.empty(len(vector) // self.world, dtype=vector.dtype, device=self.device)
         dist.reduce_scatter_tensor(part, vector)
         return part
 
-    def union(self, ids: Tensor) -> Tensor:
+    def all_gather_unique(self, ids: Tensor) -> Tensor:
         """The sorted distinct values of an integer vector over all ranks, whose vectors may differ
         in length."""
         ids = torch.unique(ids)
         if self.world == 1:
             return ids
         # Filled up with -1, which is no id.
-        padded = torch.nn.functional.pad(ids, (0, self.most(len(ids)) - len(ids)), value=-1)
-        found = torch.unique(self.gather(padded))
+        padded = torch.nn.functional.pad(
+            ids, (0, self.all_reduce_max(len(ids)) - len(ids)), value=-1
+        )
+        found = torch.unique(self.all_gather(padded))
         return found[found >= 0]
 
-    def copy_from_first(self, tensors: list[Tensor]) -> None:
+    def broadcast(self, tensors: list[Tensor]) -> None:
         """Overwrite tensors with those of rank 0."""
         if self.world > 1:
             for tensor in tensors:
@@ -160,7 +162,7 @@ class Ranks:
                 continue
             taking_part.append(parameter)
             if knowing == self.world:
-                rows[parameter] = self.union(
+                rows[parameter] = self.all_gather_unique(
                     touched.get(parameter, torch.empty(0, dtype=torch.int64, device=self.device))
                 )
             if parameter.grad is None:

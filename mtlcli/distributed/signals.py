@@ -166,7 +166,7 @@ class Interrupt:
     def asked(self, ranks: Ranks) -> int:
         """The signal that some rank has received, the same on every rank; 0 for none. Every rank
         calls it at the same place."""
-        return ranks.most(self.number)
+        return ranks.all_reduce_max(self.number)
 
     @contextmanager
     def leaving_with(self, launcher: int) -> Iterator[None]:

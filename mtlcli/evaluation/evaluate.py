@@ -81,10 +81,10 @@ def outputs_of(
             arrays[key][places] = value.float()
         visits[torch.from_numpy(indices).to(ranks.device)] += 1
     # A rank that had no batch does not know the heads' output names: it learns them from the first.
-    shapes = ranks.share({key: list(value.shape) for key, value in arrays.items()})
+    shapes = ranks.broadcast_json({key: list(value.shape) for key, value in arrays.items()})
     for key, shape in shapes.items():
-        arrays[key] = ranks.add(arrays.get(key, torch.zeros(shape, device=ranks.device)))
-    assert bool((ranks.add(visits) == 1).all()), "every feature is evaluated exactly once"
+        arrays[key] = ranks.all_reduce(arrays.get(key, torch.zeros(shape, device=ranks.device)))
+    assert bool((ranks.all_reduce(visits) == 1).all()), "every feature is evaluated exactly once"
     return {key: arrays[key].cpu().numpy() for key in shapes}
 
 
@@ -182,4 +182,4 @@ def evaluate(
     results["average"] = sum(mains) / len(mains) if mains else None
     if (average := glue_average(results["tasks"])) is not None:
         results["glue_average"] = average
-    return ranks.share(results), scores
+    return ranks.broadcast_json(results), scores

@@ -136,7 +136,7 @@ def _take_part(
             except MtlError as error:
                 failure = error
                 place = {"interrupted": error.number} if isinstance(error, Interrupted) else {}
-        place = ranks.share(place)
+        place = ranks.broadcast_json(place)
         if failure is not None:
             raise failure
         if "interrupted" in place:
@@ -315,7 +315,7 @@ def _train(
         Console(config.logger.console, folder.log, silent=not ranks.is_main) as console,
         console.hearing_warnings(),
     ):
-        config.runner.precision = ranks.share(
+        config.runner.precision = ranks.broadcast_json(
             choose_precision(config.runner.precision, ranks.device)
         )
         if (
@@ -330,7 +330,7 @@ def _train(
         model = build_model(
             config, prepared.tasks, prepared.files, load_weights=resumed is None
         ).to(ranks.device)
-        ranks.copy_from_first([*model.parameters(), *model.buffers()])
+        ranks.broadcast([*model.parameters(), *model.buffers()])
 
         features = _train_features(prepared)
         trained = {name: prepared.tasks[name] for name in features}

@@ -333,7 +333,7 @@ def _evaluate(
         model = build_model(config, prepared.tasks, prepared.files, load_weights=False)
         restore_model(found.checkpoint, found.tensors, model)
         model.to(ranks.device)
-        precision = ranks.share(choose_precision(config.runner.precision, ranks.device))
+        precision = ranks.broadcast_json(choose_precision(config.runner.precision, ranks.device))
         garbage.at_work()
         results, scores = evaluate(
             model,

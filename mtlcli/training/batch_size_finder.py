@@ -113,7 +113,7 @@ def largest_batch(
     # Above the largest batch that can occur the number would only differ from machine to machine.
     # Ranks may have different amounts of memory: the smallest counts.
     tokens, found = min(fits)
-    return -ranks.most(-min(largest, tokens)), found
+    return -ranks.all_reduce_max(-min(largest, tokens)), found
 
 
 class Probe:

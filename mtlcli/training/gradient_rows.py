@@ -86,7 +86,7 @@ class Rows:
             any(gradient is not None and gradient.is_sparse for gradient in column)
             for column in columns
         ]
-        has = self._ranks.add(
+        has = self._ranks.all_reduce(
             torch.tensor([given, sparse], dtype=torch.float32, device=self._ranks.device)
         ).tolist()
         self._present = [index for index, count in enumerate(has[0]) if count]
@@ -99,7 +99,7 @@ class Rows:
         any rank has touched."""
         sparse = [row[index] for row in self._rows]
         own = [gradient.indices()[0] for gradient in sparse if gradient is not None]
-        ids = self._ranks.union(
+        ids = self._ranks.all_gather_unique(
             torch.cat(own) if own else torch.empty(0, dtype=torch.int64, device=self._ranks.device)
         )
         self._touched[index] = ids
@@ -148,15 +148,17 @@ class Rows:
         self._shards = []
         for row in self._rows:
             flat = torch.nn.functional.pad(self._flat(row, self._present), (0, padding))
-            self._shards.append(self._ranks.scatter_sum(flat))
+            self._shards.append(self._ranks.reduce_scatter(flat))
         partial = self._products([self._shards])
-        return self._ranks.add(partial.to(self._ranks.device)).cpu()
+        return self._ranks.all_reduce(partial.to(self._ranks.device)).cpu()
 
     def gram_of_some(self, indices: Sequence[int]) -> Tensor:
         """An approximation: inner products over some parameters only. Nothing but their columns is
         exchanged between ranks."""
         chosen = [index for index in self._present if index in set(indices)]
-        return self._products([[self._ranks.add(self._flat(row, chosen)) for row in self._rows]])
+        return self._products(
+            [[self._ranks.all_reduce(self._flat(row, chosen)) for row in self._rows]]
+        )
 
     def gram_of_projection(self, projection: Projection) -> Tensor:
         """An approximation: inner products of the rows' random projections. Nothing but these is
@@ -172,7 +174,7 @@ class Rows:
                 gradient = row[index]
                 if gradient is not None:
                     sketch += projection.sketch(gradient.reshape(-1), signs.reshape(-1))
-        return self._products([[self._ranks.add(sketch) for sketch in sketches]])
+        return self._products([[self._ranks.all_reduce(sketch) for sketch in sketches]])
 
     def _blocks(self) -> Iterator[list[Tensor | None]]:
         """This rank's rows, cut by parameter."""
@@ -230,7 +232,7 @@ class Rows:
             inside = max(0, min(width, total - start))
             shard = torch.zeros(width, device=self._ranks.device)
             shard[:inside] = function([each[:inside] for each in self._shards], start, total)
-            parts = self._ranks.gather(shard)[:total].split(
+            parts = self._ranks.all_gather(shard)[:total].split(
                 [self._size(index) for index in self._present]
             )
             for index, part in zip(self._present, parts, strict=True):

@@ -248,7 +248,7 @@ class Backward:
                 step.gram = _divided(self._gram(rows, exact=known != "gradients"), factors)
                 self._require_finite(step.gram, batches, step)
             if not weights:
-                weights = self._usable(self.ranks.share(weighting.weights(step)), step)
+                weights = self._usable(self.ranks.broadcast_json(weighting.weights(step)), step)
             reduced = self._combine(rows, known, weights, step)
             if known == "losses":
                 for name in batches:
@@ -394,7 +394,7 @@ class Backward:
         gradient = []
         for parameter in self.shared:
             part = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
-            gradient.append(self.ranks.add(part))
+            gradient.append(self.ranks.all_reduce(part))
         for parameter in self.parameters:
             parameter.grad = None
         return gradient
@@ -449,7 +449,7 @@ class Backward:
         for parameter, gradient in dense.items():
             parameter.grad = gradient
         self._touched = {parameter: torch.cat(ids) for parameter, ids in touched.items()}
-        return self.ranks.add(losses)
+        return self.ranks.all_reduce(losses)
 
     def _parts(self, batches: dict[str, TaskBatch], *, together: bool = False) -> Parts:
         """The batches, one task and micro-batch after the other, or cut anew by length so that

@@ -30,7 +30,9 @@ def test_of_word_embeddings_only_touched_rows_travel(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("torch.distributed.all_reduce", all_reduce)
     monkeypatch.setattr(
-        Ranks, "union", lambda _, ids: torch.unique(torch.cat([ids, torch.tensor([1, 7])]))
+        Ranks,
+        "all_gather_unique",
+        lambda _, ids: torch.unique(torch.cat([ids, torch.tensor([1, 7])])),
     )
     Ranks(0, 2, torch.device("cpu")).reduce_gradients(
         [embedding, matrix, absent], {embedding: torch.tensor([1, 3, 3])}
