@@ -95,9 +95,9 @@ class Sluice(Stitched):
         """`mixing` of cross-stitch, `layers`: each task's weights of its layers, and `overlap`:
         what the penalty multiplies."""
         betas = {
-            owner: [round(weight, 4) for weight in each.beta.tolist()]
+            owner: [round(weight, 4) for weight in each.beta.tolist()]  # type: ignore[operator]
             for owner, each in self.layers.items()
-        }  # type: ignore[operator]
+        }
         with torch.no_grad():
             overlap = {"overlap": float(self._overlap())} if self.subspaces > 1 else {}
         return super().measures() | {"layers": betas} | overlap

@@ -126,12 +126,11 @@ class Rows:
         parts = []
         for index in indices:
             gradient = row[index]
-            missing = gradient is None
             parts.append(
                 torch.zeros(self._size(index), dtype=self._dtype, device=self._ranks.device)
-                if missing
+                if gradient is None
                 else gradient.reshape(-1)
-            )  # type: ignore[union-attr]
+            )
         return torch.cat(parts)
 
     # --------------------------------------------------------------------------------------------
@@ -179,9 +178,7 @@ class Rows:
     def _blocks(self) -> Iterator[list[Tensor | None]]:
         """This rank's rows, cut by parameter."""
         for index in self._present:
-            yield [
-                row[index] if row[index] is None else row[index].reshape(-1) for row in self._rows
-            ]  # type: ignore[union-attr]
+            yield [None if (part := row[index]) is None else part.reshape(-1) for row in self._rows]
 
     def _products(
         self, blocks: Iterator[list[Tensor | None]] | Sequence[Sequence[Tensor | None]]
