@@ -28,7 +28,7 @@ FAULTS = {
     "ending": ("os._exit(0)", " ended with exit code 0 before the run did"),
     "exiting": ("sys.exit(3)", " ended with exit code 3 before the run did"),
     "unable to save": (
-        "import errno\nfrom mtlcli import checkpoint\ndef full(*arguments): raise "
+        "import errno\nfrom mtlcli.rundir import checkpoint\ndef full(*arguments): raise "
         "OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))\n"
         "checkpoint._write = full",
         " failed: the checkpoint cannot be written: No space left on device (needs ",

@@ -141,7 +141,7 @@ def run_within(folder: Path, free: int, precision: str) -> None:
         *options,
         "runner.max_tokens=auto",
         "resume=auto",
-        before="from mtlcli.runner import fit; del fit.largest_batch",
+        before="from mtlcli.training import batch_size_finder as finder; del finder.largest_batch",
     )
     assert again.returncode == 0, again.stderr
     assert (
