@@ -1,4 +1,4 @@
-"""What a run shows: a live view in a terminal, plain lines elsewhere, and the same lines without
+"""The output of a run: a live view in a terminal, plain lines elsewhere, and the same lines without
 colours in log.txt."""
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ from mtlcli.pulse import doing, present, pulse
 from mtlcli.screen import NO_WINDOW, Column, FittingTable, screen
 
 PLAIN_SECONDS = 5.0
-"""Time between two plain progress lines."""
+"""Seconds between two plain progress lines."""
 
 SHOWN_METRICS = 2
-"""Metrics beside the main one in the final table; results.json has all."""
+"""The number of metrics beside the main one in the final table; results.json has all metrics."""
 
 
 class Console:
-    """The voice of a run. On other ranks than the first it is silent."""
+    """The output of a run on the terminal and in log.txt. It is silent on every rank but the
+    first."""
 
     def __init__(self, mode: str, log: Path | None, *, silent: bool = False) -> None:
         self._terminal = screen(quiet=silent)
@@ -72,13 +73,13 @@ class Console:
         self.stop()
 
     def say(self, message: RenderableType) -> None:
-        """A message for the user, on the terminal and in log.txt. Raises RunError when one of them
+        """Print a message on the terminal and add it to log.txt. Raises RunError when one of them
         cannot be written."""
         self._show(message)
         self._record(message)
 
     def note(self, lines: list[str]) -> None:
-        """Lines for log.txt alone."""
+        """Add lines to log.txt alone."""
         if lines:
             self._record("\n".join(lines))
 
@@ -90,7 +91,8 @@ class Console:
         except BrokenPipeError:
             raise
         except OSError as error:
-            # Output that goes into a file, on a disk that nobody here knows.
+            # The user has redirected the output into a file whose path and disk this process does
+            # not know.
             what = f"the output cannot be written: {error.strerror}"
             raise RunError(
                 what,
@@ -110,8 +112,8 @@ class Console:
                 hide(message) if isinstance(message, str) else message,
                 soft_wrap=isinstance(message, str),
             )
-            # Opened for every message: what is left in a buffer would fail once more on the way
-            # out, and hide the first failure.
+            # Open the file for every message: text left in a buffer would fail once more when the
+            # process ends, and hide the first failure.
             with writing(
                 "the log", self._file, f"then go on: {commands.resume(self._file.parent)}"
             ):
@@ -119,8 +121,8 @@ class Console:
 
     @contextmanager
     def hearing_warnings(self) -> Iterator[None]:
-        """Within it, a RunWarning is a line for the user, every time; other warnings go where they
-        went."""
+        """Show every RunWarning to the user as a line inside the context; other warnings keep their
+        way."""
         with warnings.catch_warnings():
             warnings.simplefilter("always", RunWarning)
             others = warnings.showwarning
@@ -137,7 +139,7 @@ class Console:
             yield
 
     def panel(self, title: str, lines: list[str]) -> None:
-        """Several lines with a frame around them."""
+        """Print several lines with a frame around them."""
 
         def framed(text: str) -> Panel:
             return Panel(
@@ -149,7 +151,7 @@ class Console:
         self._record(framed(hide(text)))
 
     def start(self, tasks: list[str], step: int, steps: int) -> None:
-        """Training begins: `step` of `steps` are done."""
+        """Begin the view of the training, in which `step` of `steps` steps are done."""
         self._tasks = {
             name: {"loss": None, "weight": None, "score": None, "best": None, "majority": None}
             for name in tasks
@@ -177,7 +179,7 @@ class Console:
         self._live.start()
 
     def stop(self) -> None:
-        """The live view ends; messages go on as plain lines."""
+        """End the live view; later messages are plain lines."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -185,13 +187,13 @@ class Console:
                 self._pulse.pause(False)
 
     def progress(self, step: int) -> None:
-        """A step is done; cheap enough for every step."""
+        """Show that a step is done. This call is cheap enough for every step."""
         doing("training", step, self._steps, "step")
         if self._progress is not None:
             self._progress.update(self._bar, completed=step)
 
     def metrics(self, row: dict[str, Any]) -> None:
-        """A row of metrics.jsonl: update the view, or print a line from time to time."""
+        """Show a metrics row: update the live view, or print a line from time to time."""
         for name, entry in row["tasks"].items():
             self._tasks[name] |= {"loss": entry["loss"], "weight": entry["weight"]}
         self._speed = {
@@ -218,12 +220,12 @@ class Console:
         self._record(line)
 
     def evaluating(self, task: str, split: str) -> None:
-        """A split is being evaluated."""
+        """Show that a split of a task is being evaluated."""
         if self._live is not None:
             self._tasks[task]["score"] = "..."
 
     def scores(self, step: int, results: dict[str, Any], *, best: bool) -> None:
-        """An evaluation is done."""
+        """Show the scores of an evaluation."""
         parts = []
         for name, entry in results["tasks"].items():
             if entry["main"] is None:
@@ -265,8 +267,8 @@ class Console:
 
 
 def results_table(results: dict[str, Any], whole: str = "results.json") -> FittingTable:
-    """The final table: every task's main score against the best constant prediction, and its next
-    metrics. `whole`: where all is kept."""
+    """Return the final table: every task's main score beside the score of the best constant
+    prediction, and its next metrics. `whole`: the file that holds all metrics."""
     table = FittingTable(
         [
             Column("task", fold=27),
@@ -303,20 +305,20 @@ def results_table(results: dict[str, Any], whole: str = "results.json") -> Fitti
         table.add_line()
         table.add_row("average", "", f"{results['average']:.4f}")
     if "glue_average" in results:
-        # MRPC, QQP, STS-B and MNLI count with the mean of two scores there.
+        # In GLUE's average, MRPC, QQP, STS-B and MNLI count with the mean of two scores.
         table.add_row("GLUE's own average", "", f"{results['glue_average']:.4f}")
     return table
 
 
 def _rows(entry: dict[str, Any]) -> str:
-    """How many rows were scored, of how many where there is a limit. The rows are those of a task's
-    first split."""
+    """Return the number of scored table rows, with the total where a limit applies. The table rows
+    are those of a task's first split."""
     of = next(iter(entry["rows"].values()))["of"]
     return f"{entry['examples']:,}" + (f" of {of:,}" if of != entry["examples"] else "")
 
 
 def findings(results: dict[str, Any]) -> list[str]:
-    """What a run found out about its tasks, in sentences."""
+    """Return sentences about what a run has found out about its tasks."""
     lines = []
     failures = results["weighting"].get("solver_failures")
     if failures:

@@ -44,7 +44,7 @@ PACKAGES = (
 
 class RunFolder:
     """Paths and writers of a run folder. Only rank 0 writes. Every writer raises RunError when the
-    disk does not take it."""
+    disk cannot hold the file."""
 
     def __init__(self, path: Path) -> None:
         self._place(path)
@@ -62,11 +62,11 @@ class RunFolder:
         """Whether status.json says `running` because of this object."""
 
     def create(self, *, restart: bool = False, numbered: bool = False) -> None:
-        """Make the folder and own it.
+        """Make the run folder and take its folder lock.
 
-        `restart`: take one in which a run ended before its first checkpoint. `numbered`: nobody has
-        chosen the name, so the next free one is taken (`NAME_2`, `NAME_3`, ...) when another run
-        has it. Raises UserError when the folder is used already or cannot be made.
+        `restart`: accept a folder in which a run ended before its first checkpoint. `numbered`: the
+        user has not chosen the name, so use the next free one (`NAME_2`, `NAME_3`, ...) when
+        another run has it. Raises UserError when the folder is already used or cannot be made.
         """
         with writing("the run folder", self.path, "or give another run_dir=", kind=UserError):
             above = [folder for folder in self.path.parents if not folder.exists()]
@@ -82,11 +82,12 @@ class RunFolder:
                 if restart:
                     checkpoint.refuse_links(self.path)
                 used = [path.name for path in self.path.iterdir()]
-                # A folder of something else gets no lock: nothing is left in it.
+                # Lock only an empty folder or one of a run, so that nothing is left in a folder of
+                # another program.
                 if not used or NAME in used or (restart and "status.json" in used):
                     self.owner.take()
-                    # status.json is the first file of a run: one that was killed before it was in
-                    # place has left no more than these two.
+                    # A run writes status.json first: a run that was killed earlier has left no more
+                    # than these two files.
                     used = [
                         path.name
                         for path in self.path.iterdir()
@@ -95,7 +96,8 @@ class RunFolder:
             except OSError:
                 self.discard()
                 raise
-        # Whoever has put something there owns it.
+        # A folder that held files belongs to whoever put them there, so `discard` must not delete
+        # it.
         self._new = [] if used else self._new or [self.path]
         if restart and "status.json" in used and not checkpoint.folders(self.checkpoints):
             if self._has_saved():
@@ -122,8 +124,8 @@ class RunFolder:
             )
 
     def reopen(self) -> None:
-        """Own a folder that a run was made in. Raises UserError when another process does, or it
-        cannot be written."""
+        """Take the folder lock of an existing run. Raises UserError when another process holds the
+        lock or the folder cannot be written."""
         with writing("the run folder", self.path, "then resume", kind=UserError):
             self.owner.take()
         with writing("the folder", self.checkpoints, "then resume", kind=UserError):
@@ -132,39 +134,39 @@ class RunFolder:
                 tempfile.TemporaryFile(dir=self.checkpoints).close()
 
     def discard(self) -> None:
-        """Take back what `create` has made and all that came into it: the run has not begun, and
-        the name stays free."""
+        """Release the lock and delete the folders that `create` has made, with all their files: the
+        run has not begun, and its name stays free."""
         self.owner.release()
         for folder in self._new:
             if folder == self.path:
                 shutil.rmtree(folder, ignore_errors=True)
             else:
-                with suppress(OSError):  # Somebody else uses it by now.
+                with suppress(OSError):  # Another process uses the folder by now.
                     folder.rmdir()
 
     def discard_unused(self) -> None:
-        """`discard`, unless the run has come as far as a first row of metrics or a checkpoint."""
+        """Call `discard`, unless the run has written its first metrics row or a checkpoint."""
         if not (self.path / "metrics.jsonl").exists() and not checkpoint.folders(self.checkpoints):
             self.discard()
 
     def again(self) -> str:
-        """How a run that has failed here is gone on with."""
+        """Return the advice to the user on how to continue the run after a failure."""
         if checkpoint.folders(self.checkpoints):
             return f"then go on: {commands.resume(self.path)}"
         return f"then start again in the same folder: {commands.start_again(self.path)}"
 
     def write_config(self, config: Config) -> None:
-        """config.yaml: the full resolved config."""
+        """Write config.yaml: the full resolved config."""
         with self._writing("config.yaml"):
             save_config(config, self.path / "config.yaml")
 
     def write_backbone(self, files: BackboneFiles) -> None:
-        """backbone/: architecture and tokenizer."""
+        """Write backbone/: architecture and tokenizer."""
         with self._writing("backbone"):
             files.save(self.backbone)
 
     def write_environment(self, *, command: list[str], data: dict[str, Any], seed: int) -> None:
-        """environment.json: what the run was made with."""
+        """Write environment.json: versions, machine, data, seed and command of the run."""
         versions = {"mtl": mtlcli.__version__, "python": platform.python_version()}
         for package in PACKAGES:
             try:
@@ -190,7 +192,7 @@ class RunFolder:
         )
 
     def write_status(self, status: str, **more: Any) -> None:
-        """status.json: running, finished, failed or interrupted, with the reason."""
+        """Write status.json: running, finished, failed or interrupted, with the reason."""
         more = {
             name: hide(value) if isinstance(value, str) else value for name, value in more.items()
         }
@@ -200,20 +202,20 @@ class RunFolder:
         try:
             self._write("status.json", content)
         except RunError:
-            # A disk without any room still takes new bytes in a block that the file has: a dead run
-            # shall not say that it runs.
+            # A full disk still accepts new bytes in a block that the file has already: status.json
+            # must not say "running" after the run has ended.
             if not _overwrite(self.path / "status.json", _json(content)):
                 raise
         self.begun = status == "running"
 
     def note_end(self, status: str, reason: str) -> None:
-        """Write the status of a run that ends without its results, if it had begun: here, or in a
-        rank that this process has launched."""
+        """Write the status of a run that ends without results, if that run had begun in this
+        process or in a rank that this process has launched."""
         if self.begun or self.status().get("launcher") == os.getpid():
             self.write_status(status, reason=reason)
 
     def status(self) -> dict[str, Any]:
-        """status.json; empty when there is none that can be read."""
+        """Return the content of status.json; empty when the file is missing or cannot be read."""
         try:
             found = json.loads((self.path / "status.json").read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
@@ -221,17 +223,18 @@ class RunFolder:
         return found if isinstance(found, dict) else {}
 
     def write_results(self, results: dict[str, Any]) -> None:
-        """results.json, format 1."""
+        """Write results.json, format 1."""
         self._write("results.json", results)
 
     def missing_rows(
         self, state: dict[str, Any], every: int, *, allowed: bool
     ) -> tuple[list[Problem], list[str]]:
-        """What metrics.jsonl lacks of the rows up to the step of a checkpoint's `state`, and what
-        to say of the rows that it has.
+        """Return the problems with metrics rows that are missing up to the step of a checkpoint's
+        `state`, and notes for the user about the rows that exist.
 
-        `every`: the steps between two rows, as far as that has not been changed. `allowed`: that
-        rows are missing is meant. Raises UserError when it holds something else.
+        `every`: the number of steps between two metrics rows, if the user has not changed it.
+        `allowed`: the user permits missing metrics rows. Raises UserError when metrics.jsonl holds
+        something other than metrics rows.
         """
         try:
             rows, doubled = self._rows(state["step"])
@@ -241,7 +244,7 @@ class RunFolder:
                 sum(task["examples"] for row in rows.values() for task in row["tasks"].values()),
             )
         except (KeyError, TypeError, AttributeError):
-            return [], []  # No state of a run: restoring it says what is wrong.
+            return [], []  # Not the state of a run: restoring it reports the fault.
         notes = (
             [f"metrics.jsonl: {count_of(doubled, 'second row')} of a step left out"]
             if doubled
@@ -266,7 +269,7 @@ class RunFolder:
         ], notes
 
     def cut_metrics(self, step: int) -> None:
-        """Leave one row of metrics.jsonl for each step up to `step`: those after it will be written
+        """Keep one metrics row for each step up to `step`: the run will write the later ones
         again."""
         rows, _ = self._rows(step)
         with self._writing("metrics.jsonl"):
@@ -276,7 +279,7 @@ class RunFolder:
             )
 
     def _rows(self, step: int) -> tuple[dict[int, dict[str, Any]], int]:
-        """The rows of metrics.jsonl up to a step, by step, and how many more there are of the same
+        """Return the metrics rows up to a step, by step, and the number of further rows of the same
         steps."""
         file = self.path / "metrics.jsonl"
         with self._writing(file.name):
@@ -288,8 +291,8 @@ class RunFolder:
         rows: dict[int, dict[str, Any]] = {}
         doubled = 0
         try:
-            # A row that a kill or a full disk has torn can only be the last, and has no end of
-            # line.
+            # Only the last metrics row can be torn by a kill or a full disk; such a row has no line
+            # end.
             for row in (json.loads(line) for line in lines if line.endswith("\n")):
                 if row["step"] <= step:
                     doubled += row["step"] in rows
@@ -302,7 +305,8 @@ class RunFolder:
         return rows, doubled
 
     def note_resumed(self, step: int, command: list[str], changes: list[str]) -> None:
-        """Add to environment.json from where, when and how the run went on."""
+        """Add to environment.json the step, time, machine, command and changes with which the run
+        was resumed."""
         environment = self.environment()
         words, told = [hide(word) for word in command], [hide(change) for change in changes]
         entry = {
@@ -317,8 +321,8 @@ class RunFolder:
         )
 
     def note_saved(self, step: int) -> None:
-        """Add to environment.json that there is a checkpoint: from now on the run never begins anew
-        here."""
+        """Add to environment.json that a checkpoint exists: from now on, no run may start from zero
+        in this folder."""
         environment = self.environment()
         if "first_checkpoint" not in environment:
             self._write("environment.json", environment | {"first_checkpoint": step})
@@ -329,12 +333,12 @@ class RunFolder:
                 self.status().get("status") == "finished"
                 or "first_checkpoint" in self.environment()
             )
-        except UserError:  # Killed before it was written.
+        except UserError:  # The run was killed before it wrote environment.json.
             return False
 
     def best_fault(self, step: int | None) -> str | None:
         """Return why the best checkpoint, which `mtl eval RUN` reads, cannot be used; None when it
-        can."""
+        can be used."""
         if step is None:
             return None
         place = self.checkpoints / f"step_{step:08d}"
@@ -344,7 +348,7 @@ class RunFolder:
         )
 
     def environment(self) -> dict[str, Any]:
-        """environment.json. Raises UserError when it cannot be read."""
+        """Return the content of environment.json. Raises UserError when the file cannot be read."""
         try:
             content: dict[str, Any] = json.loads(
                 (self.path / "environment.json").read_text(encoding="utf-8")
@@ -363,7 +367,7 @@ class RunFolder:
         return content
 
     def append_metrics(self, row: dict[str, Any]) -> None:
-        """One more object in metrics.jsonl."""
+        """Append one metrics row to metrics.jsonl."""
         with self._writing("metrics.jsonl"):
             append(self.path / "metrics.jsonl", json.dumps(row) + "\n")
 
@@ -379,7 +383,7 @@ class RunFolder:
 
 
 def _ranges(steps: list[int]) -> str:
-    """Steps in short."""
+    """Return a text that names at most eight of the steps and the number of the others."""
     shown = ", ".join(map(str, steps[:8]))
     return f"{'step' if len(steps) == 1 else 'steps'} {shown}" + (
         f" and {len(steps) - 8} more" if len(steps) > 8 else ""
@@ -391,7 +395,7 @@ def _json(content: dict[str, Any]) -> str:
 
 
 def _overwrite(file: Path, text: str) -> bool:
-    """Write over a file that exists, in its place; whether the disk took it."""
+    """Overwrite an existing file in its place. Return whether the disk accepted the whole text."""
     try:
         with file.open("r+b", buffering=0) as stream:
             written = stream.write(text.encode())
@@ -402,14 +406,15 @@ def _overwrite(file: Path, text: str) -> bool:
 
 
 def hidden(value: Any) -> Any:
-    """A value whose texts hold nothing that came from the environment: a path may."""
+    """Return the value with everything in its texts hidden that came from environment variables,
+    which paths may contain."""
     if isinstance(value, dict):
         return {key: hidden(inner) for key, inner in value.items()}
     return hide(value) if isinstance(value, str) else value
 
 
 def _says_what_was_read(data: Any) -> bool:
-    """Whether the `data` of an environment.json has the form of `DataSource.record` below
+    """Return whether the `data` of an environment.json has the form of `DataSource.record` below
     `tasks`."""
     return all(
         isinstance(task["source"], str)
@@ -423,8 +428,8 @@ def _now() -> str:
 
 
 def _commit() -> str | None:
-    """Commit of the source tree that this package runs from; None when it is installed from a
-    wheel, or there is no git."""
+    """Return the commit of the source tree that this package runs from; None when the package is
+    installed from a wheel, or git is missing."""
     here = Path(__file__).parent
     if shutil.which("git") is None:
         return None

@@ -1,4 +1,4 @@
-"""One owner: at most one run writes into a run folder."""
+"""The folder lock: at most one run writes into a run folder."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from mtlcli.errors import UserError
 
 NAME = ".owner"
 PATIENCE = 0.5
-"""Seconds that `take` waits: for one that only looks whether the folder is taken, and for an owner
-to write who it is."""
+"""Seconds for which `take` waits: a process may hold the lock only to check it, and a new owner
+needs a moment to write its process and host."""
 
 
 class Owner:
-    """Holds a run folder from `take` to `release` or the end of the process, however it ends: the
-    kernel frees the lock.
+    """The folder lock of a run folder, held from `take` to `release` or to the end of the process:
+    the kernel frees the lock however the process ends.
 
-    Two locks: on the file `.owner`, and on the folder itself, because somebody may delete the file.
-    They belong to what is open: a process that inherits `descriptors` holds them too, until both
-    are gone.
+    There are two locks: on the file `.owner`, and on the folder itself, because somebody may delete
+    the file. The locks belong to the open descriptors: a process that inherits `descriptors` holds
+    the locks too, until both processes are gone.
     """
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / NAME
         self.descriptors: list[int] = []
-        """What is open and locked: nothing, or the file and, where the file system can lock it, the
-        folder."""
+        """The open and locked descriptors: none, or the file's and the folder's. A file system that
+        cannot lock a folder leaves the second one unlocked."""
 
     def take(self) -> None:
-        """Raises UserError with the owner's process and host when another one has the folder,
-        OSError when the file cannot be written."""
-        # No buffer: what a full disk has refused would be written again when the file is closed. No
-        # link: somebody else's file.
+        """Take the lock. Raises UserError with the owner's process and host when another process
+        holds the lock, OSError when the file cannot be written."""
+        # The file is unbuffered, since a failed buffered write is retried on close. It is opened
+        # with O_NOFOLLOW, so that no lock is taken through a symbolic link.
         if self._file.is_symlink():
             raise UserError(
                 "the folder cannot be locked: the file is a link",
@@ -63,8 +63,8 @@ class Owner:
         self.descriptors = held
 
     def _who(self) -> str:
-        """The process that has the folder: `.owner` says it, or, when that was deleted,
-        status.json."""
+        """Return a description of the process that holds the lock, from `.owner` or, when that file
+        was deleted, from status.json."""
         for name in (NAME, "status.json"):
             try:
                 owner = json.loads((self._file.parent / name).read_bytes())
@@ -76,20 +76,20 @@ class Owner:
         return "a process that has just begun"
 
     def check(self) -> None:
-        """Raise UserError when another process has the folder; do not take it."""
+        """Raise UserError when another process holds the lock; do not keep the lock."""
         if self._file.exists():
             self.take()
             self.release()
 
     def release(self) -> None:
-        """Give the folder back."""
+        """Release the lock."""
         while self.descriptors:
             os.close(self.descriptors.pop())
 
 
 def _locked(descriptor: int, *, needed: bool = True) -> bool:
-    """Whether the lock could be had. `needed`: raise OSError where the file system has none;
-    otherwise that counts as had."""
+    """Return whether the lock could be taken. `needed`: raise OSError where the file system has no
+    locks; otherwise the lock counts as taken there."""
     until = time.monotonic() + PATIENCE
     while True:
         try:
@@ -99,7 +99,7 @@ def _locked(descriptor: int, *, needed: bool = True) -> bool:
                 return False
             time.sleep(0.05)
         except OSError:
-            # NFS locks no folders.
+            # NFS cannot lock folders.
             if needed:
                 raise
             return True

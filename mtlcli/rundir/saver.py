@@ -1,5 +1,5 @@
-"""Saving beside the training: the state is copied, then written by a thread; at most one save is
-under way."""
+"""Saving beside the training: the state is copied, then a thread writes the copy; at most one save
+is under way."""
 
 from __future__ import annotations
 
@@ -21,21 +21,20 @@ from mtlcli.errors import RunError, RunWarning
 
 
 class Saver:
-    """Writes checkpoints below a folder and deletes old ones. What goes wrong is raised by the next
-    call of any method.
+    """Writer of checkpoints below a folder, which also deletes old ones. An error of the writing
+    thread is raised by the next call of any method.
 
-    Within it as a context, whatever ends the training, a save that is under way is finished before
-    anyone hears of it: the newest checkpoint is what the run goes on from, and the folder may have
-    another owner next.
+    On leaving the context, a save that is under way is finished before any error leaves it: the run
+    resumes from the newest checkpoint, and another process may own the folder next.
     """
 
     def __init__(self, checkpoints: Path, keep: int) -> None:
         self._checkpoints = checkpoints
         self._keep = keep
         self.config = ""
-        """The text of config.yaml, of which every checkpoint holds a copy."""
+        """The text of config.yaml; every checkpoint holds a copy."""
         self.around: dict[str, str] | None = None
-        """SHA-256 of the run's other files, as `checkpoint.digests` gave it before the first
+        """SHA-256 of the run's other files, as `checkpoint.digests` returned them before the first
         step."""
         self._thread = ThreadPoolExecutor(1, "save")
         self._running: Future[None] | None = None
@@ -43,7 +42,7 @@ class Saver:
 
         self._told: set[str] = set()
         self.when_saved: Callable[[int], None] | None = None
-        """Called once, with the step of the first checkpoint that is in its place."""
+        """Function that is called once, with the step of the first checkpoint that is complete."""
 
     def __enter__(self) -> Saver:
         return self
@@ -71,26 +70,26 @@ class Saver:
         *,
         best: int | None,
     ) -> None:
-        """Copy everything and begin to write it. Waits for the save before. `best`: a step that is
-        kept whatever its age."""
+        """Copy the model, optimizer and state, and begin to write them. Waits for the previous
+        save. `best`: a step whose checkpoint is kept whatever its age."""
         self.wait()
         self._copies = _copy(model, self._copies[0]), _copy(optimizer, self._copies[1])
         self._running = self._thread.submit(self._write, *self._copies, state, best)
 
     def wait(self) -> None:
-        """Return when nothing is being written."""
+        """Wait until the save that is under way is complete."""
         if self._running is not None:
             running, self._running = self._running, None
             running.result()
 
     def check(self) -> None:
-        """Raise what has gone wrong so far, without waiting."""
+        """Raise the error of the last save if it has ended, without waiting."""
         if not self.busy:
             self.wait()
 
     @property
     def busy(self) -> bool:
-        """Whether something is being written."""
+        """Whether a save is under way."""
         return self._running is not None and not self._running.done()
 
     def _write(
@@ -111,8 +110,7 @@ class Saver:
             self._settle(folder, state["step"], best)
 
     def _settle(self, folder: Path, step: int, best: int | None) -> None:
-        """Make sure of the new checkpoint; only now that it is known to be good do older ones
-        go."""
+        """Verify the new checkpoint, and only then delete older ones."""
         found = checkpoint.fault(folder)
         if found is not None:
             raise RunError(
@@ -131,8 +129,8 @@ class Saver:
 
 
 def _copy(tensors: dict[str, Tensor], before: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU, in the memory of the copies `before` where it fits: new memory takes
-    several times as long as the copying."""
+    """Return copies on the CPU. They reuse the memory of the copies `before` where shape and dtype
+    agree, because new memory takes several times as long as the copying."""
     copies = {}
     for name, tensor in tensors.items():
         copy = before.get(name)

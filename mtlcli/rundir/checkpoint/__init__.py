@@ -1,10 +1,10 @@
-"""The checkpoint folder: tensors in safetensors, everything else in JSON, a manifest with the
+"""The checkpoint folder: tensors in safetensors, everything else in JSON, and a manifest with the
 SHA-256 of every file.
 
-A folder is written as a temporary sibling, every file flushed to the disk, the manifest last, and
-then renamed into place; a folder whose manifest does not verify does not exist for the reader. It
-holds a copy of the config that it was saved with, and the manifest the SHA-256 of the other files
-of the run folder that it is used with.
+The writer creates the folder under a temporary name beside its place, flushes every file to the
+disk, writes the manifest last, and renames the folder into its place. The reader ignores a folder
+whose manifest does not verify. The folder holds a copy of the config that it was saved with; the
+manifest also holds the SHA-256 of the other files of the run folder that the checkpoint needs.
 """
 
 from __future__ import annotations
@@ -32,57 +32,58 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 2
-"""1: without config.yaml and the SHA-256 of the run's files; still read."""
+"""Version of the format. Format 1, which has neither config.yaml nor the SHA-256 of the run's
+files, can still be read."""
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "config.yaml")
 AROUND = ("backbone/backbone.json", "backbone/tokenizer.json", "environment.json")
-"""Files of the run folder that a checkpoint is used with; of environment.json only what is said of
-the data."""
+"""Files of the run folder that a checkpoint needs. For environment.json only the part about the
+data counts."""
 UNREADABLE = "cannot be read"
 _NAME = re.compile(r"step_\d{8}")
 DAMAGED = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
-"""Answers of a disk that say that a file is not what it was; all others, that it cannot be read
-now."""
+"""Error numbers of the disk that mean that a file is damaged; every other error means that the file
+cannot be read now."""
 _LARGEST_MANIFEST = 1 << 16
 _OTHER = "give another checkpoint of the run"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint folder that verified."""
+    """A checkpoint folder whose manifest verified."""
 
     folder: Path
     """The folder, `.../checkpoints/step_00000120`."""
     state: dict[str, Any]
-    """state.json."""
+    """The content of state.json."""
     around: dict[str, str] | None
-    """SHA-256 of the run's files that it was saved with, by name as in `AROUND`; None: of format 1,
-    which does not know them."""
+    """SHA-256 of the run's files that the checkpoint was saved with, by name as in `AROUND`; None
+    for format 1, which does not have them."""
 
     @property
     def config(self) -> Path | None:
-        """The config that it was saved with; None: of format 1."""
+        """The file of the config that the checkpoint was saved with; None for format 1."""
         return None if self.around is None else self.folder / "config.yaml"
 
     @property
     def step(self) -> int:
-        """Updates that had been made when it was written."""
+        """The number of updates made when the checkpoint was written."""
         return int(self.state["step"])
 
     @property
     def best_step(self) -> int | None:
-        """Step of the best score so far; None: there was no score."""
+        """The step of the best score so far; None when there was no score."""
         best: int | None = self.state.get("best_step")
         return best
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of `model.safetensors` or `optimizer.safetensors`, on the CPU. Raises
-        UserError when it holds something else."""
+        """Return the tensors of `model.safetensors` or `optimizer.safetensors`, on the CPU. Raises
+        UserError when the file cannot be read."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
             return load_file(self.folder / name)
-        # RuntimeError is what torch raises where the file goes away between its head and its
+        # torch raises RuntimeError where the file disappears between reading its header and its
         # tensors.
         except (SafetensorError, OSError, RuntimeError) as error:
             raise UserError(
@@ -101,11 +102,12 @@ def write(
 ) -> Path:
     """Write a checkpoint of `state["step"]` below the folder `checkpoints` and return its folder.
 
-    `config`: the text of config.yaml. `around`: what `digests` gave for the run folder; None: what
-    it gives now.
+    `config`: the text of config.yaml. `around`: what `digests` returned for the run folder earlier;
+    None: call `digests` now.
 
-    One of the same step that is there already stays untouched until the new one is complete. Raises
-    RunError when a tensor is not finite, or the disk does not take it; then nothing is left of it.
+    An existing checkpoint of the same step stays untouched until the new one is complete. Raises
+    RunError when a tensor is not finite, or the disk cannot hold the checkpoint; then nothing of
+    the new checkpoint is left.
     """
     target = checkpoints / f"step_{state['step']:08d}"
     bad = [name for name, tensor in (model | optimizer).items() if not is_finite(tensor)]
@@ -116,8 +118,8 @@ def write(
             str(target),
         )
     if target.is_symlink() or target.is_file():
-        # No checkpoint, whoever put it there; where it leads to stays. If it cannot go, what comes
-        # next says why.
+        # This is not a checkpoint: remove the link, not its target. If that fails, the rename below
+        # reports the error.
         with suppress(OSError):
             target.unlink()
     size = sum(tensor.nbytes for tensor in (*model.values(), *optimizer.values()))
@@ -129,7 +131,8 @@ def write(
             "saved before)"
         )
     with writing("the checkpoint", target, then, needed=size):
-        # After a power cut, no checkpoint may be found whose rows are gone.
+        # Flush the metrics rows first: after a power cut, no checkpoint may exist whose metrics
+        # rows are lost.
         for path in (run / "metrics.jsonl", run):
             if path.exists():
                 flush(path)
@@ -155,7 +158,8 @@ def _write(
             manifest["files"][name] = _write_durably(temporary / name, pieces)
         _write_durably(temporary / "manifest.json", [json.dumps(manifest, indent=1).encode()])
         flush(temporary)
-        # Aside, not away: a name can only be given to a folder when no other has it.
+        # Rename the old folder instead of deleting it: a folder cannot be renamed to a name that is
+        # in use.
         if target.exists():
             target.rename(aside)
         temporary.rename(target)
@@ -170,8 +174,8 @@ def _write(
 
 
 def fault(folder: Path) -> str | None:
-    """Why a checkpoint folder cannot be used, or None when its manifest verifies and its state is
-    of the step that its name says."""
+    """Return why a checkpoint folder cannot be used, or None when its manifest verifies and its
+    state has the step of the folder's name."""
     try:
         verified(folder)
     except ValueError as error:
@@ -182,7 +186,7 @@ def fault(folder: Path) -> str | None:
 
 
 def read(folder: Path) -> Checkpoint:
-    """Open a checkpoint folder. Raises UserError with the fault when it does not verify."""
+    """Open a checkpoint folder. Raises UserError with the fault when the folder does not verify."""
     try:
         return verified(folder)
     except ValueError as error:
@@ -194,10 +198,10 @@ def read(folder: Path) -> Checkpoint:
 def verified(folder: Path) -> Checkpoint:
     """Open a checkpoint folder.
 
-    Raises ValueError with the fault when it does not verify, UserError when it cannot be read,
-    which is no fault of its own.
+    Raises ValueError with the fault when the folder does not verify, UserError when the disk cannot
+    read the folder now, which is no fault of the checkpoint.
     """
-    # Absolute, so that its name is known when `.` was given.
+    # An absolute path, so that the folder's name is known when the user gave `.`.
     folder = folder.absolute()
     try:
         return _verified(folder)
@@ -216,7 +220,7 @@ def verified(folder: Path) -> Checkpoint:
 
 
 def _verified(folder: Path) -> Checkpoint:
-    # A link may lead anywhere: what it points to is not part of the run, and may change under it.
+    # Refuse links: the target of a link is not part of the run, and may change at any time.
     for path, is_kind, kind in (
         (folder.parent, stat.S_ISDIR, "folder"),
         (folder, stat.S_ISDIR, "folder"),
@@ -239,7 +243,7 @@ def _verified(folder: Path) -> Checkpoint:
     step, best = (
         state.get(key) if isinstance(state, dict) else None for key in ("step", "best_step")
     )
-    # The content of another checkpoint may have come here as a whole.
+    # Somebody may have copied the content of another checkpoint into this folder.
     if type(step) is not int or step != step_of(folder):
         raise ValueError(f"state.json is of step {str(step)[:20]}, not of {step_of(folder)}")
     if best is not None and (type(best) is not int or not 0 <= best <= step):
@@ -256,8 +260,8 @@ def _check_kind(path: Path, is_kind: Callable[[int], bool], kind: str) -> None:
 
 
 def _manifest(file: Path) -> dict[str, Any]:
-    """Its content. Raises ValueError unless it names the files of a checkpoint and no other, and
-    those of the run."""
+    """Return the content of a manifest. Raises ValueError unless it names exactly the files of a
+    checkpoint and the files of the run."""
     if file.stat().st_size > _LARGEST_MANIFEST:
         raise ValueError(f"manifest.json has {file.stat().st_size} bytes")
     manifest = parse_json(file)
@@ -289,14 +293,14 @@ def _manifest(file: Path) -> dict[str, Any]:
 
 
 def digests(run: Path) -> dict[str, str]:
-    """SHA-256 of the files of a run folder that its checkpoints are used with; `UNREADABLE` for one
-    that is missing or cannot be read."""
+    """Return the SHA-256 of the files of a run folder that its checkpoints need; `UNREADABLE` for a
+    file that is missing or cannot be read."""
     found = {}
     for name in AROUND:
         try:
             content = (run / name).read_bytes()
             if name == "environment.json":
-                # The rest of it grows whenever the run goes on.
+                # The other parts of environment.json grow whenever the run is resumed.
                 content = json.dumps(json.loads(content)["data"], sort_keys=True).encode()
             found[name] = hashlib.sha256(content).hexdigest()
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -305,8 +309,8 @@ def digests(run: Path) -> dict[str, str]:
 
 
 def parse_json(file: Path) -> Any:
-    """The content of a JSON file. Raises ValueError when it is none, or holds numbers that are not
-    finite or do not fit into 64 bits."""
+    """Return the content of a JSON file. Raises ValueError when the file is not JSON, or holds
+    numbers that are not finite or do not fit into 64 bits."""
 
     def number(text: str) -> float:
         if not math.isfinite(value := float(text)):
@@ -329,8 +333,8 @@ def parse_json(file: Path) -> Any:
 
 
 def run_of(path: Path) -> Path:
-    """The run folder that `path` is, or whose checkpoint it is. Raises UserError when it is
-    neither, or leads out of itself."""
+    """Return the run folder that `path` is, or to which the checkpoint `path` belongs. Raises
+    UserError when `path` is neither, or when the run folder contains a link."""
     if (path / "manifest.json").exists() or path.parent.name == "checkpoints":
         run = path.absolute().parent.parent
         if not (run / "config.yaml").is_file():
@@ -358,9 +362,10 @@ def run_of(path: Path) -> Path:
 
 def refuse_links(run: Path) -> None:
     """Raise UserError when a run folder holds a symbolic link or a device: reading or writing it
-    would reach outside.
+    would reach outside the folder.
 
-    Those inside `checkpoints/` are checkpoints that do not verify.
+    Links inside `checkpoints/` are left to the reader, for which they are checkpoints that do not
+    verify.
     """
     for folder in (run, run / "backbone"):
         try:
@@ -385,12 +390,12 @@ def refuse_links(run: Path) -> None:
 
 
 def folders(checkpoints: Path) -> list[Path]:
-    """The checkpoint folders below `checkpoints`, oldest first, verified or not."""
+    """Return the checkpoint folders below `checkpoints`, oldest first, verified or not."""
     return [path for path in _named(checkpoints) if path.is_dir() and not path.is_symlink()]
 
 
 def _named(checkpoints: Path) -> list[Path]:
-    """What has the name of a checkpoint, whatever it is, oldest first."""
+    """Return all paths with the name of a checkpoint, whether folders or not, oldest first."""
     try:
         return sorted(path for path in checkpoints.iterdir() if _NAME.fullmatch(path.name))
     except (FileNotFoundError, NotADirectoryError):
@@ -404,10 +409,10 @@ def _named(checkpoints: Path) -> list[Path]:
 
 
 def newest(checkpoints: Path) -> tuple[Checkpoint, list[str]]:
-    """The newest checkpoint that verifies, and a line for each newer one that was skipped.
+    """Return the newest checkpoint that verifies, and a line for each newer one that was skipped.
 
-    Raises UserError when there is none, and when one cannot be read: it may be whole, and nothing
-    says that it is not needed.
+    Raises UserError when no checkpoint verifies, and when one cannot be read now: that checkpoint
+    may be intact, and skipping it could lose steps.
     """
     skipped: list[str] = []
     for folder in reversed(_named(checkpoints)):
@@ -423,12 +428,13 @@ def newest(checkpoints: Path) -> tuple[Checkpoint, list[str]]:
 
 
 def step_of(folder: Path) -> int:
-    """The step that a checkpoint folder's name says."""
+    """Return the step in a checkpoint folder's name."""
     return int(folder.name.removeprefix("step_"))
 
 
 def _write_durably(file: Path, pieces: Iterable[bytes | memoryview]) -> dict[str, Any]:
-    """Size and SHA-256 of what was to be written."""
+    """Write a file, flush it to the disk, and return the size and SHA-256 of the bytes that were to
+    be written."""
     size, digest = 0, hashlib.sha256()
     with file.open("wb") as stream:
         for piece in pieces:

@@ -1,5 +1,5 @@
-"""Which checkpoints stay. Nothing is deleted before what takes its place is known to be good, nor
-what could not be read."""
+"""The rotation of checkpoints: which ones stay. A checkpoint is deleted only after its successor is
+known to be good, and never when it could not be read."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from mtlcli.errors import UserError
 from mtlcli.rundir.checkpoint import DAMAGED, folders, step_of, verified
 
 ASIDE = "set_aside_"
-"""How the names of checkpoints of an attempt that was given up begin: they go when the next one is
-saved."""
+"""Start of the name of a checkpoint from an attempt that was given up. Such checkpoints are deleted
+when the next one is saved."""
 _ASIDE = re.compile(rf"{ASIDE}step_(\d{{8}})")
 _LEFT = re.compile(r"\.(step_\d{8})\.\d+\.(tmp|old|gone)")
 
 
 def retain(checkpoints: Path, step: int, count: int, *, best: int | None) -> None:
-    """Delete the checkpoint folders of earlier steps but the newest `count` up to `step`, and
-    `best` whatever its age."""
+    """Delete the checkpoint folders up to `step`, except for the newest `count` of them and for
+    `best`, which stays whatever its age."""
     earlier = [folder for folder in folders(checkpoints) if step_of(folder) <= step]
     for folder in earlier[:-count]:
         if step_of(folder) != best:
-            # Renamed first: half a deleted folder must not look like a checkpoint.
+            # Rename the folder first: a half deleted folder must not look like a checkpoint.
             gone = folder.with_name(f".{folder.name}.{os.getpid()}.gone")
             folder.rename(gone)
             shutil.rmtree(gone)
@@ -37,7 +37,8 @@ def set_aside(checkpoints: Path, step: int) -> list[Path]:
     moved = []
     for folder in folders(checkpoints):
         if step_of(folder) > step:
-            # In the same folder: one that cannot be read or written could not be moved to another.
+            # Stay in the same parent folder: a checkpoint that cannot be read or written could not
+            # be moved into another one.
             place = folder.with_name(f"{ASIDE}{folder.name}")
             for number in itertools.count(2):
                 if not place.exists():
@@ -49,7 +50,7 @@ def set_aside(checkpoints: Path, step: int) -> list[Path]:
 
 
 def are_aside(checkpoints: Path) -> list[Path]:
-    """The checkpoint folders that are set aside."""
+    """Return the checkpoint folders that are set aside."""
     return sorted(
         path
         for path in checkpoints.glob(f"{ASIDE}step_*")
@@ -58,16 +59,16 @@ def are_aside(checkpoints: Path) -> list[Path]:
 
 
 def step_aside(folder: Path) -> int:
-    """The step of a checkpoint folder that is set aside."""
+    """Return the step of a checkpoint folder that is set aside."""
     found = _ASIDE.match(folder.name)
     return int(found[1]) if found else 0
 
 
 def drop_aside(checkpoints: Path, up_to: int | None = None) -> list[str]:
-    """Delete what was set aside, but keep what cannot be read: a line for each of those, and for
-    what cannot be deleted.
+    """Delete the checkpoint folders that are set aside, except for those that cannot be read.
+    Return a line for each folder that was kept or could not be deleted.
 
-    `up_to`: only checkpoints of this step and earlier ones.
+    `up_to`: delete only checkpoints of this step and earlier ones.
     """
     kept = []
     for folder in are_aside(checkpoints):
@@ -95,15 +96,15 @@ def _read_a_byte_of_each(folder: Path) -> None:
 
 
 def clean(checkpoints: Path) -> None:
-    """Delete what writers and deleters that were killed have left. Only the owner of the run folder
-    may."""
+    """Delete the temporary folders of writers and deleters that were killed. Only the process that
+    holds the folder lock may call this."""
     for path in list(checkpoints.iterdir()) if checkpoints.is_dir() else []:
         found = _LEFT.fullmatch(path.name)
         if found is None or not path.is_dir() or path.is_symlink():
             continue
         target = checkpoints / found[1]
         if found[2] == "old" and not target.exists():
-            # It had made room for a newer one, which did not come to its place.
+            # This checkpoint had made room for a newer one, which never reached its place.
             path = path.rename(target)  # noqa: PLW2901
             if not _is_damaged(path):
                 continue
@@ -115,6 +116,6 @@ def _is_damaged(folder: Path) -> bool:
         verified(folder)
     except ValueError:
         return True
-    except UserError:  # It cannot be read now.
+    except UserError:  # The disk cannot read the folder now.
         return False
     return False

@@ -1,4 +1,4 @@
-"""Tensors as a safetensors file, without a second copy of them in memory."""
+"""The writer of safetensors files, which makes no second copy of the tensors in memory."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _DTYPES = {
     "torch.int8": "I8",
     "torch.uint8": "U8",
 }
-"""What safetensors calls the dtypes."""
+"""The names of the dtypes in safetensors."""
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether all numbers of a tensor are finite."""
-    # A sum is finite only when all it adds up is, and is found ten times as fast; a large one may
-    # overflow by itself.
+    """Return whether all numbers of a tensor are finite."""
+    # A finite sum proves that all numbers are finite, and takes a tenth of the time. The sum of
+    # large finite numbers may overflow, so look at each number then.
     return (
         not tensor.is_floating_point()
         or bool(tensor.detach().sum().isfinite())
@@ -36,12 +36,12 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def pieces(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """A safetensors file, piece by piece: the library would hold all of it once or twice more,
-    which is several times the model.
+    """Yield a safetensors file, piece by piece: the safetensors library would hold the whole file
+    once or twice more in memory, which is several times the model.
 
     The format (https://github.com/huggingface/safetensors): the length of the header in 8 bytes,
-    the header, filled up with spaces to a multiple of 8 bytes, and the tensors, here the widest
-    numbers first, so that all lie aligned.
+    the header, filled up with spaces to a multiple of 8 bytes, and the tensors. Here the tensors
+    with the widest numbers come first, so that all of them lie aligned.
     """
     import torch
 
