@@ -1,5 +1,5 @@
-"""What environment variables say about a launcher that has started this process as one of several
-ranks. No torch here."""
+"""The environment variables of a launcher that has started this process as one of several ranks.
+This module does not import torch."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ OTHER_LAUNCHERS = {
     "OMPI_COMM_WORLD_SIZE": ("mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
     "PMI_SIZE": ("mpiexec", "PMI_RANK", "MPI_LOCALRANKID"),
 }
-"""Launchers that set other variables than torch reads: variable with the number of tasks -> name,
-variables with the rank and with the rank on the machine."""
+"""Launchers whose variables torch does not read. Key: the variable with the number of tasks. Value:
+the launcher's name and the variables with the rank and the local rank."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
 class Launch:
-    """This process among the ranks of a launch."""
+    """The place of this process among the ranks of a launch."""
 
     rank: int
     """Number of this process, from 0."""
@@ -46,11 +46,11 @@ class Launch:
 
 
 def read_launch() -> Launch | None:
-    """The launch that RANK, WORLD_SIZE, MASTER_ADDR, ... describe; None when this process is a run
-    by itself.
+    """Return the launch that RANK, WORLD_SIZE, MASTER_ADDR, ... describe; None when this process is
+    a run by itself.
 
-    Raises UserError naming every variable that is malformed or missing, and when another launcher
-    has started several tasks without saying so in these variables.
+    Raises UserError, which names every variable that is malformed or missing, and UserError when
+    another launcher has started several tasks without setting these variables.
     """
     problems: list[Problem] = []
     rank = _number("RANK", 0, None, problems)
@@ -88,8 +88,8 @@ def read_launch() -> Launch | None:
 
 
 def _number(name: str, least: int, most: int | None, problems: list[Problem]) -> int | None:
-    """The value of a variable; None when it is not set, or is malformed, which is added to the
-    problems."""
+    """Return the value of a variable; None when the variable is not set or malformed. A malformed
+    variable is added to the problems."""
     text = os.environ.get(name)
     if text is None:
         return None

@@ -1,5 +1,5 @@
-"""Ranks: which process this is, and the few collective operations that a run needs. With one rank
-they do nothing."""
+"""The ranks of a run: the place of this process among them, and the few collective operations that
+a run needs. With one rank these operations do nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mtlcli.distributed.shared_memory import SharedSum, shared_sum
 from mtlcli.errors import MtlError, Problem, RunError, UserError, count_of
 
 WORD = "word"
-"""Key under which a rank leaves word of its failure in the store that the ranks meet at."""
+"""Key of the store where the ranks meet, under which a failing rank leaves its error."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,11 @@ class Ranks:
     device: torch.device
     """The device of this process."""
     shared: SharedSum | None = None
-    """Memory that all ranks see, where they can: CPU processes on one machine."""
+    """Memory that all ranks share. None unless the ranks are CPU processes on one machine that can
+    share memory."""
     store: PrefixStore | None = None
-    """Where the ranks have met; what one of them leaves there outlives it. None: this process is
-    the only rank."""
+    """The store in which the ranks have met; its content outlives the rank that wrote it. None:
+    this process is the only rank."""
 
     @property
     def is_main(self) -> bool:
@@ -50,18 +51,18 @@ class Ranks:
         return self.rank == 0
 
     def leave_word(self, error: MtlError) -> None:
-        """Tell the first rank, which talks to the user, why this one ends. The first rank itself
-        has no need to."""
+        """Write the error that ends this rank into the store, for the first rank, which reports it
+        to the user. The first rank writes nothing."""
         if self.store is not None and not self.is_main:
             kind = "user" if isinstance(error, UserError) else "run"
             word = [kind, self.rank, [astuple(problem) for problem in error.problems]]
-            # The store is gone, and with it the first rank or the launcher.
+            # A DistError means that the store is gone, and with it the first rank or the launcher.
             with suppress(dist.DistError):
                 self.store.set(WORD, json.dumps(word))
 
     def word_of_another(self) -> MtlError | None:
-        """What another rank has left word of: a mistake of the user as that rank found it, any
-        other failure with the rank's number."""
+        """Return the error that another rank has left in the store; None when there is none. A
+        UserError keeps its text; any other error gets the rank's number."""
         try:
             if self.store is None or not self.store.check([WORD]):
                 return None
@@ -82,7 +83,7 @@ class Ranks:
         return tensor
 
     def all_reduce_max(self, number: int) -> int:
-        """The largest of all ranks' numbers."""
+        """Return the largest of all ranks' numbers."""
         if self.world == 1:
             return number
         found = torch.tensor([number], device=self.device)
@@ -90,7 +91,8 @@ class Ranks:
         return int(found)
 
     def broadcast_json(self, value: Any) -> Any:
-        """Give every rank the JSON value of rank 0 (as text: nothing is unpickled)."""
+        """Return the JSON value of rank 0 on every rank. The value travels as text, so that nothing
+        is unpickled."""
         if self.world == 1:
             return value
         content = torch.tensor(
@@ -106,25 +108,26 @@ class Ranks:
         return json.loads(bytes(content.cpu().tolist()))
 
     def all_gather(self, vector: Tensor) -> Tensor:
-        """The vectors of all ranks, equally long, one behind the other."""
+        """Return the vectors of all ranks, equally long, in one vector in the order of the
+        ranks."""
         whole = torch.empty(self.world * len(vector), dtype=vector.dtype, device=self.device)
         dist.all_gather(list(whole.chunk(self.world)), vector)
         return whole
 
     def reduce_scatter(self, vector: Tensor) -> Tensor:
-        """This rank's part of the sum of all ranks' vectors, whose length is a multiple of the
-        number of ranks."""
+        """Return this rank's part of the sum of all ranks' vectors, whose length is a multiple of
+        the number of ranks."""
         part = torch.empty(len(vector) // self.world, dtype=vector.dtype, device=self.device)
         dist.reduce_scatter_tensor(part, vector)
         return part
 
     def all_gather_unique(self, ids: Tensor) -> Tensor:
-        """The sorted distinct values of an integer vector over all ranks, whose vectors may differ
-        in length."""
+        """Return the sorted distinct values of an integer vector over all ranks. The ranks' vectors
+        may differ in length."""
         ids = torch.unique(ids)
         if self.world == 1:
             return ids
-        # Filled up with -1, which is no id.
+        # Pad with -1, which is not an id.
         padded = torch.nn.functional.pad(
             ids, (0, self.all_reduce_max(len(ids)) - len(ids)), value=-1
         )
@@ -140,12 +143,14 @@ class Ranks:
     def reduce_gradients(
         self, parameters: list[Parameter], touched: Mapping[Parameter, Tensor]
     ) -> None:
-        """Sum the gradients of all ranks, in one flat transfer. They are good until the next call.
+        """Sum the gradients of all ranks, in one flat transfer. The sums are valid until the next
+        call.
 
-        A rank whose share of a batch was empty has no gradient where others have one: a parameter
-        takes part when any rank has a gradient for it, and keeps `grad = None` (and so its
-        optimiser state) when none has. `touched`: of word embeddings the rows that are not 0 on
-        this rank; only those of any rank are transferred.
+        A rank whose share of a batch was empty has no gradient where other ranks have one. A
+        parameter takes part when any rank has a gradient for it; otherwise the parameter keeps
+        `grad = None` and its optimiser state. `touched`: for word embeddings, the indices of the
+        embeddings whose gradient is not 0 on this rank; only embeddings that some rank has touched
+        are transferred.
         """
         if self.world == 1:
             return
@@ -173,7 +178,8 @@ class Ranks:
             flat = torch.cat(pieces)
             dist.all_reduce(flat)
         else:
-            # The transfer of the counts was between the last reading and this writing.
+            # Overwriting the slots is safe: the all_reduce of the counts above is a barrier after
+            # the last read.
             torch.cat(
                 pieces,
                 out=self.shared.slot(size, sum(parameter.numel() for parameter in parameters)),
@@ -189,8 +195,8 @@ class Ranks:
 
 
 def choose_device(runner: Runner, local_rank: int, wanted: int) -> torch.device:
-    """The device of a rank, of `wanted` ranks on this machine. Raises UserError when
-    `runner.device` or they ask for more than there is."""
+    """Return the device of a rank, where `wanted` ranks run on this machine. Raises UserError when
+    `runner.device` or the number of ranks asks for more than the machine has."""
     cuda = torch.cuda.is_available()
     if runner.device == "cuda" and not cuda:
         raise UserError(
@@ -211,13 +217,13 @@ def choose_device(runner: Runner, local_rank: int, wanted: int) -> torch.device:
 
 
 def lost_neighbour(error: Exception) -> bool:
-    """Whether an error only says that another rank is gone or does not answer: the fault is
-    there."""
+    """Return whether an error only means that another rank is gone or does not answer: the cause
+    lies in that rank."""
     return isinstance(error, dist.DistError) or "gloo/" in str(error)
 
 
 def said_of_neighbour(error: Exception) -> str:
-    """What such an error says, without the place in torch's source and the advice that gloo
+    """Return the text of such an error, without the line of torch's source and the advice that gloo
     adds."""
     return re.sub(r"^\[\S+:\d+\] ", "", str(error)).partition(". This is typically")[0]
 
@@ -229,24 +235,26 @@ def connect(
     quiet: float = QUIET,
     meanwhile: AbstractContextManager[None] = nullcontext(),  # noqa: B008
 ) -> Iterator[Ranks]:
-    """Join the process group if this process is one of several ranks, and leave it at the end.
+    """Join the process group if this process is one of several ranks, and leave the group at the
+    end.
 
-    `quiet`: seconds before it says for which ranks it waits. `meanwhile`: what is entered while it
-    waits. Raises UserError when the environment describes half a launch, RunError when ranks do not
-    come.
+    `quiet`: seconds before a message names the ranks that are missing. `meanwhile`: context that is
+    entered during the wait. Raises UserError when the environment describes an incomplete launch,
+    RunError when ranks do not come.
     """
     launch = read_launch()
     local_rank, local_world_size = (
         (0, 1) if launch is None else (launch.local_rank, launch.local_world_size)
     )
-    # Where others have launched the ranks, maybe on several machines, runner.devices counts them
-    # all.
+    # When another program has launched the ranks, maybe on several machines, runner.devices counts
+    # the ranks of all machines.
     wanted = runner.devices if launch is None else max(local_world_size, local_rank + 1)
     device = choose_device(runner, local_rank, wanted)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        # torch prefers cuDNN's attention on recent GPUs, which builds a plan for each new shape of
-        # a batch, forward and backward: 0.1 to 0.5 s each. Batches here have dozens of shapes.
+        # On recent GPUs torch prefers cuDNN's attention, which builds a plan for each new batch
+        # shape, forward and backward: 0.1 to 0.5 s each. The batches of a run have dozens of
+        # shapes.
         torch.backends.cuda.enable_cudnn_sdp(False)
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

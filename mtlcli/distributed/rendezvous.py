@@ -1,4 +1,4 @@
-"""Where ranks meet: a store that all of them have reached before the process group is made."""
+"""The meeting of the ranks: a store that every rank reaches before the process group is made."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ QUIET = 1.0
 EVERY = 30.0
 """Seconds between two messages."""
 SHOWN = 8
-"""Missing ranks that a message names."""
+"""The number of missing ranks that a message names."""
 
 _meetings = 0
-"""How often this process has met its ranks."""
+"""The number of meetings of this process so far."""
 _held: dict[int, TCPStore] = {}
-"""Stores that this process is the server of, by port: it may meet there again."""
+"""Stores that this process serves, by port, so that a later meeting can use the same port."""
 
 
 def local_store(port: int = 0) -> TCPStore:
-    """The server of a store that only this machine can reach. Raises OSError when the port is
+    """Start the server of a store that only this machine can reach. Raises OSError when the port is
     taken."""
     return _serve(socket.create_server(("127.0.0.1", port)))
 
 
 def _open_store(port: int) -> TCPStore:
-    """The server of a store at all addresses of this machine. Raises OSError when the port is
+    """Start the server of a store at all addresses of this machine. Raises OSError when the port is
     taken."""
     if socket.has_dualstack_ipv6():
         return _serve(socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True))
@@ -63,17 +63,18 @@ def stay_local() -> None:
 
 
 def meet(launch: Launch, timeout: float, quiet: float = QUIET) -> PrefixStore:
-    """A store that all ranks have reached. Standard error says for whom this process waits, after
-    `quiet` seconds.
+    """Return a store that all ranks have reached. After `quiet` seconds, standard error shows which
+    ranks are missing.
 
-    Raises RunError when some have not come within `timeout` seconds, UserError when the port is
-    taken.
+    Raises RunError when some ranks have not come within `timeout` seconds, UserError when the port
+    is taken.
     """
     global _meetings
     waiting = _Waiting(launch, timeout, quiet)
-    # What earlier meetings have left in the store must not be met again: a sweep meets once for
-    # each job, and torchrun keeps its store when it restarts the ranks. Agents of several machines
-    # count restarts each for itself.
+    # Give each meeting its own prefix, so that it does not read the entries of earlier meetings: a
+    # sweep meets once for each job, and torchrun keeps its store when it restarts the ranks. With
+    # several machines the restart count is left out, because the agent of each machine counts its
+    # restarts separately.
     restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if launch.is_local else "0"
     store = PrefixStore(f"restart_{restart}/meeting_{_meetings}", _reach(launch, timeout, waiting))
     _meetings += 1
@@ -89,7 +90,8 @@ def meet(launch: Launch, timeout: float, quiet: float = QUIET) -> PrefixStore:
 
 
 def _reach(launch: Launch, timeout: float, waiting: _Waiting) -> TCPStore:
-    """The store at the address of the launch; rank 0 makes it, unless the launcher has done so."""
+    """Return the store at the address of the launch. Rank 0 makes the store unless the launcher has
+    made it."""
     limit = timedelta(seconds=timeout)
     by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     host = (
@@ -113,7 +115,7 @@ def _reach(launch: Launch, timeout: float, waiting: _Waiting) -> TCPStore:
     who = "the store of the launcher" if by_agent else "rank 0"
     while True:
         try:
-            # Torch itself would try for minutes without a word.
+            # Try the port first, because torch would try for minutes without a message.
             socket.create_connection((host, launch.port), timeout=5).close()
         except OSError as error:
             waiting.go_on(f"{who} does not answer: {error.strerror or error}", aloud=True)
@@ -123,7 +125,7 @@ def _reach(launch: Launch, timeout: float, waiting: _Waiting) -> TCPStore:
 
 
 def _join(host: str, port: int, limit: timedelta, waiting: _Waiting, who: str) -> TCPStore | None:
-    """A client of a store, or None when its server went away meanwhile."""
+    """Return a client of a store, or None when its server has gone away meanwhile."""
     joined: list[TCPStore] = []
 
     def join() -> None:
@@ -132,7 +134,7 @@ def _join(host: str, port: int, limit: timedelta, waiting: _Waiting, who: str) -
                 TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=limit)
             )
 
-    # In a thread, because torch waits for ever for the answer of another program that has the port.
+    # Connect in a thread, because torch waits for ever when another program has the port.
     thread = Thread(target=join, daemon=True)
     thread.start()
     thread.join(QUIET)
@@ -142,7 +144,8 @@ def _join(host: str, port: int, limit: timedelta, waiting: _Waiting, who: str) -
 
 
 class _Waiting:
-    """The time that this process waits for other ranks, and what it says about it."""
+    """The time for which this process has waited for other ranks, and the messages about the
+    wait."""
 
     def __init__(self, launch: Launch, timeout: float, quiet: float) -> None:
         self._launch, self._timeout = launch, timeout
@@ -150,7 +153,8 @@ class _Waiting:
         self._next = quiet
 
     def go_on(self, what: str, *, aloud: bool) -> None:
-        """Wait for a moment. Raises RunError when the time is up."""
+        """Wait for 0.1 seconds. `aloud`: print what is missing when a message is due. Raises
+        RunError when the time is up."""
         waited = time.monotonic() - self._begun
         if waited > self._timeout:
             raise RunError(
@@ -160,7 +164,7 @@ class _Waiting:
             )
         if aloud and waited > self._next:
             self._next = waited + EVERY
-            doing("")  # The wait has lines of its own.
+            doing("")  # The messages about the wait replace the pulse.
             limit = f"{waited:.0f} s of {self._timeout:g} s (runner.timeout)"
             print(
                 f"waiting for ranks ({self._launch}, {what}): {limit}", file=sys.stderr, flush=True

@@ -1,5 +1,5 @@
-"""Adding up what the ranks of one machine have on its CPU, in memory that all of them see: gloo
-sends it through the network's layers."""
+"""The sum of CPU tensors over the ranks of one machine, in memory that all ranks share. gloo would
+send the tensors through the layers of the network."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from torch import Tensor
 
 
 class SharedSum:
-    """A slot of memory for each rank. The ranks call the same methods with the same sizes, each
-    with a transfer in between (any will do): what one still reads the others must not yet write."""
+    """A slot of shared memory for each rank. All ranks call the same methods with the same sizes,
+    and make any collective operation between two calls: no rank may overwrite a slot that another
+    rank still reads."""
 
     def __init__(self, rank: int, world: int) -> None:
         self._rank, self._world = rank, world
         self._slots = torch.empty(0)
 
     def slot(self, size: int, most: int) -> Tensor:
-        """This rank's: (size,) fp32. What is written here `total` adds up. `most`: a size that will
-        do for later calls as well; what is not written takes no memory."""
+        """Return this rank's slot: (size,) fp32. `total` adds up the slots. `most`: a size that is
+        large enough for later calls too; memory that is never written takes no space."""
         if self._slots.numel() < size * self._world:
             self._slots = torch.empty(0)
             self._slots = self._map(self._rounded(most))
         return self._slots[self._rank, :size]
 
     def total(self, size: int) -> Tensor:
-        """The sums of all slots: (size,), in this rank's own slot, where they are good until it is
-        written again. Each rank adds up a part for all, in order of rank: the sums are the same
-        every time."""
+        """Return the sum of all slots: (size,), in this rank's own slot, valid until the slot is
+        written again. Each rank adds up one part for all ranks, in the order of the ranks, so that
+        the sums are the same every time."""
         dist.barrier()
         part = self._slots[:, : self._rounded(size)].chunk(self._world, 1)[self._rank]
         for other in part[1:]:
@@ -40,16 +41,16 @@ class SharedSum:
         return self._slots[self._rank, :size]
 
     def _rounded(self, size: int) -> int:
-        """Up to a multiple of the ranks and of a cache line's 16 numbers, so that parts are alike
-        and no two ranks write into one line."""
+        """Round a size up to a multiple of the number of ranks times the 16 numbers of a cache
+        line, so that all parts are equal and no two ranks write into one cache line."""
         step = 16 * self._world
         return -(-size // step) * step
 
     def _map(self, width: int) -> Tensor:
-        """(world, width) that all ranks see. It has no name that could be left behind, and is gone
-        with the last of them.
+        """Return a tensor (world, width) of memory that all ranks share. The memory has no name
+        that could be left behind, and is freed with the last rank.
 
-        Raises OSError, on all ranks, when one of them cannot have it.
+        Raises OSError, on all ranks, when one of them cannot map the memory.
         """
         size = self._world * width
         place, descriptor = [0, -1], -1
@@ -75,8 +76,8 @@ class SharedSum:
 
 
 def shared_sum(rank: int, world: int) -> SharedSum | None:
-    """For ranks that are all on this machine. None where the system (other than Linux) or its rules
-    do not let them share memory."""
+    """Return the shared sum for ranks that are all on this machine. None where the system (other
+    than Linux) or its rules do not let the ranks share memory."""
     made = SharedSum(rank, world)
     try:
         made.slot(1, 1)

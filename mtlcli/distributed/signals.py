@@ -1,5 +1,5 @@
-"""Interruption: a signal asks the run to stop after the step it is in, once everything is saved.
-Imports nothing heavy."""
+"""Interruption: a signal asks the run to save everything and stop after the present step. This
+module imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -25,42 +25,42 @@ SIGNALS = (
 """Signals that ask the run to save and stop.
 
 SIGTERM: a scheduler needs the machine. SIGINT: Ctrl-C. SIGHUP: the terminal or the ssh connection
-is gone; it stays ignored where it was ignored at the start (nohup). SIGUSR1 and SIGUSR2: schedulers
-warn of the end with them. SIGXCPU: the limit of CPU time (`ulimit -t`) is reached. SIGALRM: so is a
-limit of time that was set with `alarm` before the program was started.
+is gone; the signal stays ignored where it was ignored at the start (nohup). SIGUSR1 and SIGUSR2:
+schedulers send them shortly before the end. SIGXCPU: the limit of CPU time (`ulimit -t`) is
+reached. SIGALRM: a time limit is reached that was set with `alarm` before the program was started.
 """
 AT_ONCE = signal.SIGQUIT
 """The signal that ends the run at once, without saving (Ctrl-\\ in a terminal)."""
 FORWARDED = signal.SIGTERM
-"""What a launcher sends its ranks for any of the signals: a terminal sends SIGINT to the ranks as
-well."""
+"""The signal that a launcher sends to its ranks for any of these signals. Not SIGINT, which a
+terminal sends to the ranks itself."""
 SHOW_CURSOR = b"\x1b[?25h\n"
-"""A live view hides the cursor."""
+"""Bytes that show the cursor again, which a live view hides."""
 REPEATED = 3.0
 """Seconds within which torchrun repeats a Ctrl-C that the terminal has sent to the ranks
 already."""
 
 
 class Asked(Exception):
-    """Raised inside an evaluation that is not worth finishing; carries nothing: ask the
-    Interrupt."""
+    """Exception that ends an evaluation which is not worth finishing. It carries no data: the
+    Interrupt knows the signal."""
 
 
 class Interrupt:
-    """Within it, the first signal is remembered; a second Ctrl-C, or SIGQUIT, ends the process at
+    """Context that remembers the first signal; a second Ctrl-C, or SIGQUIT, ends the process at
     once.
 
-    Whoever holds it asks, where the run can stop with everything saved. Before there is anything to
-    save, see `at_once`.
+    The holder calls `asked` wherever the run can stop with everything saved. Use `at_once` before
+    there is anything to save.
     """
 
     def __init__(self, *, launched: bool = False) -> None:
         """`launched`: this is a rank of our own launcher, which passes signals on."""
         self.number = 0
-        """The first signal that this process has received; 0: none."""
+        """The number of the first signal that this process has received; 0 for none."""
         self.before_leaving: Callable[[str, str], None] = lambda status, reason: None
-        """Called with the status and its reason before the process ends at once: status.json is
-        written."""
+        """Function that writes status.json, called with the status and its reason before the
+        process ends at once."""
         self._since = 0.0
         self._launched = launched
         self._hasty = False
@@ -69,13 +69,14 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         for number in (*SIGNALS, AT_ONCE):
-            # The launcher decides about the signals of a terminal.
+            # A launched rank ignores the signals of a terminal, because its launcher decides about
+            # them.
             ignored = self._launched and number in (signal.SIGINT, AT_ONCE)
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue
             self._before[number] = signal.signal(number, signal.SIG_IGN if ignored else self._note)
         if self._launched:
-            # The launcher blocks signals until a rank has its handlers.
+            # The launcher has blocked signals until this rank has its handlers.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [*SIGNALS, AT_ONCE])
         return self
 
@@ -104,7 +105,7 @@ class Interrupt:
             raise KeyboardInterrupt
 
     def _is_repeated(self) -> bool:
-        """Whether a second Ctrl-C may be the first one, passed on by torchrun."""
+        """Return whether a second Ctrl-C may be the first one, passed on by torchrun."""
         return "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() < self._since + REPEATED
 
     def _leave(self, number: int) -> None:
@@ -119,14 +120,15 @@ class Interrupt:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within it, a signal does not wait: nothing has been written yet. Raises Interrupted."""
+        """End the context at the first signal, because nothing has been written yet. Raises
+        Interrupted."""
         before, sys.unraisablehook = sys.unraisablehook, self._unraisable
         try:
             self._hasty = True
             if self.number:
                 raise KeyboardInterrupt
             yield
-            if self.number:  # A library has swallowed the exception.
+            if self.number:  # A library has swallowed the KeyboardInterrupt.
                 raise KeyboardInterrupt
         except KeyboardInterrupt:
             raise Interrupted(self.number) from None
@@ -135,19 +137,19 @@ class Interrupt:
             sys.unraisablehook = before
 
     def _unraisable(self, what: sys.UnraisableHookArgs) -> None:
-        """End the program when the signal came where Python loses the exception, as in the
-        destructor of a library's object."""
+        """End the program when the signal came where Python loses the exception, for instance in
+        the destructor of a library's object."""
         if what.exc_type is KeyboardInterrupt:
             os._exit(Interrupted(self.number).exit_code)
         sys.__unraisablehook__(what)
 
     @contextmanager
     def passed_on(self, start: Callable[[], None], send: Callable[[int], None]) -> Iterator[None]:
-        """Within it, this process is a launcher: `start` starts its ranks, `send` sends them a
-        signal.
+        """Make this process a launcher inside the context: `start` starts its ranks, `send` sends
+        them a signal.
 
-        Signals are blocked meanwhile, and a process inherits that: one that arrives before a rank
-        has its handlers stays pending.
+        Signals are blocked during the start, and the ranks inherit that: a signal that arrives
+        before a rank has its handlers stays pending.
         """
         held = [*SIGNALS, AT_ONCE]
         before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
@@ -164,14 +166,14 @@ class Interrupt:
             self._pass_on = lambda number: None
 
     def asked(self, ranks: Ranks) -> int:
-        """The signal that some rank has received, the same on every rank; 0 for none. Every rank
-        calls it at the same place."""
+        """Return the number of a signal that some rank has received, the same on every rank; 0 for
+        none. Every rank calls this at the same place."""
         return ranks.all_reduce_max(self.number)
 
     @contextmanager
     def leaving_with(self, launcher: int) -> Iterator[None]:
-        """Within it, this process ends when its parent `launcher` is gone: one that was killed
-        cannot end its ranks."""
+        """End this process inside the context when its parent `launcher` is gone: a launcher that
+        was killed cannot end its ranks."""
         done = Event()
 
         def watch() -> None:
