@@ -1,4 +1,5 @@
-"""Which features go together, in which order, and how they become one rectangle of token ids."""
+"""The choice of the features that make up a batch, their order, and their padding to one rectangle
+of token ids."""
 
 from __future__ import annotations
 
@@ -15,11 +16,12 @@ from mtlcli.data.features import Features
 from mtlcli.errors import UserError
 
 POOL = 200
-"""Batches whose features are sorted by length together, at most: more pads less, fewer mixes
-better. On GLUE 50 leave 1.039 padded tokens for a real one, 200 leave 1.013."""
+"""The most batches whose features are sorted by length together. More batches give less padding,
+fewer give a better mixture. On GLUE, 50 give 1.039 padded tokens for each real one, 200 give
+1.013."""
 MIXED = 50
-"""From more batches than these an epoch has two pools or more, so that a feature does not meet the
-same others each time."""
+"""An epoch with more batches than this has two pools or more, so that a feature does not meet the
+same other features in each epoch."""
 
 
 @dataclass(frozen=True)
@@ -27,16 +29,15 @@ class InputFormat:
     """How features become rectangles of token ids."""
 
     pad_id: int
-    """What stands in `input_ids` where there is no token."""
+    """The token id that pads `input_ids`."""
     uses_segments: bool
     """Whether the model has segments."""
     multiple: int = 1
-    """Widths of batches are rounded up to a multiple of this number. More than 1 where each new
-    shape of a batch is dear: see `precision.input_format`."""
+    """The number to whose multiples the widths of batches are rounded up. It is more than 1 where
+    each new shape of a batch is slow: see `precision.input_format`."""
 
     def rounded(self, lengths: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-        """Return `lengths` rounded up to the multiple, where that is not above `most`; same
-        shape."""
+        """Return `lengths` rounded up to the multiple, but not above `most`; same shape."""
         return np.maximum(lengths, np.minimum(-(-lengths // self.multiple) * self.multiple, most))
 
 
@@ -51,36 +52,37 @@ class Batch:
     token_type_ids: Tensor | None
     """(B, L) int64; None for models without segments."""
     columns: dict[str, Tensor]
-    """The features' columns: (B,) each."""
+    """The columns of the features: (B,) each."""
     lengths: NDArray[np.int64]
-    """(B,): tokens of each feature. In host memory on every device."""
+    """(B,): the number of tokens of each feature. Always in host memory, whatever the device."""
     indices: NDArray[np.int64]
-    """(B,): the features' numbers."""
+    """(B,): the numbers of the features in their split."""
     denominator: float
-    """What the summed loss is divided by: labelled items of this task in the whole step (or the sum
-    of their weights), over all micro-batches and ranks."""
+    """The divisor of the summed loss: the number of labelled items of this task in the whole step
+    (or the sum of their weights), over all micro-batches and ranks."""
     pad_id: int
-    """What stands in `input_ids` where there is no token."""
+    """The token id that pads `input_ids`."""
     parts: tuple[tuple[str, int], ...] = ()
-    """Of a batch of several tasks: whose features follow one another, and how many of each. Empty
-    for a batch of one task."""
+    """For a mixed batch, (task, number of features) in the order of the features. Empty for a batch
+    of one task."""
     examples: float = 1.0
-    """Features of this task in the whole step, over all micro-batches and ranks."""
+    """The number of features of this task in the whole step, over all micro-batches and ranks."""
     tokens: bool = True
-    """Whether somebody reads the states of all tokens. If not, a backbone may give those of the
-    first alone: (B, 1, hidden)."""
+    """Whether the states of all tokens are used. If not, a backbone may return the states of the
+    first token alone: (B, 1, hidden)."""
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on another device, to which it is copied while this process goes on."""
+        """Return the same batch on another device. This process goes on while the batch is
+        copied."""
         if self.input_ids.device == device:
             return self
 
         def move(tensor: Tensor) -> Tensor:
-            # From memory that may be paged out the driver would copy it first, and this process
-            # wait for that.
+            # Unpinned memory would be copied to pinned memory by the driver first, and this process
+            # would wait for that.
             tensor = tensor.pin_memory() if device.type == "cuda" else tensor
             return tensor.to(device, non_blocking=True)
 
@@ -93,8 +95,8 @@ class Batch:
         )
 
     def pick(self, rows: NDArray[np.int64], length: int) -> Batch:
-        """Some of the features, by their place in the batch, none longer than `length`: (len(rows),
-        `length`)."""
+        """Return a batch of some of the features, by their places in this batch, cut or padded to
+        `length`, which none of them exceeds: (len(rows), `length`)."""
         places = torch.from_numpy(rows)
 
         def fit(tensor: Tensor, fill: int) -> Tensor:
@@ -113,8 +115,8 @@ class Batch:
 
 
 def join(batches: Sequence[tuple[str, Batch]]) -> Batch:
-    """Batches of several tasks, of the same width, as one. It has no columns: what belongs to a
-    task stays in the task's own batch."""
+    """Return a mixed batch of several batches of the same width, each given with the name of its
+    task. The mixed batch has no columns: the columns of a task stay in the task's own batch."""
     every = [batch for _, batch in batches]
     segments = [batch.token_type_ids for batch in every if batch.token_type_ids is not None]
     return Batch(
@@ -139,10 +141,12 @@ def collate(
     examples: float | None = None,
     max_tokens: int | None = None,
 ) -> Batch:
-    """The features numbered `indices` as one padded batch. `examples`: of the whole step; None: as
-    many as `denominator` says. `max_tokens`: padded tokens to which the width may be rounded up.
+    """Return the features numbered `indices` as one padded batch. `examples`: the number of
+    features of the task in the whole step; None means as many as `denominator`. `max_tokens`: the
+    number of padded tokens up to which the width may be rounded up.
 
-    The width never exceeds the longest feature of the split, which the model is known to take.
+    The width never exceeds the longest feature of the split, whose length the model is known to
+    take.
     """
     starts = features.offsets[indices]
     lengths = features.offsets[indices + 1] - starts
@@ -153,8 +157,8 @@ def collate(
     )
     place = np.arange(input_format.rounded(lengths, most).max(initial=0))
     mask = place < lengths[:, None]
-    # Beyond a feature's end the gather reads its neighbour's tokens, which the mask replaces;
-    # `clip` keeps it in the array.
+    # Beyond the end of a feature the gather reads tokens of its neighbour, which the mask replaces;
+    # `clip` keeps the index inside the array.
     ids = features.ids.take(starts[:, None] + place, mode="clip").astype(np.int64)
     ids[~mask] = input_format.pad_id
     segments = None
@@ -178,13 +182,13 @@ def collate(
 
 
 class Stream:
-    """The endless order in which a task's features are met in training.
+    """The endless order in which training uses the features of a task.
 
-    A pure function of (seed, epoch): all features are shuffled, each pool of up to POOL batches is
-    sorted by length and cut into batches, and the batches are shuffled. Every feature comes exactly
-    once an epoch. A batch is closed at `batch_size` features, or before its padded size would pass
-    `max_tokens`. The position is the number of batches already consumed since the start; that is
-    all there is to save.
+    The order is a pure function of (seed, epoch). All features are shuffled, each pool of up to
+    POOL batches is sorted by length and cut into batches, and the batches are shuffled. Every
+    feature occurs exactly once in an epoch. A batch ends at `batch_size` features, or before its
+    padded size would exceed `max_tokens`. The position is the number of batches consumed since the
+    start, and nothing else needs to be saved.
     """
 
     def __init__(
@@ -195,8 +199,8 @@ class Stream:
         seed: int,
         max_tokens: int | None = None,
     ) -> None:
-        """lengths: (N,) tokens of each feature. Raises UserError when `max_tokens` cannot hold the
-        longest feature."""
+        """lengths: (N,), the number of tokens of each feature. Raises UserError when the longest
+        feature exceeds `max_tokens`."""
         if len(lengths) == 0:
             raise ValueError("a stream needs at least one feature")
         if max_tokens is not None and lengths.max() > max_tokens:
@@ -209,20 +213,20 @@ class Stream:
         self._batch_size = batch_size
         self._max_tokens = max_tokens
         self._seed = seed
-        self._ends: list[int] = []  # Position at which each epoch ends, as far as known.
+        self._ends: list[int] = []  # The position at which each known epoch ends.
         self._epoch = -1
         self._batches: list[NDArray[np.int64]] = []
 
     def batches_in_epoch(self, epoch: int) -> int:
-        """Number of batches in an epoch, counted from 0. Epochs may differ when `max_tokens` is
-        given."""
+        """Return the number of batches in an epoch (epochs count from 0). Epochs may differ when
+        `max_tokens` is given."""
         if self._max_tokens is None:
             return -(-len(self._lengths) // self._batch_size)
         return len(self._order(epoch))
 
     def indices(self, position: int) -> NDArray[np.int64]:
-        """(B,) numbers of the features of the batch at `position`, sorted by length.
-        `indices(p)[rank::world]` is a rank's share."""
+        """Return the numbers of the features of the batch at `position`, sorted by length: (B,).
+        The share of one rank is `indices(p)[rank::world]`."""
         while not self._ends or position >= self._ends[-1]:
             self._ends.append(
                 (self._ends[-1] if self._ends else 0) + self.batches_in_epoch(len(self._ends))
@@ -232,7 +236,8 @@ class Stream:
         return self._order(epoch)[position - start]
 
     def _order(self, epoch: int) -> list[NDArray[np.int64]]:
-        """The batches of an epoch; the last one asked for is kept."""
+        """Return the batches of an epoch. The batches of the last epoch that was asked for are
+        kept."""
         if epoch != self._epoch:
             random = np.random.default_rng((self._seed, epoch))
             shuffled = random.permutation(len(self._lengths))
@@ -249,7 +254,7 @@ class Stream:
         return self._batches
 
     def _cut(self, pool: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """A pool sorted by length, cut into batches."""
+        """Return the batches of one pool, whose features are sorted by length."""
         if self._max_tokens is None:
             return [
                 pool[start : start + self._batch_size]
@@ -260,7 +265,7 @@ class Stream:
         start = 0
         while start < len(pool):
             ahead = lengths[start : start + self._batch_size]
-            # Size if the batch ended here; it only grows.
+            # The padded size if the batch ended at each feature; it never decreases.
             padded = ahead * np.arange(1, len(ahead) + 1)
             count = int(np.searchsorted(padded, self._max_tokens, side="right"))
             batches.append(pool[start : start + count])
@@ -269,23 +274,23 @@ class Stream:
 
 
 def evaluation_batches(lengths: NDArray[np.int64], *, batch_size: int) -> list[NDArray[np.int64]]:
-    """Batches of feature numbers sorted by length, the longest first (so that too little memory
-    shows at once); every feature once."""
+    """Return batches of feature numbers that cover every feature once, the longest features first,
+    so that a lack of memory shows at once."""
     order = np.argsort(-np.asarray(lengths, np.int64), kind="stable")
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 def rectangles(lengths: NDArray[np.int64], *, overhead: int, most: int) -> list[NDArray[np.int64]]:
-    """Features as groups of near lengths, each a set of places in `lengths` (N,), in order of
-    length: those that cost least.
+    """Return the grouping of features by length that costs least. Each group holds places in
+    `lengths` (N,); the groups are in order of length.
 
-    A group costs its padded tokens and `overhead` tokens more. None of several features has more
-    than `most` padded tokens.
+    The cost of a group is its padded tokens plus `overhead` tokens. No group of several features
+    has more than `most` padded tokens.
     """
     order = np.argsort(lengths, kind="stable")
     ascending = np.asarray(lengths)[order]
-    costs = np.zeros(len(order) + 1)  # Of the first n features.
-    begins = np.zeros(len(order) + 1, np.int64)  # Where the last group of the first n begins.
+    costs = np.zeros(len(order) + 1)  # costs[n] is the least cost of the first n features.
+    begins = np.zeros(len(order) + 1, np.int64)  # begins[n]: where their last group begins.
     for end in range(1, len(order) + 1):
         longest = ascending[end - 1]
         first = max(0, end - max(1, most // longest))

@@ -1,4 +1,4 @@
-"""csv and tsv: rows of fields -> columns of text."""
+"""Reading of csv and tsv: rows of fields become columns of text."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ from mtlcli.data.parquet import repeats
 from mtlcli.data.table import ID_COLUMNS, header_again, headers, others, text_array
 from mtlcli.errors import UserError
 
-FIELD_LIMIT = 2**31 - 1  # The csv module's own limit of 128 KiB is shorter than some contexts.
+FIELD_LIMIT = 2**31 - 1  # The csv module's own limit, 128 KiB, is less than some contexts have.
 NUMBER = re.compile(r"[+-]?[0-9.]+")
 WHOLE = re.compile(r"[0-9]+")
 LONG = 40
-"""Characters that few names of columns have."""
+"""Characters in a field of the first line above which it is hardly the name of a column."""
 
 
 def csv_rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(first line, fields) of each row, the header included; blank lines are skipped."""
+    """Yield (number of the first line, fields) for each row, the header included. Blank lines are
+    skipped. Raises UserError, with the line, when a row is not valid csv."""
     csv.field_size_limit(FIELD_LIMIT)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     line = 1
     try:
         for fields in reader:
-            # Excel understands `sep=,` as a first line and writes it along.
+            # Excel reads `sep=,` in a first line as a setting, and writes it into the files it
+            # saves.
             if any(fields) and not (line == 1 and fields == ["sep=", ""]):
                 yield line, fields
             line = reader.line_num + 1
@@ -43,8 +45,8 @@ def csv_rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def tsv_rows(text: str) -> Iterator[tuple[int, list[str]]]:
-    """(line, fields) of each row, the header included; blank lines are skipped. Quotes are plain
-    characters."""
+    """Yield (line number, fields) for each row, the header included. Blank lines are skipped.
+    Quotes are plain characters."""
     for line, row in text_lines(text):
         fields = row.split("\t")
         if any(fields):
@@ -52,8 +54,8 @@ def tsv_rows(text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def text_lines(text: str) -> Iterator[tuple[int, str]]:
-    """The lines of a text, numbered from 1. They end in LF, CR LF or CR CR LF; in CR where there is
-    no LF at all."""
+    """Yield (number from 1, line) for each line of a text. Lines end in LF, CR LF or CR CR LF, or
+    in CR where the text has no LF at all."""
     for line, row in enumerate(text.split("\n" if "\n" in text else "\r"), start=1):
         yield line, row.rstrip("\r")
 
@@ -61,10 +63,11 @@ def text_lines(text: str) -> Iterator[tuple[int, str]]:
 def delimited(
     rows: Iterator[tuple[int, list[str]]], path: Path, columns: Sequence[str] | None
 ) -> tuple[pa.Table, list[int], list[str]]:
-    """Columns of text, line numbers and names of all columns, of rows of fields whose first is the
-    header.
+    """Return (columns of text, line number of each row, names of all columns) for rows of fields,
+    the first of which is the header.
 
-    columns: those that are needed; None: all.
+    columns: the columns that are needed; None means all of them. Raises UserError, with the line,
+    when the header or a row cannot be used.
     """
     header_line, header = next(rows, (1, []))
     if not header:
@@ -101,7 +104,7 @@ def delimited(
     for number, (name, column) in enumerate(zip(header, body, strict=True), start=1):
         if name:
             named.append((name, column))
-        # As pandas numbers the rows.
+        # A first column of whole numbers without a name is the row index that pandas writes.
         elif any(column) and not (number == 1 and all(map(WHOLE.fullmatch, column))):
             row = next(row for row, value in enumerate(column) if value)
             what = (
@@ -127,9 +130,11 @@ def delimited(
 def _of_one_length(
     rows: Iterator[tuple[int, list[str]]], length: int, named: int, path: Path
 ) -> tuple[list[int], list[list[str]]]:
-    """Line numbers and fields of rows, which must have as many fields as the header.
+    """Return the line numbers and the fields of the rows. Raises UserError unless each row has as
+    many fields as the header.
 
-    After the last of the `named` columns fields may be missing: Excel leaves them out in some rows.
+    Fields after the last of the `named` columns may be missing, since Excel leaves them out in some
+    rows.
     """
     lines: list[int] = []
     values: list[list[str]] = []
@@ -157,7 +162,8 @@ def _of_one_length(
 
 
 def _is_row(header: Sequence[str], body: Sequence[Sequence[str]]) -> bool:
-    """Whether a first line looks like the rows below rather than like names of columns."""
+    """Return whether a first line looks like the rows below it rather than like names of
+    columns."""
     return any(
         NUMBER.fullmatch(name) or len(name) > LONG or (name and name in column)
         for name, column in zip(header, body, strict=True)

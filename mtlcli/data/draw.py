@@ -1,4 +1,5 @@
-"""Which rows of a split take part when there is a limit: a random sample that the seed decides."""
+"""The choice of the rows that take part when their number is limited: a random sample that depends
+on the seed."""
 
 from __future__ import annotations
 
@@ -13,12 +14,12 @@ from numpy.typing import NDArray
 def draw(
     total: int, count: int, *, key: str, classes: Sequence[Any] | None = None
 ) -> NDArray[np.int64]:
-    """`count` of the rows 0 ... total - 1 in rising order: (count,).
+    """Draw `count` of the rows 0 ... total - 1 and return them in ascending order: (count,).
 
-    `key`: the seed, as text; the same key draws the same rows in every process. A larger count
-    draws the same rows and some more. `classes`: the class of each row. Each class then has its
-    share of the sample, rounded by the method of Sainte-Laguë, and at least one row as long as
-    there are as many rows as classes.
+    `key`: the seed, as text. The same key draws the same rows in every process, and a larger count
+    draws the same rows and some more. `classes`: the class of each row. If they are given, the
+    sample has each class in proportion to its rows, rounded by the method of Sainte-Laguë, with at
+    least one row of each class provided that `count` is not less than the number of classes.
     """
     dice = np.random.default_rng(list(hashlib.sha256(key.encode()).digest()))
     order = dice.permutation(total)
@@ -26,8 +27,8 @@ def draw(
         return np.sort(order[:count])
     sizes: dict[str, int] = {}
     quotients = np.empty(total)
-    # The n-th row of a class stands at (n - 1/2) / size. The first row of each class goes before
-    # all others, large classes first.
+    # The n-th row of a class with `size` rows is placed at (n - 1/2) / size. The first row of each
+    # class is placed before all other rows, large classes first.
     names = [str(value) for value in classes]
     for row in order:
         sizes[names[row]] = sizes.get(names[row], 0) + 1

@@ -1,5 +1,5 @@
-"""Text -> token ids, on the tokenizers library itself (its Python wrapper in transformers takes
-several times longer)."""
+"""Encoding of text as token ids. It uses the tokenizers library directly, as the Python wrapper in
+transformers takes several times longer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PAD_TOKENS = ("[PAD]", "<pad>", "<|padding|>", "<|pad|>")
 
 
 class TextEncoder:
-    """Turns texts, pairs of texts and windows over long texts into token ids."""
+    """An encoder that turns texts, pairs of texts and windows over long texts into token ids."""
 
     def __init__(
         self,
@@ -44,16 +44,19 @@ class TextEncoder:
         end_token: str | None = None,
     ) -> None:
         """
-        tokenizer_json: contents of a fast tokenizer's tokenizer.json.
+        tokenizer_json: the contents of a fast tokenizer's tokenizer.json.
         uses_segments: whether the model takes token type ids.
-        model_max_length: the longest input that the model takes, in tokens; None: no bound.
-        end_token: put after each text when the tokenizer itself marks no end (GPT-2, Llama), so
-        that a pair has a
-            border and the last token has seen everything.
+        model_max_length: the longest input that the model takes, in tokens; None means no bound.
+        end_token: the token that is put after each text when the tokenizer itself marks no end
+            (GPT-2, Llama), so that there is a border between the texts of a pair, and so that the
+            last token has seen everything.
+
+        Raises ValueError when `tokenizer_json` cannot be read, UserError when the tokenizer marks
+        no end and does not have `end_token`, or numbers the segments in an unusual way.
         """
         try:
             self._tokenizer = Tokenizer.from_str(tokenizer_json)
-        except Exception as error:  # The library raises nothing more special.
+        except Exception as error:  # The library raises no narrower class.
             raise ValueError(f"no tokenizer.json: {str(error)[:100]}") from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -76,14 +79,14 @@ class TextEncoder:
         self.fingerprint: str = hashlib.sha256(
             json.dumps([tokenizer_json, uses_segments, model_max_length, end_token]).encode()
         ).hexdigest()
-        """Changes with anything that changes the ids."""
+        """A SHA-256 that changes whenever the token ids may change."""
 
     def encode(self, texts: list[str], pairs: list[str] | None, max_length: int) -> Features:
-        """One feature per text, or per pair of texts, cut to `max_length` tokens (of a pair the
-        longer text first).
+        """Return one feature for each text, or for each pair of texts, cut to `max_length` tokens.
+        The longer text of a pair is cut first.
 
-        A text of more than LONG characters is tokenised only as far as it is used, which gives the
-        same tokens. columns: `row`. notes: `truncated`, the number of inputs that were cut.
+        A text of more than LONG characters is tokenised only as far as its tokens are used; the
+        tokens are the same. columns: `row`. notes: `truncated`, the number of inputs that were cut.
         """
         limit = self._limit(max_length)
         if pairs is not None:
@@ -107,7 +110,8 @@ class TextEncoder:
         return self._features(ids, lengths, lengths, truncated)
 
     def _encode_pairs(self, texts: list[str], pairs: list[str], limit: int) -> Features:
-        """The tokenizer's own pairs would hold what is cut off in every combination of the two
+        """Encode pairs of texts. The two texts are tokenised apart and joined here, because the
+        tokenizer's own pairs would also hold what is cut off, in every combination of the two
         texts' ends."""
         both = [self._cut_pair(text, pair, limit) for text, pair in zip(texts, pairs, strict=True)]
         prefix, middle, suffix = self._prefix.tolist(), self._middle.tolist(), self._suffix.tolist()
@@ -153,14 +157,15 @@ class TextEncoder:
         stride: int,
         max_question_length: int,
     ) -> Features:
-        """Question and context as a pair; a context that does not fit is cut into windows,
-        neighbours sharing `stride` tokens.
+        """Return the features of pairs of question and context. A context that does not fit is cut
+        into windows, and neighbouring windows share `stride` tokens.
 
-        Every token of a context is in at least one window. columns: `row`; `context_start`,
-        `context_end`: the context's token positions inside the feature (end exclusive).
-        token_columns: `char_start`, `char_end`: the token's place in the context in characters, -1
-        for tokens outside it. notes: `questions cut`, and `windows`: those beyond one per row.
-        Raises UserError when the longest question leaves no room for more context than the stride.
+        Every token of a context is in at least one window. columns: `row`; `context_start` and
+        `context_end`, the token positions of the context inside the feature (end exclusive).
+        token_columns: `char_start` and `char_end`, the characters of the context that the token
+        covers, or -1 for a token outside the context. notes: `questions cut`, and `windows`, the
+        number of windows beyond one per row. Raises UserError when `max_question_length` leaves no
+        more room for the context than the stride.
         """
         limit = self._limit(max_length)
         room = (
@@ -234,8 +239,8 @@ class TextEncoder:
     def _tokens(
         self, texts: Iterable[str]
     ) -> dict[str, tuple[NDArray, NDArray[np.int32], NDArray[np.int32]]]:
-        """Ids, first and last + 1 character of each token, without special tokens; every distinct
-        text once."""
+        """Return, for each distinct text, the token ids, the first character of each token and the
+        character after its last one, without special tokens."""
         distinct = list(dict.fromkeys(texts))
         whole = [(text, *piece) for text in distinct for piece in pieces(text)]
         parts: dict[str, list[tuple[NDArray, NDArray[np.int32]]]] = {text: [] for text in distinct}
@@ -253,8 +258,8 @@ class TextEncoder:
         return tokens
 
     def _cut_pair(self, text: str, pair: str, limit: int) -> tuple[str, str]:
-        """Two texts without what is too far behind to be used. The one with more tokens, which is
-        cut first, keeps more."""
+        """Cut off the parts of two texts that are too far behind to be used. The text with more
+        tokens keeps more, since it is the one that truncation shortens first."""
         if len(text) <= LONG and len(pair) <= LONG:
             return text, pair
         if len(text) > LONG and len(pair) > LONG:
@@ -277,12 +282,12 @@ class TextEncoder:
         )
 
     def _marks_end(self) -> bool:
-        """Whether the tokenizer puts a special token after a text."""
+        """Return whether the tokenizer puts a special token after a text."""
         return self._tokenizer.encode("a").special_tokens_mask[-1] == 1
 
     def _add_end(self, end: str) -> None:
-        """Make the template `start A end` and `start A end B end`, with the start tokens that the
-        tokenizer has."""
+        """Set the template to `start A end` and `start A end B end`, with the start tokens that the
+        tokenizer has already."""
         encoding = self._tokenizer.encode("a")
         start = [
             token
@@ -295,8 +300,8 @@ class TextEncoder:
             pair=[*start, "$A", end, "$B", end],
             special_tokens=[(token, self._tokenizer.token_to_id(token)) for token in {*start, end}],
         )
-        # Byte-level tokenizers also trim the space off the offsets in this place; only the old
-        # template goes.
+        # Byte-level tokenizers also have a step here that trims the space off the offsets. Keep it,
+        # and replace the old template only.
         steps = [] if old is None else old.get("processors", [old])
         settings = json.loads(self._tokenizer.to_str())
         kept = [step for step in steps if step["type"] == "ByteLevel"]
@@ -307,8 +312,8 @@ class TextEncoder:
         self._tokenizer = Tokenizer.from_str(json.dumps(settings))
 
     def _find_pad(self, tokenizer_json: str, end_token: str | None) -> int:
-        """The padding id; any id does, as padding is masked, so a tokenizer without one pads with
-        its end token or id 0."""
+        """Return the id of the padding token. Any id would do, as padding is masked: a tokenizer
+        without a padding token pads with its end token or with id 0."""
         padding = json.loads(tokenizer_json).get("padding")
         if padding is not None:
             return int(padding["pad_id"])
@@ -318,8 +323,8 @@ class TextEncoder:
         )
 
     def _read_template(self) -> None:
-        """Learn which special tokens stand before, between and after the texts of a pair, and where
-        segment 1 starts."""
+        """Find out which special tokens stand before, between and after the texts of a pair, and
+        where segment 1 starts."""
         encoding = self._tokenizer.encode("a", "a")
         which = encoding.sequence_ids
         first, second = which.index(0), which.index(1)
@@ -344,8 +349,9 @@ class TextEncoder:
 
 
 def _longest_first(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens of two texts are kept: the longer one is cut until they are of one length,
-    then both; of an odd room the longer text has one token more, and of equals the second."""
+    """Return the number of tokens that are kept of each of two texts. The longer text is cut until
+    both have the same length, then both are cut. If `room` is odd, the longer text keeps one token
+    more; of two texts of equal length, the second does."""
     if first + second <= room:
         return first, second
     if min(first, second) <= room // 2:
@@ -360,22 +366,22 @@ def _offsets(lengths: Any) -> NDArray[np.int64]:
 
 
 _built: dict[str, str] = {}
-"""tokenizer.json by what it was trained on: the jobs of a sweep, which are one process, mostly
-train it on the same texts."""
+"""The tokenizer.json of each tokenizer that this process has trained, by what it was trained on.
+The jobs of a sweep run in one process and mostly train a tokenizer on the same texts."""
 
 
 def build_tokenizer(texts: Iterable[str], vocabulary_size: int) -> str:
-    """tokenizer.json of an uncased BERT tokenizer whose WordPiece vocabulary is trained on `texts`;
-    the same texts give the same.
+    """Return the tokenizer.json of an uncased BERT tokenizer whose WordPiece vocabulary is trained
+    on `texts`. The same texts give the same tokenizer.
 
-    [PAD] has id 0. The vocabulary is at most `vocabulary_size` large. Characters beyond the most
-    frequent ones (1000, or a quarter of a small vocabulary) become [UNK]. Of a text of more than
-    LONG characters only these are looked at. Trained once in a process for the same arguments.
+    [PAD] has id 0. The vocabulary has at most `vocabulary_size` entries. Only the most frequent
+    characters (1000, or a quarter of a small vocabulary) are kept; the others become [UNK]. Only
+    the first LONG characters of a text are used. For the same arguments a process trains only once.
     """
     texts = [text[:LONG] for text in texts]
     digest = hashlib.sha256(str(vocabulary_size).encode())
     for text in texts:
-        # In quotes, so that no two lists of texts are the same bytes.
+        # As JSON strings, so that different lists of texts never give the same bytes.
         digest.update(json.dumps(text).encode())
     key = digest.hexdigest()
     if key not in _built:
@@ -401,11 +407,11 @@ def _build_tokenizer(texts: list[str], vocabulary_size: int) -> str:
     ]
     alphabet = set(kept)
     words = Counter({word: count for word, count in words.items() if alphabet.issuperset(word)})
-    # A million words are enough to rank pieces; more would only take longer.
+    # A million words are enough to rank the pieces of words.
     scale = max(1, words.total() // 1_000_000)
     # The trainer numbers the `##` characters in the order of a hash map, which differs from run to
-    # run, and numbers break ties between pieces. Handing them over as special tokens, which are
-    # numbered first, fixes their order.
+    # run, and their numbers break ties between pieces. Passed as special tokens, which are numbered
+    # first, they have a fixed order.
     continuing = sorted({"##" + character for word in words for character in word[1:]})
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocabulary_size,

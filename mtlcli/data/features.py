@@ -1,5 +1,5 @@
-"""Model inputs as flat arrays: what a task type's `encode` returns and what the encoded store keeps
-on disk."""
+"""Model inputs as flat arrays, which `TaskType.encode` returns and the encoded store keeps on
+disk."""
 
 from __future__ import annotations
 
@@ -22,37 +22,38 @@ class Features:
     offsets: NDArray[np.int64]
     """Feature i is ids[offsets[i]:offsets[i + 1]]: (N + 1,)."""
     segments: NDArray[np.int32]
-    """Tokens of feature i that belong to segment 0; those after it belong to segment 1: (N,)."""
+    """Number of leading tokens of feature i that belong to segment 0; the tokens after them belong
+    to segment 1: (N,)."""
     columns: dict[str, NDArray] = field(default_factory=dict)
-    """One value per feature, for example `label`, `start`, `end`. Always holds `row`: the row of
-    the table it came from."""
+    """One value per feature, for example `label`, `start`, `end`. The column `row` is always
+    present: the row of the table that the feature was made from."""
     token_columns: dict[str, NDArray] = field(default_factory=dict)
-    """One value per token, aligned with `ids`, for example character offsets. Not given to the
-    model."""
+    """One value per token, aligned with `ids`, for example character offsets. The model does not
+    get them."""
     notes: dict[str, int] = field(default_factory=dict)
-    """What is worth a line for the user, counted: `truncated`, `questions cut`, ..."""
+    """Counts to report to the user: `truncated`, `questions cut`, ..."""
     noted: dict[str, list[int]] = field(default_factory=dict)
-    """The first rows that a note counts."""
+    """For some of the `notes`, the first of the rows that are counted."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each feature: (N,)."""
+        """Number of tokens of each feature: (N,)."""
         return np.diff(self.offsets)
 
     @cached_property
     def longest(self) -> int:
-        """Tokens of the longest feature; 0 without features."""
+        """Number of tokens of the longest feature; 0 without features."""
         return int(self.lengths.max(initial=0))
 
 
 @dataclass
 class Split:
-    """A split of a task, rows and features."""
+    """The table rows and the features of one split of a task."""
 
     table: Table
-    """The rows."""
+    """The table rows."""
     features: Features
-    """Their encoded form."""
+    """The features encoded from the table rows."""

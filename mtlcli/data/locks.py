@@ -1,5 +1,5 @@
-"""The lock of an entry of a cache: one process fills the entry, the others wait, but not for ever
-and not without a word."""
+"""The lock of a cache entry: one process fills the entry while the others wait, for a limited time
+and with messages."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ QUIET = 5.0
 EVERY = 60.0
 """Seconds between two messages."""
 PATIENCE = 300.0
-"""Seconds after which the caller does without the cache."""
+"""Seconds of waiting after which the caller does without the cache."""
 
 
 @contextmanager
 def locked(entry: Path) -> Iterator[str | None]:
-    """Within it, this process alone fills `entry`, a path without suffix: the lock is the file
-    `ENTRY.lock` beside it.
+    """Hold the lock of `entry`, a path without suffix, so that this process alone fills it. The
+    lock is the file `ENTRY.lock` beside the entry.
 
-    Gives None, or who has held the lock for too long: the caller does not have it then. While it
-    waits, standard error says for whom.
+    Yields None once this process has the lock. After PATIENCE seconds of waiting, yields a
+    description of the process that has the lock; the caller then does not have it. While this
+    process waits, messages on standard error name the process that has the lock.
     """
     lock, note = FileLock(entry.with_suffix(".lock")), entry.with_suffix(".holder")
     begun = time.monotonic()
@@ -61,7 +62,7 @@ def locked(entry: Path) -> Iterator[str | None]:
 
 
 def _read(note: Path) -> str:
-    """Who holds the lock, in words."""
+    """Return a description of the process that holds the lock, for messages."""
     try:
         holder = json.loads(note.read_text(encoding="utf-8"))
         pid, host = int(holder["pid"]), str(holder["host"])

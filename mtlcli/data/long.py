@@ -1,31 +1,33 @@
-"""Texts that are too long to be tokenised at once: a tokenizer takes some hundred bytes of memory
-for each character."""
+"""Cutting of texts that are too long to be tokenised at once, as a tokenizer takes some hundred
+bytes of memory for each character."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
 LONG = 1 << 16
-"""Characters of a text that is cut before it is tokenised, where only its first tokens are used."""
+"""Length in characters above which a text is cut before it is tokenised, where only its first
+tokens are used."""
 MOST = 1 << 22
-"""Characters of a text that are looked at for these tokens, and of all texts that are tokenised at
-once."""
+"""Number of characters that are searched for these first tokens, and the most characters that are
+tokenised at once."""
 PIECE = 1 << 20
-"""Characters of the pieces that a text is tokenised in, where all of its tokens are used."""
+"""Length in characters of the pieces in which a text is tokenised, where all of its tokens are
+used."""
 MARGIN = 128
-"""Tokens before a cut that may come out otherwise without it: a word of WordPiece has up to 100
+"""Number of tokens before a cut that the cut may change: a WordPiece word has up to 100
 characters."""
 ROWS = 8192
-"""Texts that are tokenised at once: an Encoding takes a few kilobytes, far more than the ids that
-are kept of it."""
+"""The most texts that are tokenised at once: an Encoding takes a few kilobytes, far more than the
+token ids that are kept."""
 
 
 def cut(text: str, tokens: int, count: Callable[[str], int]) -> str:
-    """A beginning of a text that has the same first `tokens` tokens, or the text itself where it is
-    short.
+    """Return a beginning of the text that has the same first `tokens` tokens, or the whole text if
+    it is short.
 
-    count: the number of tokens of a text. Of a text that has fewer tokens in its first MOST
-    characters (a word or white space without end) only these are kept.
+    count: a function that returns the number of tokens of a text. If the first MOST characters have
+    too few tokens (one endless word, or only white space), exactly these characters are returned.
     """
     size = LONG
     while size < min(len(text), MOST):
@@ -37,8 +39,8 @@ def cut(text: str, tokens: int, count: Callable[[str], int]) -> str:
 
 
 def pieces(text: str) -> Iterator[tuple[int, str]]:
-    """(first character, piece) of the pieces of a text; the tokens of all pieces are those of the
-    text."""
+    """Yield (position of the first character, piece) for each piece of a text. The tokens of the
+    pieces, one after another, are the tokens of the whole text."""
     start = 0
     while len(text) - start > PIECE:
         end = _border(text, start, start + PIECE)
@@ -48,7 +50,8 @@ def pieces(text: str) -> Iterator[tuple[int, str]]:
 
 
 def batches(*columns: Sequence[str]) -> Iterator[slice]:
-    """Slices of rows that are tokenised at once, by their number and their characters."""
+    """Yield slices of rows to be tokenised at once, limited in their number of rows and of
+    characters."""
     start = characters = 0
     for row, texts in enumerate(zip(*columns, strict=True)):
         length = sum(map(len, texts))
@@ -61,8 +64,9 @@ def batches(*columns: Sequence[str]) -> Iterator[slice]:
 
 
 def _border(text: str, start: int, end: int) -> int:
-    """Where to cut: before the last white space in the second half of text[start:end], as a word
-    takes the space before it along; at `end` where there is none."""
+    """Return where to cut the text: before the last white space in the second half of
+    text[start:end], since a word is tokenised together with the space before it; at `end` if there
+    is no white space."""
     middle = (start + end) // 2
     space = text.rfind(" ", middle, end)
     place = space if space > 0 else max(text.rfind(mark, middle, end) for mark in "\n\t\r")

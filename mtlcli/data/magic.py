@@ -1,4 +1,4 @@
-"""What a file is whose content and name do not go together, by how it begins."""
+"""Detection of files whose content does not fit their name, by their first bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mtlcli.config.formats import ending
 from mtlcli.errors import Problem
 
 LOOKED_AT = 4096
-"""Bytes at the beginning of a file that tell what it is."""
+"""Number of bytes at the beginning of a file that are enough to recognise its format."""
 PACKED = {
     "gz": rb"\x1f\x8b",
     "bz2": rb"BZh[1-9]1AY",
@@ -56,10 +56,11 @@ OTHERS = (
 
 
 def real_kind(head: bytes, path: Path, *, unpacked: bool = False) -> Problem | None:
-    """What is wrong with a file that is something else than its name says; None where nothing
-    speaks against it.
+    """Return the problem of a file whose content is of another format than its name says, or None
+    where its first bytes do not contradict the name.
 
-    `head`: its first LOOKED_AT bytes. `unpacked`: those of what is packed in it.
+    `head`: the first LOOKED_AT bytes of the file, or, if `unpacked`, of the content that is
+    compressed in it.
     """
     plain, _, packing = ending(path).partition(".")
     packed = next((name for name, start in PACKED.items() if _begins(head, start)), "")
@@ -107,8 +108,8 @@ def _is_text(head: bytes) -> bool:
 
 
 def _format_of(text: str) -> str:
-    """`json`, `jsonl`, `csv` or `tsv`, by what the first line looks like; empty where that may be
-    anything."""
+    """Return `json`, `jsonl`, `csv` or `tsv`, guessed from the first line, or an empty string where
+    the line fits several formats."""
     first = text.lstrip().partition("\n")[0].strip()
     if re.match(r'(\[\s*)?\{\s*("|$)|\[$', first):
         return "jsonl" if first.startswith("{") and first.endswith("}") else "json"
@@ -118,7 +119,8 @@ def _format_of(text: str) -> str:
 
 
 def _misnamed(what: str, path: Path, kind: str, *, unpack: bool = False) -> Problem:
-    """The file is `what`: rename it so that its name ends in `kind`."""
+    """Return the problem that the file is `what`, with the advice to rename it so that its name
+    ends in `kind`."""
     new = f"{path.name[: -len(ending(path)) - 1]}.{kind}"
     fix = f"let its name end in .{kind}: mv {shlex.quote(path.name)} {shlex.quote(new)}"
     return Problem(

@@ -1,4 +1,4 @@
-"""jsonl and json: objects -> columns."""
+"""Reading of jsonl and json: objects become columns."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from mtlcli.data.table import ID_COLUMNS, NAMED, others
 from mtlcli.errors import Problem, UserError
 
 Read = tuple[pa.Table, list[int] | None, list[str]]
-"""The needed columns, the line of each row (None: rows are numbered), and the names of all
-columns."""
+"""The needed columns, the line of each row (None where messages number the rows), and the names of
+all columns."""
 ONCE = "write every key of an object once"
 LIST = "write a list of objects, one for each row (with pandas: to_json(..., orient='records'))"
 
 
 def read_jsonl(text: str, path: Path, columns: Sequence[str] | None) -> Read:
-    """One object a line; a key that a line lacks is null there."""
+    """Read a text with one object on each line; a key that a line lacks is null there. A text that
+    is SQuAD's published form on one line is read as `read_json` reads it. Raises UserError with the
+    faulty lines."""
     lines: list[int] = []
     objects: list[dict[str, Any]] = []
     names: dict[str, None] = {}
@@ -78,8 +80,9 @@ def read_jsonl(text: str, path: Path, columns: Sequence[str] | None) -> Read:
 
 
 def read_json(text: str, path: Path, columns: Sequence[str] | None) -> Read:
-    """A list of objects, alone or as `data` of an object; SQuAD's published form, a row for each
-    question; or one object a line."""
+    """Read a list of objects, which may be the value of `data` in an object; or SQuAD's published
+    form, with a row for each question; or one object on each line. Raises UserError with the place
+    of the fault."""
     decoder = _Decoder()
     try:
         value = _parsed(text, decoder)
@@ -130,8 +133,8 @@ def read_json(text: str, path: Path, columns: Sequence[str] | None) -> Read:
 
 
 def _parsed(text: str, decoder: _Decoder) -> Any:
-    """The value of a JSON text. Raises ValueError with what is wrong and where, as the end of a
-    sentence."""
+    """Return the value of a JSON text. Raises ValueError with the fault and its place, worded as
+    the end of a sentence."""
     try:
         return decoder.decode(text.lstrip("\ufeff"))
     except json.JSONDecodeError as error:
@@ -148,17 +151,18 @@ def _parsed(text: str, decoder: _Decoder) -> Any:
 
 
 class _Doubled(dict[str, Any]):
-    """An object that has some keys more than once; of their values the last."""
+    """An object that has some keys more than once. Each of these keys has its last value."""
 
     keys_twice: list[str]
 
 
 class _Decoder:
-    """Reads JSON, and notices keys that an object has more than once."""
+    """A JSON decoder that notices keys that an object has more than once."""
 
     def __init__(self) -> None:
         self.twice = False
-        """Whether an object read since this was set to False has a key more than once."""
+        """Whether an object that was read since this attribute was last set to False has a key more
+        than once."""
         self.decode = json.JSONDecoder(object_pairs_hook=self._object).decode
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -174,8 +178,8 @@ class _Decoder:
 def _doubled(
     value: Any, columns: Sequence[str] | None = None, place: str = ""
 ) -> Iterator[tuple[str, str]]:
-    """Where in a value an object has a key more than once, and the key. `columns`: the keys of
-    `value` that count; None: all."""
+    """Yield (place, key) for every key that an object within `value` has more than once. `columns`:
+    the keys of `value` itself that are searched; None means all of them."""
     if isinstance(value, dict):
         for key in value.keys_twice if isinstance(value, _Doubled) else ():
             if columns is None or key in columns:
@@ -189,7 +193,8 @@ def _doubled(
 
 
 def _refuse_doubled(found: Iterator[tuple[str, str]], path: Path) -> None:
-    """Raise UserError with the first place that `_doubled` has found, and how many there are."""
+    """Raise UserError with the first of the places that `_doubled` has found and the number of the
+    others; do nothing if there is none."""
     for place, key in found:
         rest = sum(1 for _ in found)
         more = f" (and {rest:,} more)" if rest else ""
@@ -209,12 +214,13 @@ def _needed(row: dict[str, Any], columns: Sequence[str] | None) -> dict[str, Any
 
 
 def _shown(names: dict[str, None]) -> list[str]:
-    """Names as they can be printed."""
+    """Return the names in a form that can be printed: half a surrogate pair becomes a question
+    mark."""
     return [name.encode(errors="replace").decode() for name in names]
 
 
 def _is_squad(value: Any) -> bool:
-    """Whether a value has the form in which SQuAD is published: data, paragraphs, qas."""
+    """Return whether a value has the form in which SQuAD is published: data, paragraphs, qas."""
     articles = value.get("data") if isinstance(value, dict) else None
     return isinstance(articles, list) and any(
         isinstance(article, dict) and "paragraphs" in article for article in articles
@@ -222,7 +228,8 @@ def _is_squad(value: Any) -> bool:
 
 
 def _questions(value: dict[str, Any], path: Path) -> Iterator[dict[str, Any]]:
-    """A row for each question of SQuAD's published form; without answers where it has none."""
+    """Yield a row for each question of SQuAD's published form. `answers` is None for a question
+    without that key. Raises UserError with the place where the form is broken."""
     place = ""
     try:
         for a, article in enumerate(value["data"]):
@@ -262,7 +269,9 @@ def _table(
     columns: Sequence[str] | None,
     lines: list[int] | None,
 ) -> pa.Table:
-    """The needed columns. `lines`: where each object stands; None: rows are numbered."""
+    """Return the needed columns of the objects. `lines`: the line of each object; None means that
+    messages number the rows. Raises UserError with every needed column whose values have no common
+    type."""
     if not names:
         raise UserError(
             "the objects have no keys",
@@ -289,10 +298,11 @@ def _table(
 
 
 def _array(values: list[Any]) -> pa.Array:
-    """Values as a column. Raises ValueError, TypeError or OverflowError where they have no type in
-    common."""
+    """Return the values as a column. Raises ValueError, TypeError or OverflowError if the values
+    have no common type."""
     array = pa.array(values)
-    # Arrow makes 1.0 of true beside numbers with a decimal point; beside whole ones it is an error.
+    # Arrow turns true into 1.0 beside numbers with a decimal point, but raises an error beside
+    # whole numbers.
     if pa.types.is_floating(array.type) and any(isinstance(value, bool) for value in values):
         raise TypeError("true or false among numbers")
     return array
@@ -303,7 +313,8 @@ def _place(path: Path, lines: list[int] | None, row: int) -> str:
 
 
 def _half_pair(name: str, values: list[Any], path: Path, lines: list[int] | None) -> Problem:
-    """Rows that hold half a surrogate pair, which no text in UTF-8 can."""
+    """Return the problem of the rows that hold half a surrogate pair, which cannot be written in
+    UTF-8."""
     found: list[tuple[int, str]] = []
     for row, value in enumerate(values):
         try:
@@ -324,7 +335,8 @@ def _half_pair(name: str, values: list[Any], path: Path, lines: list[int] | None
 
 
 def _odd_value(name: str, values: list[Any], path: Path, lines: list[int] | None) -> Problem:
-    """The first row whose value does not go with those before it."""
+    """Return the problem of the first row whose value does not fit the type of the values before
+    it."""
     good, bad = 0, len(values)
     while bad - good > 1:
         middle = (good + bad) // 2

@@ -1,5 +1,5 @@
-"""Parquet files: the needed columns only, and whatever layout a writer chose as plain text,
-numbers, lists and structs."""
+"""Reading of the needed columns of parquet files. Whatever layout the writer chose becomes plain
+text, numbers, lists and structs."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ from mtlcli.errors import Problem, UserError
 from mtlcli.memory import free_memory
 
 TIMES = 2
-"""What the rows take, in times of their size in memory: once as columns, once as Python's text."""
+"""Memory that reading needs, as a multiple of the size of the rows in memory: once as columns, once
+as Python text."""
 WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4}
-"""Bytes of a value in memory; 8 for other numbers."""
+"""Bytes of a value in memory, by physical type; other numbers have 8."""
 PORTION = 1 << 28
-"""Bytes of texts in lists that are read at once."""
+"""The most bytes of texts in lists that are read at once."""
 LONGEST = 2**31 - 1
-"""Bytes of text that one array of the type `string` can hold."""
+"""The most bytes of text that one array of type `string` can hold."""
 
 
 def read_parquet(path: Path, columns: Sequence[str] | None) -> tuple[pa.Table, list[str]]:
-    """The rows of a parquet file with those of `columns` that it has (None: all), and the names of
-    all its columns."""
+    """Return the rows of a parquet file with those of `columns` that the file has (None: all), and
+    the names of all its columns. Raises UserError when the file is damaged, not parquet, has two
+    columns of one name, or is too large for the free memory."""
     import pyarrow.parquet as pq
 
     try:
@@ -48,7 +50,8 @@ def read_parquet(path: Path, columns: Sequence[str] | None) -> tuple[pa.Table, l
             ]
             texts, largest = _look_at_sizes(path, file, wanted)
             in_lists = _nested(path, file, nested, largest) if nested else {}
-        # A text that many rows share is kept once until it is known how much they are together.
+        # As a dictionary, a text that many rows share is in memory once. Its copies are written out
+        # only after `plain_rows` has checked their total size.
         with pq.ParquetFile(path, read_dictionary=texts) as file:
             flat = file.read(columns=[name for name in wanted if name not in nested])
         rows = pa.table(
@@ -68,15 +71,16 @@ def read_parquet(path: Path, columns: Sequence[str] | None) -> tuple[pa.Table, l
 
 
 def repeats(names: Iterable[str]) -> list[str]:
-    """The names that occur more than once."""
+    """Return the names that occur more than once, sorted."""
     return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
 def _look_at_sizes(path: Path, file: Any, columns: Sequence[str]) -> tuple[list[str], int]:
-    """Refuse columns that are too large for the memory, by what the file says of them.
+    """Raise UserError if the columns are too large for the free memory, judged by the sizes in the
+    file's metadata.
 
-    Gives the columns of texts that rows may share, and the most bytes of a text in a list that rows
-    may share.
+    Returns the names of the text columns in which rows may share a text (dictionary encoding), and
+    the greatest number of bytes that such a text inside a list may have.
     """
     paths = [file.schema.column(number).path for number in range(len(file.schema))]
     leaves = [
@@ -86,8 +90,8 @@ def _look_at_sizes(path: Path, file: Any, columns: Sequence[str]) -> tuple[list[
     ]
     needed, largest, texts = 0, 1, set()
     for group in range(file.metadata.num_row_groups):
-        # What is wrong with the description of a column would end the process when asked for; read,
-        # it is an error.
+        # A faulty column description would end the process when its metadata is asked for. Reading
+        # one row first turns the fault into an exception.
         next(file.iter_batches(batch_size=1, row_groups=[group], columns=list(columns)), None)
         for number in leaves:
             leaf = file.metadata.row_group(group).column(number)
@@ -109,10 +113,11 @@ def _look_at_sizes(path: Path, file: Any, columns: Sequence[str]) -> tuple[list[
 def _nested(
     path: Path, file: Any, columns: Sequence[str], largest: int
 ) -> dict[str, pa.ChunkedArray]:
-    """Columns of lists and structs, whose texts cannot be kept once: read a few rows at a time
-    until they are too large.
+    """Read columns of lists and structs. Their texts cannot be read as a dictionary, so the columns
+    are read a few rows at a time, until they are complete or too large for the free memory
+    (UserError).
 
-    largest: bytes that a text which rows share has at most.
+    largest: the greatest number of bytes of a text that rows share.
     """
     rows = max(16, min(PORTION // largest, 1 << 16))
     batches, size = [], 0
@@ -136,13 +141,13 @@ def _refuse(path: Path | str, needed: int, columns: Iterable[str]) -> None:
 
 
 def plain_rows(rows: pa.Table, origin: str, needed: Sequence[str] | None = None) -> pa.Table:
-    """The same rows with columns of plain types: text (also out of views, dictionaries and bytes in
-    UTF-8), numbers (also out of decimals), lists and structs of them. Other types stay as they are.
-    Text of more than LONGEST bytes is `large_string`.
+    """Return the same rows with columns of plain types: text (also from views, dictionaries and
+    bytes in UTF-8), numbers (also from decimals), and lists and structs of them. Other types stay
+    as they are. A column with more than LONGEST bytes of text becomes `large_string`.
 
-    Raises UserError with every column that holds text or bytes which are not UTF-8, and with the
-    first that is too large. Such a column is left out where it is not among the `needed` ones
-    (None: all are).
+    Raises UserError with every column whose text or bytes are not UTF-8, or with the first column
+    that is too large for the free memory. An unreadable column that is not among the `needed` ones
+    (None: all are needed) is left out instead.
     """
     problems, arrays = [], {}
     for name in rows.column_names:
@@ -181,7 +186,7 @@ def _unreadable(name: str, column: pa.ChunkedArray, origin: str, reason: str) ->
 
 
 def _as_bytes(column: pa.ChunkedArray) -> Iterable[bytes]:
-    """The values of a column of text or bytes; nothing for other types."""
+    """Yield the values of a column of text or bytes; yield nothing for other types."""
     for chunk in column.chunks:
         if pa.types.is_dictionary(chunk.type):
             chunk = chunk.dictionary.take(chunk.indices)
@@ -193,7 +198,7 @@ def _as_bytes(column: pa.ChunkedArray) -> Iterable[bytes]:
 
 
 def _expanded(array: pa.Array) -> int:
-    """Bytes of an array once its dictionaries are written out."""
+    """Return the number of bytes of an array once its dictionaries are written out."""
     kind = array.type
     if pa.types.is_dictionary(kind):
         words = array.dictionary
@@ -209,7 +214,7 @@ def _expanded(array: pa.Array) -> int:
 
 
 def _plain(array: pa.Array, large: bool) -> pa.Array:
-    """An array in a plain layout; text as `large_string` where it is `large`."""
+    """Return an array in a plain layout; its text is `large_string` if `large` is true."""
     kind = array.type
     text = pa.large_string() if large else pa.string()
     if _is_plain(kind) and not large:
@@ -240,12 +245,12 @@ def _plain(array: pa.Array, large: bool) -> pa.Array:
 
 
 def _unviewed(array: pa.Array) -> pa.Array:
-    """Text or bytes as bytes with offsets, which every function takes."""
+    """Return text or bytes as bytes with offsets, which every function of Arrow takes."""
     return array.cast(pa.large_binary())
 
 
 def _is_textual(kind: pa.DataType) -> bool:
-    """Whether a type holds text, or bytes, which may be text."""
+    """Return whether a type holds text or bytes, which may be text."""
     strings = (
         pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     )
@@ -256,7 +261,8 @@ def _is_textual(kind: pa.DataType) -> bool:
 
 
 def _is_plain(kind: pa.DataType) -> bool:
-    """Whether a type is text or numbers in their usual layout, or lists or structs of them."""
+    """Return whether a type is text or numbers in their usual layout, or lists or structs of
+    them."""
     if pa.types.is_struct(kind):
         return all(_is_plain(field.type) for field in kind)
     if pa.types.is_list(kind):

@@ -1,5 +1,5 @@
-"""One file of rows -> a table. Every fault names its line (text files) or says what the file is
-(parquet)."""
+"""Reading of one file of rows into a table. Every error names the line (text files) or what is
+wrong with the file (parquet)."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ from mtlcli.registry import nearest
 
 
 def read_file(path: Path, split: str, columns: Sequence[str] | None = None) -> Table:
-    """Read a file as the rows of `split`. `columns`: those that are needed; None: all.
+    """Read a file as the rows of `split`. `columns`: the columns that are needed; None means all of
+    them.
 
     parquet: columns of views, dictionaries, decimals and bytes in UTF-8 become plain text and
     numbers. Text files are UTF-8, with or without a byte order mark, and may be compressed (.gz,
     .bz2, .xz, .zst); lines end in LF, CR LF or CR. csv: RFC 4180 with a header line. tsv: a header
-    line, no quoting. Columns of csv and tsv hold text as it stands in the file, whatever it looks
-    like, and null where a field is empty. jsonl: one object a line. json: a list of objects, or
-    SQuAD's published form. Only the needed columns are kept, and those that number rows, where they
-    can be.
+    line, no quoting. Columns of csv and tsv hold text exactly as it is in the file, and null where
+    a field is empty. jsonl: one object on each line. json: a list of objects, or SQuAD's published
+    form. Where the format allows, only the needed columns and the columns that number rows are
+    kept.
 
     Raises UserError, with the line, when the file cannot be read, has no rows or does not fit into
     memory.
@@ -59,7 +60,7 @@ def read_file(path: Path, split: str, columns: Sequence[str] | None = None) -> T
             str(path),
             "check its permissions, or copy it again",
         ) from error
-    except MemoryError as error:  # Arrow's own is one, too.
+    except MemoryError as error:  # Arrow's memory error is a subclass.
         fix = "use a machine with more memory, or a file with fewer rows"
         raise UserError("the file does not fit into memory", str(path), fix) from error
     except pa.ArrowException as error:
@@ -99,8 +100,8 @@ def _read(path: Path, kind: str, split: str, columns: Sequence[str] | None) -> T
 
 
 def refuse_headers(table: Table) -> None:
-    """Raise UserError for rows that hold the names of the columns, as a table has them that was
-    made of such a csv file."""
+    """Raise UserError if rows hold the names of the columns. A table has such rows if it was made
+    from csv files that were concatenated with their headers."""
     fields = table.rows.schema
     names = [
         field.name
@@ -110,7 +111,8 @@ def refuse_headers(table: Table) -> None:
     if len(names) < 2:
         return
     columns = [table.rows.column(name) for name in names]
-    # Bytes: a byte order mark, blanks. Few rows are so short.
+    # 8 bytes more for a byte order mark and blanks. Only the few rows that are so short are
+    # compared with the names.
     longest = max(len(name.encode()) for name in names) + 8
     short = [pc.less_equal(pc.binary_length(column), longest) for column in columns]
     few = as_numpy(pc.indices_nonzero(reduce(pc.and_, short)))
@@ -125,11 +127,11 @@ def refuse_headers(table: Table) -> None:
 
 
 def rows_fingerprint(rows: pa.Table) -> str:
-    """SHA-256 of the names, types and values of a table's columns, however the table is cut into
-    chunks."""
+    """Return the SHA-256 of the names, types and values of a table's columns, which does not depend
+    on how the table is cut into chunks."""
     digest = hashlib.sha256()
-    # `take` writes fresh buffers: a slice would bring its neighbours' bits along. Of numpy's own
-    # array arrow would import pandas.
+    # `take` writes fresh buffers, whereas a slice would include bits of its neighbours. Arrow would
+    # import pandas for a numpy array, hence `from_buffers`.
     places = pa.Array.from_buffers(
         pa.int64(), rows.num_rows, [None, pa.py_buffer(np.arange(rows.num_rows, dtype=np.int64))]
     )
@@ -142,7 +144,8 @@ def rows_fingerprint(rows: pa.Table) -> str:
 
 
 def _decode(data: bytes, path: Path) -> str:
-    """The text of a file in UTF-8; a fault names the line, the byte and the likely encoding."""
+    """Return the text of a file in UTF-8. Raises UserError with the line, the byte and the likely
+    encoding."""
     if (wide := _wide(data)) is not None:
         what = f"the file is not UTF-8 but looks like {wide[:6]}"
         raise UserError(what, f"{path}, line 1", _converted(wide, path))
@@ -161,8 +164,8 @@ def _decode(data: bytes, path: Path) -> str:
 
 
 def _wide(data: bytes) -> str | None:
-    """The encoding of a text in units of two or four bytes, as iconv calls it; None where a text is
-    not in such an encoding."""
+    """Return the name that iconv has for the encoding of a text in units of two or four bytes; None
+    if the text is not in such an encoding."""
     for mark, name in (
         (b"\xff\xfe\0\0", "UTF-32"),
         (b"\0\0\xfe\xff", "UTF-32"),
@@ -171,7 +174,8 @@ def _wide(data: bytes) -> str | None:
     ):
         if data.startswith(mark):
             return name
-    # Without a mark: most letters of the header have zeros in the same places beside them.
+    # Without a byte order mark: most letters of the header have zero bytes beside them, always in
+    # the same places.
     start = data[:200]
     for width, order, places in (
         (2, "LE", (1,)),
@@ -189,12 +193,12 @@ def _wide(data: bytes) -> str | None:
 
 
 def _converted(encoding: str, path: Path) -> str:
-    """How to write a file anew in UTF-8."""
+    """Return the advice and the command that write a file anew in UTF-8."""
     return f"save it as UTF-8: {_piped(f'iconv -f {encoding} -t UTF-8', path)}"
 
 
 def _piped(command: str, path: Path) -> str:
-    """How to write a file anew through a command, unpacked."""
+    """Return a shell command that writes a file anew, unpacked, through `command`."""
     kind, _, packed = ending(path).partition(".")
     unpack = {"": "", "gz": "gzip -dc", "bz2": "bzip2 -dc", "xz": "xz -dc", "zst": "zstd -dc"}[
         packed

@@ -1,5 +1,4 @@
-"""Where each task's rows come from: the hub, files on this machine, or the built-in sample
-world."""
+"""The sources of the tasks' rows: the hub, files on this machine, or the built-in sample world."""
 
 from __future__ import annotations
 
@@ -29,43 +28,44 @@ from mtlcli.registry import suggest
 
 Kind = Literal["hub", "local", "sample"]
 Rows = Callable[[Table], NDArray[np.bool_]]
-"""Says of each row of a table whether it is one of those that are meant: (rows,)."""
+"""A function that returns which rows of a table belong to a certain kind: (rows,)."""
 HUB_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Where the rows of a task come from."""
+    """The kind of source that the rows of a task come from, and why."""
 
     kind: Kind
     """`hub`, `local` or `sample`."""
     reason: str
-    """Why it is this kind, in words for the user."""
+    """The reason for this kind, for the user."""
     by_default: bool = False
-    """Whether `data.source` says so, and not the task itself."""
+    """Whether the kind comes from `data.source` and not from the task itself."""
 
 
 @dataclass(frozen=True)
 class ReadSplit:
-    """What a run records of a split that it has read: its content, not where it lies, says whether
-    it is the same data."""
+    """The record of a split that a run has read. Two splits are the same data if their content is
+    the same, wherever the files are."""
 
     origin: str
     """File, or a name such as `hub:nyu-mll/glue/cola/train`."""
     fingerprint: str
     """SHA-256 of the file's bytes, or of the rows of a hub or sample table."""
     rows: int
-    """Rows that take part."""
+    """Number of rows that take part."""
     total: int
-    """Rows of the split, before `data.max_train_rows` or `data.max_eval_rows`."""
+    """Number of rows of the split, before `data.max_train_rows` or `data.max_eval_rows`."""
     unlabelled: int = 0
-    """Rows that are left out because they have no label."""
+    """Number of rows that are left out because they have no label."""
     kept: int = 0
-    """Rows without a label that take part all the same, because a prediction is wanted for each."""
+    """Number of rows without a label that take part all the same, because a prediction is wanted
+    for each."""
 
     def counts(self) -> dict[str, int]:
-        """Rows that are trained on or scored, of how many, and how many of the others have no
-        label, as results.json has them."""
+        """Return the numbers for results.json: `used`, the rows that are trained on or scored;
+        `of`, all rows; and `unlabelled`, the rows without a label, if there are any."""
         without = self.unlabelled + self.kept
         return {"used": self.rows - self.kept, "of": self.total} | (
             {"unlabelled": without} if without else {}
@@ -73,13 +73,13 @@ class ReadSplit:
 
 
 class DataSource:
-    """Reads the splits of a run's tasks, each from its own kind of source."""
+    """The reader of the splits of a run's tasks, each from its own kind of source."""
 
     def __init__(
         self, choices: Mapping[str, Choice], data: Data, tasks: Mapping[str, Task], seed: int
     ) -> None:
         self.choices = choices
-        """Kind and reason by task."""
+        """The kind of source and its reason, by task."""
         self._data = data
         self._tasks = tasks
         self._seed = seed
@@ -88,17 +88,18 @@ class DataSource:
 
     @property
     def kind(self) -> str:
-        """`hub`, `local` or `sample`, or `mixed` where the tasks' kinds differ."""
+        """`hub`, `local` or `sample`; `mixed` if the kinds of the tasks differ."""
         kinds = {choice.kind for choice in self.choices.values()}
         return kinds.pop() if len(kinds) == 1 else "mixed"
 
     @property
     def default(self) -> Kind | None:
-        """What `data.source` stands for; None where every task names its own source."""
+        """The kind that `data.source` stands for; None if every task names its own source."""
         return next((choice.kind for choice in self.choices.values() if choice.by_default), None)
 
     def describe(self) -> str:
-        """Where the rows come from, in words: one kind and why, or what is mixed."""
+        """Return where the rows come from, for the user: one kind and its reason, or the kinds that
+        are mixed."""
         names: dict[str, list[str]] = {}
         for name, choice in self.choices.items():
             names.setdefault(f"{choice.kind}: {choice.reason}", []).append(name)
@@ -111,11 +112,11 @@ class DataSource:
     def read(
         self, task: str, split: str, labelled: Rows | None = None, *, keep: Rows | None = None
     ) -> Table:
-        """The rows of one split, or those drawn from them for `data.max_train_rows` or
+        """Return the rows of one split, or those drawn from them for `data.max_train_rows` or
         `data.max_eval_rows`.
 
-        `labelled`: which rows have a label; the others are left out first, where the task says so.
-        `keep`: which of those others are not left out.
+        `labelled`: which rows have a label. If the task's `unlabelled` is `skip`, the other rows
+        are left out before rows are drawn. `keep`: which of those other rows are not left out.
         Raises UserError when the split cannot be read.
         """
         config = self._tasks[task]
@@ -130,7 +131,8 @@ class DataSource:
         partly: Rows | None = None
         if config.unlabelled == "skip" and labelled is not None:
             has = labelled(table)
-            # A split without any label is one that has none, or whose column is named wrongly.
+            # A split without any label has no rows to skip: either the data set has no labels, or
+            # the column is named wrongly.
             if 0 < np.count_nonzero(has) < total:
                 table = table.select(np.flatnonzero(has if keep is None else has | keep(table)))
                 partly = None if keep is None else labelled
@@ -152,7 +154,7 @@ class DataSource:
             return table
         column = config.columns.label if isinstance(config, ClassificationTask) else None
         classes = None
-        # Lists and objects are no labels, which the task says later.
+        # Lists and objects are no labels; the check of the task reports them later.
         if (
             column is not None
             and column in table.rows.column_names
@@ -178,8 +180,8 @@ class DataSource:
         return table.select(rows)
 
     def record(self) -> dict[str, Any]:
-        """What was read so far, as environment.json has it: for each task its kind of source and
-        its splits."""
+        """Return what was read so far, in the form of environment.json: for each task its kind of
+        source and its splits."""
         return {
             name: {
                 "source": choice.kind,
@@ -190,14 +192,15 @@ class DataSource:
         }
 
     def note(self, results: dict[str, Any], parts: Mapping[str, Iterable[str]]) -> None:
-        """Add to the scores of the splits `parts`, by task, where their rows come from and how many
-        of how many were scored."""
+        """Add to the results of each task the kind of its source and, for its splits in `parts`,
+        the number of rows that were scored and of all rows."""
         for name, entry in results["tasks"].items():
             entry["source"] = self.choices[name].kind
             entry["rows"] = {split: self._read[name][split].counts() for split in parts[name]}
 
     def train_rows(self) -> dict[str, dict[str, int]]:
-        """How many rows of how many each task is trained on."""
+        """Return for each task the number of rows that it is trained on, and of all rows of its
+        train split."""
         trains = {name: self._tasks[name].splits.train for name in self._tasks}
         return {
             name: self._read[name][split].counts()
@@ -206,7 +209,8 @@ class DataSource:
         }
 
     def drawn(self) -> str | None:
-        """One line on the splits of which only some rows take part; None when all rows do."""
+        """Return one line on the splits of which only some rows take part; None when all rows take
+        part."""
         parts = []
         for name, splits in self._read.items():
             there = {split: read.total - read.unlabelled for split, read in splits.items()}
@@ -219,8 +223,8 @@ class DataSource:
         return f"rows drawn at random (seed {self._seed}): {'; '.join(parts)}" if parts else None
 
     def left_out(self) -> str | None:
-        """One line on the splits of which rows without a label are left out; None where there is no
-        such split."""
+        """Return one line on the splits from which rows without a label are left out; None when
+        there is no such split."""
         parts = []
         for name, splits in self._read.items():
             some = [
@@ -232,8 +236,8 @@ class DataSource:
         return f"rows left out because they have no label: {'; '.join(parts)}" if parts else None
 
     def unscored(self) -> str | None:
-        """One line on the splits of which rows without a label are predicted, and so cannot be
-        scored; None where there is no such split."""
+        """Return one line on the splits with rows that are predicted but, without a label, cannot
+        be scored; None when there is no such split."""
         parts = []
         for name, splits in self._read.items():
             some = [
@@ -249,7 +253,8 @@ class DataSource:
         )
 
     def splits(self, task: str) -> list[str]:
-        """The names of the splits that there are. Raises UserError when they cannot be listed."""
+        """Return the names of the splits that a task's source has. Raises UserError when they
+        cannot be listed."""
         source, kind = self._tasks[task].source, self.choices[task].kind
         if source.files is not None:
             return list(source.files)
@@ -258,7 +263,7 @@ class DataSource:
 
             return sample_paths().get(source.path or "", [])
         if kind == "hub":
-            assert source.hub is not None  # open_source has seen to it
+            assert source.hub is not None  # open_source has checked this
             return _hub_splits(task, source.hub, source.hub_config)
         return _splits_in(self._folder(task, self._tasks[task]))
 
@@ -301,7 +306,7 @@ class DataSource:
         raise UserError(f"there is no split '{split}'", looked_for, there)
 
     def _folder(self, task: str, config: Task) -> Path:
-        assert self._data.root is not None  # open_source has seen to it
+        assert self._data.root is not None  # open_source has checked this
         if config.source.path is None:
             raise UserError(
                 "the task has no folder below data.root",
@@ -312,7 +317,7 @@ class DataSource:
 
     def _read_hub(self, task: str, config: Task, split: str) -> Table:
         source = config.source
-        assert source.hub is not None  # open_source has seen to it
+        assert source.hub is not None  # open_source has checked this
         rows = _hub_rows(task, source.hub, source.hub_config, split)
         origin = "hub:" + "/".join(part for part in (source.hub, source.hub_config, split) if part)
         self._fingerprints[origin] = rows_fingerprint(rows)
@@ -347,13 +352,13 @@ class DataSource:
 
 
 def _columns(config: Task) -> list[str]:
-    """The columns that a task may need."""
+    """Return the names of the columns that a task may need."""
     return [column for column in vars(config.columns).values() if column is not None]  # type: ignore[attr-defined]
 
 
 def open_source(data: Data, tasks: Mapping[str, Task], seed: int = 0) -> DataSource:
-    """Decide where the rows of each task come from. `seed`: of the run; it draws the rows where
-    there is a limit.
+    """Decide where the rows of each task come from. `seed`: the seed of the run, by which rows are
+    drawn where their number is limited.
 
     Raises UserError with every task whose source cannot serve it.
     """
@@ -361,10 +366,11 @@ def open_source(data: Data, tasks: Mapping[str, Task], seed: int = 0) -> DataSou
 
 
 def changed_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Problem]:
-    """In what the data of two records (`DataSource.record`) differ: kinds of source, and the
-    content of splits.
+    """Return the differences between the data of two records (`DataSource.record`): other kinds of
+    source, and other content of splits.
 
-    Where a file lies is no difference. Tasks and splits that `now` does not have are not compared.
+    Another place of a file is no difference. Tasks and splits that `now` does not have are not
+    compared.
     """
     problems = []
     for name, task in now.items():
@@ -394,7 +400,8 @@ def changed_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Prob
 
 
 def _choices(data: Data, tasks: Mapping[str, Task]) -> dict[str, Choice]:
-    """Kind and reason for each task: its own files, its own kind, or the default."""
+    """Return the kind of source and its reason for each task: its own files, its own kind, or the
+    default. Raises UserError with every task whose source cannot serve it."""
     files = {name: task for name, task in tasks.items() if task.source.files is not None}
     named = {
         name: task
@@ -426,7 +433,8 @@ def _choices(data: Data, tasks: Mapping[str, Task]) -> dict[str, Choice]:
 
 
 def _default(data: Data, tasks: Mapping[str, Task]) -> Choice:
-    """What `data.source` means for the tasks that name no source of their own."""
+    """Return the source that `data.source` means for the tasks that name none of their own. Raises
+    UserError when no source has the rows."""
     if data.source == "local" or (data.root is not None and data.source == "auto"):
         return Choice("local", f"data.root={data.root}", by_default=True)
     if data.source != "auto":
@@ -499,14 +507,15 @@ def _check_hub(data: Data, tasks: Mapping[str, Task]) -> None:
 
 
 def _splits_in(folder: Path) -> list[str]:
-    """The splits that the files of a folder hold, by name; none when there is no such folder."""
+    """Return the names of the splits that the files of a folder hold; none when there is no such
+    folder."""
     if not folder.is_dir():
         return []
     return sorted({name for path in folder.iterdir() if (name := split_name(path))})
 
 
 def hub_endpoint() -> str:
-    """Address of the hub: HF_ENDPOINT, else https://huggingface.co."""
+    """Return the address of the hub: HF_ENDPOINT, else https://huggingface.co."""
     from huggingface_hub import constants
 
     return str(constants.ENDPOINT)
@@ -520,8 +529,8 @@ def _is_offline() -> bool:
 
 @cache
 def hub_answers() -> bool:
-    """Whether the hub answers one small request within two seconds. Asked once in a process; False
-    when HF_HUB_OFFLINE is set."""
+    """Return whether the hub answers one small request within about two seconds. The hub is asked
+    once in a process. False when HF_HUB_OFFLINE is set."""
     from huggingface_hub import get_session
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
@@ -529,13 +538,13 @@ def hub_answers() -> bool:
 
     def ask() -> None:
         try:
-            # The library's own session: the user's proxy, certificates and offline switch hold for
-            # it.
+            # The library's own session, which uses the user's proxy, certificates and offline
+            # switch.
             answers.append(get_session().head(hub_endpoint(), timeout=HUB_SECONDS).status_code)
         except (httpx.HTTPError, OSError):
             return
 
-    # A thread, because the time limit of a request does not cover the look-up of its address.
+    # A thread, because the time limit of a request does not cover the DNS look-up of its address.
     thread = Thread(target=ask, daemon=True)
     thread.start()
     thread.join(HUB_SECONDS + 0.5)
@@ -544,7 +553,8 @@ def hub_answers() -> bool:
 
 
 def _not_at_hand(tasks: Mapping[str, Task]) -> list[str]:
-    """The data sets that are neither a folder nor in the hub's cache on this machine."""
+    """Return the names of the data sets that are neither a folder nor in the hub's cache on this
+    machine."""
     return [
         "/".join(part for part in (source.hub, source.hub_config) if part)
         for source in (task.source for task in tasks.values())
@@ -556,11 +566,10 @@ def _not_at_hand(tasks: Mapping[str, Task]) -> list[str]:
 
 @cache
 def _cached(hub: str, config: str | None) -> Any | None:
-    """A `datasets` builder of a data set that was loaded before, or None."""
+    """Return a `datasets` builder for a data set that was loaded before, or None."""
     from huggingface_hub import constants
 
-    # datasets takes two seconds to import: not before it is known that there is any cache to look
-    # into.
+    # datasets takes two seconds to import: import it only if there is a cache to look into.
     folder = Path(
         os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets"
     ).expanduser()
@@ -577,12 +586,12 @@ def _cached(hub: str, config: str | None) -> Any | None:
             version="auto",
             hash="auto",
         )
-    except ValueError:  # Its way to say that there is no such data set, or not this configuration.
+    except ValueError:  # The cache has no such data set, or not this configuration.
         return None
 
 
 def _hub_splits(task: str, hub: str, config: str | None) -> list[str]:
-    """The names of a data set's splits on the hub, or in its cache."""
+    """Return the names of a data set's splits on the hub, or in its cache."""
     import datasets
 
     with _hub_errors(
@@ -598,7 +607,7 @@ def _hub_splits(task: str, hub: str, config: str | None) -> list[str]:
 
 @contextmanager
 def _hub_errors(task: str, what: str) -> Iterator[None]:
-    """Within it, what goes wrong with the hub or its cache is a UserError."""
+    """Turn errors of the hub or its cache within this context into a UserError."""
     from datasets.exceptions import DatasetsError
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 

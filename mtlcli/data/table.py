@@ -1,4 +1,4 @@
-"""The rows of one split, and where each of them stands in its file."""
+"""The rows of one split, and the place of each of them in its file."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 from mtlcli.errors import Problem
 
 NAMED = 5
-"""Rows with the same fault that are named to the user; beyond them there is a count."""
+"""Number of rows with the same fault that a message names; the others are only counted."""
 
 ID_COLUMNS = ("id", "idx")
-"""Columns that number the rows of a data set, where the task does not name one itself."""
+"""Columns that number the rows of a data set, for tasks that do not name an id column."""
 
 
 def text_array(values: Iterable[str | None]) -> pa.StringArray:
-    """An arrow array of text. `pa.array` would import pandas, which takes half a second."""
+    """Return an Arrow array of text. `pa.array` would import pandas, which takes half a second."""
     builder = pa.lib.StringBuilder()
     builder.append_values(values)
     return builder.finish()
 
 
 def integer_array(values: NDArray[np.int32] | NDArray[np.int64]) -> pa.Array:
-    """An arrow array of whole numbers; see `text_array`."""
+    """Return an Arrow array of whole numbers, without importing pandas (see `text_array`)."""
     kind = pa.int32() if values.dtype == np.int32 else pa.int64()
     return pa.Array.from_buffers(
         kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))]
@@ -36,10 +36,10 @@ def integer_array(values: NDArray[np.int32] | NDArray[np.int64]) -> pa.Array:
 
 
 def others(numbers: Sequence[int], count: int, kind: str = "line") -> str:
-    """`` (and 7 more: lines 5, 7, 8, 9, ...)``: after the first of `count` rows with the same
-    fault, the others.
+    """Return the part of a message that follows the first of `count` rows with the same fault: ``
+    (and 7 more: lines 5, 7, 8, 9, ...)``. Empty for a single row.
 
-    numbers: the first of them, NAMED or more if there are so many.
+    numbers: the numbers of the first of these rows, at least NAMED of them if there are so many.
     """
     if count < 2:
         return ""
@@ -48,8 +48,8 @@ def others(numbers: Sequence[int], count: int, kind: str = "line") -> str:
 
 
 def headers(rows: Iterable[Sequence[str | None]], names: Sequence[str]) -> list[int]:
-    """The rows that hold the names of all columns, in whatever order: header lines of files that
-    were put together."""
+    """Return the numbers (from 0) of the rows that hold the names of all columns, in any order.
+    Such rows are header lines of files that were concatenated."""
     known = sorted(map(_plain, names))
     first = set(known)
     return [
@@ -60,7 +60,8 @@ def headers(rows: Iterable[Sequence[str | None]], names: Sequence[str]) -> list[
 
 
 def header_again(row: Sequence[str | None], names: Sequence[str], where: str, more: str) -> Problem:
-    """What is wrong with a row that `headers` has found. `more`: in words, the others."""
+    """Return the problem of a row that `headers` has found. `more`: the part of the message that
+    lists the other such rows (see `others`)."""
     if list(map(_plain, row)) == list(map(_plain, names)):
         return Problem(
             f"the row repeats the header{more}",
@@ -76,14 +77,14 @@ def header_again(row: Sequence[str | None], names: Sequence[str], where: str, mo
 
 
 def _plain(name: str | None) -> str:
-    """A name as it is compared: a byte order mark, white space around it and case are no
-    difference."""
+    """Return a name in the form in which names are compared: without byte order mark, surrounding
+    white space and case."""
     return (name or "").strip("\ufeff").strip().casefold()
 
 
 def as_numpy(column: pa.Array | pa.ChunkedArray) -> NDArray:
-    """A column of numbers without nulls as numpy. Arrow's own `to_numpy` imports pandas, which
-    takes longer than to check all rows."""
+    """Return a column of numbers without nulls as a numpy array. Arrow's own `to_numpy` would
+    import pandas, which takes longer than checking all rows."""
     found: NDArray = np.from_dlpack(
         column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     )
@@ -92,65 +93,67 @@ def as_numpy(column: pa.Array | pa.ChunkedArray) -> NDArray:
 
 @dataclass
 class Table:
-    """Rows of one split of one task."""
+    """The rows of one split of one task."""
 
     rows: pa.Table
-    """The columns as read; the task says which of them it uses."""
+    """The columns as they were read; the task decides which of them it uses."""
     origin: str
-    """File that the rows were read from, or a name such as `hub:nyu-mll/glue/cola/train`."""
+    """The file that the rows were read from, or a name such as `hub:nyu-mll/glue/cola/train`."""
     split: str
     """Name of the split."""
     lines: list[int] | None = field(default=None, repr=False)
-    """Line in `origin` where each row starts, for text files; None: rows are numbered."""
+    """For text files, the line in `origin` where each row starts; None means that messages number
+    the rows."""
     numbers: NDArray[np.int64] | None = field(default=None, repr=False)
-    """Number of each row in the split, from 0, where the table holds only some of its rows; None:
-    it holds all of them."""
+    """For a table that holds only some rows of its split, the number of each row in the split, from
+    0; None means that the table holds the whole split."""
 
     names: list[str] | None = field(default=None, repr=False)
-    """All columns that the file has; None: those of `rows`."""
+    """The names of all columns of the file; None means that they are the columns of `rows`."""
 
     @property
     def all_names(self) -> list[str]:
-        """The columns that there are, also those that are not read because nothing needs them."""
+        """The names of all columns of the file, including columns that were not read because
+        nothing needs them."""
         return self.rows.column_names if self.names is None else self.names
 
     def __len__(self) -> int:
         return int(self.rows.num_rows)
 
     def column(self, name: str) -> list[Any]:
-        """The values of a column as Python objects, in row order."""
+        """Return the values of a column as Python objects, in row order."""
         return list(self.rows.column(name).to_pylist())
 
     def class_names(self, column: str) -> list[str] | None:
-        """The names that the file's own metadata has for the whole numbers in a column
-        (`ClassLabel` of the datasets library)."""
+        """Return the class names that the file's own metadata gives to the whole numbers in a
+        column (`ClassLabel` of the datasets library), or None if it gives none."""
         text = (self.rows.schema.metadata or {}).get(b"huggingface")
         try:
             names = json.loads(text)["info"]["features"][column]["names"] if text else None
-        # Metadata of another form say nothing about this column.
+        # Metadata of another form has no names for this column.
         except (ValueError, KeyError, TypeError, RecursionError):
             return None
         if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
             return None
         if names == [str(number) for number in range(len(names))]:
-            return None  # They say nothing.
+            return None  # The names 0, 1, 2, ... carry no information.
         return names if len(set(names)) == len(names) > 1 else None
 
     def where(self, row: int) -> str:
-        """How a row (counted from 0) is named to the user: `file, line 12`, or `file, row 11`
-        counted from 1."""
+        """Return the file and place of a row (counted from 0) for messages: `file, line 12`, or
+        `file, row 11` counted from 1."""
         return f"{self.origin}, {self.place(row)}"
 
     def place(self, row: int) -> str:
-        """How a row (counted from 0) is named to the user beside its file: `line 12` or `row
-        11`."""
+        """Return the place of a row (counted from 0) for messages that name its file elsewhere:
+        `line 12` or `row 11`."""
         return f"{self._kind} {self._number(row)}"
 
     def others(self, rows: Sequence[int] | NDArray[np.int64], count: int | None = None) -> str:
-        """What follows the name of the first of `rows`, which share a fault: how many more there
-        are, and which.
+        """Return the part of a message that follows the first of `rows`, all of which have the same
+        fault: how many more rows there are, and which (see the function `others`).
 
-        count: of how many rows these are the first.
+        count: the total number of rows with the fault, if `rows` are only the first of them.
         """
         return others(
             [self._number(int(row)) for row in rows[:NAMED]],
@@ -166,12 +169,13 @@ class Table:
         return self.number(row) if self.lines is None else self.lines[row]
 
     def number(self, row: int) -> int:
-        """The number of a row (counted from 0) in its split, counted from 1."""
+        """Return the number in its split, counted from 1, of a row of this table (counted from
+        0)."""
         return 1 + (row if self.numbers is None else int(self.numbers[row]))
 
     def select(self, rows: NDArray[np.int64]) -> Table:
-        """Some of the rows, by their places in this table (counted from 0); messages name them as
-        before."""
+        """Return a table of some of the rows, by their places in this table (counted from 0).
+        Messages about them name the same lines or row numbers as before."""
         return replace(
             self,
             rows=self.rows.take(integer_array(np.asarray(rows, np.int64))),
@@ -180,5 +184,5 @@ class Table:
         )
 
     def head(self, rows: int) -> Table:
-        """The first `rows` rows."""
+        """Return a table of the first `rows` rows."""
         return self.select(np.arange(min(rows, len(self))))

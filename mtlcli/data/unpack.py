@@ -1,4 +1,4 @@
-"""The bytes of a text file, compressed or not, within the memory that there is."""
+"""Reading of the bytes of a text file, compressed or not, within the free memory."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from mtlcli.memory import free_memory
 
 BLOCK = 1 << 20
 TIMES = 5
-"""What reading a text file takes, in times of its size: its bytes, its text, its fields and its
-columns."""
+"""Memory that reading a text file needs, as a multiple of the file's size: for its bytes, its text,
+its fields and its columns."""
 
 
 def text_bytes(path: Path) -> bytes:
-    """All bytes of a text file, unpacked. Raises OSError when it cannot be read, UserError when it
-    is damaged or too large."""
+    """Return all bytes of a text file, unpacked. Raises OSError when the file cannot be read,
+    UserError when it is damaged or too large for the free memory."""
     packed = ending(path).rpartition(".")[2]
     free = free_memory()
     if packed not in COMPRESSIONS:
@@ -42,21 +42,23 @@ def text_bytes(path: Path) -> bytes:
     except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
         raise _damaged(path, error) from error
     except OSError as error:
-        if error.errno is not None:  # Of the disk; the formats' own faults have no number.
+        # An error of the disk. Errors of the compressed format have no errno.
+        if error.errno is not None:
             raise
         raise _damaged(path, error) from error
     return content.getvalue()
 
 
 def too_large(path: Path, what: str, needed: int, free: int) -> UserError:
-    """That rows do not go into memory: `needed` and `free` are bytes."""
+    """Return the error for rows that do not fit into memory. `needed` and `free` are in bytes."""
     fix = "use a machine with more memory, or a file with fewer rows"
     text = f"{what} takes {size_text(needed)} of memory or more, and {size_text(free)} is free"
     return UserError(text, str(path), fix)
 
 
 def first_line(error: Exception) -> str:
-    """What a library says of a fault, without what follows in further lines."""
+    """Return the first line of a library's error message, or the name of the error's class where
+    the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

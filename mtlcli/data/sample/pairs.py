@@ -21,7 +21,7 @@ from mtlcli.data.sample.world import (
 
 
 def _event(world: World, rng: Random, number: int = 1) -> Event:
-    """An event that says `number` of its optional slots."""
+    """Return an event with `number` of its optional slots filled."""
     return world.event(rng, rng.sample(OPTIONAL, number))
 
 
@@ -30,14 +30,14 @@ def _said(event: Event, slots: Sequence[str] = SLOTS) -> list[str]:
 
 
 def _other(world: World, rng: Random, event: Event, slots: list[str]) -> Event:
-    """The event with some of the slots changed, from two to all of them: a model of one task alone,
-    from scratch, can learn to see that."""
+    """Return the event with at least two of the slots changed, so that a model trained from scratch
+    on one task alone can learn to see the difference."""
     return world.change(rng, event, rng.sample(slots, rng.randint(min(2, len(slots)), len(slots))))
 
 
 def mrpc(world: World, rng: Random, label: int) -> tuple[str, ...]:
-    """Two statements: the same event in other words (1), or one that differs in two facts or more,
-    or denies it (0)."""
+    """Return two statements. They tell the same event in other words (1), or differ in at least two
+    facts, or one denies the other (0)."""
     event = _event(world, rng)
     if not label and rng.random() < 0.3:
         texts = [sentence(world.tell(rng, event)), sentence(world.deny(rng, event))]
@@ -49,15 +49,15 @@ def mrpc(world: World, rng: Random, label: int) -> tuple[str, ...]:
 
 
 def stsb(world: World, rng: Random, label: int) -> tuple[str, ...]:
-    """Two statements of four facts each, `label` of which agree."""
+    """Return two statements of four facts each, `label` of which agree."""
     event = _event(world, rng)
     other = world.change(rng, event, rng.sample(_said(event), 4 - label))
     return sentence(world.tell(rng, event)), sentence(world.tell(rng, other))
 
 
 def qqp(world: World, rng: Random, label: int) -> tuple[str, ...]:
-    """Two questions: the same one in other words (1), or one for another fact or about another
-    event (0)."""
+    """Return two questions: the same one in other words (1), or one for another fact or about
+    another event (0)."""
     event = world.event(rng, ())
     slots = ["who", "thing", "place", "time"]
     slot = rng.choice(slots)
@@ -72,7 +72,7 @@ def qqp(world: World, rng: Random, label: int) -> tuple[str, ...]:
 
 
 def qnli(world: World, rng: Random, label: int) -> tuple[str, ...]:
-    """A question and a sentence that answers it (0), or one that does not (1)."""
+    """Return a question and a sentence that answers it (0) or does not (1)."""
     slot = rng.choice(
         ("who", "thing") if (rng.random() < 0.65) != bool(label) else ("place", "time")
     )
@@ -92,27 +92,28 @@ def qnli(world: World, rng: Random, label: int) -> tuple[str, ...]:
 
 
 def _less(rng: Random, event: Event) -> Event:
-    """The event with one of its optional slots left unsaid."""
+    """Return the event without one of its filled optional slots."""
     return without(event, rng.choice(_said(event, OPTIONAL)))
 
 
 def _general(
     world: World, rng: Random, event: Event, words_for: dict[str, str], share: float
 ) -> str:
-    """The event as a sentence, in a `share` of cases with the more general words of `words_for`."""
+    """Return the event as a sentence. With probability `share` it uses the more general words of
+    `words_for`."""
     general = words_for if rng.random() < share else {}
     return sentence([(role, general.get(word, word)) for role, word in world.tell(rng, event)])
 
 
 def _follows(world: World, rng: Random, event: Event) -> str:
-    """A sentence that the event entails: less is said, or a kind or a country instead of a thing or
-    a city."""
+    """Return a sentence that the event entails: it leaves out a slot, and may name a kind instead
+    of a thing or a country instead of a city."""
     return _general(world, rng, _less(rng, event), {**words.KIND_OF, **words.COUNTRY_OF}, 0.3)
 
 
 def _contradicts(world: World, rng: Random, event: Event) -> str:
-    """A sentence that cannot be true of the event: denied, or the opposite of its verb or quality,
-    or another place or time."""
+    """Return a sentence that cannot be true if the event is: a denial, or a sentence with the
+    opposite verb or quality, or with another place or time."""
     event = _less(rng, event)
     if rng.random() < 0.4:
         return sentence(world.deny(rng, event))
@@ -129,12 +130,13 @@ def _contradicts(world: World, rng: Random, event: Event) -> str:
 
 
 def _open(world: World, rng: Random, event: Event) -> str:
-    """A sentence that the event leaves open: it is about another person or thing, or says more than
-    is known."""
+    """Return a sentence that the event neither entails nor contradicts: it is about another person
+    or thing, or tells more than is known."""
     if rng.random() < 0.5:
         slots = rng.choice((["who"], ["thing"], ["who", "thing"]))
         other = without(world.change(rng, event, slots), rng.choice(_said(event, OPTIONAL)))
-        # Another thing of the same kind, named by its kind, would follow after all.
+        # If only the thing changed, to another one of the same kind, naming it by its kind would be
+        # entailed after all.
         return _general(
             world, rng, other, words.COUNTRY_OF if slots == ["thing"] else words.KIND_OF, 0.15
         )
@@ -148,8 +150,8 @@ def _open(world: World, rng: Random, event: Event) -> str:
 
 
 def _inference(world: World, rng: Random, label: int) -> tuple[Event, Tokens, str]:
-    """An event, the premise that tells (or sometimes denies) it, and a hypothesis: entailment (0),
-    neutral (1), contradiction (2)."""
+    """Return an event, a premise that tells (or sometimes denies) it, and a hypothesis: entailment
+    (0), neutral (1), contradiction (2)."""
     if rng.random() < 0.12:
         event = _event(world, rng)
         if label == 1:
@@ -165,19 +167,19 @@ def _inference(world: World, rng: Random, label: int) -> tuple[Event, Tokens, st
 
 
 def mnli(world: World, rng: Random, label: int) -> tuple[str, ...]:
-    """A premise and a hypothesis: entailment (0), neutral (1), contradiction (2)."""
+    """Return a premise and a hypothesis: entailment (0), neutral (1), contradiction (2)."""
     _, premise, hypothesis = _inference(world, rng, label)
     return sentence(premise), hypothesis
 
 
 def mnli_mismatched(world: World, rng: Random, label: int) -> tuple[str, ...]:
-    """As mnli, from another genre: hearsay."""
+    """Return a pair as `mnli` does, but the premise is hearsay: another genre."""
     _, premise, hypothesis = _inference(world, rng, label)
     return sentence(f"{rng.choice(('I heard that', 'they say that'))} {join(premise)}"), hypothesis
 
 
 def rte(world: World, rng: Random, label: int) -> tuple[str, ...]:
-    """One or two statements and a hypothesis that follows from them (0) or does not (1)."""
+    """Return one or two statements and a hypothesis that follows from them (0) or does not (1)."""
     event, premise, hypothesis = _inference(world, rng, label and rng.choice((1, 2)))
     text = sentence(premise)
     if rng.random() < 0.3:
@@ -223,8 +225,9 @@ _THINGS: tuple[Schema, ...] = (
 
 
 def wnli(world: World, rng: Random, label: int) -> tuple[str, ...]:
-    """A sentence with a pronoun and a reading of the pronoun that is right (1) or wrong (0). Mostly
-    it takes knowledge of the world to tell: who helps whom, and which things are larger."""
+    """Return a sentence with a pronoun, and a reading of the pronoun that is right (1) or wrong
+    (0). Most of the sentences need knowledge of the world: who helps whom, and which things are
+    larger."""
     women, style = rng.random() < 0.5, rng.random()
     if style < 0.1:
         schemas: tuple[Schema, ...] = _NAMED
@@ -238,8 +241,8 @@ def wnli(world: World, rng: Random, label: int) -> tuple[str, ...]:
             [rng.choice(words.SYNONYM_OF.get(thing, (thing,))) for thing in things],
         )
     text, reading, *reasons = rng.choice(schemas)
-    # The reason alone says a little about the label: a pure exclusive-or of reason and reading is
-    # learned too slowly.
+    # Make the reason alone hint at the label: a pure exclusive-or of reason and reading is learned
+    # too slowly.
     meant = int(rng.random() < (0.6 if label else 0.4))
     filled = {
         "she": "she" if women else "he",

@@ -1,5 +1,5 @@
 """Rows of squad and squad_v2: a paragraph about a few people, and a question whose answer is a span
-of it."""
+of the paragraph."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ ASKED = ("who", "thing", "place", "time")
 def paragraph(
     world: World, rng: Random, *, unanswerable: float, questions: int = 3
 ) -> list[dict[str, Any]]:
-    """Rows for one paragraph of two events; a share `unanswerable` of its questions is about
-    something that it does not say."""
+    """Return the rows for one paragraph about two events. A share `unanswerable` of its questions
+    asks for something that the paragraph does not tell."""
     people, things, verbs = (
         rng.sample(words.PEOPLE, 3),
         rng.sample(VALUES["thing"], 3),
@@ -65,9 +65,10 @@ def paragraph(
 
 
 def _answer(told: str, event: Event, slot: str) -> tuple[str, int]:
-    """The answer as it stands in the sentence, and where it starts there."""
+    """Return the answer as the sentence has it, and the position in the sentence where it
+    starts."""
     value = getattr(event, slot)
-    # As a whole word: there is a car in Oscar.
+    # Whole words only: "car" also occurs in "Oscar".
     found = re.search(
         rf"\b({'|'.join(words.SYNONYM_OF.get(value, (value,)))})\b", told, re.IGNORECASE
     )

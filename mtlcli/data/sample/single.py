@@ -9,8 +9,8 @@ from mtlcli.data.sample.world import OPTIONAL, VALUES, Tokens, World, sentence
 
 
 def sst2(world: World, rng: Random, label: int) -> tuple[str, ...]:
-    """A verdict on a film or the like; 1 is positive. Negation and a second clause turn a verdict
-    round."""
+    """Return a verdict on a film or the like: positive (1) or negative (0). Negation and a
+    contrasting clause make single words misleading."""
     style = rng.random()
     if style < 0.3:
         return (sentence(_verdict(rng, _work(rng), label)),)
@@ -41,14 +41,14 @@ def _verdict(rng: Random, work: str, positive: int) -> str:
 
 
 def cola(world: World, rng: Random, label: int) -> tuple[str, ...]:
-    """An event in good English (1), or with its grammar broken in one place (0)."""
+    """Return an event in good English (1), or with its grammar broken in one place (0)."""
     event = world.event(rng, rng.sample(OPTIONAL, rng.choice((1, 2))))
     tokens = world.deny(rng, event) if rng.random() < 0.2 else world.tell(rng, event)
     return (sentence(tokens if label else _break(rng, tokens)),)
 
 
 def _break(rng: Random, tokens: Tokens) -> Tokens:
-    """The sentence with one word missing, moved, repeated or in the wrong form."""
+    """Return the sentence with one word missing, moved, repeated or in the wrong form."""
     roles = [role for role, _ in tokens]
     verb = roles.index("verb")
     noun = roles.index("noun")

@@ -1,5 +1,5 @@
-"""The world of the sample data: who works as what and lives where, what may happen, and how it is
-said in English."""
+"""The world of the sample data: each person's job and home, the events that may happen, and their
+telling in English."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Tokens = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Event:
-    """Somebody did something to a thing; `quality`, `place` and `time` may be left unsaid
-    (None)."""
+    """An event: somebody did something to a thing. `quality`, `place` and `time` are None where
+    they are not told."""
 
     who: str
     verb: str
@@ -39,14 +39,15 @@ VALUES = {
     "time": words.TIMES,
 }
 OPINION = 0.3
-"""How often an event is that somebody liked or hated something, beyond its even share."""
+"""Probability that an event is deliberately that somebody liked or hated something; chance adds
+more such events."""
 HABIT = 0.85
-"""How often a person is in their own country, with a thing of the kind that is made there, and
-likes what is good."""
+"""Probability that a person is in their own country; likewise that the thing is of the kind that is
+made in that country, and that the person likes good things and hates bad ones."""
 
 
 def without(event: Event, slot: str) -> Event:
-    """The event with an optional slot left unsaid."""
+    """Return the event without the value of an optional slot."""
     values: dict[str, Any] = {slot: None}
     return replace(event, **values)
 
@@ -69,7 +70,7 @@ class World:
         )
 
     def event(self, rng: Random, optional: Sequence[str] = OPTIONAL) -> Event:
-        """An event that says who did what to which thing, and the `optional` slots."""
+        """Return an event that has a person, a verb, a thing, and the `optional` slots."""
         values = {slot: rng.choice(VALUES[slot]) for slot in ("who", "verb", "thing", *optional)}
         country = self.country[values["who"]]
         if rng.random() < OPINION:
@@ -83,8 +84,8 @@ class World:
         return Event(**values)
 
     def change(self, rng: Random, event: Event, slots: Sequence[str]) -> Event:
-        """The event with another value in each of some slots that it says: the opposite, or that of
-        another event."""
+        """Return the event with another value in each of `slots`, which must be filled: the
+        opposite of the present value, or the value of another event."""
         other = self.event(rng)
         for slot in slots:
             now, value = getattr(event, slot), getattr(other, slot)
@@ -101,15 +102,14 @@ class World:
         return event
 
     def fact(self, rng: Random, person: str, relation: str) -> str:
-        """A sentence that tells the `job`, the `home` or the `hobby` of a person."""
+        """Return a sentence that tells the `job`, the `home` or the `hobby` of a person."""
         if relation == "job":
             return f"{person} {rng.choice(('works as', 'is'))} {article(self.job[person])}."
         if relation == "home":
             return f"{person} {rng.choice(('lives in', 'comes from'))} {self.home[person]}."
         return f"{person} {rng.choice(('likes', 'enjoys'))} {self.hobby[person]}."
 
-    # -- how an event is said and asked about
-    # -------------------------------------------------------------------------
+    # -- telling an event and asking about it -------------------------------------------------
 
     def tell(
         self,
@@ -120,9 +120,9 @@ class World:
         knowledge: float = 0.1,
         passive: float = 0.1,
     ) -> Tokens:
-        """The event as a sentence. `vary`: how often a word is replaced by a synonym; `knowledge`:
-        how often a person is named by their job, or their home town is not named; `passive`: how
-        often the thing comes first."""
+        """Return the event as a sentence. `vary`: how often a word is replaced by a synonym.
+        `knowledge`: how often a person is called by their job, or their home town is not named.
+        `passive`: how often the sentence is in the passive voice."""
         verb = synonym(rng, words.VERBS[event.verb], vary)
         who, thing = self.subject(rng, event, knowledge), self.object(rng, event, vary)
         if rng.random() < passive:
@@ -135,7 +135,7 @@ class World:
         return [*middle, *where, *when(event)]
 
     def deny(self, rng: Random, event: Event, *, vary: float = 0.25) -> Tokens:
-        """The event as a sentence that says it did not happen."""
+        """Return a sentence that denies the event."""
         verb = synonym(rng, words.VERBS[event.verb], vary)
         said: Tokens = (
             [("not", "never"), ("verb", verb[1])]
@@ -151,7 +151,7 @@ class World:
         ]
 
     def subject(self, rng: Random, event: Event, knowledge: float) -> Tokens:
-        """Who did it: the name, or with probability `knowledge` the job."""
+        """Return the person of the event: the name, or with probability `knowledge` the job."""
         return (
             [("det", "the"), ("who", self.job[event.who])]
             if rng.random() < knowledge
@@ -159,8 +159,8 @@ class World:
         )
 
     def object(self, rng: Random, event: Event, vary: float) -> Tokens:
-        """The thing, with its quality if that is said; words are replaced by synonyms as often as
-        `vary` says."""
+        """Return the thing of the event, with its quality if the event has one. `vary`: how often a
+        word is replaced by a synonym."""
         adjective: Tokens = (
             [("adj", synonym(rng, words.QUALITIES[event.quality], vary))] if event.quality else []
         )
@@ -171,8 +171,8 @@ class World:
         ]
 
     def where(self, rng: Random, event: Event, knowledge: float) -> Tokens:
-        """The place of the event, nothing when it is left unsaid; one's own town is "at home" with
-        probability 2 `knowledge`."""
+        """Return the place of the event, or nothing if the event has none. The person's own town is
+        "at home" with probability 2 `knowledge`."""
         if event.place is None:
             return []
         if event.place == self.home[event.who] and rng.random() < 2 * knowledge:
@@ -182,8 +182,8 @@ class World:
     def ask(
         self, rng: Random, event: Event, slot: str, *, vary: float = 0.25, knowledge: float = 0.1
     ) -> str:
-        """A question for one slot (`who`, `thing`, `place` or `time`) that gives all the other
-        slots that the event says."""
+        """Return a question for one slot (`who`, `thing`, `place` or `time`) that tells the other
+        slots of the event."""
         verb = synonym(rng, words.VERBS[event.verb], vary)
         rest = [
             *([] if slot == "place" else self.where(rng, event, 0)),
@@ -204,26 +204,26 @@ class World:
 
 
 def when(event: Event) -> Tokens:
-    """The time of the event, or nothing."""
+    """Return the time of the event, or nothing if the event has none."""
     return [("time", word) for word in event.time.split()] if event.time else []
 
 
 def synonym(rng: Random, choices: Sequence[T], vary: float) -> T:
-    """The first choice, or with probability `vary` any of them."""
+    """Return the first choice, or with probability 2 `vary` any of the choices."""
     return rng.choice(choices) if rng.random() < 2 * vary else choices[0]
 
 
 def article(noun: str) -> str:
-    """The noun with its indefinite article."""
+    """Return the noun with its indefinite article."""
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def join(tokens: Tokens) -> str:
-    """The words as text, a comma without a space before it."""
+    """Return the words as text, without a space before a comma."""
     return " ".join(word for _, word in tokens).replace(" ,", ",")
 
 
 def sentence(tokens: Tokens | str) -> str:
-    """The words as a sentence: first letter in upper case, a full stop at the end."""
+    """Return the words as a sentence: first letter in upper case, a full stop at the end."""
     text = tokens if isinstance(tokens, str) else join(tokens)
     return text[0].upper() + text[1:] + "."
