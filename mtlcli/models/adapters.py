@@ -1,4 +1,4 @@
-"""What strategies put beside the layers of a backbone."""
+"""Adapter modules that sharing strategies put beside the layers of a backbone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from mtlcli.models.layers import Layer, chosen_layers, layer_list
 
 
 class Bottleneck(nn.Module):
-    """up(gelu(down(x))), what an adapter adds to hidden states; 0 at the start."""
+    """The bottleneck up(gelu(down(x))) of an adapter, which is added to hidden states; 0 at the
+    start."""
 
     def __init__(self, hidden: int, size: int) -> None:
         super().__init__()
@@ -22,7 +23,7 @@ class Bottleneck(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(..., hidden) -> (..., hidden)."""
+        """Return the change of the hidden states: (..., hidden) -> (..., hidden)."""
         change: Tensor = self.up(nn.functional.gelu(self.down(hidden)))
         return change
 
@@ -34,8 +35,8 @@ def adapt(
     *,
     frozen: bool,
 ) -> None:
-    """Put what `place` makes of a layer in its place, for each of `layers` (`sharing.layers`).
-    `frozen`: the backbone is not trained.
+    """Replace each layer that `layers` (`sharing.layers`) chooses by `place(layer)`. `frozen`: the
+    backbone is not trained.
 
     Raises UserError when a layer does not exist.
     """

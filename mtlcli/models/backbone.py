@@ -30,11 +30,11 @@ from mtlcli.models.files import WORD_EMBEDDINGS, BackboneFiles, from_here, locat
 from mtlcli.tasks.base import Encoded
 
 SHOWN = 6
-"""Names that a message about missing weights shows."""
+"""Number of names that a message about missing weights shows."""
 
 
 def layer_of(parameter: str) -> int | None:
-    """The number of the layer that a parameter of a backbone belongs to, from 0; None for
+    """Return the number, from 0, of the layer that a parameter of a backbone belongs to; None for
     embeddings, final norms and poolers.
 
     Every encoder of the transformers library keeps its layers in one list, whose index is the first
@@ -44,8 +44,9 @@ def layer_of(parameter: str) -> int | None:
 
 
 def height_of(parameter: str, depth: int) -> int:
-    """How far down a parameter of a backbone with `depth` layers lies: 0 above the layers (final
-    norms, poolers), 1 the last layer, `depth` the first, `depth` + 1 the embeddings."""
+    """Return how far down a parameter of a backbone with `depth` layers lies: 0 above the layers
+    (final norms, poolers), 1 in the last layer, `depth` in the first, `depth` + 1 in the
+    embeddings."""
     layer = layer_of(parameter)
     if layer is not None:
         return depth - layer
@@ -60,7 +61,8 @@ def height_of(parameter: str, depth: int) -> int:
 
 
 def last_layers(parameters: Sequence[str], count: int) -> list[int]:
-    """Positions, among parameters of a backbone by name, of those in the last `count` layers.
+    """Return the positions in `parameters`, the names of a backbone's parameters, of those in the
+    last `count` layers.
 
     Raises UserError when the backbone has fewer layers.
     """
@@ -85,15 +87,16 @@ ATTENTION_DROPOUT = (
     "attn_pdrop",
     "dropout_rate",
 )
-"""What configurations call the dropout in attention. With it torch's kernel takes 1.02 to 1.08
-times the step of plain products on a CPU, without it down to 0.94 times."""
+"""Names that configurations have for the dropout in attention. On a CPU, a step with torch's kernel
+takes 1.02 to 1.08 times as long as one with plain products while attention has dropout, and down to
+0.94 times as long without dropout."""
 
 
 class Backbone(nn.Module):
-    """A transformers network and the way its token states become one vector."""
+    """A transformers network and the pooling that makes one vector of its token states."""
 
     def __init__(self, network: PreTrainedModel, pooling: str, *, attention: str = "auto") -> None:
-        """`attention`: as in the config, and as the network was built."""
+        """`attention`: `model.attention`, with which the network was built."""
         super().__init__()
         self.network = network
         self.pooling = pooling
@@ -111,8 +114,8 @@ class Backbone(nn.Module):
             network.pooler = None  # type: ignore[assignment]
         embeddings = network.get_input_embeddings()
         if isinstance(embeddings, nn.Embedding):
-            # A batch meets few of the vocabulary's rows; a dense gradient of all of them would be
-            # made anew by every backward pass.
+            # A batch uses few rows of the table. A dense gradient would hold all of them, and every
+            # backward pass would make it anew.
             embeddings.sparse = True
 
     @property
@@ -126,8 +129,8 @@ class Backbone(nn.Module):
         return int(self.network.config.get_text_config().num_hidden_layers)
 
     def freeze(self, layers: int) -> None:
-        """Train neither the embeddings nor the lowest `layers` layers. Raises UserError when there
-        are fewer."""
+        """Freeze the embeddings and the lowest `layers` layers. Raises UserError when the backbone
+        has fewer layers."""
         if layers > self.depth:
             what = f"the backbone has {count_of(self.depth, 'layer')}"
             raise UserError(
@@ -139,18 +142,18 @@ class Backbone(nn.Module):
 
     @property
     def causal(self) -> bool:
-        """Whether tokens see only what stands before them: a decoder-only model."""
+        """Whether tokens see none of the tokens after them, as in a decoder-only model."""
         return _is_decoder(self.network.config)
 
     @property
     def initializer_range(self) -> float:
-        """Standard deviation of the network's initial weights; heads start with the same."""
+        """Standard deviation of the network's initial weights. Heads start with the same one."""
         return float(getattr(self.network.config, "initializer_range", 0.02))
 
     @property
     def dropout(self) -> float:
-        """Dropout that suits a head on this backbone: what its configuration says for classifiers,
-        else for hidden states."""
+        """Dropout that suits a head on this backbone: the one that its configuration has for
+        classifiers, else the one for hidden states, else 0."""
         config = self.network.config
         for name in (
             "classifier_dropout",
@@ -165,14 +168,15 @@ class Backbone(nn.Module):
         return 0.0
 
     def train(self, mode: bool = True) -> Backbone:
-        """As of any module. On a CPU `model.attention=auto` is plain products while there is
-        dropout in them, and torch's kernel else."""
+        """Set training or evaluation mode, as `nn.Module.train` does. On a CPU,
+        `model.attention=auto` is plain products while attention has dropout, and torch's kernel
+        otherwise."""
         super().train(mode)
         wanted = self._plain if mode and next(self.parameters()).device.type == "cpu" else "sdpa"
         if self._switches and wanted != self._attention:
             self._attention = wanted
-            # Copies of layers have configurations of their own, and masks are made for what the
-            # network's says.
+            # The configurations of all modules change: copies of layers have their own, and the
+            # network makes its masks for the implementation in its own.
             for module in self.network.modules():
                 config: Any = getattr(module, "config", None)
                 if getattr(config, "_attn_implementation", None) in (self._plain, "sdpa"):
@@ -180,8 +184,9 @@ class Backbone(nn.Module):
         return self
 
     def forward(self, batch: Batch) -> Encoded:
-        """Token states (batch, length, hidden) and one vector per input (batch, hidden); see
-        `Batch.tokens`."""
+        """Return token states (batch, length, hidden) and one vector per input (batch, hidden).
+        Without `Batch.tokens`, the states may be those of the first token alone: (batch, 1,
+        hidden)."""
         inputs: dict[str, Any] = {
             "input_ids": batch.input_ids,
             "attention_mask": batch.attention_mask.long(),
@@ -189,7 +194,7 @@ class Backbone(nn.Module):
         if batch.token_type_ids is not None:
             inputs["token_type_ids"] = batch.token_type_ids
         if self._skips and not batch.tokens:
-            # The library hands what it does not know on to its layers.
+            # The library passes arguments that it does not know on to its layers.
             inputs["first_token"] = batch.attention_mask
         output = self.network(**inputs)
         hidden = output.last_hidden_state
@@ -209,12 +214,12 @@ class Backbone(nn.Module):
 
 
 def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = True) -> Backbone:
-    """The backbone of `files`, with pretrained weights if it has a location and `load_weights`,
-    else initialised from torch's generator.
+    """Build the backbone of `files`: with pretrained weights if it has a location and
+    `load_weights` is true, else initialised from torch's generator.
 
     Raises UserError when the weights cannot be loaded or `model.pooling` does not fit the network.
     """
-    # A bar for every load would tear the run's own view.
+    # A progress bar for every load would break the run's own display.
     disable_progress_bar()
     fields = own_architecture(files.architecture)
     options = {} if model.attention == "auto" else {"attn_implementation": model.attention}
@@ -233,13 +238,14 @@ def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = T
         ) from error
     if files.location is not None and load_weights:
         assert model.name is not None
-        # What the run folder keeps is where the weights were found; what counts is what the config
-        # asks for.
+        # `files` may come from a run folder and then holds the place where the weights were found.
+        # The config decides where they are read from now.
         location = locate(model.name)
         verbosity = logging.get_verbosity()
         try:
             _check_shards(location)
-            logging.set_verbosity_error()  # What is missing is said below, once and in log.txt.
+            # Missing weights are reported below, once and in log.txt.
+            logging.set_verbosity_error()
             network, info = AutoModel.from_pretrained(
                 location,
                 config=config,
@@ -278,7 +284,7 @@ def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = T
                 where="model.gradient_checkpointing",
                 fix="leave it out",
             )
-        # The library's name of it before and since it was renamed.
+        # The library has renamed this method: its versions have one name or the other.
         enable = (
             getattr(network, "activation_checkpointing_enable", None)
             or network.gradient_checkpointing_enable
@@ -300,11 +306,11 @@ def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = T
 
 
 def _check_complete(model: Model, network: PreTrainedModel, info: dict[str, Any]) -> None:
-    """Compare the weights that were found with the network, whose other parameters are random now.
+    """Compare the weights that were loaded with the network. Parameters that the weights lack are
+    random now.
 
-    A few missing tensors, and layers that the network does not have, are warned of. Raises
-    UserError when whole layers or the embeddings of the vocabulary are missing: that is no
-    pretrained model.
+    Warns of a few missing tensors, and of layers that only the weights have. Raises UserError when
+    whole layers or the embeddings of the vocabulary are missing: such a model is not pretrained.
     """
     where = f"model.name={model.name}"
     # The decoder of an encoder-decoder is not used, and a pooler only when it was trained or is
@@ -349,7 +355,8 @@ def _check_complete(model: Model, network: PreTrainedModel, info: dict[str, Any]
 
 
 def _any_layer(parameter: str) -> str:
-    """The name of a parameter, the same for each layer."""
+    """Return the name of a parameter with `#` for its layer number, so that it is the same for each
+    layer."""
     return ".".join("#" if part.isdigit() else part for part in parameter.split("."))
 
 
@@ -360,13 +367,13 @@ def _some(names: list[str]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    # The library lists hundreds of names.
+    # The library's message may go on with hundreds of names.
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _check_shards(location: str) -> None:
-    """Raise ValueError when weights in several files name one that is no safetensors file beside
-    them: the library would unpickle it."""
+    """Raise ValueError when the index of sharded weights names a file that is not a safetensors
+    file beside it: the library would unpickle that file."""
     index = cached_file(
         location,
         SAFE_WEIGHTS_INDEX_NAME,

@@ -1,5 +1,5 @@
-"""What costs less in layers like BERT's, with the same result: the last layer where nobody reads
-what it gives for other tokens than the first, and dropout in attention on a CPU."""
+"""Cheaper ways to compute layers like BERT's, with the same result: the last layer where heads read
+only the first token, and dropout in attention on a CPU."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
 LAYERS = ("BertLayer", "RobertaLayer", "XLMRobertaLayer", "CamembertLayer", "ElectraLayer")
-"""Layers of the transformers library that are made of the same parts as BERT's."""
+"""Classes of layers in the transformers library that are made of the same parts as BERT's."""
 
 PLAIN = "plain_products"
-"""What transformers is told to call `attend`."""
+"""Name under which `attend` is registered with transformers."""
 
 
 def bert_layers(network: nn.Module) -> list[nn.Module]:
-    """The layers of an encoder like BERT, in order; none of another network."""
+    """Return the layers of an encoder like BERT, in order; an empty list for any other network."""
     return [
         module
         for module in network.modules()
@@ -36,11 +36,11 @@ def attend(
     scaling: float,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
-    """As the library's `eager`, but for the dropout: that of the layer, which may be a cheap one,
-    where the library draws bits by itself.
+    """Compute attention as the library's `eager` does, but with the layer's own dropout module,
+    which may be a cheap one; `eager` draws bits by itself.
 
-    `query`, `key`, `value`: (batch, heads, length, size). Returns (batch, length, heads, size) and
-    (batch, heads, length, length).
+    `query`, `key`, `value`: (batch, heads, length, size). Returns the attended values (batch,
+    length, heads, size) and the attention weights (batch, heads, length, length).
     """
     weights = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
@@ -54,12 +54,12 @@ AttentionMaskInterface.register(PLAIN, eager_mask)
 
 
 class FirstToken:
-    """What is mixed into a layer's class, to give the state of the first token ([CLS]) alone where
-    that is what heads read.
+    """Mixin for the class of a layer, which computes the state of the first token ([CLS]) alone
+    where heads read no other.
 
-    Of what the layer makes of each token nothing is left: the one query looks for keys W x, and q .
-    W x = (W^T q) . x needs no keys; nor does a mean of values W x, which is W times the mean of x.
-    This is a layer less, but for attention.
+    With a single query, keys and values need not be computed for each token: q . W x = (W^T q) . x,
+    and a weighted mean of values W x is W times the weighted mean of x. The network then costs one
+    layer less, except for that layer's attention.
     """
 
     def forward(
@@ -69,8 +69,9 @@ class FirstToken:
         first_token: Tensor | None = None,
         **more: Any,
     ) -> Tensor:
-        """(batch, length, hidden) states; the same, or (batch, 1, hidden) with `first_token`:
-        (batch, length) bool, where tokens are."""
+        """Return the states of all tokens, (batch, length, hidden), or with `first_token` that of
+        the first token, (batch, 1, hidden). `hidden_states`: (batch, length, hidden).
+        `first_token`: (batch, length) bool, True where there is a token."""
         if first_token is None:
             states: Tensor = super().forward(hidden_states, *inputs, **more)  # type: ignore[misc]
             return states
@@ -90,18 +91,19 @@ class FirstToken:
 
 
 def skip_tokens(network: nn.Module) -> bool:
-    """Let the last layer of a network take `first_token`, if it can."""
+    """Let the last layer of a network take `first_token`, if it is like BERT's. Returns whether it
+    is."""
     layers = bert_layers(network)
     for last in layers[-1:]:
-        # Its class, not a module around it: names of parameters, copies and what strategies look
-        # for in a layer stay as they are.
+        # Only the class changes. With a module around the layer, the names of parameters, copies,
+        # and what strategies look for in a layer would not stay as they are.
         last.__class__ = type(type(last).__name__, (FirstToken, type(last)), {})
     return bool(layers)
 
 
 def _scores(queries: Tensor, key: nn.Module, states: Tensor) -> Tensor:
-    """(batch, heads, length): products of the queries (batch, heads, size) with the keys of all
-    tokens."""
+    """Return the products of the queries (batch, heads, size) with the keys of all tokens: (batch,
+    heads, length)."""
     heads = queries.shape[1]
     if type(key) is not nn.Linear:  # For example with LoRA.
         return torch.einsum("bhe,blhe->bhl", queries, key(states).unflatten(-1, (heads, -1)))
@@ -110,8 +112,8 @@ def _scores(queries: Tensor, key: nn.Module, states: Tensor) -> Tensor:
 
 
 def _means(weights: Tensor, value: nn.Module, states: Tensor) -> Tensor:
-    """(batch, heads, size): means of the values of all tokens, with `weights` (batch, heads,
-    length)."""
+    """Return the means of the values of all tokens, weighted by `weights` (batch, heads, length):
+    (batch, heads, size)."""
     heads = weights.shape[1]
     if type(value) is not nn.Linear:
         return torch.einsum("bhl,blhe->bhe", weights, value(states).unflatten(-1, (heads, -1)))

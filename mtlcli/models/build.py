@@ -1,4 +1,4 @@
-"""Builds the model of a run: backbone, sharing strategy, heads."""
+"""Construction of the model of a run: backbone, sharing strategy, heads."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ def build_model(
     *,
     load_weights: bool = True,
 ) -> MultiTaskModel:
-    """The model of a run, initialised from torch's generator. `config.model.pooling` is set to what
-    was chosen.
+    """Build the model of a run, initialised from torch's generator. Sets `config.model.pooling` to
+    the pooling that was chosen.
 
-    `load_weights=False` leaves pretrained weights aside: those of a checkpoint come next.
+    `load_weights=False` skips the pretrained weights, because those of a checkpoint are loaded
+    next.
     """
     made: list[Backbone] = []
 
     def make_backbone() -> Backbone:
         with warnings.catch_warnings():
-            if made:  # What the weights lack was said for the first copy.
+            if made:  # The first copy has warned of what the weights lack.
                 warnings.simplefilter("ignore", RunWarning)
             backbone = build_backbone(files, config.model, load_weights=load_weights)
         if config.model.frozen_layers is not None:
@@ -50,7 +51,7 @@ def build_model(
             for p in (tasks[name].config.dropout, config.model.dropout, backbone.dropout)
             if p is not None
         )
-        # A pooler has put its dense tanh layer before the head already.
+        # With a pooler, there is a dense tanh layer before the head already.
         heads[name] = tasks[name].build_head(
             backbone.hidden,
             dropout,

@@ -2,8 +2,8 @@
 
 torch draws a number for every element with `bernoulli_`, which takes five times as long as the rest
 of dropout. Here one 64-bit draw of the same generator serves four elements: an element is kept when
-its 16 bits are large enough. Its probability is a multiple of 2**-16, and the kept ones are scaled
-by what it is, so the mean is exact.
+its 16 bits are large enough. The probability that this gives is a multiple of 2**-16, and kept
+elements are scaled by that probability, so the mean is exact.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ LEVELS = 1 << 16
 
 
 class CheapDropout(nn.Dropout):
-    """As `nn.Dropout`; on other devices it is `nn.Dropout`."""
+    """Dropout with cheap random bits on a CPU; `nn.Dropout` on other devices."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Same shape."""
+        """Return a tensor of the same shape."""
         dropped = round(self.p * LEVELS)
         if not self.training or not dropped or dropped == LEVELS or input.device.type != "cpu":
             return super().forward(input)
@@ -31,13 +31,13 @@ class CheapDropout(nn.Dropout):
 
 
 def cheapen(module: nn.Module) -> None:
-    """Let every dropout inside of a module be cheap."""
+    """Replace every `nn.Dropout` inside a module by `CheapDropout`."""
     _replace(module, nn.Dropout, CheapDropout)
 
 
 def restore(module: nn.Module) -> None:
-    """Take back `cheapen`: torch.vmap draws different numbers for what it runs side by side only
-    where torch draws them."""
+    """Undo `cheapen`, for modules that run under `torch.vmap`: only torch's own dropout draws
+    different numbers for each of the copies there."""
     _replace(module, CheapDropout, nn.Dropout)
 
 

@@ -1,8 +1,8 @@
-"""Experts: feed-forward blocks beside one another, and gates that mix what they give.
+"""Experts: parallel feed-forward blocks, and gates that mix their outputs.
 
 In a layer of the network, experts are copies of the layer's own feed-forward block. On top of the
 backbone they are new blocks that stand behind the last layer and before what the network does with
-its output (a final norm, a pooler), so pooled vectors are made from what the experts give.
+its output (a final norm, a pooler), so pooled vectors are made from the experts' outputs.
 """
 
 from __future__ import annotations
@@ -35,17 +35,18 @@ from mtlcli.tasks.base import Encoded
 
 
 class ExpertRoute(MaskedRoute):
-    """Also knows whether this pass is one of a training step's."""
+    """Route that also knows whether this pass belongs to a training step."""
 
     def __init__(self) -> None:
         super().__init__()
         self.step: int | None = None
-        """Number of the training step since the process began; None in any other pass."""
+        """Number of the training step, counted since the process began; None in any other pass."""
 
 
 class Load(nn.Module):
-    """Mean weight that the tokens of each name's latest step gave each expert, over all
-    micro-batches. Part of the checkpoint."""
+    """Statistics of gates: the mean weight of each expert, for each name (a task, or PLE's shared
+    stream), over the tokens of all micro-batches in that name's latest training step. Part of the
+    checkpoint."""
 
     weights: Tensor
     tokens: Tensor
@@ -60,8 +61,10 @@ class Load(nn.Module):
 
     @torch.no_grad()
     def add(self, name: str, weights: Tensor, mask: Tensor) -> None:
-        """`weights`: (batch, length, experts); `mask`: (batch, length), True where there is a
-        token."""
+        """Add the weights of a micro-batch, if this pass belongs to a training step.
+
+        `weights`: (batch, length, experts); `mask`: (batch, length), True where there is a token.
+        """
         if self._route.step is None:
             return
         row = self._rows[name]
@@ -73,7 +76,7 @@ class Load(nn.Module):
         self.tokens[row] += mask.sum()
 
     def report(self) -> dict[str, list[float]]:
-        """For each name that had a batch: (experts,) weights that sum to one."""
+        """Return the mean weights (experts,) of each name that had a batch; they sum to one."""
         means = (self.weights / self.tokens.clamp(min=1).unsqueeze(-1)).tolist()
         seen = self.tokens.tolist()
         return {
@@ -88,17 +91,17 @@ class Softmax(nn.Linear):
 
     def __init__(self, hidden: int, experts: int, std: float) -> None:
         """`std`: standard deviation of the initial weights. They are random, so that experts that
-        start equal part."""
+        start equal become different."""
         super().__init__(hidden, experts, bias=False)
         nn.init.normal_(self.weight, std=std)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(..., width) states -> (..., experts) weights, in fp32."""
+        """Return the experts' weights (..., experts), in fp32, for states (..., width)."""
         return super().forward(hidden).float().softmax(-1)
 
 
 def build_gate(config: Gating, hidden: int, experts: int, std: float) -> nn.Module:
-    """A gate of the kind that the config names."""
+    """Build a gate of the kind that the config names."""
     return (
         Softmax(hidden, experts, std)
         if config.gate == "softmax"
@@ -116,13 +119,13 @@ class TwoParts(nn.Module):
         self.output = output
 
     def forward(self, hidden: Tensor, residual: Tensor) -> Tensor:
-        """States of the same shape."""
+        """Return states of the same shape."""
         return self.output(self.intermediate(hidden), residual)
 
 
 def replace_feed_forward(layer: nn.Module, make: Callable[[nn.Module], nn.Module]) -> None:
-    """Put `make(block)` in the place of a layer's feed-forward block. Raises UserError when the
-    layer has no module for it."""
+    """Replace a layer's feed-forward block by `make(block)`. Raises UserError when the layer does
+    not keep this block in a module of its own."""
     if isinstance(getattr(layer, "intermediate", None), nn.Module) and isinstance(
         getattr(layer, "output", None), nn.Module
     ):
@@ -152,8 +155,8 @@ class Copies(nn.ModuleList):
     """Experts in a layer: copies of its feed-forward block."""
 
     def __init__(self, block: nn.Module, count: int, noise: float) -> None:
-        """`noise`: standard deviation of what is added to each matrix, relative to that of its
-        entries."""
+        """`noise`: standard deviation of the noise that is added to each matrix, relative to the
+        standard deviation of the matrix's entries."""
         super().__init__([deepcopy(block) for _ in range(count)])
         with torch.no_grad():
             for parameter in self.parameters():
@@ -161,7 +164,7 @@ class Copies(nn.ModuleList):
                     parameter.add_(noise * parameter.std() * torch.randn_like(parameter))
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """(experts, batch, length, hidden)."""
+        """Return the output of each expert: (experts, batch, length, hidden)."""
         return torch.stack([expert(*inputs) for expert in self])
 
 
@@ -173,7 +176,7 @@ class Blocks(nn.Module):
         """`std`: standard deviation of the initial weights."""
         super().__init__()
         self.count = count
-        # Biases and norms are flat: what has one dimension has no weight decay.
+        # Biases and norms are flat, because parameters with one dimension have no weight decay.
         self.norm = nn.Parameter(torch.ones(count * hidden))
         self.norm_bias = nn.Parameter(torch.zeros(count * hidden))
         self.up = nn.Parameter(torch.empty(count, hidden, hidden).normal_(std=std))
@@ -182,8 +185,9 @@ class Blocks(nn.Module):
         self.down_bias = nn.Parameter(torch.zeros(count * hidden))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(batch, length, hidden) states for all, or (count, batch, length, hidden): its own for
-        each; gives the latter shape."""
+        """Return the output of each expert: (count, batch, length, hidden). `hidden`: states
+        (batch, length, hidden) that all experts read, or (count, batch, length, hidden), one set
+        for each expert."""
         shape = (self.count, *hidden.shape[-3:])
         states = hidden.reshape(-1, shape[1] * shape[2], shape[3])
         each = self.count, 1, -1
@@ -195,14 +199,14 @@ class Blocks(nn.Module):
 
 
 def mix(outputs: Tensor, weights: Tensor) -> Tensor:
-    """(experts, batch, length, hidden) and (batch, length, experts) -> (batch, length, hidden), in
-    the outputs' precision."""
+    """Mix outputs (experts, batch, length, hidden) by weights (batch, length, experts). Returns
+    (batch, length, hidden) in the outputs' precision."""
     return (outputs * weights.movedim(-1, 0).unsqueeze(-1)).sum(0).to(outputs.dtype)
 
 
 class Mixture(nn.Module):
-    """Shared experts, experts of each task's own, and a gate for each task over its own and the
-    shared ones, in this order."""
+    """Shared experts, private experts of each task, and for each task a gate over its private
+    experts and the shared ones, in this order."""
 
     def __init__(
         self,
@@ -214,7 +218,9 @@ class Mixture(nn.Module):
         shared: int,
         own: int,
     ) -> None:
-        """`make`: gives so many experts. `gate`: a gate over so many."""
+        """`make`: builds the given number of experts. `gate`: builds a gate over the given number
+        of experts. `shared`, `own`: numbers of shared experts, and of private ones for each
+        task."""
         super().__init__()
         self.shared = make(shared) if shared else None
         self.own = PerTask({owner: make(own) for owner in owners}) if own else None
@@ -223,10 +229,10 @@ class Mixture(nn.Module):
         self._route = route
 
     def forward(self, *inputs: Tensor, common: Tensor | None = None) -> Tensor:
-        """The mixture of what the experts make of the inputs, of which the gate sees the first:
-        (batch, length, hidden).
+        """Return the mixture of the experts' outputs for the inputs: (batch, length, hidden). The
+        gate reads the first input.
 
-        `common`: what the shared experts get, if that is something else (PLE).
+        `common`: the input of the shared experts, if that is another one (PLE).
         """
         outputs = [] if self.own is None else [self._route.each(self._own, *inputs).transpose(0, 1)]
         if self.shared is not None:
@@ -234,7 +240,7 @@ class Mixture(nn.Module):
         return mix(torch.cat(outputs), self._route.each(self._weigh, inputs[0], self._route.mask))
 
     def _own(self, owner: str, *inputs: Tensor) -> Tensor:
-        """What a task's own experts give: (batch, experts, length, hidden)."""
+        """Return the outputs of a task's private experts: (batch, experts, length, hidden)."""
         assert self.own is not None
         outputs: Tensor = self.own[owner](*inputs)
         return outputs.transpose(0, 1)
@@ -251,7 +257,7 @@ class ExpertTrunk(Trunk):
     def __init__(
         self, gating: Gating, make_backbone: Callable[[], Backbone], owners: dict[str, str]
     ) -> None:
-        """`gating`: the part of the config that says which gates there are."""
+        """`gating`: the part of the config that chooses the gates."""
         super().__init__(owners)
         self.gating = gating
         self.route = ExpertRoute()
@@ -260,16 +266,16 @@ class ExpertTrunk(Trunk):
         self.std = self.backbone.initializer_range
 
     def gate(self, experts: int) -> nn.Module:
-        """A new gate over so many experts."""
+        """Build a gate over the given number of experts."""
         return build_gate(self.gating, self.backbone.hidden, experts, self.std)
 
     def blocks(self, experts: int) -> Blocks:
-        """So many new experts for a place on top."""
+        """Build the given number of experts for a place on top."""
         return Blocks(experts, self.backbone.hidden, self.std)
 
     def put_on_top(self, top: Callable[[Tensor], Tensor]) -> None:
-        """Pass what the last layer gives through `top`, which lies beside the network: it is
-        trained when all layers are frozen."""
+        """Pass the output of the last layer through `top`. As `top` lies beside the network, it is
+        trained even when all layers are frozen."""
 
         def behind(_layer: nn.Module, _inputs: Any, output: Any) -> Any:
             return with_hidden(output, top(hidden_of(output)))
@@ -277,13 +283,13 @@ class ExpertTrunk(Trunk):
         layer_list(self.backbone.network)[-1].register_forward_hook(behind)
 
     def forward(self, task: str, batch: Batch) -> Encoded:
-        """Token states and pooled vectors through the experts."""
+        """Return token states and pooled vectors computed through the experts."""
         self.route.parts, self.route.mask = self.owned(task, batch), batch.attention_mask
         return self.backbone(batch)
 
     @contextmanager
     def training_passes(self) -> Iterator[None]:
-        """See `Trunk`: these passes are those whose load is told."""
+        """See `Trunk`: only these passes count for the load."""
         self._steps += 1
         self.route.step = self._steps
         try:
@@ -292,7 +298,8 @@ class ExpertTrunk(Trunk):
             self.route.step = None
 
     def penalty(self) -> Tensor | None:
-        """The entropy term of DSelect-k gates, summed over them; None with others."""
+        """Return the entropy term of DSelect-k gates, summed over the gates; None with gates of
+        another kind."""
         terms = [
             gate.penalty(self.gating.entropy)
             for gate in self.modules()
@@ -301,14 +308,14 @@ class ExpertTrunk(Trunk):
         return torch.stack(terms).sum() if terms else None
 
     def learning_rates(self) -> dict[str, float]:
-        """DSelect-k gates learn at a rate of their own."""
+        """Return the learning rate of DSelect-k gates, which have one of their own."""
         gates = [name for name, module in self.named_modules() if isinstance(module, DSelectK)]
         return {f"{gate}.{name}": dselect.LR for gate in gates for name in ("z", "selectors")}
 
     def measures(self) -> dict[str, Any]:
-        """`load`: for each layer with experts (or `top`, or level) and each gate, the mean weight
-        of each of its experts in the gate's latest step, over the tokens of all micro-batches; with
-        several ranks over those of the first one."""
+        """Return `load`: for each place with experts (`layer N`, `top` or `level N`) and each gate,
+        the mean weight of each of its experts in the gate's latest step, over the tokens of all
+        micro-batches; with several ranks, over those of the first rank."""
         found = {place: [load.report() for load in loads] for place, loads in self.loads().items()}
         return {
             "load": {
@@ -319,11 +326,11 @@ class ExpertTrunk(Trunk):
 
     @abstractmethod
     def loads(self) -> dict[str, list[Load]]:
-        """What `measures` tells, by place."""
+        """Return the loads that `measures` reports, by place."""
 
 
 class LayerExperts(ExpertTrunk):
-    """Mixtures in chosen layers, or one on top: what MMoE and CGC have in common."""
+    """Mixtures in chosen layers, or one on top: the common part of MMoE and CGC."""
 
     joint = True
 
@@ -336,7 +343,8 @@ class LayerExperts(ExpertTrunk):
         shared: int,
         own: int,
     ) -> None:
-        """`config`: MMoE's or CGC's; `shared` and `own`: numbers of experts."""
+        """`config`: MMoE's or CGC's. `shared`, `own`: numbers of shared experts, and of private
+        ones for each task."""
         super().__init__(config, make_backbone, owners)
         count = {"shared": shared, "own": own}
         self._places: dict[str, Mixture] = {}
@@ -368,5 +376,5 @@ class LayerExperts(ExpertTrunk):
             replace_feed_forward(layers[number], mixture)
 
     def loads(self) -> dict[str, list[Load]]:
-        """By `layer N` or `top`."""
+        """Return the loads by `layer N` or `top`."""
         return {place: [mixture.load] for place, mixture in self._places.items()}

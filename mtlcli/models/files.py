@@ -1,8 +1,8 @@
-"""Where a backbone comes from: its architecture, its tokenizer and what both need to be used
-together. Imports no torch at first.
+"""The source of a backbone: its architecture, its tokenizer, and what both need to be used
+together. Importing this module does not import torch.
 
-What is found is written into the run folder (`backbone/`), so that a checkpoint can be used on a
-machine that has neither the hub nor the folder that the weights once came from.
+All of this is written into the run folder (`backbone/`), so that a checkpoint can be used on a
+machine that has neither the hub nor the folder from which the weights once came.
 """
 
 from __future__ import annotations
@@ -29,24 +29,26 @@ FOREIGN = (
     "transformers_weights",
     "_name_or_path",
 )
-"""What a transformers configuration may hold beside the architecture: code of others to import or
-download, and places to load from."""
+"""Fields that a transformers configuration may hold beside the architecture: code of others to
+import or download, and places to load from."""
 MOST_LAYERS = 1_000
-"""Layers that a backbone may have: every one is built, and the largest models have some 130."""
+"""Largest number of layers that a backbone may have. Every one is built, and the largest models
+have some 130."""
 LARGEST_NUMBER = 2**31
 """Largest whole number in an architecture: sizes, lengths and ids."""
 AT_LEAST_ONE = ("num_hidden_layers", "num_layers", "n_layers", "n_layer", "encoder_layers") + (
     ("num_attention_heads", "num_heads", "n_heads", "n_head", "encoder_attention_heads")
     + ("hidden_size", "d_model", "n_embd", "dim")
 )
-"""What the families of models call layers, heads and width. The library builds a model without
-layers where there are none, or -1."""
+"""Names that the families of models have for the numbers of layers and heads and for the width.
+With a number of 0 or -1, the library builds a model without layers."""
 LARGEST_FILES = {"backbone.json": 2**22, "tokenizer.json": 2**28}
-"""Bytes of the files of a backbone that are read; the largest tokenizers have some 30 MB."""
+"""Largest sizes, in bytes, of the files of a backbone that are read. The largest tokenizers have
+some 30 MB."""
 MOST_GROWTH = 100
-"""Characters that a tokenizer may make of one before it splits a text."""
+"""Largest number of characters that a tokenizer may make of one before it splits a text."""
 PROBES = ("a" * 64, "a b " * 16, "1" * 64, "\u00e9 " * 32, " " * 64, "a1!" * 21 + "$")
-"""Texts that show whether a tokenizer's expressions end in reasonable time."""
+"""Texts that show whether a tokenizer's regular expressions end in reasonable time."""
 WORD_EMBEDDINGS = (
     "word_embeddings.weight",
     "embed_tokens.weight",
@@ -54,24 +56,24 @@ WORD_EMBEDDINGS = (
     "wte.weight",
     "shared.weight",
 )
-"""How the families of models call the table of their vocabulary."""
+"""Names that the families of models have for the table of their vocabulary."""
 
 POSITION_EMBEDDINGS = ("position_embeddings", "embed_positions", "positions_embed", "wpe")
-"""How they call the table of positions in a text; those of positions on a page have longer
-names."""
+"""Names that the families have for the table of positions in a text. Tables of positions on a page
+have longer names."""
 
 
 @dataclass
 class BackboneFiles:
-    """Everything about a backbone but its weights."""
+    """Everything about a backbone except its weights."""
 
     location: str | None
-    """Folder or hub name that the pretrained weights are read from; None: they are initialised at
-    random."""
+    """Folder or hub name from which the pretrained weights are read; None if they are initialised
+    at random."""
     architecture: dict[str, Any]
     """The transformers configuration, with `model_type`."""
     tokenizer: str
-    """tokenizer.json of a fast tokenizer."""
+    """Content of the tokenizer.json of a fast tokenizer."""
     uses_segments: bool
     """Whether the model takes token type ids."""
     model_max_length: int | None
@@ -80,7 +82,7 @@ class BackboneFiles:
     """Token put between and after texts when the tokenizer itself marks no end."""
 
     def encoder(self) -> TextEncoder:
-        """The text encoder that belongs to this backbone."""
+        """Return the text encoder that belongs to this backbone."""
         return TextEncoder(
             self.tokenizer,
             uses_segments=self.uses_segments,
@@ -99,7 +101,8 @@ class BackboneFiles:
 
     @classmethod
     def load(cls, folder: Path) -> BackboneFiles:
-        """Read what `save` wrote. Raises UserError when it is not there, or something else is."""
+        """Read what `save` wrote. Raises UserError when the files are missing, cannot be read or
+        hold something else."""
         try:
             return cls._load(folder)
         except OSError as error:
@@ -148,10 +151,9 @@ class BackboneFiles:
 
 
 def own_architecture(fields: dict[str, Any]) -> dict[str, Any]:
-    """A transformers configuration without what leads elsewhere, at any depth. Raises ValueError
-    when it names no model type, or numbers that no model has: what they ask for is built before it
-    can be compared with the weights.
-    """
+    """Return a transformers configuration without the fields in FOREIGN, at any depth. Raises
+    ValueError when it names no model type, or has numbers that no model has: the model is built
+    before it can be compared with the weights."""
 
     def own(value: Any) -> Any:
         if isinstance(value, dict):
@@ -183,14 +185,14 @@ def own_architecture(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_tokenizer(text: str) -> None:
-    """Raises ValueError when a tokenizer would make a text many times as long, or its expressions
-    do not end."""
+    """Raise ValueError when a tokenizer would make a text many times as long, or its regular
+    expressions do not end."""
     from tokenizers import Tokenizer
 
     growth = 1.0
     for step in _steps(json.loads(text).get("normalizer")):
         if step.get("type") == "Replace":
-            # An expression may match a single character, or none.
+            # A regular expression may match a single character, or none, so it counts as one.
             pattern = step.get("pattern") or {}
             growth *= max(
                 1.0, len(step.get("content") or "") / max(1, len(pattern.get("String") or ""))
@@ -213,7 +215,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _steps(normalizer: Any) -> list[dict[str, Any]]:
-    """The normalizers of a sequence, however deep."""
+    """Return the normalizers in a sequence of normalizers, at any depth."""
     if not isinstance(normalizer, dict):
         return []
     inner = normalizer.get("normalizers")
@@ -225,10 +227,10 @@ def _steps(normalizer: Any) -> list[dict[str, Any]]:
 
 
 def find_backbone(model: Model, texts: Callable[[], list[str]]) -> BackboneFiles:
-    """The backbone that the config asks for. `texts` gives the tasks' train text, on which a
+    """Find the backbone that the config asks for. `texts` returns the tasks' train text, on which a
     from-scratch tokenizer is trained.
 
-    Raises UserError when the model cannot be had.
+    Raises UserError when the model is not available.
     """
     kind = model.kind
     if kind == "auto":
@@ -294,7 +296,8 @@ def _pretrained(model: Model) -> BackboneFiles:
         tokenizer = AutoTokenizer.from_pretrained(
             location, trust_remote_code=False, local_files_only=here
         )
-    # The files of a stranger: any value in them can be of another kind than the library expects.
+    # The files may come from anybody: any value in them can have another type than the library
+    # expects.
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         reason = (
@@ -334,7 +337,7 @@ def _pretrained(model: Model) -> BackboneFiles:
         setattr(config, name, model.dropout)
     try:
         architecture = own_architecture(json.loads(config.to_json_string(use_diff=False)))
-        # Without what leads elsewhere, such as an attention implementation that would be
+        # Built without the fields in FOREIGN, such as an attention implementation that would be
         # downloaded.
         plain = AutoConfig.for_model(**architecture)
     except ValueError as error:
@@ -351,14 +354,14 @@ def _pretrained(model: Model) -> BackboneFiles:
         architecture=architecture,
         tokenizer=tokenizer.backend_tokenizer.to_str(),
         uses_segments=getattr(config, "type_vocab_size", 0) > 1,
-        # The library says "no bound" with a huge number.
+        # A huge number is the library's sign for "no bound".
         model_max_length=int(longest) if longest < 10**6 else None,
         end_token=tokenizer.sep_token or tokenizer.eos_token,
     )
 
 
 def _without_numbers(config: Any, model: Model) -> Any:
-    """The network that reads texts, with the shapes of its parameters and no memory for them.
+    """Build the network that reads texts without memory for its parameters, which only have shapes.
     Raises UserError when it cannot be built."""
     import torch
     from transformers import AutoModel
@@ -366,8 +369,8 @@ def _without_numbers(config: Any, model: Model) -> Any:
     try:
         with torch.device("meta"):
             network = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
-    # The configuration of a stranger: any value in it can be of another kind than the library
-    # expects.
+    # The configuration may come from anybody: any value in it can have another type than the
+    # library expects.
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise UserError(
@@ -379,13 +382,13 @@ def _without_numbers(config: Any, model: Model) -> Any:
 
 
 def _positions(config: Any, network: Any) -> float:
-    """The longest input, in tokens, that a model has positions for; infinite where there is no
-    bound.
+    """Return the longest input, in tokens, for which a model has positions; infinity where there is
+    no bound.
 
-    The network itself is looked at, because the configuration does not say it for every family: in
-    RoBERTa and its kin (XLM-R, CamemBERT, MPNet, Longformer, ESM) the table of positions has
-    `max_position_embeddings` rows, of which those up to the number of the padding token are never
-    used; in BART and OPT the table has some more.
+    The network itself is examined, because the configuration does not hold the bound for every
+    family. In RoBERTa and its kin (XLM-R, CamemBERT, MPNet, Longformer, ESM) the table of positions
+    has `max_position_embeddings` rows, of which those up to the number of the padding token are
+    never used; in BART and OPT the table has some more.
     """
     bound = getattr(config.get_text_config(), "max_position_embeddings", None)
     lengths = [float(bound) if isinstance(bound, int) and bound > 0 else math.inf]
@@ -403,7 +406,7 @@ def _positions(config: Any, network: Any) -> float:
 
 
 def _check_vocabulary(model: Model, vocabulary: dict[str, int], rows: int | None) -> None:
-    """Every token of the tokenizer needs its row of the model's embeddings."""
+    """Raise UserError when a token of the tokenizer has no row in the model's embeddings."""
     beyond = {
         number: token for token, number in vocabulary.items() if rows is not None and number >= rows
     }
@@ -419,8 +422,8 @@ def _check_vocabulary(model: Model, vocabulary: dict[str, int], rows: int | None
 
 
 def _check_weights(model: Model, folder: Path, rows: int | None) -> None:
-    """Look at the headers of a folder's weights, so that what cannot be loaded is said before a run
-    exists."""
+    """Check the headers of a folder's weights, so that weights that cannot be loaded are reported
+    before a run exists. Raises UserError."""
     from safetensors import SafetensorError, safe_open
 
     where = f"model.name={model.name}"
@@ -435,7 +438,7 @@ def _check_weights(model: Model, folder: Path, rows: int | None) -> None:
         try:
             with safe_open(file, framework="numpy") as tensors:
                 for name in tensors.keys():  # noqa: SIM118
-                    # A decoder can have a vocabulary of its own, and is not used.
+                    # A decoder is not used, and can have a vocabulary of its own.
                     embeds = name.endswith(WORD_EMBEDDINGS) and "decoder" not in name
                     found = tensors.get_slice(name).get_shape()[0] if embeds else rows
                     if rows is not None and found != rows:
@@ -452,21 +455,21 @@ def _check_weights(model: Model, folder: Path, rows: int | None) -> None:
 
 
 def from_here(location: str) -> bool:
-    """Whether a model can only come from this machine: it is a folder, or the hub does not answer
-    (its client would try for a minute)."""
+    """Return whether a model can only come from this machine: it is a folder, or the hub does not
+    answer (the hub's client would try for a minute)."""
     from mtlcli.data.source import hub_answers
 
     return Path(location).is_dir() or not hub_answers()
 
 
 def locate(name: str) -> str:
-    """The folder or hub name that `model.name` means. `package:NAME/FOLDER` is a folder inside an
-    installed package."""
+    """Return the folder or hub name that `model.name` means. `package:NAME/FOLDER` is a folder
+    inside an installed package. Raises UserError when the package is not installed."""
     if not name.startswith("package:"):
         path = Path(name)
         return str(path) if path.is_dir() else name
     package, _, folder = name.removeprefix("package:").partition("/")
-    # Of a name with dots, Python would import all but the last part to find it.
+    # Names with dots are not looked up: Python would import all but the last part of the name.
     found = find_spec(package) if package.isidentifier() else None
     if found is None or not found.submodule_search_locations:
         raise UserError(
@@ -478,7 +481,7 @@ def locate(name: str) -> str:
 
 
 def _can_be_had(name: str) -> bool:
-    """Whether a model is in a folder, an installed package or the hub's cache, or the hub
+    """Return whether a model is in a folder, an installed package or the hub's cache, or the hub
     answers."""
     from huggingface_hub import try_to_load_from_cache
 
@@ -494,6 +497,7 @@ def _can_be_had(name: str) -> bool:
 
 
 def _dropout_fields(config: Any) -> list[str]:
-    """The configuration's dropout probabilities, whatever the architecture calls them."""
+    """Return the names of the configuration's dropout probabilities, which differ between
+    architectures."""
     names = [name for name in config.to_dict() if "dropout" in name or name.endswith("pdrop")]
     return [name for name in names if isinstance(getattr(config, name), float | int)]

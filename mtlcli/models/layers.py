@@ -18,29 +18,30 @@ from mtlcli.errors import UserError
 
 
 class Route:
-    """Whose batch is in the backbone just now. Shared by a trunk and what it has put into the
-    network; not a module, nothing to save."""
+    """The tasks whose batch is in the backbone just now. A trunk and the modules that it has put
+    into the network share one route. It is not a module, because it has nothing to save."""
 
     def __init__(self) -> None:
         self.parts: list[tuple[str, int]] = []
-        """The owners of the batch's inputs, one part after another, and how many inputs each has.
-        The owner is the task whose head a task uses: its own name, or that of the task from which
-        it borrows one."""
+        """The head owners of the batch's inputs, one part after another, and the number of inputs
+        of each. The head owner of a task is the task whose head it uses: itself, or the task from
+        which it borrows a head."""
 
     @property
     def owner(self) -> str:
-        """The owner of a batch of one task."""
+        """The head owner of a batch of one task."""
         ((owner, _),) = self.parts
         return owner
 
     @owner.setter
     def owner(self, owner: str) -> None:
-        """Of how many inputs the batch is does not matter then."""
+        """Set the head owner of a batch of one task. The number of inputs is irrelevant then, and
+        set to 0."""
         self.parts = [(owner, 0)]
 
     def each(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """What `function(owner, *inputs)` makes of the inputs (batch, ...) of each part, together
-        again: (batch, ...)."""
+        """Call `function(owner, *inputs)` with the inputs (batch, ...) of each part. Returns the
+        results of all parts, joined again: (batch, ...)."""
         if len(self.parts) == 1:
             return function(self.owner, *inputs)
         counts = [count for _, count in self.parts]
@@ -51,7 +52,7 @@ class Route:
 
 
 class MaskedRoute(Route):
-    """Also knows which of the batch's positions are tokens."""
+    """Route that also knows which positions of the batch are tokens."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,23 +69,23 @@ RESERVED = (
 `keys`, `training`), the name under which a backbone keeps its network, and the attribute that
 transformers gives every module while it builds a model."""
 PREFIX = "task:"
-"""What stands before a reserved name in the names of parameters. No task's name has a colon."""
+"""Prefix of a reserved name in the names of parameters. No task's name has a colon."""
 
 
 def key_of(task: str) -> str:
-    """The name of a task's submodule in the names of parameters: the task's own, or `task:type` for
-    a task named `type`."""
+    """Return the name of a task's submodule in the names of parameters: the task's own name, or,
+    for a reserved name such as `type`, `task:type`."""
     return PREFIX + task if task in RESERVED else task
 
 
 def task_of(key: str) -> str:
-    """The task of a submodule that `key_of` has named."""
+    """Return the task of a submodule that `key_of` has named."""
     return key.removeprefix(PREFIX)
 
 
 class TaskModules(nn.ModuleDict):
-    """A module for each task that has a head of its own. The names that torch does not take are
-    changed by `key_of`."""
+    """A module for each task that has a head of its own. `key_of` changes the names that torch does
+    not take."""
 
     def __getitem__(self, task: str) -> nn.Module:
         return super().__getitem__(key_of(task))
@@ -102,21 +103,21 @@ class TaskModules(nn.ModuleDict):
         return map(task_of, super().__iter__())
 
     def keys(self) -> KeysView[str]:
-        """The tasks."""
+        """Return the tasks."""
         return dict(self.items()).keys()
 
     def items(self) -> ItemsView[str, nn.Module]:
-        """Tasks and their modules."""
+        """Return the tasks and their modules."""
         return {task_of(key): module for key, module in super().items()}.items()
 
 
 class PerTask(TaskModules):
-    """Modules that are private each to its task and to the tasks that borrow the head."""
+    """Modules each of which is private to a task and to the tasks that borrow its head."""
 
     @classmethod
     def copies(cls, module: nn.Module, owners: Sequence[str]) -> PerTask:
-        """A copy of a module for each task. All start from the weights of `module`, which becomes
-        the first."""
+        """Make a copy of a module for each task. All start from the weights of `module`, which
+        itself is the first copy."""
         return cls(
             {
                 owner: module if index == 0 else deepcopy(module)
@@ -126,12 +127,12 @@ class PerTask(TaskModules):
 
 
 class Layer(nn.Module):
-    """Stands in the place of a layer of the network. What the network asks of the layer itself is
-    answered by `like`."""
+    """A module that stands in the place of a layer of the network. Attributes that it does not
+    have, and the network reads, are those of the layer, `like`."""
 
     def __init__(self, like: nn.Module) -> None:
         super().__init__()
-        # In a tuple, so that it is no submodule of this one a second time.
+        # In a tuple, so that torch does not register the layer as a submodule a second time.
         self._like: tuple[nn.Module] = (like,)
 
     def __getattr__(self, name: str) -> Any:
@@ -146,23 +147,24 @@ class Layer(nn.Module):
 
 
 class TaskLayer(Layer):
-    """A layer of which every task has a copy."""
+    """A layer with a copy for every task."""
 
     def __init__(self, layer: nn.Module, owners: Sequence[str], route: Route) -> None:
-        """All copies start from the weights of `layer`, which becomes the first."""
+        """All copies start from the weights of `layer`, which itself is the first copy."""
         super().__init__(layer)
         self.copies = PerTask.copies(layer, owners)
         self._route = route
 
     def forward(self, *inputs: Any, **more: Any) -> Any:
-        """What the task's own copy gives."""
+        """Return the output of the copy of the batch's task."""
         return self.copies[self._route.owner](*inputs, **more)
 
 
 def layer_list(network: nn.Module) -> nn.ModuleList:
-    """The list that holds the layers of a transformers network, lowest first.
+    """Return the list that holds the layers of a transformers network, lowest first.
 
-    Raises UserError when it has none with one entry a layer (ALBERT's layers are one and the same).
+    Raises UserError when the network has no list with one entry for each layer (ALBERT's layers are
+    one and the same).
     """
     config = network.config.get_text_config()  # type: ignore[union-attr, operator]
     depth = config.num_hidden_layers
@@ -182,8 +184,8 @@ def layer_list(network: nn.Module) -> nn.ModuleList:
 
 
 def chosen_layers(layers: Sequence[int] | Literal["all"], depth: int, where: str) -> list[int]:
-    """Layer numbers from 0, in order, without repetition; negative ones count from the top. Raises
-    UserError when one does not exist."""
+    """Return the chosen layers by their numbers from 0, in order, without repetition. Negative
+    numbers in `layers` count from the top. Raises UserError when a layer does not exist."""
     if layers == "all":
         return list(range(depth))
     wrong = [layer for layer in layers if not -depth <= layer < depth]
@@ -197,12 +199,12 @@ def chosen_layers(layers: Sequence[int] | Literal["all"], depth: int, where: str
 
 
 def hidden_of(output: Any) -> Tensor:
-    """The hidden states (batch, length, hidden) in what a layer returns: itself, or the first of
-    several things."""
+    """Return the hidden states (batch, length, hidden) in the output of a layer: the output itself,
+    or the first entry of a tuple."""
     hidden: Tensor = output[0] if isinstance(output, tuple) else output
     return hidden
 
 
 def with_hidden(output: Any, hidden: Tensor) -> Any:
-    """What a layer returned, with other hidden states."""
+    """Return the output of a layer with other hidden states."""
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden

@@ -17,19 +17,19 @@ from mtlcli.tasks.base import Encoded, TaskType
 
 
 class Trunk(nn.Module, ABC):
-    """What lies below the heads. Sharing strategies build one."""
+    """The part of the model below the heads. Sharing strategies build one."""
 
     joint: ClassVar[bool] = False
-    """Whether `forward` also takes a batch of several tasks: what differs between tasks acts on
-    every input by itself."""
+    """Whether `forward` also takes a mixed batch. It can where everything that differs between
+    tasks acts on each input by itself."""
 
     first_token: bool = False
-    """Whether `forward` minds `Batch.tokens`: what is put behind the backbone's last layer acts on
-    the state of each token by itself."""
+    """Whether `forward` heeds `Batch.tokens`. It can where the modules behind the backbone's last
+    layer act on the state of each token by itself."""
 
     def __init__(self, owners: dict[str, str]) -> None:
-        """`owners`: for every task, the task whose head it uses: its own name, or that of the task
-        from which it borrows one."""
+        """`owners`: for every task its head owner, the task whose head it uses: itself, or the task
+        from which it borrows a head."""
         super().__init__()
         self.owners = owners
         self.heads = list(dict.fromkeys(owners.values()))
@@ -37,16 +37,16 @@ class Trunk(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, task: str, batch: Batch) -> Encoded:
-        """Token states and pooled vectors of a batch of `task`, or, `joint`, of the tasks that the
-        batch names."""
+        """Return token states and pooled vectors of a batch of `task`, or, if `joint`, of a mixed
+        batch, which names its tasks."""
 
     def owned(self, task: str, batch: Batch) -> list[tuple[str, int]]:
-        """The owners of a batch's inputs, and how many inputs each has."""
+        """Return the head owners of a batch's inputs, and the number of inputs of each."""
         return [(self.owners[name], count) for name, count in batch.parts or ((task, len(batch)),)]
 
     def users(self, parameter: str) -> tuple[str, ...]:
-        """The tasks whose loss depends on a parameter of this module, by its name: one task and its
-        borrowers if it lies below a `PerTask`, else all tasks."""
+        """Return the tasks whose loss depends on a parameter of this module, given by name: one
+        task and its borrowers if the parameter lies below a `PerTask`, else all tasks."""
         module: nn.Module = self
         path = parameter.split(".")
         for part, following in zip(path, path[1:], strict=False):
@@ -56,57 +56,59 @@ class Trunk(nn.Module, ABC):
         return tuple(self.owners)
 
     def borrowers(self, owner: str) -> tuple[str, ...]:
-        """The tasks that use the head of `owner`, itself among them."""
+        """Return the tasks that use the head of `owner`, itself among them."""
         return tuple(task for task, other in self.owners.items() if other == owner)
 
     def penalty(self) -> Tensor | None:
-        """A term added to every step's loss (soft sharing's distance), or None."""
+        """Return the auxiliary loss of a step (for example the distance of soft sharing), or
+        None."""
         return None
 
     @contextmanager
     def training_passes(self) -> Iterator[None]:
-        """The passes of a training step happen inside of this; others (probes, evaluation) do not.
-        For what `measures` tells of a step."""
+        """Enclose the passes of a training step. Other passes (probes, evaluation) happen outside,
+        so that `measures` can report statistics of steps alone."""
         yield
 
     def learning_rates(self) -> dict[str, float]:
-        """Peak learning rates of parameters, by name, that have one of their own: it follows the
-        schedule, and no other factor; they have no weight decay."""
+        """Return the peak learning rates, by name, of the parameters that have one of their own.
+        Such a rate follows the schedule and has no other factor; these parameters have no weight
+        decay."""
         return {}
 
     def enter(self, stage: int, *, anew: bool) -> None:
-        """A stage of the run (numbered from 0) begins, or, not `anew`, a resumed run goes on in it.
-        Most strategies have one stage."""
+        """Enter a stage of the run (numbered from 0). `anew`: the stage begins; otherwise a resumed
+        run goes on in it. Most strategies have one stage."""
 
     def term(
         self, batch: Batch, encoded: Encoded, heads: TaskModules, tasks: dict[str, TaskType[Any]]
     ) -> Tensor | None:
-        """A term that the loss of a batch has beside the task's own, summed over the batch's inputs
-        (scalar, fp32), or None.
+        """Return the auxiliary loss of a batch, summed over the batch's inputs (scalar, fp32), or
+        None.
 
-        `encoded`: what `forward` gave for the batch.
+        `encoded`: the result of `forward` for the batch.
         """
         return None
 
     def measures(self) -> dict[str, Any]:
-        """What the strategy tells in each row of metrics.jsonl and in results.json: JSON values by
-        name."""
+        """Return the strategy's statistics, for each metrics row and for results.json: JSON values
+        by name."""
         return {}
 
 
 @dataclass
 class TaskOutput:
-    """What a forward pass of one task gives."""
+    """The result of a forward pass of one task."""
 
     loss: Tensor
-    """Loss summed over the batch's items and divided by `batch.denominator`, and the trunk's term,
-    divided by `batch.examples`: scalar, fp32."""
+    """Loss summed over the batch's items and divided by `batch.denominator`, plus the trunk's
+    `term` divided by `batch.examples`: scalar, fp32."""
     outputs: dict[str, Tensor]
-    """What the head gave, for example logits (batch, classes)."""
+    """The outputs of the head, for example logits (batch, classes)."""
 
 
 class MultiTaskModel(nn.Module):
-    """Trunk and heads. `owner` says whose head a task uses: its own, or that of another task."""
+    """Trunk and heads. `owner` gives the head owner of a task: the task itself, or another one."""
 
     def __init__(
         self,
@@ -125,20 +127,20 @@ class MultiTaskModel(nn.Module):
         self.tasks = tasks
 
     def owner(self, task: str) -> str:
-        """The task whose head `task` uses."""
+        """Return the task whose head `task` uses."""
         return self.trunk.owners[task]
 
     def outputs(self, task: str, batch: Batch) -> dict[str, Tensor]:
-        """What the head of `task` gives for a batch, without a loss."""
+        """Return the outputs of the head of `task` for a batch, without a loss."""
         return self.heads[self.owner(task)](self._encoded(task, batch))
 
     def forward(self, task: str, batch: Batch) -> TaskOutput:
-        """Loss and outputs of a batch of `task`."""
+        """Return loss and outputs of a batch of `task`."""
         return self._output(task, batch, self._encoded(task, batch))
 
     def together(self, batches: Sequence[tuple[str, Batch]]) -> list[TaskOutput]:
-        """Loss and outputs of batches of the same width, whose inputs go through the trunk, which
-        must be `joint`, in one batch."""
+        """Return loss and outputs of batches of the same width, whose inputs go through the trunk
+        as one mixed batch. The trunk must be `joint`."""
         encoded = self._encoded(batches[0][0], join(batches))
         counts = [len(batch) for _, batch in batches]
         pieces = zip(
@@ -153,7 +155,7 @@ class MultiTaskModel(nn.Module):
         ]
 
     def _encoded(self, task: str, batch: Batch) -> Encoded:
-        """What the trunk gives for a batch of `task`, or of the tasks that the batch names."""
+        """Return the trunk's encoding of a batch of `task`, or of a mixed batch."""
         tokens = any(
             self.tasks[name].token_outputs for name, _ in batch.parts or ((task, len(batch)),)
         )
@@ -170,15 +172,17 @@ class MultiTaskModel(nn.Module):
         return TaskOutput(loss if term is None else loss + term / batch.examples, outputs)
 
     def heights(self) -> dict[str, int]:
-        """For every parameter, by name, how far down it lies: 0 heads and what stands on top of the
-        layers, 1 the last layer, `depth` the first, `depth` + 1 the embeddings."""
-        # Names of tasks stand before, and what a strategy puts beside the network lies above it.
+        """Return for every parameter, by name, how far down it lies: 0 for heads and what stands on
+        top of the layers, 1 for the last layer, `depth` for the first, `depth` + 1 for the
+        embeddings."""
+        # What follows `.network.` is the name in the transformers network. Names of tasks stand
+        # before it, and modules that a strategy puts beside the network lie above the layers.
         inside = {name: name.partition(".network.")[2] for name, _ in self.named_parameters()}
         return {name: height_of(rest, self.depth) if rest else 0 for name, rest in inside.items()}
 
     def users(self) -> dict[str, tuple[str, ...]]:
-        """For every parameter, by name, the tasks whose loss depends on it: one for a private
-        parameter, more for a shared one."""
+        """Return for every parameter, by name, the tasks whose loss depends on it: one for a
+        private parameter, more for a shared one."""
         partition: dict[str, tuple[str, ...]] = {}
         for name, _ in self.named_parameters():
             part, _, rest = name.partition(".")
@@ -189,7 +193,8 @@ class MultiTaskModel(nn.Module):
         return partition
 
     def parameter_counts(self) -> dict[str, Any]:
-        """Numbers of parameters: total, shared by several tasks, and private to each task."""
+        """Return the numbers of parameters: total, shared by several tasks, and private to each
+        task."""
         users = self.users()
         private = dict.fromkeys(self.tasks, 0)
         total = shared = 0

@@ -1,14 +1,13 @@
-"""Streams: the states of K task copies of the network, side by side, which units between the layers
-mix.
+"""Streams: the parallel states of K task copies of the network, which units between the layers mix.
 
-A batch of one task runs through all copies as far as the last unit, and through its own copy above.
-The weights of the copies that run together are stored with a leading dimension of K, and the layer
-that the library wrote is called once for all of them (`torch.func.vmap`): K times the arithmetic of
-one copy, in products that are K times as large, and the Python of one with that of vmap. On a CPU
-this saves time where copies are small and many, and costs a few percent where they are large
-(scripts/bench/copies.md).
+A batch of one task runs through all copies as far as the last unit, and through its task's copy
+above. The weights of the copies that run together are stored with a leading dimension of K, and the
+library's layer is called once for all of them (`torch.func.vmap`). This takes K times the
+arithmetic of one copy, in products that are K times as large, but only the Python overhead of one
+call and of vmap. On a CPU this saves time where copies are small and many, and costs a few percent
+where they are large (scripts/bench/copies.md).
 
-Embeddings, and norms or poolers above the layers, are one for all tasks.
+All tasks share the embeddings, and the norms or poolers above the layers.
 """
 
 from __future__ import annotations
@@ -34,7 +33,8 @@ from mtlcli.tasks.base import Encoded
 
 
 class StreamRoute(Route):
-    """Whose batch is in the backbone just now, and what its layers have given so far."""
+    """Route that also keeps the outputs of the layers for the batch that is in the backbone just
+    now."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,12 +42,12 @@ class StreamRoute(Route):
         """(batch, length, hidden) for each layer that has copies: the states of the batch's task,
         mixed where a unit follows."""
         self.made: list[Tensor] = []
-        """What layers hand to the layers above beside the states, for each copy (T5's position
-        bias): (K, ...) each."""
+        """Outputs other than the states that layers pass to the layers above (T5's position bias),
+        for each copy: (K, ...) each."""
 
 
 def linear_maps(layer: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The matrices of a layer with their biases, by name, lowest first."""
+    """Return the linear modules of a layer, by name, lowest first."""
     return [
         (name, module)
         for name, module in layer.named_modules()
@@ -56,10 +56,10 @@ def linear_maps(layer: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 class Stacked(nn.Module):
-    """K copies of a layer, called at once."""
+    """K copies of a layer, which are called at once."""
 
     def __init__(self, layer: nn.Module, copies: int) -> None:
-        """All copies start from the weights of `layer`, whose own parameters are taken out."""
+        """All copies start from the weights of `layer`, whose own parameters are removed."""
         super().__init__()
         self.copies = copies
         restore(layer)
@@ -67,14 +67,15 @@ class Stacked(nn.Module):
         self._shapes: dict[str, torch.Size] = {}
         maps = linear_maps(layer)
         self._linear = {f"{name}.{kind}" for name, module in maps for kind in ("weight", "bias")}
-        # (K, in, out), as GPT-2's are: a product's gradient then comes in the layout of the
-        # weights, and is not copied into it.
+        # (K, in, out), as in GPT-2: the gradient of a product then has the layout of the weights,
+        # and need not be copied.
         self._turned = {f"{name}.weight" for name, module in maps if isinstance(module, nn.Linear)}
         for name, parameter in list(layer.named_parameters()):
             stacked = parameter.detach().expand(copies, *parameter.shape).clone()
             stacked = stacked.mT.contiguous() if name in self._turned else stacked
             self._shapes[name] = stacked.shape[1:]
-            # Flat where one copy's has one dimension: what has one dimension has no weight decay.
+            # Parameters with one dimension in a copy are stored flat, because parameters with one
+            # dimension have no weight decay.
             stacked = stacked.flatten() if parameter.ndim == 1 else stacked
             self.weights[name.replace(".", "/")] = nn.Parameter(
                 stacked, requires_grad=parameter.requires_grad
@@ -84,7 +85,7 @@ class Stacked(nn.Module):
         self.template = layer
 
     def of(self, name: str) -> Tensor:
-        """(K, ...): a parameter of the layer, of all copies."""
+        """Return a parameter of the layer for all copies: (K, ...)."""
         stacked: Tensor = self.weights[name.replace(".", "/")].view(
             self.copies, *self._shapes[name]
         )
@@ -93,11 +94,12 @@ class Stacked(nn.Module):
     def forward(
         self, streams: Tensor, inputs: tuple[Any, ...], more: dict[str, Any], made: list[Tensor]
     ) -> Any:
-        """What each copy gives: a tensor (K, ...), or a tuple of them with None in between.
+        """Return the outputs of all copies: a tensor (K, ...), or a tuple of them with None in
+        between.
 
-        `streams`: (K, batch, length, hidden), or (batch, length, hidden), the same for all.
-        `inputs`, `more`: what else the network gives the layer, the same for all but for what is in
-        `made`.
+        `streams`: (K, batch, length, hidden), or (batch, length, hidden) where all copies read the
+        same. `inputs`, `more`: the other arguments that the network gives the layer. They are the
+        same for all copies, except those that are in `made`, which are (K, ...).
         """
 
         def dims(value: Any) -> int | None:
@@ -122,8 +124,8 @@ class Stacked(nn.Module):
         weights = {name: self.of(name) for name in self._shapes}
         device = streams.device.type
         if torch.is_autocast_enabled(device):
-            # Autocast sees the product of a linear map apart from its bias here, and would leave
-            # their sum in fp32.
+            # Under vmap, autocast sees the product of a linear map apart from its bias, and would
+            # leave their sum in fp32.
             low = torch.get_autocast_dtype(device)
             weights = {
                 name: value.to(low) if name in self._linear else value
@@ -135,10 +137,10 @@ class Stacked(nn.Module):
             tuple(map(dims, inputs)),
             {name: dims(value) for name, value in more.items()},
         )
-        # The CPU's fused attention knows no further dimension, and would be called once for each
+        # The CPU's fused attention takes no further dimension, so vmap would call it once for each
         # copy.
         with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
-            # Every copy draws dropout of its own.
+            # "different": every copy draws its own dropout.
             given = vmap(one, in_dims=in_dims, randomness="different")(
                 weights, streams, inputs, more
             )
@@ -149,7 +151,8 @@ class Stacked(nn.Module):
 
 
 class StreamLayer(Layer):
-    """A layer of which every task has a copy: all of them run, or the one of the batch's task."""
+    """A layer with a copy for every task. Either all copies run, or only the copy of the batch's
+    task."""
 
     def __init__(
         self,
@@ -160,8 +163,8 @@ class StreamLayer(Layer):
         together: bool,
         ends: bool,
     ) -> None:
-        """`unit`: mixes what the copies give. `together`: a unit is here or above, so all copies
-        run. `ends`: this is the last one."""
+        """`unit`: the matrix that mixes the copies' states. `together`: this layer or one above has
+        a unit, so all copies run. `ends`: this layer has the last unit."""
         self.task_copies: PerTask | None
         if together:
             stacked = Stacked(layer, len(trunk.heads))
@@ -175,16 +178,16 @@ class StreamLayer(Layer):
         self._ends = ends
         self._owners, self._route = trunk.heads, trunk.route
         self._subspaces = trunk.subspaces
-        # The last layer gives the network what the trunk makes of the states.
+        # The last layer of a trunk may return a function of the states in their place.
         self._finish: Callable[[Tensor], Tensor] | None = None
 
     def finish_with(self, finish: Callable[[Tensor], Tensor]) -> None:
-        """Put what `finish` makes of this layer's states in their place."""
+        """Let this layer return `finish(states)` in the place of its states."""
         self._finish = finish
 
     def forward(self, hidden: Tensor, *inputs: Any, **more: Any) -> Any:
-        """The states of all copies, or from the last unit on of the batch's task; and what else the
-        layer gives."""
+        """Return the states of all copies, or, from the last unit on, those of the batch's task;
+        and the layer's other outputs."""
         route, own = self._route, self._owners.index(self._route.owner)
         if self.task_copies is not None:
             inputs = tuple(self._mine(value, own) for value in inputs)
@@ -208,14 +211,14 @@ class StreamLayer(Layer):
         return value[own] if any(value is each for each in self._route.made) else value
 
     def output_matrices(self) -> Tensor:
-        """(K, width inside, hidden): the last matrix of each copy's feed-forward block, whose
-        columns are the states' channels."""
+        """Return the last matrix of each copy's feed-forward block, whose columns are the channels
+        of the states: (K, width inside, hidden)."""
         layer = (
             self.stacked.template
             if self.task_copies is None
             else next(iter(self.task_copies.values()))
         )
-        # Every layer of the library ends with this block.
+        # The feed-forward block comes last in every layer of the library.
         name, module = linear_maps(layer)[-1]
         if self.task_copies is None:
             weights = self.stacked.of(f"{name}.weight")
@@ -227,7 +230,7 @@ class StreamLayer(Layer):
 
 
 def mixed(streams: Tensor, unit: Tensor, subspaces: int, own: int | None) -> Tensor:
-    """What a unit makes of K streams (K, batch, length, hidden), in fp32: all of them, or only
+    """Mix K streams (K, batch, length, hidden) with a unit, in fp32. Returns all streams, or only
     stream `own`: (batch, length, hidden).
 
     `unit`: (K G, K G); row and column k G + g stand for subspace g of stream k, the g-th of G equal
@@ -261,7 +264,8 @@ class Stitched(Trunk):
         *,
         subspaces: int,
     ) -> None:
-        """`subspaces`: parts of the channels that a unit mixes by themselves."""
+        """`subspaces`: number of equal parts of the channels, each of which has weights of its own
+        in a unit."""
         super().__init__(owners)
         self.config = config
         self.subspaces = subspaces
@@ -290,8 +294,8 @@ class Stitched(Trunk):
         for number in trained:
             unit = None
             if number in units:
-                # A part starts from the same part of the other copies: while these are equal,
-                # states are what they were without a unit.
+                # A part starts as a mean of this part in all copies: while the copies are equal,
+                # the states are the same as without a unit.
                 unit = nn.Parameter(
                     torch.kron(start(len(self.heads), config.own), torch.eye(subspaces))
                 )
@@ -303,7 +307,7 @@ class Stitched(Trunk):
         self._try()
 
     def _try(self) -> None:
-        """Raise UserError when the layers cannot run K at a time."""
+        """Raise UserError when the layers cannot run as K copies at once."""
         if next(self.parameters()).is_meta:
             return  # Built to be measured, not to run.
         ids = torch.zeros(1, 2, dtype=torch.long)
@@ -328,20 +332,20 @@ class Stitched(Trunk):
         self.route.states, self.route.made = [], []
 
     def forward(self, task: str, batch: Batch) -> Encoded:
-        """Token states and pooled vectors of the task's stream."""
+        """Return token states and pooled vectors of the task's stream."""
         self._begin(self.owners[task])
         return self.backbone(batch)
 
     def learning_rates(self) -> dict[str, float]:
-        """Units learn at a rate of their own."""
+        """Return the learning rate of the units, which have one of their own."""
         return {
             name: self.config.lr for name, _ in self.named_parameters() if name.endswith(".unit")
         }
 
     def measures(self) -> dict[str, Any]:
-        """`mixing`: for each unit by its layer, the row of each task: how much of each task's
-        stream (and of each subspace of it, task by task) its next states have, in the order of the
-        tasks with heads of their own."""
+        """Return `mixing`: for each unit, by its layer, the row of each task: the weight of each
+        task's stream (and of each subspace of it, task by task) in this task's next states, in the
+        order of the tasks with heads of their own."""
         found: dict[str, Any] = {}
         for number, layer in self.placed.items():
             if layer.unit is not None:
@@ -357,8 +361,8 @@ class Stitched(Trunk):
 
 
 def start(size: int, own: float) -> Tensor:
-    """(size, size): `own` on the diagonal, and what it lacks to one shared out equally over the
-    rest of each row."""
+    """Return a matrix (size, size) with `own` on the diagonal, and what is missing to one spread
+    equally over the rest of each row."""
     if size == 1:
         return torch.ones(1, 1)
     rest = (1 - own) / (size - 1)
