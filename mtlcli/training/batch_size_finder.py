@@ -1,10 +1,10 @@
-"""`runner.max_tokens=auto`: how many padded tokens of a task go through the model at once without
-more memory than there is.
+"""The batch-size finder for `runner.max_tokens=auto`: how many padded tokens of a task can go
+through the model at once within the free memory.
 
-Found out by doing it: passes over the longest inputs, twice as many each time, until what one input
-more takes is clear. What the rest of a run will need is taken off: the optimiser's two states, the
-copies that a save makes, rows of gradients, and on a CPU the kernels that are compiled for each
-shape of a batch in bf16.
+The finder runs passes over the longest inputs, twice as many each time, until the memory of one
+more input is clear. It subtracts what the rest of a run will need: the optimiser's two states, the
+copies that a save makes, gradient rows, and on a CPU the kernels that are compiled for each shape
+of a batch in bf16.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ from mtlcli.weighting.base import Weighting
 from mtlcli.weighting.gradients.base import GradientBalancing
 
 SHARE = 0.8
-"""Of the memory that is free; the rest is for allocators, and for what others may yet take."""
+"""The share of the free memory that a run may use; the rest is for allocators, and for other
+programs."""
 CLEAR = 64 * 2**20
-"""Bytes by which two measurements must differ: a page more or less does not matter then."""
+"""The number of bytes by which two measurements must differ, so that a few pages more or less do
+not matter."""
 
 
 def largest_batch(
@@ -47,10 +49,10 @@ def largest_batch(
     accumulation: int,
     ranks: Ranks,
 ) -> tuple[int, str]:
-    """The padded tokens of a task in a step, over all ranks and micro-batches, that fit; and how
-    that was found, for people.
+    """Return the number of padded tokens of a task in a step, over all ranks and micro-batches,
+    that fits into memory, and a text for the user on how it was found.
 
-    Raises RunError when the longest input of a task does not fit, or the system does not say how
+    Raises RunError when the longest input of a task does not fit, or the system does not report how
     much memory is free.
     """
     available = free_memory(ranks.device)
@@ -110,14 +112,15 @@ def largest_batch(
             )
         )
         largest = max(largest, batch_sizes[name] * length)
-    # Above the largest batch that can occur the number would only differ from machine to machine.
-    # Ranks may have different amounts of memory: the smallest counts.
+    # Cap at the largest batch that can occur, so that the value does not depend on the machine.
+    # Take the smallest value of all ranks, which may have different amounts of memory.
     tokens, found = min(fits)
     return -ranks.all_reduce_max(-min(largest, tokens)), found
 
 
 class Probe:
-    """Measures the memory of training passes, apart from what stays when they are over."""
+    """A probe that measures the memory of training passes, apart from the memory that stays in use
+    after them."""
 
     def __init__(
         self, model: MultiTaskModel, *, input_format: InputFormat, bf16: bool, device: torch.device
@@ -145,12 +148,12 @@ class Probe:
         return memory.bytes() - self._resident[-1]
 
     def kept(self) -> int:
-        """Return the bytes that stay when passes are over: libraries, and the kernels of all shapes
-        that oneDNN will keep."""
+        """Return the number of bytes that stay in use after passes: libraries, and the kernels of
+        all shapes that oneDNN will keep."""
         so_far = self._resident[-1] - self._resident[0]
         if not self._kernels:
             return so_far
-        # The first pass also loads libraries. Later ones compile kernels of one shape each.
+        # The first pass also loads libraries; each later pass compiles the kernels of one shape.
         of_a_shape = (
             max(0, int(np.median(np.diff(self._resident[1:])))) if len(self._resident) > 2 else 0
         )
@@ -165,7 +168,8 @@ class Probe:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that this rank can still take; None when the system does not say."""
+    """Return the number of bytes that this rank can still take; None when the system does not
+    report it."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -174,8 +178,8 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def _reserve(model: MultiTaskModel, weighting: Weighting, device: torch.device) -> int:
-    """Bytes that the run will hold beside a pass: Adam's two states, on a CPU the copies of a save,
-    and rows of gradients."""
+    """Return the number of bytes that the run will hold beside a pass: Adam's two states, on a CPU
+    the copies of a save, gradient rows, and dense gradients of word embeddings."""
 
     def size(parameters: list[Parameter]) -> int:
         return sum(parameter.nbytes for parameter in parameters)
@@ -189,7 +193,7 @@ def _reserve(model: MultiTaskModel, weighting: Weighting, device: torch.device) 
             * model.parameter_counts()["shared"]
             * DTYPES[weighting.config.rows].itemsize
         )
-    # A pass gives sparse gradients of word embeddings, a step makes dense ones of them.
+    # A pass gives sparse gradients of word embeddings, from which a step makes dense ones.
     dense = sum(
         module.weight.nbytes
         for module in model.modules()

@@ -1,9 +1,9 @@
 """Gradient rows: the gradient of each task with respect to the shared parameters, kept apart until
-they are combined.
+the rows are combined.
 
-A row is the list of the parameters' gradients as autograd left them, so that keeping it costs no
-copy. Word embeddings have sparse gradients: of their many rows only those of tokens in the batch
-differ from zero, and only these are kept.
+A gradient row is the list of the parameters' gradients as autograd left them, so that keeping a row
+costs no copy. Word embeddings have sparse gradients, which differ from zero only for the tokens of
+the batch, and only these parts are kept.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from mtlcli.distributed.process_group import Ranks
 from mtlcli.seeds import folded
 
 CHUNK = 1 << 16
-"""Columns whose inner products are taken together: K rows of them stay in the cache."""
+"""The number of columns whose inner products are taken at once: K gradient rows of this width stay
+in the cache."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Projection:
-    """A random projection to `dimension` numbers that keeps inner products, unbiased over the draw
-    of its signs.
+    """A random projection to `dimension` numbers that preserves inner products, without bias over
+    the draw of its signs.
 
-    A count sketch (Charikar, Chen & Farach-Colton 2002): every entry of a parameter has a random
-    sign and is added to one of `dimension` buckets. The signs are drawn once from the seed.
+    This is a count sketch (Charikar, Chen & Farach-Colton 2002): every entry of a parameter has a
+    random sign and is added to one of `dimension` buckets. The signs are drawn once from the seed.
     """
 
     def __init__(self, dimension: int, seed: int) -> None:
@@ -36,7 +37,7 @@ class Projection:
         self._signs: dict[int, Tensor] = {}
 
     def signs(self, index: int, parameter: Tensor) -> Tensor:
-        """The signs of parameter number `index`: bool, of its shape."""
+        """Return the signs of parameter number `index`: bool, in the shape of the parameter."""
         if index not in self._signs:
             generator = torch.Generator().manual_seed(folded(self._seed * 1_000_003 + index))
             drawn = torch.randint(0, 2, parameter.shape, generator=generator, dtype=torch.int8)
@@ -44,7 +45,8 @@ class Projection:
         return self._signs[index]
 
     def sketch(self, gradient: Tensor, signs: Tensor) -> Tensor:
-        """(dimension,) fp32: a flat gradient's part of its row's projection."""
+        """Return what a flat gradient adds to the projection of its gradient row: (dimension,)
+        fp32."""
         signed = torch.where(signs, gradient, -gradient).float()
         return (
             torch.nn.functional.pad(signed, (0, -len(signed) % self.dimension))
@@ -54,8 +56,8 @@ class Projection:
 
 
 class Rows:
-    """K rows over the shared parameters. Fill with `take`, call `settle` once, then measure and
-    combine."""
+    """K gradient rows over the shared parameters. Fill them with `take`, call `settle` once, then
+    measure and combine."""
 
     def __init__(
         self, parameters: Sequence[Parameter], ranks: Ranks, dtype: torch.dtype = torch.float32
@@ -69,7 +71,7 @@ class Rows:
         self._present: list[int] = []
 
     def take(self) -> None:
-        """Move what lies in the parameters' `.grad` into a new row."""
+        """Move the gradients from the parameters' `.grad` into a new gradient row."""
         row: list[Tensor | None] = []
         for parameter in self._parameters:
             gradient, parameter.grad = parameter.grad, None
@@ -79,7 +81,8 @@ class Rows:
         self._rows.append(row)
 
     def settle(self) -> None:
-        """All rows are taken: agree with the other ranks on the columns that take part."""
+        """Agree with the other ranks on the columns that take part, once all gradient rows are
+        taken."""
         columns = list(zip(*self._rows, strict=True))
         given = [any(gradient is not None for gradient in column) for column in columns]
         sparse = [
@@ -95,8 +98,8 @@ class Rows:
                 self._compact(index)
 
     def _compact(self, index: int) -> None:
-        """Replace sparse gradients by dense ones over the rows of the parameter that any task on
-        any rank has touched."""
+        """Replace the sparse gradients of parameter number `index` by dense ones. Their first
+        dimension covers the indices that any task on any rank has touched."""
         sparse = [row[index] for row in self._rows]
         own = [gradient.indices()[0] for gradient in sparse if gradient is not None]
         ids = self._ranks.all_gather_unique(
@@ -113,7 +116,7 @@ class Rows:
                 )
 
     def _size(self, index: int) -> int:
-        """Columns of a parameter that take part."""
+        """Return the number of columns of a parameter that take part."""
         parameter = self._parameters[index]
         return (
             len(self._touched[index]) * parameter[0].numel()
@@ -122,7 +125,7 @@ class Rows:
         )
 
     def _flat(self, row: list[Tensor | None], indices: Sequence[int]) -> Tensor:
-        """The columns of some parameters in one vector."""
+        """Return the columns of some parameters in one vector."""
         parts = []
         for index in indices:
             gradient = row[index]
@@ -137,9 +140,9 @@ class Rows:
     # inner products
 
     def gram(self) -> Tensor:
-        """(K, K) float64 on the CPU: inner products of the rows, summed over ranks first. With
-        several ranks, the summed rows are cut into one shard of the columns for each rank;
-        `combine(reduced=True)` uses them."""
+        """Return the inner products of the gradient rows, summed over ranks first: (K, K) float64
+        on the CPU. With several ranks, the summed rows are cut into one shard of the columns for
+        each rank; `combine(reduced=True)` uses the shards."""
         if self._ranks.world == 1:
             return self._products(self._blocks())
         width = sum(self._size(index) for index in self._present)
@@ -152,16 +155,16 @@ class Rows:
         return self._ranks.all_reduce(partial.to(self._ranks.device)).cpu()
 
     def gram_of_some(self, indices: Sequence[int]) -> Tensor:
-        """An approximation: inner products over some parameters only. Nothing but their columns is
-        exchanged between ranks."""
+        """Return inner products over some parameters only, as an approximation. Ranks exchange only
+        the columns of these parameters."""
         chosen = [index for index in self._present if index in set(indices)]
         return self._products(
             [[self._ranks.all_reduce(self._flat(row, chosen)) for row in self._rows]]
         )
 
     def gram_of_projection(self, projection: Projection) -> Tensor:
-        """An approximation: inner products of the rows' random projections. Nothing but these is
-        exchanged between ranks."""
+        """Return inner products of random projections of the gradient rows, as an approximation.
+        Ranks exchange only these projections."""
         sketches = [
             torch.zeros(projection.dimension, device=self._ranks.device) for _ in self._rows
         ]
@@ -176,7 +179,7 @@ class Rows:
         return self._products([[self._ranks.all_reduce(sketch) for sketch in sketches]])
 
     def _blocks(self) -> Iterator[list[Tensor | None]]:
-        """This rank's rows, cut by parameter."""
+        """Yield this rank's gradient rows, parameter by parameter."""
         for index in self._present:
             yield [None if (part := row[index]) is None else part.reshape(-1) for row in self._rows]
 
@@ -201,13 +204,14 @@ class Rows:
     # the update
 
     def combine(self, weights: Sequence[float], *, reduced: bool) -> None:
-        """Leave sum_t weights[t] * row_t in the parameters' `.grad`. `reduced`: of the rows summed
-        over ranks, which `gram` has made; else of this rank's own. The rows are used up."""
+        """Write sum_t weights[t] * row_t into the parameters' `.grad`. `reduced`: combine the
+        gradient rows summed over ranks, which `gram` has made, instead of this rank's own rows. The
+        rows are gone afterwards."""
         self._each(lambda vectors, _start, _total: _sum(vectors, weights), reduced=reduced)
 
     def apply(self, method: Callable[[Tensor, int, int], Tensor]) -> None:
-        """Leave in `.grad` what `method(rows (K, n), start, total)` makes of columns `start` ... of
-        the rows summed over ranks."""
+        """Write `method(rows (K, n), start, total)` into `.grad`, where `rows` are n columns from
+        column `start` on, of `total`, of the gradient rows summed over ranks."""
 
         def stack(vectors: list[Tensor | None], start: int, total: int) -> Tensor:
             width = next(len(vector) for vector in vectors if vector is not None)
@@ -254,8 +258,8 @@ class Rows:
 
 
 def _sum(vectors: list[Tensor | None], weights: Sequence[float]) -> Tensor:
-    """sum_t weights[t] * vectors[t] in fp32, in the order of the tasks. May overwrite the first
-    vector."""
+    """Return sum_t weights[t] * vectors[t] in fp32, in the order of the tasks. May overwrite the
+    first vector."""
     out: Tensor | None = None
     for vector, weight in zip(vectors, weights, strict=True):
         if vector is None:

@@ -1,4 +1,4 @@
-"""The training loop, readable top to bottom."""
+"""The training loop, written to be read from top to bottom."""
 
 from __future__ import annotations
 
@@ -41,43 +41,43 @@ class Run:
     config: Config
     """The resolved config: steps, learning rate and precision are known."""
     model: MultiTaskModel
-    """Trunk and heads, on this rank's device."""
+    """The trunk and the heads, on this rank's device."""
     stages: Stages
-    """Which tasks make up a step."""
+    """The stages, which choose the tasks of each step."""
     weighting: Weighting
-    """How losses or gradients become one update."""
+    """The weighting method, which turns losses or gradients into one update."""
     streams: dict[str, Stream]
-    """Order of each trained task's features."""
+    """The order of each trained task's features."""
     train: dict[str, Features]
     """Encoded train splits."""
     splits: dict[str, dict[str, Split]]
     """Validation splits by task."""
     input_format: InputFormat
-    """How features become batches."""
+    """The rule by which features become batches."""
     steps: int
-    """Number of updates."""
+    """The number of updates."""
     eval_every: int
-    """Steps between evaluations."""
+    """The number of steps between evaluations."""
     folder: RunFolder
-    """Where things are written."""
+    """The run folder."""
     saver: Saver
-    """Writes checkpoints."""
+    """The writer of checkpoints."""
     begin: Callable[[], None]
-    """Called once a checkpoint, if there is one, is restored: writes what the run goes on with, and
-    says what is about to be done."""
+    """Function that is called after a checkpoint, if there is one, has been restored. It writes
+    what a resumed run starts from, and prints what the run is about to do."""
     console: Console
-    """What the user sees."""
+    """The output to the terminal and log.txt."""
     ranks: Ranks
-    """This process among the others."""
+    """The place of this process among the ranks."""
     interrupt: Interrupt
-    """Whether a signal has asked the run to stop."""
+    """The signals that ask the run to stop."""
     source: DataSource
-    """Where the rows came from."""
+    """The source of the table rows."""
 
     @property
     def max_tokens(self) -> int | None:
-        """Padded tokens of a task that may go through the model at once on this rank; None: no
-        bound."""
+        """The number of padded tokens of a task that may go through the model at once on this rank;
+        None: no bound."""
         bound = self.config.runner.max_tokens
         return (
             bound // (self.ranks.world * self.config.runner.accumulation)
@@ -86,7 +86,7 @@ class Run:
         )
 
     def fetch(self, task: str, position: int) -> TaskBatch:
-        """This rank's share of a batch of a task's stream."""
+        """Return this rank's share of a batch of a task's stream."""
         return cut(
             self.model.tasks[task],
             self.train[task],
@@ -99,12 +99,12 @@ class Run:
 
 
 def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, Any]:
-    """Train to the last step or until patience runs out; return the content of results.json: the
+    """Train to the last step or until patience runs out. Return the content of results.json: the
     scores of the best checkpoint.
 
-    `resumed`: go on from there, as if there had been no break. Evaluate, save and stop stand before
-    the step, so that the last step needs no second path. Raises Interrupted after saving when a
-    signal asks for it.
+    `resumed`: continue from this checkpoint, as if there had been no break. The loop evaluates,
+    saves and stops before a step, so that the last step needs no second path. Raises Interrupted
+    after saving when a signal asks for it.
     """
     config, ranks, stages = run.config, run.ranks, run.stages
     bf16 = config.runner.precision == "bf16"
@@ -133,8 +133,8 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
     run.begin()
 
     def enter(*, anew: bool) -> Backward:
-        """Begin the present stage, or go on in it. What tasks share is asked of those that are
-        trained in it."""
+        """Begin the present stage (`anew`), or continue in it. The shared parameters are those of
+        the tasks that this stage trains."""
         run.model.trunk.enter(state.stage.number, anew=anew)
         if len(stages) > 1:
             run.console.say(stages.describe(state.stage, run.steps))
@@ -181,7 +181,7 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
         return {"sharing": found} if found else {}
 
     def verify() -> None:
-        """Raise RunError when what a checkpoint would hold is not finite: before anything is
+        """Raise RunError when a tensor of the next checkpoint is not finite, before anything is
         written about this step."""
         nonlocal verified
         if state.step != verified:
@@ -218,8 +218,8 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
                 asked = run.interrupt.asked(ranks)
             else:
                 state.note_results(found)
-                # A checkpoint of this step that the run has gone on from knows nothing of its
-                # scores.
+                # If the run was resumed from a checkpoint of this step, that checkpoint does not
+                # contain these scores: save it again.
                 saved = None
                 stages.note(state.stage, found)
                 run.console.scores(state.step, found, best=state.best_step == state.step)
@@ -228,7 +228,7 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
         over = stages.over(state.stage, state.step, run.steps)
         stale = config.runner.patience is not None and state.stale >= config.runner.patience
         done = last or stale or (over and stages.is_last(state.stage))
-        # The best so far as well: `mtl eval RUN` reads its checkpoint.
+        # Save the best step so far as well: `mtl eval RUN` reads its checkpoint.
         worth = state.step > 0 and (state.step % save_every == 0 or state.step == state.best_step)
         if ranks.is_main and state.step != saved and (asked or done or worth):
             save()
@@ -251,8 +251,8 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
             return results()
         run.saver.check()
 
-        # The next stage. A checkpoint of this step was saved before: what ends a stage is in the
-        # state.
+        # The next stage. A checkpoint of this step, saved above, resumes here too, because its
+        # state shows that the stage is over.
         if over:
             state.stage = Stage(state.stage.number + 1, begin=state.step)
             backward = enter(anew=True)
@@ -305,7 +305,7 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
             "lower weighting.lr, or choose another weighting",
         )
         if run.weighting.losses_after_step:
-            # The same dropout as before the update: what differs is the update alone.
+            # Use the same dropout as before the update, so that only the update makes a difference.
             seed_dropout(config.seed, state.step, ranks.rank)
             if not run.weighting.observe_after(step, backward.losses_again(batches)):
                 what = (
@@ -339,16 +339,17 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
 
 
 def seed_dropout(seed: int, step: int, rank: int) -> None:
-    """Make dropout a pure function of (seed, step, rank): nothing to save, nothing to restore."""
+    """Make dropout a pure function of (seed, step, rank), so that no random state has to be
+    saved."""
     torch.manual_seed(folded((seed * 1_000_003 + step) * 4096 + rank))
 
 
 def require_finite(tensors: Mapping[str, torch.Tensor], where: str, fix: str) -> None:
-    """Raise RunError, which names the first of them and the place `where` it was found, unless all
-    tensors are finite."""
+    """Raise RunError unless all tensors are finite. The error names the first bad tensor and the
+    place `where` it was found."""
     for name, tensor in tensors.items():
-        # A sum is many times faster than looking at each number; of large finite numbers, too, it
-        # may be infinite.
+        # A sum is many times faster than looking at each number, but the sum of large finite
+        # numbers may be infinite.
         if not bool(tensor.detach().sum().isfinite()) and not bool(
             tensor.detach().isfinite().all()
         ):
@@ -357,13 +358,13 @@ def require_finite(tensors: Mapping[str, torch.Tensor], where: str, fix: str) ->
 
 
 def due(every: int | None, step: int) -> bool:
-    """Whether something that happens every n-th step (None: never) happens now."""
+    """Return whether something that happens every n-th step (None: never) happens now."""
     return every is not None and step % every == 0
 
 
 def _evaluate(run: Run, state: TrainState, *, bf16: bool) -> dict[str, Any]:
-    """Raises Asked when a signal comes: an evaluation is not worth waiting for, the resumed run
-    makes it anew."""
+    """Evaluate the validation splits. Raises Asked when a signal comes: the resumed run repeats the
+    evaluation, so waiting for its end is not worthwhile."""
 
     def on_batch() -> None:
         if run.interrupt.asked(run.ranks):

@@ -14,13 +14,14 @@ from mtlcli.weighting.base import Weighting
 
 
 def build_optimizer(optim: Optim, model: MultiTaskModel, weighting: Weighting) -> Optimizers:
-    """The run's optimiser over groups that differ in learning rate and weight decay.
+    """Build the run's optimiser over groups that differ in learning rate and weight decay.
 
-    Biases and norms (parameters of one dimension) have no decay. Parameters of one task alone have
-    the task's learning-rate factor, and each layer `optim.layer_decay` times the rate of the one
-    above it. What the weighting method learns has its own rate and no decay, and so has what the
-    trunk gives one; these rates are AdamW's, and AdamW has these parameters whatever the optimiser
-    is. Each group keeps its peak rate in `peak`.
+    Biases and norms (parameters of one dimension) have no weight decay. Parameters of one task
+    alone have the task's lr factor, and each layer has `optim.layer_decay` times the learning rate
+    of the layer above it. Two kinds of parameters have learning rates of their own and no decay:
+    those of the weighting method, and those for which the trunk names a learning rate. AdamW
+    updates these parameters whatever the optimiser is, because their learning rates are chosen for
+    AdamW. Each group keeps its peak learning rate in `peak`.
     """
     assert optim.lr is not None, "the learning rate is resolved before the optimiser is built"
     kind = optims.implementation(optim.name)(optim)  # type: ignore[attr-defined]
@@ -66,34 +67,32 @@ def _groups(parameters: dict[tuple[float, float], list[Parameter]]) -> Groups:
 
 
 def warmup_steps(optim: Optim, steps: int) -> int:
-    """The steps of the warm-up in a run, or a stage, of `steps` steps."""
+    """Return the number of warm-up steps in a run, or a stage, of `steps` steps."""
     return math.ceil(optim.warmup * steps) if optim.warmup < 1 else int(optim.warmup)
 
 
 def decay_steps(optim: Optim, steps: int) -> int:
-    """The steps of wsd's decay in a run, or a stage, of `steps` steps."""
+    """Return the number of steps of wsd's decay in a run, or a stage, of `steps` steps."""
     share = 0.2 if optim.decay is None else optim.decay
     return math.ceil(share * steps) if share < 1 else int(share)
 
 
 def rate(optim: Optim, step: int, steps: int) -> float:
-    """The share of the peak learning rate at step `step` (from 0) of `steps`: a rise over the
-    warm-up, then the schedule.
+    """Return the share of the peak learning rate at step `step` (from 0) of `steps`: a rise over
+    the warm-up, then the schedule.
 
-    With w steps of warm-up and the progress p = (step - w) / (steps - w) after it,
+    With w steps of warm-up and the progress p = (step - w) / (steps - w) after the warm-up:
 
         linear        1 - p
-        cosine (1 + cos(pi p)) / 2 (Loshchilov & Hutter 2017, without restarts)
+        cosine        (1 + cos(pi p)) / 2 (Loshchilov & Hutter 2017, without restarts)
         constant      1
-        inverse_sqrt sqrt(w / step), with 10,000 for w where there is no warm-up: sqrt(10000 / (step
-        + 10000))
-                                                           (Vaswani et al. 2017)
-        wsd           1, and in the last d steps (steps - step) / d
-                                                           (Zhai et al. 2022; Hu et al. 2024, whose
-                                                           decay is exponential)
+        inverse_sqrt  sqrt(w / step) (Vaswani et al. 2017); without warm-up
+                      sqrt(10000 / (step + 10000))
+        wsd           1, and in the last d steps (steps - step) / d (Zhai et al. 2022; Hu et al.
+                      2024, whose decay is exponential)
 
-    The same formulas as the schedules of the transformers library (wsd: with its linear decay):
-    step 0 of a warm-up has rate 0.
+    The formulas are the same as in the transformers library (wsd: with its linear decay): step 0 of
+    a warm-up has rate 0.
     """
     warmup = warmup_steps(optim, steps)
     if step < warmup:
@@ -112,14 +111,14 @@ def rate(optim: Optim, step: int, steps: int) -> float:
 
 
 def set_rate(optimizer: Optimizers, share: float) -> None:
-    """Give every group `share` of its peak learning rate."""
+    """Set the learning rate of every group to `share` of its peak."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * share
 
 
 class Unfreezing:
-    """Gradual unfreezing: which parameters are trained is a pure function of the step. What the
-    model's config freezes stays frozen."""
+    """Gradual unfreezing: the trained parameters are a pure function of the step. Parameters that
+    the model's config freezes stay frozen."""
 
     def __init__(self, model: MultiTaskModel, every: int) -> None:
         heights = model.heights()
@@ -131,7 +130,8 @@ class Unfreezing:
         ]
 
     def remarks(self, steps: int) -> list[str]:
-        """What stays frozen to the end of a run of so many steps, as a warning."""
+        """Return a warning about the layers that stay frozen to the end of a run of `steps` steps;
+        empty when there are none."""
         reached = (steps - 1) // self._every
         if reached > self._depth:
             return []
@@ -146,7 +146,7 @@ class Unfreezing:
         ]
 
     def apply(self, step: int) -> None:
-        """Before step `step`, from 0: the heads, and one layer more from the top for every period
-        that is over."""
+        """Set the trained parameters before step `step`, from 0: the heads, and one more layer from
+        the top for every period that is over."""
         for parameter, height in self._parameters:
             parameter.requires_grad = height <= step // self._every

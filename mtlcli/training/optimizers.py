@@ -1,8 +1,8 @@
 """The optimisers of a run: torch's own where torch has one.
 
-Each class says which parameters its optimiser takes. AdamW has the others: those that the weighting
-method learns and those for which the trunk names a learning rate, in any case, because these rates
-are AdamW's.
+Each class decides which parameters its optimiser takes. AdamW takes all others. AdamW always takes
+the parameters of the weighting method and those for which the trunk names a learning rate, because
+their learning rates are chosen for AdamW.
 """
 
 from __future__ import annotations
@@ -18,46 +18,47 @@ from torch.nn import Parameter
 from mtlcli.config.optim import AdafactorOptim, AdamW8bitOptim, AdamWOptim, LionOptim, MuonOptim
 
 Groups = list[dict[str, Any]]
-"""Parameter groups as torch's optimisers take them, each with `params`, `lr`, `peak` and
-`weight_decay`."""
+"""Parameter groups for torch's optimisers, each with `params`, `lr`, `peak` and `weight_decay`."""
 States = dict[str, tuple[torch.Size, torch.dtype]]
-"""Shape and type of each tensor that an optimiser keeps for a parameter."""
+"""The shape and dtype of each tensor that an optimiser keeps for a parameter."""
 
 
 class Kind:
-    """An optimiser, and which parameters it takes. The base class is AdamW."""
+    """A kind of optimiser, with the rule for the parameters that it takes. The base class is
+    AdamW."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
 
     def takes(self, parameter: Parameter, *, hidden: bool, embedding: bool) -> bool:
-        """Whether a parameter with no rate of its own goes to this optimiser. `hidden`: it is in
-        the layers of a trunk, not in a head; `embedding`: it is a table of embeddings."""
+        """Return whether a parameter without a learning rate of its own goes to this optimiser.
+        `hidden`: the parameter lies in the layers of a trunk, not in a head; `embedding`: the
+        parameter is a table of embeddings."""
         return True
 
     def build(self, groups: Groups) -> torch.optim.Optimizer:
-        """The optimiser of what it takes."""
+        """Return the optimiser of the parameter groups."""
         return adamw(groups, self.config.betas, self.config.eps)
 
     def states(self, parameter: Parameter) -> States:
-        """What it keeps for a parameter once it was updated."""
+        """Return the tensors that the optimiser keeps for a parameter after an update."""
         like = parameter.shape, parameter.dtype
         return {"step": (torch.Size(), torch.float32), "exp_avg": like, "exp_avg_sq": like}
 
     @property
     def rest(self) -> tuple[list[float], float]:
-        """AdamW's betas and eps for the parameters that it does not take."""
+        """AdamW's betas and eps for the parameters that this optimiser does not take."""
         return [0.9, 0.999], 1e-8
 
 
 def adamw(groups: Groups, betas: Iterable[float], eps: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019)."""
+    """Return AdamW (Loshchilov & Hutter 2019) for the parameter groups."""
     first, second = betas
     return torch.optim.AdamW(groups, betas=(first, second), eps=eps, fused=True)
 
 
 class AdamW(Kind):
-    """AdamW for everything, rates of their own included."""
+    """AdamW for all parameters, including those with learning rates of their own."""
 
     config: AdamWOptim
 
@@ -67,8 +68,8 @@ class AdamW8bit(Kind):
     Quantization").
 
     As the paper advises, embeddings keep moments of 32 bits, here in torch's AdamW. The package
-    itself does so for parameters of fewer than 4,096 numbers. Run on a CPU only so far, with
-    version 0.50.
+    itself keeps 32 bits for parameters of fewer than 4,096 numbers. This class has run on a CPU
+    only so far, with version 0.50.
     """
 
     config: AdamW8bitOptim
@@ -141,8 +142,8 @@ class Muon(Kind):
     """torch.optim.Muon (Jordan et al. 2024) for the matrices of the trunk.
 
     Its updates are scaled so that AdamW's learning rate and weight decay suit them (Liu et al.
-    2025, "Muon is Scalable for LLM Training"). Embeddings, heads, biases, norms and parameters of
-    more than two dimensions have AdamW.
+    2025, "Muon is Scalable for LLM Training"). AdamW updates embeddings, heads, biases, norms and
+    parameters of more than two dimensions.
     """
 
     config: MuonOptim
@@ -174,7 +175,7 @@ class LionOptimizer(torch.optim.Optimizer):
 
         w <- w - lr (sign(b1 m + (1 - b1) g) + d w)        m <- b2 m + (1 - b2) g
 
-    Own code: torch has none, and three lines need no package.
+    The code is our own: torch has no Lion, and three lines need no package.
     """
 
     def __init__(self, groups: Groups, betas: Iterable[float]) -> None:
@@ -201,14 +202,14 @@ class LionOptimizer(torch.optim.Optimizer):
 
 
 class Optimizers:
-    """Optimisers of different parameters, used as one."""
+    """Several optimisers, each of different parameters, used as one."""
 
     def __init__(self, parts: list[tuple[Kind, torch.optim.Optimizer]]) -> None:
         self.parts = parts
 
     @property
     def param_groups(self) -> Groups:
-        """The groups of all of them."""
+        """The parameter groups of all optimisers."""
         return [group for _, part in self.parts for group in part.param_groups]
 
     def zero_grad(self) -> None:
@@ -217,13 +218,13 @@ class Optimizers:
             part.zero_grad(set_to_none=True)
 
     def step(self) -> None:
-        """Update the parameters of all of them."""
+        """Update the parameters of all optimisers."""
         for _, part in self.parts:
             part.step()
 
     def tensors(self, names: Mapping[Any, str]) -> dict[str, Tensor]:
-        """What all of them keep, as named tensors, `<parameter>/<name>`. `names`: of the
-        parameters."""
+        """Return the tensors that all optimisers keep, by name: `<parameter>/<name>`. `names`: the
+        names of the parameters."""
         return {
             f"{names[parameter]}/{key}": value if isinstance(value, Tensor) else torch.tensor(value)
             for _, part in self.parts
@@ -232,8 +233,8 @@ class Optimizers:
         }
 
     def load(self, names: Mapping[Any, str], tensors: Mapping[str, Tensor]) -> None:
-        """Restore what `tensors` gave. Raises ValueError when it does not belong to these
-        parameters."""
+        """Restore the tensors that the method `tensors` returned. Raises ValueError when they do
+        not belong to these parameters."""
         known = {
             names[parameter]: (kind, part, parameter)
             for kind, part in self.parts
@@ -247,19 +248,19 @@ class Optimizers:
             if name not in known:
                 raise ValueError(f"it has the state of '{name}', which the run does not have")
             kind, part, parameter = known[name]
-            # A parameter whose task has not had its turn yet has no state at all; one that has any
-            # has all of it.
+            # A parameter whose task has not been drawn yet has no state; any other parameter has
+            # all of its state.
             check_tensors(state, kind.states(parameter), f"{name}/")
             for key, value in state.items():
-                # A whole number is a count that the optimiser keeps outside of tensors. Another
-                # count of updates stays where the fused optimiser keeps it: beside the parameter,
-                # whatever its type.
+                # An int64 tensor is a count that the optimiser keeps as a Python int. The fused
+                # optimiser's count of updates is a floating-point tensor, which stays on the device
+                # of the parameter.
                 whole = value.dtype == torch.int64
                 part.state[parameter][key] = int(value) if whole else value.to(parameter.device)
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[Parameter]:
-    """The parameters of all groups."""
+    """Return the parameters of all groups."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
@@ -268,8 +269,8 @@ def check_tensors(
     expected: Mapping[str, tuple[torch.Size, torch.dtype]],
     prefix: str = "",
 ) -> None:
-    """Raise ValueError unless these are the expected tensors, in shape and type, and all numbers in
-    them are finite."""
+    """Raise ValueError unless `tensors` are the expected tensors, in shape and dtype, and all their
+    numbers are finite."""
     for name in (*expected, *tensors):
         if name not in tensors:
             raise ValueError(f"{prefix}{name} is missing")

@@ -1,6 +1,6 @@
 """The number format of the matrix products in training and evaluation: a rule, never a measurement.
 
-The rule reads only what the hardware can do, so one command gives the same numbers on one machine
+The rule reads only what the hardware can do, so one command gives the same numbers on one machine,
 whatever else runs there, and all jobs of a sweep use one format. Losses, outputs of heads and
 metrics are in fp32 in any case.
 """
@@ -21,14 +21,14 @@ AVX512-BF16 of Intel and AMD, and ARM's BFMMLA. Without them bf16 is emulated, t
 
 
 KERNELS_A_SHAPE = 17
-"""Kernels that oneDNN compiles for the products of one layer in bf16 when a batch has a new shape;
-all layers of a network use the same."""
+"""The number of kernels that oneDNN compiles for the products of one layer in bf16 when a batch has
+a new shape; all layers of a network use the same kernels."""
 KERNEL_BYTES = 2**20
-"""Bytes that such a kernel keeps, at most (measured: 0.5 to 1.1 MB)."""
+"""The largest number of bytes that such a kernel keeps (measured: 0.5 to 1.1 MB)."""
 MOST_KERNELS = 1024
-"""oneDNN's own bound on the kernels that it keeps."""
+"""oneDNN's own bound on the number of kernels that it keeps."""
 KERNEL_BOUND = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
-"""The environment variable that sets another bound."""
+"""The environment variable that replaces oneDNN's own bound."""
 
 
 WIDTHS = 8
@@ -59,13 +59,13 @@ def bound_kernels(free: int) -> None:
     """
     kernels = max(2 * KERNELS_A_SHAPE, min(MOST_KERNELS, free // 5 // KERNEL_BYTES))
     os.environ.setdefault(KERNEL_BOUND, str(kernels))
-    # The layer between torch and oneDNN has a cache of its own, which keeps kernels that oneDNN has
+    # The layer between torch and oneDNN has its own cache, which keeps kernels that oneDNN has
     # dropped.
     os.environ.setdefault("LRU_CACHE_CAPACITY", str(max(8, kernels // 16)))
 
 
 def shapes_kept() -> int:
-    """Return for how many shapes of batches oneDNN keeps its compiled kernels."""
+    """Return the number of batch shapes for which oneDNN keeps its compiled kernels."""
     bound = os.environ.get(KERNEL_BOUND, "")
     return -(-(int(bound) if bound.isdigit() else MOST_KERNELS) // KERNELS_A_SHAPE)
 
@@ -73,8 +73,8 @@ def shapes_kept() -> int:
 def choose_precision(wanted: str, device: torch.device) -> str:
     """Return `fp32` or `bf16`.
 
-    `auto` is bf16 on a GPU and on a CPU with instructions for bf16 products, else fp32. `wanted` is
-    returned as it is otherwise.
+    For `auto`, this is bf16 on a GPU and on a CPU with instructions for bf16 products, else fp32.
+    Any other `wanted` is returned unchanged.
     """
     if wanted != "auto":
         return wanted

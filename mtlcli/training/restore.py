@@ -1,6 +1,8 @@
-"""What a checkpoint holds, put back into the parts of a run, once all of it is known to fit.
+"""Restoring a checkpoint: its content is put back into the parts of a run, once all of it is known
+to fit.
 
-A manifest that verifies says that the files are as they were written, not who wrote them.
+A manifest that verifies only proves that the files are as they were written, not who wrote them, so
+the content is checked as well.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ FIX = "give another checkpoint of the run, or start another run"
 
 
 def check_model(found: Checkpoint, tensors: dict[str, torch.Tensor], model: MultiTaskModel) -> None:
-    """Raise UserError when `tensors`, the weights of a checkpoint, are those of another model. The
-    model may be without numbers."""
+    """Raise UserError when `tensors`, the weights of a checkpoint, do not fit the model. The model
+    may be on the meta device, without numbers."""
     try:
         check_tensors(
             tensors,
@@ -37,8 +39,8 @@ def check_model(found: Checkpoint, tensors: dict[str, torch.Tensor], model: Mult
 def restore_model(
     found: Checkpoint, tensors: dict[str, torch.Tensor], model: MultiTaskModel
 ) -> None:
-    """Give a model the weights of a checkpoint, `tensors`. Raises UserError when they are those of
-    another model."""
+    """Load the weights of a checkpoint, `tensors`, into a model. Raises UserError when they do not
+    fit the model."""
     check_model(found, tensors, model)
     model.load_state_dict(tensors)
 
@@ -54,12 +56,10 @@ def restore(
     steps: int,
     stages: int,
 ) -> TrainState:
-    """Put a run of `steps` steps in `stages` stages, which trains `tasks`, where a checkpoint
-    stands.
+    """Restore a run of `steps` steps in `stages` stages, which trains `tasks`, from a checkpoint.
 
-    `names`: of the optimiser's parameters.
-
-    Raises UserError when the checkpoint is that of another run.
+    `names`: the names of the optimiser's parameters. Raises UserError when the checkpoint belongs
+    to another run.
     """
     restore_model(found, found.tensors("model.safetensors"), model)
     file = "state.json"
@@ -69,7 +69,7 @@ def restore(
         weighting.load_state_dict(state.weighting)
         file = "optimizer.safetensors"
         optimizer.load(names, found.tensors(file))
-    # A weighting method reads its own state, and says in its own way that it is another's.
+    # Weighting methods raise different exceptions for a state that is not theirs.
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(
@@ -79,8 +79,8 @@ def restore(
 
 
 def _check(state: TrainState, tasks: Collection[str], steps: int, stages: int) -> None:
-    """Raise ValueError when counters contradict each other or the run: the loop would never come to
-    its end."""
+    """Raise ValueError when counters contradict each other or the run, because the loop would then
+    never end."""
     if state.step > steps:
         raise ValueError(f"it is of step {state.step}, and the run ends at step {steps}")
     if state.stage.number >= stages or state.stage.begin > state.step:

@@ -1,9 +1,9 @@
-"""The stages of a run: which tasks are drawn, from which step on, for how long.
+"""The stages of a run: the tasks of each stage, its first step and its length.
 
-Most runs have one stage with all tasks. A stage has a sampling policy of its own over its tasks,
-which counts steps from the stage's beginning, and a learning rate that rises and falls within it.
-Where a run stands is in its TrainState, so that a resumed run goes on in the same stage: a stage
-begins before a step, and what ends one is known from the state alone.
+Most runs have one stage with all tasks. A stage has its own sampling policy over its tasks, which
+counts steps from the stage's beginning, and a learning rate that rises and falls within the stage.
+The TrainState holds the progress of the run, so that a resumed run continues in the same stage: a
+stage begins before a step, and the state alone decides whether a stage is over.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from mtlcli.training.state import Stage
 
 
 class Stages:
-    """The stages in order."""
+    """The stages of a run, in order."""
 
     def __init__(self, samplings: list[Sampling], *, patience: int | None = None) -> None:
-        """`samplings`: each stage's policy. `patience`: evaluations without a better average of its
-        tasks that end a stage, or None."""
+        """Take the sampling policies of the stages.
+
+        `samplings`: one policy for each stage. `patience`: the number of evaluations without a
+        better average of the stage's tasks after which a stage ends, or None.
+        """
         self.samplings = samplings
         self.patience = patience
         self._lengths: list[int] = []
@@ -31,12 +34,12 @@ class Stages:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps that make up one pass over the data of all stages."""
+        """The number of steps in one pass over the data of all stages."""
         return sum(sampling.steps_per_epoch for sampling in self.samplings)
 
     def fit(self, steps: int, lengths: list[int] | None = None) -> None:
-        """Settle how long stages are in a run of `steps` steps. `lengths`: of all but the last;
-        None: by the size of their data.
+        """Set the lengths of the stages in a run of `steps` steps. `lengths`: the lengths of all
+        stages but the last; None: lengths in proportion to the size of the stages' data.
 
         Raises UserError when a stage would have no step.
         """
@@ -60,46 +63,47 @@ class Stages:
 
     @property
     def shortest(self) -> int:
-        """Steps of the shortest stage, once `fit` has settled them."""
+        """The number of steps of the shortest stage. Call `fit` first."""
         return min(self._lengths)
 
     def end(self, stage: Stage, steps: int) -> int:
-        """The step before which a stage ends at the latest. The last one ends with the run of
-        `steps` steps."""
+        """Return the step before which a stage ends at the latest. The last stage ends with the run
+        of `steps` steps."""
         return steps if stage.number == len(self) - 1 else stage.begin + self._lengths[stage.number]
 
     def over(self, stage: Stage, step: int, steps: int) -> bool:
-        """Whether a stage ends before step `step`."""
+        """Return whether a stage ends before step `step`."""
         return step >= self.end(stage, steps) or (
             self.patience is not None and stage.stale >= self.patience
         )
 
     def is_last(self, stage: Stage) -> bool:
-        """Whether none follows."""
+        """Return whether a stage is the last one."""
         return stage.number == len(self) - 1
 
     def tasks(self, stage: Stage) -> list[str]:
-        """The tasks that are trained in a stage."""
+        """Return the tasks that are trained in a stage."""
         return self.samplings[stage.number].names
 
     def plan(self, stage: Stage, step: int) -> list[tuple[str, int]]:
-        """The tasks of step `step` with the number of examples of each."""
+        """Return the tasks of step `step` with the number of examples of each."""
         return self.samplings[stage.number].plan(step - stage.begin)
 
     def note(self, stage: Stage, results: dict[str, Any]) -> None:
-        """Remember an evaluation."""
+        """Record an evaluation: the stage's best average and the number of evaluations since
+        then."""
         scores = [
             results["tasks"][name]["main"] for name in self.tasks(stage) if name in results["tasks"]
         ]
         scores = [score for score in scores if score is not None]
-        # Without a labelled split there is nothing that could stop getting better.
+        # Without a labelled split there is no score that could stop improving.
         if not scores or stage.best is None or sum(scores) / len(scores) > stage.best:
             stage.best, stage.stale = sum(scores) / len(scores) if scores else None, 0
         else:
             stage.stale += 1
 
     def describe(self, stage: Stage, steps: int) -> str:
-        """A line for the user."""
+        """Return a line for the user about a stage."""
         return (
             f"stage {stage.number + 1} of {len(self)}: {', '.join(self.tasks(stage))}, steps "
             f"{stage.begin} to {self.end(stage, steps)}"

@@ -1,8 +1,8 @@
-"""Everything about a run that changes while it goes on, other than weights and optimiser moments:
+"""Everything about a run that changes during training, except for weights and optimiser moments:
 `state.json` of a checkpoint.
 
-Orders of data, plans of steps and dropout are pure functions of the seed, the step and these
-counters, so there is no generator whose state would have to be saved.
+The orders of data, the plans of steps and dropout are pure functions of the seed, the step and
+these counters, so no state of a random generator has to be saved.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ class Totals:
     """Counts over steps."""
 
     examples: int = 0
-    """Examples trained on."""
+    """The number of examples trained on."""
     tokens: int = 0
-    """Tokens trained on, without padding."""
+    """The number of tokens trained on, without padding."""
     padded: int = 0
-    """Tokens that went through the model on rank 0, with padding."""
+    """The number of tokens that went through the model on rank 0, with padding."""
     padding: int = 0
-    """Padding among them."""
+    """The number of padding tokens among them."""
     seconds: float = 0.0
-    """Time spent in steps, evaluation and saving left out."""
+    """The time spent in steps, without evaluation and saving."""
 
     def add(self, batches: Mapping[str, TaskBatch], padded: int, seconds: float) -> None:
         """Add a step that took `seconds` and put `padded` tokens through the model on this rank."""
@@ -44,7 +44,8 @@ class Totals:
 
     @property
     def throughput(self) -> dict[str, float]:
-        """Examples and tokens a second of training, and the share of padding among all tokens."""
+        """Return the examples and tokens per second of training, and the share of padding among all
+        tokens."""
         seconds = max(self.seconds, 1e-9)
         return {
             "examples_per_s": round(self.examples / seconds, 2),
@@ -55,15 +56,16 @@ class Totals:
 
 @dataclass
 class Window:
-    """What happened since the last row of metrics.jsonl."""
+    """Counts and sums since the last metrics row."""
 
     totals: Totals = field(default_factory=Totals)
-    """Counts over its steps."""
+    """Counts over the steps of the window."""
     tasks: dict[str, dict[str, float]] = field(default_factory=dict)
-    """For each task met: sum of its losses, number of steps, newest weight, examples."""
+    """For each task in these steps: the sum of its losses, the number of steps, the newest weight,
+    the number of examples."""
     gradients: dict[str, Any] | None = None
-    """Norms of the tasks' shared gradients and the cosines between them, of the newest step in
-    which they were measured."""
+    """The norms of the tasks' shared gradients and the cosines between them, from the newest step
+    in which they were measured."""
 
     def add(self, batches: Mapping[str, TaskBatch], outcome: Outcome, seconds: float) -> None:
         """Add a step that took `seconds`."""
@@ -77,7 +79,7 @@ class Window:
             entry["weight"] = outcome.weights[name]
             entry["examples"] += batch.examples
         if outcome.gram is not None:
-            # A task of importance 0 that is left out of the balance leaves no gradient.
+            # Leave out a task of importance 0 without a gradient: the balance does not include it.
             squares = outcome.gram.diagonal().tolist()
             there = [
                 place
@@ -94,7 +96,7 @@ class Window:
             }
 
     def row(self) -> dict[str, Any]:
-        """Its part of a row of metrics.jsonl."""
+        """Return the window's part of a metrics row."""
         tasks = {
             name: {
                 "loss": entry["loss"] / entry["steps"],
@@ -111,51 +113,51 @@ class Stage:
     """The stage that a run is in; most runs have one."""
 
     number: int = 0
-    """From 0."""
+    """The number of the stage, from 0."""
     begin: int = 0
-    """Step before which it began."""
+    """The step before which the stage began."""
     best: float | None = None
-    """Best average score of its tasks so far."""
+    """The best average score of the stage's tasks so far."""
     stale: int = 0
-    """Evaluations since then."""
+    """The number of evaluations since the best score."""
 
 
 @dataclass
 class TrainState:
-    """Where a run stands. Everything here is JSON, and survives it to the bit."""
+    """The progress of a run. All values are JSON, and JSON preserves them to the bit."""
 
     step: int = 0
-    """Updates made so far."""
+    """The number of steps so far, including those left out."""
     positions: dict[str, int] = field(default_factory=dict)
-    """Batches that each task's stream has given so far, through all epochs."""
+    """The number of batches drawn so far from each task's stream, through all epochs."""
     evaluated: int | None = None
-    """Step of the newest evaluation."""
+    """The step of the newest evaluation."""
     best_score: float | None = None
-    """Best average score so far."""
+    """The best average score so far."""
     best_step: int | None = None
-    """Step of the best average score."""
+    """The step of the best average score."""
     best: dict[str, Any] = field(default_factory=dict)
-    """The results of that evaluation."""
+    """The results of the evaluation with the best average score."""
     stale: int = 0
-    """Evaluations since the best one."""
+    """The number of evaluations since the best one."""
     stage: Stage = field(default_factory=Stage)
     """The present stage."""
     skipped: int = 0
-    """Steps left out because a number was not finite."""
+    """The number of steps left out because a number was not finite."""
     totals: Totals = field(default_factory=Totals)
     """Counts since the start."""
     window: Window = field(default_factory=Window)
-    """What the next row of metrics.jsonl will tell."""
+    """The counts and sums for the next metrics row."""
     weighting: dict[str, Any] = field(default_factory=dict)
-    """State of the weighting method."""
+    """The state of the weighting method."""
     conflicts: dict[str, Any] = field(default_factory=dict)
     """Counts of conflicts between the tasks' gradients."""
     affinity: dict[str, Any] = field(default_factory=dict)
     """Sums of the measured affinities between tasks."""
 
     def note_results(self, results: dict[str, Any]) -> None:
-        """Remember an evaluation. Without a score (no labelled split) the newest counts as the
-        best."""
+        """Record an evaluation. Without a score (no labelled split) the newest evaluation counts as
+        the best."""
         score = results["average"]
         self.evaluated = self.step
         if score is None or self.best_score is None or score > self.best_score:
@@ -164,19 +166,19 @@ class TrainState:
             self.stale += 1
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the state as JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TrainState:
-        """What `to_json` gave. Raises ValueError, which names the value, when it is something
-        else."""
+        """Return the state from the values of `to_json`. Raises ValueError, which names the value,
+        when the values are something else."""
         return _from_json(cls, values, "")
 
 
 def _from_json(kind: type[T], values: Any, where: str) -> T:
-    """A dataclass from what `asdict` gave. No value is converted: a number that is text is not what
-    was saved."""
+    """Build a dataclass from the values of `asdict`. No value is converted: a number stored as text
+    is an error."""
     if not isinstance(values, dict):
         raise ValueError(f"{where.rstrip('.')} holds no values")
     hints = get_type_hints(kind)
@@ -195,8 +197,8 @@ def _from_json(kind: type[T], values: Any, where: str) -> T:
 
 
 def _is_a(value: Any, hint: Any) -> bool:
-    """Whether a JSON value is of a type. Whole numbers count something here, so none is
-    negative."""
+    """Return whether a JSON value has a type. Whole numbers are counts here, so negative ones do
+    not fit."""
     if isinstance(hint, UnionType):
         return any(_is_a(value, member) for member in get_args(hint))
     if get_origin(hint) is dict:

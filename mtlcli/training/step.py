@@ -1,9 +1,9 @@
-"""One step: the backward passes of its tasks and their combination over micro-batches, tasks and
-ranks.
+"""One training step: the backward passes of its tasks, and their combination over micro-batches,
+tasks and ranks.
 
 Every loss is normalised by the number of labelled items in the task's batch over all ranks and
 micro-batches, so that gradients and losses are simply added up: N ranks with a share each, or one
-rank with all, give the same update.
+rank with the whole batch, give the same update.
 """
 
 from __future__ import annotations
@@ -34,21 +34,22 @@ FIX = (
     "lower optim.lr, set optim.clip, or look at these rows; runner.skip_nonfinite=N leaves out "
     "up to N such steps"
 )
-"""What to do about a number that is not finite."""
+"""Advice for the user about a number that is not finite."""
 
 
 ROWS = 32
-"""Features of a batch that a message names."""
+"""The number of features of a batch that a message names."""
 
 OVERHEAD = {"cpu": 32, "cuda": 2048}
-"""Tokens that take about as long as what a pass through the trunk costs beside its tokens, by kind
-of device. As measured on a CPU: 20 for 6 layers x 384, 120 for 2 layers x 64. On a GPU the kernels'
-launch."""
+"""The fixed cost of a pass through the trunk, in tokens that take about as long, by kind of device.
+Measured on a CPU: 20 for 6 layers x 384, 120 for 2 layers x 64. On a GPU the cost is the launch of
+the kernels."""
 
 ROOM = {"cpu": 1 << 17, "cuda": 1 << 23}
-"""Size of the hidden states, padded tokens times width, that may go through the trunk at once
-although no task has so many tokens, by kind of device. On a CPU states that do not fit into its
-caches take longer: with 6 layers x 384 a token among 1,700 7% longer than among 400."""
+"""Bound on the hidden states of a mixed batch, padded tokens times width, by kind of device; where
+the micro-batch of one task is larger, that size is the bound. On a CPU, hidden states that do not
+fit into its caches take longer: with 6 layers x 384, a token among 1,700 takes 7% longer than a
+token among 400."""
 
 
 @dataclass
@@ -56,20 +57,20 @@ class TaskBatch:
     """The batch of one task in a step."""
 
     micro: list[Batch]
-    """This rank's share, cut into micro-batches, in host memory; empty when the batch has fewer
-    examples than there are ranks."""
+    """This rank's share, cut into micro-batches, in host memory; empty when this rank has no
+    example, because the batch has fewer examples than there are ranks."""
     examples: int
-    """Features over all ranks."""
+    """The number of features over all ranks."""
     tokens: int
-    """Tokens over all ranks, without padding."""
+    """The number of tokens over all ranks, without padding."""
     own: int
-    """Tokens of this rank's share, without padding."""
+    """The number of tokens in this rank's share, without padding."""
     rows: NDArray[np.int64]
-    """Features over all ranks, for messages."""
+    """The indices of the features over all ranks, for messages."""
 
 
 def rows_of(batch: TaskBatch) -> str:
-    """The features of a batch, in words."""
+    """Return a text that names the features of a batch."""
     shown = ", ".join(str(row) for row in sorted(batch.rows.tolist())[:ROWS])
     return f"train features {shown}" + (
         f" and {len(batch.rows) - ROWS} more" if len(batch.rows) > ROWS else ""
@@ -86,8 +87,8 @@ def cut(
     ranks: Ranks,
     max_tokens: int | None = None,
 ) -> TaskBatch:
-    """This rank's share of the features `indices` of a task, in micro-batches. `max_tokens`: as of
-    `collate`."""
+    """Cut this rank's share of the features `indices` of a task into micro-batches. `max_tokens`:
+    see `collate`."""
     items = task.items(features, indices)
     mine = indices[ranks.rank :: ranks.world]
     parts = [part for part in np.array_split(mine, accumulation) if len(part)]
@@ -116,35 +117,37 @@ def _tokens(features: Features, indices: NDArray[np.int64]) -> int:
 
 
 Parts = list[list[list[tuple[str, Batch]]]]
-"""What goes through the trunk at once: lists of batches of tasks. They stand in a list for each
-task, or all in one list."""
+"""Passes of a step. The innermost list holds the batches that go through the trunk at once, each
+with its task. The middle list holds the passes of one task, or of all tasks where passes are mixed
+batches; the outer list holds one such list for each task, or just one."""
 
 
 @dataclass
 class Outcome:
-    """What a step's backward passes gave; the gradients lie in `.grad`."""
+    """The result of a step's backward passes; the gradients lie in `.grad`."""
 
     losses: dict[str, float]
-    """Mean loss of each task over all ranks and micro-batches."""
+    """The mean loss of each task over all ranks and micro-batches."""
     weights: dict[str, float]
     """The factor of each task's loss, or of its shared gradient, in the update."""
     gram: Tensor | None
-    """(K, K) float64: inner products of the plain losses' gradients; None when they were not
+    """(K, K) float64: inner products of the gradients of the plain losses; None when they were not
     measured."""
     norm: Tensor
-    """Norm of the whole gradient (scalar), that of what the weighting learns included. It is
-    finite."""
+    """The norm of the whole gradient (scalar), including the gradients of the weighting's own
+    parameters. The norm is finite."""
     padded: int
-    """Tokens that went through the trunk on this rank, with padding."""
+    """The number of tokens that went through the trunk on this rank, with padding."""
 
 
 class Backward:
-    """The backward passes of a step. Made once for a stage of the run: it knows which parameters
-    its tasks share.
+    """The backward passes of a step. One object serves a stage of the run, because the shared
+    parameters depend on the tasks that the stage trains.
 
-    K tasks, K backward passes, one activation set alive at a time. Where weights are known before
-    the step, autograd adds the gradients up; where they are not, shared gradients are kept as rows
-    until they are. Gradients of parameters that belong to one task go straight into `.grad`.
+    K tasks need K backward passes, with the activations of one task in memory at a time. Where
+    weights are known before the step, autograd adds the gradients up; otherwise shared gradients
+    are kept as gradient rows until the weights are known. Gradients of parameters that belong to
+    one task go straight into `.grad`.
     """
 
     def __init__(
@@ -160,13 +163,17 @@ class Backward:
         max_tokens: int | None = None,
         input_format: InputFormat | None = None,
     ) -> None:
-        """`tasks`: those that are trained; None: all that the weighting knows. `together`: whether
-        tasks go through the trunk together where it and the weighting allow. `max_tokens`: padded
-        tokens that may do so at once on this rank, if fewer than suit the device. `input_format`:
-        how tasks that go through the trunk together are padded; None: to the longest of them.
+        """Find the shared and private parameters of the tasks.
+
+        `tasks`: the tasks that are trained; None: all tasks that the weighting knows. `together`:
+        whether tasks go through the trunk in mixed batches where the trunk and the weighting allow.
+        `max_tokens`: bound on the padded tokens of a mixed batch on this rank, if lower than the
+        bound that suits the device. `input_format`: how mixed batches are padded; None: to the
+        longest example of the batch.
         """
         self.model, self.weighting, self.ranks, self.bf16 = model, weighting, ranks, bf16
-        # A gradient that is wanted by itself needs passes of its own.
+        # A method that needs each task's gradient cannot use mixed batches, whose backward pass
+        # adds the tasks' gradients up.
         self._together = (
             together
             and model.trunk.joint
@@ -177,12 +184,13 @@ class Backward:
         self._input_format = input_format or InputFormat(pad_id=0, uses_segments=False)
         self._most = suits if max_tokens is None else min(max_tokens, suits)
         self._touched: dict[Parameter, Tensor] = {}
-        # On a CPU new memory for them at every step would take four times as long as setting it to
-        # zero.
+        # Keep these dense gradients between steps: on a CPU, new memory at every step would take
+        # four times as long as setting the old to zero.
         self._dense: dict[Parameter, Tensor] = {}
         named = dict(model.named_parameters())
         trained = list(weighting.tasks) if tasks is None else tasks
-        # Tasks that are only evaluated, or not trained now, have no say in what is shared.
+        # A parameter is shared only if several trained tasks use it: tasks that are only evaluated,
+        # or not trained in this stage, do not count.
         users = {
             name: [task for task in all_users if task in trained]
             for name, all_users in model.users().items()
@@ -208,17 +216,18 @@ class Backward:
     def __call__(
         self, batches: dict[str, TaskBatch], step: Step, *, probe: bool = False
     ) -> Outcome:
-        """Fill `.grad` of the model's and the weighting's parameters. `probe`: measure the
-        gradients' inner products in any case, which does not change the update."""
+        """Fill `.grad` of the model's and the weighting's parameters. `probe`: measure the inner
+        products of the gradients in any case, which does not change the update."""
         weighting = self.weighting
         known = weighting.known(step)
         measured = probe or weighting.measures_gradients or known == "gradients"
         weights = self._usable(weighting.weights(step), step) if known == "before" else {}
         importance = {name: weighting.tasks[name].weight for name in batches}
-        # What a loss is multiplied by before its backward pass; gradient balancing leaves private
-        # parameters at their own loss.
+        # The factor of each loss before its backward pass. Gradient balancing weights the shared
+        # gradients only, so private parameters get the gradient of their own loss times its
+        # importance.
         scales = importance if self._balances else weights or dict.fromkeys(batches, 1.0)
-        # And so does a loss whose weight is not known.
+        # Losses whose weights are not known yet must be kept apart as well.
         together = self._together and bool(weights) and len(batches) > 1
         rows = (
             Rows(self.shared, self.ranks, self._dtype)
@@ -261,12 +270,14 @@ class Backward:
         )
         weights = self._shortened(weights, known)
         penalty = self.model.trunk.penalty()
-        # Not while all that it reaches is frozen.
+        # Skip a penalty all of whose parameters are frozen.
         if penalty is not None and penalty.requires_grad:
-            # A function of the parameters alone: the same on every rank, nothing to reduce.
+            # The penalty depends on the parameters alone, so it has the same gradient on every rank
+            # and needs no reduction.
             penalty.backward()
         if weighting.parameters():
-            # The same losses on every rank: the same gradient, nothing to reduce.
+            # Every rank has the same losses, so this gradient is the same on every rank and needs
+            # no reduction.
             weighting.objective(
                 {name: loss.cpu() for name, loss in zip(batches, losses, strict=True)}
             ).backward()
@@ -281,8 +292,8 @@ class Backward:
         return Outcome(step.losses, used, step.gram, norm, padded)
 
     def _usable(self, weights: dict[str, float], step: Step) -> dict[str, float]:
-        """The weights. Raises RunError when one of them is not finite: none of the following steps
-        could be better."""
+        """Return the weights unchanged. Raises RunError when one of them is not finite, because no
+        later step could mend that."""
         for name, weight in weights.items():
             if not math.isfinite(weight):
                 learned = self.weighting.named_parameters().items()
@@ -319,8 +330,8 @@ class Backward:
             raise NotFinite("; ".join(what), where=f"step {step.number}", fix=FIX)
 
     def _shortened(self, weights: dict[str, float], known: When) -> dict[str, float]:
-        """The weights, and with them the shared gradients, shortened to what the method promises
-        where its weights could not see to it."""
+        """Scale the shared gradients down to the length that gradient balancing promises, if its
+        weights could not ensure that length, and return the weights scaled by the same factor."""
         limit = (
             self.weighting.left_to_shorten(known)
             if isinstance(self.weighting, GradientBalancing)
@@ -330,22 +341,22 @@ class Backward:
         if limit is None or not gradients:
             return weights
         norm = torch.nn.utils.get_total_norm(gradients).item()
-        if not norm > limit:  # A NaN goes on to the check of the whole gradient.
+        if not norm > limit:  # The check of the whole gradient reports a NaN.
             return weights
         torch._foreach_mul_(gradients, limit / norm)
         return {name: weight * (limit / norm) for name, weight in weights.items()}
 
     def _norm(self, batches: dict[str, TaskBatch], step: Step) -> Tensor:
-        """The norm of the whole gradient (scalar), that of the weighting's parameters included.
-        Raises NotFinite when it is not finite."""
+        """Return the norm of the whole gradient (scalar), including the gradients of the
+        weighting's parameters. Raises NotFinite when the norm is not finite."""
         gradients = [
             each.grad
             for each in (*self.parameters, *self.weighting.parameters())
             if each.grad is not None
         ]
-        norm = torch.nn.utils.get_total_norm(
-            gradients
-        )  # Infinite, too, where fp32 cannot hold the squares, of which optimisers keep a mean.
+        # The norm is infinite also where fp32 cannot hold the squares, of which optimisers keep a
+        # mean.
+        norm = torch.nn.utils.get_total_norm(gradients)
         if bool(norm.isfinite()):
             return norm
         named = self.model.named_parameters()
@@ -364,7 +375,8 @@ class Backward:
         what = f"the gradient norm is {norm.item()}" + (
             f", as the gradient of {names[0]} is not finite" if names else ""
         )
-        # What is wrong in the head of one task is wrong in the rows of this task.
+        # A fault in the head of one task comes from this task's features, so the message names only
+        # those.
         owners = {self._users[name][0] for name in bad if len(self._users[name]) == 1}
         where = "; ".join(
             f"{name}: {rows_of(batch)}"
@@ -374,8 +386,8 @@ class Backward:
         raise NotFinite(f"{what} ({where})", where=f"step {step.number}", fix=FIX)
 
     def losses_again(self, batches: dict[str, TaskBatch]) -> dict[str, float]:
-        """The mean losses of the same batches with the parameters as they are now; draws dropout
-        like the backward passes."""
+        """Return the mean losses of the same batches with the present parameters. Dropout is drawn
+        as in the backward passes."""
         with torch.no_grad():
             return dict(
                 zip(
@@ -386,8 +398,8 @@ class Backward:
             )
 
     def shared_gradient(self, task: str, batch: TaskBatch) -> list[Tensor]:
-        """The gradient of one task's mean loss with respect to each shared parameter, over all
-        ranks. `.grad` is empty afterwards."""
+        """Return the gradient of one task's mean loss with respect to each shared parameter, over
+        all ranks. `.grad` is empty afterwards."""
         for parameter in self.parameters:
             parameter.grad = None
         self._passes({task: batch}, self._parts({task: batch}), {}, None)
@@ -406,11 +418,12 @@ class Backward:
         scales: dict[str, float],
         rows: Rows | None,
     ) -> Tensor:
-        """(K,) mean losses; forward and, where gradients are recorded, backward, one part after the
-        other. `scales`: factors, where not 1.
+        """Run the passes one after the other: forward and, where gradients are recorded, backward.
+        Return the mean losses (K,). `scales`: factors of the losses; a missing task has factor 1.
 
-        Word embeddings, whose gradients are sparse, are added up task by task: in the same order as
-        rows would be."""
+        The sparse gradients of word embeddings are added up task by task, in the same order as
+        gradient rows would be.
+        """
         losses = torch.zeros(len(batches), device=self.ranks.device)
         dense: dict[Parameter, Tensor] = {}
         touched: dict[Parameter, list[Tensor]] = {}
@@ -452,8 +465,8 @@ class Backward:
         return self.ranks.all_reduce(losses)
 
     def _parts(self, batches: dict[str, TaskBatch], *, together: bool = False) -> Parts:
-        """The batches, one task and micro-batch after the other, or cut anew by length so that
-        tasks go through the trunk `together`."""
+        """Return the passes of the batches: one pass for each task and micro-batch, or, if
+        `together`, mixed batches that are cut anew by length."""
         if not together:
             return [[[(name, micro)] for micro in batch.micro] for name, batch in batches.items()]
         micros = [(name, micro) for name, batch in batches.items() for micro in batch.micro]
@@ -477,8 +490,8 @@ class Backward:
         return [parts]
 
     def _probed(self, batches: dict[str, TaskBatch]) -> Tensor:
-        """(K, K) float64: inner products of the plain losses' shared gradients, from passes of
-        their own that leave no trace."""
+        """Return the inner products of the plain losses' shared gradients: (K, K) float64. They
+        come from separate passes, which leave `.grad` empty and the random state as it was."""
         rows = Rows(self.shared, self.ranks, self._dtype)
         devices = [self.ranks.device] if self.ranks.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
@@ -496,28 +509,29 @@ class Backward:
         return rows.gram()
 
     def _combine(self, rows: Rows, known: When, weights: dict[str, float], step: Step) -> bool:
-        """Turn rows into the shared parameters' `.grad`; return whether it is summed over ranks
-        already."""
+        """Combine the gradient rows into the shared parameters' `.grad`; return whether the result
+        is already summed over ranks."""
         if isinstance(self.weighting, GradientBalancing) and known == "rows":
             method = self.weighting
             rows.apply(lambda vectors, start, total: method.combine(step, vectors, start, total))
             return True
-        # Weights that come from all gradients were measured on the summed rows; everything else
-        # adds up this rank's rows.
+        # Weights that come from the exact Gram matrix were measured on rows that `gram` has summed
+        # over ranks; in all other cases combine this rank's rows.
         reduced = (
             self._balances
             and known == "gradients"
             and self._last_layers is None
             and self._projection is None
         )
-        # Rows of a loss weighting whose weights were known are weighted already.
+        # For a loss weighting whose weights were known before the step, the rows are weighted
+        # already.
         ones = not self._balances and known == "before"
         rows.combine([1.0 if ones else weights[name] for name in step.tasks], reduced=reduced)
         return reduced
 
 
 def _divided(gram: Tensor, factors: Tensor) -> Tensor:
-    """The Gram matrix of rows without their factors; a row whose factor is 0 is unknown and counts
-    as 0."""
+    """Return the Gram matrix of the gradient rows without their factors. A row whose factor is 0 is
+    unknown and counts as 0."""
     inverse = torch.where(factors == 0, 0.0, 1 / factors)
     return gram * inverse[:, None] * inverse

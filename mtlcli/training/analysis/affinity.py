@@ -4,10 +4,11 @@ that it suggests.
 
     Z(i -> j) = 1 - L_j(theta - eta g_i) / L_j(theta)
 
-with g_i the gradient of task i's loss with respect to the shared parameters only. Positive: a step
-on i helps j. The paper looks ahead along the optimiser's step; here eta makes the plain gradient
-step as long as one of Adam, which changes each of P parameters by about the learning rate: eta = lr
-sqrt(P) / ||g_i||. Dropout is off, so that nothing but the step differs.
+Here g_i is the gradient of task i's loss with respect to the shared parameters only. A positive
+affinity means that a step on i helps j. The paper looks ahead along the optimiser's step. Here eta
+makes the plain gradient step as long as one of Adam's, which changes each of P parameters by about
+the learning rate: eta = lr sqrt(P) / ||g_i||. Dropout is off, so that only the step makes a
+difference.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from mtlcli.training.state import TrainState
 from mtlcli.training.step import Backward, TaskBatch
 
 LARGEST = 9
-"""Number of tasks up to which all groupings are compared (Bell's number of 9 is 21147)."""
+"""The number of tasks up to which all groupings are compared (Bell's number of 9 is 21147)."""
 
 
 class Affinity:
@@ -40,8 +41,8 @@ class Affinity:
         state.setdefault("sums", {name: dict.fromkeys(tasks, 0.0) for name in tasks})
 
     def measure(self, state: TrainState, *, lr: float) -> None:
-        """Measure every pair on the batches that the tasks' streams give next, which stay where
-        they are. Weights are as before afterwards, to the bit; `.grad` is empty."""
+        """Measure every pair of tasks on the next batches of the tasks' streams, without moving the
+        streams on. Afterwards the weights are as before, to the bit, and `.grad` is empty."""
         backward = self._backward
         model, shared = backward.model, backward.shared
         batches = {name: self._fetch(name, state.positions[name]) for name in self._tasks}
@@ -71,7 +72,7 @@ class Affinity:
         model.train(training)
 
     def report(self) -> dict[str, Any] | None:
-        """Mean affinities `from -> to` and the suggested grouping; None when nothing was
+        """Return the mean affinities `from -> to` and the suggested grouping; None when nothing was
         measured."""
         measured = self._state["measured"]
         if not measured:
@@ -84,12 +85,12 @@ class Affinity:
 
 
 def grouping(affinity: dict[str, dict[str, float]]) -> list[list[str]]:
-    """The partition of the tasks that maximises the sum over tasks of the mean affinity of the
-    group's other tasks towards them.
+    """Return the partition of the tasks that maximises the sum, over all tasks, of the mean
+    affinity of the other tasks of the group towards the task.
 
-    A task alone counts 0; of equal partitions the one with the fewest groups, and so the fewest
-    models, is taken. All are compared up to LARGEST tasks; above, groups are merged while that
-    helps.
+    A task alone counts 0. Of equally good partitions, the one with the fewest groups, and so the
+    fewest models, is chosen. Up to LARGEST tasks, all partitions are compared; above that, groups
+    are merged as long as merging helps.
     """
     tasks = list(affinity)
 
@@ -120,7 +121,7 @@ def grouping(affinity: dict[str, dict[str, float]]) -> list[list[str]]:
 
 
 def _partitions(items: list[str]) -> Iterator[list[list[str]]]:
-    """All partitions of a list."""
+    """Yield all partitions of a list."""
     if not items:
         yield []
         return

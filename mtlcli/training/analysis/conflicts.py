@@ -1,4 +1,4 @@
-"""What the tasks' gradients say about each other over a run: which pairs conflict, and whether
+"""The conflicts between the tasks' gradients over a run: which pairs conflict, and whether
 balancing had anything to gain."""
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from mtlcli.errors import count_of
 from mtlcli.weighting.base import Step, WeightedTask
 
 SURE = 3.0
-"""A mean counts as negative when it is this many standard errors below zero: of a few dozen means
-none is so by chance."""
+"""A mean counts as negative when it is this many standard errors below zero; among a few dozen
+means, none is so low by chance."""
 FEWEST = 10
-"""Steps below which nothing is concluded."""
+"""The number of steps below which the verdict draws no conclusion."""
 
 
 class Conflicts:
@@ -22,10 +22,10 @@ class Conflicts:
     TrainState).
 
     A pair of tasks conflicts in a step when the cosine of their gradients is negative. Noisy
-    gradients that have nothing to do with each other conflict in half of all steps, so what counts
-    is whether the mean cosine is negative. A task is harmed in a step when its gradient has a
-    negative cosine to the plain sum of importance_t * g_t: a small step along the sum would raise
-    its loss on this very batch. Conflicts without harm are what a sum copes with.
+    gradients without any relation conflict in half of all steps, so the verdict asks whether the
+    mean cosine is negative. A task is harmed in a step when its gradient has a negative cosine to
+    the plain sum of importance_t * g_t: a small step along the sum would raise the task's loss on
+    this very batch. A plain sum copes with conflicts that harm no task.
     """
 
     def __init__(self, state: dict[str, Any]) -> None:
@@ -34,8 +34,8 @@ class Conflicts:
             state.setdefault(key, {})
 
     def add(self, step: Step, tasks: dict[str, WeightedTask]) -> None:
-        """Count a step; one without a Gram matrix, or with one task, says nothing. Tasks of
-        importance 0 have no gradient."""
+        """Count a step. A step without a Gram matrix, or with one task, does not count. Tasks of
+        importance 0 have no gradient and are left out."""
         names = [name for name in step.tasks if tasks[name].weight > 0]
         if step.gram is None or len(names) < 2:
             return
@@ -58,9 +58,9 @@ class Conflicts:
             )
 
     def report(self) -> dict[str, Any] | None:
-        """What results.json says: for each pair, and for each task against the plain sum, the share
-        of steps with a negative cosine, the mean cosine and its standard error; and the verdict.
-        None when nothing was measured."""
+        """Return the part of results.json about conflicts: for each pair, and for each task against
+        the plain sum, the share of steps with a negative cosine, the mean cosine and its standard
+        error; and the verdict. None when nothing was measured."""
         if not self._state["pairs"]:
             return None
         pairs = {name: _summary(entry) for name, entry in self._state["pairs"].items()}

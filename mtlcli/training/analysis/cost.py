@@ -1,4 +1,4 @@
-"""What a run costs, beside time: floating-point operations of an example, and peak memory."""
+"""The cost of a run beside time: floating-point operations per example, and peak memory."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from mtlcli.training.step import TaskBatch
 
 
 class PeakMemory:
-    """The most memory that this process has held since it was made: on a GPU what torch took there,
-    else resident memory.
+    """The most memory that this process has held since this object was made: on a GPU the memory
+    that torch has allocated there, else resident memory.
 
-    Where the system cannot count anew (macOS, some containers), resident memory since the process
-    began.
+    Where the system cannot reset its count (macOS, some containers), this is the most resident
+    memory since the process began.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -29,12 +29,12 @@ class PeakMemory:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             return
-        # Linux counts anew when told to: the jobs of a sweep are one process.
+        # Reset Linux's count of the peak, because all jobs of a sweep run in one process.
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
 
     def bytes(self) -> int:
-        """Bytes."""
+        """Return the number of bytes."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
         known = resident_peak()
@@ -45,14 +45,14 @@ class PeakMemory:
 
 
 def resident_peak(process: int | str = "self") -> int | None:
-    """The most resident memory that a process has held since the system last counted anew, in
-    bytes; None where the system does not say."""
+    """Return the most resident memory that a process has held since the system's count was last
+    reset, in bytes; None where the system does not report it."""
     return _status(process, "VmHWM:")
 
 
 def memory_now(device: torch.device) -> int:
-    """Bytes that this process holds now: on a GPU what torch has allocated there, else resident
-    memory (its peak where the system does not say more)."""
+    """Return the number of bytes that this process holds now: on a GPU the memory that torch has
+    allocated there, else resident memory, or its peak where the system reports only that."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     resident = _status("self", "VmRSS:")
@@ -68,14 +68,14 @@ def _status(process: int | str, key: str) -> int | None:
 
 
 def flops_per_example(model: MultiTaskModel, batches: Mapping[str, TaskBatch]) -> float:
-    """Floating-point operations in the matrix products of a forward and backward pass, over all
-    examples of the batches.
+    """Return the floating-point operations per example in the matrix products of a forward and
+    backward pass, averaged over all examples of the batches.
 
-    What is frozen needs no gradient and counts less. `.grad` is empty afterwards.
+    Frozen parameters need no gradient and so fewer operations. `.grad` is empty afterwards.
     """
     device = next(model.parameters()).device
-    # The counter knows no attention kernel for the CPU, but all the products that attention is made
-    # of.
+    # The counter does not know the CPU's attention kernel, but counts all products of attention in
+    # the plain implementation.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         for name, batch in batches.items():
             for micro in batch.micro:
