@@ -1,7 +1,7 @@
-"""A task type: how examples become features, which head, which loss, how outputs become
-predictions, which metrics.
+"""The base class of task types: how examples become features, which head and loss a task has, how
+outputs become predictions, and which metrics score them.
 
-Everything a type does stands side by side in one file, and nobody else asks what type a task has.
+All that a task type does is in one file, and no code elsewhere asks what type a task has.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=Task)
 Outputs = dict[str, NDArray]
-"""What a head gives for the features of a split, as arrays: per feature (N, ...) or, for token
-outputs, flat (total tokens, ...)."""
+"""The outputs of a head for the features of a split, as arrays: one row per feature (N, ...) or,
+for token outputs, flat over all tokens (total tokens, ...)."""
 
 
 @dataclass
 class Encoded:
-    """What a backbone gives a head."""
+    """The output of a backbone for one batch, which the heads take."""
 
     hidden: Tensor
-    """Token states: (batch, length, hidden); (batch, 1, hidden) where no head asks for more."""
+    """Token states: (batch, length, hidden), or (batch, 1, hidden) where no head uses more than the
+    first token."""
     pooled: Tensor
     """One vector per input: (batch, hidden)."""
     mask: Tensor
@@ -48,35 +49,36 @@ class TaskType(ABC, Generic[C]):
     only inside the methods that need it."""
 
     token_outputs: ClassVar[bool] = False
-    """Whether `head` gives one output per token (then outputs are gathered flat over tokens), or
-    one per feature, from the pooled vector alone."""
+    """Whether `head` gives one output per token (outputs are then gathered flat over tokens). If
+    not, it gives one output per feature, from the pooled vector alone."""
     item: ClassVar[str] = "example"
-    """What the loss is a mean over, in words."""
+    """The name of the items that the loss is a mean over."""
     loss_kind: ClassVar[str] = "classification"
-    """`classification` (a log likelihood over classes) or `regression` (a squared error):
-    uncertainty weighting has a term for each."""
+    """`classification` (a log likelihood over classes) or `regression` (a squared error), for which
+    uncertainty weighting has different terms."""
 
     def __init__(self, name: str, config: C) -> None:
         self.name = name
         self.config = config
         self.owner: TaskType[C] | None = None
-        """The task whose head this task uses; None for a head of its own. Set when the tasks of a
-        run are built."""
+        """The head owner: the task whose head this task uses, or None if it has its own head. Set
+        when the tasks of a run are built."""
 
     @property
     @abstractmethod
     def default_metrics(self) -> list[str]:
-        """Names of metrics in mtlcli/metrics, the main one first."""
+        """The names of the metrics in mtlcli/metrics that are computed by default, the main one
+        first."""
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics to compute, the main one first."""
+        """The names of the metrics to compute, the main one first."""
         return self.config.metrics or self.default_metrics
 
     @property
     def max_length(self) -> int:
-        """Longest input in tokens. `data.max_length` has been filled in where the task's own is
-        null."""
+        """The longest input in tokens. Raises ValueError if it is null in the config: a task's null
+        is replaced by `data.max_length` beforehand."""
         if self.config.max_length is None:
             raise ValueError(
                 f"max_length of task '{self.name}' was not resolved from data.max_length"
@@ -85,27 +87,28 @@ class TaskType(ABC, Generic[C]):
 
     @property
     def _skip(self) -> str:
-        """The setting that leaves rows without a label out."""
+        """The setting that leaves out rows without a label."""
         return f"tasks.{self.name}.unlabelled=skip"
 
     @property
     def _skips(self) -> bool:
-        """Whether rows without a label beside others are no fault. Where they are in the table at
+        """Whether it is no fault that some rows have no label. If such rows are in the table at
         all, a prediction is wanted for each."""
         return self.config.unlabelled == "skip"
 
     def head_layers(self, usual: int) -> int:
-        """Dense layers of the head before its output layer: what the config says, else `usual`."""
+        """Return the number of dense layers of the head before its output layer: the config's
+        number, or `usual` if the config has none."""
         return usual if self.config.head_layers is None else self.config.head_layers
 
     @abstractmethod
     def required_columns(self, *, labelled: bool = True) -> list[str]:
-        """Columns of the table that must be there; without the gold column when the split may be
-        unlabelled."""
+        """Return the columns that the table must have. `labelled`: whether the column of labels is
+        one of them."""
 
     @abstractmethod
     def texts(self, table: Table) -> list[str]:
-        """All text of a table, on which a tokenizer can be trained."""
+        """Return all text of a table, on which a tokenizer can be trained."""
 
     def prepare(self, train: Table | None, others: Sequence[Table] = ()) -> None:
         """Learn from the train split what the config leaves open (for example the label set), and
@@ -113,11 +116,12 @@ class TaskType(ABC, Generic[C]):
         Called once, before `check`. `others`: the other splits of the task."""
 
     def labelled(self, table: Table) -> NDArray[np.bool_]:
-        """Which rows say that they have a label, sound or not: (rows,). Asked before `prepare`."""
+        """Return which rows have something in place of a label, valid or not: (rows,). Called
+        before `prepare`."""
         return np.ones(len(table), bool)
 
     def has_input(self, table: Table) -> NDArray[np.bool_]:
-        """Which rows have something in every column of text that the model reads: (rows,)."""
+        """Return which rows have text in every column of text that the model reads: (rows,)."""
         found = np.ones(len(table), bool)
         for column in self.required_columns(labelled=False):
             if column in table.rows.column_names:
@@ -129,84 +133,84 @@ class TaskType(ABC, Generic[C]):
 
     @abstractmethod
     def check(self, table: Table, *, labelled: bool) -> list[Problem]:
-        """What is wrong with the rows, each with file and row (`table.where(row)`) and what to do.
-        Columns are known to be there.
+        """Return the faults of the rows, each with its file and row (`table.where(row)`) and the
+        remedy. The required columns are known to be there.
 
-        Many rows with the same fault are one Problem: the count and the first of them. `labelled`:
-        whether labels are needed (train and validation) or may be missing (test).
+        The rows with the same fault make one Problem, with their number and the first of them.
+        `labelled`: whether labels are needed (train and validation) or may be missing (test).
         """
 
     def doubts(self, train: Table) -> list[Problem]:
-        """What is strange about a sound train split, and stops nothing."""
+        """Return what is strange about a valid train split; it stops nothing."""
         return []
 
     @property
     def classes(self) -> Sequence[str]:
-        """The names of the classes that `targets` numbers; empty where the targets are no
-        classes."""
+        """The names of the classes, in the order of the numbers that `targets` returns; empty where
+        targets are not classes."""
         return ()
 
     def targets(self, table: Table) -> NDArray | None:
-        """One number per row that is the same where the labels are: (rows,). None when labels are
-        not compared."""
+        """Return one number per row, equal for equal labels: (rows,); None for a task type whose
+        labels are not compared."""
         return None
 
     @abstractmethod
     def encode(self, table: Table, encoder: TextEncoder) -> Features:
-        """Features of all rows, in row order. Labels that are missing are -100 (ids) or NaN
+        """Return the features of all rows, in row order. A missing label is -100 (ids) or NaN
         (scores)."""
 
     @abstractmethod
     def build_head(self, hidden: int, dropout: float, *, dense: bool, std: float) -> nn.Module:
-        """The module `head(encoded: Encoded) -> dict[str, Tensor]`. `dense`: put a dense tanh layer
-        before the output layer (for backbones whose pooled vector has not passed one). `std`:
-        standard deviation of the initial weights."""
+        """Return the module `head(encoded: Encoded) -> dict[str, Tensor]`. `dense`: whether to put
+        a dense tanh layer before the output layer (for backbones whose pooled vector has not passed
+        one). `std`: the standard deviation of the initial weights."""
 
     @abstractmethod
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
-        """The loss SUMMED over the batch's labelled items: scalar, fp32. The caller divides by what
-        `items` gives for the whole step."""
+        """Return the loss SUMMED over the labelled items of the batch: a scalar in fp32. The caller
+        divides it by the `items` of the whole step."""
 
     @abstractmethod
     def items(self, features: Features, indices: NDArray[np.int64]) -> float:
-        """How many labelled items these features hold, or the sum of their weights: the denominator
-        of their mean loss."""
+        """Return the denominator of the mean loss of some features: the number of their labelled
+        items, or the sum of the weights of these items."""
 
     @abstractmethod
     def decode(self, outputs: Outputs, features: Features, table: Table) -> list[Any]:
-        """One JSON-ready prediction per row of the table."""
+        """Return one prediction per row of the table, in a form that JSON can hold."""
 
     @abstractmethod
     def metric_inputs(self, metric: str, predictions: list[Any]) -> dict[str, Any]:
-        """What `compute(metric, references=..., **inputs)` takes: `predictions` in the metric's
-        form, and the metric's options.
+        """Return the arguments `inputs` of `compute(metric, references=..., **inputs)`:
+        `predictions` in the form that the metric takes, and the options of the metric.
 
-        `predictions`: what `decode` gave.
+        `predictions`: the predictions that `decode` returned.
         """
 
     def official_files(self, predictions: list[Any]) -> dict[str, Any]:
-        """Predictions in the form that a data set's official script reads: file name ending -> JSON
-        content."""
+        """Return the predictions in the form that the official script of a data set reads: ending
+        of the file name -> JSON content."""
         return {}
 
     @abstractmethod
     def references(self, table: Table) -> list[Any] | None:
-        """The gold answers, one per row, in the form that the metrics take; None when the split has
-        no labels."""
-
-    @abstractmethod
-    def gold(self, table: Table) -> list[Any]:
-        """What is right, one per row, as a file of predictions shows it; None for a row without
+        """Return the labels, one per row, in the form that the metrics take; None when a row has no
         label."""
 
     @abstractmethod
+    def gold(self, table: Table) -> list[Any]:
+        """Return the labels, one per row, in the form that a file of predictions shows; None for a
+        row without a label."""
+
+    @abstractmethod
     def majority(self, references: list[Any], metric: str) -> float:
-        """The score of the best constant prediction under `metric` (0 for correlations), over
-        `references`."""
+        """Return the score under `metric` of the best constant prediction for `references` (0 for
+        correlations)."""
 
 
 def build_tasks(configs: dict[str, Any]) -> dict[str, TaskType[Any]]:
-    """The tasks of a run, by name, in the order of the config."""
+    """Return the tasks of a run by name, in the order of the config."""
     tasks: dict[str, TaskType[Any]] = {
         name: task_types.implementation(config.type)(name, config)
         for name, config in configs.items()

@@ -1,4 +1,4 @@
-"""Checks on rows and outputs that several task types make."""
+"""Checks of rows and outputs that several task types share."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from mtlcli.errors import NotFinite, Problem
 
 DECIMAL = re.compile(r"-?[0-9]{1,25}(\.[0-9]{1,25})?", re.ASCII)
 FEW_CLASSES = 5
-"""As many classes are never too many for the rows."""
+"""Number of classes up to which no check calls them too many for the rows."""
 
 
 def counted(
     table: Table, rows: Sequence[int] | NDArray[np.int64], what: str, fix: str, brief: str = ""
 ) -> Problem:
-    """One fault of many rows as one Problem: the first row, how many more there are, and a few of
-    them."""
+    """Return one Problem for all rows with the same fault: it names the first row, how many more
+    there are, and a few of them."""
     return Problem(what + table.others(rows), table.where(int(rows[0])), fix, brief)
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a column type holds strings, in whatever layout."""
+    """Return whether a column type holds strings, in whatever layout."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return (
@@ -41,7 +41,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def as_text(column: pa.ChunkedArray) -> pa.Array:
-    """A column of text or numbers as text: (rows,). NaN is null, -1.0 is -1."""
+    """Return a column of text or numbers as text: (rows,). NaN becomes null, -1.0 becomes -1."""
     if pa.types.is_floating(column.type):
         written = {-1: "-1", None: None}
         values = [
@@ -53,12 +53,12 @@ def as_text(column: pa.ChunkedArray) -> pa.Array:
 
 
 def input_columns(columns: TextColumns) -> list[str]:
-    """The columns that hold the input of a task on one text or a pair of texts."""
+    """Return the columns that hold the input of a task on one text or a pair of texts."""
     return [columns.text] if columns.text_pair is None else [columns.text, columns.text_pair]
 
 
 def text_problems(table: Table, columns: Sequence[str]) -> list[Problem]:
-    """What is wrong with columns of text: another type, or nothing but white space in a row."""
+    """Return the faults of columns of text: another type, or rows with nothing but white space."""
     problems = []
     for column in columns:
         values = table.rows.column(column)
@@ -86,7 +86,8 @@ def text_problems(table: Table, columns: Sequence[str]) -> list[Problem]:
 
 
 def wrong_type(table: Table, column: str, needed: str, fix: str, row: int = 0) -> Problem:
-    """A column of a type that cannot be used. `row`: the one that shows it best."""
+    """Return the problem of a column whose type cannot be used. `row`: the row whose value the
+    message shows."""
     values = table.rows.column(column)
     value = f" ({shown(values[row].as_py())})" if row < len(table) else ""
     return Problem(
@@ -97,7 +98,7 @@ def wrong_type(table: Table, column: str, needed: str, fix: str, row: int = 0) -
 
 
 def shown(value: Any) -> str:
-    """A value of a row as the user reads it, shortened."""
+    """Return a value of a row, shortened, in the form that messages show."""
     if isinstance(value, float):
         value = round(value, 6)
     text = str(value) if isinstance(value, date | time | timedelta) else repr(value)
@@ -105,7 +106,7 @@ def shown(value: Any) -> str:
 
 
 def in_words(kind: pa.DataType) -> str:
-    """A column type as the user calls it."""
+    """Return the name of a column type that messages use."""
     names = {
         "text": is_text(kind),
         "whole numbers": pa.types.is_integer(kind),
@@ -121,18 +122,19 @@ def in_words(kind: pa.DataType) -> str:
 
 
 def nearly_one_each(classes: int, rows: int) -> bool:
-    """Whether there are so many classes that most have a single row: the mark of a column that
-    holds ids or texts, not labels."""
+    """Return whether there are so many classes that most have a single row. The column then holds
+    ids or texts rather than labels."""
     return classes > FEW_CLASSES and 2 * classes > rows
 
 
 ALIKE = "white space, case, quotes, Unicode form or the form of a number only"
-"""In what class names differ of which `bare` is the same."""
+"""The differences between class names that `bare` ignores, for messages."""
 
 
 def bare(label: str) -> str:
-    """A class name without what is easily overlooked: white space around and between words, case,
-    quotes around it, Unicode form, invisible characters; of a number its value."""
+    """Return a class name without what is easily overlooked: white space around and between words,
+    case, quotes around the name, Unicode form and invisible characters. A number becomes its
+    value."""
     visible = "".join(character for character in label if unicodedata.category(character) != "Cf")
     plain = " ".join(
         unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold()).split()
@@ -142,15 +144,16 @@ def bare(label: str) -> str:
 
 
 def distinct(names: Sequence[str]) -> Callable[[str], str]:
-    """How to write names so that the reader sees in what they differ: where that is the Unicode
-    form alone, escaped."""
+    """Return the function that writes names so that the reader sees how they differ: with escapes
+    where they differ in Unicode form alone."""
     return (
         repr if len({unicodedata.normalize("NFC", name) for name in names}) == len(names) else ascii
     )
 
 
 def require_finite(task: str, *outputs: NDArray) -> None:
-    """Raise NotFinite when a head gave NaN or infinity: such predictions mean nothing."""
+    """Raise NotFinite when the outputs of a head include NaN or infinity, since predictions from
+    them mean nothing."""
     if not all(np.isfinite(output).all() for output in outputs):
         what = "the model's outputs are not finite numbers: training diverged"
         raise NotFinite(what, f"task {task}", "lower optim.lr, or set optim.clip")

@@ -56,30 +56,31 @@ if TYPE_CHECKING:
     from mtlcli.data.encoder import TextEncoder
 
 MISSING = -100
-"""Class id of a row without label, which the loss leaves out."""
+"""Class id of a row without a label; the loss leaves such rows out."""
 UNKNOWN = -101
 """Class id of a row whose label is outside the set."""
 
 
 class Classification(TaskType[ClassificationTask]):
-    """One label out of a fixed set.
+    """A task with one label out of a fixed set.
 
     The label column holds class names or ids, each as text or as numbers. A value that is a class
-    name is that class, also where it is a whole number (classes 1 to 5 for stars). Other whole
-    numbers are ids only where no class name is a whole number, the classes do not come from the
-    train split, and no split of the task holds names: `label_ids` says so outright. True and false
-    are the classes that mean so. Ids that the file itself has names for are these names. Null, an
-    empty text and, unless they are class names, -1 (as on the hub) and NaN say that there is no
-    label.
+    name means that class, even where it is a whole number (classes 1 to 5 for stars), unless
+    `label_ids` makes numbers ids. Other whole numbers are ids where `label_ids` is true; where it
+    is not set, only if no class name is a whole number and the classes do not come from the train
+    split. If one split of the task holds class names, no split holds ids. True and false mean the
+    classes with such names. Ids that the file itself has names for mean these names. Null, an empty
+    text and, unless they are class names, -1 (as on the hub) and NaN mark a row without a label.
     """
 
     _learned = False
     _unlearned = False
-    """Whether the train split holds labels of which no classes can be learned."""
+    """Whether the train split has labels from which no classes can be learned."""
     _too_many = ""
-    """What says that the classes of the train split are hardly classes; empty if they may be."""
+    """A description of a train split with too many classes to be true classes; empty if the number
+    is plausible."""
     _tables: Sequence[Table] = ()
-    """All splits of the task that are read."""
+    """All splits of the task that were read."""
 
     @property
     def default_metrics(self) -> list[str]:
@@ -87,8 +88,8 @@ class Classification(TaskType[ClassificationTask]):
 
     @property
     def labels(self) -> list[str]:
-        """Class names in the order of their ids; of the task whose head this one uses, if it uses
-        one."""
+        """Class names in the order of their ids, taken from the head owner if the task has one.
+        Raises ValueError if they are not known yet."""
         labels = self._known_labels
         if labels is None:
             raise ValueError(
@@ -116,11 +117,12 @@ class Classification(TaskType[ClassificationTask]):
         return has_label(table, self.config.columns.label, self._known_labels)
 
     def prepare(self, train: Table | None, others: Sequence[Table] = ()) -> None:
-        """Without configured labels: the sorted distinct values of the train split as they are
-        written, whole numbers in the order of numbers. They are written into the config, so that
-        the saved one is complete. -1 is a class beside +1 only.
+        """Learn the classes from the train split if the config does not name them: the distinct
+        labels as they are written, sorted, in numerical order if all are whole numbers. They are
+        written into the config, so that the saved config is complete. -1 is a class only beside a
+        value such as +1.
 
-        Then all splits are looked at for class names.
+        All splits are kept, to be searched for class names.
         """
         if self._known_labels is None and self.owner is None and train is not None:
             self._learn(train)
@@ -151,7 +153,7 @@ class Classification(TaskType[ClassificationTask]):
 
     @cached_property
     def _weights(self) -> list[float] | None:
-        """What each class weighs in the loss, by id; None where all weigh the same."""
+        """The weight of each class in the loss, by id; None where all classes weigh the same."""
         given = self.config.class_weights
         train = next(
             (table for table in self._tables if table.split == self.config.splits.train), None
@@ -180,8 +182,9 @@ class Classification(TaskType[ClassificationTask]):
         return problems + self._label_problems(table, labelled=labelled)
 
     def _swapped(self, table: Table) -> Problem | None:
-        """A text column that holds the classes, while no label is one, or a few texts again and
-        again, while the label column has a class for nearly every row."""
+        """Return the problem that the text and label columns look swapped, or None. They do if a
+        text column holds the classes while no label is a class, or if it has only a few distinct
+        texts while the label column has a class for nearly every row."""
         label = self.config.columns.label
         values = table.rows.column(label)
         classes = len(values.unique()) if self._too_many else 0
@@ -231,7 +234,7 @@ class Classification(TaskType[ClassificationTask]):
         if self._known_labels is None and not (
             self._unlearned and table.split == self.config.splits.train
         ):
-            # They would have come from the train split; what is wrong with that one is said there.
+            # The classes would have come from the train split, whose own check reports its fault.
             return []
         ids = self._ids(table)
         missing = np.flatnonzero(ids == MISSING)
@@ -289,7 +292,8 @@ class Classification(TaskType[ClassificationTask]):
         return problems
 
     def _mark(self, table: Table, missing: NDArray[np.int64]) -> str:
-        """What to do when -1 or NaN is meant as a class; empty when no row has it."""
+        """Return the advice for the case that -1 or NaN is meant as a class; empty when none of the
+        `missing` rows has such a value."""
         there = self._written(table).take(integer_array(missing)).unique().to_pylist()
         mark = next((text for text in NO_LABEL if text and text in there), None)
         if mark is None:
@@ -304,7 +308,7 @@ class Classification(TaskType[ClassificationTask]):
         )
 
     def _unknown_labels(self, table: Table, rows: NDArray[np.int64]) -> Problem:
-        """Rows whose label is outside the set."""
+        """Return the problem of rows whose label is outside the set."""
         column = self.config.columns.label
         values = table.rows.column(column)
         if pa.types.is_floating(values.type):
@@ -376,7 +380,7 @@ class Classification(TaskType[ClassificationTask]):
             )
         else:
             fix = f"allowed: {self._allowed()}"
-            # A run that exists has its classes, and does not read its train split.
+            # An existing run has its classes already and does not read its train split.
             trains = any(each.split == self.config.splits.train for each in self._tables)
             if (
                 len(rows) == len(table)
@@ -389,7 +393,8 @@ class Classification(TaskType[ClassificationTask]):
         return counted(table, rows, what, fix)
 
     def _allowed(self) -> str:
-        """The classes, of many the first ones, and the key that says them."""
+        """Return the list of the classes, or of the first ones if there are many, and the key that
+        sets them."""
         shorter = self.labels[:CLASSES_NAMED]
         names = (
             [f"{number} = {label}" for number, label in enumerate(shorter)]
@@ -406,7 +411,8 @@ class Classification(TaskType[ClassificationTask]):
         return f"{', '.join(names + more)} ({origin})"
 
     def doubts(self, train: Table) -> list[Problem]:
-        """Classes that no train row has, and those that are hardly meant as classes."""
+        """Return warnings about classes that no train row has, and about labels that are hardly
+        meant as classes."""
         present = set(self._ids(train).tolist())
         absent = [label for number, label in enumerate(self.labels) if number not in present]
         found: list[Problem] = []
@@ -429,7 +435,7 @@ class Classification(TaskType[ClassificationTask]):
         ]
 
     def _odd_names(self, train: Table) -> list[Problem]:
-        """Learned classes whose names say that they are none."""
+        """Return warnings about learned classes whose names suggest that they are not classes."""
         ids = self._ids(train)
         found = []
         for number, label in enumerate(self.labels):
@@ -459,22 +465,23 @@ class Classification(TaskType[ClassificationTask]):
 
     @property
     def classes(self) -> list[str]:
-        """The labels."""
+        """The class names, in the order of their ids."""
         return self.labels
 
     def targets(self, table: Table) -> NDArray:
-        """Class ids."""
+        """Return the class id of each row: (rows,)."""
         return self._ids(table)
 
     @property
     def _says_ids(self) -> bool | None:
-        """Whether numbers are ids, if the config says so outright."""
+        """Whether numbers are ids, if the config says so explicitly; None if it does not."""
         own = self.config.label_ids
         return own if own is not None else (self.owner or self).config.label_ids
 
     @property
     def _ids_allowed(self) -> bool:
-        """Whether whole numbers may be ids, by what the config says."""
+        """Whether whole numbers may be ids, according to the config and the names of the
+        classes."""
         if (said := self._says_ids) is not None:
             return said
         labels = self._known_labels or []
@@ -482,14 +489,14 @@ class Classification(TaskType[ClassificationTask]):
 
     @cached_property
     def _named(self) -> str:
-        """Where a split of the task holds a class name, so that no split holds ids; empty: no split
-        does."""
+        """The place where a split of the task holds a class name, so that no split holds ids; empty
+        if no split holds one."""
         names = text_array(
             label for label in self._known_labels or [] if not WHOLE.fullmatch(label)
         )
         for table in self._tables:
             if table.class_names(self.config.columns.label) is not None:
-                continue  # The column holds ids, whatever the file calls them.
+                continue  # The metadata names the classes, so the column holds ids.
             texts = self._written(table)
             rows = pc.indices_nonzero(pc.is_in(texts, names))
             if len(rows):
@@ -499,16 +506,17 @@ class Classification(TaskType[ClassificationTask]):
 
     @property
     def _takes_ids(self) -> bool:
-        """Whether whole numbers in the label column are ids: in all splits of the task or in
+        """Whether whole numbers in the label column are ids, in all splits of the task or in
         none."""
         return self._ids_allowed and not self._named
 
     def _written(self, table: Table) -> pa.Array:
-        """The label of each row as it is written, null where the column is: (rows,) of text."""
+        """Return the label of each row as it is written, null where the row has none: (rows,) of
+        text."""
         return written(table, self.config.columns.label, self._known_labels, self._says_ids)[0]
 
     def _class_ids(self, texts: Sequence[str], *, names: bool = False) -> list[int]:
-        """The class id of each label as it is written, MISSING or UNKNOWN. `names`: whether it is
+        """Return the class id of each label text, or MISSING or UNKNOWN. `names`: whether it is
         certain that no text is an id."""
         numbers = {label: number for number, label in enumerate(self._known_labels or [])}
         takes_ids = not names and self._takes_ids
@@ -524,8 +532,8 @@ class Classification(TaskType[ClassificationTask]):
         return [class_id(text) for text in texts]
 
     def _ids(self, table: Table, column: str | None = None) -> NDArray[np.int64]:
-        """The class id of each row, MISSING or UNKNOWN: (rows,). `column`: if it is not the label
-        column."""
+        """Return the class id of each row, or MISSING or UNKNOWN: (rows,). `column`: another column
+        to read than the label column."""
         texts, names = written(
             table, column or self.config.columns.label, self._known_labels, self._says_ids
         )
@@ -551,8 +559,8 @@ class Classification(TaskType[ClassificationTask]):
         )
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
-        """Cross entropy, with the weights of the classes and smoothed labels if the config says
-        so."""
+        """Return the summed cross entropy, with class weights and smoothed labels if the config
+        sets them."""
         from torch.nn.functional import cross_entropy
 
         logits = outputs["logits"].float()
@@ -575,7 +583,7 @@ class Classification(TaskType[ClassificationTask]):
         )
 
     def decode(self, outputs: Outputs, features: Features, table: Table) -> list[Any]:
-        """{"label": name, "probabilities": {name: probability}} for each row."""
+        """Return {"label": name, "probabilities": {name: probability}} for each row."""
         logits = np.empty((len(table), len(self.labels)))
         logits[features.columns["row"]] = outputs["logits"]
         require_finite(self.name, logits)
@@ -591,24 +599,24 @@ class Classification(TaskType[ClassificationTask]):
         ]
 
     def metric_inputs(self, metric: str, predictions: list[Any]) -> dict[str, Any]:
-        """Class ids, and the metric's options."""
+        """Return the predictions as class ids, and the options of the metric."""
         numbers = {label: number for number, label in enumerate(self.labels)}
         ids = [numbers[prediction["label"]] for prediction in predictions]
         return {"predictions": ids, **self._options(metric)}
 
     def references(self, table: Table) -> list[Any] | None:
-        """Class ids."""
+        """Return the class id of each row, or None when a row has no label."""
         ids = self._ids(table)
         return None if (ids == MISSING).any() else ids.tolist()
 
     def gold(self, table: Table) -> list[Any]:
-        """Class names."""
+        """Return the class name of each row, or None for a row without a label."""
         labels = self.labels
         return [labels[number] if number >= 0 else None for number in self._ids(table).tolist()]
 
     def majority(self, references: list[Any], metric: str) -> float:
-        """The best score of one class for every row. Only the most frequent class and class 1,
-        which F1 of two classes is of, can be it."""
+        """Return the best score of a constant prediction. Only the most frequent class and class 1,
+        which F1 of two classes is about, can have it."""
         constants = {Counter(references).most_common(1)[0][0], 1}
         scores = [
             compute(metric, [number] * len(references), references, **self._options(metric))
@@ -617,7 +625,7 @@ class Classification(TaskType[ClassificationTask]):
         return max(score[main_key(metric)] for score in scores)
 
     def _options(self, metric: str) -> dict[str, Any]:
-        """Precision, recall and F1 need to know how many classes there are."""
+        """Return the number of classes for precision, recall and F1, which need it."""
         return (
             {"classes": len(self.labels)}
             if metric.startswith(("f1", "precision", "recall"))
@@ -626,5 +634,5 @@ class Classification(TaskType[ClassificationTask]):
 
 
 def _listed(labels: Iterable[str]) -> str:
-    """Some labels as a list that YAML and the command line take."""
+    """Return some labels as a list in a form that YAML and the command line take."""
     return json.dumps(sorted(labels)[:CLASSES_NAMED], ensure_ascii=False)

@@ -1,5 +1,5 @@
-"""The heads: small private modules on top of the backbone. Weights start as in BERT: normal(0,
-std), biases 0 (Devlin et al. 2019)."""
+"""The heads: small private modules on top of the backbone. Their weights start as in BERT:
+normal(0, std), with biases 0 (Devlin et al. 2019)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _initialise(head: nn.Module, std: float) -> None:
 
 
 def _dense(hidden: int, dropout: float, layers: int) -> nn.Sequential:
-    """Dropout, then `layers` times: dense layer, tanh, dropout."""
+    """Return a dropout layer, followed by `layers` times a dense layer, tanh and dropout."""
     modules: list[nn.Module] = [nn.Dropout(dropout)]
     for _ in range(layers):
         modules += [nn.Linear(hidden, hidden), nn.Tanh(), nn.Dropout(dropout)]
@@ -25,46 +25,46 @@ def _dense(hidden: int, dropout: float, layers: int) -> nn.Sequential:
 
 
 class OutputLayer(nn.Linear):
-    """A linear map that is computed in fp32 under autocast, too.
+    """A linear layer that is computed in fp32 even under autocast.
 
-    bf16 has 8 significant bits: a regression output near 3 would be one of a few dozen values, and
-    rows that differ would be ranked alike.
+    bf16 has 8 significant bits: a regression output near 3 could take only a few dozen values, and
+    different rows would have the same rank.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """(..., inputs) in any number format -> (..., outputs) in fp32."""
+        """Map (..., inputs) in any number format to (..., outputs) in fp32."""
         with torch.autocast(input.device.type, enabled=False):
             return super().forward(input.float())
 
 
 class PooledHead(nn.Module):
-    """One vector of outputs per input, from the pooled vector."""
+    """A head that gives one vector of outputs per input, from the pooled vector."""
 
     def __init__(
         self, hidden: int, outputs: int, dropout: float, *, layers: int, std: float = 0.02
     ) -> None:
-        """`layers`: dense tanh layers before the output layer."""
+        """`layers`: the number of dense tanh layers before the output layer."""
         super().__init__()
         self.layers = _dense(hidden, dropout, layers)
         self.output = OutputLayer(hidden, outputs)
         _initialise(self, std)
 
     def forward(self, encoded: Encoded) -> dict[str, Tensor]:
-        """`logits`: (batch, outputs)."""
+        """Return `logits`: (batch, outputs)."""
         return {"logits": self.output(self.layers(encoded.pooled))}
 
 
 class SpanHead(nn.Module):
-    """A start and an end score per token, from the token states."""
+    """A head that gives a start and an end score per token, from the token states."""
 
     def __init__(self, hidden: int, dropout: float, *, layers: int = 0, std: float = 0.02) -> None:
-        """`layers`: dense tanh layers before the output layer."""
+        """`layers`: the number of dense tanh layers before the output layer."""
         super().__init__()
         self.layers = _dense(hidden, dropout, layers)
         self.output = OutputLayer(hidden, 2)
         _initialise(self, std)
 
     def forward(self, encoded: Encoded) -> dict[str, Tensor]:
-        """`start` and `end`: (batch, length)."""
+        """Return `start` and `end`: (batch, length)."""
         start, end = self.output(self.layers(encoded.hidden)).unbind(-1)
         return {"start": start, "end": end}

@@ -1,5 +1,5 @@
-"""How a label column is written: as text, as numbers, as numbers that the file itself names, or as
-true and false."""
+"""The ways in which a label column may be written: as text, as numbers, as numbers that the file
+itself names, or as true and false."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from mtlcli.data.table import Table, text_array
 from mtlcli.tasks.checks import as_text, is_text
 
 WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
-"""A whole number as an id is written: `007` and `+1` are names."""
+"""A whole number in the form of an id; `007` and `+1` are class names instead."""
 SIGNED = re.compile(r"\+[0-9]+")
 POINT_ZERO = re.compile(r"-?[0-9]+\.0+")
-"""What pandas makes of a whole number in a column with an empty row."""
+"""The form that pandas gives to whole numbers in a column with an empty row."""
 NO_LABEL = ("", "-1", "-1.0", "nan", "NaN")
-"""What says that a row has no label, unless it is the name of a class."""
+"""Values that mark a row without a label, unless they are names of classes."""
 LIKE_NO_LABEL = ("None", "NULL", "null", "NA", "N/A", "n/a", "#N/A", "<NA>", "NAN", "NaT")
-"""What some program writes where there is no label, and what may be the name of a class all the
-same."""
+"""Values that some programs write where there is no label, but that may also be names of
+classes."""
 TRUE = ("true", "t", "yes", "y", "on", "1")
 FALSE = ("false", "f", "no", "n", "off", "0")
 
 
 def truths(labels: Sequence[str]) -> tuple[str, str] | None:
-    """The class that means false and the one that means true, whatever their order; None unless
+    """Return the class that means false and the class that means true, in this order; None unless
     there is exactly one of each."""
     false, true = (
         [label for label in labels if label.strip().casefold() in words] for words in (FALSE, TRUE)
@@ -39,7 +39,8 @@ def truths(labels: Sequence[str]) -> tuple[str, str] | None:
 
 
 def true_is_first(labels: Sequence[str]) -> bool:
-    """Whether the only two classes mean true and false in this order: as ids, 0 would be true."""
+    """Return whether the only two classes are one that means true and one that means false, in this
+    order. The id 0 would then mean true."""
     pair = truths(labels)
     return pair is not None and list(labels) == [pair[1], pair[0]]
 
@@ -47,29 +48,30 @@ def true_is_first(labels: Sequence[str]) -> bool:
 def names_in_file(
     table: Table, column: str, labels: Sequence[str] | None, ids: bool | None
 ) -> list[str] | None:
-    """The names that the file's own metadata has for the ids in a label column; None where it has
-    none.
+    """Return the names that the file's own metadata gives to the ids in a label column; None if it
+    gives none.
 
-    `ids`: whether the task says that numbers are places in `labels`. These are then other words for
-    the same classes, in the same order, where the task has none of the file's names.
+    `ids`: whether the config says that numbers are places in `labels`. If so, and if no class of
+    the task has a name that the file gives, `labels` are returned: both then name the same classes
+    in the same order.
     """
     names = table.class_names(column)
     return list(labels) if ids and names and labels and renames(names, labels) else names
 
 
 def renames(names: Sequence[str], labels: Sequence[str]) -> bool:
-    """Whether the task calls all classes of a file otherwise than the file does."""
+    """Return whether the task has other names than the file for all classes of the file."""
     return len(names) == len(labels) and not set(names) & set(labels)
 
 
 def written(
     table: Table, column: str, labels: Sequence[str] | None, ids: bool | None = None
 ) -> tuple[pa.Array, bool]:
-    """The label of each row as text, null where there is none: (rows,); and whether the text is
-    certain to be a name, never an id.
+    """Return the label of each row as text, null where there is none: (rows,); and whether the
+    texts are certain to be names, never ids.
 
     `labels`: the names of the classes, if they are known. `ids`: see `names_in_file`. True and
-    false are the classes that mean so.
+    false become the classes that mean true and false.
     """
     if column not in table.rows.column_names:
         return pa.nulls(len(table), pa.string()), False
@@ -88,14 +90,15 @@ def written(
 
 
 def _replaced(values: pa.ChunkedArray, name: Callable[[Any], str]) -> pa.Array:
-    """`name` of each value, null where the value is."""
+    """Return `name(value)` for each value, and null where the value is null."""
     encoded = values.combine_chunks().dictionary_encode()
     names = [name(value) for value in encoded.dictionary.to_pylist()]
     return text_array(names).take(encoded.indices)
 
 
 def has_label(table: Table, column: str, labels: Sequence[str] | None) -> NDArray[np.bool_]:
-    """Which rows say that they have a label, whether it is one of the classes or not: (rows,).
+    """Return which rows have something in place of a label, whether or not it is one of the
+    classes: (rows,).
 
     `labels`: the names of the classes, if they are known.
     """
@@ -108,8 +111,9 @@ def has_label(table: Table, column: str, labels: Sequence[str] | None) -> NDArra
 
 
 def learned(train: Table, column: str) -> list[str] | None:
-    """The classes of a train split as they are written, whole numbers in the order of numbers; None
-    where they are numbers with a decimal point, which pandas makes of ids beside an empty row."""
+    """Return the classes of a train split as they are written, in numerical order if all are whole
+    numbers. None where they are numbers with a decimal point, which pandas makes of ids beside an
+    empty row."""
     texts = written(train, column, None)[0]
     found = set(texts.unique().to_pylist()) - {None} - _marks(texts)
     if pa.types.is_floating(train.rows.column(column).type) or (
@@ -121,22 +125,24 @@ def learned(train: Table, column: str) -> list[str] | None:
 
 
 def _marks(texts: pa.Array) -> set[str]:
-    """What says in a column of unknown classes that a row has no label: -1 does not beside +1."""
+    """Return the values that mark a row without a label in a column whose classes are not known. -1
+    is a class if the column also has a value such as +1."""
     signed = any(SIGNED.fullmatch(text) for text in texts.unique().to_pylist() if text is not None)
     return set(NO_LABEL) - ({"-1"} if signed else set())
 
 
 def balanced(ids: NDArray[np.int64], classes: int) -> list[float]:
-    """Weights inversely to the rows of each class, rows / (classes with rows * rows of the class),
-    as in scikit-learn. `ids`: of all rows, negative where there is no label. A class without rows
-    weighs 1: only smoothing reads its weight."""
+    """Return class weights that are inverse to the number of rows of each class, as in
+    scikit-learn: rows / (classes with rows * rows of the class). `ids`: the class ids of all rows,
+    negative where there is no label. A class without rows weighs 1: only label smoothing reads its
+    weight."""
     counts = np.bincount(ids[ids >= 0], minlength=classes)
     weights = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
     return [float(weight) if count else 1.0 for weight, count in zip(weights, counts, strict=True)]
 
 
 def holds_labels(kind: pa.DataType) -> bool:
-    """Whether a column type can hold labels; floats can where every one is missing, or is a class
-    name."""
+    """Return whether a column type can hold labels. Floats can, where every label is missing or is
+    the name of a class."""
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
     return is_text(kind) or number or pa.types.is_null(kind)

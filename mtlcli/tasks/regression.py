@@ -33,22 +33,23 @@ if TYPE_CHECKING:
     from mtlcli.data.encoder import TextEncoder
 
 LARGEST = 1e15
-"""Scores beyond it are refused. Training squares errors in fp32, which has 7 digits: beside such a
-score all others are rounding, and from 1e19 on the square is infinite, for every row of the task
-since predictions start at the mean."""
+"""The largest absolute score that is accepted. Training squares errors in fp32, which has 7 digits:
+beside a larger score, the errors of all other rows are lost to rounding, and from 1e19 on the
+square is infinite for every row of the task, since predictions start at the mean."""
 FAR = 1e4
-"""A score this many times as far from the median as the middle half of the scores reaches is
-doubted."""
+"""A score is doubted if its distance from the median is more than this many times the width of the
+middle half of the scores."""
 
 
 NUMBER = re.compile(r"\s*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\s*", re.ASCII)
-"""How a number is written as text; `1_000`, `1,5` and `nan` are none."""
+"""The form of a number in a text; `1_000`, `1,5` and `nan` do not have it."""
 
 
 class Regression(TaskType[RegressionTask]):
-    """One real number, as a number or as text that says one.
+    """A task with one real number as its label, given as a number or as text in the form of a
+    number.
 
-    A column that is null, NaN or, as on the hub, -1 in all rows says that the split has no scores.
+    A split has no scores if its label column is null, NaN or, as on the hub, -1 in all rows.
     """
 
     loss_kind = "regression"
@@ -86,7 +87,7 @@ class Regression(TaskType[RegressionTask]):
         )
 
     def prepare(self, train: Table | None, others: Sequence[Table] = ()) -> None:
-        """Take the mean score of the train split."""
+        """Compute the mean score of the train split, at which predictions start."""
         if train is not None and _holds_scores(train.rows.column(self.config.columns.label).type):
             scores = self._scores(train)
             known = scores[np.isfinite(scores)]
@@ -194,7 +195,8 @@ class Regression(TaskType[RegressionTask]):
         return problems
 
     def doubts(self, train: Table) -> list[Problem]:
-        """One and the same score in every row, or scores far from all others."""
+        """Return a warning if every row has the same score, or if some scores are far from all
+        others."""
         scores = self._scores(train)
         if len(scores) < 2 or (scores != scores[0]).any():
             return self._outliers(train, scores)
@@ -211,7 +213,8 @@ class Regression(TaskType[RegressionTask]):
         ]
 
     def _outliers(self, train: Table, scores: NDArray[np.float64]) -> list[Problem]:
-        """Scores that are so far from the others that the squared error is about them alone."""
+        """Return a warning about scores so far from the others that they alone determine the
+        squared error."""
         known = scores[np.isfinite(scores)]
         if not len(known):
             return []
@@ -233,11 +236,11 @@ class Regression(TaskType[RegressionTask]):
         ]
 
     def targets(self, table: Table) -> NDArray:
-        """The scores."""
+        """Return the score of each row, NaN where there is none: (rows,)."""
         return self._scores(table)
 
     def _scores(self, table: Table) -> NDArray[np.float64]:
-        """The score of each row, NaN where there is none: (rows,)."""
+        """Return the score of each row, NaN where there is none: (rows,)."""
         column = self.config.columns.label
         if column not in table.rows.column_names:
             return np.full(len(table), np.nan)
@@ -261,8 +264,9 @@ class Regression(TaskType[RegressionTask]):
         return features
 
     def build_head(self, hidden: int, dropout: float, *, dense: bool, std: float) -> nn.Module:
-        """The output starts at the mean score of the train split: squared errors of the mean itself
-        would otherwise fill the first steps of all tasks that share the backbone."""
+        """Return a head whose output starts at the mean score of the train split. Otherwise the
+        squared error of the mean itself would dominate the first steps of all tasks that share the
+        backbone."""
         from torch import nn
 
         from mtlcli.tasks.heads import PooledHead
@@ -272,7 +276,7 @@ class Regression(TaskType[RegressionTask]):
         return head
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
-        """Squared error."""
+        """Return the summed squared error."""
         score = batch.columns["score"].float()
         labelled = ~score.isnan()
         # Missing scores are replaced before the difference: a NaN would reach the gradient even
@@ -284,7 +288,7 @@ class Regression(TaskType[RegressionTask]):
         return int(np.count_nonzero(~np.isnan(features.columns["score"][indices])))
 
     def decode(self, outputs: Outputs, features: Features, table: Table) -> list[Any]:
-        """{"score": number} for each row, not clipped to the range."""
+        """Return {"score": number} for each row, not clipped to the range."""
         scores = np.empty(len(table))
         scores[features.columns["row"]] = outputs["logits"][:, 0]
         require_finite(self.name, scores)
@@ -294,25 +298,25 @@ class Regression(TaskType[RegressionTask]):
         return {"predictions": [prediction["score"] for prediction in predictions]}
 
     def references(self, table: Table) -> list[Any] | None:
-        """The scores."""
+        """Return the score of each row, or None when a row has none."""
         scores = self._scores(table)
         return None if np.isnan(scores).any() else scores.tolist()
 
     def gold(self, table: Table) -> list[Any]:
-        """The scores."""
+        """Return the score of each row, or None for a row without a score."""
         return [None if score != score else score for score in self._scores(table).tolist()]
 
     def majority(self, references: list[Any], metric: str) -> float:
-        """0: a constant correlates with nothing."""
+        """Return 0, since a constant correlates with nothing."""
         return 0.0
 
 
 def _is_score(text: str | None) -> bool:
-    """Whether a text is a number, or says that there is none."""
+    """Return whether a text is a number, or marks a row without a score."""
     return not text or text.strip().casefold() in ("", "nan") or NUMBER.fullmatch(text) is not None
 
 
 def _holds_scores(kind: pa.DataType) -> bool:
-    """Whether a column type holds numbers, nothing at all, or text, which may say numbers."""
+    """Return whether a column type holds numbers, only nulls, or text, which may hold numbers."""
     numeric = pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)
     return bool(numeric or pa.types.is_null(kind) or is_text(kind))

@@ -1,9 +1,9 @@
-"""Extractive question answering: the answer is a span of the context, or there is none (SQuAD 1.1
-and 2.0).
+"""Extractive question answering: the answer is a span of the context, or there is no answer (SQuAD
+1.1 and 2.0).
 
 A context that is too long for the model is cut into overlapping windows; a feature is one window.
-The method is that of BERT (Devlin et al. 2019, run_squad.py): a start and an end score per token,
-position 0 stands for "no answer here".
+The method is that of BERT (Devlin et al. 2019, run_squad.py): each token has a start and an end
+score, and position 0 means "no answer here".
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     from mtlcli.data.encoder import TextEncoder
 
 MISSING = -100
-"""Position in a window of an unlabelled row, which the loss leaves out."""
+"""Position of the answer in a window of an unlabelled row; the loss leaves such windows out."""
 NOWHERE = 0
-"""Position (of the first token) that a window without the answer points at."""
+"""Position of the answer (the first token) in a window that does not hold it."""
 
 
 class Span(TaskType[SpanTask]):
-    """Extractive question answering."""
+    """A task of extractive question answering."""
 
     token_outputs = True
     item = "window"
@@ -65,13 +65,14 @@ class Span(TaskType[SpanTask]):
         ]
 
     def texts(self, table: Table) -> list[str]:
-        """Questions, and each context once."""
+        """Return the question of each row, and each distinct context once."""
         return table.column(self.config.columns.question) + list(
             dict.fromkeys(table.column(self.config.columns.context))
         )
 
     def labelled(self, table: Table) -> NDArray[np.bool_]:
-        """Where a question may have no answer, an empty list of answers is a label."""
+        """Return which rows have a label: (rows,). An empty list of answers is a label only where
+        `no_answer` allows questions without answer."""
         column = self.config.columns.answers
         if column not in table.rows.column_names or not _holds_answers(
             table.rows.column(column).type
@@ -236,7 +237,8 @@ class Span(TaskType[SpanTask]):
         return problems
 
     def _answers(self, table: Table) -> list[Any]:
-        """{"text": [...], "answer_start": [...]} of each row, None where the row has no label."""
+        """Return {"text": [...], "answer_start": [...]} for each row, or None where the row has no
+        label."""
         column = self.config.columns.answers
         if column not in table.rows.column_names or not _holds_answers(
             table.rows.column(column).type
@@ -265,15 +267,15 @@ class Span(TaskType[SpanTask]):
         return features
 
     def build_head(self, hidden: int, dropout: float, *, dense: bool, std: float) -> nn.Module:
-        """Without `head_layers` a linear layer, as in BERT: token states have passed no pooling, so
-        `dense` plays no part."""
+        """Return a single linear layer unless `head_layers` is set, as in BERT. `dense` has no
+        effect, since token states pass no pooling."""
         from mtlcli.tasks.heads import SpanHead
 
         return SpanHead(hidden, dropout, layers=self.head_layers(0), std=std)
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
-        """Mean of the cross entropies of start and end over the positions that can be predicted:
-        the context, and position 0."""
+        """Return, summed over windows, the mean of the cross entropies of start and end. They are
+        over the positions that can be predicted: the context, and position 0."""
         import torch
         from torch.nn.functional import cross_entropy
 
@@ -294,13 +296,13 @@ class Span(TaskType[SpanTask]):
         return int(np.count_nonzero(features.columns["start"][indices] != MISSING))
 
     def decode(self, outputs: Outputs, features: Features, table: Table) -> list[Any]:
-        """The best spans of each question over all its windows.
+        """Return the best spans of each question over all its windows.
 
-        {"id", "text", "score", "n_best": [{"text", "score", "answer_start"}, ...]} for each row; a
-        score is the sum of the start and the end logit. If questions may have no answer also
-        "no_answer_probability": the logistic function of (score of no answer - score of the best
-        span), where the score of no answer is the lowest over the windows; `text` is empty when
-        that difference is above `no_answer_threshold`.
+        Each row gives {"id", "text", "score", "n_best": [{"text", "score", "answer_start"}, ...]};
+        a score is the sum of a start and an end logit. If questions may have no answer,
+        "no_answer_probability" is added: the logistic function of (score of no answer - score of
+        the best span), where the score of no answer is the lowest over the windows. `text` is empty
+        when that difference is above `no_answer_threshold`.
         """
         starts, ends = outputs["start"], outputs["end"]
         require_finite(self.name, starts, ends)
@@ -313,7 +315,7 @@ class Span(TaskType[SpanTask]):
             features.token_columns["char_start"],
             features.token_columns["char_end"],
         )
-        # false outside the context, and for tokens that stand for no character
+        # False outside the context, and for tokens that cover no character.
         covers = char_end > char_start
         starts, ends = np.where(covers, starts, -np.inf), np.where(covers, ends, -np.inf)
         begins, stops = (
@@ -361,10 +363,10 @@ class Span(TaskType[SpanTask]):
         return prediction | {"n_best": n_best}
 
     def metric_inputs(self, metric: str, predictions: list[Any]) -> dict[str, Any]:
-        """The form of the hub's metrics.
+        """Return the predictions in the form of the hub's metrics.
 
-        squad_v2 gets the best span even where no answer is predicted, and the threshold beside it,
-        so that it can search for a better one: a `best_f1_thresh` of p stands for
+        squad_v2 gets the best span even where no answer is predicted, together with the threshold,
+        so that it can search for a better threshold: a `best_f1_thresh` of p corresponds to
         no_answer_threshold = log(p / (1 - p)).
         """
         if metric != "squad_v2":
@@ -388,9 +390,9 @@ class Span(TaskType[SpanTask]):
         }
 
     def official_files(self, predictions: list[Any]) -> dict[str, Any]:
-        """`.json`: id -> answer, read by the official scripts of SQuAD 1.1 and 2.0;
-        `.na_prob.json`: id -> probability of no answer, which the script of SQuAD 2.0 reads as
-        --na-prob-file."""
+        """Return the content of `.json` (id -> answer), which the official scripts of SQuAD 1.1 and
+        2.0 read, and of `.na_prob.json` (id -> probability of no answer), which the script of SQuAD
+        2.0 reads as --na-prob-file."""
         files: dict[str, Any] = {
             ".json": {prediction["id"]: prediction["text"] for prediction in predictions}
         }
@@ -401,7 +403,8 @@ class Span(TaskType[SpanTask]):
         return files
 
     def references(self, table: Table) -> list[Any] | None:
-        """{"id", "answers": {"text": [...], "answer_start": [...]}} for each row."""
+        """Return {"id", "answers": {"text": [...], "answer_start": [...]}} for each row, or None
+        when a row has no label."""
         answers = self._answers(table)
         if None in answers:
             return None
@@ -411,12 +414,13 @@ class Span(TaskType[SpanTask]):
         ]
 
     def gold(self, table: Table) -> list[Any]:
-        """The texts of the answers; an empty list says that there is none."""
+        """Return the texts of the answers of each row; an empty list means that the question has no
+        answer, None that the row has no label."""
         return [None if answers is None else answers["text"] for answers in self._answers(table)]
 
     def majority(self, references: list[Any], metric: str) -> float:
-        """The share of questions without answer: the score of an empty text. (No other constant
-        text does well.)"""
+        """Return the share of questions without answer, which is the score of an empty text. No
+        other constant text scores well."""
         return sum(not reference["answers"]["text"] for reference in references) / len(references)
 
     def _ids(self, table: Table) -> list[str]:
@@ -424,8 +428,8 @@ class Span(TaskType[SpanTask]):
 
 
 def _holds_answers(kind: pa.DataType) -> bool:
-    """Whether a column type is a struct of a list of texts and a list of numbers, or a list of
-    structs of a text and a number."""
+    """Return whether a column type is a struct of a list of texts and a list of numbers, or a list
+    of structs of a text and a number."""
     in_list = _is_list(kind)
     kind = kind.value_type if in_list else kind
     if not pa.types.is_struct(kind) or {"text", "answer_start"} - {field.name for field in kind}:
@@ -440,8 +444,8 @@ def _holds_answers(kind: pa.DataType) -> bool:
 
 
 def _odd_part(kind: pa.DataType) -> str | None:
-    """What is wrong with answers that have the names they should have; None where it is something
-    else."""
+    """Return the fault of a column of answers that has the right names but a wrong type inside;
+    None where the fault is another one."""
     inner = kind.value_type if _is_list(kind) else kind
     if not pa.types.is_struct(inner) or {"text", "answer_start"} - {field.name for field in inner}:
         return None
@@ -465,15 +469,17 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _is_usual(kind: pa.DataType) -> bool:
-    """Whether answers are a struct of lists whose starts are whole numbers, as on the hub."""
+    """Return whether answers are a struct of lists whose starts are whole numbers, as on the
+    hub."""
     return bool(
         pa.types.is_struct(kind) and pa.types.is_integer(kind.field("answer_start").type.value_type)
     )
 
 
 def _all_sound(contexts: list[str], answers: pa.ChunkedArray, *, needed: bool) -> bool:
-    """Whether every answer stands where it says. The usual case, found without an object for every
-    row, which takes ten times longer."""
+    """Return whether every answer is at its place in the context. This handles the usual case
+    without a Python object for every row, which takes ten times longer; False also means that the
+    rows must be checked one by one."""
     if not _is_usual(answers.type):
         return False
     texts, starts = (pc.struct_field(answers, name) for name in ("text", "answer_start"))
@@ -493,8 +499,8 @@ def _all_sound(contexts: list[str], answers: pa.ChunkedArray, *, needed: bool) -
 
 
 def _lists(answers: Any) -> tuple[list[Any], list[Any]]:
-    """The texts and the starts of one row's answers; starts such as 27.0, which pandas makes, are
-    whole numbers."""
+    """Return the texts and the starts of the answers of one row. Starts such as 27.0, which pandas
+    makes, become whole numbers."""
     if isinstance(answers, list):
         answers = {
             key: [answer and answer[key] for answer in answers] for key in ("text", "answer_start")
@@ -507,17 +513,18 @@ def _lists(answers: Any) -> tuple[list[Any], list[Any]]:
 
 
 def _logistic(value: float) -> float:
-    """1 / (1 + exp(-value)), for any value."""
+    """Return 1 / (1 + exp(-value)), for any value."""
     return 1 / (1 + math.exp(-value)) if value > -700 else 0.0
 
 
 def _positions(
     features: Features, contexts: list[str], answers: Sequence[Any]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Token positions, inside each window, of the first and the last token of the row's first
-    answer: (N,) and (N,).
+    """Return the token positions, inside each window, of the first and the last token of the row's
+    first answer: (N,) and (N,).
 
-    NOWHERE for a window that does not hold all of the answer, MISSING for a row without label.
+    The positions are NOWHERE for a window that does not hold the whole answer, MISSING for a row
+    without a label.
     """
     row = features.columns["row"]
     positions = np.full((2, len(features)), NOWHERE, dtype=np.int64)
@@ -527,7 +534,7 @@ def _positions(
             positions[:, number] = MISSING
         elif answer["text"]:
             text, start = answer["text"][0], answer["answer_start"][0]
-            # White space at an answer's ends belongs to no token.
+            # No token covers white space at the ends of an answer.
             begin = start + len(text) - len(text.lstrip())
             end = start + len(text.rstrip())
             context_start, context_end = (
@@ -542,8 +549,8 @@ def _positions(
             overlap = np.flatnonzero((char_end > begin) & (char_start < end))
             if len(overlap) == 0:
                 continue
-            # The outermost windows also hold what no token covers at the ends of the context
-            # (control characters, for example).
+            # The first and the last window also hold the characters at the ends of the context that
+            # no token covers, for example control characters.
             is_first = number == 0 or row[number - 1] != row[number]
             is_last = number + 1 == len(features) or row[number + 1] != row[number]
             if (is_first or char_start[overlap[0]] <= begin) and (
@@ -556,11 +563,11 @@ def _positions(
 def _best_spans(
     start: NDArray, end: NDArray, max_length: int, count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray]:
-    """First tokens, last tokens and scores of the `count` best spans with first <= last < first +
-    max_length, in no order.
+    """Return the first tokens, last tokens and scores of the `count` best spans with first <= last
+    < first + max_length, in no order.
 
-    Exact: run_squad.py pairs only the best starts with the best ends, and may so be left without
-    any valid pair.
+    The search is exact. run_squad.py pairs only the best starts with the best ends, which may leave
+    no valid pair.
     """
     width = min(max_length, len(start))
     if width == 0:
@@ -568,7 +575,7 @@ def _best_spans(
     scores = start[:, None] + sliding_window_view(
         np.append(end, np.full(width - 1, -np.inf, end.dtype)), width
     )
-    # The best spans start at the tokens whose own best span is among the best.
+    # The best spans start at those tokens whose own best span is among the best.
     firsts = _largest(scores.max(axis=1), count)
     best = _largest(scores[firsts].ravel(), count)
     first, length = firsts[best // width], best % width
@@ -578,7 +585,7 @@ def _best_spans(
 
 
 def _largest(values: NDArray, count: int) -> NDArray[np.int64]:
-    """Where the `count` largest values are, in no order."""
+    """Return the places of the `count` largest values, in no order."""
     return (
         np.argpartition(values, len(values) - count)[-count:]
         if count < len(values)
