@@ -1,4 +1,4 @@
-"""What is looked at in all rows of all tasks before the first step."""
+"""The checks of all rows of all tasks before the first step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mtlcli.tasks.base import TaskType
 from mtlcli.tasks.checks import ALIKE, bare, counted, distinct, nearly_one_each, shown
 
 ALIKE_NAMED = 5
-"""Groups of classes that look the same of which a task's messages name the members."""
+"""Number of groups of similar class names whose members a task's warnings list."""
 
 
 def check_tables(
@@ -26,13 +26,13 @@ def check_tables(
     *,
     doubts: bool = True,
 ) -> tuple[list[Problem], dict[str, list[Problem]]]:
-    """What is wrong with the tables ({task: {split: table}}), and by task what is doubtful in them;
-    without `doubts` that is not looked for.
+    """Return the problems of the tables ({task: {split: table}}), and the warnings about them by
+    task. `doubts`: whether to look for warnings.
 
-    Problems stop the run: a missing column, an empty split, and what the task type finds in the
-    rows. Warnings do not, as every large data set has some: repeated rows, the same text with
-    different labels, validation rows that also occur in train, classes without a train row. A split
-    that could not be read is not in `tables`; what is wrong with it has been said.
+    Problems stop the run: a missing column, an empty split, and the faults that the task type finds
+    in the rows. Warnings do not stop it, as every large data set has some: repeated rows, the same
+    text with different labels, validation rows that also occur in train, classes without a train
+    row. A split that could not be read is not in `tables`, and its fault was reported before.
     """
     shapes = {
         name: {
@@ -41,7 +41,8 @@ def check_tables(
         }
         for name, task in tasks.items()
     }
-    # All tasks learn from their train splits first: one may use the classes of another.
+    # All tasks learn from their train splits before any check, since a task may use the classes of
+    # another.
     for name, task in tasks.items():
         sound = {split: table for split, table in tables[name].items() if not shapes[name][split]}
         train = sound.pop(task.config.splits.train or "", None)
@@ -64,7 +65,8 @@ def _is_labelled(task: TaskType[Any], split: str) -> bool:
 
 
 def _check_shape(task: TaskType[Any], table: Table, labelled: bool) -> list[Problem]:
-    """Missing columns and empty splits, which a task type's own check takes for granted."""
+    """Return the problems of missing columns and empty splits. The checks of the task types rely on
+    their absence."""
     there = table.all_names
     keys = {column: key for key, column in vars(task.config.columns).items()}
     missing = [
@@ -90,8 +92,8 @@ def _check_shape(task: TaskType[Any], table: Table, labelled: bool) -> list[Prob
 
 
 def _doubts(task: TaskType[Any], tables: Mapping[str, Table]) -> list[Problem]:
-    """What is strange about sound tables: classes without rows, and texts that occur more than
-    once."""
+    """Return the warnings about tables without problems: classes without rows, texts that occur
+    more than once, and the like."""
     splits = task.config.splits
     train = tables.get(splits.train or "")
     if train is None:
@@ -133,7 +135,8 @@ def _doubts(task: TaskType[Any], tables: Mapping[str, Table]) -> list[Problem]:
 
 
 def _doubtful_classes(task: TaskType[Any], train: Table) -> list[Problem]:
-    """Classes that are hardly meant so: one for nearly every row, or several that look the same."""
+    """Return warnings about classes that are probably unintended: one for nearly every row, or
+    several that look the same."""
     targets = task.targets(train)
     if targets is None or not task.classes:
         return []
@@ -184,8 +187,8 @@ def _doubtful_classes(task: TaskType[Any], train: Table) -> list[Problem]:
 def _repeats(
     task: TaskType[Any], table: Table, texts: NDArray[np.int64], *, in_train: bool
 ) -> list[Problem]:
-    """Rows with the text of an earlier row of their split: with another label, and in train those
-    with the same label too."""
+    """Return warnings about rows that have the text of an earlier row of their split with another
+    label and, in the train split, about those that have the same label too."""
     first = _first_rows(texts, texts)
     again = first != np.arange(len(table))
     targets = task.targets(table)
@@ -226,8 +229,8 @@ def _repeats(
 
 
 def _first_rows(texts: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each of the `wanted` texts the first row that has it among `texts`, -1 where none has:
-    (wanted,)."""
+    """Return, for each of the `wanted` texts, the first row in `texts` that has it, or -1 where no
+    row has it: (wanted,)."""
     rows = np.full(max(texts.max(initial=0), wanted.max(initial=0)) + 1, -1)
     rows[texts[::-1]] = np.arange(len(texts))[::-1]
     found: NDArray[np.int64] = rows[wanted]
@@ -235,8 +238,8 @@ def _first_rows(texts: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[
 
 
 def _numbered_texts(task: TaskType[Any], tables: list[Table]) -> list[NDArray[np.int64]]:
-    """A number for what the model reads of each row, without label and id; the same number for the
-    same texts."""
+    """Return for each row of each table a number that stands for the texts that the model reads,
+    without label and id; equal texts have equal numbers."""
     columns = [
         column
         for column in task.required_columns(labelled=False)

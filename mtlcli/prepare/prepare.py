@@ -1,7 +1,7 @@
-"""From a validated config to encoded data: tables are read and checked, a backbone and its
-tokenizer found, texts encoded.
+"""Preparation of a run, from a validated config to encoded data: tables are read and checked, a
+backbone and its tokenizer are found, and texts are encoded.
 
-Nothing is written but the cache of encoded texts, so that whatever is wrong with the input is said
+The cache of encoded texts is the only thing written, so that every fault of the input is reported
 before a run exists.
 """
 
@@ -29,16 +29,16 @@ from mtlcli.tasks.base import TaskType, build_tasks
 
 @dataclass
 class Prepared:
-    """What training and evaluation start from."""
+    """All that training and evaluation start from."""
 
     tasks: dict[str, TaskType[Any]]
-    """Task types by name."""
+    """The tasks by name."""
     source: DataSource
-    """Where the rows came from."""
+    """The source that the rows were read from."""
     tables: dict[str, dict[str, Table]]
-    """task -> split -> rows."""
+    """task -> split -> table rows."""
     features: dict[str, dict[str, Features]]
-    """task -> split -> encoded rows."""
+    """task -> split -> encoded table rows."""
     files: BackboneFiles
     """The backbone's architecture and tokenizer."""
     encoder: TextEncoder
@@ -49,7 +49,8 @@ class Prepared:
     """Lines for log.txt alone."""
 
     def splits(self, parts: dict[str, list[str]]) -> dict[str, dict[str, Split]]:
-        """Tables and features of the named splits of each task; tasks without any are left out."""
+        """Return the tables and features of the named splits of each task. Tasks without any named
+        split are left out."""
         return {
             name: {
                 split: Split(self.tables[name][split], self.features[name][split])
@@ -61,14 +62,15 @@ class Prepared:
 
 
 SHORTEST = 8
-"""The least that `data.max_length` can be."""
+"""The least value that `data.max_length` accepts."""
 
 _shown: set[str] = set()
-"""Lines about doubtful rows that this process has shown."""
+"""The warnings about doubtful rows that this process has already shown."""
 
 
 def train_splits(task: TaskType[Any]) -> list[str]:
-    """The splits of a task that training reads: train, then validation."""
+    """Return the splits of a task that training reads: the train split, then the validation
+    splits."""
     train = task.config.splits.train
     return ([train] if train else []) + task.config.splits.validation
 
@@ -80,12 +82,12 @@ def prepare(
     splits: Callable[[TaskType[Any]], list[str]] = train_splits,
     unlabelled: bool = False,
 ) -> Prepared:
-    """Read, check and encode `splits` of every task. `files`: the backbone of a run that exists;
-    None: find it from the config. `unlabelled`: rows without a label that have their texts take
-    part where a task would leave them out.
+    """Read, check and encode `splits` of every task. `files`: the backbone of an existing run; None
+    means that the backbone is found from the config. `unlabelled`: whether rows that have their
+    texts but no label take part where a task would leave them out.
 
-    Raises UserError with everything that is wrong with the data of all tasks, and when there is not
-    enough memory for them.
+    Raises UserError with every fault of the data of all tasks, and when there is not enough memory
+    for the data.
     """
     try:
         return _prepare(config, files, splits, unlabelled)
@@ -179,7 +181,7 @@ def _prepare(
     details = [f"warning: {problem}" for found in doubts.values() for problem in found]
     if config.data.warnings == "summary":
         lines = summary(doubts)
-        # The jobs of a sweep have the same tasks: their lines are shown once.
+        # The jobs of a sweep have the same tasks, so their warnings are shown once.
         details += [line for line in lines if line in _shown]
         notices += [line for line in lines if line not in _shown]
         _shown.update(lines)
@@ -189,7 +191,7 @@ def _prepare(
 
 
 def _cuts(config: Config, task: TaskType[Any], table: Table, encoded: Features) -> list[Problem]:
-    """What did not fit into a task's limits when a split was encoded."""
+    """Return warnings about what did not fit into a task's limits when a split was encoded."""
     found = []
     for what, count in encoded.notes.items():
         if what == "questions cut" and count:
@@ -228,7 +230,7 @@ def _cuts(config: Config, task: TaskType[Any], table: Table, encoded: Features) 
 
 
 def summary(doubts: dict[str, list[Problem]]) -> list[str]:
-    """One line for each task with doubts, and where more can be read."""
+    """Return one line for each task with warnings, and a line that says where more can be read."""
     lines = []
     for name, found in doubts.items():
         told = [problem.brief or problem.what.removeprefix(f"task {name}: ") for problem in found]
@@ -241,7 +243,8 @@ def summary(doubts: dict[str, list[Problem]]) -> list[str]:
 
 
 def _foreign_metrics(tasks: dict[str, TaskType[Any]]) -> list[Problem]:
-    """Metrics of the package `evaluate` that cannot be loaded, or cannot score their task."""
+    """Return the problems of metrics of the package `evaluate` that cannot be loaded, or cannot
+    score their task."""
     problems: list[Problem] = []
     for name, task in tasks.items():
         for metric in task.metrics:

@@ -25,7 +25,8 @@ from mtlcli.errors import RunWarning, UserError, panicked
 from mtlcli.tasks.base import TaskType
 
 FORMAT = 4
-"""Raise it whenever the files, or what a task type's `encode` gives for the same input, change."""
+"""The version of the store. Raise it whenever the format of the files changes, or what a task
+type's `encode` returns for the same input."""
 
 FIX = "make room or the place writable, or give data.cache_dir=FOLDER"
 
@@ -47,15 +48,15 @@ NOT_ENCODED = (
     "n_best",
     "no_answer_threshold",
 )
-"""Task settings that have no say in the features. A setting that is not named here, for example the
-label set, does."""
+"""Task settings that do not affect the features. A setting that is not listed here, for example the
+label set, is part of the fingerprint."""
 
 
 _ARRAY = re.compile(r"ids|offsets|segments|(column|token)\.\w+")
 
 
 def default_cache() -> Path:
-    """Where the store is when `data.cache_dir` is null: $MTL_CACHE, else ~/.cache/mtl.
+    """Return the folder of the store when `data.cache_dir` is null: $MTL_CACHE, else ~/.cache/mtl.
 
     Raises UserError when there is no home folder.
     """
@@ -70,13 +71,13 @@ def default_cache() -> Path:
 
 
 def open_features(table: Table, task: TaskType[Any], encoder: TextEncoder, cache: Path) -> Features:
-    """The features of a table, read-only and memory-mapped from `cache`; encoded first if they are
-    not there yet.
+    """Return the features of a table, read-only and memory-mapped from `cache`. They are encoded
+    first if the store does not have them yet.
 
-    They are kept under a fingerprint of the rows, the columns, the task's settings and the
-    tokenizer. Of several processes that come at once one encodes and the others wait; one that has
-    waited for too long encodes for itself. An entry that is damaged is said and built anew. Raises
-    UserError when the cache cannot be written.
+    The key is a fingerprint of the rows, the columns, the task's settings and the tokenizer. If
+    several processes need an entry at the same time, one encodes and the others wait; a process
+    that has waited for too long encodes for itself, without the store. A damaged entry gives a
+    warning and is built anew. Raises UserError when the cache cannot be written.
     """
     folder = cache / "features" / fingerprint(table, task, encoder)
     try:
@@ -119,7 +120,8 @@ def _encoded(table: Table, task: TaskType[Any], encoder: TextEncoder) -> Feature
 
 
 def _build(folder: Path, table: Table, task: TaskType[Any], encoder: TextEncoder) -> Features:
-    """Encode and store; the lock is ours."""
+    """Encode and store an entry, whose lock this process has. A damaged entry in its place gives a
+    warning and is replaced."""
     if folder.exists():
         warnings.warn(
             f"the stored features of {table.origin} were damaged ({folder}); they are encoded "
@@ -135,11 +137,11 @@ def _build(folder: Path, table: Table, task: TaskType[Any], encoder: TextEncoder
 
 
 def fingerprint(table: Table, task: TaskType[Any], encoder: TextEncoder) -> str:
-    """SHA-256 over everything that the features of a table depend on."""
+    """Return the SHA-256 of everything that the features of a table depend on."""
     config = asdict(task.config)
     settings = {name: value for name, value in config.items() if name not in NOT_ENCODED}
     columns = [column for column in task.required_columns() if column in table.rows.column_names]
-    # Which class a label is depends on more than its own column: on the names in the file's
+    # The class of a label depends on more than the label's own column: on class names in the file's
     # metadata, and on the other splits.
     targets = task.targets(table)
     classes = None if targets is None else hashlib.sha256(targets.tobytes()).hexdigest()
@@ -154,7 +156,7 @@ def fingerprint(table: Table, task: TaskType[Any], encoder: TextEncoder) -> str:
 
 
 def _arrays(features: Features) -> dict[str, np.ndarray]:
-    """All arrays by file name."""
+    """Return all arrays of the features by file name."""
     return {
         "ids": features.ids,
         "offsets": features.offsets,
@@ -165,10 +167,10 @@ def _arrays(features: Features) -> dict[str, np.ndarray]:
 
 
 def _save(features: Features, folder: Path) -> None:
-    """Write an entry beside its place and move it there, so that what is in place is always
+    """Write an entry beside its place and move it there, so that the entry in its place is always
     complete."""
     partial = folder.with_suffix(".partial")
-    # Left by a process that was killed; the lock is ours.
+    # A process that was killed left it: this one has the lock.
     shutil.rmtree(partial, ignore_errors=True)
     arrays = _arrays(features)
     needed = sum(values.nbytes for values in arrays.values())
@@ -204,7 +206,7 @@ def _save(features: Features, folder: Path) -> None:
 
 
 def _load(folder: Path) -> Features | None:
-    """The features of an entry, or None when it is missing or damaged."""
+    """Return the features of an entry, or None when it is missing or damaged."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         sizes, notes = (
@@ -216,12 +218,11 @@ def _load(folder: Path) -> Features | None:
             for name, size in sizes.items()
         ):
             return None
-        # Everything is read once more, at some 2 GB/s: training on other tokens than the text's is
-        # worse.
+        # Check the content too, at some 2 GB/s: training on damaged tokens would be worse.
         if any(sha256(folder / f"{name}.npy") != meta["sha256"][name] for name in sizes):
             return None
-        # Plain arrays on top of the maps: indexing numpy's memmap class itself costs several times
-        # more. Only arrays can be mapped: neither pickled objects nor an archive are read.
+        # Plain arrays on top of the maps, since indexing numpy's memmap class itself costs several
+        # times more. `open_memmap` reads neither pickled objects nor archives.
         arrays = {
             name: np.asarray(np.lib.format.open_memmap(folder / f"{name}.npy", mode="r"))
             for name in sizes
