@@ -1,5 +1,5 @@
-"""The metrics: a table that is cheap to read, and pure functions that compute, in `scores.py` and
-`answers.py`.
+"""The metrics: a table that is cheap to read, and pure functions in `scores.py` and `answers.py`
+that compute them.
 
 Metrics of the package `evaluate` are named `evaluate:NAME`; `outside.py` loads and calls them. All
 scores that are averaged over tasks are fractions.
@@ -16,23 +16,23 @@ from mtlcli.errors import UserError
 from mtlcli.registry import suggest
 
 OUTSIDE = "evaluate:"
-"""What the names of metrics of the package `evaluate` begin with."""
+"""The prefix of the names of metrics of the package `evaluate`."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One metric."""
+    """The description of one metric."""
 
     function: str
-    """`module:function` below this package."""
+    """The function that computes the metric, as `module:function` below this package."""
     task_types: tuple[str, ...]
-    """Task types whose predictions it takes."""
+    """The task types whose predictions the metric takes."""
     keys: tuple[str, ...]
-    """Keys of its result; the first is the main score."""
+    """The keys of the result; the first is that of the main score."""
     optional_keys: tuple[str, ...] = ()
-    """Keys that are left out when no example has a part in them."""
+    """The keys that the result lacks when no example counts towards them."""
     options: dict[str, str] = field(default_factory=dict)
-    """Arguments of the function that make it this metric."""
+    """The arguments with which the function computes this metric."""
     rises: bool = True
     """Whether better predictions have higher scores."""
 
@@ -65,7 +65,8 @@ METRICS: dict[str, Entry] = {
 
 
 def metric_names(task_type: str | None = None) -> list[str]:
-    """Names of the metrics, or of those that take the predictions of a task type."""
+    """Return the names of all metrics, or of the metrics that take the predictions of a task
+    type."""
     return [
         name
         for name, entry in METRICS.items()
@@ -74,8 +75,8 @@ def metric_names(task_type: str | None = None) -> list[str]:
 
 
 def suggest_metric(name: str, task_type: str | None = None) -> str:
-    """The nearest name and the choices, also for the words of a name in another order: `Macro-F1`
-    is near to `f1_macro`."""
+    """Return the advice for an unknown metric name: the nearest name and the choices. The order of
+    the parts of a name does not matter: `Macro-F1` is near to `f1_macro`."""
     names = metric_names(task_type)
     words = sorted(name.lower().replace("-", "_").split("_"))
     return suggest(
@@ -84,29 +85,30 @@ def suggest_metric(name: str, task_type: str | None = None) -> str:
 
 
 def entry(name: str) -> Entry:
-    """The metric called `name`. Raises UserError with the nearest name when there is none."""
+    """Return the description of the metric `name`. Raises UserError with the nearest name when
+    there is no such metric."""
     if name not in METRICS:
         raise UserError(f"unknown metric '{name}'", fix=suggest_metric(name))
     return METRICS[name]
 
 
 def keys(name: str) -> list[str]:
-    """The keys of the metric's result, the main one first."""
+    """Return the keys of the metric's result, the main one first."""
     return [*entry(name).keys, *entry(name).optional_keys]
 
 
 def main_key(name: str) -> str:
-    """The key of the one number that stands for the metric."""
+    """Return the key of the main score in the metric's result."""
     return entry(name).keys[0]
 
 
 def compute(
     name: str, predictions: Sequence[Any], references: Sequence[Any], **options: Any
 ) -> dict[str, float]:
-    """The scores of `predictions` against `references`, as many of each, by key.
+    """Return the scores of `predictions` against as many `references`, by key.
 
-    The forms that a metric takes and its options are told by its function. Raises ValueError for
-    empty or unequal inputs.
+    The function of each metric documents the form of its inputs and its options. Raises ValueError
+    for empty or unequal inputs.
     """
     if len(predictions) != len(references):
         raise ValueError(

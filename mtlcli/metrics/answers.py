@@ -1,12 +1,12 @@
-"""Exact match and token F1 of answers, as in the official scripts of SQuAD 1.1 and 2.0, but as
+"""Exact match and token F1 of answers as in the official scripts of SQuAD 1.1 and 2.0, but as
 fractions from 0 to 1.
 
 SQuAD 1.1: evaluate-v1.1.py (Rajpurkar et al. 2016). SQuAD 2.0: evaluate-v2.0.py (Rajpurkar, Jia &
 Liang 2018).
 
-Inputs have the form of the hub's metrics: a prediction is {"id", "prediction_text"} (2.0: and
+The inputs have the form of the hub's metrics: a prediction is {"id", "prediction_text"} (2.0: also
 "no_answer_probability"), a reference is {"id", "answers": {"text": [...], "answer_start": [...]}}.
-They are matched by id.
+Predictions and references are matched by id.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalize(text: str) -> str:
-    """Lower case, without ASCII punctuation, articles and extra white space."""
+    """Return the text in lower case, without ASCII punctuation, articles and extra white space."""
     return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
 
 
 def squad(
     predictions: Sequence[dict[str, Any]], references: Sequence[dict[str, Any]]
 ) -> dict[str, float]:
-    """Mean exact match and token F1, each against the best of the gold answers. Raises ValueError
-    for a question without answer."""
+    """Return the mean exact match and token F1, each against the best of the gold answers. Raises
+    ValueError for a question without answer."""
     texts = _by_id(predictions, references, "prediction_text")
     exact = total = 0.0
     for reference in references:
@@ -51,12 +51,15 @@ def squad_v2(
     references: Sequence[dict[str, Any]],
     no_answer_threshold: float = 1.0,
 ) -> dict[str, float]:
-    """Scores when a question may have no answer.
+    """Return the scores for questions that may have no answer.
 
-    An empty `prediction_text`, or a `no_answer_probability` above `no_answer_threshold`, says that
-    there is no answer. f1, exact_match over all questions HasAns_*, NoAns_* over those that have
-    (no) answer; left out when there are none best_*, best_*_thresh the best score that any
-    threshold could give, and that threshold
+    An empty `prediction_text`, or a `no_answer_probability` above `no_answer_threshold`, predicts
+    that there is no answer. The keys of the result:
+
+    f1, exact_match: the mean over all questions
+    HasAns_*, NoAns_*: the mean over the questions with or without answer; left out if there are
+        none
+    best_*, best_*_thresh: the best score that any threshold could give, and that threshold
     """
     texts = _by_id(predictions, references, "prediction_text")
     probabilities = _by_id(predictions, references, "no_answer_probability")
@@ -69,8 +72,8 @@ def squad_v2(
         gold = [answer for answer in map(normalize, reference["answers"]["text"]) if answer] or [""]
         text = normalize(texts[key])
         exact[key] = float(any(text == answer for answer in gold))
-        # Without tokens on either side, F1 is 1 if both are empty and else 0: the overlap alone
-        # would be 0.
+        # If one side has no tokens, F1 is 1 when both are empty and else 0. The overlap alone would
+        # be 0 for two empty texts.
         f1[key] = max(
             _overlap(text, answer) if text and answer else float(text == answer) for answer in gold
         )
@@ -100,7 +103,8 @@ def squad_v2(
 def _by_id(
     predictions: Sequence[dict[str, Any]], references: Sequence[dict[str, Any]], key: str
 ) -> dict[str, Any]:
-    """id -> prediction[key]. Raises ValueError unless every question has one prediction."""
+    """Return id -> prediction[key]. Raises ValueError unless every question has exactly one
+    prediction and the ids are unique."""
     found = {prediction["id"]: prediction[key] for prediction in predictions}
     ids = {reference["id"] for reference in references}
     if found.keys() != ids or len(ids) != len(references):
@@ -109,7 +113,7 @@ def _by_id(
 
 
 def _overlap(prediction: str, gold: str) -> float:
-    """F1 of the bags of tokens of two normalised texts; 0 when they share none."""
+    """Return the F1 of the bags of tokens of two normalised texts; 0 when they share no token."""
     prediction_tokens, gold_tokens = prediction.split(), gold.split()
     same = sum((Counter(prediction_tokens) & Counter(gold_tokens)).values())
     return 2 * same / (len(prediction_tokens) + len(gold_tokens)) if same else 0.0
@@ -125,11 +129,11 @@ def _best(
     probabilities: dict[str, float],
     answerable: dict[str, bool],
 ) -> tuple[float, float]:
-    """Best mean score over all thresholds, and the threshold.
+    """Return the best mean score over all thresholds, and the threshold that gives it.
 
-    Starts with no answer to every question and lets answers in by rising probability. As in the
-    official script, questions of equal probability come in one after another, so that the best of
-    them may stand on a part of a tie.
+    The search starts with no answer to every question and adds answers by rising probability. As in
+    the official script, questions of equal probability are added one after another, so that the
+    best score may lie within a tie.
     """
     current = best = float(sum(not has for has in answerable.values()))
     threshold = 0.0

@@ -1,5 +1,5 @@
 """The average that the GLUE benchmark itself reports (Wang et al. 2019): the mean over tasks of the
-mean over a task's metrics."""
+mean over each task's metrics."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ METRICS = {
     "rte": ("accuracy",),
     "wnli": ("accuracy",),
 }
-"""The metrics of each task, as keys of results.json; those of MNLI are one metric on two splits."""
+"""The metrics of each task, as keys of results.json. MNLI has one metric on two splits."""
 BESIDE = {"wnli", "ax"}
-"""Tasks of GLUE that may be missing: WNLI is often left out, and the diagnostics are no part of the
-average."""
+"""Tasks of GLUE that may be missing: WNLI is often left out, and the diagnostics (ax) are not part
+of the average."""
 
 
 def glue_average(tasks: dict[str, Any]) -> float | None:
-    """GLUE's average of the scores of results.json, 0 to 1; None when the tasks are not those of
-    GLUE, or a score is missing."""
+    """Return GLUE's average of the scores of results.json, 0 to 1; None when the tasks are not
+    those of GLUE, or when a score is missing."""
     if not set(METRICS) - BESIDE <= tasks.keys() <= set(METRICS) | BESIDE:
         return None
     scores = [

@@ -1,5 +1,5 @@
-"""Metrics of the package `evaluate`: a folder or file of this machine, or a name on the hub. They
-are code of others, which is run."""
+"""Metrics of the package `evaluate`: a folder or file on this machine, or a name on the hub.
+Loading such a metric runs its code."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
         [{"id": "a", "answers": {"text": ["b"], "answer_start": [0]}}],
     ),
 }
-"""Predictions and references that each task type hands to a metric."""
+"""Predictions and references in the form that each task type passes to a metric."""
 
 
 @cache
 def load(name: str) -> Any:
-    """The `evaluate` metric behind `evaluate:NAME`. Imports evaluate, which takes seconds. Raises
-    UserError when it cannot be loaded."""
+    """Return the `evaluate` metric of the name `evaluate:NAME`. Imports evaluate, which takes
+    seconds. Raises UserError when the metric cannot be loaded."""
     import evaluate
 
     path = name.removeprefix(OUTSIDE)
@@ -42,8 +42,8 @@ def load(name: str) -> Any:
 
 
 def check(name: str, task_type: str) -> None:
-    """Load a metric and let it score a small example. Raises UserError when it cannot score such a
-    task."""
+    """Load a metric and let it score a small example. Raises UserError when the metric cannot be
+    loaded, or cannot score tasks of this type."""
     load(name)
     try:
         if compute_outside(name, *EXAMPLES[task_type]):
@@ -61,8 +61,8 @@ def check(name: str, task_type: str) -> None:
 def compute_outside(
     name: str, predictions: Sequence[Any], references: Sequence[Any]
 ) -> dict[str, float]:
-    """Every number of the metric's result: `evaluate:NAME` for the only one, else
-    `evaluate:NAME.KEY` each."""
+    """Return every number in the metric's result. A single number has the key `evaluate:NAME`;
+    several have `evaluate:NAME.KEY` each."""
     result = load(name).compute(predictions=list(predictions), references=list(references)) or {}
     numbers = {key: float(value) for key, value in result.items() if isinstance(value, Real)}
     return {name if len(numbers) == 1 else f"{name}.{key}": value for key, value in numbers.items()}

@@ -1,8 +1,8 @@
-"""Metrics over class ids and over real numbers, on scikit-learn and scipy.
+"""Metrics of class ids and of real numbers, computed by scikit-learn and scipy.
 
-Degenerate inputs have defined scores: a correlation (Matthews included) is 0.0 when either side is
-constant, because a constant says nothing about the other side; F1 is 0.0 when a class is neither
-predicted nor present where it is needed.
+Degenerate inputs have defined scores. A correlation (Matthews included) is 0.0 when either side is
+constant, because a constant carries no information about the other side. F1 is 0.0 when the class
+that it is about is neither predicted nor present.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sklearn import metrics
 
 
 def accuracy(predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
-    """Share of class ids that are right, 0 to 1."""
+    """Return the share of class ids that are right, 0 to 1."""
     return {"accuracy": float(metrics.accuracy_score(references, predictions))}
 
 
@@ -25,10 +25,10 @@ def f1(
     classes: int | None = None,
     average: str | None = None,
 ) -> dict[str, float]:
-    """F1 of class ids, 0 to 1: of class 1 when there are two classes, else the unweighted mean over
-    the classes that occur (macro F1).
+    """Return the F1 of class ids, 0 to 1: of class 1 when there are two classes, else the
+    unweighted mean over the classes that occur (macro F1).
 
-    `classes`: how many classes there are; None: two when no id is above 1. `average`: `macro` or
+    `classes`: the number of classes; None means two when no id is above 1. `average`: `macro` or
     `micro`, for any number of classes.
     """
     return _of_classes(metrics.f1_score, "f1", predictions, references, classes, average)
@@ -40,8 +40,8 @@ def precision(
     classes: int | None = None,
     average: str | None = None,
 ) -> dict[str, float]:
-    """Precision of class ids, 0 to 1, with the arguments and means of `f1`. 0 for a class that is
-    never predicted."""
+    """Return the precision of class ids, 0 to 1, with the arguments and means of `f1`. The
+    precision of a class that is never predicted is 0."""
     return _of_classes(
         metrics.precision_score, "precision", predictions, references, classes, average
     )
@@ -53,8 +53,8 @@ def recall(
     classes: int | None = None,
     average: str | None = None,
 ) -> dict[str, float]:
-    """Recall of class ids, 0 to 1, with the arguments and means of `f1`. 0 for a class that does
-    not occur."""
+    """Return the recall of class ids, 0 to 1, with the arguments and means of `f1`. The recall of a
+    class that does not occur is 0."""
     return _of_classes(metrics.recall_score, "recall", predictions, references, classes, average)
 
 
@@ -82,35 +82,37 @@ def _of_classes(
 
 
 def matthews(predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
-    """Matthews correlation of class ids, -1 to 1, for any number of classes (Gorodkin 2004). 0.0
-    when either side is constant."""
+    """Return the Matthews correlation of class ids, -1 to 1, for any number of classes (Gorodkin
+    2004). It is 0.0 when either side is constant."""
     if _constant(predictions) or _constant(references):
         return {"matthews": 0.0}
     return {"matthews": float(metrics.matthews_corrcoef(references, predictions))}
 
 
 def pearson(predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
-    """Pearson correlation of real numbers, -1 to 1. 0.0 when either side is constant."""
+    """Return the Pearson correlation of real numbers, -1 to 1. It is 0.0 when either side is
+    constant."""
     if _constant(predictions) or _constant(references):
         return {"pearson": 0.0}
     return {"pearson": float(stats.pearsonr(predictions, references).statistic)}
 
 
 def spearman(predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
-    """Spearman rank correlation of real numbers, -1 to 1; equal numbers share their mean rank. 0.0
-    when either side is constant."""
+    """Return the Spearman rank correlation of real numbers, -1 to 1; equal numbers share their mean
+    rank. It is 0.0 when either side is constant."""
     if _constant(predictions) or _constant(references):
         return {"spearman": 0.0}
     return {"spearman": float(stats.spearmanr(predictions, references).statistic)}
 
 
 def mae(predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
-    """Mean absolute error of real numbers, in the unit of the scores: 0 is best."""
+    """Return the mean absolute error of real numbers, in the unit of the scores: 0 is best."""
     return {"mae": float(metrics.mean_absolute_error(references, predictions))}
 
 
 def rmse(predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
-    """Root of the mean squared error of real numbers, in the unit of the scores: 0 is best."""
+    """Return the root of the mean squared error of real numbers, in the unit of the scores: 0 is
+    best."""
     return {"rmse": float(metrics.mean_squared_error(references, predictions) ** 0.5)}
 
 
