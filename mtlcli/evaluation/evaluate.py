@@ -1,5 +1,5 @@
-"""Evaluation: outputs of a split, sharded over ranks, then predictions and metrics on the first
-rank."""
+"""Evaluation: the outputs for a split, shared out over ranks, then predictions and metrics on the
+first rank."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Scores:
     """The result of one task on one split."""
 
     metrics: dict[str, float]
-    """Every metric; empty when the split has no labels."""
+    """The scores of every metric by key; empty when the split has no labels."""
     majority: float | None
-    """Main metric of the best constant prediction; None without labels."""
+    """The score of the best constant prediction under the main metric; None without labels."""
     predictions: list[Any]
-    """One prediction per row."""
+    """One prediction per table row."""
     scored: int
-    """Rows that the metrics are over: those with a label."""
+    """Number of table rows that the metrics are computed over: the rows with a label."""
 
 
 @torch.inference_mode()
@@ -49,8 +49,8 @@ def outputs_of(
     on_batch: Callable[[], None] = lambda: None,
     what: str = "evaluating",
 ) -> Outputs:
-    """What the head of task `name` gives for every feature, on every rank, each feature computed by
-    exactly one rank.
+    """Return, on every rank, the outputs of the head of task `name` for every feature. Each feature
+    is computed by exactly one rank.
 
     Batches are formed before they are shared out, so that the result does not depend on the number
     of ranks.
@@ -80,7 +80,8 @@ def outputs_of(
                 arrays[key] = torch.zeros((count, *value.shape[1:]), device=ranks.device)
             arrays[key][places] = value.float()
         visits[torch.from_numpy(indices).to(ranks.device)] += 1
-    # A rank that had no batch does not know the heads' output names: it learns them from the first.
+    # A rank that had no batch does not know the names and shapes of the head's outputs, so the
+    # first rank broadcasts them.
     shapes = ranks.broadcast_json({key: list(value.shape) for key, value in arrays.items()})
     for key, shape in shapes.items():
         arrays[key] = ranks.all_reduce(arrays.get(key, torch.zeros(shape, device=ranks.device)))
@@ -89,7 +90,7 @@ def outputs_of(
 
 
 def _places(features: Features, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Positions in the flat token array of all tokens of some features, in order."""
+    """Return the positions in the flat token array of all tokens of some features, in order."""
     starts, ends = features.offsets[indices], features.offsets[indices + 1]
     lengths = ends - starts
     inside = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -97,7 +98,8 @@ def _places(features: Features, indices: NDArray[np.int64]) -> NDArray[np.int64]
 
 
 def score(task: TaskType[Any], outputs: Outputs, split: Split) -> Scores:
-    """Predictions of all rows of a split, and the metrics over those that have a label."""
+    """Return the predictions for all rows of a split, and the metrics over the rows that have a
+    label."""
     predictions = scored = task.decode(outputs, split.features, split.table)
     references = task.references(split.table)
     if references is None:
@@ -126,14 +128,15 @@ def evaluate(
     on_split: Callable[[str, str], None] = lambda task, split: None,
     on_batch: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, Any], dict[str, dict[str, Scores]]]:
-    """Evaluate every split of every task: the `tasks`, `average` and `glue_average` parts of
-    results.json, and the scores with predictions.
+    """Evaluate every split of every task. Returns the `tasks`, `average` and `glue_average` parts
+    of results.json, and the scores with predictions.
 
-    The first split of a task gives its main score; metrics of further splits carry the split's
-    name, `accuracy/validation_mismatched`. Predictions and metrics are computed on the first rank
-    and the numbers are shared; the scores are empty on the others. `on_split` and `on_batch` are
-    called on every rank alike, the latter also where a rank has no batch left. `step`: the updates
-    that the model has had, for messages. Raises NotFinite where the model's outputs are not finite.
+    The first split of a task gives its main score; the keys of further splits end in the split's
+    name: `accuracy/validation_mismatched`. Predictions and metrics are computed on the first rank
+    and the numbers are broadcast; the scores are empty on the other ranks. `on_split` and
+    `on_batch` are called equally often on every rank, `on_batch` even where a rank has no batch
+    left. `step`: the number of updates that the model has had, for messages. Raises NotFinite when
+    the model's outputs are not finite.
     """
     results: dict[str, Any] = {"tasks": {}, "average": None}
     scores: dict[str, dict[str, Scores]] = {}

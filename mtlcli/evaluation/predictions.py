@@ -1,5 +1,5 @@
-"""What a file of predictions says of each row beside its prediction: which row it is, and what was
-right."""
+"""The parts of a file of predictions that describe each table row: which row it is, and its
+label."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mtlcli.tasks.base import TaskType
 
 
 def described(task: TaskType[Any], table: Table, *, texts: bool) -> list[dict[str, Any]]:
-    """For each row {"row", "id", "texts", "gold"}.
+    """Return {"row", "id", "texts", "gold"} for each row.
 
-    `row`: its number in the split, from 1. `id`: where the table has such a column, of text or
-    numbers. `texts`: column -> text, if asked for. `gold`: what is right, in the form of the
-    prediction; None where the row has no label.
+    `row`: the number of the row in the split, from 1. `id`: the value of the id column (text or
+    numbers), if the table has one. `texts`: column -> text, if `texts` is true. `gold`: the label
+    in the form of a prediction; None where the row has no label.
     """
     there = table.rows.column_names
     rows: list[dict[str, Any]] = [{"row": table.number(row)} for row in range(len(table))]
