@@ -1,5 +1,5 @@
-"""Whether there is room for a run, asked before it begins: a full disk after a night of training is
-found out too late."""
+"""The check of the disk space before a run begins: a user should not learn of a full disk after a
+night of training."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from mtlcli.models.multitask import MultiTaskModel
 
 OTHER = 2**20
-"""Bytes for the log, the rows of metrics and the other small files of a run."""
+"""The number of bytes for the log, the metrics rows and the other small files of a run."""
 AROUND = 2**17
-"""Bytes of a checkpoint that are no tensors: its state, its manifest, names, and blocks that are
-not full."""
+"""The number of bytes of a checkpoint beside its tensors: state, manifest, names, and blocks that
+are not full."""
 
 
 def check_place(run_dir: Path) -> None:
-    """Raises UserError when no run folder can be made at a path, or a run that is there cannot go
-    on: not writable, or no room at all.
+    """Check that a run folder can be made or used at a path. Raises UserError when the place is not
+    writable or has no disk space at all.
 
-    For this nothing of the run needs to be known. What is written stays nowhere.
+    The check needs to know nothing about the run. Its test file is deleted again.
     """
     place = next(
         folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists()
@@ -51,12 +51,14 @@ def check_room(
     saves: int,
     existing: int | None = None,
 ) -> None:
-    """Raises UserError when the disk has no room for what a run writes, before anything is written.
+    """Check the disk space for everything that a run writes, before anything is written. Raises
+    UserError when it is too small.
 
-    `saves`: how many checkpoints the run will write. `existing`: those that stand there when a run
-    goes on; None: it is new.
+    `saves`: the number of checkpoints that the run will write. `existing`: the number of
+    checkpoints in the folder of a resumed run; None: the run is new.
     """
-    # At most: the newest, the best, and the one being written, before the oldest goes.
+    # Besides the `keep` newest, the best checkpoint stays, and the oldest is deleted only after the
+    # next one is written.
     most = min(config.runner.keep + 2, (existing or 0) + saves)
     count = max(most - (existing or 0), min(saves, 1))
     each = checkpoint_size(config, tasks, files)
@@ -73,7 +75,8 @@ def check_room(
 
 
 def checkpoint_size(config: Config, tasks: dict[str, TaskType[Any]], files: BackboneFiles) -> int:
-    """Bytes of one checkpoint of a run: its model, and AdamW's two moments for every parameter."""
+    """Return the number of bytes of one checkpoint of a run: its model, and AdamW's two moments for
+    every parameter."""
     model = without_numbers(config, tasks, files)
     return (
         sum(tensor.nbytes for tensor in model.state_dict().values())
@@ -85,13 +88,13 @@ def checkpoint_size(config: Config, tasks: dict[str, TaskType[Any]], files: Back
 def without_numbers(
     config: Config, tasks: dict[str, TaskType[Any]], files: BackboneFiles
 ) -> MultiTaskModel:
-    """A run's model with shapes and no numbers: milliseconds and no memory, even for a large
-    one."""
+    """Return a run's model on the meta device, with shapes but no numbers. This takes milliseconds
+    and no memory, even for a large model."""
     import torch
 
     from mtlcli.models.build import build_model
 
-    # Building settles values of the config, hence the copy.
+    # Copy the config, because building a model sets values in it.
     with torch.device("meta"):
         return build_model(copy.deepcopy(config), tasks, files, load_weights=False)
 

@@ -29,7 +29,7 @@ from mtlcli.runner.resume import Resumption, reopen
 from mtlcli.seeds import folded
 
 MOST_STEPS = 99_999_999
-"""The number of a step has eight digits in the name of its checkpoint."""
+"""The largest number of steps: the name of a checkpoint has eight digits for the step."""
 
 if TYPE_CHECKING:
     from mtlcli.data.batches import Stream
@@ -47,10 +47,10 @@ def run(
 ) -> float:
     """Carry out a run and return its average score (NaN when no task has labelled validation rows).
 
-    `numbered`: a number is added to the folder's name when another run has it. `resumes`: the run
-    folder, or one checkpoint of it, to go on from. Raises UserError when nothing has begun, and
-    then leaves no new folder, Interrupted once all is saved, and any other error with the run
-    folder's status set to `failed`.
+    `numbered`: add a number to the folder's name when another run has the name. `resumes`: the run
+    folder, or one of its checkpoints, to resume from. Raises UserError when the run has not begun,
+    and then leaves no new folder; Interrupted once everything is saved; any other error with the
+    run folder's status set to `failed`.
     """
 
     launch = read_launch()
@@ -73,7 +73,7 @@ def _carry_out(
     order: Resumption | None,
     interrupt: Interrupt,
 ) -> dict[str, Any]:
-    """Train in this process, or in ranks of our own."""
+    """Train in this process, or in ranks that this process launches."""
     doing("loading torch")
     if config.runner.devices == 1:
         from mtlcli.distributed.process_group import connect
@@ -83,7 +83,7 @@ def _carry_out(
 
     from mtlcli.runner.launch import launch
 
-    doing("")  # From here on the first rank says what is being done.
+    doing("")  # From here on the first rank shows what is being done.
     return launch(config.runner, folder, order, interrupt)
 
 
@@ -91,7 +91,7 @@ def _run_as_rank(
     config: Config, run_dir: Path, command: list[str], numbered: bool, resumes: Path | None
 ) -> float:
     """Carry out a run whose ranks torchrun or SLURM has started: rank 0 makes the folder, then all
-    of them read it."""
+    ranks read it."""
     from mtlcli.distributed.process_group import lost_neighbour, said_of_neighbour
 
     try:
@@ -120,14 +120,14 @@ def _take_part(
         interrupt.leaving_with(os.getppid()) if by_torchrun else nullcontext(),
         connect(config.runner, meanwhile=interrupt.at_once()) as ranks,
     ):
-        # What the launcher was told counts: a resumed run must have as many ranks.
+        # The launcher decides the number of ranks; a resumed run must have as many as before.
         config.runner.devices = ranks.world
         failure: MtlError | None = None
         place: dict[str, Any] = {}
         owned: RunFolder | None = None
         if ranks.is_main:
             try:
-                # The folder is this rank's to the end.
+                # This rank holds the folder lock to the end.
                 _, owned, order = _begin(config, run_dir, command, numbered, resumes, interrupt)
                 place = {
                     "folder": str(owned.path.absolute()),
@@ -168,9 +168,10 @@ def _take_part(
 def _check_plan(
     config: Config, prepared: Prepared, run_dir: Path, step: int | None = None
 ) -> list[str]:
-    """A line for each setting that does nothing in the run, or in what is left of it after `step`.
+    """Return a line for each setting that has no effect in the run, or in the rest of the run after
+    `step`.
 
-    Raises UserError when the disk has no room for it.
+    Raises UserError when the disk has too little space for the run.
     """
     _, stages, steps = _order(config, prepared)
     eval_every = _eval_every(config, prepared, stages)
@@ -193,11 +194,11 @@ def _begin(
     resumes: Path | None,
     interrupt: Interrupt,
 ) -> tuple[Prepared, RunFolder, Resumption | None]:
-    """Prepare the data, then make the run folder or open it again; what an earlier run goes on
-    with.
+    """Prepare the data, then make the run folder or open it again. Return the prepared data, the
+    folder, and the Resumption of a run that is resumed.
 
-    A signal ends this at once until the folder is touched; after that it is for the training loop,
-    which saves before it stops.
+    Until the folder is touched, a signal ends this function at once; after that, the training loop
+    handles the signal and saves before it stops.
     """
     folder = RunFolder(run_dir if resumes is None else checkpoint.run_of(resumes))
     check_place(folder.path)
@@ -213,7 +214,7 @@ def _begin(
         folder.create(restart=config.resume == "auto", numbered=numbered)
         _start(config, prepared, folder, command)
     except RunError as error:
-        # The disk, between the check and the first step.
+        # The disk has failed between the check and the first step.
         _note_end(folder, "failed", str(error), error)
         folder.discard()
         raise UserError(error.problems) from error
@@ -225,16 +226,17 @@ def _begin(
 
 
 def _start(config: Config, prepared: Prepared, folder: RunFolder, command: list[str]) -> None:
-    """Fill the run folder with all that the ranks and later verbs need, and say what is about to be
-    done."""
-    # Before anything else: it marks the folder as one that `resume=auto` may begin anew in.
+    """Fill the run folder with everything that the ranks and later verbs need, and show what the
+    run is about to do."""
+    # status.json comes first: it marks the folder as one in which `resume=auto` may start again.
     folder.write_status("running")
     config.resume = None
     if prepared.files.location is None:
         config.model.kind = "scratch"
     else:
         config.model.kind = "pretrained"
-    # So that a later verb does not decide anew, for example because the hub answers by then.
+    # Fix the source, so that a later verb does not choose again, for example because the hub can be
+    # reached by then.
     config.data.source = prepared.source.default or config.data.source
     if config.optim.lr is None:
         suits = config.model.lr if config.model.kind == "pretrained" else config.model.scratch_lr
@@ -269,8 +271,8 @@ def _start(config: Config, prepared: Prepared, folder: RunFolder, command: list[
 def work(
     folder: RunFolder, order: dict[str, Any] | None, ranks: Any, interrupt: Interrupt
 ) -> dict[str, Any]:
-    """Train as one rank of a run whose folder has been made. `order`: the Resumption, if the run
-    goes on."""
+    """Train as one rank of a run whose folder has been made. `order`: the Resumption, if the run is
+    resumed."""
     resumption = None if order is None else Resumption(**order)
     config = config_of(folder.path, order)
     return _train(
@@ -284,7 +286,8 @@ def work(
 
 
 def config_of(run_dir: Path, order: dict[str, Any] | None) -> Config:
-    """The config that the ranks of a run have, before it is in config.yaml if the run goes on."""
+    """Return the config for the ranks of a run. A resumed run has its config in `order`, because
+    config.yaml is not yet written."""
     return (
         load_config(run_dir / "config.yaml")
         if order is None
@@ -444,22 +447,22 @@ def _train(
 
 
 def _train_features(prepared: Prepared) -> dict[str, Features]:
-    """The encoded train split of every task that has one."""
+    """Return the encoded train split of every task that has one."""
     trained = {name: task.config.splits.train for name, task in prepared.tasks.items()}
     return {name: prepared.features[name][split] for name, split in trained.items() if split}
 
 
 def _order(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], Stages, int]:
-    """The order of every trained task's features, that of the tasks, and the updates of the whole
-    run.
+    """Return the streams of the trained tasks' features, the stages, and the number of updates of
+    the whole run.
 
-    Raises UserError when a stage would have no step, or none after the warm-up.
+    Raises UserError when a stage would have no step, or no step after the warm-up.
     """
     from mtlcli.data.batches import Stream
     from mtlcli.sampling.base import TaskSize
     from mtlcli.training.stages import Stages
 
-    # Until it is known, as if there were no bound: only the ranks know what fits.
+    # Only the ranks can find the bound for `auto`; until then, plan without one.
     bound = None if config.runner.max_tokens == "auto" else config.runner.max_tokens
     streams, sizes = {}, {}
     for number, (name, features) in enumerate(_train_features(prepared).items()):
@@ -510,8 +513,8 @@ def _order(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], Stage
 
 
 def _eval_every(config: Config, prepared: Prepared, stages: Stages) -> int:
-    """Steps between evaluations: as the config says, else an epoch, or more for evaluation to take
-    no larger share than it says."""
+    """Return the number of steps between evaluations: `runner.eval_every`, else an epoch, or more
+    steps if evaluation would otherwise take more than `runner.eval_share` of the time."""
     if config.runner.eval_every is not None or config.runner.eval_share is None:
         return config.runner.eval_every or stages.steps_per_epoch
     tokens_of = {
@@ -539,9 +542,9 @@ def _score(results: dict[str, Any]) -> float:
 
 
 def _guarded(folder: RunFolder, first: bool, work: Any) -> float:
-    """Run `work`; when it fails, the reason stands in status.json.
+    """Run `work`; when it fails, write the reason into status.json.
 
-    The folder goes when the user's input was wrong and the run has not begun.
+    The folder is deleted when the user's input was wrong and the run has not begun.
     """
     try:
         return float(work())
@@ -558,8 +561,8 @@ def _guarded(folder: RunFolder, first: bool, work: Any) -> float:
 
 
 def _note_end(folder: RunFolder, status: str, reason: str, error: BaseException) -> None:
-    """Write the status of a run that did not finish. When it cannot be written that is said after
-    the error, never instead of it."""
+    """Write the status of a run that did not finish. A failure to write it is reported after the
+    error, never instead of the error."""
     try:
         folder.note_end(status, reason)
     except RunError as unwritten:

@@ -1,7 +1,8 @@
-"""Ranks on this machine: one process each, started here, watched here, and ended together.
+"""The ranks of a run on this machine: one process each, which this module starts, watches and ends
+together.
 
-A rank that is killed, ends early, fails or freezes takes the others with it: each waits for the
-others in every step. Whose fault it was is told from what each of them said last.
+Ranks wait for one another in every step, so a rank that is killed, ends early, fails or freezes
+stops all others. The reports of the ranks show which one was at fault.
 """
 
 from __future__ import annotations
@@ -32,20 +33,20 @@ CODE = (
     "import sys; sys.path[:] = sys.argv.pop(1).split(':'); from mtlcli.runner.worker import "
     "main; main()"
 )
-"""What a rank runs: with the launcher's own search path, so that files in the user's folder are not
-taken for modules."""
+"""The Python code of a rank. It uses the launcher's own search path, so that files in the user's
+folder are not taken for modules."""
 
 
 class Rank:
-    """One rank, seen from the launcher."""
+    """A rank, as the launcher sees it."""
 
     def __init__(
         self, number: int, world: int, port: int, folder: RunFolder, order: Resumption | None
     ) -> None:
         self.number = number
-        # A file, not a pipe: nobody has to read it for the rank to end.
+        # The report is a file, not a pipe, so that the rank can end without a reader.
         self._report = tempfile.TemporaryFile()  # noqa: SIM115
-        # At first, it tells the rank what the run goes on with.
+        # Before the rank writes its report, the file hands it the Resumption.
         self._report.write(json.dumps(asdict(order) if order else None).encode())
         self._report.flush()
         arguments = [str(folder.path.absolute()), str(self._report.fileno()), str(os.getpid())]
@@ -60,8 +61,8 @@ class Rank:
             "MASTER_PORT": port,
             "TORCHELASTIC_USE_AGENT_STORE": "True",
         }
-        # Rank 0 writes, so it shares the lock: when the launcher is killed, the folder stays taken
-        # until it is gone, too.
+        # Rank 0 writes into the folder, so it shares the lock: when the launcher is killed, the
+        # folder stays locked until rank 0 has ended too.
         owner = folder.owner.descriptors if number == 0 else []
         self._process = subprocess.Popen(
             [sys.executable, "-c", CODE, ":".join(sys.path), *arguments],
@@ -70,18 +71,20 @@ class Rank:
         )
         self.pid = self._process.pid
         self.ended: float | None = None
-        """When it was seen to have ended."""
+        """The time at which the launcher noticed the end of the rank."""
         self.stopped = 0.0
-        """Seconds since it was stopped (SIGSTOP), as far as the launcher itself was running; 0
-        while it runs."""
+        """Seconds since the rank was stopped (SIGSTOP), without the time in which the launcher
+        itself was stopped; 0 while the rank runs."""
         self.given_up = False
-        """Whether it had to be killed, because the others had failed and it did not end."""
+        """Whether the launcher had to kill the rank, because it was stopped for too long or did not
+        end after another rank had failed."""
         self.said: dict[str, Any] = {}
-        """Its last word: `done` with the results, `interrupted`, or `failed` with the problems."""
+        """The report of the rank: `done` with the results, `interrupted`, or `failed` with the
+        problems."""
 
     def look(self, seconds: float) -> None:
-        """Note whether it has ended, and what it has said, or whether it is stopped. `seconds`:
-        time since the last look."""
+        """Update the state of the rank: whether it has ended, with which report, or whether it is
+        stopped. `seconds`: the time since the last look."""
         if self.ended is None and self._process.poll() is None:
             is_stopped = (
                 os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
@@ -94,35 +97,37 @@ class Rank:
                 said = json.loads(self._report.read())
             except ValueError:
                 said = None
-            # Otherwise nothing, or cut short by a kill: the exit code tells.
+            # A rank that was killed has left no report, or part of one; its exit code then shows
+            # the reason.
             self.said = said if said and said.keys() & {"done", "interrupted", "failed"} else {}
             self._report.close()
 
     @property
     def failed(self) -> bool:
-        """Whether it has ended without having done its part."""
+        """Whether the rank has ended without finishing its part."""
         return self.ended is not None and not self.said.keys() & {"done", "interrupted"}
 
     def send(self, number: int) -> None:
-        """Send it a signal if it still runs."""
+        """Send the rank a signal if it still runs."""
         if self._process.poll() is None:
             self._process.send_signal(number)
 
     def give_up(self) -> None:
-        """Kill it: its turn to end by itself is over."""
+        """Kill the rank, whose time to end by itself is over."""
         self.given_up = True
         self.send(signal.SIGKILL)
 
     def blame(self) -> tuple[int, float]:
-        """Orders the ranks that failed: own faults first, then those that did not answer, then
-        those that lost a neighbour."""
+        """Return the sorting key of a failed rank: first ranks with a fault of their own, then
+        those that did not answer, then those that lost another rank; within each group by the time
+        of the end."""
         return 2 if self.said.get("neighbour") else 1 if self.given_up else 0, self.ended or 0.0
 
     def fault(self, timeout: float) -> list[Problem]:
-        """Why it failed."""
+        """Return the problems that ended the rank."""
         if self.said.get("neighbour"):
-            # No other rank has said more. One that was slow for so long may have gone on since, and
-            # found itself alone.
+            # No rank has reported a cause of its own. A rank that stalled past the timeout may have
+            # resumed since, and lost the others.
             lost = (
                 f"lost another rank, or waited for it for longer than {timeout:g} s "
                 "(runner.timeout)"
@@ -147,15 +152,15 @@ class Rank:
 def launch(
     runner: Runner, folder: RunFolder, order: Resumption | None, interrupt: Interrupt
 ) -> dict[str, Any]:
-    """Run `runner.devices` ranks to their end and return the results. `order`: what an earlier run
-    goes on with.
+    """Run `runner.devices` ranks to their end and return the results. `order`: the Resumption of a
+    run that is resumed.
 
-    Raises RunError naming the rank that failed, and Interrupted when they stopped because a signal
-    had asked for it.
+    Raises UserError for a mistake of the user that a rank has found, RunError naming the rank that
+    failed, and Interrupted when the ranks stopped because of a signal.
     """
     from mtlcli.distributed.rendezvous import local_store
 
-    # Held here, so that the ranks find one another at a port that is free for certain.
+    # The launcher serves the store, so that the port of the ranks' meeting is free for certain.
     store = local_store()
     ranks: list[Rank] = []
 
@@ -179,24 +184,24 @@ def launch(
         raise _explained(failed[0], folder, runner.timeout)
     if "interrupted" in ranks[0].said:
         number, step = ranks[0].said["interrupted"]
-        # The ranks know only what was passed on to them.
+        # The launcher passes on another signal than the one it has received.
         raise Interrupted(interrupt.number or number, step, commands.resume(folder.path))
     results: dict[str, Any] = ranks[0].said["done"]
     return results
 
 
 def _watch(ranks: list[Rank], timeout: float) -> None:
-    """Return when all ranks have ended.
+    """Wait until all ranks have ended.
 
-    A rank that is stopped for `timeout` seconds is killed: no other rank may be left to notice it.
-    Once one has failed, the others are killed after a while: one that is stopped heeds nothing
-    else.
+    A rank that is stopped for `timeout` seconds is killed, because perhaps no other rank is left to
+    notice. Once a rank has failed, the others are killed after GRACE seconds: a stopped rank reacts
+    to nothing else.
     """
     until = None
     before = time.monotonic()
     while any(rank.ended is None for rank in ranks):
         now = time.monotonic()
-        # When the launcher was stopped as well (Ctrl-Z), that time does not count.
+        # Time during which the launcher was stopped as well (Ctrl-Z) does not count.
         seconds, before = min(now - before, 1.0), now
         for rank in ranks:
             rank.look(seconds)

@@ -1,4 +1,4 @@
-"""A run that exists: its config, data and model from the run folder, and its evaluation."""
+"""An existing run: its config, data and model from the run folder, and its evaluation."""
 
 from __future__ import annotations
 
@@ -29,31 +29,32 @@ if TYPE_CHECKING:
     from mtlcli.evaluation.evaluate import Scores
 
 ATTEMPTS = 5
-"""How often a checkpoint is looked for beside a run that removes those it no longer keeps."""
+"""The number of attempts to read a checkpoint while a run deletes old ones."""
 
 
 @dataclass
 class Found:
-    """A checkpoint and the run folder it belongs to."""
+    """A checkpoint and the run folder to which it belongs."""
 
     run: Path
     """The run folder."""
     checkpoint: checkpoint.Checkpoint
-    """The checkpoint, verified."""
+    """The checkpoint, which has verified."""
     tensors: dict[str, Tensor]
-    """Its model."""
+    """The model tensors of the checkpoint."""
     config: str | None
-    """The text of the config that it was saved with; None: of format 1, which does not have it."""
+    """The text of the config that the checkpoint was saved with; None for format 1, which does not
+    have it."""
     notices: list[str]
-    """Checkpoints that had to be skipped."""
+    """Lines about checkpoints that had to be skipped."""
 
 
 def find(path: Path) -> Found:
-    """The checkpoint that results.json is about, or the checkpoint folder that `path` is, its model
-    read into memory.
+    """Return the checkpoint that results.json describes, or the checkpoint in the folder `path`,
+    with its model in memory.
 
-    A run that is still training removes checkpoints: where they change while they are read, they
-    are looked at again. Raises UserError when `path` is neither.
+    A run that is still training deletes checkpoints: when the folders change during the reading,
+    the search starts again. Raises UserError when `path` is neither a run folder nor a checkpoint.
     """
     run = checkpoint.run_of(path)
     if run != path:
@@ -69,18 +70,19 @@ def find(path: Path) -> Found:
 
 
 def _whole(run: Path, found: checkpoint.Checkpoint, notices: list[str]) -> Found:
-    """All that an evaluation needs of a checkpoint, read at once: its folder may go away later."""
+    """Read everything that an evaluation needs from a checkpoint at once, because its folder may be
+    deleted later."""
     config = None if found.config is None else found.config.read_text(encoding="utf-8")
     return Found(run, found, found.tensors("model.safetensors"), config, notices)
 
 
 def _best(run: Path) -> tuple[checkpoint.Checkpoint, list[str]]:
-    """The best checkpoint of a run, verified, and a line for each damaged one that is newer than
-    the newest."""
+    """Return the best checkpoint of a run, verified, and lines about damaged checkpoints that are
+    newer than the newest usable one."""
     newest, notices = checkpoint.newest(run / "checkpoints")
     best, told = newest.best_step, _step_of_results(run)
-    # Its scores may be newer than the state of the same step; those of a format before may never
-    # have come into it.
+    # results.json may know a better step than the checkpoint: its scores are written after a
+    # checkpoint of the same step, and a checkpoint of format 1 may never have received them.
     if told is not None and told != best:
         if told == newest.step or (
             newest.around is None
@@ -98,7 +100,7 @@ def _best(run: Path) -> tuple[checkpoint.Checkpoint, list[str]]:
     try:
         return checkpoint.verified(folder), notices
     except ValueError as error:
-        # Another one would have other scores than those that the run is known by.
+        # Another checkpoint would have other scores than the run's results.json.
         raise UserError(
             f"the run's best checkpoint cannot be used: {error}",
             where=str(folder),
@@ -107,7 +109,8 @@ def _best(run: Path) -> tuple[checkpoint.Checkpoint, list[str]]:
 
 
 def _step_of_results(run: Path) -> int | None:
-    """The step that results.json is about; None when it does not say."""
+    """Return the step that results.json describes; None when the file cannot be read or has no
+    valid step."""
     try:
         step = json.loads((run / "results.json").read_bytes())["step"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -127,19 +130,19 @@ def evaluate_path(
     say: Callable[[str], None] = lambda text: None,
     show: Callable[[dict[str, Any]], None] = lambda results: None,
 ) -> dict[str, Any]:
-    """Evaluate a run folder's best checkpoint, or one checkpoint; the result has the shape of
+    """Evaluate a run folder's best checkpoint, or one checkpoint. The result has the shape of
     results.json.
 
     `split`: `validation` (default), `test` or `train`, the parts that the tasks' configs define, or
-    the name of one split. `scores_file`: where `show` will write the result. `predictions`: a
-    folder that gets `<task>.jsonl` with one prediction per row, and for span tasks `<task>.json` in
-    the form that the official SQuAD script takes. `texts`: the predictions hold the texts of their
-    rows, too. `show`: called with the result before the predictions are written, so that a full
-    disk does not take the scores along.
+    the name of one split. `scores_file`: the file into which `show` will write the result.
+    `predictions`: a folder for the files `<task>.jsonl`, with one prediction per table row, and for
+    span tasks `<task>.json` in the form that the official SQuAD script reads. `texts`: add the
+    texts of the table rows to the predictions. `show`: function that is called with the result
+    before the predictions are written, so that a full disk does not lose the scores.
 
-    Limits of rows that the run was trained with hold only where training evaluated the same splits
-    and no predictions are written, so that the scores are those of results.json; limits among
-    `overrides` always hold.
+    The limits of table rows that the run was trained with hold only where training evaluated the
+    same splits and no predictions are written, so that the scores are those of results.json. Limits
+    among `overrides` always hold.
     """
     found = find(path)
     for notice in found.notices:
@@ -201,7 +204,7 @@ def evaluate_path(
         config, found, parts, wanted, say, every_row=predictions is not None
     )
     show(results)
-    # Other ranks have no scores.
+    # Only rank 0 has scores.
     if predictions is not None and any(scores.values()):
         _write_predictions(predictions, prepared, scores, texts)
     return results
@@ -210,7 +213,7 @@ def evaluate_path(
 def _idle(
     config: Config, wanted: str, parts: dict[str, list[str]], overrides: list[str]
 ) -> list[Problem]:
-    """Overrides of tasks that this evaluation does not read."""
+    """Return problems with overrides of tasks that this evaluation does not read."""
     problems = []
     for key in (override.partition("=")[0] for override in overrides):
         name, _, rest = key.removeprefix("tasks.").partition(".")
@@ -237,15 +240,15 @@ def _idle(
 
 
 def _trained(task: Task) -> list[str]:
-    """The splits that training reads."""
+    """Return the splits that training reads."""
     return [*([task.splits.train] if task.splits.train else []), *task.splits.validation]
 
 
 def _parts(
     config: Config, wanted: str, chosen: list[str] | None, say: Callable[[str], None]
 ) -> dict[str, list[str]]:
-    """The splits to evaluate, by task: of the `chosen` tasks, or of all that have the split, and
-    then it is said which have not.
+    """Return the splits to evaluate, by task: for the `chosen` tasks, or for all tasks that have
+    the split; then `say` names the tasks without it.
 
     Raises UserError when a chosen task has no such split, or no task has it.
     """
@@ -256,7 +259,7 @@ def _parts(
     for name in names:
         there = source.splits(name)
         asked = _splits(config.tasks[name], wanted, there)
-        # Where there is nothing at all, reading says why.
+        # Where a task has no split at all, reading its data reports the reason.
         missing = [split for split in asked if there and split not in there]
         if asked and not missing:
             parts[name] = asked
@@ -288,8 +291,8 @@ def _parts(
 
 
 def _splits(task: Task, wanted: str, there: list[str]) -> list[str]:
-    """The names of a task's splits that `wanted` stands for: a part that its config defines, or the
-    name of one split."""
+    """Return the names of the splits of a task that `wanted` means: a part that the task's config
+    defines, or the name of one split."""
     splits = task.splits
     defined: dict[str, list[str | None]] = {
         "validation": [*splits.validation],
@@ -297,8 +300,7 @@ def _splits(task: Task, wanted: str, there: list[str]) -> list[str]:
         "train": [splits.train],
     }
     names = [name for name in defined.get(wanted, []) if name]
-    # A file or folder may hold a split that plays no part in training, and that the config does not
-    # name.
+    # A file or folder may hold a split that training does not use and the config does not name.
     return names or ([wanted] if wanted in there else [])
 
 
@@ -326,7 +328,8 @@ def _evaluate(
     from mtlcli.training.restore import check_model, restore_model
 
     with connect(config.runner) as ranks:
-        # First without memory for it: a file may ask for any size.
+        # Check the tensors against a model without memory first, because a file may ask for any
+        # size.
         check_model(
             found.checkpoint, found.tensors, without_numbers(config, prepared.tasks, prepared.files)
         )
@@ -357,8 +360,8 @@ def _evaluate(
 
 
 def _other_data(run: Path, prepared: Prepared) -> list[str]:
-    """A warning for each split that the run has read and that has another content, or comes from
-    elsewhere, now."""
+    """Return a warning for each split that the run has read and whose content or source has changed
+    since."""
     try:
         before = RunFolder(run).environment()["data"]["tasks"]
     except UserError as error:
@@ -373,12 +376,13 @@ def _other_data(run: Path, prepared: Prepared) -> list[str]:
 
 
 def _stems(task: str, splits: Iterable[str]) -> list[str]:
-    """The names, without endings, of the files of a task's predictions."""
+    """Return the names, without endings, of the files of a task's predictions."""
     return [task if index == 0 else f"{task}.{split}" for index, split in enumerate(splits)]
 
 
 def _check_files(folder: Path, parts: dict[str, list[str]]) -> None:
-    """Raises UserError for a file of predictions that cannot be written."""
+    """Check that all files of predictions can be written. Raises UserError for those that
+    cannot."""
     files = [
         folder / f"{stem}.jsonl" for name, splits in parts.items() for stem in _stems(name, splits)
     ]
@@ -394,10 +398,10 @@ def _check_files(folder: Path, parts: dict[str, list[str]]) -> None:
 
 
 def _check_overwrites(config: Config, run: Path, files: dict[str, Path]) -> None:
-    """Raises UserError when a file that an evaluation would write holds rows that the run reads, or
-    belongs to the run.
+    """Raise UserError when a file that an evaluation would write holds table rows that the run
+    reads, or belongs to the run.
 
-    `files`: option as it was typed -> the file.
+    `files`: the file of each option, by the option as it was typed.
     """
     own = run.resolve()
     root = None if config.data.root is None else Path(config.data.root).resolve()
@@ -430,8 +434,8 @@ def _check_overwrites(config: Config, run: Path, files: dict[str, Path]) -> None
 def _write_predictions(
     folder: Path, prepared: Prepared, scores: dict[str, dict[str, Scores]], texts: bool
 ) -> None:
-    """One file for each split: `<task>.jsonl` for the first of a task, `<task>.<split>.jsonl` for
-    further ones."""
+    """Write one file for each split: `<task>.jsonl` for the first split of a task,
+    `<task>.<split>.jsonl` for further ones."""
     with writing("the predictions", folder, "then evaluate again"):
         folder.mkdir(parents=True, exist_ok=True)
         for name, by_split in scores.items():

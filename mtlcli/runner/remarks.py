@@ -1,5 +1,5 @@
-"""Settings that do nothing in a run of this length: known once its steps are, and said before the
-first of them."""
+"""Remarks about settings that have no effect in a run. They are known once the number of steps is,
+and shown before the first step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mtlcli.errors import UserError, count_of
 
 
 def remarks(config: Config, steps: int, eval_every: int) -> Iterator[str]:
-    """A line for each setting that does nothing in a run of `steps` steps, evaluated every
+    """Yield a line for each setting that has no effect in a run of `steps` steps, evaluated every
     `eval_every` steps."""
     runner, optim, logger = config.runner, config.optim, config.logger
     if math.ceil(optim.warmup * steps) >= steps > 1 and optim.warmup < 1:
@@ -29,7 +29,7 @@ def remarks(config: Config, steps: int, eval_every: int) -> Iterator[str]:
             f"note: runner.patience={runner.patience} cannot end the run early: it has "
             f"{count_of(evaluations, 'evaluation')}"
         )
-    # The defaults suit most runs and are nobody's wish.
+    # Skip the default, which the user has not asked for.
     logged = None if logger.every == Logger().every else logger.every
     balanced = config.weighting.every if isinstance(config.weighting, Balancing) else None
     for key, every, instead in (
@@ -59,10 +59,10 @@ def remarks(config: Config, steps: int, eval_every: int) -> Iterator[str]:
 
 
 def nothing_left(run: Path, config: Config, step: int, steps: int) -> str | None:
-    """What to say of a run that has made all its steps, and how to train on; None: there are steps
-    left.
+    """Return a note that the run has made all its steps, with the command to train on; None when
+    there are steps left.
 
-    Raises UserError when the run would end before the step that it goes on from.
+    Raises UserError when the run would end before the step that it resumes from.
     """
     if step < steps:
         return None
@@ -88,8 +88,8 @@ def nothing_left(run: Path, config: Config, step: int, steps: int) -> str | None
 
 
 def crowded(runner: Runner, local_ranks: int, threads: int) -> Iterator[str]:
-    """A line when CPU ranks or their threads have to share cores. `local_ranks`: on this machine;
-    `threads`: of each."""
+    """Yield a line when CPU ranks or their threads have to share cores. `local_ranks`: the number
+    of ranks on this machine; `threads`: the number of threads of each rank."""
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )

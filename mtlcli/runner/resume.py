@@ -1,8 +1,9 @@
-"""Going on with a run: everything that may stand against it is looked at first, and nothing is
-written before the checkpoint is restored.
+"""Resuming a run: every obstacle is looked for first, and nothing is written before the checkpoint
+is restored.
 
-A checkpoint is used with the run folder's config, backbone and record of the data. It says what
-they were when it was saved: a difference is named, and refused unless `allow` names it.
+A checkpoint is used with the run folder's config, backbone and record of the data. The checkpoint
+holds their state at the time of the save: a difference is reported, and refused unless `allow`
+names it.
 """
 
 from __future__ import annotations
@@ -37,29 +38,32 @@ from mtlcli.runner.disk_space import without_numbers
 
 @dataclass
 class Resumption:
-    """What a run goes on with. JSON values only: it is handed on to the ranks."""
+    """The data with which a run is resumed. It holds JSON values only, so that it can be handed on
+    to the ranks."""
 
     checkpoint: str
-    """Name of the checkpoint's folder."""
+    """The name of the checkpoint's folder."""
     step: int
-    """Its step."""
+    """The step of the checkpoint."""
     best_step: int | None
     """The step of the best score so far."""
     config: str
-    """The text of the config, with what has been changed."""
+    """The text of the config, including the changes."""
     command: list[str]
     """The command line."""
     changes: list[str]
-    """What has been changed, beside keys that do not touch the result."""
+    """The changed settings, without keys that do not affect the result."""
     lines: list[str]
-    """What the user should know."""
+    """Lines for the user."""
 
     def begin(self, folder: RunFolder, config: Config) -> None:
-        """Write what the run goes on with. The checkpoint has been restored: from here on the run
-        is under way again."""
-        # A process may have been killed between a save and the deletion of what it had replaced.
+        """Write the state from which the run resumes, after the checkpoint has been restored: from
+        here on the run is under way again."""
+        # The earlier process may have been killed between a save and the deletion of the
+        # checkpoints that the save replaced.
         self.lines += drop_aside(folder.checkpoints, up_to=self.step)
-        # Later checkpoints before their rows: no checkpoint may ever be found whose rows are gone.
+        # Set later checkpoints aside before their metrics rows are cut: no checkpoint may exist
+        # without its metrics rows.
         for place in set_aside(folder.checkpoints, self.step):
             name = place.name.removeprefix(ASIDE)
             self.lines.append(
@@ -76,10 +80,10 @@ class Resumption:
 def reopen(
     config: Config, folder: RunFolder, resumes: Path, command: list[str], interrupt: Interrupt
 ) -> tuple[Prepared, Resumption]:
-    """Own a run folder again and check that the run can go on from a checkpoint of it: its data,
-    its backbone, the config if it changed.
+    """Take the lock of a run folder again, and check that the run can resume from one of its
+    checkpoints: its data, its backbone, and the config if it has changed.
 
-    Raises UserError with everything that stands against it; nothing has been changed then.
+    Raises UserError with every obstacle; nothing has been changed then.
     """
     path = folder.path
     folder.reopen()
@@ -130,7 +134,7 @@ def reopen(
 
 def _check_size(found: checkpoint.Checkpoint, config: Config, prepared: Prepared) -> None:
     """Raise UserError when the run's files ask for a larger model than the checkpoint's, before
-    there is memory for it."""
+    memory for it is allocated."""
     model = without_numbers(config, prepared.tasks, prepared.files)
     asked = sum(tensor.nbytes for tensor in model.state_dict().values())
     if asked > (size := (found.folder / "model.safetensors").stat().st_size):
@@ -144,14 +148,14 @@ def _check_size(found: checkpoint.Checkpoint, config: Config, prepared: Prepared
 
 
 OTHERS = (*checkpoint.AROUND, "metrics.jsonl")
-"""What `allow` can name beside keys."""
+"""The names, beside keys, that `allow` can contain."""
 
 
 def differing_files(
     found: checkpoint.Checkpoint, run: Path, allow: list[str]
 ) -> tuple[list[Problem], list[str]]:
-    """Files of the run that are not those that the checkpoint was saved with: those that `allow`
-    does not name, and a line for the rest."""
+    """Return problems with files of the run that differ from those that the checkpoint was saved
+    with, and lines about the differing files that `allow` names."""
     if found.around is None:
         return [], [
             f"{found.folder.name} was saved by an earlier version: that config.yaml and backbone "
@@ -163,7 +167,8 @@ def differing_files(
         if now[name] == found.around[name]:
             continue
         if name == "environment.json" and now[name] == checkpoint.UNREADABLE:
-            # Resume refuses it for what it lacks; an evaluation says what it could not compare.
+            # Resuming refuses an unreadable environment.json elsewhere; an evaluation reports that
+            # it could not compare the data.
             continue
         what = "what it says of the data" if name == "environment.json" else "the file"
         what += (
@@ -187,10 +192,10 @@ def differing_files(
 def differing_config(
     found: checkpoint.Checkpoint, saved: str | None, run: Path, allow: list[str]
 ) -> tuple[list[Problem], list[str]]:
-    """Values of config.yaml that neither the checkpoint was saved with nor a resumed run has
-    changed; as `differing_files`.
+    """Return problems and lines, as `differing_files` does, about values of config.yaml that differ
+    from the checkpoint's config and that no resumed run has changed.
 
-    `saved`: the text of the config that the checkpoint was saved with; None: of format 1.
+    `saved`: the text of the config that the checkpoint was saved with; None for format 1.
     """
     file = run / "config.yaml"
     if saved is None or saved == file.read_text(encoding="utf-8"):
@@ -214,7 +219,8 @@ def differing_config(
 
 
 def _explained(problem: Problem, run: Path, found: checkpoint.Checkpoint) -> Problem:
-    """A change that nobody has typed: it stands in config.yaml."""
+    """Return the problem of a change that was made in config.yaml, not typed on the command
+    line."""
     name = found.folder.name
     back = shlex.join(["cp", str(found.folder / "config.yaml"), str(run / "config.yaml")])
     what, fixed = (
@@ -233,8 +239,8 @@ def _explained(problem: Problem, run: Path, found: checkpoint.Checkpoint) -> Pro
 
 
 def _granted(environment: dict[str, Any], step: int) -> set[str]:
-    """Changes that were allowed when the run went on from this step before: what was saved since
-    then is gone."""
+    """Return the changes that were allowed when the run was resumed from this step before.
+    Checkpoints saved since then are gone."""
     return {
         text
         for entry in environment.get("resumed", [])
@@ -244,8 +250,8 @@ def _granted(environment: dict[str, Any], step: int) -> set[str]:
 
 
 def _best(found: checkpoint.Checkpoint, folder: RunFolder) -> list[str]:
-    """A warning when the best checkpoint cannot be used, and a line about checkpoints that are set
-    aside."""
+    """Return a warning when the best checkpoint cannot be used, and lines about checkpoints that
+    are set aside."""
     lines = [f"warning: {text}" for text in [folder.best_fault(found.best_step)] if text]
     later = [path for path in are_aside(folder.checkpoints) if step_aside(path) > found.step]
     lines += [f"{path.name} is deleted when the next checkpoint is saved" for path in later]

@@ -1,5 +1,5 @@
-"""What each process that `mtlcli.runner.launch` starts does: one rank's part of the run, and a last
-word about it."""
+"""The process of a rank that `mtlcli.runner.launch` starts: one rank's part of the run, and a
+report about it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from mtlcli.pulse import Pulse
 
 
 def main() -> None:
-    """Run as told by the arguments: run folder, open file for orders and the last word, process of
-    the launcher."""
+    """Run one rank. The arguments are the run folder, the descriptor of the open file for the
+    Resumption and the report, and the process id of the launcher."""
     run_dir, report, launcher = sys.argv[1:]
     garbage.at_start()
     fill_closed()
     show_any_text()
     outlive_reader("stdout", "stderr")
-    # Before anything heavy is imported: a signal that comes meanwhile is for the training loop.
+    # Install the handlers before anything heavy is imported: the training loop handles a signal
+    # that comes meanwhile.
     with Interrupt(launched=True) as interrupt, interrupt.leaving_with(int(launcher)):
         said = _work(run_dir, interrupt, int(report))
-    gc.freeze()  # As in mtlcli.__main__: to end soon.
+    gc.freeze()  # As in mtlcli.__main__: the process ends sooner.
     sys.exit("failed" in said)
 
 
@@ -40,7 +41,7 @@ def _work(run_dir: str, interrupt: Interrupt, report: int) -> dict[str, Any]:
     order = json.loads(os.pread(report, os.fstat(report).st_size, 0))
 
     def say(word: dict[str, Any]) -> None:
-        # The first word counts: what goes wrong while the group is left is no news.
+        # Report only the first outcome; errors while leaving the process group follow from it.
         if not said:
             said.update(word)
             os.ftruncate(report, 0)
@@ -54,7 +55,7 @@ def _work(run_dir: str, interrupt: Interrupt, report: int) -> dict[str, Any]:
         from mtlcli.runner.job import config_of, work
 
         folder = RunFolder(Path(run_dir))
-        # The launcher watches the ranks: only a wait that is unusual is worth a message.
+        # The launcher watches the ranks, so only an unusually long wait is worth a message.
         first = os.environ["RANK"] == "0"
         config = config_of(folder.path, order)
         with (
@@ -64,10 +65,10 @@ def _work(run_dir: str, interrupt: Interrupt, report: int) -> dict[str, Any]:
             if ranks.is_main:
                 folder.begun = order is None
                 interrupt.before_leaving = folder.note_end
-            # Said before the group is left: leaving may wait for a neighbour.
+            # Report before leaving the process group, because leaving may wait for another rank.
             try:
                 say({"done": work(folder, order, ranks, interrupt)})
-            except Exception as error:  # noqa: BLE001 (the launcher says it)
+            except Exception as error:  # noqa: BLE001 (the launcher shows it)
                 say(_word(error))
     except Exception as error:  # noqa: BLE001
         say(_word(error))
