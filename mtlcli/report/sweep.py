@@ -1,5 +1,5 @@
-"""The jobs of a sweep, read from their run folders, so that it does not matter which launcher ran
-them. No torch."""
+"""The jobs of a sweep, read from their run folders, so that any launcher may have run them. This
+module does not import torch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mtlcli.errors import count_of
 from mtlcli.screen import Column, FittingTable
 
 LISTED = "jobs.jsonl"
-"""The file of a sweep folder with one object for each job: its number, its folder's name, its
+"""The file of a sweep folder with one object for each job: its number, its folder's name, and its
 overrides."""
 COSTS = ("parameters", "shared", "per_task", "flops_per_example", "examples_per_s", "peak_memory")
-"""Parameters: all, those that several tasks share, and those private to a task (mean over tasks);
-operations of a forward and backward pass for one example; examples trained on in a second; bytes.
-"""
+"""The columns of costs. `parameters`: all parameters. `shared`: the shared parameters. `per_task`:
+those private to a task (mean over tasks). `flops_per_example`: operations of a forward and backward
+pass for one example. `examples_per_s`: examples trained on per second. `peak_memory`: bytes."""
 
 
 @dataclass
@@ -28,33 +28,34 @@ class SweepJob:
     """One job of a sweep."""
 
     number: int
-    """Its number, from 0."""
+    """The number of the job, from 0."""
     folder: Path
-    """Its run folder."""
+    """The run folder of the job."""
     overrides: list[str]
-    """What was given for it, in the sweep's order."""
+    """The overrides of the job, in the sweep's order."""
     status: str
-    """running, finished, failed, interrupted; `not started` without a status."""
+    """The status: `running`, `finished`, `failed` or `interrupted`; `not started` when the job has
+    no status.json."""
     reason: str
-    """Why it failed or was interrupted, in one line."""
+    """The reason for a failure or interruption, in one line."""
     average: float | None
-    """Average of the main scores; None when it has none."""
+    """The average of the main scores; None when the job has none."""
     scores: dict[str, float]
-    """Main score by task."""
+    """The main score of each task."""
     metrics: dict[str, str]
-    """Name of the main metric by task."""
+    """The name of the main metric of each task."""
     costs: dict[str, float]
-    """What it took, by the titles of COSTS; empty when it has not finished."""
+    """The costs of the job, by the names in COSTS; empty when the job has not finished."""
 
     @property
     def measured(self) -> tuple[tuple[str, str], ...]:
-        """The tasks that were scored, each with its main metric: only averages over the same ones
-        can be compared."""
+        """The tasks that were scored, each with its main metric. Only averages over the same tasks
+        and metrics can be compared."""
         return tuple(sorted(self.metrics.items()))
 
     @property
     def configuration(self) -> tuple[str, ...]:
-        """The overrides without the seed: jobs that agree in them are repetitions of one
+        """The overrides without the seed: jobs with the same overrides are repetitions of one
         configuration."""
         return tuple(override for override in self.overrides if not override.startswith("seed="))
 
@@ -64,26 +65,26 @@ class Repeated:
     """The finished jobs of one configuration, which differ by their seeds alone."""
 
     jobs: list[SweepJob]
-    """The jobs; all have scores for the same tasks."""
+    """The jobs, which all have scores for the same tasks."""
 
     def of(self, task: str | None) -> tuple[float, float | None]:
-        """Mean and standard deviation (n - 1; None for one job) of a task's main score, or of the
-        average when `task` is None."""
+        """Return the mean and the standard deviation (n - 1; None for one job) of a task's main
+        score, or of the average when `task` is None."""
         values = [job.average if task is None else job.scores[task] for job in self.jobs]
         known = [value for value in values if value is not None]
         return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
 
 
 def listed_jobs(folder: Path) -> list[dict[str, Any]]:
-    """The entries of a sweep folder's list of jobs. A last line that a kill has cut short is no
-    entry."""
+    """Return the entries of a sweep folder's list of jobs. A last line that a kill has cut short
+    does not count."""
     file = folder / LISTED
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def read_job(entry: dict[str, Any], sweep: Path) -> SweepJob:
-    """A job of the list, as its run folder shows it now."""
+    """Return a job of the list in the present state of its run folder."""
     place = sweep / entry["folder"]
     status = (
         json.loads((place / "status.json").read_text(encoding="utf-8"))
@@ -111,8 +112,8 @@ def read_job(entry: dict[str, Any], sweep: Path) -> SweepJob:
 
 
 def read_sweep(folder: Path) -> list[SweepJob]:
-    """The jobs of a sweep folder: those that measured the same together, the best average first;
-    those without a score last."""
+    """Return the jobs of a sweep folder. Jobs with the same tasks and metrics stand together, with
+    the best average first; jobs without a score come last."""
     jobs = sorted(
         (read_job(entry, folder) for entry in listed_jobs(folder)), key=lambda job: job.number
     )
@@ -144,14 +145,14 @@ def _costs(results: dict[str, Any]) -> dict[str, float]:
 
 
 def varied(jobs: list[SweepJob]) -> list[list[str]]:
-    """For each job the overrides in which the jobs differ."""
+    """Return, for each job, the overrides in which the jobs differ."""
     common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
     return [[override for override in job.overrides if override not in common] for job in jobs]
 
 
 def repeated(jobs: list[SweepJob]) -> list[Repeated]:
-    """The finished jobs by configuration, in groups that measured the same, the best mean average
-    first."""
+    """Return the finished jobs by configuration. Configurations with the same tasks and metrics
+    stand together, with the best mean average first."""
     found: dict[tuple[Any, ...], list[SweepJob]] = {}
     for job in jobs:
         if job.average is not None:
@@ -168,14 +169,14 @@ def repeated(jobs: list[SweepJob]) -> list[Repeated]:
 
 
 def sweep_tables(jobs: list[SweepJob]) -> list[FittingTable]:
-    """What is shown of a sweep: all jobs, what they took where the models differ, and the means
-    over seeds where there are several."""
+    """Return the tables of a sweep: all jobs, the costs where the models differ, and the means over
+    seeds where there are several seeds."""
     tables = [_job_table(jobs), _cost_table(jobs), _seed_table(jobs)]
     return [table for table in tables if table is not None]
 
 
 def _job_table(jobs: list[SweepJob]) -> FittingTable:
-    """All jobs with their average, their tasks' main scores and their status."""
+    """Return a table of all jobs with their average, their tasks' main scores and their status."""
     tasks = _tasks(jobs)
     title = f"sweep: {count_of(len(jobs), 'job')}, the best average first"
     table = _score_table(
@@ -198,8 +199,8 @@ def _job_table(jobs: list[SweepJob]) -> FittingTable:
 
 
 def _seed_table(jobs: list[SweepJob]) -> FittingTable | None:
-    """Mean and standard deviation over the seeds of each configuration; None when no configuration
-    has several."""
+    """Return a table with the mean and standard deviation over the seeds of each configuration;
+    None when no configuration has several seeds."""
     groups = repeated(jobs)
     if all(len(group.jobs) < 2 for group in groups):
         return None
@@ -232,8 +233,8 @@ def _seed_table(jobs: list[SweepJob]) -> FittingTable | None:
 
 
 def _cost_table(jobs: list[SweepJob]) -> FittingTable | None:
-    """What each finished job took, in the order of `jobs`; None when they all have the same
-    parameters and operations."""
+    """Return a table of the costs of each finished job, in the order of `jobs`; None when all jobs
+    have the same parameters and operations."""
     finished = [job for job in jobs if job.costs]
     if len({(job.costs["parameters"], job.costs["flops_per_example"]) for job in finished}) < 2:
         return None
@@ -265,8 +266,8 @@ def _cost_table(jobs: list[SweepJob]) -> FittingTable | None:
 def _score_table(
     tasks: list[str], title: str, first: Column, after: list[Column] | None = None
 ) -> FittingTable:
-    """A table with overrides, the average and every task, of which the last ones go first where
-    there is no room."""
+    """Return a table with overrides, the average and every task. Where the window is too narrow,
+    the last tasks are left out first."""
     scores = [Column(task, right=True, goes=2 + number) for number, task in enumerate(tasks)]
     columns = [
         first,
@@ -279,7 +280,7 @@ def _score_table(
 
 
 def _apart(jobs: list[SweepJob]) -> str:
-    """What a title says when not all jobs can be compared."""
+    """Return the end of a title, which is empty unless some jobs cannot be compared."""
     if len({job.measured for job in jobs if job.scores}) < 2:
         return ""
     return " within the same tasks and metrics; averages on two sides of a line cannot be compared"
@@ -290,11 +291,11 @@ def _apart(jobs: list[SweepJob]) -> str:
 
 
 def write_csv(jobs: list[SweepJob], path: Path) -> None:
-    """The jobs as CSV, one row each, scores in full, with the means over the seeds of each job's
-    configuration.
+    """Write the jobs as CSV, one line each, with all digits of the scores and with the means over
+    the seeds of each job's configuration.
 
-    `measured` tells which rows can be compared; `n`, `average_mean`, `average_std` and the like are
-    over the finished jobs that differ from this one by the seed alone.
+    `measured` shows which lines can be compared; `n`, `average_mean`, `average_std` and the like
+    are over the finished jobs that differ from this one by the seed alone.
     """
     tasks = _tasks(jobs)
     groups = {job.number: group for group in repeated(jobs) for job in group.jobs}
