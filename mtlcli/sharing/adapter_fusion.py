@@ -7,13 +7,14 @@ goes on with
     h + sum_k a_k z_k,    a = softmax_k( (Q_t h) . (K_t z_k) / sqrt(keys) )
 
 Differences. The paper trains the adapters first and the attention over them, then frozen, in a
-second run; here both are trained at once, and a task changes only its own adapters: those of others
-are read, no gradient of its loss goes into their weights. Q and K are `keys` x hidden, and there is
-no value matrix (the paper starts it at the identity): three hidden x hidden matrices for each task
-and layer would be as large as the backbone. The scores are scaled like those of any attention.
+second run; here both are trained at once, and a task changes only its own adapters: it reads those
+of others, but no gradient of its loss goes into their weights. Q and K are `keys` x hidden, and
+there is no value matrix (the paper starts it at the identity): three hidden x hidden matrices for
+each task and layer would be as large as the backbone. The scores are scaled like those of any
+attention.
 
-All adapters start at zero, so the backbone's output is unchanged then and every adapter has the
-same share.
+All adapters start at zero, so that at the start the backbone's output is unchanged and every
+adapter has the same share.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from mtlcli.tasks.base import Encoded
 
 
 class AdapterFusion(Trunk):
-    """One backbone, frozen or not; behind its layers adapters, of which every task takes what helps
-    it."""
+    """One backbone, frozen or not, with adapters behind its layers, which every task mixes by an
+    attention of its own."""
 
     def __init__(
         self,
@@ -60,13 +61,13 @@ class AdapterFusion(Trunk):
         adapt(self.backbone, config.layers, place, frozen=config.frozen)
 
     def forward(self, task: str, batch: Batch) -> Encoded:
-        """Token states and pooled vectors through the task's mix of adapters."""
+        """Return token states and pooled vectors computed through the task's mix of adapters."""
         self._route.owner, self._route.mask = self.owners[task], batch.attention_mask
         return self.backbone(batch)
 
     def measures(self) -> dict[str, Any]:
-        """`attention`: for each task, the share of each task's adapter in what it reads, averaged
-        over layers and the tokens of its newest (micro-)batch in training on this rank."""
+        """Return `attention`: for each task, the share of each task's adapter in what it reads,
+        averaged over layers and the tokens of its newest (micro-)batch in training on this rank."""
         found = {}
         for name in self.heads:
             shares = torch.stack(
@@ -83,13 +84,13 @@ class Fusion(nn.Module):
         super().__init__()
         self.query = nn.Linear(hidden, keys, bias=False)
         self.key = nn.Linear(hidden, keys, bias=False)
-        # Part of the checkpoint: what is told of a run does not depend on whether it was
+        # Part of the checkpoint, so that the statistics of a run do not depend on whether it was
         # interrupted.
         self.register_buffer("shares", torch.full((count,), 1 / count))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """r = K^T Q h / sqrt(keys), (..., hidden): an adapter's score is its product with what the
-        adapter would add."""
+        """Return r = K^T Q h / sqrt(keys), (..., hidden). The score of an adapter is the product of
+        r with what the adapter would add."""
         query = self.query(hidden)
         return query @ self.key.weight / query.shape[-1] ** 0.5
 
@@ -105,14 +106,14 @@ class FusedLayer(Layer):
         self._route = route
 
     def forward(self, *inputs: Any, **more: Any) -> Any:
-        """What the layer returns, with the mix added to the hidden states."""
+        """Return the layer's output, with the mix added to the hidden states."""
         output = self.inner(*inputs, **more)
         hidden = hidden_of(output)
         return with_hidden(output, hidden + self._mix(hidden))
 
     def _mix(self, hidden: Tensor) -> Tensor:
-        """sum_k a_k z_k, (batch, length, hidden). The K adapters are one of K times the width: no
-        z_k is ever made."""
+        """Return sum_k a_k z_k: (batch, length, hidden). The K adapters are computed as one adapter
+        that is K times as wide, so that no z_k is ever made."""
         fusion = self.fusions[self._route.owner]
         down, down_bias, up, up_bias = (
             self._stacked(*place)
@@ -135,8 +136,8 @@ class FusedLayer(Layer):
         return weighted @ wide + shares @ up_bias
 
     def _stacked(self, part: str, kind: str) -> Tensor:
-        """One of the four parameters of all K adapters, (K, ...); no gradient goes into those of
-        other tasks."""
+        """Return one of the four parameters of all K adapters: (K, ...). No gradient goes into
+        those of other tasks."""
         owner = self._route.owner
         each = [
             (name, adapter.get_submodule(part).get_parameter(kind))

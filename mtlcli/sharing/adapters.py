@@ -6,9 +6,10 @@ layer, so that every architecture has a place for it:
 
     h' = h + up(gelu(down(h)))    with h what the layer gives
 
-`up` starts at zero, so the backbone's output is unchanged then. Both papers freeze the backbone,
-`frozen=true`, but for Houlsby's layer norms, which stay frozen here as well. As it is, the backbone
-is trained for all tasks together, and adapters say where tasks differ.
+`up` starts at zero, so that at the start the backbone's output is unchanged. Both papers freeze the
+backbone (`frozen=true`), except for Houlsby's layer norms, which are frozen here as well. By
+default, the backbone is trained for all tasks together, and adapters hold what differs between
+tasks.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from mtlcli.tasks.base import Encoded
 
 
 class Adapters(Trunk):
-    """One backbone, frozen or not, with adapters for each task, and one for all of them if the
-    config says so."""
+    """One backbone, frozen or not, with adapters for each task, and with `shared` an adapter for
+    all of them."""
 
     joint = True
     first_token = True
@@ -54,13 +55,13 @@ class Adapters(Trunk):
         adapt(self.backbone, config.layers, place, frozen=config.frozen)
 
     def forward(self, task: str, batch: Batch) -> Encoded:
-        """Token states and pooled vectors through the task's adapters."""
+        """Return token states and pooled vectors computed through the task's adapters."""
         self._route.parts = self.owned(task, batch)
         return self.backbone(batch)
 
 
 class AdaptedLayer(Layer):
-    """A layer, and behind it the adapter of the task and that of all, side by side."""
+    """A layer, and behind it the task's adapter and the shared one, side by side."""
 
     def __init__(
         self, layer: nn.Module, adapters: PerTask, shared: Bottleneck | None, route: Route
@@ -70,7 +71,7 @@ class AdaptedLayer(Layer):
         self._route = route
 
     def forward(self, *inputs: Any, **more: Any) -> Any:
-        """What the layer returns, with adapted hidden states."""
+        """Return the layer's output with adapted hidden states."""
         output = self.inner(*inputs, **more)
         hidden = hidden_of(output)
         adapted = hidden + self._route.each(

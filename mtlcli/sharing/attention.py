@@ -7,16 +7,17 @@ out, a task has a mask of its own for every token and feature:
     m = sigmoid(up(relu(norm(down([u; s])))))        s' = m * p
 
 s is the task's state at the chosen layer below; at the lowest there is none, and the mask looks at
-u alone. What is shared goes upwards unmasked; from the highest chosen layer on, the task's state
-takes its place, through whatever stands above: layers that were not chosen, the final norm, the
-pooler, the head.
+u alone. The shared states go upwards unmasked. From the highest chosen layer on, the task's state
+takes their place, and passes through whatever stands above: layers that were not chosen, the final
+norm, the pooler, the head.
 
-Where the paper has convolutions as wide as the features and batch norm, there are linear maps
-through a bottleneck (`size`), since the masks of a task would else be as large as a quarter of
-BERT's layers, and layer norm, which needs no batch. The paper also passes a task's features through
-a shared convolution between blocks, to fit them to the next block's width; all layers here have one
-width, so there is none. Masks begin near OPEN at every feature, so that pretrained features come
-through as they are; where all masks are 1 the model is that of `hard`.
+In place of the paper's convolutions, which are as wide as the features, there are linear maps
+through a bottleneck (`size`), since otherwise the masks of a task would be as large as a quarter of
+BERT's layers. In place of its batch norm there is layer norm, which needs no batch. The paper also
+passes a task's features through a shared convolution between blocks, to fit them to the next
+block's width; all layers here have one width, so there is none. Masks begin near OPEN at every
+feature, so that pretrained features come through as they are; where all masks are 1 the model is
+that of `hard`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from mtlcli.models.multitask import Trunk
 from mtlcli.tasks.base import Encoded
 
 OPEN = 0.9
-"""Masks at the start, but for the small random weights that tell features apart."""
+"""Value of the masks at the start, except for the small random weights that tell features apart."""
 
 
 class Mask(nn.Module):
@@ -61,23 +62,25 @@ class Mask(nn.Module):
         nn.init.constant_(self.up.bias, math.log(OPEN / (1 - OPEN)))
 
     def forward(self, states: Tensor) -> Tensor:
-        """(batch, length, width) -> (batch, length, hidden), between 0 and 1."""
+        """Return the mask (batch, length, hidden), between 0 and 1, for states (batch, length,
+        width)."""
         return torch.sigmoid(self.up(torch.relu(self.norm(self.down(states)))))
 
 
 class Branch(Route):
-    """Whose batch is in the backbone, and its task's state on the way up."""
+    """Route that also holds the state of the batch's task on the way up."""
 
     def __init__(self) -> None:
         super().__init__()
         self.state: Tensor | None = None
-        """(batch, length, hidden) of the highest chosen layer passed so far."""
+        """The task's state (batch, length, hidden) at the highest chosen layer passed so far; None
+        before the first."""
         self.tokens = torch.empty(0)
         """(batch, length): 1 where there is a token, 0 where there is padding."""
 
 
 class MaskedLayer(Layer):
-    """A shared layer, and each task's mask over what it gives."""
+    """A shared layer, and a mask of each task over its output."""
 
     def __init__(self, layer: nn.Module, masks: PerTask, branch: Branch, *, top: bool) -> None:
         """`top`: whether the task's state goes on from here in the place of the shared states."""
@@ -90,7 +93,8 @@ class MaskedLayer(Layer):
         self.register_buffer("mean", torch.full((len(masks),), OPEN))
 
     def forward(self, *inputs: Any, **more: Any) -> Any:
-        """What the layer gives; at the top with the task's state in the place of its states."""
+        """Return the layer's output; at the top, with the task's state in the place of the shared
+        states."""
         branch = self._branch
         below = inputs[0] if inputs else more["hidden_states"]
         output = self.layer(*inputs, **more)
@@ -141,7 +145,7 @@ class Attention(Trunk):
             self._masked.append((number, masked))
 
     def forward(self, task: str, batch: Batch) -> Encoded:
-        """Token states and pooled vectors that the task's masks let through."""
+        """Return token states and pooled vectors behind the task's masks."""
         branch = self._branch
         branch.parts, branch.state, branch.tokens = (
             self.owned(task, batch),
@@ -153,8 +157,8 @@ class Attention(Trunk):
         return encoded
 
     def measures(self) -> dict[str, Any]:
-        """`masks`: for each head and chosen layer, by number, the mean of the mask over the tokens
-        of the head's newest batch."""
+        """Return `masks`: for each head and chosen layer, by number, the mean of the mask over the
+        tokens of the head's newest batch in training."""
         means = {
             number: dict(zip(self.heads, masked.mean.tolist(), strict=True))
             for number, masked in self._masked

@@ -3,8 +3,8 @@ gate for each task over both.
 
 Tang et al. 2020, "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning Model for
 Personalized Recommendations", section 4.1: y_k = sum_i g_k(x)_i f_i(x) over the task's own experts
-and the shared ones, g_k(x) = softmax(W_k x). Without experts of their own it is MMoE, whose experts
-and tokens it has.
+and the shared ones, g_k(x) = softmax(W_k x). Without private experts, CGC is MMoE. Its experts are
+the blocks that mmoe.py describes, and its gates act on tokens as there.
 """
 
 from __future__ import annotations

@@ -3,14 +3,14 @@ linearly.
 
 Misra et al. 2016, "Cross-stitch Networks for Multi-task Learning": after a layer, x_k <- sum_j
 alpha_kj x_j, with alpha learned from a start near the identity, at 100 to 1000 times the learning
-rate of the rest. The identity is `none` but for the embeddings; 1/K everywhere makes all streams
-equal.
+rate of the rest. With the identity, the model is `none` except for the embeddings; with 1/K
+everywhere, all streams are equal.
 
-The paper copies the whole network; here embeddings are one for all tasks: a task's batch would need
-the tables of all, which are most of a small model's weights. Above the last unit a task needs only
-its own copy. The paper has a unit for each channel; here one matrix for each layer, as Ruder et al.
-2019 have it, says who listens to whom. Which layers have a unit is free; the paper puts one behind
-every pooling layer.
+The paper copies the whole network; here all tasks share the embeddings, since otherwise a task's
+batch would need the tables of all tasks, which are most of a small model's weights. Above the last
+unit a task needs only its own copy. The paper has a unit for each channel; here each layer has one
+matrix, as in Ruder et al. 2019, with the weight of each task's stream in each other's. The config
+chooses the layers that have a unit; the paper puts one behind every pooling layer.
 """
 
 from __future__ import annotations

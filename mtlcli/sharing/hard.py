@@ -16,7 +16,7 @@ from mtlcli.tasks.base import Encoded
 
 
 class Hard(Trunk):
-    """Every task reads the same backbone."""
+    """One backbone that every task reads."""
 
     joint = True
     first_token = True
@@ -28,5 +28,5 @@ class Hard(Trunk):
         self.backbone = make_backbone()
 
     def forward(self, task: str, batch: Batch) -> Encoded:
-        """Token states and pooled vectors: the same function for every task."""
+        """Return token states and pooled vectors, by the same function for every task."""
         return self.backbone(batch)

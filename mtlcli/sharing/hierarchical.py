@@ -6,14 +6,15 @@ Hashimoto et al. 2017, "A Joint Many-Task Model". Scalar mix: Peters et al. 2018
 contextualized word representations" (ELMo).
 
 A norm or a pooler that the network has above its layers acts on the task's layer as it would on the
-last one. With every task at the last layer this is hard sharing. Layers above those of all tasks
-are dropped: nobody reads them.
+last one. With every task at the last layer this is hard sharing. Layers above the highest one that
+a task reads are dropped.
 
 Successive regularisation keeps what lower tasks have learned while higher ones train: delta |theta
 - theta'|^2, where theta are the embeddings and the layers that a task below the highest reads.
-Hashimoto et al. train an epoch of each task after the other, and theta' is what the tasks below
-have left. Here steps of all tasks alternate, and one step may hold several; so theta' is what the
-weights were at the last of every `successive_every` steps, and the term acts in every step.
+Hashimoto et al. train the tasks one after another, an epoch each, and theta' are the weights as the
+tasks below have left them. Here steps of all tasks alternate, and one step may hold several; so
+theta' are the weights as they were at the last of every `successive_every` steps, and the auxiliary
+loss acts in every step.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Hierarchical(Trunk):
         self._held = self._hold(top) if config.successive else []
 
     def forward(self, task: str, batch: Batch) -> Encoded:
-        """Token states and pooled vectors of the task's layer, or of its mix of layers."""
+        """Return token states and pooled vectors of the task's layer, or of its mix of layers."""
         self._pass.owner = self.owners[task]
         encoded = self.backbone(batch)
         self._pass.states.clear()
@@ -82,7 +83,8 @@ class Hierarchical(Trunk):
         return encoded
 
     def users(self, parameter: str) -> tuple[str, ...]:
-        """Of a layer: the tasks that read it or one above it."""
+        """Return the tasks whose loss depends on a parameter; for a layer's parameter, the tasks
+        that read this layer or one above it."""
         inside = parameter.removeprefix("backbone.network.")
         layer = layer_of(inside) if inside != parameter else None
         if layer is None:
@@ -90,8 +92,9 @@ class Hierarchical(Trunk):
         return tuple(task for task, owner in self.owners.items() if self.exits[owner] >= layer)
 
     def penalty(self) -> Tensor | None:
-        """`successive` times the squared distance of what is held to what it was: scalar. Called
-        once a step: it counts the steps."""
+        """Return the auxiliary loss: `successive` times the squared distance of the held weights to
+        what they were, a scalar; None if no weights are held. Called once a step, because this
+        method counts the steps."""
         if not self._held:
             return None
         held_for = self.get_buffer("held_for")
@@ -103,9 +106,9 @@ class Hierarchical(Trunk):
         return self.config.successive * self._distance()
 
     def measures(self) -> dict[str, Any]:
-        """`layers`: the layer of each task, from 0. With `mix`, `mix`: the share of each state in
-        what a task reads, from the embeddings to its layer. With `successive`, `distance`: what the
-        penalty multiplies."""
+        """Return `layers`: the layer of each task, from 0. With `mix`, also `mix`: the share of
+        each state in what a task reads, from the embeddings to its layer. With `successive`, also
+        `distance`: the value that the penalty multiplies."""
         found: dict[str, Any] = {"layers": self.exits}
         with torch.no_grad():
             if self.config.mix:
@@ -115,7 +118,8 @@ class Hierarchical(Trunk):
         return found
 
     def _hold(self, top: int) -> list[nn.Parameter]:
-        """What successive regularisation holds, with its start in buffers."""
+        """Return the parameters that successive regularisation holds, and put their present values
+        into buffers. Raises UserError when there are none."""
         lower = max((layer for layer in self.exits.values() if layer < top), default=None)
         depth = self.backbone.depth
         named = self.backbone.network.named_parameters()
@@ -149,15 +153,15 @@ class Hierarchical(Trunk):
 
 
 class Pass(Route):
-    """What the layers need to know of the batch that goes through them."""
+    """Route that also holds what the layers need to know of the batch that goes through them."""
 
     def __init__(self, exits: dict[str, int], mixes: PerTask) -> None:
         super().__init__()
         self.exits, self.mixes = exits, mixes
         self.states: list[Tensor] = []
-        """With mixes: the states below the first layer and above each that has run."""
+        """With mixes: the states below the first layer and above each layer that has run."""
         self.output: Any = None
-        """What the last layer that ran returned."""
+        """The output of the last layer that ran."""
 
 
 class ExitLayer(Layer):
@@ -170,14 +174,14 @@ class ExitLayer(Layer):
         self._number, self._pass = number, passing
 
     def forward(self, *inputs: Any, **more: Any) -> Any:
-        """What the layer returns, at the task's own layer with the mix as hidden states; above it
-        the hidden states that came in."""
+        """Return the layer's output, at the task's own layer with the mix as hidden states; above
+        the task's layer, return the hidden states that came in."""
         passing = self._pass
         hidden = inputs[0] if inputs else more["hidden_states"]
         exit_at = passing.exits[passing.owner]
         if self._number > exit_at:
-            # In the form in which layers of this network return it, with what else they hand on
-            # (T5's position biases).
+            # This has the form of the outputs of this network's layers, with what they pass on
+            # beside the states (T5's position biases).
             return with_hidden(passing.output, hidden)
         passing.output = output = self.inner(*inputs, **more)
         if passing.owner in passing.mixes:
@@ -199,11 +203,11 @@ class ScalarMix(nn.Module):
         self.scale = nn.Parameter(torch.ones(()))
 
     def shares(self) -> Tensor:
-        """The weights of the states: (states,), of sum 1."""
+        """Return the weights of the states, which sum to 1: (states,)."""
         return self.weights.softmax(0)
 
     def forward(self, states: list[Tensor]) -> Tensor:
-        """The mix of states of the same shape, one a weight."""
+        """Return the mixture of states of the same shape, one for each weight."""
         mixed = torch.zeros_like(states[0])
         for share, state in zip(self.shares(), states, strict=True):
             mixed = mixed + share * state

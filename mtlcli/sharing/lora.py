@@ -6,8 +6,8 @@ becomes for task t
 
     W + alpha / r B_t A_t    with A_t (r x in) random and B_t (out x r) zero at the start
 
-so the backbone's output is unchanged then. The paper freezes W, `frozen=true`; as it is, W is
-trained for all tasks together, and the changes say where tasks differ.
+so that at the start the backbone's output is unchanged. The paper freezes W (`frozen=true`). By
+default, W is trained for all tasks together, and the changes hold what differs between tasks.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from mtlcli.models.multitask import Trunk
 from mtlcli.tasks.base import Encoded
 
 SHARED = "_all"
-"""The name that peft has for the change of all tasks together. No task has it: tasks' names begin
-with a letter."""
+"""Name that peft has for the change of all tasks together. No task has this name, because tasks'
+names begin with a letter."""
 KINDS = ("lora_A", "lora_B")
-"""What peft calls the two factors; below them, one for each adapter."""
+"""Names that peft has for the two factors. Below each there is one matrix for each adapter."""
 
 
 class LoRA(Trunk):
-    """One backbone, frozen or not, with low-rank changes for each task, and one for all of them if
-    the config says so."""
+    """One backbone, frozen or not, with low-rank changes for each task, and with `shared` one for
+    all of them."""
 
     first_token = True
 
@@ -56,20 +56,21 @@ class LoRA(Trunk):
             settings = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=wanted)  # type: ignore[arg-type]
             try:
                 with warnings.catch_warnings():
-                    # Several adapters are what is wanted, and GPT-2 keeps its matrices transposed.
+                    # Both warnings are expected: there are several adapters, and GPT-2 keeps its
+                    # matrices transposed.
                     warnings.filterwarnings(
                         "ignore", "Already found a `peft_config`|fan_in_fan_out is set to False"
                     )
                     inject_adapter_in_model(settings, network, key_of(name))
             except ValueError as error:
                 raise _refusal(config, network.config.model_type, error) from error
-        # peft's own way to choose an adapter freezes the others, which is not its to decide; here
+        # peft's own way to choose an adapter freezes the others, which have to be trained. Instead,
         # all layers read one list.
         self._active: list[str] = []
         for module in network.modules():
             if isinstance(module, LoraLayer):
                 module._active_adapter = self._active
-        # It has frozen the network, and of the changes all but the last.
+        # peft has frozen the network, and all changes except the last.
         for name, parameter in network.named_parameters():
             if _adapter(name) is not None:
                 parameter.requires_grad = True
@@ -77,12 +78,13 @@ class LoRA(Trunk):
             parameter.requires_grad = True
 
     def forward(self, task: str, batch: Batch) -> Encoded:
-        """Token states and pooled vectors through the task's changes."""
+        """Return token states and pooled vectors computed through the task's changes."""
         self._active[:] = [key_of(self.owners[task]), *([SHARED] if self._shared else [])]
         return self.backbone(batch)
 
     def users(self, parameter: str) -> tuple[str, ...]:
-        """Of a task's change: the task and those that borrow its head."""
+        """Return the tasks whose loss depends on a parameter; for a parameter of a task's change,
+        the task and those that borrow its head."""
         adapter = _adapter(parameter)
         return (
             super().users(parameter)
@@ -92,7 +94,8 @@ class LoRA(Trunk):
 
 
 def _adapter(parameter: str) -> str | None:
-    """The name of the adapter that a parameter belongs to; None for those of the backbone."""
+    """Return the name of the adapter that a parameter belongs to; None for parameters of the
+    backbone."""
     parts = parameter.split(".")
     return next(
         (following for part, following in zip(parts, parts[1:], strict=False) if part in KINDS),

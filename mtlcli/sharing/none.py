@@ -1,5 +1,5 @@
-"""No sharing: a copy of the backbone for each task. The single-task baseline, in the same run and
-at equal data."""
+"""No sharing: a copy of the backbone for each task. This is the single-task baseline, in the same
+run and with equal data."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mtlcli.tasks.base import Encoded
 
 
 class NoSharing(Trunk):
-    """One backbone for each head; all start from the same weights. A task that uses another's head
-    uses its backbone too."""
+    """One backbone for each head. All start from the same weights. A task that uses another task's
+    head uses its backbone too."""
 
     first_token = True
 
@@ -26,5 +26,5 @@ class NoSharing(Trunk):
         self.backbones = PerTask.copies(make_backbone(), self.heads)
 
     def forward(self, task: str, batch: Batch) -> Encoded:
-        """Token states and pooled vectors of the task's own backbone."""
+        """Return token states and pooled vectors of the task's own backbone."""
         return self.backbones[self.owners[task]](batch)

@@ -5,19 +5,18 @@ Stickland & Murray 2019, "BERT and PALs". With h what goes into a layer, its out
     layer(h) + V_D attention(V_E h)
 
 where V_E (hidden -> size) and V_D (size -> hidden) of a task are the same in all layers, and the
-attention, without an output matrix, is the layer's own. V_D starts at zero, so that the backbone's
-output is unchanged then; the authors' starts at random.
+attention, without an output matrix, is the layer's own. V_D starts at zero, so that at the start
+the backbone's output is unchanged; the authors' V_D starts at random.
 
 Differences from the paper and its code:
 - The paper adds this inside the last layer norm of BERT's layer; here it is added behind the layer,
-  so that every
-  architecture has a place for it.
+  so that every architecture has a place for it.
 - The authors' code puts a GELU behind V_D, gives V_E and V_D biases, and has dropout on the
-  attention's weights. Here there
-  is none of them: V_D and V_E are the plain matrices of the paper's formula.
+  attention's weights. Here there are none of these: V_D and V_E are the plain matrices of the
+  paper's formula.
 - The paper's attention is 204 wide beside the 768 channels of BERT-base. The default here is 96
-  wide: as large a share of
-  the 384 channels of MiniLM. The paper trains the backbone too, and so does the default here.
+  wide: as large a share of the 384 channels of MiniLM. The paper trains the backbone too, and so
+  does the default here.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ class PAL(Trunk):
         adapt(self.backbone, config.layers, place, frozen=config.frozen)
 
     def forward(self, task: str, batch: Batch) -> Encoded:
-        """Token states and pooled vectors through the task's attention."""
+        """Return token states and pooled vectors computed through the task's attention."""
         self._route.parts, self._route.mask = self.owned(task, batch), batch.attention_mask
         return self.backbone(batch)
 
@@ -76,14 +75,14 @@ class Attention(nn.Module):
     """Multi-head attention without an output matrix."""
 
     def __init__(self, size: int, heads: int, *, causal: bool) -> None:
-        """`causal`: tokens see only what stands before them."""
+        """`causal`: whether tokens see none of the tokens after them."""
         super().__init__()
         self._heads, self._causal = heads, causal
         self.project = nn.Linear(size, 3 * size)
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """(batch, length, size) -> the same; `mask` (batch, length) is True where there is a token
-        to see."""
+        """Return the attended states, (batch, length, size), for states of the same shape. `mask`:
+        (batch, length), True where there is a token to see."""
         batch, length, size = states.shape
         query, key, value = (
             self.project(states)
@@ -100,7 +99,7 @@ class Attention(nn.Module):
 
 
 class ParallelLayer(Layer):
-    """A layer, and in parallel to it the attention of the task."""
+    """A layer, and in parallel to it the task's attention."""
 
     def __init__(
         self,
@@ -112,12 +111,13 @@ class ParallelLayer(Layer):
     ) -> None:
         super().__init__(layer)
         self.inner, self.attentions = layer, attentions
-        # In a tuple: they belong to the trunk, and to all its layers.
+        # In a tuple, so that torch does not register them in each layer: they belong to the trunk,
+        # and all its layers use them.
         self._projections = encoders, decoders
         self._route = route
 
     def forward(self, *inputs: Any, **more: Any) -> Any:
-        """What the layer returns, with the task's attention added to the hidden states."""
+        """Return the layer's output, with the task's attention added to the hidden states."""
         hidden = inputs[0] if inputs else more["hidden_states"]
         encoders, decoders = self._projections
 

@@ -8,13 +8,14 @@ x_k mixes the task's experts and the shared ones by a gate on x_k, and the next 
 experts of all tasks and the shared ones by a gate on x_s. The last level has no shared gate: it is
 CGC. All streams begin as the backbone's token states.
 
-A loss depends on the experts of all tasks below the last level, by way of the shared stream, on the
-gates of all tasks below the last but one, and above that on the task's own. What all depend on is
-stacked and computed in batched products.
+By way of the shared stream, every loss depends on the experts of all tasks in the levels below the
+last, and on the gates of all tasks in the levels below the last but one; elsewhere, a loss depends
+on the experts and gates of no other task. What every loss depends on is stacked and computed in
+batched products.
 
-Levels lie on top: in layers, the streams of all tasks would each have to pass through the rest of
-the network. The paper's experts are dense layers; here they are residual feed-forward blocks of a
-transformer.
+Levels lie on top of the backbone: inside its layers, the streams of all tasks would each have to
+pass through the rest of the network. The paper's experts are dense layers; here they are residual
+feed-forward blocks of a transformer.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class Level(nn.Module):
     each task and for the shared stream."""
 
     def __init__(self, trunk: PLE, config: PLESharing, *, all_streams: bool) -> None:
-        """`all_streams`: whether the level above needs the streams of all tasks, or only that of
-        the batch's task beside the shared one."""
+        """`all_streams`: whether the level above needs the streams of all tasks, or only the stream
+        of the batch's task and the shared one."""
         super().__init__()
         self._route, self._owners = trunk.route, trunk.heads
         self._own, self._shared, self._private = (
@@ -47,18 +48,22 @@ class Level(nn.Module):
         self._all_streams = all_streams
         self.experts = Blocks(self._private + self._shared, trunk.backbone.hidden, trunk.std)
         gates = {owner: trunk.gate(self._own + self._shared) for owner in trunk.heads}
-        # Not private where the losses of all tasks depend on the gates of all.
+        # With all streams, the losses of all tasks depend on these gates, so they are not private.
         self.gates = TaskModules(gates) if all_streams else PerTask(gates)
         self.shared_gate = trunk.gate(self._private + self._shared)
         self.load = Load(trunk.heads, self._own + self._shared, trunk.route)
-        # No task's name has a blank.
+        # A task may be named `shared`, but no task's name has a blank.
         self._shared_name = "shared" if "shared" not in trunk.heads else "shared stream"
         self.shared_load = Load([self._shared_name], self._private + self._shared, trunk.route)
 
     def forward(self, streams: Tensor) -> Tensor:
-        """(K + 1, batch, length, hidden), the shared stream last, or (batch, length, hidden) where
-        all begin. Gives (K + 1, ...), or the stream of the batch's task and the shared one: (2,
-        ...)."""
+        """Return the streams for the level above: those of all tasks and the shared one, (K + 1,
+        batch, length, hidden), or those of the batch's task and the shared one, (2, batch, length,
+        hidden).
+
+        `streams`: (K + 1, batch, length, hidden), the shared stream last, or (batch, length,
+        hidden) where all streams begin.
+        """
         begins = streams.ndim == 3
         if begins:
             outputs = self.experts(streams)
@@ -87,7 +92,8 @@ class PLE(ExpertTrunk):
         self, config: PLESharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]
     ) -> None:
         super().__init__(config, make_backbone, owners)
-        # Named by words: a number in a parameter's name would be taken for that of a layer.
+        # The keys are no bare numbers, because a number in a parameter's name would be taken for
+        # that of a layer.
         self.levels = nn.ModuleDict(
             {
                 f"level{number}": Level(self, config, all_streams=number < config.levels - 1)
@@ -106,7 +112,7 @@ class PLE(ExpertTrunk):
         return self.last(hidden) if streams is hidden else self.last(streams[0], common=streams[1])
 
     def loads(self) -> dict[str, list[Load]]:
-        """By `level N`, from 1."""
+        """Return the loads by `level N`, from 1."""
         levels: list[Level] = list(self.levels.values())  # type: ignore[arg-type]
         found = {
             f"level {number}": [level.load, level.shared_load]

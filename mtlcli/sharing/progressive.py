@@ -3,8 +3,8 @@ forms.
 
 `columns`: Rusu et al. 2016, "Progressive Neural Networks". Each stage has a column of its own, a
 copy of the backbone, and reads the columns of the stages before it through lateral connections, in
-the paper's adapter form. With h_i^(j) what layer i of column j gives, what goes from layer i of
-column k to what stands above it (layer i + 1, the final norm, the head) is
+the paper's adapter form. With h_i^(j) what layer i of column j gives, what stands above layer i of
+column k (layer i + 1, the final norm, the head) reads
 
     h_i^(k) + U relu(V [a_1 h_i^(1); ...; a_(k-1) h_i^(k-1)])
 
@@ -17,15 +17,15 @@ the stage's own tasks are drawn, and no gradient leaves their column, so that ea
 they are, to the bit; they are read without dropout.
 
 `distill`: Li & Hoiem 2016, "Learning without Forgetting". One backbone for all; from the second
-stage on, the loss of a batch has a term that holds what the earlier tasks' heads say about its
-inputs to what they said when the stage began:
+stage on, each batch has an auxiliary loss that holds the outputs of the earlier tasks' heads for
+its inputs to those that they gave when the stage began:
 
     strength * sum over earlier heads of KL(softmax(then / T) || softmax(now / T)),   T = 2
 
-for heads of regression tasks the squared difference. As in the paper only the new tasks' data are
-drawn. The paper writes the cross entropy, which differs by a constant, and lets the earlier heads
-learn on; here they stay as they are, so that every parameter's gradient comes from the tasks it
-belongs to. Earlier heads are asked without dropout.
+and for heads of regression tasks the squared difference. As in the paper only the new tasks' data
+are drawn. The paper writes the cross entropy, which differs by a constant, and lets the earlier
+heads learn on; here they stay as they are, so that every parameter's gradient comes from the tasks
+it belongs to. Earlier heads are evaluated without dropout.
 """
 
 from __future__ import annotations
@@ -53,25 +53,25 @@ TEMPERATURE = 2.0
 def build(
     config: ProgressiveSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]
 ) -> Trunk:
-    """The trunk of the form that the config names. Raises UserError when columns do not fit the
-    network."""
+    """Build the trunk of the form that the config names. Raises UserError when columns do not fit
+    the network."""
     return (Columns if config.form == "columns" else Distilled)(config, make_backbone, owners)
 
 
 class Staged(Trunk):
-    """What the two forms have in common."""
+    """Base class of the two forms."""
 
     def __init__(self, config: ProgressiveSharing, owners: dict[str, str]) -> None:
         super().__init__(owners)
         self.stage = 0
-        """The present one, from 0."""
+        """The present stage, from 0."""
         self.count = len(order := stages_of(config, owners))
         self._stage_of = {
             owners[task]: number for number, stage in enumerate(order) for task in stage
         }
 
     def stage_of(self, task: str) -> int:
-        """The stage in which a task, or that whose head it uses, is trained."""
+        """Return the stage in which a task, or the task whose head it uses, is trained."""
         return self._stage_of[self.owners[task]]
 
     def enter(self, stage: int, *, anew: bool) -> None:
@@ -80,7 +80,7 @@ class Staged(Trunk):
 
 
 class Lateral(nn.Module):
-    """From the earlier columns into one layer's output."""
+    """A lateral connection from the earlier columns into one layer's output."""
 
     def __init__(self, columns: int, hidden: int, size: int) -> None:
         """`columns`: number of earlier columns."""
@@ -92,7 +92,8 @@ class Lateral(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, states: list[Tensor]) -> Tensor:
-        """One (batch, length, hidden) for each earlier column -> (batch, length, hidden)."""
+        """Return the lateral term (batch, length, hidden) for the states of the earlier columns,
+        (batch, length, hidden) each."""
         scaled = [scale * each for scale, each in zip(self.scales, states, strict=True)]
         return self.up(torch.relu(self.down(torch.cat(scaled, -1))))
 
@@ -102,15 +103,15 @@ class ColumnLayer(Layer):
     any."""
 
     def __init__(self, layer: nn.Module, lateral: Lateral | None, beside: list[Tensor]) -> None:
-        """`beside`: what the same layer of the earlier columns has given; the list is one for all
-        columns."""
+        """`beside`: the outputs of the same layer in the earlier columns. All columns share the
+        list."""
         super().__init__(layer)
         self.layer = layer
         self.lateral = lateral
         self._beside = (beside,)
 
     def forward(self, *inputs: Any, **more: Any) -> Any:
-        """What the layer gives, with what comes from the earlier columns added."""
+        """Return the layer's output, with the lateral term added."""
         output = self.layer(*inputs, **more)
         states = hidden_of(output)
         (beside,) = self._beside
@@ -131,7 +132,8 @@ class Columns(Staged):
     ) -> None:
         super().__init__(config, owners)
         first = make_backbone()
-        # No bare numbers: the first number in a parameter's name is that of its layer.
+        # The keys are no bare numbers, because the first number in a parameter's name is that of
+        # its layer.
         self.columns = nn.ModuleDict(
             {f"stage{number}": deepcopy(first) if number else first for number in range(self.count)}
         )
@@ -143,8 +145,8 @@ class Columns(Staged):
                 layers[layer] = ColumnLayer(layers[layer], lateral, beside)
 
     def enter(self, stage: int, *, anew: bool) -> None:
-        """Give the stage's column the weights of the one before it; its lateral connections stay as
-        they are."""
+        """Copy the weights of the column before into the stage's column, except its lateral
+        connections, when a stage after the first begins."""
         super().enter(stage, anew=anew)
         if anew and stage > 0:
             before, column = (
@@ -155,8 +157,8 @@ class Columns(Staged):
                     tensor.copy_(before[name])
 
     def forward(self, task: str, batch: Batch) -> Encoded:
-        """Token states and pooled vectors of the column of the task's stage. Later columns are not
-        computed."""
+        """Return token states and pooled vectors of the column of the task's stage. Later columns
+        are not computed."""
         for beside in self._beside:
             beside.clear()
         stage = self.stage_of(task)
@@ -169,13 +171,14 @@ class Columns(Staged):
         return encoded
 
     def users(self, parameter: str) -> tuple[str, ...]:
-        """The tasks of the column's stage: those of later stages read it, and leave it as it is."""
+        """Return the tasks of the column's stage. Tasks of later stages read the column, but leave
+        it as it is."""
         column = parameter.split(".")[1]
         return tuple(task for task in self.owners if f"stage{self.stage_of(task)}" == column)
 
     def measures(self) -> dict[str, Any]:
-        """`stage`, from 0. `laterals`: for each later column the scale of each earlier one, as a
-        mean over layers."""
+        """Return `stage`, from 0, and `laterals`: for each later column the absolute scale of each
+        earlier one, as a mean over layers."""
         laterals = {}
         for number, column in enumerate(self.columns.values()):
             scales = [
@@ -187,7 +190,8 @@ class Columns(Staged):
 
 
 class Distilled(Staged):
-    """One backbone, and from the second stage on its weights as they were when the stage began."""
+    """One backbone, and from the second stage on a copy of its weights as they were when the stage
+    began."""
 
     def __init__(
         self,
@@ -199,8 +203,8 @@ class Distilled(Staged):
         self.config = config
         self.backbone = make_backbone()
         self.register_buffer("newest", torch.zeros(()))
-        # Buffers, so that a resumed run has them. A name with dots cannot be one. What is never
-        # trained needs no copy.
+        # The copies are buffers, so that a resumed run has them. A buffer's name cannot have dots.
+        # Parameters that are never trained need no copy.
         self._taught = {}
         if self.count > 1:
             self._taught = {
@@ -212,7 +216,7 @@ class Distilled(Staged):
             self.register_buffer(buffer, self.backbone.get_parameter(name).detach().clone())
 
     def enter(self, stage: int, *, anew: bool) -> None:
-        """Keep the present weights when a stage after the first begins."""
+        """Keep a copy of the present weights when a stage after the first begins."""
         super().enter(stage, anew=anew)
         if anew and stage > 0:
             with torch.no_grad():
@@ -220,14 +224,15 @@ class Distilled(Staged):
                     self.get_buffer(buffer).copy_(self.backbone.get_parameter(name))
 
     def forward(self, task: str, batch: Batch) -> Encoded:
-        """Token states and pooled vectors: the same function for every task."""
+        """Return token states and pooled vectors, by the same function for every task."""
         return self.backbone(batch)
 
     def term(
         self, batch: Batch, encoded: Encoded, heads: TaskModules, tasks: dict[str, TaskType[Any]]
     ) -> Tensor | None:
-        """How far what the earlier heads say has moved since the stage began, times `strength`:
-        scalar, summed over the batch's inputs."""
+        """Return how far the outputs of the earlier heads have moved since the stage began, times
+        `strength`: scalar, summed over the batch's inputs. None if there are no earlier heads or
+        `strength` is 0."""
         earlier = [owner for owner in self.heads if self.stage_of(owner) < self.stage]
         if not earlier or self.config.strength == 0:
             return None
@@ -250,19 +255,19 @@ class Distilled(Staged):
         return term
 
     def measures(self) -> dict[str, Any]:
-        """`stage`, from 0. `distillation`: the term of the newest batch in training, for one
-        input."""
+        """Return `stage`, from 0, and `distillation`: the auxiliary loss of the newest batch in
+        training, for one input."""
         return {"stage": self.stage, "distillation": float(self.get_buffer("newest"))}
 
 
 def _distance(now: Tensor, then: Tensor, task: TaskType[Any], mask: Tensor) -> Tensor:
-    """How far a head's outputs for a batch have moved, summed over inputs: scalar fp32."""
+    """Return how far a head's outputs for a batch have moved, summed over inputs: scalar fp32."""
     now, then = now.float(), then.float()
     if task.loss_kind == "regression":
         return (now - then).square().sum()
     if task.token_outputs:
-        # Padding takes no part. A number, not -inf: 0 times the difference of two infinities is no
-        # number.
+        # Padding takes no part. Its logits get a finite number, because with -inf, 0 times the
+        # difference of two infinities would not be a number.
         now, then = now.masked_fill(~mask, -1e4), then.masked_fill(~mask, -1e4)
     now, then = (torch.log_softmax(each / TEMPERATURE, -1) for each in (now, then))
     return (then.exp() * (then - now)).sum()
@@ -270,7 +275,7 @@ def _distance(now: Tensor, then: Tensor, task: TaskType[Any], mask: Tensor) -> T
 
 @contextmanager
 def _without_dropout(module: nn.Module) -> Iterator[nn.Module]:
-    """The module in evaluation; afterwards as it was."""
+    """Yield the module in evaluation mode, and restore its mode afterwards."""
     training = module.training
     module.eval()
     try:

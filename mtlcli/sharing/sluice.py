@@ -4,23 +4,24 @@ of layers.
 Ruder et al. 2019, "Latent Multi-task Architecture Learning". The channels of every task's states
 are cut into G subspaces, and a unit mixes all of them, of all tasks: [x_1,1; ...; x_K,G] <- alpha
 [x_1,1; ...; x_K,G], alpha of K G x K G blocks times the identity. The penalty strength * sum over
-tasks and layers of ||G_1^T G_2||_F^2 keeps the subspaces of a layer from saying the same; G_g are
+tasks and layers of ||G_1^T G_2||_F^2 keeps the subspaces of a layer from holding the same; G_g are
 the columns of a matrix that make subspace g, so that G_1^T G_2 has the products of every channel of
 one with every channel of the other: (channels / G) x (channels / G). Task k reads sum_l beta_k,l
 x_k,l over its layers.
 
 The authors' code starts alpha with all weights alike, or with most of the weight on one subspace.
 Here what a subspace does not keep of its own comes from the same subspace of the other tasks, and
-nothing from other channels, which mean something else. So it starts as cross-stitch, and pretrained
-states come through as they are. The authors' code has a penalty only where it is asked for, of a
-strength that neither it nor the paper names; the default here is 1e-3, and 0 leaves it out.
+nothing from other channels, which mean something else. So the model starts as cross-stitch, and
+pretrained states come through as they are. In the authors' code the penalty is an option, whose
+strength neither the code nor the paper gives; the default here is 1e-3, and 0 leaves the penalty
+out.
 
-With one subspace, no penalty and beta on the last layer alone it is cross-stitch; with all alpha
-the same besides, hard sharing.
+With one subspace, no penalty and beta on the last layer alone, the model is cross-stitch; if all
+alpha are the same as well, it is hard sharing.
 
 The paper's layers are LSTMs, and the constraint is on their weights; here it is on the matrix with
-which a layer's feed-forward block writes to the states. Layers are those with copies; embeddings
-are one for all, as with cross-stitch.
+which a layer's feed-forward block writes to the states. The layers are those with copies; all tasks
+share the embeddings, as with cross-stitch.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ from mtlcli.models.streams import Stitched, start
 
 
 class Layers(nn.Module):
-    """One task's weights of the layers, beta."""
+    """The weights beta of one task for its layers."""
 
     def __init__(self, count: int, last: float) -> None:
         super().__init__()
         self.beta = nn.Parameter(start(count, last)[-1])
 
     def forward(self, states: list[Tensor]) -> Tensor:
-        """The sum of the layers' states, weighted."""
+        """Return the weighted sum of the layers' states, (batch, length, hidden) each."""
         return (self.beta.view(-1, 1, 1, 1) * torch.stack(states)).sum(0).to(states[-1].dtype)
 
 
@@ -75,7 +76,8 @@ class Sluice(Stitched):
         )
 
     def penalty(self) -> Tensor | None:
-        """Orthogonality of the subspaces times its factor: scalar."""
+        """Return the auxiliary loss: the overlap of the subspaces times `sharing.orthogonality`, a
+        scalar; None if there is nothing to add."""
         return self.strength * self._overlap() if self.strength and self.subspaces > 1 else None
 
     def _overlap(self) -> Tensor:
@@ -86,14 +88,15 @@ class Sluice(Stitched):
         return torch.stack(terms).sum()
 
     def learning_rates(self) -> dict[str, float]:
-        """Units and the weights of layers learn at a rate of their own."""
+        """Return the learning rate of the units and of the weights of layers, which have one of
+        their own."""
         return super().learning_rates() | {
             f"layers.{key_of(owner)}.beta": self.config.lr for owner in self.heads
         }
 
     def measures(self) -> dict[str, Any]:
-        """`mixing` of cross-stitch, `layers`: each task's weights of its layers, and `overlap`:
-        what the penalty multiplies."""
+        """Return `mixing` as cross-stitch does; `layers`: each task's weights of its layers; and,
+        with several subspaces, `overlap`: the value that the penalty multiplies."""
         betas = {
             owner: [round(weight, 4) for weight in each.beta.tolist()]  # type: ignore[operator]
             for owner, each in self.layers.items()

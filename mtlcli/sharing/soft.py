@@ -25,8 +25,8 @@ from mtlcli.models.multitask import Trunk
 from mtlcli.tasks.base import Encoded
 
 EPS = 1e-12
-"""Keeps the square root of the trace norm differentiable where the copies are equal, relative to
-their mean squared norm."""
+"""Number that keeps the square root of the trace norm differentiable where the copies are equal,
+relative to their mean squared norm."""
 
 
 class Soft(Trunk):
@@ -54,15 +54,16 @@ class Soft(Trunk):
                 layers[number] = placed
                 for index, name in enumerate(self.heads):
                     copies[index] += placed.copies[name].parameters()
-        # Not in a module: the parameters have their places already.
+        # A plain list, because the parameters are registered in their own modules already.
         self._copies = list(zip(*copies, strict=True))
         if config.distance == "pretrained":
-            # Part of the checkpoint: a resumed run does not read the pretrained weights again.
+            # Buffers are part of the checkpoint: a resumed run does not read the pretrained weights
+            # again.
             for index, each in enumerate(self._copies):
                 self.register_buffer(f"start{index}", each[0].detach().clone())
 
     def forward(self, task: str, batch: Batch) -> Encoded:
-        """Token states and pooled vectors through the task's own copies."""
+        """Return token states and pooled vectors computed through the task's own copies."""
         owner = self.owners[task]
         if self.config.layers == "all":
             return self.backbones[owner](batch)
@@ -70,8 +71,9 @@ class Soft(Trunk):
         return self.backbone(batch)
 
     def penalty(self) -> Tensor | None:
-        """lambda times the distance that the config names, in fp32: scalar. Its cost grows with the
-        number of tasks, not of pairs."""
+        """Return the auxiliary loss, lambda times the distance that the config names, in fp32:
+        scalar; None if there is nothing to add. Its cost grows with the number of tasks, not with
+        the number of pairs."""
         if self.config.strength == 0 or (
             len(self.heads) < 2 and self.config.distance != "pretrained"
         ):
@@ -79,8 +81,8 @@ class Soft(Trunk):
         return self.config.strength * self._distance()
 
     def measures(self) -> dict[str, Any]:
-        """`distance`: what the penalty multiplies. `relative`: the same as a share of the copies'
-        squared norms."""
+        """Return `distance`: the value that the penalty multiplies, and `relative`: the same as a
+        share of the copies' squared norms."""
         with torch.no_grad():
             distance = float(self._distance())
             size = sum(
@@ -114,9 +116,9 @@ class Soft(Trunk):
 class _Spread(torch.autograd.Function):
     """The sum of squared distances of copies to a centre, or to their mean; scalar.
 
-    A penalty passes over all copies at every step, and memory is what it costs: its gradient, 2
-    (copy - centre), is written down. The mean's own gradient is zero, for the differences to it add
-    up to nothing.
+    The penalty passes over all copies at every step, and its cost is memory, so the gradient, 2
+    (copy - centre), is written by hand. The mean itself adds no gradient, because the differences
+    to the mean sum to zero.
     """
 
     @staticmethod
@@ -134,10 +136,11 @@ class _Spread(torch.autograd.Function):
 
 
 def _trace_norm(rows: Tensor) -> Tensor:
-    """The sum of the singular values of (K, n) rows, by way of their K x K Gram matrix; scalar.
+    """Return the sum of the singular values of (K, n) rows, computed from their K x K Gram matrix;
+    scalar.
 
-    Its gradient G^(-1/2) rows is written down: that of an eigendecomposition does not exist where
-    eigenvalues meet, as they do when all copies are equal.
+    The gradient G^(-1/2) rows is written by hand: an eigendecomposition has no gradient where
+    eigenvalues coincide, as they do when all copies are equal.
     """
     with torch.no_grad():
         gram = (rows @ rows.T).double()

@@ -1,16 +1,18 @@
-"""Task embeddings: one backbone for all tasks that is told whose batch it reads.
+"""Task embeddings: one backbone for all tasks, conditioned on a vector of the task whose batch it
+reads.
 
 Every task has a learned vector z. Linear maps, shared by the tasks, turn it into shifts: one that
-is added to the word embeddings as BERT adds its segments (Devlin et al. 2019), and for every norm
-one of its gain and one of its bias (conditional layer norm: Perez et al. 2018, "FiLM"; Pilault et
+is added to the word embeddings as BERT adds its segments (Devlin et al. 2019), and for every norm a
+shift of its gain and one of its bias (conditional layer norm: Perez et al. 2018, "FiLM"; Pilault et
 al. 2021, "Conditionally Adaptive Multi-Task Learning"):
 
     embedding(token) + A z        norm(x; gain + W z, bias + V z)
 
 The maps start at zero, so that the model starts as that of `hard`. They are means over z's numbers,
 not sums: Adam then moves a shift as fast as it would a free parameter, however long z is. A norm
-without a bias (RMSNorm) has its gain shifted. Pilault et al. multiply the pretrained gain where
-this adds to it, and make their vectors from the task's name where these are drawn from N(0, 1).
+without a bias (RMSNorm) has only its gain shifted. Pilault et al. multiply the pretrained gain,
+where this strategy adds to it, and make their vectors from the task's name, where those here are
+drawn from N(0, 1).
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from mtlcli.tasks.base import Encoded
 
 
 class Vector(nn.Module):
-    """What is learned of a task: (size,), at first from N(0, 1)."""
+    """The learned vector of a task: (size,), at first drawn from N(0, 1)."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -40,7 +42,7 @@ class Vector(nn.Module):
 
 
 class Condition(Route):
-    """Whose batch is in the backbone, and what is known of the tasks."""
+    """Route that also holds the vectors of the tasks."""
 
     def __init__(self, vectors: PerTask) -> None:
         super().__init__()
@@ -48,26 +50,27 @@ class Condition(Route):
 
     @property
     def vector(self) -> Tensor:
-        """That of the batch's task: (size,)."""
+        """The vector of the batch's task: (size,)."""
         vector = self.vectors[self.owner]
         assert isinstance(vector, Vector)
         return vector.values
 
 
 class Shift(nn.Linear):
-    """A linear map from a task's vector, at first zero; divided by the vector's length."""
+    """A linear map from a task's vector, at first zero. The result is divided by the vector's
+    length."""
 
     def __init__(self, size: int, width: int) -> None:
         super().__init__(size, width, bias=False)
         nn.init.zeros_(self.weight)
 
     def forward(self, vector: Tensor) -> Tensor:
-        """(..., size) -> (..., width)."""
+        """Return the shift (..., width) for a vector (..., size)."""
         return super().forward(vector) / self.in_features
 
 
 class ConditionalEmbedding(Layer):
-    """An embedding to whose every row the same shift is added."""
+    """An embedding with the same shift added to every row."""
 
     def __init__(self, embedding: nn.Module, size: int, condition: Condition) -> None:
         super().__init__(embedding)
@@ -76,12 +79,12 @@ class ConditionalEmbedding(Layer):
         self._condition = condition
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(...) token ids -> (..., hidden)."""
+        """Return the shifted embeddings (..., hidden) of token ids (...)."""
         return self.embedding(ids) + self.shift(self._condition.vector)
 
 
 class ConditionalNorm(Layer):
-    """A norm whose gain, and bias if it has one, are shifted."""
+    """A norm with a shift of its gain, and of its bias if it has one."""
 
     def __init__(self, norm: nn.Module, size: int, condition: Condition) -> None:
         super().__init__(norm)
@@ -92,7 +95,7 @@ class ConditionalNorm(Layer):
         self._condition = condition
 
     def forward(self, *inputs: Any, **more: Any) -> Tensor:
-        """What the norm gives with its parameters shifted."""
+        """Return the norm's output with its parameters shifted."""
         vector = self._condition.vector
         shifted = {
             name: parameter + self.shifts[name](vector)
@@ -141,13 +144,13 @@ class TaskEmbedding(Trunk):
                 )
 
     def forward(self, task: str, batch: Batch) -> Encoded:
-        """Token states and pooled vectors of the conditioned backbone."""
+        """Return token states and pooled vectors of the conditioned backbone."""
         self._condition.owner = self.owners[task]
         return self.backbone(batch)
 
     def measures(self) -> dict[str, Any]:
-        """`shift`: root mean square of all shifts, for each head. `cosines`: between the heads'
-        shifts, a row each, in this order."""
+        """Return `shift`: the root mean square of all shifts, for each head; and `cosines`: the
+        cosines between the heads' shifts, one row for each head, in the order of `shift`."""
         with torch.no_grad():
             vectors = torch.stack([vector.values for vector in self.vectors.values()])  # type: ignore[misc]
             shifts = torch.cat(
@@ -162,7 +165,8 @@ class TaskEmbedding(Trunk):
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """Whether it is a norm with a gain: LayerNorm, or the RMSNorm that a model family brings."""
+    """Return whether a module is a norm with a gain: LayerNorm, or the RMSNorm that a model family
+    brings."""
     gain = getattr(module, "weight", None)
     return (
         type(module).__name__.endswith("Norm") and isinstance(gain, nn.Parameter) and gain.ndim == 1
