@@ -146,7 +146,7 @@ def _parsed(text: str, decoder: _Decoder) -> Any:
         raise ValueError(f" at {place}: {error.msg}") from error
     except RecursionError as error:
         raise ValueError(": its brackets are nested too deeply") from error
-    except ValueError as error:  # A number of thousands of digits.
+    except ValueError as error:  # Python refuses numbers with thousands of digits.
         raise ValueError(f": {error}") from error
 
 

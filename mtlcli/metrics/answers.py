@@ -103,8 +103,8 @@ def squad_v2(
 def _by_id(
     predictions: Sequence[dict[str, Any]], references: Sequence[dict[str, Any]], key: str
 ) -> dict[str, Any]:
-    """Return id -> prediction[key]. Raises ValueError unless every question has exactly one
-    prediction and the ids are unique."""
+    """Return id -> prediction[key]. Raises ValueError unless predictions and references have the
+    same ids and the references have unique ids."""
     found = {prediction["id"]: prediction[key] for prediction in predictions}
     ids = {reference["id"] for reference in references}
     if found.keys() != ids or len(ids) != len(references):

@@ -92,8 +92,8 @@ class TaskType(ABC, Generic[C]):
 
     @property
     def _skips(self) -> bool:
-        """Whether it is no fault that some rows have no label. If such rows are in the table at
-        all, a prediction is wanted for each."""
+        """Whether rows without a label are accepted beside rows with one. If such rows are in the
+        table at all, a prediction is wanted for each."""
         return self.config.unlabelled == "skip"
 
     def head_layers(self, usual: int) -> int:
@@ -116,8 +116,8 @@ class TaskType(ABC, Generic[C]):
         Called once, before `check`. `others`: the other splits of the task."""
 
     def labelled(self, table: Table) -> NDArray[np.bool_]:
-        """Return which rows have something in place of a label, valid or not: (rows,). Called
-        before `prepare`."""
+        """Return which rows are not marked as rows without a label, whether or not their label is
+        valid: (rows,). Called before `prepare`."""
         return np.ones(len(table), bool)
 
     def has_input(self, table: Table) -> NDArray[np.bool_]:
@@ -141,7 +141,7 @@ class TaskType(ABC, Generic[C]):
         """
 
     def doubts(self, train: Table) -> list[Problem]:
-        """Return what is strange about a valid train split; it stops nothing."""
+        """Return warnings about a valid train split. They do not stop the run."""
         return []
 
     @property

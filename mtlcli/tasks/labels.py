@@ -51,9 +51,9 @@ def names_in_file(
     """Return the names that the file's own metadata gives to the ids in a label column; None if it
     gives none.
 
-    `ids`: whether the config says that numbers are places in `labels`. If so, and if no class of
-    the task has a name that the file gives, `labels` are returned: both then name the same classes
-    in the same order.
+    `ids`: whether the config says that numbers are places in `labels`. If so, and if the task has
+    as many classes as the file but none of the file's names, `labels` are returned: both then name
+    the same classes in the same order.
     """
     names = table.class_names(column)
     return list(labels) if ids and names and labels and renames(names, labels) else names
@@ -97,8 +97,8 @@ def _replaced(values: pa.ChunkedArray, name: Callable[[Any], str]) -> pa.Array:
 
 
 def has_label(table: Table, column: str, labels: Sequence[str] | None) -> NDArray[np.bool_]:
-    """Return which rows have something in place of a label, whether or not it is one of the
-    classes: (rows,).
+    """Return which rows are not marked as rows without a label, whether or not their label is one
+    of the classes: (rows,).
 
     `labels`: the names of the classes, if they are known.
     """

@@ -391,8 +391,8 @@ class Span(TaskType[SpanTask]):
 
     def official_files(self, predictions: list[Any]) -> dict[str, Any]:
         """Return the content of `.json` (id -> answer), which the official scripts of SQuAD 1.1 and
-        2.0 read, and of `.na_prob.json` (id -> probability of no answer), which the script of SQuAD
-        2.0 reads as --na-prob-file."""
+        2.0 read, and, if questions may have no answer, of `.na_prob.json` (id -> probability of no
+        answer), which the script of SQuAD 2.0 reads as --na-prob-file."""
         files: dict[str, Any] = {
             ".json": {prediction["id"]: prediction["text"] for prediction in predictions}
         }

@@ -193,8 +193,8 @@ _HELPED = ("patient", "child", "client", "pupil", "guest", "stranger")
 _HELP = ("helped", "served", "advised")
 _SIZES = (("vehicle", "instrument"), ("garment", "toy"))
 Schema = tuple[str, str, tuple[str, ...], tuple[str, ...]]
-"""A sentence about {a} and {b}, a reading of it, and its reasons when they are about {a} and when
-they are about {b}."""
+"""A sentence about {a} and {b}, a reading of its pronoun, and the reasons that fit if the pronoun
+means {a} and if it means {b}."""
 _NAMED: tuple[Schema, ...] = (
     ("{a} thanked {b} because {she} {why}.", "{x} {why}.", ("was grateful",), ("had helped",)),
     ("{a} called {b} because {she} {why}.", "{x} {why}.", ("needed the {t}",), ("had the {t}",)),
