@@ -1,4 +1,4 @@
-"""`mtl` and `python -m mtlcli`."""
+"""The entry point of `mtl` and `python -m mtlcli`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def main() -> int:
         signal.signal(signal.SIGINT, _interrupt)
         sys.unraisablehook = _unraisable
     try:
-        # Imported here, so that a Ctrl-C during an import ends without a traceback.
+        # Import here, so that a Ctrl-C during an import ends without a traceback.
         from mtlcli import cli, garbage, output
 
         output.fill_closed()
@@ -26,8 +26,8 @@ def main() -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     finally:
-        # The process ends: looking through all that was imported for garbage would take it two more
-        # seconds.
+        # The process ends: without this, Python would search all imported objects for garbage,
+        # which takes two more seconds.
         gc.freeze()
         if signal.getsignal(signal.SIGINT) in (_interrupt, _leave):
             signal.signal(signal.SIGINT, _leave)
@@ -39,14 +39,14 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    """The second Ctrl-C, or one while the interpreter ends: no part of a library is interrupted
-    with a traceback."""
+    """End the process at the second Ctrl-C, or at one while the interpreter ends, so that no
+    library is interrupted with a traceback."""
     os._exit(128 + number)
 
 
 def _unraisable(what: sys.UnraisableHookArgs) -> None:
-    """End the program when a Ctrl-C came where Python loses the exception, as in the destructor of
-    a library's object."""
+    """End the program when a Ctrl-C came where Python loses the exception, for instance in the
+    destructor of a library's object."""
     if what.exc_type is KeyboardInterrupt:
         os._exit(128 + signal.SIGINT)
     sys.__unraisablehook__(what)

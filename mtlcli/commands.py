@@ -1,5 +1,4 @@
-"""Commands as messages show them: quoted so that they can be pasted, whatever characters a path
-has."""
+"""Commands in messages, quoted so that the user can paste them, whatever characters a path has."""
 
 from __future__ import annotations
 
@@ -8,11 +7,11 @@ import shlex
 from pathlib import Path
 
 _PLAIN = re.compile(r"[A-Za-z0-9_/.+-]*[A-Za-z0-9_/.]")
-"""Values that Hydra's grammar reads as they stand."""
+"""Pattern of the values that Hydra's grammar reads without quotes."""
 
 
 def hydra_value(value: object) -> str:
-    """A text as Hydra's grammar reads it back: quoted if it needs to be.
+    """Return a text in the form that Hydra's grammar reads: in quotes if necessary.
 
     In Hydra's quotes a backslash stands for itself, except before a quote (and at the end, where a
     quote follows). `${` would begin an interpolation.
@@ -31,29 +30,30 @@ def hydra_value(value: object) -> str:
 
 
 def setting(key: str, value: object) -> str:
-    """`KEY=VALUE`, or `KEY=[VALUE, ...]`, as it is typed in a shell: quoted for Hydra, and around
-    that for the shell."""
+    """Return `KEY=VALUE`, or `KEY=[VALUE, ...]`, as the user types it in a shell: quoted for Hydra,
+    and around that for the shell."""
     text = (
         f"[{', '.join(map(hydra_value, value))}]" if isinstance(value, list) else hydra_value(value)
     )
     word = f"{key}={text}"
-    # Double quotes read better around Hydra's single ones, where the shell takes them literally.
+    # Around Hydra's single quotes, double quotes are easier to read. They are safe where the text
+    # has no character that the shell would interpret.
     return f'"{word}"' if "'" in word and not re.search(r'["$`\\!]', word) else shlex.quote(word)
 
 
 def resume(run: Path) -> str:
-    """The command that goes on with a run."""
+    """Return the command that resumes a run."""
     return f"mtl train {setting('resume', run)}"
 
 
 def start_again(run: Path) -> str:
-    """The settings that begin a run anew in the folder of one that saved nothing."""
+    """Return the settings that start a run again in the folder of a run that has saved nothing."""
     return f"{setting('run_dir', run)} resume=auto"
 
 
 def evaluate(path: Path) -> str:
-    """The command that evaluates a run or a checkpoint."""
-    # A name that begins with a dash would be taken for an option.
+    """Return the command that evaluates a run or a checkpoint."""
+    # `mtl` would take a path that begins with a dash for an option.
     return f"mtl eval {shlex.quote(f'./{path}' if str(path).startswith('-') else str(path))}"
 
 

@@ -1,5 +1,5 @@
-"""What a disk answers when something is written to it, in the words the user reads: why not, how
-much was needed, how much is free."""
+"""Writing to the disk, and its errors in words for the user: the reason, the disk space that was
+needed, and the space that is free."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ REMEDIES = {
     errno.EIO: "look at the disk (dmesg)",
     errno.ESTALE: "look at the file server",
 }
-"""What the user can do about each answer. An OSError with one of these is never a mistake of this
-program."""
+"""The user's remedy for each error number. An OSError with one of these numbers is never a mistake
+of this program."""
 
 
 def size_text(size: int) -> str:
-    """A number of bytes for people."""
+    """Return a text for a number of bytes."""
     for unit, name in ((2**30, "GB"), (2**20, "MB")):
         if size >= unit:
             return f"{size / unit:.1f} {name}"
@@ -38,13 +38,13 @@ def size_text(size: int) -> str:
 
 
 def free_text(size: int) -> str:
-    """How many bytes are free, as the end of a sentence."""
+    """Return the end of a sentence about the number of free bytes."""
     return f"{size_text(size)} is free" if size else "nothing is free"
 
 
 def free(place: Path) -> int | None:
-    """Bytes that are free where a path is or would be; None when that cannot be known. What a quota
-    leaves may be less."""
+    """Return the number of free bytes where a path is or would be; None when the system does not
+    report it. A quota may leave less."""
     for folder in (place, *place.absolute().parents):
         try:
             return shutil.disk_usage(folder).free
@@ -56,8 +56,8 @@ def free(place: Path) -> int | None:
 
 
 def reason(error: OSError, place: Path, needed: int | None = None) -> str:
-    """Why something could not be written at a path, with the bytes that were needed, if known, and
-    those that are free."""
+    """Return why something could not be written at a path, with the needed bytes, if known, and the
+    free bytes."""
     parts = [] if needed is None else [f"needs {size_text(needed)}"]
     if needed is not None or error.errno in (errno.ENOSPC, errno.EDQUOT):
         there = free(place)
@@ -72,10 +72,10 @@ def reason(error: OSError, place: Path, needed: int | None = None) -> str:
 def writing(
     what: str, path: Path, then: str, *, needed: int | None = None, kind: type[MtlError] = RunError
 ) -> Iterator[None]:
-    """Within it, an OSError means that `what`, which belongs at `path`, cannot be written: it is
-    raised as `kind`.
+    """Raise an OSError inside the context as an error of class `kind`: `what`, which belongs at
+    `path`, cannot be written.
 
-    `then`: what the user does once the remedy is found.
+    `then`: the user's next step after the remedy.
     """
     try:
         yield
@@ -89,10 +89,10 @@ def writing(
 
 
 def obstacle(path: Path, *, folder: bool) -> str | None:
-    """Why no file (or, with `folder`, no folder of files) can be written at a path, in words that
-    name the part to blame; None: it can.
+    """Return why no file (or, with `folder`, no folder of files) can be written at a path, in words
+    that name the faulty part of the path; None when it can be written.
 
-    Asked before the work whose result belongs there. Nothing is left behind.
+    Call this before the work whose result belongs there. The check leaves no file behind.
     """
     place = Path.cwd()
     try:
@@ -115,10 +115,9 @@ def obstacle(path: Path, *, folder: bool) -> str | None:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Put a text file in its place in one piece, and on the disk, so that a power cut cannot take
-    it away again.
+    """Write a text file as a whole, and flush it to the disk, so that a power cut cannot lose it.
 
-    A reader sees the old file or the new one, and after a failure nothing of the new one is left.
+    A reader sees the old file or the new one. After a failure nothing of the new file is left.
     """
     temporary = file.with_name(f".{file.name}.tmp")
     try:
@@ -134,8 +133,7 @@ def write_whole(file: Path, text: str) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those it lies in, where they are missing, and put their names on the
-    disk."""
+    """Make a folder and its missing parent folders, and flush their names to the disk."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
@@ -153,8 +151,8 @@ def flush(path: Path) -> None:
 
 
 def append(file: Path, text: str) -> None:
-    """Add a text to a file, as a whole: when the disk takes only a part of it, that part is taken
-    back."""
+    """Append a text to a file as a whole: when the disk accepts only a part of the text, that part
+    is removed again."""
     content = text.encode()
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
@@ -170,11 +168,11 @@ def append(file: Path, text: str) -> None:
 
 
 def make_numbered(folder: Path) -> Path:
-    """Make a folder that nobody else has, and the folders above it: `NAME`, else `NAME_2`,
+    """Make a folder that no other process has, with its parent folders: `NAME`, else `NAME_2`,
     `NAME_3`, ...
 
-    Each name is tried by making it, so two processes that start in the same second never get the
-    same one.
+    Each name is tried by making the folder, so two processes that start in the same second never
+    get the same one.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
@@ -188,7 +186,7 @@ def make_numbered(folder: Path) -> Path:
 
 
 def sha256(file: Path) -> str:
-    """The SHA-256 of a file's content, read a piece at a time."""
+    """Return the SHA-256 of a file's content, read piece by piece."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(1 << 20):

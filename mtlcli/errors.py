@@ -1,5 +1,5 @@
-"""What can go wrong, and the exit code of each kind. Anything that is not an MtlError is a bug and
-keeps its traceback."""
+"""The errors that are explained to the user, and the exit code of each kind. Any other exception is
+a bug and keeps its traceback."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from dataclasses import dataclass, replace
 
 
 def count_of(number: int, noun: str, nouns: str = "") -> str:
-    """A number with its noun, as in `1 job` and `2 batches`. `nouns`: the plural, if it is not made
-    with -s or -es."""
+    """Return a number with its noun, as in `1 job` and `2 batches`. `nouns`: the plural, if it is
+    not made with -s or -es."""
     plural = nouns or noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
     return f"{number:,} {noun if number == 1 else plural}"
 
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGHUP: 129}
-"""Exit codes of a run that a signal has stopped; 143 for all other signals."""
+"""Exit codes of a run that a signal has stopped, by signal; 143 for all other signals."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, in the words the user reads."""
+    """One mistake or failure, in the words that the user reads."""
 
     what: str
-    """What is wrong, with the value that was found."""
+    """The mistake, with the value that was found."""
     where: str = ""
-    """The key, file and row, or path it concerns."""
+    """The key, the file and row, or the path with the mistake."""
     fix: str = ""
-    """What to do about it: the nearest name, the allowed values, the command to type."""
+    """The remedy: the nearest name, the allowed values, the command to type."""
     brief: str = ""
-    """The same in a few words, where many are summed up in a line; empty: as `what`."""
+    """A short form of `what`, for a line that sums up many problems; empty: `what` itself."""
 
     def of_task(self, name: str) -> Problem:
-        """The same, naming the task it concerns, unless its key does so already."""
+        """Return the problem with the task's name, unless its key names the task already."""
         return (
             self
             if self.where.startswith(f"tasks.{name}.")
@@ -46,7 +46,7 @@ class Problem:
 
 
 class MtlError(Exception):
-    """A failure that is explained to the user in one block instead of a traceback."""
+    """A failure that the user sees as one block of text instead of a traceback."""
 
     exit_code = 1
 
@@ -62,28 +62,32 @@ class MtlError(Exception):
 
 
 class UserError(MtlError):
-    """The user's input is wrong (configuration, data, path): nothing was started, nothing is
+    """A mistake in the user's input (configuration, data, path): nothing was started, nothing is
     lost."""
 
     exit_code = 2
 
 
 class RunError(MtlError):
-    """A run that was under way could not go on."""
+    """A failure of a run that was under way."""
 
     exit_code = 1
 
 
 class NotFinite(RunError):
-    """A loss, a gradient or an output of the model is not finite."""
+    """A loss, a gradient or an output of the model that is not finite."""
 
 
 class Interrupted(MtlError):
-    """A run stopped because a signal asked it to; a checkpoint was written, if there was anything
+    """A stop of a run at the request of a signal; a checkpoint was written, if there was anything
     to save."""
 
     def __init__(self, number: int, step: int | None = None, command: str = "") -> None:
-        """`step`: what was saved, and `command` goes on from there; None: the run had not begun."""
+        """Name the signal `number` and the way to continue.
+
+        `step`: the step that was saved, from which `command` resumes the run; None: the run had not
+        begun.
+        """
         if step is None:
             what, fix = "before the run began: nothing was written", "type the same command again"
         else:
@@ -94,10 +98,10 @@ class Interrupted(MtlError):
 
 
 class RunWarning(RuntimeWarning):
-    """Something went wrong in a run that goes on; shown on the console and kept in log.txt."""
+    """A fault in a run that continues all the same; shown on the console and kept in log.txt."""
 
 
 def panicked(error: BaseException) -> bool:
-    """Whether a library in Rust has failed in a way that it does not expect, for which it has no
-    Exception."""
+    """Return whether an error is a panic of a library in Rust, for which the library has no
+    Exception class."""
     return type(error).__name__ == "PanicException"

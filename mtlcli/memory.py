@@ -1,4 +1,4 @@
-"""How much memory this process can still take."""
+"""The memory that this process can still take."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ CGROUPS = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
 )
-"""What limits the memory of a container, in both versions of control groups: the limit, what is
-used, and what of that can be dropped."""
+"""Files about the memory of a container, in both versions of control groups: the limit, the memory
+in use, and the key of the part of it that the system can drop."""
 
 
 def free_memory() -> int | None:
-    """Bytes that are free for this process: of the machine, its container and `ulimit -v`. None:
-    unknown."""
+    """Return the number of bytes that are free for this process, the smallest of those of the
+    machine, its container and `ulimit -v`; None when unknown."""
     found = []
     with suppress(OSError):
         for line in Path("/proc/meminfo").read_text().splitlines():
@@ -25,7 +25,7 @@ def free_memory() -> int | None:
     if not found:
         return None
     for limit, used, droppable in CGROUPS:
-        with suppress(OSError, ValueError):  # Without a limit there is no file, or it says "max".
+        with suppress(OSError, ValueError):  # Without a limit, the file is missing or holds "max".
             root = Path("/sys/fs/cgroup")
             lines = (root / limit).with_name("memory.stat").read_text().splitlines()
             statistics = dict(line.split() for line in lines)

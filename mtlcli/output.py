@@ -1,5 +1,5 @@
-"""Standard output and standard error of a program that outlives whoever reads them. Imports nothing
-heavy."""
+"""Standard output and standard error of a program that outlives their readers. This module imports
+nothing heavy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sys
 from typing import IO, Any
 
 GONE = {errno.EPIPE, errno.EIO, errno.ENXIO, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF}
-"""Answers of a pipe, a terminal or a connection that has no reader any more."""
+"""Error numbers of a pipe, a terminal or a connection that has lost its reader."""
 
 _lost: list[str] = []
 
@@ -21,14 +21,15 @@ def fill_closed() -> None:
     """Open the null device where standard input, output or error is closed, as some cron jobs and
     window managers leave them.
 
-    Otherwise the next file that is opened would get the number, and output would be written into
-    it.
+    Otherwise the next file to be opened would get the descriptor, and the program's output would be
+    written into that file.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
         except OSError:
-            # The lowest free number, which is this one. The processes of ranks get the stream, too.
+            # The system gives the lowest free descriptor, which is this one. It is inheritable, so
+            # that the ranks' processes have the stream too.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
         if getattr(sys, name) is None:
             made = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
@@ -45,36 +46,37 @@ def show_any_text() -> None:
 
 
 def silence(stream: IO[str]) -> None:
-    """Send what is left in a stream, and what still comes, to the null device: nobody can receive
-    it any more."""
+    """Send the rest of a stream, and everything written to it later, to the null device, because it
+    has no reader any more."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
 
 
 def outlive_reader(*names: str) -> None:
-    """Let the streams `stdout` or `stderr` of this process discard what is written once nobody
-    reads it, instead of raising OSError.
+    """Let the streams `stdout` or `stderr` of this process discard their text once they have no
+    reader, instead of raising OSError.
 
-    A disk that is full, where output goes into a file, is still an error.
+    A full disk is still an error where the output goes into a file.
     """
     for name in names:
         stream = getattr(sys, name)
-        # Tests and notebooks have put something else in the place of the stream.
+        # Leave a stream alone that tests or notebooks have replaced.
         if isinstance(stream, io.TextIOWrapper) and stream is getattr(sys, f"__{name}__"):
             stream.flush()
             setattr(sys, name, _lasting(stream, name))
 
 
 def news() -> list[str]:
-    """Which streams have lost their reader since the last call, and how that showed."""
+    """Return the streams that have lost their reader since the last call, with the system's
+    error."""
     found = _lost[:]
     del _lost[: len(found)]
     return found
 
 
 def _lasting(stream: io.TextIOWrapper, name: str) -> io.TextIOWrapper:
-    """The same stream, on top of a `_Lasting` file."""
+    """Return the same stream, on top of a `_Lasting` file."""
     raw = _Lasting(stream.fileno(), name)
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
@@ -86,7 +88,7 @@ def _lasting(stream: io.TextIOWrapper, name: str) -> io.TextIOWrapper:
 
 
 class _Lasting(io.FileIO):
-    """An open file whose writes go nowhere once its reader is gone."""
+    """An open file that discards its writes once its reader is gone."""
 
     def __init__(self, descriptor: int, stream: str) -> None:
         super().__init__(descriptor, "w", closefd=False)
@@ -94,13 +96,14 @@ class _Lasting(io.FileIO):
 
     def write(self, data: Any) -> int:
         try:
-            # None: the file does not block, and its reader is slow.
+            # `write` returns None when the file does not block and its reader is slow.
             while (written := super().write(data)) is None:
                 select.select([], [self], [])
         except OSError as error:
             if error.errno not in GONE or self._is_file():
                 raise
-            # Libraries that write past Python share the descriptor.
+            # Replace the descriptor itself, because libraries that do not write through Python
+            # share it.
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self.fileno())
             os.close(null)

@@ -1,8 +1,8 @@
-"""What is being done just now, for a user who waits: a line that renews itself in a terminal, a
-line from time to time elsewhere.
+"""The present activity of the program, for a user who waits: a line that renews itself in a
+terminal, a line from time to time elsewhere.
 
-Any part of the program says what it does with `doing`, which costs nothing; nothing is shown unless
-a `Pulse` beats. The time decides only when something is shown, never what is computed.
+Any part of the program sets its activity with `doing`, which costs nothing; the activity is shown
+only while a `Pulse` runs. The time decides only when a line is shown, never what is computed.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from mtlcli.errors import MtlError, count_of
 from mtlcli.screen import screen
 
 FIRST, LONGEST = 5.0, 60.0
-"""Seconds of silence after which a plain line says what is being done, and the most between two
-such lines: each wait is twice the last."""
+"""Seconds of silence after which a plain line shows the activity, and the most seconds between two
+such lines: each wait is twice as long as the last."""
 BEAT = 0.25
 """Seconds between two looks at the clock."""
 STILL = 10.0
-"""Seconds between two looks, at the least, of which it is said that the process stood still."""
+"""The least number of seconds between two looks after which a line reports that the process stood
+still."""
 STOOD = (
     "note: the process stood still for {:.0f} s: it was stopped (SIGSTOP, Ctrl-Z) or got no "
     "processor"
@@ -34,24 +35,27 @@ _now: tuple[str, int, int, str] = ("", 0, 0, "")
 
 
 def doing(what: str, done: int = 0, total: int = 0, of: str = "") -> None:
-    """Note what is being done, `done` of `total` things, each called `of`; without `what`, that
-    there is nothing to wait for."""
+    """Set the present activity: `done` of `total` things, each called `of`. Without `what`, there
+    is nothing to wait for."""
     global _now
     _now = what, done, total, of
 
 
 def present() -> str:
-    """What was noted last, as a line; empty when there is nothing to wait for."""
+    """Return the present activity as a line; empty when there is nothing to wait for."""
     what, done, total, of = _now
     return what + (f": {done:,} of {count_of(total, of)}" if what and total else "")
 
 
 class Pulse:
-    """Shows from time to time what is being done, in a thread of its own, until it is left."""
+    """A thread that shows the present activity from time to time, until its context is left."""
 
     def __init__(self, mode: str = "auto", *, stderr: bool = False) -> None:
-        """`mode`: as `logger.console`. `stderr`: show it there, where the output is something
-        else."""
+        """Choose the way of showing the activity.
+
+        `mode`: as `logger.console`. `stderr`: use standard error, because standard output holds
+        other data.
+        """
         terminal = screen(stderr=stderr)
         live = mode == "live" or (mode == "auto" and terminal.is_terminal)
         self._status = Status("", console=terminal) if live else None
@@ -83,15 +87,16 @@ class Pulse:
         self._hide()
 
     def spoken(self) -> None:
-        """Another line was shown: the next line of the pulse can wait."""
+        """Start the wait anew, because another line was shown."""
         self._spoken, self._wait = time.monotonic(), FIRST
 
     def through(self, say: Callable[[str], None]) -> None:
-        """Plain lines go through `say` from now on."""
+        """Send plain lines through `say` from now on."""
         self._say = say
 
     def pause(self, paused: bool) -> None:
-        """While it is paused another view shows what is `present`."""
+        """Pause or resume the pulse. During a pause another view shows the activity that `present`
+        returns."""
         with self._lock:
             self._paused = paused
             self._hide()
@@ -104,14 +109,14 @@ class Pulse:
             worked, work = work, time.process_time()
             with self._lock:
                 try:
-                    # A call that keeps the interpreter for itself holds this thread up, too, but it
-                    # works.
+                    # A call that holds the interpreter's lock delays this thread too, but then the
+                    # process uses processor time.
                     if line and clock - before >= max(STILL, 2 * (work - worked)):
                         self._say(STOOD.format(clock - before))
                     self._beat(line)
                 except (MtlError, OSError):
-                    # The output cannot be written: the next line of the run itself meets that too,
-                    # and stops it.
+                    # The output cannot be written: the next line of the run itself meets the same
+                    # error and stops the run.
                     return
 
     def _beat(self, line: str) -> None:
@@ -134,5 +139,5 @@ _pulse: Pulse | None = None
 
 
 def pulse() -> Pulse | None:
-    """The pulse that beats in this process, if one does."""
+    """Return the pulse that runs in this process, if one does."""
     return _pulse

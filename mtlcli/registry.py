@@ -1,4 +1,4 @@
-"""One small registry: a name -> the config dataclass of a method and the class that implements it.
+"""A small registry: the name of a method -> its config dataclass and the class that implements it.
 
 The config is known without importing the implementation, because every mistake in a configuration
 is reported before torch is imported. The implementation is named as "package.module:Class" and
@@ -16,18 +16,18 @@ from mtlcli.errors import UserError
 
 T = TypeVar("T", bound=type)
 LISTED = 100
-"""Choices that a message lists."""
+"""The number of choices that a message lists."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
-    """The choice that looks most like `name`, or None when none is close."""
+    """Return the choice that looks most like `name`, or None when none is close."""
     found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
     return found[0] if found else None
 
 
 def suggest(name: str, choices: Iterable[str]) -> str:
-    """The text offered for an unknown name: the nearest choice first, then all of them, of very
-    many the first."""
+    """Return the advice for an unknown name: the nearest choice first, then all choices, or the
+    first LISTED of them."""
     choices = sorted(choices)
     close = nearest(name, choices)
     more = f", ... ({len(choices):,} in all)" if len(choices) > LISTED else ""
@@ -40,7 +40,8 @@ def suggest(name: str, choices: Iterable[str]) -> str:
 
 
 class Registry:
-    """Maps a name to a config dataclass and, lazily, to the class that takes this config."""
+    """A map from a name to a config dataclass and, imported on demand, to the class that takes this
+    config."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -48,7 +49,7 @@ class Registry:
         self._paths: dict[str, str] = {}
 
     def register(self, name: str, implementation: str) -> Callable[[T], T]:
-        """Class decorator for the config of method `name`; `implementation` is
+        """Return a class decorator for the config of method `name`; `implementation` is
         "package.module:Class"."""
 
         def add(config: T) -> T:
@@ -61,8 +62,8 @@ class Registry:
         return add
 
     def implementation(self, name: str) -> Any:
-        """The class that implements `name`. Raises UserError with the nearest name when there is
-        none."""
+        """Return the class that implements `name`. Raises UserError with the nearest name when
+        there is none."""
         if name not in self._paths:
             raise UserError(f"unknown {self.kind} '{name}'", fix=suggest(name, self._paths))
         module, _, attribute = self._paths[name].partition(":")

@@ -1,5 +1,5 @@
-"""What is shown goes through here: text is never read as markup, and tables leave columns out
-before they cut a value. No torch."""
+"""The output on the screen: text is never read as markup, and tables leave columns out before they
+cut a value. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from rich.table import Table
 from rich.text import Text
 
 NO_WINDOW = 100_000
-"""Columns of a pipe or a file, which have no width: nothing is cut or folded there."""
+"""The width in characters of a pipe or a file, where nothing is cut or folded."""
 
 
 class _Screen(Console):
     def on_broken_pipe(self) -> None:
-        """Leave the error to the caller; rich would end the program with exit code 1."""
+        """Raise the error for the caller; rich would end the program with exit code 1."""
         raise  # noqa: PLE0704
 
 
 def screen(**options: Any) -> Console:
-    """A rich console for text that quotes the user: brackets and colons in the text are never
-    markup.
+    """Return a rich console for text that quotes the user: brackets and colons in the text are
+    never markup.
 
-    The console is as wide as the terminal, or as the environment variable COLUMNS says; a pipe
-    without COLUMNS has no width.
+    The console is as wide as the terminal, or as the environment variable COLUMNS says; without
+    COLUMNS, a pipe has no width limit.
     """
     made = _Screen(highlight=False, markup=False, emoji=False, **options)
     if (
@@ -46,12 +46,12 @@ class Column:
 
     title: str
     right: bool = False
-    """Whether its cells are set to the right, as numbers are."""
+    """Whether the cells are aligned to the right, as numbers are."""
     goes: int = 0
-    """Columns with the highest number are left out first where there is no room; 0: the column
-    always stays."""
+    """Order of leaving columns out where there is no room: the highest number goes first; with 0,
+    the column always stays."""
     fold: int | None = None
-    """Width from which on the column is rather folded than others left out; None: its cells are
+    """The width beyond which the column is folded before others are left out; None: its cells are
     never folded."""
 
 
@@ -63,7 +63,7 @@ class FittingTable:
     columns: list[Column]
     title: str = ""
     whole: str = ""
-    """Where all columns can be read, for the line that names those left out; empty: there is no
+    """The place where all columns can be read, for the line that names those left out; empty: no
     such line."""
     style: dict[str, Any] = field(default_factory=dict)
     """Options of rich's Table, for example its box."""
@@ -71,7 +71,7 @@ class FittingTable:
     """Cells and style of each row; a row without cells is a line across the table."""
 
     def add_row(self, *cells: str, style: str | None = None) -> None:
-        """Append a row; cells that are not given are empty."""
+        """Append a row; missing cells are empty."""
         self.rows.append((cells, style))
 
     def add_line(self) -> None:
@@ -95,7 +95,7 @@ class FittingTable:
         return Measurement.get(console, options, self._table(self.columns))
 
     def _width(self, columns: list[Column], console: Console, options: ConsoleOptions) -> int:
-        """Characters that the columns need side by side."""
+        """Return the number of characters that the columns need side by side."""
         table = self._table(columns)
         for column, made in zip(columns, table.columns, strict=True):
             made.max_width = column.fold

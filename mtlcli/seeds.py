@@ -1,4 +1,4 @@
-"""Seeds of any size for generators that take 64 bits."""
+"""Seeds of any size, for generators that take 64 bits."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ LARGEST = 2**63 - 1
 
 
 def folded(seed: int) -> int:
-    """A seed for torch's generators, from 0 to 2^63 - 1: the number itself if it is one, else 63
-    bits of its hash."""
+    """Return a seed for torch's generators, from 0 to 2^63 - 1: the number itself if it lies in
+    this range, else 63 bits of its hash."""
     if 0 <= seed <= LARGEST:
         return seed
     size = seed.bit_length() // 8 + 1
