@@ -1,5 +1,5 @@
-"""The command line: `mtl VERB ...`. One file per verb, imported when it is called; this is the only
-room that knows Hydra."""
+"""The command line: `mtl VERB ...`. There is one file per verb, imported when the verb is called.
+This is the only room that knows Hydra."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ The main job: mtl train task=glue_multi sharing=hard
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command line and return its exit code: 0 done, 2 the input is wrong, 1 a failure, 130
-    interrupted."""
+    """Run one command line and return its exit code: 0 for success, 2 for wrong input, 1 for a
+    failure, 130 after an interruption."""
     argv = sys.argv[1:] if argv is None else argv
     try:
         code = _dispatch(argv)
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
             _write_error("interrupted")
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # The reader of the output (head, less) has gone: nobody is left to read a message.
+        # The reader of the output (head, less) has gone, so nobody would see a message.
         output.silence(sys.stdout)
         output.silence(sys.stderr)
         return 128 + signal.SIGPIPE
@@ -70,7 +70,8 @@ def main(argv: list[str] | None = None) -> int:
             return RunError.exit_code
         if error.errno not in REMEDIES or os.environ.get("MTL_DEBUG") == "1":
             raise
-        # The disk, in a place that says nothing more of it, such as a library's own files.
+        # This is an error of the disk at a place that has no message of its own, such as the files
+        # of a library.
         place = Path(error.filename) if isinstance(error.filename, str) else Path.cwd()
         named = str(place) if isinstance(error.filename, str) else ""
         _tell(argv, RunError(reason(error, place), where=named, fix=REMEDIES[error.errno]))
@@ -82,13 +83,12 @@ def _tell(argv: list[str], error: MtlError) -> None:
     if first_rank():
         _write_error(block(f"mtl {argv[0]}" if argv and argv[0] in VERBS else "mtl", error))
     if _fails(sys.stdout.flush):
-        # What is left of the output would fail again when Python ends, with an exit code of its
-        # own.
+        # The rest of the output would fail again when Python ends, and change the exit code.
         output.silence(sys.stdout)
 
 
 def _write_error(text: str) -> None:
-    """Print a last message. When that cannot be done, the exit code says what there is to say."""
+    """Print a last message. When printing fails, only the exit code remains."""
     try:
         print(text, file=sys.stderr, flush=True)
     except OSError:
@@ -96,7 +96,7 @@ def _write_error(text: str) -> None:
 
 
 def _fails(write: Callable[[], object]) -> bool:
-    """Whether the operation ends with an error of the disk, or of what else stands behind a
+    """Return whether the operation ends with an error of the disk, or of another device behind a
     file."""
     try:
         write()
@@ -106,8 +106,8 @@ def _fails(write: Callable[[], object]) -> bool:
 
 
 def block(title: str, error: MtlError) -> str:
-    """What the user reads about an error: how many problems, and for each of them what, where and
-    what to do."""
+    """Return the text that the user reads about an error: the number of problems, and the mistake,
+    place and remedy of each."""
     count = len(error.problems)
     lines = [f"{title}: {count_of(count, 'problem')}"]
     for problem in error.problems:
@@ -116,7 +116,8 @@ def block(title: str, error: MtlError) -> str:
 
 
 def first_rank() -> bool:
-    """Whether this process talks to the user: under torchrun or SLURM only rank 0 does."""
+    """Return whether this process writes messages for the user: under torchrun or SLURM, only rank
+    0 does."""
     try:
         launch = read_launch()
     except UserError:
@@ -147,8 +148,8 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _check_characters(argv: list[str]) -> None:
-    """Raises UserError for a word whose bytes are no text: no file of a run could hold it, and no
-    message show it."""
+    """Raise UserError for a word whose bytes are not text, because no file of a run and no message
+    could hold it."""
     for word in argv:
         try:
             word.encode()

@@ -1,8 +1,8 @@
-"""`mtl completion SHELL` prints a script; the script asks the hidden `mtl --complete` for
-candidates at every TAB.
+"""The completion of command lines: `mtl completion SHELL` prints a script, which asks the hidden
+`mtl --complete` for candidates at every TAB.
 
-A TAB has to feel instant, so this reads the names of the files in conf/ and the config dataclasses
-and imports nothing heavier: neither torch nor Hydra, pydantic or a YAML parser.
+A TAB has to feel instant, so this module reads the names of the files in conf/ and the config
+dataclasses, and imports nothing heavier: neither torch nor Hydra, pydantic or a YAML parser.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ OPTIONS: dict[str, dict[str, str | list[str] | None]] = {
     "tasks": {"--help": None, "-cd": "folder"},
     "completion": {"--help": None},
 }
-"""The options of every verb, and what follows each of them: nothing, one of some words, a folder, a
-file, or names of tasks."""
+"""The options of every verb, with the value that each of them takes: none, one of a list of words,
+a folder, a file, or names of tasks."""
 
 BASH = """\
 _mtl() {
@@ -79,8 +79,8 @@ PATHS = ("run_dir", "data.root", "data.cache_dir")
 
 
 def completion_main(argv: list[str]) -> int:
-    """`mtl completion SHELL`: print the script that makes TAB work. Raises UserError for a shell it
-    does not know."""
+    """Run `mtl completion SHELL`: print the script that makes TAB work. Raises UserError for a
+    shell without such a script."""
     if not argv or argv[0] in ("-h", "--help"):
         print(
             "usage: mtl completion bash|zsh|fish\n\nPrint a script that completes mtl's command "
@@ -101,12 +101,12 @@ def completion_main(argv: list[str]) -> int:
 
 
 def complete_main(argv: list[str]) -> int:
-    """The hidden `mtl --complete bash LINE BREAKS`, `mtl --complete fish LINE` and `mtl --complete
-    zsh WORD... CURRENT`.
+    """Run the hidden `mtl --complete bash LINE BREAKS`, `mtl --complete fish LINE` or `mtl
+    --complete zsh WORD... CURRENT`.
 
-    Prints one candidate a line; a finished one ends with a space. For bash a candidate takes the
-    place of what follows the last bare one of the characters BREAKS, because that is what bash
-    calls a word.
+    The command prints one candidate per line; a finished candidate ends with a space. For bash, a
+    candidate replaces only the text after the last unquoted character of BREAKS, because bash ends
+    a word at these characters.
     """
     shell, *rest = argv
     if shell == "zsh":
@@ -127,8 +127,8 @@ def complete_main(argv: list[str]) -> int:
 
 
 def complete(words: list[str], current: str) -> list[str]:
-    """What `current` can become, given the words between `mtl` and it. Quotes are already taken
-    off."""
+    """Return the candidates for `current`, given the words between `mtl` and it, all without
+    quotes."""
     if not words:
         return _starting(current, [*VERBS, "--help", "--version"])
     verb, *before = words
@@ -159,8 +159,8 @@ def complete(words: list[str], current: str) -> list[str]:
 
 
 class _Names:
-    """The names that the command line so far makes known: the configuration folders, the choices
-    made, the tasks."""
+    """The names that are known from the command line so far: the configuration folders, the
+    choices, the tasks."""
 
     def __init__(self, before: list[str], run: str | None) -> None:
         own = [
@@ -182,7 +182,7 @@ class _Names:
         }
 
     def groups(self) -> list[str]:
-        """Folders of conf/ and of the user's own folders."""
+        """Return the folders of conf/ and of the user's own configuration folders."""
         return sorted(
             {
                 path.name
@@ -194,7 +194,7 @@ class _Names:
         )
 
     def files(self, group: str) -> dict[str, Path]:
-        """The choices of a group."""
+        """Return the choices of a group."""
         return {
             path.stem: path
             for folder in self.folders
@@ -202,8 +202,8 @@ class _Names:
         }
 
     def tasks(self) -> list[str]:
-        """The tasks of the run that was named; else those that `task=` names, its suites taken
-        apart; else all there are."""
+        """Return the tasks of the run on the command line; without a run, the tasks that `task=`
+        names, with its suites resolved; without `task=`, all tasks."""
         for folder in [self.run, self.run.parent.parent] if self.run else []:
             if (folder / "config.yaml").is_file():
                 text = (folder / "config.yaml").read_text(encoding="utf-8")
@@ -224,8 +224,8 @@ class _Names:
         return found
 
     def task_config(self, name: str) -> list[type]:
-        """The dataclass of the type that a task's file names; without such a file those of all
-        types."""
+        """Return the dataclass of the task type that a task's file names; without such a file, the
+        dataclasses of all types."""
         file = self.files("task").get(name)
         kind = (
             re.search(r"^type: *(\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
@@ -236,8 +236,8 @@ class _Names:
 
 
 def _override(current: str, names: _Names, *, groups: bool) -> list[str]:
-    """Candidates for `key` and for `key=value`; `groups`: whether a key can also be a folder of
-    conf/."""
+    """Return candidates for `key` and for `key=value`. `groups`: whether a key can also be a folder
+    of conf/."""
     sign = current[: len(current) - len(current.lstrip("+~"))]
     key, equals, value = current[len(sign) :].partition("=")
     parents, dot, last = key.rpartition(".")
@@ -259,7 +259,7 @@ def _override(current: str, names: _Names, *, groups: bool) -> list[str]:
 
 
 def _fields(path: list[str], names: _Names) -> dict[str, Any]:
-    """The keys below `path`, each with the type of its value. Empty when there is no such
+    """Return the keys below `path`, each with the type of its value; empty when there is no such
     section."""
     level = get_type_hints(Config)
     for depth, part in enumerate(path):
@@ -281,7 +281,7 @@ def _fields(path: list[str], names: _Names) -> dict[str, Any]:
 
 
 def _dataclasses(hint: Any) -> list[type]:
-    """The config dataclasses that a type names."""
+    """Return the config dataclasses in a type."""
     return (
         [hint]
         if isinstance(hint, type) and is_dataclass(hint)
@@ -294,7 +294,7 @@ def _is_section(hint: Any) -> bool:
 
 
 def _values(hint: Any) -> list[str]:
-    """The values of a type that has few of them."""
+    """Return the values of a type that has few of them."""
     if get_origin(hint) is Literal:
         return [str(value) for value in get_args(hint)]
     if hint is bool:
@@ -306,7 +306,7 @@ def _values(hint: Any) -> list[str]:
 
 
 def _one_or_list(value: str, choices: Iterable[str]) -> list[str]:
-    """`value` completed to one choice, to a list `[a,b]`, or to a sweep `a,b`."""
+    """Return the completions of `value` to one choice, to a list `[a,b]`, or to a sweep `a,b`."""
     head, last = re.fullmatch(r"(.*[\[,])?([^\[,]*)", value).groups(default="")  # type: ignore[union-attr]  # matches every value
     left = [choice for choice in _starting(last, choices) if choice not in re.split(r"[\[,]", head)]
     if not head.startswith("["):
@@ -319,8 +319,8 @@ def _one_or_list(value: str, choices: Iterable[str]) -> list[str]:
 
 
 def _paths(current: str, *, files: bool) -> list[str]:
-    """Folders, and files if asked for, that start with `current`; hidden ones only when their dot
-    is typed."""
+    """Return the folders, and the files if `files`, that start with `current`; hidden ones only
+    when the user has typed their dot."""
     parent, slash, last = current.rpartition("/")
     folder = Path(parent + slash).expanduser()
     inside = sorted(folder.iterdir()) if folder.is_dir() else []
@@ -339,18 +339,18 @@ def _starting(current: str, candidates: Iterable[str]) -> list[str]:
 
 
 def _finished(candidate: str) -> bool:
-    """Whether nothing more can follow in this word, so that a space may."""
+    """Return whether nothing more can follow in this word, so that a space can follow."""
     return not candidate.endswith(("=", ".", "/", ",")) and (
         "[" not in candidate or candidate.endswith("]")
     )
 
 
 def _split(line: str, breaks: str = "") -> tuple[list[str], str, int, bool]:
-    """The words of a shell line up to the cursor without their quotes, and the last, unfinished
-    one.
+    """Return the words of a shell line up to the cursor without their quotes, and the last,
+    unfinished word.
 
-    Also where in the last one bash lets a completion begin (after an open quote or a bare character
-    of `breaks`), and whether a quote is open.
+    Also return the position in the last word at which bash lets a completion begin (after an open
+    quote or an unquoted character of `breaks`), and whether a quote is open.
     """
     words: list[str] = []
     word, start, quote = "", 0, ""

@@ -1,5 +1,5 @@
-"""`mtl eval PATH`: evaluate a run's best checkpoint, or one checkpoint, from what its run folder
-says."""
+"""The verb `mtl eval PATH`: evaluate a run's best checkpoint, or one checkpoint, with the data and
+config of its run folder."""
 
 from __future__ import annotations
 
@@ -68,9 +68,10 @@ def eval_main(argv: list[str]) -> int:
     if arguments.help:
         print(HELP, end="")
         return 0
-    # `--task rte data.root=DIR`: a task's name has no `=`.
+    # A word with `=` after --task is an override (`--task rte data.root=DIR`), because a task's
+    # name has no `=`.
     words = [*arguments.rest, *arguments.task]
-    # os.path: a path cannot be asked for a name that is too long.
+    # Use os.path, because Path.exists raises OSError for a name that is too long.
     overrides = [word for word in words if "=" in word and not os.path.exists(word)]  # noqa: PTH110
     paths = [str(typed_path(word, "PATH")) for word in arguments.rest if word not in overrides]
     tasks = [word for word in arguments.task if word not in overrides]
@@ -86,7 +87,7 @@ def eval_main(argv: list[str]) -> int:
         if first_rank():
             print(text, file=sys.stderr, flush=True)
 
-    # Before the imports, which take seconds.
+    # Print this line before the imports, which take seconds.
     say(f"mtl eval: evaluating {paths[0]}")
     from mtlcli.runner.reload import evaluate_path
 
@@ -122,7 +123,7 @@ def eval_main(argv: list[str]) -> int:
 
 
 def _check(paths: list[str], overrides: list[str], file: Path | None, folder: Path | None) -> None:
-    """Refuse what can be known to be wrong before the checkpoint is read."""
+    """Raise UserError for every mistake that can be found before the checkpoint is read."""
     problems = []
     values = None
     if len(paths) == 1:
@@ -164,8 +165,8 @@ def _check(paths: list[str], overrides: list[str], file: Path | None, folder: Pa
 
 
 def _saved(path: Path) -> dict[str, Any] | None:
-    """The configuration of the run that `path` is in; None when it cannot be read, which is said
-    when the run is opened."""
+    """Return the configuration of the run that `path` is in; None when the configuration cannot be
+    read, which is reported when the run is opened."""
     try:
         return saved_values(run_of(path) / "config.yaml")
     except UserError:
@@ -173,7 +174,7 @@ def _saved(path: Path) -> dict[str, Any] | None:
 
 
 def _check_path(path: Path) -> list[Problem]:
-    """Whether a path can be a run folder or a checkpoint at all."""
+    """Return a problem if a path cannot be a run folder or a checkpoint."""
     if (
         any((path / name).is_file() for name in ("config.yaml", "manifest.json"))
         or path.parent.name == "checkpoints"

@@ -1,5 +1,5 @@
-"""Keys of Hydra itself on the command line: which of them do something here, and what launchers and
-sweepers need."""
+"""Keys of Hydra itself on the command line: which of them have an effect here, and what launchers
+and sweepers need."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IGNORED = {
     "hydra.overrides.*": "leave it out",
     "hydra/output": "leave it out",
 }
-"""Keys of Hydra that do nothing here, and what to do instead."""
+"""Keys of Hydra that have no effect here, with the advice to the user."""
 OF_SWEEPS = (
     "hydra.sweep.*",
     "hydra.sweeper*",
@@ -32,7 +32,7 @@ OF_SWEEPS = (
     "hydra.job.env_copy",
     "hydra.job.config.*",
 )
-"""Keys of Hydra that do something in a sweep only."""
+"""Keys of Hydra that have an effect in a sweep only."""
 PLUGINS = {
     "hydra/launcher": {
         "submitit_*": "submitit-launcher",
@@ -46,13 +46,13 @@ PLUGINS = {
         "nevergrad": "nevergrad-sweeper",
     },
 }
-"""The packages `hydra-...` that bring launchers and sweepers."""
+"""The packages `hydra-...` that contain launchers and sweepers."""
 PROGRAMS = {"submitit_slurm": ("srun", "sbatch")}
-"""What launchers start jobs with."""
+"""The programs with which launchers start jobs."""
 
 
 def idle_key(override: Override, *, sweep: bool, resumed: bool) -> Problem | None:
-    """What is wrong with a key of Hydra that would do nothing, or could not work."""
+    """Return a problem if a key of Hydra would have no effect, or could not work."""
     key = override.key_or_group
     if not key.startswith(("hydra.", "hydra/")):
         return None
@@ -75,7 +75,8 @@ def idle_key(override: Override, *, sweep: bool, resumed: bool) -> Problem | Non
 
 
 def missing_plugin(key: str, name: str, options: list[str]) -> Problem | None:
-    """What a launcher or sweeper that was chosen lacks on this machine."""
+    """Return a problem if the chosen launcher or sweeper lacks a package or a program on this
+    machine."""
     if key not in PLUGINS:
         return None
     where = f"{key}={name}"

@@ -1,9 +1,9 @@
-"""Hydra's loader, with one rule more: a file of the user is data, so it cannot configure Hydra
+"""Hydra's loader with one additional rule: a file of the user is data, so it cannot configure Hydra
 itself.
 
-Hydra calls the callbacks, sets the environment and opens the log files that the keys of `hydra.*`
-name. A task that somebody has passed on must not be able to do any of that; on the command line,
-where the user has typed them, these keys are taken.
+Through the keys of `hydra.*`, Hydra calls callbacks, sets the environment and opens log files. A
+task file that somebody has passed on must not be able to do any of that. On the command line these
+keys are accepted, because the user has typed them.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from omegaconf import DictConfig
 from mtlcli.errors import Problem, UserError
 
 FOREIGN = ("command-line", "hydra.searchpath in command-line", "hydra.searchpath in main")
-"""How Hydra calls the places of files that are neither its own nor this package's."""
+"""Hydra's names for the places of files that are neither its own nor this package's."""
 
 
 class Loader(ConfigLoaderImpl):
-    """Raises UserError when a file that is given with `-cd` or `hydra.searchpath` reaches into
+    """A loader that raises UserError when a file from `-cd` or `hydra.searchpath` sets keys of
     `hydra.*`, in whatever way."""
 
     def _load_single_config(self, default: ResultDefault, repo: Any) -> ConfigResult:
         loaded = super()._load_single_config(default, repo)
-        # By what it contains, wherever headers and defaults lists have put that; and by what it
-        # asks other files to do.
+        # Check the file's keys, wherever headers and defaults lists have put them, and the choices
+        # that the file makes for other files.
         if loaded.provider in FOREIGN:
             _refuse([*_keys(loaded.config), *_asked(loaded)], loaded, str(default.config_path))
         elif (
@@ -55,7 +55,7 @@ def _refuse(keys: list[str], file: ConfigResult, config_path: str) -> None:
 
 
 def _keys(config: Any) -> Iterator[str]:
-    """What a config, put where its package says, contains of `hydra`: the keys below it."""
+    """Yield the keys below `hydra` in a config that lies in its package."""
     if isinstance(config, DictConfig) and "hydra" in list(config):
         below = config._get_node("hydra")
         found = (
@@ -69,7 +69,7 @@ def _keys(config: Any) -> Iterator[str]:
 
 
 def _asked(file: ConfigResult) -> Iterator[str]:
-    """What a file's defaults list chooses for Hydra in place of what this package has chosen."""
+    """Yield the choices in a file's defaults list that replace this package's choices for Hydra."""
     for entry in file.defaults_list or []:
         if isinstance(entry, GroupDefault) and entry.override:
             place = f"{(entry.group or '').lstrip('/')}@{entry.package or ''}".rstrip("@")
@@ -78,5 +78,6 @@ def _asked(file: ConfigResult) -> Iterator[str]:
 
 
 def install() -> None:
-    """Make `hydra.main` use this loader, in this process and in those of a sweep's launcher."""
+    """Make `hydra.main` use this loader, in this process and in the processes of a sweep's
+    launcher."""
     hydra._internal.hydra.ConfigLoaderImpl = Loader  # type: ignore[attr-defined]

@@ -1,4 +1,5 @@
-"""Single overrides of a command line: read by Hydra's own parser, applied to plain values."""
+"""Single overrides of a command line: Hydra's own parser reads them, and this module applies them
+to plain values."""
 
 from __future__ import annotations
 
@@ -10,20 +11,20 @@ from hydra.core.override_parser.types import Override
 
 
 def added(override: Override, text: str) -> str:
-    """The override so that Hydra adds the key if no file spells it: the schema knows it, and that
-    is what counts."""
+    """Return the override in a form in which Hydra adds the key even if no file contains it,
+    because the schema decides which keys exist."""
     return text if override.is_delete() else "++" + text.lstrip("+")
 
 
 @cache
 def parsed(text: str) -> Override:
-    """The override that a text on the command line stands for."""
+    """Return the override that a text on the command line means."""
     return OverridesParser.create().parse_override(text)
 
 
 def doubled(texts: list[str]) -> list[tuple[str, str]]:
-    """Of the values of a sweep over one key, each as `key=value`, those that are there before, as
-    `1.0` is `1`: both as typed."""
+    """Return the repeated values among `texts`, the values of a sweep over one key, each as
+    `key=value`. Each entry is a pair of equal values, such as `1.0` and `1`, as they were typed."""
     first: dict[str, str] = {}
     again = []
     for text in texts:
@@ -35,7 +36,7 @@ def doubled(texts: list[str]) -> list[tuple[str, str]]:
 
 
 def _one_form(value: Any) -> Any:
-    """A value in the form that all ways to type it have."""
+    """Return a value in one form for all ways to type it."""
     if isinstance(value, dict):
         return {key: _one_form(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -44,14 +45,14 @@ def _one_form(value: Any) -> Any:
 
 
 def is_task(override: Override) -> bool:
-    """Whether a whole task is given: `+tasks.NAME={...}`."""
+    """Return whether an override sets a whole task: `+tasks.NAME={...}`."""
     parts = override.key_or_group.split(".")
     return len(parts) == 2 and parts[0] == "tasks" and isinstance(override.value(), dict)
 
 
 def apply(override: Override, values: dict[str, Any]) -> None:
-    """What Hydra does with `++key=value` and `~key`, on plain values: composing anew takes a
-    hundred times longer."""
+    """Apply an override to plain values as Hydra applies `++key=value` and `~key`. Composing the
+    configuration again would take a hundred times longer."""
     *path, last = override.key_or_group.split(".")
     for part in path:
         if not isinstance(values.get(part), dict):

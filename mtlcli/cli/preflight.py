@@ -1,5 +1,5 @@
-"""Everything that can be known to be wrong with a `mtl train` command line, found before Hydra runs
-a job or makes a folder."""
+"""The check of a `mtl train` command line: every mistake that can be found before Hydra runs a job
+or makes a folder."""
 
 from __future__ import annotations
 
@@ -59,9 +59,11 @@ from mtlcli.rundir.checkpoint import run_of
 
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 MOST_JOBS = 100
-"""Combinations of a sweep that are composed beforehand, beyond every single value."""
+"""The number of jobs of a sweep up to which combinations of values are composed; every single value
+is composed in any case."""
 MOST_VALUES = 200
-"""Values of one key of a sweep that are tried: of a longer range the first ones and the last."""
+"""The number of values of one key of a sweep that are tried; in a longer list, the first ones and
+the last."""
 VERSION_BASE = "1.3"
 CHOSEN_BY = {
     "tasks": "task",
@@ -70,8 +72,8 @@ CHOSEN_BY = {
     "sampling": "sampling",
     "optim": "optim",
 }
-"""Sections whose keys depend on what is chosen in a group: nothing can be said of them when the
-choice is wrong."""
+"""Sections whose keys depend on the choice in a group, with the group. When the choice is wrong,
+their keys cannot be checked."""
 PACKAGE = re.compile(r"\s*#\s*@package\b[ \t]*(.*?)\s*$")
 RENAME = (
     "rename the file: a name begins with a letter and has letters, digits, - and _ only, and "
@@ -82,20 +84,20 @@ HEADER = re.compile(r"tasks\.[A-Za-z][A-Za-z0-9_-]*|_global_")
 
 @dataclass
 class Plan:
-    """A command line that was found good."""
+    """A command line without mistakes."""
 
     overrides: list[str]
-    """For Hydra: keys of the schema that no file spells are added."""
+    """The overrides for Hydra, in a form that adds keys of the schema that no file contains."""
     swept: list[str]
-    """Keys with several values."""
+    """The keys with several values."""
     configs: list[Config]
-    """The configs that were composed; of a long sweep the first ones."""
+    """The configs that were composed; for a long sweep the first ones."""
     resumes: Path | None
-    """The run folder, or the checkpoint, that the run goes on from."""
+    """The run folder, or the checkpoint, from which the run is resumed."""
     jobs: int | None
-    """Number of jobs of a sweep, where it is known beforehand."""
+    """The number of jobs of a sweep; None where it is not known beforehand."""
     notices: list[str] = field(default_factory=list)
-    """What the user should know although nothing is wrong."""
+    """Notes for the user that are not about mistakes."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -110,8 +112,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def read_arguments(argv: list[str]) -> argparse.Namespace:
-    """Hydra's own options and overrides, in any order. Raises UserError for an option that there is
-    not."""
+    """Read Hydra's own options and overrides, in any order. Raises UserError for an unknown
+    option."""
     hydras = get_args_parser()
     hydras.__class__ = _Parser
     arguments = hydras.parse_intermixed_args(argv)
@@ -155,13 +157,13 @@ def read_arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def preflight(arguments: argparse.Namespace, resumes: Path | None = None) -> Plan:
-    """Check a command line. Raises UserError with everything that is wrong with it. `resumes`: go
-    on with this run, whatever it says."""
+    """Check a command line. Raises UserError with every mistake in it. `resumes`: resume this run,
+    whatever the command line says about `resume`."""
     return _Preflight(arguments, resumes).plan()
 
 
 def explain(error: BaseException) -> Problem:
-    """An error of Hydra, OmegaConf or YAML as a problem in plain words."""
+    """Return an error of Hydra, OmegaConf or YAML as a problem in plain words."""
     cause = error
     while not str(cause) and cause.__cause__ is not None:
         cause = cause.__cause__
@@ -192,9 +194,11 @@ def explain(error: BaseException) -> Problem:
 
 
 def _package(path: Path) -> str | None:
-    """What the header of a task file says where its values belong; None where there is no header.
+    """Return the package in the header of a task file, to which its values belong; None where there
+    is no such header.
 
-    Hydra reads headers, `# @KEY VALUE`, as long as nothing but headers and empty lines came before.
+    Hydra reads headers, `# @KEY VALUE`, only from the lines before the first line that is neither a
+    header nor empty.
     """
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     headers = itertools.takewhile(
@@ -204,7 +208,7 @@ def _package(path: Path) -> str | None:
 
 
 def _bad_header(path: Path) -> list[Problem]:
-    """What is wrong with the header of a task file that has one."""
+    """Return a problem if the header of a task file does not name a task."""
     package = _package(path)
     if package is None or HEADER.fullmatch(package):
         return []
@@ -216,7 +220,7 @@ def _bad_header(path: Path) -> list[Problem]:
 
 
 def unusable(group: str, path: Path) -> list[Problem]:
-    """Why a file of the user cannot be chosen by its name."""
+    """Return problems if a file of the user cannot be chosen by its name."""
     name = path.stem
     try:
         readable = str(parsed(f"{group}={name}").value()) == name
@@ -234,20 +238,20 @@ def unusable(group: str, path: Path) -> list[Problem]:
 
 
 def _names(override: Override) -> list[str]:
-    """The choices that an override of a group names."""
+    """Return the choices that an override of a group names."""
     value = override.value()
     return [str(each) for each in (value if isinstance(value, list) else [value])]
 
 
 def _proposal(package: str) -> str:
-    """The header's name of a task, with other characters where it has some that a name cannot
+    """Return a proposal for a task's header, with other characters for those that a name cannot
     have."""
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", re.sub(r"^tasks?\.", "", package)).strip("_")
     return f"tasks.{name}" if re.match("[A-Za-z]", name) else f"tasks.task_{name}".rstrip("_")
 
 
 def _loader(own: Path | None) -> ConfigLoader:
-    """Our loader, over the same search path that `hydra.main` makes of the arguments."""
+    """Return our loader, with the search path that `hydra.main` makes from the arguments."""
     version.setbase(VERSION_BASE)
     setup_globals()
     path = create_config_search_path(str(conf_dir()))
@@ -261,8 +265,8 @@ def _loader(own: Path | None) -> ConfigLoader:
 
 
 def _text(override: Override) -> str | None:
-    """The text that an override gives, before anything is composed; None for null. Raises UserError
-    for `${KEY}`."""
+    """Return the text of an override before the configuration is composed; None for null. Raises
+    UserError for `${KEY}`."""
     try:
         value = OmegaConf.create({"value": override.value()})["value"]
     except OmegaConfBaseException as error:
@@ -283,8 +287,7 @@ class _Preflight:
         self.problems: dict[Problem, None] = {}
         self.notices: list[str] = []
         self.unclear: list[str] = []
-        # `experiment=null` is what train.yaml says, but Hydra does not take it from the command
-        # line.
+        # train.yaml contains `experiment=null`, but Hydra does not accept it on the command line.
         self.overrides = self._parse(
             [text for text in arguments.overrides if text != "experiment=null"]
         )
@@ -335,12 +338,12 @@ class _Preflight:
             line for config in configs for line in unheeded(config, typed_keys)
         )
         idle_in = [idle(config, typed_keys) for config in configs]
-        # In a sweep a key may do something in some of the jobs.
+        # In a sweep, refuse only keys that have no effect in any of the jobs.
         for problem in idle_in[0] if idle_in and not self.problems else []:
             if all(problem in others for others in idle_in):
                 self._add(problem)
         for problem, where in found.items():
-            # Nothing can be said of a value that could not be read.
+            # Skip a problem with a value that could not be read: it only follows from that.
             if any(is_inside(problem.where, key) for key in self.unclear):
                 continue
             of_the_value = any(problem.where == key for key in swept)
@@ -356,7 +359,7 @@ class _Preflight:
         return Plan(overrides, swept, configs, self.resumes, self._count(values), self._notices())
 
     def _does_something(self, override: Override) -> bool:
-        """Whether an override of Hydra's own keys has an effect; if not, why."""
+        """Return whether an override of Hydra's own keys has an effect; if not, add the problem."""
         key, value = override.key_or_group, override.value()
         problem = idle_key(override, sweep=self.sweep, resumed=self.resumes is not None)
         if problem is None and isinstance(value, str):
@@ -368,11 +371,12 @@ class _Preflight:
         return problem is None
 
     def _notices(self) -> list[str]:
-        """What was typed and gives way to what was typed after it."""
+        """Return notes about overrides that later ones replace, and about a chosen default that the
+        user may not want."""
         last = {override.key_or_group: override for override in self.overrides}
         own = [path.stem for path in self._own_files("task")]
         if own and self.resumes is None and not {"task", "experiment"} & last.keys():
-            # The main job takes hours where a user may have meant a file of their own.
+            # The default task takes hours, while the user may have meant a file of their own.
             what = (
                 f"no task is chosen, so task=glue_multi is trained, and nothing of {self.own}/task"
             )
@@ -387,7 +391,8 @@ class _Preflight:
         ]
 
     def _resumed(self) -> Path | None:
-        """The path of `resume=PATH`; of `resume=auto`, the run folder if it holds a checkpoint."""
+        """Return the path of `resume=PATH`; for `resume=auto`, the run folder if it holds a
+        checkpoint."""
         given = {override.key_or_group: override for override in self.overrides}
         resume = _text(given["resume"]) if "resume" in given else None
         if resume is None:
@@ -419,7 +424,8 @@ class _Preflight:
         return folder if any((folder / "checkpoints").glob("step_*")) else None
 
     def _count(self, values: dict[int, list[str]]) -> int | None:
-        """The jobs of a sweep, where Hydra's own sweeper makes them: every combination is one."""
+        """Return the number of jobs of a sweep, where Hydra's own sweeper makes one of every
+        combination; None for other sweepers and for ranges."""
         swept = [override for override in self.overrides if override.is_sweep_override()]
         if any(override.key_or_group == "hydra/sweeper" for override in self.overrides):
             return None
@@ -444,13 +450,13 @@ class _Preflight:
                 if before is not None and not homes:
                     self.unclear.append(before.partition("=")[0].lstrip("+~"))
                 continue
-            # A text that only lacks Hydra's quotes is read as the text that it is:
+            # A text that lacks only Hydra's quotes is read as the text that it is, for instance
             # `data.root=~/data`.
             for attempt in filter(None, (text, quoted(text))):
                 try:
                     parsed += parser.parse_overrides([attempt])
                     break
-                # ValueError: of a number with thousands of digits.
+                # ValueError comes from a number with thousands of digits.
                 except (OverrideParseException, HydraException, ValueError):
                     continue
             else:
@@ -465,7 +471,7 @@ class _Preflight:
         return override.is_hydra_override() or override.package is not None
 
     def _values(self, override: Override) -> list[str]:
-        """The texts that stand for the override: one, or one for each value of a sweep."""
+        """Return the texts of an override: one, or one for each value of a sweep."""
         if not override.is_sweep_override():
             return [override.input_line or ""]
         key = override.get_key_element()
@@ -513,7 +519,8 @@ class _Preflight:
         return values
 
     def _check_own_files(self) -> None:
-        """A file of the user with the name of a built-in one would never be read."""
+        """Add a problem for each file of the user with the name of a built-in one, because Hydra
+        would never read it."""
         for group in self.groups if self.own else []:
             for path in sorted((self.own or Path()).joinpath(group).glob("*.yaml")):
                 if (conf_dir() / group / path.name).exists():
@@ -551,7 +558,8 @@ class _Preflight:
                 ):
                     continue
                 self.bad_groups.add(group)
-                # `task=true` is no text, and `task=null` is nothing.
+                # `task=true` is read as a bool and `task=null` as None, so look for files of these
+                # names by their text.
                 typed_name = "null" if name is None else str(name).lower()
                 meant = [path for path in self._own_files(group) if path.stem.lower() == typed_name]
                 if meant and (problems := unusable(group, meant[0])):
@@ -576,18 +584,19 @@ class _Preflight:
                     self._add(Problem(f"unknown {group} '{name}'", f"{group}={name}", fix))
 
     def _own_files(self, group: str) -> list[Path]:
-        """The user's files of a group."""
+        """Return the user's files of a group."""
         return sorted((self.own or Path()).joinpath(group).glob("*.yaml")) if self.own else []
 
     def _options(self, group: str, folder: str = "") -> list[str]:
-        """The names that can be chosen in a group, or in a folder of it if there is one."""
+        """Return the names that can be chosen in a group, or in a folder of the group if it
+        exists."""
         unfit = {path.stem for path in self._own_files(group) if unusable(group, path)}
         there = self.loader.get_group_options(f"{group}/{folder}") if folder else []
         return there or [name for name in self.loader.get_group_options(group) if name not in unfit]
 
     def _of_path(self, group: str, name: str) -> str | None:
-        """What to type for a choice that was typed as a path or with the ending of its file; None
-        where it is neither."""
+        """Return the advice for a choice that was typed as a path or with the ending of its file;
+        None for any other choice."""
         if group == "model" and "/" in name and not name.endswith((".yaml", ".yml")):
             return (
                 "a folder, or a name on the hub, is given with model=pretrained: "
@@ -603,7 +612,7 @@ class _Preflight:
             return None
         file, choice = Path(f"{stem}.yaml"), stem.rpartition("/")[2]
         folder = file.parent.parent
-        # os.path: a name that is too long is no error here.
+        # Use os.path, for which a name that is too long is no error.
         if not os.path.isfile(file) or (self.own and folder.resolve() == self.own.resolve()):  # noqa: PTH113
             known = choice in self._options(group)
             return (
@@ -618,7 +627,8 @@ class _Preflight:
         )
 
     def _check_suites(self, names: list[Any], text: str) -> None:
-        """Say which tasks of a list are in a suite of the list, too, or in two."""
+        """Add a note about tasks of a list that are also in a suite of the list, or in two
+        suites."""
         given: dict[str, str] = {}
         chosen = list(dict.fromkeys(map(str, names)))
         files = [
@@ -649,12 +659,12 @@ class _Preflight:
             )
 
     def _forgotten(self, group: str, name: str) -> str | None:
-        """Advice to type -cd, where a folder beside has a file of this name and no -cd was
-        typed."""
+        """Return the advice to type -cd, where a folder in the current one has a file of this name
+        and the user has not typed -cd."""
         if self.own:
             return None
-        # glob and os.path: a folder that cannot be read and a name that is too long are no errors
-        # here.
+        # Use glob and os.path, for which an unreadable folder and a name that is too long are no
+        # errors.
         found = [
             folder
             for folder in sorted(glob("*"))  # noqa: PTH207
@@ -665,8 +675,8 @@ class _Preflight:
         )
 
     def _check_task_names(self, files: list[Any]) -> None:
-        """Two files that are chosen together cannot give the same task: one would be mixed into the
-        other."""
+        """Add a problem if two chosen files define the same task, because Hydra would merge one
+        into the other."""
         given: dict[str, str] = {}
         for name in dict.fromkeys(map(str, files)):
             package = (
@@ -692,8 +702,8 @@ class _Preflight:
                 )
 
     def _jobs(self, values: dict[int, list[str]]) -> Iterator[list[Override]]:
-        """What is given in each job of a sweep: every value of every key once, then further
-        combinations up to a number."""
+        """Yield the overrides of the jobs of a sweep that are checked: every value of every key
+        once, then further combinations up to MOST_JOBS jobs."""
         lists = [
             [parsed(text) for text in texts]
             for override in self.overrides
@@ -720,7 +730,8 @@ class _Preflight:
                 count += 1
 
     def _check_job(self, job: list[Override]) -> tuple[Config | None, list[Problem]]:
-        """Compose one job; what is wrong with it."""
+        """Compose one job. Return its config, None if it cannot be read, and the problems with
+        it."""
         chosen = [
             override for override in job if self._is_group(override) or self._is_hydras(override)
         ]
@@ -738,7 +749,7 @@ class _Preflight:
         ]:
             return None, bad_headers
         if self.saved is not None and not chosen:
-            # Nothing to compose: the run has its configuration.
+            # A run that is resumed has its configuration, so there is nothing to compose.
             problems: list[Problem] = []
             values = copy.deepcopy(self.saved)
         else:
@@ -754,7 +765,7 @@ class _Preflight:
             for override in job
             if not (self._is_group(override) or self._is_hydras(override))
         ]
-        # A whole task that is given comes first: its values may be given too.
+        # Apply whole tasks first, because other overrides may set single values of theirs.
         for override in sorted(given, key=lambda override: not is_task(override)):
             key, section = override.key_or_group, override.key_or_group.partition(".")[0]
             if CHOSEN_BY.get(section) in self.bad_groups or (headless and section == "tasks"):
@@ -776,18 +787,19 @@ class _Preflight:
             values if self.saved is None else {each.key_or_group: each.value() for each in given}
         )
         if tokens := typed_tokens(typed):
-            return None, tokens  # What else is wrong might quote them.
+            return None, tokens  # Other problems might quote the tokens.
         config, found = read_config(values)
         if config is not None:
             found = [*missing_files(config), *missing_device(config)]
-            # A run that exists has its backbone in its folder.
+            # A run that is resumed has its backbone in its folder.
             found += missing_model(config) if self.saved is None else []
         return config, problems + [
             problem for problem in found if not (headless and problem.where.startswith("task"))
         ]
 
     def _changed(self, composed: dict[str, Any], chosen: list[Override]) -> dict[str, Any]:
-        """The configuration of the run that is resumed, with the groups that are chosen anew."""
+        """Return the configuration of the run that is resumed, with the groups that the user has
+        chosen anew."""
         groups = [override.key_or_group for override in chosen if self._is_group(override)]
         if "experiment" in groups:
             return copy.deepcopy(composed)
@@ -798,8 +810,8 @@ class _Preflight:
         return values
 
     def _compose(self, overrides: tuple[str, ...]) -> tuple[dict[str, Any] | None, list[Problem]]:
-        """The configuration that these choices make, without Hydra's own part. Composing takes
-        long, so it is done once for each."""
+        """Return the configuration that these choices make, without Hydra's own part, and the
+        problems. Composing takes long, so it is done once for each set of choices."""
         if overrides not in self.composed:
             try:
                 composed: Any = OmegaConf.to_container(
@@ -812,7 +824,7 @@ class _Preflight:
             except UnicodeDecodeError:
                 self.composed[overrides] = None, self._not_utf8()
             except ValueError as error:
-                # What Hydra raises for a header of more or fewer words than two.
+                # Hydra raises ValueError for a header of more or fewer words than two.
                 self.composed[overrides] = (
                     None,
                     [problem for path in self._own_tasks("*") for problem in _bad_header(path)]
@@ -825,7 +837,8 @@ class _Preflight:
         return base, list(problems)
 
     def _not_utf8(self) -> list[Problem]:
-        """The user's files that are written in another encoding than YAML's."""
+        """Return problems with the user's files whose encoding is not UTF-8, which YAML
+        requires."""
         problems = []
         for path in sorted((self.own or Path()).glob("*/**/*.yaml")):
             data = path.read_bytes()
@@ -838,8 +851,8 @@ class _Preflight:
         return problems
 
     def _without_header(self, stray: Any) -> list[Problem]:
-        """The task files whose values landed outside of `tasks`, because their first lines do not
-        say where they belong."""
+        """Return problems with task files whose values landed outside of `tasks`, because their
+        first lines do not name the task."""
         if not stray:
             return []
         what = (
@@ -854,7 +867,7 @@ class _Preflight:
         ]
 
     def _own_tasks(self, name: str) -> list[Path]:
-        """The user's task files of this name or pattern."""
+        """Return the user's task files of this name or pattern."""
         return sorted((self.own or Path()).joinpath("task").glob(f"{name}.yaml"))
 
     def _rewritten(self, override: Override) -> str:

@@ -1,5 +1,5 @@
-"""`mtl train -m`: a sweep, its jobs one after another, in a folder that a killed sweep goes on in
-with what is missing."""
+"""A sweep, `mtl train -m`: its jobs run one after another, in a folder in which a killed sweep can
+be resumed."""
 
 from __future__ import annotations
 
@@ -42,22 +42,23 @@ from mtlcli.report.sweep import (
 from mtlcli.rundir import checkpoint
 
 JOBS = "MTL_SWEEP_JOBS"
-"""Environment variable with the number of jobs, for jobs that a launcher runs in processes of its
-own."""
+"""The environment variable with the number of jobs, for jobs that a launcher runs in separate
+processes."""
 ITS_OWN = ("run_dir", "resume", "allow", "hydra.sweep.dir")
-"""Keys that say where and how a sweep is run, not what its jobs are."""
+"""Keys about the place of a sweep and the way to run it, not about its jobs."""
 
 _folder_of_first_rank: Path | None = None
-"""On other ranks the sweep's folder: Hydra has another one there."""
+"""The sweep's folder on other ranks, where Hydra has another folder."""
 _reasons: dict[str, int] = {}
-"""Why jobs of this process failed, with the number of the first such job."""
+"""The reasons why jobs of this process failed, with the number of the first job that failed for
+each reason."""
 _failed: set[int] = set()
-"""The numbers of all jobs of this process that failed, also where the folder of a job tells of an
-earlier end."""
+"""The numbers of all jobs of this process that failed, including those whose folder holds the
+status of an earlier end."""
 
 
 def sweep(options: list[str], plan: Plan, arguments: argparse.Namespace) -> int:
-    """Run a sweep, then show and save the table of its jobs, whatever became of them."""
+    """Run a sweep, then show and save the table of its jobs, also when jobs have failed."""
     global _folder_of_first_rank
     outlive_reader("stdout")
     if "run_dir" in plan.swept:
@@ -72,13 +73,13 @@ def sweep(options: list[str], plan: Plan, arguments: argparse.Namespace) -> int:
         for key, text in zip(keys, plan.overrides, strict=True)
         if key not in ("run_dir", "hydra.sweep.dir")
     ]
-    # Folders of jobs are named by what differs between them.
+    # The folder of a job is named after the keys in which the jobs differ, so exclude all others.
     same = [
         key for key in dict.fromkeys(keys) if key not in plan.swept and not key.startswith("hydra")
     ]
     overrides.append(f"hydra.job.config.override_dirname.exclude_keys={json.dumps(same)}")
     if not first_rank():
-        # Hydra makes folders in every process; those of the other ranks go away again.
+        # Hydra makes folders in every process; those of the other ranks are temporary.
         _folder_of_first_rank = _given_folder(plan)
         with tempfile.TemporaryDirectory() as temporary:
             return run_hydra(
@@ -123,7 +124,7 @@ def _key(override: str) -> str:
 
 
 def _again(arguments: argparse.Namespace, folder: Path) -> str:
-    """The command that goes on with the sweep."""
+    """Return the command that resumes the sweep."""
     own = ["-cd", arguments.config_dir] if arguments.config_dir is not None else []
     words = [text for text in arguments.overrides if _key(text) not in ITS_OWN]
     return (
@@ -145,10 +146,10 @@ def _given_folder(plan: Plan) -> Path | None:
 
 
 def _make_folder(plan: Plan) -> Path:
-    """Make the folder of a sweep, with an empty list of its jobs, or take that of a sweep to go on
-    with.
+    """Make the folder of a sweep, with an empty list of its jobs, or use the folder of a sweep that
+    is resumed.
 
-    Raises UserError when it cannot be made or is used.
+    Raises UserError when the folder cannot be made or is in use.
     """
     given = _given_folder(plan)
     if (
@@ -177,8 +178,8 @@ def _make_folder(plan: Plan) -> Path:
 
 
 def _reopen(folder: Path, plan: Plan) -> None:
-    """Check that a sweep can go on in a folder: it holds a sweep, whose jobs differ from these at
-    most in what is swept."""
+    """Check that a sweep can be resumed in a folder: the folder must hold a sweep whose jobs differ
+    from these only in the swept keys."""
     if not (folder / LISTED).is_file():
         fix = (
             "leave out -m to go on with that run"
@@ -206,12 +207,13 @@ def _reopen(folder: Path, plan: Plan) -> None:
                 f"run_dir={folder}",
                 "type the values that it was begun with, or give another run_dir=",
             )
-    # What a kill has left of a last line would be glued to the next one.
+    # Write the list again without a last line that a kill has cut short: the next entry would be
+    # added to that line.
     write_whole(folder / LISTED, "".join(json.dumps(entry) + "\n" for entry in entries))
 
 
 def _counts(key: str, plan: Plan) -> bool:
-    """Whether a key that is not swept belongs to what the jobs of a sweep are."""
+    """Return whether a key that is not swept affects the jobs of a sweep."""
     return (
         key not in plan.swept
         and key not in ITS_OWN
@@ -221,23 +223,24 @@ def _counts(key: str, plan: Plan) -> bool:
 
 
 def _canonical(override: str) -> str:
-    """An override in the one form that all ways to type it have, as `1e-3` and `0.001`."""
+    """Return an override in one form for all ways to type it, such as `1e-3` and `0.001`."""
     read = parsed(override)
     return f"{read.get_key_element().lstrip('+')}={read.get_value_element_as_str()}"
 
 
 def _remove_unused(folder: Path) -> None:
-    """Take back what was made for a sweep of which no job began. What others have put into the
-    folder stays."""
+    """Remove the files and the folder of a sweep of which no job has begun. Files of others in the
+    folder stay."""
     if (folder / LISTED).stat().st_size == 0:
         for name in (LISTED, "multirun.yaml"):
             (folder / name).unlink(missing_ok=True)
-        with suppress(OSError):  # It is not empty, or was there before.
+        with suppress(OSError):  # Other files are in the folder.
             folder.rmdir()
 
 
 def _finish(folder: Path, again: str) -> list[Problem]:
-    """Show and save the table of a sweep's jobs; which of them did not finish."""
+    """Show and save the table of a sweep's jobs. Return a problem that names the jobs that did not
+    finish."""
     from mtlcli.screen import screen
 
     jobs = read_sweep(folder)
@@ -269,8 +272,8 @@ def _finish(folder: Path, again: str) -> list[Problem]:
 
 
 def sweep_job(composed: DictConfig) -> float:
-    """One job of a sweep; returns its average score. When it fails its folder says so, and the
-    other jobs go on.
+    """Run one job of a sweep and return its average score. The status of a failed job is in its
+    folder, and the other jobs continue.
 
     A job that has finished is not run again.
     """
@@ -305,7 +308,7 @@ def sweep_job(composed: DictConfig) -> float:
             )
         return run_job(config, run_dir, command_of())
     except Interrupted as error:
-        # Hydra takes an Exception for one job's failure and starts the next job.
+        # Hydra would take an Exception for the failure of one job, and start the next job.
         raise KeyboardInterrupt from error
     except Exception as error:
         reason = str(error) if isinstance(error, MtlError) else f"{type(error).__name__}: {error}"
@@ -320,14 +323,14 @@ def sweep_job(composed: DictConfig) -> float:
                 run_dir.mkdir(exist_ok=True)
                 RunFolder(run_dir).write_status("failed", reason=reason)
         if str(settings.sweeper._target_).endswith(".BasicSweeper"):
-            # Nothing is optimised, and the failure has been shown: Hydra would show it again.
+            # The basic sweeper optimises nothing, and the failure has been shown: Hydra would show
+            # it again.
             return float("nan")
         raise
 
 
 def _entry(folder: Path, settings: Any) -> tuple[dict[str, Any], bool]:
-    """The line of the list of jobs that stands for this job, and whether it stands there
-    already."""
+    """Return this job's entry in the list of jobs, and whether the entry is in the list already."""
     overrides = [
         text.removeprefix("++") for text in settings.overrides.task if _key(text) != "resume"
     ]
@@ -342,20 +345,20 @@ def _entry(folder: Path, settings: Any) -> tuple[dict[str, Any], bool]:
             return entry, True
     number = int(settings.job.num)
     if any(entry["number"] == number for entry in entries):
-        # A sweep that goes on with more values than it had.
+        # The resumed sweep has more values than before, so Hydra's number belongs to another job.
         number = max(entry["number"] for entry in entries) + 1
     name = job_folder(number, settings.job.override_dirname)
     return {"number": number, "folder": name, "overrides": overrides}, False
 
 
 def _take_back(made: Path, used: Path) -> None:
-    """Remove the folder that Hydra has made for a job that has another one."""
+    """Remove the empty folder that Hydra has made for a job that uses another folder."""
     if made != used and made.is_dir() and not any(made.iterdir()):
         made.rmdir()
 
 
 def _announce(entry: dict[str, Any], settings: Any, before: SweepJob | None) -> None:
-    """The line that a job begins with."""
+    """Print the first line about a job."""
     total = f" ({settings.job.num + 1} of {os.environ[JOBS]})" if JOBS in os.environ else ""
     what = settings.job.override_dirname.replace("|", " ").replace("++", "")
     state = ""

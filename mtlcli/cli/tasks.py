@@ -1,5 +1,5 @@
-"""`mtl tasks`: what can be composed; `mtl tasks NAME`: a task's columns, rows and their encoded
-form. No torch."""
+"""The verb `mtl tasks`, which lists everything that can be composed, and `mtl tasks NAME`, which
+shows a task's columns, table rows and their encoded form. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from mtlcli.errors import Problem, UserError, count_of
 from mtlcli.registry import suggest
 
 ROWS = 3
-"""Rows of a task that are shown."""
+"""The number of table rows of a task that are shown."""
 LONGEST = 160
-"""Characters of a value, and of an encoded input, that are shown."""
+"""The number of characters of a value, and of an encoded input, that are shown."""
 TOKENIZER_ROWS = 2000
-"""Rows on which a tokenizer is trained for the preview, when the model has none at hand."""
+"""The number of table rows on which a tokenizer is trained for the preview, when the model has none
+on this machine."""
 
 HELP = """\
 List what can be composed, or show one task.
@@ -90,14 +91,14 @@ class GroupFile:
 
     path: Path
     about: str
-    """The first line of comment that is no header."""
+    """The first comment line that is not a header."""
     values: dict[str, Any]
     problem: Problem | None = None
-    """Why the file cannot be read; it has no values then."""
+    """The problem with a file that cannot be used; None for a good file."""
 
     @property
     def suite(self) -> list[str]:
-        """The names that a suite lists; empty for a task."""
+        """The names in a suite; empty for a task."""
         defaults = self.values.get("defaults")
         return (
             [entry for entry in defaults if isinstance(entry, str) and entry != "_self_"]
@@ -106,17 +107,17 @@ class GroupFile:
         )
 
     def section(self, key: str) -> dict[str, Any]:
-        """The values below a key; empty when there are none."""
+        """Return the values below a key; empty when there are none."""
         values = self.values.get(key)
         return values if isinstance(values, dict) else {}
 
 
 def read_group(group: str, own: Path | None = None) -> dict[str, GroupFile]:
-    """The files of a group by name: those of conf/, then the user's. One that cannot be read says
-    why, and does not stop the others."""
+    """Return the files of a group by name: those of conf/, then the user's. A file that cannot be
+    read has a `problem`, and does not hide the others."""
     import yaml  # type: ignore[import-untyped]
 
-    # The C parser is several times faster; a few builds of PyYAML lack it.
+    # The C parser is several times faster, but a few builds of PyYAML lack it.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     files: dict[str, GroupFile] = {}
     for folder in [conf_dir(), *([own] if own is not None else [])]:
@@ -149,7 +150,7 @@ def read_group(group: str, own: Path | None = None) -> dict[str, GroupFile]:
 
 
 def groups(own: Path | None = None) -> list[str]:
-    """The groups in the order of train.yaml, then the user's own."""
+    """Return the groups in the order of train.yaml, then the user's own groups."""
     import yaml
 
     with (conf_dir() / "train.yaml").open(encoding="utf-8") as stream:
@@ -168,7 +169,7 @@ def groups(own: Path | None = None) -> list[str]:
 
 
 def _members(name: str, files: dict[str, GroupFile]) -> list[str]:
-    """The tasks of a suite, those of its suites included."""
+    """Return the tasks of a suite, including those of the suites in it."""
     found: list[str] = []
     for member in files[name].suite:
         inner = _members(member, files) if member in files and files[member].suite else [member]
@@ -177,14 +178,14 @@ def _members(name: str, files: dict[str, GroupFile]) -> list[str]:
 
 
 def _list(files: dict[str, GroupFile], own: Path | None, only: str | None = None) -> None:
-    """Print the tasks and suites, then the other groups; of the suite `only` its tasks alone."""
+    """Print the tasks and suites, then the other groups; for the suite `only`, only its tasks."""
     from mtlcli.screen import Column, FittingTable, screen
 
     out = screen()
 
     def table(title: str, **columns: tuple[int, int | None]) -> FittingTable:
-        """Of every column: when it goes if there is no room, and the width from which on it is
-        folded."""
+        """Return a table. `columns`: for each column, the order in which it is left out, and the
+        width beyond which it is folded."""
         return FittingTable(
             [Column(name, goes=goes, fold=fold) for name, (goes, fold) in columns.items()],
             title=title,
@@ -325,7 +326,8 @@ def _show(name: str, file: GroupFile, overrides: list[str], own: Path | None) ->
 
 
 def _compose(name: str, file: GroupFile, overrides: list[str], own: Path | None) -> Any:
-    """The config of a run of this task alone, and of the task whose head it uses."""
+    """Return the config of a run of this task and, if it uses another task's head, of that head
+    owner."""
     from mtlcli.cli.preflight import preflight, read_arguments
 
     run = [name, file.values["head"]] if file.values.get("head") else [name]
@@ -360,20 +362,20 @@ def _sizes(task: Any, roles: dict[Any, str], tables: dict[str, Any], absent: dic
 
 
 def _style() -> dict[str, Any]:
-    """Tables with no more lines than one below the titles."""
+    """Return the style of the tables, which have only one line, below the titles."""
     from rich import box
 
     return {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
 
 
 def _label_counts(task: Any, table: Any) -> str:
-    """How often each label occurs, the range of scores, or how many questions have no answer; and
-    how many rows have none that is sound."""
+    """Return the number of rows for each label, the range of the scores, or the number of questions
+    without an answer; and the number of table rows without a sound label."""
     if not set(task.required_columns(labelled=True)) <= set(table.rows.column_names):
         return ""
     try:
         gold = task.gold(table)
-    except ValueError:  # The train split cannot be used; the problems below say why.
+    except ValueError:  # The train split cannot be used; the problems below give the reason.
         return "the classes are not known"
     known = [label for label in gold if label is not None]
     if not known:
@@ -432,8 +434,8 @@ def _cut(text: str) -> str:
 
 
 def _tokenizer(model: Any) -> tuple[str | None, str, dict[str, Any]]:
-    """tokenizer.json of the model if it lies on this machine, what to call it, and what its encoder
-    needs to know."""
+    """Return the content of the model's tokenizer.json, None if it is not on this machine; a
+    description of the tokenizer; and the settings of its encoder."""
     from mtlcli.models.files import locate
 
     folder = Path(locate(model.name)) if model.kind != "scratch" and model.name else None

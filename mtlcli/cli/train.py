@@ -1,4 +1,5 @@
-"""`mtl train`: check the command line, then let Hydra compose it and run one job or a sweep."""
+"""The verb `mtl train`: check the command line, then let Hydra compose it and run one job or a
+sweep."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ from mtlcli.rundir.checkpoint import run_of
 from mtlcli.rundir.lock import Owner
 
 LONGEST_NAME = 80
-"""Characters of a sweep job's folder name."""
+"""The largest number of characters in the name of a sweep job's folder."""
 
 
 def train_main(argv: list[str]) -> int:
@@ -40,7 +41,7 @@ def train_main(argv: list[str]) -> int:
     arguments = read_arguments(argv)
     if arguments.help or arguments.hydra_help:
         return run_hydra(argv)
-    launch = read_launch()  # Half a launch is found before anything else is done.
+    launch = read_launch()  # Refuse an incomplete launch before anything else is done.
     plan = preflight(arguments)
     notices = plan.notices
     if launch is not None and plan.resumes is None:
@@ -64,8 +65,8 @@ def train_main(argv: list[str]) -> int:
         return sweep(options, plan, arguments)
     if plan.resumes is not None:
         _say_first(plan.configs[0], plan.resumes)
-        # The run's own configuration is what counts, with what is typed on top: there is nothing
-        # for Hydra to compose.
+        # A resumed run has its own configuration, to which the overrides were applied, so Hydra has
+        # nothing to compose.
         run_job(
             plan.configs[0],
             run_of(plan.resumes),
@@ -96,7 +97,7 @@ def _say_first(config: Config, resumes: Path | None = None) -> None:
 
 
 def _options(arguments: argparse.Namespace) -> list[str]:
-    """The options for Hydra, before the overrides: it cannot read them in any order."""
+    """Return the options for Hydra, in an order that it can read: before the overrides."""
     options = ["--multirun"] if arguments.multirun else []
     values = {
         "--cfg": arguments.cfg,
@@ -110,9 +111,10 @@ def _options(arguments: argparse.Namespace) -> list[str]:
 
 
 def run_hydra(argv: list[str]) -> int:
-    """Run Hydra on a command line; its errors become ours."""
-    # What Hydra prints through logging for a reader that has gone (`--info | head`) is not worth a
-    # traceback a line.
+    """Run Hydra on a command line and return the exit code. Hydra's errors are raised as
+    UserError."""
+    # When the reader of Hydra's logging has gone (`--info | head`), a traceback for each line would
+    # help nobody.
     logging.raiseExceptions = False
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Makes Hydra raise its errors instead of printing them.
     sys.argv = ["mtl train", *argv]
@@ -134,8 +136,8 @@ def run_hydra(argv: list[str]) -> int:
 
 @dataclass
 class Job:
-    """A single run as Hydra composed it. It is carried out after Hydra has returned, so that its
-    errors are its own."""
+    """A single run as Hydra composed it. The run starts after Hydra has returned, so that Hydra
+    does not handle its errors."""
 
     config: Config
     suite: str
@@ -147,8 +149,8 @@ _composed: list[Job] = []
 
 
 def job(composed: DictConfig) -> float | None:
-    """What Hydra calls for each job, in any process. In a sweep: the average score, which a sweeper
-    can optimise."""
+    """Run a job for Hydra, which calls this for each job, in any process. In a sweep, return the
+    average score, which a sweeper can optimise."""
     if _is_sweep():
         from mtlcli.cli.sweep import sweep_job
 
@@ -163,7 +165,7 @@ def _run_composed() -> int:
     os.environ.update(each.environment)
     if each.config.run_dir is None:
         _say_first(each.config)
-        # The name is nobody's choice: another run of the same second takes the next number.
+        # The user has not chosen the name, so another run of the same second takes the next number.
         run_job(each.config, _default_folder(each.config, each.suite), each.command, numbered=True)
         return 0
     run_dir = Path(each.config.run_dir)
@@ -182,7 +184,7 @@ def run_job(
     numbered: bool = False,
     resumes: Path | None = None,
 ) -> float:
-    """Carry out a run, saying what is being done; returns its average score."""
+    """Carry out a run and show its activity meanwhile; return its average score."""
     outlive_reader("stdout")
     with Pulse(config.logger.console) if first_rank() else nullcontext():
         doing("loading the program")
@@ -192,8 +194,7 @@ def run_job(
 
 
 def config_of(composed: DictConfig) -> Config:
-    """The Config that Hydra has composed. Raises UserError with everything that is wrong with
-    it."""
+    """Return the Config that Hydra has composed. Raises UserError with every mistake in it."""
     values: Any = OmegaConf.to_container(composed, resolve=False)
     values.pop("task", None)
     config, problems = read_config(OmegaConf.create(values))
@@ -203,7 +204,8 @@ def config_of(composed: DictConfig) -> Config:
 
 
 def _suite(config: Config) -> str:
-    """What the run's tasks are called together: the name that was chosen, else the tasks."""
+    """Return a name for the run's tasks: the name of the chosen suite or task, else the names of
+    the tasks."""
     chosen = HydraConfig.get().runtime.choices.get("task")
     if isinstance(chosen, str):
         return chosen.rpartition("/")[2][:LONGEST_NAME]
@@ -212,7 +214,7 @@ def _suite(config: Config) -> str:
 
 
 def command_of() -> list[str]:
-    """The command line that would run this job again."""
+    """Return the command line that would run this job again."""
     own = [
         source.path
         for source in HydraConfig.get().runtime.config_sources
@@ -230,8 +232,8 @@ def _default_folder(config: Config, suite: str) -> Path:
 
 
 def check_unused(path: Path) -> None:
-    """Raise UserError when a run folder or that of a sweep cannot be made at a path, because
-    something else is there."""
+    """Raise UserError when a run or sweep folder cannot be made at a path, because something else
+    is there."""
     if path.exists() and not path.is_dir():
         raise UserError(
             "the path is a file, not a folder", where=f"run_dir={path}", fix="give another run_dir="
@@ -243,7 +245,8 @@ def check_unused(path: Path) -> None:
             if (path / "config.yaml").is_file()
             else ""
         )
-        # Nobody is advised to delete what no run has written, the current folder least of all.
+        # Do not advise the user to delete a folder that no run has written, least of all the
+        # current folder.
         ours = any(
             (path / name).is_file() for name in ("config.yaml", LISTED)
         ) and not Path.cwd().is_relative_to(path.resolve())
@@ -260,8 +263,8 @@ def _is_sweep() -> bool:
 
 
 def job_folder(number: int, overrides: str) -> str:
-    """Name of a sweep job's folder: its number, then for each override, separated by |, the last
-    part of the key and the value."""
+    """Return the name of a sweep job's folder: its number, then the last part of the key and the
+    value of each override. `overrides` are separated by |."""
     parts = []
     for override in overrides.split("|") if overrides else []:
         key, _, value = override.lstrip("+~").partition("=")
@@ -271,5 +274,5 @@ def job_folder(number: int, overrides: str) -> str:
     return "_".join([str(number), *parts])[:LONGEST_NAME]
 
 
-# At import, because another launcher names the folders in processes of its own.
+# Register at import, because another launcher names the folders in separate processes.
 OmegaConf.register_new_resolver("mtl.job_folder", job_folder, replace=True)

@@ -1,5 +1,5 @@
-"""What was typed and cannot be read as it stands, in words that help: blanks, commas, quotes, and
-the folder of `-cd`. No torch."""
+"""Problems with words on the command line that cannot be read: blanks, commas, quotes, and the
+folder of `-cd`. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mtlcli.errors import Problem
 from mtlcli.registry import nearest
 
 READABLE = re.compile(r"[\w/\\+.$%*@?|:,\s\[\]{}()='\"-]", re.ASCII)
-"""Characters that Hydra's grammar knows; any other must stand in quotes."""
+"""Characters that Hydra's grammar knows; all others must stand in quotes."""
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 
 
 def joined(words: list[str]) -> tuple[list[str], list[Problem]]:
-    """The words of a command line with those that the shell has cut apart put together again, and
-    what is wrong about each of them."""
+    """Put the words of a command line together again where the shell has split them. Return the
+    words and the problems with them."""
     found: list[str] = []
     problems = []
     rest = list(words)
@@ -51,7 +51,7 @@ def joined(words: list[str]) -> tuple[list[str], list[Problem]]:
 
 
 def _open(text: str) -> int:
-    """Brackets that are opened in the value of `key=value` and not closed."""
+    """Return the number of brackets that are opened in the value of `key=value` and not closed."""
     value = re.sub(r"'[^']*'|\"[^\"]*\"", "", text.partition("=")[2])
     return sum(value.count(bracket) for bracket in "[{(") - sum(
         value.count(bracket) for bracket in "]})"
@@ -59,8 +59,8 @@ def _open(text: str) -> int:
 
 
 def quoted(text: str) -> str | None:
-    """`key=value` with the value in Hydra's quotes, where the value is plainly one text; None where
-    it may mean something else."""
+    """Return `key=value` with the value in Hydra's quotes, where the value is clearly one text;
+    None where it may have another meaning."""
     key, equals, value = text.partition("=")
     return (
         f'{key}="{value}"' if equals and not re.search(r"[\[\]{}()=,'\"\\]|\$\{", value) else None
@@ -68,7 +68,7 @@ def quoted(text: str) -> str | None:
 
 
 def unreadable(text: str) -> Problem:
-    """Why a `key=value` cannot be read, and how to type it."""
+    """Return a problem with a `key=value` that cannot be read, with the way to type it."""
     key, _, value = text.partition("=")
     outside = re.sub(r"'[^']*'|\"[^\"]*\"", "", value)
     odd = next((character for character in outside if not READABLE.match(character)), None)
@@ -92,8 +92,8 @@ def unreadable(text: str) -> Problem:
 
 
 def without_value(word: str, before: str | None, homes: list[str]) -> Problem:
-    """A word that is no `key=value`. `before`: the word before it; `homes`: groups that have a file
-    of this name."""
+    """Return a problem with a word that is not `key=value`. `before`: the previous word; `homes`:
+    groups that have a file of this name."""
     if homes:
         fix = f"did you mean {' or '.join(f'{group}={word}' for group in homes)}?"
         if "task" in homes and before is not None and before.startswith("task="):
@@ -110,7 +110,8 @@ def without_value(word: str, before: str | None, homes: list[str]) -> Problem:
 
 
 def several(key: str, text: str, group: bool) -> Problem:
-    """Several values where no sweep is asked for. `group`: whether the key chooses a file."""
+    """Return a problem with several values of a key outside of a sweep. `group`: whether the key
+    chooses a file."""
     held = kinds(key)
     fix = "for a sweep add -m"
     if key == "task" or list in held:
@@ -123,7 +124,7 @@ def several(key: str, text: str, group: bool) -> Problem:
 
 
 def config_dir_problems(given: Path) -> list[Problem]:
-    """What is wrong with the folder of `-cd`."""
+    """Return a problem if the folder of `-cd` cannot be used."""
     groups = sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
     if given.is_file():
         folder = given.parent.parent if given.parent.name in groups else given.parent
@@ -162,7 +163,8 @@ def config_dir_problems(given: Path) -> list[Problem]:
 
 
 def broken_yaml(error: Any, path: Path | None = None) -> Problem:
-    """An error of the YAML parser. `path`: the file, where the error does not name it."""
+    """Return an error of the YAML parser as a problem. `path`: the file, where the error does not
+    name it."""
     mark = getattr(error, "problem_mark", None)
     name = path or (mark.name if mark else "")
     where = f"{name}, line {mark.line + 1}" if mark else str(name)
