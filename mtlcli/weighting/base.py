@@ -1,13 +1,13 @@
 """Weighting methods: how K task losses, or K task gradients, become one update.
 
 A method is pure mathematics: it sees names and numbers, never models, loops or ranks.
-`training/step.py` carries out what it declares. There are two kinds, told apart by what the weights
-are put on:
+`training/step.py` carries out what it declares. There are two kinds, which differ in what the
+weights are put on:
 
 - `LossWeighting`: the gradient of the step is sum_t w_t dL_t, for every parameter.
 - `GradientBalancing` (gradients/base.py): the gradients of the parameters that tasks share are
-  combined by weights that depend on these gradients; what belongs to one task alone follows its own
-  loss.
+  combined by weights that depend on these gradients; the private parameters of a task follow its
+  own loss.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from torch import Tensor
 from mtlcli.seeds import folded
 
 When = Literal["before", "losses", "gradients", "rows"]
-"""When the weights of a step are known: before it; once its losses are; once the Gram matrix of its
-gradients is; or never, because the method combines the gradient rows itself."""
+"""Moment at which the weights of a step are known: before the step; once its losses are known; once
+the Gram matrix of its gradients is known; or never, because the method combines the gradient rows
+itself."""
 
 
 @dataclass(frozen=True)
 class WeightedTask:
-    """What a method knows of a task."""
+    """The facts about a task that a method uses."""
 
     weight: float
     """The user's importance, `tasks.NAME.weight`."""
@@ -40,12 +41,12 @@ class WeightedTask:
 
 @dataclass
 class Step:
-    """What a method knows of the step it is asked about. The same on every rank."""
+    """The facts about a step that a method uses. They are the same on every rank."""
 
     number: int
-    """Updates made before this one."""
+    """Number of updates made before this one."""
     total: int
-    """Updates of the whole run."""
+    """Number of updates in the whole run."""
     epoch: int
     """Pass over the data that this step belongs to, from 0."""
     seed: int
@@ -55,20 +56,20 @@ class Step:
     losses: dict[str, float] | None = None
     """Mean loss of each task over all ranks and micro-batches; None before it is known."""
     gram: Tensor | None = None
-    """(K, K) float64 on the CPU: inner products of the tasks' gradients (of the plain losses,
-    importance left out) with respect to the shared parameters, over all ranks; None when it was not
-    measured."""
+    """(K, K) float64 on the CPU: inner products of the tasks' gradients with respect to the shared
+    parameters, over all ranks. These are the gradients of the plain losses, without importance.
+    None when they were not measured."""
 
     def generator(self) -> torch.Generator:
-        """A generator that is a pure function of (seed, step): the same draws on every rank and
-        after a resume."""
+        """Return a generator that is a pure function of (seed, step), so that draws are the same on
+        every rank and after a resume."""
         return torch.Generator().manual_seed(
             folded((self.seed * 1_000_003 + self.number) * 4096 + 4095)
         )
 
 
 class Weighting(ABC):
-    """What the two kinds have in common."""
+    """Base class of the two kinds."""
 
     when: ClassVar[When] = "before"
     """When the weights of a step are known."""
@@ -83,25 +84,25 @@ class Weighting(ABC):
         self.tasks = tasks
 
     def known(self, step: Step) -> When:
-        """When the weights of this step are known."""
+        """Return when the weights of this step are known."""
         return self.when
 
     @abstractmethod
     def weights(self, step: Step) -> dict[str, float]:
-        """The weight of each task of the step, importance included. `step` holds what `known`
-        says."""
+        """Return the weight of each task of the step, importance included. `step` holds what is
+        known at the moment that `known` returns."""
 
     def observe(self, step: Step) -> None:
         """Let the method learn from a step whose losses (and Gram matrix, if it was measured) are
-        known. Called once a step, after `weights`. Nothing is learned from a number that is not
-        finite: the state would never recover."""
+        known. Called once a step, after `weights`. The method learns nothing from a number that is
+        not finite, because its state would never recover."""
         if all_finite((step.losses or {}).values(), step.gram):
             self.learn(step)
 
     def observe_after(self, step: Step, losses: dict[str, float]) -> bool:
         """Let the method learn from the losses of the same batches after the update. Called once a
-        step if `losses_after_step`. Returns whether all losses were finite; nothing is learned from
-        others."""
+        step if `losses_after_step`. Returns whether all losses were finite; if not, the method
+        learns nothing."""
         finite = all_finite([*(step.losses or {}).values(), *losses.values()])
         if finite:
             self.learn_after(step, losses)
@@ -115,22 +116,22 @@ class Weighting(ABC):
         """Learn from the losses of the same batches after the update. All of them are finite."""
 
     def named_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """What the method learns by gradient descent, by a name that holds the task's; the
-        optimiser updates it at `config.lr`."""
+        """Return the parameters that the method learns by gradient descent, by names that hold the
+        task's name. The optimiser updates them at `config.lr`."""
         return {}
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """The values of `named_parameters`."""
+        """Return the values of `named_parameters`."""
         return list(self.named_parameters().values())
 
     def objective(self, losses: dict[str, Tensor]) -> Tensor:
-        """The scalar that `parameters` minimise, given the detached mean losses of the step's
-        tasks. Only called when there are any."""
+        """Return the scalar that `parameters` minimise, given the detached mean losses of the
+        step's tasks. Called only when there are such parameters."""
         raise TypeError(f"{type(self).__name__} learns nothing by gradient descent")
 
     def remarks(self, steps: int, steps_per_epoch: int) -> list[str]:
-        """What the user should know before a run of so many steps: a sentence each, as a warning
-        where the method has little or no effect."""
+        """Return what the user should know before a run of `steps` steps: one sentence each, as a
+        warning where the method has little or no effect."""
         weighted = [name for name, task in self.tasks.items() if task.weight > 0]
         if self.config.needs.several_tasks and len(weighted) < 2:
             return [
@@ -140,11 +141,12 @@ class Weighting(ABC):
         return []
 
     def report(self) -> dict[str, Any]:
-        """What results.json says of the method at the end of a run, as JSON values."""
+        """Return the statistics of the method for results.json at the end of a run, as JSON
+        values."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs, as JSON values."""
+        """Return everything that a resumed run needs, as JSON values."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -159,11 +161,11 @@ class LossWeighting(Weighting):
 
 
 def all_finite(numbers: Iterable[float], gram: Tensor | None = None) -> bool:
-    """Whether all numbers, and all entries of the matrix if there is one, are finite."""
+    """Return whether all numbers, and all entries of the matrix if there is one, are finite."""
     return all(map(math.isfinite, numbers)) and (gram is None or bool(gram.isfinite().all()))
 
 
 def same_tasks(found: dict[str, Any], tasks: dict[str, WeightedTask]) -> None:
-    """Raise ValueError unless a saved state is about the tasks of the run."""
+    """Raise ValueError unless a saved state has the tasks of the run, in the same order."""
     if list(found) != list(tasks):
         raise ValueError(f"the state is of the tasks {list(found)}, the run has {list(tasks)}")

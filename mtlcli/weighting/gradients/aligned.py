@@ -2,19 +2,21 @@
 algorithm 1).
 
 The gradients' matrix J (K x P, here with rows g_t) has the singular values s_1 >= ... >= s_R > 0
-and G = V diag(s^2) V'. They are all made s_R: the matrix closest to J with condition number 1,
+and G = V diag(s^2) V'. All of them are made s_R, which gives the matrix closest to J with condition
+number 1:
 
-    J' = s_R V U' for J = V diag(s) U', update = sum_t J'_t, weights = s_R V diag(1 / s) V' 1
+    J' = s_R V U'  for  J = V diag(s) U'
+    update = sum_t J'_t,     weights = s_R V diag(1 / s) V' 1
 
 `scale` replaces s_R by the median (of an even number the lower one) or the root mean square of the
-s, as in the authors' code. R is the rank of J as far as fp32 can tell (rank.py). Own code:
-torchjd's AlignedMTLWeighting takes for a component what rounding leaves of two equal gradients, and
-makes every other one as short as that.
+s, as in the authors' code. R is the rank of J as far as fp32 can tell (rank.py). torchjd's
+AlignedMTLWeighting is not used: it takes the rounding errors between two equal gradients for a
+component, and makes every other component as short as that.
 
 Differences: the paper averages the tasks; here the preferences are 1, so that equal gradients give
 weights of 1. The importance of a task is a factor of its gradient before the alignment; the paper's
-preferences come after it. With `min`, nearly parallel gradients give a short update: that is the
-paper's.
+preferences come after it. With `min`, nearly parallel gradients give a short update, as in the
+paper.
 """
 
 from __future__ import annotations
@@ -28,10 +30,10 @@ from mtlcli.weighting.gradients.rank import cosines_of, rank
 
 
 class Aligned(GradientBalancing):
-    """Principal components of equal length."""
+    """Gradients whose principal components are made equally long."""
 
     def solve(self, step: Step, gram: Tensor) -> Tensor:
-        """The balance transformation times ones; 0 for a zero gradient."""
+        """Return the balance transformation times ones; 0 for a zero gradient."""
         gram, _ = unit_scale(gram)
         there = gram.diagonal() > 0
         components = rank(cosines_of(gram[there][:, there])[0])

@@ -1,11 +1,12 @@
-"""Gradient balancing: the K x K Gram matrix of the shared gradients -> K weights.
+"""Gradient balancing: from the K x K Gram matrix of the gradients of shared parameters to K
+weights.
 
-Rows are the gradients of importance_t * L_t, so that a method balances what the user weighted.
-Tasks of importance 0 have weight 0 and no part in the balance: the solver sees the others alone, as
-if the run did not have them.
+The gradient rows are the gradients of importance_t * L_t, so that a method balances what the user
+weighted. Tasks of importance 0 have weight 0 and no part in the balance: the solver sees the others
+alone, as if the run did not have them.
 
-When a solver fails, a warning says so, `solver_failures` in results.json counts it, and the last
-good weights are used again; before there are any, the plain sum.
+When a solver fails, there is a warning, `solver_failures` in results.json counts the failure, and
+the last good weights are used again, or the plain sum if there are none yet.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from mtlcli.weighting.base import Step, WeightedTask, Weighting, When
 
 
 class SolverFailed(Exception):
-    """A solver found no weights for a Gram matrix; the text says why."""
+    """Failure of a solver to find weights for a Gram matrix; the text gives the reason."""
 
 
 class GradientBalancing(Weighting):
-    """Base class of the methods that weight gradients: they implement `solve`, or `combine` where
+    """Base class of the methods that weight gradients. They implement `solve`, or `combine` where
     `when` is "rows"."""
 
     when: ClassVar[When] = "gradients"
@@ -40,31 +41,32 @@ class GradientBalancing(Weighting):
         self._last: dict[str, float] = {}
 
     def solve(self, step: Step, gram: Tensor) -> Tensor:
-        """Weights (K,) for the rows of importance_t * L_t, from their Gram matrix (K, K), float64.
-        Raises SolverFailed.
+        """Return weights (K,) for the gradient rows of importance_t * L_t, from their Gram matrix
+        (K, K), float64. Raises SolverFailed.
 
-        Scaled like the plain sum: K equal gradients, or gradients without conflict where the method
-        leaves those alone, give weights of 1, unless the method's own scale is part of it (the file
-        says so).
+        The weights are scaled like those of the plain sum: K equal gradients, or gradients without
+        conflict where the method leaves those alone, give weights of 1. Methods that have a scale
+        of their own state it in their file.
         """
         raise TypeError(f"{type(self).__name__} has no weights, it combines the rows")
 
     def combine(self, step: Step, rows: Tensor, start: int, total: int) -> Tensor:
-        """The update (n,) of columns `start` to `start + n` of the K x `total` matrix of the
-        gradients of importance_t * L_t, given these columns: `rows` (K, n), fp32. However the
-        matrix is cut, the result is the same."""
+        """Return the update (n,) for columns `start` to `start + n` of the K x `total` matrix of
+        gradient rows of importance_t * L_t. `rows`: these columns, (K, n), fp32. The result does
+        not depend on how the matrix is cut."""
         raise TypeError(f"{type(self).__name__} gives weights, it does not combine rows")
 
     @property
     def max_norm(self) -> float | None:
-        """The longest update of the shared parameters; None: any length."""
+        """Largest norm of the update of the shared parameters; None for any norm."""
         return getattr(self.config, "max_norm", None)
 
     def left_to_shorten(self, known: When) -> float | None:
-        """The length to which the update of a step must still be shortened once it is known, or
-        None. `known`: when its weights were. `weights` sees to `max_norm` itself where the exact
-        Gram matrix of the step says how long the update will be; it does not say so of weights that
-        are used again, or that come from an estimate of the matrix."""
+        """Return the norm to which the update of a step must still be shortened once it is
+        computed, or None. `known`: when the weights of the step were known. `weights` applies
+        `max_norm` itself where the exact Gram matrix of the step gives the norm of the update. It
+        cannot do so for weights that are used again, or that come from an estimate of the
+        matrix."""
         exact = (
             known == "gradients"
             and self.config.last_layers is None
@@ -73,8 +75,8 @@ class GradientBalancing(Weighting):
         return None if exact else self.max_norm
 
     def known(self, step: Step) -> When:
-        """Between two solved steps (`every`), the last weights are used again and known before the
-        step."""
+        """Return when the weights of this step are known. Between two solved steps (`every`), the
+        last weights are used again and known before the step."""
         if step.number % self.config.every and all(
             name in self._last for name in self._balanced(step)
         ):
@@ -82,11 +84,12 @@ class GradientBalancing(Weighting):
         return self.when
 
     def importance(self, step: Step) -> Tensor:
-        """(K,) float64: the importance of the step's tasks."""
+        """Return the importance of the step's tasks: (K,) float64."""
         return torch.tensor([self.tasks[name].weight for name in step.tasks], dtype=torch.float64)
 
     def weights(self, step: Step) -> dict[str, float]:
-        """Factors of the rows of importance_t * L_t; 0 for tasks of importance 0."""
+        """Return the factors of the gradient rows of importance_t * L_t; 0 for tasks of importance
+        0."""
         names = self._balanced(step)
         weights = dict.fromkeys(step.tasks, 0.0)
         if self.known(step) == "before":
@@ -99,12 +102,12 @@ class GradientBalancing(Weighting):
         return weights | dict(zip(names, self._solved(balanced).tolist(), strict=True))
 
     def _balanced(self, step: Step) -> list[str]:
-        """The step's tasks that have an importance."""
+        """Return the step's tasks whose importance is above 0."""
         return [name for name in step.tasks if self.tasks[name].weight > 0]
 
     def _solved(self, step: Step) -> Tensor:
-        """(K,) float64: the weights of a step all of whose tasks are balanced, shortened to
-        `max_norm` where that can be told."""
+        """Return the weights (K,), float64, of a step whose tasks are all balanced, shortened to
+        `max_norm` where the Gram matrix gives the norm of the update."""
         assert step.gram is not None
         importance = self.importance(step)
         gram = step.gram * importance[:, None] * importance
@@ -124,8 +127,8 @@ class GradientBalancing(Weighting):
         return found
 
     def _last_good(self, step: Step, error: Exception) -> Tensor:
-        """(K,) the last weights that were found for the step's tasks, or 1 for each where one of
-        them has none yet."""
+        """Count and warn of a failure of the solver. Returns the last weights (K,) that were found
+        for the step's tasks, or 1 for each where one of them has none yet."""
         self.failures += 1
         have = all(name in self._last for name in step.tasks)
         instead = (
@@ -143,7 +146,8 @@ class GradientBalancing(Weighting):
         )
 
     def remarks(self, steps: int, steps_per_epoch: int) -> list[str]:
-        """Weights that are found once in a run balance nothing after that."""
+        """Add a warning if weights are found only once in a run, because they balance nothing after
+        that."""
         found = super().remarks(steps, steps_per_epoch)
         if self.config.every > 1 and steps <= self.config.every:
             found.append(
@@ -153,15 +157,16 @@ class GradientBalancing(Weighting):
         return found
 
     def report(self) -> dict[str, Any]:
-        """How often the solver failed."""
+        """Return how often the solver failed."""
         return {"solver_failures": self.failures}
 
     def state_dict(self) -> dict[str, Any]:
-        """The last weights and the count of failures."""
+        """Return the last weights and the number of failures."""
         return {"last": dict(self._last), "failures": self.failures}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave; its tasks must be of the run."""
+        """Restore what `state_dict` gave. Raises ValueError when the run lacks tasks of the
+        state."""
         unknown = [name for name in state["last"] if name not in self.tasks]
         if unknown:
             raise ValueError(
@@ -171,8 +176,8 @@ class GradientBalancing(Weighting):
 
 
 def unit_scale(gram: Tensor) -> tuple[Tensor, float]:
-    """The Gram matrix divided by the mean of its diagonal, and that mean. Solvers have absolute
-    tolerances; gradients have any scale.
+    """Return the Gram matrix divided by the mean of its diagonal, and that mean. Solvers have
+    absolute tolerances, but gradients may have any scale.
 
     Raises SolverFailed when every gradient is zero.
     """
@@ -184,8 +189,8 @@ def unit_scale(gram: Tensor) -> tuple[Tensor, float]:
 
 @contextmanager
 def drawing(step: Step) -> Iterator[None]:
-    """Within it, torch's global generator draws as a pure function of (seed, step); afterwards it
-    is as before."""
+    """Let torch's global generator draw as a pure function of (seed, step) within the context.
+    Afterwards the generator is as before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step.generator().initial_seed())
         yield

@@ -1,7 +1,7 @@
 """CAGrad (Liu et al. 2021, "Conflict-Averse Gradient Descent for Multi-task Learning").
 
-With the mean gradient g_0, the update d helps the task that it helps least the most, within a ball
-around g_0:
+With the mean gradient g_0, the update d is the best one, within a ball around g_0, for the task
+that it helps least:
 
     max_d min_t d . g_t   with   |d - g_0| <= c |g_0|
 
@@ -11,11 +11,11 @@ simplex, and d = g_0 + c |g_0| / |g_w| g_w, on the edge of the ball.
 torchjd's CAGradWeighting solves the dual with cvxpy and clarabel (the authors: SLSQP of scipy).
 Differences:
 - d is times K, so that c = 0 is the plain sum. The authors divide by 1 + c^2 on top, a matter of
-  the learning rate that is
-  left out: K equal gradients give weights of 1 + c, the point of the ball that helps most.
-- Where g_w = 0, the formula has no direction. The authors' then gives g_0, the centre of the ball,
-  and so does this one;
-  torchjd's gives 0, which is outside it: one task without a gradient would stop the others.
+  the learning rate that is left out: K equal gradients give weights of 1 + c, the point of the ball
+  that helps most.
+- Where g_w = 0, the formula has no direction. The authors' code then gives g_0, the centre of the
+  ball, and so does this one; torchjd's gives 0, which is outside it: one task without a gradient
+  would stop the others.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from mtlcli.weighting.gradients.base import GradientBalancing, SolverFailed, uni
 
 
 class CAGrad(GradientBalancing):
-    """The best for the worst-off task in a ball around the sum."""
+    """The best update for the worst-off task in a ball around the sum."""
 
     def solve(self, step: Step, gram: Tensor) -> Tensor:
-        """K times the weights of d."""
+        """Return K times the weights of d."""
         try:
             weights = CAGradWeighting(c=self.config.c)(unit_scale(gram)[0])
         except (SolverError, ValueError) as error:

@@ -2,24 +2,22 @@
 Networks", eq. 2 and 3).
 
 With the unit gradients u_t = g_t / n_t as rows of U, the update has the same cosine to every
-gradient, and is as long as their projections onto it together:
+gradient, and its length is the sum of their projections onto it:
 
     x = U^+ 1,   d = (sum_t g_t . x / |x|) x / |x|
 
 Through the Gram matrix G = D C D, D = diag(n): with v = C^+ 1, x = sum_t v_t u_t, C v = U x (1
-where U has full rank) and
-|x|^2 = v' C v, so that the weights are
+where U has full rank) and |x|^2 = v' C v, so that the weights are
 
     w_t = (sum_s n_s (C v)_s) / (v' C v) * v_t / n_t
 
-C^+ is that of rank.py, which states the tolerance below which eigenvalues count as 0. K equal
-gradients give weights of 1. torchjd's ConFIG works on the K x P rows; this is the same without
-them. Weights may be negative.
+C^+ is the pseudo-inverse of rank.py, which states the tolerance below which eigenvalues count as 0.
+K equal gradients give weights of 1. torchjd's ConFIG works on the K x P gradient rows; this gives
+the same without them. Weights may be negative.
 
-The importance of a task changes the length of d and not its direction; since a weight that only
-scales the whole update is not what `tasks.NAME.weight` says, it must be 1. A task whose gradient is
-zero has no direction and is left out. Opposed gradients, for which x = 0, count as a failure of the
-solver.
+The importance of a task changes the length of d and not its direction; since `tasks.NAME.weight`
+does not mean a factor of the whole update, it must be 1. A task whose gradient is zero has no
+direction and is left out. Opposed gradients, for which x = 0, count as a failure of the solver.
 """
 
 from __future__ import annotations
@@ -33,10 +31,10 @@ from mtlcli.weighting.gradients.rank import cosines_of, equal_cosines
 
 
 class ConflictFree(GradientBalancing):
-    """The same cosine to every gradient."""
+    """An update with the same cosine to every gradient."""
 
     def solve(self, step: Step, gram: Tensor) -> Tensor:
-        """The weights of d; 1 for a zero gradient, where they do not matter."""
+        """Return the weights of d; 1 for a zero gradient, whose weight does not matter."""
         gram, _ = unit_scale(gram)
         there = gram.diagonal() > 0
         cosines, norms = cosines_of(gram[there][:, there])

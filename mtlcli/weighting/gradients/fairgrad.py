@@ -1,6 +1,6 @@
 """FairGrad (Ban & Ji 2024, "Fair Resource Allocation in Multi-Task Learning", eq. 4).
 
-What task t gains from an update d is g_t . d. The d in a ball that maximises the alpha-fair sum of
+The gain of task t from an update d is g_t . d. The d in a ball that maximises the alpha-fair sum of
 gains sum_t (g_t . d)^(1 - alpha) / (1 - alpha) is, up to its length, d = sum_t w_t g_t with
 
     G w = w^(-1 / alpha),   w > 0
@@ -12,13 +12,13 @@ The solution is the minimum of the strictly convex w' G w / 2 - sum_t w_t^p / p,
 (log w_t for p = 0). It exists unless gradients are opposed: unless some w >= 0 other than 0 has G w
 = 0; a zero gradient is such a case. `fair_weights` finds it by Newton's method in float64 to a
 relative error of 1e-9, or to what rounding leaves of it; see there. torchjd and the authors use
-scipy's least_squares, which stops short of the solution without a word when norms differ by orders
-of magnitude.
+scipy's least_squares, which stops short of the solution without a warning when norms differ by
+orders of magnitude.
 
 The weights have the paper's scale, which is not that of the sum: K equal gradients of norm n get (K
-n^2)^(-alpha / (1 + alpha)). `max_norm` clips the update of the shared parameters, 1 as in the
-authors' code, whatever the weights were taken from. Difference: that code multiplies the update by
-K before it is clipped; this one does not.
+n^2)^(-alpha / (1 + alpha)). `max_norm` (1, as in the authors' code) clips the update of the shared
+parameters, wherever its weights came from. Difference: the authors' code multiplies the update by K
+before it is clipped; this code does not.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ TOLERANCE = 1e-9
 MOST_ITERATIONS = 200
 ROUNDING = 8 * torch.finfo(torch.float64).eps
 OPPOSED = 1e-3
-"""Relative rounding error of the gains beyond which there is no telling whether gradients are
+"""Relative rounding error of the gains beyond which it cannot be decided whether gradients are
 opposed."""
 
 
 class FairGrad(GradientBalancing):
-    """Alpha-fair gains."""
+    """An update with alpha-fair gains."""
 
     @property
     def alpha(self) -> float:
-        """The kind of fairness."""
+        """The alpha of the alpha-fair sum."""
         return float(self.config.alpha)
 
     def solve(self, step: Step, gram: Tensor) -> Tensor:
-        """The fair weights."""
+        """Return the fair weights."""
         return fair_weights(gram, self.alpha)
 
 
 def fair_weights(gram: Tensor, alpha: float) -> Tensor:
-    """The w > 0 with G w = w^(-1 / alpha). Raises SolverFailed.
+    """Return the w > 0 with G w = w^(-1 / alpha). Raises SolverFailed.
 
     With relative steps d, w <- w (1 + t d), the Newton equation is
 
@@ -73,8 +73,8 @@ def fair_weights(gram: Tensor, alpha: float) -> Tensor:
     for _ in range(MOST_ITERATIONS):
         goal = weights ** (1 - 1 / alpha)
         missing = goal - weights * (gram @ weights)
-        # Where gradients are nearly opposed, gains are differences of large numbers: no closer than
-        # float64 can tell.
+        # Where gradients are nearly opposed, gains are differences of large numbers, and float64
+        # cannot tell them more precisely than this.
         rounding = ROUNDING * weights * (gram.abs() @ weights)
         if bool((rounding > OPPOSED * goal).any()):
             raise SolverFailed("no fair weights: the gradients are opposed")

@@ -4,17 +4,18 @@ Sign Dropout", algorithm 1).
 In each coordinate with the tasks' gradients g_t, one sign is kept and the gradients of the other
 are dropped:
 
-    P = (1 + sum_t g_t / sum_t |g_t|) / 2 the purity of the sign: the share of what is positive
+    P = (1 + sum_t g_t / sum_t |g_t|) / 2      the purity of the sign: the share of the positive
     keep the positive ones if P > U, the negative ones if not, with U uniform on [0, 1]
 
 so that on average the update is sum_t |g_t| (P^2 - (1 - P)^2) = sum_t g_t: unbiased. Where all
-tasks agree nothing is dropped; `leak` keeps a share of what is (the paper has one for each task).
+tasks agree, nothing is dropped; `leak` keeps a share of what is dropped (the paper has one for each
+task).
 
 Differences: the paper applies it to the gradients of the activations where tasks part (summed over
 the batch for the sign); here, as in later comparisons and torchjd's GradDrop, to those of the
-shared parameters. Own code: torchjd's draws from torch's global generator for the matrix it is
-given, so that the result would depend on how rows are cut into blocks and over ranks. Here the draw
-of a coordinate depends on the run's seed, the step and its place alone.
+shared parameters. torchjd's GradDrop is not used: it draws from torch's global generator for the
+matrix it is given, so that the result would depend on how rows are cut into blocks and distributed
+over ranks. Here the draw of a coordinate depends on the run's seed, the step and its place alone.
 """
 
 from __future__ import annotations
@@ -38,21 +39,24 @@ class GradDrop(GradientBalancing):
         self._drawn: tuple[int, Tensor] | None = None
 
     def weights(self, step: Step) -> dict[str, float]:
-        """1 for each task: the method has no weights, and each gradient takes part as it is."""
+        """Return 1 for each task: the method has no weights, and each gradient takes part as it
+        is."""
         return dict.fromkeys(step.tasks, 1.0)
 
     def combine(self, step: Step, rows: Tensor, start: int, total: int) -> Tensor:
-        """In each column the sum of the rows of the drawn sign, plus `leak` times that of the
-        others."""
+        """Return for each column the sum of the rows of the drawn sign, plus `leak` times the sum
+        of the others."""
         draws = self._draws(step, total)[start : start + rows.shape[1]].to(rows.device)
         positive, negative = rows.clamp(min=0).sum(0), rows.clamp(max=0).sum(0)
-        # 0 / 0 where all are 0: not above the draw, and the sum of the negative ones is 0.
+        # Where all entries are 0, the purity 0 / 0 is not above the draw, and the negative sum,
+        # which is 0, is kept.
         purity = positive / (positive - negative)
         kept = torch.where(purity > draws, positive, negative)
         return kept + self.config.leak * (positive + negative - kept)
 
     def _draws(self, step: Step, total: int) -> Tensor:
-        """(total,) uniform numbers of the step, drawn at once and kept until the next step."""
+        """Return the uniform numbers (total,) of the step, which are drawn at once and kept until
+        the next step."""
         if self._drawn is None or self._drawn[0] != step.number or len(self._drawn[1]) != total:
             self._drawn = step.number, torch.rand(total, generator=step.generator())
         return self._drawn[1]

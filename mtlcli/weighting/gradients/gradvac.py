@@ -1,19 +1,19 @@
 """GradVac (Wang et al. 2021, "Gradient Vaccine: Investigating and Improving Multi-task Optimization
 in Massively Multilingual Models").
 
-As in PCGrad each gradient g_i is taken through the other tasks j in random order. Where its cosine
+As in PCGrad, each gradient g_i meets those of the other tasks j in random order. Where its cosine
 phi with g_j is below the goal a_ij, it is turned until the cosine is a_ij (eq. 3), and the goal
 follows the cosines that were met (eq. 4):
 
-    if phi < a_ij: g_i <- g_i + |g_i| (a_ij sqrt(1 - phi^2) - phi sqrt(1 - a_ij^2)) / (|g_j| sqrt(1
-    - a_ij^2)) g_j
+    if phi < a_ij:  g_i <- g_i + |g_i| c / (|g_j| sqrt(1 - a_ij^2)) g_j
+                    with c = a_ij sqrt(1 - phi^2) - phi sqrt(1 - a_ij^2)
     a_ij <- (1 - beta) a_ij + beta phi        a_ij = 0 at first, beta = 0.01
 
 With a_ij = 0 that is PCGrad. The update is the sum of the turned gradients; equal gradients give
 weights of 1.
 
-Not torchjd's GradVacWeighting, which keeps the goals by position and forgets all of them when the
-number of tasks changes; here they belong to pairs of task names. The mathematics and the random
+torchjd's GradVacWeighting is not used: it keeps the goals by position and forgets all of them when
+the number of tasks changes; here they belong to pairs of task names. The mathematics and the random
 orders are the same. Differences from the paper: one vector for all shared parameters (the paper's
 best is one for each layer). A cosine with a zero gradient does not exist and is passed over.
 """
@@ -30,8 +30,8 @@ from mtlcli.weighting.base import Step, WeightedTask
 from mtlcli.weighting.gradients.base import GradientBalancing
 
 HIGHEST = 1 - 1e-12
-"""No finite correction makes a cosine 1; a goal reaches 1 only by rounding, when gradients are
-equal step after step."""
+"""Largest goal that a cosine is turned to. No finite correction makes a cosine 1; a goal reaches 1
+only by rounding, when gradients are equal step after step."""
 
 
 class GradVac(GradientBalancing):
@@ -42,7 +42,8 @@ class GradVac(GradientBalancing):
         self.goals: dict[str, dict[str, float]] = {}
 
     def solve(self, step: Step, gram: Tensor) -> Tensor:
-        """The sums of the coefficients of the turned gradients; the goals follow."""
+        """Return the sums of the coefficients of the turned gradients, and let the goals follow the
+        cosines."""
         count = len(gram)
         generator = step.generator()
         norms = gram.diagonal().sqrt().tolist()
@@ -72,12 +73,13 @@ class GradVac(GradientBalancing):
         return total
 
     def state_dict(self) -> dict[str, Any]:
-        """The base class's and the goals, task by task."""
+        """Return the base class's state and the goals, task by task."""
         return super().state_dict() | {
             "goals": {task: dict(goals) for task, goals in self.goals.items()}
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave; its tasks must be of the run."""
+        """Restore what `state_dict` gave. Raises ValueError when the run lacks tasks of the
+        state."""
         super().load_state_dict(state)
         self.goals = {task: dict(goals) for task, goals in state["goals"].items()}

@@ -14,12 +14,11 @@ The point is computed exactly. With A' A = G and x = s w, sum w = 1, the least s
 
 separates into the w above and a positive scale s, for any r: non-negative least squares solve it,
 and w = x / sum x.
+
 torchjd has the Frank-Wolfe iteration of Sener & Koltun, which is not used: it stops after 100 steps
-or at a step below
-0.001. How far that is from the end depends on the number of gradients and on their dimension. In
-300 sets of random directions
-with norms exp(N(0, s^2)), s = 0, 1, 2, its vector was longer than the shortest by (median; exceeded
-in one set of ten)
+or at a step below 0.001. How far that is from the end depends on the number of gradients and on
+their dimension. In 300 sets of random directions with norms exp(N(0, s^2)), s = 0, 1, 2, its vector
+was longer than the shortest by (median; exceeded in one set of ten)
 
     4 gradients: 0.01%; 0.6% in 30 dimensions, 0.004%; 0.09% in 1,000
     8 gradients: 1.6%; 12% in 30 dimensions, 0.2%; 6% in 1,000
@@ -27,12 +26,12 @@ in one set of ten)
 and in the worst sets several times as long. The vector here meets the optimality conditions to
 1e-11.
 
-Differences: weights sum to K, not to 1, so that equal gradients give the plain sum. (Then every w
-is a solution; the sum of the weights is K, each is not 1.) `normalize` is the authors'
+Differences: weights sum to K, not to 1, so that equal gradients give the plain sum. (Every w is a
+solution then: the weights sum to K, but need not each be 1.) `normalize` is the authors'
 `normalization_type` (their code, not in the paper): it changes the gradients that w is found for,
 and w is then applied to the gradients as they are. The authors' sample configuration has `loss+`;
 the default here is `none`, the method of the paper. Their code multiplies the losses by w, and so
-weights the heads as well; here what belongs to one task alone follows its own loss.
+weights the heads as well; here the private parameters of a task follow its own loss.
 """
 
 from __future__ import annotations
@@ -50,12 +49,12 @@ class MGDA(GradientBalancing):
     """The minimum-norm point of the hull."""
 
     def solve(self, step: Step, gram: Tensor) -> Tensor:
-        """K times the weights of the minimum-norm point."""
+        """Return K times the weights of the minimum-norm point."""
         divisor = self._divisor(step, gram)
         return len(gram) * minimum_norm(gram / divisor[:, None] / divisor)
 
     def _divisor(self, step: Step, gram: Tensor) -> Tensor:
-        """(K,): what each gradient is divided by first."""
+        """Return the number by which each gradient is divided first: (K,)."""
         divisor = torch.ones(len(gram), dtype=torch.float64)
         if self.config.normalize in ("l2", "loss+"):
             norms = gram.diagonal().sqrt()
@@ -72,13 +71,13 @@ class MGDA(GradientBalancing):
 
 
 def minimum_norm(gram: Tensor) -> Tensor:
-    """(K,) weights >= 0 with sum 1 of the shortest convex combination of vectors with this Gram
-    matrix."""
+    """Return the weights (K,) >= 0, with sum 1, of the shortest convex combination of vectors with
+    this Gram matrix."""
     columns, norms = unit_factor(unit_scale(gram)[0])
     if not norms.all():
         return torch.from_numpy((norms == 0) / np.sum(norms == 0))
-    # In y_t = n_t x_t, columns are of length 1; the row of ones becomes 1 / n_t, scaled to at most
-    # 1.
+    # In the variables y_t = n_t x_t, columns have length 1; the row of ones becomes 1 / n_t, scaled
+    # to at most 1.
     matrix = np.vstack([columns, norms.min() / norms])
     x = nonnegative(matrix, np.append(np.zeros(len(norms)), 1.0)) / norms
     return torch.from_numpy(x / x.sum())

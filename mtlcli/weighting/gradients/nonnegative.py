@@ -16,11 +16,11 @@ from mtlcli.weighting.gradients.base import SolverFailed
 
 
 def unit_factor(gram: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """(A, n): columns of length 1 and the gradients' norms, with gram = diag(n) A' A diag(n). Of a
-    zero gradient, both are zero.
+    """Return (A, n): columns of length 1 and the gradients' norms, with gram = diag(n) A' A
+    diag(n). Both are zero for a zero gradient.
 
-    Columns of length 1, since a factor of the Gram matrix itself would lose gradients much shorter
-    than the longest.
+    Columns have length 1, since a factor of the Gram matrix itself would lose gradients much
+    shorter than the longest.
     """
     norms = gram.diagonal().clamp(min=0).sqrt()
     divisor = torch.where(norms > 0, norms, 1.0)
@@ -29,8 +29,8 @@ def unit_factor(gram: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def nonnegative(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The x >= 0 that minimises |matrix x - target|. Raises SolverFailed."""
+    """Return the x >= 0 that minimises |matrix x - target|. Raises SolverFailed."""
     try:
         return np.asarray(nnls(matrix, target)[0])
-    except RuntimeError as error:  # Its limit of iterations.
+    except RuntimeError as error:  # The limit of iterations was reached.
         raise SolverFailed(f"scipy.optimize.nnls: {error}") from error

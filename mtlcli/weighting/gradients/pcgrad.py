@@ -1,7 +1,7 @@
 """PCGrad (Yu et al. 2020, "Gradient Surgery for Multi-Task Learning", algorithm 1).
 
-Each gradient g_i is taken through the other tasks j in random order; where it conflicts with g_j,
-its part along g_j is taken out:
+Each gradient g_i meets those of the other tasks j in random order. Where it conflicts with g_j, its
+part along g_j is removed:
 
     if g_i . g_j < 0:   g_i <- g_i - (g_i . g_j) / |g_j|^2 g_j
 
@@ -22,9 +22,9 @@ from mtlcli.weighting.gradients.base import GradientBalancing, drawing
 
 
 class PCGrad(GradientBalancing):
-    """Conflicting parts are projected away, pair by pair."""
+    """Gradients whose conflicting parts are projected away, pair by pair."""
 
     def solve(self, step: Step, gram: Tensor) -> Tensor:
-        """The sums of the coefficients of the projected gradients."""
+        """Return the sums of the coefficients of the projected gradients."""
         with drawing(step):
             return PCGradWeighting()(gram)

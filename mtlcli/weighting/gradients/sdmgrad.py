@@ -3,15 +3,15 @@ Stochastic Algorithms").
 
 MGDA, pulled towards the mean gradient g_0 = sum_t g_t / K by lambda (`pull`), eq. 6:
 
-    w = argmin |sum_t w_t g_t + lambda g_0|^2 over the simplex, d = (sum_t w_t g_t + lambda g_0) /
-    (1 + lambda)
+    w = argmin |sum_t w_t g_t + lambda g_0|^2  over the simplex
+    d = (sum_t w_t g_t + lambda g_0) / (1 + lambda)
 
 The minimum is not computed but followed: SGD with momentum, projected onto the simplex, a few steps
 for each step of the run, from the w of the step before (algorithm 1), on gradients divided by their
 mean norm (section 6.1):
 
-    v <- momentum v + G (w + lambda / K), w <- projection of w - lr v v = 0 at first in each step of
-    the run
+    v <- momentum v + G (w + lambda / K)        v = 0 at first in each step of the run
+    w <- projection of w - lr v
 
 The paper takes G = J_1 J_2' from two independent batches, which makes the gradient in w unbiased.
 Here both are the batch of the step: the noise of a gradient then adds its variance to the diagonal
@@ -23,7 +23,7 @@ The learning rate is 0.25, not the 10 of the authors' code. SGD is stable below 
 simplex and follows nothing: a change of the gradients by 1e-7, the rounding between one rank and
 two, changed the weights of 8 random tasks by up to 2.7 in a single step.
 
-Own code, since torchjd's SDMGradWeighting keeps w by position and forgets it when the number of
+torchjd's SDMGradWeighting is not used: it keeps w by position and forgets it when the number of
 tasks changes. Here w belongs to task names: for a step without some tasks, the others' w are
 projected onto the simplex; a new one starts at 1 / K. d is times K, so that equal gradients give
 weights of 1.
@@ -48,7 +48,7 @@ class SDMGrad(GradientBalancing):
         self.simplex: dict[str, float] = {}
 
     def solve(self, step: Step, gram: Tensor) -> Tensor:
-        """K times the weights of d; w follows."""
+        """Return K times the weights of d, and update w."""
         gram, _ = unit_scale(gram)
         gram = gram / gram.diagonal().sqrt().mean() ** 2
         count, config = len(gram), self.config
@@ -65,18 +65,19 @@ class SDMGrad(GradientBalancing):
         return (count * w + config.pull) / (1 + config.pull)
 
     def state_dict(self) -> dict[str, Any]:
-        """The base class's and w by task."""
+        """Return the base class's state and w by task."""
         return super().state_dict() | {"simplex": dict(self.simplex)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave; its tasks must be of the run."""
+        """Restore what `state_dict` gave. Raises ValueError when the run lacks tasks of the
+        state."""
         super().load_state_dict(state)
         self.simplex = dict(state["simplex"])
 
 
 def project_onto_simplex(point: Tensor) -> Tensor:
-    """The closest point with entries >= 0 of sum 1: the point minus a number, cut off at 0 (Duchi
-    et al. 2008, figure 1)."""
+    """Return the closest point with entries >= 0 and sum 1: the point minus a number, cut off at 0
+    (Duchi et al. 2008, figure 1)."""
     descending = point.sort(descending=True).values
     shifts = (descending.cumsum(0) - 1) / torch.arange(1, len(point) + 1)
     kept = int((descending > shifts).sum())

@@ -6,9 +6,9 @@ g_t is sum_t v_t g_t with (proposition 1)
 
     v = argmin v' G v   over   v >= u
 
-Gradients without conflict give weights of 1. torchjd's UPGradWeighting, with preferences of 1 where
-the paper averages. torchjd's own solver of the quadratic program needs two more packages and adds
-1e-4 to the diagonal, so that projections leave the cone; here v = u + s with s >= 0 is a
+Gradients without conflict give weights of 1. This uses torchjd's UPGradWeighting, with preferences
+of 1 where the paper averages. torchjd's own solver of the quadratic program needs two more packages
+and adds 1e-4 to the diagonal, so that projections leave the cone; here v = u + s with s >= 0 is a
 non-negative least squares problem, min |A s + A u| with A' A = G, solved exactly.
 """
 
@@ -29,7 +29,7 @@ class UPGrad(GradientBalancing):
     """The sum of the gradients projected onto the dual cone."""
 
     def solve(self, step: Step, gram: Tensor) -> Tensor:
-        """The sums of the coefficients of the projections."""
+        """Return the sums of the coefficients of the projections."""
         return UPGradWeighting(torch.ones(len(gram), dtype=torch.float64), ExactProjector())(
             unit_scale(gram)[0]
         )
@@ -39,9 +39,9 @@ class ExactProjector(DualConeProjector):
     """Projection onto the dual cone by non-negative least squares."""
 
     def __call__(self, U: Tensor, G: Tensor) -> Tensor:
-        """The weights v of the projection of each row u of U."""
+        """Return the weights v of the projection of each row u of U."""
         columns, norms = unit_factor(G)
         divisor = np.where(norms > 0, norms, 1.0)
-        # In n_t s_t, the columns of A are of length 1.
+        # In the variables n_t s_t, the columns of A have length 1.
         added = [nonnegative(columns, -columns @ (norms * u)) / divisor for u in U.numpy()]
         return U + torch.from_numpy(np.stack(added))

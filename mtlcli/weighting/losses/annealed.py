@@ -17,15 +17,15 @@ from mtlcli.config.weighting import AnnealedTask
 from mtlcli.weighting.base import LossWeighting, Step
 
 NEAR = 0.2
-"""Share of a schedule's way that may be missing in the last step: with `finish=1`, a step's worth
-of it always is."""
+"""Share of a schedule's range that may be missing in the last step without a warning. With
+`finish=1`, the share of one step is always missing."""
 
 
 class Annealed(LossWeighting):
     """Weights that follow a schedule."""
 
     def weights(self, step: Step) -> dict[str, float]:
-        """The schedule's factor times the importance."""
+        """Return the schedule's factor times the importance."""
         progress = step.number / step.total
         schedules: dict[str, AnnealedTask] = self.config.tasks
         return {
@@ -35,7 +35,7 @@ class Annealed(LossWeighting):
         }
 
     def remarks(self, steps: int, steps_per_epoch: int) -> list[str]:
-        """Schedules that change nothing, or do not come to their end, within the run."""
+        """Warn of schedules that change nothing, or do not come to their end, within the run."""
         found = []
         for name, task in self.config.tasks.items():
             factors = [factor(task, number / steps) for number in range(steps)]
@@ -54,7 +54,7 @@ class Annealed(LossWeighting):
 
 
 def factor(task: AnnealedTask, progress: float) -> float:
-    """What a task's loss is multiplied by when a share `progress` of the run is over."""
+    """Return the factor of a task's loss when a share `progress` of the run is over."""
     if progress < task.begin:
         return task.start
     if progress >= task.finish:

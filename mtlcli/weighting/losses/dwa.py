@@ -7,10 +7,11 @@ L_t(e) is the mean loss of task t in epoch e (or in a window of `every` steps), 
 task whose loss falls slowly has a larger r_t and a larger weight. The importance of a task
 multiplies w_t.
 
-Tasks may be absent from steps and from whole windows: L_t(e - 1) and L_t(e - 2) are the last two
-finished windows in which the task was met. K is the number of tasks that have two, wherever they
-are met; the others weigh 1, as every task does in the paper's first two epochs. torchjd's DWA has
-one vector for all tasks of every step and no state that can be saved; the tests compare with it.
+Tasks may be absent from steps and from whole windows: L_t(e - 1) and L_t(e - 2) are then the means
+of the last two finished windows in which the task took part. K is the number of tasks that have two
+such windows, whether or not they are in the step; the other tasks weigh 1, as every task does in
+the paper's first two epochs. torchjd's DWA has one vector for all tasks of every step and no state
+that can be saved; the tests compare with it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class DWA(LossWeighting):
         self._means: dict[str, list[float]] = {name: [] for name in tasks}
 
     def weights(self, step: Step) -> dict[str, float]:
-        """w_t times the importance."""
+        """Return w_t times the importance."""
         self._finish_window(step)
         known = [name for name, means in self._means.items() if len(means) == 2]
         rates = torch.tensor([self._rate(name, step) for name in known], dtype=torch.float64)
@@ -56,7 +57,8 @@ class DWA(LossWeighting):
             self._sums[name] = total + step.losses[name], count + 1
 
     def remarks(self, steps: int, steps_per_epoch: int) -> list[str]:
-        """The paper's first two epochs, or windows, are the plain sum."""
+        """Report how long the method is the plain sum: for the paper's first two epochs, or
+        windows."""
         window = self.config.every or steps_per_epoch
         shorter = max(1, steps // 10)
         fix = (
@@ -76,7 +78,7 @@ class DWA(LossWeighting):
         return [f"warning: {what}{fix}" if 4 * window > steps else what]
 
     def _finish_window(self, step: Step) -> None:
-        """Once a step belongs to a later window, the sums of the one before become means."""
+        """Turn the sums of a window into means once a step belongs to a later window."""
         window = step.epoch if self.config.every is None else step.number // self.config.every
         if window == self._window:
             return
@@ -92,7 +94,7 @@ class DWA(LossWeighting):
         return newer / older
 
     def state_dict(self) -> dict[str, Any]:
-        """The window, its sums so far, and the means of the windows before."""
+        """Return the window, its sums so far, and the means of the windows before."""
         return {
             "window": self._window,
             "sums": {name: list(pair) for name, pair in self._sums.items()},

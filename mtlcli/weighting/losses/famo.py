@@ -10,13 +10,13 @@ losses of the same batches are computed again, and Adam with weight decay gamma 
     z_t (d_t - sum_j z_j d_j),  d_t = log L_t(before) - log L_t(after)
 
 so that a task whose loss fell faster than the others' loses weight. The paper's weights sum to 1;
-here to K, like those of the plain sum. Losses have the smallest value 0 (the authors' `min_losses`)
-and 1e-8 is added to them, as in the authors' code.
+here to K, like those of the plain sum. The smallest value of a loss is taken to be 0 (the authors'
+`min_losses`), and 1e-8 is added to losses, as in the authors' code.
 
 The method is invariant to the scale of a loss, so importance is put on its result: it multiplies
-w_t. The logits know nothing of it and hold partly against it: an important task falls faster, and
-its z_t sinks. Tasks of importance 0 are left out of K, z and c. torchjd's FAMO knows no importance
-and has no state that can be saved; the tests compare with it.
+w_t. The logits do not take importance into account and partly counteract it: the loss of an
+important task falls faster, and its z_t sinks. Tasks of importance 0 are left out of K, z and c.
+torchjd's FAMO has neither importance nor a state that can be saved; the tests compare with it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class FAMO(LossWeighting):
         self._adam = Adam(tasks, config.lr, config.weight_decay)
 
     def weights(self, step: Step) -> dict[str, float]:
-        """w_t times the importance."""
+        """Return w_t times the importance."""
         assert step.losses is not None
         names = self._balanced(step)
         rates = self._shares(names) / torch.tensor(
@@ -55,7 +55,7 @@ class FAMO(LossWeighting):
         return {name: self.tasks[name].weight * found.get(name, 0.0) for name in step.tasks}
 
     def learn_after(self, step: Step, losses: dict[str, float]) -> None:
-        """One step of Adam on the logits of the step's tasks."""
+        """Make one step of Adam on the logits of the step's tasks."""
         assert step.losses is not None
         names = self._balanced(step)
         shares = self._shares(names)
@@ -70,11 +70,11 @@ class FAMO(LossWeighting):
         return [name for name in step.tasks if self.tasks[name].weight > 0]
 
     def _shares(self, names: list[str]) -> Tensor:
-        """z."""
+        """Return z for the tasks `names`: (K,)."""
         return torch.tensor([self.logits[name] for name in names], dtype=torch.float64).softmax(0)
 
     def state_dict(self) -> dict[str, Any]:
-        """The logits and Adam's moments."""
+        """Return the logits and Adam's moments."""
         return {"logits": dict(self.logits), "adam": self._adam.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

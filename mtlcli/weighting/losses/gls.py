@@ -9,7 +9,7 @@ paper's when all are 1):
 The factor A makes equal losses give w_t = a_t, the weights of the plain sum; without it they would
 be 1/K of that. The direction is that of sum_t a_t log L_t, so that the scale of a loss does not
 matter, but its importance does. A loss of 0 stops the run: the geometric mean is 0 there and its
-derivative is not finite. torchjd's GeometricMean knows no importance; the tests compare with it.
+derivative is not finite. torchjd's GeometricMean has no importance; the tests compare with it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ class GLS(LossWeighting):
     when = "losses"
 
     def weights(self, step: Step) -> dict[str, float]:
-        """a_t G / L_t."""
+        """Return a_t G / L_t."""
         return geometric_weights(step, self.tasks, "gls")
 
 
 def geometric_weights(step: Step, tasks: dict[str, WeightedTask], method: str) -> dict[str, float]:
-    """a_t G / L_t for the tasks of the step."""
+    """Return a_t G / L_t for the tasks of the step. Raises RunError when a loss is 0 or
+    negative."""
     losses = positive_losses(step, tasks, method)
     weights = dict.fromkeys(step.tasks, 0.0)
     if losses:

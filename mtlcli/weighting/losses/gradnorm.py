@@ -7,25 +7,23 @@ Adam lowers
     L_grad = sum_t |G_t - mean(G) r_t^alpha|,  r_t = (L_t / L_t(0)) / mean_j (L_j / L_j(0))
 
 where the target mean(G) r_t^alpha is held constant, so that dL_grad/dw_t = sign(G_t - target_t)
-|g_t|. Afterwards the weights are scaled so that their sum stays what it was: K. A task whose loss
-has fallen less than the others' has r_t > 1 and is given larger gradients.
+|g_t|. Afterwards the weights are scaled so that their sum stays K. A task whose loss has fallen
+less than the others' has r_t > 1 and is given larger gradients.
 
-- L_t(0) is the mean of the task's losses in its first N steps (`first_steps`), so far as there are
-  any. The paper takes the first loss
-  alone, N = 1, or the theoretical log C for C classes, which a regression does not have. Each r_t
-  is relative to L_t(0) for good: with a
-  first loss from one small batch, two tasks that are equal ended at weights of 1.40 and 0.60.
+- L_t(0) is the mean of the task's losses in its first N steps (`first_steps`), as far as there have
+  been any. The paper takes the first loss alone, N = 1, or the theoretical log C for C classes,
+  which a regression does not have. Each r_t is relative to L_t(0) for the whole run: with a first
+  loss from one small batch, two equal tasks ended at weights of 1.40 and 0.60.
 - g_t is the gradient of the plain loss with respect to what `step.gram` was measured on, all shared
-  parameters; the paper takes
-  the last shared layer. The weights of a step come from the steps before it, as in the paper.
+  parameters; the paper takes the last shared layer. The weights of a step come from the steps
+  before it, as in the paper.
 - The importance of a task multiplies w_t at the end and is not in G_t: what is balanced is the
-  gradient without it, so that
-  the gradients that are summed have sizes in proportion to importance (alpha = 0).
-- The paper says nothing of weights below 0, which Adam's momentum can bring about: here a weight
+  gradient without it, so that the gradients that are summed have sizes in proportion to importance
+  (alpha = 0).
+- The paper does not treat weights below 0, which Adam's momentum can bring about: here a weight
   stays at or above `FLOOR`.
-- When a step lacks tasks, the means are over those it has, and their weights keep their sum among
-  themselves. Tasks of
-  importance 0 count as absent: they leave no gradient to measure.
+- When a step lacks tasks, the means are over the tasks it has, and the weights of these tasks keep
+  their sum. Tasks of importance 0 count as absent: they leave no gradient to measure.
 """
 
 from __future__ import annotations
@@ -39,7 +37,7 @@ from mtlcli.weighting.base import LossWeighting, Step, WeightedTask, same_tasks
 from mtlcli.weighting.losses.positive import require_positive
 
 FLOOR = 1e-3
-"""The smallest weight before scaling; 1 is the plain sum's."""
+"""The smallest weight before scaling. The weights of the plain sum are 1."""
 
 
 class GradNorm(LossWeighting):
@@ -50,16 +48,16 @@ class GradNorm(LossWeighting):
     def __init__(self, config: Any, tasks: dict[str, WeightedTask]) -> None:
         super().__init__(config, tasks)
         self._weights = dict.fromkeys(tasks, 1.0)
-        # Of the losses that make up L_t(0): their sum and number.
+        # The sum and the number of the losses that make up L_t(0).
         self._first: dict[str, tuple[float, int]] = dict.fromkeys(tasks, (0.0, 0))
         self._adam = Adam(tasks, config.lr)
 
     def weights(self, step: Step) -> dict[str, float]:
-        """w_t times the importance."""
+        """Return w_t times the importance."""
         return {name: self.tasks[name].weight * self._weights[name] for name in step.tasks}
 
     def learn(self, step: Step) -> None:
-        """One step of Adam on the weights of the step's tasks, then scaling."""
+        """Make one step of Adam on the weights of the step's tasks, then scale the weights."""
         gradient = self._gradient(step)
         before = sum(self._weights[name] for name in gradient)
         self._adam.step(self._weights, gradient)
@@ -68,7 +66,7 @@ class GradNorm(LossWeighting):
         self._weights |= {name: weight * scale for name, weight in moved.items()}
 
     def _gradient(self, step: Step) -> dict[str, float]:
-        """dL_grad / dw_t of each task that is balanced."""
+        """Return dL_grad / dw_t for each task that is balanced."""
         assert step.losses is not None and step.gram is not None, (
             "losses and gradients are measured in every step"
         )
@@ -90,7 +88,7 @@ class GradNorm(LossWeighting):
         }
 
     def _share_left(self, name: str, step: Step) -> float:
-        """L_t / L_t(0)."""
+        """Return L_t / L_t(0)."""
         assert step.losses is not None
         loss, (total, count) = step.losses[name], self._first[name]
         if count < self.config.first_steps:
@@ -99,7 +97,7 @@ class GradNorm(LossWeighting):
         return loss / (total / count)
 
     def state_dict(self) -> dict[str, Any]:
-        """The weights, the first losses and Adam's moments."""
+        """Return the weights, the first losses and Adam's moments."""
         return {
             "weights": dict(self._weights),
             "first": {name: list(pair) for name, pair in self._first.items()},

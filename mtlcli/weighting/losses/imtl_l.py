@@ -7,8 +7,8 @@ With a learned log scale s_t for each task, starting at 0, the objective is
 
 so that exp(s_t) L_t = 1 at the optimum: all losses have the same size. The importance a_t
 multiplies the task's term as a whole: the optimum of s stays, and the effective weight of the loss
-is a_t exp(s_t). With s_t = -log sigma_t^2 it is twice the objective of `uncertainty` for a
-regression. torchjd's IMTLL keeps the scales in one tensor and wants every task in every step; the
+is a_t exp(s_t). With s_t = -log sigma_t^2 the objective is twice that of `uncertainty` for a
+regression. torchjd's IMTLL keeps the scales in one tensor and needs every task in every step; the
 tests compare with it.
 """
 
@@ -27,23 +27,23 @@ class IMTLL(LossWeighting):
 
     def __init__(self, config: Any, tasks: dict[str, WeightedTask]) -> None:
         super().__init__(config, tasks)
-        # One parameter a task: the optimiser then leaves alone the tasks that are absent from a
-        # step.
+        # There is one parameter for each task, so that the optimiser leaves alone the tasks that
+        # are absent from a step.
         self.log_scale = {name: torch.nn.Parameter(torch.zeros(())) for name in tasks}
 
     def weights(self, step: Step) -> dict[str, float]:
-        """a_t exp(s_t)."""
+        """Return a_t exp(s_t)."""
         return {
             name: self.tasks[name].weight * torch.exp(self.log_scale[name].detach()).item()
             for name in step.tasks
         }
 
     def named_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """The log scales: K scalars."""
+        """Return the log scales: K scalars."""
         return {f"log_scale.{name}": parameter for name, parameter in self.log_scale.items()}
 
     def objective(self, losses: dict[str, Tensor]) -> Tensor:
-        """The paper's total over the tasks of the step."""
+        """Return the paper's total over the tasks of the step."""
         terms = [
             self.tasks[name].weight
             * (torch.exp(self.log_scale[name]) * loss - self.log_scale[name])
@@ -52,7 +52,7 @@ class IMTLL(LossWeighting):
         return torch.stack(terms).sum()
 
     def state_dict(self) -> dict[str, Any]:
-        """The log scales by task."""
+        """Return the log scales by task."""
         return {"log_scale": {name: s.item() for name, s in self.log_scale.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

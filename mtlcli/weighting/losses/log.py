@@ -8,7 +8,7 @@ The objective is sum_t a_t log(L_t + 1e-8), a_t the task's importance, so that
 and every task's gradient is that of its loss relative to the loss: the scale of a loss does not
 matter. The weights are not scaled: they grow as losses fall, as in the paper. The constant is that
 of the authors' code. DB-MTL further brings the tasks' gradients to the same norm; that part is
-gradient balancing and not here.
+gradient balancing and is not in this method.
 """
 
 from __future__ import annotations
@@ -24,6 +24,6 @@ class Log(LossWeighting):
     when = "losses"
 
     def weights(self, step: Step) -> dict[str, float]:
-        """a_t / (L_t + 1e-8)."""
+        """Return a_t / (L_t + 1e-8)."""
         assert step.losses is not None
         return {name: self.tasks[name].weight / (step.losses[name] + EPS) for name in step.tasks}

@@ -1,5 +1,4 @@
-"""For the methods that take logarithms of losses: the losses, or the error that says which one has
-none."""
+"""Checks for the methods that need losses above 0, for example because they take logarithms."""
 
 from __future__ import annotations
 
@@ -8,10 +7,10 @@ from mtlcli.weighting.base import Step, WeightedTask
 
 
 def positive_losses(step: Step, tasks: dict[str, WeightedTask], method: str) -> dict[str, float]:
-    """The losses of the step's tasks that have an importance. Raises RunError when one of them is 0
-    or negative.
+    """Return the losses of the step's tasks whose importance is above 0. Raises RunError when one
+    of these losses is 0 or negative.
 
-    One that is not a number passes: the run stops at it with a better message.
+    A loss that is not a number passes: the run stops at it with a better message.
     """
     assert step.losses is not None, "the losses are known before they are weighted"
     losses = {name: step.losses[name] for name in step.tasks if tasks[name].weight > 0}

@@ -24,7 +24,7 @@ class Random(LossWeighting):
     """Weights that are a pure function of (seed, step)."""
 
     def weights(self, step: Step) -> dict[str, float]:
-        """w_t times the importance."""
+        """Return w_t times the importance."""
         count, generator = len(step.tasks), step.generator()
         if self.config.distribution == "normal":
             shares = torch.randn(count, dtype=torch.float64, generator=generator).softmax(0)

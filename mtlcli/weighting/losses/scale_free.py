@@ -7,9 +7,9 @@ mean of those losses (the bias correction of Adam). Multiplying a loss by a cons
 nothing, and every term is near its importance. This is practice rather than a paper; with d = 0 it
 is close to `log`, whose weight is 1 / L_t.
 
-M_t is of the losses before the step: the weights are then known before it, and the step costs what
-the plain sum costs. A step that holds a task for the first time is the exception: nothing is known
-of its scale, so its own loss is taken, once it is known.
+M_t is made from the losses before the step. The weights are then known before the step, and it
+costs as much as with the plain sum. A step that holds a task for the first time is the exception:
+nothing is known of the scale of the task's loss, so the step's own loss is taken, once it is known.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class ScaleFree(LossWeighting):
         self._averages: dict[str, tuple[float, int]] = dict.fromkeys(tasks, (0.0, 0))
 
     def known(self, step: Step) -> When:
-        """Before the step, unless it holds a task for the first time."""
+        """Return "before", or "losses" if the step holds a task for the first time."""
         return "before" if all(self._averages[name][1] for name in step.tasks) else "losses"
 
     def weights(self, step: Step) -> dict[str, float]:
-        """a_t / M_t."""
+        """Return a_t / M_t."""
         return {name: self.tasks[name].weight / self._size(name, step) for name in step.tasks}
 
     def _size(self, name: str, step: Step) -> float:
@@ -55,7 +55,7 @@ class ScaleFree(LossWeighting):
             self._averages[name] = decay * average + (1 - decay) * step.losses[name], count + 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Average and number of the losses of each task."""
+        """Return the average and the number of the losses of each task."""
         return {"averages": {name: list(pair) for name, pair in self._averages.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

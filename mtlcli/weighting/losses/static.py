@@ -14,5 +14,5 @@ class Static(LossWeighting):
     """The weights of the config, unchanged through the run."""
 
     def weights(self, step: Step) -> dict[str, float]:
-        """The importance of each task."""
+        """Return the importance of each task."""
         return {name: self.tasks[name].weight for name in step.tasks}

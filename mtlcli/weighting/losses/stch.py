@@ -9,23 +9,21 @@ loss of the task in an epoch after a warm-up that minimises sum_t log L_t. This 
 three differences:
 
 - The preference of a task is its importance a_t, put on the loss: f_t = log x_t with x_t = a_t L_t
-  / r_t. Outside of the logarithm
-  it would turn around as soon as L_t < r_t and f_t is negative. For mu towards 0 all a_t L_t / r_t
-  become equal.
-- The objective is exp of theirs over the tasks of the step, which has the same minima and the same
-  direction:
+  / r_t. Outside of the logarithm, importance would have the opposite effect as soon as L_t < r_t
+  and f_t is negative. For mu towards 0 all a_t L_t / r_t become equal.
+- The objective is exp of the authors' over the tasks of the step, which has the same minima and the
+  same direction:
 
       M = (sum_t x_t^p / K)^(1/p),  p = 1/mu        w_t = K dM/dL_t = (x_t / M)^(p-1) a_t / r_t
 
-  the power mean of the x_t: their geometric mean for large mu, their mean at mu = 1 (the authors'
-  default; the weights are
-  then fixed), the largest for mu towards 0. With the r_t of a step scaled to a geometric mean of 1,
-  equal losses with
-  equal references give w_t = 1. The warm-up is `gls`, exp of theirs in the same way.
+  M is the power mean of the x_t: their geometric mean for large mu, their mean at mu = 1 (the
+  authors' default; the weights are then fixed), the largest for mu towards 0. With the r_t of a
+  step scaled to a geometric mean of 1, equal losses with equal references give w_t = 1. The warm-up
+  is `gls`, which is exp of theirs in the same way.
+
 - The warm-up and the measurement of r_t are shares of the run, not epochs (theirs: 4 and 1 of 200).
-  A task that is not met during the
-  measurement takes the first loss that it shows; steps that hold it keep the warm-up's weights
-  until it has one.
+  A task that is absent during the measurement takes the first loss that it has afterwards; steps
+  that hold such a task keep the warm-up's weights until it has one.
 
 r_t is no true nadir (the worst value on the Pareto front) and 0 no true ideal point: neither is
 known in training. A task of importance 0 counts in no mean. torchjd's STCH is the paper's formula;
@@ -51,11 +49,11 @@ class STCH(LossWeighting):
 
     def __init__(self, config: Any, tasks: dict[str, WeightedTask]) -> None:
         super().__init__(config, tasks)
-        # Of the losses that make up the reference: their sum and number.
+        # The sum and the number of the losses that make up the reference.
         self._sums: dict[str, tuple[float, int]] = dict.fromkeys(tasks, (0.0, 0))
 
     def weights(self, step: Step) -> dict[str, float]:
-        """w_t, importance included."""
+        """Return w_t, importance included. Raises RunError when a loss is 0 or negative."""
         losses = positive_losses(step, self.tasks, "stch")
         if step.number < self._window(step.total)[1] or not all(
             self._sums[name][1] for name in losses
@@ -76,7 +74,7 @@ class STCH(LossWeighting):
             / reference
         )
         scale = scale * reference.log().mean().exp()
-        # In logarithms: x^p overflows for small mu.
+        # In logarithms, because x^p overflows for small mu.
         x = (scale * torch.tensor(list(losses.values()), dtype=torch.float64)).log()
         power = 1 / self.config.mu
         mean = ((power * x).logsumexp(0) - math.log(len(losses))) / power
@@ -92,12 +90,14 @@ class STCH(LossWeighting):
                 self._sums[name] = total + step.losses[name], count + 1
 
     def _window(self, total: int) -> tuple[int, int]:
-        """The steps of a run of `total` over which references are measured: at least one."""
+        """Return the first step and the end of the steps over which references are measured in a
+        run of `total` steps. At least one step is measured."""
         begin = round(self.config.warmup * total)
         return begin, begin + max(1, round(self.config.reference * total))
 
     def remarks(self, steps: int, steps_per_epoch: int) -> list[str]:
-        """Until the references are measured, the method is `gls`."""
+        """Warn if the method is `gls` for more than half of the run, until the references are
+        measured."""
         end = self._window(steps)[1]
         if end <= steps / 2:
             return super().remarks(steps, steps_per_epoch)
@@ -109,7 +109,7 @@ class STCH(LossWeighting):
         ]
 
     def report(self) -> dict[str, Any]:
-        """The reference loss of each task that has one."""
+        """Return the reference loss of each task that has one."""
         return {
             "reference_losses": {
                 name: total / count for name, (total, count) in self._sums.items() if count
@@ -117,7 +117,7 @@ class STCH(LossWeighting):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Sum and number of the losses of each reference."""
+        """Return the sum and the number of the losses of each reference."""
         return {"sums": {name: list(pair) for name, pair in self._sums.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

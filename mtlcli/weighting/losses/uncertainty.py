@@ -27,15 +27,15 @@ class Uncertainty(LossWeighting):
 
     def __init__(self, config: Any, tasks: dict[str, WeightedTask]) -> None:
         super().__init__(config, tasks)
-        # One parameter a task: the optimiser then leaves alone the tasks that are absent from a
-        # step.
+        # There is one parameter for each task, so that the optimiser leaves alone the tasks that
+        # are absent from a step.
         self.log_variance = {name: torch.nn.Parameter(torch.zeros(())) for name in tasks}
         self._scale = {
             name: 0.5 if task.loss_kind == "regression" else 1.0 for name, task in tasks.items()
         }
 
     def weights(self, step: Step) -> dict[str, float]:
-        """w_t * c_t * exp(-s_t), with c = 1/2 for regression and 1 for classification."""
+        """Return w_t * c_t * exp(-s_t), with c = 1/2 for regression and 1 for classification."""
         return {
             name: self.tasks[name].weight
             * self._scale[name]
@@ -44,11 +44,11 @@ class Uncertainty(LossWeighting):
         }
 
     def named_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """The log variances: K scalars."""
+        """Return the log variances: K scalars."""
         return {f"log_variance.{name}": parameter for name, parameter in self.log_variance.items()}
 
     def objective(self, losses: dict[str, Tensor]) -> Tensor:
-        """The paper's total over the tasks of the step; tasks that are absent leave their s
+        """Return the paper's total over the tasks of the step. Tasks that are absent leave their s
         alone."""
         terms = []
         for name, loss in losses.items():
@@ -59,7 +59,7 @@ class Uncertainty(LossWeighting):
         return torch.stack(terms).sum()
 
     def state_dict(self) -> dict[str, Any]:
-        """The log variances by task."""
+        """Return the log variances by task."""
         return {"log_variance": {name: s.item() for name, s in self.log_variance.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
