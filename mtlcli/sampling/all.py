@@ -7,14 +7,14 @@ from mtlcli.sampling.base import Sampling
 
 
 class All(Sampling):
-    """Every step holds a batch of every task; tasks with fewer batches start over until the largest
-    is through."""
+    """Policy whose steps hold a batch of every task. Tasks with fewer batches start over until the
+    largest one is through."""
 
     def plan(self, step: int) -> list[tuple[str, int]]:
-        """All tasks, in the order of the config."""
+        """Return all tasks, in the order of the config, with their batch sizes."""
         return [(name, size.batch_size) for name, size in self.sizes.items()]
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches of the largest task."""
+        """Number of batches of the largest task."""
         return max(size.batches for size in self.sizes.values())

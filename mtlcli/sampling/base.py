@@ -15,14 +15,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class TaskSize:
-    """What a policy knows of a task that is trained."""
+    """The size of a task that is trained."""
 
     examples: int
-    """Features in an epoch of this task."""
+    """Number of features in an epoch of this task."""
     batches: int
-    """Batches in an epoch of this task."""
+    """Number of batches in an epoch of this task."""
     batch_size: int
-    """Examples of this task in a step."""
+    """Number of examples of this task in a step."""
 
 
 class Sampling(ABC):
@@ -36,17 +36,18 @@ class Sampling(ABC):
 
     @abstractmethod
     def plan(self, step: int) -> list[tuple[str, int]]:
-        """The tasks of step `step` (counted from 0) with the number of examples of each."""
+        """Return the tasks of step `step` (counted from 0) with the number of examples of each."""
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps that make up one pass over the data: as many as there are batches, one task a
-        step."""
+        """Number of steps in one pass over the data: the batches of all tasks together, since a
+        step takes one task."""
         return sum(size.batches for size in self.sizes.values())
 
 
 class RandomSampling(Sampling):
-    """Policies that draw one task a step, independently, with fixed probabilities."""
+    """Base class of the policies that draw one task a step, independently, with fixed
+    probabilities."""
 
     @property
     @abstractmethod
@@ -54,7 +55,7 @@ class RandomSampling(Sampling):
         """Probability of each task, in the order of `names`: (K,)."""
 
     def plan(self, step: int) -> list[tuple[str, int]]:
-        """One task, drawn by a generator seeded with (seed, step)."""
+        """Return one task, drawn by a generator seeded with (seed, step), with its batch size."""
         draw = np.random.default_rng((self.seed, step)).random()
         # The last edge is 1 up to rounding: searching only the inner edges keeps the index in
         # range.

@@ -13,12 +13,14 @@ from mtlcli.sampling.base import Sampling
 
 
 class Proportional(Sampling):
-    """One task a step from a pile that holds each task once for each of its batches."""
+    """Policy that takes one task a step from a pile that holds each task once for each of its
+    batches."""
 
     _pile: tuple[int, np.ndarray] | None = None
 
     def plan(self, step: int) -> list[tuple[str, int]]:
-        """The task that lies at this step's place in the shuffled pile of the step's epoch."""
+        """Return the task that lies at this step's place in the shuffled pile of the step's epoch,
+        with its batch size."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._pile is None or self._pile[0] != epoch:
             pile = np.repeat(

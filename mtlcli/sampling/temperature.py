@@ -13,7 +13,7 @@ from mtlcli.sampling.base import RandomSampling
 
 
 class Temperature(RandomSampling):
-    """Between proportional (T = 1) and uniform (T large)."""
+    """Policy between proportional (T = 1) and uniform (T large) sampling."""
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -21,6 +21,6 @@ class Temperature(RandomSampling):
         sizes = np.array([self.sizes[name].examples for name in self.names], dtype=np.float64)
         if self.config.cap is not None:
             sizes = np.minimum(sizes, self.config.cap)
-        # Divided by the largest first: large sizes and small exponents stay finite.
+        # Sizes are divided by the largest first, so that no power overflows.
         rates = (sizes / sizes.max()) ** (1 / self.config.temperature)
         return rates / rates.sum()

@@ -8,7 +8,7 @@ from mtlcli.sampling.base import RandomSampling
 
 
 class Uniform(RandomSampling):
-    """Every task with probability 1 / K."""
+    """Policy that draws every task with probability 1 / K."""
 
     @property
     def probabilities(self) -> np.ndarray:
