@@ -425,7 +425,7 @@ class _Preflight:
 
     def _count(self, values: dict[int, list[str]]) -> int | None:
         """Return the number of jobs of a sweep, where Hydra's own sweeper makes one of every
-        combination; None for other sweepers and for ranges."""
+        combination. None when `hydra/sweeper` is given, or a value is an interval."""
         swept = [override for override in self.overrides if override.is_sweep_override()]
         if any(override.key_or_group == "hydra/sweeper" for override in self.overrides):
             return None

@@ -30,7 +30,7 @@ WORD = "word"
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the processes of the run."""
+    """The place of this process among the processes of the run."""
 
     rank: int
     """Number of this process, from 0."""
@@ -47,7 +47,7 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and talks to the user."""
+        """Whether this process writes the run's files and the messages for the user."""
         return self.rank == 0
 
     def leave_word(self, error: MtlError) -> None:

@@ -121,8 +121,8 @@ class Console:
 
     @contextmanager
     def hearing_warnings(self) -> Iterator[None]:
-        """Show every RunWarning to the user as a line inside the context; other warnings keep their
-        way."""
+        """Show every RunWarning to the user as a line inside the context; other warnings are shown
+        as before."""
         with warnings.catch_warnings():
             warnings.simplefilter("always", RunWarning)
             others = warnings.showwarning

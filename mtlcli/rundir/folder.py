@@ -406,8 +406,8 @@ def _overwrite(file: Path, text: str) -> bool:
 
 
 def hidden(value: Any) -> Any:
-    """Return the value with everything in its texts hidden that came from environment variables,
-    which paths may contain."""
+    """Return a value in whose texts everything that came from environment variables is hidden;
+    paths may contain such parts."""
     if isinstance(value, dict):
         return {key: hidden(inner) for key, inner in value.items()}
     return hide(value) if isinstance(value, str) else value

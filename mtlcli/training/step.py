@@ -144,10 +144,11 @@ class Backward:
     """The backward passes of a step. One object serves a stage of the run, because the shared
     parameters depend on the tasks that the stage trains.
 
-    K tasks need K backward passes, with the activations of one task in memory at a time. Where
-    weights are known before the step, autograd adds the gradients up; otherwise shared gradients
-    are kept as gradient rows until the weights are known. Gradients of parameters that belong to
-    one task go straight into `.grad`.
+    K tasks need K backward passes, unless mixed batches combine them. Each pass ends before the
+    next begins, so one set of activations is in memory at a time. Where weights are known before
+    the step, autograd adds the gradients up; otherwise shared gradients are kept as gradient rows
+    until the weights are known. Gradients of parameters that belong to one task go straight into
+    `.grad`.
     """
 
     def __init__(
