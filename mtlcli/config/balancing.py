@@ -9,12 +9,12 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from mtlcli.config.section import section
-from mtlcli.config.weighting import Needs, weightings
+from mtlcli.config.weighting import Needs, WeightingConfig, weightings
 from mtlcli.errors import Problem
 
 
 @section
-class Balancing:
+class Balancing(WeightingConfig):
     """What all methods of gradient balancing can be told. `every`, `last_layers` and `projection`
     are approximations."""
 
@@ -33,7 +33,6 @@ class Balancing:
     """Number format in which the tasks' gradients are kept until they are combined."""
 
     def problems(self, trained: Collection[str]) -> Iterator[Problem]:
-        """What is wrong with the values together."""
         if self.last_layers is not None and self.projection is not None:
             what = "the projection cannot be given together with weighting.last_layers"
             yield Problem(what, "weighting.projection", "set one of them to null")

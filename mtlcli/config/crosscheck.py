@@ -473,10 +473,9 @@ def _run(config: Config, names: list[str]) -> Iterator[Problem]:
             "type pip install --upgrade torch, or optim=adamw",
         )
     yield from _data(config)
-    if hasattr(config.sharing, "problems"):
-        yield from config.sharing.problems(
-            {name: task.head or name for name, task in config.tasks.items()}
-        )
+    yield from config.sharing.problems(
+        {name: task.head or name for name, task in config.tasks.items()}
+    )
     if model.gradient_checkpointing and isinstance(
         config.sharing, (CrossStitchSharing, SluiceSharing)
     ):
@@ -560,8 +559,7 @@ def _weighting(config: Config, trained: list[str]) -> Iterator[Problem]:
             "weighting",
             f"type pip install 'mtlcli[{needs.extra}]'",
         )
-    if hasattr(weighting, "problems"):
-        yield from weighting.problems(trained)
+    yield from weighting.problems(trained)
     logger = config.logger
     if logger.probe is not None and not (
         sampling.all_tasks and config.sharing.shares and len(trained) > 1

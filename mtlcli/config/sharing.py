@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import field
 from importlib.util import find_spec
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 
@@ -17,26 +17,43 @@ from mtlcli.registry import Registry, suggest
 sharings = Registry("sharing")
 
 
+@section
+class SharingConfig:
+    """What the configurations of all strategies have in common."""
+
+    @property
+    def shares(self) -> bool:
+        """Whether tasks have parameters in common, which gradient balancing needs."""
+        return True
+
+    def problems(self, owners: dict[str, str]) -> Iterator[Problem]:
+        """Yield what is wrong with the values in a run of these tasks.
+
+        `owners`: task -> the task whose head the task uses.
+        """
+        yield from ()
+
+
 @sharings.register("hard", "mtlcli.sharing.hard:Hard")
 @section
-class HardSharing:
+class HardSharing(SharingConfig):
     """One backbone for all tasks, one head each (Caruana 1997)."""
 
-    shares: ClassVar[bool] = True
-    """Whether tasks have parameters in common, which gradient balancing needs."""
     name: Literal["hard"] = "hard"
     """Strategy."""
 
 
 @sharings.register("none", "mtlcli.sharing.none:NoSharing")
 @section
-class NoSharing:
+class NoSharing(SharingConfig):
     """A separate copy of the backbone for each task: the single-task baseline at equal data."""
 
-    shares: ClassVar[bool] = False
-    """Whether tasks have parameters in common, which gradient balancing needs."""
     name: Literal["none"] = "none"
     """Strategy."""
+
+    @property
+    def shares(self) -> bool:
+        return False
 
 
 Layers = Annotated[list[int], MinLen(1)] | Literal["all"]
@@ -45,7 +62,7 @@ Layers = Annotated[list[int], MinLen(1)] | Literal["all"]
 
 @sharings.register("soft", "mtlcli.sharing.soft:Soft")
 @section
-class SoftSharing:
+class SoftSharing(SharingConfig):
     """A copy of the backbone, or of some layers, for each task, pulled together by a penalty (Duong
     et al. 2015)."""
 
@@ -62,18 +79,15 @@ class SoftSharing:
 
     @property
     def shares(self) -> bool:
-        """Whether tasks have parameters in common, which gradient balancing needs."""
         return self.layers != "all"
 
 
 @sharings.register("hierarchical", "mtlcli.sharing.hierarchical:Hierarchical")
 @section
-class HierarchicalSharing:
+class HierarchicalSharing(SharingConfig):
     """One backbone of which each task reads a layer of its own choice (Søgaard & Goldberg 2016;
     Hashimoto et al. 2017)."""
 
-    shares: ClassVar[bool] = True
-    """Whether tasks have parameters in common, which gradient balancing needs."""
     name: Literal["hierarchical"] = "hierarchical"
     """Strategy."""
     tasks: dict[str, int] = field(default_factory=dict)
@@ -89,7 +103,6 @@ class HierarchicalSharing:
     """Steps after which what the lower layers are now takes the place of what they were."""
 
     def problems(self, owners: dict[str, str]) -> Iterator[Problem]:
-        """What is wrong with it in a run of these tasks: task -> the task whose head it uses."""
         for task in self.tasks:
             at = f"sharing.tasks.{task}"
             if task not in owners:
@@ -104,7 +117,7 @@ class HierarchicalSharing:
 
 @sharings.register("adapters", "mtlcli.sharing.adapters:Adapters")
 @section
-class AdapterSharing:
+class AdapterSharing(SharingConfig):
     """A small bottleneck behind each layer of one backbone, one for each task (Houlsby et al. 2019;
     Pfeiffer et al. 2020)."""
 
@@ -122,13 +135,12 @@ class AdapterSharing:
 
     @property
     def shares(self) -> bool:
-        """Whether tasks have parameters in common, which gradient balancing needs."""
         return self.shared or not self.frozen
 
 
 @sharings.register("pal", "mtlcli.sharing.pal:PAL")
 @section
-class PALSharing:
+class PALSharing(SharingConfig):
     """Projected attention layers: a narrow attention for each task in parallel to each layer
     (Stickland & Murray 2019)."""
 
@@ -147,11 +159,9 @@ class PALSharing:
 
     @property
     def shares(self) -> bool:
-        """Whether tasks have parameters in common, which gradient balancing needs."""
         return not self.frozen
 
     def problems(self, owners: dict[str, str]) -> Iterator[Problem]:
-        """What is wrong with it in a run of these tasks: task -> the task whose head it uses."""
         if self.size % self.heads:
             yield Problem(
                 f"sharing.size={self.size} is not a multiple of {self.heads}",
@@ -162,7 +172,7 @@ class PALSharing:
 
 @sharings.register("lora", "mtlcli.sharing.lora:LoRA")
 @section
-class LoRASharing:
+class LoRASharing(SharingConfig):
     """Low-rank changes of one backbone's weight matrices for each task, through peft (Hu et al.
     2022)."""
 
@@ -183,11 +193,9 @@ class LoRASharing:
 
     @property
     def shares(self) -> bool:
-        """Whether tasks have parameters in common, which gradient balancing needs."""
         return self.shared or not self.frozen
 
     def problems(self, owners: dict[str, str]) -> Iterator[Problem]:
-        """What is wrong with it in a run of these tasks: task -> the task whose head it uses."""
         if find_spec("peft") is None:
             yield Problem(
                 "sharing=lora needs the package peft, which is not installed",
@@ -198,7 +206,7 @@ class LoRASharing:
 
 @sharings.register("adapter_fusion", "mtlcli.sharing.adapter_fusion:AdapterFusion")
 @section
-class AdapterFusionSharing:
+class AdapterFusionSharing(SharingConfig):
     """Adapters for each task, and an attention for each task over the adapters of all (Pfeiffer et
     al. 2021)."""
 
@@ -216,16 +224,13 @@ class AdapterFusionSharing:
 
     @property
     def shares(self) -> bool:
-        """Whether tasks have parameters in common, which gradient balancing needs."""
         return not self.frozen
 
 
 @section
-class Gating(ABC):
+class Gating(SharingConfig, ABC):
     """What the strategies with experts have in common."""
 
-    shares: ClassVar[bool] = True
-    """Whether tasks have parameters in common, which gradient balancing needs."""
     gate: Literal["softmax", "dselect_k"] = "softmax"
     """How a task weighs experts: for each token with a softmax (Ma et al. 2018), or by a choice of
     at most `selected` of them for all of the task's tokens (DSelect-k, Hazimeh et al. 2021)."""
@@ -240,7 +245,6 @@ class Gating(ABC):
         """The fewest experts that a gate weighs."""
 
     def problems(self, owners: dict[str, str]) -> Iterator[Problem]:
-        """What is wrong with it in a run of these tasks: task -> the task whose head it uses."""
         if self.gate == "dselect_k" and not self.selected <= self.gated() > 1:
             what = f"the gate cannot choose {self.selected} of {self.gated()} experts"
             yield Problem(
@@ -299,7 +303,6 @@ class CGCSharing(Gating):
         return self.shared + self.own
 
     def problems(self, owners: dict[str, str]) -> Iterator[Problem]:
-        """What is wrong with it in a run of these tasks: task -> the task whose head it uses."""
         yield from super().problems(owners)
         if self.shared + self.own == 0:
             yield Problem("no task has an expert", "sharing.shared", "give shared or own experts")
@@ -327,12 +330,10 @@ class PLESharing(Gating):
 
 @sharings.register("task_embedding", "mtlcli.sharing.task_embedding:TaskEmbedding")
 @section
-class TaskEmbeddingSharing:
+class TaskEmbeddingSharing(SharingConfig):
     """One backbone that is told the task: a learned vector shifts its embeddings and norms (Pilault
     et al. 2021)."""
 
-    shares: ClassVar[bool] = True
-    """Whether tasks have parameters in common, which gradient balancing needs."""
     name: Literal["task_embedding"] = "task_embedding"
     """Strategy."""
     conditions: Literal["both", "embeddings", "norms"] = "both"
@@ -344,11 +345,9 @@ class TaskEmbeddingSharing:
 
 @sharings.register("attention", "mtlcli.sharing.attention:Attention")
 @section
-class AttentionSharing:
+class AttentionSharing(SharingConfig):
     """A shared backbone, and for each task soft masks over its features (Liu et al. 2019, MTAN)."""
 
-    shares: ClassVar[bool] = True
-    """Whether tasks have parameters in common, which gradient balancing needs."""
     name: Literal["attention"] = "attention"
     """Strategy."""
     layers: Layers = "all"
@@ -361,7 +360,7 @@ class AttentionSharing:
 
 @sharings.register("progressive", "mtlcli.sharing.progressive:build")
 @section
-class ProgressiveSharing:
+class ProgressiveSharing(SharingConfig):
     """Tasks enter in stages: columns that read earlier ones (Rusu et al. 2016), or distillation of
     what was known (Li & Hoiem 2016)."""
 
@@ -387,8 +386,6 @@ class ProgressiveSharing:
 
     @property
     def shares(self) -> bool:
-        """Whether tasks have parameters in common, which gradient balancing needs: in every stage
-        some that are trained together."""
         return self.stages is not None and all(len(stage) > 1 for stage in self.stages)
 
 
@@ -405,11 +402,9 @@ def stages_of(sharing: Any, owners: dict[str, str]) -> list[list[str]]:
 
 
 @section
-class Stitching:
+class Stitching(SharingConfig):
     """What the strategies that mix task copies have in common."""
 
-    shares: ClassVar[bool] = True
-    """Whether tasks have parameters in common, which gradient balancing needs."""
     layers: Layers = "all"
     """Layers after which the copies' states are mixed: numbers from 0, -1 is the last. Every layer
     that is trained has copies."""

@@ -33,24 +33,32 @@ class Needs:
     """The extra of mtlcli that installs them."""
 
 
-@weightings.register("static", "mtlcli.weighting.losses.static:Static")
 @section
-class StaticWeighting:
-    """Fixed weights: the sum of the tasks' losses, each times its `tasks.NAME.weight`."""
+class WeightingConfig:
+    """What the configurations of all weighting methods have in common."""
 
     needs: ClassVar[Needs] = Needs()
-    """What a run must have for it."""
+    """What a run must have for the method."""
+
+    def problems(self, trained: Collection[str]) -> Iterator[Problem]:
+        """Yield what is wrong with the values in a run that trains these tasks."""
+        yield from ()
+
+
+@weightings.register("static", "mtlcli.weighting.losses.static:Static")
+@section
+class StaticWeighting(WeightingConfig):
+    """Fixed weights: the sum of the tasks' losses, each times its `tasks.NAME.weight`."""
+
     name: Literal["static"] = "static"
     """Method."""
 
 
 @weightings.register("uncertainty", "mtlcli.weighting.losses.uncertainty:Uncertainty")
 @section
-class UncertaintyWeighting:
+class UncertaintyWeighting(WeightingConfig):
     """Learned homoscedastic uncertainty (Kendall, Gal & Cipolla 2018)."""
 
-    needs: ClassVar[Needs] = Needs()
-    """What a run must have for it."""
     name: Literal["uncertainty"] = "uncertainty"
     """Method."""
     lr: Annotated[float, Gt(0)] = 0.01
@@ -60,7 +68,7 @@ class UncertaintyWeighting:
 
 @weightings.register("random", "mtlcli.weighting.losses.random:Random")
 @section
-class RandomWeighting:
+class RandomWeighting(WeightingConfig):
     """Random weights, drawn anew in every step (RLW, Lin et al. 2022)."""
 
     needs: ClassVar[Needs] = Needs(several_tasks=True)
@@ -74,12 +82,10 @@ class RandomWeighting:
 
 @weightings.register("dwa", "mtlcli.weighting.losses.dwa:DWA")
 @section
-class DWAWeighting:
+class DWAWeighting(WeightingConfig):
     """Dynamic weight average: tasks whose loss falls slowly weigh more (Liu, Johns & Davison
     2019)."""
 
-    needs: ClassVar[Needs] = Needs()
-    """What a run must have for it."""
     name: Literal["dwa"] = "dwa"
     """Method."""
     temperature: Annotated[float, Gt(0)] = 2.0
@@ -90,7 +96,7 @@ class DWAWeighting:
 
 @weightings.register("gls", "mtlcli.weighting.losses.gls:GLS")
 @section
-class GLSWeighting:
+class GLSWeighting(WeightingConfig):
     """Geometric loss strategy: the geometric mean of the losses (Chennupati et al. 2019)."""
 
     needs: ClassVar[Needs] = Needs(several_tasks=True)
@@ -101,11 +107,9 @@ class GLSWeighting:
 
 @weightings.register("imtl_l", "mtlcli.weighting.losses.imtl_l:IMTLL")
 @section
-class IMTLLWeighting:
+class IMTLLWeighting(WeightingConfig):
     """Learned scales that bring all losses to the same size (IMTL-L, Liu et al. 2021)."""
 
-    needs: ClassVar[Needs] = Needs()
-    """What a run must have for it."""
     name: Literal["imtl_l"] = "imtl_l"
     """Method."""
     lr: Annotated[float, Gt(0)] = 0.01
@@ -114,7 +118,7 @@ class IMTLLWeighting:
 
 @weightings.register("stch", "mtlcli.weighting.losses.stch:STCH")
 @section
-class STCHWeighting:
+class STCHWeighting(WeightingConfig):
     """Smooth Tchebycheff: the worst task, by the share of its reference loss that is left, weighs
     most (Lin et al. 2024)."""
 
@@ -133,7 +137,6 @@ class STCHWeighting:
     """Share of the run, after the warm-up, over which each task's mean loss is its reference."""
 
     def problems(self, trained: Collection[str]) -> Iterator[Problem]:
-        """What is wrong with the values together."""
         if self.warmup + self.reference >= 1:
             yield Problem(
                 f"weighting.warmup={self.warmup:g} and weighting.reference={self.reference:g} take "
@@ -146,7 +149,7 @@ class STCHWeighting:
 
 @weightings.register("famo", "mtlcli.weighting.losses.famo:FAMO")
 @section
-class FAMOWeighting:
+class FAMOWeighting(WeightingConfig):
     """Fast adaptive multitask optimisation: all losses fall at the same rate (Liu et al. 2023)."""
 
     needs: ClassVar[Needs] = Needs(several_tasks=True)
@@ -161,7 +164,7 @@ class FAMOWeighting:
 
 @weightings.register("gradnorm", "mtlcli.weighting.losses.gradnorm:GradNorm")
 @section
-class GradNormWeighting:
+class GradNormWeighting(WeightingConfig):
     """Gradient normalisation: weights learned so that the tasks' gradients are of like size (Chen
     et al. 2018)."""
 
@@ -180,22 +183,18 @@ class GradNormWeighting:
 
 @weightings.register("log", "mtlcli.weighting.losses.log:Log")
 @section
-class LogWeighting:
+class LogWeighting(WeightingConfig):
     """The sum of the logarithms of the losses (the loss transform of DB-MTL, Lin et al. 2023)."""
 
-    needs: ClassVar[Needs] = Needs()
-    """What a run must have for it."""
     name: Literal["log"] = "log"
     """Method."""
 
 
 @weightings.register("scale_free", "mtlcli.weighting.losses.scale_free:ScaleFree")
 @section
-class ScaleFreeWeighting:
+class ScaleFreeWeighting(WeightingConfig):
     """Each loss divided by the moving average of its own past values."""
 
-    needs: ClassVar[Needs] = Needs()
-    """What a run must have for it."""
     name: Literal["scale_free"] = "scale_free"
     """Method."""
     decay: Annotated[float, Ge(0), Lt(1)] = 0.99
@@ -222,18 +221,15 @@ class AnnealedTask:
 
 @weightings.register("annealed", "mtlcli.weighting.losses.annealed:Annealed")
 @section
-class AnnealedWeighting:
+class AnnealedWeighting(WeightingConfig):
     """Weights that follow a schedule in the course of the run."""
 
-    needs: ClassVar[Needs] = Needs()
-    """What a run must have for it."""
     name: Literal["annealed"] = "annealed"
     """Method."""
     tasks: dict[str, AnnealedTask] = field(default_factory=dict)
     """The schedule of each task that has one; the others keep the factor 1."""
 
     def problems(self, trained: Collection[str]) -> Iterator[Problem]:
-        """What is wrong with the schedules in a run that trains these tasks."""
         if not self.tasks:
             yield Problem(
                 "no task has a schedule",
