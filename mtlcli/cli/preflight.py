@@ -225,7 +225,8 @@ def unusable(group: str, path: Path) -> list[Problem]:
     try:
         readable = str(parsed(f"{group}={name}").value()) == name
     except (HydraException, ValueError):
-        readable = False
+        # The command line puts a plain text that Hydra cannot read into quotes.
+        readable = quoted(f"{group}={name}") is not None
     if not readable:
         return [
             Problem(

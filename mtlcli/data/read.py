@@ -18,7 +18,15 @@ from mtlcli.data.delimited import csv_rows, delimited, tsv_rows
 from mtlcli.data.magic import LOOKED_AT, real_kind
 from mtlcli.data.objects import read_json, read_jsonl
 from mtlcli.data.parquet import plain_rows, read_parquet
-from mtlcli.data.table import Table, as_numpy, header_again, headers, integer_array, others
+from mtlcli.data.table import (
+    Table,
+    as_numpy,
+    header_again,
+    headers,
+    integer_array,
+    integer_scalar,
+    others,
+)
 from mtlcli.data.unpack import first_line, text_bytes
 from mtlcli.errors import UserError
 from mtlcli.registry import nearest
@@ -113,7 +121,7 @@ def refuse_headers(table: Table) -> None:
     columns = [table.rows.column(name) for name in names]
     # 8 bytes more for a byte order mark and blanks. Only the few rows that are so short are
     # compared with the names.
-    longest = max(len(name.encode()) for name in names) + 8
+    longest = integer_scalar(max(len(name.encode()) for name in names) + 8)
     short = [pc.less_equal(pc.binary_length(column), longest) for column in columns]
     few = as_numpy(pc.indices_nonzero(reduce(pc.and_, short)))
     rows = list(

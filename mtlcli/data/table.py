@@ -82,6 +82,11 @@ def _plain(name: str | None) -> str:
     return (name or "").strip("\ufeff").strip().casefold()
 
 
+def integer_scalar(value: int) -> pa.Scalar:
+    """Return a whole number for Arrow's functions, which would import pandas for one of Python."""
+    return integer_array(np.array([value], np.int64))[0]
+
+
 def as_numpy(column: pa.Array | pa.ChunkedArray) -> NDArray:
     """Return a column of numbers without nulls as a numpy array. Arrow's own `to_numpy` would
     import pandas, which takes longer than checking all rows."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mtlcli.data.table import Table, text_array
+from mtlcli.data.table import Table, integer_scalar, text_array
 from mtlcli.tasks.checks import as_text, is_text
 
 WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
@@ -85,8 +85,8 @@ def written(
             values, lambda value: names[value] if 0 <= value < len(names) else str(value)
         ), True
     texts = as_text(values)
-    blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0)
-    return pc.if_else(blank, pa.scalar(None, texts.type), texts), False
+    blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), integer_scalar(0))
+    return pc.if_else(blank, pa.nulls(1, texts.type)[0], texts), False
 
 
 def _replaced(values: pa.ChunkedArray, name: Callable[[Any], str]) -> pa.Array:

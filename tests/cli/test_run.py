@@ -189,7 +189,7 @@ def test_a_split_takes_the_tasks_that_have_it_and_all_of_their_rows(
     assert (
         done.returncode == 2
         and "task squad_v2: there is no split 'test'" in done.stderr
-        and "mnli" not in done.stderr
+        and "task mnli" not in done.stderr
     )
     done = mtl("eval", str(run), "--split", "tset")
     assert (
