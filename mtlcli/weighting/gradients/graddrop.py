@@ -30,7 +30,7 @@ from mtlcli.weighting.gradients.base import GradientBalancing
 
 
 class GradDrop(GradientBalancing):
-    """One sign per coordinate, drawn by purity."""
+    """Gradients of one sign in each coordinate, which is drawn by purity."""
 
     when = "rows"
 

@@ -102,7 +102,7 @@ class DWA(LossWeighting):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave; the tasks must be the same."""
+        """Restore what `state_dict` gave. Raises ValueError unless the tasks are the same."""
         same_tasks(state["means"], self.tasks)
         self._window = int(state["window"])
         self._sums = {

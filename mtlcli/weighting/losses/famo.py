@@ -78,7 +78,7 @@ class FAMO(LossWeighting):
         return {"logits": dict(self.logits), "adam": self._adam.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave; the tasks must be the same."""
+        """Restore what `state_dict` gave. Raises ValueError unless the tasks are the same."""
         same_tasks(state["logits"], self.tasks)
         self.logits = dict(state["logits"])
         self._adam.load_state_dict(state["adam"])

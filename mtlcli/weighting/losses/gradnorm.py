@@ -105,7 +105,7 @@ class GradNorm(LossWeighting):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave; the tasks must be the same."""
+        """Restore what `state_dict` gave. Raises ValueError unless the tasks are the same."""
         same_tasks(state["weights"], self.tasks)
         self._weights = dict(state["weights"])
         self._first = {

@@ -56,7 +56,7 @@ class IMTLL(LossWeighting):
         return {"log_scale": {name: s.item() for name, s in self.log_scale.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the log scales; the tasks must be the same."""
+        """Restore the log scales. Raises ValueError unless the tasks are the same."""
         same_tasks(state["log_scale"], self.tasks)
         with torch.no_grad():
             for name, value in state["log_scale"].items():

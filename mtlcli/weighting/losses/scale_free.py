@@ -59,7 +59,7 @@ class ScaleFree(LossWeighting):
         return {"averages": {name: list(pair) for name, pair in self._averages.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave; the tasks must be the same."""
+        """Restore what `state_dict` gave. Raises ValueError unless the tasks are the same."""
         same_tasks(state["averages"], self.tasks)
         self._averages = {
             name: (float(average), int(count))

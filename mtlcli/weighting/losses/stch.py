@@ -121,7 +121,7 @@ class STCH(LossWeighting):
         return {"sums": {name: list(pair) for name, pair in self._sums.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave; the tasks must be the same."""
+        """Restore what `state_dict` gave. Raises ValueError unless the tasks are the same."""
         same_tasks(state["sums"], self.tasks)
         self._sums = {
             name: (float(total), int(count)) for name, (total, count) in state["sums"].items()

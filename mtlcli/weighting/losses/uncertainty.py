@@ -63,7 +63,7 @@ class Uncertainty(LossWeighting):
         return {"log_variance": {name: s.item() for name, s in self.log_variance.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the log variances; the tasks must be the same."""
+        """Restore the log variances. Raises ValueError unless the tasks are the same."""
         values = state["log_variance"]
         same_tasks(values, self.tasks)
         with torch.no_grad():
