@@ -142,7 +142,7 @@ class Backbone(nn.Module):
 
     @property
     def causal(self) -> bool:
-        """Whether tokens see none of the tokens after them, as in a decoder-only model."""
+        """Whether a token sees only itself and the tokens before it, as in a decoder-only model."""
         return _is_decoder(self.network.config)
 
     @property

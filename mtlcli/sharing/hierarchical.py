@@ -180,8 +180,8 @@ class ExitLayer(Layer):
         hidden = inputs[0] if inputs else more["hidden_states"]
         exit_at = passing.exits[passing.owner]
         if self._number > exit_at:
-            # This has the form of the outputs of this network's layers, with what they pass on
-            # beside the states (T5's position biases).
+            # The output of the last layer that ran gives the form, and whatever this network's
+            # layers pass on beside the states (T5's position biases).
             return with_hidden(passing.output, hidden)
         passing.output = output = self.inner(*inputs, **more)
         if passing.owner in passing.mixes:

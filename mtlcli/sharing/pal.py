@@ -75,7 +75,7 @@ class Attention(nn.Module):
     """Multi-head attention without an output matrix."""
 
     def __init__(self, size: int, heads: int, *, causal: bool) -> None:
-        """`causal`: whether tokens see none of the tokens after them."""
+        """`causal`: whether a token sees only itself and the tokens before it."""
         super().__init__()
         self._heads, self._causal = heads, causal
         self.project = nn.Linear(size, 3 * size)
