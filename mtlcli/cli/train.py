@@ -30,7 +30,7 @@ from mtlcli.output import outlive_reader
 from mtlcli.pulse import Pulse, doing
 from mtlcli.report.sweep import LISTED
 from mtlcli.rundir.checkpoint import run_of
-from mtlcli.rundir.lock import Owner
+from mtlcli.rundir.lock import FolderLock
 
 LONGEST_NAME = 80
 """The largest number of characters in the name of a sweep job's folder."""
@@ -239,7 +239,7 @@ def check_unused(path: Path) -> None:
             "the path is a file, not a folder", where=f"run_dir={path}", fix="give another run_dir="
         )
     if path.is_dir() and any(path.iterdir()):
-        Owner(path).check()
+        FolderLock(path).check()
         resume = (
             f"type {commands.setting('resume', path)} to go on with its run, or "
             if (path / "config.yaml").is_file()

@@ -26,7 +26,7 @@ from mtlcli.errors import Problem, RunError, UserError, count_of
 from mtlcli.models.files import BackboneFiles
 from mtlcli.rundir import checkpoint
 from mtlcli.rundir.checkpoint.rotation import clean
-from mtlcli.rundir.lock import NAME, Owner
+from mtlcli.rundir.lock import NAME, FolderLock
 
 PACKAGES = (
     "torch",
@@ -57,7 +57,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.backbone = path / "backbone"
         self.log = path / "log.txt"
-        self.owner = Owner(path)
+        self.lock = FolderLock(path)
         self.begun = False
         """Whether status.json says `running` because of this object."""
 
@@ -85,7 +85,7 @@ class RunFolder:
                 # Lock only an empty folder or one of a run, so that nothing is left in a folder of
                 # another program.
                 if not used or NAME in used or (restart and "status.json" in used):
-                    self.owner.take()
+                    self.lock.take()
                     # A run writes status.json first: a run that was killed earlier has left no more
                     # than these two files.
                     used = [
@@ -101,7 +101,7 @@ class RunFolder:
         self._new = [] if used else self._new or [self.path]
         if restart and "status.json" in used and not checkpoint.folders(self.checkpoints):
             if self._has_saved():
-                self.owner.release()
+                self.lock.release()
                 raise UserError(
                     "the run has saved checkpoints, and there is none now",
                     where=str(self.checkpoints),
@@ -111,7 +111,7 @@ class RunFolder:
                 (self.path / name).unlink(missing_ok=True)
             clean(self.checkpoints)
         elif used:
-            self.owner.release()
+            self.lock.release()
             resume = (
                 f"type {commands.setting('resume', self.path)} to go on with its run, or "
                 if "config.yaml" in used
@@ -127,7 +127,7 @@ class RunFolder:
         """Take the folder lock of an existing run. Raises UserError when another process holds the
         lock or the folder cannot be written."""
         with writing("the run folder", self.path, "then resume", kind=UserError):
-            self.owner.take()
+            self.lock.take()
         with writing("the folder", self.checkpoints, "then resume", kind=UserError):
             clean(self.checkpoints)
             if self.checkpoints.is_dir():
@@ -136,7 +136,7 @@ class RunFolder:
     def discard(self) -> None:
         """Release the lock and delete the folders that `create` has made, with all their files: the
         run has not begun, and its name stays free."""
-        self.owner.release()
+        self.lock.release()
         for folder in self._new:
             if folder == self.path:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -13,11 +13,11 @@ from mtlcli.errors import UserError
 
 NAME = ".owner"
 PATIENCE = 0.5
-"""Seconds for which `take` waits: a process may hold the lock only to check it, and a new owner
+"""Seconds for which `take` waits: a process may hold the lock only to check it, and a new holder
 needs a moment to write its process and host."""
 
 
-class Owner:
+class FolderLock:
     """The folder lock of a run folder, held from `take` to `release` or to the end of the process:
     the kernel frees the lock however the process ends.
 
@@ -33,7 +33,7 @@ class Owner:
         cannot lock a folder leaves the second one unlocked."""
 
     def take(self) -> None:
-        """Take the lock. Raises UserError with the owner's process and host when another process
+        """Take the lock. Raises UserError with the holder's process and host when another process
         holds the lock, OSError when the file cannot be written."""
         # The file is unbuffered, since a failed buffered write is retried on close. It is opened
         # with O_NOFOLLOW, so that no lock is taken through a symbolic link.
@@ -67,9 +67,9 @@ class Owner:
         was deleted, from status.json."""
         for name in (NAME, "status.json"):
             try:
-                owner = json.loads((self._file.parent / name).read_bytes())
-                return f"process {owner['pid']}" + (
-                    f" on {owner['host']}" if "host" in owner else ""
+                holder = json.loads((self._file.parent / name).read_bytes())
+                return f"process {holder['pid']}" + (
+                    f" on {holder['host']}" if "host" in holder else ""
                 )
             except (OSError, ValueError, KeyError, TypeError, RecursionError):
                 continue

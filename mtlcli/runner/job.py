@@ -63,7 +63,7 @@ def run(
                 folder, True, lambda: _score(_carry_out(config, prepared, folder, order, interrupt))
             )
         finally:
-            folder.owner.release()
+            folder.lock.release()
 
 
 def _carry_out(
@@ -220,7 +220,7 @@ def _begin(
         raise UserError(error.problems) from error
     except BaseException as error:
         _note_end(folder, "failed", f"{type(error).__name__}: {error}", error)
-        folder.owner.release()
+        folder.lock.release()
         raise
     return prepared, folder, None
 

@@ -63,11 +63,11 @@ class Rank:
         }
         # Rank 0 writes into the folder, so it shares the lock: when the launcher is killed, the
         # folder stays locked until rank 0 has ended too.
-        owner = folder.owner.descriptors if number == 0 else []
+        lock = folder.lock.descriptors if number == 0 else []
         self._process = subprocess.Popen(
             [sys.executable, "-c", CODE, ":".join(sys.path), *arguments],
             env=os.environ | {key: str(value) for key, value in environment.items()},
-            pass_fds=[self._report.fileno(), *owner],
+            pass_fds=[self._report.fileno(), *lock],
         )
         self.pid = self._process.pid
         self.ended: float | None = None

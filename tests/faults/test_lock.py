@@ -1,5 +1,5 @@
-"""Two runs at once in one folder: exactly one has it, the other reads whose it is; the lock goes
-with its owner."""
+"""One of two runs in one folder gets the lock; the other one names the holder. The lock ends with
+the process that holds it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from mtlcli.cli.train import check_unused
 from mtlcli.errors import UserError
 from mtlcli.rundir.folder import RunFolder
-from mtlcli.rundir.lock import NAME, Owner
+from mtlcli.rundir.lock import NAME, FolderLock
 from tests.faults.ranks import FORKED, at_step, begin, gone, ranks_of, rows, until
 from tests.warm import Process, mtl, start
 
@@ -81,14 +81,14 @@ def test_ranks_share_the_lock_and_give_it_back(tmp_path: Path) -> None:
     process = begin(tmp_path, "runner.steps=8", before=HOLD)
     until(process, lambda: rows(tmp_path) >= 4)
     with pytest.raises(UserError, match=f"process {process.pid} on "):
-        Owner(tmp_path).take()
+        FolderLock(tmp_path).take()
     process.kill()
     process.wait()
     # Rank 0 needs a second to see that the launcher is gone.
     deadline = time.monotonic() + 10
     while True:
         try:
-            Owner(tmp_path).take()
+            FolderLock(tmp_path).take()
             break
         except UserError:
             assert time.monotonic() < deadline
@@ -104,8 +104,8 @@ def test_a_folder_of_something_else_is_left_as_it_was(tmp_path: Path) -> None:
 
 def test_a_used_folder_says_who_is_in_it(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").touch()
-    owner = Owner(tmp_path)
-    owner.take()
+    lock = FolderLock(tmp_path)
+    lock.take()
     for refused in (
         lambda: RunFolder(tmp_path).create(),
         lambda: check_unused(tmp_path),
@@ -115,21 +115,21 @@ def test_a_used_folder_says_who_is_in_it(tmp_path: Path) -> None:
             UserError, match=f"another run is writing here: process {os.getpid()} on "
         ):
             refused()
-    owner.release()
+    lock.release()
     with pytest.raises(UserError, match="not empty"):
         check_unused(tmp_path)
 
 
 def test_a_lock_file_that_was_deleted_lets_nobody_else_in(tmp_path: Path) -> None:
-    owner = Owner(tmp_path)
-    owner.take()
+    lock = FolderLock(tmp_path)
+    lock.take()
     (tmp_path / NAME).unlink()
     (tmp_path / "status.json").write_text(json.dumps({"status": "running", "pid": os.getpid()}))
     for _ in range(2):
         with pytest.raises(UserError, match=f"another run is writing here: process {os.getpid()}"):
-            Owner(tmp_path).take()
-    owner.release()
-    Owner(tmp_path).take()
+            FolderLock(tmp_path).take()
+    lock.release()
+    FolderLock(tmp_path).take()
 
 
 def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
@@ -138,5 +138,5 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / NAME).symlink_to(other)
     with pytest.raises(UserError, match="the folder cannot be locked"):
-        Owner(tmp_path / "run").take()
+        FolderLock(tmp_path / "run").take()
     assert other.read_text() == "important"

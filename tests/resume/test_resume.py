@@ -15,7 +15,7 @@ import pytest
 from mtlcli.cli.preflight import preflight, read_arguments
 from mtlcli.errors import UserError
 from mtlcli.rundir import checkpoint
-from mtlcli.rundir.lock import Owner
+from mtlcli.rundir.lock import FolderLock
 from mtlcli.runner.job import run
 from tests.resume.runs import SMALL, STEPS, differences, resume, start
 
@@ -144,13 +144,13 @@ def test_other_data_is_refused_and_named(whole: Path, broken: Path) -> None:
 
 
 def test_one_owner(broken: Path) -> None:
-    owner = Owner(broken)
-    owner.take()
+    lock = FolderLock(broken)
+    lock.take()
     try:
         (problem,) = refused(broken)
         assert "another run is writing here: process" in problem
     finally:
-        owner.release()
+        lock.release()
     resume(broken)
 
 
