@@ -216,13 +216,13 @@ def choose_device(runner: Runner, local_rank: int, wanted: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def lost_neighbour(error: Exception) -> bool:
+def is_lost_rank(error: Exception) -> bool:
     """Return whether an error only means that another rank is gone or does not answer: the cause
     lies in that rank."""
     return isinstance(error, dist.DistError) or "gloo/" in str(error)
 
 
-def said_of_neighbour(error: Exception) -> str:
+def lost_rank_text(error: Exception) -> str:
     """Return the text of such an error, without the line of torch's source and the advice that gloo
     adds."""
     return re.sub(r"^\[\S+:\d+\] ", "", str(error)).partition(". This is typically")[0]

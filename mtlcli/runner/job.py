@@ -92,16 +92,16 @@ def _run_as_rank(
 ) -> float:
     """Carry out a run whose ranks torchrun or SLURM has started: rank 0 makes the folder, then all
     ranks read it."""
-    from mtlcli.distributed.process_group import lost_neighbour, said_of_neighbour
+    from mtlcli.distributed.process_group import is_lost_rank, lost_rank_text
 
     try:
         return _take_part(config, run_dir, command, numbered, resumes)
     except MtlError:
         raise
     except Exception as error:
-        if not lost_neighbour(error):
+        if not is_lost_rank(error):
             raise
-        what = f"lost another rank before the run began: {said_of_neighbour(error)}"
+        what = f"lost another rank before the run began: {lost_rank_text(error)}"
         fix = (
             "the message of that rank, or of the launcher, says why; then type the same command "
             "again"
@@ -112,7 +112,7 @@ def _run_as_rank(
 def _take_part(
     config: Config, run_dir: Path, command: list[str], numbered: bool, resumes: Path | None
 ) -> float:
-    from mtlcli.distributed.process_group import connect, lost_neighbour, said_of_neighbour
+    from mtlcli.distributed.process_group import connect, is_lost_rank, lost_rank_text
 
     by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     with (
@@ -154,11 +154,11 @@ def _take_part(
                 ranks.leave_word(error)
                 raise
             except Exception as error:
-                if not lost_neighbour(error):
+                if not is_lost_rank(error):
                     raise
                 if (word := ranks.word_of_another()) is not None:
                     raise word from error
-                what = f"rank {ranks.rank} lost another rank: {said_of_neighbour(error)}"
+                what = f"rank {ranks.rank} lost another rank: {lost_rank_text(error)}"
                 fix = f"the launcher says which and why; {folder.again()}"
                 raise RunError(what, str(folder.path), fix) from error
 

@@ -121,11 +121,11 @@ class Rank:
         """Return the sorting key of a failed rank: first ranks with a fault of their own, then
         those that did not answer, then those that lost another rank; within each group by the time
         of the end."""
-        return 2 if self.said.get("neighbour") else 1 if self.given_up else 0, self.ended or 0.0
+        return 2 if self.said.get("lost_rank") else 1 if self.given_up else 0, self.ended or 0.0
 
     def fault(self, timeout: float) -> list[Problem]:
         """Return the problems that ended the rank."""
-        if self.said.get("neighbour"):
+        if self.said.get("lost_rank"):
             # No rank has reported a cause of its own. A rank that stalled past the timeout may have
             # resumed since, and lost the others.
             lost = (
@@ -230,7 +230,7 @@ def _explained(rank: Rank, folder: RunFolder, timeout: float) -> RunError:
         go_on += f" (the traceback is in {folder.log})"
     first, *others = rank.fault(timeout)
     where = first.where or str(folder.path)
-    verb = " failed:" if rank.said and not rank.said.get("neighbour") else ""
+    verb = " failed:" if rank.said and not rank.said.get("lost_rank") else ""
     return RunError(
         [
             Problem(

@@ -81,8 +81,8 @@ def _word(error: Exception) -> dict[str, Any]:
     if isinstance(error, MtlError):
         by_user = isinstance(error, UserError)
         return {"failed": [astuple(problem) for problem in error.problems], "by_user": by_user}
-    from mtlcli.distributed.process_group import lost_neighbour, said_of_neighbour
+    from mtlcli.distributed.process_group import is_lost_rank, lost_rank_text
 
-    lost = lost_neighbour(error)
-    problem = Problem(said_of_neighbour(error) if lost else f"{type(error).__name__}: {error}")
-    return {"failed": [astuple(problem)], "neighbour": lost, "traceback": traceback.format_exc()}
+    lost = is_lost_rank(error)
+    problem = Problem(lost_rank_text(error) if lost else f"{type(error).__name__}: {error}")
+    return {"failed": [astuple(problem)], "lost_rank": lost, "traceback": traceback.format_exc()}

@@ -97,7 +97,7 @@ def test_a_fault_of_one_rank_ends_all(tmp_path: Path, name: str, rank: int, time
 def test_a_rank_that_woke_up_too_late_does_not_blame_the_one_that_waited(
     tmp_path: Path,
 ) -> None:
-    """Both have lost their neighbour then: nobody can tell who was slow, and nobody is blamed."""
+    """Both have lost another rank then: nobody can tell who was slow, and nobody is blamed."""
     folder = tmp_path / "run"
     process = begin(
         folder, "runner.steps=100000", "runner.timeout=2", before=at_step(15, 0, "time.sleep(3)")
