@@ -34,7 +34,7 @@ class Ranks:
 
     rank: int
     """Number of this process, from 0."""
-    world: int
+    world_size: int
     """Number of processes."""
     device: torch.device
     """The device of this process."""
@@ -78,13 +78,13 @@ class Ranks:
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """Sum a tensor over all ranks, in place."""
-        if self.world > 1:
+        if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def all_reduce_max(self, number: int) -> int:
         """Return the largest of all ranks' numbers."""
-        if self.world == 1:
+        if self.world_size == 1:
             return number
         found = torch.tensor([number], device=self.device)
         dist.all_reduce(found, dist.ReduceOp.MAX)
@@ -93,7 +93,7 @@ class Ranks:
     def broadcast_json(self, value: Any) -> Any:
         """Return the JSON value of rank 0 on every rank. The value travels as text, so that nothing
         is unpickled."""
-        if self.world == 1:
+        if self.world_size == 1:
             return value
         content = torch.tensor(
             list(json.dumps(value).encode()) if self.is_main else [],
@@ -110,14 +110,14 @@ class Ranks:
     def all_gather(self, vector: Tensor) -> Tensor:
         """Return the vectors of all ranks, equally long, in one vector in the order of the
         ranks."""
-        whole = torch.empty(self.world * len(vector), dtype=vector.dtype, device=self.device)
-        dist.all_gather(list(whole.chunk(self.world)), vector)
+        whole = torch.empty(self.world_size * len(vector), dtype=vector.dtype, device=self.device)
+        dist.all_gather(list(whole.chunk(self.world_size)), vector)
         return whole
 
     def reduce_scatter(self, vector: Tensor) -> Tensor:
         """Return this rank's part of the sum of all ranks' vectors, whose length is a multiple of
         the number of ranks."""
-        part = torch.empty(len(vector) // self.world, dtype=vector.dtype, device=self.device)
+        part = torch.empty(len(vector) // self.world_size, dtype=vector.dtype, device=self.device)
         dist.reduce_scatter_tensor(part, vector)
         return part
 
@@ -125,7 +125,7 @@ class Ranks:
         """Return the sorted distinct values of an integer vector over all ranks. The ranks' vectors
         may differ in length."""
         ids = torch.unique(ids)
-        if self.world == 1:
+        if self.world_size == 1:
             return ids
         # Pad with -1, which is not an id.
         padded = torch.nn.functional.pad(
@@ -136,7 +136,7 @@ class Ranks:
 
     def broadcast(self, tensors: list[Tensor]) -> None:
         """Overwrite tensors with those of rank 0."""
-        if self.world > 1:
+        if self.world_size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor.detach(), 0)
 
@@ -152,7 +152,7 @@ class Ranks:
         embeddings whose gradient is not 0 on this rank; only embeddings that some rank has touched
         are transferred.
         """
-        if self.world == 1:
+        if self.world_size == 1:
             return
         if not parameters:
             return
@@ -166,7 +166,7 @@ class Ranks:
             if not ranks:
                 continue
             taking_part.append(parameter)
-            if knowing == self.world:
+            if knowing == self.world_size:
                 rows[parameter] = self.all_gather_unique(
                     touched.get(parameter, torch.empty(0, dtype=torch.int64, device=self.device))
                 )

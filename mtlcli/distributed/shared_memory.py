@@ -16,14 +16,14 @@ class SharedSum:
     and make any collective operation between two calls: no rank may overwrite a slot that another
     rank still reads."""
 
-    def __init__(self, rank: int, world: int) -> None:
-        self._rank, self._world = rank, world
+    def __init__(self, rank: int, world_size: int) -> None:
+        self._rank, self._world_size = rank, world_size
         self._slots = torch.empty(0)
 
     def slot(self, size: int, most: int) -> Tensor:
         """Return this rank's slot: (size,) fp32. `total` adds up the slots. `most`: a size that is
         large enough for later calls too; memory that is never written takes no space."""
-        if self._slots.numel() < size * self._world:
+        if self._slots.numel() < size * self._world_size:
             self._slots = torch.empty(0)
             self._slots = self._map(self._rounded(most))
         return self._slots[self._rank, :size]
@@ -33,7 +33,7 @@ class SharedSum:
         written again. Each rank adds up one part for all ranks, in the order of the ranks, so that
         the sums are the same every time."""
         dist.barrier()
-        part = self._slots[:, : self._rounded(size)].chunk(self._world, 1)[self._rank]
+        part = self._slots[:, : self._rounded(size)].chunk(self._world_size, 1)[self._rank]
         for other in part[1:]:
             part[0].add_(other)
         part[1:].copy_(part[0])
@@ -43,16 +43,16 @@ class SharedSum:
     def _rounded(self, size: int) -> int:
         """Round a size up to a multiple of the number of ranks times the 16 numbers of a cache
         line, so that all parts are equal and no two ranks write into one cache line."""
-        step = 16 * self._world
+        step = 16 * self._world_size
         return -(-size // step) * step
 
     def _map(self, width: int) -> Tensor:
-        """Return a tensor (world, width) of memory that all ranks share. The memory has no name
-        that could be left behind, and is freed with the last rank.
+        """Return a tensor (world_size, width) of memory that all ranks share. The memory has no
+        name that could be left behind, and is freed with the last rank.
 
         Raises OSError, on all ranks, when one of them cannot map the memory.
         """
-        size = self._world * width
+        size = self._world_size * width
         place, descriptor = [0, -1], -1
         if self._rank == 0 and hasattr(os, "memfd_create"):
             descriptor = os.memfd_create("mtl")
@@ -72,13 +72,13 @@ class SharedSum:
             os.close(descriptor)
         if mapped is None or not all_have:
             raise OSError("the ranks cannot share memory")
-        return mapped.view(self._world, width)
+        return mapped.view(self._world_size, width)
 
 
-def shared_sum(rank: int, world: int) -> SharedSum | None:
+def shared_sum(rank: int, world_size: int) -> SharedSum | None:
     """Return the shared sum for ranks that are all on this machine. None where the system (other
     than Linux) or its rules do not let the ranks share memory."""
-    made = SharedSum(rank, world)
+    made = SharedSum(rank, world_size)
     try:
         made.slot(1, 1)
     except OSError:

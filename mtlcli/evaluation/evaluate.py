@@ -61,7 +61,7 @@ def outputs_of(
     arrays: dict[str, torch.Tensor] = {}
     visits = torch.zeros(len(features), dtype=torch.int32, device=ranks.device)
     batches = evaluation_batches(features.lengths, batch_size=batch_size)
-    for first in range(0, len(batches), ranks.world):
+    for first in range(0, len(batches), ranks.world_size):
         doing(what, first, len(batches), "batch")
         on_batch()
         if first + ranks.rank >= len(batches):

@@ -121,7 +121,7 @@ def _take_part(
         connect(config.runner, meanwhile=interrupt.at_once()) as ranks,
     ):
         # The launcher decides the number of ranks; a resumed run must have as many as before.
-        config.runner.devices = ranks.world
+        config.runner.devices = ranks.world_size
         failure: MtlError | None = None
         place: dict[str, Any] = {}
         owned: RunFolder | None = None
@@ -371,7 +371,8 @@ def _train(
         head = (
             f"{count_of(steps, 'step')} ({steps / per_epoch:.3g} epochs of {per_epoch:,}), "
             f"lr {config.optim.lr:g}, {config.runner.precision}, "
-            f"{ranks.world} x {ranks.device.type}, {count_of(torch.get_num_threads(), 'thread')}, "
+            f"{ranks.world_size} x {ranks.device.type}, "
+            f"{count_of(torch.get_num_threads(), 'thread')}, "
             f"{counts['total']:,} parameters, {counts['shared']:,} shared"
         )
 

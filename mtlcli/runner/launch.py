@@ -41,7 +41,7 @@ class Rank:
     """A rank, as the launcher sees it."""
 
     def __init__(
-        self, number: int, world: int, port: int, folder: RunFolder, order: Resumption | None
+        self, number: int, world_size: int, port: int, folder: RunFolder, order: Resumption | None
     ) -> None:
         self.number = number
         # The report is a file, not a pipe, so that the rank can end without a reader.
@@ -53,8 +53,8 @@ class Rank:
         environment: dict[str, Any] = {
             "RANK": number,
             "LOCAL_RANK": number,
-            "WORLD_SIZE": world,
-            "LOCAL_WORLD_SIZE": world,
+            "WORLD_SIZE": world_size,
+            "LOCAL_WORLD_SIZE": world_size,
         }
         environment |= {
             "MASTER_ADDR": "127.0.0.1",

@@ -65,7 +65,7 @@ def largest_batch(
     free = SHARE * available
     probe = Probe(model, input_format=input_format, bf16=bf16, device=ranks.device)
     reserve = _reserve(model, weighting, ranks.device)
-    parts = accumulation * ranks.world
+    parts = accumulation * ranks.world_size
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     devices = [ranks.device] if ranks.device.type == "cuda" else []
     costs: list[tuple[str, int, float, int]] = []

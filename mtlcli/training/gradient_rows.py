@@ -143,10 +143,10 @@ class Rows:
         """Return the inner products of the gradient rows, summed over ranks first: (K, K) float64
         on the CPU. With several ranks, the summed rows are cut into one shard of the columns for
         each rank; `combine(reduced=True)` uses the shards."""
-        if self._ranks.world == 1:
+        if self._ranks.world_size == 1:
             return self._products(self._blocks())
         width = sum(self._size(index) for index in self._present)
-        padding = -width % self._ranks.world
+        padding = -width % self._ranks.world_size
         self._shards = []
         for row in self._rows:
             flat = torch.nn.functional.pad(self._flat(row, self._present), (0, padding))
@@ -227,7 +227,7 @@ class Rows:
         self, function: Callable[[list[Tensor | None], int, int], Tensor], *, reduced: bool
     ) -> None:
         total = sum(self._size(index) for index in self._present)
-        if reduced and self._ranks.world > 1:
+        if reduced and self._ranks.world_size > 1:
             width = len(self._shards[0])
             start = self._ranks.rank * width
             inside = max(0, min(width, total - start))

@@ -80,7 +80,7 @@ class Run:
         None: no bound."""
         bound = self.config.runner.max_tokens
         return (
-            bound // (self.ranks.world * self.config.runner.accumulation)
+            bound // (self.ranks.world_size * self.config.runner.accumulation)
             if isinstance(bound, int)
             else None
         )

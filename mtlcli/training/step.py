@@ -90,7 +90,7 @@ def cut(
     """Cut this rank's share of the features `indices` of a task into micro-batches. `max_tokens`:
     see `collate`."""
     items = task.items(features, indices)
-    mine = indices[ranks.rank :: ranks.world]
+    mine = indices[ranks.rank :: ranks.world_size]
     parts = [part for part in np.array_split(mine, accumulation) if len(part)]
     micro = [
         collate(

@@ -58,7 +58,7 @@ def main() -> None:
             )
             save_file(
                 {key: value.detach() for key, value in model.named_parameters()},
-                folder / f"{label}-{ranks.rank}-{ranks.world}.safetensors",
+                folder / f"{label}-{ranks.rank}-{ranks.world_size}.safetensors",
             )
 
 

@@ -38,7 +38,7 @@ with distributed.connect(Runner(device="cpu", timeout=60)) as ranks:
         for parameter, each in zip(parameters, expected):
             torch.testing.assert_close(parameter.grad, each, rtol=1e-6, atol=1e-6)
         # The same bits everywhere.
-        whole = ranks.all_gather(parameters[0].grad).view(ranks.world, -1)
+        whole = ranks.all_gather(parameters[0].grad).view(ranks.world_size, -1)
         assert (whole == whole[0]).all()
     print("done", flush=True)
     os._exit(0)
