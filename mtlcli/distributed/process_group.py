@@ -24,7 +24,7 @@ from mtlcli.distributed.rendezvous import QUIET, meet, stay_local
 from mtlcli.distributed.shared_memory import SharedSum, shared_sum
 from mtlcli.errors import MtlError, Problem, RunError, UserError, count_of
 
-WORD = "word"
+ERROR_KEY = "error"
 """Key of the store where the ranks meet, under which a failing rank leaves its error."""
 
 
@@ -50,23 +50,23 @@ class Ranks:
         """Whether this process writes the run's files and the messages for the user."""
         return self.rank == 0
 
-    def leave_word(self, error: MtlError) -> None:
+    def report_error(self, error: MtlError) -> None:
         """Write the error that ends this rank into the store, for the first rank, which reports it
         to the user. The first rank writes nothing."""
         if self.store is not None and not self.is_main:
             kind = "user" if isinstance(error, UserError) else "run"
-            word = [kind, self.rank, [astuple(problem) for problem in error.problems]]
+            report = [kind, self.rank, [astuple(problem) for problem in error.problems]]
             # A DistError means that the store is gone, and with it the first rank or the launcher.
             with suppress(dist.DistError):
-                self.store.set(WORD, json.dumps(word))
+                self.store.set(ERROR_KEY, json.dumps(report))
 
-    def word_of_another(self) -> MtlError | None:
+    def error_of_another_rank(self) -> MtlError | None:
         """Return the error that another rank has left in the store; None when there is none. A
         UserError keeps its text; any other error gets the rank's number."""
         try:
-            if self.store is None or not self.store.check([WORD]):
+            if self.store is None or not self.store.check([ERROR_KEY]):
                 return None
-            kind, rank, problems = json.loads(self.store.get(WORD))
+            kind, rank, problems = json.loads(self.store.get(ERROR_KEY))
         except dist.DistError:
             return None
         found = [Problem(*values) for values in problems]

@@ -151,13 +151,13 @@ def _take_part(
             except Interrupted:
                 raise
             except MtlError as error:
-                ranks.leave_word(error)
+                ranks.report_error(error)
                 raise
             except Exception as error:
                 if not is_lost_rank(error):
                     raise
-                if (word := ranks.word_of_another()) is not None:
-                    raise word from error
+                if (cause := ranks.error_of_another_rank()) is not None:
+                    raise cause from error
                 what = f"rank {ranks.rank} lost another rank: {lost_rank_text(error)}"
                 fix = f"the launcher says which and why; {folder.again()}"
                 raise RunError(what, str(folder.path), fix) from error
