@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -116,10 +116,16 @@ def _tokens(features: Features, indices: NDArray[np.int64]) -> int:
     return int((features.offsets[indices + 1] - features.offsets[indices]).sum())
 
 
-Parts = list[list[list[tuple[str, Batch]]]]
-"""Passes of a step. The innermost list holds the batches that go through the trunk at once, each
-with its task. The middle list holds the passes of one task, or of all tasks where passes are mixed
-batches; the outer list holds one such list for each task, or just one."""
+class TaskMicroBatch(NamedTuple):
+    """A micro-batch, or a part of one, with the name of its task."""
+
+    task: str
+    batch: Batch
+
+
+Pass = list[TaskMicroBatch]
+"""What goes through the trunk at once: one micro-batch of one task, or a mixed batch, which has one
+part for each of several tasks."""
 
 
 @dataclass
@@ -238,9 +244,9 @@ class Backward:
         if together and probe:
             step.gram = self._probed(batches)
 
-        parts = self._parts(batches, together=together)
+        passes_by_task = self._plan_passes(batches, together=together)
         with self.model.trunk.training_passes():
-            losses = self._passes(batches, parts, scales, rows)
+            losses = self._run_passes(batches, passes_by_task, scales, rows)
         step.losses = dict(zip(batches, losses.tolist(), strict=True))
         bad = [
             f"the loss of {name} is {loss} ({rows_of(batches[name])})"
@@ -288,7 +294,10 @@ class Backward:
             name: weights[name] * (importance[name] if self._balances else 1.0) for name in batches
         }
         padded = sum(
-            micro.input_ids.numel() for each in parts for part in each for _, micro in part
+            part.batch.input_ids.numel()
+            for passes in passes_by_task
+            for one_pass in passes
+            for part in one_pass
         )
         return Outcome(step.losses, used, step.gram, norm, padded)
 
@@ -393,7 +402,7 @@ class Backward:
             return dict(
                 zip(
                     batches,
-                    self._passes(batches, self._parts(batches), {}, None).tolist(),
+                    self._run_passes(batches, self._plan_passes(batches), {}, None).tolist(),
                     strict=True,
                 )
             )
@@ -403,7 +412,7 @@ class Backward:
         all ranks. `.grad` is empty afterwards."""
         for parameter in self.parameters:
             parameter.grad = None
-        self._passes({task: batch}, self._parts({task: batch}), {}, None)
+        self._run_passes({task: batch}, self._plan_passes({task: batch}), {}, None)
         gradient = []
         for parameter in self.shared:
             part = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
@@ -412,15 +421,16 @@ class Backward:
             parameter.grad = None
         return gradient
 
-    def _passes(
+    def _run_passes(
         self,
         batches: dict[str, TaskBatch],
-        parts: Parts,
+        passes_by_task: list[list[Pass]],
         scales: dict[str, float],
         rows: Rows | None,
     ) -> Tensor:
         """Run the passes one after the other: forward and, where gradients are recorded, backward.
-        Return the mean losses (K,). `scales`: factors of the losses; a missing task has factor 1.
+        Return the mean losses (K,). `passes_by_task`: see `_plan_passes`; every inner list makes
+        one gradient row in `rows`. `scales`: factors of the losses; a missing task has factor 1.
 
         The sparse gradients of word embeddings are added up task by task, in the same order as
         gradient rows would be.
@@ -429,22 +439,22 @@ class Backward:
         dense: dict[Parameter, Tensor] = {}
         touched: dict[Parameter, list[Tensor]] = {}
         places = {name: index for index, name in enumerate(batches)}
-        for each in parts:
-            for in_memory in each:
-                part = [(name, batch.to(self.ranks.device)) for name, batch in in_memory]
+        for passes in passes_by_task:
+            for one_pass in passes:
+                parts = [(name, batch.to(self.ranks.device)) for name, batch in one_pass]
                 with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.bf16):
                     outputs = (
-                        [self.model(*part[0])] if len(part) == 1 else self.model.together(part)
+                        [self.model(*parts[0])] if len(parts) == 1 else self.model.together(parts)
                     )
                     total = torch.stack(
                         [
                             scales.get(name, 1.0) * output.loss
-                            for (name, _), output in zip(part, outputs, strict=True)
+                            for (name, _), output in zip(parts, outputs, strict=True)
                         ]
                     ).sum()
                 if total.requires_grad:
                     total.backward()
-                for (name, _), output in zip(part, outputs, strict=True):
+                for (name, _), output in zip(parts, outputs, strict=True):
                     losses[places[name]] += output.loss.detach()
             if rows is not None:
                 rows.take()
@@ -465,11 +475,17 @@ class Backward:
         self._touched = {parameter: torch.cat(ids) for parameter, ids in touched.items()}
         return self.ranks.all_reduce(losses)
 
-    def _parts(self, batches: dict[str, TaskBatch], *, together: bool = False) -> Parts:
-        """Return the passes of the batches: one pass for each task and micro-batch, or, if
-        `together`, mixed batches that are cut anew by length."""
+    def _plan_passes(
+        self, batches: dict[str, TaskBatch], *, together: bool = False
+    ) -> list[list[Pass]]:
+        """Return a list of passes for each task, with one pass for each micro-batch; or, if
+        `together`, one list of passes for all tasks, with mixed batches that are cut anew by
+        length."""
         if not together:
-            return [[[(name, micro)] for micro in batch.micro] for name, batch in batches.items()]
+            return [
+                [[TaskMicroBatch(name, micro)] for micro in batch.micro]
+                for name, batch in batches.items()
+            ]
         micros = [(name, micro) for name, batch in batches.items() for micro in batch.micro]
         if not micros:
             return []
@@ -479,16 +495,17 @@ class Backward:
             np.concatenate([micro.lengths for _, micro in micros]), widest
         )
         ends = np.cumsum([len(micro) for _, micro in micros])
-        parts = []
+        passes: list[Pass] = []
         for places in rectangles(lengths, overhead=OVERHEAD[self.ranks.device.type], most=most):
             owners = np.searchsorted(ends, places, side="right")
-            part = []
+            one_pass: Pass = []
             for owner in np.unique(owners):
                 name, micro = micros[owner]
                 rows = places[owners == owner] - (ends[owner] - len(micro))
-                part.append((name, micro.pick(np.sort(rows), int(lengths[places].max()))))
-            parts.append(part)
-        return [parts]
+                picked = micro.pick(np.sort(rows), int(lengths[places].max()))
+                one_pass.append(TaskMicroBatch(name, picked))
+            passes.append(one_pass)
+        return [passes]
 
     def _probed(self, batches: dict[str, TaskBatch]) -> Tensor:
         """Return the inner products of the plain losses' shared gradients: (K, K) float64. They
@@ -496,7 +513,7 @@ class Backward:
         rows = Rows(self.shared, self.ranks, self._dtype)
         devices = [self.ranks.device] if self.ranks.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            self._passes(batches, self._parts(batches), {}, rows)
+            self._run_passes(batches, self._plan_passes(batches), {}, rows)
         for parameter in self.parameters:
             parameter.grad = None
         rows.settle()
