@@ -45,11 +45,12 @@ class Rank:
     ) -> None:
         self.number = number
         # The report is a file, not a pipe, so that the rank can end without a reader.
-        self._report = tempfile.TemporaryFile()  # noqa: SIM115
+        self._report_file = tempfile.TemporaryFile()  # noqa: SIM115
         # Before the rank writes its report, the file hands it the Resumption.
-        self._report.write(json.dumps(asdict(order) if order else None).encode())
-        self._report.flush()
-        arguments = [str(folder.path.absolute()), str(self._report.fileno()), str(os.getpid())]
+        self._report_file.write(json.dumps(asdict(order) if order else None).encode())
+        self._report_file.flush()
+        descriptor = self._report_file.fileno()
+        arguments = [str(folder.path.absolute()), str(descriptor), str(os.getpid())]
         environment: dict[str, Any] = {
             "RANK": number,
             "LOCAL_RANK": number,
@@ -67,7 +68,7 @@ class Rank:
         self._process = subprocess.Popen(
             [sys.executable, "-c", CODE, ":".join(sys.path), *arguments],
             env=os.environ | {key: str(value) for key, value in environment.items()},
-            pass_fds=[self._report.fileno(), *lock],
+            pass_fds=[descriptor, *lock],
         )
         self.pid = self._process.pid
         self.ended: float | None = None
@@ -75,16 +76,16 @@ class Rank:
         self.stopped = 0.0
         """Seconds since the rank was stopped (SIGSTOP), without the time in which the launcher
         itself was stopped; 0 while the rank runs."""
-        self.given_up = False
-        """Whether the launcher had to kill the rank, because it was stopped for too long or did not
+        self.killed_by_launcher = False
+        """Whether the launcher has killed the rank, because it was stopped for too long or did not
         end after another rank had failed."""
-        self.said: dict[str, Any] = {}
+        self.report: dict[str, Any] = {}
         """The report of the rank: `done` with the results, `interrupted`, or `failed` with the
         problems."""
 
-    def look(self, seconds: float) -> None:
+    def update(self, seconds: float) -> None:
         """Update the state of the rank: whether it has ended, with which report, or whether it is
-        stopped. `seconds`: the time since the last look."""
+        stopped. `seconds`: the time since the last update."""
         if self.ended is None and self._process.poll() is None:
             is_stopped = (
                 os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
@@ -92,40 +93,43 @@ class Rank:
             self.stopped = self.stopped + seconds if is_stopped else 0.0
         elif self.ended is None:
             self.ended = time.monotonic()
-            self._report.seek(0)
+            self._report_file.seek(0)
             try:
-                said = json.loads(self._report.read())
+                report = json.loads(self._report_file.read())
             except ValueError:
-                said = None
+                report = None
             # A rank that was killed has left no report, or part of one; its exit code then shows
             # the reason.
-            self.said = said if said and said.keys() & {"done", "interrupted", "failed"} else {}
-            self._report.close()
+            self.report = (
+                report if report and report.keys() & {"done", "interrupted", "failed"} else {}
+            )
+            self._report_file.close()
 
     @property
     def failed(self) -> bool:
         """Whether the rank has ended without finishing its part."""
-        return self.ended is not None and not self.said.keys() & {"done", "interrupted"}
+        return self.ended is not None and not self.report.keys() & {"done", "interrupted"}
 
     def send(self, number: int) -> None:
         """Send the rank a signal if it still runs."""
         if self._process.poll() is None:
             self._process.send_signal(number)
 
-    def give_up(self) -> None:
+    def kill(self) -> None:
         """Kill the rank, whose time to end by itself is over."""
-        self.given_up = True
+        self.killed_by_launcher = True
         self.send(signal.SIGKILL)
 
-    def blame(self) -> tuple[int, float]:
+    def failure_order(self) -> tuple[int, float]:
         """Return the sorting key of a failed rank: first ranks with a fault of their own, then
         those that did not answer, then those that lost another rank; within each group by the time
         of the end."""
-        return 2 if self.said.get("lost_rank") else 1 if self.given_up else 0, self.ended or 0.0
+        group = 2 if self.report.get("lost_rank") else 1 if self.killed_by_launcher else 0
+        return group, self.ended or 0.0
 
     def fault(self, timeout: float) -> list[Problem]:
         """Return the problems that ended the rank."""
-        if self.said.get("lost_rank"):
+        if self.report.get("lost_rank"):
             # No rank has reported a cause of its own. A rank that stalled past the timeout may have
             # resumed since, and lost the others.
             lost = (
@@ -134,15 +138,15 @@ class Rank:
             )
             return [
                 Problem(
-                    f"{lost}: {self.said['failed'][0][0]}",
+                    f"{lost}: {self.report['failed'][0][0]}",
                     "",
                     "look for a rank that was stopped or starved; raise runner.timeout",
                 )
             ]
-        if self.said:
-            return [Problem(*values) for values in self.said["failed"]]
+        if self.report:
+            return [Problem(*values) for values in self.report["failed"]]
         code = self._process.returncode
-        if self.given_up:
+        if self.killed_by_launcher:
             return [Problem(f"did not answer within {timeout:g} s (runner.timeout) and was killed")]
         if code < 0:
             return [Problem(f"was killed by {signal.Signals(-code).name}")]
@@ -177,16 +181,16 @@ def launch(
             _watch(ranks, runner.timeout)
     finally:
         send(signal.SIGKILL)
-    failed = sorted((rank for rank in ranks if rank.failed), key=Rank.blame)
-    if failed and failed[0].said.get("by_user"):
-        raise UserError([Problem(*values) for values in failed[0].said["failed"]])
+    failed = sorted((rank for rank in ranks if rank.failed), key=Rank.failure_order)
+    if failed and failed[0].report.get("by_user"):
+        raise UserError([Problem(*values) for values in failed[0].report["failed"]])
     if failed:
         raise _explained(failed[0], folder, runner.timeout)
-    if "interrupted" in ranks[0].said:
-        number, step = ranks[0].said["interrupted"]
+    if "interrupted" in ranks[0].report:
+        number, step = ranks[0].report["interrupted"]
         # The launcher passes on another signal than the one it has received.
         raise Interrupted(interrupt.number or number, step, commands.resume(folder.path))
-    results: dict[str, Any] = ranks[0].said["done"]
+    results: dict[str, Any] = ranks[0].report["done"]
     return results
 
 
@@ -204,15 +208,15 @@ def _watch(ranks: list[Rank], timeout: float) -> None:
         # Time during which the launcher was stopped as well (Ctrl-Z) does not count.
         seconds, before = min(now - before, 1.0), now
         for rank in ranks:
-            rank.look(seconds)
-            if rank.stopped > timeout and not rank.given_up:
-                rank.give_up()
+            rank.update(seconds)
+            if rank.stopped > timeout and not rank.killed_by_launcher:
+                rank.kill()
         if until is None and any(rank.failed for rank in ranks):
             until = now + GRACE
         if until is not None and now > until:
             for rank in ranks:
                 if rank.ended is None:
-                    rank.give_up()
+                    rank.kill()
         time.sleep(0.05)
 
 
@@ -224,13 +228,13 @@ def _explained(rank: Rank, folder: RunFolder, timeout: float) -> RunError:
         if saved
         else "nothing was saved yet: start again"
     )
-    if "traceback" in rank.said:
+    if "traceback" in rank.report:
         with folder.log.open("a", encoding="utf-8") as log:
-            log.write(f"{who}:\n{rank.said['traceback']}")
+            log.write(f"{who}:\n{rank.report['traceback']}")
         go_on += f" (the traceback is in {folder.log})"
     first, *others = rank.fault(timeout)
     where = first.where or str(folder.path)
-    verb = " failed:" if rank.said and not rank.said.get("lost_rank") else ""
+    verb = " failed:" if rank.report and not rank.report.get("lost_rank") else ""
     return RunError(
         [
             Problem(

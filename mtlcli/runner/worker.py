@@ -31,23 +31,23 @@ def main() -> None:
     # Install the handlers before anything heavy is imported: the training loop handles a signal
     # that comes meanwhile.
     with Interrupt(launched=True) as interrupt, interrupt.leaving_with(int(launcher)):
-        said = _work(run_dir, interrupt, int(report))
+        outcome = _work(run_dir, interrupt, int(report))
     gc.freeze()  # As in mtlcli.__main__: the process ends sooner.
-    sys.exit("failed" in said)
+    sys.exit("failed" in outcome)
 
 
 def _work(run_dir: str, interrupt: Interrupt, report: int) -> dict[str, Any]:
-    said: dict[str, Any] = {}
+    outcome: dict[str, Any] = {}
     order = json.loads(os.pread(report, os.fstat(report).st_size, 0))
 
-    def say(word: dict[str, Any]) -> None:
+    def write_report(result: dict[str, Any]) -> None:
         # Report only the first outcome; errors while leaving the process group follow from it.
-        if not said:
-            said.update(word)
+        if not outcome:
+            outcome.update(result)
             os.ftruncate(report, 0)
             os.lseek(report, 0, os.SEEK_SET)
             with os.fdopen(report, "w", encoding="utf-8") as stream:
-                json.dump(said, stream)
+                json.dump(outcome, stream)
 
     try:
         from mtlcli.distributed.process_group import connect
@@ -67,15 +67,15 @@ def _work(run_dir: str, interrupt: Interrupt, report: int) -> dict[str, Any]:
                 interrupt.before_leaving = folder.note_end
             # Report before leaving the process group, because leaving may wait for another rank.
             try:
-                say({"done": work(folder, order, ranks, interrupt)})
+                write_report({"done": work(folder, order, ranks, interrupt)})
             except Exception as error:  # noqa: BLE001 (the launcher shows it)
-                say(_word(error))
+                write_report(_outcome_of(error))
     except Exception as error:  # noqa: BLE001
-        say(_word(error))
-    return said
+        write_report(_outcome_of(error))
+    return outcome
 
 
-def _word(error: Exception) -> dict[str, Any]:
+def _outcome_of(error: Exception) -> dict[str, Any]:
     if isinstance(error, Interrupted):
         return {"interrupted": [error.number, error.step]}
     if isinstance(error, MtlError):
