@@ -25,7 +25,7 @@ AROUND = 2**17
 are not full."""
 
 
-def check_place(run_dir: Path) -> None:
+def check_writable(run_dir: Path) -> None:
     """Check that a run folder can be made or used at a path. Raises UserError when the place is not
     writable or has no disk space at all.
 
@@ -34,15 +34,15 @@ def check_place(run_dir: Path) -> None:
     place = next(
         folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists()
     )
-    told = writing(
+    reporting = writing(
         "the run folder", run_dir, "or give another run_dir=", needed=OTHER, kind=UserError
     )
-    with told, tempfile.TemporaryFile(dir=place) as file:
+    with reporting, tempfile.TemporaryFile(dir=place) as file:
         file.write(bytes(4096))
     _check(run_dir, OTHER, "", "")
 
 
-def check_room(
+def check_disk_space(
     config: Config,
     tasks: dict[str, TaskType[Any]],
     files: BackboneFiles,
@@ -67,11 +67,11 @@ def check_room(
         if existing is None
         else 0
     )
-    told = f" ({count_of(count, 'checkpoint')} of {size_text(each)})" if count else ""
+    detail = f" ({count_of(count, 'checkpoint')} of {size_text(each)})" if count else ""
     fewer = (
         " or keep fewer checkpoints: runner.keep=1" if config.runner.keep > 1 and count > 1 else ""
     )
-    _check(run_dir, count * each + backbone + OTHER, told, fewer)
+    _check(run_dir, count * each + backbone + OTHER, detail, fewer)
 
 
 def checkpoint_size(config: Config, tasks: dict[str, TaskType[Any]], files: BackboneFiles) -> int:
@@ -99,11 +99,11 @@ def without_numbers(
         return build_model(copy.deepcopy(config), tasks, files, load_weights=False)
 
 
-def _check(run_dir: Path, needed: int, told: str, fewer: str) -> None:
+def _check(run_dir: Path, needed: int, detail: str, fewer: str) -> None:
     there = free(run_dir)
     if there is not None and there < needed:
         raise UserError(
-            f"the disk has too little room: the run needs {size_text(needed)}{told}, and "
+            f"the disk has too little room: the run needs {size_text(needed)}{detail}, and "
             f"{free_text(there)}",
             where=str(run_dir),
             fix=f"make room there, give run_dir= on another disk,{fewer}".rstrip(","),

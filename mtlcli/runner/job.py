@@ -23,7 +23,7 @@ from mtlcli.pulse import doing
 from mtlcli.rundir import checkpoint
 from mtlcli.rundir.console import Console, findings, results_table
 from mtlcli.rundir.folder import RunFolder
-from mtlcli.runner.disk_space import check_place, check_room
+from mtlcli.runner.disk_space import check_disk_space, check_writable
 from mtlcli.runner.remarks import crowded, nothing_left, remarks
 from mtlcli.runner.resume import Resumption, reopen
 from mtlcli.seeds import folded
@@ -182,7 +182,9 @@ def _check_plan(
     begin = step or 0
     saves = steps // save_every - begin // save_every + (steps % save_every > 0 and begin < steps)
     existing = None if step is None else len(checkpoint.folders(run_dir / "checkpoints"))
-    check_room(config, prepared.tasks, prepared.files, run_dir, saves=saves, existing=existing)
+    check_disk_space(
+        config, prepared.tasks, prepared.files, run_dir, saves=saves, existing=existing
+    )
     return lines
 
 
@@ -201,7 +203,7 @@ def _begin(
     handles the signal and saves before it stops.
     """
     folder = RunFolder(run_dir if resumes is None else checkpoint.run_of(resumes))
-    check_place(folder.path)
+    check_writable(folder.path)
     interrupt.before_leaving = folder.note_end
     try:
         if resumes is not None:

@@ -29,7 +29,7 @@ from mtlcli.rundir import checkpoint
 from mtlcli.rundir.console import Console
 from mtlcli.rundir.folder import RunFolder
 from mtlcli.rundir.saver import Saver
-from mtlcli.runner.disk_space import AROUND, check_room, checkpoint_size
+from mtlcli.runner.disk_space import AROUND, check_disk_space, checkpoint_size
 from mtlcli.training.analysis.cost import PeakMemory
 from tests.faults.disks import PAGE, Disk, Failing
 from tests.resume.runs import SMALL, STEPS, differences, resume, start
@@ -425,7 +425,9 @@ def test_as_many_checkpoints_as_the_run_will_have(
     monkeypatch.setattr("mtlcli.runner.disk_space.free", lambda _: 0)
     config = preflight(read_arguments([*SMALL, f"runner.keep={keep}"])).configs[0]
     with pytest.raises(UserError) as caught:
-        check_room(config, {}, prepare(config).files, Path("run"), saves=saves, existing=existing)
+        check_disk_space(
+            config, {}, prepare(config).files, Path("run"), saves=saves, existing=existing
+        )
     found = re.search(r"\((\d+) checkpoints? of 10\.0 GB\)", str(caught.value))
     assert int(found[1] if found else 0) == count
 
