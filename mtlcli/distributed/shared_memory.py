@@ -58,9 +58,9 @@ class SharedSum:
             descriptor = os.memfd_create("mtl")
             os.ftruncate(descriptor, 4 * size)
             place = [os.getpid(), descriptor]
-        told = torch.tensor(place)
-        dist.broadcast(told, 0)
-        process, number = told.tolist()
+        message = torch.tensor(place)
+        dist.broadcast(message, 0)
+        process, number = message.tolist()
         mapped = None
         with suppress(RuntimeError):
             mapped = torch.from_file(

@@ -149,7 +149,7 @@ class RunFolder:
         if not (self.path / "metrics.jsonl").exists() and not checkpoint.folders(self.checkpoints):
             self.discard()
 
-    def again(self) -> str:
+    def resume_advice(self) -> str:
         """Return the advice to the user on how to continue the run after a failure."""
         if checkpoint.folders(self.checkpoints):
             return f"then go on: {commands.resume(self.path)}"
@@ -239,7 +239,7 @@ class RunFolder:
         try:
             rows, doubled = self._rows(state["step"])
             window = sum(task["examples"] for task in state["window"]["tasks"].values())
-            trained, told = (
+            trained, recorded = (
                 state["totals"]["examples"] - window,
                 sum(task["examples"] for row in rows.values() for task in row["tasks"].values()),
             )
@@ -250,12 +250,12 @@ class RunFolder:
             if doubled
             else []
         )
-        if trained == told:
+        if trained == recorded:
             return [], notes
         steps = [step for step in range(every, state["step"] + 1, every) if step not in rows]
         which = f"rows are missing ({_ranges(steps)})" if steps else "rows are missing or changed"
         what = (
-            f"{which}: those up to step {state['step']} are of {told:,} examples, the "
+            f"{which}: those up to step {state['step']} are of {recorded:,} examples, the "
             f"checkpoint of {trained:,}"
         )
         if allowed:
@@ -308,11 +308,10 @@ class RunFolder:
         """Add to environment.json the step, time, machine, command and changes with which the run
         was resumed."""
         environment = self.environment()
-        words, told = [hide(word) for word in command], [hide(change) for change in changes]
         entry = {
             "step": step,
-            "command": words,
-            "changes": told,
+            "command": [hide(word) for word in command],
+            "changes": [hide(change) for change in changes],
             "host": platform.node(),
             "time": _now(),
         }
@@ -378,7 +377,7 @@ class RunFolder:
 
     @contextmanager
     def _writing(self, name: str, needed: int | None = None) -> Iterator[None]:
-        with writing("the file", self.path / name, self.again(), needed=needed):
+        with writing("the file", self.path / name, self.resume_advice(), needed=needed):
             yield
 
 

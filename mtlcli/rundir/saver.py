@@ -25,7 +25,7 @@ class Saver:
     thread is raised by the next call of any method.
 
     On leaving the context, a save that is under way is finished before any error leaves it: the run
-    resumes from the newest checkpoint, and another process may own the folder next.
+    resumes from the newest checkpoint, and another process may hold the folder lock next.
     """
 
     def __init__(self, checkpoints: Path, keep: int) -> None:
@@ -40,7 +40,7 @@ class Saver:
         self._running: Future[None] | None = None
         self._copies: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
 
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self.when_saved: Callable[[int], None] | None = None
         """Function that is called once, with the step of the first checkpoint that is complete."""
 
@@ -123,8 +123,8 @@ class Saver:
             self.when_saved = None
         retain(self._checkpoints, step, self._keep, best=best)
         for line in drop_aside(self._checkpoints):
-            if line not in self._told:
-                self._told.add(line)
+            if line not in self._warned:
+                self._warned.add(line)
                 warnings.warn(line, RunWarning, stacklevel=1)
 
 

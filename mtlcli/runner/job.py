@@ -124,13 +124,15 @@ def _take_part(
         config.runner.devices = ranks.world_size
         failure: MtlError | None = None
         place: dict[str, Any] = {}
-        owned: RunFolder | None = None
+        own_folder: RunFolder | None = None
         if ranks.is_main:
             try:
                 # This rank holds the folder lock to the end.
-                _, owned, order = _begin(config, run_dir, command, numbered, resumes, interrupt)
+                _, own_folder, order = _begin(
+                    config, run_dir, command, numbered, resumes, interrupt
+                )
                 place = {
-                    "folder": str(owned.path.absolute()),
+                    "folder": str(own_folder.path.absolute()),
                     "order": asdict(order) if order else None,
                 }
             except MtlError as error:
@@ -143,7 +145,7 @@ def _take_part(
             raise Interrupted(place["interrupted"])
         if not place:
             raise RunError("rank 0 could not start the run; its message says why")
-        folder = owned or RunFolder(Path(place["folder"]))
+        folder = own_folder or RunFolder(Path(place["folder"]))
 
         def train() -> float:
             try:
@@ -159,7 +161,7 @@ def _take_part(
                 if (cause := ranks.error_of_another_rank()) is not None:
                     raise cause from error
                 what = f"rank {ranks.rank} lost another rank: {lost_rank_text(error)}"
-                fix = f"the launcher says which and why; {folder.again()}"
+                fix = f"the launcher says which and why; {folder.resume_advice()}"
                 raise RunError(what, str(folder.path), fix) from error
 
         return _guarded(folder, ranks.is_main, train)

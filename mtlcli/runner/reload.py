@@ -80,18 +80,18 @@ def _best(run: Path) -> tuple[checkpoint.Checkpoint, list[str]]:
     """Return the best checkpoint of a run, verified, and lines about damaged checkpoints that are
     newer than the newest usable one."""
     newest, notices = checkpoint.newest(run / "checkpoints")
-    best, told = newest.best_step, _step_of_results(run)
+    best, reported = newest.best_step, _step_of_results(run)
     # results.json may know a better step than the checkpoint: its scores are written after a
     # checkpoint of the same step, and a checkpoint of format 1 may never have received them.
-    if told is not None and told != best:
-        if told == newest.step or (
+    if reported is not None and reported != best:
+        if reported == newest.step or (
             newest.around is None
-            and checkpoint.fault(run / "checkpoints" / f"step_{told:08d}") is None
+            and checkpoint.fault(run / "checkpoints" / f"step_{reported:08d}") is None
         ):
-            best = told
+            best = reported
         else:
             notices.append(
-                f"results.json is about step {told}, but {newest.folder.name} says that step "
+                f"results.json is about step {reported}, but {newest.folder.name} says that step "
                 f"{best} was the best, and it is taken"
             )
     if best in (None, newest.step):

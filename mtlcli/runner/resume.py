@@ -126,9 +126,15 @@ def reopen(
         raise UserError(problems)
     _check_size(found, config, prepared)
     lines += [*notices, *unneeded, *allowed, *notes, *_best(found, folder), *prepared.notices]
-    told = [hide(str(change)) for change in differences if not change.free]
+    shown_changes = [hide(str(change)) for change in differences if not change.free]
     return prepared, Resumption(
-        found.folder.name, found.step, found.best_step, config_text(config), command, told, lines
+        found.folder.name,
+        found.step,
+        found.best_step,
+        config_text(config),
+        command,
+        shown_changes,
+        lines,
     )
 
 
