@@ -55,9 +55,9 @@ class Projection:
         )
 
 
-class Rows:
-    """K gradient rows over the shared parameters. Fill them with `take`, call `settle` once, then
-    measure and combine."""
+class GradientRows:
+    """K gradient rows over the shared parameters. Call `append_from_grad` after each task's
+    backward pass, then `agree_on_columns` once; then measure and combine."""
 
     def __init__(
         self, parameters: Sequence[Parameter], ranks: Ranks, dtype: torch.dtype = torch.float32
@@ -70,7 +70,7 @@ class Rows:
         self._shards: list[Tensor] = []
         self._present: list[int] = []
 
-    def take(self) -> None:
+    def append_from_grad(self) -> None:
         """Move the gradients from the parameters' `.grad` into a new gradient row."""
         row: list[Tensor | None] = []
         for parameter in self._parameters:
@@ -80,9 +80,9 @@ class Rows:
             row.append(gradient if gradient is None else gradient.to(self._dtype))
         self._rows.append(row)
 
-    def settle(self) -> None:
+    def agree_on_columns(self) -> None:
         """Agree with the other ranks on the columns that take part, once all gradient rows are
-        taken."""
+        appended."""
         columns = list(zip(*self._rows, strict=True))
         given = [any(gradient is not None for gradient in column) for column in columns]
         sparse = [

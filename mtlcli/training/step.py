@@ -26,7 +26,7 @@ from mtlcli.errors import NotFinite, RunError
 from mtlcli.models.backbone import last_layers
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.tasks.base import TaskType
-from mtlcli.training.gradient_rows import DTYPES, Projection, Rows
+from mtlcli.training.gradient_rows import DTYPES, GradientRows, Projection
 from mtlcli.weighting.base import Step, Weighting, When
 from mtlcli.weighting.gradients.base import GradientBalancing
 
@@ -237,7 +237,7 @@ class Backward:
         # Losses whose weights are not known yet must be kept apart as well.
         together = self._together and bool(weights) and len(batches) > 1
         rows = (
-            Rows(self.shared, self.ranks, self._dtype)
+            GradientRows(self.shared, self.ranks, self._dtype)
             if not together and (measured or self._balances or not weights)
             else None
         )
@@ -258,7 +258,7 @@ class Backward:
         self._require_finite(step.gram, batches, step)
         reduced = False
         if rows is not None:
-            rows.settle()
+            rows.agree_on_columns()
             if measured or known == "rows":
                 factors = torch.tensor([scales[name] for name in batches], dtype=torch.float64)
                 step.gram = _divided(self._gram(rows, exact=known != "gradients"), factors)
@@ -426,7 +426,7 @@ class Backward:
         batches: dict[str, TaskBatch],
         passes_by_task: list[list[Pass]],
         scales: dict[str, float],
-        rows: Rows | None,
+        rows: GradientRows | None,
     ) -> Tensor:
         """Run the passes one after the other: forward and, where gradients are recorded, backward.
         Return the mean losses (K,). `passes_by_task`: see `_plan_passes`; every inner list makes
@@ -457,7 +457,7 @@ class Backward:
                 for (name, _), output in zip(parts, outputs, strict=True):
                     losses[places[name]] += output.loss.detach()
             if rows is not None:
-                rows.take()
+                rows.append_from_grad()
             for parameter in self.parameters:
                 if parameter.grad is not None and parameter.grad.is_sparse:
                     sparse = parameter.grad.coalesce()
@@ -510,23 +510,25 @@ class Backward:
     def _probed(self, batches: dict[str, TaskBatch]) -> Tensor:
         """Return the inner products of the plain losses' shared gradients: (K, K) float64. They
         come from separate passes, which leave `.grad` empty and the random state as it was."""
-        rows = Rows(self.shared, self.ranks, self._dtype)
+        rows = GradientRows(self.shared, self.ranks, self._dtype)
         devices = [self.ranks.device] if self.ranks.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             self._run_passes(batches, self._plan_passes(batches), {}, rows)
         for parameter in self.parameters:
             parameter.grad = None
-        rows.settle()
+        rows.agree_on_columns()
         return rows.gram()
 
-    def _gram(self, rows: Rows, *, exact: bool) -> Tensor:
+    def _gram(self, rows: GradientRows, *, exact: bool) -> Tensor:
         if not exact and self._last_layers is not None:
             return rows.gram_of_some(self._last_layers)
         if not exact and self._projection is not None:
             return rows.gram_of_projection(self._projection)
         return rows.gram()
 
-    def _combine(self, rows: Rows, known: When, weights: dict[str, float], step: Step) -> bool:
+    def _combine(
+        self, rows: GradientRows, known: When, weights: dict[str, float], step: Step
+    ) -> bool:
         """Combine the gradient rows into the shared parameters' `.grad`; return whether the result
         is already summed over ranks."""
         if isinstance(self.weighting, GradientBalancing) and known == "rows":

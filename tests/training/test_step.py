@@ -366,7 +366,7 @@ def test_a_step_left_out_because_it_is_not_finite_leaves_no_trace(name: str) -> 
 
 def test_a_projection_is_unbiased() -> None:
     """Over many draws of the signs, the mean of the projected inner products is the exact one."""
-    from mtlcli.training.gradient_rows import Projection, Rows
+    from mtlcli.training.gradient_rows import GradientRows, Projection
 
     torch.manual_seed(0)
     parameter = torch.nn.Parameter(torch.zeros(40, 30))
@@ -374,11 +374,11 @@ def test_a_projection_is_unbiased() -> None:
     other = 0.5 * one + other
 
     def measured(seed: int) -> torch.Tensor:
-        rows = Rows([parameter], ALONE)
+        rows = GradientRows([parameter], ALONE)
         for gradient in (one, other):
             parameter.grad = gradient.clone()
-            rows.take()
-        rows.settle()
+            rows.append_from_grad()
+        rows.agree_on_columns()
         return rows.gram_of_projection(Projection(64, seed))
 
     exact = torch.stack([one, other]).reshape(2, -1).double()
