@@ -26,7 +26,7 @@ from mtlcli.rundir.saver import Saver
 from mtlcli.seeds import folded
 from mtlcli.training.analysis.affinity import Affinity
 from mtlcli.training.analysis.conflicts import Conflicts
-from mtlcli.training.optim import Unfreezing, build_optimizer, rate, set_rate
+from mtlcli.training.optim import Unfreezing, build_optimizer, schedule_lr_factor, set_lr
 from mtlcli.training.restore import restore
 from mtlcli.training.stages import Stages
 from mtlcli.training.state import Stage, TrainState, Window
@@ -294,9 +294,11 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
             torch.nn.utils.clip_grads_with_norm_(parameters, config.optim.clip, outcome.norm)
         conflicts.add(step, run.weighting.tasks)
         begin = state.stage.begin
-        set_rate(
+        set_lr(
             optimizer,
-            rate(config.optim, state.step - begin, stages.end(state.stage, run.steps) - begin),
+            schedule_lr_factor(
+                config.optim, state.step - begin, stages.end(state.stage, run.steps) - begin
+            ),
         )
         optimizer.step()
         require_finite(

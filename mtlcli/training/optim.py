@@ -77,8 +77,8 @@ def decay_steps(optim: Optim, steps: int) -> int:
     return math.ceil(share * steps) if share < 1 else int(share)
 
 
-def rate(optim: Optim, step: int, steps: int) -> float:
-    """Return the share of the peak learning rate at step `step` (from 0) of `steps`: a rise over
+def schedule_lr_factor(optim: Optim, step: int, steps: int) -> float:
+    """Return the factor of the peak learning rate at step `step` (from 0) of `steps`: a rise over
     the warm-up, then the schedule.
 
     With w steps of warm-up and the progress p = (step - w) / (steps - w) after the warm-up:
@@ -92,7 +92,7 @@ def rate(optim: Optim, step: int, steps: int) -> float:
                       2024, whose decay is exponential)
 
     The formulas are the same as in the transformers library (wsd: with its linear decay): step 0 of
-    a warm-up has rate 0.
+    a warm-up has the factor 0.
     """
     warmup = warmup_steps(optim, steps)
     if step < warmup:
@@ -110,10 +110,10 @@ def rate(optim: Optim, step: int, steps: int) -> float:
     return 1.0
 
 
-def set_rate(optimizer: Optimizers, share: float) -> None:
-    """Set the learning rate of every group to `share` of its peak."""
+def set_lr(optimizer: Optimizers, factor: float) -> None:
+    """Set the learning rate of every group to `factor` times its peak."""
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * share
+        group["lr"] = group["peak"] * factor
 
 
 class Unfreezing:

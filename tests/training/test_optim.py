@@ -18,7 +18,7 @@ from transformers import (
 from mtlcli.config.optim import AdamWOptim, MuonOptim, Optim, optims
 from mtlcli.errors import UserError
 from mtlcli.models.multitask import MultiTaskModel
-from mtlcli.training.optim import Unfreezing, build_optimizer, rate, set_rate
+from mtlcli.training.optim import Unfreezing, build_optimizer, schedule_lr_factor, set_lr
 from mtlcli.training.optimizers import LionOptimizer, Optimizers
 from mtlcli.weighting.base import Weighting
 from tests.training.small import small_model
@@ -51,7 +51,9 @@ def test_rates_are_those_of_the_library(schedule: str, library, warmup: float) -
         reference, int(warmup * steps) if warmup < 1 else int(warmup), steps
     )
     for step in range(steps):
-        assert rate(optim, step, steps) == pytest.approx(reference.param_groups[0]["lr"], abs=1e-12)
+        assert schedule_lr_factor(optim, step, steps) == pytest.approx(
+            reference.param_groups[0]["lr"], abs=1e-12
+        )
         reference.step()
         schedule_of_library.step()
 
@@ -64,7 +66,7 @@ def test_the_decay_of_wsd_is_a_share_or_a_number_of_steps(
     decay: float | None, rates: list[float]
 ) -> None:
     optim = AdamWOptim(lr=1.0, schedule="wsd", warmup=0, decay=decay)
-    assert [rate(optim, step, 10) for step in (5, 6, 7, 9)] == pytest.approx(rates)
+    assert [schedule_lr_factor(optim, step, 10) for step in (5, 6, 7, 9)] == pytest.approx(rates)
 
 
 @pytest.mark.parametrize("sharing", ["hard", "none"])
@@ -214,11 +216,11 @@ def test_a_state_goes_through_named_tensors_to_the_bit(name: str) -> None:
             resumed.load(
                 their_names, {key: value.clone() for key, value in optimizer.tensors(names).items()}
             )
-        set_rate(optimizer, 0.5**seed)
+        set_lr(optimizer, 0.5**seed)
         optimizer.step()
         if seed >= 3:
             give_gradients(other, others_weighting, seed)
-            set_rate(resumed, 0.5**seed)
+            set_lr(resumed, 0.5**seed)
             resumed.step()
     for key, value in model.state_dict().items():
         assert torch.equal(value, other.state_dict()[key]), key
