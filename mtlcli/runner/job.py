@@ -57,10 +57,14 @@ def run(
     if launch is not None:
         return _run_as_rank(config, run_dir, command, numbered, resumes)
     with Interrupt() as interrupt:
-        prepared, folder, order = _begin(config, run_dir, command, numbered, resumes, interrupt)
+        prepared, folder, resumption = _begin(
+            config, run_dir, command, numbered, resumes, interrupt
+        )
         try:
             return _guarded(
-                folder, True, lambda: _score(_carry_out(config, prepared, folder, order, interrupt))
+                folder,
+                True,
+                lambda: _score(_carry_out(config, prepared, folder, resumption, interrupt)),
             )
         finally:
             folder.lock.release()
@@ -70,7 +74,7 @@ def _carry_out(
     config: Config,
     prepared: Prepared,
     folder: RunFolder,
-    order: Resumption | None,
+    resumption: Resumption | None,
     interrupt: Interrupt,
 ) -> dict[str, Any]:
     """Train in this process, or in ranks that this process launches."""
@@ -79,12 +83,12 @@ def _carry_out(
         from mtlcli.distributed.process_group import connect
 
         with connect(config.runner) as ranks:
-            return _train(config, prepared, folder, ranks, order, interrupt)
+            return _train(config, prepared, folder, ranks, resumption, interrupt)
 
     from mtlcli.runner.launch import launch
 
     doing("")  # From here on the first rank shows what is being done.
-    return launch(config.runner, folder, order, interrupt)
+    return launch(config.runner, folder, resumption, interrupt)
 
 
 def _run_as_rank(
@@ -128,12 +132,12 @@ def _take_part(
         if ranks.is_main:
             try:
                 # This rank holds the folder lock to the end.
-                _, own_folder, order = _begin(
+                _, own_folder, resumption = _begin(
                     config, run_dir, command, numbered, resumes, interrupt
                 )
                 place = {
                     "folder": str(own_folder.path.absolute()),
-                    "order": asdict(order) if order else None,
+                    "resumption": asdict(resumption) if resumption else None,
                 }
             except MtlError as error:
                 failure = error
@@ -149,7 +153,7 @@ def _take_part(
 
         def train() -> float:
             try:
-                return _score(work(folder, place["order"], ranks, interrupt))
+                return _score(work(folder, place["resumption"], ranks, interrupt))
             except Interrupted:
                 raise
             except MtlError as error:
@@ -209,9 +213,9 @@ def _begin(
     interrupt.before_leaving = folder.note_end
     try:
         if resumes is not None:
-            prepared, order = reopen(config, folder, resumes, command, interrupt)
-            order.lines += _check_plan(config, prepared, folder.path, order.step)
-            return prepared, folder, order
+            prepared, resumption = reopen(config, folder, resumes, command, interrupt)
+            resumption.lines += _check_plan(config, prepared, folder.path, resumption.step)
+            return prepared, folder, resumption
         with interrupt.at_once():
             prepared = prepare(config)
             prepared.notices += _check_plan(config, prepared, folder.path)
@@ -273,12 +277,12 @@ def _start(config: Config, prepared: Prepared, folder: RunFolder, command: list[
 
 
 def work(
-    folder: RunFolder, order: dict[str, Any] | None, ranks: Any, interrupt: Interrupt
+    folder: RunFolder, values: dict[str, Any] | None, ranks: Any, interrupt: Interrupt
 ) -> dict[str, Any]:
-    """Train as one rank of a run whose folder has been made. `order`: the Resumption, if the run is
-    resumed."""
-    resumption = None if order is None else Resumption(**order)
-    config = config_of(folder.path, order)
+    """Train as one rank of a run whose folder has been made. `values`: the fields of the
+    Resumption, if the run is resumed."""
+    resumption = None if values is None else Resumption(**values)
+    config = config_of(folder.path, values)
     return _train(
         config,
         prepare(config, files=BackboneFiles.load(folder.backbone)),
@@ -289,13 +293,13 @@ def work(
     )
 
 
-def config_of(run_dir: Path, order: dict[str, Any] | None) -> Config:
-    """Return the config for the ranks of a run. A resumed run has its config in `order`, because
+def config_of(run_dir: Path, values: dict[str, Any] | None) -> Config:
+    """Return the config for the ranks of a run. A resumed run has its config in `values`, because
     config.yaml is not yet written."""
     return (
         load_config(run_dir / "config.yaml")
-        if order is None
-        else read_text(order["config"], run_dir / "config.yaml")
+        if values is None
+        else read_text(values["config"], run_dir / "config.yaml")
     )
 
 
@@ -304,7 +308,7 @@ def _train(
     prepared: Prepared,
     folder: RunFolder,
     ranks: Any,
-    order: Resumption | None,
+    resumption: Resumption | None,
     interrupt: Interrupt,
 ) -> dict[str, Any]:
     """Build every part of the run on this rank, train, and write the results."""
@@ -333,7 +337,9 @@ def _train(
             bound_kernels(free)
         torch.manual_seed(folded(config.seed))
         doing("loading the model")
-        resumed = checkpoint.read(folder.checkpoints / order.checkpoint) if order else None
+        resumed = (
+            checkpoint.read(folder.checkpoints / resumption.checkpoint) if resumption else None
+        )
         model = build_model(
             config, prepared.tasks, prepared.files, load_weights=resumed is None
         ).to(ranks.device)
@@ -382,19 +388,19 @@ def _train(
 
         def begin() -> None:
             if ranks.is_main:
-                if order is None:
+                if resumption is None:
                     folder.write_config(config)
                 else:
-                    order.begin(folder, config)
+                    resumption.begin(folder, config)
                 saver.config, saver.around = config_text(config), checkpoint.digests(folder.path)
                 saver.when_saved = folder.note_saved
-            if order is not None:
+            if resumption is not None:
                 tasks = ", ".join(config.tasks)
                 console.panel(
                     "resume",
-                    [f"run     {folder.path}", f"step    {order.step}", f"tasks   {tasks}"],
+                    [f"run     {folder.path}", f"step    {resumption.step}", f"tasks   {tasks}"],
                 )
-                for line in order.lines:
+                for line in resumption.lines:
                     console.say(line)
                 console.note(prepared.details)
             console.say(head)

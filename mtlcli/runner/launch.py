@@ -41,13 +41,18 @@ class Rank:
     """A rank, as the launcher sees it."""
 
     def __init__(
-        self, number: int, world_size: int, port: int, folder: RunFolder, order: Resumption | None
+        self,
+        number: int,
+        world_size: int,
+        port: int,
+        folder: RunFolder,
+        resumption: Resumption | None,
     ) -> None:
         self.number = number
         # The report is a file, not a pipe, so that the rank can end without a reader.
         self._report_file = tempfile.TemporaryFile()  # noqa: SIM115
         # Before the rank writes its report, the file hands it the Resumption.
-        self._report_file.write(json.dumps(asdict(order) if order else None).encode())
+        self._report_file.write(json.dumps(asdict(resumption) if resumption else None).encode())
         self._report_file.flush()
         descriptor = self._report_file.fileno()
         arguments = [str(folder.path.absolute()), str(descriptor), str(os.getpid())]
@@ -154,10 +159,10 @@ class Rank:
 
 
 def launch(
-    runner: Runner, folder: RunFolder, order: Resumption | None, interrupt: Interrupt
+    runner: Runner, folder: RunFolder, resumption: Resumption | None, interrupt: Interrupt
 ) -> dict[str, Any]:
-    """Run `runner.devices` ranks to their end and return the results. `order`: the Resumption of a
-    run that is resumed.
+    """Run `runner.devices` ranks to their end and return the results. `resumption`: what the ranks
+    need to resume a run; None for a new run.
 
     Raises UserError for a mistake of the user that a rank has found, RunError naming the rank that
     failed, and Interrupted when the ranks stopped because of a signal.
@@ -170,7 +175,7 @@ def launch(
 
     def start() -> None:
         for number in range(runner.devices):
-            ranks.append(Rank(number, runner.devices, store.port, folder, order))
+            ranks.append(Rank(number, runner.devices, store.port, folder, resumption))
 
     def send(number: int) -> None:
         for rank in ranks:

@@ -38,7 +38,7 @@ def main() -> None:
 
 def _work(run_dir: str, interrupt: Interrupt, report: int) -> dict[str, Any]:
     outcome: dict[str, Any] = {}
-    order = json.loads(os.pread(report, os.fstat(report).st_size, 0))
+    values = json.loads(os.pread(report, os.fstat(report).st_size, 0))
 
     def write_report(result: dict[str, Any]) -> None:
         # Report only the first outcome; errors while leaving the process group follow from it.
@@ -57,17 +57,17 @@ def _work(run_dir: str, interrupt: Interrupt, report: int) -> dict[str, Any]:
         folder = RunFolder(Path(run_dir))
         # The launcher watches the ranks, so only an unusually long wait is worth a message.
         first = os.environ["RANK"] == "0"
-        config = config_of(folder.path, order)
+        config = config_of(folder.path, values)
         with (
             Pulse(config.logger.console) if first else nullcontext(),
             connect(config.runner, quiet=30.0) as ranks,
         ):
             if ranks.is_main:
-                folder.begun = order is None
+                folder.begun = values is None
                 interrupt.before_leaving = folder.note_end
             # Report before leaving the process group, because leaving may wait for another rank.
             try:
-                write_report({"done": work(folder, order, ranks, interrupt)})
+                write_report({"done": work(folder, values, ranks, interrupt)})
             except Exception as error:  # noqa: BLE001 (the launcher shows it)
                 write_report(_outcome_of(error))
     except Exception as error:  # noqa: BLE001
