@@ -143,7 +143,7 @@ def test_other_data_is_refused_and_named(whole: Path, broken: Path) -> None:
     ]
 
 
-def test_one_owner(broken: Path) -> None:
+def test_only_one_run_writes_into_a_folder(broken: Path) -> None:
     lock = FolderLock(broken)
     lock.take()
     try:
