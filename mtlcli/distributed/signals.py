@@ -50,8 +50,8 @@ class Interrupt:
     """Context that remembers the first signal; a second Ctrl-C, or SIGQUIT, ends the process at
     once.
 
-    The holder calls `asked` wherever the run can stop with everything saved. Use `at_once` before
-    there is anything to save.
+    The holder calls `signal_received` wherever the run can stop with everything saved. Use
+    `at_once` before there is anything to save.
     """
 
     def __init__(self, *, launched: bool = False) -> None:
@@ -63,7 +63,7 @@ class Interrupt:
         process ends at once."""
         self._since = 0.0
         self._launched = launched
-        self._hasty = False
+        self._raises_at_once = False
         self._pass_on: Callable[[int], None] = lambda number: None
         self._before: dict[int, Any] = {}
 
@@ -98,8 +98,8 @@ class Interrupt:
             self.number = number
             self._since = time.monotonic()
             self._pass_on(FORWARDED)
-        if self._hasty:
-            self._hasty = False
+        if self._raises_at_once:
+            self._raises_at_once = False
             # KeyboardInterrupt, so that library code that catches Exception (downloads) cannot
             # swallow it.
             raise KeyboardInterrupt
@@ -124,7 +124,7 @@ class Interrupt:
         Interrupted."""
         before, sys.unraisablehook = sys.unraisablehook, self._unraisable
         try:
-            self._hasty = True
+            self._raises_at_once = True
             if self.number:
                 raise KeyboardInterrupt
             yield
@@ -133,7 +133,7 @@ class Interrupt:
         except KeyboardInterrupt:
             raise Interrupted(self.number) from None
         finally:
-            self._hasty = False
+            self._raises_at_once = False
             sys.unraisablehook = before
 
     def _unraisable(self, what: sys.UnraisableHookArgs) -> None:
@@ -165,7 +165,7 @@ class Interrupt:
         finally:
             self._pass_on = lambda number: None
 
-    def asked(self, ranks: Ranks) -> int:
+    def signal_received(self, ranks: Ranks) -> int:
         """Return the number of a signal that some rank has received, the same on every rank; 0 for
         none. Every rank calls this at the same place."""
         return ranks.all_reduce_max(self.number)

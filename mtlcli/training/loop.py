@@ -204,7 +204,7 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
     while True:
         # Evaluate, save, stop.
         last = state.step == run.steps
-        asked = run.interrupt.asked(ranks)
+        asked = run.interrupt.signal_received(ranks)
         if (
             not asked
             and state.step != state.evaluated
@@ -215,7 +215,7 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
             try:
                 found = _evaluate(run, state, bf16=bf16)
             except Asked:
-                asked = run.interrupt.asked(ranks)
+                asked = run.interrupt.signal_received(ranks)
             else:
                 state.note_results(found)
                 # If the run was resumed from a checkpoint of this step, that checkpoint does not
@@ -369,7 +369,7 @@ def _evaluate(run: Run, state: TrainState, *, bf16: bool) -> dict[str, Any]:
     evaluation, so waiting for its end is not worthwhile."""
 
     def on_batch() -> None:
-        if run.interrupt.asked(run.ranks):
+        if run.interrupt.signal_received(run.ranks):
             raise Asked
 
     scored, _ = evaluate(
