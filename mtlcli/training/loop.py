@@ -30,7 +30,7 @@ from mtlcli.training.optim import Unfreezing, build_optimizer, schedule_lr_facto
 from mtlcli.training.restore import restore
 from mtlcli.training.stages import Stages
 from mtlcli.training.state import Stage, TrainState, Window
-from mtlcli.training.step import Backward, TaskBatch, cut
+from mtlcli.training.step import Backward, TaskBatch, build_task_batch
 from mtlcli.weighting.base import Step, Weighting
 
 
@@ -87,7 +87,7 @@ class Run:
 
     def fetch(self, task: str, position: int) -> TaskBatch:
         """Return this rank's share of a batch of a task's stream."""
-        return cut(
+        return build_task_batch(
             self.model.tasks[task],
             self.train[task],
             self.streams[task].indices(position),

@@ -69,7 +69,7 @@ class TaskBatch:
     """The indices of the features over all ranks, for messages."""
 
 
-def rows_of(batch: TaskBatch) -> str:
+def name_features(batch: TaskBatch) -> str:
     """Return a text that names the features of a batch."""
     shown = ", ".join(str(row) for row in sorted(batch.rows.tolist())[:ROWS])
     return f"train features {shown}" + (
@@ -77,7 +77,7 @@ def rows_of(batch: TaskBatch) -> str:
     )
 
 
-def cut(
+def build_task_batch(
     task: TaskType[Any],
     features: Features,
     indices: NDArray[np.int64],
@@ -87,8 +87,8 @@ def cut(
     ranks: Ranks,
     max_tokens: int | None = None,
 ) -> TaskBatch:
-    """Cut this rank's share of the features `indices` of a task into micro-batches. `max_tokens`:
-    see `collate`."""
+    """Build the batch of a task from its features `indices`: this rank's share, cut into
+    micro-batches, and the counts over all ranks. `max_tokens`: see `collate`."""
     items = task.items(features, indices)
     mine = indices[ranks.rank :: ranks.world_size]
     parts = [part for part in np.array_split(mine, accumulation) if len(part)]
@@ -249,7 +249,7 @@ class Backward:
             losses = self._run_passes(batches, passes_by_task, scales, rows)
         step.losses = dict(zip(batches, losses.tolist(), strict=True))
         bad = [
-            f"the loss of {name} is {loss} ({rows_of(batches[name])})"
+            f"the loss of {name} is {loss} ({name_features(batches[name])})"
             for name, loss in step.losses.items()
             if not math.isfinite(loss)
         ]
@@ -334,7 +334,7 @@ class Backward:
                 if not math.isfinite(square)
             ]
             what = [
-                f"the shared gradient of {name} is not finite ({rows_of(batches[name])})"
+                f"the shared gradient of {name} is not finite ({name_features(batches[name])})"
                 for name in bad or batches
             ]
             raise NotFinite("; ".join(what), where=f"step {step.number}", fix=FIX)
@@ -389,7 +389,7 @@ class Backward:
         # those.
         owners = {self._users[name][0] for name in bad if len(self._users[name]) == 1}
         where = "; ".join(
-            f"{name}: {rows_of(batch)}"
+            f"{name}: {name_features(batch)}"
             for name, batch in batches.items()
             if not owners or name in owners
         )

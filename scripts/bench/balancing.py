@@ -38,7 +38,7 @@ from mtlcli.distributed.process_group import Ranks
 from mtlcli.models.build import build_model
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.prepare.prepare import Prepared, prepare
-from mtlcli.training.step import Backward, TaskBatch, cut
+from mtlcli.training.step import Backward, TaskBatch, build_task_batch
 from mtlcli.weighting.base import Step, WeightedTask
 
 SUITE = ["rte", "mrpc", "cola", "stsb", "sst2", "qnli", "qqp", "mnli"]
@@ -105,7 +105,7 @@ class Bench:
                     * examples
                 )
                 order = features.lengths.argsort(kind="stable")[start : start + examples]
-                given[name] = cut(
+                given[name] = build_task_batch(
                     task,
                     features,
                     order,

@@ -26,7 +26,7 @@ from mtlcli.distributed.process_group import Ranks
 from mtlcli.models.build import build_model
 from mtlcli.prepare.prepare import prepare
 from mtlcli.sharing.hard import Hard
-from mtlcli.training.step import Backward, cut
+from mtlcli.training.step import Backward, build_task_batch
 from mtlcli.weighting.base import Step, WeightedTask
 from mtlcli.weighting.losses.static import Static
 
@@ -81,7 +81,7 @@ def main() -> None:
         tokens = 0
         for number in range(options.rounds + 1):
             given = {
-                name: cut(
+                name: build_task_batch(
                     task,
                     features[name],
                     streams[name].indices(number),

@@ -13,7 +13,7 @@ from mtlcli.config import weightings
 from mtlcli.data.batches import InputFormat
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.errors import NotFinite, RunError
-from mtlcli.training.step import Backward, Outcome, TaskBatch, cut
+from mtlcli.training.step import Backward, Outcome, TaskBatch, build_task_batch
 from tests.training.small import small_data, small_model, small_step
 from tests.training.trajectory import OPTIONS
 
@@ -22,7 +22,7 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 
 def batches(model, features, accumulation: int = 1) -> dict[str, TaskBatch]:  # type: ignore[no-untyped-def]
     return {
-        name: cut(
+        name: build_task_batch(
             model.tasks[name],
             features[name],
             np.arange(13),
@@ -117,7 +117,7 @@ def test_a_weighted_loss_is_torchs_on_the_whole_batch_however_it_is_cut(
     for rank in range(2):
         ranks = Ranks(rank, 2, torch.device("cpu"))
         shares = {
-            name: cut(
+            name: build_task_batch(
                 model.tasks[name],
                 features[name],
                 np.arange(13),

@@ -14,7 +14,7 @@ from mtlcli.data.batches import InputFormat
 from mtlcli.data.features import Features
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.models.multitask import MultiTaskModel
-from mtlcli.training.step import Backward, cut
+from mtlcli.training.step import Backward, build_task_batch
 from mtlcli.weighting.base import Step, Weighting
 from tests.training.small import small_model
 
@@ -59,7 +59,7 @@ def train(
     for number in steps:
         chosen = (np.arange(9) + 9 * number) % 60
         batches = {
-            name: cut(
+            name: build_task_batch(
                 model.tasks[name],
                 features[name],
                 chosen,

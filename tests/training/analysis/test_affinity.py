@@ -13,7 +13,7 @@ from mtlcli.data.batches import InputFormat
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.training.analysis.affinity import Affinity, grouping
 from mtlcli.training.state import TrainState
-from mtlcli.training.step import Backward, TaskBatch, cut
+from mtlcli.training.step import Backward, TaskBatch, build_task_batch
 from tests.training.small import small_data, small_model, small_step
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -29,7 +29,7 @@ def test_affinity_is_its_first_order_value_for_small_steps() -> None:
     def fetch(name: str, position: int) -> TaskBatch:
         asked.append((name, position))
         rows = np.arange(8) + 8 * position
-        return cut(
+        return build_task_batch(
             model.tasks[name],
             features[name],
             rows,

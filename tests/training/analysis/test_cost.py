@@ -11,7 +11,7 @@ import torch
 from mtlcli.data.batches import InputFormat
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.training.analysis.cost import PeakMemory, flops_per_example
-from mtlcli.training.step import cut
+from mtlcli.training.step import build_task_batch
 from tests.training.small import small_data, small_model
 
 
@@ -22,7 +22,7 @@ def test_operations_are_those_of_the_matrix_products(frozen: bool) -> None:
     if frozen:
         model.trunk.requires_grad_(False)
     ranks = Ranks(0, 1, torch.device("cpu"))
-    batch = cut(
+    batch = build_task_batch(
         tasks["cola"],
         features["cola"],
         np.arange(4),
