@@ -37,19 +37,19 @@ FIX = (
 """Advice for the user about a number that is not finite."""
 
 
-ROWS = 32
+MAX_NAMED_FEATURES = 32
 """The number of features of a batch that a message names."""
 
-OVERHEAD = {"cpu": 32, "cuda": 2048}
+PASS_OVERHEAD_TOKENS = {"cpu": 32, "cuda": 2048}
 """The fixed cost of a pass through the trunk, in tokens that take about as long, by kind of device.
 Measured on a CPU: 20 for 6 layers x 384, 120 for 2 layers x 64. On a GPU the cost is the launch of
 the kernels."""
 
-ROOM = {"cpu": 1 << 17, "cuda": 1 << 23}
-"""Bound on the hidden states of a mixed batch, padded tokens times width, by kind of device; where
-the micro-batch of one task is larger, that size is the bound. On a CPU, hidden states that do not
-fit into its caches take longer: with 6 layers x 384, a token among 1,700 takes 7% longer than a
-token among 400."""
+MAX_HIDDEN_NUMBERS = {"cpu": 1 << 17, "cuda": 1 << 23}
+"""Bound on the numbers in the hidden states of a mixed batch, padded tokens times width, by kind of
+device; where the micro-batch of one task is larger, that size is the bound. On a CPU, hidden states
+that do not fit into its caches take longer: with 6 layers x 384, a token among 1,700 takes 7%
+longer than a token among 400."""
 
 
 @dataclass
@@ -71,9 +71,11 @@ class TaskBatch:
 
 def name_features(batch: TaskBatch) -> str:
     """Return a text that names the features of a batch."""
-    shown = ", ".join(str(row) for row in sorted(batch.rows.tolist())[:ROWS])
+    shown = ", ".join(str(row) for row in sorted(batch.rows.tolist())[:MAX_NAMED_FEATURES])
     return f"train features {shown}" + (
-        f" and {len(batch.rows) - ROWS} more" if len(batch.rows) > ROWS else ""
+        f" and {len(batch.rows) - MAX_NAMED_FEATURES} more"
+        if len(batch.rows) > MAX_NAMED_FEATURES
+        else ""
     )
 
 
@@ -187,7 +189,7 @@ class Backward:
             and not isinstance(weighting, GradientBalancing)
             and not weighting.measures_gradients
         )
-        suits = ROOM[ranks.device.type] // model.hidden
+        suits = MAX_HIDDEN_NUMBERS[ranks.device.type] // model.hidden
         self._input_format = input_format or InputFormat(pad_id=0, uses_segments=False)
         self._most = suits if max_tokens is None else min(max_tokens, suits)
         self._touched: dict[Parameter, Tensor] = {}
@@ -496,7 +498,9 @@ class Backward:
         )
         ends = np.cumsum([len(micro) for _, micro in micros])
         passes: list[Pass] = []
-        for places in rectangles(lengths, overhead=OVERHEAD[self.ranks.device.type], most=most):
+        for places in rectangles(
+            lengths, overhead=PASS_OVERHEAD_TOKENS[self.ranks.device.type], most=most
+        ):
             owners = np.searchsorted(ends, places, side="right")
             one_pass: Pass = []
             for owner in np.unique(owners):

@@ -64,7 +64,7 @@ def test_the_strategies_that_can_are_these() -> None:
 def test_the_step_is_the_same(
     sharing: str, accumulation: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(steps.OVERHEAD, "cpu", 1000)
+    monkeypatch.setitem(steps.PASS_OVERHEAD_TOKENS, "cpu", 1000)
     _, _, features, _ = small_data()
     model, weighting = moved(sharing)
     given = batches(model, features, accumulation)
@@ -91,7 +91,7 @@ def test_the_step_is_the_same(
 def test_no_batch_is_larger_than_that_of_a_task_or_than_said(
     overhead: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(steps.OVERHEAD, "cpu", overhead)
+    monkeypatch.setitem(steps.PASS_OVERHEAD_TOKENS, "cpu", overhead)
     _, _, features, _ = small_data()
     model, weighting = moved("hard")
     given = batches(model, features)
