@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,16 @@ class Disk:
     """What would be left after a power cut: contents of files and names in folders as they were at
     their last fsync."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, opened: ExitStack) -> None:
+        """`opened`: keeps the files and folders open that were flushed."""
         self._contents: dict[int, bytes] = {}
         self._names: dict[int, dict[str, int]] = {}
         plain = os.fsync
 
         def fsync(descriptor: int) -> None:
             plain(descriptor)
+            # While it is open, no new file gets its inode, and with it its contents.
+            opened.callback(os.close, os.dup(descriptor))
             path, number = Path(f"/proc/self/fd/{descriptor}"), os.fstat(descriptor).st_ino
             if path.is_dir():
                 self._names[number] = {entry.name: entry.inode() for entry in os.scandir(path)}
@@ -45,8 +49,8 @@ def test_a_run_goes_on_after_a_power_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int
 ) -> None:
     run, after = tmp_path / "new" / "run", tmp_path / "after"
-    with monkeypatch.context() as patch:
-        disk, retain, count = Disk(patch), saver.retain, 0
+    with monkeypatch.context() as patch, ExitStack() as opened:
+        disk, retain, count = Disk(patch, opened), saver.retain, 0
 
         def cut(*arguments: object, **options: object) -> None:
             """At the moment when a checkpoint is known to be good."""
