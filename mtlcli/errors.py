@@ -4,8 +4,9 @@ a bug and keeps its traceback."""
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass, replace
+from typing import Any
 
 
 def count_of(number: int, noun: str, nouns: str = "") -> str:
@@ -59,6 +60,16 @@ class MtlError(Exception):
             [problems] if isinstance(problems, Problem) else list(dict.fromkeys(problems))
         )
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    def report(self) -> dict[str, Any]:
+        """Return the error as JSON values, for another process: see `reported_problems`."""
+        failed = [astuple(problem) for problem in self.problems]
+        return {"failed": failed, "by_user": isinstance(self, UserError)}
+
+
+def reported_problems(report: Mapping[str, Any]) -> list[Problem]:
+    """Return the problems of an error that another process has reported."""
+    return [Problem(*values) for values in report["failed"]]
 
 
 class UserError(MtlError):

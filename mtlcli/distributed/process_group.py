@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -22,7 +22,7 @@ from mtlcli.config.run import Runner
 from mtlcli.distributed.environment import read_launch
 from mtlcli.distributed.rendezvous import QUIET, meet, stay_local
 from mtlcli.distributed.shared_memory import SharedSum, shared_sum
-from mtlcli.errors import MtlError, Problem, RunError, UserError, count_of
+from mtlcli.errors import MtlError, RunError, UserError, count_of, reported_problems
 
 ERROR_KEY = "error"
 """Key of the store where the ranks meet, under which a failing rank leaves its error."""
@@ -54,8 +54,7 @@ class Ranks:
         """Write the error that ends this rank into the store, for the first rank, which reports it
         to the user. The first rank writes nothing."""
         if self.store is not None and not self.is_main:
-            kind = "user" if isinstance(error, UserError) else "run"
-            report = [kind, self.rank, [astuple(problem) for problem in error.problems]]
+            report = {"rank": self.rank, **error.report()}
             # A DistError means that the store is gone, and with it the first rank or the launcher.
             with suppress(dist.DistError):
                 self.store.set(ERROR_KEY, json.dumps(report))
@@ -66,14 +65,14 @@ class Ranks:
         try:
             if self.store is None or not self.store.check([ERROR_KEY]):
                 return None
-            kind, rank, problems = json.loads(self.store.get(ERROR_KEY))
+            report = json.loads(self.store.get(ERROR_KEY))
         except dist.DistError:
             return None
-        found = [Problem(*values) for values in problems]
-        if kind == "user":
+        found = reported_problems(report)
+        if report["by_user"]:
             return UserError(found)
         return RunError(
-            [replace(problem, what=f"rank {rank}: {problem.what}") for problem in found]
+            [replace(problem, what=f"rank {report['rank']}: {problem.what}") for problem in found]
         )
 
     def all_reduce(self, tensor: Tensor) -> Tensor:

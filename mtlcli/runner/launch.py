@@ -21,7 +21,7 @@ from typing import Any
 from mtlcli import commands
 from mtlcli.config.run import Runner
 from mtlcli.distributed.signals import Interrupt
-from mtlcli.errors import Interrupted, Problem, RunError, UserError
+from mtlcli.errors import Interrupted, Problem, RunError, UserError, reported_problems
 from mtlcli.rundir import checkpoint
 from mtlcli.rundir.folder import RunFolder
 from mtlcli.runner.resume import Resumption
@@ -149,7 +149,7 @@ class Rank:
                 )
             ]
         if self.report:
-            return [Problem(*values) for values in self.report["failed"]]
+            return reported_problems(self.report)
         code = self._process.returncode
         if self.killed_by_launcher:
             return [Problem(f"did not answer within {timeout:g} s (runner.timeout) and was killed")]
@@ -188,7 +188,7 @@ def launch(
         send(signal.SIGKILL)
     failed = sorted((rank for rank in ranks if rank.failed), key=Rank.failure_order)
     if failed and failed[0].report.get("by_user"):
-        raise UserError([Problem(*values) for values in failed[0].report["failed"]])
+        raise UserError(reported_problems(failed[0].report))
     if failed:
         raise _explained(failed[0], folder, runner.timeout)
     if "interrupted" in ranks[0].report:

@@ -9,13 +9,12 @@ import os
 import sys
 import traceback
 from contextlib import nullcontext
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 from mtlcli import garbage
 from mtlcli.distributed.signals import Interrupt
-from mtlcli.errors import Interrupted, MtlError, Problem, UserError
+from mtlcli.errors import Interrupted, MtlError, RunError
 from mtlcli.output import fill_closed, outlive_reader, show_any_text
 from mtlcli.pulse import Pulse
 
@@ -79,10 +78,9 @@ def _outcome_of(error: Exception) -> dict[str, Any]:
     if isinstance(error, Interrupted):
         return {"interrupted": [error.number, error.step]}
     if isinstance(error, MtlError):
-        by_user = isinstance(error, UserError)
-        return {"failed": [astuple(problem) for problem in error.problems], "by_user": by_user}
+        return error.report()
     from mtlcli.distributed.process_group import is_lost_rank, lost_rank_text
 
     lost = is_lost_rank(error)
-    problem = Problem(lost_rank_text(error) if lost else f"{type(error).__name__}: {error}")
-    return {"failed": [astuple(problem)], "lost_rank": lost, "traceback": traceback.format_exc()}
+    failure = RunError(lost_rank_text(error) if lost else f"{type(error).__name__}: {error}")
+    return failure.report() | {"lost_rank": lost, "traceback": traceback.format_exc()}
