@@ -522,8 +522,8 @@ class _Preflight:
     def _check_own_files(self) -> None:
         """Add a problem for each file of the user with the name of a built-in one, because Hydra
         would never read it."""
-        for group in self.groups if self.own else []:
-            for path in sorted((self.own or Path()).joinpath(group).glob("*.yaml")):
+        for group in self.groups:
+            for path in self._own_files(group):
                 if (conf_dir() / group / path.name).exists():
                     self._add(
                         Problem(
@@ -586,7 +586,7 @@ class _Preflight:
 
     def _own_files(self, group: str) -> list[Path]:
         """Return the user's files of a group."""
-        return sorted((self.own or Path()).joinpath(group).glob("*.yaml")) if self.own else []
+        return sorted((self.own / group).glob("*.yaml")) if self.own else []
 
     def _options(self, group: str, folder: str = "") -> list[str]:
         """Return the names that can be chosen in a group, or in a folder of the group if it

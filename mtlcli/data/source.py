@@ -211,46 +211,46 @@ class DataSource:
     def drawn(self) -> str | None:
         """Return one line on the splits of which only some rows take part; None when all rows take
         part."""
-        parts = []
-        for name, splits in self._read.items():
-            there = {split: read.total - read.unlabelled for split, read in splits.items()}
-            some = [
-                f"{split} {read.rows:,} of {there[split]:,}"
-                for split, read in splits.items()
-                if read.rows < there[split]
-            ]
-            parts += [f"{name} {', '.join(some)}"] if some else []
-        return f"rows drawn at random (seed {self._seed}): {'; '.join(parts)}" if parts else None
+        return self._line(
+            f"rows drawn at random (seed {self._seed})",
+            lambda read: read.rows < read.total - read.unlabelled,
+            lambda read: (read.rows, read.total - read.unlabelled),
+        )
 
     def left_out(self) -> str | None:
         """Return one line on the splits from which rows without a label are left out; None when
         there is no such split."""
-        parts = []
-        for name, splits in self._read.items():
-            some = [
-                f"{split} {read.unlabelled:,} of {read.total:,}"
-                for split, read in splits.items()
-                if read.unlabelled
-            ]
-            parts += [f"{name} {', '.join(some)}"] if some else []
-        return f"rows left out because they have no label: {'; '.join(parts)}" if parts else None
+        return self._line(
+            "rows left out because they have no label",
+            lambda read: read.unlabelled > 0,
+            lambda read: (read.unlabelled, read.total),
+        )
 
     def unscored(self) -> str | None:
         """Return one line on the splits with rows that are predicted but, without a label, cannot
         be scored; None when there is no such split."""
+        return self._line(
+            "rows without a label are predicted, but only the others scored",
+            lambda read: read.kept > 0,
+            lambda read: (read.rows - read.kept, read.rows),
+        )
+
+    def _line(
+        self,
+        what: str,
+        concerns: Callable[[ReadSplit], bool],
+        counts: Callable[[ReadSplit], tuple[int, int]],
+    ) -> str | None:
+        """Return `what` and, for each split that it concerns, how many rows of how many."""
         parts = []
         for name, splits in self._read.items():
-            some = [
-                f"{split} {read.rows - read.kept:,} of {read.rows:,}"
-                for split, read in splits.items()
-                if read.kept
-            ]
+            some = []
+            for split, read in splits.items():
+                if concerns(read):
+                    count, total = counts(read)
+                    some.append(f"{split} {count:,} of {total:,}")
             parts += [f"{name} {', '.join(some)}"] if some else []
-        return (
-            f"rows without a label are predicted, but only the others scored: {'; '.join(parts)}"
-            if parts
-            else None
-        )
+        return f"{what}: {'; '.join(parts)}" if parts else None
 
     def splits(self, task: str) -> list[str]:
         """Return the names of the splits that a task's source has. Raises UserError when they
