@@ -20,7 +20,9 @@ from tests.training.trajectory import OPTIONS
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
-def batches(model, features, accumulation: int = 1) -> dict[str, TaskBatch]:  # type: ignore[no-untyped-def]
+def batches(  # type: ignore[no-untyped-def]
+    model, features, accumulation: int = 1, ranks: Ranks = ALONE
+) -> dict[str, TaskBatch]:
     return {
         name: build_task_batch(
             model.tasks[name],
@@ -28,7 +30,7 @@ def batches(model, features, accumulation: int = 1) -> dict[str, TaskBatch]:  # 
             np.arange(13),
             input_format=InputFormat(0, True),
             accumulation=accumulation,
-            ranks=ALONE,
+            ranks=ranks,
         )
         for name in model.tasks
     }
@@ -116,17 +118,7 @@ def test_a_weighted_loss_is_torchs_on_the_whole_batch_however_it_is_cut(
     total = 0.0
     for rank in range(2):
         ranks = Ranks(rank, 2, torch.device("cpu"))
-        shares = {
-            name: build_task_batch(
-                model.tasks[name],
-                features[name],
-                np.arange(13),
-                input_format=InputFormat(0, True),
-                accumulation=accumulation,
-                ranks=ranks,
-            )
-            for name in model.tasks
-        }
+        shares = batches(model, features, accumulation, ranks)
         total += step(shares, small_step(shares)).losses["cola"]
     assert total == pytest.approx(expected, rel=1e-5)
     assert model("cola", batch).loss.item() == pytest.approx(expected, rel=1e-5)
