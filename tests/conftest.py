@@ -2,8 +2,8 @@
 
 A machine with a GPU would otherwise take that, one with instructions for bf16 would choose that
 format, and the tests compare numbers to the rounding of fp32. Commands are pinned in
-`tests/warm.py`. What is tested in other surroundings on purpose lies in `tests/bf16` and
-`tests/gpu`.
+`tests/warm.py`. What is tested in other surroundings on purpose lies in `tests/runs/bf16` and
+`tests/runs/gpu`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
-"""The user's choice of GPUs, for tests in `tests/gpu`; None: all."""
+"""The user's choice of GPUs, for tests in `tests/runs/gpu`; None: all."""
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 """The environment of every command that a test starts."""
 FORMAT = "runner.precision=fp32"

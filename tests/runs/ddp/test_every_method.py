@@ -1,0 +1,73 @@
+"""Every weighting and every sharing on two real gloo ranks: the same parameters to the bit on both,
+those of one process within 1e-5."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mtlcli.config import weightings
+from tests.runs.ddp.every_method import variants
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process and two ranks trained."""
+    place = tmp_path_factory.mktemp("methods")
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    common = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(port),
+    }
+    command = [sys.executable, "-m", "tests.runs.ddp.every_method", str(place)]
+    root = Path(__file__).parents[3]
+    worlds, sizes = [("0", "1"), ("0", "2"), ("1", "2")], ("WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    started = [
+        subprocess.Popen(
+            command,
+            env=common | {"RANK": rank} | dict.fromkeys(sizes, world),
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=root,
+        )
+        for rank, world in worlds
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=500)
+        assert process.returncode == 0, errors
+    return place
+
+
+@pytest.mark.parametrize("label", list(variants()))
+def test_two_ranks_are_one(folder: Path, label: str) -> None:
+    alone, first, second = (
+        load_file(folder / f"{label}-{rank}-{world}.safetensors")
+        for rank, world in ((0, 1), (0, 2), (1, 2))
+    )
+    tolerance = 2e-3 if label == "mgda bf16 rows" else 1e-5
+    off = {
+        name: int(((value - alone[name]).abs() > tolerance).sum()) for name, value in first.items()
+    }
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    # GradDrop keeps a number where it is larger than a random one: rounding may turn one or another
+    # over.
+    allowed = 1e-4 * sum(value.numel() for value in first.values()) if label == "graddrop" else 0
+    assert sum(off.values()) <= allowed, {name: count for name, count in off.items() if count}
+
+
+def test_every_weighting_learns_otherwise(folder: Path) -> None:
+    """Weightings that all did the same would pass the test above."""
+    trained = {label: load_file(folder / f"{label}-0-1.safetensors") for label in weightings}
+    base = trained.pop("static")
+    for label, values in trained.items():
+        assert max((values[name] - base[name]).abs().max().item() for name in base) > 1e-6, label

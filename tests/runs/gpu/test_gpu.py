@@ -1,0 +1,83 @@
+"""Training, resuming and evaluating on a GPU, through the command. Skipped where there is none.
+
+The tests compare with the CPU in fp32, to the rounding of the format that the GPU uses.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.pinned import ENVIRONMENT, GPUS
+from tests.runs.ddp.test_two_ranks import COMMON, losses
+from tests.small_run import cut_off, differences
+
+VISIBLE = {key: value for key, value in ENVIRONMENT.items() if key != "CUDA_VISIBLE_DEVICES"} | (
+    {} if GPUS is None else {"CUDA_VISIBLE_DEVICES": GPUS}
+)
+SMALL = [
+    *(each for each in COMMON if not each.startswith(("runner.precision=", "runner.device="))),
+    "runner.save_every=10",
+]
+FIND = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
+
+
+def command(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env=VISIBLE,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 20 steps on the GPU in its own format."""
+    folder = tmp_path_factory.mktemp("gpu") / "run"
+    command("-m", "mtlcli", *SMALL, "runner.device=cuda", f"run_dir={folder}")
+    return folder
+
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        shutil.which("nvidia-smi") is None or not int(command("-c", FIND)), reason="no GPU"
+    ),
+]
+
+
+def test_losses_are_those_of_the_cpu(run: Path, tmp_path: Path) -> None:
+    command(
+        "-m",
+        "mtlcli",
+        *SMALL,
+        "runner.device=cpu",
+        "runner.precision=fp32",
+        f"run_dir={tmp_path / 'cpu'}",
+    )
+    for (name, ours), (other, theirs) in zip(losses(run), losses(tmp_path / "cpu"), strict=True):
+        assert name == other and abs(ours - theirs) < 0.06 * max(1.0, theirs)
+
+
+def test_resume_goes_on_as_if_there_had_been_no_break(run: Path, tmp_path: Path) -> None:
+    broken = cut_off(run, "step_00000010", tmp_path / "broken")
+    command("-m", "mtlcli", "train", f"resume={broken}")
+    assert differences(run, broken, 20) == []
+
+
+def test_evaluation_gives_the_same_digits(run: Path, tmp_path: Path) -> None:
+    command("-m", "mtlcli", "eval", str(run), "--json", str(tmp_path / "again.json"))
+    again, results = (
+        json.loads(path.read_text()) for path in (tmp_path / "again.json", run / "results.json")
+    )
+    assert again["tasks"] == results["tasks"] and again["precision"] == results["precision"]

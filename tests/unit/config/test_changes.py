@@ -1,0 +1,45 @@
+"""What a resumed run may change: where rounding is all that differs, and where dropout makes more
+of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from mtlcli.config.changes import Change, has_dropout, judge
+from tests.unit.config.test_snapshot import VALUES, read
+
+
+@pytest.mark.parametrize(
+    "key", ["runner.devices", "runner.device", "runner.accumulation", "model.attention"]
+)
+def test_dropout_is_more_than_rounding(key: str) -> None:
+    change = Change(key, 1, 2)
+    assert judge([change], [], dropout=False) == (
+        [],
+        [f"{key}: 1 -> 2: the same result within rounding, not to the bit"],
+    )
+    problems, notices = judge([change], [], dropout=True)
+    (problem,) = problems
+    assert (
+        problem.what == "1 -> 2: dropout drops other elements, which changes the result"
+        and notices == []
+    )
+    assert f"allow=[{key}]" in problem.fix
+    assert judge([change], [key], dropout=True) == ([], [f"{key}: 1 -> 2: changed, as allowed"])
+
+
+def test_what_has_no_masks_is_rounding_in_any_case() -> None:
+    for key in ("runner.threads", "runner.eval_batch_size"):
+        assert judge([Change(key, 1, 2)], [], dropout=True)[0] == []
+
+
+def test_where_dropout_comes_from() -> None:
+    config = read(VALUES)
+    assert not has_dropout(config, {"hidden_dropout_prob": 0.0, "classifier_dropout": None})
+    assert has_dropout(config, {"hidden_dropout_prob": 0.1})
+    assert has_dropout(config, {"resid_pdrop": 0.0, "text_config": {"attention_dropout": 0.1}})
+    config.model.dropout = 0.1
+    assert has_dropout(config, {})
+    config.model.dropout = 0.0
+    next(iter(config.tasks.values())).dropout = 0.2
+    assert has_dropout(config, {})

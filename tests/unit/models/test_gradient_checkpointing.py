@@ -1,0 +1,59 @@
+"""Gradient checkpointing: the same losses and gradients with every strategy, with layers computed
+again instead of kept."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+
+from mtlcli.config import Model, sharings
+from mtlcli.config.sharing import Stitching
+from tests import small
+from tests.unit.training.test_step import batches, gradients, run_step
+
+
+def kept(run) -> int:  # type: ignore[no-untyped-def]
+    """Numbers that autograd keeps for the backward pass while `run` goes on."""
+    total = 0
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal total
+        total += tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        run()
+    return total
+
+
+@pytest.mark.parametrize(
+    "sharing", [name for name in sharings if not issubclass(sharings.configs[name], Stitching)]
+)
+def test_the_step_is_the_same(sharing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, features, _ = small.small_data()
+    model, weighting = small.small_model(sharing)
+    given = batches(model, features)
+    outcome = run_step(model, weighting, given)
+    expected = gradients(model)
+    monkeypatch.setattr(small, "Model", partial(Model, gradient_checkpointing=True))
+    checkpointed, weighting = small.small_model(sharing)
+    again = run_step(checkpointed.train(), weighting, given)
+    found = gradients(checkpointed)
+    assert (
+        again.losses == pytest.approx(outcome.losses, rel=1e-6) and found.keys() == expected.keys()
+    )
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_less_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, features, _ = small.small_data()
+    sizes = []
+    for checkpointing in (False, True):
+        monkeypatch.setattr(small, "Model", partial(Model, gradient_checkpointing=checkpointing))
+        model, _ = small.small_model("hard")
+        micro = batches(model, features)["squad"].micro[0]
+        sizes.append(kept(lambda model=model, micro=micro: model.train()("squad", micro)))
+    assert sizes[1] < 0.5 * sizes[0]

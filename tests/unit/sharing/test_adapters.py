@@ -1,0 +1,303 @@
+"""Adapters, PALs, LoRA and AdapterFusion: the backbone's output is unchanged at the start, and they
+train what they claim to train."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from mtlcli.config.sharing import AdapterFusionSharing, AdapterSharing, LoRASharing, sharings
+from mtlcli.config.validate import check
+from mtlcli.errors import UserError
+from mtlcli.models.build import build_model
+from mtlcli.models.files import BackboneFiles
+from mtlcli.models.multitask import MultiTaskModel, Trunk
+from mtlcli.tasks.base import build_tasks
+from tests.families import FAMILIES, family_backbone, family_batch
+from tests.small import SmallConfig, small_configs, small_model
+from tests.unit.config.test_crosscheck import PAIR, run, said
+from tests.unit.sharing.training import batch_of, trained
+
+SMALL: dict[str, dict[str, Any]] = {
+    "adapters": {"size": 8},
+    "pal": {"size": 8, "heads": 2},
+    "lora": {"rank": 2, "modules": "all-linear"},
+    "adapter_fusion": {"size": 8, "keys": 4},
+}
+VARIANTS = [
+    *(sharings.configs[name](**options) for name, options in SMALL.items()),
+    *(sharings.configs[name](**options, frozen=True) for name, options in SMALL.items()),
+    AdapterSharing(shared=True, layers=[-1]),
+    LoRASharing(shared=True, frozen=True),
+]
+
+
+def trunk(name: str, family: str) -> Trunk:
+    """Over a backbone of a family, with the tasks `one` and `other`."""
+    made: Trunk = sharings.implementation(name)(
+        sharings.configs[name](**SMALL[name]),
+        lambda: family_backbone(family),
+        {"one": "one", "other": "other"},
+    )
+    return made.eval()
+
+
+def own(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """What a strategy has added to the backbone, by name."""
+    marks = (
+        ".adapters.",
+        ".shared.",
+        ".attentions.",
+        "encoders.",
+        "decoders.",
+        ".fusions.",
+        ".lora_",
+    )
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if any(mark in name for mark in marks)
+    }
+
+
+def shaken(module: torch.nn.Module, share: float = 0.3) -> None:
+    """Nothing that a strategy has added is zero any more."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in own(module).values():
+            parameter += share * torch.randn(parameter.shape, generator=generator)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", SMALL)
+def test_the_backbones_output_is_unchanged_at_the_start(name: str, family: str) -> None:
+    plain, ours, batch = family_backbone(family), trunk(name, family), family_batch()
+    with torch.no_grad():
+        before = plain(batch).hidden
+        assert torch.equal(ours("one", batch).hidden, before) and torch.equal(
+            ours("other", batch).hidden, before
+        )
+        shaken(ours)
+        one, other = ours("one", batch).hidden, ours("other", batch).hidden
+    assert not torch.equal(one, before) and not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize("name", SMALL)
+def test_no_token_sees_padding_and_none_of_a_decoder_sees_what_follows(
+    name: str, family: str
+) -> None:
+    ours, batch = trunk(name, family), family_batch()
+    shaken(ours)
+    with torch.no_grad():
+        before = ours("one", batch).hidden
+        batch.input_ids[1, 5:] = 9
+        assert torch.allclose(ours("one", batch).hidden[1, :5], before[1, :5], atol=1e-6)
+        batch.input_ids[0, 4] = 4 + (batch.input_ids[0, 4] == 4)
+        changed = (ours("one", batch).hidden[0] - before[0]).abs().amax(1) > 1e-6
+    assert changed[4:].all() and changed[:4].any() == (family == "bert")
+
+
+@pytest.mark.parametrize("config", VARIANTS, ids=repr)
+def test_a_task_trains_what_it_claims_and_nothing_else(config: Any) -> None:
+    model, _ = small_model(config)
+    shaken(model)
+    users = model.users()
+    added = set(own(model))
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (
+            not config.frozen or name in added or name.startswith("heads.")
+        )
+    for task in model.tasks:
+        model.zero_grad()
+        model(task, batch_of(task)).loss.backward()
+        reached = {
+            name for name, parameter in model.named_parameters() if parameter.grad is not None
+        }
+        assert reached == {
+            name for name, p in model.named_parameters() if task in users[name] and p.requires_grad
+        }
+        # Theirs alone but for what all share.
+        assert {name for name in added & reached if len(users[name]) == 1} == {
+            name for name in added if users[name] == (task,)
+        }
+    shared = {
+        name
+        for name in users
+        if len(users[name]) > 1 and dict(model.named_parameters())[name].requires_grad
+    }
+    assert bool(shared) == config.shares
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_frozen_backbone_keeps_its_weights_to_the_bit(name: str) -> None:
+    config = sharings.configs[name](**SMALL[name], frozen=True)
+    start = {
+        name: parameter.detach().clone()
+        for name, parameter in small_model(config)[0].named_parameters()
+    }
+    model, losses = trained(config, steps=2)
+    added = set(own(model))
+    for parameter_name, parameter in model.named_parameters():
+        if parameter_name in added or parameter_name.startswith("heads."):
+            continue
+        assert torch.equal(parameter, start[parameter_name]), parameter_name
+    assert any(not torch.equal(parameter, start[key]) for key, parameter in own(model).items())
+    assert model.state_dict().keys() >= start.keys()
+
+
+def minilm(sharing: Any) -> MultiTaskModel:
+    """Of the shape of all-MiniLM-L6-v2, without numbers, with eight tasks."""
+    from transformers import BertConfig
+
+    shape = BertConfig(
+        vocab_size=30522,
+        hidden_size=384,
+        num_hidden_layers=6,
+        num_attention_heads=12,
+        intermediate_size=1536,
+    )
+    files = BackboneFiles(None, shape.to_dict(), "", True, 512, None)
+    cola = small_configs()["cola"]
+    tasks = build_tasks({f"task{letter}": cola for letter in "abcdefgh"})
+    config = SmallConfig(sharing)
+    # As of the model itself, whose pooler is trained; without one every head would have a dense
+    # layer in its place.
+    config.model.pooling = "pooler"
+    with torch.device("meta"):
+        return build_model(config, tasks, files)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_eight_tasks_need_at_most_1_15_times_the_parameters_of_one_backbone(name: str) -> None:
+    backbone = sum(parameter.numel() for parameter in minilm("hard").trunk.parameters())
+    counts = minilm(name).parameter_counts()
+    assert 1 < counts["total"] / backbone <= 1.15
+    assert counts["shared"] == backbone
+
+
+def test_an_adapter_adds_its_formula() -> None:
+    ours, plain, batch = trunk("adapters", "bert"), family_backbone("bert"), family_batch()
+    shaken(ours)
+    layers = [module for module in ours.modules() if hasattr(module, "adapters")]
+    assert len(layers) == 2
+    for layer, place in zip(plain.network.encoder.layer, layers, strict=True):
+        adapter = place.adapters["other"]  # type: ignore[index, union-attr]
+
+        def add(
+            module: Any, inputs: Any, output: torch.Tensor, adapter: Any = adapter
+        ) -> torch.Tensor:
+            inside = torch.nn.functional.gelu(output @ adapter.down.weight.T + adapter.down.bias)
+            return output + inside @ adapter.up.weight.T + adapter.up.bias
+
+        layer.register_forward_hook(add)
+    with torch.no_grad():
+        assert torch.allclose(ours("other", batch).hidden, plain(batch).hidden, atol=1e-5)
+
+
+def test_pal_adds_its_formula() -> None:
+    ours = trunk("pal", "bert")
+    shaken(ours)
+    layer = next(module for module in ours.modules() if hasattr(module, "attentions"))
+    states = torch.randn(1, 6, 32)
+    mask = torch.tensor([[True, True, True, True, False, False]])
+    ours._route.owner, ours._route.mask = "one", mask  # type: ignore[union-attr, assignment]
+    with torch.no_grad():
+        added = layer(states) - layer.inner(states)  # type: ignore[operator]
+        low = states[0] @ ours.encoders["one"].weight.T  # type: ignore[union-attr, index]
+        project = layer.attentions["one"].project  # type: ignore[union-attr, index]
+        query, key, value = (low @ project.weight.T + project.bias).chunk(3, -1)
+        parts = []
+        for columns in (slice(0, 4), slice(4, 8)):
+            scores = query[:, columns] @ key[:, columns].T / 2
+            parts.append(scores.masked_fill(~mask, -torch.inf).softmax(-1) @ value[:, columns])
+        expected = torch.cat(parts, -1) @ ours.decoders["one"].weight.T  # type: ignore[union-attr, index]
+    assert torch.allclose(added[0], expected, atol=1e-5)
+
+
+def test_lora_changes_matrices_by_its_formula() -> None:
+    batch = family_batch()
+    ours, plain = trunk("lora", "bert"), family_backbone("bert")
+    shaken(ours)
+    factors = own(ours)
+    with torch.no_grad():
+        for name, module in plain.network.named_modules():
+            if isinstance(module, torch.nn.Linear):
+                one, other = (
+                    factors[f"backbone.network.{name}.lora_{kind}.other.weight"] for kind in "AB"
+                )
+                module.weight += 16.0 / 2 * other @ one
+        assert torch.allclose(ours("other", batch).hidden, plain(batch).hidden, atol=1e-4)
+    changed = {name.split(".")[7] for name in own(small_model(LoRASharing())[0].trunk)}
+    assert changed == {"query", "value"}
+
+
+def test_fusion_mixes_by_its_formula_and_reads_others_without_training_them() -> None:
+    ours = trunk("adapter_fusion", "bert")
+    shaken(ours)
+    layer = next(module for module in ours.modules() if hasattr(module, "fusions"))
+    hidden = torch.randn(2, 5, 32)
+    ours._route.owner = "other"  # type: ignore[union-attr, assignment]
+    mixed = layer._mix(hidden)  # type: ignore[operator]
+    fusion = layer.fusions["other"]  # type: ignore[union-attr, index]
+    each = torch.stack([adapter(hidden) for adapter in layer.adapters.values()], 2)  # type: ignore[union-attr, operator]
+    scores = (fusion.query(hidden).unsqueeze(2) * fusion.key(each)).sum(-1) / 2
+    shares = scores.softmax(-1)
+    assert (shares - 0.5).abs().max() > 0.05
+    assert torch.allclose(mixed, (shares.unsqueeze(-1) * each).sum(2), atol=1e-5)
+    mixed.sum().backward()
+    trained_adapters = {
+        name for name, adapter in layer.adapters.items() if adapter.down.weight.grad is not None
+    }  # type: ignore[union-attr, operator]
+    assert trained_adapters == {"other"}
+
+
+def test_fusion_tells_what_tasks_read_of_one_another() -> None:
+    model, _ = small_model(AdapterFusionSharing(size=8, keys=4))
+    even = {name: pytest.approx(1 / 3) for name in model.tasks}
+    assert model.trunk.measures() == {"attention": dict.fromkeys(model.tasks, even)}
+    shaken(model)
+    model.eval()
+    model("cola", batch_of("cola"))
+    assert model.trunk.measures()["attention"]["cola"] == even
+    model.train()
+    model("cola", batch_of("cola"))
+    told = model.trunk.measures()["attention"]
+    assert (
+        told["cola"] != even
+        and sum(told["cola"].values()) == pytest.approx(1)
+        and told["stsb"] == even
+    )
+
+
+def test_adapters_of_all_stand_beside_those_of_one() -> None:
+    model, _ = small_model(AdapterSharing(shared=True, layers=[-1], frozen=True))
+    users = model.users()
+    names = own(model)
+    assert names and all(".layer.1." in name for name in names)
+    assert {users[name] for name in names if ".shared." in name} == {tuple(model.tasks)}
+    assert model.heights()[next(iter(names))] == 1
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(UserError, match="there is no layer 5"):
+        small_model(AdapterSharing(layers=[5]))
+    with pytest.raises(UserError, match="peft cannot change .*nowhere.* of bert"):
+        small_model(LoRASharing(modules=["nowhere"]))
+    assert said(run(PAIR, sharing={"name": "pal", "size": 10, "heads": 4})) == [
+        "sharing.heads: sharing.size=10 is not a multiple of 4 -> change one of them"
+    ]
+    for name in SMALL:
+        frozen = run(PAIR, sharing={"name": name, "frozen": True}, weighting={"name": "mgda"})
+        assert [problem.where for problem in check(frozen)[1]] == ["sharing"]
+        assert check(run(PAIR, sharing={"name": name}, weighting={"name": "mgda"}))[1] == []
+
+
+def test_a_missing_peft_is_named_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mtlcli.config.sharing.find_spec", lambda name: None)
+    assert said(run(PAIR, sharing={"name": "lora"})) == [
+        "sharing: sharing=lora needs the package peft, which is not installed -> type pip install "
+        "'mtlcli[lora]'"
+    ]
