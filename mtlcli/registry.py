@@ -1,18 +1,28 @@
 """A small registry: the name of a method -> its config dataclass and the class that implements it.
 
-The config is known without importing the implementation, because every mistake in a configuration
-is reported before torch is imported. The implementation is named as "package.module:Class" and
-imported when it is built.
+Methods are found by folder: the first look into a registry imports the modules of its packages, and
+what other installed packages offer as entry points; each of these modules registers its configs.
+They load no torch, because every mistake in a configuration is reported before torch is imported.
+An implementation that needs torch at import is named as text, and imported when it is built.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from importlib import import_module
-from typing import Any, TypeVar
+from importlib.util import resolve_name
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mtlcli.errors import UserError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 T = TypeVar("T", bound=type)
 LISTED = 100
@@ -43,30 +53,55 @@ class Registry:
     """A map from a name to a config dataclass and, imported on demand, to the class that takes this
     config."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *packages: str, group: str = "") -> None:
+        """`packages`: where the modules with the methods lie. `group`: the group of entry points
+        through which other packages add theirs; each entry point names a module."""
         self.kind = kind
-        self.configs: dict[str, type] = {}
-        self._paths: dict[str, str] = {}
+        self.added: list[str] = []
+        """The names that other packages have registered."""
+        self._packages = packages
+        self._group = group
+        self._configs: dict[str, type] = {}
+        self._implementations: dict[str, tuple[str, str]] = {}
+        self._found = False
 
     def register(self, name: str, implementation: str) -> Callable[[T], T]:
-        """Return a class decorator for the config of method `name`; `implementation` is
-        "package.module:Class"."""
+        """Return a class decorator for the config of method `name`. `implementation`: "Class" in
+        the module of the config, or "module:Class"; a module `.trunk` lies in the package that the
+        config is in."""
 
         def add(config: T) -> T:
-            if name in self.configs:
+            if name in self._configs:
                 raise ValueError(f"{self.kind} '{name}' is registered twice")
-            self.configs[name] = config
-            self._paths[name] = implementation
+            module, _, attribute = implementation.rpartition(":")
+            self._configs[name] = config
+            self._implementations[name] = (
+                resolve_name(module, config.__module__) if module else config.__module__,
+                attribute,
+            )
             return config
 
         return add
 
+    @property
+    def configs(self) -> dict[str, type[Any]]:
+        """The config dataclasses by name."""
+        if not self._found:
+            self._found = True
+            for package in self._packages:
+                for module in iter_modules(import_module(package).__path__):
+                    import_module(f"{package}.{module.name}")
+            own = set(self._configs)
+            load_entry_points(self._group)
+            self.added = [name for name in self._configs if name not in own]
+        return self._configs
+
     def implementation(self, name: str) -> Any:
         """Return the class that implements `name`. Raises UserError with the nearest name when
         there is none."""
-        if name not in self._paths:
-            raise UserError(f"unknown {self.kind} '{name}'", fix=suggest(name, self._paths))
-        module, _, attribute = self._paths[name].partition(":")
+        if name not in self.configs:
+            raise UserError(f"unknown {self.kind} '{name}'", fix=suggest(name, self.configs))
+        module, attribute = self._implementations[name]
         return getattr(import_module(module), attribute)
 
     def __iter__(self) -> Iterator[str]:
@@ -74,3 +109,49 @@ class Registry:
 
     def __contains__(self, name: object) -> bool:
         return name in self.configs
+
+
+def load_entry_points(group: str) -> None:
+    """Import the modules that installed packages name in a group of entry points. Raises UserError
+    for one that cannot be imported."""
+    for entry in _entry_points():
+        if entry.group == group:
+            try:
+                entry.load()
+            except Exception as error:  # Another package's code runs here.
+                raise UserError(
+                    f"cannot be imported: {type(error).__name__}: {error}",
+                    f"entry point {entry.name} = {entry.value} of the group {group}",
+                    "repair the package that has it, or uninstall it",
+                ) from error
+
+
+@cache
+def _entry_points() -> list[EntryPoint]:
+    """Return the entry points of installed packages in groups whose name begins with `mtl.`.
+
+    importlib.metadata takes a tenth of a second to look through all packages, so only those are
+    looked at whose file names such a group.
+    """
+    files = [
+        Path(folder, name, "entry_points.txt")
+        for folder in dict.fromkeys(sys.path)
+        if os.path.isdir(folder or ".")  # noqa: PTH112 (a TAB waits for this)
+        for name in os.listdir(folder or ".")  # noqa: PTH208
+        if name.endswith((".dist-info", ".egg-info"))
+    ]
+    found: dict[str, list[EntryPoint]] = {}
+    for file in files:
+        if file.is_file() and b"[mtl." in file.read_bytes():
+            from importlib.metadata import Distribution
+
+            # A package that lies on the path twice is imported from its first place.
+            found.setdefault(
+                file.parent.name.partition("-")[0],
+                [
+                    entry
+                    for entry in Distribution.at(file.parent).entry_points
+                    if entry.group.startswith("mtl.")
+                ],
+            )
+    return [entry for entries in found.values() for entry in entries]

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from mtlcli.config import weightings
-from mtlcli.config.weighting import AnnealedTask
 from mtlcli.data.batches import InputFormat
 from mtlcli.data.features import Features
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.training.step import Backward, build_task_batch
 from mtlcli.weighting.base import Step, Weighting
+from mtlcli.weighting.losses.annealed import AnnealedTask
 from tests.small import small_model
 
 IMPORTANCE = {"cola": 1.0, "stsb": 0.5, "squad": 2.0}

@@ -17,6 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from mtlcli.cli import VERBS
 from mtlcli.config import Config, task_types
 from mtlcli.config.paths import conf_dir
+from mtlcli.config.section import hints
 from mtlcli.errors import UserError
 from mtlcli.registry import suggest
 
@@ -261,7 +262,7 @@ def _override(current: str, names: _Names, *, groups: bool) -> list[str]:
 def _fields(path: list[str], names: _Names) -> dict[str, Any]:
     """Return the keys below `path`, each with the type of its value; empty when there is no such
     section."""
-    level = get_type_hints(Config)
+    level = hints(Config)
     for depth, part in enumerate(path):
         if depth == 0 and part == "tasks":
             level = {name: Union[tuple(names.task_config(name))] for name in names.tasks()}
@@ -274,8 +275,8 @@ def _fields(path: list[str], names: _Names) -> dict[str, Any]:
         ]
         level = {}
         for config in chosen or configs:
-            hints = get_type_hints(config)
-            for name, hint in ((each.name, hints[each.name]) for each in fields(config)):
+            types = get_type_hints(config)
+            for name, hint in ((each.name, types[each.name]) for each in fields(config)):
                 level[name] = Union[level[name], hint] if name in level else hint
     return level
 

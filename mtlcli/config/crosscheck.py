@@ -178,7 +178,7 @@ def _task(
     yield from _source(at, task, config, value_at(["tasks", name, "source", "files"], values) or {})
     yield from _columns(at, task)
     yield from _head(at, name, task, config, names)
-    kind = task.type  # type: ignore[attr-defined]
+    kind = task.type
     yield from _metrics(at, kind, task.metrics)
     size = task.batch_size or config.runner.batch_size
     shares = config.runner.devices * config.runner.accumulation
@@ -407,7 +407,7 @@ def _head(at: str, name: str, task: Task, config: Config, names: list[str]) -> I
             f"task '{task.head}' has no head of its own", f"{at}.head", f"head: {other.head}"
         )
     if type(other) is not type(task):
-        kinds = [each.type for each in (task, other)]  # type: ignore[union-attr]
+        kinds = [each.type for each in (task, other)]
         yield Problem(
             f"a {kinds[0]} task cannot use the head of the {kinds[1]} task '{task.head}'",
             f"{at}.head",

@@ -25,6 +25,8 @@ class Optim:
     relative_lr: ClassVar[float] = 1.0
     """What the model's learning rate, which is that for AdamW, is multiplied by where `lr` is
     null."""
+    name: str
+    """Optimiser."""
     lr: Annotated[float, Gt(0), Le(1e30)] | None = None
     """Peak learning rate; null: one that suits the model and the optimiser."""
     weight_decay: Annotated[float, Ge(0), Le(1000)] = 0.01

@@ -7,14 +7,15 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from functools import cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from annotated_types import Le, Lt
 
 from mtlcli.config import Config
+from mtlcli.config.section import hints
 
 Path = tuple[str | int, ...]
 """Keys, and numbers of list entries, from the top down to a value."""
@@ -25,12 +26,6 @@ QUOTE_NUMBERS = "put it in quotes: YAML reads it as a number without them"
 QUOTE_NULL = (
     "put it in quotes: YAML reads null, Null, NULL, ~ and an empty entry without quotes as no value"
 )
-
-
-def hints(section: Any) -> dict[str, Any]:
-    """Field -> type of a config dataclass; class variables are no fields."""
-    found = get_type_hints(section, include_extras=True)
-    return {field.name: found[field.name] for field in fields(section)}
 
 
 def plain(hint: Any, value: Any) -> Any:

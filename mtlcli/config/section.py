@@ -1,12 +1,14 @@
 """The decorator of every config dataclass: keyword-only, and unknown keys are refused when it is
-filled from YAML."""
+filled from YAML. And the type of a field that holds the config of one of several methods."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from typing_extensions import dataclass_transform
+
+from mtlcli.registry import Registry
 
 T = TypeVar("T")
 
@@ -16,3 +18,47 @@ def section(cls: type[T]) -> type[T]:
     """Make `cls` a keyword-only dataclass that pydantic fills strictly."""
     cls.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]
     return dataclass(kw_only=True)(cls)
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """A mark on the type of a field, as in `Annotated[Base, OneOf(registry)]`: the field holds one
+    of the registry's configs, told apart by the literal field `key`.
+
+    The registry is read when the schema is needed, not when the field is declared, so that the
+    methods in it may import this package.
+    """
+
+    registry: Registry
+    key: str = "name"
+
+    @property
+    def union(self) -> Any:
+        """The union of the registry's configs."""
+        # Written out as a subscription: ruff would turn Union[tuple(...)] into a plain tuple.
+        return Union.__getitem__(tuple(self.registry.configs.values()))
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        # Shell completion reads the schema without pydantic.
+        from pydantic import Discriminator
+
+        return handler.generate_schema(Annotated[self.union, Discriminator(self.key)])
+
+
+def hints(section: Any) -> dict[str, Any]:
+    """Field -> type of a config dataclass, with unions in the place of `OneOf`; class variables are
+    no fields."""
+    found = get_type_hints(section, include_extras=True)
+    return {field.name: _written_out(found[field.name]) for field in fields(section)}
+
+
+def _written_out(hint: Any) -> Any:
+    """A type with unions in the place of `OneOf`."""
+    if get_origin(hint) is Annotated:
+        inner, *marks = get_args(hint)
+        union = next((mark.union for mark in marks if isinstance(mark, OneOf)), None)
+        return union or Annotated[(_written_out(inner), *marks)]
+    if get_origin(hint) is dict:
+        key, value = get_args(hint)
+        return dict.__class_getitem__((key, _written_out(value)))
+    return hint

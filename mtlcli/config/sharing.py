@@ -21,6 +21,9 @@ sharings = Registry("sharing")
 class SharingConfig:
     """What the configurations of all strategies have in common."""
 
+    name: str
+    """Strategy."""
+
     @property
     def shares(self) -> bool:
         """Whether tasks have parameters in common, which gradient balancing needs."""

@@ -52,6 +52,8 @@ class Splits:
 class Task:
     """What every task has, whatever its type."""
 
+    type: str
+    """Task type."""
     source: Source
     """Where the rows come from."""
     splits: Splits = field(default_factory=Splits)

@@ -26,7 +26,6 @@ from mtlcli.config.schema import (
     docs,
     dotted,
     has_upper_bound,
-    hints,
     is_inside,
     is_number,
     leaves,
@@ -35,6 +34,7 @@ from mtlcli.config.schema import (
     tags,
     value_at,
 )
+from mtlcli.config.section import hints
 from mtlcli.errors import Problem, UserError, count_of
 from mtlcli.registry import nearest, suggest
 

@@ -322,7 +322,7 @@ class Stitched(Trunk):
             raise UserError(
                 f"the layers of {kind} cannot run as {len(self.heads)} copies at once: "
                 f"{str(error).strip().splitlines()[0][:200]}",
-                where=f"sharing={self.config.name}",  # type: ignore[attr-defined]
+                where=f"sharing={self.config.name}",
                 fix="type sharing=soft, whose copies run one at a time, or another model",
             ) from error
         self.train(was_training)

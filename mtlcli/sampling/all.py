@@ -3,7 +3,22 @@ task."""
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
+from mtlcli.config.sampling import SamplingConfig, samplings
+from mtlcli.config.section import section
 from mtlcli.sampling.base import Sampling
+
+
+@samplings.register("all", "All")
+@section
+class AllSampling(SamplingConfig):
+    """Every task in every step; small tasks are repeated until the largest has been met once."""
+
+    all_tasks: ClassVar[bool] = True
+    """Every step holds every task."""
+    name: Literal["all"] = "all"
+    """Policy."""
 
 
 class All(Sampling):

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class RandomSampling(Sampling):
 
     def plan(self, step: int) -> list[tuple[str, int]]:
         """Return one task, drawn by a generator seeded with (seed, step), with its batch size."""
+        import numpy as np
+
         draw = np.random.default_rng((self.seed, step)).random()
         # The last edge is 1 up to rounding: searching only the inner edges keeps the index in
         # range.

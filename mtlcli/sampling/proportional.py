@@ -7,9 +7,24 @@ example is met exactly once an epoch.
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING, Literal
 
+from mtlcli.config.sampling import SamplingConfig, samplings
+from mtlcli.config.section import section
 from mtlcli.sampling.base import Sampling
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@samplings.register("proportional", "Proportional")
+@section
+class ProportionalSampling(SamplingConfig):
+    """One task a step; in an epoch every task is met once through, in an order shuffled anew (Liu
+    et al. 2019, MT-DNN)."""
+
+    name: Literal["proportional"] = "proportional"
+    """Policy."""
 
 
 class Proportional(Sampling):
@@ -21,6 +36,8 @@ class Proportional(Sampling):
     def plan(self, step: int) -> list[tuple[str, int]]:
         """Return the task that lies at this step's place in the shuffled pile of the step's epoch,
         with its batch size."""
+        import numpy as np
+
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._pile is None or self._pile[0] != epoch:
             pile = np.repeat(

@@ -7,9 +7,30 @@ set size limit).
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from annotated_types import Ge, Gt
+
+from mtlcli.config.sampling import SamplingConfig, samplings
+from mtlcli.config.section import section
 from mtlcli.sampling.base import RandomSampling
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@samplings.register("temperature", "Temperature")
+@section
+class TemperatureSampling(SamplingConfig):
+    """One task a step, drawn with probability proportional to min(size, cap)^(1/temperature)
+    (Raffel et al. 2020)."""
+
+    name: Literal["temperature"] = "temperature"
+    """Policy."""
+    temperature: Annotated[float, Ge(1)] = 2.0
+    """1 is proportional; large values approach uniform."""
+    cap: Annotated[int, Gt(0)] | None = None
+    """Sizes above this count as this (examples); null: no cap."""
 
 
 class Temperature(RandomSampling):
@@ -18,6 +39,8 @@ class Temperature(RandomSampling):
     @property
     def probabilities(self) -> np.ndarray:
         """Probability of each task: (K,)."""
+        import numpy as np
+
         sizes = np.array([self.sizes[name].examples for name in self.names], dtype=np.float64)
         if self.config.cap is not None:
             sizes = np.minimum(sizes, self.config.cap)

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING, Literal
 
+from mtlcli.config.sampling import SamplingConfig, samplings
+from mtlcli.config.section import section
 from mtlcli.sampling.base import RandomSampling
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@samplings.register("uniform", "Uniform")
+@section
+class UniformSampling(SamplingConfig):
+    """One task a step, each equally often."""
+
+    name: Literal["uniform"] = "uniform"
+    """Policy."""
 
 
 class Uniform(RandomSampling):
@@ -13,4 +27,6 @@ class Uniform(RandomSampling):
     @property
     def probabilities(self) -> np.ndarray:
         """Probability of each task: (K,)."""
+        import numpy as np
+
         return np.full(len(self.names), 1 / len(self.names))

@@ -24,7 +24,7 @@ def build_optimizer(optim: Optim, model: MultiTaskModel, weighting: Weighting) -
     AdamW. Each group keeps its peak learning rate in `peak`.
     """
     assert optim.lr is not None, "the learning rate is resolved before the optimiser is built"
-    kind = optims.implementation(optim.name)(optim)  # type: ignore[attr-defined]
+    kind = optims.implementation(optim.name)(optim)
     users, heights = model.users(), model.heights()
     tables = {module.weight for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     taken: dict[tuple[float, float], list[Parameter]] = {}

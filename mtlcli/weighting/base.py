@@ -16,12 +16,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mtlcli.seeds import folded
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 When = Literal["before", "losses", "gradients", "rows"]
 """Moment at which the weights of a step are known: before the step; once its losses are known; once
@@ -63,6 +64,8 @@ class Step:
     def generator(self) -> torch.Generator:
         """Return a generator that is a pure function of (seed, step), so that draws are the same on
         every rank and after a resume."""
+        import torch
+
         return torch.Generator().manual_seed(
             folded((self.seed * 1_000_003 + self.number) * 4096 + 4095)
         )

@@ -187,7 +187,7 @@ class Bench:
         from torchjd.aggregation import UPGrad
         from torchjd.autojac import jac_to_grad, mtl_backward
 
-        from mtlcli.weighting.gradients.upgrad import ExactProjector
+        from mtlcli.weighting.nonnegative import ExactProjector
 
         self._sparse(False)
         given = self._next()

@@ -65,6 +65,9 @@ LIGHT = [
     "mtlcli.rundir",
     "mtlcli.prepare.store",
     "mtlcli.prepare.checks",
+    "mtlcli.sampling",
+    "mtlcli.weighting.losses",
+    "mtlcli.weighting.gradients",
 ]
 LIGHT += [
     f"mtlcli.data.{name}" for name in ("source", "read", "sample", "encoder", "table", "features")

@@ -1,1 +1,1 @@
-"""Gradient balancing: one file per method."""
+"""Methods that weight gradients: one file for each."""

@@ -21,12 +21,28 @@ paper.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
+from mtlcli.config.section import section
+from mtlcli.config.weighting import Balancing, weightings
 from mtlcli.weighting.base import Step
 from mtlcli.weighting.gradients.base import GradientBalancing, unit_scale
-from mtlcli.weighting.gradients.rank import cosines_of, rank
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@weightings.register("aligned", "Aligned")
+@section
+class AlignedWeighting(Balancing):
+    """Aligned-MTL: the principal components of the gradients are made equally long (Senushkin et
+    al. 2023)."""
+
+    name: Literal["aligned"] = "aligned"
+    """Method."""
+    scale: Literal["min", "median", "rmse"] = "min"
+    """The common length: that of the shortest principal component (min), the median one, or their
+    root mean square."""
 
 
 class Aligned(GradientBalancing):
@@ -34,6 +50,10 @@ class Aligned(GradientBalancing):
 
     def solve(self, step: Step, gram: Tensor) -> Tensor:
         """Return the balance transformation times ones; 0 for a zero gradient."""
+        import torch
+
+        from mtlcli.weighting.rank import cosines_of, rank
+
         gram, _ = unit_scale(gram)
         there = gram.diagonal() > 0
         components = rank(cosines_of(gram[there][:, there])[0])

@@ -15,14 +15,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
-from torch.linalg import LinAlgError  # type: ignore[attr-defined]
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mtlcli.errors import RunWarning
 from mtlcli.weighting.base import Step, WeightedTask, Weighting, When
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class SolverFailed(Exception):
@@ -85,11 +84,15 @@ class GradientBalancing(Weighting):
 
     def importance(self, step: Step) -> Tensor:
         """Return the importance of the step's tasks: (K,) float64."""
+        import torch
+
         return torch.tensor([self.tasks[name].weight for name in step.tasks], dtype=torch.float64)
 
     def weights(self, step: Step) -> dict[str, float]:
         """Return the factors of the gradient rows of importance_t * L_t; 0 for tasks of importance
         0."""
+        import torch
+
         names = self._balanced(step)
         weights = dict.fromkeys(step.tasks, 0.0)
         if self.known(step) == "before":
@@ -108,6 +111,8 @@ class GradientBalancing(Weighting):
     def _solved(self, step: Step) -> Tensor:
         """Return the weights (K,), float64, of a step whose tasks are all balanced, shortened to
         `max_norm` where the Gram matrix gives the norm of the update."""
+        from torch.linalg import LinAlgError  # type: ignore[attr-defined]
+
         assert step.gram is not None
         importance = self.importance(step)
         gram = step.gram * importance[:, None] * importance
@@ -129,6 +134,8 @@ class GradientBalancing(Weighting):
     def _last_good(self, step: Step, error: Exception) -> Tensor:
         """Count and warn of a failure of the solver. Returns the last weights (K,) that were found
         for the step's tasks, or 1 for each where one of them has none yet."""
+        import torch
+
         self.failures += 1
         have = all(name in self._last for name in step.tasks)
         instead = (
@@ -191,6 +198,8 @@ def unit_scale(gram: Tensor) -> tuple[Tensor, float]:
 def drawing(step: Step) -> Iterator[None]:
     """Let torch's global generator draw as a pure function of (seed, step) within the context.
     Afterwards the generator is as before."""
+    import torch
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step.generator().initial_seed())
         yield

@@ -20,13 +20,32 @@ Differences:
 
 from __future__ import annotations
 
-import torch
-from cvxpy.error import SolverError
-from torch import Tensor
-from torchjd.aggregation import CAGradWeighting
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+from annotated_types import Ge, Lt
+
+from mtlcli.config.section import section
+from mtlcli.config.weighting import Balancing, Needs, weightings
 from mtlcli.weighting.base import Step
 from mtlcli.weighting.gradients.base import GradientBalancing, SolverFailed, unit_scale
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@weightings.register("cagrad", "CAGrad")
+@section
+class CAGradWeighting(Balancing):
+    """The update near the sum that helps the task it helps least the most (Liu et al. 2021)."""
+
+    needs: ClassVar[Needs] = Needs(
+        several_tasks=True, shared_parameters=True, packages=("cvxpy", "clarabel"), extra="cagrad"
+    )
+    """What a run must have for it."""
+    name: Literal["cagrad"] = "cagrad"
+    """Method."""
+    c: Annotated[float, Ge(0), Lt(1)] = 0.4
+    """How far the update may be from the sum, in lengths of the sum; 0 is the sum."""
 
 
 class CAGrad(GradientBalancing):
@@ -34,8 +53,12 @@ class CAGrad(GradientBalancing):
 
     def solve(self, step: Step, gram: Tensor) -> Tensor:
         """Return K times the weights of d."""
+        import torch
+        from cvxpy.error import SolverError
+        from torchjd import aggregation
+
         try:
-            weights = CAGradWeighting(c=self.config.c)(unit_scale(gram)[0])
+            weights = aggregation.CAGradWeighting(c=self.config.c)(unit_scale(gram)[0])
         except (SolverError, ValueError) as error:
             # ValueError: cvxpy gave a status and no solution, and torchjd calculates with the None
             # that stands for it.

@@ -22,12 +22,27 @@ direction and is left out. Opposed gradients, for which x = 0, count as a failur
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+from mtlcli.config.section import section
+from mtlcli.config.weighting import Balancing, Needs, weightings
 from mtlcli.weighting.base import Step
 from mtlcli.weighting.gradients.base import GradientBalancing, SolverFailed, unit_scale
-from mtlcli.weighting.gradients.rank import cosines_of, equal_cosines
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@weightings.register("conflict_free", "ConflictFree")
+@section
+class ConflictFreeWeighting(Balancing):
+    """ConFIG: the direction with the same positive cosine to every gradient, as long as their
+    projections together (Liu et al. 2024)."""
+
+    needs: ClassVar[Needs] = Needs(several_tasks=True, shared_parameters=True, unit_importance=True)
+    """What a run must have for it."""
+    name: Literal["conflict_free"] = "conflict_free"
+    """Method."""
 
 
 class ConflictFree(GradientBalancing):
@@ -35,6 +50,10 @@ class ConflictFree(GradientBalancing):
 
     def solve(self, step: Step, gram: Tensor) -> Tensor:
         """Return the weights of d; 1 for a zero gradient, whose weight does not matter."""
+        import torch
+
+        from mtlcli.weighting.rank import cosines_of, equal_cosines
+
         gram, _ = unit_scale(gram)
         there = gram.diagonal() > 0
         cosines, norms = cosines_of(gram[there][:, there])

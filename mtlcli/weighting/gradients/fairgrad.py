@@ -23,18 +23,39 @@ before it is clipped; this code does not.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from annotated_types import Gt
+
+from mtlcli.config.section import section
+from mtlcli.config.weighting import Balancing, weightings
 from mtlcli.weighting.base import Step
 from mtlcli.weighting.gradients.base import GradientBalancing, SolverFailed, unit_scale
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 TOLERANCE = 1e-9
 MOST_ITERATIONS = 200
-ROUNDING = 8 * torch.finfo(torch.float64).eps
+ROUNDING = 8 * 2.0**-52
+"""Rounding error of a product with the Gram matrix, in float64."""
 OPPOSED = 1e-3
 """Relative rounding error of the gains beyond which it cannot be decided whether gradients are
 opposed."""
+
+
+@weightings.register("fairgrad", "FairGrad")
+@section
+class FairGradWeighting(Balancing):
+    """Alpha-fair gains of the tasks (Ban & Ji 2024)."""
+
+    name: Literal["fairgrad"] = "fairgrad"
+    """Method."""
+    alpha: Annotated[float, Gt(0)] = 2.0
+    """Fairness: near 0 the sum of gains counts, 1 is Nash-MTL, the larger the more the task that
+    gains least counts."""
+    max_norm: Annotated[float, Gt(0)] | None = 1.0
+    """A longer update of the shared parameters is shortened to this length; null: never."""
 
 
 class FairGrad(GradientBalancing):
@@ -65,6 +86,8 @@ def fair_weights(gram: Tensor, alpha: float) -> Tensor:
     so that every step descends, stays positive, and becomes Newton's as m -> 0: no line search
     (alpha = 1: t = 1 / (1 + m)).
     """
+    import torch
+
     gram, scale = unit_scale(gram)
     diagonal = gram.diagonal()
     if not bool((diagonal > 0).all()):

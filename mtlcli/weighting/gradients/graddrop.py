@@ -20,13 +20,35 @@ over ranks. Here the draw of a coordinate depends on the run's seed, the step an
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
-from torch import Tensor
+from annotated_types import Ge, Le
 
+from mtlcli.config.section import section
+from mtlcli.config.weighting import Balancing, weightings
 from mtlcli.weighting.base import Step, WeightedTask
 from mtlcli.weighting.gradients.base import GradientBalancing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@weightings.register("graddrop", "GradDrop")
+@section
+class GradDropWeighting(Balancing):
+    """In each coordinate, gradients of one sign are kept, drawn by how much the tasks agree (Chen
+    et al. 2020)."""
+
+    name: Literal["graddrop"] = "graddrop"
+    """Method."""
+    leak: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Share of the dropped gradients that is kept; 1 is the plain sum."""
+    every: Literal[1] = 1
+    """1 alone: the method has no weights that could be used again."""
+    last_layers: None = None
+    """null alone: every coordinate is drawn for itself."""
+    projection: None = None
+    """null alone: every coordinate is drawn for itself."""
 
 
 class GradDrop(GradientBalancing):
@@ -46,6 +68,8 @@ class GradDrop(GradientBalancing):
     def combine(self, step: Step, rows: Tensor, start: int, total: int) -> Tensor:
         """Return for each column the sum of the rows of the drawn sign, plus `leak` times the sum
         of the others."""
+        import torch
+
         draws = self._draws(step, total)[start : start + rows.shape[1]].to(rows.device)
         positive, negative = rows.clamp(min=0).sum(0), rows.clamp(max=0).sum(0)
         # Where all entries are 0, the purity 0 / 0 is not above the draw, and the negative sum,
@@ -57,6 +81,8 @@ class GradDrop(GradientBalancing):
     def _draws(self, step: Step, total: int) -> Tensor:
         """Return the uniform numbers (total,) of the step, which are drawn at once and kept until
         the next step."""
+        import torch
+
         if self._drawn is None or self._drawn[0] != step.number or len(self._drawn[1]) != total:
             self._drawn = step.number, torch.rand(total, generator=step.generator())
         return self._drawn[1]

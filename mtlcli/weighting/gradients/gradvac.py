@@ -21,17 +21,33 @@ best is one for each layer). A cosine with a zero gradient does not exist and is
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
-from torch import Tensor
+from annotated_types import Ge, Lt
 
+from mtlcli.config.section import section
+from mtlcli.config.weighting import Balancing, weightings
 from mtlcli.weighting.base import Step, WeightedTask
 from mtlcli.weighting.gradients.base import GradientBalancing
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HIGHEST = 1 - 1e-12
 """Largest goal that a cosine is turned to. No finite correction makes a cosine 1; a goal reaches 1
 only by rounding, when gradients are equal step after step."""
+
+
+@weightings.register("gradvac", "GradVac")
+@section
+class GradVacWeighting(Balancing):
+    """Gradients are turned towards one another until their cosines are what they were on average
+    (Wang et al. 2021)."""
+
+    name: Literal["gradvac"] = "gradvac"
+    """Method."""
+    beta: Annotated[float, Ge(0), Lt(1)] = 0.01
+    """How fast the average of the cosine of two tasks follows: the share of the newest."""
 
 
 class GradVac(GradientBalancing):
@@ -44,6 +60,8 @@ class GradVac(GradientBalancing):
     def solve(self, step: Step, gram: Tensor) -> Tensor:
         """Return the sums of the coefficients of the turned gradients, and let the goals follow the
         cosines."""
+        import torch
+
         count = len(gram)
         generator = step.generator()
         norms = gram.diagonal().sqrt().tolist()

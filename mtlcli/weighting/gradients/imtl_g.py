@@ -25,12 +25,26 @@ fp32 leaves of dependent gradients for information, and so gives weights of any 
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+from mtlcli.config.section import section
+from mtlcli.config.weighting import Balancing, Needs, weightings
 from mtlcli.weighting.base import Step
 from mtlcli.weighting.gradients.base import GradientBalancing, SolverFailed, unit_scale
-from mtlcli.weighting.gradients.rank import cosines_of, equal_cosines
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@weightings.register("imtl_g", "IMTLG")
+@section
+class IMTLGWeighting(Balancing):
+    """The update with the same projection onto every gradient (Liu et al. 2021)."""
+
+    needs: ClassVar[Needs] = Needs(several_tasks=True, shared_parameters=True, unit_importance=True)
+    """What a run must have for it."""
+    name: Literal["imtl_g"] = "imtl_g"
+    """Method."""
 
 
 class IMTLG(GradientBalancing):
@@ -38,6 +52,10 @@ class IMTLG(GradientBalancing):
 
     def solve(self, step: Step, gram: Tensor) -> Tensor:
         """Return K times the weights of sum 1; 0 for a zero gradient."""
+        import torch
+
+        from mtlcli.weighting.rank import cosines_of, equal_cosines
+
         gram, _ = unit_scale(gram)
         there = gram.diagonal() > 0
         cosines, norms = cosines_of(gram[there][:, there])

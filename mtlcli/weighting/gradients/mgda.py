@@ -36,13 +36,29 @@ weights the heads as well; here the private parameters of a task follow its own 
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
+from mtlcli.config.section import section
+from mtlcli.config.weighting import Balancing, weightings
 from mtlcli.weighting.base import Step
 from mtlcli.weighting.gradients.base import GradientBalancing, SolverFailed, unit_scale
-from mtlcli.weighting.gradients.nonnegative import nonnegative, unit_factor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@weightings.register("mgda", "MGDA")
+@section
+class MGDAWeighting(Balancing):
+    """The shortest vector in the convex hull of the gradients (Désidéri 2012; Sener & Koltun
+    2018)."""
+
+    name: Literal["mgda"] = "mgda"
+    """Method."""
+    normalize: Literal["none", "l2", "loss", "loss+"] = "none"
+    """What each gradient is divided by before the weights are looked for: its norm (l2), its task's
+    loss, or both (loss+). None is the method of the paper; the sample configuration of its authors
+    has loss+."""
 
 
 class MGDA(GradientBalancing):
@@ -55,6 +71,8 @@ class MGDA(GradientBalancing):
 
     def _divisor(self, step: Step, gram: Tensor) -> Tensor:
         """Return the number by which each gradient is divided first: (K,)."""
+        import torch
+
         divisor = torch.ones(len(gram), dtype=torch.float64)
         if self.config.normalize in ("l2", "loss+"):
             norms = gram.diagonal().sqrt()
@@ -73,6 +91,11 @@ class MGDA(GradientBalancing):
 def minimum_norm(gram: Tensor) -> Tensor:
     """Return the weights (K,) >= 0, with sum 1, of the shortest convex combination of vectors with
     this Gram matrix."""
+    import numpy as np
+    import torch
+
+    from mtlcli.weighting.nonnegative import nonnegative, unit_factor
+
     columns, norms = unit_factor(unit_scale(gram)[0])
     if not norms.all():
         return torch.from_numpy((norms == 0) / np.sum(norms == 0))

@@ -26,7 +26,28 @@ Differences:
 
 from __future__ import annotations
 
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Gt
+
+from mtlcli.config.section import section
+from mtlcli.config.weighting import Balancing, Needs, weightings
 from mtlcli.weighting.gradients.fairgrad import FairGrad
+
+
+@weightings.register("nash", "Nash")
+@section
+class NashWeighting(Balancing):
+    """Nash-MTL: the outcome of bargaining, in which every task gains the same share (Navon et al.
+    2022)."""
+
+    needs: ClassVar[Needs] = Needs(several_tasks=True, shared_parameters=True, unit_importance=True)
+    """What a run must have for it."""
+    name: Literal["nash"] = "nash"
+    """Method."""
+    max_norm: Annotated[float, Gt(0)] | None = 1.0
+    """A longer update of the shared parameters is shortened to this length; null: its length stays
+    sqrt(K)."""
 
 
 class Nash(FairGrad):

@@ -14,11 +14,25 @@ the run's seed and the step.
 
 from __future__ import annotations
 
-from torch import Tensor
-from torchjd.aggregation import PCGradWeighting
+from typing import TYPE_CHECKING, Literal
 
+from mtlcli.config.section import section
+from mtlcli.config.weighting import Balancing, weightings
 from mtlcli.weighting.base import Step
 from mtlcli.weighting.gradients.base import GradientBalancing, drawing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@weightings.register("pcgrad", "PCGrad")
+@section
+class PCGradWeighting(Balancing):
+    """Each gradient is projected onto the normal plane of those it conflicts with (Yu et al.
+    2020)."""
+
+    name: Literal["pcgrad"] = "pcgrad"
+    """Method."""
 
 
 class PCGrad(GradientBalancing):
@@ -26,5 +40,7 @@ class PCGrad(GradientBalancing):
 
     def solve(self, step: Step, gram: Tensor) -> Tensor:
         """Return the sums of the coefficients of the projected gradients."""
+        from torchjd import aggregation
+
         with drawing(step):
-            return PCGradWeighting()(gram)
+            return aggregation.PCGradWeighting()(gram)

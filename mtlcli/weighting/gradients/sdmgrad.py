@@ -31,13 +31,36 @@ weights of 1.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
-from torch import Tensor
+from annotated_types import Ge, Gt, Lt
 
+from mtlcli.config.section import section
+from mtlcli.config.weighting import Balancing, weightings
 from mtlcli.weighting.base import Step, WeightedTask
 from mtlcli.weighting.gradients.base import GradientBalancing, unit_scale
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@weightings.register("sdmgrad", "SDMGrad")
+@section
+class SDMGradWeighting(Balancing):
+    """The shortest vector in the hull of the gradients, pulled towards their mean, followed by SGD
+    (Xiao, Ban & Ji 2023)."""
+
+    name: Literal["sdmgrad"] = "sdmgrad"
+    """Method."""
+    pull: Annotated[float, Ge(0)] = 0.3
+    """Pull towards the mean gradient, the paper's lambda; 0 is MGDA, the larger the closer to the
+    sum."""
+    inner_steps: Annotated[int, Gt(0)] = 20
+    """Steps of the SGD on the weights in each step of the run."""
+    inner_lr: Annotated[float, Gt(0)] = 0.25
+    """Learning rate of that SGD. The authors' 10 is far above where it is stable."""
+    momentum: Annotated[float, Ge(0), Lt(1)] = 0.5
+    """Momentum of that SGD."""
 
 
 class SDMGrad(GradientBalancing):
@@ -49,6 +72,8 @@ class SDMGrad(GradientBalancing):
 
     def solve(self, step: Step, gram: Tensor) -> Tensor:
         """Return K times the weights of d, and update w."""
+        import torch
+
         gram, _ = unit_scale(gram)
         gram = gram / gram.diagonal().sqrt().mean() ** 2
         count, config = len(gram), self.config
@@ -78,6 +103,8 @@ class SDMGrad(GradientBalancing):
 def project_onto_simplex(point: Tensor) -> Tensor:
     """Return the closest point with entries >= 0 and sum 1: the point minus a number, cut off at 0
     (Duchi et al. 2008, figure 1)."""
+    import torch
+
     descending = point.sort(descending=True).values
     shifts = (descending.cumsum(0) - 1) / torch.arange(1, len(point) + 1)
     kept = int((descending > shifts).sum())

@@ -14,15 +14,25 @@ non-negative least squares problem, min |A s + A u| with A' A = G, solved exactl
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-from torch import Tensor
-from torchjd.aggregation import UPGradWeighting
-from torchjd.linalg import DualConeProjector
+from typing import TYPE_CHECKING, Literal
 
+from mtlcli.config.section import section
+from mtlcli.config.weighting import Balancing, weightings
 from mtlcli.weighting.base import Step
 from mtlcli.weighting.gradients.base import GradientBalancing, unit_scale
-from mtlcli.weighting.gradients.nonnegative import nonnegative, unit_factor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@weightings.register("upgrad", "UPGrad")
+@section
+class UPGradWeighting(Balancing):
+    """Each gradient is projected onto the cone of directions that harm no task (Quinton & Rey
+    2024)."""
+
+    name: Literal["upgrad"] = "upgrad"
+    """Method."""
 
 
 class UPGrad(GradientBalancing):
@@ -30,18 +40,10 @@ class UPGrad(GradientBalancing):
 
     def solve(self, step: Step, gram: Tensor) -> Tensor:
         """Return the sums of the coefficients of the projections."""
-        return UPGradWeighting(torch.ones(len(gram), dtype=torch.float64), ExactProjector())(
-            unit_scale(gram)[0]
-        )
+        import torch
+        from torchjd import aggregation
 
+        from mtlcli.weighting.nonnegative import ExactProjector
 
-class ExactProjector(DualConeProjector):
-    """Projection onto the dual cone by non-negative least squares."""
-
-    def __call__(self, U: Tensor, G: Tensor) -> Tensor:
-        """Return the weights v of the projection of each row u of U."""
-        columns, norms = unit_factor(G)
-        divisor = np.where(norms > 0, norms, 1.0)
-        # In the variables n_t s_t, the columns of A have length 1.
-        added = [nonnegative(columns, -columns @ (norms * u)) / divisor for u in U.numpy()]
-        return U + torch.from_numpy(np.stack(added))
+        ones = torch.ones(len(gram), dtype=torch.float64)
+        return aggregation.UPGradWeighting(ones, ExactProjector())(unit_scale(gram)[0])

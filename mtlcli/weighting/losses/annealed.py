@@ -12,13 +12,70 @@ where a_t is the task's importance. Tasks without a schedule keep a_t.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterator
+from dataclasses import field
+from typing import Annotated, Literal
 
-from mtlcli.config.weighting import AnnealedTask
+from annotated_types import Ge, Le
+
+from mtlcli.config.section import section
+from mtlcli.config.weighting import WeightingConfig, weightings
+from mtlcli.errors import Problem
+from mtlcli.registry import suggest
 from mtlcli.weighting.base import LossWeighting, Step
 
 NEAR = 0.2
 """Share of a schedule's range that may be missing in the last step without a warning. With
 `finish=1`, the share of one step is always missing."""
+
+
+@section
+class AnnealedTask:
+    """How the weight of one task changes in the course of the run."""
+
+    start: Annotated[float, Ge(0)] = 1.0
+    """Factor of the task's loss until `begin`."""
+    end: Annotated[float, Ge(0)] = 1.0
+    """Factor of the task's loss from `finish` on."""
+    shape: Literal["linear", "cosine", "step"] = "linear"
+    """From start to end in a straight line, in half a cosine wave, or at once, half-way between
+    `begin` and `finish`."""
+    begin: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Share of the run after which the factor leaves `start`."""
+    finish: Annotated[float, Ge(0), Le(1)] = 1.0
+    """Share of the run after which the factor is `end`; not before `begin`."""
+
+
+@weightings.register("annealed", "Annealed")
+@section
+class AnnealedWeighting(WeightingConfig):
+    """Weights that follow a schedule in the course of the run."""
+
+    name: Literal["annealed"] = "annealed"
+    """Method."""
+    tasks: dict[str, AnnealedTask] = field(default_factory=dict)
+    """The schedule of each task that has one; the others keep the factor 1."""
+
+    def problems(self, trained: Collection[str]) -> Iterator[Problem]:
+        if not self.tasks:
+            yield Problem(
+                "no task has a schedule",
+                "weighting.tasks",
+                "for example weighting.tasks.NAME.end=0, or type weighting=static",
+            )
+        for name, task in self.tasks.items():
+            if name not in trained:
+                yield Problem(
+                    f"task '{name}' is not trained in the run",
+                    f"weighting.tasks.{name}",
+                    suggest(name, trained),
+                )
+            if task.begin > task.finish:
+                yield Problem(
+                    f"begins at {task.begin:g} of the run and finishes before, at {task.finish:g}",
+                    f"weighting.tasks.{name}.begin",
+                    f"type weighting.tasks.{name}.begin={task.finish:g} or less",
+                )
 
 
 class Annealed(LossWeighting):

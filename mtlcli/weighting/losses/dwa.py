@@ -16,12 +16,28 @@ that can be saved; the tests compare with it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import torch
+from annotated_types import Gt
 
+from mtlcli.config.section import section
+from mtlcli.config.weighting import WeightingConfig, weightings
 from mtlcli.weighting.base import LossWeighting, Step, WeightedTask, same_tasks
 from mtlcli.weighting.losses.positive import require_positive
+
+
+@weightings.register("dwa", "DWA")
+@section
+class DWAWeighting(WeightingConfig):
+    """Dynamic weight average: tasks whose loss falls slowly weigh more (Liu, Johns & Davison
+    2019)."""
+
+    name: Literal["dwa"] = "dwa"
+    """Method."""
+    temperature: Annotated[float, Gt(0)] = 2.0
+    """Large values make the weights equal."""
+    every: Annotated[int, Gt(0)] | None = None
+    """Steps over which losses are averaged before they are compared; null: an epoch."""
 
 
 class DWA(LossWeighting):
@@ -36,6 +52,8 @@ class DWA(LossWeighting):
 
     def weights(self, step: Step) -> dict[str, float]:
         """Return w_t times the importance."""
+        import torch
+
         self._finish_window(step)
         known = [name for name, means in self._means.items() if len(means) == 2]
         rates = torch.tensor([self._rate(name, step) for name in known], dtype=torch.float64)

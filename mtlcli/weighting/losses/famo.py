@@ -22,15 +22,34 @@ torchjd's FAMO has neither importance nor a state that can be saved; the tests c
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-import torch
-from torch import Tensor
+from annotated_types import Ge, Gt
 
+from mtlcli.config.section import section
+from mtlcli.config.weighting import Needs, WeightingConfig, weightings
 from mtlcli.weighting.adam import Adam
 from mtlcli.weighting.base import LossWeighting, Step, WeightedTask, same_tasks
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 EPS = 1e-8
+
+
+@weightings.register("famo", "FAMO")
+@section
+class FAMOWeighting(WeightingConfig):
+    """Fast adaptive multitask optimisation: all losses fall at the same rate (Liu et al. 2023)."""
+
+    needs: ClassVar[Needs] = Needs(several_tasks=True)
+    """What a run must have for it."""
+    name: Literal["famo"] = "famo"
+    """Method."""
+    lr: Annotated[float, Gt(0)] = 0.025
+    """Learning rate of the logits, in an Adam of their own; constant through the run."""
+    weight_decay: Annotated[float, Ge(0)] = 0.001
+    """Pulls the logits towards 0, that is, towards equal logits (gamma of the paper)."""
 
 
 class FAMO(LossWeighting):
@@ -46,6 +65,8 @@ class FAMO(LossWeighting):
 
     def weights(self, step: Step) -> dict[str, float]:
         """Return w_t times the importance."""
+        import torch
+
         assert step.losses is not None
         names = self._balanced(step)
         rates = self._shares(names) / torch.tensor(
@@ -56,6 +77,8 @@ class FAMO(LossWeighting):
 
     def learn_after(self, step: Step, losses: dict[str, float]) -> None:
         """Make one step of Adam on the logits of the step's tasks."""
+        import torch
+
         assert step.losses is not None
         names = self._balanced(step)
         shares = self._shares(names)
@@ -71,6 +94,8 @@ class FAMO(LossWeighting):
 
     def _shares(self, names: list[str]) -> Tensor:
         """Return z for the tasks `names`: (K,)."""
+        import torch
+
         return torch.tensor([self.logits[name] for name in names], dtype=torch.float64).softmax(0)
 
     def state_dict(self) -> dict[str, Any]:

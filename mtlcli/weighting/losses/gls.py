@@ -15,9 +15,23 @@ derivative is not finite. torchjd's GeometricMean has no importance; the tests c
 from __future__ import annotations
 
 import math
+from typing import ClassVar, Literal
 
+from mtlcli.config.section import section
+from mtlcli.config.weighting import Needs, WeightingConfig, weightings
 from mtlcli.weighting.base import LossWeighting, Step, WeightedTask
 from mtlcli.weighting.losses.positive import positive_losses
+
+
+@weightings.register("gls", "GLS")
+@section
+class GLSWeighting(WeightingConfig):
+    """Geometric loss strategy: the geometric mean of the losses (Chennupati et al. 2019)."""
+
+    needs: ClassVar[Needs] = Needs(several_tasks=True)
+    """What a run must have for it."""
+    name: Literal["gls"] = "gls"
+    """Method."""
 
 
 class GLS(LossWeighting):

@@ -28,16 +28,37 @@ less than the others' has r_t > 1 and is given larger gradients.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
-import torch
+from annotated_types import Ge, Gt
 
+from mtlcli.config.section import section
+from mtlcli.config.weighting import Needs, WeightingConfig, weightings
 from mtlcli.weighting.adam import Adam
 from mtlcli.weighting.base import LossWeighting, Step, WeightedTask, same_tasks
 from mtlcli.weighting.losses.positive import require_positive
 
 FLOOR = 1e-3
 """The smallest weight before scaling. The weights of the plain sum are 1."""
+
+
+@weightings.register("gradnorm", "GradNorm")
+@section
+class GradNormWeighting(WeightingConfig):
+    """Gradient normalisation: weights learned so that the tasks' gradients are of like size (Chen
+    et al. 2018)."""
+
+    needs: ClassVar[Needs] = Needs(several_tasks=True, shared_parameters=True)
+    """What a run must have for it."""
+    name: Literal["gradnorm"] = "gradnorm"
+    """Method."""
+    alpha: Annotated[float, Ge(0)] = 1.5
+    """How strongly tasks that learn slowly are favoured; 0: all gradients of the same size."""
+    lr: Annotated[float, Gt(0)] = 0.025
+    """Learning rate of the weights, in an Adam of their own; constant through the run."""
+    first_steps: Annotated[int, Gt(0)] = 20
+    """Steps whose mean loss is what a task's loss is measured by. 1 is the paper's; a loss of one
+    batch is off by chance, and so are all weights that follow from it."""
 
 
 class GradNorm(LossWeighting):
@@ -67,6 +88,8 @@ class GradNorm(LossWeighting):
 
     def _gradient(self, step: Step) -> dict[str, float]:
         """Return dL_grad / dw_t for each task that is balanced."""
+        import torch
+
         assert step.losses is not None and step.gram is not None, (
             "losses and gradients are measured in every step"
         )

@@ -14,18 +14,36 @@ tests compare with it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
-from torch import Tensor
+from annotated_types import Gt
 
+from mtlcli.config.section import section
+from mtlcli.config.weighting import WeightingConfig, weightings
 from mtlcli.weighting.base import LossWeighting, Step, WeightedTask, same_tasks
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@weightings.register("imtl_l", "IMTLL")
+@section
+class IMTLLWeighting(WeightingConfig):
+    """Learned scales that bring all losses to the same size (IMTL-L, Liu et al. 2021)."""
+
+    name: Literal["imtl_l"] = "imtl_l"
+    """Method."""
+    lr: Annotated[float, Gt(0)] = 0.01
+    """Learning rate of the log scales; they follow the run's schedule and have no weight decay."""
 
 
 class IMTLL(LossWeighting):
     """Learned log scales, one for each task."""
 
     def __init__(self, config: Any, tasks: dict[str, WeightedTask]) -> None:
+        import torch
+
         super().__init__(config, tasks)
         # There is one parameter for each task, so that the optimiser leaves alone the tasks that
         # are absent from a step.
@@ -33,6 +51,8 @@ class IMTLL(LossWeighting):
 
     def weights(self, step: Step) -> dict[str, float]:
         """Return a_t exp(s_t)."""
+        import torch
+
         return {
             name: self.tasks[name].weight * torch.exp(self.log_scale[name].detach()).item()
             for name in step.tasks
@@ -44,6 +64,8 @@ class IMTLL(LossWeighting):
 
     def objective(self, losses: dict[str, Tensor]) -> Tensor:
         """Return the paper's total over the tasks of the step."""
+        import torch
+
         terms = [
             self.tasks[name].weight
             * (torch.exp(self.log_scale[name]) * loss - self.log_scale[name])
@@ -57,6 +79,8 @@ class IMTLL(LossWeighting):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the log scales. Raises ValueError unless the tasks are the same."""
+        import torch
+
         same_tasks(state["log_scale"], self.tasks)
         with torch.no_grad():
             for name, value in state["log_scale"].items():

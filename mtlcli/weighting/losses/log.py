@@ -13,9 +13,22 @@ gradient balancing and is not in this method.
 
 from __future__ import annotations
 
+from typing import Literal
+
+from mtlcli.config.section import section
+from mtlcli.config.weighting import WeightingConfig, weightings
 from mtlcli.weighting.base import LossWeighting, Step
 
 EPS = 1e-8
+
+
+@weightings.register("log", "Log")
+@section
+class LogWeighting(WeightingConfig):
+    """The sum of the logarithms of the losses (the loss transform of DB-MTL, Lin et al. 2023)."""
+
+    name: Literal["log"] = "log"
+    """Method."""
 
 
 class Log(LossWeighting):

@@ -15,9 +15,25 @@ inside of a sum; the tests compare with it.
 
 from __future__ import annotations
 
-import torch
+from typing import ClassVar, Literal
 
+from mtlcli.config.section import section
+from mtlcli.config.weighting import Needs, WeightingConfig, weightings
 from mtlcli.weighting.base import LossWeighting, Step
+
+
+@weightings.register("random", "Random")
+@section
+class RandomWeighting(WeightingConfig):
+    """Random weights, drawn anew in every step (RLW, Lin et al. 2022)."""
+
+    needs: ClassVar[Needs] = Needs(several_tasks=True)
+    """What a run must have for it."""
+    name: Literal["random"] = "random"
+    """Method."""
+    distribution: Literal["normal", "dirichlet"] = "normal"
+    """normal: the softmax of standard normal numbers; dirichlet: every mixture of the tasks equally
+    likely."""
 
 
 class Random(LossWeighting):
@@ -25,6 +41,8 @@ class Random(LossWeighting):
 
     def weights(self, step: Step) -> dict[str, float]:
         """Return w_t times the importance."""
+        import torch
+
         count, generator = len(step.tasks), step.generator()
         if self.config.distribution == "normal":
             shares = torch.randn(count, dtype=torch.float64, generator=generator).softmax(0)

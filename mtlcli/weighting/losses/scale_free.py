@@ -14,10 +14,26 @@ nothing is known of the scale of the task's loss, so the step's own loss is take
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge, Lt
+
+from mtlcli.config.section import section
+from mtlcli.config.weighting import WeightingConfig, weightings
 from mtlcli.weighting.base import LossWeighting, Step, WeightedTask, When, same_tasks
 from mtlcli.weighting.losses.positive import require_positive
+
+
+@weightings.register("scale_free", "ScaleFree")
+@section
+class ScaleFreeWeighting(WeightingConfig):
+    """Each loss divided by the moving average of its own past values."""
+
+    name: Literal["scale_free"] = "scale_free"
+    """Method."""
+    decay: Annotated[float, Ge(0), Lt(1)] = 0.99
+    """Share of the average that stays from one loss of the task to the next; 0: the loss before
+    this one alone."""
 
 
 class ScaleFree(LossWeighting):

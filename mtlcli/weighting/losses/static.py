@@ -7,7 +7,20 @@ Multi-Task Optimization Methods in Deep Learning Even Help?").
 
 from __future__ import annotations
 
+from typing import Literal
+
+from mtlcli.config.section import section
+from mtlcli.config.weighting import WeightingConfig, weightings
 from mtlcli.weighting.base import LossWeighting, Step
+
+
+@weightings.register("static", "Static")
+@section
+class StaticWeighting(WeightingConfig):
+    """Fixed weights: the sum of the tasks' losses, each times its `tasks.NAME.weight`."""
+
+    name: Literal["static"] = "static"
+    """Method."""
 
 
 class Static(LossWeighting):

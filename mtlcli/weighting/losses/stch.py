@@ -33,13 +33,48 @@ the tests compare with it.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Collection, Iterator
+from typing import Annotated, Any, ClassVar, Literal
 
-import torch
+from annotated_types import Ge, Gt, Lt
 
+from mtlcli.config.section import section
+from mtlcli.config.weighting import Needs, WeightingConfig, weightings
+from mtlcli.errors import Problem
 from mtlcli.weighting.base import LossWeighting, Step, WeightedTask, same_tasks
 from mtlcli.weighting.losses.gls import geometric_weights
 from mtlcli.weighting.losses.positive import positive_losses
+
+
+@weightings.register("stch", "STCH")
+@section
+class STCHWeighting(WeightingConfig):
+    """Smooth Tchebycheff: the worst task, by the share of its reference loss that is left, weighs
+    most (Lin et al. 2024)."""
+
+    needs: ClassVar[Needs] = Needs(several_tasks=True)
+    """What a run must have for it."""
+    name: Literal["stch"] = "stch"
+    """Method."""
+    mu: Annotated[float, Gt(0)] = 0.5
+    """Smoothing: towards 0 only the worst task counts; at 1, the default of the authors' code, the
+    weights are fixed once the references are measured, hence the smaller default here; large values
+    give the geometric mean."""
+    warmup: Annotated[float, Ge(0), Lt(1)] = 0.05
+    """Share of the run before the reference losses are measured; the geometric mean of the losses
+    until they are."""
+    reference: Annotated[float, Gt(0), Lt(1)] = 0.05
+    """Share of the run, after the warm-up, over which each task's mean loss is its reference."""
+
+    def problems(self, trained: Collection[str]) -> Iterator[Problem]:
+        if self.warmup + self.reference >= 1:
+            yield Problem(
+                f"weighting.warmup={self.warmup:g} and weighting.reference={self.reference:g} take "
+                "up the whole run: "
+                "no step is left to balance",
+                "weighting.warmup",
+                "lower one of weighting.warmup and weighting.reference",
+            )
 
 
 class STCH(LossWeighting):
@@ -65,6 +100,8 @@ class STCH(LossWeighting):
         return weights
 
     def _power_mean_weights(self, losses: dict[str, float]) -> dict[str, float]:
+        import torch
+
         reference = torch.tensor(
             [total / count for total, count in (self._sums[name] for name in losses)],
             dtype=torch.float64,

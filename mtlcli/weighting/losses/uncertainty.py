@@ -14,18 +14,37 @@ weight of the loss is w_t times the paper's. The paper's s starts at 0; so does 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
-from torch import Tensor
+from annotated_types import Gt
 
+from mtlcli.config.section import section
+from mtlcli.config.weighting import WeightingConfig, weightings
 from mtlcli.weighting.base import LossWeighting, Step, WeightedTask, same_tasks
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@weightings.register("uncertainty", "Uncertainty")
+@section
+class UncertaintyWeighting(WeightingConfig):
+    """Learned homoscedastic uncertainty (Kendall, Gal & Cipolla 2018)."""
+
+    name: Literal["uncertainty"] = "uncertainty"
+    """Method."""
+    lr: Annotated[float, Gt(0)] = 0.01
+    """Learning rate of the log variances; they follow the run's schedule and have no weight
+    decay."""
 
 
 class Uncertainty(LossWeighting):
     """Learned log variances, one for each task."""
 
     def __init__(self, config: Any, tasks: dict[str, WeightedTask]) -> None:
+        import torch
+
         super().__init__(config, tasks)
         # There is one parameter for each task, so that the optimiser leaves alone the tasks that
         # are absent from a step.
@@ -36,6 +55,8 @@ class Uncertainty(LossWeighting):
 
     def weights(self, step: Step) -> dict[str, float]:
         """Return w_t * c_t * exp(-s_t), with c = 1/2 for regression and 1 for classification."""
+        import torch
+
         return {
             name: self.tasks[name].weight
             * self._scale[name]
@@ -50,6 +71,8 @@ class Uncertainty(LossWeighting):
     def objective(self, losses: dict[str, Tensor]) -> Tensor:
         """Return the paper's total over the tasks of the step. Tasks that are absent leave their s
         alone."""
+        import torch
+
         terms = []
         for name, loss in losses.items():
             s = self.log_variance[name]
@@ -64,6 +87,8 @@ class Uncertainty(LossWeighting):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the log variances. Raises ValueError unless the tasks are the same."""
+        import torch
+
         values = state["log_variance"]
         same_tasks(values, self.tasks)
         with torch.no_grad():

@@ -13,7 +13,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from mtlcli.config import Runner, sharings, weightings
-from mtlcli.config.balancing import Balancing
+from mtlcli.config.weighting import Balancing
 from mtlcli.distributed.process_group import connect
 from tests.small import small_data
 from tests.trajectory import make, optimizer_of, train

@@ -635,8 +635,8 @@ def test_a_combination_that_cannot_work_is_named() -> None:
     ]
     assert said("-m", "weighting=static,uncertainty", "weighting.lr=0.1") == [
         "weighting.lr: unknown key 'lr' (in the job weighting=static) -> only "
-        "weighting=uncertainty, imtl_l, "
-        "famo or gradnorm has that key; choices here: name"
+        "weighting=famo, gradnorm, imtl_l "
+        "or uncertainty has that key; choices here: name"
     ]
 
 

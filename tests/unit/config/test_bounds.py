@@ -10,7 +10,8 @@ import torch
 
 from mtlcli.config import optims, samplings, sharings, task_types, weightings
 from mtlcli.config.run import Data, Logger, Model, Runner
-from mtlcli.config.schema import hints, is_number
+from mtlcli.config.schema import is_number
+from mtlcli.config.section import hints
 from mtlcli.config.validate import LARGEST, check
 from mtlcli.seeds import folded
 from mtlcli.training.loop import seed_dropout

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mtlcli.config import Config, sharings
-from mtlcli.config.schema import hints
+from mtlcli.config.section import hints
 from mtlcli.config.validate import check, check_key, docs, validate
 from mtlcli.errors import UserError
 
@@ -232,7 +232,7 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(weighting__lr=0.1),
         "weighting.lr: unknown key 'lr'",
-        "only weighting=uncertainty, imtl_l, famo or gradnorm has that key; choices here: name",
+        "only weighting=famo, gradnorm, imtl_l or uncertainty has that key; choices here: name",
     ),
     (
         changed(tasks__stsb__labels=["a", "b"]),

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mtlcli.config.sampling import AllSampling, ProportionalSampling
 from mtlcli.errors import UserError
-from mtlcli.sampling.all import All
+from mtlcli.sampling.all import All, AllSampling
 from mtlcli.sampling.base import TaskSize
-from mtlcli.sampling.proportional import Proportional
+from mtlcli.sampling.proportional import Proportional, ProportionalSampling
 from mtlcli.training.stages import Stages
 from mtlcli.training.state import Stage
 

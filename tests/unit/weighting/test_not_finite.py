@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from mtlcli.config import Balancing, weightings
-from mtlcli.config.weighting import AnnealedTask
 from mtlcli.weighting.base import Weighting
+from mtlcli.weighting.losses.annealed import AnnealedTask
 from tests.unit.weighting.steps import build, drive, random_steps, tasks
 
 OPTIONS: dict[str, dict[str, Any]] = {

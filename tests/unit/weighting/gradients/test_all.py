@@ -38,22 +38,20 @@ CONFLICT = torch.linalg.cholesky(
 
 
 def test_all_methods_are_there() -> None:
-    assert METHODS == (
-        [
-            "mgda",
-            "pcgrad",
-            "gradvac",
-            "cagrad",
-            "imtl_g",
-            "aligned",
-            "nash",
-            "fairgrad",
-            "upgrad",
-            "sdmgrad",
-            "graddrop",
-            "conflict_free",
-        ]
-    )
+    assert METHODS == [
+        "aligned",
+        "cagrad",
+        "conflict_free",
+        "fairgrad",
+        "graddrop",
+        "gradvac",
+        "imtl_g",
+        "mgda",
+        "nash",
+        "pcgrad",
+        "sdmgrad",
+        "upgrad",
+    ]
     assert [name for name in METHODS if name != "graddrop"] == WEIGHTS
 
 

@@ -6,7 +6,7 @@ import cvxpy
 import pytest
 import torch
 
-from mtlcli.weighting.gradients.upgrad import ExactProjector
+from mtlcli.weighting.nonnegative import ExactProjector
 from tests.unit.weighting.gradients.helpers import build, random_rows, weights_of
 
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtlcli.config.weighting import AnnealedTask, AnnealedWeighting
-from mtlcli.weighting.losses.annealed import factor
+from mtlcli.weighting.losses.annealed import AnnealedTask, AnnealedWeighting, factor
 from tests.unit.weighting.steps import build, make_step, tasks
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torchjd.scalarization import STCH
 
-from mtlcli.config.weighting import STCHWeighting
 from mtlcli.errors import RunError
 from mtlcli.weighting.base import WeightedTask
+from mtlcli.weighting.losses.stch import STCHWeighting
 from tests.unit.weighting.steps import build, drive, make_step, random_steps, tasks
 
 EQUAL = tasks(a=1.0, b=1.0, c=1.0)

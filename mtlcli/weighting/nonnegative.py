@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 from torch import Tensor
+from torchjd.linalg import DualConeProjector
 
 from mtlcli.weighting.gradients.base import SolverFailed
 
@@ -34,3 +35,15 @@ def nonnegative(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
         return np.asarray(nnls(matrix, target)[0])
     except RuntimeError as error:  # The limit of iterations was reached.
         raise SolverFailed(f"scipy.optimize.nnls: {error}") from error
+
+
+class ExactProjector(DualConeProjector):
+    """Projection onto the dual cone by non-negative least squares."""
+
+    def __call__(self, U: Tensor, G: Tensor) -> Tensor:
+        """Return the weights v of the projection of each row u of U."""
+        columns, norms = unit_factor(G)
+        divisor = np.where(norms > 0, norms, 1.0)
+        # In the variables n_t s_t, the columns of A have length 1.
+        added = [nonnegative(columns, -columns @ (norms * u)) / divisor for u in U.numpy()]
+        return U + torch.from_numpy(np.stack(added))
