@@ -1,6 +1,6 @@
 # `make train` and `make test` work in a fresh clone with nothing typed before. `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help install train test long lint format wheel bench scores clean distclean
+.PHONY: help install train test long lint format conf wheel bench scores clean distclean
 
 PYTHON ?= python3
 VENV := .venv
@@ -42,6 +42,9 @@ lint: $(VENV)/installed-dev  ## ruff (rules and format) and mypy
 format: $(VENV)/installed-dev  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+conf: $(VENV)/installed-dev  ## write what follows from the dataclasses: files in conf/ and tables of methods
+	$(BIN)/python scripts/generate.py
 
 wheel: $(VENV)/installed-dev  ## dist/mtlcli-*.whl and its source archive
 	rm -rf build dist

@@ -102,8 +102,8 @@ class AdamWOptim(Optim):
 @optims.register("adamw_8bit", "mtlcli.training.optimizers:AdamW8bit")
 @section
 class AdamW8bitOptim(Optim):
-    """AdamW with moments of 8 bits in blocks (Dettmers et al. 2022), a quarter of their memory;
-    embeddings keep 32 bits."""
+    """AdamW with moments of 8 bits in blocks, of 32 bits for embeddings (Dettmers et al. 2022);
+    needs `mtlcli[adamw_8bit]`."""
 
     packages: ClassVar[tuple[str, ...]] = ("bitsandbytes",)
     """Packages to import that are no dependency of mtlcli."""

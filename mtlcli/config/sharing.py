@@ -177,7 +177,7 @@ class PALSharing(SharingConfig):
 @section
 class LoRASharing(SharingConfig):
     """Low-rank changes of one backbone's weight matrices for each task, through peft (Hu et al.
-    2022)."""
+    2022); needs `mtlcli[lora]`."""
 
     name: Literal["lora"] = "lora"
     """Strategy."""

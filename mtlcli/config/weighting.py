@@ -51,8 +51,8 @@ class WeightingConfig:
 
 @section
 class Balancing(WeightingConfig):
-    """What all methods of gradient balancing can be told. `every`, `last_layers` and `projection`
-    are approximations."""
+    """What all methods on gradients have in common; `every`, `last_layers` and `projection` are
+    approximations."""
 
     needs: ClassVar[Needs] = Needs(several_tasks=True, shared_parameters=True)
     """What a run must have for it."""

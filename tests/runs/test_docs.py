@@ -62,8 +62,10 @@ def test_the_readme_and_the_page_of_methods_list_every_choice() -> None:
         assert listed[group] == names, group
     methods = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
     for group in ("sharing", "weighting"):
-        table = methods.partition(f"| | `{group}=` |")[2].partition("\n\n")[0]
-        assert set(re.findall(r"^\|[^|]*\| `(\w+)` \|", table, re.MULTILINE)) == groups[group]
+        tables = "".join(
+            re.findall(rf"^\| `{group}=` \|.*?\n\n", methods, re.MULTILINE | re.DOTALL)
+        )
+        assert set(re.findall(r"^\| `(\w+)` \|", tables, re.MULTILINE)) == groups[group]
 
 
 @pytest.fixture

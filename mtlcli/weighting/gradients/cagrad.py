@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 @weightings.register("cagrad", "CAGrad")
 @section
 class CAGradWeighting(Balancing):
-    """The update near the sum that helps the task it helps least the most (Liu et al. 2021)."""
+    """The update near the sum that helps the task it helps least the most (Liu et al. 2021);
+    needs `mtlcli[cagrad]`."""
 
     needs: ClassVar[Needs] = Needs(
         several_tasks=True, shared_parameters=True, packages=("cvxpy", "clarabel"), extra="cagrad"

@@ -40,7 +40,8 @@ EPS = 1e-8
 @weightings.register("famo", "FAMO")
 @section
 class FAMOWeighting(WeightingConfig):
-    """Fast adaptive multitask optimisation: all losses fall at the same rate (Liu et al. 2023)."""
+    """Fast adaptive multitask optimisation: all losses fall at the same rate; one more
+    forward pass a step (Liu et al. 2023)."""
 
     needs: ClassVar[Needs] = Needs(several_tasks=True)
     """What a run must have for it."""

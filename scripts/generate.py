@@ -1,0 +1,212 @@
+"""Write what follows from the dataclasses of the configuration, so that an option is typed once.
+
+    python scripts/generate.py            write the files below
+    python scripts/generate.py --check    only name those that differ; the exit code is then 1
+
+- `conf/sharing`, `weighting`, `sampling` and `optim`: a file for each method, with its defaults.
+- `conf/model`, `data`, `runner` and `logger`: the files keep their values and first line; keys that
+  they lack get their defaults.
+- `README.md` and `docs/methods.md`: the names of the choices, and the tables of methods.
+
+Comments are the docstrings of the classes and fields. `make conf` runs this script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from omegaconf import OmegaConf
+
+from mtlcli.config import (
+    Balancing,
+    Data,
+    Logger,
+    Model,
+    Runner,
+    optims,
+    samplings,
+    sharings,
+    weightings,
+)
+from mtlcli.config.schema import docs
+from mtlcli.config.section import hints
+from mtlcli.registry import Registry
+
+ROOT = Path(__file__).resolve().parents[1]
+WIDTH = 100
+SETTINGS: dict[str, type] = {"model": Model, "data": Data, "runner": Runner, "logger": Logger}
+METHODS: dict[str, Registry] = {
+    "sharing": sharings,
+    "weighting": weightings,
+    "sampling": samplings,
+    "optim": optims,
+}
+
+
+def generated() -> dict[Path, str]:
+    """Every generated file and the text that it should have."""
+    files = {}
+    for group, registry in METHODS.items():
+        for name, config in own(registry).items():
+            values = {key: default(config, key) for key in keys(config)}
+            files[ROOT / "conf" / group / f"{name}.yaml"] = conf_text(config, about(config), values)
+    for group, section in SETTINGS.items():
+        for path in sorted((ROOT / "conf" / group).glob("*.yaml")):
+            given: Any = OmegaConf.to_container(OmegaConf.load(path))
+            values = {key: given.get(key, default(section, key)) for key in keys(section)}
+            first = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+            files[path] = conf_text(section, first, values)
+    readme, methods = ROOT / "README.md", ROOT / "docs" / "methods.md"
+    files[readme] = with_choices(readme.read_text(encoding="utf-8"))
+    files[methods] = with_tables(methods.read_text(encoding="utf-8"))
+    return files
+
+
+def own(registry: Registry) -> dict[str, Any]:
+    """The configs of a registry without those of other packages."""
+    return {name: each for name, each in registry.configs.items() if name not in registry.added}
+
+
+def about(config: type) -> str:
+    """The first paragraph of a docstring as one line."""
+    text = (config.__doc__ or "").partition("\n\n")[0]
+    return " ".join(text.split()).removesuffix(".")
+
+
+def keys(section: type) -> list[str]:
+    """The fields of a config, its own before those of its base classes."""
+    names = {field.name for field in fields(section)}
+    declared = [key for cls in section.__mro__ for key in vars(cls).get("__annotations__", {})]
+    return [key for key in dict.fromkeys(declared) if key in names]
+
+
+def default(section: type, key: str) -> Any:
+    """The default of a field."""
+    field = next(each for each in fields(section) if each.name == key)
+    return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
+# ------------------------------------------------------------------------------------------------
+# conf/
+
+
+def conf_text(section: type, first: str, values: dict[str, Any]) -> str:
+    """The YAML of a config: every key below its docstring, with its value and the words that it can
+    hold."""
+    texts, types = docs(section), hints(section)
+    lines = [f"# {first}"]
+    for key, value in values.items():
+        if key == "name" and section not in SETTINGS.values():
+            lines.append(f"name: {value}")
+            continue
+        lines += ["", *textwrap.wrap(texts[key], WIDTH, **COMMENT)]
+        words = choices(types[key])
+        lines.append(f"{key}: {written(value)}" + (f"  # {' | '.join(words)}" if words[1:] else ""))
+    return "\n".join(lines) + "\n"
+
+
+COMMENT: dict[str, Any] = {
+    "initial_indent": "# ",
+    "subsequent_indent": "# ",
+    "break_long_words": False,
+    "break_on_hyphens": False,
+}
+
+
+def choices(hint: Any) -> list[str]:
+    """The words that a value can be; numbers and null are left out."""
+    if get_origin(hint) is Literal:
+        return [str(word) for word in get_args(hint)]
+    words = [word for part in get_args(hint) for word in choices(part)]
+    return words if get_origin(hint) in (Annotated, Union, UnionType) else []
+
+
+def written(value: Any) -> str:
+    """A value as YAML."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        return re.sub(r"e([+-])0", r"e\1", repr(value))
+    if isinstance(value, list):
+        return f"[{', '.join(map(written, value))}]"
+    return str(value)
+
+
+# ------------------------------------------------------------------------------------------------
+# README.md and docs/
+
+
+def with_choices(text: str) -> str:
+    """The README with the names of all methods in its table of groups."""
+    for group, registry in METHODS.items():
+        names = f"`{' '.join(sorted(own(registry)))}`"
+        text, count = re.subn(
+            rf"^(\| `{group}` \| )[^|]*( \|)", rf"\g<1>{names}\g<2>", text, flags=re.MULTILINE
+        )
+        assert count == 1, f"README.md has no row for the group {group}"
+    return text
+
+
+def with_tables(text: str) -> str:
+    """The page of methods with the tables between its marks."""
+    losses = {k: v for k, v in own(weightings).items() if not issubclass(v, Balancing)}
+    gradients = {k: v for k, v in own(weightings).items() if issubclass(v, Balancing)}
+    tables = {
+        "sharing": table("sharing", own(sharings)),
+        "losses": table("weighting", losses),
+        "gradients": table("weighting", gradients),
+    }
+    for name, lines in tables.items():
+        begin, end = f"<!-- table: {name} (make conf) -->\n", "\n<!-- end -->"
+        before, found, rest = text.partition(begin)
+        assert found, f"docs/methods.md has no mark {begin}"
+        text = before + begin + "\n" + "\n".join(lines) + "\n" + end + rest.partition(end)[2]
+    return text
+
+
+def table(group: str, configs: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of a table of methods. What all methods on gradients have in common is in the
+    last line."""
+    yield f"| `{group}=` | what it does | options (`{group}.KEY=VALUE`) |"
+    yield "|---|---|---|"
+    common = [key for key in keys(Balancing) if key != "name"]
+    for name, config in sorted(configs.items()):
+        own_keys = [key for key in keys(config) if key not in ("name", *common)]
+        yield f"| `{name}` | {about(config)} | {options(config, own_keys)} |"
+    if any(issubclass(config, Balancing) for config in configs.values()):
+        yield f"| all of these | {about(Balancing)} | {options(Balancing, common)} |"
+
+
+def options(section: type, names: list[str]) -> str:
+    """Keys with their defaults."""
+    pairs = [f"`{key}={written(default(section, key)).replace(' ', '')}`" for key in names]
+    return " ".join(pairs) or "-"
+
+
+def main() -> int:
+    """Write or check, and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="only name the files that differ")
+    check = parser.parse_args().check
+    differ = {
+        path: text
+        for path, text in generated().items()
+        if not path.is_file() or path.read_text(encoding="utf-8") != text
+    }
+    for path, text in differ.items():
+        print(path.relative_to(ROOT))
+        if not check:
+            path.write_text(text, encoding="utf-8")
+    return int(check and bool(differ))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
