@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from mtlcli.errors import RunWarning, UserError, count_of
 from mtlcli.models.bert import PLAIN, bert_layers, skip_tokens
 from mtlcli.models.dropout import cheapen
 from mtlcli.models.files import WORD_EMBEDDINGS, BackboneFiles, from_here, locate, own_architecture
+from mtlcli.models.forward_pass import checkpoint_contexts
 from mtlcli.tasks.base import Encoded
 
 SHOWN = 6
@@ -34,8 +35,8 @@ SHOWN = 6
 
 
 def layer_of(parameter: str) -> int | None:
-    """Return the number, from 0, of the layer that a parameter of a backbone belongs to; None for
-    embeddings, final norms and poolers.
+    """Return the number, from 0, of the layer that a tensor in a file of weights belongs to; None
+    for embeddings, final norms and poolers.
 
     Every encoder of the transformers library keeps its layers in one list, whose index is the first
     number in the name.
@@ -43,42 +44,11 @@ def layer_of(parameter: str) -> int | None:
     return next((int(part) for part in parameter.split(".") if part.isdigit()), None)
 
 
-def height_of(parameter: str, depth: int) -> int:
-    """Return how far down a parameter of a backbone with `depth` layers lies: 0 above the layers
-    (final norms, poolers), 1 in the last layer, `depth` in the first, `depth` + 1 in the
-    embeddings."""
-    layer = layer_of(parameter)
-    if layer is not None:
-        return depth - layer
-    # The names that the transformers library has for embeddings: embeddings, embed_tokens, wte,
-    # wpe, shared.
-    parts = parameter.split(".")
-    return (
-        depth + 1
-        if any("embed" in part or part in ("wte", "wpe", "shared") for part in parts)
-        else 0
-    )
-
-
-def last_layers(parameters: Sequence[str], count: int) -> list[int]:
-    """Return the positions in `parameters`, the names of a backbone's parameters, of those in the
-    last `count` layers.
-
-    Raises UserError when the backbone has fewer layers.
-    """
-    layers = [layer_of(name) for name in parameters]
-    depth = max((layer + 1 for layer in layers if layer is not None), default=0)
-    if count > depth:
-        raise UserError(
-            f"the backbone has {count_of(depth, 'layer')}",
-            where="weighting.last_layers",
-            fix=f"type {depth} or less, or null",
-        )
-    return [
-        position
-        for position, layer in enumerate(layers)
-        if layer is not None and layer >= depth - count
-    ]
+def _numbered(module: nn.Module) -> Iterator[tuple[int, nn.Module]]:
+    """Yield the entries of a network's lists of modules with their numbers: its layers. In ALBERT,
+    they are groups of layers that share their weights."""
+    for child in module.children():
+        yield from enumerate(child) if isinstance(child, nn.ModuleList) else _numbered(child)
 
 
 ATTENTION_DROPOUT = (
@@ -136,9 +106,21 @@ class Backbone(nn.Module):
             raise UserError(
                 what, where="model.frozen_layers", fix=f"type {self.depth} or less, or null"
             )
-        for name, parameter in self.network.named_parameters():
-            if height_of(name, self.depth) > self.depth - layers:
+        for parameter, depth in self.depths().items():
+            if depth > self.depth - layers:
                 parameter.requires_grad = False
+
+    def depths(self) -> dict[nn.Parameter, int]:
+        """Return how far each parameter of the network lies below its output: 0 above the layers
+        (final norms, poolers), 1 in the last layer, `depth` in the first, `depth` + 1 in the
+        embeddings. What a strategy has put into a layer lies where the layer does."""
+        depths = {
+            parameter: self.depth + 1 if _of_embeddings(name) else 0
+            for name, parameter in self.network.named_parameters()
+        }
+        for number, layer in _numbered(self.network):
+            depths.update(dict.fromkeys(layer.parameters(), self.depth - number))
+        return depths
 
     @property
     def causal(self) -> bool:
@@ -289,7 +271,7 @@ def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = T
             getattr(network, "activation_checkpointing_enable", None)
             or network.gradient_checkpointing_enable
         )
-        enable({"use_reentrant": False})
+        enable({"use_reentrant": False, "context_fn": checkpoint_contexts})
     has_pooler = getattr(network, "pooler", None) is not None
     pooling: str = model.pooling
     if pooling == "auto":
@@ -352,6 +334,12 @@ def _check_complete(model: Model, network: PreTrainedModel, info: dict[str, Any]
             RunWarning,
             stacklevel=2,
         )
+
+
+def _of_embeddings(parameter: str) -> bool:
+    """Return whether a parameter belongs to the embeddings, by the names that the transformers
+    library has for them: embeddings, embed_tokens, wte, wpe, shared."""
+    return any("embed" in part or part in ("wte", "wpe", "shared") for part in parameter.split("."))
 
 
 def _any_layer(parameter: str) -> str:

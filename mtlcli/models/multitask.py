@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from mtlcli.data.batches import Batch, join
-from mtlcli.models.backbone import height_of
-from mtlcli.models.layers import PerTask, TaskModules, task_of
+from mtlcli.errors import UserError, count_of
+from mtlcli.models.backbone import Backbone
+from mtlcli.models.forward_pass import ForwardPass, running
+from mtlcli.models.per_task import PerTask, TaskModules
 from mtlcli.tasks.base import Encoded, TaskType
 
 
-class Trunk(nn.Module, ABC):
+@dataclass(frozen=True)
+class ParameterInfo:
+    """What the program has to know about a parameter."""
+
+    users: tuple[str, ...]
+    """The tasks whose loss depends on it: one for a private parameter, more for a shared one."""
+    depth: int
+    """How far it lies below the heads: 0 for heads and what stands on top of the layers, 1 for the
+    last layer, the number of layers for the first, one more for the embeddings."""
+    lr: float | None = None
+    """A peak learning rate of its own. Such a rate follows the schedule and has no other factor,
+    and the parameter has no weight decay."""
+
+
+class ParameterTable(dict[nn.Parameter, ParameterInfo]):
+    """What each parameter of a trunk is."""
+
+    def change(self, parameters: Iterable[nn.Parameter], **fields: Any) -> None:
+        """Change fields of the `ParameterInfo` of some parameters."""
+        for parameter in parameters:
+            self[parameter] = replace(self[parameter], **fields)
+
+
+class Trunk(nn.Module):
     """The part of the model below the heads. Sharing strategies build one."""
 
     joint: ClassVar[bool] = False
@@ -27,6 +51,9 @@ class Trunk(nn.Module, ABC):
     """Whether `forward` heeds `Batch.tokens`. It can where the modules behind the backbone's last
     layer act on the state of each token by itself."""
 
+    backbone: Backbone
+    """The backbone that all tasks read, in the strategies that have one."""
+
     def __init__(self, owners: dict[str, str]) -> None:
         """`owners`: for every task its head owner, the task whose head it uses: itself, or the task
         from which it borrows a head."""
@@ -35,52 +62,65 @@ class Trunk(nn.Module, ABC):
         self.heads = list(dict.fromkeys(owners.values()))
         """The tasks that have a head of their own."""
 
-    @abstractmethod
     def forward(self, task: str, batch: Batch) -> Encoded:
         """Return token states and pooled vectors of a batch of `task`, or, if `joint`, of a mixed
         batch, which names its tasks."""
+        with running(self.begin(task, batch)):
+            return self.encode(task, batch)
 
-    def owned(self, task: str, batch: Batch) -> list[tuple[str, int]]:
+    def begin(self, task: str, batch: Batch) -> ForwardPass:
+        """Return the pass of a batch, for the modules that the strategy has put into the
+        network."""
+        return ForwardPass(self.parts(task, batch), batch.attention_mask)
+
+    def parts(self, task: str, batch: Batch) -> list[tuple[str, int]]:
         """Return the head owners of a batch's inputs, and the number of inputs of each."""
         return [(self.owners[name], count) for name, count in batch.parts or ((task, len(batch)),)]
 
-    def users(self, parameter: str) -> tuple[str, ...]:
-        """Return the tasks whose loss depends on a parameter of this module, given by name: one
-        task and its borrowers if the parameter lies below a `PerTask`, else all tasks."""
-        module: nn.Module = self
-        path = parameter.split(".")
-        for part, following in zip(path, path[1:], strict=False):
-            module = getattr(module, part)
-            if isinstance(module, PerTask):
-                return self.borrowers(task_of(following))
-        return tuple(self.owners)
+    def encode(self, task: str, batch: Batch) -> Encoded:
+        """Do the work of `forward`, within the batch's pass. Strategies with several backbones
+        choose one here."""
+        return self.backbone(batch)
+
+    def parameter_table(self) -> ParameterTable:
+        """Return what each parameter of this module is. One that lies below a `PerTask` belongs to
+        one task and its borrowers, any other to all tasks; one that lies in a backbone has its
+        depth there. Strategies change the entries of parameters of other kinds."""
+        info = ParameterInfo(tuple(self.owners), 0)
+        table = ParameterTable((parameter, info) for parameter in self.parameters())
+        for module in self.modules():
+            if isinstance(module, Backbone):
+                for parameter, depth in module.depths().items():
+                    table.change([parameter], depth=depth)
+            elif isinstance(module, PerTask):
+                for owner, part in module.items():
+                    table.change(part.parameters(), users=self.borrowers(owner))
+        return table
 
     def borrowers(self, owner: str) -> tuple[str, ...]:
         """Return the tasks that use the head of `owner`, itself among them."""
         return tuple(task for task, other in self.owners.items() if other == owner)
 
-    def penalty(self) -> Tensor | None:
-        """Return the auxiliary loss of a step (for example the distance of soft sharing), or
-        None."""
-        return None
-
-    @contextmanager
-    def training_passes(self) -> Iterator[None]:
-        """Enclose the passes of a training step. Other passes (probes, evaluation) happen outside,
-        so that `measures` can report statistics of steps alone."""
-        yield
-
-    def learning_rates(self) -> dict[str, float]:
-        """Return the peak learning rates, by name, of the parameters that have one of their own.
-        Such a rate follows the schedule and has no other factor; these parameters have no weight
-        decay."""
+    def measures(self) -> dict[str, Any]:
+        """Return the strategy's statistics, for each metrics row and for results.json: JSON values
+        by name."""
         return {}
 
-    def enter(self, stage: int, *, anew: bool) -> None:
-        """Enter a stage of the run (numbered from 0). `anew`: the stage begins; otherwise a resumed
-        run goes on in it. Most strategies have one stage."""
 
-    def term(
+@runtime_checkable
+class HasAuxiliaryLoss(Protocol):
+    """A trunk that adds a function of its parameters to the loss of each step."""
+
+    def penalty(self) -> Tensor | None:
+        """Return the auxiliary loss of a step (for example the distance of soft sharing), or None.
+        Called once a step."""
+
+
+@runtime_checkable
+class HasBatchLoss(Protocol):
+    """A trunk that adds a function of each batch to the loss."""
+
+    def batch_loss(
         self, batch: Batch, encoded: Encoded, heads: TaskModules, tasks: dict[str, TaskType[Any]]
     ) -> Tensor | None:
         """Return the auxiliary loss of a batch, summed over the batch's inputs (scalar, fp32), or
@@ -88,12 +128,24 @@ class Trunk(nn.Module, ABC):
 
         `encoded`: the result of `forward` for the batch.
         """
-        return None
 
-    def measures(self) -> dict[str, Any]:
-        """Return the strategy's statistics, for each metrics row and for results.json: JSON values
-        by name."""
-        return {}
+
+@runtime_checkable
+class Staged(Protocol):
+    """A trunk that changes from one stage of the run to the next."""
+
+    def enter(self, stage: int, *, anew: bool) -> None:
+        """Enter a stage of the run (numbered from 0). `anew`: the stage begins; otherwise a resumed
+        run goes on in it."""
+
+
+@runtime_checkable
+class ObservesSteps(Protocol):
+    """A trunk whose statistics are those of training steps."""
+
+    def training_passes(self) -> AbstractContextManager[None]:
+        """Return a context that encloses the passes of a training step. Other passes (probes,
+        evaluation) happen outside."""
 
 
 @dataclass
@@ -102,7 +154,7 @@ class TaskOutput:
 
     loss: Tensor
     """Loss summed over the batch's items and divided by `batch.denominator`, plus the trunk's
-    `term` divided by `batch.examples`: scalar, fp32."""
+    `batch_loss` divided by `batch.examples`: scalar, fp32."""
     outputs: dict[str, Tensor]
     """The outputs of the head, for example logits (batch, classes)."""
 
@@ -125,6 +177,15 @@ class MultiTaskModel(nn.Module):
         self.trunk = trunk
         self.heads = TaskModules(heads)
         self.tasks = tasks
+        self.parameter_infos = self._describe()
+        """What each parameter is, by name."""
+
+    def _describe(self) -> dict[str, ParameterInfo]:
+        table = self.trunk.parameter_table()
+        for owner, head in self.heads.items():
+            users = self.trunk.borrowers(owner)
+            table.update(dict.fromkeys(head.parameters(), ParameterInfo(users, 0)))
+        return {name: table[parameter] for name, parameter in self.named_parameters()}
 
     def owner(self, task: str) -> str:
         """Return the task whose head `task` uses."""
@@ -167,30 +228,53 @@ class MultiTaskModel(nn.Module):
     def _output(self, task: str, batch: Batch, encoded: Encoded) -> TaskOutput:
         outputs = self.heads[self.owner(task)](encoded)
         loss = self.tasks[task].loss(outputs, batch)
-        term = self.trunk.term(batch, encoded, self.heads, self.tasks)
         loss = loss / batch.denominator
-        return TaskOutput(loss if term is None else loss + term / batch.examples, outputs)
+        more = (
+            self.trunk.batch_loss(batch, encoded, self.heads, self.tasks)
+            if isinstance(self.trunk, HasBatchLoss)
+            else None
+        )
+        return TaskOutput(loss if more is None else loss + more / batch.examples, outputs)
 
-    def heights(self) -> dict[str, int]:
-        """Return for every parameter, by name, how far down it lies: 0 for heads and what stands on
-        top of the layers, 1 for the last layer, `depth` for the first, `depth` + 1 for the
-        embeddings."""
-        # What follows `.network.` is the name in the transformers network. Names of tasks stand
-        # before it, and modules that a strategy puts beside the network lie above the layers.
-        inside = {name: name.partition(".network.")[2] for name, _ in self.named_parameters()}
-        return {name: height_of(rest, self.depth) if rest else 0 for name, rest in inside.items()}
+    def penalty(self) -> Tensor | None:
+        """Return the auxiliary loss that the trunk adds once a step, or None."""
+        return self.trunk.penalty() if isinstance(self.trunk, HasAuxiliaryLoss) else None
+
+    def enter(self, stage: int, *, anew: bool) -> None:
+        """Enter a stage of the run (see `Staged`)."""
+        if isinstance(self.trunk, Staged):
+            self.trunk.enter(stage, anew=anew)
+
+    def training_passes(self) -> AbstractContextManager[None]:
+        """Return a context that encloses the passes of a training step."""
+        trunk = self.trunk
+        return trunk.training_passes() if isinstance(trunk, ObservesSteps) else nullcontext()
 
     def users(self) -> dict[str, tuple[str, ...]]:
-        """Return for every parameter, by name, the tasks whose loss depends on it: one for a
-        private parameter, more for a shared one."""
-        partition: dict[str, tuple[str, ...]] = {}
-        for name, _ in self.named_parameters():
-            part, _, rest = name.partition(".")
-            if part == "trunk":
-                partition[name] = self.trunk.users(rest)
-            else:
-                partition[name] = self.trunk.borrowers(task_of(rest.partition(".")[0]))
-        return partition
+        """Return for every parameter, by name, the tasks whose loss depends on it."""
+        return {name: info.users for name, info in self.parameter_infos.items()}
+
+    def last_layers(self, names: Sequence[str], count: int) -> list[int]:
+        """Return the positions in `names`, the names of parameters, of those in the last `count`
+        layers that any of them lies in.
+
+        Raises UserError when there are fewer such layers.
+        """
+        depths = [self.parameter_infos[name].depth for name in names]
+        inside = [depth for depth in depths if 0 < depth <= self.depth]
+        highest = min(inside, default=self.depth + 1)
+        layers = self.depth + 1 - highest
+        if count > layers:
+            raise UserError(
+                f"the backbone has {count_of(layers, 'layer')}",
+                where="weighting.last_layers",
+                fix=f"type {layers} or less, or null",
+            )
+        return [
+            position
+            for position, depth in enumerate(depths)
+            if highest <= depth < highest + count and depth <= self.depth
+        ]
 
     def parameter_counts(self) -> dict[str, Any]:
         """Return the numbers of parameters: total, shared by several tasks, and private to each

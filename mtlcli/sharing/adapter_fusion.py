@@ -26,12 +26,12 @@ import torch
 from torch import Tensor, nn
 
 from mtlcli.config.sharing import AdapterFusionSharing
-from mtlcli.data.batches import Batch
-from mtlcli.models.adapters import Bottleneck, adapt
 from mtlcli.models.backbone import Backbone
-from mtlcli.models.layers import Layer, MaskedRoute, PerTask, hidden_of, with_hidden
+from mtlcli.models.forward_pass import ForwardPass, current
 from mtlcli.models.multitask import Trunk
-from mtlcli.tasks.base import Encoded
+from mtlcli.models.per_task import PerTask
+from mtlcli.sharing.adapters import Bottleneck
+from mtlcli.sharing.parts.layers import Layer, hidden_of, replace_layers, with_hidden
 
 
 class AdapterFusion(Trunk):
@@ -45,7 +45,6 @@ class AdapterFusion(Trunk):
         owners: dict[str, str],
     ) -> None:
         super().__init__(owners)
-        self._route = MaskedRoute()
         self.backbone = make_backbone()
         hidden = self.backbone.hidden
         self._fused: list[FusedLayer] = []
@@ -55,15 +54,10 @@ class AdapterFusion(Trunk):
             fusions = PerTask(
                 {name: Fusion(hidden, config.keys, len(self.heads)) for name in self.heads}
             )
-            self._fused.append(FusedLayer(layer, adapters, fusions, self._route))
+            self._fused.append(FusedLayer(layer, adapters, fusions))
             return self._fused[-1]
 
-        adapt(self.backbone, config.layers, place, frozen=config.frozen)
-
-    def forward(self, task: str, batch: Batch) -> Encoded:
-        """Return token states and pooled vectors computed through the task's mix of adapters."""
-        self._route.owner, self._route.mask = self.owners[task], batch.attention_mask
-        return self.backbone(batch)
+        replace_layers(self.backbone, config.layers, place, frozen=config.frozen)
 
     def measures(self) -> dict[str, Any]:
         """Return `attention`: for each task, the share of each task's adapter in what it reads,
@@ -98,12 +92,9 @@ class Fusion(nn.Module):
 class FusedLayer(Layer):
     """A layer, and behind it the task's mix of all adapters."""
 
-    def __init__(
-        self, layer: nn.Module, adapters: PerTask, fusions: PerTask, route: MaskedRoute
-    ) -> None:
+    def __init__(self, layer: nn.Module, adapters: PerTask, fusions: PerTask) -> None:
         super().__init__(layer)
         self.inner, self.adapters, self.fusions = layer, adapters, fusions
-        self._route = route
 
     def forward(self, *inputs: Any, **more: Any) -> Any:
         """Return the layer's output, with the mix added to the hidden states."""
@@ -114,7 +105,8 @@ class FusedLayer(Layer):
     def _mix(self, hidden: Tensor) -> Tensor:
         """Return sum_k a_k z_k: (batch, length, hidden). The K adapters are computed as one adapter
         that is K times as wide, so that no z_k is ever made."""
-        fusion = self.fusions[self._route.owner]
+        passing = current(ForwardPass)
+        fusion = self.fusions[passing.owner]
         down, down_bias, up, up_bias = (
             self._stacked(*place)
             for place in (("down", "weight"), ("down", "bias"), ("up", "weight"), ("up", "bias"))
@@ -130,7 +122,7 @@ class FusedLayer(Layer):
         ) + nn.functional.linear(probe, up_bias)
         shares = scores.softmax(-1)
         if self.training and torch.is_grad_enabled():
-            mask = self._route.mask.unsqueeze(-1)
+            mask = passing.mask.unsqueeze(-1)
             fusion.get_buffer("shares").copy_((shares.detach() * mask).sum((0, 1)) / mask.sum())
         weighted = (inside.view(by_adapter) * shares.unsqueeze(-1)).flatten(-2)
         return weighted @ wide + shares @ up_bias
@@ -138,7 +130,7 @@ class FusedLayer(Layer):
     def _stacked(self, part: str, kind: str) -> Tensor:
         """Return one of the four parameters of all K adapters: (K, ...). No gradient goes into
         those of other tasks."""
-        owner = self._route.owner
+        owner = current(ForwardPass).owner
         each = [
             (name, adapter.get_submodule(part).get_parameter(kind))
             for name, adapter in self.adapters.items()

@@ -17,15 +17,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mtlcli.config.sharing import AdapterSharing
-from mtlcli.data.batches import Batch
-from mtlcli.models.adapters import Bottleneck, adapt
 from mtlcli.models.backbone import Backbone
-from mtlcli.models.layers import Layer, PerTask, Route, hidden_of, with_hidden
+from mtlcli.models.forward_pass import ForwardPass, current
 from mtlcli.models.multitask import Trunk
-from mtlcli.tasks.base import Encoded
+from mtlcli.models.per_task import PerTask
+from mtlcli.sharing.parts.layers import Layer, hidden_of, replace_layers, with_hidden
+
+
+class Bottleneck(nn.Module):
+    """The bottleneck up(gelu(down(x))) of an adapter, which is added to hidden states; 0 at the
+    start."""
+
+    def __init__(self, hidden: int, size: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(hidden, size)
+        self.up = nn.Linear(size, hidden)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return the change of the hidden states: (..., hidden) -> (..., hidden)."""
+        change: Tensor = self.up(nn.functional.gelu(self.down(hidden)))
+        return change
 
 
 class Adapters(Trunk):
@@ -39,42 +55,30 @@ class Adapters(Trunk):
         self, config: AdapterSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]
     ) -> None:
         super().__init__(owners)
-        self._route = Route()
         self.backbone = make_backbone()
         hidden = self.backbone.hidden
 
         def place(layer: nn.Module) -> AdaptedLayer:
             adapters = PerTask({name: Bottleneck(hidden, config.size) for name in self.heads})
             return AdaptedLayer(
-                layer,
-                adapters,
-                Bottleneck(hidden, config.size) if config.shared else None,
-                self._route,
+                layer, adapters, Bottleneck(hidden, config.size) if config.shared else None
             )
 
-        adapt(self.backbone, config.layers, place, frozen=config.frozen)
-
-    def forward(self, task: str, batch: Batch) -> Encoded:
-        """Return token states and pooled vectors computed through the task's adapters."""
-        self._route.parts = self.owned(task, batch)
-        return self.backbone(batch)
+        replace_layers(self.backbone, config.layers, place, frozen=config.frozen)
 
 
 class AdaptedLayer(Layer):
     """A layer, and behind it the task's adapter and the shared one, side by side."""
 
-    def __init__(
-        self, layer: nn.Module, adapters: PerTask, shared: Bottleneck | None, route: Route
-    ) -> None:
+    def __init__(self, layer: nn.Module, adapters: PerTask, shared: Bottleneck | None) -> None:
         super().__init__(layer)
         self.inner, self.adapters, self.shared = layer, adapters, shared
-        self._route = route
 
     def forward(self, *inputs: Any, **more: Any) -> Any:
         """Return the layer's output with adapted hidden states."""
         output = self.inner(*inputs, **more)
         hidden = hidden_of(output)
-        adapted = hidden + self._route.each(
+        adapted = hidden + current(ForwardPass).each(
             lambda owner, states: self.adapters[owner](states), hidden
         )
         return with_hidden(

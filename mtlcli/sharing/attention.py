@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,17 +33,17 @@ from torch import Tensor, nn
 from mtlcli.config.sharing import AttentionSharing
 from mtlcli.data.batches import Batch
 from mtlcli.models.backbone import Backbone
-from mtlcli.models.layers import (
+from mtlcli.models.forward_pass import ForwardPass, current
+from mtlcli.models.multitask import Trunk
+from mtlcli.models.per_task import PerTask
+from mtlcli.sharing.parts.layers import (
     Layer,
-    PerTask,
-    Route,
     chosen_layers,
+    hidden_into,
     hidden_of,
     layer_list,
     with_hidden,
 )
-from mtlcli.models.multitask import Trunk
-from mtlcli.tasks.base import Encoded
 
 OPEN = 0.9
 """Value of the masks at the start, except for the small random weights that tell features apart."""
@@ -67,47 +68,44 @@ class Mask(nn.Module):
         return torch.sigmoid(self.up(torch.relu(self.norm(self.down(states)))))
 
 
-class Branch(Route):
-    """Route that also holds the state of the batch's task on the way up."""
+@dataclass
+class Branch(ForwardPass):
+    """A pass that also holds the state of the batch's task on the way up."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.state: Tensor | None = None
-        """The task's state (batch, length, hidden) at the highest chosen layer passed so far; None
-        before the first."""
-        self.tokens = torch.empty(0)
-        """(batch, length): 1 where there is a token, 0 where there is padding."""
+    state: Tensor | None = None
+    """The task's state (batch, length, hidden) at the highest chosen layer passed so far; None
+    before the first."""
 
 
 class MaskedLayer(Layer):
     """A shared layer, and a mask of each task over its output."""
 
-    def __init__(self, layer: nn.Module, masks: PerTask, branch: Branch, *, top: bool) -> None:
+    def __init__(self, layer: nn.Module, masks: PerTask, *, top: bool) -> None:
         """`top`: whether the task's state goes on from here in the place of the shared states."""
         super().__init__(layer)
         self.layer = layer
         self.masks = masks
         self._names = list(masks)
-        self._branch = branch
         self._top = top
         self.register_buffer("mean", torch.full((len(masks),), OPEN))
 
     def forward(self, *inputs: Any, **more: Any) -> Any:
         """Return the layer's output; at the top, with the task's state in the place of the shared
         states."""
-        branch = self._branch
-        below = inputs[0] if inputs else more["hidden_states"]
+        branch = current(Branch)
+        below = hidden_into(inputs, more)
         output = self.layer(*inputs, **more)
         states = hidden_of(output)
         mask = branch.each(
             self._mask,
             below if branch.state is None else torch.cat([below, branch.state], -1),
-            branch.tokens,
+            branch.mask.float(),
         )
         branch.state = mask.to(states.dtype) * states
         return with_hidden(output, branch.state) if self._top else output
 
     def _mask(self, owner: str, states: Tensor, tokens: Tensor) -> Tensor:
+        """`tokens`: (batch, length), 1 where there is a token, 0 where there is padding."""
         mask: Tensor = self.masks[owner](states)
         if self.training:
             with torch.no_grad():
@@ -132,7 +130,6 @@ class Attention(Trunk):
         apart."""
         super().__init__(owners)
         self.backbone = make_backbone()
-        self._branch = Branch()
         layers = layer_list(self.backbone.network)
         chosen = chosen_layers(config.layers, len(layers), "sharing.layers")
         hidden, std = self.backbone.hidden, self.backbone.initializer_range
@@ -140,21 +137,13 @@ class Attention(Trunk):
         for number in chosen:
             width = hidden if number == chosen[0] else 2 * hidden
             masks = PerTask({owner: Mask(width, config.size, hidden, std) for owner in self.heads})
-            masked = MaskedLayer(layers[number], masks, self._branch, top=number == chosen[-1])
+            masked = MaskedLayer(layers[number], masks, top=number == chosen[-1])
             layers[number] = masked
             self._masked.append((number, masked))
 
-    def forward(self, task: str, batch: Batch) -> Encoded:
-        """Return token states and pooled vectors behind the task's masks."""
-        branch = self._branch
-        branch.parts, branch.state, branch.tokens = (
-            self.owned(task, batch),
-            None,
-            batch.attention_mask.float(),
-        )
-        encoded = self.backbone(batch)
-        branch.state = None
-        return encoded
+    def begin(self, task: str, batch: Batch) -> Branch:
+        """Return the pass of a batch, in which no mask has been applied."""
+        return Branch(self.parts(task, batch), batch.attention_mask)
 
     def measures(self) -> dict[str, Any]:
         """Return `masks`: for each head and chosen layer, by number, the mean of the mask over the

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from mtlcli.config.sharing import CGCSharing
 from mtlcli.models.backbone import Backbone
-from mtlcli.models.experts import LayerExperts
+from mtlcli.sharing.mmoe import LayerExperts
 
 
 class CGC(LayerExperts):

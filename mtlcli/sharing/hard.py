@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mtlcli.data.batches import Batch
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.multitask import Trunk
-from mtlcli.tasks.base import Encoded
 
 
 class Hard(Trunk):
@@ -26,7 +24,3 @@ class Hard(Trunk):
     ) -> None:
         super().__init__(owners)
         self.backbone = make_backbone()
-
-    def forward(self, task: str, batch: Batch) -> Encoded:
-        """Return token states and pooled vectors, by the same function for every task."""
-        return self.backbone(batch)

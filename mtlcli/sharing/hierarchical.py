@@ -20,6 +20,7 @@ loss acts in every step.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,18 +29,18 @@ from torch import Tensor, nn
 from mtlcli.config.sharing import HierarchicalSharing
 from mtlcli.data.batches import Batch
 from mtlcli.errors import UserError
-from mtlcli.models.backbone import Backbone, height_of, layer_of
-from mtlcli.models.layers import (
+from mtlcli.models.backbone import Backbone
+from mtlcli.models.forward_pass import ForwardPass, current
+from mtlcli.models.multitask import ParameterTable, Trunk
+from mtlcli.models.per_task import PerTask
+from mtlcli.sharing.parts.layers import (
     Layer,
-    PerTask,
-    Route,
     chosen_layers,
+    hidden_into,
     hidden_of,
     layer_list,
     with_hidden,
 )
-from mtlcli.models.multitask import Trunk
-from mtlcli.tasks.base import Encoded
 
 
 class Hierarchical(Trunk):
@@ -69,27 +70,24 @@ class Hierarchical(Trunk):
         self.mixes = PerTask(
             {name: ScalarMix(self.exits[name] + 2) for name in self.heads} if config.mix else {}
         )
-        self._pass = Pass(self.exits, self.mixes)
         for number in range(len(layers)):
-            layers[number] = ExitLayer(layers[number], number, self._pass)
+            layers[number] = ExitLayer(layers[number], number)
         self._held = self._hold(top) if config.successive else []
 
-    def forward(self, task: str, batch: Batch) -> Encoded:
-        """Return token states and pooled vectors of the task's layer, or of its mix of layers."""
-        self._pass.owner = self.owners[task]
-        encoded = self.backbone(batch)
-        self._pass.states.clear()
-        self._pass.output = None
-        return encoded
+    def begin(self, task: str, batch: Batch) -> ExitPass:
+        """Return the pass of a batch, in which no layer has run."""
+        owner = self.owners[task]
+        mix = self.mixes[owner] if self.config.mix else None
+        return ExitPass(self.parts(task, batch), batch.attention_mask, self.exits[owner], mix)
 
-    def users(self, parameter: str) -> tuple[str, ...]:
-        """Return the tasks whose loss depends on a parameter; for a layer's parameter, the tasks
-        that read this layer or one above it."""
-        inside = parameter.removeprefix("backbone.network.")
-        layer = layer_of(inside) if inside != parameter else None
-        if layer is None:
-            return super().users(parameter)
-        return tuple(task for task, owner in self.owners.items() if self.exits[owner] >= layer)
+    def parameter_table(self) -> ParameterTable:
+        """Return what each parameter is. Those of a layer belong to the tasks that read this layer
+        or one above it."""
+        table = super().parameter_table()
+        for number, layer in enumerate(layer_list(self.backbone.network)):
+            readers = [task for task, owner in self.owners.items() if self.exits[owner] >= number]
+            table.change(layer.parameters(), users=tuple(readers))
+        return table
 
     def penalty(self) -> Tensor | None:
         """Return the auxiliary loss: `successive` times the squared distance of the held weights to
@@ -122,16 +120,11 @@ class Hierarchical(Trunk):
         into buffers. Raises UserError when there are none."""
         lower = max((layer for layer in self.exits.values() if layer < top), default=None)
         depth = self.backbone.depth
-        named = self.backbone.network.named_parameters()
-        held = (
-            []
-            if lower is None
-            else [
-                p
-                for name, p in named
-                if p.requires_grad and height_of(name, depth) >= depth - lower
-            ]
-        )
+        held = [
+            parameter
+            for parameter, below in self.backbone.depths().items()
+            if lower is not None and parameter.requires_grad and below >= depth - lower
+        ]
         if not held:
             why = "every task reads the same layer" if lower is None else "all of them are frozen"
             raise UserError(
@@ -152,44 +145,43 @@ class Hierarchical(Trunk):
         return torch.stack(terms).sum()
 
 
-class Pass(Route):
-    """Route that also holds what the layers need to know of the batch that goes through them."""
+@dataclass
+class ExitPass(ForwardPass):
+    """A pass that also holds what the layers need to know of the batch."""
 
-    def __init__(self, exits: dict[str, int], mixes: PerTask) -> None:
-        super().__init__()
-        self.exits, self.mixes = exits, mixes
-        self.states: list[Tensor] = []
-        """With mixes: the states below the first layer and above each layer that has run."""
-        self.output: Any = None
-        """The output of the last layer that ran."""
+    exit_at: int
+    """The layer that the batch's task reads."""
+    mix: nn.Module | None
+    """The mix of layers that it reads, if it does not read that layer alone."""
+    states: list[Tensor] = field(default_factory=list)
+    """With a mix: the states below the first layer and above each layer that has run."""
+    output: Any = None
+    """The output of the last layer that ran."""
 
 
 class ExitLayer(Layer):
     """A layer that runs for the tasks that read it or one above it; for others the hidden states
     pass through unchanged."""
 
-    def __init__(self, layer: nn.Module, number: int, passing: Pass) -> None:
+    def __init__(self, layer: nn.Module, number: int) -> None:
         super().__init__(layer)
         self.inner = layer
-        self._number, self._pass = number, passing
+        self._number = number
 
     def forward(self, *inputs: Any, **more: Any) -> Any:
         """Return the layer's output, at the task's own layer with the mix as hidden states; above
         the task's layer, return the hidden states that came in."""
-        passing = self._pass
-        hidden = inputs[0] if inputs else more["hidden_states"]
-        exit_at = passing.exits[passing.owner]
-        if self._number > exit_at:
+        passing, hidden = current(ExitPass), hidden_into(inputs, more)
+        if self._number > passing.exit_at:
             # The output of the last layer that ran gives the form, and whatever this network's
             # layers pass on beside the states (T5's position biases).
             return with_hidden(passing.output, hidden)
         passing.output = output = self.inner(*inputs, **more)
-        if passing.owner in passing.mixes:
+        if passing.mix is not None:
             passing.states.append(hidden)
-            if self._number == exit_at:
-                output = with_hidden(
-                    output, passing.mixes[passing.owner]([*passing.states, hidden_of(output)])
-                )
+            if self._number == passing.exit_at:
+                mixed = passing.mix([*passing.states, hidden_of(output)])
+                output = with_hidden(output, mixed)
         return output
 
 

@@ -13,24 +13,39 @@ default, W is trained for all tasks together, and the changes hold what differs 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
+from torch import nn
 
 from mtlcli.config.sharing import LoRASharing
-from mtlcli.data.batches import Batch
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import Backbone
-from mtlcli.models.layers import key_of, task_of
-from mtlcli.models.multitask import Trunk
-from mtlcli.tasks.base import Encoded
+from mtlcli.models.forward_pass import ForwardPass, current
+from mtlcli.models.multitask import ParameterTable, Trunk
+from mtlcli.models.per_task import key_of, task_of
 
 SHARED = "_all"
 """Name that peft has for the change of all tasks together. No task has this name, because tasks'
 names begin with a letter."""
-KINDS = ("lora_A", "lora_B")
-"""Names that peft has for the two factors. Below each there is one matrix for each adapter."""
+
+
+class Active(Sequence[str]):
+    """The names of the changes that peft's layers make in the current pass."""
+
+    def __init__(self, shared: bool) -> None:
+        self._shared = [SHARED] if shared else []
+
+    def _names(self) -> list[str]:
+        return [key_of(current(ForwardPass).owner), *self._shared]
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._names()[index]
+
+    def __len__(self) -> int:
+        return len(self._names())
 
 
 class LoRA(Trunk):
@@ -43,7 +58,6 @@ class LoRA(Trunk):
         self, config: LoRASharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]
     ) -> None:
         super().__init__(owners)
-        self._shared = config.shared
         self.backbone = make_backbone()
         network = self.backbone.network
         trained = (
@@ -64,43 +78,32 @@ class LoRA(Trunk):
                     inject_adapter_in_model(settings, network, key_of(name))
             except ValueError as error:
                 raise _refusal(config, network.config.model_type, error) from error
-        # peft's own way to choose an adapter freezes the others, which have to be trained. Instead,
-        # all layers read one list.
-        self._active: list[str] = []
+        # peft's own way to choose an adapter freezes the others, which have to be trained.
+        active: Any = Active(config.shared)
         for module in network.modules():
             if isinstance(module, LoraLayer):
-                module._active_adapter = self._active
+                module._active_adapter = active
         # peft has frozen the network, and all changes except the last.
-        for name, parameter in network.named_parameters():
-            if _adapter(name) is not None:
-                parameter.requires_grad = True
+        for factors in self._factors():
+            factors.requires_grad_(True)
         for parameter in trained:
             parameter.requires_grad = True
 
-    def forward(self, task: str, batch: Batch) -> Encoded:
-        """Return token states and pooled vectors computed through the task's changes."""
-        self._active[:] = [key_of(self.owners[task]), *([SHARED] if self._shared else [])]
-        return self.backbone(batch)
+    def parameter_table(self) -> ParameterTable:
+        """Return what each parameter is. Those of a task's change belong to the task and those that
+        borrow its head."""
+        table = super().parameter_table()
+        for factors in self._factors():
+            for name, factor in factors.items():
+                if name != SHARED:
+                    table.change(factor.parameters(), users=self.borrowers(task_of(name)))
+        return table
 
-    def users(self, parameter: str) -> tuple[str, ...]:
-        """Return the tasks whose loss depends on a parameter; for a parameter of a task's change,
-        the task and those that borrow its head."""
-        adapter = _adapter(parameter)
-        return (
-            super().users(parameter)
-            if adapter is None or adapter == SHARED
-            else self.borrowers(task_of(adapter))
-        )
-
-
-def _adapter(parameter: str) -> str | None:
-    """Return the name of the adapter that a parameter belongs to; None for parameters of the
-    backbone."""
-    parts = parameter.split(".")
-    return next(
-        (following for part, following in zip(parts, parts[1:], strict=False) if part in KINDS),
-        None,
-    )
+    def _factors(self) -> Iterator[nn.ModuleDict]:
+        """Yield the A factors of all changes of a matrix, and the B factors, for each matrix."""
+        for module in self.modules():
+            if isinstance(module, LoraLayer):
+                yield from (module.lora_A, module.lora_B)
 
 
 def _refusal(config: LoRASharing, kind: str, error: ValueError) -> UserError:

@@ -8,8 +8,8 @@ from typing import Any
 
 from mtlcli.data.batches import Batch
 from mtlcli.models.backbone import Backbone
-from mtlcli.models.layers import PerTask
 from mtlcli.models.multitask import Trunk
+from mtlcli.models.per_task import PerTask
 from mtlcli.tasks.base import Encoded
 
 
@@ -25,6 +25,6 @@ class NoSharing(Trunk):
         super().__init__(owners)
         self.backbones = PerTask.copies(make_backbone(), self.heads)
 
-    def forward(self, task: str, batch: Batch) -> Encoded:
+    def encode(self, task: str, batch: Batch) -> Encoded:
         """Return token states and pooled vectors of the task's own backbone."""
         return self.backbones[self.owners[task]](batch)

@@ -28,12 +28,11 @@ import torch
 from torch import Tensor, nn
 
 from mtlcli.config.sharing import PALSharing
-from mtlcli.data.batches import Batch
-from mtlcli.models.adapters import adapt
 from mtlcli.models.backbone import Backbone
-from mtlcli.models.layers import Layer, MaskedRoute, PerTask, hidden_of, with_hidden
+from mtlcli.models.forward_pass import ForwardPass, current
 from mtlcli.models.multitask import Trunk
-from mtlcli.tasks.base import Encoded
+from mtlcli.models.per_task import PerTask
+from mtlcli.sharing.parts.layers import Layer, hidden_into, hidden_of, replace_layers, with_hidden
 
 
 class PAL(Trunk):
@@ -45,7 +44,6 @@ class PAL(Trunk):
         self, config: PALSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]
     ) -> None:
         super().__init__(owners)
-        self._route = MaskedRoute()
         self.backbone = make_backbone()
         hidden, causal = self.backbone.hidden, self.backbone.causal
         self.encoders = PerTask(
@@ -61,14 +59,9 @@ class PAL(Trunk):
             attentions = PerTask(
                 {name: Attention(config.size, config.heads, causal=causal) for name in self.heads}
             )
-            return ParallelLayer(layer, self.encoders, attentions, self.decoders, self._route)
+            return ParallelLayer(layer, self.encoders, attentions, self.decoders)
 
-        adapt(self.backbone, config.layers, place, frozen=config.frozen)
-
-    def forward(self, task: str, batch: Batch) -> Encoded:
-        """Return token states and pooled vectors computed through the task's attention."""
-        self._route.parts, self._route.mask = self.owned(task, batch), batch.attention_mask
-        return self.backbone(batch)
+        replace_layers(self.backbone, config.layers, place, frozen=config.frozen)
 
 
 class Attention(nn.Module):
@@ -102,29 +95,23 @@ class ParallelLayer(Layer):
     """A layer, and in parallel to it the task's attention."""
 
     def __init__(
-        self,
-        layer: nn.Module,
-        encoders: PerTask,
-        attentions: PerTask,
-        decoders: PerTask,
-        route: MaskedRoute,
+        self, layer: nn.Module, encoders: PerTask, attentions: PerTask, decoders: PerTask
     ) -> None:
         super().__init__(layer)
         self.inner, self.attentions = layer, attentions
         # In a tuple, so that torch does not register them in each layer: they belong to the trunk,
         # and all its layers use them.
         self._projections = encoders, decoders
-        self._route = route
 
     def forward(self, *inputs: Any, **more: Any) -> Any:
         """Return the layer's output, with the task's attention added to the hidden states."""
-        hidden = inputs[0] if inputs else more["hidden_states"]
+        hidden, passing = hidden_into(inputs, more), current(ForwardPass)
         encoders, decoders = self._projections
 
         def attend(owner: str, states: Tensor, mask: Tensor) -> Tensor:
             change: Tensor = decoders[owner](self.attentions[owner](encoders[owner](states), mask))
             return change
 
-        change = self._route.each(attend, hidden, self._route.mask)
+        change = passing.each(attend, hidden, passing.mask)
         output = self.inner(*inputs, **more)
         return with_hidden(output, hidden_of(output) + change)

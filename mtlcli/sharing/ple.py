@@ -27,8 +27,10 @@ from torch import Tensor, nn
 
 from mtlcli.config.sharing import PLESharing
 from mtlcli.models.backbone import Backbone
-from mtlcli.models.experts import Blocks, ExpertTrunk, Load, Mixture, mix
-from mtlcli.models.layers import PerTask, TaskModules
+from mtlcli.models.forward_pass import ForwardPass, current
+from mtlcli.models.per_task import PerTask, TaskModules
+from mtlcli.sharing.mmoe import Mixture
+from mtlcli.sharing.parts.experts import Blocks, ExpertTrunk, Load, mix
 
 
 class Level(nn.Module):
@@ -39,7 +41,7 @@ class Level(nn.Module):
         """`all_streams`: whether the level above needs the streams of all tasks, or only the stream
         of the batch's task and the shared one."""
         super().__init__()
-        self._route, self._owners = trunk.route, trunk.heads
+        self._owners = trunk.heads
         self._own, self._shared, self._private = (
             config.own,
             config.shared,
@@ -51,10 +53,10 @@ class Level(nn.Module):
         # With all streams, the losses of all tasks depend on these gates, so they are not private.
         self.gates = TaskModules(gates) if all_streams else PerTask(gates)
         self.shared_gate = trunk.gate(self._private + self._shared)
-        self.load = Load(trunk.heads, self._own + self._shared, trunk.route)
+        self.load = Load(trunk.heads, self._own + self._shared)
         # A task may be named `shared`, but no task's name has a blank.
         self._shared_name = "shared" if "shared" not in trunk.heads else "shared stream"
-        self.shared_load = Load([self._shared_name], self._private + self._shared, trunk.route)
+        self.shared_load = Load([self._shared_name], self._private + self._shared)
 
     def forward(self, streams: Tensor) -> Tensor:
         """Return the streams for the level above: those of all tasks and the shared one, (K + 1,
@@ -64,6 +66,7 @@ class Level(nn.Module):
         `streams`: (K + 1, batch, length, hidden), the shared stream last, or (batch, length,
         hidden) where all streams begin.
         """
+        passing = current(ForwardPass)
         begins = streams.ndim == 3
         if begins:
             outputs = self.experts(streams)
@@ -74,14 +77,14 @@ class Level(nn.Module):
             )
         following = []
         for number, owner in enumerate(self._owners):
-            if owner == self._route.owner or self._all_streams:
+            if owner == passing.owner or self._all_streams:
                 mine = outputs[number * self._own : (number + 1) * self._own]
                 weights = self.gates[owner](streams if begins else streams[number])
                 following.append(mix(torch.cat([mine, outputs[self._private :]]), weights))
-                if owner == self._route.owner:
-                    self.load.add(owner, weights, self._route.mask)
+                if owner == passing.owner:
+                    self.load.add(owner, weights, passing.mask)
         weights = self.shared_gate(streams if begins else streams[-1])
-        self.shared_load.add(self._shared_name, weights, self._route.mask)
+        self.shared_load.add(self._shared_name, weights, passing.mask)
         return torch.stack([*following, mix(outputs, weights)])
 
 
@@ -92,8 +95,6 @@ class PLE(ExpertTrunk):
         self, config: PLESharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]
     ) -> None:
         super().__init__(config, make_backbone, owners)
-        # The keys are no bare numbers, because a number in a parameter's name would be taken for
-        # that of a layer.
         self.levels = nn.ModuleDict(
             {
                 f"level{number}": Level(self, config, all_streams=number < config.levels - 1)
@@ -101,7 +102,7 @@ class PLE(ExpertTrunk):
             }
         )
         self.last = Mixture(
-            self.blocks, self.gate, self.heads, self.route, shared=config.shared, own=config.own
+            self.blocks, self.gate, self.heads, shared=config.shared, own=config.own
         )
         self.put_on_top(self._extract)
 

@@ -42,8 +42,9 @@ from torch.func import functional_call
 from mtlcli.config.sharing import ProgressiveSharing, stages_of
 from mtlcli.data.batches import Batch
 from mtlcli.models.backbone import Backbone
-from mtlcli.models.layers import Layer, TaskModules, hidden_of, layer_list, with_hidden
-from mtlcli.models.multitask import Trunk
+from mtlcli.models.multitask import ParameterTable, Trunk
+from mtlcli.models.per_task import TaskModules
+from mtlcli.sharing.parts.layers import Layer, hidden_of, layer_list, with_hidden
 from mtlcli.tasks.base import Encoded, TaskType
 
 TEMPERATURE = 2.0
@@ -132,8 +133,6 @@ class Columns(Staged):
     ) -> None:
         super().__init__(config, owners)
         first = make_backbone()
-        # The keys are no bare numbers, because the first number in a parameter's name is that of
-        # its layer.
         self.columns = nn.ModuleDict(
             {f"stage{number}": deepcopy(first) if number else first for number in range(self.count)}
         )
@@ -156,7 +155,7 @@ class Columns(Staged):
                 if ".lateral." not in name:
                     tensor.copy_(before[name])
 
-    def forward(self, task: str, batch: Batch) -> Encoded:
+    def encode(self, task: str, batch: Batch) -> Encoded:
         """Return token states and pooled vectors of the column of the task's stage. Later columns
         are not computed."""
         for beside in self._beside:
@@ -170,11 +169,14 @@ class Columns(Staged):
             beside.clear()
         return encoded
 
-    def users(self, parameter: str) -> tuple[str, ...]:
-        """Return the tasks of the column's stage. Tasks of later stages read the column, but leave
-        it as it is."""
-        column = parameter.split(".")[1]
-        return tuple(task for task in self.owners if f"stage{self.stage_of(task)}" == column)
+    def parameter_table(self) -> ParameterTable:
+        """Return what each parameter is. Those of a column belong to the tasks of its stage: tasks
+        of later stages read the column, but leave it as it is."""
+        table = super().parameter_table()
+        for number, column in enumerate(self.columns.values()):
+            tasks = tuple(task for task in self.owners if self.stage_of(task) == number)
+            table.change(column.parameters(), users=tasks)
+        return table
 
     def measures(self) -> dict[str, Any]:
         """Return `stage`, from 0, and `laterals`: for each later column the absolute scale of each
@@ -223,11 +225,7 @@ class Distilled(Staged):
                 for name, buffer in self._taught.items():
                     self.get_buffer(buffer).copy_(self.backbone.get_parameter(name))
 
-    def forward(self, task: str, batch: Batch) -> Encoded:
-        """Return token states and pooled vectors, by the same function for every task."""
-        return self.backbone(batch)
-
-    def term(
+    def batch_loss(
         self, batch: Batch, encoded: Encoded, heads: TaskModules, tasks: dict[str, TaskType[Any]]
     ) -> Tensor | None:
         """Return how far the outputs of the earlier heads have moved since the stage began, times

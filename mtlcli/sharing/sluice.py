@@ -36,8 +36,9 @@ from torch import Tensor, nn
 from mtlcli.config.sharing import SluiceSharing
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import Backbone
-from mtlcli.models.layers import PerTask, key_of
-from mtlcli.models.streams import Stitched, start
+from mtlcli.models.multitask import ParameterTable
+from mtlcli.models.per_task import PerTask
+from mtlcli.sharing.cross_stitch import Stitched, start
 
 
 class Layers(nn.Module):
@@ -72,7 +73,7 @@ class Sluice(Stitched):
             {owner: Layers(len(self.placed), config.last) for owner in self.heads}
         )
         self.placed[max(self.placed)].finish_with(
-            lambda _: self.layers[self.route.owner](self.route.states)
+            lambda passing: self.layers[passing.owner](passing.states)
         )
 
     def penalty(self) -> Tensor | None:
@@ -87,12 +88,12 @@ class Sluice(Stitched):
             terms += [(one.mT @ other).square().sum() for one, other in combinations(parts, 2)]
         return torch.stack(terms).sum()
 
-    def learning_rates(self) -> dict[str, float]:
-        """Return the learning rate of the units and of the weights of layers, which have one of
-        their own."""
-        return super().learning_rates() | {
-            f"layers.{key_of(owner)}.beta": self.config.lr for owner in self.heads
-        }
+    def parameter_table(self) -> ParameterTable:
+        """Return what each parameter is. The weights of layers, like the units, have a learning
+        rate of their own."""
+        table = super().parameter_table()
+        table.change(self.layers.parameters(), lr=self.config.lr)
+        return table
 
     def measures(self) -> dict[str, Any]:
         """Return `mixing` as cross-stitch does; `layers`: each task's weights of its layers; and,

@@ -11,22 +11,37 @@ passes through Adam; the decoupled weight decay acts beside it, on each copy ali
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtlcli.config.sharing import SoftSharing
 from mtlcli.data.batches import Batch
 from mtlcli.models.backbone import Backbone
-from mtlcli.models.layers import PerTask, Route, TaskLayer, chosen_layers, layer_list
+from mtlcli.models.forward_pass import ForwardPass, current
 from mtlcli.models.multitask import Trunk
+from mtlcli.models.per_task import PerTask
+from mtlcli.sharing.parts.layers import Layer, chosen_layers, layer_list
 from mtlcli.tasks.base import Encoded
 
 EPS = 1e-12
 """Number that keeps the square root of the trace norm differentiable where the copies are equal,
 relative to their mean squared norm."""
+
+
+class TaskLayer(Layer):
+    """A layer with a copy for every task."""
+
+    def __init__(self, layer: nn.Module, owners: Sequence[str]) -> None:
+        """All copies start from the weights of `layer`, which itself is the first copy."""
+        super().__init__(layer)
+        self.copies = PerTask.copies(layer, owners)
+
+    def forward(self, *inputs: Any, **more: Any) -> Any:
+        """Return the output of the copy of the batch's task."""
+        return self.copies[current(ForwardPass).owner](*inputs, **more)
 
 
 class Soft(Trunk):
@@ -40,7 +55,6 @@ class Soft(Trunk):
     ) -> None:
         super().__init__(owners)
         self.config = config
-        self._route = Route()
         first = make_backbone()
         if config.layers == "all":
             self.backbones = PerTask.copies(first, self.heads)
@@ -50,7 +64,7 @@ class Soft(Trunk):
             layers = layer_list(first.network)
             copies = [[] for _ in self.heads]
             for number in chosen_layers(config.layers, len(layers), "sharing.layers"):
-                placed = TaskLayer(layers[number], self.heads, self._route)
+                placed = TaskLayer(layers[number], self.heads)
                 layers[number] = placed
                 for index, name in enumerate(self.heads):
                     copies[index] += placed.copies[name].parameters()
@@ -62,13 +76,11 @@ class Soft(Trunk):
             for index, each in enumerate(self._copies):
                 self.register_buffer(f"start{index}", each[0].detach().clone())
 
-    def forward(self, task: str, batch: Batch) -> Encoded:
+    def encode(self, task: str, batch: Batch) -> Encoded:
         """Return token states and pooled vectors computed through the task's own copies."""
-        owner = self.owners[task]
         if self.config.layers == "all":
-            return self.backbones[owner](batch)
-        self._route.owner = owner
-        return self.backbone(batch)
+            return self.backbones[self.owners[task]](batch)
+        return super().encode(task, batch)
 
     def penalty(self) -> Tensor | None:
         """Return the auxiliary loss, lambda times the distance that the config names, in fp32:

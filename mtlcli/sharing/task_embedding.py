@@ -18,6 +18,7 @@ drawn from N(0, 1).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,9 +29,10 @@ from mtlcli.config.sharing import TaskEmbeddingSharing
 from mtlcli.data.batches import Batch
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import Backbone
-from mtlcli.models.layers import Layer, PerTask, Route
+from mtlcli.models.forward_pass import ForwardPass, current
 from mtlcli.models.multitask import Trunk
-from mtlcli.tasks.base import Encoded
+from mtlcli.models.per_task import PerTask
+from mtlcli.sharing.parts.layers import Layer
 
 
 class Vector(nn.Module):
@@ -41,19 +43,12 @@ class Vector(nn.Module):
         self.values = nn.Parameter(torch.randn(size))
 
 
-class Condition(Route):
-    """Route that also holds the vectors of the tasks."""
+@dataclass
+class Condition(ForwardPass):
+    """A pass that also holds the vector of the batch's task."""
 
-    def __init__(self, vectors: PerTask) -> None:
-        super().__init__()
-        self.vectors = vectors
-
-    @property
-    def vector(self) -> Tensor:
-        """The vector of the batch's task: (size,)."""
-        vector = self.vectors[self.owner]
-        assert isinstance(vector, Vector)
-        return vector.values
+    vector: Tensor
+    """(size,)"""
 
 
 class Shift(nn.Linear):
@@ -72,31 +67,29 @@ class Shift(nn.Linear):
 class ConditionalEmbedding(Layer):
     """An embedding with the same shift added to every row."""
 
-    def __init__(self, embedding: nn.Module, size: int, condition: Condition) -> None:
+    def __init__(self, embedding: nn.Module, size: int) -> None:
         super().__init__(embedding)
         self.embedding = embedding
         self.shift = Shift(size, embedding.weight.shape[1])  # type: ignore[index, arg-type]
-        self._condition = condition
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the shifted embeddings (..., hidden) of token ids (...)."""
-        return self.embedding(ids) + self.shift(self._condition.vector)
+        return self.embedding(ids) + self.shift(current(Condition).vector)
 
 
 class ConditionalNorm(Layer):
     """A norm with a shift of its gain, and of its bias if it has one."""
 
-    def __init__(self, norm: nn.Module, size: int, condition: Condition) -> None:
+    def __init__(self, norm: nn.Module, size: int) -> None:
         super().__init__(norm)
         self.norm = norm
         self.shifts = nn.ModuleDict(
             {name: Shift(size, len(parameter)) for name, parameter in norm.named_parameters()}
         )
-        self._condition = condition
 
     def forward(self, *inputs: Any, **more: Any) -> Tensor:
         """Return the norm's output with its parameters shifted."""
-        vector = self._condition.vector
+        vector = current(Condition).vector
         shifted = {
             name: parameter + self.shifts[name](vector)
             for name, parameter in self.norm.named_parameters()
@@ -120,11 +113,10 @@ class TaskEmbedding(Trunk):
         super().__init__(owners)
         self.backbone = make_backbone()
         self.vectors = PerTask({owner: Vector(config.size) for owner in self.heads})
-        self._condition = Condition(self.vectors)
         network: Any = self.backbone.network
         if config.conditions != "norms":
             network.set_input_embeddings(
-                ConditionalEmbedding(network.get_input_embeddings(), config.size, self._condition)
+                ConditionalEmbedding(network.get_input_embeddings(), config.size)
             )
         if config.conditions != "embeddings":
             norms = [name for name, module in network.named_modules() if _is_norm(module)]
@@ -140,13 +132,13 @@ class TaskEmbedding(Trunk):
                 setattr(
                     network.get_submodule(place),
                     last,
-                    ConditionalNorm(network.get_submodule(name), config.size, self._condition),
+                    ConditionalNorm(network.get_submodule(name), config.size),
                 )
 
-    def forward(self, task: str, batch: Batch) -> Encoded:
-        """Return token states and pooled vectors of the conditioned backbone."""
-        self._condition.owner = self.owners[task]
-        return self.backbone(batch)
+    def begin(self, task: str, batch: Batch) -> Condition:
+        """Return the pass of a batch with its task's vector."""
+        vector: Any = self.vectors[self.owners[task]]
+        return Condition(self.parts(task, batch), batch.attention_mask, vector.values)
 
     def measures(self) -> dict[str, Any]:
         """Return `shift`: the root mean square of all shifts, for each head; and `cosines`: the

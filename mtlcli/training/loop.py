@@ -135,7 +135,7 @@ def train(run: Run, resumed: checkpoint.Checkpoint | None = None) -> dict[str, A
     def enter(*, anew: bool) -> Backward:
         """Begin the present stage (`anew`), or continue in it. The shared parameters are those of
         the tasks that this stage trains."""
-        run.model.trunk.enter(state.stage.number, anew=anew)
+        run.model.enter(state.stage.number, anew=anew)
         if len(stages) > 1:
             run.console.say(stages.describe(state.stage, run.steps))
         return Backward(

@@ -19,25 +19,24 @@ def build_optimizer(optim: Optim, model: MultiTaskModel, weighting: Weighting) -
     Biases and norms (parameters of one dimension) have no weight decay. Parameters of one task
     alone have the task's lr factor, and each layer has `optim.layer_decay` times the learning rate
     of the layer above it. Two kinds of parameters have learning rates of their own and no decay:
-    those of the weighting method, and those for which the trunk names a learning rate. AdamW
-    updates these parameters whatever the optimiser is, because their learning rates are chosen for
-    AdamW. Each group keeps its peak learning rate in `peak`.
+    those of the weighting method, and those to which the sharing strategy gives one. AdamW updates
+    these parameters whatever the optimiser is, because their learning rates are chosen for AdamW.
+    Each group keeps its peak learning rate in `peak`.
     """
     assert optim.lr is not None, "the learning rate is resolved before the optimiser is built"
     kind = optims.implementation(optim.name)(optim)
-    users, heights = model.users(), model.heights()
     tables = {module.weight for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     taken: dict[tuple[float, float], list[Parameter]] = {}
     others: dict[tuple[float, float], list[Parameter]] = {}
-    own = {f"trunk.{name}": lr for name, lr in model.trunk.learning_rates().items()}
     for name, parameter in model.named_parameters():
-        factor = model.tasks[users[name][0]].config.lr_factor if len(users[name]) == 1 else 1.0
-        factor *= optim.layer_decay ** heights[name]
+        info = model.parameter_infos[name]
+        factor = model.tasks[info.users[0]].config.lr_factor if len(info.users) == 1 else 1.0
+        factor *= optim.layer_decay**info.depth
         decay = optim.weight_decay if parameter.ndim > 1 else 0.0
-        lr, decay = (own[name], 0.0) if name in own else (optim.lr * factor, decay)
+        lr, decay = (optim.lr * factor, decay) if info.lr is None else (info.lr, 0.0)
         takes = (
             kind.takes(parameter, hidden=name.startswith("trunk."), embedding=parameter in tables)
-            and name not in own
+            and info.lr is None
         )
         (taken if takes else others).setdefault((lr, decay), []).append(parameter)
     learned = weighting.parameters()
@@ -121,10 +120,9 @@ class Unfreezing:
     the model's config freezes stay frozen."""
 
     def __init__(self, model: MultiTaskModel, every: int) -> None:
-        heights = model.heights()
         self._every, self._depth = every, model.depth
         self._parameters = [
-            (parameter, heights[name])
+            (parameter, model.parameter_infos[name].depth)
             for name, parameter in model.named_parameters()
             if parameter.requires_grad
         ]
@@ -148,5 +146,5 @@ class Unfreezing:
     def apply(self, step: int) -> None:
         """Set the trained parameters before step `step`, from 0: the heads, and one more layer from
         the top for every period that is over."""
-        for parameter, height in self._parameters:
-            parameter.requires_grad = height <= step // self._every
+        for parameter, depth in self._parameters:
+            parameter.requires_grad = depth <= step // self._every

@@ -23,7 +23,6 @@ from mtlcli.data.batches import Batch, InputFormat, collate, rectangles
 from mtlcli.data.features import Features
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.errors import NotFinite, RunError
-from mtlcli.models.backbone import last_layers
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.tasks.base import TaskType
 from mtlcli.training.gradient_rows import DTYPES, GradientRows, Projection
@@ -218,7 +217,7 @@ class Backward:
         self._last_layers = None
         self._projection = None
         if self._balances and config.last_layers is not None:
-            self._last_layers = last_layers(shared, config.last_layers)
+            self._last_layers = model.last_layers(shared, config.last_layers)
         if self._balances and config.projection is not None:
             self._projection = Projection(config.projection, seed)
 
@@ -247,7 +246,7 @@ class Backward:
             step.gram = self._probed(batches)
 
         passes_by_task = self._plan_passes(batches, together=together)
-        with self.model.trunk.training_passes():
+        with self.model.training_passes():
             losses = self._run_passes(batches, passes_by_task, scales, rows)
         step.losses = dict(zip(batches, losses.tolist(), strict=True))
         bad = [
@@ -278,7 +277,7 @@ class Backward:
             [parameter for parameter in self.parameters if parameter not in done], self._touched
         )
         weights = self._shortened(weights, known)
-        penalty = self.model.trunk.penalty()
+        penalty = self.model.penalty()
         # Skip a penalty all of whose parameters are frozen.
         if penalty is not None and penalty.requires_grad:
             # The penalty depends on the parameters alone, so it has the same gradient on every rank

@@ -34,9 +34,9 @@ from mtlcli.config.sharing import CrossStitchSharing, HardSharing, SoftSharing, 
 from mtlcli.data.batches import Batch, InputFormat, collate
 from mtlcli.data.features import Features
 from mtlcli.models.backbone import Backbone
-from mtlcli.models.layers import layer_list
-from mtlcli.models.multitask import Trunk
-from mtlcli.models.streams import Stitched, StreamLayer
+from mtlcli.models.multitask import HasAuxiliaryLoss, Trunk
+from mtlcli.sharing.cross_stitch import Stitched, StreamLayer
+from mtlcli.sharing.parts.layers import layer_list
 
 SIZES = {
     "tiny": {"layers": 2, "hidden": 64, "heads": 4, "vocabulary": 8000, "length": 16},
@@ -146,7 +146,7 @@ def step_of(module: nn.Module, *inputs: Any, update: bool = False) -> Callable[[
     def step() -> None:
         module.zero_grad(set_to_none=True)
         module(*inputs).hidden.square().mean().backward()
-        term = module.penalty() if isinstance(module, Trunk) else None
+        term = module.penalty() if isinstance(module, HasAuxiliaryLoss) else None
         if term is not None:
             term.backward()
         if optimizer is not None:

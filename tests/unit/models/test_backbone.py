@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AlbertConfig, AutoModel
 
 from mtlcli.config.run import Model
 from mtlcli.data.batches import InputFormat, collate
 from mtlcli.errors import UserError
-from mtlcli.models.backbone import build_backbone
+from mtlcli.models.backbone import Backbone, build_backbone
 from mtlcli.models.files import BackboneFiles, find_backbone, locate
-from tests.unit.models.conftest import TEXTS
+from tests.unit.models.conftest import TEXTS, family_config
 
 POOLING = {
     "bert": "pooler",
@@ -170,3 +171,37 @@ def test_what_cannot_be_had_is_said(tmp_path: Path) -> None:
         locate("package:no_such_package/model")
     with pytest.raises(UserError, match="not a multiple"):
         find_backbone(Model(kind="scratch", name=None, hidden=30, heads=4), lambda: TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("family", "layers", "above"),
+    [
+        ("bert", "encoder.layer", []),
+        ("deberta-v2", "encoder.layer", []),
+        ("modernbert", "layers", ["final_norm"]),
+        ("t5", "block", ["final_layer_norm"]),
+        ("bart", "layers", []),
+        ("gpt2", "h", ["ln_f"]),
+    ],
+)
+def test_depths_follow_from_the_place_in_the_network(
+    family: str, layers: str, above: list[str]
+) -> None:
+    network = AutoModel.from_config(family_config(family, 400))
+    network = network.get_encoder() if network.config.is_encoder_decoder else network
+    depths = Backbone(network, "mean").depths()
+    places = {f"{layers}.0": 2, f"{layers}.1": 1} | dict.fromkeys(above, 0)
+    expected = {
+        name: next((depth for place, depth in places.items() if name.startswith(f"{place}.")), 3)
+        for name, _ in network.named_parameters()
+    }
+    assert {name: depths[each] for name, each in network.named_parameters()} == expected
+    assert set(expected.values()) == {1, 2, 3, *places.values()}
+
+
+def test_layers_that_share_their_weights_have_the_depth_of_the_first() -> None:
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "embedding_size": 4, "vocab_size": 9}
+    network = AutoModel.from_config(AlbertConfig(**sizes, num_hidden_layers=3))
+    depths = Backbone(network, "cls").depths()
+    found = {name.split(".")[1]: depths[each] for name, each in network.named_parameters()}
+    assert found["albert_layer_groups"] == 3 and found["word_embeddings"] == 4

@@ -48,6 +48,27 @@ def test_the_step_is_the_same(sharing: str, monkeypatch: pytest.MonkeyPatch) -> 
         torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("sharing", ["mmoe", "task_embedding", "lora"])
+def test_layers_are_computed_again_for_the_task_of_their_batch(
+    sharing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The backward pass may begin when the forward passes of all tasks are over."""
+    _, _, features, _ = small.small_data()
+    found = []
+    for checkpointing in (False, True):
+        monkeypatch.setattr(small, "Model", partial(Model, gradient_checkpointing=checkpointing))
+        model, _ = small.small_model(sharing)
+        model.train()
+        losses = [
+            model(task, given.micro[0]).loss for task, given in batches(model, features).items()
+        ]
+        torch.stack(losses).sum().backward()
+        found.append(gradients(model))
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, atol=1e-6, rtol=1e-4)
+
+
 def test_less_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, features, _ = small.small_data()
     sizes = []

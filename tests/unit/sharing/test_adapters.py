@@ -13,6 +13,7 @@ from mtlcli.config.validate import check
 from mtlcli.errors import UserError
 from mtlcli.models.build import build_model
 from mtlcli.models.files import BackboneFiles
+from mtlcli.models.forward_pass import ForwardPass, running
 from mtlcli.models.multitask import MultiTaskModel, Trunk
 from mtlcli.tasks.base import build_tasks
 from tests.families import FAMILIES, family_backbone, family_batch
@@ -203,8 +204,7 @@ def test_pal_adds_its_formula() -> None:
     layer = next(module for module in ours.modules() if hasattr(module, "attentions"))
     states = torch.randn(1, 6, 32)
     mask = torch.tensor([[True, True, True, True, False, False]])
-    ours._route.owner, ours._route.mask = "one", mask  # type: ignore[union-attr, assignment]
-    with torch.no_grad():
+    with torch.no_grad(), running(ForwardPass([("one", 1)], mask)):
         added = layer(states) - layer.inner(states)  # type: ignore[operator]
         low = states[0] @ ours.encoders["one"].weight.T  # type: ignore[union-attr, index]
         project = layer.attentions["one"].project  # type: ignore[union-attr, index]
@@ -239,8 +239,8 @@ def test_fusion_mixes_by_its_formula_and_reads_others_without_training_them() ->
     shaken(ours)
     layer = next(module for module in ours.modules() if hasattr(module, "fusions"))
     hidden = torch.randn(2, 5, 32)
-    ours._route.owner = "other"  # type: ignore[union-attr, assignment]
-    mixed = layer._mix(hidden)  # type: ignore[operator]
+    with running(ForwardPass([("other", 2)], torch.ones(2, 5, dtype=torch.bool))):
+        mixed = layer._mix(hidden)  # type: ignore[operator]
     fusion = layer.fusions["other"]  # type: ignore[union-attr, index]
     each = torch.stack([adapter(hidden) for adapter in layer.adapters.values()], 2)  # type: ignore[union-attr, operator]
     scores = (fusion.query(hidden).unsqueeze(2) * fusion.key(each)).sum(-1) / 2
@@ -278,7 +278,7 @@ def test_adapters_of_all_stand_beside_those_of_one() -> None:
     names = own(model)
     assert names and all(".layer.1." in name for name in names)
     assert {users[name] for name in names if ".shared." in name} == {tuple(model.tasks)}
-    assert model.heights()[next(iter(names))] == 1
+    assert model.parameter_infos[next(iter(names))].depth == 1
 
 
 def test_what_cannot_be_is_refused() -> None:

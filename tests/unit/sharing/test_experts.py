@@ -173,7 +173,7 @@ def test_a_loss_reaches_exactly_what_users_says(config: Any) -> None:
 
 def test_the_load_of_every_level_is_told() -> None:
     model = small_model(PLESharing(levels=2, own=1, shared=2))[0]
-    with model.trunk.training_passes():
+    with model.training_passes():
         model("cola", batch_of("cola"))
     load = model.trunk.measures()["load"]
     assert {
@@ -191,7 +191,7 @@ def test_the_load_of_every_level_is_told() -> None:
 
 def test_a_task_called_shared_keeps_its_load_apart_from_the_shared_stream() -> None:
     model = small_model(PLESharing(levels=2, own=1, shared=2), names={"cola": "shared"})[0]
-    with model.trunk.training_passes():
+    with model.training_passes():
         model("shared", batch_of("cola"))
     assert list(model.trunk.measures()["load"]["level 1"]) == ["shared", "shared stream"]
 
@@ -206,7 +206,7 @@ def test_dselect_gates_have_a_rate_of_their_own_and_their_penalty_is_in_the_loss
         if group["lr"] == 0.01 and group["weight_decay"] == 0
     ]
     assert own == [name for name in names.values() if ".gates." in name] and len(own) == 6
-    penalty = model.trunk.penalty()
+    penalty = model.penalty()
     assert penalty is not None
     # Three tasks with two selectors among three experts each: a quarter of each is nobody's.
     assert penalty.item() == pytest.approx(
@@ -220,11 +220,11 @@ def test_dselect_gates_have_a_rate_of_their_own_and_their_penalty_is_in_the_loss
     )
 
 
-def test_numbers_in_names_are_those_of_layers() -> None:
-    """Layer-wise decay and the last layers of gradient balancing read them."""
+def test_experts_lie_where_their_layer_does_or_above_all_layers() -> None:
+    """Layer-wise decay and the last layers of gradient balancing depend on it."""
     for config in ("mmoe", "cgc", "ple", MMoESharing(layers="top")):
         model = small_model(config)[0]
-        for name, height in model.heights().items():
-            assert height == 1 or ".gates." not in name or ".network." not in name, name
+        for name, info in model.parameter_infos.items():
+            assert info.depth == 1 or ".gates." not in name or ".network." not in name, name
             if ".network." not in name and name.startswith("trunk."):
-                assert height == 0 and not any(part.isdigit() for part in name.split(".")), name
+                assert info.depth == 0, name

@@ -11,9 +11,9 @@ import torch
 from mtlcli.config.sharing import HierarchicalSharing
 from mtlcli.config.validate import check
 from mtlcli.errors import UserError
-from mtlcli.models.layers import layer_list
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.sharing.hierarchical import Hierarchical
+from mtlcli.sharing.parts.layers import layer_list
 from tests.families import FAMILIES, family_backbone, family_batch
 from tests.small import small_model
 from tests.unit.config.test_crosscheck import PAIR, run, said
@@ -73,7 +73,8 @@ def test_layers_above_a_task_get_no_gradient_and_do_not_run() -> None:
 def test_layers_that_no_task_reads_are_dropped() -> None:
     model = hierarchical(tasks=dict.fromkeys(("cola", "stsb", "squad"), 0))
     assert model.depth == 1 and not any(".layer.1." in name for name, _ in model.named_parameters())
-    assert model.heights()["trunk.backbone.network.encoder.layer.0.inner.output.dense.weight"] == 1
+    name = "trunk.backbone.network.encoder.layer.0.inner.output.dense.weight"
+    assert model.parameter_infos[name].depth == 1
 
 
 @pytest.mark.parametrize("family", FAMILIES)

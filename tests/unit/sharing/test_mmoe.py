@@ -205,7 +205,7 @@ def test_the_load_is_that_of_the_latest_step_over_all_micro_batches(layers: Any)
 
 def test_the_load_is_part_of_the_checkpoint() -> None:
     one, other = mmoe(), mmoe()
-    with one.trunk.training_passes():
+    with one.training_passes():
         one("cola", batch_of("cola"))
     other.load_state_dict(one.state_dict())
     assert one.trunk.measures() == other.trunk.measures() != mmoe().trunk.measures()

@@ -13,7 +13,7 @@ from torch import nn
 
 from mtlcli.config.sharing import sharings
 from mtlcli.data.batches import InputFormat, collate
-from mtlcli.models.layers import PerTask, key_of, task_of
+from mtlcli.models.per_task import PerTask, key_of, task_of
 from tests.small import small_data, small_model
 
 NAMES = {"cola": "type", "stsb": "update", "squad": "network"}
@@ -59,15 +59,11 @@ def test_such_names_change_nothing_in_any_strategy(sharing: str) -> None:
     assert list(other.users().values()) == [
         tuple(NAMES[task] for task in tasks) for tasks in model.users().values()
     ]
-    assert list(other.heights().values()) == list(model.heights().values())
+    infos, others = list(model.parameter_infos.values()), list(other.parameter_infos.values())
+    assert [(info.depth, info.lr) for info in infos] == [(info.depth, info.lr) for info in others]
     assert all(
         other.get_parameter(name) is parameter for name, parameter in other.named_parameters()
     )
-    rates = [
-        set(each.trunk.learning_rates()) - {name for name, _ in each.trunk.named_parameters()}
-        for each in (model, other)
-    ]
-    assert rates == [set(), set()]
     other.load_state_dict(other.state_dict())
     for task, name in NAMES.items():
         batch = collate(

@@ -16,9 +16,9 @@ from torch import Tensor
 from mtlcli.config import Runner
 from mtlcli.config.sharing import HardSharing, ProgressiveSharing
 from mtlcli.distributed.process_group import connect
-from mtlcli.models.layers import layer_list
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.rundir import checkpoint
+from mtlcli.sharing.parts.layers import layer_list
 from mtlcli.sharing.progressive import Lateral
 from mtlcli.training.step import Backward
 from tests.families import family_batch, family_trunk
@@ -155,7 +155,8 @@ def distilled(**options: Any) -> MultiTaskModel:
 
 def term_of(model: MultiTaskModel) -> Tensor | None:
     batch = batch_of("stsb")
-    return model.trunk.term(batch, model.trunk("stsb", batch), model.heads, model.tasks)
+    encoded = model.trunk("stsb", batch)
+    return model.trunk.batch_loss(batch, encoded, model.heads, model.tasks)  # type: ignore[operator, no-any-return]
 
 
 def test_distillation_begins_at_zero_with_zero_gradient() -> None:
@@ -221,7 +222,7 @@ def test_scores_are_held_by_their_squared_difference() -> None:
         shaken(model.trunk)
         encoded = model.trunk("cola", batch)
         now = model.heads["stsb"](encoded)["logits"]
-        term = model.trunk.term(batch, encoded, model.heads, model.tasks)
+        term = model.trunk.batch_loss(batch, encoded, model.heads, model.tasks)
     assert term is not None and term.item() == pytest.approx(
         (now - then).square().sum().item(), rel=1e-5
     )

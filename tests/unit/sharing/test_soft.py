@@ -9,8 +9,8 @@ import torch
 
 from mtlcli.config.sharing import SoftSharing
 from mtlcli.errors import UserError
-from mtlcli.models.layers import PerTask
 from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.models.per_task import PerTask
 from tests.small import small_model
 from tests.unit.sharing.training import trained
 
@@ -49,7 +49,7 @@ def test_the_penalty_is_the_sum_over_pairs(layers: object) -> None:
             [(one - other).square().sum() for one, other in combinations(copies(model), 2)]
         ).sum()
     )
-    penalty = model.trunk.penalty()
+    penalty = model.penalty()
     assert penalty is not None
     assert penalty.item() == pytest.approx(expected.item(), rel=1e-5)
     parameters = list(model.trunk.parameters())
@@ -72,7 +72,7 @@ def test_the_trace_norm_is_the_sum_of_singular_values() -> None:
         for each in zip(*(c.parameters() for c in layer.values()), strict=True)
     ]
     expected = sum(float(torch.linalg.svdvals(stack.detach().double()).sum()) for stack in stacks)
-    penalty = model.trunk.penalty()
+    penalty = model.penalty()
     assert penalty is not None and penalty.item() == pytest.approx(expected, rel=1e-4)
     first = next(iter(layer.values()))
     weight = next(parameter for parameter in first.parameters() if parameter.ndim == 2)  # type: ignore[union-attr]
@@ -85,7 +85,7 @@ def test_the_trace_norm_is_the_sum_of_singular_values() -> None:
 
 def test_the_trace_norm_has_a_gradient_where_all_copies_are_equal() -> None:
     model = soft(strength=1.0, distance="trace_norm")
-    penalty = model.trunk.penalty()
+    penalty = model.penalty()
     assert penalty is not None
     penalty.backward()
     assert all(
@@ -97,10 +97,10 @@ def test_the_trace_norm_has_a_gradient_where_all_copies_are_equal() -> None:
 def test_the_distance_to_the_start() -> None:
     model = soft(strength=2.0, distance="pretrained")
     start = [copy.detach().clone() for copy in copies(model)]
-    penalty = model.trunk.penalty()
+    penalty = model.penalty()
     assert penalty is not None and penalty.item() == 0
     shaken(model)
-    penalty = model.trunk.penalty()
+    penalty = model.penalty()
     assert penalty is not None
     assert penalty.item() == pytest.approx(
         2

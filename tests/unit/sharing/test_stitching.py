@@ -14,8 +14,8 @@ from transformers.pytorch_utils import Conv1D
 from mtlcli.config.optim import AdamWOptim
 from mtlcli.config.sharing import CrossStitchSharing, SluiceSharing, SoftSharing
 from mtlcli.errors import UserError
-from mtlcli.models.layers import layer_list
 from mtlcli.models.multitask import MultiTaskModel, Trunk
+from mtlcli.sharing.parts.layers import layer_list
 from mtlcli.training.optim import build_optimizer
 from tests.families import TASKS, family_trunk
 from tests.small import small_model

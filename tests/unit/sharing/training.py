@@ -50,7 +50,7 @@ def trained(
             loss = model(task, batch_of(task, 8 * (step % 4))).loss
             loss.backward()
             found.append(loss.item())
-        penalty = model.trunk.penalty()
+        penalty = model.penalty()
         if penalty is not None:
             penalty.backward()
         for parameter in model.parameters():

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mtlcli.config import sharings
-from mtlcli.models.dselect import DSelectK, smooth_step
+from mtlcli.sharing.parts.dselect import DSelectK, smooth_step
 
 
 def test_smooth_step() -> None:
