@@ -132,11 +132,12 @@ def _server() -> subprocess.Popen[str]:
 def serve() -> None:
     """The server: answer requests until standard input ends. Returns from `main` in a child, which
     then ends like any program."""
+    import scipy.stats  # noqa: F401
+    import sklearn.metrics  # noqa: F401
     import transformers.models.bert.modeling_bert  # noqa: F401
 
     import mtlcli.cli.train
     import mtlcli.evaluation.evaluate
-    import mtlcli.metrics.scores
     import mtlcli.models.build
     import mtlcli.runner.job
     import mtlcli.tasks.classification  # noqa: F401

@@ -19,7 +19,7 @@ from mtlcli.config.task import ClassificationTask, RegressionTask, SpanTask
 from mtlcli.config.weighting import Needs
 from mtlcli.disk import obstacle
 from mtlcli.errors import Problem, count_of
-from mtlcli.metrics import METRICS, OUTSIDE, metric_names, suggest_metric
+from mtlcli.metrics import OUTSIDE, entry, metric_names, suggest_metric
 from mtlcli.registry import nearest, suggest
 
 SPECIAL_TOKENS = 4
@@ -260,7 +260,7 @@ def _metrics(at: str, kind: str, metrics: list[str]) -> Iterator[Problem]:
     for metric in {metric: None for metric in metrics if metrics.count(metric) > 1}:
         yield Problem(f"'{metric}' is listed twice", f"{at}.metrics", "name every metric once")
     first = metrics[0] if metrics else None
-    if first in known and METRICS[first].rises:
+    if first in known and entry(first).rises:
         return
     if first in known or (first and first.startswith(OUTSIDE)):
         falls = (
@@ -268,9 +268,7 @@ def _metrics(at: str, kind: str, metrics: list[str]) -> Iterator[Problem]:
             if first in known
             else "may rise or fall as predictions get better"
         )
-        best = next(
-            (metric for metric in [*known, *metric_names(kind)] if METRICS[metric].rises), ""
-        )
+        best = next((metric for metric in [*known, *metric_names(kind)] if entry(metric).rises), "")
         example = ", ".join(dict.fromkeys([best, *metrics]))
         what = (
             f"'{first}' {falls}; the first metric must rise: it chooses the best checkpoint and "

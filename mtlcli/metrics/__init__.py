@@ -1,30 +1,36 @@
-"""The metrics: a table that is cheap to read, and pure functions in `scores.py` and `answers.py`
-that compute them.
+"""The metrics: pure functions from predictions and references to scores, each with a description
+that is cheap to read.
 
-Metrics of the package `evaluate` are named `evaluate:NAME`; `outside.py` loads and calls them. All
-scores that are averaged over tasks are fractions.
+Metrics are found by folder: the first look imports the modules of this package, and what other
+packages offer as entry points of the group `mtl.metrics`; each registers its functions with
+`metric`. They import numpy and scikit-learn inside the functions that use them. Metrics of the
+package `evaluate` are named `evaluate:NAME`; `outside.py` loads and calls them. All scores that are
+averaged over tasks are fractions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
-from typing import Any
+from pkgutil import iter_modules
+from typing import Any, TypeVar
 
 from mtlcli.errors import UserError
-from mtlcli.registry import suggest
+from mtlcli.registry import load_entry_points, suggest
 
 OUTSIDE = "evaluate:"
 """The prefix of the names of metrics of the package `evaluate`."""
+F = TypeVar("F", bound=Callable[..., dict[str, float]])
 
 
 @dataclass(frozen=True)
 class Entry:
     """The description of one metric."""
 
-    function: str
-    """The function that computes the metric, as `module:function` below this package."""
+    function: Callable[..., dict[str, float]]
+    """The function that computes the metric from predictions and references."""
     task_types: tuple[str, ...]
     """The task types whose predictions the metric takes."""
     keys: tuple[str, ...]
@@ -37,31 +43,38 @@ class Entry:
     """Whether better predictions have higher scores."""
 
 
-METRICS: dict[str, Entry] = {
-    "accuracy": Entry("scores:accuracy", ("classification",), ("accuracy",)),
-    **{
-        name + (f"_{average}" if average else ""): Entry(
-            f"scores:{name}",
-            ("classification",),
-            (name + (f"_{average}" if average else ""),),
-            options={"average": average} if average else {},
+_registered: dict[str, Entry] = {}
+
+
+def metric(
+    name: str,
+    *task_types: str,
+    keys: tuple[str, ...] = (),
+    optional_keys: tuple[str, ...] = (),
+    rises: bool = True,
+    **options: str,
+) -> Callable[[F], F]:
+    """Return a decorator for the function of metric `name`, with the fields of `Entry`. `keys`: by
+    default the name alone."""
+
+    def add(function: F) -> F:
+        if name in _registered:
+            raise ValueError(f"metric '{name}' is registered twice")
+        _registered[name] = Entry(
+            function, task_types, keys or (name,), optional_keys, options, rises
         )
-        for name in ("f1", "precision", "recall")
-        for average in ("", "macro", "micro")
-    },
-    "matthews": Entry("scores:matthews", ("classification",), ("matthews",)),
-    "pearson": Entry("scores:pearson", ("regression",), ("pearson",)),
-    "spearman": Entry("scores:spearman", ("regression",), ("spearman",)),
-    "mae": Entry("scores:mae", ("regression",), ("mae",), rises=False),
-    "rmse": Entry("scores:rmse", ("regression",), ("rmse",), rises=False),
-    "squad": Entry("answers:squad", ("span",), ("f1", "exact_match")),
-    "squad_v2": Entry(
-        "answers:squad_v2",
-        ("span",),
-        ("f1", "exact_match", "best_f1", "best_f1_thresh", "best_exact", "best_exact_thresh"),
-        ("HasAns_f1", "HasAns_exact", "NoAns_f1", "NoAns_exact"),
-    ),
-}
+        return function
+
+    return add
+
+
+@cache
+def table() -> dict[str, Entry]:
+    """Return the description of every metric by name."""
+    for module in iter_modules(__path__):
+        import_module(f"{__name__}.{module.name}")
+    load_entry_points("mtl.metrics")
+    return _registered
 
 
 def metric_names(task_type: str | None = None) -> list[str]:
@@ -69,7 +82,7 @@ def metric_names(task_type: str | None = None) -> list[str]:
     type."""
     return [
         name
-        for name, entry in METRICS.items()
+        for name, entry in table().items()
         if task_type is None or task_type in entry.task_types
     ]
 
@@ -87,9 +100,9 @@ def suggest_metric(name: str, task_type: str | None = None) -> str:
 def entry(name: str) -> Entry:
     """Return the description of the metric `name`. Raises UserError with the nearest name when
     there is no such metric."""
-    if name not in METRICS:
+    if name not in table():
         raise UserError(f"unknown metric '{name}'", fix=suggest_metric(name))
-    return METRICS[name]
+    return table()[name]
 
 
 def keys(name: str) -> list[str]:
@@ -120,7 +133,5 @@ def compute(
         from mtlcli.metrics.outside import compute_outside
 
         return compute_outside(name, predictions, references)
-    module, _, function = entry(name).function.partition(":")
-    computes = getattr(import_module(f"{__name__}.{module}"), function)
-    result: dict[str, float] = computes(predictions, references, **entry(name).options, **options)
-    return result
+    described = entry(name)
+    return described.function(predictions, references, **described.options, **options)

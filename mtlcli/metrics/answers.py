@@ -17,6 +17,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from mtlcli.metrics import metric
+
 ARTICLES = re.compile(r"\b(a|an|the)\b", re.UNICODE)
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -26,6 +28,7 @@ def normalize(text: str) -> str:
     return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
 
 
+@metric("squad", "span", keys=("f1", "exact_match"))
 def squad(
     predictions: Sequence[dict[str, Any]], references: Sequence[dict[str, Any]]
 ) -> dict[str, float]:
@@ -46,6 +49,12 @@ def squad(
     return {"f1": total / len(references), "exact_match": exact / len(references)}
 
 
+@metric(
+    "squad_v2",
+    "span",
+    keys=("f1", "exact_match", "best_f1", "best_f1_thresh", "best_exact", "best_exact_thresh"),
+    optional_keys=("HasAns_f1", "HasAns_exact", "NoAns_f1", "NoAns_exact"),
+)
 def squad_v2(
     predictions: Sequence[dict[str, Any]],
     references: Sequence[dict[str, Any]],

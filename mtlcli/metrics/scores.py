@@ -9,16 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-from scipy import stats
-from sklearn import metrics
+from mtlcli.metrics import metric
 
 
+@metric("accuracy", "classification")
 def accuracy(predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
     """Return the share of class ids that are right, 0 to 1."""
+    from sklearn import metrics
+
     return {"accuracy": float(metrics.accuracy_score(references, predictions))}
 
 
+@metric("f1_micro", "classification", average="micro")
+@metric("f1_macro", "classification", average="macro")
+@metric("f1", "classification")
 def f1(
     predictions: Sequence[int],
     references: Sequence[int],
@@ -31,9 +35,14 @@ def f1(
     `classes`: the number of classes; None means two when no id is above 1. `average`: `macro` or
     `micro`, for any number of classes.
     """
+    from sklearn import metrics
+
     return _of_classes(metrics.f1_score, "f1", predictions, references, classes, average)
 
 
+@metric("precision_micro", "classification", average="micro")
+@metric("precision_macro", "classification", average="macro")
+@metric("precision", "classification")
 def precision(
     predictions: Sequence[int],
     references: Sequence[int],
@@ -42,11 +51,16 @@ def precision(
 ) -> dict[str, float]:
     """Return the precision of class ids, 0 to 1, with the arguments and means of `f1`. The
     precision of a class that is never predicted is 0."""
+    from sklearn import metrics
+
     return _of_classes(
         metrics.precision_score, "precision", predictions, references, classes, average
     )
 
 
+@metric("recall_micro", "classification", average="micro")
+@metric("recall_macro", "classification", average="macro")
+@metric("recall", "classification")
 def recall(
     predictions: Sequence[int],
     references: Sequence[int],
@@ -55,6 +69,8 @@ def recall(
 ) -> dict[str, float]:
     """Return the recall of class ids, 0 to 1, with the arguments and means of `f1`. The recall of a
     class that does not occur is 0."""
+    from sklearn import metrics
+
     return _of_classes(metrics.recall_score, "recall", predictions, references, classes, average)
 
 
@@ -81,40 +97,57 @@ def _of_classes(
     }
 
 
+@metric("matthews", "classification")
 def matthews(predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
     """Return the Matthews correlation of class ids, -1 to 1, for any number of classes (Gorodkin
     2004). It is 0.0 when either side is constant."""
+    from sklearn import metrics
+
     if _constant(predictions) or _constant(references):
         return {"matthews": 0.0}
     return {"matthews": float(metrics.matthews_corrcoef(references, predictions))}
 
 
+@metric("pearson", "regression")
 def pearson(predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
     """Return the Pearson correlation of real numbers, -1 to 1. It is 0.0 when either side is
     constant."""
+    from scipy import stats
+
     if _constant(predictions) or _constant(references):
         return {"pearson": 0.0}
     return {"pearson": float(stats.pearsonr(predictions, references).statistic)}
 
 
+@metric("spearman", "regression")
 def spearman(predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
     """Return the Spearman rank correlation of real numbers, -1 to 1; equal numbers share their mean
     rank. It is 0.0 when either side is constant."""
+    from scipy import stats
+
     if _constant(predictions) or _constant(references):
         return {"spearman": 0.0}
     return {"spearman": float(stats.spearmanr(predictions, references).statistic)}
 
 
+@metric("mae", "regression", rises=False)
 def mae(predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
     """Return the mean absolute error of real numbers, in the unit of the scores: 0 is best."""
+    from sklearn import metrics
+
     return {"mae": float(metrics.mean_absolute_error(references, predictions))}
 
 
+@metric("rmse", "regression", rises=False)
 def rmse(predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
     """Return the root of the mean squared error of real numbers, in the unit of the scores: 0 is
     best."""
+    from sklearn import metrics
+
     return {"rmse": float(metrics.mean_squared_error(references, predictions) ** 0.5)}
 
 
 def _constant(values: Sequence[float]) -> bool:
+    import numpy as np
+
     return bool(np.ptp(np.asarray(values, dtype=np.float64)) == 0)

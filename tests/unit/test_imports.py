@@ -52,6 +52,7 @@ LIGHT = [
     "mtlcli.__main__",
     "mtlcli.cli",
     "mtlcli.config",
+    "mtlcli.metrics",
     "mtlcli.registry",
     "mtlcli.commands",
     "mtlcli.errors",

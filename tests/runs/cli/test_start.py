@@ -23,7 +23,6 @@ LATER = [
     "sklearn",
     "tensorboard",
     "torchvision",
-    "mtlcli.metrics.scores",
 ]
 """What no run needs for its first step; the metrics are for the first evaluation."""
 TASK = """\
