@@ -92,14 +92,14 @@ def at_step(step: int, rank: int, code: str) -> str:
     body = code.replace("\n", "\n            ")
     return f"""
 import os, signal, sys, time
-from mtlcli.training import loop
+from mtlcli.training import trainer
 def breaking(seeding):
     def seed_dropout(seed, at, number):
         if (at, number) == ({step}, {rank}):
             {body}
         seeding(seed, at, number)
     return seed_dropout
-loop.seed_dropout = breaking(loop.seed_dropout)
+trainer.seed_dropout = breaking(trainer.seed_dropout)
 """
 
 

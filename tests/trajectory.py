@@ -13,7 +13,8 @@ from mtlcli.data.batches import InputFormat
 from mtlcli.data.features import Features
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.models.multitask import MultiTaskModel
-from mtlcli.training.step import Backward, build_task_batch
+from mtlcli.training.step import Backward
+from mtlcli.training.task_batch import build_task_batch
 from mtlcli.weighting.base import Step, Weighting
 from mtlcli.weighting.losses.annealed import AnnealedTask
 from tests.small import small_model
@@ -72,8 +73,9 @@ def train(
         step = Step(number=number, total=40, epoch=number // 4, seed=0, tasks=list(batches))
         optimizer.zero_grad(set_to_none=True)
         used.append(backward(batches, step).weights)
-        torch.nn.utils.clip_grad_norm_(backward.parameters, 5.0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
+        weighting.observe(step)
         if weighting.losses_after_step:
-            weighting.observe_after(step, backward.losses_again(batches))
+            weighting.observe_after(step, backward.passes.losses(batches))
     return used

@@ -318,8 +318,9 @@ def _train(
     from mtlcli.rundir.saver import Saver
     from mtlcli.training.analysis.cost import PeakMemory, flops_per_example
     from mtlcli.training.batch_size_finder import free_memory
-    from mtlcli.training.loop import Run, train
     from mtlcli.training.precision import bound_kernels, choose_precision, input_format
+    from mtlcli.training.run import Run
+    from mtlcli.training.trainer import Trainer
     from mtlcli.weighting.base import WeightedTask
 
     with (
@@ -428,7 +429,6 @@ def _train(
             eval_every=_eval_every(config, prepared, stages),
             folder=folder,
             saver=saver,
-            begin=begin,
             console=console,
             ranks=ranks,
             interrupt=interrupt,
@@ -437,7 +437,9 @@ def _train(
         garbage.at_work()
         memory = PeakMemory(ranks.device)
         with parts.saver:
-            results = train(parts, resumed)
+            trainer = Trainer(parts, resumed)
+            begin()
+            results = trainer.train()
             doing("writing the last checkpoint")
         doing("measuring the operations of a step")
         if ranks.is_main:

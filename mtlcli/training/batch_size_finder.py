@@ -28,7 +28,6 @@ from mtlcli.training.analysis.cost import PeakMemory, memory_now
 from mtlcli.training.gradient_rows import DTYPES
 from mtlcli.training.precision import shapes_kept
 from mtlcli.weighting.base import Weighting
-from mtlcli.weighting.gradients.base import GradientBalancing
 
 SHARE = 0.8
 """The share of the free memory that a run may use; the rest is for allocators, and for other
@@ -187,7 +186,7 @@ def _reserve(model: MultiTaskModel, weighting: Weighting, device: torch.device) 
     states = 2 * size([parameter for parameter in model.parameters() if parameter.requires_grad])
     copies = states + size(list(model.parameters())) if device.type == "cpu" else 0
     rows = 0
-    if isinstance(weighting, GradientBalancing):
+    if weighting.balances_gradients:
         rows = (
             len(weighting.tasks)
             * model.parameter_counts()["shared"]

@@ -272,3 +272,11 @@ def _sum(vectors: list[Tensor | None], weights: Sequence[float]) -> Tensor:
             out.add_(vector, alpha=weight)
     assert out is not None, "some task has a gradient here"
     return out
+
+
+def without_factors(gram: Tensor, factors: Sequence[float]) -> Tensor:
+    """Return the Gram matrix of gradient rows without the factors of their losses. A row whose
+    factor is 0 is unknown and counts as 0."""
+    found = torch.tensor(factors, dtype=torch.float64)
+    inverse = torch.where(found == 0, 0.0, 1 / found)
+    return gram * inverse[:, None] * inverse

@@ -79,7 +79,7 @@ def restore(
 
 
 def _check(state: TrainState, tasks: Collection[str], steps: int, stages: int) -> None:
-    """Raise ValueError when counters contradict each other or the run, because the loop would then
+    """Raise ValueError when counters contradict each other or the run, because training would then
     never end."""
     if state.step > steps:
         raise ValueError(f"it is of step {state.step}, and the run ends at step {steps}")

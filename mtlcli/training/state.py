@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from mtlcli.training.step import Outcome, TaskBatch
+from mtlcli.training.step import Outcome
+from mtlcli.training.task_batch import TaskBatch
 
 T = TypeVar("T")
 

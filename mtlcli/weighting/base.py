@@ -76,8 +76,11 @@ class Weighting(ABC):
 
     when: ClassVar[When] = "before"
     """When the weights of a step are known."""
+    balances_gradients: ClassVar[bool] = False
+    """Whether weights are put on the gradients of the shared parameters; private parameters then
+    follow their own loss. Otherwise weights are put on the losses."""
     measures_gradients: ClassVar[bool] = False
-    """Whether `learn` needs `step.gram` although the weights do not."""
+    """Whether `learn` needs `step.gram` although the weights, known before the step, do not."""
     losses_after_step: ClassVar[bool] = False
     """Whether the losses of the same batches are computed again after the update, for
     `observe_after`."""
@@ -94,6 +97,17 @@ class Weighting(ABC):
     def weights(self, step: Step) -> dict[str, float]:
         """Return the weight of each task of the step, importance included. `step` holds what is
         known at the moment that `known` returns."""
+
+    def combine(self, step: Step, rows: Tensor, start: int, total: int) -> Tensor:
+        """Return the update (n,) for columns `start` to `start + n` of the K x `total` matrix of
+        gradient rows of importance_t * L_t. `rows`: these columns, (K, n), fp32. The result does
+        not depend on how the matrix is cut. Called only when the weights are known as "rows"."""
+        raise TypeError(f"{type(self).__name__} gives weights, it does not combine rows")
+
+    def left_to_shorten(self, known: When) -> float | None:
+        """Return the norm to which the update of the shared parameters must still be shortened once
+        it is computed, or None. `known`: when the weights of the step were known."""
+        return None
 
     def observe(self, step: Step) -> None:
         """Let the method learn from a step whose losses (and Gram matrix, if it was measured) are

@@ -38,7 +38,8 @@ from mtlcli.distributed.process_group import Ranks
 from mtlcli.models.build import build_model
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.prepare.prepare import Prepared, prepare
-from mtlcli.training.step import Backward, TaskBatch, build_task_batch
+from mtlcli.training.step import Backward
+from mtlcli.training.task_batch import TaskBatch, build_task_batch
 from mtlcli.weighting.base import Step, WeightedTask
 
 SUITE = ["rte", "mrpc", "cola", "stsb", "sst2", "qnli", "qqp", "mnli"]
@@ -134,8 +135,9 @@ class Bench:
                 given = self._next()
                 step = Step(number=self.step, total=1000, epoch=0, seed=0, tasks=list(given))
                 backward(given, step)
+                method.observe(step)
                 if method.losses_after_step:
-                    method.observe_after(step, backward.losses_again(given))
+                    method.observe_after(step, backward.passes.losses(given))
 
             return ours
         return {OTHERS[0]: self._dense, OTHERS[1]: self._libmtl, OTHERS[2]: self._torchjd}[label]

@@ -236,7 +236,7 @@ def time_stages() -> dict[str, Any]:
     import torch
 
     from mtlcli.models.multitask import MultiTaskModel
-    from mtlcli.training.loop import Run
+    from mtlcli.training.run import Run
     from mtlcli.training.stages import Stages
 
     parts: dict[str, list[tuple[Any, str]]] = {
@@ -307,14 +307,14 @@ def stub_model() -> dict[str, Any]:
 
 def time_evaluation() -> dict[str, Any]:
     """Clock the last evaluation of a run."""
-    from mtlcli.training import loop
+    from mtlcli.training import trainer
 
     measured: dict[str, Any] = {}
 
     def note(seconds: float) -> None:
         measured["evaluation"] = seconds
 
-    setattr(loop, "evaluate", _timed(getattr(loop, "evaluate"), note))  # noqa: B009, B010 (mypy: it is imported there)
+    setattr(trainer, "evaluate", _timed(getattr(trainer, "evaluate"), note))  # noqa: B009, B010 (mypy: it is imported there)
     return measured
 
 

@@ -26,7 +26,8 @@ from mtlcli.distributed.process_group import Ranks
 from mtlcli.models.build import build_model
 from mtlcli.prepare.prepare import prepare
 from mtlcli.sharing.hard import Hard
-from mtlcli.training.step import Backward, build_task_batch
+from mtlcli.training.step import Backward
+from mtlcli.training.task_batch import build_task_batch
 from mtlcli.weighting.base import Step, WeightedTask
 from mtlcli.weighting.losses.static import Static
 

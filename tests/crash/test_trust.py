@@ -853,7 +853,7 @@ def test_no_secret_of_the_environment_is_saved(
     shutil.rmtree(folder / "checkpoints" / "step_00000004")
     with monkeypatch.context() as patch:
         patch.setattr(
-            "mtlcli.training.loop.seed_dropout",
+            "mtlcli.training.trainer.seed_dropout",
             lambda *_: (_ for _ in ()).throw(RuntimeError("at another-place/x")),
         )
         with pytest.raises(RuntimeError):

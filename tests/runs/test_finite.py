@@ -10,7 +10,7 @@ import torch
 
 from mtlcli.errors import NotFinite, RunError
 from mtlcli.evaluation import evaluate
-from mtlcli.training.loop import require_finite
+from mtlcli.training.finite import require_finite
 from tests.small_run import start
 
 

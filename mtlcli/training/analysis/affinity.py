@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 
+from mtlcli.training.passes import Passes
 from mtlcli.training.state import TrainState
-from mtlcli.training.step import Backward, TaskBatch
+from mtlcli.training.task_batch import TaskBatch
 
 LARGEST = 9
 """The number of tasks up to which all groupings are compared (Bell's number of 9 is 21147)."""
@@ -31,28 +32,28 @@ class Affinity:
     def __init__(
         self,
         state: dict[str, Any],
-        backward: Backward,
+        passes: Passes,
         fetch: Callable[[str, int], TaskBatch],
         tasks: list[str],
     ) -> None:
         self._state = state
-        self._backward, self._fetch, self._tasks = backward, fetch, tasks
+        self._passes, self._fetch, self._tasks = passes, fetch, tasks
         state.setdefault("measured", 0)
         state.setdefault("sums", {name: dict.fromkeys(tasks, 0.0) for name in tasks})
 
     def measure(self, state: TrainState, *, lr: float) -> None:
         """Measure every pair of tasks on the next batches of the tasks' streams, without moving the
         streams on. Afterwards the weights are as before, to the bit, and `.grad` is empty."""
-        backward = self._backward
-        model, shared = backward.model, backward.shared
+        passes = self._passes
+        model, shared = passes.model, passes.parameters.shared
         batches = {name: self._fetch(name, state.positions[name]) for name in self._tasks}
         training = model.training
         model.eval()
-        before = backward.losses_again(batches)
+        before = passes.losses(batches)
         kept = [parameter.detach().clone() for parameter in shared]
         count = sum(parameter.numel() for parameter in shared)
         for name in self._tasks:
-            gradient = backward.shared_gradient(name, batches[name])
+            gradient = passes.shared_gradient(name, batches[name])
             norm = (
                 torch.stack([part.double().square().sum() for part in gradient]).sum().sqrt().item()
             )
@@ -60,7 +61,7 @@ class Affinity:
                 with torch.no_grad():
                     for parameter, part in zip(shared, gradient, strict=True):
                         parameter.sub_(part, alpha=lr * count**0.5 / norm)
-                after = backward.losses_again(batches)
+                after = passes.losses(batches)
                 with torch.no_grad():
                     for parameter, value in zip(shared, kept, strict=True):
                         parameter.copy_(value)

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mtlcli.models.multitask import MultiTaskModel
-from mtlcli.training.step import TaskBatch
+from mtlcli.training.task_batch import TaskBatch
 
 
 class PeakMemory:

@@ -33,6 +33,7 @@ class GradientBalancing(Weighting):
     `when` is "rows"."""
 
     when: ClassVar[When] = "gradients"
+    balances_gradients: ClassVar[bool] = True
 
     def __init__(self, config: Any, tasks: dict[str, WeightedTask]) -> None:
         super().__init__(config, tasks)
@@ -49,23 +50,15 @@ class GradientBalancing(Weighting):
         """
         raise TypeError(f"{type(self).__name__} has no weights, it combines the rows")
 
-    def combine(self, step: Step, rows: Tensor, start: int, total: int) -> Tensor:
-        """Return the update (n,) for columns `start` to `start + n` of the K x `total` matrix of
-        gradient rows of importance_t * L_t. `rows`: these columns, (K, n), fp32. The result does
-        not depend on how the matrix is cut."""
-        raise TypeError(f"{type(self).__name__} gives weights, it does not combine rows")
-
     @property
     def max_norm(self) -> float | None:
         """Largest norm of the update of the shared parameters; None for any norm."""
         return getattr(self.config, "max_norm", None)
 
     def left_to_shorten(self, known: When) -> float | None:
-        """Return the norm to which the update of a step must still be shortened once it is
-        computed, or None. `known`: when the weights of the step were known. `weights` applies
-        `max_norm` itself where the exact Gram matrix of the step gives the norm of the update. It
-        cannot do so for weights that are used again, or that come from an estimate of the
-        matrix."""
+        """Return `max_norm` unless `weights` has applied it: that takes the exact Gram matrix of
+        the step, which gives the norm of the update. Weights that are used again, or that come from
+        an estimate of the matrix, cannot ensure the norm."""
         exact = (
             known == "gradients"
             and self.config.last_layers is None

@@ -14,7 +14,7 @@ from mtlcli.config.schema import is_number
 from mtlcli.config.section import hints
 from mtlcli.config.validate import LARGEST, check
 from mtlcli.seeds import folded
-from mtlcli.training.loop import seed_dropout
+from mtlcli.training.trainer import seed_dropout
 from mtlcli.weighting.base import Step
 
 SECTIONS: dict[str, Any] = {"model": Model, "data": Data, "runner": Runner, "logger": Logger}

@@ -32,7 +32,7 @@ LIMITED = """
 from pathlib import Path
 from mtlcli.training.analysis import cost
 from mtlcli.training import batch_size_finder as fit
-from mtlcli.training import loop
+from mtlcli.training.trainer import Trainer
 def resident():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
@@ -41,12 +41,12 @@ def free_memory(device):
     held["before"] = resident()
     return {free}
 fit.free_memory = free_memory
-train = loop.train
+train = Trainer.train
 def watched(*arguments):
     done = train(*arguments)
     print("PEAK", cost.resident_peak() - held["before"])
     return done
-loop.train = watched
+Trainer.train = watched
 """
 
 

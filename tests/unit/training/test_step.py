@@ -13,7 +13,10 @@ from mtlcli.config import weightings
 from mtlcli.data.batches import InputFormat
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.errors import NotFinite, RunError
-from mtlcli.training.step import Backward, Outcome, TaskBatch, build_task_batch
+from mtlcli.training.finite import finite_gradient_norm
+from mtlcli.training.step import Backward, Outcome
+from mtlcli.training.task_batch import TaskBatch, build_task_batch
+from mtlcli.training.trained_parameters import TrainedParameters
 from tests.small import small_data, small_model, small_step
 from tests.trajectory import OPTIONS
 
@@ -36,12 +39,14 @@ def batches(  # type: ignore[no-untyped-def]
     }
 
 
-def run_step(
-    model, weighting, given: dict[str, TaskBatch], number: int = 0, *, probe: bool = False
-) -> Outcome:  # type: ignore[no-untyped-def]
-    return Backward(model, weighting, ALONE, bf16=False)(
-        given, small_step(given, number), probe=probe
-    )
+def run_step(  # type: ignore[no-untyped-def]
+    model, weighting, given: dict[str, TaskBatch], number: int = 0, *, probe=False, together=True
+) -> Outcome:
+    backward = Backward(model, weighting, ALONE, bf16=False, together=together)
+    step = small_step(given, number)
+    outcome = (backward.probe if probe else backward)(given, step)
+    weighting.observe(step)
+    return outcome
 
 
 def gradients(model) -> dict[str, torch.Tensor]:  # type: ignore[no-untyped-def]
@@ -161,16 +166,21 @@ def shared_names(model) -> list[str]:  # type: ignore[no-untyped-def]
     return [name for name, users in model.users().items() if len(users) > 1]
 
 
-def test_a_probe_measures_the_gram_matrix_and_changes_nothing_to_the_bit() -> None:
+@pytest.mark.parametrize(
+    ("method", "together"), [("static", True), ("static", False), ("gls", True)]
+)
+def test_a_probe_measures_the_gram_matrix_and_changes_nothing_to_the_bit(
+    method: str, together: bool
+) -> None:
     _, _, features, _ = small_data()
     weights = {"cola": 0.5, "stsb": 2.0}
-    model, weighting = small_model("hard", weights=weights)
+    model, weighting = small_model("hard", weighting=method, weights=weights)
     given = batches(model, features)
     rows = plain_rows(model, given)
-    quiet = run_step(model, weighting, given)
+    quiet = run_step(model, weighting, given, together=together)
     without = gradients(model)
     model.zero_grad()
-    probed = run_step(model, weighting, given, probe=True)
+    probed = run_step(model, weighting, given, probe=True, together=together)
     assert quiet.gram is None and probed.gram is not None
     assert gradients(model).keys() == without.keys()
     for name, gradient in gradients(model).items():
@@ -308,9 +318,13 @@ def test_a_task_of_weight_0_does_not_stop_the_others(name: str) -> None:
 def test_what_the_weighting_learns_is_in_the_checked_norm() -> None:
     _, _, features, _ = small_data()
     model, weighting = small_model("hard", weighting="uncertainty")
-    outcome = run_step(model, weighting, batches(model, features))
+    given = batches(model, features)
+    run_step(model, weighting, given)
+    norm = finite_gradient_norm(
+        TrainedParameters(model, list(given)), weighting, small_step(given), given
+    )
     every = [*gradients(model).values(), *(parameter.grad for parameter in weighting.parameters())]
-    assert outcome.norm.item() == pytest.approx(
+    assert norm.item() == pytest.approx(
         torch.stack([each.norm() for each in every]).norm().item(), rel=1e-5
     )  # type: ignore[union-attr]
 
@@ -384,4 +398,4 @@ def test_tasks_that_are_only_evaluated_share_nothing() -> None:
     _, _, features, _ = small_data()
     model, weighting = small_model("hard")
     del weighting.tasks["stsb"], weighting.tasks["squad"]
-    assert Backward(model, weighting, ALONE, bf16=False).shared == []
+    assert Backward(model, weighting, ALONE, bf16=False).passes.parameters.shared == []

@@ -10,7 +10,7 @@ import torch
 from mtlcli.config import sharings
 from mtlcli.data.batches import Batch
 from mtlcli.models.multitask import MultiTaskModel
-from mtlcli.training import step as steps
+from mtlcli.training import mixed_batches
 from mtlcli.training.step import Backward, Outcome
 from tests.small import small_data, small_model, small_step
 from tests.unit.training.test_step import ALONE, batches, gradients
@@ -49,9 +49,8 @@ def step(
 ) -> tuple[Outcome, dict[str, torch.Tensor]]:  # type: ignore[no-untyped-def]
     model.zero_grad()
     torch.manual_seed(seed)
-    outcome = Backward(model, weighting, ALONE, bf16=False, together=together, max_tokens=most)(
-        given, small_step(given), probe=probe
-    )
+    backward = Backward(model, weighting, ALONE, bf16=False, together=together, max_tokens=most)
+    outcome = (backward.probe if probe else backward)(given, small_step(given))
     return outcome, gradients(model)
 
 
@@ -64,7 +63,7 @@ def test_the_strategies_that_can_are_these() -> None:
 def test_the_step_is_the_same(
     sharing: str, accumulation: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(steps.PASS_OVERHEAD_TOKENS, "cpu", 1000)
+    monkeypatch.setitem(mixed_batches.PASS_OVERHEAD_TOKENS, "cpu", 1000)
     _, _, features, _ = small_data()
     model, weighting = moved(sharing)
     given = batches(model, features, accumulation)
@@ -91,7 +90,7 @@ def test_the_step_is_the_same(
 def test_no_batch_is_larger_than_that_of_a_task_or_than_said(
     overhead: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(steps.PASS_OVERHEAD_TOKENS, "cpu", overhead)
+    monkeypatch.setitem(mixed_batches.PASS_OVERHEAD_TOKENS, "cpu", overhead)
     _, _, features, _ = small_data()
     model, weighting = moved("hard")
     given = batches(model, features)

@@ -13,7 +13,8 @@ from mtlcli.data.batches import InputFormat
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.training.analysis.affinity import Affinity, grouping
 from mtlcli.training.state import TrainState
-from mtlcli.training.step import Backward, TaskBatch, build_task_batch
+from mtlcli.training.step import Backward
+from mtlcli.training.task_batch import TaskBatch, build_task_batch
 from tests.small import small_data, small_model, small_step
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -40,7 +41,7 @@ def test_affinity_is_its_first_order_value_for_small_steps() -> None:
 
     names = list(model.tasks)
     state = TrainState(positions={"cola": 0, "stsb": 1, "squad": 2})
-    affinity = Affinity(state.affinity, backward, fetch, names)
+    affinity = Affinity(state.affinity, backward.passes, fetch, names)
     assert affinity.report() is None
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.train()
@@ -57,11 +58,11 @@ def test_affinity_is_its_first_order_value_for_small_steps() -> None:
         assert torch.equal(value, before[name]), name
     assert all(parameter.grad is None for parameter in model.parameters())
 
-    outcome = backward(
-        {name: fetch(name, state.positions[name]) for name in names}, small_step(names), probe=True
+    outcome = backward.probe(
+        {name: fetch(name, state.positions[name]) for name in names}, small_step(names)
     )
     assert outcome.gram is not None
-    count = sum(parameter.numel() for parameter in backward.shared)
+    count = sum(parameter.numel() for parameter in backward.passes.parameters.shared)
     report = affinity.report()
     assert report is not None and report["measured"] == 1
     for one, first in enumerate(names):

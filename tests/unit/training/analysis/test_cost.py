@@ -11,7 +11,7 @@ import torch
 from mtlcli.data.batches import InputFormat
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.training.analysis.cost import PeakMemory, flops_per_example
-from mtlcli.training.step import build_task_batch
+from mtlcli.training.task_batch import build_task_batch
 from tests.small import small_data, small_model
 
 

@@ -1,0 +1,174 @@
+"""The forward and backward passes of a step.
+
+Each pass ends before the next begins, so one set of activations is in memory at a time. Autograd
+adds the gradients of passes up in `.grad`, unless gradient rows keep those of each task apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from mtlcli.data.batches import Batch
+from mtlcli.distributed.process_group import Ranks
+from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.training.gradient_rows import GradientRows
+from mtlcli.training.task_batch import Batches, TaskBatch
+from mtlcli.training.trained_parameters import TrainedParameters
+
+
+class TaskMicroBatch(NamedTuple):
+    """A micro-batch, or a part of one, with the name of its task."""
+
+    task: str
+    batch: Batch
+
+
+Pass = list[TaskMicroBatch]
+"""What goes through the trunk at once: one micro-batch of one task, or a mixed batch, which has one
+part for each of several tasks."""
+PassGroup = list[Pass]
+"""Passes whose gradients autograd adds up: those of one task, or all mixed batches of a step."""
+
+
+def passes_by_task(batches: Batches) -> list[PassGroup]:
+    """Return a group of passes for each task, with one pass for each micro-batch."""
+    return [
+        [[TaskMicroBatch(name, micro)] for micro in batch.micro] for name, batch in batches.items()
+    ]
+
+
+def padded_tokens(groups: Sequence[PassGroup]) -> int:
+    """Return the number of tokens that passes put through the trunk, with padding."""
+    return sum(
+        part.batch.input_ids.numel() for group in groups for one_pass in group for part in one_pass
+    )
+
+
+class EmbeddingGradients:
+    """The gradients of word embeddings: a backward pass leaves them sparse, since they differ from
+    zero only for the tokens of the batch, and the update takes them dense.
+
+    They are added up group by group, in the same order as gradient rows would be.
+    """
+
+    def __init__(self, parameters: Sequence[Parameter]) -> None:
+        self._parameters = parameters
+        # Keep the dense gradients between steps: on a CPU, new memory at every step would take four
+        # times as long as setting the old to zero.
+        self._buffers: dict[Parameter, Tensor] = {}
+        self._dense: dict[Parameter, Tensor] = {}
+        self._indices: dict[Parameter, list[Tensor]] = {}
+        self.touched: dict[Parameter, Tensor] = {}
+        """The indices of the embeddings whose gradient is not 0 on this rank."""
+
+    def begin(self) -> None:
+        """Begin with gradients of zero."""
+        self._dense, self._indices = {}, {}
+
+    def add_from_grad(self) -> None:
+        """Move the sparse gradients from the parameters' `.grad` into the sum."""
+        for parameter in self._parameters:
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                sparse, parameter.grad = parameter.grad.coalesce(), None
+                indices = sparse.indices()[0]
+                if parameter not in self._dense:
+                    if parameter not in self._buffers:
+                        self._buffers[parameter] = torch.empty_like(parameter, requires_grad=False)
+                    self._dense[parameter] = self._buffers[parameter].zero_()
+                self._dense[parameter].index_add_(0, indices, sparse.values())
+                self._indices.setdefault(parameter, []).append(indices)
+
+    def write_to_grad(self) -> None:
+        """Write the sums into the parameters' `.grad`."""
+        for parameter, gradient in self._dense.items():
+            parameter.grad = gradient
+        self.touched = {parameter: torch.cat(ids) for parameter, ids in self._indices.items()}
+
+
+class Passes:
+    """The passes of a model's tasks on this rank. One object serves a stage of the run, because the
+    shared parameters depend on the tasks that the stage trains."""
+
+    def __init__(
+        self, model: MultiTaskModel, tasks: Collection[str], ranks: Ranks, *, bf16: bool
+    ) -> None:
+        """`tasks`: the tasks that are trained."""
+        self.model, self.ranks, self._bf16 = model, ranks, bf16
+        self.parameters = TrainedParameters(model, tasks)
+        self._embeddings = EmbeddingGradients(self.parameters.all)
+
+    def run(
+        self,
+        batches: Batches,
+        groups: Sequence[PassGroup],
+        scales: Mapping[str, float] | None = None,
+        rows: GradientRows | None = None,
+    ) -> Tensor:
+        """Run passes one after the other: forward and, where gradients are recorded, backward.
+        Return the mean losses (K,) over all ranks. `scales`: factors of the losses; None: 1 for
+        each. `rows`: receives the shared gradients, a row for each group."""
+        losses = torch.zeros(len(batches), device=self.ranks.device)
+        places = {name: index for index, name in enumerate(batches)}
+        self._embeddings.begin()
+        for group in groups:
+            for one_pass in group:
+                for part, loss in zip(one_pass, self._pass(one_pass, scales), strict=True):
+                    losses[places[part.task]] += loss
+            if rows is not None:
+                rows.append_from_grad()
+            self._embeddings.add_from_grad()
+        self._embeddings.write_to_grad()
+        return self.ranks.all_reduce(losses)
+
+    def _pass(self, one_pass: Pass, scales: Mapping[str, float] | None) -> list[Tensor]:
+        """Run one pass. Return the losses of its parts, detached and without their factors."""
+        device = self.ranks.device
+        parts = [(name, batch.to(device)) for name, batch in one_pass]
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16):
+            outputs = [self.model(*parts[0])] if len(parts) == 1 else self.model.together(parts)
+            total = torch.stack(
+                [
+                    (1.0 if scales is None else scales[name]) * output.loss
+                    for (name, _), output in zip(parts, outputs, strict=True)
+                ]
+            ).sum()
+        if total.requires_grad:
+            total.backward()
+        return [output.loss.detach() for output in outputs]
+
+    def reduce_gradients(self, *, shared: bool = True) -> None:
+        """Sum the gradients in `.grad` over all ranks. `shared`: those of the shared parameters as
+        well."""
+        summed = set() if shared else set(self.parameters.shared)
+        self.ranks.reduce_gradients(
+            [parameter for parameter in self.parameters.all if parameter not in summed],
+            self._embeddings.touched,
+        )
+
+    def clear_gradients(self) -> None:
+        """Empty `.grad` of all parameters."""
+        for parameter in self.parameters.all:
+            parameter.grad = None
+
+    def losses(self, batches: Batches) -> dict[str, float]:
+        """Return the mean losses of batches with the present parameters, over all ranks."""
+        with torch.no_grad():
+            losses = self.run(batches, passes_by_task(batches))
+        return dict(zip(batches, losses.tolist(), strict=True))
+
+    def shared_gradient(self, task: str, batch: TaskBatch) -> list[Tensor]:
+        """Return the gradient of one task's mean loss with respect to each shared parameter, over
+        all ranks. `.grad` is empty afterwards."""
+        self.clear_gradients()
+        self.run({task: batch}, passes_by_task({task: batch}))
+        gradient = []
+        for parameter in self.parameters.shared:
+            part = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
+            gradient.append(self.ranks.all_reduce(part))
+        self.clear_gradients()
+        return gradient

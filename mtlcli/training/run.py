@@ -1,0 +1,85 @@
+"""The parts of a run, which the trainer puts to work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mtlcli.config import Config
+from mtlcli.data.batches import InputFormat, Stream
+from mtlcli.data.features import Features, Split
+from mtlcli.data.source import DataSource
+from mtlcli.distributed.process_group import Ranks
+from mtlcli.distributed.signals import Interrupt
+from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.rundir.console import Console
+from mtlcli.rundir.folder import RunFolder
+from mtlcli.rundir.saver import Saver
+from mtlcli.training.stages import Stages
+from mtlcli.training.task_batch import TaskBatch, build_task_batch
+from mtlcli.weighting.base import Weighting
+
+
+@dataclass
+class Run:
+    """The parts of a run, built and ready to train."""
+
+    config: Config
+    """The resolved config: steps, learning rate and precision are known."""
+    model: MultiTaskModel
+    """The trunk and the heads, on this rank's device."""
+    stages: Stages
+    """The stages, which choose the tasks of each step."""
+    weighting: Weighting
+    """The weighting method, which turns losses or gradients into one update."""
+    streams: dict[str, Stream]
+    """The order of each trained task's features."""
+    train: dict[str, Features]
+    """Encoded train splits."""
+    splits: dict[str, dict[str, Split]]
+    """Validation splits by task."""
+    input_format: InputFormat
+    """The rule by which features become batches."""
+    steps: int
+    """The number of updates."""
+    eval_every: int
+    """The number of steps between evaluations."""
+    folder: RunFolder
+    """The run folder."""
+    saver: Saver
+    """The writer of checkpoints."""
+    console: Console
+    """The output to the terminal and log.txt."""
+    ranks: Ranks
+    """The place of this process among the ranks."""
+    interrupt: Interrupt
+    """The signals that ask the run to stop."""
+    source: DataSource
+    """The source of the table rows."""
+
+    @property
+    def bf16(self) -> bool:
+        """Whether matrix products are in bf16."""
+        return self.config.runner.precision == "bf16"
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The number of padded tokens of a task that may go through the model at once on this rank;
+        None: no bound."""
+        bound = self.config.runner.max_tokens
+        return (
+            bound // (self.ranks.world_size * self.config.runner.accumulation)
+            if isinstance(bound, int)
+            else None
+        )
+
+    def fetch(self, task: str, position: int) -> TaskBatch:
+        """Return this rank's share of a batch of a task's stream."""
+        return build_task_batch(
+            self.model.tasks[task],
+            self.train[task],
+            self.streams[task].indices(position),
+            input_format=self.input_format,
+            accumulation=self.config.runner.accumulation,
+            ranks=self.ranks,
+            max_tokens=self.max_tokens,
+        )

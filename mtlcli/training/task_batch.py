@@ -1,0 +1,93 @@
+"""The batch of one task in a step: this rank's share in micro-batches, and its counts over all
+ranks.
+
+Every loss is normalised by the number of labelled items in the task's batch over all ranks and
+micro-batches, so that gradients and losses are simply added up: N ranks with a share each, or one
+rank with the whole batch, give the same update.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtlcli.data.batches import Batch, InputFormat, collate
+from mtlcli.data.features import Features
+from mtlcli.distributed.process_group import Ranks
+from mtlcli.tasks.base import TaskType
+
+MAX_NAMED_FEATURES = 32
+"""The number of features of a batch that a message names."""
+
+
+@dataclass
+class TaskBatch:
+    """The batch of one task in a step."""
+
+    micro: list[Batch]
+    """This rank's share, cut into micro-batches, in host memory; empty when this rank has no
+    example, because the batch has fewer examples than there are ranks."""
+    examples: int
+    """The number of features over all ranks."""
+    tokens: int
+    """The number of tokens over all ranks, without padding."""
+    own: int
+    """The number of tokens in this rank's share, without padding."""
+    rows: NDArray[np.int64]
+    """The indices of the features over all ranks, for messages."""
+
+
+Batches = dict[str, TaskBatch]
+"""The batches of a step by task, in the order of the step's tasks."""
+
+
+def name_features(batch: TaskBatch) -> str:
+    """Return a text that names the features of a batch."""
+    shown = ", ".join(str(row) for row in sorted(batch.rows.tolist())[:MAX_NAMED_FEATURES])
+    return f"train features {shown}" + (
+        f" and {len(batch.rows) - MAX_NAMED_FEATURES} more"
+        if len(batch.rows) > MAX_NAMED_FEATURES
+        else ""
+    )
+
+
+def build_task_batch(
+    task: TaskType[Any],
+    features: Features,
+    indices: NDArray[np.int64],
+    *,
+    input_format: InputFormat,
+    accumulation: int,
+    ranks: Ranks,
+    max_tokens: int | None = None,
+) -> TaskBatch:
+    """Build the batch of a task from its features `indices`: this rank's share, cut into
+    micro-batches, and the counts over all ranks. `max_tokens`: see `collate`."""
+    items = task.items(features, indices)
+    mine = indices[ranks.rank :: ranks.world_size]
+    parts = [part for part in np.array_split(mine, accumulation) if len(part)]
+    micro = [
+        collate(
+            features,
+            part,
+            input_format=input_format,
+            denominator=items,
+            examples=len(indices),
+            max_tokens=max_tokens,
+        )
+        for part in parts
+    ]
+    return TaskBatch(
+        micro=micro,
+        examples=len(indices),
+        tokens=_tokens(features, indices),
+        own=_tokens(features, mine),
+        rows=indices,
+    )
+
+
+def _tokens(features: Features, indices: NDArray[np.int64]) -> int:
+    return int((features.offsets[indices + 1] - features.offsets[indices]).sum())

@@ -1,0 +1,408 @@
+"""The training of a run: the loop over its steps, with evaluations and checkpoints between them.
+
+The loop evaluates, saves and stops before a step, so that the last step needs no second path.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtlcli import commands
+from mtlcli.distributed.signals import Asked
+from mtlcli.errors import Interrupted, NotFinite, count_of
+from mtlcli.evaluation.evaluate import evaluate
+from mtlcli.rundir import checkpoint
+from mtlcli.seeds import folded
+from mtlcli.training.analysis.affinity import Affinity
+from mtlcli.training.analysis.conflicts import Conflicts
+from mtlcli.training.finite import finite_gradient_norm, require_finite
+from mtlcli.training.optim import Unfreezing, build_optimizer, schedule_lr_factor, set_lr
+from mtlcli.training.restore import restore
+from mtlcli.training.run import Run
+from mtlcli.training.state import Stage, TrainState, Window
+from mtlcli.training.step import Backward, Outcome
+from mtlcli.training.task_batch import Batches
+from mtlcli.weighting.base import Step
+
+
+class Trainer:
+    """The training of a run, from its first step or from a checkpoint."""
+
+    def __init__(self, run: Run, resumed: checkpoint.Checkpoint | None = None) -> None:
+        """`resumed`: continue from this checkpoint, as if there had been no break. Raises UserError
+        when the checkpoint belongs to another run."""
+        self.run, self.config, self._anew = run, run.config, resumed is None
+        self.optimizer = build_optimizer(run.config.optim, run.model, run.weighting)
+        self._names = {parameter: name for name, parameter in run.model.named_parameters()} | {
+            parameter: f"weighting/{name}"
+            for name, parameter in run.weighting.named_parameters().items()
+        }
+        self.state = TrainState(positions=dict.fromkeys(run.streams, 0))
+        self._saved: int | None = None
+        """The step of the newest checkpoint that holds the present state."""
+        self._verified: int | None = None
+        """The step whose tensors were last found to be finite."""
+        if resumed is not None:
+            self.state = restore(
+                resumed,
+                model=run.model,
+                optimizer=self.optimizer,
+                names=self._names,
+                weighting=run.weighting,
+                tasks=run.streams,
+                steps=run.steps,
+                stages=len(run.stages),
+            )
+            self._saved = self.state.step
+        self.backward = self._enter_stage(anew=self._anew)
+        self._conflicts = Conflicts(self.state.conflicts)
+        self._affinity = Affinity(
+            self.state.affinity, self.backward.passes, run.fetch, list(run.streams)
+        )
+        self._unfreezing = (
+            Unfreezing(run.model, run.config.optim.unfreeze_every)
+            if run.config.optim.unfreeze_every is not None
+            else None
+        )
+
+    def train(self) -> dict[str, Any]:
+        """Train to the last step or until patience runs out. Return the content of results.json:
+        the scores of the best checkpoint. Raises Interrupted after saving when a signal asks for
+        it."""
+        self._say_stage()
+        if self._anew:
+            self._say_remarks()
+        run = self.run
+        run.console.start(list(run.model.tasks), self.state.step, run.steps)
+        while True:
+            signal = self.maybe_evaluate()
+            done = self._is_done()
+            self.maybe_save(stopping=bool(signal) or done)
+            if signal:
+                run.saver.wait()
+                raise Interrupted(signal, self.state.step, commands.resume(run.folder.path))
+            if done:
+                self._say_end()
+                return self.results()
+            run.saver.check()
+            self.maybe_enter_next_stage()
+            self.train_step()
+
+    # --------------------------------------------------------------------------------------------
+    # a step
+
+    def train_step(self) -> None:
+        """Make one step: fetch, forward and backward, check, clip, update, observe, log."""
+        start = time.perf_counter()
+        self._begin_step()
+        batches = self.fetch()
+        step = self._describe_step(batches)
+        try:
+            outcome = self.forward_backward(batches, step)
+            norm = finite_gradient_norm(
+                self.backward.passes.parameters, self.run.weighting, step, batches
+            )
+        except NotFinite as error:
+            self._leave_out(error)
+            return
+        self.clip(norm)
+        self.update()
+        self.observe(batches, step)
+        self.state.step += 1
+        self.log(batches, outcome, norm, time.perf_counter() - start)
+
+    def _begin_step(self) -> None:
+        """Set the model up for the step, and measure affinity if it is time."""
+        self.run.model.train()
+        if self._unfreezing is not None:
+            self._unfreezing.apply(self.state.step)
+        if due(self.config.logger.affinity, self.state.step):
+            self._affinity.measure(self.state, lr=self.optimizer.param_groups[0]["peak"])
+
+    def fetch(self) -> Batches:
+        """Return the next batch of each task that the step holds, and move the streams on."""
+        batches: Batches = {}
+        for name, _ in self.run.stages.plan(self.state.stage, self.state.step):
+            batches[name] = self.run.fetch(name, self.state.positions[name])
+            self.state.positions[name] += 1
+        return batches
+
+    def _describe_step(self, batches: Batches) -> Step:
+        """Return the facts about the step that the weighting uses."""
+        return Step(
+            number=self.state.step,
+            total=self.run.steps,
+            epoch=self.state.step // self.run.stages.steps_per_epoch,
+            seed=self.config.seed,
+            tasks=list(batches),
+        )
+
+    def forward_backward(self, batches: Batches, step: Step) -> Outcome:
+        """Run the passes of the step, which leave its gradient in `.grad`."""
+        self.optimizer.zero_grad()
+        seed_dropout(self.config.seed, step.number, self.run.ranks.rank)
+        if due(self.config.logger.probe, step.number):
+            return self.backward.probe(batches, step)
+        return self.backward(batches, step)
+
+    def _leave_out(self, error: NotFinite) -> None:
+        """Go on without the step, or raise the error if `runner.skip_nonfinite` steps have been
+        left out already."""
+        if self.state.skipped == self.config.runner.skip_nonfinite:
+            raise error
+        self.state.skipped += 1
+        self.state.step += 1
+        problem = error.problems[0]
+        self.run.console.say(f"warning: {problem.where}: {problem.what}; the step is left out")
+
+    def clip(self, norm: Tensor) -> None:
+        """Shorten the whole gradient, whose norm is given, to `optim.clip`."""
+        bound = self.config.optim.clip
+        if bound is not None and float(norm) > bound:
+            parameters = [*self.run.model.parameters(), *self.run.weighting.parameters()]
+            torch.nn.utils.clip_grads_with_norm_(parameters, bound, norm)
+
+    def update(self) -> None:
+        """Let the optimiser update all parameters at the learning rate of the step."""
+        stage = self.state.stage
+        factor = schedule_lr_factor(
+            self.config.optim,
+            self.state.step - stage.begin,
+            self.run.stages.end(stage, self.run.steps) - stage.begin,
+        )
+        set_lr(self.optimizer, factor)
+        self.optimizer.step()
+        require_finite(
+            self.run.weighting.named_parameters(),
+            f"step {self.state.step}",
+            "lower weighting.lr, or choose another weighting",
+        )
+
+    def observe(self, batches: Batches, step: Step) -> None:
+        """Let the weighting learn from the step, and count its conflicts."""
+        weighting = self.run.weighting
+        self._conflicts.add(step, weighting.tasks)
+        weighting.observe(step)
+        if weighting.losses_after_step:
+            # Use the same dropout as before the update, so that only the update makes a difference.
+            seed_dropout(self.config.seed, step.number, self.run.ranks.rank)
+            if not weighting.observe_after(step, self.backward.passes.losses(batches)):
+                what = (
+                    "a loss is not finite after the update, and the weighting learns nothing "
+                    "from it"
+                )
+                self.run.console.say(f"warning: step {step.number}: {what}")
+
+    def log(self, batches: Batches, outcome: Outcome, norm: Tensor, seconds: float) -> None:
+        """Count a step that took `seconds`, and write a metrics row if it is time."""
+        state, run = self.state, self.run
+        state.totals.add(batches, outcome.padded, seconds)
+        state.window.add(batches, outcome, seconds)
+        run.console.progress(state.step)
+        if state.step % self.config.logger.every == 0 or state.step == run.steps:
+            if run.ranks.is_main:
+                left = state.totals.seconds / state.step * (run.steps - state.step)
+                row = {
+                    "step": state.step,
+                    **state.window.row(),
+                    **self._statistics(),
+                    "lr": self.optimizer.param_groups[0]["lr"],
+                    "gradient_norm": float(norm),
+                    "seconds": round(state.totals.seconds, 3),
+                    "seconds_left": round(left, 1),
+                }
+                run.folder.append_metrics(row)
+                run.console.metrics(row)
+            state.window = Window()
+
+    # --------------------------------------------------------------------------------------------
+    # between steps
+
+    def maybe_evaluate(self) -> int:
+        """Evaluate and note the scores, if it is time. Return the number of the signal that asks
+        the run to stop, or 0."""
+        run, state = self.run, self.state
+        if signal := run.interrupt.signal_received(run.ranks):
+            return signal
+        new = state.step > 0 and state.step != state.evaluated
+        if not new or not (state.step % run.eval_every == 0 or state.step == run.steps):
+            return 0
+        self._verify()
+        try:
+            found = self._evaluate()
+        except Asked:
+            return run.interrupt.signal_received(run.ranks)
+        state.note_results(found)
+        # If the run was resumed from a checkpoint of this step, that checkpoint does not contain
+        # these scores: save it again.
+        self._saved = None
+        run.stages.note(state.stage, found)
+        run.console.scores(state.step, found, best=state.best_step == state.step)
+        if run.ranks.is_main:
+            run.folder.write_results(self.results())
+        return 0
+
+    def _evaluate(self) -> dict[str, Any]:
+        """Evaluate the validation splits. Raises Asked when a signal comes: the resumed run repeats
+        the evaluation, so waiting for its end is not worthwhile."""
+        run = self.run
+
+        def on_batch() -> None:
+            if run.interrupt.signal_received(run.ranks):
+                raise Asked
+
+        scored, _ = evaluate(
+            run.model,
+            run.splits,
+            step=self.state.step,
+            eval_batch_size=self.config.runner.eval_batch_size,
+            input_format=run.input_format,
+            bf16=run.bf16,
+            ranks=run.ranks,
+            on_split=run.console.evaluating,
+            on_batch=on_batch,
+        )
+        run.source.note(scored, run.splits)
+        head = {
+            "format": 1,
+            "data_source": run.source.kind,
+            "split": "validation",
+            "step": self.state.step,
+            "train_rows": run.source.train_rows(),
+            "precision": self.config.runner.precision,
+        }
+        throughput = self.state.totals.throughput
+        return (
+            head | scored | {"throughput": throughput, "parameters": run.model.parameter_counts()}
+        )
+
+    def _is_stale(self) -> bool:
+        """Return whether patience has run out."""
+        patience = self.config.runner.patience
+        return patience is not None and self.state.stale >= patience
+
+    def _is_stage_over(self) -> bool:
+        return self.run.stages.over(self.state.stage, self.state.step, self.run.steps)
+
+    def _is_done(self) -> bool:
+        """Return whether the run is over."""
+        return (
+            self.state.step == self.run.steps
+            or self._is_stale()
+            or (self._is_stage_over() and self.run.stages.is_last(self.state.stage))
+        )
+
+    def maybe_save(self, *, stopping: bool) -> None:
+        """Save a checkpoint of the present state, if it is time or the run is `stopping` and there
+        is none yet."""
+        step = self.state.step
+        every = self.config.runner.save_every or self.run.eval_every
+        # Save the best step so far as well: `mtl eval RUN` reads its checkpoint.
+        worth = step > 0 and (step % every == 0 or step == self.state.best_step)
+        if self.run.ranks.is_main and step != self._saved and (stopping or worth):
+            self._verify()
+            self.state.weighting = self.run.weighting.state_dict()
+            self.run.saver.save(
+                self.run.model.state_dict(),
+                self.optimizer.tensors(self._names),
+                self.state.to_json(),
+                best=self.state.best_step,
+            )
+            self._saved = step
+
+    def _verify(self) -> None:
+        """Raise RunError when a tensor of the next checkpoint is not finite, before anything is
+        written about this step."""
+        if self.state.step != self._verified:
+            require_finite(
+                dict(self.run.model.named_parameters()) | self.optimizer.tensors(self._names),
+                f"step {self.state.step}",
+                "lower optim.lr, or set optim.clip; then go on from the checkpoint before",
+            )
+            self._verified = self.state.step
+
+    def maybe_enter_next_stage(self) -> None:
+        """Enter the next stage, if the present one is over. A checkpoint of this step resumes here
+        too, because its state shows that the stage is over."""
+        if self._is_stage_over():
+            self.state.stage = Stage(self.state.stage.number + 1, begin=self.state.step)
+            self.backward = self._enter_stage(anew=True)
+            self._say_stage()
+
+    def _enter_stage(self, *, anew: bool) -> Backward:
+        """Begin the present stage (`anew`), or continue in it. The shared parameters are those of
+        the tasks that this stage trains."""
+        run = self.run
+        run.model.enter(self.state.stage.number, anew=anew)
+        return Backward(
+            run.model,
+            run.weighting,
+            run.ranks,
+            bf16=run.bf16,
+            seed=self.config.seed,
+            tasks=run.stages.tasks(self.state.stage),
+            together=self.config.runner.together,
+            max_tokens=run.max_tokens,
+            input_format=run.input_format,
+        )
+
+    # --------------------------------------------------------------------------------------------
+    # what the user reads
+
+    def _say_stage(self) -> None:
+        if len(self.run.stages) > 1:
+            self.run.console.say(self.run.stages.describe(self.state.stage, self.run.steps))
+
+    def _say_remarks(self) -> None:
+        run = self.run
+        for line in (
+            *run.weighting.remarks(run.steps, run.stages.steps_per_epoch),
+            *(self._unfreezing.remarks(run.steps) if self._unfreezing else []),
+        ):
+            run.console.say(line)
+
+    def _say_end(self) -> None:
+        """Wait for the last checkpoint. Say why the run ends before its last step, and whether its
+        best checkpoint is at fault."""
+        run, state = self.run, self.state
+        if state.step != run.steps:
+            stale = state.stale if self._is_stale() else state.stage.stale
+            run.console.say(f"stopped: {count_of(stale, 'evaluation')} without a better average")
+        run.saver.wait()
+        if run.ranks.is_main and (fault := run.folder.best_fault(state.best_step)):
+            run.console.say(
+                f"warning: {fault}; results.json is about it, and mtl eval will refuse it"
+            )
+
+    def results(self) -> dict[str, Any]:
+        """Return the content of results.json."""
+        return self.state.best | {
+            "throughput": self.state.totals.throughput,
+            "weighting": {
+                "name": self.config.weighting.name,
+                **self.run.weighting.report(),
+            },
+            "gradients": self._conflicts.report(),
+            "affinity": self._affinity.report(),
+            **self._statistics(),
+        }
+
+    def _statistics(self) -> dict[str, Any]:
+        """Return the statistics of the sharing strategy, if it has any."""
+        found = self.run.model.trunk.measures()
+        return {"sharing": found} if found else {}
+
+
+def seed_dropout(seed: int, step: int, rank: int) -> None:
+    """Make dropout a pure function of (seed, step, rank), so that no random state has to be
+    saved."""
+    torch.manual_seed(folded((seed * 1_000_003 + step) * 4096 + rank))
+
+
+def due(every: int | None, step: int) -> bool:
+    """Return whether something that happens every n-th step (None: never) happens now."""
+    return every is not None and step % every == 0
