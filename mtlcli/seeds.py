@@ -1,10 +1,13 @@
-"""Seeds of any size, for generators that take 64 bits."""
+"""Seeds for torch's generators, as pure functions of the run's seed, so that no random state has to
+be saved."""
 
 from __future__ import annotations
 
 import hashlib
 
 LARGEST = 2**63 - 1
+WEIGHTING = 4095
+"""The number under which the weighting draws in a step, above those of the ranks."""
 
 
 def folded(seed: int) -> int:
@@ -17,3 +20,13 @@ def folded(seed: int) -> int:
         int.from_bytes(hashlib.sha256(seed.to_bytes(size, "big", signed=True)).digest()[:8], "big")
         >> 1
     )
+
+
+def derived_seed(seed: int, number: int) -> int:
+    """Return the seed of draw number `number` of a run."""
+    return folded(seed * 1_000_003 + number)
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Return the seed with which a rank draws in a step; `rank` may also be `WEIGHTING`."""
+    return folded((seed * 1_000_003 + step) * 4096 + rank)

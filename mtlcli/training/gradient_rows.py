@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from mtlcli.distributed.process_group import Ranks
-from mtlcli.seeds import folded
+from mtlcli.seeds import derived_seed
 
 CHUNK = 1 << 16
 """The number of columns whose inner products are taken at once: K gradient rows of this width stay
@@ -39,7 +39,7 @@ class Projection:
     def signs(self, index: int, parameter: Tensor) -> Tensor:
         """Return the signs of parameter number `index`: bool, in the shape of the parameter."""
         if index not in self._signs:
-            generator = torch.Generator().manual_seed(folded(self._seed * 1_000_003 + index))
+            generator = torch.Generator().manual_seed(derived_seed(self._seed, index))
             drawn = torch.randint(0, 2, parameter.shape, generator=generator, dtype=torch.int8)
             self._signs[index] = drawn.bool().to(parameter.device)
         return self._signs[index]

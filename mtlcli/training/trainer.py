@@ -16,7 +16,7 @@ from mtlcli.distributed.signals import Asked
 from mtlcli.errors import Interrupted, NotFinite, count_of
 from mtlcli.evaluation.evaluate import evaluate
 from mtlcli.rundir import checkpoint
-from mtlcli.seeds import folded
+from mtlcli.seeds import step_seed
 from mtlcli.training.analysis.affinity import Affinity
 from mtlcli.training.analysis.conflicts import Conflicts
 from mtlcli.training.finite import finite_gradient_norm, require_finite
@@ -400,7 +400,7 @@ class Trainer:
 def seed_dropout(seed: int, step: int, rank: int) -> None:
     """Make dropout a pure function of (seed, step, rank), so that no random state has to be
     saved."""
-    torch.manual_seed(folded((seed * 1_000_003 + step) * 4096 + rank))
+    torch.manual_seed(step_seed(seed, step, rank))
 
 
 def due(every: int | None, step: int) -> bool:

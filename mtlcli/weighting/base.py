@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from mtlcli.seeds import folded
+from mtlcli.seeds import WEIGHTING, step_seed
 
 if TYPE_CHECKING:
     import torch
@@ -66,9 +66,7 @@ class Step:
         every rank and after a resume."""
         import torch
 
-        return torch.Generator().manual_seed(
-            folded((self.seed * 1_000_003 + self.number) * 4096 + 4095)
-        )
+        return torch.Generator().manual_seed(step_seed(self.seed, self.number, WEIGHTING))
 
 
 class Weighting(ABC):
