@@ -10,7 +10,8 @@ of a batch in bf16.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -65,37 +66,22 @@ def largest_batch(
     probe = Probe(model, input_format=input_format, bf16=bf16, device=ranks.device)
     reserve = _reserve(model, weighting, ranks.device)
     parts = accumulation * ranks.world_size
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    devices = [ranks.device] if ranks.device.type == "cuda" else []
-    costs: list[tuple[str, int, float, int]] = []
-    with torch.random.fork_rng(devices):
-        model.train()
-        for name, each in features.items():
-            count, few = 1, probe(name, each, 1)
-            while True:
-                many = probe(name, each, 2 * count)
-                one = max(many - few, 1) / count
-                count *= 2
-                room = free - reserve - probe.kept()
-                if (
-                    many - few > CLEAR
-                    or count >= -(-batch_sizes[name] // parts)
-                    or many + count * one > room
-                ):
-                    break
-                few = many
-            costs.append((name, count, one, many))
-    for name, buffer in model.named_buffers():
-        buffer.copy_(buffers[name])
+    costs = _measure(
+        probe,
+        model,
+        features,
+        {name: -(-size // parts) for name, size in batch_sizes.items()},
+        room=lambda: free - reserve - probe.kept(),
+    )
     room = free - reserve - probe.kept()
     fits, largest = [], 0
-    for name, count, one, many in costs:
+    for name, cost in costs.items():
         length = int(features[name].lengths.max())
-        inputs = int(count + (room - many) / one)
+        inputs = int(cost.inputs + (room - cost.total) / cost.one)
         if inputs < 1:
             what = (
                 f"one input of {name} with {length} tokens needs "
-                f"{size_text(int(many - (count - 1) * one))}"
+                f"{size_text(int(cost.total - (cost.inputs - 1) * cost.one))}"
             )
             raise RunError(
                 f"{what}; a run may take {size_text(int(free))} here, and "
@@ -107,7 +93,7 @@ def largest_batch(
         fits.append(
             (
                 inputs * length * parts,
-                f"{size_text(int(one / length))} a token, {size_text(int(room))} for them",
+                f"{size_text(int(cost.one / length))} a token, {size_text(int(room))} for them",
             )
         )
         largest = max(largest, batch_sizes[name] * length)
@@ -115,6 +101,56 @@ def largest_batch(
     # Take the smallest value of all ranks, which may have different amounts of memory.
     tokens, found = min(fits)
     return -ranks.all_reduce_max(-min(largest, tokens)), found
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The memory of a training pass over the longest inputs of a task."""
+
+    inputs: int
+    """The number of inputs of the largest pass that was measured."""
+    total: int
+    """The bytes of this pass."""
+    one: float
+    """The bytes of one more input."""
+
+
+def _measure(
+    probe: Probe,
+    model: MultiTaskModel,
+    features: Mapping[str, Features],
+    micro_batch_sizes: Mapping[str, int],
+    *,
+    room: Callable[[], float],
+) -> dict[str, Cost]:
+    """Measure the passes of every task. The model's buffers and the random state are as before
+    afterwards. `room`: returns the bytes that are left for inputs."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    device = next(model.parameters()).device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        model.train()
+        costs = {
+            name: _cost_of_task(probe, name, each, most=micro_batch_sizes[name], room=room)
+            for name, each in features.items()
+        }
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
+    return costs
+
+
+def _cost_of_task(
+    probe: Probe, name: str, features: Features, *, most: int, room: Callable[[], float]
+) -> Cost:
+    """Double the inputs of a pass until the memory of one more is clear, a micro-batch of `most`
+    inputs is reached, or the next pass may not fit into the room."""
+    count, few = 1, probe(name, features, 1)
+    while True:
+        many = probe(name, features, 2 * count)
+        one = max(many - few, 1) / count
+        count *= 2
+        if many - few > CLEAR or count >= most or many + count * one > room():
+            return Cost(inputs=count, total=many, one=one)
+        few = many
 
 
 class Probe:
