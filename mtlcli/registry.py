@@ -1,6 +1,6 @@
 """A small registry: the name of a method -> its config dataclass and the class that implements it.
 
-Methods are found by folder: the first look into a registry imports the modules of its packages, and
+Methods are found by folder: the first look into a registry imports what lies in its folders, and
 what other installed packages offer as entry points; each of these modules registers its configs.
 They load no torch, because every mistake in a configuration is reported before torch is imported.
 An implementation that needs torch at import is named as text, and imported when it is built.
@@ -53,13 +53,14 @@ class Registry:
     """A map from a name to a config dataclass and, imported on demand, to the class that takes this
     config."""
 
-    def __init__(self, kind: str, *packages: str, group: str = "") -> None:
-        """`packages`: where the modules with the methods lie. `group`: the group of entry points
-        through which other packages add theirs; each entry point names a module."""
+    def __init__(self, kind: str, *folders: str, group: str = "") -> None:
+        """`folders`: the packages with the methods; each package inside is one, or, where there are
+        none, each module. `group`: the group of entry points through which other packages add
+        theirs; each entry point names a module."""
         self.kind = kind
         self.added: list[str] = []
         """The names that other packages have registered."""
-        self._packages = packages
+        self._folders = folders
         self._group = group
         self._configs: dict[str, type] = {}
         self._implementations: dict[str, tuple[str, str]] = {}
@@ -88,9 +89,10 @@ class Registry:
         """The config dataclasses by name."""
         if not self._found:
             self._found = True
-            for package in self._packages:
-                for module in iter_modules(import_module(package).__path__):
-                    import_module(f"{package}.{module.name}")
+            for folder in self._folders:
+                inside = list(iter_modules(import_module(folder).__path__))
+                for module in [each for each in inside if each.ispkg] or inside:
+                    import_module(f"{folder}.{module.name}")
             own = set(self._configs)
             load_entry_points(self._group)
             self.added = [name for name in self._configs if name not in own]

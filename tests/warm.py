@@ -140,7 +140,7 @@ def serve() -> None:
     import mtlcli.evaluation.evaluate
     import mtlcli.models.build
     import mtlcli.runner.job
-    import mtlcli.tasks.classification  # noqa: F401
+    import mtlcli.tasks.classification.task  # noqa: F401
     from mtlcli.config.validate import check
 
     check({})  # Builds the validator, which takes as long as many an import.

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -293,7 +292,7 @@ def _show(name: str, file: GroupFile, overrides: list[str], own: Path | None) ->
         out.print(text, style=style, soft_wrap=True)
 
     say(f"{name}: {file.about}", "bold")
-    labels = getattr(task.config, "labels", None) or getattr(task.config, "range", None)
+    labels = task.config.allowed
     facts = {
         "type": task.config.type,
         "file": str(file.path),
@@ -369,8 +368,8 @@ def _style() -> dict[str, Any]:
 
 
 def _label_counts(task: Any, table: Any) -> str:
-    """Return the number of rows for each label, the range of the scores, or the number of questions
-    without an answer; and the number of table rows without a sound label."""
+    """Return a description of the labels of a table, and the number of table rows without a sound
+    one."""
     if not set(task.required_columns(labelled=True)) <= set(table.rows.column_names):
         return ""
     try:
@@ -380,17 +379,7 @@ def _label_counts(task: Any, table: Any) -> str:
     known = [label for label in gold if label is not None]
     if not known:
         return "none that is sound" if task.check(table, labelled=False) else "no labels"
-    if isinstance(known[0], float):
-        counts = f"{min(known):g} to {max(known):g}, mean {sum(known) / len(known):.3g}"
-    elif isinstance(known[0], list):
-        without = sum(not texts for texts in known)
-        counts = f"{len(known) - without:,} with an answer, {without:,} without"
-    else:
-        most = Counter(known).most_common()
-        counts = ", ".join(f"{label} {count:,}" for label, count in most[:10]) + (
-            f", {len(most) - 10} more" if len(most) > 10 else ""
-        )
-    return counts + (
+    return str(task.describe(known)) + (
         f"; {count_of(len(gold) - len(known), 'row')} without a sound label"
         if len(known) < len(gold)
         else ""

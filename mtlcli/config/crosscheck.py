@@ -13,24 +13,17 @@ from typing import Any
 from mtlcli.commands import setting
 from mtlcli.config import Config, Task
 from mtlcli.config.formats import ENDINGS, NAMED, ending
-from mtlcli.config.schema import QUOTE_NULL, QUOTE_NUMBERS, QUOTE_TRUTHS, value_at
+from mtlcli.config.schema import value_at
 from mtlcli.config.sharing import CrossStitchSharing, ProgressiveSharing, SluiceSharing, stages_of
-from mtlcli.config.task import ClassificationTask, RegressionTask, SpanTask
 from mtlcli.config.weighting import Needs
 from mtlcli.disk import obstacle
 from mtlcli.errors import Problem, count_of
 from mtlcli.metrics import OUTSIDE, entry, metric_names, suggest_metric
 from mtlcli.registry import nearest, suggest
 
-SPECIAL_TOKENS = 4
-"""The most special tokens that a tokenizer puts around and between two texts."""
-CLASSES_NAMED = 20
-"""Classes that a message names."""
+FILES_NAMED = 20
+"""Files that a message names."""
 ONE_FILE = "put the rows of several files together in one, with one header line"
-NUMBER = re.compile(r"-?[0-9.e+]+")
-READ_OTHERWISE = {"true": QUOTE_TRUTHS, "false": QUOTE_TRUTHS, "null": QUOTE_NULL}
-"""What a name is likely to have been in a YAML file, where it is none of the names that there
-are."""
 
 
 def crosscheck(config: Config, values: dict[str, Any]) -> list[Problem]:
@@ -150,7 +143,7 @@ def _matching(pattern: str) -> str:
     matching = sorted(glob(pattern, recursive=True))  # noqa: PTH207
     if len(matching) == 1:
         return f"did you mean '{matching[0]}'?"
-    named = ", ".join(matching[:CLASSES_NAMED]) + (", ..." if len(matching) > CLASSES_NAMED else "")
+    named = ", ".join(matching[:FILES_NAMED]) + (", ..." if len(matching) > FILES_NAMED else "")
     return f"{ONE_FILE}; the pattern fits {named or 'no file'}"
 
 
@@ -199,49 +192,7 @@ def _task(
             "runner.max_tokens",
             f"type runner.max_tokens={length} or more, or lower {key}",
         )
-    if (
-        isinstance(task, ClassificationTask)
-        and task.labels
-        and len(set(task.labels)) < len(task.labels)
-    ):
-        yield Problem(
-            "a label is listed twice",
-            f"{at}.labels",
-            "give every label once, in the order of the ids",
-        )
-    if (
-        isinstance(task, ClassificationTask)
-        and task.labels
-        and not all(map(str.strip, task.labels))
-    ):
-        yield Problem(
-            "a label is empty",
-            f"{at}.labels",
-            "name it: an empty field of the label column says that a row has no label",
-        )
-    if isinstance(task, ClassificationTask) and task.labels and not task.head:
-        yield from class_weight_problems(task, f"{at}.class_weights", task.labels)
-    if (
-        isinstance(task, RegressionTask)
-        and task.range
-        and not (len(task.range) == 2 and task.range[0] < task.range[1])
-    ):
-        yield Problem(
-            f"must be two numbers, the lowest and the highest score, found {task.range}",
-            f"{at}.range",
-            "for example [0, 5]",
-        )
-    if (
-        isinstance(task, SpanTask)
-        and length - task.max_question_length - SPECIAL_TOKENS <= task.stride
-    ):
-        yield Problem(
-            f"{key}={length} leaves no new context in a window: {task.max_question_length} tokens "
-            "are for the question and"
-            f" {task.stride} are shared with the next window",
-            f"{at}.stride",
-            f"raise {at}.max_length, or lower {at}.stride or {at}.max_question_length",
-        )
+    yield from task.problems(at, length, key)
 
 
 def _metrics(at: str, kind: str, metrics: list[str]) -> Iterator[Problem]:
@@ -294,31 +245,6 @@ def untyped_code(config: Config, typed: Iterable[str]) -> list[Problem]:
         for metric in task.metrics
         if metric.startswith(OUTSIDE) and not any(metric in word for word in words)
     ]
-
-
-def class_weight_problems(
-    task: ClassificationTask, where: str, labels: list[str]
-) -> Iterator[Problem]:
-    """What is wrong with the weights of a task's classes, whose names are `labels`."""
-    weights = task.class_weights
-    if isinstance(weights, list) and len(weights) != len(labels):
-        what = (
-            f"there {'is' if len(weights) == 1 else 'are'} {count_of(len(weights), 'number')} "
-            f"for {len(labels)} classes"
-        )
-        yield Problem(
-            what,
-            where,
-            f"give one for each class in this order: {', '.join(labels[:CLASSES_NAMED])}",
-        )
-    elif isinstance(weights, dict):
-        for name in weights:
-            if name not in labels:
-                quotes = READ_OTHERWISE.get(name) or (
-                    QUOTE_NUMBERS if NUMBER.fullmatch(name) else ""
-                )
-                fix = f"{quotes}; {suggest('', labels)}" if quotes else suggest(name, labels)
-                yield Problem(f"there is no class '{name}'", where, fix)
 
 
 def _source(at: str, task: Task, config: Config, given: dict[str, Any]) -> Iterator[Problem]:
@@ -411,17 +337,8 @@ def _head(at: str, name: str, task: Task, config: Config, names: list[str]) -> I
             f"{at}.head",
             "name a task of the same type, or null",
         )
-    elif (
-        isinstance(task, ClassificationTask)
-        and isinstance(other, ClassificationTask)
-        and task.labels
-        and task.labels != other.labels
-    ):
-        yield Problem(
-            f"the labels differ from those of '{task.head}', whose head the task uses",
-            f"{at}.labels",
-            "leave them out",
-        )
+    else:
+        yield from task.head_problems(at, other)
 
 
 def _run(config: Config, names: list[str]) -> Iterator[Problem]:

@@ -14,15 +14,10 @@ from mtlcli.config.sharing import (
     ProgressiveSharing,
     SoftSharing,
 )
-from mtlcli.config.task import SpanTask
 from mtlcli.errors import Problem
 
 ARCHITECTURE = ("layers", "hidden", "heads", "vocabulary", "initializer_range", "scratch_lr")
 """Keys of `model` that build a model from scratch."""
-
-
-UNTRAINED = ("weight", "batch_size", "lr_factor", "class_weights", "label_smoothing")
-"""Keys of a task that say how it is trained."""
 
 
 def unheeded(config: Config, typed: list[str]) -> list[str]:
@@ -34,7 +29,7 @@ def unheeded(config: Config, typed: list[str]) -> list[str]:
         for name, task in config.tasks.items()
         for field in fields(task)
         if task.splits.train is None
-        and field.name in UNTRAINED
+        and field.name in task.only_trained
         and f"tasks.{name}.{field.name}" not in typed
         if getattr(task, field.name) != field.default
     ]
@@ -96,14 +91,9 @@ def _idle(config: Config) -> Iterator[tuple[str, str, str]]:
                     f"give tasks.{task.head}.{key}",
                 )
         if task.splits.train is None:
-            for key in UNTRAINED:
+            for key in task.only_trained:
                 yield f"{at}.{key}", "the task is not trained (splits.train is null)", out
-        if isinstance(task, SpanTask) and not task.no_answer:
-            yield (
-                f"{at}.no_answer_threshold",
-                "every question has an answer (no_answer=false)",
-                f"{out}, or type {at}.no_answer=true",
-            )
+        yield from task.idle(at)
     yield from _of_sharing(config.sharing)
 
 

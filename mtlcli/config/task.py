@@ -1,18 +1,19 @@
-"""What a task file in conf/task/ can say. One dataclass per task type; `type` tells them apart."""
+"""What the task files in conf/task/ have in common. Each task type adds keys and checks of its own,
+in its folder in `mtlcli/tasks/`; `type` tells them apart."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import field
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt
 
 from mtlcli.config.section import section
+from mtlcli.errors import Problem
 from mtlcli.registry import Registry
 
-task_types = Registry("task type")
-
-Weight = Annotated[float, Gt(0)]
+task_types = Registry("task type", "mtlcli.tasks", group="mtl.task_types")
 
 
 @section
@@ -52,6 +53,14 @@ class Splits:
 class Task:
     """What every task has, whatever its type."""
 
+    only_trained: ClassVar[tuple[str, ...]] = ("weight", "batch_size", "lr_factor")
+    """Keys that do nothing for a task that is not trained."""
+    not_encoded: ClassVar[tuple[str, ...]] = (
+        *("source", "splits", "unlabelled", "head", "metrics", "weight", "batch_size"),
+        *("lr_factor", "dropout", "head_layers"),
+    )
+    """Keys that do not affect the features. A key that is not listed, for example the label set, is
+    part of the fingerprint under which features are stored."""
     type: str
     """Task type."""
     source: Source
@@ -84,6 +93,40 @@ class Task:
     max_length: Annotated[int, Ge(8), Le(1_000_000)] | None = None
     """Longest input in tokens, special tokens included; null: `data.max_length`."""
 
+    def problems(self, at: str, length: int, length_key: str) -> Iterator[Problem]:
+        """Yield what is wrong with the values together.
+
+        `at`: the task's place, `tasks.NAME`. `length`: the longest input in tokens, which
+        `length_key` says.
+        """
+        yield from ()
+
+    def head_problems(self, at: str, other: Task) -> Iterator[Problem]:
+        """Yield what keeps the task from using the head of `other`, a task of the same type."""
+        yield from ()
+
+    def idle(self, at: str) -> Iterator[tuple[str, str, str]]:
+        """Yield every key of this type that does nothing beside the other values, why, and what to
+        do about it."""
+        yield from ()
+
+    @property
+    def allowed(self) -> list[Any]:
+        """What labels can be, as far as the config says so: class names, or the lowest and highest
+        score."""
+        return []
+
+    @property
+    def class_column(self) -> str | None:
+        """The column that holds the class of each row, if rows have one: a draw of rows gives each
+        class its share."""
+        return None
+
+    @property
+    def learns_classes(self) -> bool:
+        """Whether the classes are taken from the train split."""
+        return False
+
 
 @section
 class TextColumns:
@@ -95,84 +138,3 @@ class TextColumns:
     """Column with the second text; null for single texts."""
     label: str = "label"
     """Column with the label or score."""
-
-
-@task_types.register("classification", "mtlcli.tasks.classification:Classification")
-@section
-class ClassificationTask(Task):
-    """One label out of a fixed set for a text or a pair of texts."""
-
-    type: Literal["classification"] = "classification"
-    """Task type."""
-    columns: TextColumns
-    """Column names."""
-    labels: Annotated[list[str], MinLen(2)] | None = None
-    """Class names in the order of their ids. The label column holds ids or names. Null: the names
-    that the train file itself has for its ids (`ClassLabel`), else the sorted distinct values of
-    the train split."""
-    label_ids: bool | None = None
-    """Whether whole numbers in the label column are ids: places in `labels`, counted from 0. Null:
-    only where no class name is a whole number; a run whose classes come from the train split
-    settles on false."""
-    class_weights: (
-        Literal["balanced"] | Annotated[list[Weight], MinLen(2)] | dict[str, Weight] | None
-    ) = None
-    """What each class weighs in the loss: a number for each class in the order of the ids, or a
-    mapping from class names to numbers, where classes that it leaves out weigh 1. `balanced`:
-    inversely to the class's rows in the train split, rows / (classes * rows of the class). The mean
-    is over the weights of the rows. Null: all alike."""
-    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """The share of a row's label that is spread evenly over all classes in the loss (Szegedy et al.
-    2016)."""
-
-
-@task_types.register("regression", "mtlcli.tasks.regression:Regression")
-@section
-class RegressionTask(Task):
-    """One real number for a text or a pair of texts."""
-
-    type: Literal["regression"] = "regression"
-    """Task type."""
-    columns: TextColumns
-    """Column names."""
-    range: Annotated[list[Annotated[float, Ge(-1e30), Le(1e30)]], MinLen(2)] | None = None
-    """Lowest and highest valid score; rows outside are refused. Null: any finite number."""
-
-
-@section
-class SpanColumns:
-    """Columns of extractive question answering, as in SQuAD."""
-
-    id: str = "id"
-    """Column with the question's unique id."""
-    question: str = "question"
-    """Column with the question."""
-    context: str = "context"
-    """Column with the text that holds the answer."""
-    answers: str = "answers"
-    """Column with {text: [...], answer_start: [...]}; empty lists say that there is no answer."""
-
-
-@task_types.register("span", "mtlcli.tasks.span:Span")
-@section
-class SpanTask(Task):
-    """Extractive question answering: the answer is a span of the context (SQuAD 1.1 and 2.0)."""
-
-    type: Literal["span"] = "span"
-    """Task type."""
-    columns: SpanColumns = field(default_factory=SpanColumns)
-    """Column names."""
-    max_length: Annotated[int, Ge(8), Le(1_000_000)] | None = 384
-    """Longest window in tokens, question and special tokens included; null: `data.max_length`."""
-    no_answer: bool = False
-    """Whether questions may have no answer (SQuAD 2.0)."""
-    stride: Annotated[int, Ge(0)] = 128
-    """Tokens that two neighbouring windows over a long context share."""
-    max_question_length: Annotated[int, Ge(1)] = 64
-    """Longest question in tokens; what is beyond is cut and counted."""
-    max_answer_length: Annotated[int, Ge(1)] = 30
-    """Longest predicted answer in tokens."""
-    n_best: Annotated[int, Ge(1)] = 20
-    """Best spans of a question that its prediction lists."""
-    no_answer_threshold: float = 0.0
-    """Predict no answer when (score of no answer - score of the best span) is above this."""

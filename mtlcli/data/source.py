@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mtlcli.config.formats import ENDINGS, NAMED, split_name
 from mtlcli.config.run import Data
-from mtlcli.config.task import ClassificationTask, Task
+from mtlcli.config.task import Task
 from mtlcli.data.draw import draw
 from mtlcli.data.parquet import plain_rows
 from mtlcli.data.read import read_file, refuse_headers, rows_fingerprint
@@ -152,7 +152,7 @@ class DataSource:
         )
         if limit is None or limit >= len(table):
             return table
-        column = config.columns.label if isinstance(config, ClassificationTask) else None
+        column = config.class_column
         classes = None
         # Lists and objects are no labels; the check of the task reports them later.
         if (
@@ -161,12 +161,7 @@ class DataSource:
             and not pa.types.is_nested(table.rows.column(column).type)
         ):
             classes = table.column(column)
-        learns = (
-            table.split == config.splits.train
-            and isinstance(config, ClassificationTask)
-            and config.head is None
-            and config.labels is None
-        )
+        learns = table.split == config.splits.train and config.learns_classes
         if learns and classes is not None and limit < (count := len(set(classes) - {None, ""})):
             what = (
                 f"{limit} rows of {len(table):,} cannot have all {count} labels of column "

@@ -12,16 +12,6 @@ from typing import Any
 from mtlcli.errors import UserError
 from mtlcli.metrics import OUTSIDE
 
-EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
-    "classification": ([0, 1, 1], [0, 1, 0]),
-    "regression": ([0.5, 1.0, 2.0], [0.0, 1.0, 3.0]),
-    "span": (
-        [{"id": "a", "prediction_text": "b"}],
-        [{"id": "a", "answers": {"text": ["b"], "answer_start": [0]}}],
-    ),
-}
-"""Predictions and references in the form that each task type passes to a metric."""
-
 
 @cache
 def load(name: str) -> Any:
@@ -41,12 +31,12 @@ def load(name: str) -> Any:
         raise UserError(f"the metric cannot be loaded: {reason}", name, fix) from error
 
 
-def check(name: str, task_type: str) -> None:
+def check(name: str, task_type: str, predictions: list[Any], references: list[Any]) -> None:
     """Load a metric and let it score a small example. Raises UserError when the metric cannot be
     loaded, or cannot score tasks of this type."""
     load(name)
     try:
-        if compute_outside(name, *EXAMPLES[task_type]):
+        if compute_outside(name, predictions, references):
             return
         reason = "it gives no number"
     except Exception as error:  # noqa: BLE001 (it is the metric's own code that fails)

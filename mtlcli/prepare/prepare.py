@@ -194,15 +194,8 @@ def _cuts(config: Config, task: TaskType[Any], table: Table, encoded: Features) 
     """Return warnings about what did not fit into a task's limits when a split was encoded."""
     found = []
     for what, count in encoded.notes.items():
-        if what == "questions cut" and count:
-            rows, limit = encoded.noted[what], task.config.max_question_length
-            brief = (
-                f"{table.split}: {count_of(count, 'question is', 'questions are')} cut to "
-                f"{limit} tokens"
-            )
-            text = f"the question is cut to its first {limit} tokens{table.others(rows, count)}"
-            fix = f"raise tasks.{task.name}.max_question_length, or shorten the question"
-            found.append(Problem(text, table.where(rows[0]), fix, brief))
+        if count and (problem := task.note(what, table, encoded)) is not None:
+            found.append(problem)
         elif what == "truncated" and count:
             key = (
                 f"tasks.{task.name}.max_length"
@@ -252,7 +245,7 @@ def _foreign_metrics(tasks: dict[str, TaskType[Any]]) -> list[Problem]:
                 from mtlcli.metrics.outside import check
 
                 try:
-                    check(metric, task.config.type)
+                    check(metric, task.config.type, *task.example)
                 except UserError as error:
                     problems += [
                         replace(problem, where=f"tasks.{name}.metrics: {metric}")

@@ -30,28 +30,6 @@ type's `encode` returns for the same input."""
 
 FIX = "make room or the place writable, or give data.cache_dir=FOLDER"
 
-NOT_ENCODED = (
-    "source",
-    "splits",
-    "head",
-    "metrics",
-    "weight",
-    "batch_size",
-    "lr_factor",
-    "dropout",
-    "head_layers",
-) + (
-    "unlabelled",
-    "class_weights",
-    "label_smoothing",
-    "max_answer_length",
-    "n_best",
-    "no_answer_threshold",
-)
-"""Task settings that do not affect the features. A setting that is not listed here, for example the
-label set, is part of the fingerprint."""
-
-
 _ARRAY = re.compile(r"ids|offsets|segments|(column|token)\.\w+")
 
 
@@ -139,7 +117,9 @@ def _build(folder: Path, table: Table, task: TaskType[Any], encoder: TextEncoder
 def fingerprint(table: Table, task: TaskType[Any], encoder: TextEncoder) -> str:
     """Return the SHA-256 of everything that the features of a table depend on."""
     config = asdict(task.config)
-    settings = {name: value for name, value in config.items() if name not in NOT_ENCODED}
+    settings = {
+        name: value for name, value in config.items() if name not in task.config.not_encoded
+    }
     columns = [column for column in task.required_columns() if column in table.rows.column_names]
     # The class of a label depends on more than the label's own column: on class names in the file's
     # metadata, and on the other splits.

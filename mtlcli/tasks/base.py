@@ -7,6 +7,7 @@ All that a task type does is in one file, and no code elsewhere asks what type a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -53,6 +54,9 @@ class TaskType(ABC, Generic[C]):
     not, it gives one output per feature, from the pooled vector alone."""
     item: ClassVar[str] = "example"
     """The name of the items that the loss is a mean over."""
+    example: ClassVar[tuple[list[Any], list[Any]]]
+    """Predictions and references in the form that metrics of the package `evaluate` take, on which
+    such a metric is tried."""
     loss_kind: ClassVar[str] = "classification"
     """`classification` (a log likelihood over classes) or `regression` (a squared error), for which
     uncertainty weighting has different terms."""
@@ -160,6 +164,11 @@ class TaskType(ABC, Generic[C]):
         """Return the features of all rows, in row order. A missing label is -100 (ids) or NaN
         (scores)."""
 
+    def note(self, what: str, table: Table, features: Features) -> Problem | None:
+        """Return the warning about a note of `encode` that counts more than 0, if the task type has
+        one; otherwise the note and its count are shown as they are."""
+        return None
+
     @abstractmethod
     def build_head(self, hidden: int, dropout: float, *, dense: bool, std: float) -> nn.Module:
         """Return the module `head(encoded: Encoded) -> dict[str, Tensor]`. `dense`: whether to put
@@ -202,6 +211,14 @@ class TaskType(ABC, Generic[C]):
     def gold(self, table: Table) -> list[Any]:
         """Return the labels, one per row, in the form that a file of predictions shows; None for a
         row without a label."""
+
+    def describe(self, gold: list[Any]) -> str:
+        """Return a short description of labels, in the form that `gold` returns and without None:
+        here the number of each."""
+        most = Counter(gold).most_common()
+        return ", ".join(f"{label} {count:,}" for label, count in most[:10]) + (
+            f", {len(most) - 10} more" if len(most) > 10 else ""
+        )
 
     @abstractmethod
     def majority(self, references: list[Any], metric: str) -> float:

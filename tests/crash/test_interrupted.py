@@ -77,7 +77,7 @@ def inside(name: str, number: int) -> str:
         "a save under way": at_step(10, 0, send),
         "accumulation": f"""
 import os, torch
-from mtlcli.tasks.classification import Classification
+from mtlcli.tasks.classification.task import Classification
 whole, calls = Classification.loss, []
 def loss(self, outputs, batch):
     calls.extend([1] * torch.is_grad_enabled())
@@ -427,7 +427,7 @@ def test_an_interrupted_sweep_starts_no_other_job(tmp_path: Path) -> None:
 
 POISONED = """
 import torch
-from mtlcli.tasks.classification import Classification
+from mtlcli.tasks.classification.task import Classification
 whole = Classification.loss
 calls = [0]
 def loss(self, outputs, batch):

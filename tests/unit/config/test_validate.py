@@ -442,7 +442,8 @@ def test_every_field_has_a_docstring() -> None:
         task_types,
         weightings,
     )
-    from mtlcli.config.task import Source, SpanColumns, Splits, TextColumns
+    from mtlcli.config.task import Source, Splits, TextColumns
+    from mtlcli.tasks.span import SpanColumns
 
     sections = [Config, Data, Logger, Model, Runner, Source, Splits, TextColumns, SpanColumns]
     sections += [

@@ -24,10 +24,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from mtlcli.config.run import Data
-from mtlcli.config.task import ClassificationTask, Source, Splits, TextColumns
+from mtlcli.config.task import Source, Splits, TextColumns
 from mtlcli.data.source import changed_data, open_source
 from mtlcli.data.table import Table
 from mtlcli.errors import UserError
+from mtlcli.tasks.classification import ClassificationTask
 
 ROOT = Path(__file__).parents[3]
 REVISION = "a" * 40
@@ -377,7 +378,8 @@ def hub(folder: Path) -> Iterator[str]:
 RUN = """
 import sys, json
 from mtlcli.config.run import Data
-from mtlcli.config.task import ClassificationTask, Source, TextColumns
+from mtlcli.config.task import Source, TextColumns
+from mtlcli.tasks.classification import ClassificationTask
 from mtlcli.data.source import open_source
 from mtlcli.errors import UserError
 columns = TextColumns(text="sentence")

@@ -222,11 +222,12 @@ LOAD = """
 from mtlcli.errors import UserError
 from mtlcli.metrics import compute
 from mtlcli.metrics.outside import check
-check("evaluate:share", "classification")
+check("evaluate:share", "classification", [0, 1, 1], [0, 1, 0])
 print(compute("evaluate:share", [1, 0], [1, 1]))
+SPANS = [{"id": "a", "prediction_text": "b"}], [{"id": "a", "answers": {"text": ["b"]}}]
 for name, kind in (("evaluate:share", "span"), ("evaluate:nosuch", "regression")):
     try:
-        check(name, kind)
+        check(name, kind, *SPANS)
     except UserError as error:
         print(str(error).splitlines()[0])
 """
@@ -239,7 +240,7 @@ def test_a_metric_of_the_package_evaluate(tmp_path: Path) -> None:
         "HOME": str(tmp_path),
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(metrics.__file__).parents[3]),
+        "PYTHONPATH": str(Path(metrics.__file__).parents[2]),
     }
     command = [sys.executable, "-c", LOAD]
     done = subprocess.run(

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from mtlcli.config.task import (
-    ClassificationTask,
-    RegressionTask,
-    Source,
-    SpanTask,
-    Splits,
-    TextColumns,
-)
+from mtlcli.config.task import Source, Splits, TextColumns
 from mtlcli.data.table import Table
 from mtlcli.errors import Problem
 from mtlcli.prepare.checks import check_tables
 from mtlcli.prepare.prepare import summary
 from mtlcli.tasks.base import build_tasks
 from mtlcli.tasks.checks import ALIKE
+from mtlcli.tasks.classification import ClassificationTask
+from mtlcli.tasks.regression import RegressionTask
+from mtlcli.tasks.span import SpanTask
 
 PAIR = TextColumns(text="one", text_pair="two")
 

@@ -15,13 +15,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mtlcli.config.task import ClassificationTask, Source, SpanTask, TextColumns
+from mtlcli.config.task import Source, TextColumns
 from mtlcli.data.encoder import TextEncoder, build_tokenizer
 from mtlcli.data.features import Features
 from mtlcli.data.table import Table
 from mtlcli.errors import RunWarning, UserError
 from mtlcli.prepare.store import fingerprint, open_features
 from mtlcli.tasks.base import TaskType, build_tasks
+from mtlcli.tasks.classification import ClassificationTask
+from mtlcli.tasks.span import SpanTask
 
 TEXTS = [f"the cat number {number} sat on the mat" for number in range(50)]
 
@@ -198,7 +200,7 @@ BUILD = """
 import json, sys, time
 from pathlib import Path
 from tests.unit.prepare.test_store import encoder, open_features, table, task
-from mtlcli.tasks.classification import Classification
+from mtlcli.tasks.classification.task import Classification
 plain, calls = Classification.encode, []
 def slow(self, rows, encoder):
     calls.append(1)

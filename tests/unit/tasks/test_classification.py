@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from mtlcli.config.task import ClassificationTask, Source, TextColumns
+from mtlcli.config.task import Source, TextColumns
 from mtlcli.data.batches import InputFormat, collate
 from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.table import Table
@@ -19,7 +19,8 @@ from mtlcli.errors import RunError
 from mtlcli.metrics import compute
 from mtlcli.tasks.base import build_tasks
 from mtlcli.tasks.checks import ALIKE
-from mtlcli.tasks.classification import Classification
+from mtlcli.tasks.classification import ClassificationTask
+from mtlcli.tasks.classification.task import Classification
 
 
 def task(

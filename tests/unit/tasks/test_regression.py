@@ -9,12 +9,13 @@ import pyarrow as pa
 import pytest
 import torch
 
-from mtlcli.config.task import RegressionTask, Source, TextColumns
+from mtlcli.config.task import Source, TextColumns
 from mtlcli.data.batches import InputFormat, collate
 from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.table import Table
 from mtlcli.errors import RunError
-from mtlcli.tasks.regression import Regression
+from mtlcli.tasks.regression import RegressionTask
+from mtlcli.tasks.regression.task import Regression
 
 
 def task(limits: list[float] | None = None) -> Regression:

@@ -17,14 +17,15 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
-from mtlcli.config.task import Source, SpanTask
+from mtlcli.config.task import Source
 from mtlcli.data.batches import InputFormat, collate
 from mtlcli.data.encoder import TextEncoder, build_tokenizer
 from mtlcli.data.features import Features
 from mtlcli.data.table import Table
 from mtlcli.errors import RunError
 from mtlcli.metrics import compute
-from mtlcli.tasks.span import Span
+from mtlcli.tasks.span import SpanTask
+from mtlcli.tasks.span.task import Span
 
 WORDS = [
     "river",

@@ -18,10 +18,9 @@ import pyarrow.compute as pc
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from mtlcli.config.task import SpanTask
 from mtlcli.data.features import Features
 from mtlcli.data.table import Table, as_numpy
-from mtlcli.errors import Problem
+from mtlcli.errors import Problem, count_of
 from mtlcli.tasks.base import Outputs, TaskType
 from mtlcli.tasks.checks import (
     counted,
@@ -32,6 +31,7 @@ from mtlcli.tasks.checks import (
     text_problems,
     wrong_type,
 )
+from mtlcli.tasks.span import SpanTask
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,6 +50,10 @@ class Span(TaskType[SpanTask]):
 
     token_outputs = True
     item = "window"
+    example = (
+        [{"id": "a", "prediction_text": "b"}],
+        [{"id": "a", "answers": {"text": ["b"], "answer_start": [0]}}],
+    )
 
     @property
     def default_metrics(self) -> list[str]:
@@ -417,6 +421,25 @@ class Span(TaskType[SpanTask]):
         """Return the texts of the answers of each row; an empty list means that the question has no
         answer, None that the row has no label."""
         return [None if answers is None else answers["text"] for answers in self._answers(table)]
+
+    def describe(self, gold: list[Any]) -> str:
+        """Return the number of questions with and without an answer."""
+        without = sum(not texts for texts in gold)
+        return f"{len(gold) - without:,} with an answer, {without:,} without"
+
+    def note(self, what: str, table: Table, features: Features) -> Problem | None:
+        """Return the warning about questions that are cut."""
+        if what != "questions cut":
+            return None
+        rows, count = features.noted[what], features.notes[what]
+        limit = self.config.max_question_length
+        brief = (
+            f"{table.split}: {count_of(count, 'question is', 'questions are')} cut to "
+            f"{limit} tokens"
+        )
+        text = f"the question is cut to its first {limit} tokens{table.others(rows, count)}"
+        fix = f"raise tasks.{self.name}.max_question_length, or shorten the question"
+        return Problem(text, table.where(rows[0]), fix, brief)
 
     def majority(self, references: list[Any], metric: str) -> float:
         """Return the share of questions without answer, which is the score of an empty text. No

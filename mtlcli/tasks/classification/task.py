@@ -15,8 +15,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mtlcli.commands import setting
-from mtlcli.config.crosscheck import CLASSES_NAMED, class_weight_problems
-from mtlcli.config.task import ClassificationTask
 from mtlcli.data.features import Features
 from mtlcli.data.table import Table, as_numpy, integer_array, text_array
 from mtlcli.errors import Problem
@@ -34,7 +32,8 @@ from mtlcli.tasks.checks import (
     text_problems,
     wrong_type,
 )
-from mtlcli.tasks.labels import (
+from mtlcli.tasks.classification import CLASSES_NAMED, ClassificationTask, class_weight_problems
+from mtlcli.tasks.classification.labels import (
     LIKE_NO_LABEL,
     NO_LABEL,
     POINT_ZERO,
@@ -73,6 +72,7 @@ class Classification(TaskType[ClassificationTask]):
     text and, unless they are class names, -1 (as on the hub) and NaN mark a row without a label.
     """
 
+    example = ([0, 1, 1], [0, 1, 0])
     _learned = False
     _unlearned = False
     """Whether the train split has labels from which no classes can be learned."""

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mtlcli.config.task import RegressionTask
 from mtlcli.data.features import Features
 from mtlcli.data.table import Table, as_numpy
 from mtlcli.errors import Problem
@@ -25,6 +24,7 @@ from mtlcli.tasks.checks import (
     text_problems,
     wrong_type,
 )
+from mtlcli.tasks.regression import RegressionTask
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -53,6 +53,7 @@ class Regression(TaskType[RegressionTask]):
     """
 
     loss_kind = "regression"
+    example = ([0.5, 1.0, 2.0], [0.0, 1.0, 3.0])
     _mean = 0.0
 
     @property
@@ -305,6 +306,10 @@ class Regression(TaskType[RegressionTask]):
     def gold(self, table: Table) -> list[Any]:
         """Return the score of each row, or None for a row without a score."""
         return [None if score != score else score for score in self._scores(table).tolist()]
+
+    def describe(self, gold: list[Any]) -> str:
+        """Return the range and the mean of the scores."""
+        return f"{min(gold):g} to {max(gold):g}, mean {sum(gold) / len(gold):.3g}"
 
     def majority(self, references: list[Any], metric: str) -> float:
         """Return 0, since a constant correlates with nothing."""

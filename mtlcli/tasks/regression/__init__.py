@@ -1,0 +1,38 @@
+"""Regression in task files: one real number for a text or a pair of texts. The task itself is in
+task.py. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le, MinLen
+
+from mtlcli.config.section import section
+from mtlcli.config.task import Task, TextColumns, task_types
+from mtlcli.errors import Problem
+
+
+@task_types.register("regression", ".task:Regression")
+@section
+class RegressionTask(Task):
+    """One real number for a text or a pair of texts."""
+
+    type: Literal["regression"] = "regression"
+    """Task type."""
+    columns: TextColumns
+    """Column names."""
+    range: Annotated[list[Annotated[float, Ge(-1e30), Le(1e30)]], MinLen(2)] | None = None
+    """Lowest and highest valid score; rows outside are refused. Null: any finite number."""
+
+    def problems(self, at: str, length: int, length_key: str) -> Iterator[Problem]:
+        if self.range and not (len(self.range) == 2 and self.range[0] < self.range[1]):
+            yield Problem(
+                f"must be two numbers, the lowest and the highest score, found {self.range}",
+                f"{at}.range",
+                "for example [0, 5]",
+            )
+
+    @property
+    def allowed(self) -> list[Any]:
+        return self.range or []

@@ -1,0 +1,78 @@
+"""Extractive question answering in task files. The task itself is in task.py. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import field
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge, Le
+
+from mtlcli.config.section import section
+from mtlcli.config.task import Task, task_types
+from mtlcli.errors import Problem
+
+SPECIAL_TOKENS = 4
+"""The most special tokens that a tokenizer puts around and between two texts."""
+
+
+@section
+class SpanColumns:
+    """Columns of extractive question answering, as in SQuAD."""
+
+    id: str = "id"
+    """Column with the question's unique id."""
+    question: str = "question"
+    """Column with the question."""
+    context: str = "context"
+    """Column with the text that holds the answer."""
+    answers: str = "answers"
+    """Column with {text: [...], answer_start: [...]}; empty lists say that there is no answer."""
+
+
+@task_types.register("span", ".task:Span")
+@section
+class SpanTask(Task):
+    """Extractive question answering: the answer is a span of the context (SQuAD 1.1 and 2.0)."""
+
+    not_encoded: ClassVar[tuple[str, ...]] = (
+        *Task.not_encoded,
+        *("max_answer_length", "n_best", "no_answer_threshold"),
+    )
+    """Keys that do not affect the features."""
+    type: Literal["span"] = "span"
+    """Task type."""
+    columns: SpanColumns = field(default_factory=SpanColumns)
+    """Column names."""
+    max_length: Annotated[int, Ge(8), Le(1_000_000)] | None = 384
+    """Longest window in tokens, question and special tokens included; null: `data.max_length`."""
+    no_answer: bool = False
+    """Whether questions may have no answer (SQuAD 2.0)."""
+    stride: Annotated[int, Ge(0)] = 128
+    """Tokens that two neighbouring windows over a long context share."""
+    max_question_length: Annotated[int, Ge(1)] = 64
+    """Longest question in tokens; what is beyond is cut and counted."""
+    max_answer_length: Annotated[int, Ge(1)] = 30
+    """Longest predicted answer in tokens."""
+    n_best: Annotated[int, Ge(1)] = 20
+    """Best spans of a question that its prediction lists."""
+    no_answer_threshold: float = 0.0
+    """Predict no answer when (score of no answer - score of the best span) is above this."""
+
+    def problems(self, at: str, length: int, length_key: str) -> Iterator[Problem]:
+        if length - self.max_question_length - SPECIAL_TOKENS <= self.stride:
+            yield Problem(
+                f"{length_key}={length} leaves no new context in a window: "
+                f"{self.max_question_length} tokens are for the question and {self.stride} are "
+                "shared with the next window",
+                f"{at}.stride",
+                f"raise {at}.max_length, or lower {at}.stride or {at}.max_question_length",
+            )
+
+    def idle(self, at: str) -> Iterator[tuple[str, str, str]]:
+        if not self.no_answer:
+            yield (
+                f"{at}.no_answer_threshold",
+                "every question has an answer (no_answer=false)",
+                f"leave it out, or type {at}.no_answer=true",
+            )
