@@ -169,14 +169,7 @@ def evaluate(
                     ]
                 ) from error
             if index == 0:
-                main = next(iter(result.metrics), None)
-                results["tasks"][name] = {
-                    "metrics": dict(result.metrics),
-                    "main_metric": main,
-                    "main": result.metrics[main] if main else None,
-                    "examples": result.scored if result.metrics else len(part.table),
-                    "majority": result.majority,
-                }
+                results["tasks"][name] = _task_results(result, part)
             else:
                 results["tasks"][name]["metrics"] |= {
                     f"{key}/{split}": value for key, value in result.metrics.items()
@@ -186,3 +179,15 @@ def evaluate(
     if (average := glue_average(results["tasks"])) is not None:
         results["glue_average"] = average
     return ranks.broadcast_json(results), scores
+
+
+def _task_results(scores: Scores, split: Split) -> dict[str, Any]:
+    """Return a task's part of results.json from its first split."""
+    main = next(iter(scores.metrics), None)
+    return {
+        "metrics": dict(scores.metrics),
+        "main_metric": main,
+        "main": scores.metrics[main] if main else None,
+        "examples": scores.scored if scores.metrics else len(split.table),
+        "majority": scores.majority,
+    }

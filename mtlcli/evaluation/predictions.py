@@ -9,7 +9,7 @@ from mtlcli.data.table import ID_COLUMNS, Table
 from mtlcli.tasks.base import TaskType
 
 
-def described(task: TaskType[Any], table: Table, *, texts: bool) -> list[dict[str, Any]]:
+def describe_rows(task: TaskType[Any], table: Table, *, texts: bool) -> list[dict[str, Any]]:
     """Return {"row", "id", "texts", "gold"} for each row.
 
     `row`: the number of the row in the split, from 1. `id`: the value of the id column (text or

@@ -15,7 +15,7 @@ from mtlcli.config.snapshot import load_config
 from mtlcli.data.source import changed_data, open_source
 from mtlcli.disk import obstacle, writing
 from mtlcli.errors import Problem, UserError
-from mtlcli.evaluation.predictions import described
+from mtlcli.evaluation.predictions import describe_rows
 from mtlcli.models.files import BackboneFiles
 from mtlcli.prepare.prepare import Prepared, prepare
 from mtlcli.registry import suggest
@@ -441,7 +441,7 @@ def _write_predictions(
         for name, by_split in scores.items():
             task = prepared.tasks[name]
             for stem, (split, result) in zip(_stems(name, by_split), by_split.items(), strict=True):
-                rows = described(task, prepared.tables[name][split], texts=texts)
+                rows = describe_rows(task, prepared.tables[name][split], texts=texts)
                 lines = "".join(
                     json.dumps(row | prediction) + "\n"
                     for row, prediction in zip(rows, result.predictions, strict=True)

@@ -74,31 +74,17 @@ def largest_batch(
         room=lambda: free - reserve - probe.kept(),
     )
     room = free - reserve - probe.kept()
-    fits, largest = [], 0
+    lengths = {name: int(each.lengths.max()) for name, each in features.items()}
+    fits = []
     for name, cost in costs.items():
-        length = int(features[name].lengths.max())
-        inputs = int(cost.inputs + (room - cost.total) / cost.one)
-        if inputs < 1:
-            what = (
-                f"one input of {name} with {length} tokens needs "
-                f"{size_text(int(cost.total - (cost.inputs - 1) * cost.one))}"
-            )
-            raise RunError(
-                f"{what}; a run may take {size_text(int(free))} here, and "
-                f"{size_text(max(0, int(room)))} of that is left for inputs",
-                where="runner.max_tokens=auto",
-                fix="lower data.max_length, type model.gradient_checkpointing=true, or take a "
-                "smaller model",
-            )
-        fits.append(
-            (
-                inputs * length * parts,
-                f"{size_text(int(cost.one / length))} a token, {size_text(int(room))} for them",
-            )
+        inputs = _inputs_that_fit(name, cost, lengths[name], free=free, room=room)
+        text = (
+            f"{size_text(int(cost.one / lengths[name]))} a token, {size_text(int(room))} for them"
         )
-        largest = max(largest, batch_sizes[name] * length)
+        fits.append((inputs * lengths[name] * parts, text))
     # Cap at the largest batch that can occur, so that the value does not depend on the machine.
     # Take the smallest value of all ranks, which may have different amounts of memory.
+    largest = max(batch_sizes[name] * length for name, length in lengths.items())
     tokens, found = min(fits)
     return -ranks.all_reduce_max(-min(largest, tokens)), found
 
@@ -151,6 +137,23 @@ def _cost_of_task(
         if many - few > CLEAR or count >= most or many + count * one > room():
             return Cost(inputs=count, total=many, one=one)
         few = many
+
+
+def _inputs_that_fit(name: str, cost: Cost, length: int, *, free: float, room: float) -> int:
+    """Return the number of inputs of `length` tokens that fit into the `room`, of the `free` bytes
+    that a run may take. Raises RunError when none fits."""
+    inputs = int(cost.inputs + (room - cost.total) / cost.one)
+    if inputs < 1:
+        needs = size_text(int(cost.total - (cost.inputs - 1) * cost.one))
+        raise RunError(
+            f"one input of {name} with {length} tokens needs {needs}; a run may take "
+            f"{size_text(int(free))} here, and {size_text(max(0, int(room)))} of that is left for "
+            "inputs",
+            where="runner.max_tokens=auto",
+            fix="lower data.max_length, type model.gradient_checkpointing=true, or take a smaller "
+            "model",
+        )
+    return inputs
 
 
 class Probe:

@@ -71,7 +71,7 @@ class Stages:
         of `steps` steps."""
         return steps if stage.number == len(self) - 1 else stage.begin + self._lengths[stage.number]
 
-    def over(self, stage: Stage, step: int, steps: int) -> bool:
+    def is_over(self, stage: Stage, step: int, steps: int) -> bool:
         """Return whether a stage ends before step `step`."""
         return step >= self.end(stage, steps) or (
             self.patience is not None and stage.stale >= self.patience
@@ -89,7 +89,7 @@ class Stages:
         """Return the tasks of step `step` with the number of examples of each."""
         return self.samplings[stage.number].plan(step - stage.begin)
 
-    def note(self, stage: Stage, results: dict[str, Any]) -> None:
+    def note_results(self, stage: Stage, results: dict[str, Any]) -> None:
         """Record an evaluation: the stage's best average and the number of evaluations since
         then."""
         scores = [

@@ -38,7 +38,7 @@ class Totals:
         for batch in batches.values():
             self.examples += batch.examples
             self.tokens += batch.tokens
-            self.padding -= batch.own
+            self.padding -= batch.own_tokens
         self.padded += padded
         self.padding += padded
         self.seconds += seconds

@@ -34,9 +34,9 @@ class TaskBatch:
     """The number of features over all ranks."""
     tokens: int
     """The number of tokens over all ranks, without padding."""
-    own: int
+    own_tokens: int
     """The number of tokens in this rank's share, without padding."""
-    rows: NDArray[np.int64]
+    indices: NDArray[np.int64]
     """The indices of the features over all ranks, for messages."""
 
 
@@ -46,10 +46,10 @@ Batches = dict[str, TaskBatch]
 
 def name_features(batch: TaskBatch) -> str:
     """Return a text that names the features of a batch."""
-    shown = ", ".join(str(row) for row in sorted(batch.rows.tolist())[:MAX_NAMED_FEATURES])
+    shown = ", ".join(str(index) for index in sorted(batch.indices.tolist())[:MAX_NAMED_FEATURES])
     return f"train features {shown}" + (
-        f" and {len(batch.rows) - MAX_NAMED_FEATURES} more"
-        if len(batch.rows) > MAX_NAMED_FEATURES
+        f" and {len(batch.indices) - MAX_NAMED_FEATURES} more"
+        if len(batch.indices) > MAX_NAMED_FEATURES
         else ""
     )
 
@@ -84,8 +84,8 @@ def build_task_batch(
         micro=micro,
         examples=len(indices),
         tokens=_tokens(features, indices),
-        own=_tokens(features, mine),
-        rows=indices,
+        own_tokens=_tokens(features, mine),
+        indices=indices,
     )
 
 

@@ -240,7 +240,7 @@ class Trainer:
         # If the run was resumed from a checkpoint of this step, that checkpoint does not contain
         # these scores: save it again.
         self._saved = None
-        run.stages.note(state.stage, found)
+        run.stages.note_results(state.stage, found)
         run.console.scores(state.step, found, best=state.best_step == state.step)
         if run.ranks.is_main:
             run.folder.write_results(self.results())
@@ -286,7 +286,7 @@ class Trainer:
         return patience is not None and self.state.stale >= patience
 
     def _is_stage_over(self) -> bool:
-        return self.run.stages.over(self.state.stage, self.state.step, self.run.steps)
+        return self.run.stages.is_over(self.state.stage, self.state.step, self.run.steps)
 
     def _is_done(self) -> bool:
         """Return whether the run is over."""

@@ -98,7 +98,7 @@ def _verdict(pairs: dict[str, Any], tasks: dict[str, Any]) -> str:
 
     worst, task = lowest(pairs), lowest(tasks)
     pair, harm = pairs[worst], tasks[task]
-    told = (
+    facts = (
         f"gradients of {worst.replace(',', ' and ')} conflict in {pair['conflict']:.0%}"
         f" of {count_of(pair['steps'], 'measured step')} (mean cosine"
         f" {pair['cosine']:+.3f} +- {pair['error']:.3f}, the lowest of all pairs; 50% and 0 mean "
@@ -106,13 +106,13 @@ def _verdict(pairs: dict[str, Any], tasks: dict[str, Any]) -> str:
         f" the plain sum would have raised the loss of {task} in {harm['conflict']:.0%} of steps: "
     )
     if pair["steps"] < FEWEST:
-        return told + "too few steps to say whether balancing had anything to gain"
+        return facts + "too few steps to say whether balancing had anything to gain"
     if negative(harm):
-        return told + f"on average it goes against {task}, and balancing had much to gain"
+        return facts + f"on average it goes against {task}, and balancing had much to gain"
     if negative(pair):
         return (
-            told
+            facts
             + "tasks do pull apart, but the sum helps all of them on average, and balancing had "
             "something to gain"
         )
-    return told + "no two tasks pull apart on average, and balancing had little to gain"
+    return facts + "no two tasks pull apart on average, and balancing had little to gain"

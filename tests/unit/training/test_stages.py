@@ -26,7 +26,7 @@ def walk(stages: Stages, steps: int) -> list[int]:
     """The stage of every step."""
     stage, found = Stage(), []
     for step in range(steps):
-        if stages.over(stage, step, steps):
+        if stages.is_over(stage, step, steps):
             stage = Stage(stage.number + 1, begin=step)
         found.append(stage.number)
     return found
@@ -93,10 +93,10 @@ def test_a_plateau_is_of_the_stages_own_tasks() -> None:
         (0.3, 0.4, 0.9, 1),
         (0.0, 0.5, 1.0, 2),
     ):
-        assert not stages.over(stage, 5, 24)
-        stages.note(stage, scores(a=a, b=b, c=c))
+        assert not stages.is_over(stage, 5, 24)
+        stages.note_results(stage, scores(a=a, b=b, c=c))
         assert stage.stale == stale
-    assert stages.over(stage, 5, 24)
+    assert stages.is_over(stage, 5, 24)
 
 
 def test_a_stage_without_scores_never_stops_getting_better() -> None:
@@ -104,5 +104,5 @@ def test_a_stage_without_scores_never_stops_getting_better() -> None:
     stages.fit(24)
     stage = Stage()
     for _ in range(3):
-        stages.note(stage, scores(a=None, c=0.5))
-    assert not stages.over(stage, 5, 24)
+        stages.note_results(stage, scores(a=None, c=0.5))
+    assert not stages.is_over(stage, 5, 24)

@@ -98,7 +98,7 @@ def test_no_batch_is_larger_than_that_of_a_task_or_than_said(
     outcome, _ = step(model, weighting, given, together=True, most=most)
     largest = max(micro.input_ids.numel() for batch in given.values() for micro in batch.micro)
     assert max(batch.input_ids.numel() for batch in seen) <= max(largest, most)
-    tokens = sum(batch.own for batch in given.values())
+    tokens = sum(batch.own_tokens for batch in given.values())
     assert sum(int(batch.attention_mask.sum()) for batch in seen) == tokens
     assert sum(batch.input_ids.numel() for batch in seen) == outcome.padded
     assert outcome.padded == tokens if overhead == 0 else len(seen) <= (3 if most == 1 else 2)
