@@ -10,7 +10,6 @@ import torch
 
 from mtlcli.errors import NotFinite, RunError
 from mtlcli.evaluation import evaluate
-from mtlcli.training.finite import require_finite
 from tests.small_run import start
 
 
@@ -57,20 +56,3 @@ def test_outputs_that_are_not_finite_name_the_step(
         start(tmp_path / "run", "runner.steps=5")
     assert caught.value.problems[0].where == "step 5, task cola, validation"
     assert not (tmp_path / "run" / "results.json").exists()
-
-
-def test_what_is_not_finite_is_named() -> None:
-    good = {
-        "a": torch.full((3,), 3e38),
-        "b": torch.ones(2, dtype=torch.uint8),
-        "c": torch.tensor(1.0),
-    }
-    require_finite(good, "step 3", "fix")  # The sum of a is infinite, its numbers are not.
-    for bad in (torch.tensor([1.0, float("nan")]), torch.tensor([float("inf"), -float("inf")])):
-        with pytest.raises(RunError) as caught:
-            require_finite(good | {"moment": bad}, "step 3", "fix")
-        assert str(caught.value.problems[0]).startswith(
-            "step 3: moment is not finite after the update"
-        )
-    with pytest.raises(RunError, match="s is inf after the update"):
-        require_finite({"s": torch.tensor(float("inf"))}, "step 3", "fix")
