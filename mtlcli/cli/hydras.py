@@ -29,6 +29,10 @@ OF_SWEEPS = (
     "hydra.launcher*",
     "hydra/sweeper",
     "hydra/launcher",
+    "hydra.hydra_logging*",
+    "hydra/hydra_logging",
+    "hydra.callbacks*",
+    "hydra/callbacks",
     "hydra.job.env_copy",
     "hydra.job.config.*",
 )

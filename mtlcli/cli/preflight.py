@@ -25,7 +25,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Glob, Override
 from hydra.core.utils import setup_globals
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import KeyValidationError, OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
@@ -98,6 +98,9 @@ class Plan:
     """The number of jobs of a sweep; None where it is not known beforehand."""
     notices: list[str] = field(default_factory=list)
     """Notes for the user that are not about mistakes."""
+    composed: DictConfig | None = None
+    """The composition of the chosen files with Hydra's own part, on which the first config is
+    built; None where a run that is resumed has needed no composition."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -280,6 +283,10 @@ def _text(override: Override) -> str | None:
     return None if value is None else str(value)
 
 
+def _choices(chosen: list[Override]) -> tuple[str, ...]:
+    return tuple(override.input_line or "" for override in chosen)
+
+
 class _Preflight:
     def __init__(self, arguments: argparse.Namespace, resumes: Path | None) -> None:
         self.own = Path(arguments.config_dir) if arguments.config_dir is not None else None
@@ -301,7 +308,7 @@ class _Preflight:
         self.bad_groups: set[str] = set()
         self.resumes = resumes or self._resumed()
         self.saved: dict[str, Any] | None = None
-        self.composed: dict[tuple[str, ...], tuple[dict[str, Any] | None, list[Problem]]] = {}
+        self.composed: dict[tuple[str, ...], tuple[DictConfig | None, list[Problem]]] = {}
 
     def plan(self) -> Plan:
         if self.resumes is not None:
@@ -356,8 +363,19 @@ class _Preflight:
             )
         if self.problems:
             raise UserError(self.problems)
-        overrides = [self._rewritten(override) for override in self.overrides]
-        return Plan(overrides, swept, configs, self.resumes, self._count(values), self._notices())
+        return Plan(
+            [self._rewritten(override) for override in self.overrides],
+            swept,
+            configs,
+            self.resumes,
+            self._count(values),
+            self._notices(),
+            self.composed.get(_choices(self._chosen(jobs[0])), (None, []))[0],
+        )
+
+    def _chosen(self, job: list[Override]) -> list[Override]:
+        """Return the overrides that Hydra composes; the others are applied to its composition."""
+        return [each for each in job if self._is_group(each) or self._is_hydras(each)]
 
     def _does_something(self, override: Override) -> bool:
         """Return whether an override of Hydra's own keys has an effect; if not, add the problem."""
@@ -733,9 +751,7 @@ class _Preflight:
     def _check_job(self, job: list[Override]) -> tuple[Config | None, list[Problem]]:
         """Compose one job. Return its config, None if it cannot be read, and the problems with
         it."""
-        chosen = [
-            override for override in job if self._is_group(override) or self._is_hydras(override)
-        ]
+        chosen = self._chosen(job)
         named = [
             name
             for override in chosen
@@ -754,10 +770,10 @@ class _Preflight:
             problems: list[Problem] = []
             values = copy.deepcopy(self.saved)
         else:
-            base, problems = self._compose(tuple(override.input_line or "" for override in chosen))
+            base, problems = self._compose(_choices(chosen))
             if base is None:
                 return None, problems
-            values = copy.deepcopy(base) if self.saved is None else self._changed(base, chosen)
+            values = base if self.saved is None else self._changed(base, chosen)
         headless = self._without_header(values.pop("task", None))
         problems = problems + headless
         values.setdefault("tasks", {})
@@ -803,21 +819,19 @@ class _Preflight:
         chosen anew."""
         groups = [override.key_or_group for override in chosen if self._is_group(override)]
         if "experiment" in groups:
-            return copy.deepcopy(composed)
+            return composed
         values = copy.deepcopy(self.saved or {})
         for group in groups:
             section = "tasks" if group == "task" else group
-            values[section] = copy.deepcopy(composed[section])
+            values[section] = composed[section]
         return values
 
     def _compose(self, overrides: tuple[str, ...]) -> tuple[dict[str, Any] | None, list[Problem]]:
-        """Return the configuration that these choices make, without Hydra's own part, and the
-        problems. Composing takes long, so it is done once for each set of choices."""
+        """Return the values that these choices make, without Hydra's own part, and the problems.
+        Composing takes long, so it is done once for each set of choices."""
         if overrides not in self.composed:
             try:
-                composed: Any = OmegaConf.to_container(
-                    self.loader.load_configuration("train", list(overrides), RunMode.RUN)
-                )
+                composed = self.loader.load_configuration("train", list(overrides), RunMode.RUN)
             except HYDRA_ERRORS as error:
                 self.composed[overrides] = None, [explain(error)]
             except UserError as error:
@@ -832,10 +846,13 @@ class _Preflight:
                     or [explain(error)],
                 )
             else:
-                composed.pop("hydra")
                 self.composed[overrides] = composed, []
         base, problems = self.composed[overrides]
-        return base, list(problems)
+        if base is None:
+            return None, list(problems)
+        values: Any = OmegaConf.to_container(base)
+        values.pop("hydra")
+        return values, list(problems)
 
     def _not_utf8(self) -> list[Problem]:
         """Return problems with the user's files whose encoding is not UTF-8, which YAML

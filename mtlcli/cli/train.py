@@ -1,5 +1,5 @@
-"""The verb `mtl train`: check the command line, then let Hydra compose it and run one job or a
-sweep."""
+"""The verb `mtl train`: check and compose the command line, then carry out one run, or let Hydra
+run a sweep."""
 
 from __future__ import annotations
 
@@ -9,18 +9,26 @@ import os
 import re
 import sys
 from contextlib import nullcontext
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.utils import configure_log
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mtlcli import commands
 from mtlcli.cli import first_rank, loader
-from mtlcli.cli.preflight import HYDRA_ERRORS, VERSION_BASE, explain, preflight, read_arguments
+from mtlcli.cli.overrides import parsed
+from mtlcli.cli.preflight import (
+    HYDRA_ERRORS,
+    VERSION_BASE,
+    Plan,
+    explain,
+    preflight,
+    read_arguments,
+)
 from mtlcli.config import Config
 from mtlcli.config.paths import conf_dir
 from mtlcli.config.snapshot import config_text, read_config
@@ -74,8 +82,8 @@ def train_main(argv: list[str]) -> int:
             resumes=plan.resumes,
         )
         return 0
-    code = run_hydra([*options, *plan.overrides])
-    return code or _run_composed()
+    _run_planned(plan, arguments)
+    return 0
 
 
 def _say_first(config: Config, resumes: Path | None = None) -> None:
@@ -111,17 +119,19 @@ def _options(arguments: argparse.Namespace) -> list[str]:
 
 
 def run_hydra(argv: list[str]) -> int:
-    """Run Hydra on a command line and return the exit code. Hydra's errors are raised as
-    UserError."""
+    """Run Hydra on a command line, to show a configuration or to sweep, and return the exit code.
+    Hydra's errors are raised as UserError."""
     # When the reader of Hydra's logging has gone (`--info | head`), a traceback for each line would
     # help nobody.
     logging.raiseExceptions = False
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Makes Hydra raise its errors instead of printing them.
     sys.argv = ["mtl train", *argv]
     loader.install()
+    from mtlcli.cli.sweep import sweep_job
+
     try:
         hydra.main(config_path=str(conf_dir()), config_name="train", version_base=VERSION_BASE)(
-            job
+            sweep_job
         )()
     except HYDRA_ERRORS as error:
         raise UserError(explain(error)) from error
@@ -134,46 +144,32 @@ def run_hydra(argv: list[str]) -> int:
 # one job
 
 
-@dataclass
-class Job:
-    """A single run as Hydra composed it. The run starts after Hydra has returned, so that Hydra
-    does not handle its errors."""
-
-    config: Config
-    suite: str
-    command: list[str]
-    environment: dict[str, str]
-
-
-_composed: list[Job] = []
-
-
-def job(composed: DictConfig) -> float | None:
-    """Run a job for Hydra, which calls this for each job, in any process. In a sweep, return the
-    average score, which a sweeper can optimise."""
-    if _is_sweep():
-        from mtlcli.cli.sweep import sweep_job
-
-        return sweep_job(composed)
-    config = config_of(composed)
-    _composed.append(Job(config, _suite(config), command_of(), dict(HydraConfig.get().job.env_set)))
-    return None
-
-
-def _run_composed() -> int:
-    each = _composed.pop()
-    os.environ.update(each.environment)
-    if each.config.run_dir is None:
-        _say_first(each.config)
+def _run_planned(plan: Plan, arguments: argparse.Namespace) -> None:
+    """Carry out a new run, the only job of a command line."""
+    config, composed = plan.configs[0], plan.composed
+    assert composed is not None, "a new run is composed"
+    with open_dict(composed):
+        composed.hydra.runtime.output_dir = str(Path.cwd())
+    # What Hydra's own main does before it calls a job: its files of logging name that folder.
+    configure_log(composed.hydra.job_logging, composed.hydra.verbose)
+    os.environ.update({str(name): str(text) for name, text in composed.hydra.job.env_set.items()})
+    own = ["-cd", str(Path(arguments.config_dir).absolute())] if arguments.config_dir else []
+    command = _command(own, [text for text in plan.overrides if not _is_hydras(text)])
+    if config.run_dir is None:
+        _say_first(config)
         # The user has not chosen the name, so another run of the same second takes the next number.
-        run_job(each.config, _default_folder(each.config, each.suite), each.command, numbered=True)
-        return 0
-    run_dir = Path(each.config.run_dir)
-    if first_rank() and each.config.resume != "auto":
+        suite = _suite(config, composed.hydra.runtime.choices.get("task"))
+        run_job(config, _default_folder(config, suite), command, numbered=True)
+        return
+    run_dir = Path(config.run_dir)
+    if first_rank() and config.resume != "auto":
         check_unused(run_dir)
-    _say_first(each.config)
-    run_job(each.config, run_dir, each.command)
-    return 0
+    _say_first(config)
+    run_job(config, run_dir, command)
+
+
+def _is_hydras(override: str) -> bool:
+    return parsed(override).is_hydra_override()
 
 
 def run_job(
@@ -193,35 +189,17 @@ def run_job(
         return run(config, run_dir, command=command, numbered=numbered, resumes=resumes)
 
 
-def config_of(composed: DictConfig) -> Config:
-    """Return the Config that Hydra has composed. Raises UserError with every mistake in it."""
-    values: Any = OmegaConf.to_container(composed, resolve=False)
-    values.pop("task", None)
-    config, problems = read_config(OmegaConf.create(values))
-    if config is None:
-        raise UserError(problems)
-    return config
-
-
-def _suite(config: Config) -> str:
+def _suite(config: Config, chosen: Any) -> str:
     """Return a name for the run's tasks: the name of the chosen suite or task, else the names of
-    the tasks."""
-    chosen = HydraConfig.get().runtime.choices.get("task")
+    the tasks. `chosen`: the choice in the group `task`."""
     if isinstance(chosen, str):
         return chosen.rpartition("/")[2][:LONGEST_NAME]
     names = "+".join(config.tasks)
     return names if len(names) <= 40 else f"{len(config.tasks)}_tasks"
 
 
-def command_of() -> list[str]:
-    """Return the command line that would run this job again."""
-    own = [
-        source.path
-        for source in HydraConfig.get().runtime.config_sources
-        if source.provider == "command-line"
-    ]
-    overrides = [text.removeprefix("++") for text in HydraConfig.get().overrides.task]
-    return ["mtl", "train", *(part for path in own for part in ("-cd", path)), *overrides]
+def _command(own: list[str], overrides: list[str]) -> list[str]:
+    return ["mtl", "train", *own, *(text.removeprefix("++") for text in overrides)]
 
 
 def _default_folder(config: Config, suite: str) -> Path:
@@ -255,11 +233,29 @@ def check_unused(path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------
-# a sweep
+# a job of a sweep
 
 
-def _is_sweep() -> bool:
-    return str(HydraConfig.get().mode).endswith("MULTIRUN")
+def config_of(composed: DictConfig) -> Config:
+    """Return the Config that Hydra has composed. Raises UserError with every mistake in it."""
+    values: Any = OmegaConf.to_container(composed, resolve=False)
+    values.pop("task", None)
+    config, problems = read_config(OmegaConf.create(values))
+    if config is None:
+        raise UserError(problems)
+    return config
+
+
+def command_of() -> list[str]:
+    """Return the command line that would run this job again."""
+    settings = HydraConfig.get()
+    own = [
+        part
+        for source in settings.runtime.config_sources
+        if source.provider == "command-line"
+        for part in ("-cd", source.path)
+    ]
+    return _command(own, settings.overrides.task)
 
 
 def job_folder(number: int, overrides: str) -> str:
