@@ -297,7 +297,7 @@ def sweep_job(composed: DictConfig) -> float:
     if before is not None and before.status == "finished":
         return float("nan") if before.average is None else before.average
     try:
-        config.run_dir = str(run_dir)
+        config = replace(config, run_dir=str(run_dir))
         if checkpoint.folders(run_dir / "checkpoints") and config.resume == "auto":
             command = command_of()
             arguments = read_arguments(

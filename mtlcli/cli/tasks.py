@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -260,7 +260,7 @@ def _show(name: str, file: GroupFile, overrides: list[str], own: Path | None) ->
     # A file's header can give its task another name.
     name = name if name in tasks else next(iter(tasks))
     task = tasks[name]
-    task.config.max_length = task.config.max_length or config.data.max_length
+    task.config = replace(task.config, max_length=task.config.max_length or config.data.max_length)
     source = open_source(config.data, config.tasks, config.seed)
     if task.owner is not None and task.owner.config.splits.train:
         task.owner.prepare(

@@ -48,6 +48,18 @@ class Config:
     allow: list[str] = field(default_factory=list)
     """Keys whose change is meant although it changes the result of the run that is resumed."""
 
+    @property
+    def environment(self) -> dict[tuple[str | int, ...], tuple[str, Any]]:
+        """The values that were read from environment variables, which are no key of the
+        configuration: place -> the text that was written there, and its value."""
+        return vars(self).setdefault("_environment", {})
+
+
+@section
+class Resolved(Config):
+    """A Config in which the run has filled every value that was left open. Only this form is
+    saved, and nothing changes it."""
+
 
 __all__ = [
     "Balancing",
@@ -56,6 +68,7 @@ __all__ = [
     "Logger",
     "Model",
     "Optim",
+    "Resolved",
     "Runner",
     "Task",
     "optims",

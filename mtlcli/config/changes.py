@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from mtlcli.config import Config
+from mtlcli.config.section import replaced
 from mtlcli.errors import Problem
 from mtlcli.registry import nearest
 
@@ -145,9 +146,6 @@ def changes(old: Config, new: Config) -> list[Change]:
         for key in keys
         if before.get(key) != after.get(key)
     ]
-    found = [
-        change for change in found if not (change.key in after and _is_open(change.key, change.new))
-    ]
     # Another method has other keys, and a task that comes or goes has all of its own: one change
     # says it.
     whole = [
@@ -167,19 +165,17 @@ def harmless(key: str) -> bool:
     return _is(key, (*FREE, *ROUNDING))
 
 
-def settle(old: Config, new: Config) -> None:
-    """Give `new` what the run has settled on where it leaves a value open."""
+def filled(old: Config, new: Config) -> Config:
+    """Return `new` with the values of the run's config `old` where `new` leaves them open."""
     before, after = dict(_leaves("", asdict(old))), dict(_leaves("", asdict(new)))
-    for key, value in after.items():
-        if _is_open(key, value) and key in before and not _is_open(key, before[key]):
-            *path, last = key.split(".")
-            holder: Any = new
-            for part in path:
-                holder = holder[part] if isinstance(holder, dict) else getattr(holder, part)
-            if isinstance(holder, dict):
-                holder[last] = before[key]
-            else:
-                setattr(holder, last, before[key])
+    return replaced(
+        new,
+        {
+            key: before[key]
+            for key, value in after.items()
+            if _is_open(key, value) and key in before
+        },
+    )
 
 
 def has_dropout(config: Config, architecture: dict[str, Any]) -> bool:

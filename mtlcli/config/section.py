@@ -1,9 +1,10 @@
-"""The decorator of every config dataclass: keyword-only, and unknown keys are refused when it is
-filled from YAML. And the type of a field that holds the config of one of several methods."""
+"""Config dataclasses: their decorator, copies of them with other values, and the type of a field
+that holds the config of one of several methods."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from typing_extensions import dataclass_transform
@@ -13,11 +14,34 @@ from mtlcli.registry import Registry
 T = TypeVar("T")
 
 
-@dataclass_transform(kw_only_default=True)
+@dataclass_transform(kw_only_default=True, frozen_default=True)
 def section(cls: type[T]) -> type[T]:
-    """Make `cls` a keyword-only dataclass that pydantic fills strictly."""
+    """Make `cls` a frozen dataclass with keyword arguments only, which pydantic fills strictly: an
+    unknown key in YAML is an error."""
     cls.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]
-    return dataclass(kw_only=True)(cls)
+    return dataclass(kw_only=True, frozen=True)(cls)
+
+
+def replaced(config: T, changes: Mapping[str, Any]) -> T:
+    """Return a copy of a config dataclass with other values. `changes`: the values by dotted key
+    path, for example `{"optim.lr": 1e-3}`."""
+    for key, value in changes.items():
+        config = _with(config, key.split("."), value)
+    return config
+
+
+def _with(holder: Any, path: Sequence[str], value: Any) -> Any:
+    name, *rest = path
+    if isinstance(holder, dict):
+        return holder | {name: _with(holder[name], rest, value) if rest else value}
+    changed = replace(
+        holder, **{name: _with(getattr(holder, name), rest, value) if rest else value}
+    )
+    # What is known about a config beside its fields, such as `Config.environment`.
+    vars(changed).update(
+        {key: each for key, each in vars(holder).items() if key not in vars(changed)}
+    )
+    return changed
 
 
 @dataclass(frozen=True)

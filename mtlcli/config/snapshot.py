@@ -29,10 +29,6 @@ from mtlcli.config.validate import check, check_key
 from mtlcli.disk import write_whole
 from mtlcli.errors import Problem, UserError
 
-INTERPOLATIONS = "interpolations"
-"""Attribute of a Config, not a field of it: key path -> the text that stood where an environment
-variable was read, and its value."""
-
 RESOLVERS = ("oc.env", "oc.decode", "oc.create", "oc.select")
 """What a saved config may ask for by `${NAME:...}`: values of the environment, and their parts.
 Nothing else is run."""
@@ -66,7 +62,7 @@ def read_config(composed: DictConfig | dict[str, Any]) -> tuple[Config | None, l
     ]
     if config is None or problems:
         return None, problems
-    vars(config)[INTERPOLATIONS] = texts
+    config.environment.update(texts)
     return config, []
 
 
@@ -85,7 +81,7 @@ def save_config(config: Config, path: Path) -> None:
 def config_text(config: Config) -> str:
     """The whole config as YAML, defaults included."""
     values = _escape(asdict(config))
-    for place, (text, value) in vars(config).get(INTERPOLATIONS, {}).items():
+    for place, (text, value) in config.environment.items():
         holder = values
         for part in place[:-1]:
             holder = holder[part]

@@ -22,8 +22,7 @@ def build_model(
     *,
     load_weights: bool = True,
 ) -> MultiTaskModel:
-    """Build the model of a run, initialised from torch's generator. Sets `config.model.pooling` to
-    the pooling that was chosen.
+    """Build the model of a run, initialised from torch's generator.
 
     `load_weights=False` skips the pretrained weights, because those of a checkpoint are loaded
     next.
@@ -43,7 +42,6 @@ def build_model(
     owners = {name: task.config.head or name for name, task in tasks.items()}
     trunk = sharings.implementation(config.sharing.name)(config.sharing, make_backbone, owners)
     backbone = made[0]
-    config.model.pooling = backbone.pooling  # type: ignore[assignment]
     heads: dict[str, nn.Module] = {}
     for name in dict.fromkeys(owners.values()):
         dropout = next(
@@ -58,4 +56,6 @@ def build_model(
             dense=backbone.pooling != "pooler",
             std=backbone.initializer_range,
         )
-    return MultiTaskModel(trunk, heads, tasks, depth=backbone.depth, hidden=backbone.hidden)
+    return MultiTaskModel(
+        trunk, heads, tasks, depth=backbone.depth, hidden=backbone.hidden, pooling=backbone.pooling
+    )

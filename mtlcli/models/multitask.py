@@ -170,10 +170,12 @@ class MultiTaskModel(nn.Module):
         *,
         depth: int,
         hidden: int,
+        pooling: str,
     ) -> None:
-        """`depth`: number of layers of the backbone. `hidden`: width of its states."""
+        """`depth`: number of layers of the backbone. `hidden`: width of its states. `pooling`: how
+        the states of an input become one vector."""
         super().__init__()
-        self.depth, self.hidden = depth, hidden
+        self.depth, self.hidden, self.pooling = depth, hidden, pooling
         self.trunk = trunk
         self.heads = TaskModules(heads)
         self.tasks = tasks

@@ -161,7 +161,9 @@ def _prepare(
     if too_long:
         raise UserError(too_long)
     for task in tasks.values():
-        task.config.max_length = task.config.max_length or config.data.max_length
+        task.config = replace(
+            task.config, max_length=task.config.max_length or config.data.max_length
+        )
     cache = Path(config.data.cache_dir) if config.data.cache_dir else default_cache()
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always", RunWarning)

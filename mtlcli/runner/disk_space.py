@@ -3,7 +3,6 @@ night of training."""
 
 from __future__ import annotations
 
-import copy
 import json
 import tempfile
 from pathlib import Path
@@ -94,9 +93,8 @@ def without_numbers(
 
     from mtlcli.models.build import build_model
 
-    # Copy the config, because building a model sets values in it.
     with torch.device("meta"):
-        return build_model(copy.deepcopy(config), tasks, files, load_weights=False)
+        return build_model(config, tasks, files, load_weights=False)
 
 
 def _check(run_dir: Path, needed: int, detail: str, fewer: str) -> None:

@@ -8,33 +8,24 @@ import os
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mtlcli import commands, garbage
-from mtlcli.config import Config, samplings, weightings
-from mtlcli.config.sharing import ProgressiveSharing, stages_of
-from mtlcli.config.snapshot import config_text, load_config, read_text
+from mtlcli.config import Config
+from mtlcli.config.section import replaced
+from mtlcli.config.snapshot import load_config, read_text
 from mtlcli.distributed.environment import read_launch
 from mtlcli.distributed.signals import Interrupt
-from mtlcli.errors import Interrupted, MtlError, RunError, UserError, count_of
+from mtlcli.errors import Interrupted, MtlError, RunError, UserError
 from mtlcli.models.files import BackboneFiles
 from mtlcli.prepare.prepare import Prepared, prepare
 from mtlcli.pulse import doing
 from mtlcli.rundir import checkpoint
-from mtlcli.rundir.console import Console, findings, results_table
+from mtlcli.rundir.console import Console
 from mtlcli.rundir.folder import RunFolder
 from mtlcli.runner.disk_space import check_disk_space, check_writable
-from mtlcli.runner.remarks import crowded, nothing_left, remarks
+from mtlcli.runner.remarks import nothing_left, remarks
 from mtlcli.runner.resume import Resumption, reopen
-from mtlcli.seeds import folded
-
-MOST_STEPS = 99_999_999
-"""The largest number of steps: the name of a checkpoint has eight digits for the step."""
-
-if TYPE_CHECKING:
-    from mtlcli.data.batches import Stream
-    from mtlcli.data.features import Features
-    from mtlcli.training.stages import Stages
+from mtlcli.runner.schedule import schedule
 
 
 def run(
@@ -57,7 +48,7 @@ def run(
     if launch is not None:
         return _run_as_rank(config, run_dir, command, numbered, resumes)
     with Interrupt() as interrupt:
-        prepared, folder, resumption = _begin(
+        config, prepared, folder, resumption = _begin(
             config, run_dir, command, numbered, resumes, interrupt
         )
         try:
@@ -83,7 +74,9 @@ def _carry_out(
         from mtlcli.distributed.process_group import connect
 
         with connect(config.runner) as ranks:
-            return _train(config, prepared, folder, ranks, resumption, interrupt)
+            from mtlcli.runner.rank import train_rank
+
+            return train_rank(config, prepared, folder, ranks, resumption, interrupt)
 
     from mtlcli.runner.launch import launch
 
@@ -125,14 +118,14 @@ def _take_part(
         connect(config.runner, meanwhile=interrupt.at_once()) as ranks,
     ):
         # The launcher decides the number of ranks; a resumed run must have as many as before.
-        config.runner.devices = ranks.world_size
+        config = replaced(config, {"runner.devices": ranks.world_size})
         failure: MtlError | None = None
         place: dict[str, Any] = {}
         own_folder: RunFolder | None = None
         if ranks.is_main:
             try:
                 # This rank holds the folder lock to the end.
-                _, own_folder, resumption = _begin(
+                _, _, own_folder, resumption = _begin(
                     config, run_dir, command, numbered, resumes, interrupt
                 )
                 place = {
@@ -179,8 +172,8 @@ def _check_plan(
 
     Raises UserError when the disk has too little space for the run.
     """
-    _, stages, steps = _order(config, prepared)
-    eval_every = _eval_every(config, prepared, stages)
+    plan = schedule(config, prepared)
+    steps, eval_every = plan.steps, plan.eval_every
     lines = list(remarks(config, steps, eval_every))
     if step is not None and (finished := nothing_left(run_dir, config, step, steps)) is not None:
         lines.append(finished)
@@ -201,9 +194,10 @@ def _begin(
     numbered: bool,
     resumes: Path | None,
     interrupt: Interrupt,
-) -> tuple[Prepared, RunFolder, Resumption | None]:
-    """Prepare the data, then make the run folder or open it again. Return the prepared data, the
-    folder, and the Resumption of a run that is resumed.
+) -> tuple[Config, Prepared, RunFolder, Resumption | None]:
+    """Prepare the data, then make the run folder or open it again. Return the config, with what a
+    resumed run has chosen before, the prepared data, the folder, and the Resumption of a run that
+    is resumed.
 
     Until the folder is touched, a signal ends this function at once; after that, the training loop
     handles the signal and saves before it stops.
@@ -213,9 +207,9 @@ def _begin(
     interrupt.before_leaving = folder.note_end
     try:
         if resumes is not None:
-            prepared, resumption = reopen(config, folder, resumes, command, interrupt)
+            config, prepared, resumption = reopen(config, folder, resumes, command, interrupt)
             resumption.lines += _check_plan(config, prepared, folder.path, resumption.step)
-            return prepared, folder, resumption
+            return config, prepared, folder, resumption
         with interrupt.at_once():
             prepared = prepare(config)
             prepared.notices += _check_plan(config, prepared, folder.path)
@@ -230,7 +224,7 @@ def _begin(
         _note_end(folder, "failed", f"{type(error).__name__}: {error}", error)
         folder.lock.release()
         raise
-    return prepared, folder, None
+    return config, prepared, folder, None
 
 
 def _start(config: Config, prepared: Prepared, folder: RunFolder, command: list[str]) -> None:
@@ -238,18 +232,10 @@ def _start(config: Config, prepared: Prepared, folder: RunFolder, command: list[
     run is about to do."""
     # status.json comes first: it marks the folder as one in which `resume=auto` may start again.
     folder.write_status("running")
-    config.resume = None
-    if prepared.files.location is None:
-        config.model.kind = "scratch"
-    else:
-        config.model.kind = "pretrained"
-    # Fix the source, so that a later verb does not choose again, for example because the hub can be
-    # reached by then.
-    config.data.source = prepared.source.default or config.data.source
-    if config.optim.lr is None:
-        suits = config.model.lr if config.model.kind == "pretrained" else config.model.scratch_lr
-        config.optim.lr = suits * config.optim.relative_lr
-    folder.write_config(config)
+    # What the ranks read before they can fill what is open: they must not choose the source again,
+    # for example because the hub can be reached by then.
+    source = prepared.source.default or config.data.source
+    folder.write_config(replaced(config, {"resume": None, "data.source": source}))
     folder.write_backbone(prepared.files)
     folder.write_environment(
         command=command,
@@ -281,9 +267,11 @@ def work(
 ) -> dict[str, Any]:
     """Train as one rank of a run whose folder has been made. `values`: the fields of the
     Resumption, if the run is resumed."""
+    from mtlcli.runner.rank import train_rank
+
     resumption = None if values is None else Resumption(**values)
     config = config_of(folder.path, values)
-    return _train(
+    return train_rank(
         config,
         prepare(config, files=BackboneFiles.load(folder.backbone)),
         folder,
@@ -301,253 +289,6 @@ def config_of(run_dir: Path, values: dict[str, Any] | None) -> Config:
         if values is None
         else read_text(values["config"], run_dir / "config.yaml")
     )
-
-
-def _train(
-    config: Config,
-    prepared: Prepared,
-    folder: RunFolder,
-    ranks: Any,
-    resumption: Resumption | None,
-    interrupt: Interrupt,
-) -> dict[str, Any]:
-    """Build every part of the run on this rank, train, and write the results."""
-    import torch
-
-    from mtlcli.models.build import build_model
-    from mtlcli.rundir.saver import Saver
-    from mtlcli.training.analysis.cost import PeakMemory, flops_per_example
-    from mtlcli.training.batch_size_finder import free_memory
-    from mtlcli.training.precision import bound_kernels, choose_precision, input_format
-    from mtlcli.training.run import Run
-    from mtlcli.training.trainer import Trainer
-    from mtlcli.weighting.base import WeightedTask
-
-    with (
-        Console(config.logger.console, folder.log, silent=not ranks.is_main) as console,
-        console.hearing_warnings(),
-    ):
-        config.runner.precision = ranks.broadcast_json(
-            choose_precision(config.runner.precision, ranks.device)
-        )
-        if (
-            config.runner.precision == "bf16"
-            and ranks.device.type == "cpu"
-            and (free := free_memory(ranks.device)) is not None
-        ):
-            bound_kernels(free)
-        torch.manual_seed(folded(config.seed))
-        doing("loading the model")
-        resumed = (
-            checkpoint.read(folder.checkpoints / resumption.checkpoint) if resumption else None
-        )
-        model = build_model(
-            config, prepared.tasks, prepared.files, load_weights=resumed is None
-        ).to(ranks.device)
-        ranks.broadcast([*model.parameters(), *model.buffers()])
-
-        features = _train_features(prepared)
-        trained = {name: prepared.tasks[name] for name in features}
-        weighting = weightings.implementation(config.weighting.name)(
-            config.weighting,
-            {
-                name: WeightedTask(task.config.weight, task.loss_kind)
-                for name, task in trained.items()
-            },
-        )
-        layout = input_format(prepared.encoder, config.runner.precision, ranks.device)
-        if config.runner.max_tokens == "auto":
-            from mtlcli.training.batch_size_finder import largest_batch
-
-            config.runner.max_tokens, found = largest_batch(
-                model,
-                weighting,
-                features,
-                {
-                    name: task.config.batch_size or config.runner.batch_size
-                    for name, task in trained.items()
-                },
-                input_format=layout,
-                bf16=config.runner.precision == "bf16",
-                accumulation=config.runner.accumulation,
-                ranks=ranks,
-            )
-            console.say(
-                f"max_tokens: {config.runner.max_tokens:,} padded tokens of a task in a step "
-                f"({found})"
-            )
-        streams, stages, steps = _order(config, prepared)
-        per_epoch = stages.steps_per_epoch
-        counts = model.parameter_counts()
-        head = (
-            f"{count_of(steps, 'step')} ({steps / per_epoch:.3g} epochs of {per_epoch:,}), "
-            f"lr {config.optim.lr:g}, {config.runner.precision}, "
-            f"{ranks.world_size} x {ranks.device.type}, "
-            f"{count_of(torch.get_num_threads(), 'thread')}, "
-            f"{counts['total']:,} parameters, {counts['shared']:,} shared"
-        )
-
-        def begin() -> None:
-            if ranks.is_main:
-                if resumption is None:
-                    folder.write_config(config)
-                else:
-                    resumption.begin(folder, config)
-                saver.config, saver.around = config_text(config), checkpoint.digests(folder.path)
-                saver.when_saved = folder.note_saved
-            if resumption is not None:
-                tasks = ", ".join(config.tasks)
-                console.panel(
-                    "resume",
-                    [f"run     {folder.path}", f"step    {resumption.step}", f"tasks   {tasks}"],
-                )
-                for line in resumption.lines:
-                    console.say(line)
-                console.note(prepared.details)
-            console.say(head)
-            local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-            for line in (
-                crowded(config.runner, local, torch.get_num_threads())
-                if ranks.device.type == "cpu"
-                else []
-            ):
-                console.say(line)
-
-        saver = Saver(folder.checkpoints, config.runner.keep)
-        parts = Run(
-            config=config,
-            model=model,
-            stages=stages,
-            weighting=weighting,
-            streams=streams,
-            train=features,
-            splits=prepared.splits(
-                {name: task.config.splits.validation for name, task in prepared.tasks.items()}
-            ),
-            input_format=layout,
-            steps=steps,
-            eval_every=_eval_every(config, prepared, stages),
-            folder=folder,
-            saver=saver,
-            console=console,
-            ranks=ranks,
-            interrupt=interrupt,
-            source=prepared.source,
-        )
-        garbage.at_work()
-        memory = PeakMemory(ranks.device)
-        with parts.saver:
-            trainer = Trainer(parts, resumed)
-            begin()
-            results = trainer.train()
-            doing("writing the last checkpoint")
-        doing("measuring the operations of a step")
-        if ranks.is_main:
-            peak = memory.bytes()
-            flops = flops_per_example(model, {name: parts.fetch(name, 0) for name in streams})
-            results["cost"] = {"flops_per_example": flops, "peak_memory": peak}
-            folder.write_results(results)
-            folder.write_status("finished")
-        doing("")
-        console.stop()
-        console.say(results_table(results))
-        for line in findings(results):
-            console.say(line)
-        console.say(
-            f"run folder: {folder.path}\nevaluate it again: {commands.evaluate(folder.path)}"
-        )
-    return results
-
-
-def _train_features(prepared: Prepared) -> dict[str, Features]:
-    """Return the encoded train split of every task that has one."""
-    trained = {name: task.config.splits.train for name, task in prepared.tasks.items()}
-    return {name: prepared.features[name][split] for name, split in trained.items() if split}
-
-
-def _order(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], Stages, int]:
-    """Return the streams of the trained tasks' features, the stages, and the number of updates of
-    the whole run.
-
-    Raises UserError when a stage would have no step, or no step after the warm-up.
-    """
-    from mtlcli.data.batches import Stream
-    from mtlcli.sampling.base import TaskSize
-    from mtlcli.training.stages import Stages
-
-    # Only the ranks can find the bound for `auto`; until then, plan without one.
-    bound = None if config.runner.max_tokens == "auto" else config.runner.max_tokens
-    streams, sizes = {}, {}
-    for number, (name, features) in enumerate(_train_features(prepared).items()):
-        batch_size = prepared.tasks[name].config.batch_size or config.runner.batch_size
-        streams[name] = Stream(
-            features.lengths,
-            batch_size=batch_size,
-            seed=config.seed * 1000 + number,
-            max_tokens=bound,
-        )
-        sizes[name] = TaskSize(len(features), streams[name].batches_in_epoch(0), batch_size)
-    owners = {name: prepared.tasks[name].config.head or name for name in sizes}
-    policy = samplings.implementation(config.sampling.name)
-    parts = [
-        policy(config.sampling, {name: sizes[name] for name in names}, config.seed)
-        for names in stages_of(config.sharing, owners)
-    ]
-    staged = config.sharing if isinstance(config.sharing, ProgressiveSharing) else None
-    stages = Stages(parts, patience=staged.patience if staged else None)
-    steps = config.runner.steps or math.ceil((config.runner.epochs or 0) * stages.steps_per_epoch)
-    if steps > MOST_STEPS:
-        raise UserError(
-            f"the run would have {steps:,} steps, more than {MOST_STEPS:,}",
-            "runner.epochs",
-            "lower it",
-        )
-    stages.fit(steps, staged.lengths if staged else None)
-    optim = config.optim
-    fixed = [
-        ("warm-up", "warmup", optim.warmup),
-        ("decay", "decay", (optim.decay or 0) if optim.schedule == "wsd" else 0),
-    ]
-    fixed = [(what, key, count) for what, key, count in fixed if count >= 1]
-    if sum(count for _, _, count in fixed) >= stages.shortest:
-        takes = " and ".join(
-            f"the {what} takes {count_of(round(count), 'step')}" for what, _, count in fixed
-        )
-        whole = (
-            f"{'the run' if len(stages) == 1 else 'a stage'} has "
-            f"{count_of(stages.shortest, 'step')}"
-        )
-        raise UserError(
-            f"{takes}, and {whole}: no step has the full learning rate",
-            where=f"optim.{fixed[-1][1]}",
-            fix="lower it, give a share below 1, or train longer",
-        )
-    return streams, stages, steps
-
-
-def _eval_every(config: Config, prepared: Prepared, stages: Stages) -> int:
-    """Return the number of steps between evaluations: `runner.eval_every`, else an epoch, or more
-    steps if evaluation would otherwise take more than `runner.eval_share` of the time."""
-    if config.runner.eval_every is not None or config.runner.eval_share is None:
-        return config.runner.eval_every or stages.steps_per_epoch
-    tokens_of = {
-        (name, split): int(parts.offsets[-1])
-        for name, splits in prepared.features.items()
-        for split, parts in splits.items()
-    }
-    epoch = sum(
-        tokens_of[name, task.config.splits.train]
-        for name, task in prepared.tasks.items()
-        if task.config.splits.train
-    )
-    evaluated = sum(
-        tokens_of[name, split]
-        for name, task in prepared.tasks.items()
-        for split in task.config.splits.validation
-    )
-    # A forward pass takes about a third of the time of a forward and a backward pass.
-    least = evaluated / 3 * (1 / config.runner.eval_share - 1) / (epoch / stages.steps_per_epoch)
-    return max(stages.steps_per_epoch, math.ceil(least))
 
 
 def _score(results: dict[str, Any]) -> float:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mtlcli import commands, garbage
 from mtlcli.config import Config, Task
 from mtlcli.config.crosscheck import untyped_code
+from mtlcli.config.section import replaced
 from mtlcli.config.snapshot import load_config
 from mtlcli.data.source import changed_data, open_source
 from mtlcli.disk import obstacle, writing
@@ -185,7 +186,7 @@ def evaluate_path(
                 "take it out",
             )
         if whole and used and limit is not None and not typed:
-            setattr(config.data, key, None)
+            config = replaced(config, {f"data.{key}": None})
             say(
                 f"every row is evaluated: data.{key}={limit} was meant for training (type it again "
                 "to keep it)"

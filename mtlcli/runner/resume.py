@@ -9,12 +9,12 @@ names it.
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mtlcli.config import Config
-from mtlcli.config.changes import changes, has_dropout, judge, judge_unchanged, settle
+from mtlcli.config.changes import changes, filled, has_dropout, judge, judge_unchanged
 from mtlcli.config.environment import hide
 from mtlcli.config.snapshot import config_text, load_config, read_text
 from mtlcli.data.source import changed_data
@@ -79,9 +79,10 @@ class Resumption:
 
 def reopen(
     config: Config, folder: RunFolder, resumes: Path, command: list[str], interrupt: Interrupt
-) -> tuple[Prepared, Resumption]:
+) -> tuple[Config, Prepared, Resumption]:
     """Take the lock of a run folder again, and check that the run can resume from one of its
-    checkpoints: its data, its backbone, and the config if it has changed.
+    checkpoints: its data, its backbone, and the config if it has changed. Return the config, with
+    the run's own values where `config` leaves them open, the prepared data and the Resumption.
 
     Raises UserError with every obstacle; nothing has been changed then.
     """
@@ -93,6 +94,7 @@ def reopen(
     environment = folder.environment()
     saved = load_config(path / "config.yaml")
     before = load_config(found.config) if found.config is not None else saved
+    config = filled(before, config)
     differences = changes(before, config)
     edited = [change.key for change in changes(before, saved) if change in differences]
     granted = [
@@ -117,8 +119,7 @@ def reopen(
         found.state, saved.logger.every, allowed="metrics.jsonl" in config.allow
     )
     problems += [*unknown, *files, *rows]
-    settle(before, config)
-    config.resume, config.allow = None, []
+    config = replace(config, resume=None, allow=[])
     with interrupt.at_once():
         prepared = prepare(config, files=backbone)
     problems += changed_data(environment["data"]["tasks"], hidden(prepared.source.record()))
@@ -127,14 +128,18 @@ def reopen(
     _check_size(found, config, prepared)
     lines += [*notices, *unneeded, *allowed, *notes, *_best(found, folder), *prepared.notices]
     shown_changes = [hide(str(change)) for change in differences if not change.free]
-    return prepared, Resumption(
-        found.folder.name,
-        found.step,
-        found.best_step,
-        config_text(config),
-        command,
-        shown_changes,
-        lines,
+    return (
+        config,
+        prepared,
+        Resumption(
+            found.folder.name,
+            found.step,
+            found.best_step,
+            config_text(config),
+            command,
+            shown_changes,
+            lines,
+        ),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
@@ -144,12 +145,12 @@ class Classification(TaskType[ClassificationTask]):
             return
         names = train.class_names(column)
         if names is not None and pa.types.is_integer(train.rows.column(column).type):
-            self._learned, self.config.labels = True, names
+            self._learned, self.config = True, replace(self.config, labels=names)
             return
         found = learned(train, column)
         self._learned, self._unlearned = found is not None, found is None
         if found is not None:
-            self.config.labels, self.config.label_ids = found, False
+            self.config = replace(self.config, labels=found, label_ids=False)
 
     @cached_property
     def _weights(self) -> list[float] | None:

@@ -1,0 +1,137 @@
+"""The plan of a run's steps, known before the first one: batches, stages, number, evaluations."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mtlcli.config import Config, samplings
+from mtlcli.config.optim import Optim
+from mtlcli.config.sharing import ProgressiveSharing, stages_of
+from mtlcli.errors import UserError, count_of
+from mtlcli.prepare.prepare import Prepared
+
+if TYPE_CHECKING:
+    from mtlcli.data.batches import Stream
+    from mtlcli.data.features import Features
+    from mtlcli.training.stages import Stages
+
+MOST_STEPS = 99_999_999
+"""The largest number of steps: the name of a checkpoint has eight digits for the step."""
+
+
+@dataclass
+class Schedule:
+    """What a run does in which step."""
+
+    streams: dict[str, Stream]
+    """The batches of each trained task."""
+    stages: Stages
+    """The stages, with the sampling of each."""
+    steps: int
+    """The number of updates of the whole run."""
+    eval_every: int
+    """The number of steps between evaluations."""
+
+
+def schedule(config: Config, prepared: Prepared) -> Schedule:
+    """Return the schedule of a run. As long as `runner.max_tokens=auto` is open, the plan is made
+    without a bound.
+
+    Raises UserError when a stage would have no step, or no step after the warm-up.
+    """
+    from mtlcli.training.stages import Stages
+
+    streams, policies = _batches(config, prepared)
+    staged = config.sharing if isinstance(config.sharing, ProgressiveSharing) else None
+    stages = Stages(policies, patience=staged.patience if staged else None)
+    steps = config.runner.steps or math.ceil((config.runner.epochs or 0) * stages.steps_per_epoch)
+    if steps > MOST_STEPS:
+        raise UserError(
+            f"the run would have {steps:,} steps, more than {MOST_STEPS:,}",
+            "runner.epochs",
+            "lower it",
+        )
+    stages.fit(steps, staged.lengths if staged else None)
+    _check_warmup(config.optim, stages)
+    return Schedule(streams, stages, steps, _eval_every(config, prepared, stages))
+
+
+def train_features(prepared: Prepared) -> dict[str, Features]:
+    """Return the encoded train split of every task that has one."""
+    trained = {name: task.config.splits.train for name, task in prepared.tasks.items()}
+    return {name: prepared.features[name][split] for name, split in trained.items() if split}
+
+
+def _batches(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], list[Any]]:
+    """Return the batches of each trained task, and the sampling policy of each stage."""
+    from mtlcli.data.batches import Stream
+    from mtlcli.sampling.base import TaskSize
+
+    # Only the ranks can find the bound for `auto`; until then, plan without one.
+    bound = None if config.runner.max_tokens == "auto" else config.runner.max_tokens
+    streams, sizes = {}, {}
+    for number, (name, features) in enumerate(train_features(prepared).items()):
+        batch_size = prepared.tasks[name].config.batch_size or config.runner.batch_size
+        streams[name] = Stream(
+            features.lengths,
+            batch_size=batch_size,
+            seed=config.seed * 1000 + number,
+            max_tokens=bound,
+        )
+        sizes[name] = TaskSize(len(features), streams[name].batches_in_epoch(0), batch_size)
+    owners = {name: prepared.tasks[name].config.head or name for name in sizes}
+    policy = samplings.implementation(config.sampling.name)
+    policies = [
+        policy(config.sampling, {name: sizes[name] for name in names}, config.seed)
+        for names in stages_of(config.sharing, owners)
+    ]
+    return streams, policies
+
+
+def _check_warmup(optim: Optim, stages: Stages) -> None:
+    """Raise UserError when the warm-up and the decay leave no step with the full learning rate."""
+    fixed = [
+        ("warm-up", "warmup", optim.warmup),
+        ("decay", "decay", (optim.decay or 0) if optim.schedule == "wsd" else 0),
+    ]
+    fixed = [(what, key, count) for what, key, count in fixed if count >= 1]
+    if sum(count for _, _, count in fixed) >= stages.shortest:
+        takes = " and ".join(
+            f"the {what} takes {count_of(round(count), 'step')}" for what, _, count in fixed
+        )
+        whole = (
+            f"{'the run' if len(stages) == 1 else 'a stage'} has "
+            f"{count_of(stages.shortest, 'step')}"
+        )
+        raise UserError(
+            f"{takes}, and {whole}: no step has the full learning rate",
+            where=f"optim.{fixed[-1][1]}",
+            fix="lower it, give a share below 1, or train longer",
+        )
+
+
+def _eval_every(config: Config, prepared: Prepared, stages: Stages) -> int:
+    """Return the number of steps between evaluations: `runner.eval_every`, else an epoch, or more
+    steps if evaluation would otherwise take more than `runner.eval_share` of the time."""
+    if config.runner.eval_every is not None or config.runner.eval_share is None:
+        return config.runner.eval_every or stages.steps_per_epoch
+    tokens_of = {
+        (name, split): int(parts.offsets[-1])
+        for name, splits in prepared.features.items()
+        for split, parts in splits.items()
+    }
+    epoch = sum(
+        tokens_of[name, task.config.splits.train]
+        for name, task in prepared.tasks.items()
+        if task.config.splits.train
+    )
+    evaluated = sum(
+        tokens_of[name, split]
+        for name, task in prepared.tasks.items()
+        for split in task.config.splits.validation
+    )
+    # A forward pass takes about a third of the time of a forward and a backward pass.
+    least = evaluated / 3 * (1 / config.runner.eval_share - 1) / (epoch / stages.steps_per_epoch)
+    return max(stages.steps_per_epoch, math.ceil(least))
