@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from mtlcli.config import Data, Model, sharings, task_types, weightings
+from mtlcli.config.section import replaced
 from mtlcli.config.task import Source, Splits, TextColumns
 from mtlcli.data.features import Features
 from mtlcli.data.read import Table
@@ -87,7 +88,7 @@ def small_model(
     tasks, _, _, files = small_data()
     tasks = {(names or {}).get(name, name): task for name, task in tasks.items()}
     for name, factor in (lr_factors or {}).items():
-        tasks[name].config.lr_factor = factor
+        tasks[name].config = replaced(tasks[name].config, {"lr_factor": factor})
     torch.manual_seed(0)
     model = build_model(SmallConfig(sharing, frozen_layers), tasks, files)  # type: ignore[arg-type]
     described = {

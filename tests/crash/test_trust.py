@@ -29,6 +29,7 @@ from mtlcli.cli import main
 from mtlcli.cli.preflight import preflight, read_arguments
 from mtlcli.config.environment import hide
 from mtlcli.config.run import Model
+from mtlcli.config.section import replaced
 from mtlcli.config.snapshot import load_config, read_config, save_config
 from mtlcli.data.encoder import build_tokenizer
 from mtlcli.data.sample import sample_table
@@ -749,8 +750,7 @@ def test_text_that_looks_like_an_interpolation_stays_text(run_folder: Path, tmp_
         "a\\b${canary:x}\\",
         "${",
     ):
-        config.model.name = text
-        save_config(config, tmp_path / "config.yaml")
+        save_config(replaced(config, {"model.name": text}), tmp_path / "config.yaml")
         assert load_config(tmp_path / "config.yaml").model.name == text
 
 

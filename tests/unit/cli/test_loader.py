@@ -56,9 +56,9 @@ WAYS: dict[str, tuple[dict[str, str], str, str]] = {
         "task/mine.yaml: the file sets hydra.x",
     ),
     "a group of their own below hydra": (
-        {"hydra/callbacks/mine": "x: {_target_: os.getcwd}"},
-        "hydra/callbacks=mine",
-        "hydra/callbacks/mine.yaml: the file sets hydra.callbacks",
+        {"hydra/job_logging/mine": "version: 1"},
+        "hydra/job_logging=mine",
+        "hydra/job_logging/mine.yaml: the file sets hydra.job_logging",
     ),
     "another place to search": (
         {"task/mine": "# @package _global_\nhydra: {searchpath: [file:///elsewhere]}"},

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from mtlcli.config.changes import Change, has_dropout, judge
+from mtlcli.config.section import replaced
 from tests.unit.config.test_snapshot import VALUES, read
 
 
@@ -38,8 +39,5 @@ def test_where_dropout_comes_from() -> None:
     assert not has_dropout(config, {"hidden_dropout_prob": 0.0, "classifier_dropout": None})
     assert has_dropout(config, {"hidden_dropout_prob": 0.1})
     assert has_dropout(config, {"resid_pdrop": 0.0, "text_config": {"attention_dropout": 0.1}})
-    config.model.dropout = 0.1
-    assert has_dropout(config, {})
-    config.model.dropout = 0.0
-    next(iter(config.tasks.values())).dropout = 0.2
-    assert has_dropout(config, {})
+    assert has_dropout(replaced(config, {"model.dropout": 0.1}), {})
+    assert has_dropout(replaced(config, {f"tasks.{next(iter(config.tasks))}.dropout": 0.2}), {})

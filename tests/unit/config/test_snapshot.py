@@ -10,6 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from mtlcli.config import Config
+from mtlcli.config.section import replaced
 from mtlcli.config.snapshot import load_config, read_config, read_text, save_config, saved_values
 from mtlcli.errors import UserError
 
@@ -79,15 +80,13 @@ def test_classes_of_any_name_are_saved_and_read_as_they_are(tmp_path: Path) -> N
         "1:30",
         "2020-01-01",
     ]
-    config = read(VALUES)
-    cola = config.tasks["cola"]
-    cola.labels, cola.class_weights = (
-        names,
-        {name: 1.0 + number for number, name in enumerate(names)},
+    weights = {name: 1.0 + number for number, name in enumerate(names)}
+    config = replaced(
+        read(VALUES), {"tasks.cola.labels": names, "tasks.cola.class_weights": weights}
     )
     save_config(config, tmp_path / "config.yaml")
     saved = load_config(tmp_path / "config.yaml").tasks["cola"]
-    assert (saved.labels, saved.class_weights) == (names, cola.class_weights)
+    assert (saved.labels, saved.class_weights) == (names, weights)
 
 
 def test_environment_variables_do_not_land_in_it(
@@ -119,8 +118,7 @@ def test_environment_variables_do_not_land_in_it(
     assert "eval_every: 9" in text, "an interpolation that reads no environment is resolved"
     assert load_config(tmp_path / "config.yaml") == config
 
-    config.model.name = "settled/on"
-    save_config(config, tmp_path / "settled.yaml")
+    save_config(replaced(config, {"model.name": "settled/on"}), tmp_path / "settled.yaml")
     assert load_config(tmp_path / "settled.yaml").model.name == "settled/on"
 
     monkeypatch.delenv("MTL_TEST_SECRET")

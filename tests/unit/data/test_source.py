@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mtlcli.config.run import Data
+from mtlcli.config.section import replaced
 from mtlcli.config.task import Source, Splits, TextColumns
 from mtlcli.data.source import changed_data, open_source
 from mtlcli.data.table import Table
@@ -112,7 +113,7 @@ def test_rows_without_a_label_are_left_out_before_rows_are_drawn(folder: Path) -
     assert len(open_source(Data(root=str(folder)), tasks).read("cola", "train", labelled)) == 5, (
         "unless the task says so"
     )
-    tasks["cola"].unlabelled = "skip"
+    tasks["cola"] = replaced(tasks["cola"], {"unlabelled": "skip"})
     source = open_source(Data(root=str(folder), max_train_rows=2), tasks)
     table = source.read("cola", "train", labelled)
     assert [table.number(row) for row in range(2)] in ([2, 3], [2, 5], [3, 5])
@@ -128,19 +129,19 @@ def test_rows_without_a_label_are_left_out_before_rows_are_drawn(folder: Path) -
 def test_rows_that_cannot_have_every_class_are_refused(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("sentence,label\na,x\nb,y\nc,z\nd,x\n")
     config = task(files={"train": str(tmp_path / "train.csv")})
-    config.labels = None
+    config = replaced(config, {"labels": None})
     with pytest.raises(
         UserError,
         match="2 rows of 4 cannot have all 3 labels of column 'label'.*\n.*give 3 or more",
     ):
         open_source(Data(max_train_rows=2), {"mine": config}).read("mine", "train")
-    config.labels = ["x", "y", "z"]
+    config = replaced(config, {"labels": ["x", "y", "z"]})
     assert len(open_source(Data(max_train_rows=2), {"mine": config}).read("mine", "train")) == 2
     (tmp_path / "lists.jsonl").write_text(
         '{"sentence": "a", "label": ["x"]}\n{"sentence": "b", "label": ["y"]}\n'
     )
     lists = task(files={"train": str(tmp_path / "lists.jsonl")})
-    lists.labels = None
+    lists = replaced(lists, {"labels": None})
     assert len(open_source(Data(max_train_rows=1), {"mine": lists}).read("mine", "train")) == 1, (
         "what it holds is said later"
     )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from mtlcli.config.section import replaced
 from mtlcli.config.sharing import AdapterFusionSharing, AdapterSharing, LoRASharing, sharings
 from mtlcli.config.validate import check
 from mtlcli.errors import UserError
@@ -166,7 +167,7 @@ def minilm(sharing: Any) -> MultiTaskModel:
     config = SmallConfig(sharing)
     # As of the model itself, whose pooler is trained; without one every head would have a dense
     # layer in its place.
-    config.model.pooling = "pooler"
+    config.model = replaced(config.model, {"pooling": "pooler"})
     with torch.device("meta"):
         return build_model(config, tasks, files)  # type: ignore[arg-type]
 

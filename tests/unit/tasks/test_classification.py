@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from mtlcli.config.section import replaced
 from mtlcli.config.task import Source, TextColumns
 from mtlcli.data.batches import InputFormat, collate
 from mtlcli.data.encoder import TextEncoder
@@ -31,8 +32,8 @@ def task(
         columns=TextColumns(text="text", text_pair=pair),
         labels=labels,
         max_length=16,
+        head=head,
     )
-    config.head = head
     return Classification("toy", config)
 
 
@@ -142,7 +143,7 @@ def test_0_and_1_are_no_ids_of_true_and_false_in_the_wrong_order_unless_the_task
         assert "is not one of the classes" in problem.what and problem.fix.endswith(
             f"if 0 is {labels[0]}, set tasks.toy.label_ids=true"
         )
-    toy.config.label_ids = True
+    toy.config = replaced(toy.config, {"label_ids": True})
     assert toy.references(table([0, 1, 1])) == [0, 1, 1]
     assert toy.references(table([True, False])) == [0, 1], "true and false are no ids"
     assert task(labels[::-1]).references(table([0, 1])) == [0, 1]
@@ -190,7 +191,7 @@ def test_configured_labels_and_the_files_own_names() -> None:
         "label 0, which the file calls 'neg', is not one of the classes; others: 1"
     )
     assert problem.fix.endswith("if they mean the same in this order, set tasks.toy.label_ids=true")
-    renamed.config.label_ids = True
+    renamed.config = replaced(renamed.config, {"label_ids": True})
     assert renamed.references(named(["neg", "pos"], [0, 1])) == [0, 1]
     problem = only(
         task(["neg", "pos"]).check(named(["neg", "neutral", "pos"], [0, 1, 2]), labelled=True)
@@ -205,7 +206,7 @@ def test_configured_labels_and_the_files_own_names() -> None:
         in only(task(["neg", "pos"]).check(named(["neg", "pos"], [0, 7]), labelled=True)).what
     )
     numbers = task(["3", "2", "1"])
-    numbers.config.label_ids = True
+    numbers.config = replaced(numbers.config, {"label_ids": True})
     assert numbers.references(named(["1", "2", "3"], [0, 1, 2])) == [2, 1, 0], "a name is no id"
     for odd in (None, ["neg", "neg"], ["neg", ""], ["neg", 3], [], "neg"):
         assert task(["neg", "pos"]).references(named(odd, [0, 1])) == [0, 1], (
@@ -369,7 +370,7 @@ def test_weights_of_classes(encoder: TextEncoder) -> None:
         (None, None),
     ):
         toy = task()
-        toy.config.class_weights = given  # type: ignore[assignment]
+        toy.config = replaced(toy.config, {"class_weights": given})
         toy.prepare(rows)
         assert toy._weights == (weights if weights is None else pytest.approx(weights))
         features = toy.encode(rows, encoder)
@@ -377,7 +378,7 @@ def test_weights_of_classes(encoder: TextEncoder) -> None:
         assert toy.items(features, np.arange(6)) == pytest.approx(3 * w[0] + w[1] + w[2])
         assert toy.items(features, np.array([1, 4])) == pytest.approx(w[1])
     toy = task(["a", "b", "c", "never"])
-    toy.config.class_weights = "balanced"
+    toy.config = replaced(toy.config, {"class_weights": "balanced"})
     toy.prepare(table(["a", "b", "a", "a", "c"]))
     assert toy._weights == pytest.approx([5 / 9, 5 / 3, 5 / 3, 1])
 
@@ -388,7 +389,7 @@ def test_weights_that_do_not_fit_learned_classes_are_refused() -> None:
         ({"d": 2}, "there is no class 'd'"),
     ):
         toy = task()
-        toy.config.class_weights = given  # type: ignore[assignment]
+        toy.config = replaced(toy.config, {"class_weights": given})
         rows = table(["a", "b", "c"])
         toy.prepare(rows)
         problem = only(toy.check(rows, labelled=True))
@@ -459,7 +460,7 @@ def test_labels_mean_the_same_in_all_splits() -> None:
         "(tasks.toy.labels)"
     )
     stars = task(["1", "2"])
-    stars.config.label_ids = True
+    stars.config = replaced(stars.config, {"label_ids": True})
     assert stars.references(table([0, 1])) == [0, 1]
 
 
@@ -512,9 +513,9 @@ def test_label_columns_of_the_wrong_type_and_label_sets_that_are_too_small() -> 
     assert unknown.check(table([0, 1]), labelled=True) == [], (
         "the train split could not be read, and that has been said"
     )
-    unknown.config.splits.train = None
+    unknown.config = replaced(unknown.config, {"splits.train": None})
     assert "not known" in only(unknown.check(table([0, 1]), labelled=True)).what
-    unknown.config.splits.train = "train"
+    unknown.config = replaced(unknown.config, {"splits.train": "train"})
     unknown.prepare(table([0, 0]))
     assert "fewer than two classes: 0" in only(unknown.check(table([0, 0]), labelled=True)).what
 

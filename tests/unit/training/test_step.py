@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mtlcli.config import weightings
+from mtlcli.config.section import replaced
 from mtlcli.data.batches import InputFormat
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.errors import NotFinite, RunError
@@ -109,7 +110,8 @@ def test_a_weighted_loss_is_torchs_on_the_whole_batch_however_it_is_cut(
     _, _, features, _ = small_data()
     model, weighting = small_model("hard")
     task = model.tasks["cola"]
-    task._weights, task.config.label_smoothing = [0.5, 3.0], 0.2  # type: ignore[attr-defined]
+    task._weights = [0.5, 3.0]  # type: ignore[attr-defined]
+    task.config = replaced(task.config, {"label_smoothing": 0.2})
     model.eval()
     whole = batches(model, features)
     with torch.no_grad():
