@@ -13,7 +13,8 @@ from pathlib import Path
 
 from torch.distributed import TCPStore
 
-from mtlcli.cli.preflight import preflight, read_arguments
+from mtlcli.cli.arguments import read_arguments
+from mtlcli.cli.preflight import preflight
 from mtlcli.config.snapshot import save_config
 from tests.warm import Process, start
 

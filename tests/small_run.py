@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from mtlcli.cli.preflight import preflight, read_arguments
+from mtlcli.cli.arguments import read_arguments
+from mtlcli.cli.preflight import preflight
 from mtlcli.rundir import checkpoint
 from mtlcli.runner.job import run
 from tests.pinned import FORMAT

@@ -7,35 +7,24 @@ import argparse
 import copy
 import itertools
 import math
-import os
 import re
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from glob import glob
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from hydra import version
-from hydra._internal.utils import create_config_search_path, get_args_parser
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override
-from hydra.core.utils import setup_globals
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from hydra.types import RunMode
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import KeyValidationError, OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
+from omegaconf.errors import OmegaConfBaseException
 
-from mtlcli import commands
+from mtlcli.cli.choices import check_choice, task_notes
+from mtlcli.cli.composition import Composition, values_of
 from mtlcli.cli.hydras import idle_key, missing_plugin
-from mtlcli.cli.loader import Loader
 from mtlcli.cli.overrides import added, apply, doubled, is_task, parsed
+from mtlcli.cli.own_files import OwnFiles, bad_header
 from mtlcli.cli.typed import (
-    broken_yaml,
-    config_dir_problems,
     joined,
     quoted,
     several,
@@ -45,26 +34,21 @@ from mtlcli.cli.typed import (
 from mtlcli.config import Config
 from mtlcli.config.crosscheck import missing_files, missing_model, untyped_code
 from mtlcli.config.environment import typed_tokens
-from mtlcli.config.formats import split_name
 from mtlcli.config.idle import idle, unheeded
 from mtlcli.config.machine import missing_device
-from mtlcli.config.paths import conf_dir, typed_path
-from mtlcli.config.renamed import old_name
-from mtlcli.config.schema import QUOTE_NULL, is_inside
+from mtlcli.config.paths import typed_path
+from mtlcli.config.schema import is_inside
 from mtlcli.config.snapshot import read_config, saved_values
 from mtlcli.config.validate import check_key
 from mtlcli.errors import Problem, UserError
-from mtlcli.registry import suggest
 from mtlcli.rundir.checkpoint import run_of
 
-HYDRA_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 MOST_JOBS = 100
 """The number of jobs of a sweep up to which combinations of values are composed; every single value
 is composed in any case."""
 MOST_VALUES = 200
 """The number of values of one key of a sweep that are tried; in a longer list, the first ones and
 the last."""
-VERSION_BASE = "1.3"
 CHOSEN_BY = {
     "tasks": "task",
     "sharing": "sharing",
@@ -74,12 +58,6 @@ CHOSEN_BY = {
 }
 """Sections whose keys depend on the choice in a group, with the group. When the choice is wrong,
 their keys cannot be checked."""
-PACKAGE = re.compile(r"\s*#\s*@package\b[ \t]*(.*?)\s*$")
-RENAME = (
-    "rename the file: a name begins with a letter and has letters, digits, - and _ only, and "
-    "is not null, true or false"
-)
-HEADER = re.compile(r"tasks\.[A-Za-z][A-Za-z0-9_-]*|_global_")
 
 
 @dataclass
@@ -103,169 +81,16 @@ class Plan:
     built; None where a run that is resumed has needed no composition."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        unknown = message.removeprefix("unrecognized arguments: ")
-        what = f"unknown option '{unknown.split()[0]}'" if unknown != message else message
-        raise UserError(
-            what,
-            fix="values are given as key=value, for example task=rte; mtl train --help tells the "
-            "options",
-        )
-
-
-def read_arguments(argv: list[str]) -> argparse.Namespace:
-    """Read Hydra's own options and overrides, in any order. Raises UserError for an unknown
-    option."""
-    hydras = get_args_parser()
-    hydras.__class__ = _Parser
-    arguments = hydras.parse_intermixed_args(argv)
-    instead = "use -cd DIR and key=value"
-    refused = {
-        "--config-path": (arguments.config_path, instead),
-        "--config-name": (arguments.config_name, instead),
-        "--experimental-rerun": (arguments.experimental_rerun, instead),
-        "--shell-completion": (
-            arguments.shell_completion or None,
-            "mtl completion bash, zsh or fish prints mtl's own",
-        ),
-    }
-    problems = [
-        Problem("the option is not supported", option, fix)
-        for option, (value, fix) in refused.items()
-        if value is not None
-    ]
-    commands = [
-        option
-        for option, given in {
-            "--multirun": arguments.multirun,
-            "--cfg": arguments.cfg,
-            "--info": arguments.info,
-            "--run": arguments.run,
-        }.items()
-        if given
-    ]
-    if len(commands) > 1:
-        problems.append(
-            Problem(f"{' and '.join(commands)} cannot be combined", fix="give one of them")
-        )
-    if arguments.resolve and not (arguments.cfg or arguments.help):
-        problems.append(Problem("the option shows nothing by itself", "--resolve", "add --cfg job"))
-    if arguments.config_dir is not None:
-        arguments.config_dir = str(typed_path(arguments.config_dir, "-cd"))
-        problems += config_dir_problems(Path(arguments.config_dir))
-    if problems:
-        raise UserError(problems)
-    return arguments
-
-
 def preflight(arguments: argparse.Namespace, resumes: Path | None = None) -> Plan:
     """Check a command line. Raises UserError with every mistake in it. `resumes`: resume this run,
     whatever the command line says about `resume`."""
     return _Preflight(arguments, resumes).plan()
 
 
-def explain(error: BaseException) -> Problem:
-    """Return an error of Hydra, OmegaConf or YAML as a problem in plain words."""
-    cause = error
-    while not str(cause) and cause.__cause__ is not None:
-        cause = cause.__cause__
-    if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
-        group, _, name = cause.missing_cfg_file.rpartition("/")
-        asked = re.search(r"In '([^']+)'", str(cause))
-        own = conf_dir() / group
-        options = list(cause.options or sorted(path.stem for path in own.glob("*.yaml")))
-        where = asked.group(1) if asked else group
-        return old_name(group, name, f"{group}={name}") or Problem(
-            f"there is no file '{cause.missing_cfg_file}.yaml'", where, suggest(name, options)
-        )
-    if isinstance(cause, YAMLError):
-        return broken_yaml(cause)
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    lines = [
-        line
-        for line in lines
-        if not line.startswith(
-            ("full_key:", "object_type=", "See https", "Config search path", "provider=")
-        )
-    ]
-    key = re.search(r"full_key: (\S+)", str(cause))
-    where = key.group(1) if key else ""
-    if isinstance(cause, KeyValidationError) and "'NoneType'" in str(cause):
-        return Problem("one of its keys is null", where, QUOTE_NULL)
-    return Problem(" ".join(lines) or type(cause).__name__, where)
-
-
-def _package(path: Path) -> str | None:
-    """Return the package in the header of a task file, to which its values belong; None where there
-    is no such header.
-
-    Hydra reads headers, `# @KEY VALUE`, only from the lines before the first line that is neither a
-    header nor empty.
-    """
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    headers = itertools.takewhile(
-        lambda line: re.match(r"\s*#\s*@", line), filter(str.strip, lines)
-    )
-    return next((found[1] for line in headers if (found := PACKAGE.match(line))), None)
-
-
-def _bad_header(path: Path) -> list[Problem]:
-    """Return a problem if the header of a task file does not name a task."""
-    package = _package(path)
-    if package is None or HEADER.fullmatch(package):
-        return []
-    fix = (
-        "a task's name begins with a letter and has letters, digits, - and _ only; for example "
-        f"# @package {_proposal(package)}"
-    )
-    return [Problem(f"the header '# @package {package}' does not name a task", str(path), fix)]
-
-
-def unusable(group: str, path: Path) -> list[Problem]:
-    """Return problems if a file of the user cannot be chosen by its name."""
-    name = path.stem
-    try:
-        readable = str(parsed(f"{group}={name}").value()) == name
-    except (HydraException, ValueError):
-        # The command line puts a plain text that Hydra cannot read into quotes.
-        readable = quoted(f"{group}={name}") is not None
-    if not readable:
-        return [
-            Problem(
-                f"{group}={name} is not read as the name of this file, so it cannot be chosen",
-                str(path),
-                RENAME,
-            )
-        ]
-    return _bad_header(path) if group == "task" else []
-
-
 def _names(override: Override) -> list[str]:
     """Return the choices that an override of a group names."""
     value = override.value()
     return [str(each) for each in (value if isinstance(value, list) else [value])]
-
-
-def _proposal(package: str) -> str:
-    """Return a proposal for a task's header, with other characters for those that a name cannot
-    have."""
-    name = re.sub(r"[^A-Za-z0-9_-]+", "_", re.sub(r"^tasks?\.", "", package)).strip("_")
-    return f"tasks.{name}" if re.match("[A-Za-z]", name) else f"tasks.task_{name}".rstrip("_")
-
-
-def _loader(own: Path | None) -> ConfigLoader:
-    """Return our loader, with the search path that `hydra.main` makes from the arguments."""
-    version.setbase(VERSION_BASE)
-    setup_globals()
-    path = create_config_search_path(str(conf_dir()))
-    if own is not None:
-        path.prepend(
-            provider="command-line",
-            path=f"file://{own.absolute()}",
-            anchor=SearchPathQuery(provider="schema"),
-        )
-    return Loader(config_search_path=path)
 
 
 def _text(override: Override) -> str | None:
@@ -289,9 +114,9 @@ def _choices(chosen: list[Override]) -> tuple[str, ...]:
 
 class _Preflight:
     def __init__(self, arguments: argparse.Namespace, resumes: Path | None) -> None:
-        self.own = Path(arguments.config_dir) if arguments.config_dir is not None else None
-        self.loader = _loader(self.own)
-        self.groups = [group for group in self.loader.list_groups("") if group != "hydra"]
+        self.own = OwnFiles(Path(arguments.config_dir) if arguments.config_dir else None)
+        self.files = Composition(self.own)
+        self.loader, self.groups = self.files.loader, self.files.groups
         self.problems: dict[Problem, None] = {}
         self.notices: list[str] = []
         self.unclear: list[str] = []
@@ -308,12 +133,12 @@ class _Preflight:
         self.bad_groups: set[str] = set()
         self.resumes = resumes or self._resumed()
         self.saved: dict[str, Any] | None = None
-        self.composed: dict[tuple[str, ...], tuple[DictConfig | None, list[Problem]]] = {}
 
     def plan(self) -> Plan:
         if self.resumes is not None:
             self.saved = saved_values(run_of(self.resumes) / "config.yaml")
-        self._check_own_files()
+        for problem in self.own.built_in(self.groups):
+            self._add(problem)
         self.overrides = [override for override in self.overrides if self._does_something(override)]
         values = {id(override): self._values(override) for override in self.overrides}
         for override in self.overrides:
@@ -370,7 +195,7 @@ class _Preflight:
             self.resumes,
             self._count(values),
             self._notices(),
-            self.composed.get(_choices(self._chosen(jobs[0])), (None, []))[0],
+            None if self.saved else self.files.compose(_choices(self._chosen(jobs[0])))[0],
         )
 
     def _chosen(self, job: list[Override]) -> list[Override]:
@@ -393,11 +218,12 @@ class _Preflight:
         """Return notes about overrides that later ones replace, and about a chosen default that the
         user may not want."""
         last = {override.key_or_group: override for override in self.overrides}
-        own = [path.stem for path in self._own_files("task")]
+        own = [path.stem for path in self.own.of_group("task")]
         if own and self.resumes is None and not {"task", "experiment"} & last.keys():
             # The default task takes hours, while the user may have meant a file of their own.
             what = (
-                f"no task is chosen, so task=glue_multi is trained, and nothing of {self.own}/task"
+                "no task is chosen, so task=glue_multi is trained, and nothing of "
+                f"{self.own.folder}/task"
             )
             self.notices.append(f"note: {what}; it holds {', '.join(own[:10])}")
         return self.notices + [
@@ -537,188 +363,16 @@ class _Preflight:
             )
         return values
 
-    def _check_own_files(self) -> None:
-        """Add a problem for each file of the user with the name of a built-in one, because Hydra
-        would never read it."""
-        for group in self.groups:
-            for path in self._own_files(group):
-                if (conf_dir() / group / path.name).exists():
-                    self._add(
-                        Problem(
-                            f"{group}={path.stem} is built in, so this file would never be read",
-                            str(path),
-                            "rename the file",
-                        )
-                    )
-
     def _check_choices(self, override: Override, texts: list[str]) -> None:
-        group = override.key_or_group
-        if override.is_delete():
-            return
-        for text in texts:
-            chosen = parsed(text).value()
-            names = chosen if isinstance(chosen, list) else [chosen]
-            for name in dict.fromkeys(name for name in names if names.count(name) > 1):
-                self._add(
-                    Problem(
-                        f"{group} '{name}' is listed twice",
-                        f"{group}={text.partition('=')[2]}",
-                        "name it once",
-                    )
-                )
-            self._check_task_names(names if group == "task" else [])
-            self._check_suites(names if group == "task" else [], text)
-            for name in names:
-                if name is None and group == "experiment":
-                    continue
-                folder, _, last = str(name).rpartition("/")
-                if name is not None and last in self.loader.get_group_options(
-                    f"{group}/{folder}".rstrip("/")
-                ):
-                    continue
-                self.bad_groups.add(group)
-                # `task=true` is read as a bool and `task=null` as None, so look for files of these
-                # names by their text.
-                typed_name = "null" if name is None else str(name).lower()
-                meant = [path for path in self._own_files(group) if path.stem.lower() == typed_name]
-                if meant and (problems := unusable(group, meant[0])):
-                    for problem in problems:
-                        self._add(problem)
-                elif name is None:
-                    self._add(
-                        Problem(
-                            f"a {group} must be chosen",
-                            f"{group}=null",
-                            suggest("", self._options(group)),
-                        )
-                    )
-                elif old := old_name(group, name, f"{group}={name}"):
-                    self._add(old)
-                else:
-                    fix = (
-                        self._of_path(group, str(name))
-                        or self._forgotten(group, str(name))
-                        or suggest(last, self._options(group, folder))
-                    )
-                    self._add(Problem(f"unknown {group} '{name}'", f"{group}={name}", fix))
-
-    def _own_files(self, group: str) -> list[Path]:
-        """Return the user's files of a group."""
-        return sorted((self.own / group).glob("*.yaml")) if self.own else []
-
-    def _options(self, group: str, folder: str = "") -> list[str]:
-        """Return the names that can be chosen in a group, or in a folder of the group if it
-        exists."""
-        unfit = {path.stem for path in self._own_files(group) if unusable(group, path)}
-        there = self.loader.get_group_options(f"{group}/{folder}") if folder else []
-        return there or [name for name in self.loader.get_group_options(group) if name not in unfit]
-
-    def _of_path(self, group: str, name: str) -> str | None:
-        """Return the advice for a choice that was typed as a path or with the ending of its file;
-        None for any other choice."""
-        if group == "model" and "/" in name and not name.endswith((".yaml", ".yml")):
-            return (
-                "a folder, or a name on the hub, is given with model=pretrained: "
-                f"{commands.setting('model.name', name)}"
-            )
-        if group == "task" and split_name(Path(name)) is not None:
-            return (
-                "a file of rows needs a task file, which names its columns: see Your own task "
-                "in the README"
-            )
-        stem = re.sub(r"\.ya?ml$", "", name)
-        if stem == name and "/" not in name:
-            return None
-        file, choice = Path(f"{stem}.yaml"), stem.rpartition("/")[2]
-        folder = file.parent.parent
-        # Use os.path, for which a name that is too long is no error.
-        if not os.path.isfile(file) or (self.own and folder.resolve() == self.own.resolve()):  # noqa: PTH113
-            known = choice in self._options(group)
-            return (
-                f"a choice is a name, without folder and ending: type {group}={choice}"
-                if known
-                else self._forgotten(group, choice)
-            )
-        if file.parent.name == group:
-            return f"the folder is typed by itself: -cd {shlex.quote(str(folder))} {group}={choice}"
-        return (
-            f"move the file to my_conf/{group}/{file.name}, and type -cd my_conf {group}={choice}"
-        )
-
-    def _check_suites(self, names: list[Any], text: str) -> None:
-        """Add a note about tasks of a list that are also in a suite of the list, or in two
-        suites."""
-        given: dict[str, str] = {}
-        chosen = list(dict.fromkeys(map(str, names)))
-        files = [
-            path
-            for name in chosen
-            for path in (*self._own_tasks(name), conf_dir() / "task" / f"{name}.yaml")
-            if path.is_file()
-        ]
-        if len(chosen) < 2 or not any(
-            "defaults:" in path.read_text(encoding="utf-8", errors="replace") for path in files
-        ):
-            return  # Without a suite there is nothing to compose.
-        found: dict[str, list[str]] = {}
-        for name in chosen:
-            base, _ = self._compose((f"task={commands.hydra_value(name)}",))
-            tasks = list((base or {}).get("tasks") or {})
-            for task in tasks:
-                if task in given:
-                    suite = f"{given[task] if tasks == [task] else name} already"
-                    if task != given[task] and tasks != [task]:
-                        suite = f"{given[task]} and in {name}"
-                    found.setdefault(suite, []).append(task)
-            given = dict.fromkeys(tasks, name) | given
-        for suite, again in found.items():
-            are, each = ("is", "the task") if len(again) == 1 else ("are", "each task")
-            self.notices.append(
-                f"note: {text}: {', '.join(again)} {are} in {suite}; {each} is trained once"
-            )
-
-    def _forgotten(self, group: str, name: str) -> str | None:
-        """Return the advice to type -cd, where a folder in the current one has a file of this name
-        and the user has not typed -cd."""
-        if self.own:
-            return None
-        # Use glob and os.path, for which an unreadable folder and a name that is too long are no
-        # errors.
-        found = [
-            folder
-            for folder in sorted(glob("*"))  # noqa: PTH207
-            if os.path.isfile(f"{folder}/{group}/{name}.yaml")  # noqa: PTH113
-        ]
-        return (
-            f"add -cd {shlex.quote(found[0])}, which holds {group}/{name}.yaml" if found else None
-        )
-
-    def _check_task_names(self, files: list[Any]) -> None:
-        """Add a problem if two chosen files define the same task, because Hydra would merge one
-        into the other."""
-        given: dict[str, str] = {}
-        for name in dict.fromkeys(map(str, files)):
-            package = (
-                next((_package(path) for path in self._own_tasks(name)), f"tasks.{name}") or ""
-            )
-            if package in given and package.startswith("tasks."):
-                task, other = package.removeprefix("tasks."), given[package]
-                fix = (
-                    "give the tasks different names in the first lines of their files: # "
-                    f"@package tasks.{name}"
-                )
-                self._add(
-                    Problem(
-                        f"the files of '{other}' and '{name}' both name the task '{task}'",
-                        "task",
-                        fix,
-                    )
-                )
-            given[package] = name
-            if package not in (f"tasks.{name}", "_global_", ""):
-                self.notices.append(
-                    f"note: the file {name}.yaml names its task '{package.removeprefix('tasks.')}'"
-                )
+        """Check the names in an override of a group. `texts`: one for each value of a sweep."""
+        for text in [] if override.is_delete() else texts:
+            problems, bad = check_choice(text, override.key_or_group, self.files)
+            for problem in problems:
+                self._add(problem)
+            if bad:
+                self.bad_groups.add(override.key_or_group)
+            if override.key_or_group == "task":
+                self.notices += task_notes(text, self.files)
 
     def _jobs(self, values: dict[int, list[str]]) -> Iterator[list[Override]]:
         """Yield the overrides of the jobs of a sweep that are checked: every value of every key
@@ -761,8 +415,8 @@ class _Preflight:
         if bad_headers := [
             problem
             for name in named
-            for path in self._own_tasks(name)
-            for problem in _bad_header(path)
+            for path in self.own.of_group("task", name)
+            for problem in bad_header(path)
         ]:
             return None, bad_headers
         if self.saved is not None and not chosen:
@@ -770,11 +424,13 @@ class _Preflight:
             problems: list[Problem] = []
             values = copy.deepcopy(self.saved)
         else:
-            base, problems = self._compose(_choices(chosen))
-            if base is None:
+            composed, problems = self.files.compose(_choices(chosen))
+            if composed is None:
                 return None, problems
-            values = base if self.saved is None else self._changed(base, chosen)
-        headless = self._without_header(values.pop("task", None))
+            values = values_of(composed)
+            values = values if self.saved is None else self._changed(values, chosen)
+        # Values of a task file without its header land here, outside of `tasks`.
+        headless = self.own.without_header() if values.pop("task", None) else []
         problems = problems + headless
         values.setdefault("tasks", {})
         given = [
@@ -825,68 +481,6 @@ class _Preflight:
             section = "tasks" if group == "task" else group
             values[section] = composed[section]
         return values
-
-    def _compose(self, overrides: tuple[str, ...]) -> tuple[dict[str, Any] | None, list[Problem]]:
-        """Return the values that these choices make, without Hydra's own part, and the problems.
-        Composing takes long, so it is done once for each set of choices."""
-        if overrides not in self.composed:
-            try:
-                composed = self.loader.load_configuration("train", list(overrides), RunMode.RUN)
-            except HYDRA_ERRORS as error:
-                self.composed[overrides] = None, [explain(error)]
-            except UserError as error:
-                self.composed[overrides] = None, error.problems
-            except UnicodeDecodeError:
-                self.composed[overrides] = None, self._not_utf8()
-            except ValueError as error:
-                # Hydra raises ValueError for a header of more or fewer words than two.
-                self.composed[overrides] = (
-                    None,
-                    [problem for path in self._own_tasks("*") for problem in _bad_header(path)]
-                    or [explain(error)],
-                )
-            else:
-                self.composed[overrides] = composed, []
-        base, problems = self.composed[overrides]
-        if base is None:
-            return None, list(problems)
-        values: Any = OmegaConf.to_container(base)
-        values.pop("hydra")
-        return values, list(problems)
-
-    def _not_utf8(self) -> list[Problem]:
-        """Return problems with the user's files whose encoding is not UTF-8, which YAML
-        requires."""
-        problems = []
-        for path in sorted((self.own or Path()).glob("*/**/*.yaml")):
-            data = path.read_bytes()
-            try:
-                data.decode()
-            except UnicodeDecodeError as error:
-                line = data.count(b"\n", 0, error.start) + 1
-                what = f"byte 0x{data[error.start]:02x} is not UTF-8"
-                problems.append(Problem(what, f"{path}, line {line}", "save the file as UTF-8"))
-        return problems
-
-    def _without_header(self, stray: Any) -> list[Problem]:
-        """Return problems with task files whose values landed outside of `tasks`, because their
-        first lines do not name the task."""
-        if not stray:
-            return []
-        what = (
-            "the file does not start with the header that names its task, so its values belong "
-            "nowhere"
-        )
-        files = sorted((self.own or Path()).joinpath("task").glob("*.yaml"))
-        lacking = [path for path in files if _package(path) is None]
-        return [
-            Problem(what, str(path), f"make this its first line: # @package tasks.{path.stem}")
-            for path in lacking
-        ]
-
-    def _own_tasks(self, name: str) -> list[Path]:
-        """Return the user's task files of this name or pattern."""
-        return sorted((self.own or Path()).joinpath("task").glob(f"{name}.yaml"))
 
     def _rewritten(self, override: Override) -> str:
         text = override.input_line or ""

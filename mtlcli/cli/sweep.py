@@ -21,8 +21,9 @@ from omegaconf import DictConfig
 
 from mtlcli import commands
 from mtlcli.cli import first_rank
+from mtlcli.cli.arguments import read_arguments
 from mtlcli.cli.overrides import parsed
-from mtlcli.cli.preflight import Plan, preflight, read_arguments
+from mtlcli.cli.preflight import Plan, preflight
 from mtlcli.cli.train import check_unused, command_of, config_of, job_folder, run_hydra, run_job
 from mtlcli.config.changes import harmless
 from mtlcli.config.paths import typed_path

@@ -132,7 +132,7 @@ def read_group(group: str, own: Path | None = None) -> dict[str, GroupFile]:
             except OSError as error:
                 problem = Problem(f"the file cannot be read: {error.strerror}", str(path))
             if problem is None and folder == own:
-                from mtlcli.cli.preflight import unusable
+                from mtlcli.cli.own_files import unusable
 
                 problem = next(iter(unusable(group, path)), None)
             comments = [
@@ -327,7 +327,8 @@ def _show(name: str, file: GroupFile, overrides: list[str], own: Path | None) ->
 def _compose(name: str, file: GroupFile, overrides: list[str], own: Path | None) -> Any:
     """Return the config of a run of this task and, if it uses another task's head, of that head
     owner."""
-    from mtlcli.cli.preflight import preflight, read_arguments
+    from mtlcli.cli.arguments import read_arguments
+    from mtlcli.cli.preflight import preflight
 
     run = [name, file.values["head"]] if file.values.get("head") else [name]
     arguments = read_arguments(

@@ -20,15 +20,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mtlcli import commands
 from mtlcli.cli import first_rank, loader
+from mtlcli.cli.arguments import read_arguments
+from mtlcli.cli.composition import HYDRA_ERRORS, VERSION_BASE, explain
 from mtlcli.cli.overrides import parsed
-from mtlcli.cli.preflight import (
-    HYDRA_ERRORS,
-    VERSION_BASE,
-    Plan,
-    explain,
-    preflight,
-    read_arguments,
-)
+from mtlcli.cli.preflight import Plan, preflight
 from mtlcli.config import Config
 from mtlcli.config.paths import conf_dir
 from mtlcli.config.snapshot import config_text, read_config

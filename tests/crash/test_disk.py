@@ -22,7 +22,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from mtlcli.cli.preflight import preflight, read_arguments
+from mtlcli.cli.arguments import read_arguments
+from mtlcli.cli.preflight import preflight
 from mtlcli.errors import RunError, RunWarning, UserError
 from mtlcli.prepare.prepare import prepare
 from mtlcli.rundir import checkpoint

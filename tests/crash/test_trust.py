@@ -26,7 +26,8 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save, save_file
 
 from mtlcli.cli import main
-from mtlcli.cli.preflight import preflight, read_arguments
+from mtlcli.cli.arguments import read_arguments
+from mtlcli.cli.preflight import preflight
 from mtlcli.config.environment import hide
 from mtlcli.config.run import Model
 from mtlcli.config.section import replaced

@@ -13,8 +13,9 @@ import yaml
 
 import mtlcli
 from mtlcli.cli import VERBS, main
+from mtlcli.cli.arguments import read_arguments
 from mtlcli.cli.completion import OPTIONS
-from mtlcli.cli.preflight import preflight, read_arguments
+from mtlcli.cli.preflight import preflight
 from mtlcli.config.snapshot import save_config
 
 ROOT = Path(mtlcli.__file__).parents[1]

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mtlcli.cli.preflight import preflight, read_arguments
+from mtlcli.cli.arguments import read_arguments
+from mtlcli.cli.preflight import preflight
 from mtlcli.errors import UserError
 from mtlcli.rundir import checkpoint
 from mtlcli.rundir.lock import FolderLock

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from mtlcli.cli import main
-from mtlcli.cli.preflight import preflight, read_arguments
+from mtlcli.cli.arguments import read_arguments
+from mtlcli.cli.preflight import preflight
 from mtlcli.errors import UserError
 
 TASK = (

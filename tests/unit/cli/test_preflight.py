@@ -10,7 +10,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from mtlcli.cli import main
-from mtlcli.cli.preflight import Plan, preflight, read_arguments
+from mtlcli.cli.arguments import read_arguments
+from mtlcli.cli.preflight import Plan, preflight
 from mtlcli.config import machine, sharings
 from mtlcli.config.paths import conf_dir
 from mtlcli.config.schema import QUOTE_NULL

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from mtlcli.cli import hydras
-from mtlcli.cli.preflight import preflight, read_arguments
+from mtlcli.cli.arguments import read_arguments
+from mtlcli.cli.preflight import preflight
 from mtlcli.config.idle import idle, unheeded
 from mtlcli.config.run import Runner
 from mtlcli.config.validate import validate
