@@ -86,7 +86,6 @@ VARIANTS = [
     "attention sharing.layers=[-1]",
     "cross_stitch sharing.layers=[0]",
     "sluice sharing.orthogonality=0 sharing.last=0.5",
-    "progressive sharing.form=distill",
     "progressive sharing.lengths=[2,2] sharing.patience=1 runner.eval_every=1",
     "progressive task=[cola,stsb,mnli,squad_v2] sharing.stages=[[cola,stsb],[mnli,squad_v2]]",
 ]

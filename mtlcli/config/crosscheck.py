@@ -14,7 +14,7 @@ from mtlcli.commands import setting
 from mtlcli.config import Config, Task
 from mtlcli.config.formats import ENDINGS, NAMED, ending
 from mtlcli.config.schema import value_at
-from mtlcli.config.sharing import CrossStitchSharing, ProgressiveSharing, SluiceSharing, stages_of
+from mtlcli.config.sharing import CrossStitchSharing, SluiceSharing, Staging, stages_of
 from mtlcli.config.weighting import Needs
 from mtlcli.disk import obstacle
 from mtlcli.errors import Problem, count_of
@@ -403,7 +403,7 @@ def _run(config: Config, names: list[str]) -> Iterator[Problem]:
     yield from _weighting(
         config, [name for name, task in config.tasks.items() if task.splits.train is not None]
     )
-    if isinstance(config.sharing, ProgressiveSharing):
+    if isinstance(config.sharing, Staging):
         yield from _stages(config, config.sharing, names)
     if model.kind == "pretrained" and model.name is None:
         yield Problem(
@@ -494,7 +494,7 @@ def _weighting(config: Config, trained: list[str]) -> Iterator[Problem]:
         )
 
 
-def _stages(config: Config, sharing: ProgressiveSharing, names: list[str]) -> Iterator[Problem]:
+def _stages(config: Config, sharing: Staging, names: list[str]) -> Iterator[Problem]:
     """What is wrong with the stages of a run. `names`: of its tasks, those that were refused among
     them."""
     heads = {

@@ -11,7 +11,6 @@ from mtlcli.config.sharing import (
     Gating,
     HierarchicalSharing,
     MMoESharing,
-    ProgressiveSharing,
     SoftSharing,
 )
 from mtlcli.errors import Problem
@@ -119,11 +118,4 @@ def _of_sharing(sharing: object) -> Iterator[tuple[str, str, str]]:
             "sharing.distance",
             "nothing is penalised (sharing.strength=0)",
             f"{out}, or give sharing.strength",
-        )
-    if isinstance(sharing, ProgressiveSharing):
-        key, other = ("strength", "distill") if sharing.form == "columns" else ("size", "columns")
-        yield (
-            f"sharing.{key}",
-            f"it belongs to sharing.form={other}",
-            f"{out}, or type sharing.form={other}",
         )

@@ -361,18 +361,10 @@ class AttentionSharing(SharingConfig):
     would be a quarter of a layer."""
 
 
-@sharings.register("progressive", "mtlcli.sharing.progressive:build")
 @section
-class ProgressiveSharing(SharingConfig):
-    """Tasks enter in stages: columns that read earlier ones (Rusu et al. 2016), or distillation of
-    what was known (Li & Hoiem 2016)."""
+class Staging(SharingConfig):
+    """What the strategies whose tasks enter in stages have in common."""
 
-    name: Literal["progressive"] = "progressive"
-    """Strategy."""
-    form: Literal["columns", "distill"] = "columns"
-    """`columns`: each stage has a backbone of its own, with lateral connections from the earlier
-    ones, which stay as they are. `distill`: one backbone, held to what it said for the earlier
-    tasks when the stage began."""
     stages: Annotated[list[Annotated[list[str], MinLen(1)]], MinLen(1)] | None = None
     """The tasks of each stage, in order, for example [[mnli, qqp], [rte]]; null: each task is a
     stage, in the order of the run's tasks."""
@@ -382,20 +374,40 @@ class ProgressiveSharing(SharingConfig):
     patience: Annotated[int, Gt(0)] | None = None
     """A stage also ends after this many evaluations without a better average of its own tasks;
     null: never before its length is over."""
-    size: Annotated[int, Gt(0), Le(65536)] = 32
-    """Columns: width of the bottleneck in a lateral connection."""
-    strength: Annotated[float, Ge(0)] = 1.0
-    """Distillation: factor of its term in the loss."""
 
     @property
     def shares(self) -> bool:
         return self.stages is not None and all(len(stage) > 1 for stage in self.stages)
 
 
+@sharings.register("progressive", "mtlcli.sharing.progressive:Columns")
+@section
+class ProgressiveSharing(Staging):
+    """Tasks enter in stages: each has a backbone of its own that reads the earlier ones, which stay
+    as they are (Rusu et al. 2016)."""
+
+    name: Literal["progressive"] = "progressive"
+    """Strategy."""
+    size: Annotated[int, Gt(0), Le(65536)] = 32
+    """Width of the bottleneck in a lateral connection."""
+
+
+@sharings.register("progressive_distill", "mtlcli.sharing.progressive_distill:Distilled")
+@section
+class ProgressiveDistillSharing(Staging):
+    """Tasks enter in stages: one backbone, held to what it said for the earlier tasks when the
+    stage began (Li & Hoiem 2016)."""
+
+    name: Literal["progressive_distill"] = "progressive_distill"
+    """Strategy."""
+    strength: Annotated[float, Ge(0)] = 1.0
+    """Factor of the distillation term in the loss."""
+
+
 def stages_of(sharing: Any, owners: dict[str, str]) -> list[list[str]]:
     """The tasks of each stage of a run. `owners`: for every task, the task whose head it uses. One
     stage, unless the strategy has more."""
-    if not isinstance(sharing, ProgressiveSharing):
+    if not isinstance(sharing, Staging):
         return [list(owners)]
     alone = [
         [task for task in owners if owners[task] == owner]

@@ -23,7 +23,7 @@ from yaml import YAMLError
 from mtlcli.config import Config
 from mtlcli.config.environment import note
 from mtlcli.config.paths import expand_paths
-from mtlcli.config.renamed import RENAMED
+from mtlcli.config.renamed import take_new_names
 from mtlcli.config.schema import is_inside
 from mtlcli.config.validate import check, check_key
 from mtlcli.disk import write_whole
@@ -189,18 +189,8 @@ def _parsed(text: str, path: Path) -> DictConfig:
             where=str(path),
             fix=f"write the value; a saved file may ask for {', '.join(RESOLVERS)}",
         )
-    _take_new_names(saved)
+    take_new_names(saved)
     return saved
-
-
-def _take_new_names(saved: DictConfig) -> None:
-    """Give a config of an earlier version the names that its choices have now."""
-    values: Any = OmegaConf.to_container(saved)
-    for section, names in RENAMED.items():
-        held = values.get(section) if isinstance(values, dict) else None
-        name = held.get("name") if isinstance(held, dict) else None
-        if isinstance(name, str) and name in names:
-            saved[section]["name"] = names[name]
 
 
 def _expanded(node: Any, known: dict[int, int]) -> int:

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mtlcli.config import Config
 from mtlcli.config.crosscheck import ONE_FILE, crosscheck
-from mtlcli.config.renamed import old_name
+from mtlcli.config.renamed import FORMER_KEYS, old_name
 from mtlcli.config.schema import (
     QUOTE_NULL,
     QUOTE_NUMBERS,
@@ -473,6 +473,8 @@ def _numbers(path: Path, value: Any) -> Iterator[Path]:
 
 def _suggest_key(parts: list[str], depth: int, known: list[str], values: dict[str, Any]) -> str:
     """The nearest key; for the name of a key of another section, that section."""
+    if former := FORMER_KEYS.get(".".join(parts[: depth + 1])):
+        return former
     typed = parts[depth]
     if depth == 0:
         if typed == "task" and len(parts) > 1:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtlcli.config import Config, samplings
 from mtlcli.config.optim import Optim
-from mtlcli.config.sharing import ProgressiveSharing, stages_of
+from mtlcli.config.sharing import Staging, stages_of
 from mtlcli.errors import UserError, count_of
 from mtlcli.prepare.prepare import Prepared
 
@@ -44,7 +44,7 @@ def schedule(config: Config, prepared: Prepared) -> Schedule:
     from mtlcli.training.stages import Stages
 
     streams, policies = _batches(config, prepared)
-    staged = config.sharing if isinstance(config.sharing, ProgressiveSharing) else None
+    staged = config.sharing if isinstance(config.sharing, Staging) else None
     stages = Stages(policies, patience=staged.patience if staged else None)
     steps = config.runner.steps or math.ceil((config.runner.epochs or 0) * stages.steps_per_epoch)
     if steps > MOST_STEPS:

@@ -72,7 +72,9 @@ class Hierarchical(Trunk):
         )
         for number in range(len(layers)):
             layers[number] = ExitLayer(layers[number], number)
-        self._held = self._hold(top) if config.successive else []
+        self._successive = (
+            SuccessiveRegularisation(self, self._lower(top), config) if config.successive else None
+        )
 
     def begin(self, task: str, batch: Batch) -> ExitPass:
         """Return the pass of a batch, in which no layer has run."""
@@ -90,18 +92,9 @@ class Hierarchical(Trunk):
         return table
 
     def penalty(self) -> Tensor | None:
-        """Return the auxiliary loss: `successive` times the squared distance of the held weights to
-        what they were, a scalar; None if no weights are held. Called once a step, because this
-        method counts the steps."""
-        if not self._held:
-            return None
-        held_for = self.get_buffer("held_for")
-        if int(held_for) == self.config.successive_every:
-            for index, parameter in enumerate(self._held):
-                self.get_buffer(f"before{index}").copy_(parameter.detach())
-            held_for.zero_()
-        held_for.add_(1)
-        return self.config.successive * self._distance()
+        """Return the auxiliary loss of successive regularisation, a scalar; None without it. Called
+        once a step, because it counts the steps."""
+        return None if self._successive is None else self._successive.penalty()
 
     def measures(self) -> dict[str, Any]:
         """Return `layers`: the layer of each task, from 0. With `mix`, also `mix`: the share of
@@ -111,35 +104,57 @@ class Hierarchical(Trunk):
         with torch.no_grad():
             if self.config.mix:
                 found["mix"] = {name: mix.shares().tolist() for name, mix in self.mixes.items()}  # type: ignore[operator]
-            if self._held:
-                found["distance"] = float(self._distance())
+            if self._successive is not None:
+                found["distance"] = float(self._successive.distance())
         return found
 
-    def _hold(self, top: int) -> list[nn.Parameter]:
-        """Return the parameters that successive regularisation holds, and put their present values
-        into buffers. Raises UserError when there are none."""
+    def _lower(self, top: int) -> list[nn.Parameter]:
+        """Return the trained parameters of the embeddings and the layers that a task below the
+        highest reads. Raises UserError when there are none."""
         lower = max((layer for layer in self.exits.values() if layer < top), default=None)
-        depth = self.backbone.depth
-        held = [
+        found = [
             parameter
-            for parameter, below in self.backbone.depths().items()
-            if lower is not None and parameter.requires_grad and below >= depth - lower
+            for parameter, depth in self.backbone.depths().items()
+            if lower is not None and parameter.requires_grad and depth > top - lower
         ]
-        if not held:
+        if not found:
             why = "every task reads the same layer" if lower is None else "all of them are frozen"
             raise UserError(
                 f"there are no lower layers to hold: {why}",
                 where="sharing.successive",
                 fix="give tasks different layers, or leave it out",
             )
-        for index, parameter in enumerate(held):
-            self.register_buffer(f"before{index}", parameter.detach().clone())
-        self.register_buffer("held_for", torch.zeros((), dtype=torch.int64))
-        return held
+        return found
 
-    def _distance(self) -> Tensor:
+
+class SuccessiveRegularisation:
+    """delta |theta - theta'|^2 for the parameters theta that are held. theta' and the number of
+    steps that they have been held for are buffers of the trunk, so that a resumed run has them."""
+
+    def __init__(
+        self, trunk: nn.Module, held: list[nn.Parameter], config: HierarchicalSharing
+    ) -> None:
+        self._factor, self._every = config.successive, config.successive_every
+        self._trunk, self._held = trunk, held
+        for index, parameter in enumerate(held):
+            trunk.register_buffer(f"before{index}", parameter.detach().clone())
+        trunk.register_buffer("held_for", torch.zeros((), dtype=torch.int64))
+
+    def penalty(self) -> Tensor:
+        """Return the auxiliary loss of a step, a scalar, and count the step. After the last of
+        every so many steps, what the parameters are now takes the place of what they were."""
+        held_for = self._trunk.get_buffer("held_for")
+        if int(held_for) == self._every:
+            for index, parameter in enumerate(self._held):
+                self._trunk.get_buffer(f"before{index}").copy_(parameter.detach())
+            held_for.zero_()
+        held_for.add_(1)
+        return self._factor * self.distance()
+
+    def distance(self) -> Tensor:
+        """Return |theta - theta'|^2, a scalar."""
         terms = [
-            (parameter - self.get_buffer(f"before{index}")).square().sum()
+            (parameter - self._trunk.get_buffer(f"before{index}")).square().sum()
             for index, parameter in enumerate(self._held)
         ]
         return torch.stack(terms).sum()

@@ -104,25 +104,38 @@ class Soft(Trunk):
 
     def _distance(self) -> Tensor:
         if self.config.distance == "trace_norm":
-            return torch.stack(
-                [
-                    _trace_norm(torch.stack([parameter.flatten() for parameter in each]))
-                    for each in self._copies
-                ]
-            ).sum()
+            return trace_norm(self._copies)
         if self.config.distance == "pretrained":
-            starts = [self.get_buffer(f"start{index}") for index in range(len(self._copies))]
-            return torch.stack(
-                [
-                    _Spread.apply(start, *each)
-                    for start, each in zip(starts, self._copies, strict=True)
-                ]
-            ).sum()
-        # The sum over pairs of ||a - b||^2 is K times the sum of squared distances to the mean.
-        return (
-            len(self.heads)
-            * torch.stack([_Spread.apply(None, *each) for each in self._copies]).sum()
-        )
+            return distance_to(
+                [self.get_buffer(f"start{index}") for index in range(len(self._copies))],
+                self._copies,
+            )
+        return distance_of_pairs(self._copies)
+
+
+Copies = Sequence[tuple[Tensor, ...]]
+"""For each parameter, its copies: K tensors of the same shape."""
+
+
+def distance_of_pairs(copies: Copies) -> Tensor:
+    """Return the sum of squared distances of every two tasks' copies (Duong et al.): scalar."""
+    # The sum over pairs of ||a - b||^2 is K times the sum of squared distances to the mean.
+    return len(copies[0]) * torch.stack([_Spread.apply(None, *each) for each in copies]).sum()
+
+
+def distance_to(starts: Sequence[Tensor], copies: Copies) -> Tensor:
+    """Return the sum of squared distances of all copies to the weights at the start (Li et al.):
+    scalar."""
+    return torch.stack(
+        [_Spread.apply(start, *each) for start, each in zip(starts, copies, strict=True)]
+    ).sum()
+
+
+def trace_norm(copies: Copies) -> Tensor:
+    """Return the sum of the trace norms of the stacked copies (Yang & Hospedales): scalar."""
+    return torch.stack(
+        [_singular_values_sum(torch.stack([copy.flatten() for copy in each])) for each in copies]
+    ).sum()
 
 
 class _Spread(torch.autograd.Function):
@@ -147,7 +160,7 @@ class _Spread(torch.autograd.Function):
         return None, *(2 * gradients[0] * difference for difference in ctx.differences)
 
 
-def _trace_norm(rows: Tensor) -> Tensor:
+def _singular_values_sum(rows: Tensor) -> Tensor:
     """Return the sum of the singular values of (K, n) rows, computed from their K x K Gram matrix;
     scalar.
 

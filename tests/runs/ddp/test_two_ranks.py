@@ -60,7 +60,7 @@ def losses(folder: Path) -> list[tuple[str, float]]:
             marks=pytest.mark.long,
         ),
         pytest.param(
-            ["sharing=progressive", "sharing.form=distill", "runner.accumulation=3"],
+            ["sharing=progressive_distill", "runner.accumulation=3"],
             marks=pytest.mark.long,
         ),
     ],

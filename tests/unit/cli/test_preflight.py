@@ -87,7 +87,7 @@ def test_every_file_of_conf_is_composed(choice: str) -> None:
 
 
 def test_every_file_of_conf_is_counted() -> None:
-    assert len(every_file()) == 83
+    assert len(every_file()) == 84
 
 
 def test_suites() -> None:
@@ -197,6 +197,13 @@ def test_an_old_name_is_answered_by_the_new_one(own: Path) -> None:
         assert said("task=[rte,cola]", "sampling=all", *arguments) == [f"{where}: {answer}"]
     for others in ([], mine):
         assert plan("task=[rte,cola]", "sampling=all", "weighting=conflict_free", *others).configs
+
+
+def test_the_former_key_of_progressive_is_answered_by_the_new_strategy() -> None:
+    assert said("task=[rte,cola]", "sharing=progressive", "sharing.form=distill") == [
+        "sharing.form: unknown key 'form' -> leave it out for columns, or type "
+        "sharing=progressive_distill for distill"
+    ]
 
 
 def test_missing_values() -> None:

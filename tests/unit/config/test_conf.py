@@ -31,7 +31,7 @@ ROOT = Path(mtlcli.__file__).parents[1]
 COUNTS = {
     "task": 16,
     "model": 10,
-    "sharing": 16,
+    "sharing": 17,
     "weighting": 24,
     "sampling": 4,
     "optim": 5,

@@ -51,16 +51,6 @@ def said(*arguments: str) -> list[str]:
             {"sharing": {"name": "mmoe", "gate": "dselect_k"}},
         ),
         (
-            "sharing.strength",
-            {"sharing": {"name": "progressive"}},
-            {"sharing": {"name": "progressive", "form": "distill"}},
-        ),
-        (
-            "sharing.size",
-            {"sharing": {"name": "progressive", "form": "distill"}},
-            {"sharing": {"name": "progressive"}},
-        ),
-        (
             "sharing.successive_every",
             {"sharing": {"name": "hierarchical"}},
             {"sharing": {"name": "hierarchical", "successive": 1.0}},

@@ -62,6 +62,25 @@ def test_a_config_of_an_earlier_version_is_read_with_the_new_names(tmp_path: Pat
     assert path.read_text() == old, "reading changes no file"
 
 
+@pytest.mark.parametrize(
+    ("form", "name", "key"),
+    [("columns", "progressive", "size"), ("distill", "progressive_distill", "strength")],
+)
+def test_the_former_forms_of_progressive_are_read_as_strategies(
+    tmp_path: Path, form: str, name: str, key: str
+) -> None:
+    path = tmp_path / "config.yaml"
+    save_config(read(VALUES | {"sharing": {"name": name, key: 7, "lengths": [2]}}), path)
+    others = {"progressive": "  strength: 1.0\n", "progressive_distill": "  size: 32\n"}
+    old = path.read_text().replace(
+        f"  name: {name}\n", f"  name: progressive\n  form: {form}\n{others[name]}"
+    )
+    path.write_text(old)
+    assert f"  form: {form}\n" in old
+    sharing: Any = load_config(path).sharing
+    assert (sharing.name, getattr(sharing, key), sharing.lengths) == (name, 7, [2])
+
+
 def test_classes_of_any_name_are_saved_and_read_as_they_are(tmp_path: Path) -> None:
     names = [
         "???",

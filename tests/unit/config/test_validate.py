@@ -244,8 +244,8 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(sharing={"name": "hard", "strenght": 1}),
         "sharing.strenght: unknown key 'strenght'",
-        "did you mean 'strength'? only sharing=soft or progressive has that key; choices here: "
-        "name",
+        "did you mean 'strength'? only sharing=soft or progressive_distill has that key; choices "
+        "here: name",
     ),
     (
         changed(tasks__cola__labels=["NA", None]),

@@ -1,5 +1,5 @@
-"""Progressive learning: what earlier stages learned stays, lateral connections, distillation, and
-the order of the stages."""
+"""Progressive networks: what earlier stages learned stays, lateral connections, and the order of
+the stages, also with distillation."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mtlcli.config.sharing import HardSharing, ProgressiveSharing
-from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.config.sharing import HardSharing, ProgressiveDistillSharing, ProgressiveSharing
 from mtlcli.rundir import checkpoint
 from mtlcli.sharing.parts.layers import layer_list
 from mtlcli.sharing.progressive import Lateral
@@ -22,7 +21,6 @@ from mtlcli.training.trained_parameters import TrainedParameters
 from tests.families import family_batch, family_trunk
 from tests.small import small_model
 from tests.small_run import differences, resume, start
-from tests.unit.sharing.training import batch_of
 
 ORDER = {"a": "a", "b": "b", "c": "c"}
 
@@ -139,108 +137,9 @@ def test_earlier_columns_get_no_gradient_and_are_read_without_dropout() -> None:
 
 
 # ------------------------------------------------------------------------------------------------
-# distillation
-
-
-def distilled(**options: Any) -> MultiTaskModel:
-    """cola and squad are known, stsb is new."""
-    config = ProgressiveSharing(form="distill", stages=[["cola", "squad"], ["stsb"]], **options)
-    model, _ = small_model(config)
-    shaken(model, seed=2)
-    model.trunk.enter(1, anew=True)
-    return model
-
-
-def term_of(model: MultiTaskModel) -> Tensor | None:
-    batch = batch_of("stsb")
-    encoded = model.trunk("stsb", batch)
-    return model.trunk.batch_loss(batch, encoded, model.heads, model.tasks)  # type: ignore[operator, no-any-return]
-
-
-def test_distillation_begins_at_zero_with_zero_gradient() -> None:
-    model = distilled()
-    term = term_of(model)
-    assert term is not None and abs(term.item()) < 1e-5
-    term.backward()
-    assert all(
-        each.grad is None or each.grad.to_dense().abs().max() < 1e-5 for each in model.parameters()
-    )
-    assert sum(each.grad is not None for each in model.trunk.parameters()) > 0
-
-
-def test_distillation_is_the_formula_and_moves_no_earlier_head() -> None:
-    model = distilled(strength=0.7)
-    batch = batch_of("stsb")
-    with torch.no_grad():
-        then = {name: model.heads[name](model.trunk("stsb", batch)) for name in ("cola", "squad")}
-    shaken(model.trunk, seed=3)
-    now = {name: model.heads[name](model.trunk("stsb", batch)) for name in ("cola", "squad")}
-
-    def divergence(kept: Tensor, found: Tensor) -> Tensor:
-        kept, found = (kept / 2).softmax(-1), (found / 2).softmax(-1)
-        return (kept * (kept / found).log()).sum()
-
-    expected = divergence(then["cola"]["logits"], now["cola"]["logits"])
-    for row, length in enumerate(batch.attention_mask.sum(1).tolist()):
-        for key in ("start", "end"):
-            expected = expected + divergence(
-                then["squad"][key][row, :length], now["squad"][key][row, :length]
-            )
-    term = term_of(model)
-    assert (
-        term is not None
-        and term.item() == pytest.approx(0.7 * expected.item(), rel=1e-4)
-        and term.item() > 0.01
-    )
-    own = model.tasks["stsb"].loss(model.outputs("stsb", batch), batch)
-    loss = model("stsb", batch).loss
-    assert loss.item() == pytest.approx((own + term).item() / batch.denominator, rel=1e-5)
-    assert model.trunk.measures() == {
-        "stage": 1,
-        "distillation": pytest.approx(term.item() / 8, rel=1e-5),
-    }
-    loss.backward()
-    assert all(
-        parameter.grad is None
-        for name in ("cola", "squad")
-        for parameter in model.heads[name].parameters()
-    )
-    used = [name for name, tasks in model.users().items() if "stsb" in tasks]
-    assert [
-        name for name, parameter in model.named_parameters() if parameter.grad is not None
-    ] == used
-
-
-def test_scores_are_held_by_their_squared_difference() -> None:
-    model, _ = small_model(ProgressiveSharing(form="distill", stages=[["stsb"], ["cola", "squad"]]))
-    model.trunk.enter(1, anew=True)
-    batch = batch_of("cola")
-    with torch.no_grad():
-        then = model.heads["stsb"](model.trunk("cola", batch))["logits"]
-        shaken(model.trunk)
-        encoded = model.trunk("cola", batch)
-        now = model.heads["stsb"](encoded)["logits"]
-        term = model.trunk.batch_loss(batch, encoded, model.heads, model.tasks)
-    assert term is not None and term.item() == pytest.approx(
-        (now - then).square().sum().item(), rel=1e-5
-    )
-
-
-def test_a_resumed_stage_keeps_what_was_known_when_it_began() -> None:
-    model = distilled()
-    shaken(model.trunk, seed=3)
-    other = distilled()
-    other.load_state_dict(model.state_dict())
-    other.trunk.enter(1, anew=False)
-    one, two = term_of(model), term_of(other)
-    assert one is not None and two is not None and torch.equal(one, two) and one > 0.01
-
-
-# ------------------------------------------------------------------------------------------------
 # the run
 
 RUN = [
-    "sharing=progressive",
     "sharing.stages=[[cola],[stsb,rte]]",
     "sharing.lengths=[6]",
     "logger.every=1",
@@ -256,13 +155,16 @@ def weights(folder: Path, step: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("form", "kept"),
-    [("columns", ["trunk.columns.stage0.", "heads.cola."]), ("distill", ["heads.cola."])],
+    ("sharing", "kept"),
+    [
+        ("progressive", ["trunk.columns.stage0.", "heads.cola."]),
+        ("progressive_distill", ["heads.cola."]),
+    ],
 )
 def test_a_run_changes_stages_where_it_was_told_to_and_resumes_in_each(
-    tmp_path: Path, form: str, kept: list[str]
+    tmp_path: Path, sharing: str, kept: list[str]
 ) -> None:
-    options = [*RUN, f"sharing.form={form}", "sampling=all"]
+    options = [*RUN, f"sharing={sharing}", "sampling=all"]
     whole = start(tmp_path / "whole", *options)
     found = rows(whole)
     assert [sorted(row["tasks"]) for row in found] == [["cola"]] * 6 + [["rte", "stsb"]] * 10
@@ -294,7 +196,7 @@ def test_a_run_changes_stages_where_it_was_told_to_and_resumes_in_each(
         for name, value in later.items()
         if name.startswith("trunk.then/")
     }
-    assert bool(taught) == (form == "distill")
+    assert bool(taught) == (sharing == "progressive_distill")
     for name, value in taught.items():
         place = f"trunk.backbone.{name}"
         assert torch.equal(value, earlier[place]) and (
@@ -302,7 +204,7 @@ def test_a_run_changes_stages_where_it_was_told_to_and_resumes_in_each(
         ), name
     # From inside each stage, and from the very step of the switch. tests/runs/resume does so with
     # columns.
-    for step in (4, 6, 10) if form == "distill" else ():
+    for step in (4, 6, 10) if sharing == "progressive_distill" else ():
         broken = tmp_path / f"from_{step}"
         shutil.copytree(whole, broken)
         for folder in checkpoint.folders(broken / "checkpoints"):
@@ -332,13 +234,13 @@ def test_a_plateau_ends_a_stage(tmp_path: Path) -> None:
     assert "stopped: 1 evaluation without a better average" in (whole / "log.txt").read_text()
 
 
-@pytest.mark.parametrize("form", ["columns", "distill"])
-def test_what_is_shared_is_asked_of_the_tasks_of_the_stage(form: str) -> None:
-    model, _ = small_model(ProgressiveSharing(form=form, stages=[["cola", "squad"], ["stsb"]]))  # type: ignore[arg-type]
+@pytest.mark.parametrize("kind", [ProgressiveSharing, ProgressiveDistillSharing])
+def test_what_is_shared_is_asked_of_the_tasks_of_the_stage(kind: type) -> None:
+    model, _ = small_model(kind(stages=[["cola", "squad"], ["stsb"]]))
     first, second = (TrainedParameters(model, tasks) for tasks in (["cola", "squad"], ["stsb"]))
     names = {parameter: name for name, parameter in model.named_parameters()}
     shared = {names[parameter] for parameter in first.shared}
-    trunk = "trunk.columns.stage0." if form == "columns" else "trunk.backbone."
+    trunk = "trunk.columns.stage0." if kind is ProgressiveSharing else "trunk.backbone."
     assert shared == {name for name in names.values() if name.startswith(trunk)}
     # A stage with one task shares nothing, even where all tasks have the same backbone.
     assert second.shared == [] and list(second.private) == ["stsb"]
@@ -350,6 +252,7 @@ def test_what_is_shared_is_asked_of_the_tasks_of_the_stage(form: str) -> None:
 
 def test_balancing_leaves_earlier_columns_alone(tmp_path: Path) -> None:
     options = [
+        "sharing=progressive",
         "weighting.last_layers=1",
         "sharing.stages=[[cola,stsb],[rte,sst2]]",
         "task=[cola,stsb,rte,sst2]",
