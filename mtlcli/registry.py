@@ -58,12 +58,11 @@ class Registry:
         none, each module. `group`: the group of entry points through which other packages add
         theirs; each entry point names a module."""
         self.kind = kind
-        self.added: list[str] = []
-        """The names that other packages have registered."""
         self._folders = folders
         self._group = group
         self._configs: dict[str, type] = {}
         self._implementations: dict[str, tuple[str, str]] = {}
+        self._others: list[str] = []
         self._found = False
 
     def register(self, name: str, implementation: str) -> Callable[[T], T]:
@@ -95,8 +94,17 @@ class Registry:
                     import_module(f"{folder}.{module.name}")
             own = set(self._configs)
             load_entry_points(self._group)
-            self.added = [name for name in self._configs if name not in own]
+            self._others = [name for name in self._configs if name not in own]
         return self._configs
+
+    def names_of_others(self) -> list[str]:
+        """Return the names that other packages have registered."""
+        return self._others if self.configs else []
+
+    def about(self, name: str) -> str:
+        """Return the first paragraph of the docstring of a config, as one line."""
+        text = (self.configs[name].__doc__ or "").partition("\n\n")[0]
+        return " ".join(text.split()).removesuffix(".")
 
     def implementation(self, name: str) -> Any:
         """Return the class that implements `name`. Raises UserError with the nearest name when

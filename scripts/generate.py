@@ -18,7 +18,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterator
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -26,29 +26,26 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from omegaconf import OmegaConf
 
 from mtlcli.config import (
+    METHODS,
     Balancing,
     Data,
     Logger,
     Model,
     Runner,
-    optims,
-    samplings,
     sharings,
     weightings,
 )
 from mtlcli.config.schema import docs
-from mtlcli.config.section import hints
+from mtlcli.config.section import defaults, hints
 from mtlcli.registry import Registry
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 100
+APPROXIMATIONS = (
+    "`every`, `last_layers` and `projection` are approximations: "
+    "[what balancing costs](#what-balancing-costs)"
+)
 SETTINGS: dict[str, type] = {"model": Model, "data": Data, "runner": Runner, "logger": Logger}
-METHODS: dict[str, Registry] = {
-    "sharing": sharings,
-    "weighting": weightings,
-    "sampling": samplings,
-    "optim": optims,
-}
 
 
 def generated() -> dict[Path, str]:
@@ -56,12 +53,13 @@ def generated() -> dict[Path, str]:
     files = {}
     for group, registry in METHODS.items():
         for name, config in own(registry).items():
-            values = {key: default(config, key) for key in keys(config)}
-            files[ROOT / "conf" / group / f"{name}.yaml"] = conf_text(config, about(config), values)
+            values = {key: defaults(config)[key] for key in keys(config)}
+            path = ROOT / "conf" / group / f"{name}.yaml"
+            files[path] = conf_text(config, registry.about(name), values)
     for group, section in SETTINGS.items():
         for path in sorted((ROOT / "conf" / group).glob("*.yaml")):
             given: Any = OmegaConf.to_container(OmegaConf.load(path))
-            values = {key: given.get(key, default(section, key)) for key in keys(section)}
+            values = defaults(section) | given
             first = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
             files[path] = conf_text(section, first, values)
     readme, methods = ROOT / "README.md", ROOT / "docs" / "methods.md"
@@ -72,13 +70,8 @@ def generated() -> dict[Path, str]:
 
 def own(registry: Registry) -> dict[str, Any]:
     """The configs of a registry without those of other packages."""
-    return {name: each for name, each in registry.configs.items() if name not in registry.added}
-
-
-def about(config: type) -> str:
-    """The first paragraph of a docstring as one line."""
-    text = (config.__doc__ or "").partition("\n\n")[0]
-    return " ".join(text.split()).removesuffix(".")
+    others = registry.names_of_others()
+    return {name: each for name, each in registry.configs.items() if name not in others}
 
 
 def keys(section: type) -> list[str]:
@@ -86,12 +79,6 @@ def keys(section: type) -> list[str]:
     names = {field.name for field in fields(section)}
     declared = [key for cls in section.__mro__ for key in vars(cls).get("__annotations__", {})]
     return [key for key in dict.fromkeys(declared) if key in names]
-
-
-def default(section: type, key: str) -> Any:
-    """The default of a field."""
-    field = next(each for each in fields(section) if each.name == key)
-    return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
 # ------------------------------------------------------------------------------------------------
@@ -180,14 +167,14 @@ def table(group: str, configs: dict[str, Any]) -> Iterator[str]:
     common = [key for key in keys(Balancing) if key != "name"]
     for name, config in sorted(configs.items()):
         own_keys = [key for key in keys(config) if key not in ("name", *common)]
-        yield f"| `{name}` | {about(config)} | {options(config, own_keys)} |"
+        yield f"| `{name}` | {METHODS[group].about(name)} | {options(config, own_keys)} |"
     if any(issubclass(config, Balancing) for config in configs.values()):
-        yield f"| all of these | {about(Balancing)} | {options(Balancing, common)} |"
+        yield f"| all of these | {APPROXIMATIONS} | {options(Balancing, common)} |"
 
 
 def options(section: type, names: list[str]) -> str:
     """Keys with their defaults."""
-    pairs = [f"`{key}={written(default(section, key)).replace(' ', '')}`" for key in names]
+    pairs = [f"`{key}={written(defaults(section)[key]).replace(' ', '')}`" for key in names]
     return " ".join(pairs) or "-"
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from mtlcli.cli import VERBS
-from mtlcli.config import Config, task_types
+from mtlcli.config import METHODS, Config, task_types
 from mtlcli.config.paths import conf_dir
 from mtlcli.config.section import hints
 from mtlcli.errors import UserError
@@ -195,12 +195,17 @@ class _Names:
         )
 
     def files(self, group: str) -> dict[str, Path]:
-        """Return the choices of a group."""
+        """Return the choices of a group that are files."""
         return {
             path.stem: path
             for folder in self.folders
             for path in sorted((folder / group).glob("*.yaml"))
         }
+
+    def choices(self, group: str) -> list[str]:
+        """Return the choices of a group: files, and methods of other packages."""
+        others = METHODS[group].names_of_others() if group in METHODS else []
+        return list(dict.fromkeys([*self.files(group), *others]))
 
     def tasks(self) -> list[str]:
         """Return the tasks of the run on the command line; without a run, the tasks that `task=`
@@ -253,7 +258,7 @@ def _override(current: str, names: _Names, *, groups: bool) -> list[str]:
     if key in PATHS:
         candidates = _paths(value, files=False)
     elif groups and key in names.groups():
-        candidates = _one_or_list(value, names.files(key))
+        candidates = _one_or_list(value, names.choices(key))
     else:
         candidates = _one_or_list(value, _values(fields.get(last)))
     return [f"{sign}{key}={candidate}" for candidate in candidates]

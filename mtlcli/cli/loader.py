@@ -1,5 +1,5 @@
-"""Hydra's loader with one additional rule: a file of the user is data, so it cannot configure Hydra
-itself.
+"""Hydra's loader with two additional rules: a method of another package can be chosen without a
+file, and a file of the user is data, so it cannot configure Hydra itself.
 
 Through the keys of `hydra.*`, Hydra calls callbacks, sets the environment and opens log files. A
 task file that somebody has passed on must not be able to do any of that. On the command line these
@@ -13,10 +13,14 @@ from typing import Any
 
 import hydra._internal.hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
 from hydra.core.default_element import GroupDefault, ResultDefault
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig
 
+from mtlcli.config import METHODS
+from mtlcli.config.section import defaults
 from mtlcli.errors import Problem, UserError
 
 FOREIGN = ("command-line", "hydra.searchpath in command-line", "hydra.searchpath in main")
@@ -24,8 +28,15 @@ FOREIGN = ("command-line", "hydra.searchpath in command-line", "hydra.searchpath
 
 
 class Loader(ConfigLoaderImpl):
-    """A loader that raises UserError when a file from `-cd` or `hydra.searchpath` sets keys of
-    `hydra.*`, in whatever way."""
+    """A loader that knows the methods of other packages, and raises UserError when a file from
+    `-cd` or `hydra.searchpath` sets keys of `hydra.*`, in whatever way."""
+
+    def __init__(self, config_search_path: ConfigSearchPath) -> None:
+        super().__init__(config_search_path)
+        for group, registry in METHODS.items():
+            for name in registry.names_of_others():
+                values = defaults(registry.configs[name])
+                ConfigStore.instance().store(name, values, group, provider="mtl")
 
     def _load_single_config(self, default: ResultDefault, repo: Any) -> ConfigResult:
         loaded = super()._load_single_config(default, repo)

@@ -15,6 +15,7 @@ from typing import Any
 from mtlcli import commands
 from mtlcli.cli.parser import Parser
 from mtlcli.cli.typed import broken_yaml, config_dir_problems
+from mtlcli.config import METHODS
 from mtlcli.config.paths import conf_dir, typed_path
 from mtlcli.errors import Problem, UserError, count_of
 from mtlcli.registry import suggest
@@ -86,7 +87,7 @@ def tasks_main(argv: list[str]) -> int:
 
 @dataclass
 class GroupFile:
-    """A YAML file of a configuration group."""
+    """A choice in a configuration group: a YAML file, or a method of another package."""
 
     path: Path
     about: str
@@ -112,8 +113,8 @@ class GroupFile:
 
 
 def read_group(group: str, own: Path | None = None) -> dict[str, GroupFile]:
-    """Return the files of a group by name: those of conf/, then the user's. A file that cannot be
-    read has a `problem`, and does not hide the others."""
+    """Return the choices of a group by name: the files of conf/, then the user's, then the methods
+    of other packages. A file that cannot be read has a `problem`, and does not hide the others."""
     import yaml  # type: ignore[import-untyped]
 
     # The C parser is several times faster, but a few builds of PyYAML lack it.
@@ -145,6 +146,11 @@ def read_group(group: str, own: Path | None = None) -> dict[str, GroupFile]:
                 path.stem,
                 GroupFile(path, about, values if isinstance(values, dict) else {}, problem),
             )
+    if group in METHODS:
+        registry = METHODS[group]
+        for name in registry.names_of_others():
+            module = sys.modules[registry.configs[name].__module__]
+            files.setdefault(name, GroupFile(Path(str(module.__file__)), registry.about(name), {}))
     return files
 
 

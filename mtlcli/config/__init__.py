@@ -14,6 +14,7 @@ from mtlcli.config.section import OneOf, section
 from mtlcli.config.sharing import SharingConfig, sharings
 from mtlcli.config.task import Task, task_types
 from mtlcli.config.weighting import Balancing, WeightingConfig, weightings
+from mtlcli.registry import Registry
 
 
 @section
@@ -61,7 +62,16 @@ class Resolved(Config):
     saved, and nothing changes it."""
 
 
+METHODS: dict[str, Registry] = {
+    "sharing": sharings,
+    "weighting": weightings,
+    "sampling": samplings,
+    "optim": optims,
+}
+"""The methods of each group of conf/ in which a file chooses one."""
+
 __all__ = [
+    "METHODS",
     "Balancing",
     "Config",
     "Data",

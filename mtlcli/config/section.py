@@ -4,7 +4,7 @@ that holds the config of one of several methods."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from typing_extensions import dataclass_transform
@@ -67,6 +67,15 @@ class OneOf:
         from pydantic import Discriminator
 
         return handler.generate_schema(Annotated[self.union, Discriminator(self.key)])
+
+
+def defaults(section: Any) -> dict[str, Any]:
+    """Field -> default of a config dataclass; `???`, as in YAML, for a field that has none."""
+    values = {}
+    for field in fields(section):
+        value = field.default_factory() if field.default_factory is not MISSING else field.default
+        values[field.name] = "???" if value is MISSING else value
+    return values
 
 
 def hints(section: Any) -> dict[str, Any]:

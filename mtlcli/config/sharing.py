@@ -14,7 +14,7 @@ from mtlcli.config.section import section
 from mtlcli.errors import Problem
 from mtlcli.registry import Registry, suggest
 
-sharings = Registry("sharing")
+sharings = Registry("sharing", group="mtl.sharings")
 
 
 @section
