@@ -1,4 +1,4 @@
-"""The configuration of a run: dataclasses, one section each. No torch, no hydra."""
+"""The configuration of a run: a dataclass for each section. Imports neither torch nor hydra."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ class Config:
 
     @property
     def environment(self) -> dict[tuple[str | int, ...], tuple[str, Any]]:
-        """The values that were read from environment variables, which are no key of the
-        configuration: place -> the text that was written there, and its value."""
+        """Values that came from environment variables: place -> the text in the configuration, and
+        its value. This is not a key of the configuration."""
         return vars(self).setdefault("_environment", {})
 
 
 @section
 class Resolved(Config):
-    """A Config in which the run has filled every value that was left open. Only this form is
-    saved, and nothing changes it."""
+    """A Config in which the run has filled in every value that was left open. Only this form is
+    saved, and it never changes."""
 
 
 METHODS: dict[str, Registry] = {

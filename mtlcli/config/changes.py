@@ -23,12 +23,12 @@ FREE = (
         "runner.keep",
         "runner.save_every",
     ),
-    # What is read is guarded by the fingerprints of the data.
+    # Fingerprints of the data guard what these keys make the run read.
     *("data.root", "data.source", "data.warnings", "data.cache_dir", "tasks.*.source.*"),
-    # Only a run without a learning rate of its own reads them, when it starts.
+    # Read once, at the start, and only if `optim.lr` is null.
     *("model.lr", "model.scratch_lr"),
 )
-"""Keys that do not touch the result."""
+"""Keys that do not affect the result."""
 ROUNDING = (
     "runner.devices",
     "runner.device",
@@ -37,14 +37,15 @@ ROUNDING = (
     "runner.eval_batch_size",
     "model.attention",
 )
-"""Keys that change the result by rounding only: said, not refused. With dropout, see `MASKS`."""
+"""Keys that change the result by no more than rounding: a resumed run may change them, and prints a
+note. For runs with dropout, see `MASKS`."""
 MASKS = ("runner.devices", "runner.device", "runner.accumulation", "model.attention")
-"""Those of them that change which elements dropout drops.
+"""The keys of `ROUNDING` that change which elements dropout drops.
 
-One stream of random numbers serves a rank's whole pass, so the masks depend on the rank and on the
-shape of its micro-batches. Masks that depend on the example alone would need a stream for each
-example and layer: many small draws where one is four times cheaper than torch's own
-(`models/dropout.py`).
+Each rank draws all masks of a pass from one stream of random numbers, so they depend on the rank
+and on the shape of its micro-batches. Masks that depend on the example alone would need a stream
+for each example and layer, and so many small draws; the single large one is four times cheaper than
+torch's own (`models/dropout.py`).
 """
 FIXED = (
     *(
@@ -66,7 +67,7 @@ FIXED = (
     ),
     *("tasks.*.head_layers", "tasks.*.labels", "tasks.*.label_ids"),
 )
-"""Keys that decide what there is to learn: another value needs another run."""
+"""Keys that decide what is learned: another value needs another run."""
 EVALUATION = (
     "allow",
     *(
@@ -97,11 +98,11 @@ EVALUATION = (
     ),
     *("tasks.*.max_answer_length", "tasks.*.n_best", "tasks.*.no_answer_threshold"),
 )
-"""Keys, with all below them, that an evaluation may change: where rows come from and what is made
-of the model's outputs. Whatever is not named here has made the checkpoint, or plays no part in an
-evaluation."""
+"""Keys and sections that an evaluation may change: where rows come from, and how the model's
+outputs become predictions and scores. All other keys either determined the checkpoint or play no
+part in an evaluation."""
 IDLE = ("runner.*", "logger.*", "resume")
-"""Keys that have not made the checkpoint either."""
+"""Keys outside `EVALUATION` that did not determine the checkpoint either."""
 METHODS = ("sharing.name", "weighting.name", "sampling.name", "optim.name")
 PRESENT = "in the run"
 SETTLED: dict[str, str | None] = {
@@ -113,8 +114,8 @@ SETTLED: dict[str, str | None] = {
         ("optim.lr", "tasks.*.max_length", "tasks.*.labels", "tasks.*.label_ids"), None
     ),
 }
-"""Keys that a run settles when it starts, and the values that leave them open; a config that does
-so again asks for no change."""
+"""Keys that a run fills in when it starts, each with the value that leaves it open. A resumed run
+whose config leaves such a key open keeps the run's value."""
 
 
 @dataclass(frozen=True)
@@ -126,11 +127,11 @@ class Change:
     old: Any
     """The run's value."""
     new: Any
-    """What is asked for."""
+    """The value in the new config."""
 
     @property
     def free(self) -> bool:
-        """Whether it does not touch the result."""
+        """Whether the change leaves the result as it is."""
         return _is(self.key, FREE)
 
     def __str__(self) -> str:
@@ -146,8 +147,7 @@ def changes(old: Config, new: Config) -> list[Change]:
         for key in keys
         if before.get(key) != after.get(key)
     ]
-    # Another method has other keys, and a task that comes or goes has all of its own: one change
-    # says it.
+    # Report a swapped method, or a task that was added or removed, once instead of key by key.
     whole = [
         change.key.removesuffix(".name")
         for change in found
@@ -161,7 +161,7 @@ def changes(old: Config, new: Config) -> list[Change]:
 
 
 def harmless(key: str) -> bool:
-    """Whether a key touches results by no more than rounding."""
+    """Return whether a key affects results by no more than rounding."""
     return _is(key, (*FREE, *ROUNDING))
 
 
@@ -179,8 +179,10 @@ def filled(old: Config, new: Config) -> Config:
 
 
 def has_dropout(config: Config, architecture: dict[str, Any]) -> bool:
-    """Whether the model drops anything in training. `architecture`: the backbone's transformers
-    configuration."""
+    """Return whether the model has dropout in training.
+
+    `architecture`: the backbone's transformers configuration.
+    """
 
     def drops(value: Any, key: str = "") -> bool:
         if isinstance(value, dict):
@@ -194,9 +196,9 @@ def has_dropout(config: Config, architecture: dict[str, Any]) -> bool:
 def judge(
     found: list[Change], allowed: list[str], *, dropout: bool
 ) -> tuple[list[Problem], list[str]]:
-    """Why changes are refused, and what to say of those that are not.
+    """Return the problems of the changes that are refused, and a notice for each of the others.
 
-    `allowed`: keys whose change is meant. `dropout`: whether the model has dropout.
+    `allowed`: keys that the user permits to change. `dropout`: whether the model has dropout.
     """
     problems, notices = [], []
     for change in found:
@@ -222,17 +224,17 @@ def judge(
                 Problem(
                     f"{what} changes the result",
                     change.key,
-                    f"take it out, or type allow=[{change.key}] if it is meant",
+                    f"take it out, or type allow=[{change.key}] to change it anyway",
                 )
             )
     return problems, notices
 
 
 def judge_unchanged(allowed: list[str], config: Config) -> tuple[list[Problem], list[str]]:
-    """Why keys of `allow` that change nothing are refused, and what to say of those that are not.
+    """Return a problem for each unknown key of `allow`, and a notice for each that does not differ.
 
-    A key that the run has is no mistake: a supervisor that restarts the run types the same command
-    again after the change has been made.
+    A known key whose value does not differ is not a mistake: a supervisor that restarts a run
+    repeats its command after the change has been made.
     """
     known = [key for key, _ in _leaves("", asdict(config))]
     problems = []
@@ -242,7 +244,7 @@ def judge_unchanged(allowed: list[str], config: Config) -> tuple[list[Problem], 
             fix = (
                 f"did you mean '{close}'?"
                 if close
-                else "name a key of the run's config.yaml, such as optim.lr"
+                else "type a key of the run's config.yaml, for example optim.lr"
             )
             problems.append(Problem(f"the run has no key '{key}'", "allow", fix))
     return problems, [
@@ -251,25 +253,25 @@ def judge_unchanged(allowed: list[str], config: Config) -> tuple[list[Problem], 
 
 
 def refuse_at_evaluation(key: str) -> Problem | None:
-    """Why an evaluation cannot change a key, or None."""
+    """Return why an evaluation cannot change a key, or None if it can."""
     if any(_is(path, EVALUATION) for path in _prefixes(key)):
         return None
     if any(pattern.startswith(f"{key}.") for pattern in EVALUATION):
         return Problem(
             "the key is a section, not a single value",
             key,
-            f"give its keys one by one, for example {_example(key)}",
+            f"type its keys one by one, for example {_example(key)}",
         )
     what = "plays no part in an evaluation" if _is(key, IDLE) else "is fixed by the checkpoint"
     fix = (
-        "take it out; an evaluation may change data, the device, and a task's source, splits, "
+        "take it out; an evaluation may change the data, the device, and a task's source, splits, "
         "columns and metrics: mtl eval --help"
     )
     return Problem(what, key, fix)
 
 
 def _prefixes(key: str) -> list[str]:
-    """A key path and all that it lies in."""
+    """Return a key path and the paths of all sections around it."""
     parts = key.split(".")
     return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
 
@@ -292,8 +294,8 @@ def _is(key: str, patterns: tuple[str, ...]) -> bool:
 
 
 def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Key paths and values; a task is also a leaf of its own, so that one that comes or goes is one
-    change."""
+    """Yield key paths and values. Each task also gets an entry of its own, so that an added or
+    removed task is one change."""
     if isinstance(value, dict):
         for key, inner in value.items():
             where = f"{path}.{key}" if path else str(key)

@@ -1,4 +1,4 @@
-"""What no single value shows: values of a run that do not go together."""
+"""Checks of values that are each valid but do not fit together."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ from mtlcli.metrics import OUTSIDE, entry, metric_names, suggest_metric
 from mtlcli.registry import nearest, suggest
 
 FILES_NAMED = 20
-"""Files that a message names."""
-ONE_FILE = "put the rows of several files together in one, with one header line"
+"""The largest number of files that a message names."""
+ONE_FILE = "join the files into one, with a single header line"
 
 
 def crosscheck(config: Config, values: dict[str, Any]) -> list[Problem]:
-    """Problems of a config whose single values are all valid. `values`: as given, with the tasks
-    that were refused."""
+    """Return the problems of a config whose single values are all valid.
+
+    `values`: the plain values, including tasks that were refused.
+    """
     named = values.get("tasks")
     names = list(named) if isinstance(named, dict) else list(config.tasks)
     problems = [
@@ -40,8 +42,8 @@ def crosscheck(config: Config, values: dict[str, Any]) -> list[Problem]:
 
 
 def missing_files(config: Config) -> list[Problem]:
-    """Files and folders that the config names and that do not exist (from the folder where `mtl` is
-    typed)."""
+    """Return a problem for each file and folder that the config names and that cannot be used.
+    Relative paths start from the current folder."""
     problems = []
     if config.data.root is not None and not Path(config.data.root).is_dir():
         problems.append(
@@ -52,7 +54,7 @@ def missing_files(config: Config) -> list[Problem]:
             )
         )
     cache = Path(config.data.cache_dir) if config.data.cache_dir is not None else None
-    # One that is there may hold all that is needed, even where nothing can be written.
+    # An existing folder may already hold all that is needed, even if nothing can be written to it.
     if (
         cache is not None
         and not cache.is_dir()
@@ -100,7 +102,7 @@ def missing_files(config: Config) -> list[Problem]:
 
 
 def missing_model(config: Config) -> list[Problem]:
-    """What is wrong with a `model.name` that can only be a folder of this machine."""
+    """Return what is wrong with a `model.name` that can only be a folder on this machine."""
     name = config.model.name
     if (
         name is None
@@ -131,15 +133,14 @@ def missing_model(config: Config) -> list[Problem]:
 
 
 def _inside(folder: Path, split: str) -> str:
-    """What to do about a folder that is named in the place of a file: the file in it that is most
-    likely meant."""
+    """Return the fix for a folder named instead of a file: the most likely file in it."""
     files = sorted(path.name for path in folder.iterdir() if ending(path) in ENDINGS)
     close = next((name for name in files if name.startswith(split)), files[0] if files else None)
     return f"did you mean '{folder / close}'?" if close else f"name a file that ends in {NAMED}"
 
 
 def _matching(pattern: str) -> str:
-    """What to do about a pattern that is named in the place of a file."""
+    """Return the fix for a pattern named instead of a file."""
     matching = sorted(glob(pattern, recursive=True))  # noqa: PTH207
     if len(matching) == 1:
         return f"did you mean '{matching[0]}'?"
@@ -148,7 +149,7 @@ def _matching(pattern: str) -> str:
 
 
 def _nearest_path(path: Path) -> str:
-    """What to do about a path that does not exist: the nearest name beside it."""
+    """Return the fix for a path that does not exist: the nearest name in the same folder."""
     if not path.parent.is_dir():
         return f"there is no folder '{path.parent}' either" + (
             "" if path.is_absolute() else f"; relative paths start from {Path.cwd()}"
@@ -229,10 +230,10 @@ def _metrics(at: str, kind: str, metrics: list[str]) -> Iterator[Problem]:
 
 
 def untyped_code(config: Config, typed: Iterable[str]) -> list[Problem]:
-    """Metrics whose code would be run although nobody has typed them: a file that was passed on
-    must not start anything.
+    """Return a problem for each metric whose code would run without being named on the command
+    line. A task file from somebody else must not be able to start code.
 
-    `typed`: the words of the command line.
+    `typed`: the arguments of the command line.
     """
     words = list(typed)
     return [
@@ -248,7 +249,10 @@ def untyped_code(config: Config, typed: Iterable[str]) -> list[Problem]:
 
 
 def _source(at: str, task: Task, config: Config, given: dict[str, Any]) -> Iterator[Problem]:
-    """`given`: the files of the task as they were given, those that were refused among them."""
+    """Check where the rows of a task come from.
+
+    `given`: the files of the task before validation, including refused ones.
+    """
     source, chosen = task.source, task.source.kind or config.data.source
     says = f"{at}.source.kind={source.kind}" if source.kind else f"data.source={chosen}"
     if source.files is not None:
@@ -292,7 +296,8 @@ def _source(at: str, task: Task, config: Config, given: dict[str, Any]) -> Itera
 
 
 def _columns(at: str, task: Task) -> Iterator[Problem]:
-    """Columns that play two parts: a text that is its own label is learned without a fault."""
+    """Check that no column has two roles. With a text as its own label, for example, training would
+    seem to succeed."""
     parts: dict[str, str] = {}
     for key, column in vars(task.columns).items():  # type: ignore[attr-defined]
         if column in parts:
@@ -420,12 +425,12 @@ def _run(config: Config, names: list[str]) -> Iterator[Problem]:
 
 
 def _torch_before(version: tuple[int, int]) -> bool:
-    """Whether the torch that is installed is older; found out without importing it."""
+    """Return whether the installed torch is older than `version`, without importing it."""
     return tuple(int(part) for part in metadata.version("torch").split(".")[:2]) < version
 
 
 def _weighting(config: Config, trained: list[str]) -> Iterator[Problem]:
-    """What the weighting needs and the rest of the run does not give."""
+    """Check what the weighting needs from the rest of the run."""
     weighting, sampling = config.weighting, config.sampling
     needs: Needs = weighting.needs
     at = f"weighting={weighting.name}"
@@ -495,8 +500,10 @@ def _weighting(config: Config, trained: list[str]) -> Iterator[Problem]:
 
 
 def _stages(config: Config, sharing: Staging, names: list[str]) -> Iterator[Problem]:
-    """What is wrong with the stages of a run. `names`: of its tasks, those that were refused among
-    them."""
+    """Check the stages of a run.
+
+    `names`: the names of its tasks, including refused ones.
+    """
     heads = {
         name: task.head or name
         for name, task in config.tasks.items()
@@ -571,7 +578,7 @@ def _stages(config: Config, sharing: Staging, names: list[str]) -> Iterator[Prob
 
 
 def _data(config: Config) -> Iterator[Problem]:
-    """What is said of the data and has no effect, or is missing."""
+    """Check for values of the data section that are missing or have no effect."""
     data = config.data
     sources = {
         name: task.source for name, task in config.tasks.items() if task.source.files is None

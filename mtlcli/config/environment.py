@@ -1,8 +1,8 @@
-"""What configurations have read from the environment, so that none of it lands in a file.
+"""The values that configurations have read from environment variables, kept out of all files.
 
-A run folder is passed on, and such values are often secrets. config.yaml keeps the text that asked
-for a value; whatever else is written and may hold a value (a path in a message, in the log, in a
-list of files) goes through `hide`.
+Run folders are passed on, and such values are often secrets. config.yaml keeps the text that refers
+to a value; all other output that may contain one (a path in a message, in the log, in a list of
+files) passes through `hide`.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from mtlcli.errors import Problem
 TOKEN = re.compile(
     r"\b(hf_|gh[opsu]_|github_pat_|glpat-|sk-)[A-Za-z0-9_-]{20,}|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
 )
-"""What tokens of the hub and of other services look like, and a user with a password in a URL."""
+"""The pattern of tokens of the hub and other services, and of a user with a password in a URL."""
 _read: dict[str, str] = {}
 
 
 def note(name: str) -> None:
-    """Remember that a configuration has read an environment variable."""
+    """Record that a configuration has read an environment variable."""
     value = os.environ.get(name, "")
-    # Short words and numbers stand in files for other reasons, and keep no secret.
+    # Short words and numbers occur in files for other reasons, and are not secrets.
     if len(value) >= (8 if value.replace(".", "").isdigit() else 4):
         _read[name] = value
 
 
 def hide(text: str) -> str:
-    """The text with `${oc.env:NAME}` in place of every value that was read, and `***` in place of
-    what looks like a token."""
+    """Return the text with `${oc.env:NAME}` instead of every value that was read, and `***` instead
+    of everything that looks like a token."""
     text = TOKEN.sub("***", text)
     for name, value in sorted(_read.items(), key=lambda item: -len(item[1])):
         text = text.replace(value, f"${{oc.env:{name}}}")
@@ -38,8 +38,8 @@ def hide(text: str) -> str:
 
 
 def typed_tokens(values: Any, where: str = "") -> list[Problem]:
-    """A problem for each text among nested values that looks like a token: it would stand in
-    config.yaml and environment.json."""
+    """Return a problem for each nested value that contains something like a token, which
+    config.yaml and environment.json would reveal."""
     if isinstance(values, dict):
         return [
             problem

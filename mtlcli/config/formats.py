@@ -1,4 +1,4 @@
-"""Which files rows can be read from, by their names."""
+"""The file formats that rows can be read from, by the ending of a file's name."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 FORMATS = ("parquet", "csv", "tsv", "jsonl", "json")
 COMPRESSIONS = ("gz", "bz2", "xz", "zst")
 ENDINGS = (*FORMATS, *(f"{text}.{packed}" for text in FORMATS[1:] for packed in COMPRESSIONS))
-"""What the name of a file of rows can end in: a format, and for text how the file is compressed."""
+"""Endings of data files: a format, and for text formats also a compression."""
 NAMED = ".parquet, .csv, .tsv, .jsonl or .json; text files also in .gz, .bz2, .xz or .zst after it"
-"""The same in words."""
+"""The endings in words, for messages."""
 
 
 def ending(path: Path) -> str:
-    """What the name of a file ends in, without the leading dot: one of ENDINGS, or an unknown
+    """Return the ending of a file's name without the leading dot: one of ENDINGS, or an unknown
     one."""
     last = path.suffix.lower().removeprefix(".")
     before = path.with_suffix("").suffix.lower().removeprefix(".")
@@ -21,5 +21,5 @@ def ending(path: Path) -> str:
 
 
 def split_name(path: Path) -> str | None:
-    """The name of a file without its ending, when rows can be read from it."""
+    """Return the name of a data file without its ending, or None if the ending is unknown."""
     return path.name[: -len(ending(path)) - 1] if ending(path) in ENDINGS else None

@@ -1,5 +1,5 @@
-"""Keys that do nothing beside the other values of a run. Who has typed one expects something of it,
-so it is refused."""
+"""Keys that have no effect beside the other values of a run. Typing one is refused, since the user
+expects an effect."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ ARCHITECTURE = ("layers", "hidden", "heads", "vocabulary", "initializer_range", 
 
 
 def unheeded(config: Config, typed: list[str]) -> list[str]:
-    """A line for each key of a task that is not trained and that its file sets for training.
-    `typed`: dotted keys, which `idle` refuses."""
+    """Return a line for each training key that the file of a task sets although the task is not
+    trained.
+
+    `typed`: dotted keys of the command line, which `idle` reports.
+    """
     return [
         f"note: tasks.{name}.{field.name} does nothing: the task is not trained (splits.train is "
         "null)"
@@ -35,14 +38,17 @@ def unheeded(config: Config, typed: list[str]) -> list[str]:
 
 
 def idle(config: Config, typed: list[str]) -> list[Problem]:
-    """What was typed and does nothing in this run. `typed`: dotted keys."""
+    """Return a problem for each typed key that has no effect in this run.
+
+    `typed`: dotted keys of the command line.
+    """
     return [
         Problem(f"does nothing: {why}", key, fix) for key, why, fix in _idle(config) if key in typed
     ]
 
 
 def _idle(config: Config) -> Iterator[tuple[str, str, str]]:
-    """Every key that does nothing, why, and what to do about it."""
+    """Yield every key that has no effect, why, and what to do about it."""
     model, runner = config.model, config.runner
     out = "leave it out"
     if model.kind == "pretrained":

@@ -1,4 +1,4 @@
-"""What can be known about this machine's devices without torch, which takes seconds to import."""
+"""Checks of this machine's devices without torch, which takes seconds to import."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ DRIVERS = (
     "/dev/nvhost-gpu",
     "/dev/nvmap",
 )
-"""What one driver or another for devices that torch calls cuda makes: NVIDIA's, that of WSL, AMD's,
-those of NVIDIA's boards."""
+"""Paths made by the drivers of devices that torch calls cuda: NVIDIA's, WSL's, AMD's, and those of
+NVIDIA's boards."""
 HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 """Environment variables that hide devices when they are empty or -1."""
 
 
 def missing_device(config: Config) -> list[Problem]:
-    """Why `runner.device=cuda` cannot be had here, as far as that can be known without torch."""
+    """Return why `runner.device=cuda` is not available here, as far as can be known without
+    importing torch."""
     if config.runner.device != "cuda":
         return []
     where = "runner.device=cuda"
@@ -52,7 +53,7 @@ def missing_device(config: Config) -> list[Problem]:
 
 
 def _built_for_cpu() -> bool:
-    """Whether torch says, in the file with its version, that it knows neither CUDA nor HIP."""
+    """Return whether torch's version file says that it was built with neither CUDA nor HIP."""
     spec = find_spec("torch")
     version = (
         Path(spec.origin).with_name("version.py") if spec is not None and spec.origin else None

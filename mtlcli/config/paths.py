@@ -1,5 +1,5 @@
-"""Where the YAML files of conf/ are, in every kind of install, and what a path means that a user
-has typed."""
+"""The place of the YAML files of conf/ in every kind of install, and the meaning of paths that
+users type."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mtlcli.errors import Problem, UserError
 
 
 def conf_dir() -> Path:
-    """The absolute path of the configuration files: `mtlcli/conf` in an installed wheel, else the
-    checkout's `conf`."""
+    """Return the absolute path of the configuration files: `mtlcli/conf` in an installed wheel,
+    else the checkout's `conf`."""
     package = Path(mtlcli.__file__).resolve().parent
     installed = package / "conf"
     return installed if installed.is_dir() else package.parent / "conf"
@@ -32,21 +32,21 @@ PATHS = (
 """Keys of a configuration whose values can be paths."""
 
 BELOW = "tasks.*.source.path"
-"""Key of a folder below another one."""
+"""Key whose value is a folder below `data.root`."""
 
 LONGEST_NAME, LONGEST_PATH = 255, 4095
-"""Bytes of one part of a path, and of a whole one, that file systems take."""
+"""The most bytes that file systems allow in one part of a path and in a whole path."""
 
 
 def typed_path(text: str, where: str) -> Path:
-    """The path that a user has typed for `where`: `~` is the home folder, relative paths start from
-    the current one.
+    """Return the path that a user has typed for `where`. `~` is the home folder; relative paths
+    start from the current folder.
 
-    Raises UserError when the text is empty, when there is no such home folder, or no system could
-    have the path.
+    Raises UserError if the text is empty, if there is no such home folder, or if no file system
+    could have the path.
     """
     if not text.strip():
-        # Python takes it for the current folder, which nobody has meant.
+        # Python takes an empty path for the current folder, which is hardly what the user means.
         raise UserError(
             "the path is empty",
             where=where,
@@ -76,8 +76,8 @@ def typed_path(text: str, where: str) -> Path:
 
 
 def expand_paths(values: dict[str, Any], at: tuple[str, ...] = ()) -> list[Problem]:
-    """Put the home folder in place of `~` in every path of a configuration; what cannot be expanded
-    is returned."""
+    """Replace `~` by the home folder in every path of a configuration, and return a problem for
+    each path that is not possible."""
     problems: list[Problem] = []
     for key, value in values.items():
         place = (*at, str(key))

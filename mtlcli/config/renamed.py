@@ -1,6 +1,5 @@
-"""Choices and keys that were given another name. Whoever types the old name is shown the new one; a
-saved run that has the old name is read with the new one, so that it can be resumed and
-evaluated."""
+"""Choices and keys that were renamed. Typing the old name is an error that names the new one. A
+saved run with the old name is read with the new one, so that it can be resumed and evaluated."""
 
 from __future__ import annotations
 
@@ -16,11 +15,11 @@ RENAMED = {"weighting": {"config": "conflict_free"}}
 FORMER_KEYS = {
     "sharing.form": "leave it out for columns, or type sharing=progressive_distill for distill"
 }
-"""A key that no choice has any more -> what to type instead."""
+"""A key that no longer exists -> what to type instead."""
 
 
 def old_name(section: str, name: Any, where: str) -> Problem | None:
-    """The problem that an old name is, or None for any other name."""
+    """Return the problem of an old name, or None for any other name."""
     new = RENAMED.get(section, {}).get(name) if isinstance(name, str) else None
     if new is None:
         return None

@@ -1,5 +1,5 @@
-"""The schema of a configuration, walked by key paths: which section, type and docstring belong to a
-key. No torch, no hydra."""
+"""The schema of a configuration by key paths: the section, type and docstring of each key. Imports
+neither torch nor hydra."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mtlcli.config import Config
 from mtlcli.config.section import hints
 
 Path = tuple[str | int, ...]
-"""Keys, and numbers of list entries, from the top down to a value."""
+"""Keys and list indices from the top of a configuration down to a value."""
 QUOTE_TRUTHS = (
     "put it in quotes: YAML reads yes, no, on, off, true and false without quotes as true or false"
 )
@@ -29,8 +29,8 @@ QUOTE_NULL = (
 
 
 def plain(hint: Any, value: Any) -> Any:
-    """What a type stands for at this value: without its bounds and None, and of a union the member
-    that the value names."""
+    """Return a type without its bounds and None, and the member that `value` names instead of a
+    union."""
     while get_origin(hint) is Annotated:
         hint = get_args(hint)[0]
     if get_origin(hint) in (Union, UnionType):
@@ -51,24 +51,24 @@ def plain(hint: Any, value: Any) -> Any:
 
 
 def is_number(hint: Any) -> bool:
-    """Whether values of a type are numbers, or can be."""
+    """Return whether values of a type can be numbers."""
     return hint in (int, float) or any(map(is_number, get_args(hint)))
 
 
 def has_upper_bound(hint: Any) -> bool:
-    """Whether a type says how large its numbers can be."""
+    """Return whether a type has an upper bound."""
     return isinstance(hint, (Le, Lt)) or any(map(has_upper_bound, get_args(hint)))
 
 
 def tags(hint: Any, key: str) -> list[str]:
-    """The names that tell the members of a union apart."""
+    """Return the values of `key` that tell the members of a union apart."""
     if is_dataclass(hint):
         return list(get_args(hints(hint)[key])) if key in hints(hint) else []
     return [tag for part in get_args(hint) for tag in tags(part, key)]
 
 
 def section_at(path: Sequence[str | int], values: Any) -> Any:
-    """The config dataclass at a key path, or None."""
+    """Return the config dataclass at a key path, or None."""
     hint: Any = Config
     for depth, part in enumerate(path):
         value = value_at(path[: depth + 1], values)
@@ -82,7 +82,7 @@ def section_at(path: Sequence[str | int], values: Any) -> Any:
 
 
 def value_at(path: Sequence[str | int], values: Any) -> Any:
-    """The value at a key path, or None."""
+    """Return the value at a key path, or None."""
     for part in path:
         if isinstance(values, dict):
             values = values.get(part)
@@ -94,7 +94,7 @@ def value_at(path: Sequence[str | int], values: Any) -> Any:
 
 
 def dotted(path: Iterable[str | int]) -> str:
-    """A key path as it is typed, `tasks.rte.labels[1]`."""
+    """Return a key path as users type it, for example `tasks.rte.labels[1]`."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
@@ -102,8 +102,8 @@ def dotted(path: Iterable[str | int]) -> str:
 
 
 def kinds(key: str) -> set[Any]:
-    """What a dotted key can hold, whatever methods and task types are chosen: `list`, `str`,
-    `float`, ...; empty for an unknown key."""
+    """Return the types that a dotted key can have with any choice of methods and task types:
+    `list`, `str`, `float`, ...; empty for an unknown key."""
     open_hints: list[Any] = [Config]
     for part in key.split("."):
         inner: list[Any] = []
@@ -117,7 +117,7 @@ def kinds(key: str) -> set[Any]:
 
 
 def _members(found: Iterable[Any]) -> list[Any]:
-    """Types without their bounds, and instead of a union its members."""
+    """Return types without their bounds, with the members instead of each union."""
     members: list[Any] = []
     for hint in found:
         if get_origin(hint) is Annotated:
@@ -130,12 +130,12 @@ def _members(found: Iterable[Any]) -> list[Any]:
 
 
 def is_inside(where: str, known: str) -> bool:
-    """Whether the key path `where` is `known` or below it."""
+    """Return whether the key path `where` is `known` or lies below it."""
     return where == known or where.startswith((f"{known}.", f"{known}["))
 
 
 def alternatives(path: Sequence[str]) -> list[Any]:
-    """The members of the union that stands at a key path, if one does."""
+    """Return the members of the union at a key path; empty if there is none."""
     hint = hints(Config).get(path[0]) if path else None
     if len(path) == 2 and path[0] == "tasks":
         hint = get_args(get_args(hint)[0])[1]
@@ -148,7 +148,7 @@ def alternatives(path: Sequence[str]) -> list[Any]:
 
 @cache
 def leaves() -> list[str]:
-    """The dotted paths of all keys, with NAME for a task's name."""
+    """Return the dotted paths of all keys, with NAME for a task's name."""
     paths: dict[str, None] = {}
 
     def walk(hint: Any, prefix: str) -> None:
@@ -159,7 +159,7 @@ def leaves() -> list[str]:
         elif get_origin(hint) is dict and prefix == "tasks.":
             walk(get_args(hint)[1], "tasks.NAME.")
         elif get_origin(hint) in (Annotated, Union, UnionType):
-            # Behind the type of an `Annotated` stand its bounds, which are no keys.
+            # Of an `Annotated`, only the first argument is a type; the others are its bounds.
             for part in get_args(hint)[:1] if get_origin(hint) is Annotated else get_args(hint):
                 walk(part, prefix)
 
@@ -169,7 +169,7 @@ def leaves() -> list[str]:
 
 @cache
 def docs(section: type) -> dict[str, str]:
-    """Field -> the docstring under it, for a config dataclass and what it is derived from."""
+    """Return field -> the docstring below it, for a config dataclass and its base classes."""
     texts: dict[str, str] = {}
     for cls in reversed(section.__mro__):
         if not is_dataclass(cls):

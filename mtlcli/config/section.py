@@ -23,8 +23,8 @@ def section(cls: type[T]) -> type[T]:
 
 
 def replaced(config: T, changes: Mapping[str, Any]) -> T:
-    """Return a copy of a config dataclass with other values. `changes`: the values by dotted key
-    path, for example `{"optim.lr": 1e-3}`."""
+    """Return a copy of a config dataclass with other values. `changes`: dotted key path -> value,
+    for example `{"optim.lr": 1e-3}`."""
     for key, value in changes.items():
         config = _with(config, key.split("."), value)
     return config
@@ -37,7 +37,7 @@ def _with(holder: Any, path: Sequence[str], value: Any) -> Any:
     changed = replace(
         holder, **{name: _with(getattr(holder, name), rest, value) if rest else value}
     )
-    # What is known about a config beside its fields, such as `Config.environment`.
+    # Keep attributes that are not fields, such as `Config.environment`.
     vars(changed).update(
         {key: each for key, each in vars(holder).items() if key not in vars(changed)}
     )
@@ -59,7 +59,7 @@ class OneOf:
     @property
     def union(self) -> Any:
         """The union of the registry's configs."""
-        # Written out as a subscription: ruff would turn Union[tuple(...)] into a plain tuple.
+        # Called by name: ruff would turn Union[tuple(...)] into a plain tuple.
         return Union.__getitem__(tuple(self.registry.configs.values()))
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
@@ -79,14 +79,13 @@ def defaults(section: Any) -> dict[str, Any]:
 
 
 def hints(section: Any) -> dict[str, Any]:
-    """Field -> type of a config dataclass, with unions in the place of `OneOf`; class variables are
-    no fields."""
+    """Return field -> type of a config dataclass, with a union instead of each `OneOf`."""
     found = get_type_hints(section, include_extras=True)
     return {field.name: _written_out(found[field.name]) for field in fields(section)}
 
 
 def _written_out(hint: Any) -> Any:
-    """A type with unions in the place of `OneOf`."""
+    """Return a type with a union instead of each `OneOf`."""
     if get_origin(hint) is Annotated:
         inner, *marks = get_args(hint)
         union = next((mark.union for mark in marks if isinstance(mark, OneOf)), None)

@@ -1,7 +1,7 @@
-"""The config as it is saved in a run folder: complete, and loadable back to an equal Config.
+"""The saved form of a config in a run folder: complete, and readable back to an equal Config.
 
-What came from an environment variable is saved as the text that asked for it, `${oc.env:NAME}`,
-never as its value: a run folder is passed on, and such values are often secrets.
+A value from an environment variable is saved as the text that refers to it, `${oc.env:NAME}`: run
+folders are passed on, and such values are often secrets.
 """
 
 from __future__ import annotations
@@ -30,22 +30,21 @@ from mtlcli.disk import write_whole
 from mtlcli.errors import Problem, UserError
 
 RESOLVERS = ("oc.env", "oc.decode", "oc.create", "oc.select")
-"""What a saved config may ask for by `${NAME:...}`: values of the environment, and their parts.
-Nothing else is run."""
+"""The resolvers that a saved config may use as `${NAME:...}`: environment variables and parts of
+their values. No other resolver is run."""
 LARGEST = 4 * 2**20
-"""Bytes of a saved config that are read; a suite of a hundred tasks has some 100,000."""
+"""The most bytes that a saved config may have; a suite of a hundred tasks has some 100,000."""
 MOST_VALUES = 100_000
-"""Values that a saved config may stand for."""
+"""The most values that a saved config may expand to."""
 QUESTION_MARKS = """${oc.decode:"'???'"}"""
-"""How the text `???` is saved, which OmegaConf takes for a value that must be given."""
+"""The saved form of the text `???`, which OmegaConf would take for a missing value."""
 _ASKS = re.compile(r"(\\*)\$\{\s*([^:${}]*)(.?)", re.DOTALL)
 
 Keys = tuple[str | int, ...]
 
 
 def read_config(composed: DictConfig | dict[str, Any]) -> tuple[Config | None, list[Problem]]:
-    """The Config that a composed configuration says, or None, and everything that is wrong with
-    it."""
+    """Return the Config of a composed configuration, or None, and all its problems."""
     problems: list[Problem] = []
     texts: dict[Keys, tuple[str, Any]] = {}
     values: Any = composed if isinstance(composed, dict) else OmegaConf.to_container(composed)
@@ -54,8 +53,8 @@ def read_config(composed: DictConfig | dict[str, Any]) -> tuple[Config | None, l
     problems += expand_paths(values)
     texts = {place: (text, _at(values, place)) for place, (text, _) in texts.items()}
     config, found = check(values)
-    # A value that could not be resolved is left out, and then it, or what it is in, may be reported
-    # as incomplete: once is enough.
+    # A value that could not be resolved is missing below, so that the checks may report it, or its
+    # section, again. Report it once.
     known = [problem.where for problem in problems]
     problems += [
         problem for problem in found if not any(is_inside(where, problem.where) for where in known)
@@ -73,31 +72,31 @@ def _at(values: Any, place: Keys) -> Any:
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write the whole config as YAML, defaults included. Raises OSError; a config that stood there
-    is intact then."""
+    """Write the whole config as YAML, including defaults. Raises OSError; an existing file is
+    intact then."""
     write_whole(path, config_text(config))
 
 
 def config_text(config: Config) -> str:
-    """The whole config as YAML, defaults included."""
+    """Return the whole config as YAML, including defaults."""
     values = _escape(asdict(config))
     for place, (text, value) in config.environment.items():
         holder = values
         for part in place[:-1]:
             holder = holder[part]
-        # A run may since have settled on another value, which then is what counts.
+        # Keep the value if the run has since replaced the one from the environment.
         if holder[place[-1]] == _escape(value):
             holder[place[-1]] = text
     return OmegaConf.to_yaml(OmegaConf.create(values))
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a saved config and set `key=value` overrides. Raises UserError with all problems."""
+    """Read a saved config and apply `key=value` overrides. Raises UserError with all problems."""
     return _checked(_load(path), overrides)
 
 
 def read_text(text: str, path: Path) -> Config:
-    """The Config that `config_text` has given the text of. `path`: where it belongs, for
+    """Return the Config from the text that `config_text` returned. `path`: its file, for
     messages."""
     return _checked(_parsed(text, path), ())
 
@@ -132,8 +131,8 @@ def _checked(saved: DictConfig, overrides: Sequence[str]) -> Config:
 
 
 def saved_values(path: Path) -> dict[str, Any]:
-    """A saved config as plain values, interpolations as text. Raises UserError when it cannot be
-    read."""
+    """Return a saved config as plain values, with interpolations as text. Raises UserError if it
+    cannot be read."""
     values: Any = OmegaConf.to_container(_load(path))
     return values
 
@@ -157,7 +156,7 @@ def _load(path: Path) -> DictConfig:
 
 
 def _bring_back(path: Path) -> str:
-    """What to do about a config that cannot be read: every checkpoint has a copy."""
+    """Return the fix for a config that cannot be read: every checkpoint has a copy."""
     copies = sorted(path.parent.glob("checkpoints/step_*/config.yaml"))
     return (
         f"bring it back: {shlex.join(['cp', str(copies[-1]), str(path)])}"
@@ -194,10 +193,10 @@ def _parsed(text: str, path: Path) -> DictConfig:
 
 
 def _expanded(node: Any, known: dict[int, int]) -> int:
-    """How many values a YAML node stands for once its aliases (`*name`) are replaced by what they
-    name. A few lines can be billions."""
+    """Return the number of values of a YAML node once its aliases (`*name`) are expanded. A few
+    lines can expand to billions."""
     if id(node) not in known:
-        # As long as it is not known: a node that holds itself has no end.
+        # For the time being, so that a node that contains itself ends the recursion.
         known[id(node)] = MOST_VALUES + 1
         inner = (
             [part for pair in node.value for part in pair]
@@ -210,15 +209,15 @@ def _expanded(node: Any, known: dict[int, int]) -> int:
 
 
 def _resolvers(value: Any) -> Iterator[str]:
-    """The names of the resolvers that interpolations in a value ask for, beyond those that are
+    """Yield the names of the resolvers that interpolations in a value use and that are not
     allowed."""
     if isinstance(value, (dict, list)):
         for inner in [*value, *value.values()] if isinstance(value, dict) else value:
             yield from _resolvers(inner)
     elif isinstance(value, str):
         for backslashes, name, end in _ASKS.findall(value):
-            # An odd number of backslashes makes it text. A name that is itself an interpolation
-            # could become anything.
+            # An odd number of backslashes makes it plain text. A name that is itself an
+            # interpolation could become any name.
             if len(backslashes) % 2 == 0 and (
                 end == "$" or (end == ":" and name.strip() not in RESOLVERS)
             ):
@@ -226,7 +225,7 @@ def _resolvers(value: Any) -> Iterator[str]:
 
 
 def _needs_resolving(value: Any) -> bool:
-    """Whether a value is missing or an interpolation, or holds one."""
+    """Return whether a value is, or contains, a missing value or an interpolation."""
     if isinstance(value, (dict, list)):
         return any(map(_needs_resolving, value.values() if isinstance(value, dict) else value))
     return isinstance(value, str) and ("${" in value or value == "???")
@@ -235,8 +234,8 @@ def _needs_resolving(value: Any) -> bool:
 def _resolve(
     node: Any, path: Keys, problems: list[Problem], texts: dict[Keys, tuple[str, Any]]
 ) -> Any:
-    """Plain values of a node. What is missing or cannot be resolved becomes a problem and is left
-    out."""
+    """Return the plain values of a node. Values that are missing or cannot be resolved are left
+    out, with a problem for each."""
     if not isinstance(node, (DictConfig, ListConfig)):
         return node
     values: Any = {} if isinstance(node, DictConfig) else []
@@ -285,7 +284,7 @@ def _unresolved(error: OmegaConfBaseException, where: str, node: Any, key: Any) 
 
 @contextmanager
 def _environment() -> Iterator[list[str]]:
-    """The environment variables that are read inside, by name."""
+    """Yield a list that collects the names of the environment variables read inside."""
     read: list[str] = []
 
     def env(name: str, *default: Any) -> Any:
@@ -301,13 +300,13 @@ def _environment() -> Iterator[list[str]]:
 
 
 def _escape(value: Any) -> Any:
-    """Text that looks like an interpolation, or like a value that must be given, and is neither."""
+    """Escape text that OmegaConf would take for an interpolation or for a missing value."""
     if isinstance(value, dict):
         return {key: _escape(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_escape(inner) for inner in value]
-    if value == "???":  # A class of a data set may be called so.
+    if value == "???":  # A class of a data set may have this name.
         return QUESTION_MARKS
-    # Backslashes before it count too: an even number of them would be text, and the interpolation
-    # would stand.
+    # Double the backslashes before it too: otherwise each pair of them would become one, and the
+    # interpolation would be active.
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value

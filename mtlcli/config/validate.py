@@ -1,5 +1,5 @@
-"""From plain values to a Config: every mistake is found at once and said in plain words. No torch,
-no hydra."""
+"""Turn plain values into a Config, and report all mistakes at once in plain words. Imports neither
+torch nor hydra."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ from mtlcli.errors import Problem, UserError, count_of
 from mtlcli.registry import nearest, suggest
 
 LARGEST = 99_999_999
-"""The largest number where a key names no bound of its own. It has eight digits, as the number of a
+"""The largest number allowed for a key without a bound of its own. It has eight digits, like the
 step in the name of a checkpoint."""
 SMALLER = "write a smaller number"
 GROUPS_OF_TASKS = ("task", "experiment")
-"""Configuration groups that are no section of Config."""
+"""Configuration groups that are not sections of Config."""
 
 
 def validate(values: dict[str, Any]) -> Config:
-    """The Config that `values` say. Raises UserError with all problems."""
+    """Return the Config with these values. Raises UserError with all problems."""
     config, problems = check(values)
     if problems or config is None:
         raise UserError(problems)
@@ -55,7 +55,7 @@ def validate(values: dict[str, Any]) -> Config:
 
 
 def check(values: dict[str, Any]) -> tuple[Config | None, list[Problem]]:
-    """The Config that `values` say, or None, and everything that is wrong with them."""
+    """Return the Config with these values, or None, and all their problems."""
     adapter = _adapter()
     tolerated = copy.deepcopy(values)
     problems = []
@@ -74,8 +74,7 @@ def check(values: dict[str, Any]) -> tuple[Config | None, list[Problem]]:
                 _help(path, values) or SMALLER,
             )
         )
-    # Values that are refused are taken out and the rest is validated again, so that one mistake
-    # does not hide another.
+    # Remove refused values and validate the rest again, so that one mistake does not hide another.
     for _ in range(3):
         try:
             config = adapter.validate_json(json.dumps(tolerated, default=str), strict=True)
@@ -87,8 +86,8 @@ def check(values: dict[str, Any]) -> tuple[Config | None, list[Problem]]:
                 ]
             )
             misspelt = _misspelt(entries, tolerated)
-            # Said before anything is taken out: what a key is called depends on its neighbours, for
-            # example a task's type.
+            # Build the messages before removing anything: which keys exist depends on their
+            # neighbours, for example on a task's type.
             said = [_say(entry, path, tolerated) for entry, path in entries]
             for (entry, path), of_entry in zip(entries, said, strict=True):
                 follows = (entry["type"] == "missing" and path in misspelt) or (
@@ -111,8 +110,8 @@ def check(values: dict[str, Any]) -> tuple[Config | None, list[Problem]]:
 
 
 def check_key(key: str, values: dict[str, Any]) -> Problem | None:
-    """What is wrong with a dotted key that a user wants to set in a run with these values, or
-    None."""
+    """Return what is wrong with a dotted key that a user wants to set in a run with these values,
+    or None."""
     parts = key.split(".")
     hint: Any = Config
     for depth, part in enumerate(parts):
@@ -140,7 +139,7 @@ def check_key(key: str, values: dict[str, Any]) -> Problem | None:
 
 
 def found(value: Any) -> str:
-    """A value as it is shown to the user, shortened."""
+    """Return a value as messages show it, shortened."""
     if isinstance(value, int) and value.bit_length() > 1000:
         return "a number of more than 300 digits"
     text = f"'{value}'" if isinstance(value, str) else json.dumps(value, default=str)
@@ -287,8 +286,8 @@ def _in_words(error: Any, path: Path, values: dict[str, Any]) -> Problem:
 
 
 def _meant(kind: str, value: Any) -> str | None:
-    """What was most likely meant by a value of the wrong type: `1e1` is 10, and `"10"` in quotes is
-    10; None where nothing is clear."""
+    """Return what a value of the wrong type most likely means, or None: 10 for `1e1` and for `"10"`
+    in quotes."""
     if kind in ("int_type", "int_from_float") and isinstance(value, float):
         return str(int(value)) if value.is_integer() else None
     if (
@@ -313,7 +312,7 @@ def _meant(kind: str, value: Any) -> str | None:
 
 
 def _keys_of(path: Path, values: Any) -> str:
-    """What to do where a section is needed: give its keys; a task can also be taken out."""
+    """Return the fix where a section is needed: set its keys, or remove the task."""
     where, section = dotted(path), section_at(path, values)
     members = alternatives([str(part) for part in path])
     if members and path[0] != "tasks":
@@ -334,7 +333,7 @@ def _keys_of(path: Path, values: Any) -> str:
 
 
 def _number(value: float) -> str:
-    """A bound in full, as it would be typed."""
+    """Return a bound as a user would type it."""
     return (
         str(int(value))
         if isinstance(value, int) or (value.is_integer() and value < 1e15)
@@ -347,8 +346,8 @@ def _quoted(text: str) -> list[str]:
 
 
 def _without_tags(location: Path, values: Any) -> Path:
-    """The key path of an error: pydantic puts the chosen member of a union into it, which nobody
-    typed."""
+    """Return the key path of an error without the parts that pydantic adds for the chosen member of
+    a union."""
     tagged = (
         2
         if location[0] == "tasks"
@@ -374,9 +373,12 @@ def _without_tags(location: Path, values: Any) -> Path:
 
 
 def _one_each(entries: list[tuple[Any, Path]]) -> list[tuple[Any, Path]]:
-    """Of a value that may be a word or something else, and is neither, pydantic says both: a wrong
-    word is said as one error, in which `or` is what else it may be; of anything else only that it
-    is no such thing. Of a list or a section what is wrong in it."""
+    """Keep one error for each value.
+
+    For `Literal | number`, pydantic reports one error per member. For a string keep the literal
+    error, with the alternatives in `or`; for any other value keep the type error. For a list or a
+    section with a mistake inside, keep the errors inside.
+    """
     kept = []
     for entry, path in entries:
         others = [
@@ -385,7 +387,7 @@ def _one_each(entries: list[tuple[Any, Path]]) -> list[tuple[Any, Path]]:
         if entry["type"] in ("list_type", "dict_type") and any(
             place[: len(path)] == path != place for _, place in entries
         ):
-            continue  # It is what it should be, and something in it is wrong.
+            continue  # The type is right, and the mistake is inside.
         if entry["type"] == "literal_error":
             if not others or isinstance(entry["input"], str):
                 kinds = [KINDS[other["type"]] for other in others if other["type"] in KINDS]
@@ -399,7 +401,7 @@ def _one_each(entries: list[tuple[Any, Path]]) -> list[tuple[Any, Path]]:
 
 
 def _take_out(values: Any, path: Path, kind: str) -> None:
-    """Remove a refused value, so that its default takes its place; where there is none, the section
+    """Remove a refused value, so that its default applies; if it has none, remove the section
     around it."""
     if kind in ("missing", "union_tag_not_found", "union_tag_invalid") or len(path) == 1:
         if path[0] == "tasks" and len(path) > 1:
@@ -415,7 +417,7 @@ def _take_out(values: Any, path: Path, kind: str) -> None:
             if path[0] in defaults:
                 values[path[0]] = {"name": defaults[str(path[0])]}
             return
-    # An entry of a list cannot be taken out alone: the others would move up.
+    # Remove a whole list, not one entry: the later ones would move up.
     path = path[
         : next((index for index, part in enumerate(path) if isinstance(part, int)), len(path))
     ]
@@ -425,8 +427,8 @@ def _take_out(values: Any, path: Path, kind: str) -> None:
 
 
 def _unwritable(path: Path, value: Any) -> Iterator[tuple[Path, str]]:
-    """Values that JSON and UTF-8, which the run folder is written in, have no form for, and what is
-    wrong with each."""
+    """Yield the places of values that JSON or UTF-8, the formats of the run folder, cannot express,
+    and what is wrong with each."""
     if isinstance(value, (dict, list)):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _unwritable((*path, key), inner)
@@ -437,7 +439,8 @@ def _unwritable(path: Path, value: Any) -> Iterator[tuple[Path, str]]:
 
 
 def _is_utf8(text: str) -> bool:
-    """Whether a text can be written: half a surrogate pair, as YAML's "\\ud800" makes, cannot."""
+    """Return whether a text can be encoded: half a surrogate pair, as from YAML's "\\ud800",
+    cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -446,8 +449,8 @@ def _is_utf8(text: str) -> bool:
 
 
 def _too_large(values: dict[str, Any]) -> Iterator[tuple[Path, float, int]]:
-    """Numbers beyond all sense, of keys that have no upper bound of their own, and the largest that
-    is taken."""
+    """Yield the place and value of each absurdly large number whose key has no upper bound, with
+    the largest number allowed."""
     for place in _numbers((), values):
         number, names = value_at(place, values), [part for part in place if isinstance(part, str)]
         section = section_at(names[:-1], values)
@@ -459,7 +462,7 @@ def _too_large(values: dict[str, Any]) -> Iterator[tuple[Path, float, int]]:
 
 
 def _numbers(path: Path, value: Any) -> Iterator[Path]:
-    """The places of all finite numbers."""
+    """Yield the places of all finite numbers."""
     if isinstance(value, (dict, list)):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _numbers((*path, key), inner)
@@ -472,7 +475,7 @@ def _numbers(path: Path, value: Any) -> Iterator[Path]:
 
 
 def _suggest_key(parts: list[str], depth: int, known: list[str], values: dict[str, Any]) -> str:
-    """The nearest key; for the name of a key of another section, that section."""
+    """Suggest the nearest key, or the section that has a key of this name."""
     if former := FORMER_KEYS.get(".".join(parts[: depth + 1])):
         return former
     typed = parts[depth]
@@ -499,8 +502,8 @@ def _suggest_key(parts: list[str], depth: int, known: list[str], values: dict[st
         and typed in ("train", "validation", "test")
     ):
         return f"did you mean {'.'.join(parts[:depth])}.files.{typed}?"
-    # A key close by is meant first: `columns.labels` is `columns.label`, not the `labels` of the
-    # task.
+    # Prefer a key of the same section: `columns.labels` most likely means `columns.label`, not the
+    # `labels` of the task.
     beside = depth == 3 and close is not None
     elsewhere = _elsewhere(typed, values) if len(parts) == depth + 1 and not beside else []
     if not elsewhere and close is None and depth < 2:
@@ -521,8 +524,8 @@ def _suggest_key(parts: list[str], depth: int, known: list[str], values: dict[st
 
 
 def _types_with(parts: list[str]) -> list[str]:
-    """The types of task in which a section, such as `columns`, has a key:
-    `tasks.NAME.columns.KEY`."""
+    """Return the task types that have the key `tasks.NAME.SECTION.KEY`, for example in
+    `columns`."""
     if len(parts) != 4 or parts[0] != "tasks":
         return []
     inner = {
@@ -537,7 +540,7 @@ def _types_with(parts: list[str]) -> list[str]:
 
 
 def _other_kinds(section: str, name: str, typed: str, kinds: list[str], known: list[str]) -> str:
-    """Which other kinds of a section have a key, and what this one has."""
+    """Say which other methods or task types have a key, and which keys the chosen one has."""
     meant = "" if name == typed else f"did you mean '{name}'? "
     listed = f"{', '.join(kinds[:-1])} or {kinds[-1]}" if len(kinds) > 1 else kinds[0]
     has = f"a task of type {listed}" if section == "tasks" else f"{section}={listed}"
@@ -545,12 +548,12 @@ def _other_kinds(section: str, name: str, typed: str, kinds: list[str], known: l
 
 
 ORDER = ("optim", "runner", "data", "logger", "model", "sharing", "weighting", "sampling")
-"""Sections in the order in which a key without its section most likely means them; tasks come
-last."""
+"""Sections in the order in which they are suggested for a key typed without one; tasks come last.
+"""
 
 
 def _elsewhere(name: str, values: dict[str, Any]) -> list[str]:
-    """The paths of a key in the other sections of this run, the most likely first."""
+    """Return the paths of a key in the other sections of this run, the most likely first."""
     found = []
     for path in leaves():
         *section, last = path.split(".")
@@ -576,9 +579,9 @@ def _not_in_run(key: str, name: str, tasks: list[str]) -> Problem:
 
 
 def _help(path: Sequence[str | int], values: Any) -> str:
-    """The docstring under a field."""
+    """Return the docstring below a field."""
     names = [part for part in path if isinstance(part, str)]
     section = section_at(names[:-1], values) if names else None
-    if section is None and len(names) > 1:  # The value of a mapping, whose keys are free.
+    if section is None and len(names) > 1:  # A value of a mapping with free keys.
         section, names = section_at(names[:-2], values), names[:-1]
     return docs(section).get(names[-1], "") if section else ""

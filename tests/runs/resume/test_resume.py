@@ -46,7 +46,7 @@ def refused(place: Path, *options: str) -> list[str]:
 
 CHANGES = [
     ("optim.lr=0.01", "optim.lr: 0.001 -> 0.01 changes the result -> take it out, or type "
-                      "allow=[optim.lr] if it is meant"),
+                      "allow=[optim.lr] to change it anyway"),
     ("optim.weight_decay=0.1", "optim.weight_decay: 0.01 -> 0.1 changes the result"),
     ("optim.schedule=cosine", "optim.schedule: linear -> cosine changes the result"),
     ("optim.clip=null", "optim.clip: 1.0 -> None changes the result"),

@@ -12,7 +12,7 @@ from mtlcli.disk import obstacle
 from mtlcli.errors import UserError
 
 FIX = (
-    "take it out; an evaluation may change data, the device, and a task's source, splits, "
+    "take it out; an evaluation may change the data, the device, and a task's source, splits, "
     "columns and metrics: mtl eval --help"
 )
 

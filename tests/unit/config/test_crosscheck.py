@@ -308,8 +308,8 @@ def test_missing_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "did you mean 'train.csv'?",
         *(
             f"tasks.a.source.files.{split}: '{pattern}' is a pattern, and a split is read from one "
-            "file -> put the rows of several files "
-            f"together in one, with one header line; the pattern fits {there}"
+            "file -> join the files into one, "
+            f"with a single header line; the pattern fits {there}"
             for split, pattern, there in [
                 ("several", "*.csv", "pipe.csv, train.csv"),
                 ("none", "x/*.csv", "no file"),

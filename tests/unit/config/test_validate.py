@@ -102,8 +102,7 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
             tasks__cola__source={"files": {"train": ["a.csv", "b.csv"], "validation": "c.csv"}}
         ),
         'tasks.cola.source.files.train: must be text, found ["a.csv", "b.csv"]',
-        "a split is read from one file: put the rows of several files together in one, with one "
-        "header line",
+        "a split is read from one file: join the files into one, with a single header line",
     ),
     (
         changed(data__root=3),
