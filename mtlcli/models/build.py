@@ -1,18 +1,25 @@
-"""Construction of the model of a run: backbone, sharing strategy, heads."""
+"""Construction of the model of a run: backbone, sharing strategy, heads; the weights of a
+checkpoint."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from mtlcli.config import Config, sharings
-from mtlcli.errors import RunWarning
+from mtlcli.errors import RunWarning, UserError
 from mtlcli.models.backbone import Backbone, build_backbone
 from mtlcli.models.files import BackboneFiles
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.tasks.base import TaskType
+
+OTHER_CHECKPOINT = "give another checkpoint of the run, or start another run"
+"""What a user can do when a checkpoint does not fit the run."""
 
 
 def build_model(
@@ -59,3 +66,58 @@ def build_model(
     return MultiTaskModel(
         trunk, heads, tasks, depth=backbone.depth, hidden=backbone.hidden, pooling=backbone.pooling
     )
+
+
+def without_numbers(
+    config: Config, tasks: dict[str, TaskType[Any]], files: BackboneFiles
+) -> MultiTaskModel:
+    """Return a run's model on the meta device, with shapes but no numbers. This takes milliseconds
+    and no memory, even for a large model."""
+    with torch.device("meta"):
+        return build_model(config, tasks, files, load_weights=False)
+
+
+def restore_weights(model: MultiTaskModel, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Load the weights of the checkpoint in `folder` into a model. Raises UserError when they do
+    not fit the model."""
+    check_weights(model, tensors, folder)
+    model.load_state_dict(tensors)
+
+
+def check_weights(model: MultiTaskModel, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Raise UserError when the weights of the checkpoint in `folder` do not fit a model, which may
+    be on the meta device, without numbers."""
+    try:
+        check_tensors(
+            tensors,
+            {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()},
+        )
+    except ValueError as error:
+        raise UserError(
+            f"model.safetensors does not fit the run: {error}",
+            where=str(folder),
+            fix=OTHER_CHECKPOINT,
+        ) from error
+
+
+def check_tensors(
+    tensors: Mapping[str, Tensor],
+    expected: Mapping[str, tuple[torch.Size, torch.dtype]],
+    prefix: str = "",
+) -> None:
+    """Raise ValueError unless `tensors` are the expected tensors, in shape and dtype, and all their
+    numbers are finite."""
+    for name in (*expected, *tensors):
+        if name not in tensors:
+            raise ValueError(f"{prefix}{name} is missing")
+        if name not in expected:
+            raise ValueError(f"it has {prefix}{name}, which the run does not have")
+        found, (shape, kind) = tensors[name], expected[name]
+        if found.shape != shape:
+            raise ValueError(
+                f"{prefix}{name} has the shape {list(found.shape)} instead of {list(shape)}"
+            )
+        if found.dtype != kind:
+            raise ValueError(f"{prefix}{name} holds {found.dtype} instead of {kind}")
+        if not found.isfinite().all():
+            raise ValueError(f"{prefix}{name} is not finite")

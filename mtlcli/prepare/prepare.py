@@ -48,6 +48,12 @@ class Prepared:
     details: list[str]
     """Lines for log.txt alone."""
 
+    @property
+    def train_features(self) -> dict[str, Features]:
+        """The encoded train split of every task that has one."""
+        trained = {name: task.config.splits.train for name, task in self.tasks.items()}
+        return {name: self.features[name][split] for name, split in trained.items() if split}
+
     def splits(self, parts: dict[str, list[str]]) -> dict[str, dict[str, Split]]:
         """Return the tables and features of the named splits of each task. Tasks without any named
         split are left out."""

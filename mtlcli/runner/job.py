@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from mtlcli.config import Config
+from mtlcli.config.remarks import nothing_left, remarks
 from mtlcli.config.section import replaced
 from mtlcli.config.snapshot import load_config, read_text
 from mtlcli.distributed.environment import read_launch
 from mtlcli.distributed.signals import Interrupt
 from mtlcli.errors import Interrupted, MtlError, RunError, UserError
 from mtlcli.models.files import BackboneFiles
+from mtlcli.prepare.disk_space import check_disk_space, check_writable
 from mtlcli.prepare.prepare import Prepared, prepare
 from mtlcli.pulse import doing
 from mtlcli.rundir import checkpoint
 from mtlcli.rundir.console import Console
 from mtlcli.rundir.folder import RunFolder
-from mtlcli.runner.disk_space import check_disk_space, check_writable
-from mtlcli.runner.remarks import nothing_left, remarks
 from mtlcli.runner.resume import Resumption, reopen
-from mtlcli.runner.schedule import schedule
+from mtlcli.training.schedule import schedule
 
 
 def run(

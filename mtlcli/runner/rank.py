@@ -10,6 +10,7 @@ import torch
 
 from mtlcli import commands, garbage
 from mtlcli.config import Config, Resolved, weightings
+from mtlcli.config.remarks import crowded
 from mtlcli.config.snapshot import config_text
 from mtlcli.data.batches import InputFormat
 from mtlcli.distributed.process_group import Ranks
@@ -17,20 +18,19 @@ from mtlcli.distributed.signals import Interrupt
 from mtlcli.errors import count_of
 from mtlcli.models.build import build_model
 from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.models.precision import bound_kernels, choose_precision, input_format
 from mtlcli.prepare.prepare import Prepared
 from mtlcli.pulse import doing
 from mtlcli.rundir import checkpoint
 from mtlcli.rundir.console import Console, findings, results_table
 from mtlcli.rundir.folder import RunFolder
 from mtlcli.rundir.saver import Saver
-from mtlcli.runner.remarks import crowded
 from mtlcli.runner.resolve import Machine, resolve
-from mtlcli.runner.schedule import Schedule, schedule, train_features
 from mtlcli.seeds import folded
 from mtlcli.training.analysis.cost import PeakMemory, flops_per_example
 from mtlcli.training.batch_size_finder import free_memory, largest_batch
-from mtlcli.training.precision import bound_kernels, choose_precision, input_format
 from mtlcli.training.run import Run
+from mtlcli.training.schedule import Schedule, schedule
 from mtlcli.training.trainer import Trainer
 from mtlcli.weighting.base import WeightedTask, Weighting
 
@@ -78,7 +78,7 @@ def train_rank(
             stages=plan.stages,
             weighting=weighting,
             streams=plan.streams,
-            train=train_features(prepared),
+            train=prepared.train_features,
             splits=prepared.splits(
                 {name: task.config.splits.validation for name, task in prepared.tasks.items()}
             ),
@@ -127,7 +127,7 @@ def _precision(config: Config, ranks: Ranks) -> str:
 
 
 def _weighting(config: Config, prepared: Prepared) -> Weighting:
-    trained = {name: prepared.tasks[name] for name in train_features(prepared)}
+    trained = {name: prepared.tasks[name] for name in prepared.train_features}
     tasks = {
         name: WeightedTask(task.config.weight, task.loss_kind) for name, task in trained.items()
     }
@@ -146,7 +146,7 @@ def _find_max_tokens(
     say: Callable[[str], None],
 ) -> int:
     """Return what `runner.max_tokens=auto` means on these devices, and say how it was found."""
-    features = train_features(prepared)
+    features = prepared.train_features
     max_tokens, found = largest_batch(
         model,
         weighting,

@@ -323,19 +323,18 @@ def _evaluate(
 
     from mtlcli.distributed.process_group import connect
     from mtlcli.evaluation.evaluate import evaluate
-    from mtlcli.models.build import build_model
-    from mtlcli.runner.disk_space import without_numbers
-    from mtlcli.training.precision import choose_precision, input_format
-    from mtlcli.training.restore import check_model, restore_model
+    from mtlcli.models.build import build_model, check_weights, restore_weights, without_numbers
+    from mtlcli.models.precision import choose_precision, input_format
 
+    folder = found.checkpoint.folder
     with connect(config.runner) as ranks:
         # Check the tensors against a model without memory first, because a file may ask for any
         # size.
-        check_model(
-            found.checkpoint, found.tensors, without_numbers(config, prepared.tasks, prepared.files)
+        check_weights(
+            without_numbers(config, prepared.tasks, prepared.files), found.tensors, folder
         )
         model = build_model(config, prepared.tasks, prepared.files, load_weights=False)
-        restore_model(found.checkpoint, found.tensors, model)
+        restore_weights(model, found.tensors, folder)
         model.to(ranks.device)
         precision = ranks.broadcast_json(choose_precision(config.runner.precision, ranks.device))
         garbage.at_work()

@@ -33,7 +33,6 @@ from mtlcli.rundir.checkpoint.rotation import (
     step_aside,
 )
 from mtlcli.rundir.folder import RunFolder, hidden
-from mtlcli.runner.disk_space import without_numbers
 
 
 @dataclass
@@ -146,6 +145,8 @@ def reopen(
 def _check_size(found: checkpoint.Checkpoint, config: Config, prepared: Prepared) -> None:
     """Raise UserError when the run's files ask for a larger model than the checkpoint's, before
     memory for it is allocated."""
+    from mtlcli.models.build import without_numbers
+
     model = without_numbers(config, prepared.tasks, prepared.files)
     asked = sum(tensor.nbytes for tensor in model.state_dict().values())
     if asked > (size := (found.folder / "model.safetensors").stat().st_size):

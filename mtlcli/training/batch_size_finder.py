@@ -25,9 +25,9 @@ from mtlcli.disk import size_text
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.errors import RunError
 from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.models.precision import shapes_kept
 from mtlcli.training.analysis.cost import PeakMemory, memory_now
 from mtlcli.training.gradient_rows import DTYPES
-from mtlcli.training.precision import shapes_kept
 from mtlcli.weighting.base import Weighting
 
 SHARE = 0.8

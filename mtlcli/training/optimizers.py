@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from mtlcli.config.optim import AdafactorOptim, AdamW8bitOptim, AdamWOptim, LionOptim, MuonOptim
+from mtlcli.models.build import check_tensors
 
 Groups = list[dict[str, Any]]
 """Parameter groups for torch's optimisers, each with `params`, `lr`, `peak` and `weight_decay`."""
@@ -262,26 +263,3 @@ class Optimizers:
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[Parameter]:
     """Return the parameters of all groups."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def check_tensors(
-    tensors: Mapping[str, Tensor],
-    expected: Mapping[str, tuple[torch.Size, torch.dtype]],
-    prefix: str = "",
-) -> None:
-    """Raise ValueError unless `tensors` are the expected tensors, in shape and dtype, and all their
-    numbers are finite."""
-    for name in (*expected, *tensors):
-        if name not in tensors:
-            raise ValueError(f"{prefix}{name} is missing")
-        if name not in expected:
-            raise ValueError(f"it has {prefix}{name}, which the run does not have")
-        found, (shape, kind) = tensors[name], expected[name]
-        if found.shape != shape:
-            raise ValueError(
-                f"{prefix}{name} has the shape {list(found.shape)} instead of {list(shape)}"
-            )
-        if found.dtype != kind:
-            raise ValueError(f"{prefix}{name} holds {found.dtype} instead of {kind}")
-        if not found.isfinite().all():
-            raise ValueError(f"{prefix}{name} is not finite")

@@ -10,39 +10,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import torch
-
 from mtlcli.errors import UserError
+from mtlcli.models.build import OTHER_CHECKPOINT, restore_weights
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.rundir.checkpoint import Checkpoint
-from mtlcli.training.optimizers import Optimizers, check_tensors
+from mtlcli.training.optimizers import Optimizers
 from mtlcli.training.state import TrainState
 from mtlcli.weighting.base import Weighting
-
-FIX = "give another checkpoint of the run, or start another run"
-
-
-def check_model(found: Checkpoint, tensors: dict[str, torch.Tensor], model: MultiTaskModel) -> None:
-    """Raise UserError when `tensors`, the weights of a checkpoint, do not fit the model. The model
-    may be on the meta device, without numbers."""
-    try:
-        check_tensors(
-            tensors,
-            {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()},
-        )
-    except ValueError as error:
-        raise UserError(
-            f"model.safetensors does not fit the run: {error}", where=str(found.folder), fix=FIX
-        ) from error
-
-
-def restore_model(
-    found: Checkpoint, tensors: dict[str, torch.Tensor], model: MultiTaskModel
-) -> None:
-    """Load the weights of a checkpoint, `tensors`, into a model. Raises UserError when they do not
-    fit the model."""
-    check_model(found, tensors, model)
-    model.load_state_dict(tensors)
 
 
 def restore(
@@ -61,7 +35,7 @@ def restore(
     `names`: the names of the optimiser's parameters. Raises UserError when the checkpoint belongs
     to another run.
     """
-    restore_model(found, found.tensors("model.safetensors"), model)
+    restore_weights(model, found.tensors("model.safetensors"), found.folder)
     file = "state.json"
     try:
         state = TrainState.from_json(found.state)
@@ -73,7 +47,7 @@ def restore(
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(
-            f"{file} does not fit the run: {reason}", where=str(found.folder), fix=FIX
+            f"{file} does not fit the run: {reason}", where=str(found.folder), fix=OTHER_CHECKPOINT
         ) from error
     return state
 

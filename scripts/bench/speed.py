@@ -35,7 +35,7 @@ What is compared, and why it is fair:
   next. Neither evaluates or saves in between.
 - The best settings of the Trainer are tried out here: attention eager or sdpa, whichever is faster
   on two of the tasks. torch.compile
-  is not tried. mtl and these settings use bf16 where mtlcli/training/precision.py finds that the
+  is not tried. mtl and these settings use bf16 where mtlcli/models/precision.py finds that the
   host is faster with it, else neither does.
 - Operations are counted on real tokens alone, and divided by what large matrix products reach here
   in the same round and number format.

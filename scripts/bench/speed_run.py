@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from speed_data import GLUE, ROOT
 
+from mtlcli.models.precision import choose_precision
 from mtlcli.training.analysis.cost import resident_peak
-from mtlcli.training.precision import choose_precision
 
 BATCH = 32
 MAX_LENGTH = 128

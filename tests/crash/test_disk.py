@@ -25,12 +25,12 @@ from safetensors.torch import load_file, save
 from mtlcli.cli.arguments import read_arguments
 from mtlcli.cli.preflight import preflight
 from mtlcli.errors import RunError, RunWarning, UserError
+from mtlcli.prepare.disk_space import AROUND, check_disk_space, checkpoint_size
 from mtlcli.prepare.prepare import prepare
 from mtlcli.rundir import checkpoint
 from mtlcli.rundir.console import Console
 from mtlcli.rundir.folder import RunFolder
 from mtlcli.rundir.saver import Saver
-from mtlcli.runner.disk_space import AROUND, check_disk_space, checkpoint_size
 from mtlcli.training.analysis.cost import PeakMemory
 from tests.crash.disks import PAGE, Disk, Failing
 from tests.small_run import SMALL, STEPS, differences, resume, start
@@ -422,8 +422,8 @@ def test_what_a_checkpoint_is_said_to_need_is_what_it_takes(whole: Path) -> None
 def test_as_many_checkpoints_as_the_run_will_have(
     monkeypatch: pytest.MonkeyPatch, keep: int, saves: int, existing: int | None, count: int
 ) -> None:
-    monkeypatch.setattr("mtlcli.runner.disk_space.checkpoint_size", lambda *_: 10 * 2**30)
-    monkeypatch.setattr("mtlcli.runner.disk_space.free", lambda _: 0)
+    monkeypatch.setattr("mtlcli.prepare.disk_space.checkpoint_size", lambda *_: 10 * 2**30)
+    monkeypatch.setattr("mtlcli.prepare.disk_space.free", lambda _: 0)
     config = preflight(read_arguments([*SMALL, f"runner.keep={keep}"])).configs[0]
     with pytest.raises(UserError) as caught:
         check_disk_space(
@@ -475,7 +475,7 @@ def test_a_place_of_somebody_else_is_refused() -> None:
 
 
 # What looked like enough room is taken by others while the run goes on.
-LATER = "import mtlcli.runner.disk_space\nmtlcli.runner.disk_space.free = lambda place: None\n"
+LATER = "import mtlcli.prepare.disk_space\nmtlcli.prepare.disk_space.free = lambda place: None\n"
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ ROOMS = {
     "rundir": TOOLS | {"config", "models"},
     "evaluation": TOOLS | {"config", "data", "tasks", "metrics", "models", "distributed"},
 }
-ROOMS["training"] = TOOLS | {*ROOMS} - {"sharing", "prepare"}
+ROOMS["training"] = TOOLS | {*ROOMS} - {"sharing"}
 ROOMS["runner"] = TOOLS | {*ROOMS}
 ROOMS["report"] = TOOLS | {"config"}
 """The rooms that each room may know, which all stand above it; `cli` may know all."""

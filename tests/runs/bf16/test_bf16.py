@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 
+from mtlcli.models.precision import CPU_BF16, choose_precision
 from mtlcli.tasks.base import Encoded
 from mtlcli.tasks.heads import PooledHead, SpanHead
-from mtlcli.training.precision import CPU_BF16, choose_precision
 from tests.runs.ddp.test_two_ranks import COMMON, losses
 from tests.small_run import cut_off, differences, resume, start
 from tests.unit.training.test_batch_size_finder import run_within

@@ -12,10 +12,10 @@ from mtlcli.cli import hydras
 from mtlcli.cli.arguments import read_arguments
 from mtlcli.cli.preflight import preflight
 from mtlcli.config.idle import idle, unheeded
+from mtlcli.config.remarks import crowded, nothing_left, remarks
 from mtlcli.config.run import Runner
 from mtlcli.config.validate import validate
 from mtlcli.errors import UserError
-from mtlcli.runner.remarks import crowded, nothing_left, remarks
 
 TASK = {"type": "classification", "columns": {"text": "a"}, "source": {"path": "x"}}
 METHODS = {

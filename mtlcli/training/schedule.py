@@ -14,7 +14,6 @@ from mtlcli.prepare.prepare import Prepared
 
 if TYPE_CHECKING:
     from mtlcli.data.batches import Stream
-    from mtlcli.data.features import Features
     from mtlcli.training.stages import Stages
 
 MOST_STEPS = 99_999_999
@@ -58,12 +57,6 @@ def schedule(config: Config, prepared: Prepared) -> Schedule:
     return Schedule(streams, stages, steps, _eval_every(config, prepared, stages))
 
 
-def train_features(prepared: Prepared) -> dict[str, Features]:
-    """Return the encoded train split of every task that has one."""
-    trained = {name: task.config.splits.train for name, task in prepared.tasks.items()}
-    return {name: prepared.features[name][split] for name, split in trained.items() if split}
-
-
 def _batches(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], list[Any]]:
     """Return the batches of each trained task, and the sampling policy of each stage."""
     from mtlcli.data.batches import Stream
@@ -72,7 +65,7 @@ def _batches(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], lis
     # Only the ranks can find the bound for `auto`; until then, plan without one.
     bound = None if config.runner.max_tokens == "auto" else config.runner.max_tokens
     streams, sizes = {}, {}
-    for number, (name, features) in enumerate(train_features(prepared).items()):
+    for number, (name, features) in enumerate(prepared.train_features.items()):
         batch_size = prepared.tasks[name].config.batch_size or config.runner.batch_size
         streams[name] = Stream(
             features.lengths,

@@ -8,8 +8,8 @@ import os
 import pytest
 import torch
 
-from mtlcli.training import precision
-from mtlcli.training.precision import bound_kernels, choose_precision, shapes_kept
+from mtlcli.models import precision
+from mtlcli.models.precision import bound_kernels, choose_precision, shapes_kept
 
 CPU = torch.device("cpu")
 

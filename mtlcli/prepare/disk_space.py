@@ -6,16 +6,13 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mtlcli.config import Config
 from mtlcli.disk import free, free_text, size_text, writing
 from mtlcli.errors import UserError, count_of
 from mtlcli.models.files import BackboneFiles
 from mtlcli.tasks.base import TaskType
-
-if TYPE_CHECKING:
-    from mtlcli.models.multitask import MultiTaskModel
 
 OTHER = 2**20
 """The number of bytes for the log, the metrics rows and the other small files of a run."""
@@ -76,25 +73,14 @@ def check_disk_space(
 def checkpoint_size(config: Config, tasks: dict[str, TaskType[Any]], files: BackboneFiles) -> int:
     """Return the number of bytes of one checkpoint of a run: its model, and AdamW's two moments for
     every parameter."""
+    from mtlcli.models.build import without_numbers
+
     model = without_numbers(config, tasks, files)
     return (
         sum(tensor.nbytes for tensor in model.state_dict().values())
         + 2 * sum(p.nbytes for p in model.parameters())
         + AROUND
     )
-
-
-def without_numbers(
-    config: Config, tasks: dict[str, TaskType[Any]], files: BackboneFiles
-) -> MultiTaskModel:
-    """Return a run's model on the meta device, with shapes but no numbers. This takes milliseconds
-    and no memory, even for a large model."""
-    import torch
-
-    from mtlcli.models.build import build_model
-
-    with torch.device("meta"):
-        return build_model(config, tasks, files, load_weights=False)
 
 
 def _check(run_dir: Path, needed: int, detail: str, fewer: str) -> None:
