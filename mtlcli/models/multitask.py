@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -107,19 +108,19 @@ class Trunk(nn.Module):
         return {}
 
 
-@runtime_checkable
-class HasAuxiliaryLoss(Protocol):
+class HasAuxiliaryLoss(ABC):
     """A trunk that adds a function of its parameters to the loss of each step."""
 
+    @abstractmethod
     def penalty(self) -> Tensor | None:
         """Return the auxiliary loss of a step (for example the distance of soft sharing), or None.
         Called once a step."""
 
 
-@runtime_checkable
-class HasBatchLoss(Protocol):
+class HasBatchLoss(ABC):
     """A trunk that adds a function of each batch to the loss."""
 
+    @abstractmethod
     def batch_loss(
         self, batch: Batch, encoded: Encoded, heads: TaskModules, tasks: dict[str, TaskType[Any]]
     ) -> Tensor | None:
@@ -130,19 +131,19 @@ class HasBatchLoss(Protocol):
         """
 
 
-@runtime_checkable
-class Staged(Protocol):
+class Staged(ABC):
     """A trunk that changes from one stage of the run to the next."""
 
+    @abstractmethod
     def enter(self, stage: int, *, anew: bool) -> None:
         """Enter a stage of the run (numbered from 0). `anew`: the stage begins; otherwise a resumed
         run goes on in it."""
 
 
-@runtime_checkable
-class ObservesSteps(Protocol):
+class ObservesSteps(ABC):
     """A trunk whose statistics are those of training steps."""
 
+    @abstractmethod
     def training_passes(self) -> AbstractContextManager[None]:
         """Return a context that encloses the passes of a training step. Other passes (probes,
         evaluation) happen outside."""

@@ -31,7 +31,7 @@ from mtlcli.data.batches import Batch
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.forward_pass import ForwardPass, current
-from mtlcli.models.multitask import ParameterTable, Trunk
+from mtlcli.models.multitask import HasAuxiliaryLoss, ParameterTable, Trunk
 from mtlcli.models.per_task import PerTask
 from mtlcli.sharing.parts.layers import (
     Layer,
@@ -43,7 +43,7 @@ from mtlcli.sharing.parts.layers import (
 )
 
 
-class Hierarchical(Trunk):
+class Hierarchical(Trunk, HasAuxiliaryLoss):
     """One backbone; a task's batches leave it at the task's layer."""
 
     def __init__(

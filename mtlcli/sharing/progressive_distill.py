@@ -25,6 +25,7 @@ from torch.func import functional_call
 from mtlcli.config.sharing import ProgressiveDistillSharing
 from mtlcli.data.batches import Batch
 from mtlcli.models.backbone import Backbone
+from mtlcli.models.multitask import HasBatchLoss
 from mtlcli.models.per_task import TaskModules
 from mtlcli.sharing.parts.staged import StagedTrunk, without_dropout
 from mtlcli.tasks.base import Encoded, TaskType
@@ -33,7 +34,7 @@ TEMPERATURE = 2.0
 """T of the paper."""
 
 
-class Distilled(StagedTrunk):
+class Distilled(StagedTrunk, HasBatchLoss):
     """One backbone, and from the second stage on a copy of its weights as they were when the stage
     began."""
 

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from mtlcli.config.sharing import SluiceSharing
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import Backbone
-from mtlcli.models.multitask import ParameterTable
+from mtlcli.models.multitask import HasAuxiliaryLoss, ParameterTable
 from mtlcli.models.per_task import PerTask
 from mtlcli.sharing.cross_stitch import Stitched, start
 
@@ -53,7 +53,7 @@ class Layers(nn.Module):
         return (self.beta.view(-1, 1, 1, 1) * torch.stack(states)).sum(0).to(states[-1].dtype)
 
 
-class Sluice(Stitched):
+class Sluice(Stitched, HasAuxiliaryLoss):
     """K copies of the layers with units over their subspaces, and a mixture of layers for each
     task."""
 

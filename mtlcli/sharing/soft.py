@@ -21,7 +21,7 @@ from mtlcli.config.sharing import SoftSharing
 from mtlcli.data.batches import Batch
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.forward_pass import ForwardPass, current
-from mtlcli.models.multitask import Trunk
+from mtlcli.models.multitask import HasAuxiliaryLoss, Trunk
 from mtlcli.models.per_task import PerTask
 from mtlcli.sharing.parts.layers import Layer, chosen_layers, layer_list
 from mtlcli.tasks.base import Encoded
@@ -44,7 +44,7 @@ class TaskLayer(Layer):
         return self.copies[current(ForwardPass).owner](*inputs, **more)
 
 
-class Soft(Trunk):
+class Soft(Trunk, HasAuxiliaryLoss):
     """A copy of the backbone, or of some of its layers, for each head. All start from the same
     weights."""
 

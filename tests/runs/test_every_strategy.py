@@ -43,6 +43,8 @@ QUICK = [
 def test_trains_and_evaluates(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "run"
     balanced = sharings.configs[name]().shares
+    # All tasks have the backbone in common there, but only one of them is trained in each stage.
+    shared = balanced or name == "progressive_distill"
     done = mtl(
         "train",
         *QUICK,
@@ -55,7 +57,7 @@ def test_trains_and_evaluates(tmp_path: Path, name: str) -> None:
     counts = results["parameters"]
     assert (
         counts["total"] == counts["shared"] + sum(counts["per_task"].values())
-        and (counts["shared"] > 0) == balanced
+        and (counts["shared"] > 0) == shared
     )
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 3

@@ -8,7 +8,7 @@ experts inside layers are in mmoe.py.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from mtlcli.config.sharing import Gating
 from mtlcli.data.batches import Batch
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.forward_pass import ForwardPass, current
-from mtlcli.models.multitask import ParameterTable, Trunk
+from mtlcli.models.multitask import HasAuxiliaryLoss, ObservesSteps, ParameterTable, Trunk
 from mtlcli.sharing.parts import dselect
 from mtlcli.sharing.parts.dselect import DSelectK
 from mtlcli.sharing.parts.layers import hidden_of, layer_list, with_hidden
@@ -137,7 +137,7 @@ def mix(outputs: Tensor, weights: Tensor) -> Tensor:
     return (outputs * weights.movedim(-1, 0).unsqueeze(-1)).sum(0).to(outputs.dtype)
 
 
-class ExpertTrunk(Trunk, ABC):
+class ExpertTrunk(Trunk, HasAuxiliaryLoss, ObservesSteps):
     """One backbone for all tasks, with experts in some of its layers or on top."""
 
     def __init__(

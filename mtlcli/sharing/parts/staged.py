@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from torch import nn
 
 from mtlcli.config.sharing import Staging, stages_of
-from mtlcli.models.multitask import Trunk
+from mtlcli.models.multitask import Staged, Trunk
 
 
-class StagedTrunk(Trunk):
+class StagedTrunk(Trunk, Staged):
     """The trunk of a run in stages."""
 
     def __init__(self, config: Staging, owners: dict[str, str]) -> None:
