@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors
 
 PAGE = 4096
 
@@ -86,6 +87,19 @@ class Failing:
         for name in ("rename", "replace"):
             # A disk that refuses one name does not refuse to give back another.
             monkeypatch.setattr(os, name, self._failing(getattr(os, name), name, lasting=False))
+
+        real_serialize = safetensors.serialize_file
+
+        def serialize(specs: Any, file: Path) -> None:
+            real_serialize(specs, file)
+            try:
+                self._operation(f"write {file}")
+            except OSError as error:
+                os.truncate(file, file.stat().st_size // 2)
+                text = f"I/O error: {error.strerror} (os error {error.errno})"
+                raise safetensors.SafetensorError(text) from None
+
+        monkeypatch.setattr(safetensors, "serialize_file", serialize)
 
     def _operation(self, what: str, *, lasting: bool = True) -> None:
         self.operations.append(what)

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import safetensors
+
 EVENTS = {"os.mkdir": 2, "os.rename": 2, "os.remove": 1, "os.rmdir": 1}
 """Audit event -> which of its arguments is the descriptor of the folder that a relative path starts
 from."""
@@ -89,7 +91,16 @@ def arm(folder: str, trace: str, *, thread: str = "", at: int = -1) -> None:
             die()
         plain_fsync(descriptor)
 
-    plain_open, plain_fsync = io.open, os.fsync
+    def serialize(specs: Any, file: Path) -> None:
+        if meet("write", str(file)):
+            die()
+        plain_serialize(specs, file)
+        if meet("half", str(file)):
+            os.truncate(file, file.stat().st_size // 2)
+            die()
+
+    plain_open, plain_fsync, plain_serialize = io.open, os.fsync, safetensors.serialize_file
+    safetensors.serialize_file = serialize  # type: ignore[assignment]  # Opens its file in Rust.
     io.open = opened  # type: ignore[assignment]  # What Path.open calls.
     os.fsync = fsync  # type: ignore[assignment]
     sys.addaudithook(hear)

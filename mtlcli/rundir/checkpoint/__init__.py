@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from mtlcli import commands
 from mtlcli.disk import REMEDIES, flush, make_folder, sha256, writing
 from mtlcli.errors import RunError, UserError
-from mtlcli.rundir.checkpoint.tensors import is_finite, pieces
+from mtlcli.rundir.checkpoint.tensors import is_finite, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -136,27 +136,28 @@ def write(
         for path in (run / "metrics.jsonl", run):
             if path.exists():
                 flush(path)
-        contents = (
-            pieces(model),
-            pieces(optimizer),
-            [json.dumps(state, indent=1, allow_nan=False).encode()],
-            [config.encode()],
-        )
-        return _write(target, contents, digests(run) if around is None else around)
+        tensors = {"model.safetensors": model, "optimizer.safetensors": optimizer}
+        texts = {"state.json": json.dumps(state, indent=1, allow_nan=False), "config.yaml": config}
+        return _write(target, tensors, texts, digests(run) if around is None else around)
 
 
 def _write(
-    target: Path, contents: Iterable[Iterable[bytes | memoryview]], around: dict[str, str]
+    target: Path,
+    tensors: dict[str, dict[str, Tensor]],
+    texts: dict[str, str],
+    around: dict[str, str],
 ) -> Path:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     aside = temporary.with_suffix(".old")
     make_folder(target.parent)
     temporary.mkdir()
     try:
-        manifest: dict[str, Any] = {"format": FORMAT, "files": {}, "run": around}
-        for name, pieces in zip(FILES, contents, strict=True):
-            manifest["files"][name] = _write_durably(temporary / name, pieces)
-        _write_durably(temporary / "manifest.json", [json.dumps(manifest, indent=1).encode()])
+        written = {
+            name: write_tensors(temporary / name, content) for name, content in tensors.items()
+        } | {name: _write_text(temporary / name, text) for name, text in texts.items()}
+        files = {name: {"size": size, "sha256": digest} for name, (size, digest) in written.items()}
+        manifest = {"format": FORMAT, "files": files, "run": around}
+        _write_text(temporary / "manifest.json", json.dumps(manifest, indent=1))
         flush(temporary)
         # Rename the old folder instead of deleting it: a folder cannot be renamed to a name that is
         # in use.
@@ -432,15 +433,12 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step_"))
 
 
-def _write_durably(file: Path, pieces: Iterable[bytes | memoryview]) -> dict[str, Any]:
+def _write_text(file: Path, text: str) -> tuple[int, str]:
     """Write a file, flush it to the disk, and return the size and SHA-256 of the bytes that were to
     be written."""
-    size, digest = 0, hashlib.sha256()
+    content = text.encode()
     with file.open("wb") as stream:
-        for piece in pieces:
-            stream.write(piece)
-            size += len(piece)
-            digest.update(piece)
+        stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
-    return {"size": size, "sha256": digest.hexdigest()}
+    return len(content), hashlib.sha256(content).hexdigest()

@@ -1,27 +1,17 @@
-"""The writer of safetensors files, which makes no second copy of the tensors in memory."""
+"""Files of tensors, written by the safetensors library."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mtlcli.disk import flush
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_DTYPES = {
-    "torch.float64": "F64",
-    "torch.float32": "F32",
-    "torch.float16": "F16",
-    "torch.bfloat16": "BF16",
-    "torch.bool": "BOOL",
-    "torch.int64": "I64",
-    "torch.int32": "I32",
-    "torch.int16": "I16",
-    "torch.int8": "I8",
-    "torch.uint8": "U8",
-}
-"""The names of the dtypes in safetensors."""
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -35,30 +25,42 @@ def is_finite(tensor: Tensor) -> bool:
     )
 
 
-def pieces(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """Yield a safetensors file, piece by piece: the safetensors library would hold the whole file
-    once or twice more in memory, which is several times the model.
+def write_tensors(file: Path, tensors: dict[str, Tensor]) -> tuple[int, str]:
+    """Write a safetensors file, flush it to the disk, and return the size of the file and the
+    SHA-256 of the bytes that were to be written. Raises OSError.
 
-    The format (https://github.com/huggingface/safetensors): the length of the header in 8 bytes,
-    the header, filled up with spaces to a multiple of 8 bytes, and the tensors. Here the tensors
-    with the widest numbers come first, so that all of them lie aligned.
+    This calls the library's `serialize_file`, because `save_file` refuses tensors that share
+    memory. The library writes straight from the memory of the tensors and makes no copy.
     """
     import torch
+    from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 
-    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
-    header: dict[str, Any] = {}
-    end = 0
-    for name in names:
-        tensor = tensors[name]
-        begin, end = end, end + tensor.nbytes
-        header[name] = {
-            "dtype": _DTYPES[str(tensor.dtype)],
-            "shape": list(tensor.shape),
-            "data_offsets": [begin, end],
-        }
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little")
-    yield text
-    for name in names:
-        yield tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    specs = {
+        name: TensorSpec(
+            dtype=str(tensor.dtype).removeprefix("torch."),
+            shape=tensor.shape,
+            data_ptr=tensor.data_ptr(),
+            data_len=tensor.nbytes,
+        )
+        for name, tensor in plain.items()
+    }
+    try:
+        serialize_file(specs, file)
+    except SafetensorError as error:
+        # The library passes on the number of a system error only in its text.
+        if (found := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(file)) from error
+    # The library lets nobody but the owner read the file; give it the usual mode.
+    file.chmod(file.parent.stat().st_mode & 0o666)
+    flush(file)
+    # Compute the digest from memory, so that a file with other content does not verify. Behind a
+    # header, the file holds the tensors in the order of their offsets.
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        digest = hashlib.sha256(stream.read(size - sum(tensor.nbytes for tensor in plain.values())))
+    with safe_open(file, framework="pt") as reader:
+        for name in reader.offset_keys():
+            digest.update(plain[name].reshape(-1).view(torch.uint8).numpy().data)
+    return size, digest.hexdigest()
