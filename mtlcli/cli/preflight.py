@@ -32,10 +32,11 @@ from mtlcli.cli.typed import (
     without_value,
 )
 from mtlcli.config import Config
-from mtlcli.config.crosscheck import missing_files, missing_model, untyped_code
+from mtlcli.config.crosscheck import untyped_code
 from mtlcli.config.environment import typed_tokens
 from mtlcli.config.idle import idle, unheeded
 from mtlcli.config.machine import missing_device
+from mtlcli.config.missing import missing_files, missing_model
 from mtlcli.config.paths import typed_path
 from mtlcli.config.schema import is_inside
 from mtlcli.config.snapshot import read_config, saved_values

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from glob import glob
 from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from mtlcli.commands import setting
 from mtlcli.config import Config, Task
-from mtlcli.config.formats import ENDINGS, NAMED, ending
 from mtlcli.config.schema import value_at
-from mtlcli.config.sharing import CrossStitchSharing, SluiceSharing, Staging, stages_of
 from mtlcli.config.weighting import Needs
-from mtlcli.disk import obstacle
 from mtlcli.errors import Problem, count_of
 from mtlcli.metrics import OUTSIDE, entry, metric_names, suggest_metric
-from mtlcli.registry import nearest, suggest
-
-FILES_NAMED = 20
-"""The largest number of files that a message names."""
-ONE_FILE = "join the files into one, with a single header line"
+from mtlcli.registry import suggest
 
 
 def crosscheck(config: Config, values: dict[str, Any]) -> list[Problem]:
@@ -39,127 +30,6 @@ def crosscheck(config: Config, values: dict[str, Any]) -> list[Problem]:
         for problem in _task(name, task, config, names, values)
     ]
     return problems + list(_run(config, names))
-
-
-def missing_files(config: Config) -> list[Problem]:
-    """Return a problem for each file and folder that the config names and that cannot be used.
-    Relative paths start from the current folder."""
-    problems = []
-    if config.data.root is not None and not Path(config.data.root).is_dir():
-        problems.append(
-            Problem(
-                f"there is no folder '{config.data.root}'",
-                "data.root",
-                _nearest_path(Path(config.data.root)),
-            )
-        )
-    cache = Path(config.data.cache_dir) if config.data.cache_dir is not None else None
-    # An existing folder may already hold all that is needed, even if nothing can be written to it.
-    if (
-        cache is not None
-        and not cache.is_dir()
-        and (why := obstacle(cache, folder=True)) is not None
-    ):
-        problems.append(
-            Problem(
-                f"cannot be written: {why}", "data.cache_dir", "give a folder that you can write to"
-            )
-        )
-    for name, task in config.tasks.items():
-        for split, file in (task.source.files or {}).items():
-            where, path = f"tasks.{name}.source.files.{split}", Path(file)
-            if path.is_dir():
-                problems.append(
-                    Problem(
-                        f"'{file}' is a folder, and a split is read from one file",
-                        where,
-                        _inside(path, split),
-                    )
-                )
-            elif "://" in file:
-                what = f"'{file}' is an address, and rows are read from files"
-                problems.append(Problem(what, where, "download it, and name the file here"))
-            elif set("*?[") & set(file) and not path.exists():
-                problems.append(
-                    Problem(
-                        f"'{file}' is a pattern, and a split is read from one file",
-                        where,
-                        _matching(file),
-                    )
-                )
-            elif ending(path) not in ENDINGS:
-                problems.append(
-                    Problem(
-                        f"'{file}' is in no known format", where, f"its name must end in {NAMED}"
-                    )
-                )
-            elif path.exists() and not path.is_file():
-                fix = "write what it gives into a file, which can be read more than once"
-                problems.append(Problem(f"'{file}' is no regular file", where, fix))
-            elif not path.is_file():
-                problems.append(Problem(f"there is no file '{file}'", where, _nearest_path(path)))
-    return problems
-
-
-def missing_model(config: Config) -> list[Problem]:
-    """Return what is wrong with a `model.name` that can only be a folder on this machine."""
-    name = config.model.name
-    if (
-        name is None
-        or name.startswith("package:")
-        or not (name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith("/"))
-    ):
-        return []
-    path, where = Path(name), f"model.name={name}"
-    if "://" in name:
-        fix = (
-            "give the name alone, as in bert-base-uncased or google/electra-small-discriminator, "
-            "or a folder"
-        )
-        return [Problem("an address is no name of a model", where, fix)]
-    if path.is_file():
-        return [
-            Problem(
-                "the path is a file, and a model is a folder",
-                where,
-                f"give the folder that holds it: model.name={path.parent}",
-            )
-        ]
-    return (
-        []
-        if path.is_dir()
-        else [Problem(f"there is no folder '{name}'", where, _nearest_path(path))]
-    )
-
-
-def _inside(folder: Path, split: str) -> str:
-    """Return the fix for a folder named instead of a file: the most likely file in it."""
-    files = sorted(path.name for path in folder.iterdir() if ending(path) in ENDINGS)
-    close = next((name for name in files if name.startswith(split)), files[0] if files else None)
-    return f"did you mean '{folder / close}'?" if close else f"name a file that ends in {NAMED}"
-
-
-def _matching(pattern: str) -> str:
-    """Return the fix for a pattern named instead of a file."""
-    matching = sorted(glob(pattern, recursive=True))  # noqa: PTH207
-    if len(matching) == 1:
-        return f"did you mean '{matching[0]}'?"
-    named = ", ".join(matching[:FILES_NAMED]) + (", ..." if len(matching) > FILES_NAMED else "")
-    return f"{ONE_FILE}; the pattern fits {named or 'no file'}"
-
-
-def _nearest_path(path: Path) -> str:
-    """Return the fix for a path that does not exist: the nearest name in the same folder."""
-    if not path.parent.is_dir():
-        return f"there is no folder '{path.parent}' either" + (
-            "" if path.is_absolute() else f"; relative paths start from {Path.cwd()}"
-        )
-    close = nearest(path.name, [other.name for other in path.parent.iterdir()])
-    if close:
-        return f"did you mean '{path.parent / close}'?"
-    return f"'{path.parent}' has nothing of a similar name" + (
-        "" if path.is_absolute() else f"; relative paths start from {Path.cwd()}"
-    )
 
 
 def _task(
@@ -393,12 +263,8 @@ def _run(config: Config, names: list[str]) -> Iterator[Problem]:
             "type pip install --upgrade torch, or optim=adamw",
         )
     yield from _data(config)
-    yield from config.sharing.problems(
-        {name: task.head or name for name, task in config.tasks.items()}
-    )
-    if model.gradient_checkpointing and isinstance(
-        config.sharing, (CrossStitchSharing, SluiceSharing)
-    ):
+    yield from config.sharing.problems(config, names)
+    if model.gradient_checkpointing and not config.sharing.recomputes:
         yield Problem(
             f"sharing={config.sharing.name} runs all copies of a layer at once, which cannot be "
             "computed again",
@@ -408,8 +274,6 @@ def _run(config: Config, names: list[str]) -> Iterator[Problem]:
     yield from _weighting(
         config, [name for name, task in config.tasks.items() if task.splits.train is not None]
     )
-    if isinstance(config.sharing, Staging):
-        yield from _stages(config, config.sharing, names)
     if model.kind == "pretrained" and model.name is None:
         yield Problem(
             "must be given with model.kind=pretrained",
@@ -497,84 +361,6 @@ def _weighting(config: Config, trained: list[str]) -> Iterator[Problem]:
             "logger.affinity",
             "leave it out, or share parameters between several tasks",
         )
-
-
-def _stages(config: Config, sharing: Staging, names: list[str]) -> Iterator[Problem]:
-    """Check the stages of a run.
-
-    `names`: the names of its tasks, including refused ones.
-    """
-    heads = {
-        name: task.head or name
-        for name, task in config.tasks.items()
-        if task.splits.train is not None
-    }
-    at = "sharing.stages"
-    stages = stages_of(sharing, heads)
-    staged = [task for stage in stages for task in stage]
-    for task in dict.fromkeys(staged):
-        if task not in names:
-            yield Problem(f"task '{task}' is not in the run", at, suggest(task, heads))
-        elif task in config.tasks and task not in heads:
-            yield Problem(
-                f"task '{task}' has no train split",
-                at,
-                "take it out: it is evaluated with the head it uses",
-            )
-        elif staged.count(task) > 1:
-            yield Problem(f"task '{task}' is listed twice", at, "name every task once")
-    for task, owner in heads.items():
-        if task not in staged:
-            yield Problem(
-                f"task '{task}' is in no stage", at, "add it to a stage, or take it out of the run"
-            )
-        elif owner in staged and any((task in stage) != (owner in stage) for stage in stages):
-            yield Problem(
-                f"task '{task}' uses the head of '{owner}', which is in another stage",
-                at,
-                "put both into one stage",
-            )
-    for name, each in config.tasks.items():
-        if (each.head or name) not in heads.values():
-            yield Problem(
-                f"no stage trains the head of task '{name}'",
-                f"tasks.{name}",
-                "take it out of the run, or name another head",
-            )
-    if sharing.lengths is not None:
-        steps, total = config.runner.steps, sum(sharing.lengths)
-        if len(sharing.lengths) != len(stages) - 1:
-            what = (
-                f"{len(stages)} stages need {count_of(len(stages) - 1, 'length')}, found "
-                f"{len(sharing.lengths)}"
-            )
-            yield Problem(
-                what,
-                "sharing.lengths",
-                "give the steps of every stage but the last, which goes on to the end of the run",
-            )
-        elif steps is not None and total >= steps:
-            what = (
-                f"the stages before the last take {total} of {count_of(steps, 'step')}: the "
-                "last one has none"
-            )
-            yield Problem(what, "sharing.lengths", "lower them, or raise runner.steps")
-    alone = [stage[0] for stage in stages if len(stage) < 2]
-    if config.weighting.needs.several_tasks and alone:
-        what = (
-            f"weighting={config.weighting.name} compares tasks, and '{alone[0]}' is alone in "
-            "its stage"
-        )
-        yield Problem(what, at, "put several tasks into every stage, or type weighting=static")
-    if config.runner.patience is not None:
-        fix = "give sharing.patience, which ends a stage, and with the last one the run"
-        yield Problem("patience may end the run before its last stage", "runner.patience", fix)
-    if config.logger.affinity is not None:
-        what = (
-            "affinity is measured between tasks trained together, and stages train them one "
-            "after another"
-        )
-        yield Problem(what, "logger.affinity", "leave it out")
 
 
 def _data(config: Config) -> Iterator[Problem]:

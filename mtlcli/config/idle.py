@@ -7,12 +7,6 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from mtlcli.config import Config
-from mtlcli.config.sharing import (
-    Gating,
-    HierarchicalSharing,
-    MMoESharing,
-    SoftSharing,
-)
 from mtlcli.errors import Problem
 
 ARCHITECTURE = ("layers", "hidden", "heads", "vocabulary", "initializer_range", "scratch_lr")
@@ -99,29 +93,4 @@ def _idle(config: Config) -> Iterator[tuple[str, str, str]]:
             for key in task.only_trained:
                 yield f"{at}.{key}", "the task is not trained (splits.train is null)", out
         yield from task.idle(at)
-    yield from _of_sharing(config.sharing)
-
-
-def _of_sharing(sharing: object) -> Iterator[tuple[str, str, str]]:
-    out = "leave it out"
-    if isinstance(sharing, Gating) and sharing.gate == "softmax":
-        for key in ("selected", "entropy"):
-            yield (
-                f"sharing.{key}",
-                "gates weigh all experts (sharing.gate=softmax)",
-                f"{out}, or type sharing.gate=dselect_k",
-            )
-    if isinstance(sharing, MMoESharing) and sharing.layers == "top":
-        yield "sharing.noise", "the experts are new blocks, no copies (sharing.layers=top)", out
-    if isinstance(sharing, HierarchicalSharing) and sharing.successive == 0:
-        yield (
-            "sharing.successive_every",
-            "there is no successive regularisation (sharing.successive=0)",
-            f"{out}, or give sharing.successive",
-        )
-    if isinstance(sharing, SoftSharing) and sharing.strength == 0:
-        yield (
-            "sharing.distance",
-            "nothing is penalised (sharing.strength=0)",
-            f"{out}, or give sharing.strength",
-        )
+    yield from config.sharing.idle()

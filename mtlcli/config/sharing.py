@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import field
 from importlib.util import find_spec
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 
 from mtlcli.config.section import section
-from mtlcli.errors import Problem
+from mtlcli.errors import Problem, count_of
 from mtlcli.registry import Registry, suggest
+
+if TYPE_CHECKING:
+    from mtlcli.config import Config
 
 sharings = Registry("sharing", group="mtl.sharings")
 
@@ -21,6 +24,9 @@ sharings = Registry("sharing", group="mtl.sharings")
 class SharingConfig:
     """What the configurations of all strategies have in common."""
 
+    recomputes: ClassVar[bool] = True
+    """Whether layers can be computed again in the backward pass, for
+    `model.gradient_checkpointing`."""
     name: str
     """Strategy."""
 
@@ -29,11 +35,19 @@ class SharingConfig:
         """Whether tasks have parameters in common, which gradient balancing needs."""
         return True
 
-    def problems(self, owners: dict[str, str]) -> Iterator[Problem]:
-        """Yield what is wrong with the values in a run of these tasks.
+    def stages_of(self, owners: dict[str, str]) -> list[list[str]]:
+        """Return the tasks of each stage of a run; most strategies have one stage. `owners`: task
+        -> the task whose head it uses."""
+        return [list(owners)]
 
-        `owners`: task -> the task whose head the task uses.
-        """
+    def problems(self, config: Config, names: Collection[str]) -> Iterator[Problem]:
+        """Yield what is wrong with the values in a run. `names`: its tasks, those that were refused
+        among them."""
+        yield from ()
+
+    def idle(self) -> Iterator[tuple[str, str, str]]:
+        """Yield every key that does nothing beside the other values, why, and what to do about
+        it."""
         yield from ()
 
 
@@ -84,6 +98,14 @@ class SoftSharing(SharingConfig):
     def shares(self) -> bool:
         return self.layers != "all"
 
+    def idle(self) -> Iterator[tuple[str, str, str]]:
+        if self.strength == 0:
+            yield (
+                "sharing.distance",
+                "nothing is penalised (sharing.strength=0)",
+                "leave it out, or give sharing.strength",
+            )
+
 
 @sharings.register("hierarchical", "mtlcli.sharing.hierarchical:Hierarchical")
 @section
@@ -105,7 +127,8 @@ class HierarchicalSharing(SharingConfig):
     successive_every: Annotated[int, Gt(0)] = 100
     """Steps after which what the lower layers are now takes the place of what they were."""
 
-    def problems(self, owners: dict[str, str]) -> Iterator[Problem]:
+    def problems(self, config: Config, names: Collection[str]) -> Iterator[Problem]:
+        owners = {name: task.head or name for name, task in config.tasks.items()}
         for task in self.tasks:
             at = f"sharing.tasks.{task}"
             if task not in owners:
@@ -116,6 +139,14 @@ class HierarchicalSharing(SharingConfig):
                     at,
                     f"give sharing.tasks.{owners[task]} instead",
                 )
+
+    def idle(self) -> Iterator[tuple[str, str, str]]:
+        if self.successive == 0:
+            yield (
+                "sharing.successive_every",
+                "there is no successive regularisation (sharing.successive=0)",
+                "leave it out, or give sharing.successive",
+            )
 
 
 @sharings.register("adapters", "mtlcli.sharing.adapters:Adapters")
@@ -164,7 +195,7 @@ class PALSharing(SharingConfig):
     def shares(self) -> bool:
         return not self.frozen
 
-    def problems(self, owners: dict[str, str]) -> Iterator[Problem]:
+    def problems(self, config: Config, names: Collection[str]) -> Iterator[Problem]:
         if self.size % self.heads:
             yield Problem(
                 f"sharing.size={self.size} is not a multiple of {self.heads}",
@@ -198,7 +229,7 @@ class LoRASharing(SharingConfig):
     def shares(self) -> bool:
         return self.shared or not self.frozen
 
-    def problems(self, owners: dict[str, str]) -> Iterator[Problem]:
+    def problems(self, config: Config, names: Collection[str]) -> Iterator[Problem]:
         if find_spec("peft") is None:
             yield Problem(
                 "sharing=lora needs the package peft, which is not installed",
@@ -247,12 +278,21 @@ class Gating(SharingConfig, ABC):
     def gated(self) -> int:
         """The fewest experts that a gate weighs."""
 
-    def problems(self, owners: dict[str, str]) -> Iterator[Problem]:
+    def problems(self, config: Config, names: Collection[str]) -> Iterator[Problem]:
         if self.gate == "dselect_k" and not self.selected <= self.gated() > 1:
             what = f"the gate cannot choose {self.selected} of {self.gated()} experts"
             yield Problem(
                 what, "sharing.selected", "lower it, or take gate=softmax or more experts"
             )
+
+    def idle(self) -> Iterator[tuple[str, str, str]]:
+        if self.gate == "softmax":
+            for key in ("selected", "entropy"):
+                yield (
+                    f"sharing.{key}",
+                    "gates weigh all experts (sharing.gate=softmax)",
+                    "leave it out, or type sharing.gate=dselect_k",
+                )
 
 
 ExpertLayers = Annotated[list[int], MinLen(1)] | Literal["all", "top"]
@@ -281,6 +321,12 @@ class MMoESharing(Gating):
         """The fewest experts that a gate weighs."""
         return self.experts
 
+    def idle(self) -> Iterator[tuple[str, str, str]]:
+        yield from super().idle()
+        if self.layers == "top":
+            why = "the experts are new blocks, no copies (sharing.layers=top)"
+            yield "sharing.noise", why, "leave it out"
+
 
 @sharings.register("cgc", "mtlcli.sharing.cgc:CGC")
 @section
@@ -305,8 +351,8 @@ class CGCSharing(Gating):
         """The fewest experts that a gate weighs."""
         return self.shared + self.own
 
-    def problems(self, owners: dict[str, str]) -> Iterator[Problem]:
-        yield from super().problems(owners)
+    def problems(self, config: Config, names: Collection[str]) -> Iterator[Problem]:
+        yield from super().problems(config, names)
         if self.shared + self.own == 0:
             yield Problem("no task has an expert", "sharing.shared", "give shared or own experts")
 
@@ -379,6 +425,90 @@ class Staging(SharingConfig):
     def shares(self) -> bool:
         return self.stages is not None and all(len(stage) > 1 for stage in self.stages)
 
+    def stages_of(self, owners: dict[str, str]) -> list[list[str]]:
+        if self.stages is not None:
+            return self.stages
+        return [
+            [task for task in owners if owners[task] == owner]
+            for owner in dict.fromkeys(owners.values())
+        ]
+
+    def problems(self, config: Config, names: Collection[str]) -> Iterator[Problem]:
+        heads = {
+            name: task.head or name
+            for name, task in config.tasks.items()
+            if task.splits.train is not None
+        }
+        at = "sharing.stages"
+        stages = self.stages_of(heads)
+        staged = [task for stage in stages for task in stage]
+        for task in dict.fromkeys(staged):
+            if task not in names:
+                yield Problem(f"task '{task}' is not in the run", at, suggest(task, heads))
+            elif task in config.tasks and task not in heads:
+                yield Problem(
+                    f"task '{task}' has no train split",
+                    at,
+                    "take it out: it is evaluated with the head it uses",
+                )
+            elif staged.count(task) > 1:
+                yield Problem(f"task '{task}' is listed twice", at, "name every task once")
+        for task, owner in heads.items():
+            if task not in staged:
+                yield Problem(
+                    f"task '{task}' is in no stage",
+                    at,
+                    "add it to a stage, or take it out of the run",
+                )
+            elif owner in staged and any((task in stage) != (owner in stage) for stage in stages):
+                yield Problem(
+                    f"task '{task}' uses the head of '{owner}', which is in another stage",
+                    at,
+                    "put both into one stage",
+                )
+        for name, each in config.tasks.items():
+            if (each.head or name) not in heads.values():
+                yield Problem(
+                    f"no stage trains the head of task '{name}'",
+                    f"tasks.{name}",
+                    "take it out of the run, or name another head",
+                )
+        if self.lengths is not None:
+            steps, total = config.runner.steps, sum(self.lengths)
+            if len(self.lengths) != len(stages) - 1:
+                what = (
+                    f"{len(stages)} stages need {count_of(len(stages) - 1, 'length')}, found "
+                    f"{len(self.lengths)}"
+                )
+                yield Problem(
+                    what,
+                    "sharing.lengths",
+                    "give the steps of every stage but the last, which goes on to the end of "
+                    "the run",
+                )
+            elif steps is not None and total >= steps:
+                what = (
+                    f"the stages before the last take {total} of {count_of(steps, 'step')}: the "
+                    "last one has none"
+                )
+                yield Problem(what, "sharing.lengths", "lower them, or raise runner.steps")
+        alone = [stage[0] for stage in stages if len(stage) < 2]
+        if config.weighting.needs.several_tasks and alone:
+            what = (
+                f"weighting={config.weighting.name} compares tasks, and '{alone[0]}' is alone in "
+                "its stage"
+            )
+            yield Problem(what, at, "put several tasks into every stage, or type weighting=static")
+        if config.runner.patience is not None:
+            fix = "give sharing.patience, which ends a stage, and with the last one the run"
+            yield Problem("patience may end the run before its last stage", "runner.patience", fix)
+        if config.logger.affinity is not None:
+            what = (
+                "affinity is measured between tasks trained together, and stages train them one "
+                "after another"
+            )
+            yield Problem(what, "logger.affinity", "leave it out")
+
 
 @sharings.register("progressive", "mtlcli.sharing.progressive:Columns")
 @section
@@ -404,22 +534,12 @@ class ProgressiveDistillSharing(Staging):
     """Factor of the distillation term in the loss."""
 
 
-def stages_of(sharing: Any, owners: dict[str, str]) -> list[list[str]]:
-    """The tasks of each stage of a run. `owners`: for every task, the task whose head it uses. One
-    stage, unless the strategy has more."""
-    if not isinstance(sharing, Staging):
-        return [list(owners)]
-    alone = [
-        [task for task in owners if owners[task] == owner]
-        for owner in dict.fromkeys(owners.values())
-    ]
-    return alone if sharing.stages is None else sharing.stages
-
-
 @section
 class Stitching(SharingConfig):
     """What the strategies that mix task copies have in common."""
 
+    recomputes: ClassVar[bool] = False
+    """Not here: all copies of a layer run at once."""
     layers: Layers = "all"
     """Layers after which the copies' states are mixed: numbers from 0, -1 is the last. Every layer
     that is trained has copies."""

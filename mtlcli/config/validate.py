@@ -15,7 +15,8 @@ from typing import Any, get_args, get_origin
 from pydantic import TypeAdapter, ValidationError
 
 from mtlcli.config import Config
-from mtlcli.config.crosscheck import ONE_FILE, crosscheck
+from mtlcli.config.crosscheck import crosscheck
+from mtlcli.config.missing import ONE_FILE
 from mtlcli.config.renamed import FORMER_KEYS, old_name
 from mtlcli.config.schema import (
     QUOTE_NULL,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtlcli.config import Config, samplings
 from mtlcli.config.optim import Optim
-from mtlcli.config.sharing import Staging, stages_of
+from mtlcli.config.sharing import Staging
 from mtlcli.errors import UserError, count_of
 from mtlcli.prepare.prepare import Prepared
 
@@ -78,7 +78,7 @@ def _batches(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], lis
     policy = samplings.implementation(config.sampling.name)
     policies = [
         policy(config.sampling, {name: sizes[name] for name in names}, config.seed)
-        for names in stages_of(config.sharing, owners)
+        for names in config.sharing.stages_of(owners)
     ]
     return streams, policies
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from mtlcli.config.sharing import Staging, stages_of
+from mtlcli.config.sharing import Staging
 from mtlcli.models.multitask import Staged, Trunk
 
 
@@ -18,7 +18,7 @@ class StagedTrunk(Trunk, Staged):
         super().__init__(owners)
         self.stage = 0
         """The present stage, from 0."""
-        self.count = len(order := stages_of(config, owners))
+        self.count = len(order := config.stages_of(owners))
         self._stage_of = {
             owners[task]: number for number, stage in enumerate(order) for task in stage
         }

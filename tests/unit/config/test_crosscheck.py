@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from mtlcli.config import weightings
-from mtlcli.config.crosscheck import missing_files, missing_model, untyped_code
+from mtlcli.config.crosscheck import untyped_code
+from mtlcli.config.missing import missing_files, missing_model
 from mtlcli.config.schema import QUOTE_NUMBERS, QUOTE_TRUTHS
 from mtlcli.config.validate import check, validate
 from mtlcli.metrics import metric_names

@@ -82,6 +82,6 @@ def test_the_penalty_is_the_entropy_of_the_selectors_and_keeps_them_on_experts()
 @pytest.mark.parametrize("name", ["mmoe", "cgc", "ple"])
 def test_more_selected_than_experts_is_refused(name: str) -> None:
     config = sharings.configs[name](gate="dselect_k", selected=9)
-    (problem,) = config.problems({})
+    (problem,) = config.problems(None, [])
     assert problem.where == "sharing.selected" and "cannot choose 9 of" in problem.what
-    assert not list(sharings.configs[name](gate="softmax", selected=9).problems({}))
+    assert not list(sharings.configs[name](gate="softmax", selected=9).problems(None, []))
