@@ -1,5 +1,5 @@
-"""Adapters, PALs, LoRA and AdapterFusion: the backbone's output is unchanged at the start, and they
-train what they claim to train."""
+"""Adapters, and what PALs, LoRA and AdapterFusion have in common with them: the backbone's output
+is unchanged at the start, and they train what they claim to train."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from mtlcli.config.section import replaced
-from mtlcli.config.sharing import AdapterFusionSharing, AdapterSharing, LoRASharing, sharings
+from mtlcli.config.sharing import AdapterSharing, LoRASharing, sharings
 from mtlcli.config.validate import check
 from mtlcli.errors import UserError
 from mtlcli.models.build import build_model
 from mtlcli.models.files import BackboneFiles
-from mtlcli.models.forward_pass import ForwardPass, running
 from mtlcli.models.multitask import MultiTaskModel, Trunk
 from mtlcli.tasks.base import build_tasks
 from tests.families import FAMILIES, family_backbone, family_batch
@@ -199,80 +198,6 @@ def test_an_adapter_adds_its_formula() -> None:
         assert torch.allclose(ours("other", batch).hidden, plain(batch).hidden, atol=1e-5)
 
 
-def test_pal_adds_its_formula() -> None:
-    ours = trunk("pal", "bert")
-    shaken(ours)
-    layer = next(module for module in ours.modules() if hasattr(module, "attentions"))
-    states = torch.randn(1, 6, 32)
-    mask = torch.tensor([[True, True, True, True, False, False]])
-    with torch.no_grad(), running(ForwardPass([("one", 1)], mask)):
-        added = layer(states) - layer.inner(states)  # type: ignore[operator]
-        low = states[0] @ ours.encoders["one"].weight.T  # type: ignore[union-attr, index]
-        project = layer.attentions["one"].project  # type: ignore[union-attr, index]
-        query, key, value = (low @ project.weight.T + project.bias).chunk(3, -1)
-        parts = []
-        for columns in (slice(0, 4), slice(4, 8)):
-            scores = query[:, columns] @ key[:, columns].T / 2
-            parts.append(scores.masked_fill(~mask, -torch.inf).softmax(-1) @ value[:, columns])
-        expected = torch.cat(parts, -1) @ ours.decoders["one"].weight.T  # type: ignore[union-attr, index]
-    assert torch.allclose(added[0], expected, atol=1e-5)
-
-
-def test_lora_changes_matrices_by_its_formula() -> None:
-    batch = family_batch()
-    ours, plain = trunk("lora", "bert"), family_backbone("bert")
-    shaken(ours)
-    factors = own(ours)
-    with torch.no_grad():
-        for name, module in plain.network.named_modules():
-            if isinstance(module, torch.nn.Linear):
-                one, other = (
-                    factors[f"backbone.network.{name}.lora_{kind}.other.weight"] for kind in "AB"
-                )
-                module.weight += 16.0 / 2 * other @ one
-        assert torch.allclose(ours("other", batch).hidden, plain(batch).hidden, atol=1e-4)
-    changed = {name.split(".")[7] for name in own(small_model(LoRASharing())[0].trunk)}
-    assert changed == {"query", "value"}
-
-
-def test_fusion_mixes_by_its_formula_and_reads_others_without_training_them() -> None:
-    ours = trunk("adapter_fusion", "bert")
-    shaken(ours)
-    layer = next(module for module in ours.modules() if hasattr(module, "fusions"))
-    hidden = torch.randn(2, 5, 32)
-    with running(ForwardPass([("other", 2)], torch.ones(2, 5, dtype=torch.bool))):
-        mixed = layer._mix(hidden)  # type: ignore[operator]
-    fusion = layer.fusions["other"]  # type: ignore[union-attr, index]
-    each = torch.stack([adapter(hidden) for adapter in layer.adapters.values()], 2)  # type: ignore[union-attr, operator]
-    scores = (fusion.query(hidden).unsqueeze(2) * fusion.key(each)).sum(-1) / 2
-    shares = scores.softmax(-1)
-    assert (shares - 0.5).abs().max() > 0.05
-    assert torch.allclose(mixed, (shares.unsqueeze(-1) * each).sum(2), atol=1e-5)
-    mixed.sum().backward()
-    trained_adapters = {
-        name for name, adapter in layer.adapters.items() if adapter.down.weight.grad is not None
-    }  # type: ignore[union-attr, operator]
-    assert trained_adapters == {"other"}
-
-
-def test_fusion_tells_what_tasks_read_of_one_another() -> None:
-    model, _ = small_model(AdapterFusionSharing(size=8, keys=4))
-    even = {name: pytest.approx(1 / 3) for name in model.tasks}
-    assert model.trunk.measures() == {"attention": dict.fromkeys(model.tasks, even)}
-    shaken(model)
-    model.eval()
-    model("cola", batch_of("cola"))
-    assert model.trunk.measures()["attention"]["cola"] == even
-    model.train()
-    model("cola", batch_of("cola"))
-    told = model.trunk.measures()["attention"]
-    assert (
-        told["cola"] != even
-        and sum(told["cola"].values()) == pytest.approx(1)
-        and told["stsb"] == even
-    )
-
-
 def test_adapters_of_all_stand_beside_those_of_one() -> None:
     model, _ = small_model(AdapterSharing(shared=True, layers=[-1], frozen=True))
     users = model.users()
@@ -294,11 +219,3 @@ def test_what_cannot_be_is_refused() -> None:
         frozen = run(PAIR, sharing={"name": name, "frozen": True}, weighting={"name": "mgda"})
         assert [problem.where for problem in check(frozen)[1]] == ["sharing"]
         assert check(run(PAIR, sharing={"name": name}, weighting={"name": "mgda"}))[1] == []
-
-
-def test_a_missing_peft_is_named_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtlcli.config.sharing.find_spec", lambda name: None)
-    assert said(run(PAIR, sharing={"name": "lora"})) == [
-        "sharing: sharing=lora needs the package peft, which is not installed -> type pip install "
-        "'mtlcli[lora]'"
-    ]
