@@ -89,7 +89,7 @@ def eval_main(argv: list[str]) -> int:
 
     # Print this line before the imports, which take seconds.
     say(f"mtl eval: evaluating {paths[0]}")
-    from mtlcli.runner.reload import evaluate_path
+    from mtlcli.evaluation.saved_run import evaluate_path
 
     def show(results: dict[str, Any]) -> None:
         if not first_rank():

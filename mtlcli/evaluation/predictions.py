@@ -1,12 +1,66 @@
-"""The parts of a file of predictions that describe each table row: which row it is, and its
-label."""
+"""The files that an evaluation writes: whether they can be written, and the predictions, a line for
+each table row."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from mtlcli.config import Config
 from mtlcli.data.table import ID_COLUMNS, Table
+from mtlcli.disk import obstacle, writing
+from mtlcli.errors import Problem, UserError
+from mtlcli.prepare.prepare import Prepared
 from mtlcli.tasks.base import TaskType
+
+if TYPE_CHECKING:
+    from mtlcli.evaluation.evaluate import Scores
+
+
+def check_places(
+    config: Config,
+    run: Path,
+    parts: dict[str, list[str]],
+    scores_file: Path | None,
+    predictions: Path | None,
+) -> None:
+    """Raise UserError when a file that an evaluation is to write cannot be written, holds table
+    rows that the run reads, or belongs to the run.
+
+    `scores_file`: the file of the scores; `predictions`: the folder of the predictions.
+    """
+    files = {} if scores_file is None else {f"--json {scores_file}": scores_file}
+    if predictions is not None:
+        _check_files(predictions, parts)
+        stems = [stem for name, splits in parts.items() for stem in _stems(name, splits)]
+        files |= {
+            f"--predictions {predictions} ({stem}{end})": predictions / f"{stem}{end}"
+            for stem in stems
+            for end in (".jsonl", ".json")
+        }
+    _check_overwrites(config, run, files)
+
+
+def write_predictions(
+    folder: Path, prepared: Prepared, scores: dict[str, dict[str, Scores]], texts: bool
+) -> None:
+    """Write one file for each split: `<task>.jsonl` for the first split of a task,
+    `<task>.<split>.jsonl` for further ones."""
+    with writing("the predictions", folder, "then evaluate again"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, by_split in scores.items():
+            task = prepared.tasks[name]
+            for stem, (split, result) in zip(_stems(name, by_split), by_split.items(), strict=True):
+                rows = describe_rows(task, prepared.tables[name][split], texts=texts)
+                lines = "".join(
+                    json.dumps(row | prediction) + "\n"
+                    for row, prediction in zip(rows, result.predictions, strict=True)
+                )
+                (folder / f"{stem}.jsonl").write_text(lines, encoding="utf-8")
+                for suffix, content in task.official_files(result.predictions).items():
+                    (folder / f"{stem}{suffix}").write_text(json.dumps(content), encoding="utf-8")
 
 
 def describe_rows(task: TaskType[Any], table: Table, *, texts: bool) -> list[dict[str, Any]]:
@@ -30,3 +84,59 @@ def describe_rows(task: TaskType[Any], table: Table, *, texts: bool) -> list[dic
     for row, gold in zip(rows, task.gold(table), strict=True):
         row["gold"] = gold
     return rows
+
+
+def _stems(task: str, splits: Iterable[str]) -> list[str]:
+    """Return the names, without endings, of the files of a task's predictions."""
+    return [task if index == 0 else f"{task}.{split}" for index, split in enumerate(splits)]
+
+
+def _check_files(folder: Path, parts: dict[str, list[str]]) -> None:
+    """Check that all files of predictions can be written. Raises UserError for those that
+    cannot."""
+    files = [
+        folder / f"{stem}.jsonl" for name, splits in parts.items() for stem in _stems(name, splits)
+    ]
+    problems = [
+        Problem(
+            f"the folder cannot be written: {why}", f"--predictions {folder}", "give another folder"
+        )
+        for file in files
+        if (why := obstacle(file, folder=False))
+    ]
+    if problems:
+        raise UserError(problems)
+
+
+def _check_overwrites(config: Config, run: Path, files: dict[str, Path]) -> None:
+    """Raise UserError when a file that an evaluation would write holds table rows that the run
+    reads, or belongs to the run.
+
+    `files`: the file of each option, by the option as it was typed.
+    """
+    own = run.resolve()
+    root = None if config.data.root is None else Path(config.data.root).resolve()
+    read = {
+        Path(file).resolve()
+        for task in config.tasks.values()
+        for file in (task.source.files or {}).values()
+    }
+    problems = []
+    for option, file in files.items():
+        place = file.resolve()
+        if place in read or (root is not None and place.is_relative_to(root) and place.exists()):
+            problems.append(
+                Problem(
+                    f"the run's rows would be overwritten: {file}", option, "give another place"
+                )
+            )
+        elif (place.parent == own and place.exists()) or any(
+            place.is_relative_to(own / part) for part in ("checkpoints", "backbone")
+        ):
+            problems.append(
+                Problem(
+                    f"a file of the run would be overwritten: {file}", option, "give another place"
+                )
+            )
+    if problems:
+        raise UserError(problems)

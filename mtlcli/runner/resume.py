@@ -1,22 +1,17 @@
 """Resuming a run: every obstacle is looked for first, and nothing is written before the checkpoint
 is restored.
-
-A checkpoint is used with the run folder's config, backbone and record of the data. The checkpoint
-holds their state at the time of the save: a difference is reported, and refused unless `allow`
-names it.
 """
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mtlcli.config import Config
-from mtlcli.config.changes import changes, filled, has_dropout, judge, judge_unchanged
+from mtlcli.config.changes import Change, changes, filled, has_dropout, judge, judge_unchanged
 from mtlcli.config.environment import hide
-from mtlcli.config.snapshot import config_text, load_config, read_text
+from mtlcli.config.snapshot import config_text, load_config
 from mtlcli.data.source import changed_data
 from mtlcli.disk import size_text
 from mtlcli.distributed.signals import Interrupt
@@ -32,7 +27,11 @@ from mtlcli.rundir.checkpoint.rotation import (
     set_aside,
     step_aside,
 )
+from mtlcli.rundir.differences import differing_files, edited_problem
 from mtlcli.rundir.folder import RunFolder, hidden
+
+OTHERS = (*checkpoint.AROUND, "metrics.jsonl")
+"""The names, beside keys, that `allow` can contain."""
 
 
 @dataclass
@@ -85,61 +84,73 @@ def reopen(
 
     Raises UserError with every obstacle; nothing has been changed then.
     """
-    path = folder.path
     folder.reopen()
     found, lines = (
-        (checkpoint.read(resumes), []) if path != resumes else checkpoint.newest(folder.checkpoints)
+        checkpoint.newest(folder.checkpoints)
+        if resumes == folder.path
+        else (checkpoint.read(resumes), [])
     )
     environment = folder.environment()
-    saved = load_config(path / "config.yaml")
+    saved = load_config(folder.path / "config.yaml")
     before = load_config(found.config) if found.config is not None else saved
     config = filled(before, config)
     differences = changes(before, config)
-    edited = [change.key for change in changes(before, saved) if change in differences]
-    granted = [
-        change.key
-        for change in differences
-        if hide(str(change)) in _granted(environment, found.step)
-    ]
     backbone = BackboneFiles.load(folder.backbone)
-    dropout = has_dropout(before, backbone.architecture) or has_dropout(
-        config, backbone.architecture
-    )
-    keys = [key for key in config.allow if key not in OTHERS]
-    problems, notices = judge(differences, [*keys, *granted], dropout=dropout)
-    problems = [
-        _explained(problem, path, found) if problem.where in edited else problem
-        for problem in problems
+    checks = [
+        _judge(differences, before, saved, config, found, folder, backbone),
+        differing_files(found, folder.path, config.allow),
+        folder.missing_rows(
+            found.state, saved.logger.every, allowed="metrics.jsonl" in config.allow
+        ),
     ]
-    differing = [change.key for change in differences]
-    unknown, unneeded = judge_unchanged([key for key in keys if key not in differing], config)
-    files, allowed = differing_files(found, path, config.allow)
-    rows, notes = folder.missing_rows(
-        found.state, saved.logger.every, allowed="metrics.jsonl" in config.allow
-    )
-    problems += [*unknown, *files, *rows]
     config = replace(config, resume=None, allow=[])
     with interrupt.at_once():
         prepared = prepare(config, files=backbone)
+    problems = [problem for refused, _ in checks for problem in refused]
     problems += changed_data(environment["data"]["tasks"], hidden(prepared.source.record()))
     if problems:
         raise UserError(problems)
     _check_size(found, config, prepared)
-    lines += [*notices, *unneeded, *allowed, *notes, *_best(found, folder), *prepared.notices]
-    shown_changes = [hide(str(change)) for change in differences if not change.free]
-    return (
-        config,
-        prepared,
-        Resumption(
-            found.folder.name,
-            found.step,
-            found.best_step,
-            config_text(config),
-            command,
-            shown_changes,
-            lines,
-        ),
+    lines += [line for _, notices in checks for line in notices]
+    resumption = Resumption(
+        checkpoint=found.folder.name,
+        step=found.step,
+        best_step=found.best_step,
+        config=config_text(config),
+        command=command,
+        changes=[hide(str(change)) for change in differences if not change.free],
+        lines=[*lines, *_best(found, folder), *prepared.notices],
     )
+    return config, prepared, resumption
+
+
+def _judge(
+    differences: list[Change],
+    before: Config,
+    saved: Config,
+    config: Config,
+    found: checkpoint.Checkpoint,
+    folder: RunFolder,
+    backbone: BackboneFiles,
+) -> tuple[list[Problem], list[str]]:
+    """Return problems with the differences between `before`, the config of the checkpoint, and
+    `config`, and lines about the differences that are allowed or do no harm.
+
+    `saved`: the content of config.yaml, which a user may have edited since.
+    """
+    edited = [change.key for change in changes(before, saved) if change in differences]
+    again = _granted(folder.environment(), found.step)
+    granted = [change.key for change in differences if hide(str(change)) in again]
+    keys = [key for key in config.allow if key not in OTHERS]
+    dropout = any(has_dropout(each, backbone.architecture) for each in (before, config))
+    problems, notices = judge(differences, [*keys, *granted], dropout=dropout)
+    problems = [
+        edited_problem(problem, folder.path, found) if problem.where in edited else problem
+        for problem in problems
+    ]
+    differing = [change.key for change in differences]
+    unknown, unneeded = judge_unchanged([key for key in keys if key not in differing], config)
+    return [*problems, *unknown], [*notices, *unneeded]
 
 
 def _check_size(found: checkpoint.Checkpoint, config: Config, prepared: Prepared) -> None:
@@ -157,97 +168,6 @@ def _check_size(found: checkpoint.Checkpoint, config: Config, prepared: Prepared
         raise UserError(
             what, where=str(found.folder), fix="bring back the run's own config.yaml and backbone"
         )
-
-
-OTHERS = (*checkpoint.AROUND, "metrics.jsonl")
-"""The names, beside keys, that `allow` can contain."""
-
-
-def differing_files(
-    found: checkpoint.Checkpoint, run: Path, allow: list[str]
-) -> tuple[list[Problem], list[str]]:
-    """Return problems with files of the run that differ from those that the checkpoint was saved
-    with, and lines about the differing files that `allow` names."""
-    if found.around is None:
-        return [], [
-            f"{found.folder.name} was saved by an earlier version: that config.yaml and backbone "
-            "are as they were is not verified"
-        ]
-    problems, lines = [], []
-    now = checkpoint.digests(run)
-    for name in checkpoint.AROUND:
-        if now[name] == found.around[name]:
-            continue
-        if name == "environment.json" and now[name] == checkpoint.UNREADABLE:
-            # Resuming refuses an unreadable environment.json elsewhere; an evaluation reports that
-            # it could not compare the data.
-            continue
-        what = "what it says of the data" if name == "environment.json" else "the file"
-        what += (
-            f" is not what {found.folder.name} was saved with (SHA-256)"
-            if now[name] != checkpoint.UNREADABLE
-            else " cannot be read"
-        )
-        if name in allow:
-            lines.append(f"warning: {name}: {what}; it is used, as allowed")
-        else:
-            problems.append(
-                Problem(
-                    what,
-                    str(run / name),
-                    f"bring the file back, or type allow=[{name}] if the change is meant",
-                )
-            )
-    return problems, lines
-
-
-def differing_config(
-    found: checkpoint.Checkpoint, saved: str | None, run: Path, allow: list[str]
-) -> tuple[list[Problem], list[str]]:
-    """Return problems and lines, as `differing_files` does, about values of config.yaml that differ
-    from the checkpoint's config and that no resumed run has changed.
-
-    `saved`: the text of the config that the checkpoint was saved with; None for format 1.
-    """
-    file = run / "config.yaml"
-    if saved is None or saved == file.read_text(encoding="utf-8"):
-        return [], []
-    changed = {
-        text.partition(":")[0]
-        for entry in RunFolder(run).environment().get("resumed", [])
-        for text in entry["changes"]
-    }
-    differences = [
-        change
-        for change in changes(read_text(saved, file), load_config(file))
-        if change.key not in changed
-    ]
-    problems, lines = judge(
-        differences, [change.key for change in differences if change.key in allow], dropout=False
-    )
-    return [_explained(problem, run, found) for problem in problems], [
-        f"warning: {line}" for line in lines
-    ]
-
-
-def _explained(problem: Problem, run: Path, found: checkpoint.Checkpoint) -> Problem:
-    """Return the problem of a change that was made in config.yaml, not typed on the command
-    line."""
-    name = found.folder.name
-    back = shlex.join(["cp", str(found.folder / "config.yaml"), str(run / "config.yaml")])
-    what, fixed = (
-        problem.what.partition(" changes the result")[0],
-        " cannot be changed in a run that has begun" in problem.what,
-    )
-    values = what.removesuffix(": dropout drops other elements, which").partition(
-        " cannot be changed"
-    )[0]
-    return Problem(
-        f"{problem.where} was changed after {name} was saved: {values}",
-        str(run / "config.yaml"),
-        f"bring the file back: {back}"
-        + ("" if fixed else f", or type allow=[{problem.where}] if the change is meant"),
-    )
 
 
 def _granted(environment: dict[str, Any], step: int) -> set[str]:

@@ -13,8 +13,9 @@ import pytest
 
 from mtlcli.disk import sha256
 from mtlcli.errors import UserError
+from mtlcli.evaluation.best_checkpoint import find
+from mtlcli.evaluation.saved_run import evaluate_path
 from mtlcli.rundir import checkpoint
-from mtlcli.runner.reload import evaluate_path, find
 from tests.small_run import differences, resume, start
 
 NEWEST, OLDER = "step_00000008", "step_00000006"

@@ -41,7 +41,8 @@ ROOMS = {
     "prepare": TOOLS | {"config", "data", "tasks", "metrics", "models"},
     "distributed": TOOLS | {"config"},
     "rundir": TOOLS | {"config", "models"},
-    "evaluation": TOOLS | {"config", "data", "tasks", "metrics", "models", "distributed"},
+    "evaluation": TOOLS
+    | {"config", "data", "tasks", "metrics", "models", "prepare", "distributed", "rundir"},
 }
 ROOMS["training"] = TOOLS | {*ROOMS} - {"sharing"}
 ROOMS["runner"] = TOOLS | {*ROOMS}

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from mtlcli.errors import UserError
+from mtlcli.evaluation.saved_run import evaluate_path
 from mtlcli.rundir import checkpoint
-from mtlcli.runner.reload import evaluate_path
 from tests.small_run import cut_off, differences, resume, start
 from tests.warm import mtl
 

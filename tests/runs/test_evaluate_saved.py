@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from mtlcli.errors import RunError, UserError
+from mtlcli.evaluation.best_checkpoint import find
+from mtlcli.evaluation.saved_run import evaluate_path
 from mtlcli.rundir import checkpoint
-from mtlcli.runner.reload import evaluate_path, find
 from tests.warm import mtl
 
 
@@ -166,7 +167,8 @@ def test_scores_are_those_of_training_and_other_rows_are_said(
     with monkeypatch.context() as patched:
         # Nothing of the checkpoint is read later: the run may have removed it by then.
         patched.setattr(
-            "mtlcli.runner.reload.find", lambda path: (find(path), folder.rename(place / "gone"))[0]
+            "mtlcli.evaluation.saved_run.find",
+            lambda path: (find(path), folder.rename(place / "gone"))[0],
         )
         results = evaluate_path(place / "run", say=said.append)
     (place / "gone").rename(folder)

@@ -1,0 +1,104 @@
+"""What has changed in a run folder since a checkpoint was saved.
+
+A checkpoint is used with the run folder's config, backbone and record of the data. The checkpoint
+holds their state at the time of the save: a difference is reported, and refused unless `allow`
+names it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from mtlcli.config.changes import changes, judge
+from mtlcli.config.snapshot import load_config, read_text
+from mtlcli.errors import Problem
+from mtlcli.rundir import checkpoint
+from mtlcli.rundir.folder import RunFolder
+
+
+def differing_files(
+    found: checkpoint.Checkpoint, run: Path, allow: list[str]
+) -> tuple[list[Problem], list[str]]:
+    """Return problems with files of the run that differ from those that the checkpoint was saved
+    with, and lines about the differing files that `allow` names."""
+    if found.around is None:
+        return [], [
+            f"{found.folder.name} was saved by an earlier version: that config.yaml and backbone "
+            "are as they were is not verified"
+        ]
+    problems, lines = [], []
+    now = checkpoint.digests(run)
+    for name in checkpoint.AROUND:
+        if now[name] == found.around[name]:
+            continue
+        if name == "environment.json" and now[name] == checkpoint.UNREADABLE:
+            # Resuming refuses an unreadable environment.json elsewhere; an evaluation reports that
+            # it could not compare the data.
+            continue
+        what = "what it says of the data" if name == "environment.json" else "the file"
+        what += (
+            f" is not what {found.folder.name} was saved with (SHA-256)"
+            if now[name] != checkpoint.UNREADABLE
+            else " cannot be read"
+        )
+        if name in allow:
+            lines.append(f"warning: {name}: {what}; it is used, as allowed")
+        else:
+            problems.append(
+                Problem(
+                    what,
+                    str(run / name),
+                    f"bring the file back, or type allow=[{name}] if the change is meant",
+                )
+            )
+    return problems, lines
+
+
+def differing_config(
+    found: checkpoint.Checkpoint, saved: str | None, run: Path, allow: list[str]
+) -> tuple[list[Problem], list[str]]:
+    """Return problems and lines, as `differing_files` does, about values of config.yaml that differ
+    from the checkpoint's config and that no resumed run has changed.
+
+    `saved`: the text of the config that the checkpoint was saved with; None for format 1.
+    """
+    file = run / "config.yaml"
+    if saved is None or saved == file.read_text(encoding="utf-8"):
+        return [], []
+    changed = {
+        text.partition(":")[0]
+        for entry in RunFolder(run).environment().get("resumed", [])
+        for text in entry["changes"]
+    }
+    differences = [
+        change
+        for change in changes(read_text(saved, file), load_config(file))
+        if change.key not in changed
+    ]
+    problems, lines = judge(
+        differences, [change.key for change in differences if change.key in allow], dropout=False
+    )
+    return [edited_problem(problem, run, found) for problem in problems], [
+        f"warning: {line}" for line in lines
+    ]
+
+
+def edited_problem(problem: Problem, run: Path, found: checkpoint.Checkpoint) -> Problem:
+    """Return the problem of a change that was made in config.yaml, not typed on the command
+    line."""
+    name = found.folder.name
+    back = shlex.join(["cp", str(found.folder / "config.yaml"), str(run / "config.yaml")])
+    what, fixed = (
+        problem.what.partition(" changes the result")[0],
+        " cannot be changed in a run that has begun" in problem.what,
+    )
+    values = what.removesuffix(": dropout drops other elements, which").partition(
+        " cannot be changed"
+    )[0]
+    return Problem(
+        f"{problem.where} was changed after {name} was saved: {values}",
+        str(run / "config.yaml"),
+        f"bring the file back: {back}"
+        + ("" if fixed else f", or type allow=[{problem.where}] if the change is meant"),
+    )
