@@ -20,11 +20,10 @@ class Optim:
     """What all optimisers have in common."""
 
     packages: ClassVar[tuple[str, ...]] = ()
-    """Packages to import that are no dependency of mtlcli; the extra of mtlcli with the optimiser's
+    """Imported packages that mtlcli does not depend on; the extra of mtlcli with the optimiser's
     name installs them."""
     relative_lr: ClassVar[float] = 1.0
-    """What the model's learning rate, which is that for AdamW, is multiplied by where `lr` is
-    null."""
+    """Factor of the model's learning rate, which is meant for AdamW, if `lr` is null."""
     name: str
     """Optimiser."""
     lr: Annotated[float, Gt(0), Le(1e30)] | None = None
@@ -32,26 +31,26 @@ class Optim:
     weight_decay: Annotated[float, Ge(0), Le(1000)] = 0.01
     """Decoupled weight decay."""
     schedule: Literal["linear", "cosine", "constant", "inverse_sqrt", "wsd"] = "linear"
-    """What follows the warm-up: a decay to zero in a straight line or half a cosine wave; none; one
-    over the square root of the steps; none until the last `decay` steps, then a straight line to
-    zero (wsd: warm-up, stable, decay)."""
+    """Decay after the warm-up: to zero in a straight line (linear) or along half a cosine wave
+    (cosine); none (constant); with one over the square root of the steps (inverse_sqrt); or none
+    until the last `decay` steps, then to zero in a straight line (wsd: warm-up, stable, decay)."""
     warmup: Annotated[float, Ge(0)] = 0.06
-    """Warm-up: a share of all steps if below 1, else a number of steps."""
+    """Length of the warm-up: a share of all steps if below 1, else a number of steps."""
     decay: Annotated[float, Gt(0)] | None = None
-    """With schedule=wsd: the decay at the end, a share of all steps if below 1, else a number of
-    steps; null: 0.2."""
+    """With schedule=wsd: length of the decay at the end, as a share of all steps if below 1, else a
+    number of steps; null: 0.2."""
     clip: Annotated[float, Gt(0)] | None = 1.0
     """Largest norm of the whole gradient; null: no clipping."""
     layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
-    """The learning rate of each layer is this times that of the layer above it (Howard & Ruder
-    2018, discriminative fine-tuning)."""
+    """Learning rate of each layer relative to the layer above it (Howard & Ruder 2018,
+    discriminative fine-tuning)."""
     unfreeze_every: Annotated[int, Gt(0)] | None = None
-    """Gradual unfreezing (Howard & Ruder 2018): at first only what lies above the layers is
-    trained, then one layer more, from the top, every so many steps, the embeddings last; null: all
-    from the start."""
+    """Gradual unfreezing (Howard & Ruder 2018): train only what lies above the layers at first, and
+    unfreeze one more layer every so many steps, from the top down, the embeddings last; null: train
+    all from the start."""
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with the values together."""
+        """Yield the problems of values that do not fit together."""
         for key in ("warmup", "decay"):
             value = getattr(self, key)
             if value is not None and value >= 1 and not float(value).is_integer():
@@ -102,11 +101,11 @@ class AdamWOptim(Optim):
 @optims.register("adamw_8bit", "mtlcli.training.optimizers:AdamW8bit")
 @section
 class AdamW8bitOptim(Optim):
-    """AdamW with moments of 8 bits in blocks, of 32 bits for embeddings (Dettmers et al. 2022);
-    needs `mtlcli[adamw_8bit]`."""
+    """AdamW with block-wise 8-bit moments, and 32-bit moments for embeddings (Dettmers et al.
+    2022); needs `mtlcli[adamw_8bit]`."""
 
     packages: ClassVar[tuple[str, ...]] = ("bitsandbytes",)
-    """Packages to import that are no dependency of mtlcli."""
+    """Imported packages that mtlcli does not depend on."""
     name: Literal["adamw_8bit"] = "adamw_8bit"
     """Optimiser."""
     betas: Betas = field(default_factory=lambda: [0.9, 0.999])
@@ -122,18 +121,18 @@ class AdafactorOptim(Optim):
     relative to a parameter's size."""
 
     relative_lr: ClassVar[float] = 10.0
-    """The learning rate is multiplied by a parameter's root mean square, which is about 1/10 from
-    scratch and 1/15 to 1/25 in BERTs."""
+    """Updates are relative to a parameter's root mean square, which is about 1/10 from scratch and
+    1/15 to 1/25 in BERT models."""
     name: Literal["adafactor"] = "adafactor"
     """Optimiser."""
     beta2_decay: Annotated[float, Ge(-1), Le(0)] = -0.8
-    """After n updates, the decay of the second moment is 1 - n^beta2_decay. Below -1 what was seen
-    first would never fade."""
+    """After n updates, the decay of the second moment is 1 - n^beta2_decay. Below -1 the first
+    gradients would never fade."""
     eps: Annotated[float, Gt(0), Le(1)] = 1e-3
-    """The smallest root mean square that a parameter is taken to have."""
+    """Lower bound of a parameter's root mean square."""
     threshold: Annotated[float, Ge(1)] = 1.0
-    """Largest root mean square of an update, before it is made relative to the parameter's; d of
-    the paper."""
+    """Largest root mean square of an update before it is scaled by the parameter's; the paper's
+    d."""
 
 
 @optims.register("lion", "mtlcli.training.optimizers:Lion")
@@ -143,13 +142,13 @@ class LionOptim(Optim):
     moment in memory."""
 
     relative_lr: ClassVar[float] = 0.2
-    """Every number moves by the whole learning rate; the authors advise a third to a tenth of
+    """Every number changes by the full learning rate; the authors advise a third to a tenth of
     AdamW's."""
     name: Literal["lion"] = "lion"
     """Optimiser."""
     weight_decay: Annotated[float, Ge(0), Le(1000)] = 0.05
-    """Decoupled weight decay. The authors advise as many times AdamW's as the learning rate is
-    smaller."""
+    """Decoupled weight decay. The authors advise to raise it by the factor by which the learning
+    rate is lowered."""
     betas: Betas = field(default_factory=lambda: [0.9, 0.99])
     """Share of the momentum in the update's direction, and decay of the momentum."""
 
@@ -157,15 +156,15 @@ class LionOptim(Optim):
 @optims.register("muon", "mtlcli.training.optimizers:Muon")
 @section
 class MuonOptim(Optim):
-    """Muon (Jordan et al. 2024): orthogonalised momentum for the matrices of the layers;
-    embeddings, heads and vectors have AdamW."""
+    """Muon (Jordan et al. 2024): orthogonalised momentum for the matrices of the layers; AdamW for
+    embeddings, heads and vectors."""
 
     name: Literal["muon"] = "muon"
     """Optimiser."""
     momentum: Annotated[float, Ge(0), Le(1)] = 0.95
     """Decay of the momentum."""
     nesterov: bool = True
-    """Nesterov's momentum."""
+    """Use Nesterov's momentum."""
     ns_steps: Annotated[int, Gt(0), Le(100)] = 5
     """Newton-Schulz iterations that make the momentum of a matrix nearly orthogonal."""
     betas: Betas = field(default_factory=lambda: [0.9, 0.999])

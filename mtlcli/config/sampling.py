@@ -1,4 +1,4 @@
-"""What the configurations of sampling policies have in common. Each policy has its own, in its file
+"""The base class of the configurations of sampling policies. Each policy has its own, in its file
 in `mtlcli/sampling/`."""
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ samplings = Registry("sampling", "mtlcli.sampling", group="mtl.samplings")
 
 @section
 class SamplingConfig:
-    """What the configurations of all sampling policies have in common."""
+    """The base class of the configurations of sampling policies."""
 
     all_tasks: ClassVar[bool] = False
-    """Whether every step holds every task, which methods that compare tasks within a step need."""
+    """Whether every step holds every task, as methods that compare tasks within a step need."""
     name: str
     """Policy."""

@@ -1,5 +1,5 @@
-"""What the task files in conf/task/ have in common. Each task type adds keys and checks of its own,
-in its folder in `mtlcli/tasks/`; `type` tells them apart."""
+"""The part that all task files in conf/task/ have in common. Each task type adds keys and checks of
+its own, in its folder in `mtlcli/tasks/`; `type` tells them apart."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ class Source:
     """Where a task's rows come from."""
 
     kind: Literal["hub", "local", "sample"] | None = None
-    """Where the rows of this task come from, whatever the other tasks use: `hub`, `local` (`path`
-    below `data.root`) or `sample`. Null: `files` if they are given, else what `data.source` says.
-    """
+    """Where the rows of this task come from, independently of the other tasks: `hub`, `local`
+    (`path` below `data.root`) or `sample`. Null: `files` if set, else `data.source`."""
     path: str | None = None
     """Folder below `data.root` that holds `<split>.parquet`, `.csv`, `.jsonl.gz`, ...; also the key
     of the built-in sample world."""
@@ -32,13 +31,13 @@ class Source:
     hub_config: str | None = None
     """Configuration name on the hub, for example `cola`."""
     files: dict[str, str] | None = None
-    """Own data: split name -> file (parquet, csv, tsv, jsonl, json; text also as .gz, .bz2, .xz,
-    .zst). Relative to the folder where `mtl` is typed. Takes the place of `path` and `hub`."""
+    """Data of your own: split name -> file (parquet, csv, tsv, jsonl, json; text also as .gz, .bz2,
+    .xz, .zst). Paths are relative to the current folder. Replaces `path` and `hub`."""
 
 
 @section
 class Splits:
-    """Which split plays which part."""
+    """The splits to train, validate and test on."""
 
     train: str | None = "train"
     """Split to train on; null for a task that is only evaluated."""
@@ -51,86 +50,87 @@ class Splits:
 
 @section
 class Task:
-    """What every task has, whatever its type."""
+    """The keys of tasks of every type."""
 
     only_trained: ClassVar[tuple[str, ...]] = ("weight", "batch_size", "lr_factor")
-    """Keys that do nothing for a task that is not trained."""
+    """Keys that have no effect on a task that is not trained."""
     not_encoded: ClassVar[tuple[str, ...]] = (
         *("source", "splits", "unlabelled", "head", "metrics", "weight", "batch_size"),
         *("lr_factor", "dropout", "head_layers"),
     )
-    """Keys that do not affect the features. A key that is not listed, for example the label set, is
-    part of the fingerprint under which features are stored."""
+    """Keys that do not affect the features. All other keys, for example the label set, are part of
+    the fingerprint under which features are stored."""
     type: str
     """Task type."""
     source: Source
     """Where the rows come from."""
     splits: Splits = field(default_factory=Splits)
-    """Which split plays which part."""
+    """The splits to train, validate and test on."""
     unlabelled: Literal["refuse", "skip"] = "refuse"
-    """What becomes of rows without a label in a split in which other rows have one. `skip`: they
-    are left out and counted, as in a table with a label column for each task of which a row has
-    some. `refuse`: the first of them is named, and nothing starts."""
+    """What to do with rows without a label in a split in which other rows have one. `skip`: leave
+    them out and report their number, for tables with a label column per task in which a row has
+    only some labels. `refuse`: stop before the run starts, and name the first such row."""
     head: str | None = None
     """Name of another task of the run whose head (and labels) this task uses; null for a head of
     its own."""
     metrics: list[str] = field(default_factory=list)
     """Metrics to compute; the first is the main one, which must rise as predictions get better.
     Empty: the defaults of the task type. `evaluate:NAME` is a metric of the package `evaluate`,
-    whose code is run: it has to be typed on the command line."""
+    which runs the code of that metric: it must be typed on the command line."""
     weight: Annotated[float, Ge(0), Le(1_000_000)] = 1.0
-    """Importance: multiplies the task's term in the total loss under every weighting."""
+    """Importance: a factor of the task's loss, with every weighting."""
     batch_size: Annotated[int, Gt(0), Le(1_000_000)] | None = None
     """Examples of this task in a step, over all devices; null: `runner.batch_size`."""
     lr_factor: Annotated[float, Gt(0), Le(1_000_000)] = 1.0
-    """Multiplies the learning rate of the parameters that belong to this task alone."""
+    """Factor of the learning rate of the parameters that belong to this task alone."""
     dropout: Annotated[float, Ge(0), Lt(1)] | None = None
-    """Dropout in the head; null: `model.dropout`, or else what the backbone's own configuration
-    says."""
+    """Dropout in the head; null: `model.dropout`, or else the value in the backbone's own
+    configuration."""
     head_layers: Annotated[int, Ge(0), Le(100)] | None = None
     """Dense layers with tanh in the head before its output layer; null: one where the backbone has
     no trained pooler, none for spans."""
     max_length: Annotated[int, Ge(8), Le(1_000_000)] | None = None
-    """Longest input in tokens, special tokens included; null: `data.max_length`."""
+    """Longest input in tokens, including special tokens; null: `data.max_length`."""
 
     def problems(self, at: str, length: int, length_key: str) -> Iterator[Problem]:
-        """Yield what is wrong with the values together.
+        """Yield the problems of values that do not fit together.
 
-        `at`: the task's place, `tasks.NAME`. `length`: the longest input in tokens, which
-        `length_key` says.
+        `at`: the task's key path, `tasks.NAME`. `length`: the longest input in tokens, from the key
+        `length_key`.
         """
         yield from ()
 
     def head_problems(self, at: str, other: Task) -> Iterator[Problem]:
-        """Yield what keeps the task from using the head of `other`, a task of the same type."""
+        """Yield the reasons why the task cannot use the head of `other`, a task of the same
+        type."""
         yield from ()
 
     def idle(self, at: str) -> Iterator[tuple[str, str, str]]:
-        """Yield every key of this type that does nothing beside the other values, why, and what to
+        """Yield every key of this type that has no effect beside the other values, why, and what to
         do about it."""
         yield from ()
 
     @property
     def allowed(self) -> list[Any]:
-        """What labels can be, as far as the config says so: class names, or the lowest and highest
-        score."""
+        """The labels that the config allows, if it restricts them: class names, or the lowest and
+        highest score."""
         return []
 
     @property
     def class_column(self) -> str | None:
-        """The column that holds the class of each row, if rows have one: a draw of rows gives each
-        class its share."""
+        """The column with the class of each row, if rows have one; a random draw of rows keeps the
+        share of each class."""
         return None
 
     @property
     def learns_classes(self) -> bool:
-        """Whether the classes are taken from the train split."""
+        """Whether the classes are read from the train split."""
         return False
 
 
 @section
 class TextColumns:
-    """Columns of a task on one text or a pair of texts."""
+    """The columns of a task on single texts or pairs of texts."""
 
     text: str
     """Column with the (first) text."""

@@ -1,4 +1,4 @@
-"""What the configurations of weighting methods have in common. Each method has its own, in its file
+"""The base classes of the configurations of weighting methods. Each method has its own, in its file
 in `mtlcli/weighting/`."""
 
 from __future__ import annotations
@@ -20,51 +20,51 @@ weightings = Registry(
 
 @dataclass(frozen=True)
 class Needs:
-    """What a run must have for a method to work; checked before it starts."""
+    """The requirements of a method, checked before a run starts."""
 
     several_tasks: bool = False
-    """More than one task in each step: a sampling that puts all of them into one."""
+    """More than one task in each step: a sampling that puts all tasks into every step."""
     shared_parameters: bool = False
     """Parameters that several tasks share."""
     unit_importance: bool = False
     """`tasks.NAME.weight` must be 1, or 0 for a task that stays out of the balance: the method is
-    invariant to the scale of a loss, so that any other weight would do nothing."""
+    invariant to the scale of a loss, so any other weight would have no effect."""
     packages: tuple[str, ...] = ()
-    """Packages to import that are no dependency of mtlcli."""
+    """Imported packages that mtlcli does not depend on."""
     extra: str = ""
     """The extra of mtlcli that installs them."""
 
 
 @section
 class WeightingConfig:
-    """What the configurations of all weighting methods have in common."""
+    """The base class of the configurations of weighting methods."""
 
     needs: ClassVar[Needs] = Needs()
-    """What a run must have for the method."""
+    """The requirements of the method."""
     name: str
     """Method."""
 
     def problems(self, trained: Collection[str]) -> Iterator[Problem]:
-        """Yield what is wrong with the values in a run that trains these tasks."""
+        """Yield the problems of the values in a run that trains these tasks."""
         yield from ()
 
 
 @section
 class Balancing(WeightingConfig):
-    """What all methods on gradients have in common; `every`, `last_layers` and `projection` are
-    approximations."""
+    """The base class of the configurations of methods on gradients; `every`, `last_layers` and
+    `projection` are approximations."""
 
     needs: ClassVar[Needs] = Needs(several_tasks=True, shared_parameters=True)
-    """What a run must have for it."""
+    """The requirements of the method."""
     every: Annotated[int, Gt(0)] = 1
-    """Balance every n-th step; the steps between use the last weights again and cost what the plain
-    sum costs."""
+    """Balance every n-th step; the steps in between reuse the last weights and cost as much as the
+    plain sum."""
     last_layers: Annotated[int, Gt(0)] | None = None
-    """Take the weights from the gradients of the last n layers of the backbone alone; null: of all
-    shared parameters."""
+    """Compute the weights from the gradients of only the last n layers of the backbone; null: from
+    those of all shared parameters."""
     projection: Annotated[int, Ge(16)] | None = None
-    """Take the weights from a random projection of the gradients to this many numbers; null: from
-    the gradients."""
+    """Compute the weights from a random projection of the gradients to this many numbers; null:
+    from the gradients."""
     rows: Literal["fp32", "bf16"] = "fp32"
     """Number format in which the tasks' gradients are kept until they are combined."""
 

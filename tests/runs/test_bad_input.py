@@ -476,14 +476,13 @@ KEYS: dict[str, tuple[str, str]] = {
     "too short": (
         "data.max_length=4",
         "data.max_length: must be at least 8, found 4\n"
-        "    -> Longest input in tokens, special tokens included. Span tasks cut longer contexts "
-        "into windows, others "
-        "truncate.",
+        "    -> Longest input in tokens, including special tokens. Span tasks cut longer contexts "
+        "into windows; others truncate.",
     ),
     "steps with a fraction": (
         "runner.steps=1.5",
         "runner.steps: must be a whole number, found 1.5\n    -> Number of optimiser updates; "
-        "null: from `epochs`.",
+        "null: as many as `epochs` takes.",
     ),
     "batch 0": (
         "runner.batch_size=0",

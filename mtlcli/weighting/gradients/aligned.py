@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 @weightings.register("aligned", "Aligned")
 @section
 class AlignedWeighting(Balancing):
-    """Aligned-MTL: the principal components of the gradients are made equally long (Senushkin et
+    """Aligned-MTL: scales the principal components of the gradients to equal length (Senushkin et
     al. 2023)."""
 
     name: Literal["aligned"] = "aligned"
     """Method."""
     scale: Literal["min", "median", "rmse"] = "min"
-    """The common length: that of the shortest principal component (min), the median one, or their
-    root mean square."""
+    """The common length: that of the shortest principal component (min), of the median one
+    (median), or their root mean square (rmse)."""
 
 
 class Aligned(GradientBalancing):

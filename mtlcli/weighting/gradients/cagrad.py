@@ -36,17 +36,18 @@ if TYPE_CHECKING:
 @weightings.register("cagrad", "CAGrad")
 @section
 class CAGradWeighting(Balancing):
-    """The update near the sum that helps the task it helps least the most (Liu et al. 2021);
-    needs `mtlcli[cagrad]`."""
+    """The update near the sum with the largest gain for the task that gains least (Liu et al.
+    2021); needs `mtlcli[cagrad]`."""
 
     needs: ClassVar[Needs] = Needs(
         several_tasks=True, shared_parameters=True, packages=("cvxpy", "clarabel"), extra="cagrad"
     )
-    """What a run must have for it."""
+    """The requirements of the method."""
     name: Literal["cagrad"] = "cagrad"
     """Method."""
     c: Annotated[float, Ge(0), Lt(1)] = 0.4
-    """How far the update may be from the sum, in lengths of the sum; 0 is the sum."""
+    """How far the update may be from the sum, as a multiple of the sum's length; 0: the sum
+    itself."""
 
 
 class CAGrad(GradientBalancing):

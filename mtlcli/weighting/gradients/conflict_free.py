@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 @weightings.register("conflict_free", "ConflictFree")
 @section
 class ConflictFreeWeighting(Balancing):
-    """ConFIG: the direction with the same positive cosine to every gradient, as long as their
-    projections together (Liu et al. 2024)."""
+    """ConFIG: the direction with the same positive cosine to every gradient, as long as the sum of
+    their projections onto it (Liu et al. 2024)."""
 
     needs: ClassVar[Needs] = Needs(several_tasks=True, shared_parameters=True, unit_importance=True)
-    """What a run must have for it."""
+    """The requirements of the method."""
     name: Literal["conflict_free"] = "conflict_free"
     """Method."""
 

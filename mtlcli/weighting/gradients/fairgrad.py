@@ -47,15 +47,16 @@ opposed."""
 @weightings.register("fairgrad", "FairGrad")
 @section
 class FairGradWeighting(Balancing):
-    """Alpha-fair gains of the tasks (Ban & Ji 2024)."""
+    """The update with alpha-fair gains of the tasks (Ban & Ji 2024)."""
 
     name: Literal["fairgrad"] = "fairgrad"
     """Method."""
     alpha: Annotated[float, Gt(0)] = 2.0
-    """Fairness: near 0 the sum of gains counts, 1 is Nash-MTL, the larger the more the task that
-    gains least counts."""
+    """Fairness: near 0, the sum of the gains counts; 1 is Nash-MTL; the larger the value, the more
+    counts the task that gains least."""
     max_norm: Annotated[float, Gt(0)] | None = 1.0
-    """A longer update of the shared parameters is shortened to this length; null: never."""
+    """Largest norm of the update of the shared parameters; longer ones are scaled down. Null: no
+    bound."""
 
 
 class FairGrad(GradientBalancing):

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @weightings.register("graddrop", "GradDrop")
 @section
 class GradDropWeighting(Balancing):
-    """In each coordinate, gradients of one sign are kept, drawn by how much the tasks agree (Chen
+    """Keeps the gradients of one sign in each coordinate, drawn by how much the tasks agree (Chen
     et al. 2020)."""
 
     name: Literal["graddrop"] = "graddrop"
@@ -44,11 +44,11 @@ class GradDropWeighting(Balancing):
     leak: Annotated[float, Ge(0), Le(1)] = 0.0
     """Share of the dropped gradients that is kept; 1 is the plain sum."""
     every: Literal[1] = 1
-    """1 alone: the method has no weights that could be used again."""
+    """Always 1: the method has no weights to reuse."""
     last_layers: None = None
-    """null alone: every coordinate is drawn for itself."""
+    """Always null: every coordinate is drawn for itself."""
     projection: None = None
-    """null alone: every coordinate is drawn for itself."""
+    """Always null: every coordinate is drawn for itself."""
 
 
 class GradDrop(GradientBalancing):

@@ -41,13 +41,13 @@ only by rounding, when gradients are equal step after step."""
 @weightings.register("gradvac", "GradVac")
 @section
 class GradVacWeighting(Balancing):
-    """Gradients are turned towards one another until their cosines are what they were on average
+    """Turns gradients towards one another until their cosines reach the moving average of past ones
     (Wang et al. 2021)."""
 
     name: Literal["gradvac"] = "gradvac"
     """Method."""
     beta: Annotated[float, Ge(0), Lt(1)] = 0.01
-    """How fast the average of the cosine of two tasks follows: the share of the newest."""
+    """Share of the newest cosine in the moving average of two tasks' cosines."""
 
 
 class GradVac(GradientBalancing):

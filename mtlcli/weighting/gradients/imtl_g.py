@@ -42,7 +42,7 @@ class IMTLGWeighting(Balancing):
     """The update with the same projection onto every gradient (Liu et al. 2021)."""
 
     needs: ClassVar[Needs] = Needs(several_tasks=True, shared_parameters=True, unit_importance=True)
-    """What a run must have for it."""
+    """The requirements of the method."""
     name: Literal["imtl_g"] = "imtl_g"
     """Method."""
 

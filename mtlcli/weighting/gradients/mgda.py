@@ -56,9 +56,9 @@ class MGDAWeighting(Balancing):
     name: Literal["mgda"] = "mgda"
     """Method."""
     normalize: Literal["none", "l2", "loss", "loss+"] = "none"
-    """What each gradient is divided by before the weights are looked for: its norm (l2), its task's
-    loss, or both (loss+). None is the method of the paper; the sample configuration of its authors
-    has loss+."""
+    """Divisor of each gradient before the weights are computed: its norm (l2), its task's loss
+    (loss), or both (loss+). The paper's method is none; its authors' sample configuration has
+    loss+."""
 
 
 class MGDA(GradientBalancing):

@@ -38,16 +38,16 @@ from mtlcli.weighting.gradients.fairgrad import FairGrad
 @weightings.register("nash", "Nash")
 @section
 class NashWeighting(Balancing):
-    """Nash-MTL: the outcome of bargaining, in which every task gains the same share (Navon et al.
-    2022)."""
+    """Nash-MTL: the bargaining solution, which maximises the product of the tasks' gains (Navon et
+    al. 2022)."""
 
     needs: ClassVar[Needs] = Needs(several_tasks=True, shared_parameters=True, unit_importance=True)
-    """What a run must have for it."""
+    """The requirements of the method."""
     name: Literal["nash"] = "nash"
     """Method."""
     max_norm: Annotated[float, Gt(0)] | None = 1.0
-    """A longer update of the shared parameters is shortened to this length; null: its length stays
-    sqrt(K)."""
+    """Largest norm of the update of the shared parameters; longer ones are scaled down. Null: its
+    norm stays sqrt(K)."""
 
 
 class Nash(FairGrad):

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 @weightings.register("pcgrad", "PCGrad")
 @section
 class PCGradWeighting(Balancing):
-    """Each gradient is projected onto the normal plane of those it conflicts with (Yu et al.
-    2020)."""
+    """Projects each gradient onto the normal plane of those it conflicts with (Yu et al. 2020)."""
 
     name: Literal["pcgrad"] = "pcgrad"
     """Method."""

@@ -47,18 +47,18 @@ if TYPE_CHECKING:
 @weightings.register("sdmgrad", "SDMGrad")
 @section
 class SDMGradWeighting(Balancing):
-    """The shortest vector in the hull of the gradients, pulled towards their mean, followed by SGD
-    (Xiao, Ban & Ji 2023)."""
+    """The shortest vector in the convex hull of the gradients, pulled towards their mean and
+    tracked by SGD (Xiao, Ban & Ji 2023)."""
 
     name: Literal["sdmgrad"] = "sdmgrad"
     """Method."""
     pull: Annotated[float, Ge(0)] = 0.3
-    """Pull towards the mean gradient, the paper's lambda; 0 is MGDA, the larger the closer to the
-    sum."""
+    """Pull towards the mean gradient, the paper's lambda; 0 is MGDA; the larger the value, the
+    closer the update to the sum."""
     inner_steps: Annotated[int, Gt(0)] = 20
     """Steps of the SGD on the weights in each step of the run."""
     inner_lr: Annotated[float, Gt(0)] = 0.25
-    """Learning rate of that SGD. The authors' 10 is far above where it is stable."""
+    """Learning rate of that SGD. The authors' 10 is far from stable."""
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.5
     """Momentum of that SGD."""
 

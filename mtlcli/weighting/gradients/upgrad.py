@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 @weightings.register("upgrad", "UPGrad")
 @section
 class UPGradWeighting(Balancing):
-    """Each gradient is projected onto the cone of directions that harm no task (Quinton & Rey
-    2024)."""
+    """Projects each gradient onto the cone of directions that harm no task (Quinton & Rey 2024)."""
 
     name: Literal["upgrad"] = "upgrad"
     """Method."""

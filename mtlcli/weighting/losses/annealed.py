@@ -31,30 +31,30 @@ NEAR = 0.2
 
 @section
 class AnnealedTask:
-    """How the weight of one task changes in the course of the run."""
+    """The schedule of one task's weight over the run."""
 
     start: Annotated[float, Ge(0)] = 1.0
     """Factor of the task's loss until `begin`."""
     end: Annotated[float, Ge(0)] = 1.0
     """Factor of the task's loss from `finish` on."""
     shape: Literal["linear", "cosine", "step"] = "linear"
-    """From start to end in a straight line, in half a cosine wave, or at once, half-way between
-    `begin` and `finish`."""
+    """Change from `start` to `end`: in a straight line (linear), along half a cosine wave (cosine),
+    or at once, half-way between `begin` and `finish` (step)."""
     begin: Annotated[float, Ge(0), Le(1)] = 0.0
-    """Share of the run after which the factor leaves `start`."""
+    """Share of the run after which the factor starts to change."""
     finish: Annotated[float, Ge(0), Le(1)] = 1.0
-    """Share of the run after which the factor is `end`; not before `begin`."""
+    """Share of the run after which the factor is `end`; not smaller than `begin`."""
 
 
 @weightings.register("annealed", "Annealed")
 @section
 class AnnealedWeighting(WeightingConfig):
-    """Weights that follow a schedule in the course of the run."""
+    """Weights that follow a schedule over the run."""
 
     name: Literal["annealed"] = "annealed"
     """Method."""
     tasks: dict[str, AnnealedTask] = field(default_factory=dict)
-    """The schedule of each task that has one; the others keep the factor 1."""
+    """Task -> its schedule; tasks without one keep the factor 1."""
 
     def problems(self, trained: Collection[str]) -> Iterator[Problem]:
         if not self.tasks:

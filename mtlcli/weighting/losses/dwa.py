@@ -35,9 +35,9 @@ class DWAWeighting(WeightingConfig):
     name: Literal["dwa"] = "dwa"
     """Method."""
     temperature: Annotated[float, Gt(0)] = 2.0
-    """Large values make the weights equal."""
+    """Temperature of the softmax; the larger the value, the more equal the weights."""
     every: Annotated[int, Gt(0)] | None = None
-    """Steps over which losses are averaged before they are compared; null: an epoch."""
+    """Number of steps over which losses are averaged before they are compared; null: an epoch."""
 
 
 class DWA(LossWeighting):

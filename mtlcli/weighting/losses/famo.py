@@ -40,17 +40,17 @@ EPS = 1e-8
 @weightings.register("famo", "FAMO")
 @section
 class FAMOWeighting(WeightingConfig):
-    """Fast adaptive multitask optimisation: all losses fall at the same rate; one more
-    forward pass a step (Liu et al. 2023)."""
+    """Fast adaptive multitask optimisation: makes all losses fall at the same rate; one more
+    forward pass per step (Liu et al. 2023)."""
 
     needs: ClassVar[Needs] = Needs(several_tasks=True)
-    """What a run must have for it."""
+    """The requirements of the method."""
     name: Literal["famo"] = "famo"
     """Method."""
     lr: Annotated[float, Gt(0)] = 0.025
-    """Learning rate of the logits, in an Adam of their own; constant through the run."""
+    """Learning rate of the logits, which have an Adam of their own; constant over the run."""
     weight_decay: Annotated[float, Ge(0)] = 0.001
-    """Pulls the logits towards 0, that is, towards equal logits (gamma of the paper)."""
+    """Weight decay of the logits, which pulls them towards equal weights; the paper's gamma."""
 
 
 class FAMO(LossWeighting):

@@ -29,7 +29,7 @@ class GLSWeighting(WeightingConfig):
     """Geometric loss strategy: the geometric mean of the losses (Chennupati et al. 2019)."""
 
     needs: ClassVar[Needs] = Needs(several_tasks=True)
-    """What a run must have for it."""
+    """The requirements of the method."""
     name: Literal["gls"] = "gls"
     """Method."""
 

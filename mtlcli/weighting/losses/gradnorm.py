@@ -45,20 +45,20 @@ FLOOR = 1e-3
 @weightings.register("gradnorm", "GradNorm")
 @section
 class GradNormWeighting(WeightingConfig):
-    """Gradient normalisation: weights learned so that the tasks' gradients are of like size (Chen
+    """Gradient normalisation: learns weights that bring the tasks' gradients to similar size (Chen
     et al. 2018)."""
 
     needs: ClassVar[Needs] = Needs(several_tasks=True, shared_parameters=True)
-    """What a run must have for it."""
+    """The requirements of the method."""
     name: Literal["gradnorm"] = "gradnorm"
     """Method."""
     alpha: Annotated[float, Ge(0)] = 1.5
-    """How strongly tasks that learn slowly are favoured; 0: all gradients of the same size."""
+    """How strongly slowly learning tasks are favoured; 0: all gradients have the same size."""
     lr: Annotated[float, Gt(0)] = 0.025
-    """Learning rate of the weights, in an Adam of their own; constant through the run."""
+    """Learning rate of the weights, which have an Adam of their own; constant over the run."""
     first_steps: Annotated[int, Gt(0)] = 20
-    """Steps whose mean loss is what a task's loss is measured by. 1 is the paper's; a loss of one
-    batch is off by chance, and so are all weights that follow from it."""
+    """Number of first steps whose mean loss is the reference of a task's later losses. The paper
+    has 1, but the loss of a single batch is a noisy reference for the whole run."""
 
 
 class GradNorm(LossWeighting):

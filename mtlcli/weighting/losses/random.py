@@ -28,12 +28,12 @@ class RandomWeighting(WeightingConfig):
     """Random weights, drawn anew in every step (RLW, Lin et al. 2022)."""
 
     needs: ClassVar[Needs] = Needs(several_tasks=True)
-    """What a run must have for it."""
+    """The requirements of the method."""
     name: Literal["random"] = "random"
     """Method."""
     distribution: Literal["normal", "dirichlet"] = "normal"
-    """normal: the softmax of standard normal numbers; dirichlet: every mixture of the tasks equally
-    likely."""
+    """Distribution of the weights: the softmax of standard normal numbers (normal), or uniform over
+    all mixtures of the tasks (dirichlet)."""
 
 
 class Random(LossWeighting):

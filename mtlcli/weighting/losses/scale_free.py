@@ -32,8 +32,7 @@ class ScaleFreeWeighting(WeightingConfig):
     name: Literal["scale_free"] = "scale_free"
     """Method."""
     decay: Annotated[float, Ge(0), Lt(1)] = 0.99
-    """Share of the average that stays from one loss of the task to the next; 0: the loss before
-    this one alone."""
+    """Decay of the moving average; 0: only the task's previous loss counts."""
 
 
 class ScaleFree(LossWeighting):

@@ -49,17 +49,17 @@ from mtlcli.weighting.losses.positive import positive_losses
 @weightings.register("stch", "STCH")
 @section
 class STCHWeighting(WeightingConfig):
-    """Smooth Tchebycheff: the worst task, by the share of its reference loss that is left, weighs
-    most (Lin et al. 2024)."""
+    """Smooth Tchebycheff: gives most weight to the task with the largest remaining share of its
+    reference loss (Lin et al. 2024)."""
 
     needs: ClassVar[Needs] = Needs(several_tasks=True)
-    """What a run must have for it."""
+    """The requirements of the method."""
     name: Literal["stch"] = "stch"
     """Method."""
     mu: Annotated[float, Gt(0)] = 0.5
-    """Smoothing: towards 0 only the worst task counts; at 1, the default of the authors' code, the
-    weights are fixed once the references are measured, hence the smaller default here; large values
-    give the geometric mean."""
+    """Smoothing: near 0, only the worst task counts; large values give the geometric mean. At 1,
+    the default of the authors' code, the weights would be constant once the references are
+    measured."""
     warmup: Annotated[float, Ge(0), Lt(1)] = 0.05
     """Share of the run before the reference losses are measured; the geometric mean of the losses
     until they are."""

@@ -163,8 +163,8 @@ def test_all_mistakes_at_once() -> None:
         "sharing, tasks, weighting",
         "optim.lr: must be a number, found 'fast' -> Peak learning rate; null: one that suits the "
         "model and the optimiser.",
-        "runner.steps: must be a whole number, found 1.5 -> Number of optimiser updates; null: "
-        "from `epochs`.",
+        "runner.steps: must be a whole number, found 1.5 -> Number of optimiser updates; null: as "
+        "many as `epochs` takes.",
     ]
 
 

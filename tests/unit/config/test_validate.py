@@ -84,7 +84,7 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(runner__steps=2.5),
         "runner.steps: must be a whole number, found 2.5",
-        "Number of optimiser updates; null: from `epochs`.",
+        "Number of optimiser updates; null: as many as `epochs` takes.",
     ),
     (
         changed(tasks__squad__no_answer="no"),
@@ -167,8 +167,8 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
         "tasks.cola.metrics: must be a list, found 'f1'",
         "Metrics to compute; the first is the main one, which must rise as predictions get better. "
         "Empty: the defaults of the task type. "
-        "`evaluate:NAME` is a metric of the package `evaluate`, whose code is run: it has to be "
-        "typed on the command line.",
+        "`evaluate:NAME` is a metric of the package `evaluate`, which runs the code of that "
+        "metric: it must be typed on the command line.",
     ),
     (
         changed(model__kind="pretraind"),
@@ -204,8 +204,8 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(model__dropout=1.0),
         "model.dropout: must be less than 1, found 1.0",
-        "Dropout in the backbone and the heads; null: what the model's own configuration says, and "
-        "none from scratch.",
+        "Dropout in the backbone and the heads; null: the value in the model's own configuration, "
+        "or none from scratch.",
     ),
     (changed(optim__lr=0), "optim.lr: must be greater than 0, found 0", LEARNING_RATE),
     (
@@ -281,9 +281,9 @@ def test_every_mistake_has_a_line_on_what_to_do(value: Any) -> None:
             "must be a whole number or a word, found 'aut'",
             "did you mean 'auto'? choices: auto",
         ),
-        (0, "must be greater than 0, found 0", "Largest padded tokens"),
-        (1.5, "must be a whole number, found 1.5", "Largest padded tokens"),
-        ([7], "must be a whole number, found [7]", "Largest padded tokens"),
+        (0, "must be greater than 0, found 0", "Most tokens of a task"),
+        (1.5, "must be a whole number, found 1.5", "Most tokens of a task"),
+        ([7], "must be a whole number, found [7]", "Most tokens of a task"),
     ],
 )
 def test_a_number_or_a_word(value: Any, what: str, fix: str) -> None:
