@@ -114,13 +114,47 @@ def _prepare(
         {name: config.tasks[name] for name, task in tasks.items() if splits(task)},
         config.seed,
     )
-    problems = _foreign_metrics(tasks)
-    tables: dict[str, dict[str, Table]] = {}
     wanted = [(name, split) for name, task in tasks.items() for split in splits(task)]
+    tables, problems = _read(source, tasks, wanted, unlabelled)
+    found, doubts = check_tables(tasks, tables, doubts=config.data.warnings != "off")
+    if problems := [*_foreign_metrics(tasks), *problems, *found]:
+        raise UserError(problems)
+    doing("finding the model and its tokenizer")
+    files = files or find_backbone(config.model, lambda: _train_texts(tasks, tables))
+    if problems := _too_long(config, tasks, files.model_max_length):
+        raise UserError(problems)
+    for task in tasks.values():
+        task.config = replace(
+            task.config, max_length=task.config.max_length or config.data.max_length
+        )
+    encoder = files.encoder()
+    features, warned = _encode(config, tasks, tables, wanted, encoder)
+    doing("preparing the run")
+    for name, parts in features.items() if config.data.warnings != "off" else ():
+        for split, encoded in parts.items():
+            cuts = _cuts(config, tasks[name], tables[name][split], encoded)
+            if cuts:
+                doubts.setdefault(name, []).extend(problem.of_task(name) for problem in cuts)
+    counted = [line for line in (source.left_out(), source.unscored(), source.drawn()) if line]
+    shown, details = _doubt_lines(config, doubts)
+    notices = counted + warned + shown
+    return Prepared(tasks, source, tables, features, files, encoder, notices, details)
+
+
+def _read(
+    source: DataSource,
+    tasks: dict[str, TaskType[Any]],
+    wanted: list[tuple[str, str]],
+    unlabelled: bool,
+) -> tuple[dict[str, dict[str, Table]], list[Problem]]:
+    """Return the tables of the wanted splits, by task and split, and the problems of those that
+    cannot be read."""
+    tables: dict[str, dict[str, Table]] = {name: {} for name in tasks}
+    problems: list[Problem] = []
     for number, (name, split) in enumerate(wanted):
         doing(f"reading {name}/{split}", number, len(wanted), "split")
         try:
-            tables.setdefault(name, {})[split] = source.read(
+            tables[name][split] = source.read(
                 name,
                 split,
                 tasks[name].labelled,
@@ -128,32 +162,31 @@ def _prepare(
             )
         except UserError as error:
             problems += error.problems
-    tables = {name: tables.get(name, {}) for name in tasks}
-    found, doubts = check_tables(tasks, tables, doubts=config.data.warnings != "off")
-    problems += found
-    if problems:
-        raise UserError(problems)
-    counted = [line for line in (source.left_out(), source.unscored(), source.drawn()) if line]
+    return tables, problems
 
-    def texts() -> list[str]:
-        return [
-            text
-            for name, parts in tables.items()
-            for split in parts
-            if split == tasks[name].config.splits.train
-            for text in tasks[name].texts(parts[split])
-        ]
 
-    doing("finding the model and its tokenizer")
-    files = files or find_backbone(config.model, texts)
-    encoder = files.encoder()
-    longest = files.model_max_length
+def _train_texts(tasks: dict[str, TaskType[Any]], tables: dict[str, dict[str, Table]]) -> list[str]:
+    """Return the texts of all train splits, on which a from-scratch tokenizer is trained."""
+    return [
+        text
+        for name, parts in tables.items()
+        for split in parts
+        if split == tasks[name].config.splits.train
+        for text in tasks[name].texts(parts[split])
+    ]
+
+
+def _too_long(
+    config: Config, tasks: dict[str, TaskType[Any]], longest: int | None
+) -> list[Problem]:
+    """Return a problem for each limit of tokens that is above what the model takes. `longest`: what
+    it takes; None: any length."""
     limits = {"data.max_length": config.data.max_length} | {
         f"tasks.{name}.max_length": task.config.max_length
         for name, task in tasks.items()
         if task.config.max_length
     }
-    too_long = [
+    return [
         Problem(
             f"{key}={length}, but the model takes {count_of(longest, 'token')}",
             where=key,
@@ -164,38 +197,39 @@ def _prepare(
         for key, length in limits.items()
         if longest is not None and length > longest
     ]
-    if too_long:
-        raise UserError(too_long)
-    for task in tasks.values():
-        task.config = replace(
-            task.config, max_length=task.config.max_length or config.data.max_length
-        )
+
+
+def _encode(
+    config: Config,
+    tasks: dict[str, TaskType[Any]],
+    tables: dict[str, dict[str, Table]],
+    wanted: list[tuple[str, str]],
+    encoder: TextEncoder,
+) -> tuple[dict[str, dict[str, Features]], list[str]]:
+    """Return the encoded splits, by task and split, and lines about the cache of encoded texts."""
     cache = Path(config.data.cache_dir) if config.data.cache_dir else default_cache()
+    features: dict[str, dict[str, Features]] = {name: {} for name in tables}
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always", RunWarning)
-        features: dict[str, dict[str, Features]] = {name: {} for name in tables}
         for number, (name, split) in enumerate(wanted):
             doing(f"encoding {name}/{split}", number, len(wanted), "split")
             features[name][split] = open_features(tables[name][split], tasks[name], encoder, cache)
-    doing("preparing the run")
-    notices = counted + [
+    return features, [
         f"warning: {each.message}" for each in heard if issubclass(each.category, RunWarning)
     ]
-    for name, parts in features.items():
-        for split, encoded in parts.items():
-            found = _cuts(config, tasks[name], tables[name][split], encoded)
-            if found and config.data.warnings != "off":
-                doubts.setdefault(name, []).extend(problem.of_task(name) for problem in found)
-    details = [f"warning: {problem}" for found in doubts.values() for problem in found]
-    if config.data.warnings == "summary":
-        lines = summary(doubts)
-        # The jobs of a sweep have the same tasks, so their warnings are shown once.
-        details += [line for line in lines if line in _shown]
-        notices += [line for line in lines if line not in _shown]
-        _shown.update(lines)
-    else:
-        notices, details = notices + details, []
-    return Prepared(tasks, source, tables, features, files, encoder, notices, details)
+
+
+def _doubt_lines(config: Config, doubts: dict[str, list[Problem]]) -> tuple[list[str], list[str]]:
+    """Return the lines about doubtful rows that are shown, and those for log.txt alone."""
+    every = [f"warning: {problem}" for found in doubts.values() for problem in found]
+    if config.data.warnings != "summary":
+        return every, []
+    lines = summary(doubts)
+    # The jobs of a sweep have the same tasks, so their warnings are shown once.
+    again = [line for line in lines if line in _shown]
+    new = [line for line in lines if line not in _shown]
+    _shown.update(lines)
+    return new, every + again
 
 
 def _cuts(config: Config, task: TaskType[Any], table: Table, encoded: Features) -> list[Problem]:
