@@ -17,13 +17,13 @@ from mtlcli.errors import MtlError, RunError
 
 REMEDIES = {
     errno.ENOSPC: "make room there",
-    errno.EDQUOT: "delete something of yours there, or have the quota raised",
+    errno.EDQUOT: "delete some of your files there, or have the quota raised",
     errno.EFBIG: "raise the largest size of a file (ulimit -f)",
     errno.EROFS: "mount it writable",
     errno.EACCES: "make it writable for you",
     errno.EPERM: "make it writable for you",
-    errno.EIO: "look at the disk (dmesg)",
-    errno.ESTALE: "look at the file server",
+    errno.EIO: "check the disk (dmesg)",
+    errno.ESTALE: "check the file server",
 }
 """The user's remedy for each error number. An OSError with one of these numbers is never a mistake
 of this program."""
@@ -39,7 +39,7 @@ def size_text(size: int) -> str:
 
 def free_text(size: int) -> str:
     """Return the end of a sentence about the number of free bytes."""
-    return f"{size_text(size)} is free" if size else "nothing is free"
+    return f"{size_text(size)} is free" if size else "no space is free"
 
 
 def free(place: Path) -> int | None:
@@ -61,9 +61,9 @@ def reason(error: OSError, place: Path, needed: int | None = None) -> str:
     parts = [] if needed is None else [f"needs {size_text(needed)}"]
     if needed is not None or error.errno in (errno.ENOSPC, errno.EDQUOT):
         there = free(place)
-        left = "how much is free is not known" if there is None else free_text(there)
+        left = "the free space is unknown" if there is None else free_text(there)
         parts.append(
-            left + (", of which the quota gives you less" if error.errno == errno.EDQUOT else "")
+            left + (", but your quota may allow less" if error.errno == errno.EDQUOT else "")
         )
     return f"{error.strerror or error}" + (f" ({', '.join(parts)})" if parts else "")
 
@@ -80,7 +80,7 @@ def writing(
     try:
         yield
     except OSError as error:
-        remedy = REMEDIES.get(error.errno or 0, "look at the path")
+        remedy = REMEDIES.get(error.errno or 0, "check the path")
         raise kind(
             f"{what} cannot be written: {reason(error, path, needed)}",
             where=str(path),
@@ -103,7 +103,7 @@ def obstacle(path: Path, *, folder: bool) -> str | None:
             elif part.exists():
                 if not last or folder:
                     return f"{part} is a file, not a folder"
-                return None if os.access(part, os.W_OK) else f"{part} is not writable for you"
+                return None if os.access(part, os.W_OK) else f"{part} is not writable by you"
             elif part.is_symlink():
                 return f"{part} is a link to nothing"
         if place == path.absolute() and not folder:

@@ -132,7 +132,7 @@ def load_entry_points(group: str) -> None:
                 raise UserError(
                     f"cannot be imported: {type(error).__name__}: {error}",
                     f"entry point {entry.name} = {entry.value} of the group {group}",
-                    "repair the package that has it, or uninstall it",
+                    "fix or uninstall the package that provides it",
                 ) from error
 
 

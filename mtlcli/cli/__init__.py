@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
             output.silence(sys.stdout)
             what = f"the output cannot be written: {error.strerror}"
             fix = (
-                f"{REMEDIES.get(error.errno or 0, 'look at the place')}, or send the output "
+                f"{REMEDIES.get(error.errno or 0, 'check the destination')}, or send the output "
                 "elsewhere"
             )
             _tell(argv, RunError(what, where="standard output", fix=fix))

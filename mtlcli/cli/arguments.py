@@ -19,8 +19,8 @@ class _Parser(argparse.ArgumentParser):
         what = f"unknown option '{unknown.split()[0]}'" if unknown != message else message
         raise UserError(
             what,
-            fix="values are given as key=value, for example task=rte; mtl train --help tells the "
-            "options",
+            fix="type values as key=value, for example task=rte; "
+            "mtl train --help lists the options",
         )
 
 

@@ -105,12 +105,12 @@ def _of_path(group: str, name: str, files: Composition) -> str | None:
     if not os.path.isfile(file) or (own and folder.resolve() == own.resolve()):  # noqa: PTH113
         known = choice in files.options(group)
         return (
-            f"a choice is a name, without folder and ending: type {group}={choice}"
+            f"a choice is a name without folder or ending: type {group}={choice}"
             if known
             else _forgotten(group, choice, files)
         )
     if file.parent.name == group:
-        return f"the folder is typed by itself: -cd {shlex.quote(str(folder))} {group}={choice}"
+        return f"type the folder separately: -cd {shlex.quote(str(folder))} {group}={choice}"
     return f"move the file to my_conf/{group}/{file.name}, and type -cd my_conf {group}={choice}"
 
 

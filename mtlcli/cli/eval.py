@@ -139,7 +139,7 @@ def _check(paths: list[str], overrides: list[str], file: Path | None, folder: Pa
     for override in overrides:
         key = override.partition("=")[0]
         if key.lstrip("+~") != key:
-            problems.append(Problem("values are changed with key=value here, without + and ~", key))
+            problems.append(Problem("change values with key=value here, without + and ~", key))
         elif problem := (
             check_key(key, values) if values and key != "task" else None
         ) or refuse_at_evaluation(key):

@@ -62,16 +62,16 @@ def idle_key(override: Override, *, sweep: bool, resumed: bool) -> Problem | Non
         return None
     if resumed:
         return Problem(
-            "does nothing when a run is resumed: the run has its configuration", key, "leave it out"
+            "has no effect on a resumed run, which has its own configuration", key, "leave it out"
         )
     for pattern, fix in IGNORED.items():
         if fnmatchcase(key, pattern):
             return Problem("does nothing here", key, fix)
     if not sweep and any(fnmatchcase(key, pattern) for pattern in OF_SWEEPS):
-        return Problem("does something in a sweep only", key, "add -m, or leave it out")
+        return Problem("has an effect only in a sweep", key, "add -m, or leave it out")
     if key == "hydra.sweep.dir" and "${" in str(override.value()):
         return Problem(
-            "is the folder itself here, without ${...}",
+            "must be a plain path here, without ${...}",
             key,
             "write the path, or type run_dir=FOLDER",
         )

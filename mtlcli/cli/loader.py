@@ -60,7 +60,7 @@ def _refuse(keys: list[str], file: ConfigResult, config_path: str) -> None:
                 f"the file sets {', '.join(dict.fromkeys(keys))}: keys of hydra can start "
                 "programs, so they are not taken from files",
                 f"{file.path.removeprefix('file://')}/{config_path.removesuffix('.yaml')}.yaml",
-                "remove them from the file; if they are meant, type them on the command line",
+                "remove them from the file; if you need them, type them on the command line",
             )
         )
 

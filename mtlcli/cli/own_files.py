@@ -64,8 +64,8 @@ class OwnFiles:
         """Return problems with task files whose values landed outside of `tasks`, because their
         first lines do not name the task."""
         what = (
-            "the file does not start with the header that names its task, so its values belong "
-            "nowhere"
+            "the file does not start with the header that names its task, so its values belong to "
+            "no task"
         )
         lacking = [path for path in self.of_group("task") if package_of(path) is None]
         return [

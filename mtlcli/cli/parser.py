@@ -17,4 +17,4 @@ class Parser(argparse.ArgumentParser):
         """Raise UserError with the option that is not known, or with argparse's message."""
         unknown = message.removeprefix("unrecognized arguments: ")
         what = f"unknown option '{unknown.split()[0]}'" if unknown != message else message
-        raise UserError(what, fix=f"{self.prog} --help tells the options")
+        raise UserError(what, fix=f"{self.prog} --help lists the options")

@@ -249,12 +249,12 @@ class _Preflight:
                     "type run_dir=SWEEP resume=auto with the sweep's own command, or go on with "
                     "one job: mtl train resume=SWEEP/JOB"
                 )
-                raise UserError("a sweep goes on in its folder", "resume", fix)
+                raise UserError("a sweep is resumed in its own folder", "resume", fix)
             if "run_dir" not in given and "hydra.sweep.dir" not in given:
                 raise UserError(
-                    "which sweep is meant?",
+                    "which sweep do you mean?",
                     "resume=auto",
-                    "give run_dir=DIR: the sweep goes on there, or is started there",
+                    "give run_dir=DIR: the sweep is resumed there, or started there",
                 )
             return None
         if resume != "auto":
@@ -262,9 +262,9 @@ class _Preflight:
         run_dir = _text(given["run_dir"]) if "run_dir" in given else None
         if run_dir is None:
             raise UserError(
-                "which run is meant?",
+                "which run do you mean?",
                 "resume=auto",
-                "give run_dir=DIR: the run goes on there, or is started there",
+                "give run_dir=DIR: the run is resumed there, or started there",
             )
         folder = typed_path(run_dir, "run_dir")
         return folder if any((folder / "checkpoints").glob("step_*")) else None
@@ -342,12 +342,12 @@ class _Preflight:
                 f"type {key}=glob(PATTERN) or the names; to leave some out: "
                 f"{key}=glob(*,exclude=NAME)"
             )
-            self._add(Problem("glob() stands alone, not in a list of values", key, fix))
+            self._add(Problem("glob() must stand alone, not in a list of values", key, fix))
             self.bad_groups.add(key)
             return []
         values = [f"{key}={value}" for value in override.sweep_string_iterator()]
         if not values:
-            self._add(Problem(f"'{override.input_line}' stands for no value at all", key))
+            self._add(Problem(f"'{override.input_line}' gives no value at all", key))
         for first, again in doubled(values):
             what = (
                 f"the value {first} is given twice"

@@ -107,7 +107,7 @@ def sweep(options: list[str], plan: Plan, arguments: argparse.Namespace) -> int:
             reason = (str(error).strip().splitlines() or [""])[0]
             what = f"no job could be started: {type(error).__name__}: {reason}"
             raise UserError(
-                what, where=launcher, fix="look at the launcher's settings, or leave it out"
+                what, where=launcher, fix="check the launcher's settings, or leave it out"
             ) from error
         if not failed or isinstance(error, KeyboardInterrupt):
             raise
@@ -201,12 +201,13 @@ def _reopen(folder: Path, plan: Plan) -> None:
                 " ".join(sorted(some)) or "nothing" for some in (before - now, now - before)
             )
             what = (
-                f"the sweep in this folder was begun with other values: {began} there, {types} here"
+                f"the sweep in this folder was started with other values: {began} there, {types} "
+                "here"
             )
             raise UserError(
                 what,
                 f"run_dir={folder}",
-                "type the values that it was begun with, or give another run_dir=",
+                "type the values that it was started with, or give another run_dir=",
             )
     # Write the list again without a last line that a kill has cut short: the next entry would be
     # added to that line.
@@ -263,7 +264,7 @@ def _finish(folder: Path, again: str) -> list[Problem]:
     )
     return [
         Problem(
-            what, str(folder), f"the reasons stand above and in sweep.csv; then go on with: {again}"
+            what, str(folder), f"the reasons are above and in sweep.csv; then go on with: {again}"
         )
     ]
 

@@ -58,14 +58,14 @@ def tasks_main(argv: list[str]) -> int:
         raise UserError(problems)
     if len(names) > 1:
         raise UserError(
-            f"one name can be shown, found {len(names)}: {' '.join(names)}",
+            f"expected one name, found {len(names)}: {' '.join(names)}",
             fix="mtl tasks shows all of them",
         )
     files = read_group("task", own)
     if not names:
         if overrides:
             raise UserError(
-                f"'{overrides[0]}' needs a task to be shown with",
+                f"'{overrides[0]}' needs the name of a task",
                 fix="mtl tasks NAME KEY=VALUE ...",
             )
         _list(files, own)
@@ -385,9 +385,9 @@ def _label_counts(task: Any, table: Any) -> str:
         return "the classes are not known"
     known = [label for label in gold if label is not None]
     if not known:
-        return "none that is sound" if task.check(table, labelled=False) else "no labels"
+        return "no valid label" if task.check(table, labelled=False) else "no labels"
     return str(task.describe(known)) + (
-        f"; {count_of(len(gold) - len(known), 'row')} without a sound label"
+        f"; {count_of(len(gold) - len(known), 'row')} without a valid label"
         if len(known) < len(gold)
         else ""
     )

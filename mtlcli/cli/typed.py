@@ -42,7 +42,7 @@ def joined(words: list[str]) -> tuple[list[str], list[Problem]]:
         if count:
             whole = " ".join([word, *rest[:count]])
             key = whole.partition("=")[0]
-            what = f"the blanks in '{whole}' make several words of it"
+            what = f"the blanks in '{whole}' split it into several words"
             word = re.sub(r"(?<=[\[{,(])\s+|\s+(?=[\]},)])", "", whole)
             problems.append(Problem(what, key, f"put it in quotes: '{word}'"))
             rest = rest[count:]
@@ -83,7 +83,7 @@ def unreadable(text: str) -> Problem:
     elif odd or "=" in outside:
         reason = f"the character {odd or '='} must stand in quotes"
     else:
-        reason = "its brackets, commas and quotes are no list and no text"
+        reason = "its brackets, commas and quotes form neither a list nor a text"
     example = value if "'" not in value and '"' not in value else "..."
     return Problem(
         f"cannot read '{text}': {reason}",
@@ -159,7 +159,7 @@ def config_dir_problems(given: Path) -> list[Problem]:
         "put your files into folders named after the groups, as in "
         f"{given / 'task' / 'mine.yaml'}; groups: {', '.join(groups)}"
     )
-    return [Problem(f"'{given}' has no folder of a group in it", "-cd", fix)]
+    return [Problem(f"'{given}' contains no folder of a group", "-cd", fix)]
 
 
 def broken_yaml(error: Any, path: Path | None = None) -> Problem:

@@ -75,7 +75,10 @@ def delimited(
     where = f"{path}, line {header_line}"
     header = [name.strip().strip("\ufeff") for name in header]
     if len(header) == 1 and any(mark in header[0] for mark in ",;\t|"):
-        what = f"the header is one column, {header[0]!r}: another separator is in use"
+        what = (
+            f"the header has only one column, {header[0]!r}: the file seems to use another "
+            "separator"
+        )
         raise UserError(what, where, "save the file with commas as .csv, or with tabs as .tsv")
     named_columns = max(
         (number for number, name in enumerate(header, start=1) if name), default=len(header)

@@ -19,7 +19,7 @@ PACKED = {
 }
 PARQUET = rb"PAR1[\0-\x1f]"
 SHEET = "save the sheet as csv in UTF-8 from the program that made it"
-ARCHIVE = "unpack it, and name a file of rows that is in it"
+ARCHIVE = "unpack it, and name a data file in it"
 CONVERT = "write its rows as parquet, csv, tsv or jsonl"
 OTHERS = (
     (

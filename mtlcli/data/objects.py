@@ -59,7 +59,7 @@ def read_jsonl(text: str, path: Path, columns: Sequence[str] | None) -> Read:
         raise UserError(
             "the file is a JSON list",
             str(path),
-            "let its name end in .json, or write its objects one a line",
+            "let its name end in .json, or write its objects one per line",
         )
     problems = [
         Problem(
@@ -68,7 +68,7 @@ def read_jsonl(text: str, path: Path, columns: Sequence[str] | None) -> Read:
             fix,
         )
         for wrong, fix in (
-            (broken, "write one JSON object a line"),
+            (broken, "write one JSON object per line"),
             (no_objects, 'write {"column": value, ...} in each line'),
             (doubled, ONCE),
         )
@@ -351,7 +351,7 @@ def _odd_value(name: str, values: list[Any], path: Path, lines: list[int] | None
         f"column '{name}': the value {shown[:60]} does not have the type of the {kind}s before it"
     )
     if not good:
-        what = f"column '{name}': the value {shown[:60]} is none that can be read"
+        what = f"column '{name}': the value {shown[:60]} cannot be read"
     return Problem(
         what, _place(path, lines, bad - 1), f"give every {kind} a value of the same type, or null"
     )

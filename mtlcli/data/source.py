@@ -283,7 +283,7 @@ class DataSource:
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
             raise UserError(
-                f"{names} are both there: which one is meant?", str(folder), "move all but one away"
+                f"{names} both exist: which one do you mean?", str(folder), "move all but one away"
             )
         if found:
             return found[0]
@@ -292,7 +292,7 @@ class DataSource:
             raise UserError(
                 f"the folder {folder} does not exist",
                 looked_for,
-                "check data.root; it holds one folder a task",
+                "check data.root; it holds one folder per task",
             )
         splits = _splits_in(folder)
         there = f"the folder holds no file that ends in {NAMED}"
@@ -466,7 +466,7 @@ def _default(data: Data, tasks: Mapping[str, Task]) -> Choice:
 def _check_local(data: Data, tasks: Mapping[str, Task]) -> None:
     if data.root is None:
         raise UserError(
-            f"rows of {', '.join(tasks)} come from a folder, and none is given",
+            f"rows of {', '.join(tasks)} come from a folder, but none is given",
             "data.root",
             "give data.root=FOLDER, which holds <task path>/<split>.parquet, .csv, ...",
         )

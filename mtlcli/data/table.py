@@ -66,7 +66,7 @@ def header_again(row: Sequence[str | None], names: Sequence[str], where: str, mo
         return Problem(
             f"the row repeats the header{more}",
             where,
-            "delete it: of files that are put together only the first keeps its header",
+            "delete it: when files are joined, only the first keeps its header",
         )
     what = f"the row is a header with the columns in another order{more}"
     return Problem(

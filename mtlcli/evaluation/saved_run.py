@@ -150,8 +150,8 @@ def _other_data(run: Path, prepared: Prepared) -> list[str]:
         before = RunFolder(run).environment()["data"]["tasks"]
     except UserError as error:
         return [
-            f"warning: {error.problems[0].where}: {error.problems[0].what}; whether the rows are "
-            "the run's own is not known"
+            f"warning: {error.problems[0].where}: {error.problems[0].what}; it is unknown whether "
+            "the rows are the run's own"
         ]
     return [
         f"warning: {problem.where}: {problem.what}"

@@ -38,7 +38,7 @@ def check(name: str, task_type: str, predictions: list[Any], references: list[An
     try:
         if compute_outside(name, predictions, references):
             return
-        reason = "it gives no number"
+        reason = "it returns no number"
     except Exception as error:  # noqa: BLE001 (it is the metric's own code that fails)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     raise UserError(

@@ -105,8 +105,8 @@ def _doubts(task: TaskType[Any], tables: Mapping[str, Table]) -> list[Problem]:
     found = _doubtful_classes(task, train) + task.doubts(train)
     if train.split in splits.validation:
         what = (
-            f"split '{train.split}' is trained on and validated on: such a score says what was "
-            "learned by heart"
+            f"split '{train.split}' is used for both training and validation: its score would only "
+            "show what was memorised"
         )
         found.append(
             Problem(
@@ -170,7 +170,7 @@ def _doubtful_classes(task: TaskType[Any], train: Table) -> list[Problem]:
             Problem(
                 what,
                 train.origin,
-                f"write one class in one way, unless they are different classes ({key})",
+                f"write each class in only one way, unless they are different classes ({key})",
             )
         )
     if len(alike) > ALIKE_NAMED:
@@ -201,16 +201,16 @@ def _repeats(
         )
         share = f"{len(rows):,} of {count_of(len(table), 'row')}"
         what = (
-            f"same text, other label, in {share}: {this} here, {other} in "
+            f"same text, different label, in {share}: {this} here, {other} in "
             f"{table.place(first[rows[0]])}"
         )
         fix = (
-            f"decide for one label, or delete the rows (column '{column}', "
+            f"decide on one label, or delete the rows (column '{column}', "
             f"tasks.{task.name}.columns.label)"
         )
         brief = (
-            f"{table.split}: {count_of(len(rows), 'row has', 'rows have')} the text of another "
-            "row and another label"
+            f"{table.split}: {count_of(len(rows), 'row has', 'rows have')} the text of another row "
+            "but a different label"
         )
         found.append(counted(table, rows, what, fix, brief))
     if in_train and len(rows := np.flatnonzero(again & ~differs)):

@@ -87,7 +87,7 @@ def _check(run_dir: Path, needed: int, detail: str, fewer: str) -> None:
     there = free(run_dir)
     if there is not None and there < needed:
         raise UserError(
-            f"the disk has too little room: the run needs {size_text(needed)}{detail}, and "
+            f"the disk has too little space: the run needs {size_text(needed)}{detail}, and "
             f"{free_text(there)}",
             where=str(run_dir),
             fix=f"make room there, give run_dir= on another disk,{fewer}".rstrip(","),

@@ -28,7 +28,7 @@ FORMAT = 4
 """The version of the store. Raise it whenever the format of the files changes, or what a task
 type's `encode` returns for the same input."""
 
-FIX = "make room or the place writable, or give data.cache_dir=FOLDER"
+FIX = "free space there, make the folder writable, or type data.cache_dir=FOLDER"
 
 _ARRAY = re.compile(r"ids|offsets|segments|(column|token)\.\w+")
 
@@ -93,7 +93,7 @@ def _encoded(table: Table, task: TaskType[Any], encoder: TextEncoder) -> Feature
         reason = " ".join(str(error).split())[:100]
         fix = "bring back the tokenizer that the model was published with, or choose another model"
         raise UserError(
-            f"the tokenizer fails on a text of it ({reason})", where=table.origin, fix=fix
+            f"the tokenizer fails on one of its texts ({reason})", where=table.origin, fix=fix
         ) from error
 
 

@@ -24,8 +24,8 @@ def differing_files(
     with, and lines about the differing files that `allow` names."""
     if found.around is None:
         return [], [
-            f"{found.folder.name} was saved by an earlier version: that config.yaml and backbone "
-            "are as they were is not verified"
+            f"{found.folder.name} was saved by an earlier version, so config.yaml and the backbone "
+            "files cannot be verified"
         ]
     problems, lines = [], []
     now = checkpoint.digests(run)

@@ -253,7 +253,7 @@ class RunFolder:
         if trained == recorded:
             return [], notes
         steps = [step for step in range(every, state["step"] + 1, every) if step not in rows]
-        which = f"rows are missing ({_ranges(steps)})" if steps else "rows are missing or changed"
+        which = f"rows are missing ({_ranges(steps)})" if steps else "lines are missing or changed"
         what = (
             f"{which}: those up to step {state['step']} are of {recorded:,} examples, the "
             f"checkpoint of {trained:,}"
@@ -300,7 +300,7 @@ class RunFolder:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             fix = "move the file away and type allow=[metrics.jsonl]: the run goes on"
             raise UserError(
-                "the file holds a row that no run has written", where=str(file), fix=fix
+                "the file holds a line that no run has written", where=str(file), fix=fix
             ) from error
         return rows, doubled
 

@@ -73,7 +73,7 @@ class FolderLock:
                 )
             except (OSError, ValueError, KeyError, TypeError, RecursionError):
                 continue
-        return "a process that has just begun"
+        return "a process that has just started"
 
     def check(self) -> None:
         """Raise UserError when another process holds the lock; do not keep the lock."""

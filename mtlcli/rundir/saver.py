@@ -116,7 +116,7 @@ class Saver:
             raise RunError(
                 f"the checkpoint did not read back as it was written: {found}",
                 where=str(folder),
-                fix="look at the disk",
+                fix="check the disk",
             )
         if self.when_saved is not None:
             self.when_saved(step)

@@ -145,7 +145,8 @@ class Rank:
                 Problem(
                     f"{lost}: {self.report['failed'][0][0]}",
                     "",
-                    "look for a rank that was stopped or starved; raise runner.timeout",
+                    "look for a rank that was stopped or got no processor time, or raise "
+                    "runner.timeout",
                 )
             ]
         if self.report:

@@ -119,7 +119,7 @@ def test_every_operation_of_a_save_fails(
         with pytest.MonkeyPatch.context() as patch:
             Failing(patch, at, number)
             text = fails(folder, os.strerror(number))
-        assert ("of which the quota gives you less" in text) == (number == errno.EDQUOT)
+        assert ("but your quota may allow less" in text) == (number == errno.EDQUOT)
         # The last flush comes when the new one is in its place: it stays, complete.
         assert names(folder) == there or at == len(asked), asked[at - 1]
         assert [each for each in checkpoint.folders(folder) if checkpoint.fault(each)] == []
@@ -138,7 +138,7 @@ def test_a_disk_that_is_full_after_every_page_of_a_save(disk: Disk) -> None:
     assert needed >= 12
     for left in range(needed):
         disk.fill(leave=left * PAGE)
-        assert (f"{left * PAGE / 1024:.1f} kB is free" if left else "nothing is free") in fails(
+        assert (f"{left * PAGE / 1024:.1f} kB is free" if left else "no space is free") in fails(
             place / "checkpoints"
         )
         assert (
@@ -286,7 +286,7 @@ def test_the_other_files_of_a_run_on_a_full_disk(disk: Disk, name: str) -> None:
     assert text.startswith(
         f"{folder.path / name}: {what} cannot be written: No space left on device ("
     ), text
-    assert "nothing is free)\n    -> make room there, then" in text
+    assert "no space is free)\n    -> make room there, then" in text
     assert (folder.path / name).read_text() == OLD and names(folder.path) == before
     disk.empty()
     WRITERS[name](folder)
@@ -358,7 +358,7 @@ def test_the_store_of_encoded_rows_on_a_small_disk(disk: Disk) -> None:
         prepare(preflight(read_arguments(arguments)).configs[0])
     assert re.match(
         rf"{cache}/features: the encoded rows cannot be written: No space left on device \(needs "
-        r"[\d.]+ kB, nothing is free",
+        r"[\d.]+ kB, no space is free",
         str(caught.value),
     )
     assert "or give data.cache_dir=FOLDER" in str(caught.value)
@@ -390,7 +390,7 @@ def test_too_small_a_place_is_refused_before_anything_is_written(disk: Disk) -> 
     disk.fill(leave=100 * PAGE)
     with pytest.raises(
         UserError,
-        match=r"the disk has too little room: the run needs 1\.0 MB, and 400\.0 kB is free",
+        match=r"the disk has too little space: the run needs 1\.0 MB, and 400\.0 kB is free",
     ):
         start(place / "deep" / "run")
     assert names(place) == ["filler"]
@@ -514,7 +514,7 @@ def test_a_small_disk_fills_up_and_the_run_goes_on_once_there_is_room(
     command = re.search(r"(resume=\S+|run_dir=\S+ resume=auto)", done.stderr)
     assert command
     again = mtl("train", *command[0].split(), *([] if saved else SMALL))
-    assert again.returncode == 2 and "the disk has too little room" in again.stderr, again.stderr
+    assert again.returncode == 2 and "the disk has too little space" in again.stderr, again.stderr
     disk.change("size=20m")
     again = mtl("train", *command[0].split(), *([] if saved else SMALL))
     assert again.returncode == 0, again.stderr

@@ -109,7 +109,8 @@ def test_a_rank_that_woke_up_too_late_does_not_blame_the_one_that_waited(
     )
     assert " failed: " not in process.stderr and "Traceback" not in process.stderr
     assert (
-        "look for a rank that was stopped or starved; raise runner.timeout; go on from "
+        "look for a rank that was stopped or got no processor time, or raise runner.timeout; go on "
+        "from "
         f"step_00000010: mtl train resume={folder}" in process.stderr
     )
 

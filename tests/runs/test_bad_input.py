@@ -119,8 +119,9 @@ ROWS: dict[str, tuple[str, str, str | bytes, str]] = {
     ),
     "semicolons": (
         CLASSES, "csv", GOOD.replace(",", ";"),
-        "semicolons.csv, line 1: task semicolons: the header is one column, 'sentence;label': "
-        "another separator is in use\n"
+        "semicolons.csv, line 1: task semicolons: the header has only one column, "
+        "'sentence;label': "
+        "the file seems to use another separator\n"
         "    -> save the file with commas as .csv, or with tabs as .tsv",
     ),
     "column_twice_csv": (
@@ -150,7 +151,7 @@ ROWS: dict[str, tuple[str, str, str | bytes, str]] = {
         CLASSES, "jsonl", labelled("no", "yes") + '{"sentence": "b", "label": \n{"sentence"\n',
         "json_broken.jsonl, line 3: task json_broken: broken JSON at character 28: Expecting value "
         "(and 1 more: line 4)\n"
-        "    -> write one JSON object a line",
+        "    -> write one JSON object per line",
     ),
     "json_no_object": (
         CLASSES, "jsonl", labelled("no", "yes") + '["b", "no"]\n',
@@ -160,12 +161,12 @@ ROWS: dict[str, tuple[str, str, str | bytes, str]] = {
     "json_list": (
         CLASSES, "jsonl", json.dumps([{"sentence": "a", "label": "no"}], indent=1),
         "json_list.jsonl: task json_list: the file is a JSON list\n"
-        "    -> let its name end in .json, or write its objects one a line",
+        "    -> let its name end in .json, or write its objects one per line",
     ),
     "json_deep": (
         CLASSES, "jsonl", labelled("no", "yes") + "[" * 100_000 + "\n",
         "json_deep.jsonl, line 3: task json_deep: broken JSON: its brackets are nested too deeply\n"
-        "    -> write one JSON object a line",
+        "    -> write one JSON object per line",
     ),
     "json_mixed": (
         CLASSES, "jsonl", labelled(0, 1, "yes", 1),
@@ -239,7 +240,7 @@ ROWS: dict[str, tuple[str, str, str | bytes, str]] = {
         "label_float.jsonl, line 1: task label_float: column 'label' holds numbers with a decimal "
         "point (0.0), where class "
         "names (text) or ids (whole numbers) are needed\n"
-        "    -> write the labels so (1, not 1.0), or name another column in "
+        "    -> write the labels as whole numbers (1, not 1.0), or name another column in "
         "tasks.label_float.columns.label",
     ),
     "label_nan": (
@@ -340,7 +341,7 @@ ROWS: dict[str, tuple[str, str, str | bytes, str]] = {
     "id_twice": (
         SPAN, "jsonl", jsonl(question("q1"), question("q2"), question("q1")),
         "id_twice.jsonl, line 3: task id_twice: id 'q1' is that of line 1 too\n"
-        "    -> give each row its own id: predictions are kept by it",
+        "    -> give each row its own id: predictions are stored by id",
     ),
     "id_missing": (
         SPAN, "jsonl", jsonl(question("q1"), question(None), question("")),
@@ -667,15 +668,15 @@ def test_models_of_parts_that_do_not_fit(tmp_path: Path, name: str) -> None:
 # what is doubtful, and what is not
 
 WARNINGS = """\
-warning: re[b].csv, line 4: task conflict: same text, other label, in 2 of 6 rows: 'no' here, 'yes' in line 2 (and 1 more: line 7)
-    -> decide for one label, or delete the rows (column 'label', tasks.conflict.columns.label)
+warning: re[b].csv, line 4: task conflict: same text, different label, in 2 of 6 rows: 'no' here, 'yes' in line 2 (and 1 more: line 7)
+    -> decide on one label, or delete the rows (column 'label', tasks.conflict.columns.label)
 warning: re[b].csv, line 5: task conflict: same text and label as an earlier row, in 2 of 6 rows: here as in line 3 (and 1 more: line 6)
     -> delete them, unless these texts are meant to weigh more
-warning: leak.csv, line 4: task conflict: same text, other label, in 1 of 3 rows: 'yes' here, 'no' in line 3
-    -> decide for one label, or delete the rows (column 'label', tasks.conflict.columns.label)
+warning: leak.csv, line 4: task conflict: same text, different label, in 1 of 3 rows: 'yes' here, 'no' in line 3
+    -> decide on one label, or delete the rows (column 'label', tasks.conflict.columns.label)
 warning: leak.csv, line 2: task conflict: the text is in train too, in 1 of 3 rows: here that of re[b].csv, line 3
     -> delete the rows from one of the two: a score on texts of the train split says little (tasks.conflict.splits)
-warning: absent.csv: task absent: no row of split 'train' has the label yes: what has no example is not learned
+warning: absent.csv: task absent: no row of split 'train' has the label yes: a class without examples cannot be learned
     -> add rows with them, or take them out of tasks.absent.labels
 warning: flat.csv: task flat: every row of split 'train' has the score 3: there is nothing to learn
     -> name another column in tasks.flat.columns.label, or leave the task out
@@ -687,9 +688,9 @@ warning: asked.jsonl, line 2: task asked: the question is cut to its first 16 to
 
 
 SUMMARY = """\
-warning: conflict: train: 2 rows have the text of another row and another label; train: 2 rows repeat an earlier row; \
-validation: 1 row has the text of another row and another label; validation: 1 row has its text in train, too
-warning: absent: no row of split 'train' has the label yes: what has no example is not learned
+warning: conflict: train: 2 rows have the text of another row but a different label; train: 2 rows repeat an earlier row; \
+validation: 1 row has the text of another row but a different label; validation: 1 row has its text in train, too
+warning: absent: no row of split 'train' has the label yes: a class without examples cannot be learned
 warning: flat: every row of split 'train' has the score 3: there is nothing to learn
 warning: asked: train: 1 row repeats an earlier row; train: 2 questions are cut to 16 tokens
 """  # noqa: E501

@@ -340,7 +340,7 @@ def run_of(path: Path) -> Path:
         run = path.absolute().parent.parent
         if not (run / "config.yaml").is_file():
             raise UserError(
-                "the checkpoint stands outside its run folder: no config.yaml",
+                "the checkpoint lies outside its run folder: there is no config.yaml",
                 where=str(run),
                 fix="give the run folder as a whole",
             )
@@ -385,8 +385,8 @@ def refuse_links(run: Path) -> None:
                     if stat.S_ISLNK(mode)
                     else "is neither a file nor a folder",
                     where=str(path),
-                    fix="a run folder holds files and folders of its own only: remove it, or copy "
-                    "what it leads to in its place",
+                    fix="a run folder may hold only real files and folders: remove the link, or "
+                    "replace it by a copy of its target",
                 )
 
 

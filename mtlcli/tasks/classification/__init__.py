@@ -74,7 +74,7 @@ class ClassificationTask(Task):
             yield Problem(
                 "a label is empty",
                 f"{at}.labels",
-                "name it: an empty field of the label column says that a row has no label",
+                "name it: an empty field in the label column means that a row has no label",
             )
         if not self.head:
             yield from class_weight_problems(self, f"{at}.class_weights", self.labels)

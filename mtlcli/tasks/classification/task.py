@@ -315,7 +315,7 @@ class Classification(TaskType[ClassificationTask]):
         if pa.types.is_floating(values.type):
             needed = "class names (text) or ids (whole numbers) are needed"
             fix = (
-                "write the labels so (1, not 1.0), or name another column in "
+                "write the labels as whole numbers (1, not 1.0), or name another column in "
                 f"tasks.{self.name}.columns.label"
             )
             return wrong_type(table, column, needed, fix, int(rows[0]))
@@ -423,8 +423,8 @@ class Classification(TaskType[ClassificationTask]):
             return found
         named = ", ".join(absent[:CLASSES_NAMED]) + (", ..." if len(absent) > CLASSES_NAMED else "")
         what = (
-            f"no row of split '{train.split}' has the label {named}: what has no example is not "
-            "learned"
+            f"no row of split '{train.split}' has the label {named}: a class without examples "
+            "cannot be learned"
         )
         return [
             *found,
@@ -443,8 +443,8 @@ class Classification(TaskType[ClassificationTask]):
             rows = np.flatnonzero(ids == number)
             if len(rows) and label.strip().casefold() == self.config.columns.label.casefold():
                 what = (
-                    f"class {label!r} is the name of its column: is the row a header, as of "
-                    "files that were put together?"
+                    f"class {label!r} is the name of its column: is the row a header left over "
+                    "from joined files?"
                 )
                 found.append(
                     counted(
@@ -460,7 +460,7 @@ class Classification(TaskType[ClassificationTask]):
                     f"tasks.{self.name}.labels"
                 )
                 found.append(
-                    counted(train, rows, f"class {label!r} reads as if there were no label", fix)
+                    counted(train, rows, f"class {label!r} looks like a missing label", fix)
                 )
         return found
 

@@ -225,7 +225,7 @@ class Regression(TaskType[RegressionTask]):
             return []
         what = (
             f"score {scores[rows[0]]:g}, while half of the rows lie between {low:g} and "
-            f"{high:g}: the loss is about such rows alone"
+            f"{high:g}: such rows would dominate the loss"
         )
         return [
             counted(

@@ -133,7 +133,7 @@ class Span(TaskType[SpanTask]):
             what = f"id {shown(value)} is that of {table.place(first)} too"
             problems.append(
                 counted(
-                    table, repeated, what, "give each row its own id: predictions are kept by it"
+                    table, repeated, what, "give each row its own id: predictions are stored by id"
                 )
             )
         return problems
@@ -201,7 +201,7 @@ class Span(TaskType[SpanTask]):
             if self.config.no_answer:
                 what = f"column '{column}' is missing"
                 fix = (
-                    f"give the row {form}, where empty lists say that there is no answer, or "
+                    f"give the row {form}, where empty lists mean that there is no answer, or "
                     f"leave the row out: {self._skip}"
                 )
             problems.append(counted(table, absent, what, fix))

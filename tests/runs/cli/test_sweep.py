@@ -73,7 +73,7 @@ def test_a_job_that_fails_on_its_data(tmp_path: Path) -> None:
     ), "a failure is told once"
     assert block.startswith(
         "  out: 1 of 2 jobs did not finish: job 0 (tasks.mine.columns.label=broken) failed\n"
-        "      -> the reasons stand above and in sweep.csv; then go on with: mtl train -m -cd "
+        "      -> the reasons are above and in sweep.csv; then go on with: mtl train -m -cd "
         "my_conf "
     )
     assert block.endswith(
@@ -140,7 +140,7 @@ def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     )
     assert (
         other.returncode == 2
-        and "was begun with other values: nothing there, runner.batch_size=8 here" in other.stderr
+        and "was started with other values: nothing there, runner.batch_size=8 here" in other.stderr
     )
 
     # The same values in another order and another form, and a seed more.
@@ -216,8 +216,8 @@ def test_a_sweep_to_go_on_with_that_is_none(tmp_path: Path) -> None:
             ["run_dir=out", "resume=auto"],
             "run_dir=out: the folder holds no sweep (looked for jobs.jsonl)",
         ),
-        (["resume=auto"], "resume=auto: which sweep is meant?"),
-        (["resume=out"], "resume: a sweep goes on in its folder"),
+        (["resume=auto"], "resume=auto: which sweep do you mean?"),
+        (["resume=out"], "resume: a sweep is resumed in its own folder"),
     ):
         done = mtl("train", "-m", "task=rte", "seed=0,1", *arguments, cwd=tmp_path)
         assert done.returncode == 2 and answer in done.stderr

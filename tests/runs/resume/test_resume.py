@@ -216,5 +216,5 @@ def test_auto_needs_a_run_dir() -> None:
 
 
 def test_a_sweep_is_not_resumed(broken: Path) -> None:
-    with pytest.raises(UserError, match="a sweep goes on in its folder"):
+    with pytest.raises(UserError, match="a sweep is resumed in its own folder"):
         preflight(read_arguments(["-m", f"resume={broken}", "seed=1,2"]))

@@ -90,14 +90,14 @@ def test_overrides_and_files(runs: Path) -> None:
         "seed=3",
     ) == [
         "model: is fixed by the checkpoint -> " + FIX,
-        "+data.root: values are changed with key=value here, without + and ~",
+        "+data.root: change values with key=value here, without + and ~",
         "seed: is fixed by the checkpoint -> " + FIX,
         f"--json {runs}: the file cannot be written: {runs} is a folder, not a file -> {FILE}",
         f"--predictions {config}: the folder cannot be written: {config} is a file, not a folder "
         f"-> {FOLDER}",
     ]
     assert said(runs / "new", "--foo") == [
-        "unknown option '--foo' -> mtl eval --help tells the options"
+        "unknown option '--foo' -> mtl eval --help lists the options"
     ]
 
 

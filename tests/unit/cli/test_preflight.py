@@ -251,7 +251,8 @@ def test_a_text_that_lacks_only_hydras_quotes_is_read(
     [
         (
             ["task=[cola,", "rte]"],
-            "task: the blanks in 'task=[cola, rte]' make several words of it -> put it in quotes: "
+            "task: the blanks in 'task=[cola, rte]' split it into several words -> put it in "
+            "quotes: "
             "'task=[cola,rte]'",
         ),
         (
@@ -302,8 +303,8 @@ def test_a_whole_task_on_the_command_line(own: Path) -> None:
 
 def test_options() -> None:
     assert said("--foo") == [
-        "unknown option '--foo' -> values are given as key=value, for example task=rte; mtl train "
-        "--help tells the options"
+        "unknown option '--foo' -> type values as key=value, for example task=rte; mtl train "
+        "--help lists the options"
     ]
     assert said("-m", "--cfg", "job", "--config-name", "x", "-cd", "nosuch") == [
         "--config-name: the option is not supported -> use -cd DIR and key=value",
@@ -366,10 +367,10 @@ def test_a_folder_of_own_files_that_is_not_typed(own: Path) -> None:
 @pytest.mark.parametrize(
     ("typed", "answer"),
     [
-        ("task=my_conf/task/mine.yaml", "the folder is typed by itself: -cd my_conf task=mine"),
-        ("task=./my_conf/task/mine", "the folder is typed by itself: -cd my_conf task=mine"),
+        ("task=my_conf/task/mine.yaml", "type the folder separately: -cd my_conf task=mine"),
+        ("task=./my_conf/task/mine", "type the folder separately: -cd my_conf task=mine"),
         ("task=mine.yaml", "add -cd my_conf, which holds task/mine.yaml"),
-        ("task=rte.yaml", "a choice is a name, without folder and ending: type task=rte"),
+        ("task=rte.yaml", "a choice is a name without folder or ending: type task=rte"),
         (
             "task=loose.yaml",
             "move the file to my_conf/task/loose.yaml, and type -cd my_conf task=loose",
@@ -433,7 +434,7 @@ def test_a_task_without_its_header(own: Path, above: str) -> None:
     (own / "my_conf" / "task" / "mine.yaml").write_text(above + (HEADER if above else "") + MINE)
     assert said("-cd", "my_conf", "task=mine", "tasks.mine.weight=2", "seed=-1") == [
         "my_conf/task/mine.yaml: the file does not start with the header that names its task, so "
-        "its values belong nowhere "
+        "its values belong to no task "
         "-> make this its first line: # @package tasks.mine",
         "seed: must be at least 0, found -1 -> Seed of weights, order of data, sampling and "
         "dropout.",
@@ -497,7 +498,7 @@ def test_a_missing_file(own: Path) -> None:
         ("my_cnf", "there is no folder 'my_cnf' -> did you mean 'my_conf'?"),
         (
             "empty",
-            "'empty' has no folder of a group in it -> put your files into folders named after the "
+            "'empty' contains no folder of a group -> put your files into folders named after the "
             "groups, as in empty/task/mine.yaml",
         ),
     ],
@@ -591,7 +592,7 @@ def test_values_that_differ() -> None:
         == 8
     )
     assert said("-m", "task=rte", "sharing=glob(*),hard")[0].startswith(
-        "sharing: glob() stands alone, not in a list of values -> type "
+        "sharing: glob() must stand alone, not in a list of values -> type "
     )
 
 
@@ -650,7 +651,7 @@ def test_a_combination_that_cannot_work_is_named() -> None:
 
 def test_globs() -> None:
     assert len(plan("-m", "sampling=glob(*)").configs) == 4
-    assert said("-m", "task=glob(x*)") == ["task: 'task=glob(x*)' stands for no value at all"]
+    assert said("-m", "task=glob(x*)") == ["task: 'task=glob(x*)' gives no value at all"]
 
 
 SAME = [

@@ -122,23 +122,23 @@ SPAN = {
         (
             "regression",
             [{"label": "1"}, {"label": "2"}, {"label": "x1"}],
-            "1 to 2, mean 1.5; 1 row without a sound label",
+            "1 to 2, mean 1.5; 1 row without a valid label",
             "line 3",
         ),
-        ("regression", [{"label": "good"}, {"label": "bad"}], "none that is sound", "line 1"),
+        ("regression", [{"label": "good"}, {"label": "bad"}], "no valid label", "line 1"),
         (
             "classification",
             [{"label": "a"}, {"label": "b"}, {"label": None}],
-            "a 1, b 1; 1 row without a sound label",
+            "a 1, b 1; 1 row without a valid label",
             "line 3",
         ),
         (
             "span",
             [SPAN, {**SPAN, "id": 2, "answers": None}],
-            "1 with an answer, 0 without; 1 row without a sound label",
+            "1 with an answer, 0 without; 1 row without a valid label",
             "line 2",
         ),
-        ("span", [{**SPAN, "answers": "cat"}], "none that is sound", "line 1"),
+        ("span", [{**SPAN, "answers": "cat"}], "no valid label", "line 1"),
         ("classification", [{"label": 1.5}, {"label": 2.5}], "the classes are not known", "line 1"),
     ],
 )
@@ -169,8 +169,8 @@ def test_one_bad_label_does_not_hide_the_others(
     ("argv", "text"),
     [
         (["colla"], "unknown task 'colla'\n    -> did you mean 'cola'?"),
-        (["cola", "rte"], "one name can be shown, found 2: cola rte"),
-        (["data=sample"], "'data=sample' needs a task to be shown with"),
+        (["cola", "rte"], "expected one name, found 2: cola rte"),
+        (["data=sample"], "'data=sample' needs the name of a task"),
         (["-cd", "nosuch"], "-cd: there is no folder 'nosuch'"),
         (["--foo"], "unknown option '--foo'"),
         (

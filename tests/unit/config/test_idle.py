@@ -106,10 +106,10 @@ def test_keys_of_hydra() -> None:
         "hydra.run.dir: does nothing here -> type run_dir=FOLDER: a run has one folder"
     ]
     assert said("hydra.sweep.dir=wanted", "hydra.job.chdir=true", "hydra/launcher=basic") == [
-        "hydra.sweep.dir: does something in a sweep only -> add -m, or leave it out",
+        "hydra.sweep.dir: has an effect only in a sweep -> add -m, or leave it out",
         "hydra.job.chdir: does nothing here -> leave it out: paths start from the folder where mtl "
         "is typed",
-        "hydra/launcher: does something in a sweep only -> add -m, or leave it out",
+        "hydra/launcher: has an effect only in a sweep -> add -m, or leave it out",
     ]
     assert said("-m", "seed=0,1", "hydra/launcher=submitit_slurm") == [
         "hydra/launcher=submitit_slurm: its plugin is not installed -> type pip install "

@@ -182,7 +182,7 @@ def test_compressed_files_below_the_root(folder: Path) -> None:
     assert source.splits("cola") == ["train", "validation"]
     assert source.read("cola", "validation").rows.to_pydict() == {"sentence": ["x"], "label": ["1"]}
     (folder / "glue/cola/validation.jsonl.zst").write_bytes(b"")
-    assert "validation.csv.gz, validation.jsonl.zst are both there" in error(
+    assert "validation.csv.gz, validation.jsonl.zst both exist" in error(
         data, tasks, ("cola", "validation")
     )
 
@@ -196,9 +196,9 @@ def test_a_missing_split_says_what_is_there(folder: Path) -> None:
     assert f"the folder {folder}/glue/wnli does not exist" in error(data, tasks, ("wnli", "train"))
     assert "tasks.own.source.path" in error(data, tasks, ("own", "train"))
     (folder / "glue/cola/train.csv").write_text("sentence,label\nx,1\n")
-    assert "train.parquet, train.csv are both there" in error(data, tasks, ("cola", "train"))
+    assert "train.parquet, train.csv both exist" in error(data, tasks, ("cola", "train"))
     assert "'nowhere' does not exist" in error(Data(root="nowhere"), tasks)
-    assert "come from a folder, and none is given" in error(Data(source="local"), tasks)
+    assert "come from a folder, but none is given" in error(Data(source="local"), tasks)
 
 
 def test_the_source_is_a_property_of_the_task(

@@ -148,11 +148,10 @@ def test_a_class_that_reads_as_none_is_doubted_unless_it_is_named() -> None:
     }
     assert [found.splitlines()[0] for found in check(config, tables)[1]] == [
         "warning: train.csv, row 13: task mine: class 'Label' is the name of its column: is the "
-        "row a header, as of files that were put "
-        "together?",
-        "warning: train.csv, row 4: task mine: class 'N/A' reads as if there were no label (and 2 "
+        "row a header left over from joined files?",
+        "warning: train.csv, row 4: task mine: class 'N/A' looks like a missing label (and 2 "
         "more: rows 8, 12)",
-        "warning: train.csv, row 2: task mine: class 'None' reads as if there were no label (and 2 "
+        "warning: train.csv, row 2: task mine: class 'None' looks like a missing label (and 2 "
         "more: rows 6, 10)",
     ]
     assert check({"mine": classification(labels=sorted(set(names)))}, tables)[1] == []
@@ -164,7 +163,8 @@ def test_a_split_that_is_trained_on_and_validated_on_is_doubted() -> None:
         {"mine": config}, {"mine": {"train": table("train", text=["x", "y"], label=[0, 1])}}
     )
     assert found.startswith(
-        "warning: tasks.mine.splits.validation: split 'train' is trained on and validated on"
+        "warning: tasks.mine.splits.validation: split 'train' is used for both training and "
+        "validation"
     )
 
 
@@ -192,11 +192,13 @@ def test_repeats_and_overlaps_are_counted() -> None:
     problems, notices = check({"pairs": config}, {"pairs": tables})
     assert not problems
     assert [notice.splitlines()[0] for notice in notices] == [
-        "warning: train.csv, row 2: task pairs: same text, other label, in 1 of 5 rows: 1 here, 0 "
+        "warning: train.csv, row 2: task pairs: same text, different label, in 1 of 5 rows: 1 "
+        "here, 0 "
         "in row 1",
         "warning: train.csv, row 3: task pairs: same text and label as an earlier row, in 1 of 5 "
         "rows: here as in row 1",
-        "warning: more.csv, row 2: task pairs: same text, other label, in 1 of 3 rows: 1 here, 0 "
+        "warning: more.csv, row 2: task pairs: same text, different label, in 1 of 3 rows: 1 here, "
+        "0 "
         "in row 1",
         "warning: dev.csv, row 1: task pairs: the text is in train too, in 1 of 2 rows: here that "
         "of train.csv, row 5",
@@ -215,7 +217,8 @@ def test_doubts_are_summed_up_in_a_line_for_each_task() -> None:
     _, doubts = check_tables(tasks, {"mine": tables, "sound": sound})
     line, more = summary(doubts)
     assert line == (
-        "warning: mine: train: 1 row has the text of another row and another label; train: 1 row "
+        "warning: mine: train: 1 row has the text of another row but a different label; train: 1 "
+        "row "
         "repeats an earlier row; "
         "validation: 1 row has its text in train, too"
     )
