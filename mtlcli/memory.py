@@ -1,10 +1,17 @@
-"""The memory that this process can still take."""
+"""The memory that this process holds, and the memory that it can still take.
+
+psutil reads what the system reports. Two things are read here by hand, since psutil does not know
+them: the limits of control groups (Linux containers), and the peak of resident memory since the
+count was last reset.
+"""
 
 from __future__ import annotations
 
 import resource
 from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 CGROUPS = (
     ("memory.max", "memory.current", "inactive_file"),
@@ -14,16 +21,10 @@ CGROUPS = (
 in use, and the key of the part of it that the system can drop."""
 
 
-def free_memory() -> int | None:
+def free_memory() -> int:
     """Return the number of bytes that are free for this process, the smallest of those of the
-    machine, its container and `ulimit -v`; None when unknown."""
-    found = []
-    with suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                found.append(int(line.split()[1]) * 1024)
-    if not found:
-        return None
+    machine, its container and `ulimit -v`."""
+    found = [psutil.virtual_memory().available]
     for limit, used, droppable in CGROUPS:
         with suppress(OSError, ValueError):  # Without a limit, the file is missing or holds "max".
             root = Path("/sys/fs/cgroup")
@@ -33,6 +34,20 @@ def free_memory() -> int | None:
             found.append(int((root / limit).read_text()) - taken)
     allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
     if allowed != resource.RLIM_INFINITY:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        found.append(allowed - pages * resource.getpagesize())
+        found.append(allowed - psutil.Process().memory_info().vms)
     return max(min(found), 0)
+
+
+def resident() -> int:
+    """Return the number of bytes of resident memory of this process."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def resident_peak(process: int | str = "self") -> int | None:
+    """Return the most resident memory that a process has held since the system's count was last
+    reset, in bytes; None where the system does not report it."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{process}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return None

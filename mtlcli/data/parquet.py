@@ -131,7 +131,7 @@ def _nested(
 
 def _refuse(path: Path | str, needed: int, columns: Iterable[str]) -> None:
     free = free_memory()
-    if free is not None and needed * TIMES > free:
+    if needed * TIMES > free:
         named = ", ".join(f"'{name}'" for name in columns)
         raise too_large(Path(path), f"reading {named}", needed * TIMES, free)
 

@@ -29,7 +29,7 @@ def text_bytes(path: Path) -> bytes:
     packed = ending(path).rpartition(".")[2]
     free = free_memory()
     if packed not in COMPRESSIONS:
-        if free is not None and (needed := path.stat().st_size * TIMES) > free:
+        if (needed := path.stat().st_size * TIMES) > free:
             raise too_large(path, "reading the file", needed, free)
         return path.read_bytes()
     content = io.BytesIO()
@@ -37,7 +37,7 @@ def text_bytes(path: Path) -> bytes:
         with _opened(path, packed) as file:
             while block := file.read(BLOCK):
                 content.write(block)
-                if free is not None and (needed := content.tell() * TIMES) > free:
+                if (needed := content.tell() * TIMES) > free:
                     raise too_large(path, "reading what the archive holds", needed, free)
     except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
         raise _damaged(path, error) from error

@@ -117,12 +117,8 @@ def train_rank(
 def _precision(config: Config, ranks: Ranks) -> str:
     """Return the number format of the run, which is the first rank's choice."""
     precision: str = ranks.broadcast_json(choose_precision(config.runner.precision, ranks.device))
-    if (
-        precision == "bf16"
-        and ranks.device.type == "cpu"
-        and (free := free_memory(ranks.device)) is not None
-    ):
-        bound_kernels(free)
+    if precision == "bf16" and ranks.device.type == "cpu":
+        bound_kernels(free_memory(ranks.device))
     return precision
 
 

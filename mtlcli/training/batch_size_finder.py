@@ -52,17 +52,9 @@ def largest_batch(
     """Return the number of padded tokens of a task in a step, over all ranks and micro-batches,
     that fits into memory, and a text for the user on how it was found.
 
-    Raises RunError when the longest input of a task does not fit, or the system does not report how
-    much memory is free.
+    Raises RunError when the longest input of a task does not fit.
     """
-    available = free_memory(ranks.device)
-    if available is None:
-        raise RunError(
-            "the system does not say how much memory is free",
-            "runner.max_tokens=auto",
-            "give a number of tokens",
-        )
-    free = SHARE * available
+    free = SHARE * free_memory(ranks.device)
     probe = Probe(model, input_format=input_format, bf16=bf16, device=ranks.device)
     reserve = _reserve(model, weighting, ranks.device)
     parts = accumulation * ranks.world_size
@@ -205,14 +197,12 @@ class Probe:
         self._model.zero_grad(set_to_none=True)
 
 
-def free_memory(device: torch.device) -> int | None:
-    """Return the number of bytes that this rank can still take; None when the system does not
-    report it."""
+def free_memory(device: torch.device) -> int:
+    """Return the number of bytes that this rank can still take."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    found = memory.free_memory()
-    return None if found is None else found // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return memory.free_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _reserve(model: MultiTaskModel, weighting: Weighting, device: torch.device) -> int:

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from speed_data import GLUE, ROOT
 
+from mtlcli.memory import resident_peak
 from mtlcli.models.precision import choose_precision
-from mtlcli.training.analysis.cost import resident_peak
 
 BATCH = 32
 MAX_LENGTH = 128

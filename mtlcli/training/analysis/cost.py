@@ -12,6 +12,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from mtlcli.memory import resident, resident_peak
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.training.task_batch import TaskBatch
 
@@ -44,27 +45,10 @@ class PeakMemory:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
-def resident_peak(process: int | str = "self") -> int | None:
-    """Return the most resident memory that a process has held since the system's count was last
-    reset, in bytes; None where the system does not report it."""
-    return _status(process, "VmHWM:")
-
-
 def memory_now(device: torch.device) -> int:
     """Return the number of bytes that this process holds now: on a GPU the memory that torch has
-    allocated there, else resident memory, or its peak where the system reports only that."""
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    resident = _status("self", "VmRSS:")
-    return PeakMemory(device).bytes() if resident is None else resident
-
-
-def _status(process: int | str, key: str) -> int | None:
-    with suppress(OSError):
-        for line in Path(f"/proc/{process}/status").read_text().splitlines():
-            if line.startswith(key):
-                return int(line.split()[1]) * 1024
-    return None
+    allocated there, else resident memory."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else resident()
 
 
 def flops_per_example(model: MultiTaskModel, batches: Mapping[str, TaskBatch]) -> float:

@@ -29,22 +29,18 @@ RUN = [
     "logger.console=plain",
 ]
 LIMITED = """
-from pathlib import Path
-from mtlcli.training.analysis import cost
+from mtlcli import memory
 from mtlcli.training import batch_size_finder as fit
 from mtlcli.training.trainer import Trainer
-def resident():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
 held = {{}}
 def free_memory(device):
-    held["before"] = resident()
+    held["before"] = memory.resident()
     return {free}
 fit.free_memory = free_memory
 train = Trainer.train
 def watched(*arguments):
     done = train(*arguments)
-    print("PEAK", cost.resident_peak() - held["before"])
+    print("PEAK", memory.resident_peak() - held["before"])
     return done
 Trainer.train = watched
 """
@@ -141,7 +137,7 @@ def run_within(folder: Path, free: int, precision: str) -> None:
         *options,
         "runner.max_tokens=auto",
         "resume=auto",
-        before="from mtlcli.training import batch_size_finder as finder; del finder.largest_batch",
+        before="from mtlcli.training import batch_size_finder as fit; fit.largest_batch = None",
     )
     assert again.returncode == 0, again.stderr
     assert (
