@@ -30,13 +30,16 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from mtlcli.config.sharing import CrossStitchSharing, HardSharing, SoftSharing, sharings
+from mtlcli.config.sharing import sharings
 from mtlcli.data.batches import Batch, InputFormat, collate
 from mtlcli.data.features import Features
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.multitask import HasAuxiliaryLoss, Trunk
-from mtlcli.sharing.cross_stitch import Stitched, StreamLayer
+from mtlcli.sharing.cross_stitch import CrossStitchSharing
+from mtlcli.sharing.cross_stitch.trunk import Stitched, StreamLayer
+from mtlcli.sharing.hard import HardSharing
 from mtlcli.sharing.parts.layers import layer_list
+from mtlcli.sharing.soft import SoftSharing
 
 SIZES = {
     "tiny": {"layers": 2, "hidden": 64, "heads": 4, "vocabulary": 8000, "length": 16},

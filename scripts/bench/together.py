@@ -25,7 +25,7 @@ from mtlcli.data.batches import InputFormat, Stream
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.models.build import build_model
 from mtlcli.prepare.prepare import prepare
-from mtlcli.sharing.hard import Hard
+from mtlcli.sharing.hard.trunk import Hard
 from mtlcli.training.step import Backward
 from mtlcli.training.task_batch import build_task_batch
 from mtlcli.weighting.base import Step, WeightedTask

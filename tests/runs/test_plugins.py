@@ -80,7 +80,7 @@ class ToySharing(SharingConfig):
     """Strategy."""
 '''
 TRUNK = """
-from mtlcli.sharing.hard import Hard
+from mtlcli.sharing.hard.trunk import Hard
 
 
 class Toy(Hard):

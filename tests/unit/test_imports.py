@@ -186,6 +186,17 @@ def below(names: list[str]) -> list[str]:
     ]
 
 
+def light() -> list[str]:
+    """The modules that must load without torch: those of LIGHT, and the configurations of sharing
+    strategies."""
+    strategies = {
+        module
+        for module, path in sources().items()
+        if module.startswith("mtlcli.sharing") and path.name == "__init__.py"
+    }
+    return sorted(({*below(LIGHT)} | strategies) - MODULES_OF_TORCH)
+
+
 def loads(module: str) -> dict[str, Import]:
     """Everything outside the package that importing `module` imports in turn, with one import that
     does it."""
@@ -278,7 +289,7 @@ def test_report_never_imports_torch() -> None:
     ] == []
 
 
-@pytest.mark.parametrize("module", sorted(set(below(LIGHT)) - MODULES_OF_TORCH))
+@pytest.mark.parametrize("module", light())
 def test_light_modules_load_nothing_heavy(module: str) -> None:
     outside = loads(module)
     assert [str(outside[name]) for name in sorted(HEAVY & set(outside))] == []
@@ -287,7 +298,7 @@ def test_light_modules_load_nothing_heavy(module: str) -> None:
 def test_light_modules_really_load_without_torch() -> None:
     """The same as above by importing them, so that also a light-looking dependency that loads torch
     is seen."""
-    names = sorted(set(below(LIGHT)) - MODULES_OF_TORCH)
+    names = light()
     code = (
         f"import sys\nfor name in {names!r}: __import__(name)\nprint(sorted({HEAVY!r} & "
         "set(sys.modules)))"

@@ -243,7 +243,7 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(sharing={"name": "hard", "strenght": 1}),
         "sharing.strenght: unknown key 'strenght'",
-        "did you mean 'strength'? only sharing=soft or progressive_distill has that key; choices "
+        "did you mean 'strength'? only sharing=progressive_distill or soft has that key; choices "
         "here: name",
     ),
     (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mtlcli.config.sharing import AdapterFusionSharing
 from mtlcli.models.forward_pass import ForwardPass, running
+from mtlcli.sharing.adapter_fusion import AdapterFusionSharing
 from tests.small import small_model
 from tests.unit.sharing.test_adapters import shaken, trunk
 from tests.unit.sharing.training import batch_of

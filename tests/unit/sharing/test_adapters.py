@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from mtlcli.config.section import replaced
-from mtlcli.config.sharing import AdapterSharing, LoRASharing, sharings
+from mtlcli.config.sharing import sharings
 from mtlcli.config.validate import check
 from mtlcli.errors import UserError
 from mtlcli.models.build import build_model
 from mtlcli.models.files import BackboneFiles
 from mtlcli.models.multitask import MultiTaskModel, Trunk
+from mtlcli.sharing.adapters import AdapterSharing
+from mtlcli.sharing.lora import LoRASharing
 from mtlcli.tasks.base import build_tasks
 from tests.families import FAMILIES, family_backbone, family_batch
 from tests.small import SmallConfig, small_configs, small_model

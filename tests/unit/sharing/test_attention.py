@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtlcli.config.sharing import AttentionSharing, HardSharing
 from mtlcli.errors import UserError
 from mtlcli.models.multitask import Trunk
-from mtlcli.sharing.attention import OPEN, Mask, MaskedLayer
+from mtlcli.sharing.attention import AttentionSharing
+from mtlcli.sharing.attention.trunk import OPEN, Mask, MaskedLayer
+from mtlcli.sharing.hard import HardSharing
 from mtlcli.sharing.parts.layers import hidden_of, layer_list
 from tests.families import family_backbone, family_batch, family_trunk
 from tests.small import small_model

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm
 
-from mtlcli.config.sharing import CGCSharing, MMoESharing
+from mtlcli.sharing.cgc import CGCSharing
+from mtlcli.sharing.mmoe import MMoESharing
 from tests.families import family_trunk
 from tests.small import small_model
 from tests.unit.sharing.test_mmoe import FAMILIES, gradients, shaken

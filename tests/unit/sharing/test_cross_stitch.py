@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from mtlcli.config.optim import AdamWOptim
-from mtlcli.config.sharing import CrossStitchSharing, SluiceSharing, SoftSharing
 from mtlcli.errors import UserError
 from mtlcli.models.multitask import MultiTaskModel, Trunk
+from mtlcli.sharing.cross_stitch import CrossStitchSharing
 from mtlcli.sharing.parts.layers import layer_list
+from mtlcli.sharing.sluice import SluiceSharing
+from mtlcli.sharing.soft import SoftSharing
 from mtlcli.training.optim import build_optimizer
 from tests.families import TASKS, family_trunk
 from tests.small import small_model

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from mtlcli.config.sharing import HierarchicalSharing
 from mtlcli.config.validate import check
 from mtlcli.errors import UserError
 from mtlcli.models.multitask import MultiTaskModel
-from mtlcli.sharing.hierarchical import Hierarchical
+from mtlcli.sharing.hierarchical import HierarchicalSharing
+from mtlcli.sharing.hierarchical.trunk import Hierarchical
 from mtlcli.sharing.parts.layers import layer_list
 from tests.families import FAMILIES, family_backbone, family_batch
 from tests.small import small_model

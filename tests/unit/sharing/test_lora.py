@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mtlcli.config.sharing import LoRASharing
+from mtlcli.sharing.lora import LoRASharing
 from tests.families import family_backbone, family_batch
 from tests.small import small_model
 from tests.unit.config.test_crosscheck import PAIR, run, said
@@ -30,7 +30,7 @@ def test_lora_changes_matrices_by_its_formula() -> None:
 
 
 def test_a_missing_peft_is_named_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtlcli.config.sharing.find_spec", lambda name: None)
+    monkeypatch.setattr("mtlcli.sharing.lora.find_spec", lambda name: None)
     assert said(run(PAIR, sharing={"name": "lora"})) == [
         "sharing: sharing=lora needs the package peft, which is not installed -> type pip install "
         "'mtlcli[lora]'"

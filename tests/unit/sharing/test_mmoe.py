@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, linear
 
-from mtlcli.config.sharing import MMoESharing
 from mtlcli.data.batches import Batch, InputFormat, collate
 from mtlcli.errors import UserError
 from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.sharing.mmoe import MMoESharing
 from tests.families import family_trunk
 from tests.small import small_data, small_model
 from tests.unit.sharing.training import batch_of

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtlcli.config.sharing import PLESharing
 from mtlcli.models.multitask import Trunk
+from mtlcli.sharing.ple import PLESharing
 from tests.families import TASKS, family_trunk
 from tests.small import small_model
 from tests.unit.sharing.test_cgc import blocks, weighted

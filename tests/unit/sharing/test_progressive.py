@@ -13,10 +13,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mtlcli.config.sharing import HardSharing, ProgressiveDistillSharing, ProgressiveSharing
 from mtlcli.rundir import checkpoint
+from mtlcli.sharing.hard import HardSharing
 from mtlcli.sharing.parts.layers import layer_list
-from mtlcli.sharing.progressive import Lateral
+from mtlcli.sharing.progressive import ProgressiveSharing
+from mtlcli.sharing.progressive.trunk import Lateral
+from mtlcli.sharing.progressive_distill import ProgressiveDistillSharing
 from mtlcli.training.trained_parameters import TrainedParameters
 from tests.families import family_batch, family_trunk
 from tests.small import small_model

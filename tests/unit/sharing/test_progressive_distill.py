@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtlcli.config.sharing import ProgressiveDistillSharing
 from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.sharing.progressive_distill import ProgressiveDistillSharing
 from tests.small import small_model
 from tests.unit.sharing.test_progressive import shaken
 from tests.unit.sharing.training import batch_of

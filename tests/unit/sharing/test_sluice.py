@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from mtlcli.config.sharing import CrossStitchSharing, SluiceSharing
 from mtlcli.errors import UserError
+from mtlcli.sharing.cross_stitch import CrossStitchSharing
+from mtlcli.sharing.sluice import SluiceSharing
 from tests.families import TASKS, family_trunk
 from tests.unit.sharing.test_cross_stitch import shaken
 from tests.unit.sharing.training import batch_of

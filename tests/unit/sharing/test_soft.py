@@ -7,10 +7,10 @@ from itertools import combinations
 import pytest
 import torch
 
-from mtlcli.config.sharing import SoftSharing
 from mtlcli.errors import UserError
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.models.per_task import PerTask
+from mtlcli.sharing.soft import SoftSharing
 from tests.small import small_model
 from tests.unit.sharing.training import trained
 

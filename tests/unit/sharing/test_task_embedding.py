@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from mtlcli.config.sharing import HardSharing, TaskEmbeddingSharing
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.multitask import Trunk
-from mtlcli.sharing.task_embedding import (
+from mtlcli.sharing.hard import HardSharing
+from mtlcli.sharing.task_embedding import TaskEmbeddingSharing
+from mtlcli.sharing.task_embedding.trunk import (
     ConditionalEmbedding,
     ConditionalNorm,
     Shift,

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from mtlcli.config.optim import AdamWOptim
-from mtlcli.config.sharing import CGCSharing, MMoESharing, PLESharing
+from mtlcli.sharing.cgc import CGCSharing
+from mtlcli.sharing.mmoe import MMoESharing
+from mtlcli.sharing.ple import PLESharing
 from mtlcli.training.optim import build_optimizer
 from tests.small import small_model
 from tests.unit.sharing.test_mmoe import gradients

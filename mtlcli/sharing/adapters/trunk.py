@@ -19,11 +19,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mtlcli.config.sharing import AdapterSharing
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.forward_pass import ForwardPass, current
 from mtlcli.models.multitask import Trunk
 from mtlcli.models.per_task import PerTask
+from mtlcli.sharing.adapters import AdapterSharing
 from mtlcli.sharing.parts.layers import Layer, hidden_of, replace_layers, with_hidden
 
 

@@ -33,12 +33,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtlcli.config.sharing import SluiceSharing
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.multitask import HasAuxiliaryLoss, ParameterTable
 from mtlcli.models.per_task import PerTask
-from mtlcli.sharing.cross_stitch import Stitched, start
+from mtlcli.sharing.cross_stitch.trunk import Stitched, start
+from mtlcli.sharing.sluice import SluiceSharing
 
 
 class Layers(nn.Module):

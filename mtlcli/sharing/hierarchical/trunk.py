@@ -26,13 +26,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtlcli.config.sharing import HierarchicalSharing
 from mtlcli.data.batches import Batch
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.forward_pass import ForwardPass, current
 from mtlcli.models.multitask import HasAuxiliaryLoss, ParameterTable, Trunk
 from mtlcli.models.per_task import PerTask
+from mtlcli.sharing.hierarchical import HierarchicalSharing
 from mtlcli.sharing.parts.layers import (
     Layer,
     chosen_layers,

@@ -20,12 +20,12 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from mtlcli.config.sharing import LoRASharing
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.forward_pass import ForwardPass, current
 from mtlcli.models.multitask import ParameterTable, Trunk
 from mtlcli.models.per_task import key_of, task_of
+from mtlcli.sharing.lora import LoRASharing
 
 SHARED = "_all"
 """Name that peft has for the change of all tasks together. No task has this name, because tasks'

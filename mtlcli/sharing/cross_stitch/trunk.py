@@ -26,13 +26,14 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from mtlcli.config.sharing import CrossStitchSharing, Stitching
+from mtlcli.config.sharing import Stitching
 from mtlcli.data.batches import Batch
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.forward_pass import ForwardPass, current, running
 from mtlcli.models.multitask import ParameterTable, Trunk
 from mtlcli.models.per_task import PerTask
+from mtlcli.sharing.cross_stitch import CrossStitchSharing
 from mtlcli.sharing.parts.layers import Layer, chosen_layers, layer_list
 from mtlcli.sharing.parts.stacked import Stacked, linear_maps
 

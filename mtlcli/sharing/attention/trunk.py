@@ -30,12 +30,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtlcli.config.sharing import AttentionSharing
 from mtlcli.data.batches import Batch
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.forward_pass import ForwardPass, current
 from mtlcli.models.multitask import Trunk
 from mtlcli.models.per_task import PerTask
+from mtlcli.sharing.attention import AttentionSharing
 from mtlcli.sharing.parts.layers import (
     Layer,
     chosen_layers,

@@ -25,7 +25,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mtlcli.config.sharing import TaskEmbeddingSharing
 from mtlcli.data.batches import Batch
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import Backbone
@@ -33,6 +32,7 @@ from mtlcli.models.forward_pass import ForwardPass, current
 from mtlcli.models.multitask import Trunk
 from mtlcli.models.per_task import PerTask
 from mtlcli.sharing.parts.layers import Layer
+from mtlcli.sharing.task_embedding import TaskEmbeddingSharing
 
 
 class Vector(nn.Module):

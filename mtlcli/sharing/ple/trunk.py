@@ -25,12 +25,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mtlcli.config.sharing import PLESharing
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.forward_pass import ForwardPass, current
 from mtlcli.models.per_task import PerTask, TaskModules
-from mtlcli.sharing.mmoe import Mixture
+from mtlcli.sharing.mmoe.trunk import Mixture
 from mtlcli.sharing.parts.experts import Blocks, ExpertTrunk, Load, mix
+from mtlcli.sharing.ple import PLESharing
 
 
 class Level(nn.Module):

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mtlcli.config.sharing import CGCSharing
 from mtlcli.models.backbone import Backbone
-from mtlcli.sharing.mmoe import LayerExperts
+from mtlcli.sharing.cgc import CGCSharing
+from mtlcli.sharing.mmoe.trunk import LayerExperts
 
 
 class CGC(LayerExperts):

@@ -25,12 +25,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtlcli.config.sharing import AdapterFusionSharing
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.forward_pass import ForwardPass, current
 from mtlcli.models.multitask import Trunk
 from mtlcli.models.per_task import PerTask
-from mtlcli.sharing.adapters import Bottleneck
+from mtlcli.sharing.adapter_fusion import AdapterFusionSharing
+from mtlcli.sharing.adapters.trunk import Bottleneck
 from mtlcli.sharing.parts.layers import Layer, hidden_of, replace_layers, with_hidden
 
 

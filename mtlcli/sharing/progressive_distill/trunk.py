@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from mtlcli.config.sharing import ProgressiveDistillSharing
 from mtlcli.data.batches import Batch
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.multitask import HasBatchLoss
 from mtlcli.models.per_task import TaskModules
 from mtlcli.sharing.parts.staged import StagedTrunk, without_dropout
+from mtlcli.sharing.progressive_distill import ProgressiveDistillSharing
 from mtlcli.tasks.base import Encoded, TaskType
 
 TEMPERATURE = 2.0

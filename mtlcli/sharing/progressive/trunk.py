@@ -25,12 +25,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtlcli.config.sharing import ProgressiveSharing
 from mtlcli.data.batches import Batch
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.multitask import ParameterTable
 from mtlcli.sharing.parts.layers import Layer, hidden_of, layer_list, with_hidden
 from mtlcli.sharing.parts.staged import StagedTrunk, without_dropout
+from mtlcli.sharing.progressive import ProgressiveSharing
 from mtlcli.tasks.base import Encoded
 
 

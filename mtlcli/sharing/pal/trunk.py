@@ -27,11 +27,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtlcli.config.sharing import PALSharing
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.forward_pass import ForwardPass, current
 from mtlcli.models.multitask import Trunk
 from mtlcli.models.per_task import PerTask
+from mtlcli.sharing.pal import PALSharing
 from mtlcli.sharing.parts.layers import Layer, hidden_into, hidden_of, replace_layers, with_hidden
 
 

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtlcli.config.sharing import SoftSharing
 from mtlcli.data.batches import Batch
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.forward_pass import ForwardPass, current
 from mtlcli.models.multitask import HasAuxiliaryLoss, Trunk
 from mtlcli.models.per_task import PerTask
 from mtlcli.sharing.parts.layers import Layer, chosen_layers, layer_list
+from mtlcli.sharing.soft import SoftSharing
 from mtlcli.tasks.base import Encoded
 
 EPS = 1e-12

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtlcli.config.sharing import MMoESharing
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.forward_pass import ForwardPass, current
 from mtlcli.models.per_task import PerTask
+from mtlcli.sharing.mmoe import MMoESharing
 from mtlcli.sharing.parts.experts import ExpertTrunk, Load, mix
 from mtlcli.sharing.parts.layers import chosen_layers, layer_list
 

@@ -1,0 +1,33 @@
+"""What `sharing=adapter_fusion` can be given. The strategy itself is in trunk.py. No torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Gt, Le
+
+from mtlcli.config.section import section
+from mtlcli.config.sharing import Layers, SharingConfig, sharings
+
+
+@sharings.register("adapter_fusion", ".trunk:AdapterFusion")
+@section
+class AdapterFusionSharing(SharingConfig):
+    """Adapters for each task, and an attention for each task over the adapters of all (Pfeiffer et
+    al. 2021)."""
+
+    name: Literal["adapter_fusion"] = "adapter_fusion"
+    """Strategy."""
+    size: Annotated[int, Gt(0), Le(65536)] = 64
+    """Width of the adapters' bottleneck."""
+    keys: Annotated[int, Gt(0), Le(65536)] = 16
+    """Width of the attention's queries and keys."""
+    layers: Layers = "all"
+    """Layers that have adapters: numbers from 0, -1 is the last; or `all`."""
+    frozen: bool = False
+    """Train what belongs to one task only: the backbone keeps its weights, which should be
+    pretrained ones then."""
+
+    @property
+    def shares(self) -> bool:
+        return not self.frozen

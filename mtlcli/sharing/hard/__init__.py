@@ -1,0 +1,17 @@
+"""What `sharing=hard` can be given. The strategy itself is in trunk.py. No torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mtlcli.config.section import section
+from mtlcli.config.sharing import SharingConfig, sharings
+
+
+@sharings.register("hard", ".trunk:Hard")
+@section
+class HardSharing(SharingConfig):
+    """One backbone for all tasks, one head each (Caruana 1997)."""
+
+    name: Literal["hard"] = "hard"
+    """Strategy."""

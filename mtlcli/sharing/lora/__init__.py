@@ -1,0 +1,50 @@
+"""What `sharing=lora` can be given. The strategy itself is in trunk.py. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Gt, Le, MinLen
+
+from mtlcli.config.section import section
+from mtlcli.config.sharing import SharingConfig, sharings
+from mtlcli.errors import Problem
+
+if TYPE_CHECKING:
+    from mtlcli.config import Config
+
+
+@sharings.register("lora", ".trunk:LoRA")
+@section
+class LoRASharing(SharingConfig):
+    """Low-rank changes of one backbone's weight matrices for each task, through peft (Hu et al.
+    2022); needs `mtlcli[lora]`."""
+
+    name: Literal["lora"] = "lora"
+    """Strategy."""
+    rank: Annotated[int, Gt(0), Le(65536)] = 8
+    """Rank of a change, r."""
+    alpha: Annotated[float, Gt(0)] = 16.0
+    """Changes are multiplied by alpha / r."""
+    modules: Literal["auto", "all-linear"] | Annotated[list[str], MinLen(1)] = "auto"
+    """Matrices that are changed: ends of modules' names, for example [query, value]; `all-linear`;
+    `auto`: what peft has for the model."""
+    shared: bool = False
+    """One change more of each of these matrices, for all tasks together."""
+    frozen: bool = False
+    """Train the changes and heads only: the backbone keeps its weights, which should be pretrained
+    ones then."""
+
+    @property
+    def shares(self) -> bool:
+        return self.shared or not self.frozen
+
+    def problems(self, config: Config, names: Collection[str]) -> Iterator[Problem]:
+        if find_spec("peft") is None:
+            yield Problem(
+                "sharing=lora needs the package peft, which is not installed",
+                "sharing",
+                "type pip install 'mtlcli[lora]'",
+            )

@@ -1,0 +1,22 @@
+"""What `sharing=progressive_distill` can be given. The strategy itself is in trunk.py. No torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge
+
+from mtlcli.config.section import section
+from mtlcli.config.sharing import Staging, sharings
+
+
+@sharings.register("progressive_distill", ".trunk:Distilled")
+@section
+class ProgressiveDistillSharing(Staging):
+    """Tasks enter in stages: one backbone, held to what it said for the earlier tasks when the
+    stage began (Li & Hoiem 2016)."""
+
+    name: Literal["progressive_distill"] = "progressive_distill"
+    """Strategy."""
+    strength: Annotated[float, Ge(0)] = 1.0
+    """Factor of the distillation term in the loss."""

@@ -1,0 +1,41 @@
+"""What `sharing=soft` can be given. The strategy itself is in trunk.py. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from annotated_types import Ge
+
+from mtlcli.config.section import section
+from mtlcli.config.sharing import Layers, SharingConfig, sharings
+
+
+@sharings.register("soft", ".trunk:Soft")
+@section
+class SoftSharing(SharingConfig):
+    """A copy of the backbone, or of some layers, for each task, pulled together by a penalty (Duong
+    et al. 2015)."""
+
+    name: Literal["soft"] = "soft"
+    """Strategy."""
+    layers: Layers = "all"
+    """Layers of which every task has a copy: numbers from 0, -1 is the last; `all`: the whole
+    backbone with its embeddings."""
+    strength: Annotated[float, Ge(0)] = 1e-3
+    """Factor of the penalty, lambda."""
+    distance: Literal["pairs", "trace_norm", "pretrained"] = "pairs"
+    """What is penalised: squared distances between every two tasks' copies, the trace norm of the
+    stacked copies, or squared distances to the weights at the start."""
+
+    @property
+    def shares(self) -> bool:
+        return self.layers != "all"
+
+    def idle(self) -> Iterator[tuple[str, str, str]]:
+        if self.strength == 0:
+            yield (
+                "sharing.distance",
+                "nothing is penalised (sharing.strength=0)",
+                "leave it out, or give sharing.strength",
+            )
