@@ -4,9 +4,10 @@ know whose inputs they are given.
 The task cannot go down as an argument. The transformers library passes keyword arguments that it
 does not know to the layers of most networks, but DeBERTa's encoder drops them, and in no network do
 they reach what lies inside a layer or below all layers: a feed-forward block (experts), a norm or
-an embedding (task embeddings). So there is one object for each forward pass. `Trunk.forward`, and
-nothing else, makes it current with `running`; modules read it with `current`. No state is left
-behind when the pass is over.
+an embedding (task embeddings). So there is one object for each forward pass, which `Trunk.forward`
+makes current with `running`, and modules read with `current`. No state is left behind when the pass
+is over. A layer that gradient checkpointing computes again in the backward pass is given the pass
+of its own batch (`checkpoint_contexts`).
 """
 
 from __future__ import annotations
