@@ -1,4 +1,4 @@
-"""What the configurations of sharing strategies have in common. Each strategy has its own, in its
+"""The base classes of the configurations of sharing strategies. Each strategy has its own, in its
 folder in `mtlcli/sharing/`."""
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ sharings = Registry("sharing", "mtlcli.sharing", group="mtl.sharings")
 
 @section
 class SharingConfig:
-    """What the configurations of all strategies have in common."""
+    """The base class of the configurations of sharing strategies."""
 
     recomputes: ClassVar[bool] = True
     """Whether layers can be computed again in the backward pass, for
@@ -40,36 +40,35 @@ class SharingConfig:
         return [list(owners)]
 
     def problems(self, config: Config, names: Collection[str]) -> Iterator[Problem]:
-        """Yield what is wrong with the values in a run. `names`: its tasks, those that were refused
-        among them."""
+        """Yield the problems of the values in a run. `names`: its tasks, including refused ones."""
         yield from ()
 
     def idle(self) -> Iterator[tuple[str, str, str]]:
-        """Yield every key that does nothing beside the other values, why, and what to do about
+        """Yield every key that has no effect beside the other values, why, and what to do about
         it."""
         yield from ()
 
 
 Layers = Annotated[list[int], MinLen(1)] | Literal["all"]
-"""Layers of the backbone by number, from 0; negative ones count from the top."""
+"""Layers of the backbone, numbered from 0; negative numbers count from the top."""
 
 
 @section
 class Gating(SharingConfig, ABC):
-    """What the strategies with experts have in common."""
+    """The base class of the strategies with experts."""
 
     gate: Literal["softmax", "dselect_k"] = "softmax"
-    """How a task weighs experts: for each token with a softmax (Ma et al. 2018), or by a choice of
-    at most `selected` of them for all of the task's tokens (DSelect-k, Hazimeh et al. 2021)."""
+    """How a task weighs experts: with a softmax for each token (softmax, Ma et al. 2018), or by
+    choosing at most `selected` of them for all its tokens (dselect_k, Hazimeh et al. 2021)."""
     selected: Annotated[int, Ge(1), Le(1000)] = 2
-    """With gate=dselect_k: the most experts that keep a weight, k."""
+    """With gate=dselect_k: the largest number of experts with a weight, k."""
     entropy: Annotated[float, Ge(0)] = 1e-2
-    """With gate=dselect_k: factor of the selectors' entropy in the loss; more of it makes them
-    decide sooner."""
+    """With gate=dselect_k: factor of the selectors' entropy in the loss; the larger the factor, the
+    sooner they decide."""
 
     @abstractmethod
     def gated(self) -> int:
-        """The fewest experts that a gate weighs."""
+        """Return the smallest number of experts that a gate weighs."""
 
     def problems(self, config: Config, names: Collection[str]) -> Iterator[Problem]:
         if self.gate == "dselect_k" and not self.selected <= self.gated() > 1:
@@ -89,23 +88,23 @@ class Gating(SharingConfig, ABC):
 
 
 ExpertLayers = Annotated[list[int], MinLen(1)] | Literal["all", "top"]
-"""Layers of the backbone whose feed-forward blocks become experts, or `top`: blocks behind the last
-layer."""
+"""Layers of the backbone whose feed-forward blocks become experts, or `top` for new blocks behind
+the last layer."""
 
 
 @section
 class Staging(SharingConfig):
-    """What the strategies whose tasks enter in stages have in common."""
+    """The base class of the strategies with stages."""
 
     stages: Annotated[list[Annotated[list[str], MinLen(1)]], MinLen(1)] | None = None
-    """The tasks of each stage, in order, for example [[mnli, qqp], [rte]]; null: each task is a
-    stage, in the order of the run's tasks."""
+    """The tasks of each stage, in order, for example [[mnli, qqp], [rte]]; null: one stage per
+    task, in the order of the run's tasks."""
     lengths: list[Annotated[int, Gt(0)]] | None = None
-    """Steps of every stage but the last, which goes on to the end of the run; null: the share of
-    the run that the stage has of the data. The learning rate rises and falls once in each stage."""
+    """Steps of every stage but the last, which lasts until the end of the run; null: in proportion
+    to the stages' data. The learning rate rises and falls once in each stage."""
     patience: Annotated[int, Gt(0)] | None = None
-    """A stage also ends after this many evaluations without a better average of its own tasks;
-    null: never before its length is over."""
+    """Number of evaluations without a better average of its own tasks after which a stage also
+    ends; null: it always has its full length."""
 
     @property
     def shares(self) -> bool:
@@ -198,15 +197,15 @@ class Staging(SharingConfig):
 
 @section
 class Stitching(SharingConfig):
-    """What the strategies that mix task copies have in common."""
+    """The base class of the strategies that mix task copies."""
 
     recomputes: ClassVar[bool] = False
-    """Not here: all copies of a layer run at once."""
+    """False, because all copies of a layer run at once."""
     layers: Layers = "all"
-    """Layers after which the copies' states are mixed: numbers from 0, -1 is the last. Every layer
-    that is trained has copies."""
+    """Layers after which the copies' states are mixed, numbered from 0 (-1 is the last), or `all`.
+    Every trained layer has copies."""
     own: Annotated[float, Ge(0), Le(1)] = 0.9
-    """How much of its own states a copy keeps at the start; the rest comes from all others
-    alike."""
+    """Initial share of its own states in what a copy reads; the others have equal shares of the
+    rest."""
     lr: Annotated[float, Gt(0)] = 1e-2
     """Peak learning rate of the mixing weights."""

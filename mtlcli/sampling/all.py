@@ -13,7 +13,7 @@ from mtlcli.sampling.base import Sampling
 @samplings.register("all", "All")
 @section
 class AllSampling(SamplingConfig):
-    """Every task in every step; small tasks are repeated until the largest has been met once."""
+    """Every task in every step; small tasks are repeated until the largest one is through."""
 
     all_tasks: ClassVar[bool] = True
     """Every step holds every task."""

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 @samplings.register("proportional", "Proportional")
 @section
 class ProportionalSampling(SamplingConfig):
-    """One task a step; in an epoch every task is met once through, in an order shuffled anew (Liu
-    et al. 2019, MT-DNN)."""
+    """One task per step; an epoch goes through all tasks once, in a newly shuffled order (Liu et
+    al. 2019, MT-DNN)."""
 
     name: Literal["proportional"] = "proportional"
     """Policy."""

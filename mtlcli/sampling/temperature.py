@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 @samplings.register("temperature", "Temperature")
 @section
 class TemperatureSampling(SamplingConfig):
-    """One task a step, drawn with probability proportional to min(size, cap)^(1/temperature)
+    """One task per step, drawn with probability proportional to min(size, cap)^(1/temperature)
     (Raffel et al. 2020)."""
 
     name: Literal["temperature"] = "temperature"
     """Policy."""
     temperature: Annotated[float, Ge(1)] = 2.0
-    """1 is proportional; large values approach uniform."""
+    """Temperature: 1 is proportional; large values approach uniform."""
     cap: Annotated[int, Gt(0)] | None = None
-    """Sizes above this count as this (examples); null: no cap."""
+    """Upper bound of a task's size in examples; null: none."""
 
 
 class Temperature(RandomSampling):

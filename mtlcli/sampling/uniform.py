@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @samplings.register("uniform", "Uniform")
 @section
 class UniformSampling(SamplingConfig):
-    """One task a step, each equally often."""
+    """One task per step, each equally often."""
 
     name: Literal["uniform"] = "uniform"
     """Policy."""

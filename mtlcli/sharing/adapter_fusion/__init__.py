@@ -1,4 +1,4 @@
-"""What `sharing=adapter_fusion` can be given. The strategy itself is in trunk.py. No torch."""
+"""The options of `sharing=adapter_fusion`. The strategy itself is in trunk.py. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mtlcli.config.sharing import Layers, SharingConfig, sharings
 @sharings.register("adapter_fusion", ".trunk:AdapterFusion")
 @section
 class AdapterFusionSharing(SharingConfig):
-    """Adapters for each task, and an attention for each task over the adapters of all (Pfeiffer et
-    al. 2021)."""
+    """Adapters for each task, and for each task an attention over the adapters of all tasks
+    (Pfeiffer et al. 2021)."""
 
     name: Literal["adapter_fusion"] = "adapter_fusion"
     """Strategy."""
@@ -23,10 +23,10 @@ class AdapterFusionSharing(SharingConfig):
     keys: Annotated[int, Gt(0), Le(65536)] = 16
     """Width of the attention's queries and keys."""
     layers: Layers = "all"
-    """Layers that have adapters: numbers from 0, -1 is the last; or `all`."""
+    """Layers with adapters, numbered from 0 (-1 is the last), or `all`."""
     frozen: bool = False
-    """Train what belongs to one task only: the backbone keeps its weights, which should be
-    pretrained ones then."""
+    """Train only the parameters of single tasks; the backbone keeps its weights, which should be
+    pretrained."""
 
     @property
     def shares(self) -> bool:

@@ -1,4 +1,4 @@
-"""What `sharing=adapters` can be given. The strategy itself is in trunk.py. No torch."""
+"""The options of `sharing=adapters`. The strategy itself is in trunk.py. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from mtlcli.config.sharing import Layers, SharingConfig, sharings
 @sharings.register("adapters", ".trunk:Adapters")
 @section
 class AdapterSharing(SharingConfig):
-    """A small bottleneck behind each layer of one backbone, one for each task (Houlsby et al. 2019;
-    Pfeiffer et al. 2020)."""
+    """A small bottleneck per task behind each layer of one backbone (Houlsby et al. 2019; Pfeiffer
+    et al. 2020)."""
 
     name: Literal["adapters"] = "adapters"
     """Strategy."""
     size: Annotated[int, Gt(0), Le(65536)] = 64
     """Width of the bottleneck."""
     layers: Layers = "all"
-    """Layers that have adapters: numbers from 0, -1 is the last; or `all`."""
+    """Layers with adapters, numbered from 0 (-1 is the last), or `all`."""
     shared: bool = False
-    """One adapter more behind each of these layers, for all tasks together."""
+    """Add one more adapter behind each of these layers, shared by all tasks."""
     frozen: bool = False
-    """Train adapters and heads only: the backbone keeps its weights, which should be pretrained
-    ones then."""
+    """Train only the adapters and heads; the backbone keeps its weights, which should be
+    pretrained."""
 
     @property
     def shares(self) -> bool:

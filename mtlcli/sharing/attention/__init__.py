@@ -1,4 +1,4 @@
-"""What `sharing=attention` can be given. The strategy itself is in trunk.py. No torch."""
+"""The options of `sharing=attention`. The strategy itself is in trunk.py. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mtlcli.config.sharing import Layers, SharingConfig, sharings
 @sharings.register("attention", ".trunk:Attention")
 @section
 class AttentionSharing(SharingConfig):
-    """A shared backbone, and for each task soft masks over its features (Liu et al. 2019, MTAN)."""
+    """A shared backbone with soft masks over its features for each task (Liu et al. 2019, MTAN)."""
 
     name: Literal["attention"] = "attention"
     """Strategy."""
     layers: Layers = "all"
-    """Layers over whose features tasks have masks: numbers from 0, -1 is the last; or `all`. Above
-    the highest a task's state goes on."""
+    """Layers with task masks, numbered from 0 (-1 is the last), or `all`. Above the highest one,
+    the masked states replace the shared ones."""
     size: Annotated[int, Gt(0), Le(65536)] = 32
     """Width of the bottleneck in a mask's network. The paper has none; without one, a task's masks
     would be a quarter of a layer."""

@@ -1,4 +1,4 @@
-"""What `sharing=cgc` can be given. The strategy itself is in trunk.py. No torch."""
+"""The options of `sharing=cgc`. The strategy itself is in trunk.py. Imports no torch."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 @sharings.register("cgc", ".trunk:CGC")
 @section
 class CGCSharing(Gating):
-    """Shared experts and experts of each task's own in one backbone, mixed by a gate for each task
-    (Tang et al. 2020)."""
+    """Shared and task-specific experts in one backbone, mixed by a gate for each task (Tang et al.
+    2020)."""
 
     name: Literal["cgc"] = "cgc"
     """Strategy."""
     layers: ExpertLayers = field(default_factory=lambda: [-1])
-    """Where the experts are: layers, numbered from 0, -1 is the last, whose feed-forward block each
-    expert starts as a copy of; `all`; or `top`: new blocks behind the last layer."""
+    """Layers whose feed-forward block becomes experts, each starting as a copy of it: numbers from
+    0 (-1 is the last), or `all`. `top`: new blocks behind the last layer."""
     shared: Annotated[int, Ge(0), Le(1000)] = 2
-    """Number of experts that all tasks share."""
+    """Number of shared experts."""
     own: Annotated[int, Ge(0), Le(1000)] = 1
-    """Number of experts of each task's own."""
+    """Number of experts of each task."""
     noise: Annotated[float, Ge(0)] = 1e-2
-    """In layers: noise on the copies' weights at the start, relative to their standard deviation;
-    without any, they part slowly."""
+    """Noise on the copies' initial weights, relative to their standard deviation; without noise
+    they diverge slowly. Not for layers=top."""
 
     def gated(self) -> int:
-        """The fewest experts that a gate weighs."""
+        """Return the smallest number of experts that a gate weighs."""
         return self.shared + self.own
 
     def problems(self, config: Config, names: Collection[str]) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""What `sharing=cross_stitch` can be given. The strategy itself is in trunk.py. No torch."""
+"""The options of `sharing=cross_stitch`. The strategy itself is in trunk.py. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mtlcli.config.sharing import Stitching, sharings
 @sharings.register("cross_stitch", ".trunk:CrossStitch")
 @section
 class CrossStitchSharing(Stitching):
-    """A copy of the layers for each task, whose states are mixed by learned weights (Misra et al.
+    """A copy of the layers for each task; learned weights mix the copies' states (Misra et al.
     2016)."""
 
     name: Literal["cross_stitch"] = "cross_stitch"

@@ -1,4 +1,4 @@
-"""What `sharing=hard` can be given. The strategy itself is in trunk.py. No torch."""
+"""The options of `sharing=hard`. The strategy itself is in trunk.py. Imports no torch."""
 
 from __future__ import annotations
 

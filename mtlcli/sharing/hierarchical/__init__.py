@@ -1,4 +1,4 @@
-"""What `sharing=hierarchical` can be given. The strategy itself is in trunk.py. No torch."""
+"""The options of `sharing=hierarchical`. The strategy itself is in trunk.py. Imports no torch."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 @sharings.register("hierarchical", ".trunk:Hierarchical")
 @section
 class HierarchicalSharing(SharingConfig):
-    """One backbone of which each task reads a layer of its own choice (Søgaard & Goldberg 2016;
-    Hashimoto et al. 2017)."""
+    """One backbone in which each task reads its own layer (Søgaard & Goldberg 2016; Hashimoto et
+    al. 2017)."""
 
     name: Literal["hierarchical"] = "hierarchical"
     """Strategy."""
     tasks: dict[str, int] = field(default_factory=dict)
-    """Task -> the layer that it reads: from 0; -1 is the last, and that of tasks not named here.
-    Layers above all of these are dropped."""
+    """Task -> the layer that it reads, numbered from 0 (-1 is the last); other tasks read the last
+    one. Layers above all of these are dropped."""
     mix: bool = False
-    """Read a learned mix of the layers up to the task's, for each task (ELMo's scalar mix, Peters
-    et al. 2018), not the layer alone."""
+    """Let each task read a learned mix of all layers up to its own (ELMo's scalar mix, Peters et
+    al. 2018)."""
     successive: Annotated[float, Ge(0)] = 0.0
-    """Successive regularisation: factor of the squared distance of the lower tasks' layers to what
-    they were some steps before."""
+    """Successive regularisation: factor of the squared distance of the lower tasks' layers to their
+    weights of some steps before."""
     successive_every: Annotated[int, Gt(0)] = 100
-    """Steps after which what the lower layers are now takes the place of what they were."""
+    """Steps after which the current weights of the lower layers become the new reference."""
 
     def problems(self, config: Config, names: Collection[str]) -> Iterator[Problem]:
         owners = {name: task.head or name for name, task in config.tasks.items()}

@@ -1,4 +1,4 @@
-"""What `sharing=lora` can be given. The strategy itself is in trunk.py. No torch."""
+"""The options of `sharing=lora`. The strategy itself is in trunk.py. Imports no torch."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class LoRASharing(SharingConfig):
     rank: Annotated[int, Gt(0), Le(65536)] = 8
     """Rank of a change, r."""
     alpha: Annotated[float, Gt(0)] = 16.0
-    """Changes are multiplied by alpha / r."""
+    """Scale of the changes, which are multiplied by alpha / r."""
     modules: Literal["auto", "all-linear"] | Annotated[list[str], MinLen(1)] = "auto"
-    """Matrices that are changed: ends of modules' names, for example [query, value]; `all-linear`;
-    `auto`: what peft has for the model."""
+    """Matrices to change: ends of module names, for example [query, value], or `all-linear`.
+    `auto`: peft's default for the model."""
     shared: bool = False
-    """One change more of each of these matrices, for all tasks together."""
+    """Add one more change to each of these matrices, shared by all tasks."""
     frozen: bool = False
-    """Train the changes and heads only: the backbone keeps its weights, which should be pretrained
-    ones then."""
+    """Train only the low-rank changes and heads; the backbone keeps its weights, which should be
+    pretrained."""
 
     @property
     def shares(self) -> bool:

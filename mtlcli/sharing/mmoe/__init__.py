@@ -1,4 +1,4 @@
-"""What `sharing=mmoe` can be given. The strategy itself is in trunk.py. No torch."""
+"""The options of `sharing=mmoe`. The strategy itself is in trunk.py. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from mtlcli.config.sharing import ExpertLayers, Gating, sharings
 @sharings.register("mmoe", ".trunk:MMoE")
 @section
 class MMoESharing(Gating):
-    """Feed-forward blocks in one backbone as experts, which every task mixes by a gate of its own
-    (Ma et al. 2018)."""
+    """Feed-forward blocks of one backbone as experts, mixed by a gate for each task (Ma et al.
+    2018)."""
 
     name: Literal["mmoe"] = "mmoe"
     """Strategy."""
     layers: ExpertLayers = field(default_factory=lambda: [-1])
-    """Where the experts are: layers, numbered from 0, -1 is the last, whose feed-forward block each
-    expert starts as a copy of; `all`; or `top`: new blocks behind the last layer."""
+    """Layers whose feed-forward block becomes experts, each starting as a copy of it: numbers from
+    0 (-1 is the last), or `all`. `top`: new blocks behind the last layer."""
     experts: Annotated[int, Ge(1), Le(1000)] = 4
     """Number of experts. The paper has 8 small ones; these are as large as a feed-forward block."""
     noise: Annotated[float, Ge(0)] = 1e-2
-    """In layers: noise on the copies' weights at the start, relative to their standard deviation;
-    without any, they part slowly."""
+    """Noise on the copies' initial weights, relative to their standard deviation; without noise
+    they diverge slowly. Not for layers=top."""
 
     def gated(self) -> int:
-        """The fewest experts that a gate weighs."""
+        """Return the smallest number of experts that a gate weighs."""
         return self.experts
 
     def idle(self) -> Iterator[tuple[str, str, str]]:

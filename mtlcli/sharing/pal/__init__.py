@@ -1,4 +1,4 @@
-"""What `sharing=pal` can be given. The strategy itself is in trunk.py. No torch."""
+"""The options of `sharing=pal`. The strategy itself is in trunk.py. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 @sharings.register("pal", ".trunk:PAL")
 @section
 class PALSharing(SharingConfig):
-    """Projected attention layers: a narrow attention for each task in parallel to each layer
-    (Stickland & Murray 2019)."""
+    """Projected attention layers: a narrow attention per task in parallel to each layer (Stickland
+    & Murray 2019)."""
 
     name: Literal["pal"] = "pal"
     """Strategy."""
     size: Annotated[int, Gt(0), Le(65536)] = 96
-    """Width of the attention, over all its heads. The paper has 204 for BERT-base, about a quarter
-    of its channels; 96 is a quarter of MiniLM's."""
+    """Width of the attention over all its heads. The paper has 204 for BERT-base, about a quarter
+    of the model's width; 96 is a quarter of MiniLM's."""
     heads: Annotated[int, Gt(0), Le(1024)] = 6
     """Attention heads."""
     layers: Layers = "all"
-    """Layers that have attention in parallel: numbers from 0, -1 is the last; or `all`."""
+    """Layers with parallel attention, numbered from 0 (-1 is the last), or `all`."""
     frozen: bool = False
-    """Train what belongs to one task only: the backbone keeps its weights, which should be
-    pretrained ones then."""
+    """Train only the parameters of single tasks; the backbone keeps its weights, which should be
+    pretrained."""
 
     @property
     def shares(self) -> bool:

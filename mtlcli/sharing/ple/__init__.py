@@ -1,4 +1,4 @@
-"""What `sharing=ple` can be given. The strategy itself is in trunk.py. No torch."""
+"""The options of `sharing=ple`. The strategy itself is in trunk.py. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from mtlcli.config.sharing import Gating, sharings
 @sharings.register("ple", ".trunk:PLE")
 @section
 class PLESharing(Gating):
-    """Levels of shared experts and experts of each task's own on top of one backbone (Tang et al.
-    2020)."""
+    """Levels of shared and task-specific experts on top of one backbone (Tang et al. 2020)."""
 
     name: Literal["ple"] = "ple"
     """Strategy."""
     levels: Annotated[int, Ge(1), Le(100)] = 2
     """Number of levels; one level is CGC on top."""
     shared: Annotated[int, Ge(1), Le(1000)] = 2
-    """Number of experts in each level that all tasks share."""
+    """Number of shared experts in each level."""
     own: Annotated[int, Ge(1), Le(1000)] = 1
-    """Number of experts in each level of each task's own."""
+    """Number of experts of each task in each level."""
 
     def gated(self) -> int:
-        """The fewest experts that a gate weighs."""
+        """Return the smallest number of experts that a gate weighs."""
         return self.shared + self.own

@@ -1,4 +1,4 @@
-"""What `sharing=progressive` can be given. The strategy itself is in trunk.py. No torch."""
+"""The options of `sharing=progressive`. The strategy itself is in trunk.py. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mtlcli.config.sharing import Staging, sharings
 @sharings.register("progressive", ".trunk:Columns")
 @section
 class ProgressiveSharing(Staging):
-    """Tasks enter in stages: each has a backbone of its own that reads the earlier ones, which stay
-    as they are (Rusu et al. 2016)."""
+    """Tasks enter in stages; each stage has a backbone that reads the earlier, frozen ones (Rusu et
+    al. 2016)."""
 
     name: Literal["progressive"] = "progressive"
     """Strategy."""

@@ -1,4 +1,5 @@
-"""What `sharing=progressive_distill` can be given. The strategy itself is in trunk.py. No torch."""
+"""The options of `sharing=progressive_distill`. The strategy itself is in trunk.py. Imports
+no torch."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from mtlcli.config.sharing import Staging, sharings
 @sharings.register("progressive_distill", ".trunk:Distilled")
 @section
 class ProgressiveDistillSharing(Staging):
-    """Tasks enter in stages: one backbone, held to what it said for the earlier tasks when the
-    stage began (Li & Hoiem 2016)."""
+    """Tasks enter in stages; distillation keeps one backbone near its earlier outputs for the
+    earlier tasks (Li & Hoiem 2016)."""
 
     name: Literal["progressive_distill"] = "progressive_distill"
     """Strategy."""

@@ -1,4 +1,4 @@
-"""What `sharing=sluice` can be given. The strategy itself is in trunk.py. No torch."""
+"""The options of `sharing=sluice`. The strategy itself is in trunk.py. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from mtlcli.config.sharing import Stitching, sharings
 @sharings.register("sluice", ".trunk:Sluice")
 @section
 class SluiceSharing(Stitching):
-    """Cross-stitch over subspaces that are kept apart, and heads that read a mixture of layers
-    (Ruder et al. 2019)."""
+    """Cross-stitch over separate subspaces, with heads that read a mixture of layers (Ruder et al.
+    2019)."""
 
     name: Literal["sluice"] = "sluice"
     """Strategy."""
     subspaces: Annotated[int, Ge(1), Le(65536)] = 2
-    """Equal parts of the states' channels that are mixed by themselves."""
+    """Number of equal parts of the states' channels, each with mixing weights of its own."""
     orthogonality: Annotated[float, Ge(0)] = 1e-3
-    """Factor of the penalty on subspaces that say the same; 0: none, as in the authors' code unless
-    it is asked for. The paper gives no value."""
+    """Factor of the penalty on redundant subspaces; 0: none, the default of the authors' code. The
+    paper gives no value."""
     last: Annotated[float, Ge(0), Le(1)] = 0.9
-    """How much of the last layer a task reads at the start; the rest comes from all others
-    alike."""
+    """Initial share of the last layer in what a task reads; the others have equal shares of the
+    rest."""

@@ -1,4 +1,4 @@
-"""What `sharing=soft` can be given. The strategy itself is in trunk.py. No torch."""
+"""The options of `sharing=soft`. The strategy itself is in trunk.py. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from mtlcli.config.sharing import Layers, SharingConfig, sharings
 @sharings.register("soft", ".trunk:Soft")
 @section
 class SoftSharing(SharingConfig):
-    """A copy of the backbone, or of some layers, for each task, pulled together by a penalty (Duong
+    """A copy of the backbone or of some layers for each task, pulled together by a penalty (Duong
     et al. 2015)."""
 
     name: Literal["soft"] = "soft"
     """Strategy."""
     layers: Layers = "all"
-    """Layers of which every task has a copy: numbers from 0, -1 is the last; `all`: the whole
+    """Layers that every task has a copy of, numbered from 0 (-1 is the last). `all`: the whole
     backbone with its embeddings."""
     strength: Annotated[float, Ge(0)] = 1e-3
     """Factor of the penalty, lambda."""
     distance: Literal["pairs", "trace_norm", "pretrained"] = "pairs"
-    """What is penalised: squared distances between every two tasks' copies, the trace norm of the
-    stacked copies, or squared distances to the weights at the start."""
+    """Penalty: squared distances between every two copies (pairs), the trace norm of the stacked
+    copies (trace_norm), or squared distances to the initial weights (pretrained)."""
 
     @property
     def shares(self) -> bool:

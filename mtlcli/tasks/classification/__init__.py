@@ -1,5 +1,5 @@
-"""Classification in task files: one label out of a fixed set for a text or a pair of texts. The
-task itself is in task.py. No torch."""
+"""The options of classification tasks: one label out of a fixed set for a text or a pair of texts.
+The task itself is in task.py. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from mtlcli.errors import Problem, count_of
 from mtlcli.registry import suggest
 
 CLASSES_NAMED = 20
-"""Classes that a message names."""
+"""The largest number of classes that a message names."""
 NUMBER = re.compile(r"-?[0-9.e+]+")
 READ_OTHERWISE = {"true": QUOTE_TRUTHS, "false": QUOTE_TRUTHS, "null": QUOTE_NULL}
-"""What a name is likely to have been in a YAML file, where it is none of the names that there
-are."""
+"""Name of an unknown class that YAML may have made of another word -> what to do about it."""
 
 Weight = Annotated[float, Gt(0)]
 
@@ -28,37 +27,36 @@ Weight = Annotated[float, Gt(0)]
 @task_types.register("classification", ".task:Classification")
 @section
 class ClassificationTask(Task):
-    """One label out of a fixed set for a text or a pair of texts."""
+    """Classification: one label out of a fixed set for a text or a pair of texts."""
 
     only_trained: ClassVar[tuple[str, ...]] = (
         *Task.only_trained,
         "class_weights",
         "label_smoothing",
     )
-    """Keys that do nothing for a task that is not trained."""
+    """Keys that have no effect on a task that is not trained."""
     not_encoded: ClassVar[tuple[str, ...]] = (*Task.not_encoded, "class_weights", "label_smoothing")
     """Keys that do not affect the features."""
     type: Literal["classification"] = "classification"
     """Task type."""
     columns: TextColumns
-    """Column names."""
+    """Names of the columns."""
     labels: Annotated[list[str], MinLen(2)] | None = None
     """Class names in the order of their ids. The label column holds ids or names. Null: the names
-    that the train file itself has for its ids (`ClassLabel`), else the sorted distinct values of
-    the train split."""
+    in the train file (`ClassLabel`), else the sorted distinct values of the train split."""
     label_ids: bool | None = None
-    """Whether whole numbers in the label column are ids: places in `labels`, counted from 0. Null:
-    only where no class name is a whole number; a run whose classes come from the train split
-    settles on false."""
+    """Whether whole numbers in the label column are ids: positions in `labels`, counted from 0.
+    Null: true if no class name is a whole number; false if the classes come from the train
+    split."""
     class_weights: (
         Literal["balanced"] | Annotated[list[Weight], MinLen(2)] | dict[str, Weight] | None
     ) = None
-    """What each class weighs in the loss: a number for each class in the order of the ids, or a
-    mapping from class names to numbers, where classes that it leaves out weigh 1. `balanced`:
-    inversely to the class's rows in the train split, rows / (classes * rows of the class). The mean
-    is over the weights of the rows. Null: all alike."""
+    """Weight of each class in the loss: a list in the order of the ids, or a mapping from class
+    names to numbers (1 for the others). `balanced`: inversely proportional to the class's train
+    rows, rows / (classes * rows of the class). The loss is the weighted mean over rows. Null: equal
+    weights."""
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """The share of a row's label that is spread evenly over all classes in the loss (Szegedy et al.
+    """Share of each row's label to spread evenly over all classes in the loss (Szegedy et al.
     2016)."""
 
     def problems(self, at: str, length: int, length_key: str) -> Iterator[Problem]:
@@ -103,7 +101,7 @@ class ClassificationTask(Task):
 def class_weight_problems(
     task: ClassificationTask, where: str, labels: list[str]
 ) -> Iterator[Problem]:
-    """What is wrong with the weights of a task's classes, whose names are `labels`."""
+    """Yield the problems of the weights of a task's classes. `labels`: the names of the classes."""
     weights = task.class_weights
     if isinstance(weights, list) and len(weights) != len(labels):
         what = (

@@ -1,5 +1,5 @@
-"""Regression in task files: one real number for a text or a pair of texts. The task itself is in
-task.py. No torch."""
+"""The options of regression tasks: one real number for a text or a pair of texts. The task itself
+is in task.py. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from mtlcli.errors import Problem
 @task_types.register("regression", ".task:Regression")
 @section
 class RegressionTask(Task):
-    """One real number for a text or a pair of texts."""
+    """Regression: one real number for a text or a pair of texts."""
 
     type: Literal["regression"] = "regression"
     """Task type."""
     columns: TextColumns
-    """Column names."""
+    """Names of the columns."""
     range: Annotated[list[Annotated[float, Ge(-1e30), Le(1e30)]], MinLen(2)] | None = None
     """Lowest and highest valid score; rows outside are refused. Null: any finite number."""
 

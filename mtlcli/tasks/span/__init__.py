@@ -1,4 +1,5 @@
-"""Extractive question answering in task files. The task itself is in task.py. No torch."""
+"""The options of span tasks, that is, extractive question answering. The task itself is in task.py.
+Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ SPECIAL_TOKENS = 4
 
 @section
 class SpanColumns:
-    """Columns of extractive question answering, as in SQuAD."""
+    """The columns of a task of extractive question answering, as in SQuAD."""
 
     id: str = "id"
     """Column with the question's unique id."""
@@ -27,7 +28,7 @@ class SpanColumns:
     context: str = "context"
     """Column with the text that holds the answer."""
     answers: str = "answers"
-    """Column with {text: [...], answer_start: [...]}; empty lists say that there is no answer."""
+    """Column with {text: [...], answer_start: [...]}; empty lists mean that there is no answer."""
 
 
 @task_types.register("span", ".task:Span")
@@ -43,21 +44,22 @@ class SpanTask(Task):
     type: Literal["span"] = "span"
     """Task type."""
     columns: SpanColumns = field(default_factory=SpanColumns)
-    """Column names."""
+    """Names of the columns."""
     max_length: Annotated[int, Ge(8), Le(1_000_000)] | None = 384
-    """Longest window in tokens, question and special tokens included; null: `data.max_length`."""
+    """Longest window in tokens, including the question and special tokens; null:
+    `data.max_length`."""
     no_answer: bool = False
     """Whether questions may have no answer (SQuAD 2.0)."""
     stride: Annotated[int, Ge(0)] = 128
-    """Tokens that two neighbouring windows over a long context share."""
+    """Number of tokens that two neighbouring windows over a long context share."""
     max_question_length: Annotated[int, Ge(1)] = 64
-    """Longest question in tokens; what is beyond is cut and counted."""
+    """Longest question in tokens; longer ones are truncated and counted."""
     max_answer_length: Annotated[int, Ge(1)] = 30
     """Longest predicted answer in tokens."""
     n_best: Annotated[int, Ge(1)] = 20
-    """Best spans of a question that its prediction lists."""
+    """Number of best spans that a prediction lists."""
     no_answer_threshold: float = 0.0
-    """Predict no answer when (score of no answer - score of the best span) is above this."""
+    """Predict no answer if (score of no answer - score of the best span) is above this."""
 
     def problems(self, at: str, length: int, length_key: str) -> Iterator[Problem]:
         if length - self.max_question_length - SPECIAL_TOKENS <= self.stride:
