@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
-from threading import Thread
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +14,9 @@ from numpy.typing import NDArray
 from mtlcli.config.formats import ENDINGS, NAMED, split_name
 from mtlcli.config.run import Data
 from mtlcli.config.task import Task
+from mtlcli.data.choice import Choice, Kind, choose_sources
 from mtlcli.data.draw import draw
+from mtlcli.data.hub import hub_rows, hub_splits
 from mtlcli.data.parquet import plain_rows
 from mtlcli.data.read import read_file, refuse_headers, rows_fingerprint
 from mtlcli.data.table import ID_COLUMNS, Table
@@ -26,22 +24,8 @@ from mtlcli.disk import sha256
 from mtlcli.errors import Problem, UserError
 from mtlcli.registry import suggest
 
-Kind = Literal["hub", "local", "sample"]
 Rows = Callable[[Table], NDArray[np.bool_]]
 """A function that returns which rows of a table belong to a certain kind: (rows,)."""
-HUB_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The kind of source that the rows of a task come from, and why."""
-
-    kind: Kind
-    """`hub`, `local` or `sample`."""
-    reason: str
-    """The reason for this kind, for the user."""
-    by_default: bool = False
-    """Whether the kind comes from `data.source` and not from the task itself."""
 
 
 @dataclass(frozen=True)
@@ -259,7 +243,7 @@ class DataSource:
             return sample_paths().get(source.path or "", [])
         if kind == "hub":
             assert source.hub is not None  # open_source has checked this
-            return _hub_splits(task, source.hub, source.hub_config)
+            return hub_splits(task, source.hub, source.hub_config)
         return _splits_in(self._folder(task, self._tasks[task]))
 
     def _read_local(self, task: str, config: Task, split: str) -> Table:
@@ -313,7 +297,7 @@ class DataSource:
     def _read_hub(self, task: str, config: Task, split: str) -> Table:
         source = config.source
         assert source.hub is not None  # open_source has checked this
-        rows = _hub_rows(task, source.hub, source.hub_config, split)
+        rows = hub_rows(task, source.hub, source.hub_config, split)
         origin = "hub:" + "/".join(part for part in (source.hub, source.hub_config, split) if part)
         self._fingerprints[origin] = rows_fingerprint(rows)
         columns = _columns(config)
@@ -357,7 +341,7 @@ def open_source(data: Data, tasks: Mapping[str, Task], seed: int = 0) -> DataSou
 
     Raises UserError with every task whose source cannot serve it.
     """
-    return DataSource(_choices(data, tasks), data, tasks, seed)
+    return DataSource(choose_sources(data, tasks), data, tasks, seed)
 
 
 def changed_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Problem]:
@@ -394,243 +378,9 @@ def changed_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Prob
     return problems
 
 
-def _choices(data: Data, tasks: Mapping[str, Task]) -> dict[str, Choice]:
-    """Return the kind of source and its reason for each task: its own files, its own kind, or the
-    default. Raises UserError with every task whose source cannot serve it."""
-    files = {name: task for name, task in tasks.items() if task.source.files is not None}
-    named = {
-        name: task
-        for name, task in tasks.items()
-        if task.source.kind is not None and name not in files
-    }
-    others = {name: task for name, task in tasks.items() if name not in files and name not in named}
-    default = _default(data, others) if others else None
-    choices: dict[str, Choice] = {}
-    for name, task in tasks.items():
-        if name in files:
-            choices[name] = Choice("local", "files of its own")
-        elif default is not None and name in others:
-            choices[name] = default
-        else:
-            assert task.source.kind is not None
-            choices[name] = Choice(
-                task.source.kind,
-                f"data.root={data.root}" if task.source.kind == "local" else "source.kind",
-            )
-    for kind, check in (("local", _check_local), ("hub", _check_hub)):
-        if kind_of := {
-            name: task
-            for name, task in tasks.items()
-            if name not in files and choices[name].kind == kind
-        }:
-            check(data, kind_of)
-    return choices
-
-
-def _default(data: Data, tasks: Mapping[str, Task]) -> Choice:
-    """Return the source that `data.source` means for the tasks that name none of their own. Raises
-    UserError when no source has the rows."""
-    if data.source == "local" or (data.root is not None and data.source == "auto"):
-        return Choice("local", f"data.root={data.root}", by_default=True)
-    if data.source != "auto":
-        return Choice(data.source, f"data.source={data.source}", by_default=True)
-    without = [name for name, task in tasks.items() if task.source.hub is None]
-    if not without and not _not_at_hand(tasks):
-        return Choice(
-            "hub", "every data set is in the cache or a folder of this machine", by_default=True
-        )
-    if not without and hub_answers():
-        return Choice("hub", f"{hub_endpoint()} answers", by_default=True)
-    why = (
-        f"{', '.join(without)} is not on the hub"
-        if without
-        else f"{hub_endpoint()} does not answer"
-    )
-    from mtlcli.data.sample import sample_paths
-
-    absent = [name for name, task in tasks.items() if task.source.path not in sample_paths()]
-    if absent:
-        fix = "check the network, the proxy and HF_ENDPOINT; or give data.root=FOLDER"
-        raise UserError(
-            Problem(
-                f"there are no rows: {why}, no data.root is given, and the sample world has no "
-                "such task",
-                f"tasks.{name}.source",
-                fix,
-            )
-            for name in absent
-        )
-    return Choice("sample", f"no data.root is given, and {why}", by_default=True)
-
-
-def _check_local(data: Data, tasks: Mapping[str, Task]) -> None:
-    if data.root is None:
-        raise UserError(
-            f"rows of {', '.join(tasks)} come from a folder, but none is given",
-            "data.root",
-            "give data.root=FOLDER, which holds <task path>/<split>.parquet, .csv, ...",
-        )
-    if not Path(data.root).is_dir():
-        raise UserError(
-            f"the folder '{data.root}' does not exist",
-            "data.root",
-            f"you are in {Path.cwd()}; give an existing folder",
-        )
-
-
-def _check_hub(data: Data, tasks: Mapping[str, Task]) -> None:
-    without = [name for name, task in tasks.items() if task.source.hub is None]
-    if without:
-        raise UserError(
-            Problem(
-                "the task is not on the hub",
-                f"tasks.{name}.source.hub",
-                "give data.root=FOLDER, or take it out of the run",
-            )
-            for name in without
-        )
-    missing = _not_at_hand(tasks)
-    if missing and not hub_answers():
-        offline = " (HF_HUB_OFFLINE is set)" if _is_offline() else ""
-        raise UserError(
-            f"{hub_endpoint()} does not answer{offline}, and these data sets are not in the cache: "
-            f"{', '.join(missing)}",
-            "data.source=hub" if data.source == "hub" else f"tasks.{next(iter(tasks))}.source",
-            ("unset HF_HUB_OFFLINE" if offline else "check the network, the proxy and HF_ENDPOINT")
-            + "; or use data.source=local data.root=FOLDER, or data.source=sample",
-        )
-
-
 def _splits_in(folder: Path) -> list[str]:
     """Return the names of the splits that the files of a folder hold; none when there is no such
     folder."""
     if not folder.is_dir():
         return []
     return sorted({name for path in folder.iterdir() if (name := split_name(path))})
-
-
-def hub_endpoint() -> str:
-    """Return the address of the hub: HF_ENDPOINT, else https://huggingface.co."""
-    from huggingface_hub import constants
-
-    return str(constants.ENDPOINT)
-
-
-def _is_offline() -> bool:
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
-
-
-@cache
-def hub_answers() -> bool:
-    """Return whether the hub answers one small request within about two seconds. The hub is asked
-    once in a process. False when HF_HUB_OFFLINE is set."""
-    from huggingface_hub import get_session
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
-
-    answers: list[int] = []
-
-    def ask() -> None:
-        try:
-            # The library's own session, which uses the user's proxy, certificates and offline
-            # switch.
-            answers.append(get_session().head(hub_endpoint(), timeout=HUB_SECONDS).status_code)
-        except (httpx.HTTPError, OSError):
-            return
-
-    # A thread, because the time limit of a request does not cover the DNS look-up of its address.
-    thread = Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(HUB_SECONDS + 0.5)
-    # 403 and 407 are the answers of a proxy that lets nobody through.
-    return bool(answers) and answers[0] < 500 and answers[0] not in (403, 407)
-
-
-def _not_at_hand(tasks: Mapping[str, Task]) -> list[str]:
-    """Return the names of the data sets that are neither a folder nor in the hub's cache on this
-    machine."""
-    return [
-        "/".join(part for part in (source.hub, source.hub_config) if part)
-        for source in (task.source for task in tasks.values())
-        if source.hub is not None
-        and not Path(source.hub).is_dir()
-        and _cached(source.hub, source.hub_config) is None
-    ]
-
-
-@cache
-def _cached(hub: str, config: str | None) -> Any | None:
-    """Return a `datasets` builder for a data set that was loaded before, or None."""
-    from huggingface_hub import constants
-
-    # datasets takes two seconds to import: import it only if there is a cache to look into.
-    folder = Path(
-        os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets"
-    ).expanduser()
-    owner = hub.rpartition("/")[0]
-    if not any(folder.glob(f"{owner}___*" if owner else "*")):
-        return None
-    from datasets.packaged_modules.cache.cache import Cache
-
-    try:
-        return Cache(
-            repo_id=hub,
-            dataset_name=hub.split("/")[-1],
-            config_name=config,
-            version="auto",
-            hash="auto",
-        )
-    except ValueError:  # The cache has no such data set, or not this configuration.
-        return None
-
-
-def _hub_splits(task: str, hub: str, config: str | None) -> list[str]:
-    """Return the names of a data set's splits on the hub, or in its cache."""
-    import datasets
-
-    with _hub_errors(
-        task,
-        f"the splits of {'/'.join(part for part in (hub, config) if part)} cannot be read from the "
-        "hub",
-    ):
-        if Path(hub).is_dir() or hub_answers():
-            return list(datasets.get_dataset_split_names(hub, config))
-        builder = _cached(hub, config)
-        return [] if builder is None else list(builder.info.splits or [])
-
-
-@contextmanager
-def _hub_errors(task: str, what: str) -> Iterator[None]:
-    """Turn errors of the hub or its cache within this context into a UserError."""
-    from datasets.exceptions import DatasetsError
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
-
-    try:
-        yield
-    except (DatasetsError, httpx.HTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(
-            f"{what}: {reason[0]}",
-            f"tasks.{task}.source",
-            "check source.hub, source.hub_config and splits of the task; or use data.source=local "
-            "data.root=FOLDER",
-        ) from error
-
-
-def _hub_rows(task: str, hub: str, config: str | None, split: str) -> pa.Table:
-    import datasets
-
-    where = "/".join(part for part in (hub, config) if part)
-    with _hub_errors(task, f"split '{split}' of {where} cannot be read from the hub"):
-        if Path(hub).is_dir() or hub_answers():
-            rows = datasets.load_dataset(hub, config, split=split)
-        else:
-            builder = _cached(hub, config)
-            if builder is None:
-                raise UserError(
-                    f"{hub_endpoint()} does not answer, and {where} is not in the cache",
-                    fix="check the network",
-                )
-            rows = builder.as_dataset(split=split)
-    return rows.with_format("arrow")[:]

@@ -273,7 +273,7 @@ def _scratch(model: Model, texts: list[str]) -> BackboneFiles:
 def _pretrained(model: Model) -> BackboneFiles:
     from transformers import AutoConfig, AutoTokenizer
 
-    from mtlcli.data.source import hub_endpoint
+    from mtlcli.data.hub import hub_endpoint
 
     if not model.name:
         raise UserError(
@@ -457,7 +457,7 @@ def _check_weights(model: Model, folder: Path, rows: int | None) -> None:
 def from_here(location: str) -> bool:
     """Return whether a model can only come from this machine: it is a folder, or the hub does not
     answer (the hub's client would try for a minute)."""
-    from mtlcli.data.source import hub_answers
+    from mtlcli.data.hub import hub_answers
 
     return Path(location).is_dir() or not hub_answers()
 
@@ -485,7 +485,7 @@ def _can_be_had(name: str) -> bool:
     answers."""
     from huggingface_hub import try_to_load_from_cache
 
-    from mtlcli.data.source import hub_answers
+    from mtlcli.data.hub import hub_answers
 
     if name.startswith("package:"):
         return find_spec(name.removeprefix("package:").partition("/")[0]) is not None

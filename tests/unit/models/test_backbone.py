@@ -11,6 +11,7 @@ import torch
 from transformers import AlbertConfig, AutoModel
 
 from mtlcli.config.run import Model
+from mtlcli.config.section import replaced
 from mtlcli.data.batches import InputFormat, collate
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import Backbone, build_backbone
@@ -74,7 +75,7 @@ def test_a_run_folder_rebuilds_the_backbone_without_the_weights_source(
     model = Model(kind="pretrained", name=str(model_folder))
     files = find_backbone(model, list)
     backbone = build_backbone(files, model).eval()
-    model.pooling = backbone.pooling  # type: ignore[assignment]
+    model = replaced(model, {"pooling": backbone.pooling})
     files.save(tmp_path / "backbone")
     again = build_backbone(
         BackboneFiles.load(tmp_path / "backbone"), model, load_weights=False
@@ -152,7 +153,7 @@ def test_from_scratch_has_the_shape_that_was_asked_for() -> None:
 
 def test_a_hub_that_does_not_answer_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its client would try five times for every file, with a line each time."""
-    monkeypatch.setattr("mtlcli.data.source.hub_answers", lambda: False)
+    monkeypatch.setattr("mtlcli.data.hub.hub_answers", lambda: False)
     monkeypatch.setattr("huggingface_hub.file_download.get_hf_file_metadata", None)
     with pytest.raises(UserError) as caught:
         find_backbone(Model(kind="pretrained", name="me/nosuch"), list)
