@@ -17,7 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from mtlcli.cli import VERBS
 from mtlcli.config import METHODS, Config, task_types
 from mtlcli.config.paths import conf_dir
-from mtlcli.config.section import hints
+from mtlcli.config.section import OneOf
 from mtlcli.errors import UserError
 from mtlcli.registry import suggest
 
@@ -267,7 +267,7 @@ def _override(current: str, names: _Names, *, groups: bool) -> list[str]:
 def _fields(path: list[str], names: _Names) -> dict[str, Any]:
     """Return the keys below `path`, each with the type of its value; empty when there is no such
     section."""
-    level = hints(Config)
+    level = get_type_hints(Config, include_extras=True)
     for depth, part in enumerate(path):
         if depth == 0 and part == "tasks":
             level = {name: Union[tuple(names.task_config(name))] for name in names.tasks()}
@@ -287,16 +287,19 @@ def _fields(path: list[str], names: _Names) -> dict[str, Any]:
 
 
 def _dataclasses(hint: Any) -> list[type]:
-    """Return the config dataclasses in a type."""
-    return (
-        [hint]
-        if isinstance(hint, type) and is_dataclass(hint)
-        else [config for part in get_args(hint) for config in _dataclasses(part)]
-    )
+    """Return the config dataclasses in a type. Only the methods of the type are imported."""
+    if isinstance(hint, type) and is_dataclass(hint):
+        return [hint]
+    parts = get_args(hint)
+    for mark in parts:
+        if isinstance(mark, OneOf):
+            return list(mark.registry.configs.values())
+    return [config for part in parts for config in _dataclasses(part)]
 
 
 def _is_section(hint: Any) -> bool:
-    return bool(_dataclasses(hint))
+    """Return whether a type has keys of its own. It imports no methods, as `_dataclasses` does."""
+    return (isinstance(hint, type) and is_dataclass(hint)) or any(map(_is_section, get_args(hint)))
 
 
 def _values(hint: Any) -> list[str]:

@@ -18,8 +18,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from mtlcli.seeds import WEIGHTING, step_seed
-
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -65,6 +63,8 @@ class Step:
         """Return a generator that is a pure function of (seed, step), so that draws are the same on
         every rank and after a resume."""
         import torch
+
+        from mtlcli.seeds import WEIGHTING, step_seed
 
         return torch.Generator().manual_seed(step_seed(self.seed, self.number, WEIGHTING))
 
