@@ -1,15 +1,16 @@
 # `make train` and `make test` work in a fresh clone with nothing typed before. `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help install train test long lint format conf wheel bench scores clean distclean
+.PHONY: help install train test test-crash test-all lint format conf wheel bench scores clean distclean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal --durations=10
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 NEEDS_DATA = test -n "$(DATA)" || { echo 'Say where the data is: make $@ DATA=folder with glue/rte/train.parquet and so on'; exit 2; }
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*##  */\1: /p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*##  */\1: /p' $(MAKEFILE_LIST)
 
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,11 +29,13 @@ install: $(VENV)/installed  ## the package and what it needs, in .venv
 train: install  ## the main job on the built-in sample data: one encoder for eight GLUE tasks
 	$(BIN)/mtl train task=glue_multi sharing=hard data=sample model=tiny
 
-test: $(VENV)/installed-dev  ## the tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=10
+test: $(VENV)/installed-dev  ## the tests of modules and of whole runs
+	$(PYTEST) tests/unit tests/runs
 
-long: $(VENV)/installed-dev  ## the long tests that `make test` leaves out: kills, signals, full disks, corruption
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=10 -m long --timeout 1500
+test-crash: $(VENV)/installed-dev  ## the tests that kill runs, fill disks and damage files
+	$(PYTEST) tests/crash
+
+test-all: test test-crash  ## all tests
 
 lint: $(VENV)/installed-dev  ## ruff (rules and format) and mypy
 	$(BIN)/ruff check

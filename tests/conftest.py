@@ -8,4 +8,48 @@ format, and the tests compare numbers to the rounding of fp32. Commands are pinn
 
 from __future__ import annotations
 
-import tests.pinned  # noqa: F401  Pins this process; nothing has imported torch yet.
+import os
+import shutil
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.pinned import ENVIRONMENT  # Pins this process; nothing has imported torch yet.
+
+if TYPE_CHECKING:
+    from mtlcli.data.encoder import TextEncoder
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give commands and torch a temporary folder that goes when the tests end."""
+    folder = tempfile.mkdtemp(prefix="mtl-tests-")
+    config.add_cleanup(partial(shutil.rmtree, folder, ignore_errors=True))
+    # pytest's own folders stay where they are: `tempfile` has looked into the environment by now.
+    for environment in (os.environ, ENVIRONMENT):
+        environment |= {"TMPDIR": folder, "TORCHINDUCTOR_CACHE_DIR": folder}
+
+
+@pytest.fixture
+def model_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A folder with a tiny model of the architecture family given as parameter."""
+    from tests.families import save_family
+
+    save_family(request.param, tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def encoder() -> TextEncoder:
+    """A small text encoder."""
+    from mtlcli.data.encoder import TextEncoder, build_tokenizer
+
+    texts = [
+        "the cat sat on the mat",
+        "a dog ran to the house",
+        "she reads a long book",
+        "we saw two birds near the river",
+    ]
+    return TextEncoder(build_tokenizer(texts * 3, 200), uses_segments=True, model_max_length=512)

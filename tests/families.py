@@ -3,24 +3,93 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModel
+import transformers
+from tokenizers import Tokenizer
+from transformers import AutoModel, PreTrainedTokenizerFast
 
 from mtlcli.config.sharing import sharings
 from mtlcli.data.batches import Batch
+from mtlcli.data.encoder import build_tokenizer
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.multitask import Trunk
-from tests.unit.models.conftest import family_config
 
+TEXTS = [
+    "the cat sat on the mat",
+    "a dog ran over the hill",
+    "birds sing in the old green tree",
+    "who lives in paris ?",
+    "anna likes rain",
+]
 FAMILIES = ["bert", "deberta-v2", "modernbert", "t5", "bart", "gpt2", "llama"]
 """Layers that return a tensor or a tuple, take positions or hand them on, look both ways or back
 only."""
 VOCABULARY = 400
 TASKS = ("cola", "stsb", "squad")
 POOLING = {"bert": "pooler", "t5": "mean", "gpt2": "last", "llama": "last"}
+
+
+def family_config(family: str, vocabulary: int):  # type: ignore[no-untyped-def]
+    """A configuration small enough to build in milliseconds."""
+    common = {"vocab_size": vocabulary, "pad_token_id": 0}
+    bert = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+    }
+    return {
+        "bert": lambda: transformers.BertConfig(**common, **bert),
+        "roberta": lambda: transformers.RobertaConfig(**common, **bert, type_vocab_size=1),
+        "deberta-v2": lambda: transformers.DebertaV2Config(
+            **common,
+            **bert,
+            relative_attention=True,
+            position_buckets=16,
+            pos_att_type=["p2c", "c2p"],
+        ),
+        "modernbert": lambda: transformers.ModernBertConfig(
+            **common, **bert, global_attn_every_n_layers=2, local_attention=8
+        ),
+        "t5": lambda: transformers.T5Config(
+            **common, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4
+        ),
+        "bart": lambda: transformers.BartConfig(
+            **common,
+            d_model=32,
+            encoder_layers=2,
+            decoder_layers=1,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=64,
+            decoder_ffn_dim=64,
+        ),
+        "gpt2": lambda: transformers.GPT2Config(
+            **common, n_embd=32, n_layer=2, n_head=4, bos_token_id=2, eos_token_id=3
+        ),
+        "llama": lambda: transformers.LlamaConfig(**common, **bert, num_key_value_heads=2),
+    }[family]()
+
+
+def save_family(family: str, folder: Path) -> None:
+    """Write config, weights and tokenizer of a tiny model, in the hub's layout."""
+    tokenizer = Tokenizer.from_str(build_tokenizer(TEXTS, 200))
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+    torch.manual_seed(0)
+    model = AutoModel.from_config(family_config(family, tokenizer.get_vocab_size()))
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
 
 
 def family_backbone(family: str, pooling: str = "mean") -> Backbone:

@@ -131,12 +131,6 @@ CORRUPTIONS: dict[str, Damage] = {
 }
 del CORRUPTIONS["manifest.json: a byte appended"]
 """A line's end more after the JSON text changes nothing that it says."""
-FEW = (
-    "model.safetensors: middle byte flipped",
-    "state.json: of the older",
-    "all files of the older",
-    "a link to nothing",
-)
 
 
 @pytest.fixture(scope="module")
@@ -194,10 +188,7 @@ def test_every_bit_of_a_manifest_counts(broken: Path) -> None:
     assert silent == []
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=() if name in FEW else pytest.mark.long) for name in CORRUPTIONS],
-)
+@pytest.mark.parametrize("name", CORRUPTIONS)
 def test_the_resumed_run_ends_the_same(
     whole: Path, broken: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -40,7 +40,7 @@ from mtlcli.models.files import BackboneFiles, find_backbone, locate
 from mtlcli.prepare.store import open_features
 from mtlcli.rundir import checkpoint
 from mtlcli.runner.job import run
-from tests.unit.models.conftest import TEXTS, family_config
+from tests.families import TEXTS, family_config
 from tests.unit.prepare.test_store import encoder, entries, same, table, task
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
@@ -554,22 +554,9 @@ STATES: dict[str, tuple[Callable[[str], str], str]] = {
                                                                        "the run: "),
     "an empty best": (state(best={}), "best does not hold the results of the best step"),
 }  # fmt: skip
-FEW_STATES = (
-    "step -1",
-    "step as text",
-    "not a number",
-    "10^400",
-    "very deep",
-    "positions of unknown tasks",
-    "a missing key",
-)
 
 
-def sparing(names: dict[str, Any], few: tuple[str, ...]) -> list[Any]:
-    return [pytest.param(name, marks=() if name in few else pytest.mark.long) for name in names]
-
-
-@pytest.mark.parametrize("name", sparing(STATES, FEW_STATES))
+@pytest.mark.parametrize("name", STATES)
 def test_a_state_that_cannot_be(
     run_folder: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -659,10 +646,9 @@ TENSORS: dict[str, tuple[Callable[[Path], None], str]] = {
         "has the shape [1] instead of",
     ),
 }
-FEW_TENSORS = ("a huge header", "one is missing", "another shape", "half of the moments")
 
 
-@pytest.mark.parametrize("name", sparing(TENSORS, FEW_TENSORS))
+@pytest.mark.parametrize("name", TENSORS)
 def test_tensors_that_are_not_the_runs(
     run_folder: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -913,7 +899,7 @@ def test_weights_are_found_again_when_their_place_is_a_secret(
     assert all(torch.equal(built[name], tensor) for name, tensor in stored.items())
 
 
-@pytest.mark.parametrize("umask", [0o022, 0o077, pytest.param(0o002, marks=pytest.mark.long)])
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
 def test_modes_follow_the_umask(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:

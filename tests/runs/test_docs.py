@@ -124,7 +124,7 @@ def test_every_command_of_the_documents_composes(
 
 def test_every_make_target_of_the_documents_exists() -> None:
     targets = set(
-        re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     )
     assert [arguments for arguments in commands("make") if arguments[0] not in targets] == []
     assert commands("make")[:2] == [["train"], ["test"]]

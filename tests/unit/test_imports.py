@@ -1,5 +1,5 @@
-"""Which room may import which, over the real import graph, and that everything public is
-documented."""
+"""Which room may import which, over the real import graph; that everything public is documented;
+that tests are where one looks for them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 import mtlcli
 
 PACKAGE = Path(mtlcli.__file__).parent
+UNIT = Path(__file__).parent
 HEAVY = {"torch", "transformers", "datasets", "evaluate", "sklearn"}
 TOOLS = {
     "commands",
@@ -405,3 +406,19 @@ def test_every_field_of_the_configuration_is_explained(module: str) -> None:
                 if isinstance(field, ast.AnnAssign) and not explained:
                     missing.append(f"{module}.{node.name}.{ast.unparse(field.target)}")
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    "file", sorted(str(path.relative_to(UNIT)) for path in UNIT.rglob("test_*"))
+)
+def test_a_test_is_named_for_what_it_tests(file: str) -> None:
+    """For a module (`test_step.py`, and `test_step_together.py` for a subject of its own), for the
+    room itself, or for every method in it (`test_every_...`). `test_conf.py` is about `conf/`."""
+    room, name = PACKAGE / Path(file).parent, Path(file).stem.removeprefix("test_")
+    modules = {path.stem for path in room.iterdir()} | {room.name}
+    assert room.is_dir()
+    assert (
+        name.startswith("every_")
+        or any(name == module or name.startswith(f"{module}_") for module in modules)
+        or file in ("test_imports.py", "config/test_conf.py")
+    )

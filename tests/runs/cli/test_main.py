@@ -112,3 +112,18 @@ def test_no_torch_before_a_run_starts(arguments: list[str], tmp_path: Path) -> N
     assert "mtlcli.cli" in imported
     assert not imported & {"torch", "transformers", "datasets", "evaluate", "sklearn"}
     assert list(tmp_path.iterdir()) == [], "nothing is created on disk"
+
+
+def test_messages_are_shown_unless_this_is_another_rank_of_a_launch() -> None:
+    refused = mtl("train", "task=nope", WORLD_SIZE="4")
+    assert (
+        refused.returncode == 2
+        and "WORLD_SIZE=4" in refused.stderr
+        and "Traceback" not in refused.stderr
+    )
+    alone = mtl("train", "task=nope", RANK="3")
+    assert alone.returncode == 2 and "unknown task 'nope'" in alone.stderr
+    other = mtl(
+        "train", "task=nope", RANK="1", WORLD_SIZE="4", MASTER_ADDR="node7", MASTER_PORT="29500"
+    )
+    assert other.returncode == 2 and other.stderr == ""

@@ -615,18 +615,19 @@ def test_a_sweep_is_planned() -> None:
 
 
 def test_every_value_of_every_sweep_is_tried() -> None:
-    """However long the sweep: the wrong value is the last of a million combinations."""
+    """However long the sweep: the wrong value is the last of 14,400 combinations."""
     assert said(
         "-m",
         "task=rte",
-        "seed=range(0,1000)",
-        "data.sample_seed=range(0,500)",
+        "seed=range(0,20)",
+        "data.sample_seed=range(0,20)",
+        "runner.steps=range(1,19)",
         "optim.lr=choice(1e-3,-1)",
     ) == [
         "optim.lr: must be greater than 0, found -1 -> Peak learning rate; null: one that suits "
         "the model and the optimiser."
     ]
-    assert said("-m", "task=rte", "runner.steps=range(500,-1,-1)")[0].startswith(
+    assert said("-m", "task=rte", "runner.steps=range(15,-1,-1)")[0].startswith(
         "runner.steps: must be greater than 0, found 0"
     )
     assert said("-m", "seed=1,2", "optim.lr=1e-3,-1", "sharing=hard,nine") == [

@@ -7,7 +7,6 @@ import pytest
 
 from mtlcli.distributed.environment import OTHER_LAUNCHERS, Launch, read_launch
 from mtlcli.errors import UserError
-from tests.warm import mtl
 
 NAMES = (
     "RANK",
@@ -84,16 +83,3 @@ def test_half_a_launch_is_refused_by_name_and_value(
     with pytest.raises(UserError) as caught:
         read(monkeypatch, variables)
     assert text in str(caught.value) and "unset" in str(caught.value)
-
-
-def test_messages_are_shown_unless_this_is_another_rank_of_a_launch() -> None:
-    refused = mtl("train", "task=nope", WORLD_SIZE="4")
-    assert (
-        refused.returncode == 2
-        and "WORLD_SIZE=4" in refused.stderr
-        and "Traceback" not in refused.stderr
-    )
-    alone = mtl("train", "task=nope", RANK="3")
-    assert alone.returncode == 2 and "unknown task 'nope'" in alone.stderr
-    other = mtl("train", "task=nope", **WHOLE)
-    assert other.returncode == 2 and other.stderr == ""

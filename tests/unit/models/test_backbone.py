@@ -16,7 +16,7 @@ from mtlcli.data.batches import InputFormat, collate
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import Backbone, build_backbone
 from mtlcli.models.files import BackboneFiles, find_backbone, locate
-from tests.unit.models.conftest import TEXTS, family_config
+from tests.families import TEXTS, family_config
 
 POOLING = {
     "bert": "pooler",
