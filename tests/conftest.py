@@ -24,10 +24,13 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give commands and torch a temporary folder that goes when the tests end."""
+    """Give the tests, commands and torch a temporary folder that goes when the tests end."""
+    if hasattr(config, "workerinput"):
+        return  # A worker has the environment of the process that shares out the tests.
     folder = tempfile.mkdtemp(prefix="mtl-tests-")
     config.add_cleanup(partial(shutil.rmtree, folder, ignore_errors=True))
-    # pytest's own folders stay where they are: `tempfile` has looked into the environment by now.
+    # As open as /tmp is. pytest's own folders stay there: `tempfile` has read the environment.
+    Path(folder).chmod(0o755)
     for environment in (os.environ, ENVIRONMENT):
         environment |= {"TMPDIR": folder, "TORCHINDUCTOR_CACHE_DIR": folder}
 

@@ -3,20 +3,28 @@ instead of started anew."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 from torch.distributed import TCPStore
 
+from mtlcli.cli import train
 from mtlcli.cli.arguments import read_arguments
 from mtlcli.cli.preflight import preflight
-from mtlcli.config.snapshot import save_config
-from tests.warm import Process, start
+from mtlcli.config.snapshot import load_config, save_config
+from mtlcli.distributed.signals import AT_ONCE, SIGNALS
+from mtlcli.runner import launch, worker
+from mtlcli.training import trainer
+from tests.warm import ENVIRONMENT, Before, Process, start
 
 RUN = [
     *(
@@ -44,23 +52,28 @@ RUN = [
     ),
     "runner.precision=fp32",
 ]
-FORKED = """
-import os, signal, sys, types
-from mtlcli.runner import launch, worker
-from mtlcli.distributed.signals import AT_ONCE, SIGNALS
+
+
+TORCHRUN = [
+    *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+    *("-m", "mtlcli"),
+]
+"""`mtl` on two ranks that torchrun starts."""
+
 
 class Forked:
-    # What the launcher needs of subprocess.Popen. The rank is a fork of the launcher, which has
-    # imported everything.
-    def __init__(self, command, env, pass_fds):
-        self.returncode = None
+    """What the launcher needs of subprocess.Popen. The rank is a fork of the launcher, which has
+    imported everything."""
+
+    def __init__(self, command: list[str], env: dict[str, str], pass_fds: tuple[int, ...]) -> None:
+        self.returncode: int | None = None
         self.pid = os.fork()
         if self.pid:
             return
         code = 70
         try:
             null = os.open(os.devnull, os.O_RDWR)
-            for descriptor in map(int, os.listdir("/proc/self/fd")):
+            for descriptor in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208
                 if descriptor > 2 and descriptor not in pass_fds:
                     os.dup2(null, descriptor)
             for number in (*SIGNALS, AT_ONCE):
@@ -74,34 +87,50 @@ class Forked:
         finally:
             os._exit(code)
 
-    def poll(self):
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
         if self.returncode is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             self.returncode = os.waitstatus_to_exitcode(status) if pid else None
         return self.returncode
 
-    def send_signal(self, number):
+    def send_signal(self, number: int) -> None:
+        """Send it a signal."""
         os.kill(self.pid, number)
 
-launch.subprocess = types.SimpleNamespace(Popen=Forked)
-"""
+
+def fork_ranks() -> None:
+    """Make the launcher fork its ranks."""
+    launch.subprocess = SimpleNamespace(Popen=Forked)  # type: ignore[assignment]
 
 
-def at_step(step: int, rank: int, code: str) -> str:
-    """Code that makes rank `rank` run `code` in step `step`, before its forward passes. More than
-    one of these may be given."""
-    body = code.replace("\n", "\n            ")
-    return f"""
-import os, signal, sys, time
-from mtlcli.training import trainer
-def breaking(seeding):
-    def seed_dropout(seed, at, number):
-        if (at, number) == ({step}, {rank}):
-            {body}
-        seeding(seed, at, number)
-    return seed_dropout
-trainer.seed_dropout = breaking(trainer.seed_dropout)
-"""
+def signal_self(number: int) -> None:
+    """Send this process a signal."""
+    os.kill(os.getpid(), number)
+
+
+def wait_for(file: Path) -> None:
+    """Wait until a file exists."""
+    while not file.exists():
+        time.sleep(0.01)
+
+
+def at_step(step: int, rank: int, *actions: Callable[[], object]) -> Callable[[], None]:
+    """Make rank `rank` do something in step `step`, before its forward passes. More than one of
+    these may be given."""
+    return partial(_break_step, step, rank, actions)
+
+
+def _break_step(step: int, rank: int, actions: tuple[Callable[[], object], ...]) -> None:
+    whole = trainer.seed_dropout
+
+    def seed_dropout(seed: int, at: int, number: int) -> None:
+        if (at, number) == (step, rank):
+            for action in actions:
+                action()
+        whole(seed, at, number)
+
+    trainer.seed_dropout = seed_dropout
 
 
 def until(process: Process, condition: Callable[[], bool], timeout: float = 100) -> None:
@@ -124,27 +153,28 @@ def rows(folder: Path) -> int:
 def composed(*options: str) -> Path:
     """The file of a config that a run starts from: composing it takes longer than all else that a
     run does here."""
-    file = Path(tempfile.mkdtemp(prefix="composed-")) / "config.yaml"
+    file = Path(tempfile.mkdtemp(dir=ENVIRONMENT.get("TMPDIR"))) / "config.yaml"
     save_config(preflight(read_arguments([*RUN, *options])).configs[0], file)
     return file
 
 
 def begin(
-    folder: Path, *options: str, before: str = "", devices: int = 2, **environment: str
+    folder: Path, *options: str, before: Before = (), devices: int = 2, **environment: str
 ) -> Process:
     """Start a run of `devices` ranks in `folder`: what `mtl train` does once it has composed the
     config."""
     config = composed(f"runner.devices={devices}", *options)
-    ready = f"""
-from pathlib import Path
-from mtlcli.cli import train
-from mtlcli.config.snapshot import load_config
-def train_main(argv):
-    train.run_job(load_config(Path({str(config)!r})), Path({str(folder)!r}), ["mtl"])
-    return 0
-train.train_main = train_main
-"""
-    return start("train", before=FORKED + ready + before, **environment)
+    more = before if isinstance(before, tuple) else (before,)
+    ready = (fork_ranks, partial(_train_composed, config, folder))
+    return start("train", before=(*ready, *more), **environment)
+
+
+def _train_composed(config: Path, folder: Path) -> None:
+    def train_main(argv: list[str]) -> int:
+        train.run_job(load_config(config), folder, ["mtl"])
+        return 0
+
+    train.train_main = train_main
 
 
 _launches = count()
@@ -156,7 +186,7 @@ def _store() -> TCPStore:
     return TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
 
 
-def outside(folder: Path, *options: str, before: str = "") -> list[Process]:
+def outside(folder: Path, *options: str, before: Before = ()) -> list[Process]:
     """Start a run of two ranks, each from outside, as torchrun and SLURM do."""
     common = {
         "MASTER_ADDR": "localhost",
@@ -192,7 +222,7 @@ def ranks_of(process: Process | subprocess.Popen[str]) -> list[int]:
     return sorted(children)
 
 
-def gone(pids: list[int], seconds: float) -> float | None:
+def gone(pids: list[int], seconds: float = 60) -> float | None:
     """Seconds until no process of `pids` was left; None when that took longer than `seconds`."""
     begun = time.monotonic()
     while time.monotonic() < begun + seconds:
@@ -200,6 +230,13 @@ def gone(pids: list[int], seconds: float) -> float | None:
             return time.monotonic() - begun
         time.sleep(0.02)
     return None
+
+
+def hears(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 def alive(pid: int) -> bool:

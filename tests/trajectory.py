@@ -23,6 +23,7 @@ IMPORTANCE = {"cola": 1.0, "stsb": 0.5, "squad": 2.0}
 OPTIONS: dict[str, dict[str, Any]] = {
     "annealed": {"tasks": {"stsb": AnnealedTask(start=2.0, end=0.5)}},
     "dwa": {"every": 3},
+    "gradnorm": {"first_steps": 3},
 }
 """What shows a method at work within a few steps."""
 

@@ -9,23 +9,27 @@ itself, not this.
 
 from __future__ import annotations
 
-import atexit
+import base64
 import gc
 import json
 import os
-import shutil
+import pickle
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from tests.pinned import ENVIRONMENT, arguments_of
 
 ROOT = Path(__file__).parents[1]
+Before = Callable[[], Any] | tuple[Callable[[], Any], ...]
+"""What a process does first, to break something in itself: functions of modules, or `partial`s of
+them, since they are called by name in the process."""
 
 
 class Process:
@@ -36,17 +40,17 @@ class Process:
         self,
         server: subprocess.Popen[str],
         arguments: list[str],
-        before: str,
+        before: Before,
         cwd: Path,
         env: dict[str, str],
     ) -> None:
         self._server = server
-        self._folder = Path(tempfile.mkdtemp(dir=_outputs()))
+        self._folder = Path(tempfile.mkdtemp(dir=ENVIRONMENT.get("TMPDIR")))
         self.returncode: int | None = None
         self.pid = self._ask(
             do="start",
             arguments=arguments,
-            before=before,
+            before=base64.b64encode(pickle.dumps(before)).decode(),
             cwd=str(cwd),
             env=env,
             stdout=str(self._folder / "out"),
@@ -98,27 +102,22 @@ class Process:
         return answer
 
 
-def start(*arguments: str, before: str = "", cwd: Path = ROOT, **environment: str) -> Process:
-    """Begin `mtl ARGUMENTS`. `before`: code that the process runs first, to break something in it.
-    Call it from one thread."""
+def start(*arguments: str, before: Before = (), cwd: Path = ROOT, **environment: str) -> Process:
+    """Begin `mtl ARGUMENTS`. Call it from one thread."""
     return Process(_server(), arguments_of(arguments), before, cwd, ENVIRONMENT | environment)
 
 
 def mtl(
-    *arguments: str, before: str = "", cwd: Path = ROOT, timeout: float = 200, **environment: str
+    *arguments: str,
+    before: Before = (),
+    cwd: Path = ROOT,
+    timeout: float = 200,
+    **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     """Run `mtl ARGUMENTS` to its end."""
     process = start(*arguments, before=before, cwd=cwd, **environment)
     code = process.wait(timeout)
     return subprocess.CompletedProcess(["mtl", *arguments], code, process.stdout, process.stderr)
-
-
-@cache
-def _outputs() -> str:
-    """The folder of what the commands print; it goes when the tests end."""
-    folder = tempfile.mkdtemp(prefix="mtl-tests-")
-    atexit.register(shutil.rmtree, folder)
-    return folder
 
 
 @cache
@@ -132,6 +131,7 @@ def _server() -> subprocess.Popen[str]:
 def serve() -> None:
     """The server: answer requests until standard input ends. Returns from `main` in a child, which
     then ends like any program."""
+    import pytest  # noqa: F401  What is to be done first lies in modules of tests.
     import scipy.stats  # noqa: F401
     import sklearn.metrics  # noqa: F401
     import transformers.models.bert.modeling_bert  # noqa: F401
@@ -140,10 +140,17 @@ def serve() -> None:
     import mtlcli.evaluation.evaluate
     import mtlcli.models.build
     import mtlcli.runner.job
-    import mtlcli.tasks.classification.task  # noqa: F401
-    from mtlcli.config.validate import check
+    import mtlcli.tasks.classification.task
+    import mtlcli.training.trainer  # noqa: F401
+    from mtlcli.cli.arguments import read_arguments
+    from mtlcli.cli.preflight import preflight
+    from mtlcli.data.sample import sample_paths, sample_table
 
-    check({})  # Builds the validator, which takes as long as many an import.
+    # What a process keeps once it has done it is kept for all children: the validator, what Hydra
+    # has registered, the sample world.
+    preflight(read_arguments(["task=sample", "data=sample", "model=tiny"]))
+    for path, (first, *_) in sample_paths().items():
+        sample_table(path, first, 0)
 
     # No child has to look through what was imported for garbage: that takes two seconds at its end.
     gc.collect()
@@ -189,5 +196,7 @@ def _become(request: dict[str, object], answers: IO[str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["mtl", *request["arguments"]]
-    exec(str(request["before"]), {"__name__": "before"})
+    before: Before = pickle.loads(base64.b64decode(str(request["before"])))  # noqa: S301
+    for each in before if isinstance(before, tuple) else (before,):
+        each()
     sys.exit(main())

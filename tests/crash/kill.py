@@ -1,6 +1,6 @@
 """Count the file operations of a run, and kill its process with SIGKILL at one of them.
 
-Runs inside the process that is killed (`before=` of tests.warm). What Python is about to do to a
+Runs inside the process that is killed (`before=` in tests.warm). What Python is about to do to a
 file is heard from its audit events, so that no operation is missed because the code has found
 another way to do it; writes and flushes have no such events and are wrapped. A thread's operations
 come in the same order in every run, those of two threads do not: each thread is counted by itself.

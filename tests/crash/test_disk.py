@@ -11,10 +11,12 @@ import errno
 import json
 import os
 import re
+import resource
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,14 @@ from safetensors.torch import load_file, save
 from mtlcli.cli.arguments import read_arguments
 from mtlcli.cli.preflight import preflight
 from mtlcli.errors import RunError, RunWarning, UserError
+from mtlcli.prepare import disk_space
 from mtlcli.prepare.disk_space import AROUND, check_disk_space, checkpoint_size
 from mtlcli.prepare.prepare import prepare
 from mtlcli.rundir import checkpoint
 from mtlcli.rundir.console import Console
 from mtlcli.rundir.folder import RunFolder
 from mtlcli.rundir.saver import Saver
+from mtlcli.runner import job
 from mtlcli.training.analysis.cost import PeakMemory
 from tests.crash.disks import PAGE, Disk, Failing
 from tests.small_run import SMALL, STEPS, differences, resume, start
@@ -447,19 +451,26 @@ def test_a_read_only_place_is_refused(disk: Disk, whole: Path) -> None:
     assert differences(whole, place / "run") == []
 
 
+def be_nobody() -> None:
+    """Stop being root, to whom nothing is forbidden, as the run begins."""
+    run = job.run
+
+    def other(*arguments: Any, **options: Any) -> float:
+        if os.getuid() == 0:
+            os.setuid(12345)
+        return run(*arguments, **options)
+
+    job.run = other
+
+
 def test_a_place_of_somebody_else_is_refused() -> None:
     # pytest's own folders are closed to others.
     folder = Path(tempfile.mkdtemp(prefix="not-yours-"))
     try:
         folder.chmod(0o755)
-        before = "import os\nfrom mtlcli.runner import job\nrun = job.run\n"
-        if os.getuid() == 0:
-            # Nothing is forbidden to root.
-            before += "def other(*arguments, **options):\n    os.setuid(12345)\n"
-            before += "    return run(*arguments, **options)\njob.run = other"
-        else:
+        if os.getuid() != 0:
             folder.chmod(0o555)
-        done = mtl("train", *SMALL, f"run_dir={folder}/run", before=before)
+        done = mtl("train", *SMALL, f"run_dir={folder}/run", before=be_nobody)
         assert done.returncode == 2 and "Traceback" not in done.stderr
         assert (
             f"{folder}/run: the run folder cannot be written: Permission denied" in done.stderr
@@ -474,18 +485,15 @@ def test_a_place_of_somebody_else_is_refused() -> None:
 # a whole run
 
 
-# What looked like enough room is taken by others while the run goes on.
-LATER = "import mtlcli.prepare.disk_space\nmtlcli.prepare.disk_space.free = lambda place: None\n"
+def look_away() -> None:
+    """Find nothing out about free space: what looked like enough room is taken by others while the
+    run goes on."""
+    disk_space.free = lambda place: None
 
 
 @pytest.mark.parametrize(
     "room",
-    [
-        pytest.param(0.3, marks=pytest.mark.long),
-        pytest.param(1.7, marks=pytest.mark.long),
-        3.9,
-        pytest.param(6.5, marks=pytest.mark.long),
-    ],
+    [0.3, 1.7, 3.9, 6.5],
 )
 def test_a_small_disk_fills_up_and_the_run_goes_on_once_there_is_room(
     disk: Disk, whole: Path, room: float
@@ -496,7 +504,7 @@ def test_a_small_disk_fills_up_and_the_run_goes_on_once_there_is_room(
     saved = int(room)
     place = disk.mount(f"size={(others + int(room * each)) * PAGE}")
     run = place / "run"
-    done = mtl("train", *SMALL, f"run_dir={run}", before=LATER)
+    done = mtl("train", *SMALL, f"run_dir={run}", before=look_away)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert done.stderr.startswith("mtl train: 1 problem\n")
     assert re.search(
@@ -521,27 +529,26 @@ def test_a_small_disk_fills_up_and_the_run_goes_on_once_there_is_room(
     assert differences(whole, run) == []
 
 
-@pytest.mark.long
+def fill_later(place: Path, leave: int) -> None:
+    """Leave so many blocks free at the fourth save."""
+    save, calls = Saver.save, []
+
+    def filling(self: Saver, *arguments: Any, **options: Any) -> None:
+        calls.append(1)
+        if len(calls) == 4:
+            self.wait()
+            Disk(place).fill(leave * PAGE)
+        save(self, *arguments, **options)
+
+    Saver.save = filling  # type: ignore[method-assign]
+
+
 @pytest.mark.parametrize("leave", [0, 1, 2, 5, 20])
 def test_others_fill_the_disk_during_a_run(disk: Disk, whole: Path, leave: int) -> None:
-    """With so many blocks left, at the fourth save: rows, results, log and status have no room
-    either."""
+    """Rows, results, log and status have no room either."""
     place = disk.mount("size=20m")
     run = place / "run"
-    before = f"""
-from tests.crash.disks import Disk, PAGE
-from pathlib import Path
-from mtlcli.rundir.saver import Saver
-save, calls = Saver.save, []
-def filling(self, *arguments, **options):
-    calls.append(1)
-    if len(calls) == 4:
-        self.wait()
-        Disk(Path({str(place)!r})).fill({leave} * PAGE)
-    save(self, *arguments, **options)
-Saver.save = filling
-"""
-    done = mtl("train", *SMALL, f"run_dir={run}", before=before)
+    done = mtl("train", *SMALL, f"run_dir={run}", before=partial(fill_later, place, leave))
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert "cannot be written: No space left on device" in done.stderr
     # Step 5 is evaluated and the best so far.
@@ -553,12 +560,11 @@ Saver.save = filling
     assert differences(whole, run) == []
 
 
-@pytest.mark.long
 def test_files_may_not_grow_as_large_as_a_checkpoint(tmp_path: Path, whole: Path) -> None:
     """As with `ulimit -f`; needs no mount."""
     run = tmp_path / "run"
-    before = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
-    done = mtl("train", *SMALL, f"run_dir={run}", before=before)
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (100_000, 100_000))
+    done = mtl("train", *SMALL, f"run_dir={run}", before=limit)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert "step_00000002: the checkpoint cannot be written: File too large (needs " in done.stderr
     assert names(run / "checkpoints") == []
@@ -567,9 +573,13 @@ def test_files_may_not_grow_as_large_as_a_checkpoint(tmp_path: Path, whole: Path
     assert differences(whole, run) == []
 
 
+def write_to_a_full_disk() -> None:
+    """Have standard output on a disk that takes nothing."""
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+
+
 def test_output_into_a_file_on_a_full_disk(tmp_path: Path) -> None:
-    before = "import os; os.dup2(os.open('/dev/full', os.O_WRONLY), 1)"
-    done = mtl("train", *SMALL, f"run_dir={tmp_path / 'run'}", before=before)
+    done = mtl("train", *SMALL, f"run_dir={tmp_path / 'run'}", before=write_to_a_full_disk)
     assert (
         done.returncode == 2 and "Traceback" not in done.stderr and "Exception" not in done.stderr
     ), done.stderr

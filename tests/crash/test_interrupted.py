@@ -9,31 +9,43 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from mtlcli import cli
 from mtlcli.distributed.signals import SIGNALS
+from mtlcli.evaluation import evaluate
+from mtlcli.models import build
 from mtlcli.rundir import checkpoint
+from mtlcli.runner import job
+from mtlcli.tasks.classification.task import Classification
 from tests.ranks import (
-    FORKED,
     RUN,
+    TORCHRUN,
     alive,
     at_step,
     begin,
+    fork_ranks,
     gone,
+    hears,
     outside,
     ranks_of,
     rows,
+    signal_self,
     until,
+    wait_for,
 )
 from tests.small_run import differences
-from tests.warm import ENVIRONMENT, ROOT, Process, mtl
+from tests.warm import ENVIRONMENT, ROOT, Before, Process, mtl
 
 STEPS = 40
-LONG = pytest.mark.long
 CODES = dict.fromkeys(SIGNALS, 143) | {signal.SIGINT: 130, signal.SIGHUP: 129}
 
 
@@ -62,69 +74,77 @@ def check_saved(process: Process, folder: Path, number: int) -> int:
 
 
 def check_resumed(whole: Path, folder: Path) -> None:
-    done = mtl("train", f"resume={folder}", before=FORKED)
+    done = mtl("train", f"resume={folder}", before=fork_ranks)
     assert done.returncode == 0, done.stderr
     assert differences(whole, folder, STEPS) == []
 
 
-def inside(name: str, number: int) -> str:
-    """Code that sends the process a signal at an awkward place."""
-    send = f"os.kill(os.getpid(), {number})"
+def at_the_14th_loss(number: int) -> None:
+    """Send a signal within the accumulation of a step."""
+    whole, calls = Classification.loss, []
+
+    def loss(self: Classification, outputs: Any, batch: Any) -> Any:
+        calls.extend([1] * torch.is_grad_enabled())
+        if len(calls) == 14:
+            signal_self(number)
+        return whole(self, outputs, batch)
+
+    Classification.loss = loss  # type: ignore[method-assign]
+
+
+def at_the_first_evaluation(number: int) -> None:
+    """Send a signal as the first batch is evaluated."""
+    whole, calls = evaluate.collate, []
+
+    def collate(*arguments: Any, **more: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            signal_self(number)
+        return whole(*arguments, **more)
+
+    evaluate.collate = collate
+
+
+def at_the_building_of_the_model(number: int) -> None:
+    """Send a signal as the model is built, but not where it is built without numbers, to see how
+    large it is: that is before the run."""
+    whole = build.build_model
+
+    def build_model(*arguments: Any, **more: Any) -> Any:
+        if torch.empty(0).device.type != "meta":
+            signal_self(number)
+        return whole(*arguments, **more)
+
+    build.build_model = build_model
+
+
+def inside(name: str, number: int) -> Callable[[], object]:
+    """Send the process a signal at an awkward place."""
+    send = partial(signal_self, number)
     return {
         # Linear warm-up over 6 % of 40 steps.
         "warm-up": at_step(1, 0, send),
         "step": at_step(7, 0, send),
         "a save under way": at_step(10, 0, send),
-        "accumulation": f"""
-import os, torch
-from mtlcli.tasks.classification.task import Classification
-whole, calls = Classification.loss, []
-def loss(self, outputs, batch):
-    calls.extend([1] * torch.is_grad_enabled())
-    if len(calls) == 14:
-        {send}
-    return whole(self, outputs, batch)
-Classification.loss = loss
-""",
-        "evaluation": f"""
-import os
-from mtlcli.evaluation import evaluate
-whole, calls = evaluate.collate, []
-def collate(*arguments, **more):
-    calls.append(1)
-    if len(calls) == 1:
-        {send}
-    return whole(*arguments, **more)
-evaluate.collate = collate
-""",
-        "building the model": f"""
-import os
-from mtlcli.models import build
-whole = build.build_model
-def build_model(*arguments, **more):
-    import torch
-    # Not where it is built without numbers, to see how large it is: that is before the run.
-    if torch.empty(0).device.type != "meta":
-        {send}
-    return whole(*arguments, **more)
-build.build_model = build_model
-""",
+        "accumulation": partial(at_the_14th_loss, number),
+        "evaluation": partial(at_the_first_evaluation, number),
+        "building the model": partial(at_the_building_of_the_model, number),
     }[name]
 
 
 PLACES = [
-    pytest.param("accumulation", signal.SIGTERM, marks=LONG),
+    ("accumulation", signal.SIGTERM),
+    ("accumulation", signal.SIGINT),
     ("evaluation", signal.SIGINT),
-    pytest.param("building the model", signal.SIGTERM, marks=LONG),
-    *[
-        pytest.param(name, signal.SIGTERM, marks=LONG)
-        for name in ("step", "a save under way", "evaluation")
-    ],
-    pytest.param("warm-up", signal.SIGUSR1, marks=LONG),
-    *[
-        pytest.param(name, signal.SIGINT, marks=LONG)
-        for name in ("warm-up", "step", "a save under way", "accumulation", "building the model")
-    ],
+    ("evaluation", signal.SIGTERM),
+    ("building the model", signal.SIGTERM),
+    ("building the model", signal.SIGINT),
+    ("step", signal.SIGTERM),
+    ("step", signal.SIGINT),
+    ("a save under way", signal.SIGTERM),
+    ("a save under way", signal.SIGINT),
+    ("warm-up", signal.SIGUSR1),
+    ("warm-up", signal.SIGINT),
 ]
 
 
@@ -160,7 +180,7 @@ BOTH = [
 ]
 
 
-@pytest.mark.parametrize(("place", "number"), [pytest.param(*each, marks=LONG) for each in BOTH])
+@pytest.mark.parametrize(("place", "number"), BOTH)
 def test_wherever_it_comes_to_a_rank_all_is_saved(
     wholes: dict[int, Path], tmp_path: Path, place: str, number: int
 ) -> None:
@@ -170,14 +190,8 @@ def test_wherever_it_comes_to_a_rank_all_is_saved(
     check_resumed(wholes[2], tmp_path)
 
 
-MOMENTS = [(seed, target) for seed in range(10) for target in ("rank 0", "rank 1", "launcher")]
-FEW = {(0, "rank 1")}
-
-
-@pytest.mark.parametrize(
-    ("seed", "target"),
-    [each if each in FEW else pytest.param(*each, marks=LONG) for each in MOMENTS],
-)
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("target", ["rank 0", "rank 1", "launcher"])
 def test_at_a_random_moment_whichever_rank_is_told(
     wholes: dict[int, Path], tmp_path: Path, seed: int, target: str
 ) -> None:
@@ -204,23 +218,21 @@ def test_at_a_random_moment_whichever_rank_is_told(
     check_resumed(wholes[2], tmp_path)
 
 
+def as_data_is_prepared(number: int) -> None:
+    """Send a signal while code runs that takes any error for a download that failed."""
+    whole = job.prepare
+
+    def prepare(*arguments: Any, **more: Any) -> Any:
+        with suppress(Exception):
+            signal_self(number)
+        return whole(*arguments, **more)
+
+    job.prepare = prepare
+
+
 def test_before_there_is_anything_to_save_it_ends_at_once(tmp_path: Path) -> None:
-    preparing = """
-import os
-from mtlcli.runner import job
-whole = job.prepare
-def prepare(*arguments, **more):
-    try:
-        os.kill(os.getpid(), NUMBER)
-    except Exception:
-        pass
-    return whole(*arguments, **more)
-job.prepare = prepare
-"""
     for number, code in CODES.items():
-        process = begin(
-            tmp_path / "run", before=preparing.replace("NUMBER", str(int(number))), devices=1
-        )
+        process = begin(tmp_path / "run", before=partial(as_data_is_prepared, number), devices=1)
         assert process.wait() == code
         assert (
             f"interrupted by {number.name} before the run began: nothing was written"
@@ -234,12 +246,11 @@ job.prepare = prepare
     ("first", "second", "code"), [("SIGINT", "SIGINT", 130), ("SIGTERM", "SIGQUIT", 131)]
 )
 def test_what_leaves_at_once(tmp_path: Path, first: str, second: str, code: int) -> None:
-    saved = str(tmp_path / "checkpoints" / "step_00000010")
-    both = f"while not os.path.exists({saved!r}): time.sleep(0.01)\n"
-    both += f"os.kill(os.getpid(), signal.{first})\nos.kill(os.getpid(), signal.{second})\n"
-    both += "time.sleep(100)"
-    process = begin(tmp_path, f"runner.steps={STEPS}", before=at_step(15, 0, both), devices=1)
-    assert process.wait(60) == code
+    both = [partial(signal_self, signal.Signals[name]) for name in (first, second)]
+    saved = partial(wait_for, tmp_path / "checkpoints" / "step_00000010")
+    before = at_step(15, 0, saved, *both, partial(time.sleep, 100))
+    process = begin(tmp_path, f"runner.steps={STEPS}", before=before, devices=1)
+    assert process.wait() == code
     newest, skipped = checkpoint.newest(tmp_path / "checkpoints")
     assert newest.step == 10 and skipped == []
     status = json.loads((tmp_path / "status.json").read_text())
@@ -250,16 +261,12 @@ def test_what_leaves_at_once(tmp_path: Path, first: str, second: str, code: int)
 
 
 def test_a_terminal_that_hangs_up(tmp_path: Path) -> None:
-    hang_up = "os.kill(os.getpid(), signal.SIGHUP)"
-    process = begin(
-        tmp_path / "run", f"runner.steps={STEPS}", before=at_step(7, 0, hang_up), devices=1
-    )
+    hang_up = at_step(7, 0, partial(signal_self, signal.SIGHUP))
+    process = begin(tmp_path / "run", f"runner.steps={STEPS}", before=hang_up, devices=1)
     assert check_saved(process, tmp_path / "run", signal.SIGHUP) == 8
-    # As nohup does.
-    ignoring = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + at_step(
-        7, 0, hang_up
-    )
-    assert begin(tmp_path / "other", "runner.steps=9", before=ignoring, devices=1).wait() == 0
+    nohup = partial(signal.signal, signal.SIGHUP, signal.SIG_IGN)
+    other = begin(tmp_path / "other", "runner.steps=9", before=(nohup, hang_up), devices=1)
+    assert other.wait() == 0
 
 
 def test_a_hangup_of_the_whole_group_is_one_hangup(tmp_path: Path) -> None:
@@ -270,44 +277,51 @@ def test_a_hangup_of_the_whole_group_is_one_hangup(tmp_path: Path) -> None:
     assert check_saved(process, tmp_path, signal.SIGHUP) >= 8
 
 
-def test_a_ctrl_c_while_the_program_starts(tmp_path: Path) -> None:
-    """Before there is a run, once and twice: no traceback."""
-    starting = """
-import os, signal, time
-from mtlcli import cli
-def main():
-    try:
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(10)
-    finally:
-        for _ in range(TIMES - 1):
-            os.kill(os.getpid(), signal.SIGINT)
+def press_while_it_starts(times: int) -> None:
+    """Press Ctrl-C before there is a run."""
+
+    def main() -> None:
+        try:
+            signal_self(signal.SIGINT)
             time.sleep(10)
-cli.main = main
-"""
-    for times in (1, 2):
-        done = mtl("train", before=starting.replace("TIMES", str(times)))
-        assert (done.returncode, done.stderr) == (130, ""), done.stderr
-    # In a destructor, where Python drops the exception.
-    dropped = """
-import os, signal, time
-from mtlcli import cli
-class Object:
-    def __del__(self):
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(10)
-def main():
-    Object()
-    return 0
-cli.main = main
-"""
-    done = mtl("train", before=dropped)
+        finally:
+            for _ in range(times - 1):
+                signal_self(signal.SIGINT)
+                time.sleep(10)
+
+    cli.main = main  # type: ignore[assignment]
+
+
+def press_in_a_destructor() -> None:
+    """Press Ctrl-C where Python drops the exception."""
+
+    class Pressing:
+        def __del__(self) -> None:
+            signal_self(signal.SIGINT)
+            time.sleep(10)
+
+    def main() -> int:
+        Pressing()
+        return 0
+
+    cli.main = main
+
+
+@pytest.mark.parametrize(
+    "before",
+    [partial(press_while_it_starts, 1), partial(press_while_it_starts, 2), press_in_a_destructor],
+    ids=["once", "twice", "in a destructor"],
+)
+def test_a_ctrl_c_while_the_program_starts(before: Callable[[], object]) -> None:
+    """No traceback."""
+    done = mtl("train", before=before)
     assert (done.returncode, done.stderr) == (130, ""), done.stderr
 
 
-@pytest.mark.long
 def test_a_second_ctrl_c_takes_the_ranks_along(tmp_path: Path) -> None:
-    process = begin(tmp_path, f"runner.steps={STEPS}", before=at_step(15, 1, "time.sleep(100)"))
+    process = begin(
+        tmp_path, f"runner.steps={STEPS}", before=at_step(15, 1, partial(time.sleep, 100))
+    )
     until(
         process,
         lambda: rows(tmp_path) >= 15 and (tmp_path / "checkpoints" / "step_00000010").exists(),
@@ -321,45 +335,41 @@ def test_a_second_ctrl_c_takes_the_ranks_along(tmp_path: Path) -> None:
         "the first one waits for the step"
     )
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 130 and gone(ranks, 5) is not None
+    assert process.wait() == 130 and gone(ranks) is not None
     assert json.loads((tmp_path / "status.json").read_text())["status"] == "interrupted"
     newest, skipped = checkpoint.newest(tmp_path / "checkpoints")
     assert newest.step == 10 and skipped == []
 
 
-SLOW = """
-import time
-from pathlib import Path
-from mtlcli.runner import job
-whole = job.prepare
-def prepare(*arguments, **more):
-    Path(PREPARING).touch()
-    time.sleep(3)
-    return whole(*arguments, **more)
-job.prepare = prepare
-"""
+def prepare_slowly(note: Path) -> None:
+    """Prepare the data until a signal comes, and note by a file that this has begun."""
+    whole = job.prepare
+
+    def prepare(*arguments: Any, **more: Any) -> Any:
+        note.touch()
+        time.sleep(100)
+        return whole(*arguments, **more)
+
+    job.prepare = prepare
 
 
-@pytest.mark.parametrize(
-    ("told", "during"),
-    [((0, 1), True), *(pytest.param((rank,), False, marks=LONG) for rank in (0, 1))],
-)
+@pytest.mark.parametrize(("told", "during"), [((0, 1), True), ((0,), False), ((1,), False)])
 def test_ranks_that_another_launcher_started(
     wholes: dict[int, Path], tmp_path: Path, told: tuple[int, ...], during: bool
 ) -> None:
     """As under torchrun or SLURM: every rank is started from outside, and told from outside.
     `during`: while the data is prepared."""
     preparing = tmp_path / "preparing"
-    before = SLOW.replace("PREPARING", repr(str(preparing))) if during else ""
+    before: Before = partial(prepare_slowly, preparing) if during else ()
     ranks = outside(tmp_path / "run", f"runner.steps={STEPS}", before=before)
     if during:
         until(ranks[0], preparing.exists)
-        time.sleep(0.5)
+        until(ranks[1], lambda: hears(ranks[1].pid, signal.SIGTERM))
     else:
         until(ranks[0], lambda: rows(tmp_path / "run") >= 12)
     for rank in told:
         ranks[rank].send_signal(signal.SIGTERM)
-    assert [rank.wait(60) for rank in ranks] == [143, 143], [rank.stderr for rank in ranks]
+    assert [rank.wait() for rank in ranks] == [143, 143], [rank.stderr for rank in ranks]
     assert ranks[1].stderr == "", "only the first rank talks"
     if during:
         assert (
@@ -372,18 +382,7 @@ def test_ranks_that_another_launcher_started(
         check_resumed(wholes[2], tmp_path / "run")
 
 
-@pytest.mark.long
 def test_torchrun_that_is_told_or_killed(wholes: dict[int, Path], tmp_path: Path) -> None:
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        "-m",
-        "mtlcli",
-        "train",
-    ]
     for number in (signal.SIGTERM, signal.SIGKILL):
         folder = tmp_path / number.name
         options = [
@@ -392,7 +391,11 @@ def test_torchrun_that_is_told_or_killed(wholes: dict[int, Path], tmp_path: Path
             f"runner.steps={STEPS if number == signal.SIGTERM else 100000}",
         ]
         process = subprocess.Popen(
-            [*launcher, *options], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, cwd=ROOT
+            [*TORCHRUN, "train", *options],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
+            cwd=ROOT,
         )
         while rows(folder) < 12:
             assert process.poll() is None
@@ -403,7 +406,7 @@ def test_torchrun_that_is_told_or_killed(wholes: dict[int, Path], tmp_path: Path
         ]
         process.send_signal(number)
         if number == signal.SIGKILL:
-            assert gone(ranks, 10) is not None
+            assert gone(ranks) is not None
             process.communicate()
             continue
         _, errors = process.communicate(timeout=60)
@@ -411,10 +414,9 @@ def test_torchrun_that_is_told_or_killed(wholes: dict[int, Path], tmp_path: Path
         check_resumed(wholes[2], folder)
 
 
-@pytest.mark.long
 def test_an_interrupted_sweep_starts_no_other_job(tmp_path: Path) -> None:
     options = [*RUN, "-m", "seed=0,1", "runner.steps=30", f"run_dir={tmp_path / 'sweep'}"]
-    done = mtl("train", *options, before=at_step(5, 0, "os.kill(os.getpid(), signal.SIGTERM)"))
+    done = mtl("train", *options, before=at_step(5, 0, partial(signal_self, signal.SIGTERM)))
     assert done.returncode == 143, done.stderr
     assert "and saved at step 6" in done.stderr
     assert len([path for path in (tmp_path / "sweep").iterdir() if path.is_dir()]) == 1
@@ -425,22 +427,23 @@ def test_an_interrupted_sweep_starts_no_other_job(tmp_path: Path) -> None:
     assert mtl("train", *options, "resume=auto").returncode == 0
 
 
-POISONED = """
-import torch
-from mtlcli.tasks.classification.task import Classification
-whole = Classification.loss
-calls = [0]
-def loss(self, outputs, batch):
-    calls[0] += self.name == "rte" and torch.is_grad_enabled()
-    factor = float("nan") if self.name == "rte" and calls[0] == 5 else 1.0
-    return whole(self, outputs, batch) * factor
-Classification.loss = loss
-"""
+def poison() -> None:
+    """Make the loss of rte no number in its fifth step."""
+    whole, calls = Classification.loss, []
+
+    def loss(self: Classification, outputs: Any, batch: Any) -> Any:
+        calls.extend([1] * (self.name == "rte" and torch.is_grad_enabled()))
+        factor = float("nan") if self.name == "rte" and len(calls) == 5 else 1.0
+        return whole(self, outputs, batch) * factor
+
+    Classification.loss = loss  # type: ignore[method-assign]
+
+
 NUMBERS = ["runner.accumulation=1", "runner.batch_size=8", "runner.save_every=1", "sampling=all"]
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_is_named(tmp_path: Path) -> None:
-    process = begin(tmp_path / "run", *NUMBERS, before=POISONED, devices=1)
+    process = begin(tmp_path / "run", *NUMBERS, before=poison, devices=1)
     assert process.wait() == 1 and "Traceback" not in process.stderr
     assert re.search(
         r"step 4: the loss of rte is nan \(train features \d+(, \d+){7}\)", process.stderr
@@ -454,7 +457,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_is_named(tmp_path: Path) -> 
         *NUMBERS,
         "runner.skip_nonfinite=1",
         "runner.steps=8",
-        before=POISONED,
+        before=poison,
         devices=1,
     )
     assert process.wait() == 0, process.stderr

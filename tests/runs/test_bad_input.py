@@ -18,6 +18,7 @@ import pytest
 from safetensors.numpy import save
 
 from mtlcli.data.encoder import build_tokenizer
+from mtlcli.prepare import prepare
 from tests.warm import mtl
 
 Done = subprocess.CompletedProcess[str]
@@ -589,7 +590,7 @@ def test_task_files_with_mistakes_and_a_negative_lr(tmp_path: Path) -> None:
     ("encoding", "where"),
     [
         ("latin-1", "line 5: byte 0xe9"),
-        pytest.param("utf-16", "line 1: byte 0xff", marks=pytest.mark.long),
+        ("utf-16", "line 1: byte 0xff"),
     ],
 )
 def test_a_task_file_that_is_not_utf8(tmp_path: Path, encoding: str, where: str) -> None:
@@ -627,7 +628,7 @@ MODELS = {
 
 @pytest.mark.parametrize(
     "name",
-    ["small", *(pytest.param(name, marks=pytest.mark.long) for name in ("swapped", "cut", "bare"))],
+    ["small", "swapped", "cut", "bare"],
 )
 def test_models_of_parts_that_do_not_fit(tmp_path: Path, name: str) -> None:
     files = {
@@ -780,6 +781,15 @@ def test_doubtful_rows_are_warned_of_and_harmless_ones_just_work(tmp_path: Path)
     assert WARNINGS in mtl("train", "-cd", "my_conf", names, *settings, cwd=tmp_path).stdout
 
 
+def fill_the_memory() -> None:
+    """Let no rows fit into memory."""
+
+    def full(*arguments: Any, **options: Any) -> None:
+        raise MemoryError
+
+    prepare.open_features = full  # type: ignore[assignment]
+
+
 def test_rows_that_do_not_fit_into_memory(tmp_path: Path) -> None:
     """Also where no file says so beforehand: one message, and nothing is left."""
     files = {
@@ -787,10 +797,6 @@ def test_rows_that_do_not_fit_into_memory(tmp_path: Path) -> None:
         "validation": write(tmp_path, "validation.csv", VALIDATION),
     }
     task(tmp_path, "mine", CLASSES, files)
-    before = (
-        "import mtlcli.prepare.prepare as p\ndef full(*a, **k): raise "
-        "MemoryError\np.open_features = full"
-    )
     done = mtl(
         "train",
         "-cd",
@@ -798,7 +804,7 @@ def test_rows_that_do_not_fit_into_memory(tmp_path: Path) -> None:
         "task=mine",
         "model=tiny",
         f"data.cache_dir={tmp_path / 'cache'}",
-        before=before,
+        before=fill_the_memory,
         cwd=tmp_path,
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr

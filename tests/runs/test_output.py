@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,25 +13,33 @@ import pytest
 from tests.ranks import at_step, begin
 from tests.warm import ENVIRONMENT, ROOT, mtl
 
-BROKEN = "import os\nr, w = os.pipe()\nos.close(r)\nos.dup2(w, 1)\nos.close(w)\n"
-TERMINAL = """
-import os, sys
-master, slave = os.openpty()
-os.dup2(slave, 1)
-os.dup2(slave, 2)
-os.close(slave)
-# Python's own streams were made for files, in which one can seek.
-for number, name in ((1, "stdout"), (2, "stderr")):
-    stream = open(number, "w", closefd=False)
-    setattr(sys, name, stream)
-    setattr(sys, f"__{name}__", stream)
-"""
+
+def lose_the_reader() -> None:
+    """Write standard output into a pipe that nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.dup2(writer, 1)
+    os.close(writer)
+
+
+def lose_the_terminal(step: int) -> None:
+    """Write to a terminal that is closed in a step."""
+    master, slave = os.openpty()
+    os.dup2(slave, 1)
+    os.dup2(slave, 2)
+    os.close(slave)
+    # Python's own streams were made for files, in which one can seek.
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = open(number, "w", closefd=False)  # noqa: PTH123, SIM115
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    at_step(step, 0, partial(os.close, master))()
 
 
 def test_a_run_whose_reader_is_gone_goes_on(tmp_path: Path) -> None:
     for devices in (1, 2):
         folder = tmp_path / str(devices)
-        process = begin(folder, "runner.steps=3", before=BROKEN, devices=devices)
+        process = begin(folder, "runner.steps=3", before=lose_the_reader, devices=devices)
         assert process.wait() == 0, process.stderr
         assert process.stderr == ""
         log = (folder / "log.txt").read_text()
@@ -41,11 +51,9 @@ def test_a_run_whose_reader_is_gone_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("view", ["live", "plain"])
 def test_a_run_whose_terminal_is_gone_goes_on(tmp_path: Path, view: str) -> None:
-    closed = TERMINAL + at_step(3, 0, "os.close(globals_of_test['master'])")
-    before = "globals_of_test = globals()\n" + closed
-    process = begin(
-        tmp_path, "runner.steps=6", f"logger.console={view}", before=before, devices=1, TERM="xterm"
-    )
+    options = ["runner.steps=6", f"logger.console={view}"]
+    lose = partial(lose_the_terminal, 3)
+    process = begin(tmp_path, *options, before=lose, devices=1, TERM="xterm")
     assert process.wait() == 0
     log = (tmp_path / "log.txt").read_text()
     assert (
@@ -91,5 +99,5 @@ def test_closed_from_the_start() -> None:
 
 
 def test_the_reader_of_a_table_may_leave() -> None:
-    done = mtl("tasks", before=BROKEN)
+    done = mtl("tasks", before=lose_the_reader)
     assert done.returncode == 141 and done.stderr == ""

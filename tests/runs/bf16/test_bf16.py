@@ -12,9 +12,10 @@ import yaml
 from mtlcli.models.precision import CPU_BF16, choose_precision
 from mtlcli.tasks.base import Encoded
 from mtlcli.tasks.heads import PooledHead, SpanHead
+from tests.ranks import fork_ranks
 from tests.runs.ddp.test_two_ranks import COMMON, losses
+from tests.runs.test_max_tokens import run_within
 from tests.small_run import cut_off, differences, resume, start
-from tests.unit.training.test_batch_size_finder import run_within
 from tests.warm import mtl
 
 EPS = 2.0**-8
@@ -71,7 +72,7 @@ def test_two_ranks_are_one_within_the_rounding_of_bf16(tmp_path: Path) -> None:
             f"runner.devices={devices}",
             f"run_dir={tmp_path / str(devices)}",
         ]
-        done = mtl(*without_format(COMMON), *options, "sampling=all")
+        done = mtl(*without_format(COMMON), *options, "sampling=all", before=fork_ranks)
         assert done.returncode == 0, done.stderr
     # Each rank rounds its own gradient of a weight before the sum, and 20 steps add up.
     for (_, one), (_, two) in zip(losses(tmp_path / "1"), losses(tmp_path / "2"), strict=True):

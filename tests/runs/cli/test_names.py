@@ -4,23 +4,23 @@ away."""
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from mtlcli.cli import train
 from mtlcli.cli.preflight import Plan
 from mtlcli.cli.sweep import LISTED, _make_folder, _remove_unused
 from mtlcli.errors import UserError
 from mtlcli.rundir.folder import RunFolder
 from tests.warm import start
 
-NOON = """
-import datetime as real, mtlcli.cli.train as train
-class Noon:
-    now = staticmethod(lambda: real.datetime(2026, 1, 31, 12))
-train.datetime = Noon
-"""
+
+def be_noon() -> None:
+    """Stop the clock by which folders are named."""
+    train.datetime = SimpleNamespace(now=lambda: datetime(2026, 1, 31, 12))  # type: ignore[misc]
 
 
 def test_runs_of_the_same_second_get_a_folder_each(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_runs_of_the_same_second_get_a_folder_each(tmp_path: Path) -> None:
     ]
     options += [f"data.cache_dir={tmp_path / 'cache'}"]
     runs = [
-        start("train", *options, f"seed={seed}", before=NOON, cwd=tmp_path) for seed in range(2)
+        start("train", *options, f"seed={seed}", before=be_noon, cwd=tmp_path) for seed in range(2)
     ]
     assert [run.wait() for run in runs] == [0, 0], [run.stderr for run in runs]
     name = "2026-01-31_12-00-00_wnli_hard_static"

@@ -335,11 +335,11 @@ def test_control_c_is_recorded(tmp_path: Path) -> None:
     process = start(
         "train", "task=rte", *QUICK, "runner.steps=100000", f"run_dir={tmp_path / 'run'}"
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130, process.stderr
+    assert process.wait() == 130, process.stderr
     assert "Traceback" not in process.stderr
     assert read(tmp_path / "run" / "status.json")["status"] == "interrupted"
 

@@ -7,12 +7,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from mtlcli import garbage
+from mtlcli.cli import train
+from mtlcli.data import encoder
+from mtlcli.data.sample import _tables, world
+from mtlcli.prepare import store
 from tests.warm import ENVIRONMENT, ROOT, mtl
 
 LATER = [
@@ -114,34 +119,31 @@ def test_what_is_imported_before_the_first_step(own: Path) -> None:
     )
 
 
-COUNT = """
-import builtins, sys
-from mtlcli.data import encoder
-from mtlcli.prepare import store
-from mtlcli.data.sample import world
-from mtlcli.cli import train
+def show_work() -> None:
+    """Print when something is done that takes long and depends on nothing that a seed changes, and
+    when a job begins."""
 
-def counted(holder, name):
-    real = getattr(holder, name)
-    def call(*arguments, **options):
-        print("DONE", name, flush=True)
-        return real(*arguments, **options)
-    setattr(holder, name, call)
+    def show(holder: Any, name: str) -> None:
+        real = getattr(holder, name)
 
-counted(encoder, "_build_tokenizer")
-counted(store, "_build")
-counted(world.World, "__init__")
-counted(train, "run_job")
-"""
-"""Says when something is done that takes long and depends on nothing that a seed changes, and when
-a job begins."""
+        def call(*arguments: Any, **options: Any) -> Any:
+            print("DONE", name, flush=True)
+            return real(*arguments, **options)
+
+        setattr(holder, name, call)
+
+    _tables.cache_clear()
+    show(encoder, "_build_tokenizer")
+    show(store, "_build")
+    show(world.World, "__init__")
+    show(train, "run_job")
 
 
 def test_later_jobs_of_a_sweep_do_not_do_again_what_the_first_has_done(tmp_path: Path) -> None:
     options = ["task=wnli", "data=sample", "model=tiny", "runner.steps=1", "runner.device=cpu"]
     cache = f"data.cache_dir={tmp_path / 'cache'}"
     done = mtl(
-        "train", "-m", "seed=0,1", *options, cache, "run_dir=out", before=COUNT, cwd=tmp_path
+        "train", "-m", "seed=0,1", *options, cache, "run_dir=out", before=show_work, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     first, second = [part.splitlines() for part in done.stdout.split("DONE run_job\n")[1:]]

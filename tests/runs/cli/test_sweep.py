@@ -5,12 +5,19 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mtlcli.cli import sweep
 from mtlcli.cli.train import job_folder
+from mtlcli.config import Config
 from mtlcli.config.snapshot import load_config
+from mtlcli.rundir.folder import RunFolder
 from tests.warm import mtl
 
 TASK = """\
@@ -22,6 +29,12 @@ columns:
   text: sentence
 labels: [bad, good]
 """
+
+
+SMALL = [
+    *("task=rte", "data=sample", "data.max_train_rows=64", "data.max_eval_rows=16"),
+    *("model=tiny", "model.hidden=8", "model.heads=1", "model.layers=1", "runner.device=cpu"),
+]
 
 
 def test_a_job_that_fails_on_its_data(tmp_path: Path) -> None:
@@ -90,45 +103,34 @@ def test_a_job_that_fails_on_its_data(tmp_path: Path) -> None:
     )
 
 
-KILLED = """
-import os, signal, time
-from mtlcli.rundir.folder import RunFolder
-append = RunFolder.append_metrics
-def die(self, row):
-    append(self, row)
-    if row["step"] == 3 and self.path.name == "1_seed-1":
-        while not [*self.checkpoints.glob("step_*/manifest.json")]:
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGKILL)
-RunFolder.append_metrics = die
-"""
+def die_in_the_second_job() -> None:
+    """Kill the sweep in step 3 of its second job, once that job has a checkpoint."""
+    append = RunFolder.append_metrics
+
+    def append_and_die(self: RunFolder, row: dict[str, Any]) -> None:
+        append(self, row)
+        if row["step"] == 3 and self.path.name == "1_seed-1":
+            while not [*self.checkpoints.glob("step_*/manifest.json")]:
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    RunFolder.append_metrics = append_and_die  # type: ignore[method-assign]
 
 
 def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path: Path) -> None:
-    small = [
-        "model=tiny",
-        "model.hidden=8",
-        "model.heads=1",
-        "model.layers=1",
-        "data.max_train_rows=64",
-        "data.max_eval_rows=16",
-    ]
     run = [
         "runner.steps=4",
         "runner.save_every=2",
-        "runner.device=cpu",
         "logger.every=1",
         "optim.lr=1e-3",
     ]
     common = [
-        "task=rte",
-        "data=sample",
-        *small,
+        *SMALL,
         *run,
         f"data.cache_dir={tmp_path / 'cache'}",
         "run_dir=out",
     ]
-    killed = mtl("train", "-m", *common, "seed=0,1", cwd=tmp_path, before=KILLED)
+    killed = mtl("train", "-m", *common, "seed=0,1", cwd=tmp_path, before=die_in_the_second_job)
     assert killed.returncode == -9
     out = tmp_path / "out"
     with (out / "jobs.jsonl").open("a") as stream:
@@ -173,35 +175,27 @@ def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     } and "means over seeds" in done.stdout
 
 
-LATE = """
-import mtlcli.cli.sweep as sweep
-run = sweep.run_job
-def late(config, *rest, **options):
-    run(config, *rest, **options)
-    if config.seed == 1:
-        raise RuntimeError("after the end")
-sweep.run_job = late
-"""
+def fail_at_the_end() -> None:
+    """Fail after the second job has ended."""
+    run = sweep.run_job
+
+    def late(config: Config, *rest: Any, **options: Any) -> None:
+        run(config, *rest, **options)
+        if config.seed == 1:
+            raise RuntimeError("after the end")
+
+    sweep.run_job = late
 
 
 def test_a_job_that_fails_after_its_end(tmp_path: Path) -> None:
-    small = [
-        "model=tiny",
-        "model.hidden=8",
-        "model.heads=1",
-        "model.layers=1",
-        "data.max_train_rows=64",
-        "data.max_eval_rows=16",
-    ]
     settings = [
-        "task=rte",
-        "data=sample",
-        *small,
+        *SMALL,
         "runner.steps=1",
-        "runner.device=cpu",
         f"data.cache_dir={tmp_path / 'cache'}",
     ]
-    done = mtl("train", "-m", *settings, "seed=0,1", "run_dir=out", cwd=tmp_path, before=LATE)
+    done = mtl(
+        "train", "-m", *settings, "seed=0,1", "run_dir=out", cwd=tmp_path, before=fail_at_the_end
+    )
     assert (
         done.returncode == 1
         and "out: 1 of 2 jobs did not finish: job 1 (seed=1) failed" in done.stderr

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import json
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.warm import mtl
+from mtlcli.weighting.gradients.base import SolverFailed
+from mtlcli.weighting.gradients.nash import Nash
+from tests.warm import Before, mtl
 
 COMMON = [
     *(
@@ -26,7 +29,7 @@ COMMON = [
 ]
 
 
-def train(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
+def train(*arguments: str, before: Before = ()) -> subprocess.CompletedProcess[str]:
     return mtl("train", *COMMON, *arguments, before=before)
 
 
@@ -34,16 +37,16 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-BROKEN = """
-from mtlcli.weighting.gradients.base import SolverFailed
-from mtlcli.weighting.gradients.nash import Nash
-whole = Nash.solve
-def solve(self, step, gram):
-    if step.number in (3, 4, 8):
-        raise SolverFailed("made to fail")
-    return whole(self, step, gram)
-Nash.solve = solve
-"""
+def break_nash(*steps: int) -> None:
+    """Let the solver of Nash-MTL fail in some steps."""
+    whole = Nash.solve
+
+    def solve(self: Nash, step: Any, gram: Any) -> Any:
+        if step.number in steps:
+            raise SolverFailed("made to fail")
+        return whole(self, step, gram)
+
+    Nash.solve = solve  # type: ignore[method-assign]
 
 
 def test_a_failing_solver_is_named_counted_and_its_last_weights_are_used(tmp_path: Path) -> None:
@@ -54,7 +57,7 @@ def test_a_failing_solver_is_named_counted_and_its_last_weights_are_used(tmp_pat
         "weighting.max_norm=null",
         "runner.steps=10",
         f"run_dir={tmp_path / 'run'}",
-        before=BROKEN,
+        before=partial(break_nash, 3, 4, 8),
     )
     assert done.returncode == 0, done.stderr
     log = (tmp_path / "run" / "log.txt").read_text()
@@ -85,7 +88,7 @@ def test_a_solver_that_fails_at_once_begins_with_the_plain_sum(tmp_path: Path) -
         "runner.steps=2",
         f"run_dir={tmp_path / 'run'}",
     ]
-    done = train(*options, before=BROKEN.replace("(3, 4, 8)", "(0,)"))
+    done = train(*options, before=partial(break_nash, 0))
     assert done.returncode == 0, done.stderr
     said = (
         "warning: step 0: the solver of nash failed (made to fail); it has found no weights "

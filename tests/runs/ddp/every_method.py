@@ -53,7 +53,7 @@ def main() -> None:
                 optimizer_of(model, weighting),
                 features,
                 ranks,
-                range(20 if sharing == "hard" else 8),
+                range(10 if sharing == "hard" else 4),
                 accumulation=accumulation,
             )
             save_file(

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from mtlcli.config import weightings
 from tests.runs.ddp.every_method import variants
+from tests.warm import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "MASTER_PORT": str(port),
     }
     command = [sys.executable, "-m", "tests.runs.ddp.every_method", str(place)]
-    root = Path(__file__).parents[3]
     worlds, sizes = [("0", "1"), ("0", "2"), ("1", "2")], ("WORLD_SIZE", "LOCAL_WORLD_SIZE")
     started = [
         subprocess.Popen(
@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             env=common | {"RANK": rank} | dict.fromkeys(sizes, world),
             stderr=subprocess.PIPE,
             text=True,
-            cwd=root,
+            cwd=ROOT,
         )
         for rank, world in worlds
     ]

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.pinned import ENVIRONMENT, FORMAT
+from tests.ranks import TORCHRUN, fork_ranks
 from tests.warm import mtl
 
 # One classification, one regression, one span task: every kind of loss normalisation and of
@@ -55,21 +55,14 @@ def losses(folder: Path) -> list[tuple[str, float]]:
             "tasks.cola.label_smoothing=0.1",
         ],
         ["sharing=soft", "sharing.strength=0.01", "runner.accumulation=3"],
-        pytest.param(
-            ["sharing=progressive", "sharing.stages=[[cola,squad],[stsb]]", "sampling=all"],
-            marks=pytest.mark.long,
-        ),
-        pytest.param(
-            ["sharing=progressive_distill", "runner.accumulation=3"],
-            marks=pytest.mark.long,
-        ),
+        ["sharing=progressive", "sharing.stages=[[cola,squad],[stsb]]", "sampling=all"],
+        ["sharing=progressive_distill", "runner.accumulation=3"],
     ],
 )
 def test_two_ranks_are_one(tmp_path: Path, options: list[str]) -> None:
     for devices in (1, 2):
-        done = mtl(
-            *COMMON, *options, f"runner.devices={devices}", f"run_dir={tmp_path / str(devices)}"
-        )
+        place = [f"runner.devices={devices}", f"run_dir={tmp_path / str(devices)}"]
+        done = mtl(*COMMON, *options, *place, before=fork_ranks)
         assert done.returncode == 0, done.stderr
     one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
     assert len(rows(tmp_path / "1")) == len(rows(tmp_path / "2")) == 20
@@ -103,9 +96,8 @@ def test_a_batch_smaller_than_the_ranks(tmp_path: Path) -> None:
         "runner.eval_every=9",
     ]
     for devices in (1, 2):
-        done = mtl(
-            *COMMON, *options, f"runner.devices={devices}", f"run_dir={tmp_path / str(devices)}"
-        )
+        place = [f"runner.devices={devices}", f"run_dir={tmp_path / str(devices)}"]
+        done = mtl(*COMMON, *options, *place, before=fork_ranks)
         assert done.returncode == 0, done.stderr
     assert 1 in [
         entry["examples"] for row in rows(tmp_path / "1") for entry in row["tasks"].values()
@@ -120,19 +112,8 @@ def test_evaluation_on_two_ranks_gives_the_same_digits(tmp_path: Path) -> None:
     assert mtl(*COMMON, "runner.steps=3", f"run_dir={run}").returncode == 0
     done = mtl("eval", str(run), "--json", str(tmp_path / "one.json"))
     assert done.returncode == 0, done.stderr
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        "-m",
-        "mtlcli",
-        "eval",
-        str(run),
-    ]
     done = subprocess.run(
-        [*launcher, "--json", str(tmp_path / "two.json")],
+        [*TORCHRUN, "eval", str(run), "--json", str(tmp_path / "two.json")],
         capture_output=True,
         text=True,
         env=ENVIRONMENT,
@@ -148,22 +129,15 @@ def test_evaluation_on_two_ranks_gives_the_same_digits(tmp_path: Path) -> None:
 
 
 def test_a_sweep_under_torchrun_does_what_the_own_launcher_does(tmp_path: Path) -> None:
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        "-m",
-        "mtlcli",
-    ]
     sweep = tmp_path / "sweep"
-    options = [*COMMON, "-m", "seed=0,1", f"run_dir={sweep}"]
+    short = [*COMMON, "runner.steps=6", "data.max_train_rows=100"]
+    options = [*short, "-m", "seed=0,1", f"run_dir={sweep}"]
     done = subprocess.run(
-        [*launcher, *options], capture_output=True, text=True, env=ENVIRONMENT, timeout=300
+        [*TORCHRUN, *options], capture_output=True, text=True, env=ENVIRONMENT, timeout=300
     )
     assert done.returncode == 0, done.stderr
     first, second = sorted(path for path in sweep.iterdir() if path.is_dir())
-    assert mtl(*COMMON, "runner.devices=2", f"run_dir={tmp_path / 'own'}").returncode == 0
+    own = mtl(*short, "runner.devices=2", f"run_dir={tmp_path / 'own'}", before=fork_ranks)
+    assert own.returncode == 0, own.stderr
     assert losses(first) == losses(tmp_path / "own") != losses(second)
     assert done.stdout.count("run folder:") == 2, "only the first rank talks"
