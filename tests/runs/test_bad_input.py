@@ -545,7 +545,7 @@ FILES: dict[str, tuple[dict[str, str], str]] = {
 }
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_files_that_hold_no_rows_are_refused(tmp_path: Path) -> None:
     write(tmp_path, "train.csv", GOOD)
     write(tmp_path, "validation.csv", VALIDATION)
     write(tmp_path, "data.xlsx", "PK")

@@ -158,7 +158,7 @@ def test_nothing_that_the_run_needs_is_overwritten(
     (place / "mine.jsonl").unlink()
 
 
-def test_scores_are_those_of_training_and_other_rows_are_said(
+def test_scores_equal_those_of_training_and_changed_rows_are_reported(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
@@ -186,7 +186,7 @@ def test_scores_are_those_of_training_and_other_rows_are_said(
     ]
 
 
-def test_a_record_that_cannot_be_read_is_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_record_is_reported(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     file = place / "run" / "environment.json"
     content = file.read_text()
@@ -221,7 +221,7 @@ def test_scores_are_shown_before_predictions_are_written(
     assert shown[0]["tasks"]["squad"]["examples"] == 4
 
 
-def test_what_has_no_effect_is_refused(place: Path) -> None:
+def test_keys_without_effect_are_refused(place: Path) -> None:
     for overrides, text in (
         (
             ["data.root=/tmp"],

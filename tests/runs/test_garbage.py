@@ -29,7 +29,9 @@ print(faults() - before)
 """
 
 
-def test_it_is_looked_for_seldom_while_a_process_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_garbage_is_collected_seldom_while_a_process_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(cli, "main", lambda: gc.get_threshold()[0])
     monkeypatch.setattr(gc, "freeze", lambda: None)
     try:
@@ -39,7 +41,7 @@ def test_it_is_looked_for_seldom_while_a_process_starts(monkeypatch: pytest.Monk
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's settings")
-def test_a_step_gets_the_memory_that_the_one_before_has_freed() -> None:
+def test_a_step_reuses_the_memory_that_the_last_one_freed() -> None:
     faults = {}
     for keep in (False, True):
         done = subprocess.run(

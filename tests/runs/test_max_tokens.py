@@ -92,7 +92,7 @@ def run_within(folder: Path, free: int, precision: str) -> None:
     )
 
 
-def test_another_word_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_word_is_refused(tmp_path: Path) -> None:
     done = mtl("train", *RUN, f"run_dir={tmp_path / 'run'}", "runner.max_tokens=most")
     assert done.returncode == 2 and "runner.max_tokens" in done.stderr and "auto" in done.stderr, (
         done.stderr

@@ -79,7 +79,7 @@ def test_a_full_disk_is_still_an_error(tmp_path: Path) -> None:
     assert "No space left on device" in done.stderr
 
 
-def test_closed_from_the_start() -> None:
+def test_streams_may_be_closed_from_the_start() -> None:
     """No file that is opened later gets the number of the output."""
     command = f"exec {sys.executable} -m mtlcli --version <&- >&- 2>&-"
     assert (
@@ -98,6 +98,6 @@ def test_closed_from_the_start() -> None:
     )
 
 
-def test_the_reader_of_a_table_may_leave() -> None:
+def test_the_reader_of_a_table_may_close_the_pipe() -> None:
     done = mtl("tasks", before=lose_the_reader)
     assert done.returncode == 141 and done.stderr == ""

@@ -26,7 +26,7 @@ def wait_for(lines: list[str], wanted: str) -> None:
         time.sleep(0.001)
 
 
-def test_what_is_being_done_is_said_again_and_again_until_nothing_is() -> None:
+def test_the_activity_is_shown_repeatedly_until_it_ends() -> None:
     lines: list[str] = []
     with Pulse("plain") as shown:
         shown.through(lines.append)

@@ -52,7 +52,7 @@ def test_a_name_is_tried_by_making_it(tmp_path: Path) -> None:
     assert made[1].log == tmp_path / "runs" / "x_2" / "log.txt"
 
 
-def test_what_was_made_for_a_run_that_did_not_begin_goes_away(tmp_path: Path) -> None:
+def test_folders_of_runs_that_did_not_start_are_removed(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "a" / "b" / "run")
     folder.create()
     (folder.path / "log.txt").write_text("hello")

@@ -139,7 +139,7 @@ def show_work() -> None:
     show(train, "run_job")
 
 
-def test_later_jobs_of_a_sweep_do_not_do_again_what_the_first_has_done(tmp_path: Path) -> None:
+def test_later_jobs_of_a_sweep_reuse_the_work_of_the_first(tmp_path: Path) -> None:
     options = ["task=wnli", "data=sample", "model=tiny", "runner.steps=1", "runner.device=cpu"]
     cache = f"data.cache_dir={tmp_path / 'cache'}"
     done = mtl(

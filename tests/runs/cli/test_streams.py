@@ -82,7 +82,7 @@ def test_characters_that_the_encoding_lacks(tmp_path: Path) -> None:
     assert done.returncode == 2 and b"did you mean 'gr\\xf6\\xdfe'?" in done.stderr
 
 
-def test_words_that_are_no_text(tmp_path: Path) -> None:
+def test_words_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
     done = shell(f"{COMMAND} train run_dir=a$'\\xff'", tmp_path)
     assert done.returncode == 2
     assert done.stderr.decode() == (

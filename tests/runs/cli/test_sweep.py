@@ -117,7 +117,7 @@ def die_in_the_second_job() -> None:
     RunFolder.append_metrics = append_and_die  # type: ignore[method-assign]
 
 
-def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path: Path) -> None:
+def test_a_killed_sweep_resumes_with_the_missing_jobs(tmp_path: Path) -> None:
     run = [
         "runner.steps=4",
         "runner.save_every=2",
@@ -202,7 +202,7 @@ def test_a_job_that_fails_after_its_end(tmp_path: Path) -> None:
     ), done.stderr
 
 
-def test_a_sweep_to_go_on_with_that_is_none(tmp_path: Path) -> None:
+def test_resuming_a_folder_without_a_sweep_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").touch()
     for arguments, answer in (

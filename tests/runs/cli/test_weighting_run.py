@@ -105,7 +105,7 @@ def test_a_solver_that_fails_at_once_begins_with_the_plain_sum(tmp_path: Path) -
     )
 
 
-def test_a_probe_and_affinity_tell_without_changing_the_training(tmp_path: Path) -> None:
+def test_probe_and_affinity_measure_without_changing_the_training(tmp_path: Path) -> None:
     quiet, told = tmp_path / "quiet", tmp_path / "told"
     assert train("runner.steps=12", f"run_dir={quiet}").returncode == 0
     done = train("runner.steps=12", "logger.probe=1", "logger.affinity=6", f"run_dir={told}")

@@ -128,7 +128,7 @@ def test_evaluation_on_two_ranks_gives_the_same_digits(tmp_path: Path) -> None:
     assert [entry["examples"] for entry in one["tasks"].values()] == [75, 75, 75]
 
 
-def test_a_sweep_under_torchrun_does_what_the_own_launcher_does(tmp_path: Path) -> None:
+def test_a_sweep_under_torchrun_equals_one_by_our_launcher(tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     short = [*COMMON, "runner.steps=6", "data.max_train_rows=100"]
     options = [*short, "-m", "seed=0,1", f"run_dir={sweep}"]

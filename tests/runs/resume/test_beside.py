@@ -62,7 +62,7 @@ CHANGES: dict[str, tuple[str, Callable[[str], str], str]] = {
 
 
 @pytest.mark.parametrize("name", list(CHANGES))
-def test_what_was_changed_by_hand_is_named_and_refused(broken: Path, name: str) -> None:
+def test_changes_by_hand_are_named_and_refused(broken: Path, name: str) -> None:
     file, change, named = CHANGES[name]
     (broken / file).write_text(
         change((broken / file).read_text(encoding="utf-8")), encoding="utf-8"
@@ -101,7 +101,7 @@ ROWS: dict[str, Callable[[list[str]], list[str]]] = {
 
 
 @pytest.mark.parametrize("name", list(ROWS))
-def test_rows_of_metrics_that_are_missing_are_noticed(broken: Path, name: str) -> None:
+def test_missing_metrics_rows_are_reported(broken: Path, name: str) -> None:
     file = broken / "metrics.jsonl"
     file.write_text("".join(f"{row}\n" for row in ROWS[name](file.read_text().splitlines())))
     with pytest.raises(UserError, match=r"metrics\.jsonl"):
@@ -111,7 +111,7 @@ def test_rows_of_metrics_that_are_missing_are_noticed(broken: Path, name: str) -
     )
 
 
-def test_rows_of_metrics_that_are_doubled_are_said_and_mended(
+def test_duplicate_metrics_rows_are_reported_and_removed(
     whole: Path, broken: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = broken / "metrics.jsonl"
@@ -122,7 +122,7 @@ def test_rows_of_metrics_that_are_doubled_are_said_and_mended(
     assert differences(whole, broken) == []
 
 
-def test_a_change_that_is_allowed_and_cannot_be_leaves_nothing_behind(broken: Path) -> None:
+def test_an_allowed_but_impossible_change_leaves_nothing_behind(broken: Path) -> None:
     before = {
         path: path.read_bytes()
         for path in sorted(broken.rglob("*"))

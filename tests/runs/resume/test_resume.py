@@ -93,13 +93,13 @@ def test_an_allowed_change_is_applied_and_recorded(whole: Path, broken: Path) ->
     assert entry["step"] == 8 and entry["changes"] == ["optim.lr: 0.001 -> 0.01"]
 
 
-def test_what_does_not_touch_the_result_is_free(whole: Path, broken: Path) -> None:
+def test_keys_that_do_not_affect_the_result_may_change(whole: Path, broken: Path) -> None:
     resume(broken, "logger.every=3", "runner.keep=2", "runner.timeout=60")
     assert differences(whole, broken) == []
     assert len(checkpoint.folders(broken / "checkpoints")) <= 3
 
 
-def test_allowing_what_does_not_change_is_no_mistake_where_there_is_such_a_key(
+def test_allowing_an_unchanged_key_is_not_a_mistake_if_the_key_exists(
     whole: Path, broken: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert refused(broken, "allow=[optim.rl]") == [

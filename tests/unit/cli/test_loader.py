@@ -123,7 +123,7 @@ def test_help_and_a_typed_search_path_do_not_lead_around_it(
         )
 
 
-def test_what_is_typed_and_what_is_no_key_of_hydra_is_taken(conf: Path) -> None:
+def test_typed_keys_of_hydra_and_other_keys_of_files_are_accepted(conf: Path) -> None:
     write(
         conf,
         {

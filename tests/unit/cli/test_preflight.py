@@ -104,7 +104,7 @@ def test_suites() -> None:
     ]
 
 
-def test_an_experiment_changes_any_of_the_rest() -> None:
+def test_an_experiment_can_change_every_other_group() -> None:
     (config,) = plan("experiment=smoke", "runner.steps=3").configs
     assert list(config.tasks) == ["cola", "sst2", "rte", "stsb"]
     assert (config.data.source, config.model.kind, config.runner.steps) == ("sample", "scratch", 3)
@@ -168,7 +168,7 @@ def test_all_mistakes_at_once() -> None:
     ]
 
 
-def test_a_wrong_choice_says_nothing_about_what_depends_on_it() -> None:
+def test_a_wrong_choice_causes_no_further_problems() -> None:
     """Which tasks the run has is not known while one is misspelt; nor are the keys of a method."""
     assert [
         text.partition(" ->")[0]
@@ -181,7 +181,7 @@ def test_a_wrong_choice_says_nothing_about_what_depends_on_it() -> None:
     ]
 
 
-def test_an_old_name_is_answered_by_the_new_one(own: Path) -> None:
+def test_an_old_name_is_answered_with_the_new_one(own: Path) -> None:
     """As a choice, as a value, in a sweep, and in a file of the user."""
     file = own / "my_conf" / "experiment" / "mine.yaml"
     file.parent.mkdir()
@@ -199,7 +199,7 @@ def test_an_old_name_is_answered_by_the_new_one(own: Path) -> None:
         assert plan("task=[rte,cola]", "sampling=all", "weighting=conflict_free", *others).configs
 
 
-def test_the_former_key_of_progressive_is_answered_by_the_new_strategy() -> None:
+def test_the_old_key_of_progressive_is_answered_with_the_new_strategy() -> None:
     assert said("task=[rte,cola]", "sharing=progressive", "sharing.form=distill") == [
         "sharing.form: unknown key 'form' -> leave it out for columns, or type "
         "sharing=progressive_distill for distill"
@@ -214,7 +214,7 @@ def test_missing_values() -> None:
     ]
 
 
-def test_what_cannot_be_read() -> None:
+def test_unreadable_words_are_reported() -> None:
     assert said("model.name=a[") == [
         "cannot read 'model.name=a[': a bracket is not closed -> for one text type the value in "
         "quotes that reach mtl: 'model.name=\"a[\"'"
@@ -347,7 +347,7 @@ def test_label_mistakes_are_named_by_tasks_as_by_train(
         assert "label" in capsys.readouterr().err
 
 
-def test_a_folder_of_own_files_of_which_none_is_chosen(own: Path) -> None:
+def test_an_own_folder_with_no_chosen_file_is_noted(own: Path) -> None:
     (own / "my_conf" / "task" / "mine.yaml").write_text(HEADER + MINE)
     assert plan("-cd", "my_conf", "data=sample", "model=tiny").notices == [
         "note: no task is chosen, so task=glue_multi is trained, and nothing of my_conf/task; it "
@@ -356,7 +356,7 @@ def test_a_folder_of_own_files_of_which_none_is_chosen(own: Path) -> None:
     assert plan("-cd", "my_conf", "data=sample", "model=tiny", "task=rte").notices == []
 
 
-def test_a_folder_of_own_files_that_is_not_typed(own: Path) -> None:
+def test_a_forgotten_cd_option_is_suggested(own: Path) -> None:
     (own / "my_conf" / "task" / "mine.yaml").write_text(HEADER + MINE)
     assert (
         said("task=mine")[0]
@@ -386,7 +386,7 @@ def test_a_folder_of_own_files_that_is_not_typed(own: Path) -> None:
         ),
     ],
 )
-def test_a_path_in_the_place_of_a_choice(own: Path, typed: str, answer: str) -> None:
+def test_a_path_instead_of_a_choice_is_explained(own: Path, typed: str, answer: str) -> None:
     (own / "my_conf" / "task" / "mine.yaml").write_text(HEADER + MINE)
     (own / "loose.yaml").write_text(HEADER + MINE)
     assert said("task=rte", typed)[0].partition(" -> ")[2] == answer
@@ -424,7 +424,7 @@ def test_files_whose_names_cannot_be_typed(own: Path, capsys: pytest.CaptureFixt
         ("[rte,cola]", []),
     ],
 )
-def test_tasks_that_a_suite_of_the_list_has(tasks: str, said: list[str]) -> None:
+def test_tasks_listed_beside_their_suite_are_noted(tasks: str, said: list[str]) -> None:
     assert plan(f"task={tasks}").notices == [f"note: task={tasks}: {line}" for line in said]
 
 
@@ -441,7 +441,7 @@ def test_a_task_without_its_header(own: Path, above: str) -> None:
     ]
 
 
-def test_a_task_that_hides_behind_a_built_in_one(own: Path) -> None:
+def test_a_task_file_with_a_built_in_name_is_refused(own: Path) -> None:
     (own / "my_conf" / "task" / "rte.yaml").write_text(HEADER + MINE)
     assert said("-cd", "my_conf") == [
         "my_conf/task/rte.yaml: task=rte is built in, so this file would never be read -> rename "
@@ -503,7 +503,7 @@ def test_a_missing_file(own: Path) -> None:
         ),
     ],
 )
-def test_a_folder_of_own_files_that_is_none(given: str, answer: str, own: Path) -> None:
+def test_a_wrong_cd_folder_is_refused(given: str, answer: str, own: Path) -> None:
     (own / "empty").mkdir()
     (text,) = said("-cd", given, "task=mine")
     assert text.startswith(f"-cd: {answer}")
@@ -581,7 +581,7 @@ def test_a_value_that_a_sweep_has_twice(values: str, answer: str) -> None:
     assert said("-m", "task=rte", values) == [f"{answer} -> {again}"]
 
 
-def test_values_that_differ() -> None:
+def test_values_that_only_look_alike_are_separate_jobs() -> None:
     assert (
         plan(
             "-m",
@@ -650,7 +650,7 @@ def test_a_combination_that_cannot_work_is_named() -> None:
     ]
 
 
-def test_globs() -> None:
+def test_globs_are_expanded_or_refused() -> None:
     assert len(plan("-m", "sampling=glob(*)").configs) == 4
     assert said("-m", "task=glob(x*)") == ["task: 'task=glob(x*)' gives no value at all"]
 
@@ -669,7 +669,7 @@ SAME = [
 
 
 @pytest.mark.parametrize("overrides", SAME)
-def test_what_is_checked_is_what_hydra_composes(
+def test_the_checked_config_is_the_one_that_hydra_composes(
     overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Values are set on plain dictionaries here; Hydra, given the rewritten overrides, must come to

@@ -29,12 +29,12 @@ def test_dropout_is_more_than_rounding(key: str) -> None:
     assert judge([change], [key], dropout=True) == ([], [f"{key}: 1 -> 2: changed, as allowed"])
 
 
-def test_what_has_no_masks_is_rounding_in_any_case() -> None:
+def test_keys_that_do_not_affect_dropout_only_change_rounding() -> None:
     for key in ("runner.threads", "runner.eval_batch_size"):
         assert judge([Change(key, 1, 2)], [], dropout=True)[0] == []
 
 
-def test_where_dropout_comes_from() -> None:
+def test_dropout_is_found_in_every_place_that_sets_it() -> None:
     config = read(VALUES)
     assert not has_dropout(config, {"hidden_dropout_prob": 0.0, "classifier_dropout": None})
     assert has_dropout(config, {"hidden_dropout_prob": 0.1})

@@ -144,7 +144,7 @@ def test_every_file_says_what_it_is(path: Path) -> None:
     assert max(map(len, lines)) <= 140
 
 
-def test_what_follows_from_the_dataclasses_is_as_make_conf_writes_it() -> None:
+def test_generated_files_are_up_to_date() -> None:
     generated = runpy.run_path(str(ROOT / "scripts" / "generate.py"))["generated"]()
     written = {
         f"conf/{group}/{path.name}"

@@ -43,7 +43,7 @@ def test_only_what_is_typed_runs_the_code_of_a_metric() -> None:
     assert untyped_code(config, ["tasks.a.metrics=[f1, 'evaluate:some/metric']"]) == []
 
 
-def test_nothing_to_say() -> None:
+def test_a_valid_config_has_no_problems() -> None:
     assert (
         said(
             run({"a": TEXT, "b": {**TEXT, "head": "a", "labels": None, "splits": {"train": None}}})
@@ -261,7 +261,7 @@ def test_each_task_has_its_source() -> None:
     ]
 
 
-def test_what_has_no_effect_on_the_data_is_refused() -> None:
+def test_data_keys_without_effect_are_refused() -> None:
     own = {**TEXT, "source": {"files": {"train": "a.csv", "validation": "b.csv"}}}
     assert said(run({"a": TEXT}, data={"source": "sample", "root": "x"})) == [
         "data.root: the value has no effect: rows come from data.source=sample -> take it out, or "
@@ -375,7 +375,9 @@ METHODS: list[tuple[dict[str, Any], list[str]]] = [
 
 
 @pytest.mark.parametrize(("values", "problems"), METHODS)
-def test_methods_that_the_run_has_no_use_for(values: dict[str, Any], problems: list[str]) -> None:
+def test_methods_that_do_not_fit_the_run_are_refused(
+    values: dict[str, Any], problems: list[str]
+) -> None:
     assert said(values) == problems
 
 

@@ -63,7 +63,7 @@ def test_keys_beside_others(key: str, useless: dict[str, Any], useful: dict[str,
     assert idle(config(**useful), [key]) == []
 
 
-def test_what_a_file_says_of_training_a_task_that_is_not_trained() -> None:
+def test_training_keys_of_a_task_that_is_not_trained_are_noted() -> None:
     task = TASK | {
         "labels": ["a", "b"],
         "splits": {"train": None},
@@ -81,7 +81,7 @@ def test_what_a_file_says_of_training_a_task_that_is_not_trained() -> None:
     ]
 
 
-def test_what_was_typed_and_does_nothing_is_refused_at_once() -> None:
+def test_typed_keys_without_effect_are_refused_at_once() -> None:
     assert said("runner.steps=3", "runner.epochs=2", "optim.lr=0.1", "model.scratch_lr=0.2") == [
         "model.scratch_lr: does nothing: optim.lr=0.1 is given, and counts -> leave it out",
         "runner.epochs: does nothing: runner.steps=3 is given, and counts -> leave it out, or add "
@@ -128,7 +128,7 @@ def test_a_launcher_without_its_cluster(monkeypatch: pytest.MonkeyPatch) -> None
     assert hydras.missing_plugin("hydra/launcher", "basic", ["basic"]) is None
 
 
-def test_names_that_are_given_twice(tmp_path: Path) -> None:
+def test_names_given_twice_are_refused(tmp_path: Path) -> None:
     assert said("task=[rte,cola,rte]") == [
         "task=[rte,cola,rte]: task 'rte' is listed twice -> name it once"
     ]
@@ -145,7 +145,7 @@ def test_names_that_are_given_twice(tmp_path: Path) -> None:
     assert plan.notices == ["note: the file a.yaml names its task 'c'"]
 
 
-def test_settings_beyond_the_length_of_a_run() -> None:
+def test_settings_beyond_the_length_of_a_run_are_noted() -> None:
     usual = config(runner={"steps": 20, "patience": 3})
     assert list(remarks(usual, 20, 4)) == []
     assert list(remarks(usual, 20, 5)) == [
@@ -168,7 +168,7 @@ def test_settings_beyond_the_length_of_a_run() -> None:
     ]
 
 
-def test_a_run_that_is_done() -> None:
+def test_resuming_a_finished_run_is_noted() -> None:
     done = config(runner={"steps": 2})
     assert nothing_left(Path("my run"), done, 1, 2) is None
     assert nothing_left(Path("my run"), done, 2, 2) == (
@@ -177,7 +177,7 @@ def test_a_run_that_is_done() -> None:
     )
 
 
-def test_more_ranks_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_ranks_than_cores_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1}, raising=False)
     assert list(crowded(Runner(), 2, 1)) == list(crowded(Runner(threads=2), 1, 2)) == []
     assert list(crowded(Runner(), 3, 1)) == [

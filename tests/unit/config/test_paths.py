@@ -102,7 +102,7 @@ def test_an_empty_path_is_not_the_current_folder() -> None:
     assert config is None and empty == keys | {f"{source}.hub", f"{source}.path", *files}
 
 
-def test_without_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_without_a_home_folder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(path: Path) -> Path:
         raise RuntimeError("Could not determine home directory.")
 
@@ -128,7 +128,7 @@ def test_without_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
         ("a\0b", "null"),
     ],
 )
-def test_paths_that_cannot_be(text: str, what: str) -> None:
+def test_impossible_paths_are_refused(text: str, what: str) -> None:
     with pytest.raises(UserError, match=what) as caught:
         typed_path(text, "run_dir")
     assert caught.value.problems[0].where == "run_dir" and len(str(caught.value)) < 200

@@ -66,7 +66,7 @@ def test_a_config_of_an_earlier_version_is_read_with_the_new_names(tmp_path: Pat
     ("form", "name", "key"),
     [("columns", "progressive", "size"), ("distill", "progressive_distill", "strength")],
 )
-def test_the_former_forms_of_progressive_are_read_as_strategies(
+def test_old_forms_of_progressive_are_read_as_strategies(
     tmp_path: Path, form: str, name: str, key: str
 ) -> None:
     path = tmp_path / "config.yaml"

@@ -78,7 +78,7 @@ def test_numbers_of_methods_and_tasks(part: str, registry: Any) -> None:
             assert {f"{part}.{key}" for key in numbers} <= refused(values), name
 
 
-def test_bounds_are_said_in_full() -> None:
+def test_bounds_are_shown_in_full() -> None:
     _, problems = check(
         {"tasks": {"mine": TASK}, "runner": {"steps": 10**400, "threads": 100_000}} | METHODS
     )
@@ -89,7 +89,7 @@ def test_bounds_are_said_in_full() -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 7, 1_795_689_600_000, 2**63 - 1, 2**64, 10**20, 2**128 - 1])
-def test_any_seed_draws(seed: int) -> None:
+def test_every_allowed_seed_works(seed: int) -> None:
     seed_dropout(seed, step=3, rank=1)
     first = torch.rand(2)
     seed_dropout(seed + 1, step=3, rank=1)
@@ -99,7 +99,7 @@ def test_any_seed_draws(seed: int) -> None:
     assert check({"tasks": {"mine": TASK}, "seed": seed} | METHODS)[0] is not None
 
 
-def test_seeds_that_generators_take_are_what_they_were() -> None:
+def test_seeds_that_fit_a_generator_are_not_changed() -> None:
     assert folded(12345) == 12345
     torch.manual_seed((7 * 1_000_003 + 3) * 4096 + 1)
     expected = torch.rand(2)

@@ -322,7 +322,7 @@ def test_a_fault_names_its_line(
         ("data.json", b"{}", "one JSON value, not a list of rows"),
     ],
 )
-def test_a_useless_file_is_named(tmp_path: Path, name: str, content: bytes, what: str) -> None:
+def test_a_useless_file_is_refused(tmp_path: Path, name: str, content: bytes, what: str) -> None:
     assert what in problem(write(tmp_path, name, content)).what
 
 
@@ -423,14 +423,14 @@ def test_a_file_that_is_something_else_than_its_name_says(
     assert what in found.what and fix in found.fix
 
 
-def test_words_that_other_kinds_of_files_begin_with_are_text(tmp_path: Path) -> None:
+def test_text_may_begin_like_another_kind_of_file(tmp_path: Path) -> None:
     for name in ("PAR1", "ORC", "BZh9", "html", "version https://x"):
         assert read_file(
             write(tmp_path, "a.csv", f"{name},label\na,1\n"), "train"
         ).rows.column_names == [name, "label"]
 
 
-def test_a_key_twice(tmp_path: Path) -> None:
+def test_a_repeated_key_is_refused(tmp_path: Path) -> None:
     """Where it is not read nothing is wrong; in a list and in SQuAD's form the place is named."""
     path = write(tmp_path, "a.json", '[{"a": 1}, {"a": 1, "b": 2, "b": 3}, {"b": 1, "b": 1}]')
     assert read_file(path, "train", ["a"]).column("a") == [1, 1, None]

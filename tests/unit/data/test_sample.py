@@ -231,7 +231,7 @@ def test_scores_of_stsb_fall_with_the_words_that_differ() -> None:
 
 
 @pytest.mark.parametrize("path", TWO_TEXTS)
-def test_words_without_comparison_do_not_give_the_label_away(path: str) -> None:
+def test_words_alone_do_not_reveal_the_label(path: str) -> None:
     """A linear classifier over the words of both texts stays near the most frequent label: the
     texts must be compared."""
     from scipy.sparse import hstack

@@ -9,7 +9,9 @@ import torch
 from mtlcli.distributed.process_group import Ranks
 
 
-def test_of_word_embeddings_only_touched_rows_travel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_touched_rows_of_word_embeddings_are_transferred(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Two ranks, of which the other has the same gradients in rows 1 and 7 of the embedding."""
     embedding, matrix, absent = (
         torch.nn.Parameter(torch.zeros(shape)) for shape in ((1000, 4), (3, 5), (2, 2))

@@ -92,7 +92,7 @@ def test_a_process_meets_again_at_the_port_that_it_holds(
     assert capsys.readouterr().err == ""
 
 
-def test_what_an_earlier_attempt_has_left_is_not_met(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leftovers_of_an_earlier_attempt_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     """As under `torchrun --max-restarts`, whose store stays."""
     store = local_store()
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")

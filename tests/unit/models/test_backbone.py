@@ -163,7 +163,7 @@ def test_a_hub_that_does_not_answer_is_not_asked_again(monkeypatch: pytest.Monke
     )
 
 
-def test_what_cannot_be_had_is_said(tmp_path: Path) -> None:
+def test_a_model_that_is_not_available_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be loaded"):
         find_backbone(Model(kind="pretrained", name=str(tmp_path)), list)
     with pytest.raises(UserError, match="there is no folder '/no/such/model'"):

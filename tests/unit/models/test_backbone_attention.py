@@ -54,7 +54,7 @@ def test_training_and_evaluation_agree_but_for_dropout(family: str, sharing: str
     assert configs(trunk) == before and torch.equal(again.hidden, expected.hidden)
 
 
-def test_what_the_config_names_stays() -> None:
+def test_a_configured_attention_is_kept() -> None:
     from transformers import BertConfig, BertModel
 
     def backbone(implementation: str, dropout: float, attention: str = "auto") -> Backbone:

@@ -69,7 +69,7 @@ def test_layers_are_computed_again_for_the_task_of_their_batch(
         torch.testing.assert_close(found[1][name], gradient, atol=1e-6, rtol=1e-4)
 
 
-def test_less_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpointing_keeps_less_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, features, _ = small.small_data()
     sizes = []
     for checkpointing in (False, True):

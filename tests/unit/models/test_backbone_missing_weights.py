@@ -36,7 +36,7 @@ def leave_out(folder: Path, condition: Callable[[str], bool]) -> None:
     ["bert", "roberta", "deberta-v2", "modernbert", "t5", "bart", "gpt2", "llama"],
     indirect=True,
 )
-def test_complete_weights_are_loaded_without_a_word(
+def test_complete_weights_are_loaded_without_a_message(
     model_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert build(model_folder)[1] == []
@@ -54,7 +54,9 @@ def test_a_whole_layer_that_is_missing_is_an_error(model_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("model_folder", ["bert"], indirect=True)
-def test_missing_parts_of_bert(model_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_missing_parts_of_bert_are_reported(
+    model_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     # The pooler: the model is read without it, as one that was trained for masked words alone.
     leave_out(model_folder, lambda name: "pooler" in name)
     backbone, heard = build(model_folder)
@@ -75,7 +77,7 @@ def test_missing_parts_of_bert(model_folder: Path, capfd: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("model_folder", ["bert"], indirect=True)
-def test_layers_that_the_configuration_leaves_out(model_folder: Path) -> None:
+def test_layers_beyond_the_configuration_are_reported(model_folder: Path) -> None:
     config = json.loads((model_folder / "config.json").read_text())
     (model_folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
     _, heard = build(model_folder)

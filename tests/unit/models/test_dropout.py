@@ -36,7 +36,7 @@ def test_gradients_are_those_of_what_was_kept() -> None:
     torch.testing.assert_close(states.grad * states, out)
 
 
-def test_the_seed_says_which() -> None:
+def test_the_seed_decides_which_elements_are_dropped() -> None:
     dropout = CheapDropout(0.5)
     states = torch.ones(1001)
     torch.manual_seed(3)
@@ -56,7 +56,7 @@ def test_nothing_is_drawn_where_nothing_is_dropped() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_types_stay(dtype: torch.dtype) -> None:
+def test_dtypes_are_kept(dtype: torch.dtype) -> None:
     assert CheapDropout(0.3)(torch.ones(8, dtype=dtype)).dtype == dtype
 
 

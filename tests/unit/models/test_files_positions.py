@@ -56,7 +56,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], int]] = {
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_bound_is_exact(family: str) -> None:
+def test_the_longest_input_is_exact(family: str) -> None:
     fields, bound = FAMILIES[family]
     config = AutoConfig.for_model(family, **fields)
     assert _positions(config, _without_numbers(config, Model())) == bound

@@ -169,7 +169,7 @@ def damage_bit(entry: Path) -> None:
     "damage",
     [damage_bit, damage_truncate, damage_append, damage_missing, damage_meta, damage_no_meta],
 )
-def test_a_damaged_entry_is_built_anew_and_said(tmp_path: Path, damage) -> None:  # noqa: ANN001
+def test_a_damaged_entry_is_reported_and_rebuilt(tmp_path: Path, damage) -> None:  # noqa: ANN001
     expected = task().encode(table(), encoder())
     open_features(table(), task(), encoder(), tmp_path)
     (entry,) = entries(tmp_path)
@@ -181,7 +181,7 @@ def test_a_damaged_entry_is_built_anew_and_said(tmp_path: Path, damage) -> None:
         assert same(open_features(table(), task(), encoder(), tmp_path), expected)
 
 
-def test_what_a_killed_process_left_is_no_entry(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_not_an_entry(tmp_path: Path) -> None:
     key = fingerprint(table(), task(), encoder())
     left = tmp_path / "features" / f"{key}.partial"
     left.mkdir(parents=True)
@@ -215,7 +215,7 @@ print(json.dumps({"calls": len(calls)}))
 """
 
 
-def test_of_two_processes_one_encodes(tmp_path: Path) -> None:
+def test_only_one_of_two_processes_encodes(tmp_path: Path) -> None:
     command = [sys.executable, "-c", BUILD, str(tmp_path)]
     root = Path(__file__).parents[3]
     pipe = subprocess.PIPE
@@ -246,7 +246,7 @@ with locked(Path(sys.argv[1])):
 """
 
 
-def test_a_stopped_process_that_holds_the_lock_is_named_and_then_done_without(
+def test_a_stopped_lock_holder_is_named_and_rows_are_encoded_without_the_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("mtlcli.data.locks.QUIET", 0.2)

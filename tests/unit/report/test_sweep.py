@@ -82,7 +82,7 @@ def test_only_what_differs_is_shown(sweep: Path) -> None:
     )
 
 
-def test_what_each_took_is_shown_where_the_models_differ(sweep: Path) -> None:
+def test_costs_are_shown_if_the_models_differ(sweep: Path) -> None:
     jobs = read_sweep(sweep)
     text = printed(sweep_tables(jobs)[1])
     assert [line.split() for line in text.splitlines() if "│" in line] == [
@@ -146,7 +146,7 @@ def test_seeds_of_one_configuration_are_taken_together() -> None:
     assert len(sweep_tables(jobs[1:])) == 1, "nothing is repeated"
 
 
-def test_jobs_of_unlike_tasks_or_metrics_are_not_ranked(tmp_path: Path) -> None:
+def test_jobs_with_different_tasks_or_metrics_are_not_ranked(tmp_path: Path) -> None:
     jobs = [
         job(0, "task=rte", rte=0.5),
         job(1, "task=cola", cola=0.6),
@@ -207,7 +207,7 @@ def test_text_of_the_user_is_never_markup() -> None:
         ("", ["job", "overrides", "average", "rte", "cola", "status"]),
     ],
 )
-def test_columns_go_where_there_is_no_room_and_numbers_stay_whole(
+def test_a_narrow_table_drops_columns_and_never_cuts_numbers(
     width: str, titles: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", width)

@@ -69,7 +69,7 @@ def test_a_damaged_checkpoint_is_named_and_skipped(tmp_path: Path, file: str, da
         checkpoint.read(tmp_path / "step_00000020")
 
 
-def test_none_left_is_an_error(tmp_path: Path) -> None:
+def test_no_usable_checkpoint_is_an_error(tmp_path: Path) -> None:
     (write(tmp_path, 10) / "state.json").unlink()
     with pytest.raises(
         UserError, match="no usable checkpoint; skipped step_00000010: state.json is missing"
@@ -134,7 +134,7 @@ def test_a_checkpoint_that_cannot_be_read_is_not_damaged(
     )
 
 
-def test_of_a_checkpoint_that_was_being_replaced_one_stays(tmp_path: Path) -> None:
+def test_one_of_two_checkpoints_survives_an_interrupted_replacement(tmp_path: Path) -> None:
     write(tmp_path, 10).rename(tmp_path / ".step_00000010.7.old")
     write(tmp_path, 20).rename(tmp_path / ".step_00000020.7.old")
     (tmp_path / ".step_00000020.7.old" / "state.json").unlink()
@@ -146,7 +146,7 @@ def test_of_a_checkpoint_that_was_being_replaced_one_stays(tmp_path: Path) -> No
     )
 
 
-def test_the_format_before_is_read(tmp_path: Path) -> None:
+def test_the_previous_format_is_read(tmp_path: Path) -> None:
     folder = write(tmp_path, 10)
     manifest = json.loads((folder / "manifest.json").read_text())
     del manifest["run"], manifest["files"]["config.yaml"]

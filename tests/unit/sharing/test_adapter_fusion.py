@@ -32,7 +32,7 @@ def test_fusion_mixes_by_its_formula_and_reads_others_without_training_them() ->
     assert trained_adapters == {"other"}
 
 
-def test_fusion_tells_what_tasks_read_of_one_another() -> None:
+def test_statistics_hold_how_much_tasks_read_of_one_another() -> None:
     model, _ = small_model(AdapterFusionSharing(size=8, keys=4))
     even = {name: pytest.approx(1 / 3) for name in model.tasks}
     assert model.trunk.measures() == {"attention": dict.fromkeys(model.tasks, even)}

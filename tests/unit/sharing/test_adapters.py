@@ -209,7 +209,7 @@ def test_adapters_of_all_stand_beside_those_of_one() -> None:
     assert model.parameter_infos[next(iter(names))].depth == 1
 
 
-def test_what_cannot_be_is_refused() -> None:
+def test_impossible_settings_are_refused() -> None:
     with pytest.raises(UserError, match="there is no layer 5"):
         small_model(AdapterSharing(layers=[5]))
     with pytest.raises(UserError, match="peft cannot change .*nowhere.* of bert"):

@@ -108,7 +108,7 @@ def test_shared_states_go_up_unmasked_below_the_highest_chosen_layer() -> None:
     assert upper.masks["a"].down.in_features == 32, "the lowest mask sees the shared states alone"  # type: ignore[union-attr]
 
 
-def test_the_mean_mask_of_each_task_is_told() -> None:
+def test_statistics_hold_the_mean_mask_of_each_task() -> None:
     model, _ = small_model(AttentionSharing(layers=[-1]))
     masked = next(module for module in model.modules() if isinstance(module, MaskedLayer))
     assert model.trunk.measures()["masks"]["stsb"] == {"1": pytest.approx(OPEN)}

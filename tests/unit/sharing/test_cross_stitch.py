@@ -280,7 +280,7 @@ def test_each_copy_of_t5_has_its_own_position_bias() -> None:
     [CrossStitchSharing(layers=[0]), SluiceSharing(layers=[0]), SluiceSharing(layers=[-1])],
     ids=str,
 )
-def test_a_loss_reaches_exactly_what_users_says(config: Any) -> None:
+def test_a_loss_reaches_exactly_the_parameters_that_users_names(config: Any) -> None:
     model, _ = small_model(config)
     users = model.users()
     assert all(
@@ -298,7 +298,7 @@ def test_a_loss_reaches_exactly_what_users_says(config: Any) -> None:
         assert reached == {name for name, tasks in users.items() if task in tasks}
 
 
-def test_the_mixing_is_told_and_has_a_rate_of_its_own_and_no_decay() -> None:
+def test_mixing_weights_are_reported_and_have_their_own_learning_rate_without_decay() -> None:
     model, weighting = small_model(SluiceSharing(own=0.5, lr=0.03))
     assert model.trunk.measures()["mixing"]["layer 1"]["stsb"] == [
         [0.25, 0, 0.5, 0, 0.25, 0],

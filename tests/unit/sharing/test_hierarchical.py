@@ -169,7 +169,7 @@ def test_much_regularisation_keeps_the_lower_layers_where_they_were() -> None:
         ({"successive": 0.1}, "every task reads the same layer"),
     ],
 )
-def test_what_cannot_be_is_refused(options: dict[str, Any], words: str) -> None:
+def test_impossible_settings_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         hierarchical(**options)
 

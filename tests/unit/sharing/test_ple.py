@@ -55,7 +55,7 @@ def test_ple_is_the_formula(levels: int) -> None:
             )
 
 
-def test_the_load_of_every_level_is_told() -> None:
+def test_statistics_hold_the_load_of_every_level() -> None:
     model = small_model(PLESharing(levels=2, own=1, shared=2))[0]
     with model.training_passes():
         model("cola", batch_of("cola"))

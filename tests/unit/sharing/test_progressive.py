@@ -163,7 +163,7 @@ def weights(folder: Path, step: int) -> dict[str, Tensor]:
         ("progressive_distill", ["heads.cola."]),
     ],
 )
-def test_a_run_changes_stages_where_it_was_told_to_and_resumes_in_each(
+def test_a_run_changes_stages_as_configured_and_resumes_in_each(
     tmp_path: Path, sharing: str, kept: list[str]
 ) -> None:
     options = [*RUN, f"sharing={sharing}", "sampling=all"]
@@ -237,7 +237,7 @@ def test_a_plateau_ends_a_stage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [ProgressiveSharing, ProgressiveDistillSharing])
-def test_what_is_shared_is_asked_of_the_tasks_of_the_stage(kind: type) -> None:
+def test_shared_parameters_are_those_of_the_stages_tasks(kind: type) -> None:
     model, _ = small_model(kind(stages=[["cola", "squad"], ["stsb"]]))
     first, second = (TrainedParameters(model, tasks) for tasks in (["cola", "squad"], ["stsb"]))
     names = {parameter: name for name, parameter in model.named_parameters()}

@@ -94,7 +94,7 @@ def test_the_trace_norm_has_a_gradient_where_all_copies_are_equal() -> None:
     )
 
 
-def test_the_distance_to_the_start() -> None:
+def test_the_penalty_can_be_the_distance_to_the_initial_weights() -> None:
     model = soft(strength=2.0, distance="pretrained")
     start = [copy.detach().clone() for copy in copies(model)]
     penalty = model.penalty()

@@ -76,7 +76,7 @@ def test_norms_and_embeddings_are_shifted_by_linear_maps_of_the_vector(family: s
 @pytest.mark.parametrize(
     ("conditions", "kind"), [("embeddings", ConditionalEmbedding), ("norms", ConditionalNorm)]
 )
-def test_one_of_the_two_alone(conditions: str, kind: type) -> None:
+def test_either_condition_works_alone(conditions: str, kind: type) -> None:
     trunk = trunk_of("bert", TaskEmbeddingSharing(conditions=conditions))  # type: ignore[arg-type]
     kinds = {type(module) for module in trunk.modules()} & {ConditionalEmbedding, ConditionalNorm}
     assert kinds == {kind}
@@ -101,7 +101,7 @@ def test_vectors_learn_where_the_backbone_is_frozen() -> None:
     assert not any(name.endswith("norm.weight") for name in trained)
 
 
-def test_what_is_told_of_the_tasks() -> None:
+def test_statistics_describe_every_task() -> None:
     trunk = trunk_of("llama", TaskEmbeddingSharing(size=4))
     assert trunk.measures() == {"shift": {"a": 0.0, "b": 0.0}, "cosines": [[0.0, 0.0], [0.0, 0.0]]}
     shaken(trunk)

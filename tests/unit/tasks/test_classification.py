@@ -109,7 +109,7 @@ def test_null_labels_are_the_distinct_values_of_train(values: list[Any], labels:
     "labels",
     [["true", "false"], ["false", "true"], ["Yes", "No", "maybe"], ["1", "0"], ["FALSE", "TRUE"]],
 )
-def test_true_and_false_are_the_classes_that_mean_so(labels: list[str]) -> None:
+def test_true_and_false_are_the_classes_of_that_meaning(labels: list[str]) -> None:
     toy = task(labels)
     truths = {name.casefold(): number for number, name in enumerate(labels)}
     true, false = (
@@ -134,7 +134,7 @@ def test_true_and_false_without_such_classes_are_refused() -> None:
 
 
 @pytest.mark.parametrize("labels", [["true", "false"], ["yes", "no"]])
-def test_0_and_1_are_no_ids_of_true_and_false_in_the_wrong_order_unless_the_task_says_so(
+def test_0_and_1_are_not_ids_of_swapped_true_and_false_unless_label_ids_is_set(
     labels: list[str],
 ) -> None:
     toy = task(labels)
@@ -247,7 +247,7 @@ def test_nan_is_no_class_unless_the_task_names_it() -> None:
     assert task(["nan", "soup", "rice"]).references(rows) == [1, 0, 2]
 
 
-def test_text_and_label_swapped_is_one_problem() -> None:
+def test_a_swapped_text_and_label_are_one_problem() -> None:
     texts = [f"film {number}" for number in range(30)]
     for labels in (None, ["bad", "good"]):
         for classes in (["bad", "good"] * 15, [0, 1] * 15):
@@ -271,7 +271,7 @@ def test_text_and_label_swapped_is_one_problem() -> None:
             )
 
 
-def test_the_second_text_and_the_label_swapped() -> None:
+def test_a_swapped_second_text_and_label_are_named() -> None:
     texts = [f"film {number}" for number in range(30)]
     rows = Table(
         pa.table({"text": texts, "second": ["bad", "good"] * 15, "label": texts}),
@@ -339,13 +339,13 @@ def test_a_label_that_only_looks_like_a_class() -> None:
         (None, [True, None, False], [1, 0, 1]),
     ],
 )
-def test_rows_that_say_that_they_have_a_label(
+def test_rows_with_a_label_are_found(
     labels: list[str] | None, values: list[Any], labelled: list[int]
 ) -> None:
     assert task(labels).labelled(table(values)).tolist() == [bool(each) for each in labelled]
 
 
-def test_a_blank_is_no_class() -> None:
+def test_a_label_of_blanks_is_not_a_class() -> None:
     toy, rows = task(), table(["x", " ", "y"])
     toy.prepare(rows)
     assert toy.labels == ["x", "y"]

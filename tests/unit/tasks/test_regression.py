@@ -170,7 +170,7 @@ def test_the_head_starts_at_the_mean_train_score() -> None:
     assert words.build_head(8, 0.1, dense=False, std=0.02).output.bias.item() == 0.0  # type: ignore[union-attr, operator]
 
 
-def test_rows_that_say_that_they_have_a_score() -> None:
+def test_rows_with_a_score_are_found() -> None:
     for scores in ([1.0, None, float("nan"), 2.0], ["1", None, "NaN", "good"], [1, None, None, -1]):
         assert task().labelled(table(scores)).tolist() == [True, False, False, True]
     assert task().labelled(table([True, None])).all(), (

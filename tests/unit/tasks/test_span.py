@@ -514,7 +514,7 @@ def test_a_bad_row_is_named(changes: dict[str, Any], where: str, what: str) -> N
     assert problem.fix
 
 
-def test_rows_that_say_that_they_have_an_answer() -> None:
+def test_rows_with_an_answer_are_found() -> None:
     rows = [row(0, "one two", "two"), row(1, "one two"), row(2, "one two") | {"answers": None}]
     rows.append(row(3, "one two") | {"answers": {"text": [], "answer_start": [3]}})
     assert task().labelled(table(rows)).tolist() == [True, False, False, True], (

@@ -29,12 +29,12 @@ def largest(**options: Any) -> tuple[int, str]:
     return fit.largest_batch(model, weighting, features, dict.fromkeys(features, 8), **settings)
 
 
-def test_where_all_fits_it_is_the_largest_batch_there_can_be() -> None:
+def test_the_limit_is_the_largest_possible_batch_if_everything_fits() -> None:
     longest = max(int(each.lengths.max()) for each in small_data()[2].values())
     assert largest()[0] == largest(accumulation=4)[0] == 8 * longest
 
 
-def test_it_leaves_no_trace() -> None:
+def test_the_search_leaves_the_model_and_generators_as_they_were() -> None:
     for sharing in ("hard", "attention", "mmoe"):
         model, weighting = small_model(sharing)
         features = small_data()[2]
@@ -74,7 +74,7 @@ def test_the_memory_that_is_free_is_what_the_system_says() -> None:
     assert 2**26 < free < total
 
 
-def test_of_ranks_on_one_machine_each_has_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_of_one_machine_divide_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = fit.free_memory(torch.device("cpu"))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert fit.free_memory(torch.device("cpu")) == pytest.approx(alone / 4, rel=0.2)

@@ -54,7 +54,7 @@ def step(
     return outcome, gradients(model)
 
 
-def test_the_strategies_that_can_are_these() -> None:
+def test_the_strategies_that_mix_batches_are_listed() -> None:
     assert set(JOINT) == {"hard", "adapters", "pal", "attention", "mmoe", "cgc"}
 
 
@@ -87,7 +87,7 @@ def test_the_step_is_the_same(
 
 @pytest.mark.parametrize("most", [1, 600])
 @pytest.mark.parametrize("overhead", [0, 1000])
-def test_no_batch_is_larger_than_that_of_a_task_or_than_said(
+def test_mixed_batches_keep_to_the_largest_task_and_to_max_tokens(
     overhead: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(mixed_batches.PASS_OVERHEAD_TOKENS, "cpu", overhead)
@@ -130,7 +130,7 @@ def test_methods_that_need_each_gradient_or_loss_first_go_one_by_one(weighting: 
     assert len(seen) == 3 and not any(batch.parts for batch in seen)
 
 
-def test_a_task_alone_goes_as_it_is() -> None:
+def test_a_single_task_is_not_mixed() -> None:
     _, _, features, _ = small_data()
     model, weighting = moved("hard")
     given = {"cola": batches(model, features)["cola"]}

@@ -43,7 +43,7 @@ from tests.small import small_model
     ],
 )
 @pytest.mark.parametrize("warmup", [0, 0.1, 7])
-def test_rates_are_those_of_the_library(schedule: str, library, warmup: float) -> None:  # type: ignore[no-untyped-def]
+def test_learning_rates_equal_those_of_the_library(schedule: str, library, warmup: float) -> None:  # type: ignore[no-untyped-def]
     steps = 40
     optim = AdamWOptim(lr=1.0, schedule=schedule, warmup=warmup)  # type: ignore[arg-type]
     reference = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
@@ -89,7 +89,7 @@ def test_groups_follow_ownership_and_shape(sharing: str) -> None:
     assert not found
 
 
-def test_each_layer_has_less_than_the_one_above() -> None:
+def test_each_layer_has_a_lower_learning_rate_than_the_one_above() -> None:
     model, weighting = small_model("hard")
     optimizer = build_optimizer(AdamWOptim(lr=1.0, layer_decay=0.5), model, weighting)
     found = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
@@ -171,7 +171,7 @@ def give_gradients(model: MultiTaskModel, weighting: Weighting, seed: int) -> No
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_every_parameter_has_one_optimiser_its_rate_and_its_decay(name: str) -> None:
+def test_every_parameter_has_one_optimiser_learning_rate_and_decay(name: str) -> None:
     model, weighting, optimizer = make(name, layer_decay=0.5, weight_decay=0.1)
     _, _, reference = make("adamw", layer_decay=0.5, weight_decay=0.1)
     parameters = [*model.parameters(), *weighting.parameters()]
@@ -254,7 +254,7 @@ def test_a_state_of_another_optimiser_is_refused(name: str) -> None:
         wrong.load(their_names, optimizer.tensors(names))
 
 
-def test_muon_has_the_matrices_of_the_layers_and_adamw_the_rest() -> None:
+def test_muon_trains_the_matrices_of_the_layers_and_adamw_the_rest() -> None:
     model, weighting, optimizer = make("muon")
     (_, muon), (_, adam) = optimizer.parts
     assert isinstance(muon, torch.optim.Muon) and isinstance(adam, torch.optim.AdamW)
@@ -270,7 +270,7 @@ def test_muon_has_the_matrices_of_the_layers_and_adamw_the_rest() -> None:
     )
 
 
-def test_muon_is_torchs_with_the_rate_of_adamw() -> None:
+def test_muon_equals_torchs_with_the_learning_rate_of_adamw() -> None:
     model, weighting, optimizer = make("muon", weight_decay=0.1)
     (_, muon), _ = optimizer.parts
     copies = [
@@ -316,7 +316,7 @@ def test_lion_is_the_papers_program() -> None:
         torch.testing.assert_close(optimizer.state[parameter]["exp_avg"], momentum)
 
 
-def test_what_is_wrong_with_the_values_together() -> None:
+def test_values_that_do_not_fit_together_are_reported() -> None:
     def said(optim: Optim) -> list[str]:
         return [f"{problem.where}: {problem.what}" for problem in optim.problems()]
 

@@ -26,7 +26,7 @@ from tests.unit.sharing.test_mmoe import gradients
         PLESharing(gate="dselect_k"),
     ],
 )
-def test_a_loss_reaches_exactly_what_users_says(config: Any) -> None:
+def test_a_loss_reaches_exactly_the_parameters_that_users_names(config: Any) -> None:
     model = small_model(config)[0]
     users = model.users()
     for task in model.tasks:
@@ -39,7 +39,7 @@ def test_a_loss_reaches_exactly_what_users_says(config: Any) -> None:
         assert users["trunk.levels.level2.gates.cola.weight"] == ("cola",)
 
 
-def test_dselect_gates_have_a_rate_of_their_own_and_their_penalty_is_in_the_loss() -> None:
+def test_dselect_gates_have_their_own_learning_rate_and_their_penalty_is_in_the_loss() -> None:
     model, weighting = small_model(CGCSharing(gate="dselect_k", entropy=0.1))
     groups = build_optimizer(AdamWOptim(lr=1e-3), model, weighting).param_groups
     names = {parameter: name for name, parameter in model.named_parameters()}

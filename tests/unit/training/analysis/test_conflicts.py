@@ -22,14 +22,14 @@ def step(rows: list[list[float]] | torch.Tensor, tasks: list[str]) -> Step:
     return Step(number=0, total=10, epoch=0, seed=0, tasks=tasks, gram=matrix @ matrix.T)
 
 
-def test_nothing_is_said_when_nothing_was_measured() -> None:
+def test_without_measurements_there_is_no_verdict() -> None:
     conflicts = Conflicts({})
     conflicts.add(Step(number=0, total=1, epoch=0, seed=0, tasks=["a", "b"]), TASKS)
     conflicts.add(step([[1.0]], ["a"]), TASKS)
     assert conflicts.report() is None
 
 
-def test_pairs_and_harm_by_hand() -> None:
+def test_conflicts_and_harm_equal_a_count_by_hand() -> None:
     state: dict[str, object] = {}
     conflicts = Conflicts(state)
     # a and b at an obtuse angle, cosine -0.6; their sum (0.4, 0.8) hurts neither.

@@ -78,7 +78,7 @@ def test_wrong_schedules_are_explained() -> None:
     assert list(AnnealedWeighting(tasks={"rte": AnnealedTask(end=0.0)}).problems(["rte"])) == []
 
 
-def test_a_schedule_whose_end_lies_outside_of_the_run_is_said() -> None:
+def test_a_schedule_that_ends_outside_the_run_is_reported() -> None:
     schedules = {
         "a": AnnealedTask(end=0.0),
         "b": AnnealedTask(end=0.0, begin=0.9),

@@ -153,6 +153,6 @@ def test_a_mean_loss_of_0_is_explained() -> None:
         (2, 30, "weighting=dwa is the plain sum in the first 4 of 30 steps, two windows of 2"),
     ],
 )
-def test_the_steps_without_an_effect_are_said(every: int | None, steps: int, said: str) -> None:
+def test_steps_without_an_effect_are_reported(every: int | None, steps: int, said: str) -> None:
     (line,) = build("dwa", tasks(a=1.0, b=1.0), every=every).remarks(steps, 10)
     assert line.startswith(said)

@@ -48,7 +48,7 @@ def test_it_finds_its_closed_form_fixed_point() -> None:
     )
 
 
-def test_of_a_regression_it_is_the_gaussian_likelihood() -> None:
+def test_a_regression_has_the_gaussian_likelihood() -> None:
     """The term differs from torch's own Gaussian negative log likelihood by the constant log(2 pi)
     / 2 only."""
     method = uncertainty({"score": TASKS["score"]})
@@ -64,7 +64,7 @@ def test_of_a_regression_it_is_the_gaussian_likelihood() -> None:
         )
 
 
-def test_of_regressions_it_is_torchjds() -> None:
+def test_regressions_follow_torchjd() -> None:
     method = uncertainty({name: WeightedTask(1.0, "regression") for name in "ab"})
     method.load_state_dict({"log_variance": {"a": 0.4, "b": -0.9}})
     other = UW(2)
