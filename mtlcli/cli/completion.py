@@ -1,8 +1,16 @@
 """The completion of command lines: `mtl completion SHELL` prints a script, which asks the hidden
 `mtl --complete` for candidates at every TAB.
 
-A TAB has to feel instant, so this module reads the names of the files in conf/ and the config
-dataclasses, and imports nothing heavier: neither torch nor Hydra, pydantic or a YAML parser.
+A TAB has to feel instant, so this module reads the files in conf/ and the config dataclasses, and
+imports nothing heavier: neither torch nor Hydra or pydantic. It is written by hand for that reason
+and two more:
+
+- Hydra's own completion composes the configuration at every TAB, which takes twice as long as all
+  that is done here (0.40 s of CPU time instead of 0.20 s). It offers keys and choices, but neither
+  the values of a key (`runner.precision=b`) nor anything in a list (`task=[cola,rt`).
+- argcomplete completes the options of an argparse parser, and shtab writes a fixed script from one.
+  The words here are `KEY=VALUE`, which argparse does not know, and their candidates depend on the
+  words before them. argcomplete would replace only the scripts and the lexer.
 """
 
 from __future__ import annotations
@@ -15,8 +23,8 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from mtlcli.cli import VERBS
+from mtlcli.cli.groups import groups, members, paths_of, read_file, read_group
 from mtlcli.config import METHODS, Config, task_types
-from mtlcli.config.paths import conf_dir
 from mtlcli.config.section import OneOf
 from mtlcli.errors import UserError
 from mtlcli.registry import suggest
@@ -160,21 +168,15 @@ def complete(words: list[str], current: str) -> list[str]:
 
 
 class _Names:
-    """The names that are known from the command line so far: the configuration folders, the
-    choices, the tasks."""
+    """The names that are known from the command line so far: the user's own folder, the choices,
+    the tasks."""
 
     def __init__(self, before: list[str], run: str | None) -> None:
-        own = [
-            Path(value).expanduser()
-            for option, value in zip(before, before[1:])
-            if option in ("-cd", "--config-dir")
+        folders = [
+            value for option, value in zip(before, before[1:]) if option in ("-cd", "--config-dir")
         ]
-        own += [
-            Path(word.partition("=")[2]).expanduser()
-            for word in before
-            if word.startswith("--config-dir=")
-        ]
-        self.folders = [conf_dir(), *own]
+        folders += [word.partition("=")[2] for word in before if word.startswith("--config-dir=")]
+        self.own = Path(folders[-1]).expanduser() if folders else None
         self.run = Path(run).expanduser() if run else None
         self.chosen = {
             key.lstrip("+"): value
@@ -183,62 +185,36 @@ class _Names:
         }
 
     def groups(self) -> list[str]:
-        """Return the folders of conf/ and of the user's own configuration folders."""
-        return sorted(
-            {
-                path.name
-                for folder in self.folders
-                if folder.is_dir()
-                for path in folder.iterdir()
-                if path.is_dir()
-            }
-        )
-
-    def files(self, group: str) -> dict[str, Path]:
-        """Return the choices of a group that are files."""
-        return {
-            path.stem: path
-            for folder in self.folders
-            for path in sorted((folder / group).glob("*.yaml"))
-        }
+        """Return the groups, those of the user among them."""
+        return sorted(groups(self.own))
 
     def choices(self, group: str) -> list[str]:
         """Return the choices of a group: files, and methods of other packages."""
         others = METHODS[group].names_of_others() if group in METHODS else []
-        return list(dict.fromkeys([*self.files(group), *others]))
+        return list(dict.fromkeys([*paths_of(group, self.own), *others]))
 
     def tasks(self) -> list[str]:
         """Return the tasks of the run on the command line; without a run, the tasks that `task=`
         names, with its suites resolved; without `task=`, all tasks."""
         for folder in [self.run, self.run.parent.parent] if self.run else []:
             if (folder / "config.yaml").is_file():
-                text = (folder / "config.yaml").read_text(encoding="utf-8")
-                section = re.search(r"^tasks:\n((?: .*\n)*)", text, re.MULTILINE)
-                return re.findall(r"^  ([\w-]+):", section[1], re.MULTILINE) if section else []
-        files = self.files("task")
-        open_names = re.findall(r"[\w-]+", self.chosen.get("task", "")) or sorted(files)
-        found: list[str] = []
-        while open_names:
-            name = open_names.pop(0)
-            if name in files and name not in found:
-                text = files[name].read_text(encoding="utf-8")
-                suite = re.match(r"# @package _global_\b", text)
-                open_names += (
-                    re.findall(r"^ *- +([\w-]+) *(?:#.*)?$", text, re.MULTILINE) if suite else []
-                )
-                found += [] if suite else [name]
-        return found
+                return list(read_file(folder / "config.yaml").section("tasks"))
+        files = read_group("task", self.own)
+        names = re.findall(r"[\w-]+", self.chosen.get("task", "")) or sorted(files)
+        tasks = [
+            task
+            for name in names
+            if name in files
+            for task in (members(name, files) if files[name].suite else [name])
+        ]
+        return list(dict.fromkeys(tasks))
 
     def task_config(self, name: str) -> list[type]:
         """Return the dataclass of the task type that a task's file names; without such a file, the
         dataclasses of all types."""
-        file = self.files("task").get(name)
-        kind = (
-            re.search(r"^type: *(\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
-            if file
-            else None
-        )
-        return [config for key, config in task_types.configs.items() if not kind or key == kind[1]]
+        file = paths_of("task", self.own).get(name)
+        kind = read_file(file).values.get("type") if file else None
+        return [config for key, config in task_types.configs.items() if kind in (None, key)]
 
 
 def _override(current: str, names: _Names, *, groups: bool) -> list[str]:

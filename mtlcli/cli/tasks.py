@@ -4,20 +4,20 @@ shows a task's columns, table rows and their encoded form. This module does not 
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mtlcli import commands
+from mtlcli.cli.groups import GroupFile, groups, members, read_group
 from mtlcli.cli.parser import Parser
-from mtlcli.cli.typed import broken_yaml, config_dir_problems
+from mtlcli.cli.typed import config_dir_problems
 from mtlcli.config import METHODS
-from mtlcli.config.paths import conf_dir, typed_path
-from mtlcli.errors import Problem, UserError, count_of
+from mtlcli.config.paths import typed_path
+from mtlcli.errors import UserError, count_of
 from mtlcli.registry import suggest
 
 ROWS = 3
@@ -61,7 +61,7 @@ def tasks_main(argv: list[str]) -> int:
             f"expected one name, found {len(names)}: {' '.join(names)}",
             fix="mtl tasks shows all of them",
         )
-    files = read_group("task", own)
+    files = _choices("task", own)
     if not names:
         if overrides:
             raise UserError(
@@ -85,101 +85,21 @@ def tasks_main(argv: list[str]) -> int:
 # the list
 
 
-@dataclass
-class GroupFile:
-    """A choice in a configuration group: a YAML file, or a method of another package."""
+def _choices(group: str, own: Path | None) -> dict[str, GroupFile]:
+    """Return the choices of a group by name: its files, then the methods of other packages. A file
+    of the user that cannot be chosen has a `problem`."""
+    files = read_group(group, own)
+    for file in files.values():
+        if file.problem is None and file.path.parents[1] == own:
+            from mtlcli.cli.own_files import unusable
 
-    path: Path
-    about: str
-    """The first comment line that is not a header."""
-    values: dict[str, Any]
-    problem: Problem | None = None
-    """The problem with a file that cannot be used; None for a good file."""
-
-    @property
-    def suite(self) -> list[str]:
-        """The names in a suite; empty for a task."""
-        defaults = self.values.get("defaults")
-        return (
-            [entry for entry in defaults if isinstance(entry, str) and entry != "_self_"]
-            if isinstance(defaults, list)
-            else []
-        )
-
-    def section(self, key: str) -> dict[str, Any]:
-        """Return the values below a key; empty when there are none."""
-        values = self.values.get(key)
-        return values if isinstance(values, dict) else {}
-
-
-def read_group(group: str, own: Path | None = None) -> dict[str, GroupFile]:
-    """Return the choices of a group by name: the files of conf/, then the user's, then the methods
-    of other packages. A file that cannot be read has a `problem`, and does not hide the others."""
-    import yaml  # type: ignore[import-untyped]
-
-    # The C parser is several times faster, but a few builds of PyYAML lack it.
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    files: dict[str, GroupFile] = {}
-    for folder in [conf_dir(), *([own] if own is not None else [])]:
-        for path in sorted((folder / group).glob("*.yaml")):
-            problem, text, values = None, "", None
-            try:
-                text = path.read_text(encoding="utf-8")
-                values = yaml.load(text, loader)
-            except UnicodeDecodeError:
-                problem = Problem("the file is not UTF-8", str(path), "save the file as UTF-8")
-            except yaml.YAMLError as error:
-                problem = broken_yaml(error, path)
-            except OSError as error:
-                problem = Problem(f"the file cannot be read: {error.strerror}", str(path))
-            if problem is None and folder == own:
-                from mtlcli.cli.own_files import unusable
-
-                problem = next(iter(unusable(group, path)), None)
-            comments = [
-                line.lstrip("# ")
-                for line in text.splitlines()
-                if re.match(r"#(?!\s*@package)", line)
-            ]
-            about = comments[0] if comments else ""
-            files.setdefault(
-                path.stem,
-                GroupFile(path, about, values if isinstance(values, dict) else {}, problem),
-            )
+            file.problem = next(iter(unusable(group, file.path)), None)
     if group in METHODS:
         registry = METHODS[group]
         for name in registry.names_of_others():
             module = sys.modules[registry.configs[name].__module__]
             files.setdefault(name, GroupFile(Path(str(module.__file__)), registry.about(name), {}))
     return files
-
-
-def groups(own: Path | None = None) -> list[str]:
-    """Return the groups in the order of train.yaml, then the user's own groups."""
-    import yaml
-
-    with (conf_dir() / "train.yaml").open(encoding="utf-8") as stream:
-        defaults = yaml.safe_load(stream)["defaults"]
-    names = [
-        name
-        for entry in defaults
-        if isinstance(entry, dict)
-        for name in entry
-        if not name.startswith("override ")
-    ]
-    extra = (
-        [path.name for path in sorted(own.iterdir()) if path.is_dir()] if own is not None else []
-    )
-    return list(dict.fromkeys([*names, *extra]))
-
-
-def _members(name: str, files: dict[str, GroupFile]) -> list[str]:
-    """Return the tasks of a suite, including those of the suites in it."""
-    found: list[str] = []
-    for member in files[name].suite:
-        inner = _members(member, files) if member in files and files[member].suite else [member]
-        found += [task for task in inner if task not in found]
-    return found
 
 
 def _list(files: dict[str, GroupFile], own: Path | None, only: str | None = None) -> None:
@@ -209,14 +129,14 @@ def _list(files: dict[str, GroupFile], own: Path | None, only: str | None = None
     )
     tasks.whole = "mtl tasks NAME"
     suites = table("suites", suite=whole, tasks=(0, 12))
-    shown = [only, *_members(only, files)] if only else list(files)
+    shown = [only, *members(only, files)] if only else list(files)
     problems = []
     for name, file in ((name, files[name]) for name in shown if name in files):
         if file.problem is not None:
             problems.append(file.problem)
             continue
         if file.suite:
-            suites.add_row(name, " ".join(_members(name, files)))
+            suites.add_row(name, " ".join(members(name, files)))
             continue
         values = file.values
         source = file.section("source")
@@ -240,7 +160,7 @@ def _list(files: dict[str, GroupFile], own: Path | None, only: str | None = None
             title=group,
             style=_style() | {"show_header": False},
         )
-        for name, file in read_group(group, own).items():
+        for name, file in _choices(group, own).items():
             if file.problem is None:
                 options.add_row(f"{group}={name}", file.about)
             else:

@@ -195,7 +195,6 @@ def test_a_tab_imports_nothing_heavy() -> None:
         "hydra",
         "omegaconf",
         "pydantic",
-        "yaml",
         "numpy",
         "rich",
     ]
