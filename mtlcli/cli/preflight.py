@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mtlcli.cli.choices import check_choice, task_notes
-from mtlcli.cli.composition import Composition, values_of
+from mtlcli.cli.composition import Composition, explain, values_of
 from mtlcli.cli.hydras import idle_key, missing_plugin
 from mtlcli.cli.overrides import added, apply, doubled, is_task, parsed
 from mtlcli.cli.own_files import OwnFiles, bad_header
@@ -456,7 +456,10 @@ class _Preflight:
             elif not is_task(override) and (problem := check_key(key, values)) is not None:
                 problems.append(problem)
             else:
-                apply(override, values)
+                try:
+                    apply(override, values)
+                except OmegaConfBaseException as error:
+                    problems.append(replace(explain(error), where=key))
         typed = (
             values if self.saved is None else {each.key_or_group: each.value() for each in given}
         )
