@@ -1,5 +1,9 @@
 """Writing to the disk, and its errors in words for the user: the reason, the disk space that was
-needed, and the space that is free."""
+needed, and the space that is free.
+
+By hand, since Python's library flushes neither a file nor the names in a folder to the disk, and
+atomicwrites, which does so for single files, is no longer maintained.
+"""
 
 from __future__ import annotations
 
@@ -186,7 +190,8 @@ def make_numbered(folder: Path) -> Path:
 
 
 def sha256(file: Path) -> str:
-    """Return the SHA-256 of a file's content, read piece by piece."""
+    """Return the SHA-256 of a file's content, read piece by piece. By hand, since Python 3.10 has
+    no `hashlib.file_digest`."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(1 << 20):

@@ -1,5 +1,9 @@
 """Standard output and standard error of a program that outlives their readers. This module imports
-nothing heavy."""
+nothing heavy.
+
+By hand, since Python raises an error at the first text that has no reader, and rich ends the
+program then; a run has to go on.
+"""
 
 from __future__ import annotations
 

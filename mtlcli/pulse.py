@@ -3,6 +3,9 @@ terminal, a line from time to time elsewhere.
 
 Any part of the program sets its activity with `doing`, which costs nothing; the activity is shown
 only while a `Pulse` runs. The time decides only when a line is shown, never what is computed.
+
+In a terminal, rich shows the line. The plain lines and the note about a process that stood still
+are by hand, since rich shows nothing where there is no terminal.
 """
 
 from __future__ import annotations

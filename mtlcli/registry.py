@@ -4,6 +4,7 @@ Methods are found by folder: the first look into a registry imports what lies in
 what other installed packages offer as entry points; each of these modules registers its configs.
 They load no torch, because every mistake in a configuration is reported before torch is imported.
 An implementation that needs torch at import is named as text, and imported when it is built.
+Near names are found by Python's difflib.
 """
 
 from __future__ import annotations

@@ -1,5 +1,9 @@
 """The output on the screen: text is never read as markup, and tables leave columns out before they
-cut a value. This module does not import torch."""
+cut a value. This module does not import torch.
+
+rich draws everything. FittingTable is by hand, since a table of rich keeps all columns and cuts the
+text in them.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,9 @@
 """Seeds for torch's generators, as pure functions of the run's seed, so that no random state has to
-be saved."""
+be saved.
+
+By hand, although numpy's SeedSequence derives seeds too: other formulas would change the numbers of
+every run.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Reading of csv and tsv: rows of fields become columns of text."""
+"""Reading of csv and tsv: rows of fields become columns of text.
+
+Python's csv module reads the rows. pyarrow.csv is not used, since it does not report the line of a
+row, which every message needs, and reads the faulty field `"x"y` as `xy`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Detection of files whose content does not fit their name, by their first bytes."""
+"""Detection of files whose content does not fit their name, by their first bytes.
+
+By hand, since python-magic needs the C library libmagic, which pip does not install.
+"""
 
 from __future__ import annotations
 

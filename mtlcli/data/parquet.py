@@ -1,5 +1,9 @@
 """Reading of the needed columns of parquet files. Whatever layout the writer chose becomes plain
-text, numbers, lists and structs."""
+text, numbers, lists and structs.
+
+The change of layout is by hand, since Arrow's own `cast` (26.0) makes invalid arrays of list views,
+and cannot write out a dictionary of string views.
+"""
 
 from __future__ import annotations
 

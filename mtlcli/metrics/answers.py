@@ -1,5 +1,5 @@
 """Exact match and token F1 of answers as in the official scripts of SQuAD 1.1 and 2.0, but as
-fractions from 0 to 1.
+fractions from 0 to 1. By hand, since the package `evaluate` downloads its SQuAD metrics.
 
 SQuAD 1.1: evaluate-v1.1.py (Rajpurkar et al. 2016). SQuAD 2.0: evaluate-v2.0.py (Rajpurkar, Jia &
 Liang 2018).

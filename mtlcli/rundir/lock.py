@@ -1,4 +1,8 @@
-"""The folder lock: at most one run writes into a run folder."""
+"""The folder lock: at most one run writes into a run folder.
+
+By hand, since filelock (which locks the caches) can neither lock a folder nor hand a lock on to the
+processes of the other ranks.
+"""
 
 from __future__ import annotations
 
