@@ -1,7 +1,7 @@
 """Reading of jsonl and json: objects become columns.
 
-Python's json module reads the values. pyarrow.json is not used, since it reads no list of objects and
-stops at the first faulty line.
+Python's json module reads the values. pyarrow.json is not used, since it reads no list of
+objects and stops at the first faulty line.
 """
 
 from __future__ import annotations
