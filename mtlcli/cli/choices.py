@@ -138,18 +138,18 @@ def _package(name: str, files: Composition) -> str:
 def _same_task(names: list[Any], files: Composition) -> Iterator[Problem]:
     """Yield a problem if two chosen files define the same task, because Hydra would merge one into
     the other."""
-    given: dict[str, str] = {}
+    defined_by: dict[str, str] = {}
     for name in dict.fromkeys(map(str, names)):
         package = _package(name, files)
-        if package in given and package.startswith("tasks."):
-            task, other = package.removeprefix("tasks."), given[package]
+        if package in defined_by and package.startswith("tasks."):
+            task, other = package.removeprefix("tasks."), defined_by[package]
             yield Problem(
                 f"the files of '{other}' and '{name}' both name the task '{task}'",
                 "task",
                 "give the tasks different names in the first lines of their files: # @package "
                 f"tasks.{name}",
             )
-        given[package] = name
+        defined_by[package] = name
 
 
 def _overlaps(names: list[str], text: str, files: Composition) -> Iterator[str]:
@@ -162,18 +162,18 @@ def _overlaps(names: list[str], text: str, files: Composition) -> Iterator[str]:
     ]
     if len(names) < 2 or not suites:
         return  # Without a suite there is nothing to compose.
-    given: dict[str, str] = {}
+    defined_by: dict[str, str] = {}
     found: dict[str, list[str]] = {}
     for name in names:
         composed, _ = files.compose((f"task={commands.hydra_value(name)}",))
         tasks = list(values_of(composed).get("tasks") or {}) if composed is not None else []
         for task in tasks:
-            if task in given:
-                suite = f"{given[task] if tasks == [task] else name} already"
-                if task != given[task] and tasks != [task]:
-                    suite = f"{given[task]} and in {name}"
+            if task in defined_by:
+                suite = f"{defined_by[task] if tasks == [task] else name} already"
+                if task != defined_by[task] and tasks != [task]:
+                    suite = f"{defined_by[task]} and in {name}"
                 found.setdefault(suite, []).append(task)
-        given = dict.fromkeys(tasks, name) | given
-    for suite, again in found.items():
-        are, each = ("is", "the task") if len(again) == 1 else ("are", "each task")
-        yield f"note: {text}: {', '.join(again)} {are} in {suite}; {each} is trained once"
+        defined_by = dict.fromkeys(tasks, name) | defined_by
+    for suite, repeated in found.items():
+        are, each = ("is", "the task") if len(repeated) == 1 else ("are", "each task")
+        yield f"note: {text}: {', '.join(repeated)} {are} in {suite}; {each} is trained once"

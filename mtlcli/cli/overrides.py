@@ -27,13 +27,13 @@ def doubled(texts: list[str]) -> list[tuple[str, str]]:
     """Return the repeated values among `texts`, the values of a sweep over one key, each as
     `key=value`. Each entry is a pair of equal values, such as `1.0` and `1`, as they were typed."""
     first: dict[str, str] = {}
-    again = []
+    repeated = []
     for text in texts:
         typed, value = text.partition("=")[2], repr(_one_form(parsed(text).value()))
         if value in first:
-            again.append((first[value], typed))
+            repeated.append((first[value], typed))
         first.setdefault(value, typed)
-    return again
+    return repeated
 
 
 def _one_form(value: Any) -> Any:

@@ -348,11 +348,11 @@ class _Preflight:
         values = [f"{key}={value}" for value in override.sweep_string_iterator()]
         if not values:
             self._add(Problem(f"'{override.input_line}' gives no value at all", key))
-        for first, again in doubled(values):
+        for first, second in doubled(values):
             what = (
                 f"the value {first} is given twice"
-                if first == again
-                else f"{first} and {again} are the same value"
+                if first == second
+                else f"{first} and {second} are the same value"
             )
             self._add(
                 Problem(

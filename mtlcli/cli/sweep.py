@@ -87,17 +87,18 @@ def sweep(options: list[str], plan: Plan, arguments: argparse.Namespace) -> int:
                 [*options, *overrides, f"hydra.sweep.dir={commands.hydra_value(temporary)}"]
             )
     folder = _make_folder(plan)
-    again = _again(arguments, folder)
+    resume_command = _resume_command(arguments, folder)
     if plan.jobs is not None:
         os.environ[JOBS] = str(plan.jobs)
     try:
         run_hydra([*options, *overrides, f"hydra.sweep.dir={commands.hydra_value(folder)}"])
     except BaseException as error:
-        failed = _finish(folder, again)
+        failed = _finish(folder, resume_command)
         _remove_unused(folder)
         if isinstance(error.__cause__, Interrupted):
             error.__cause__.problems = [
-                replace(problem, fix=f"go on with: {again}") for problem in error.__cause__.problems
+                replace(problem, fix=f"go on with: {resume_command}")
+                for problem in error.__cause__.problems
             ]
             raise error.__cause__ from None
         if not folder.exists() and not isinstance(error, (MtlError, KeyboardInterrupt)):
@@ -114,7 +115,7 @@ def sweep(options: list[str], plan: Plan, arguments: argparse.Namespace) -> int:
         raise RunError(failed) from error
     finally:
         os.environ.pop(JOBS, None)
-    failed = _finish(folder, again)
+    failed = _finish(folder, resume_command)
     if failed:
         raise RunError(failed)
     return 0
@@ -124,7 +125,7 @@ def _key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
-def _again(arguments: argparse.Namespace, folder: Path) -> str:
+def _resume_command(arguments: argparse.Namespace, folder: Path) -> str:
     """Return the command that resumes the sweep."""
     own = ["-cd", arguments.config_dir] if arguments.config_dir is not None else []
     words = [text for text in arguments.overrides if _key(text) not in ITS_OWN]
@@ -240,7 +241,7 @@ def _remove_unused(folder: Path) -> None:
             folder.rmdir()
 
 
-def _finish(folder: Path, again: str) -> list[Problem]:
+def _finish(folder: Path, resume_command: str) -> list[Problem]:
     """Show and save the table of a sweep's jobs. Return a problem that names the jobs that did not
     finish."""
     from mtlcli.screen import screen
@@ -252,7 +253,7 @@ def _finish(folder: Path, again: str) -> list[Problem]:
             screen().print(table)
         print(f"sweep folder: {folder}", flush=True)
     unfinished = [
-        f"job {each.number}{f' ({told})' if (told := ' '.join(overrides)) else ''} "
+        f"job {each.number}{f' ({settings})' if (settings := ' '.join(overrides)) else ''} "
         f"{'failed' if each.number in _failed else each.status}"
         for each, overrides in zip(jobs, varied(jobs), strict=True)
         if each.status != "finished" or each.number in _failed
@@ -264,7 +265,9 @@ def _finish(folder: Path, again: str) -> list[Problem]:
     )
     return [
         Problem(
-            what, str(folder), f"the reasons are above and in sweep.csv; then go on with: {again}"
+            what,
+            str(folder),
+            f"the reasons are above and in sweep.csv; then go on with: {resume_command}",
         )
     ]
 
@@ -319,8 +322,8 @@ def sweep_job(composed: DictConfig) -> float:
             first = _reasons.setdefault(reason, entry["number"])
             if not isinstance(error, MtlError) and first == entry["number"]:
                 traceback.print_exc()
-            told = reason if first == entry["number"] else f"for the same reason as job {first}"
-            print(f"job {entry['number']} failed: {told}", file=sys.stderr, flush=True)
+            shown = reason if first == entry["number"] else f"for the same reason as job {first}"
+            print(f"job {entry['number']} failed: {shown}", file=sys.stderr, flush=True)
             if not (run_dir / "status.json").exists():
                 run_dir.mkdir(exist_ok=True)
                 RunFolder(run_dir).write_status("failed", reason=reason)

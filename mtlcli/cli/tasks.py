@@ -188,9 +188,11 @@ def _show(name: str, file: GroupFile, overrides: list[str], own: Path | None) ->
     task = tasks[name]
     task.config = replace(task.config, max_length=task.config.max_length or config.data.max_length)
     source = open_source(config.data, config.tasks, config.seed)
-    if task.owner is not None and task.owner.config.splits.train:
-        task.owner.prepare(
-            source.read(task.owner.name, task.owner.config.splits.train, task.owner.labelled)
+    if task.head_owner is not None and task.head_owner.config.splits.train:
+        task.head_owner.prepare(
+            source.read(
+                task.head_owner.name, task.head_owner.config.splits.train, task.head_owner.labelled
+            )
         )
     splits = task.config.splits
     roles = (

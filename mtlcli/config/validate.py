@@ -89,16 +89,16 @@ def check(values: dict[str, Any]) -> tuple[Config | None, list[Problem]]:
             misspelt = _misspelt(entries, tolerated)
             # Build the messages before removing anything: which keys exist depends on their
             # neighbours, for example on a task's type.
-            said = [_say(entry, path, tolerated) for entry, path in entries]
-            for (entry, path), of_entry in zip(entries, said, strict=True):
+            found_problems = [_problems_of(entry, path, tolerated) for entry, path in entries]
+            for (entry, path), entry_problems in zip(entries, found_problems, strict=True):
                 follows = (entry["type"] == "missing" and path in misspelt) or (
                     path == ("tasks",) and bool(values.get("tasks"))
                 )
-                for problem in [] if follows else of_entry:
+                for problem in [] if follows else entry_problems:
                     if not any(is_inside(problem.where, known) for known in refused):
                         problems.append(problem)
                 _take_out(tolerated, path, entry["type"])
-                refused += [*(problem.where for problem in of_entry), dotted(path)]
+                refused += [*(problem.where for problem in entry_problems), dotted(path)]
         else:
             together = crosscheck(config, values)
             problems += [
@@ -174,7 +174,7 @@ BOUNDS = {
 }
 
 
-def _say(error: Any, path: Path, values: dict[str, Any]) -> list[Problem]:
+def _problems_of(error: Any, path: Path, values: dict[str, Any]) -> list[Problem]:
     """One of pydantic's errors in plain words: one problem, or several where a section cannot be
     told apart for wrong keys."""
     if error["type"] == "union_tag_not_found":

@@ -219,7 +219,7 @@ def _seed_table(jobs: list[SweepJob]) -> FittingTable | None:
         if first.measured != previous:
             table.add_line()
         previous = first.measured
-        told = (
+        settings = (
             [override for override in first.configuration if override not in shared]
             if len(groups) > 1
             else []
@@ -228,7 +228,7 @@ def _seed_table(jobs: list[SweepJob]) -> FittingTable | None:
             _spread(*group.of(task)) if task is None or task in first.scores else "-"
             for task in (None, *tasks)
         ]
-        table.add_row(str(len(group.jobs)), " ".join(told), *scores)
+        table.add_row(str(len(group.jobs)), " ".join(settings), *scores)
     return table
 
 
@@ -323,7 +323,7 @@ def write_csv(jobs: list[SweepJob], path: Path) -> None:
                 for score in (job.average, *(job.scores.get(task) for task in tasks))
             ]
             costs = [job.costs.get(name, "") for name in COSTS]
-            told = " ".join(f"{task}:{metric}" for task, metric in job.measured)
+            measured = " ".join(f"{task}:{metric}" for task, metric in job.measured)
             group = groups.get(job.number)
             over_seeds: list[Any] = [""] * (1 + len(spreads))
             if group is not None:
@@ -343,7 +343,7 @@ def write_csv(jobs: list[SweepJob], path: Path) -> None:
                 job.status,
                 job.reason,
                 job.folder.name,
-                told,
+                measured,
                 *over_seeds,
             ]
             writer.writerow(row)

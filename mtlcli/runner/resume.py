@@ -139,8 +139,8 @@ def _judge(
     `saved`: the content of config.yaml, which a user may have edited since.
     """
     edited = [change.key for change in changes(before, saved) if change in differences]
-    again = _granted(folder.environment(), found.step)
-    granted = [change.key for change in differences if hide(str(change)) in again]
+    granted_before = _granted(folder.environment(), found.step)
+    granted = [change.key for change in differences if hide(str(change)) in granted_before]
     keys = [key for key in config.allow if key not in OTHERS]
     dropout = any(has_dropout(each, backbone.architecture) for each in (before, config))
     problems, notices = judge(differences, [*keys, *granted], dropout=dropout)

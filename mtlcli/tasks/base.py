@@ -64,7 +64,7 @@ class TaskType(ABC, Generic[C]):
     def __init__(self, name: str, config: C) -> None:
         self.name = name
         self.config = config
-        self.owner: TaskType[C] | None = None
+        self.head_owner: TaskType[C] | None = None
         """The head owner: the task whose head this task uses, or None if it has its own head. Set
         when the tasks of a run are built."""
 
@@ -215,9 +215,9 @@ class TaskType(ABC, Generic[C]):
     def describe(self, gold: list[Any]) -> str:
         """Return a short description of labels, in the form that `gold` returns and without None:
         here the number of each."""
-        most = Counter(gold).most_common()
-        return ", ".join(f"{label} {count:,}" for label, count in most[:10]) + (
-            f", {len(most) - 10} more" if len(most) > 10 else ""
+        counts = Counter(gold).most_common()
+        return ", ".join(f"{label} {count:,}" for label, count in counts[:10]) + (
+            f", {len(counts) - 10} more" if len(counts) > 10 else ""
         )
 
     @abstractmethod
@@ -233,5 +233,5 @@ def build_tasks(configs: dict[str, Any]) -> dict[str, TaskType[Any]]:
         for name, config in configs.items()
     }
     for task in tasks.values():
-        task.owner = tasks[task.config.head] if task.config.head else None
+        task.head_owner = tasks[task.config.head] if task.config.head else None
     return tasks

@@ -26,17 +26,17 @@ def paragraph(
         rng.sample(VALUES["verb"], 3),
     )
     places, times = rng.sample(VALUES["place"], 2), rng.sample(VALUES["time"], 2)
-    told = [Event(people[i], verbs[i], things[i], None, places[i], times[i]) for i in range(2)]
+    events = [Event(people[i], verbs[i], things[i], None, places[i], times[i]) for i in range(2)]
     first = rng.choice(("place", "time"))
     unsaid = first if rng.random() < (0.8 if unanswerable else 0.3) else None
     second = unsaid or ("time" if first == "place" else "place")
-    told = [without(told[0], first), without(told[1], second)]
-    sentences = [sentence(world.tell(rng, event, knowledge=0)) for event in told]
+    events = [without(events[0], first), without(events[1], second)]
+    sentences = [sentence(world.tell(rng, event, knowledge=0)) for event in events]
     context = " ".join(sentences)
     rows = []
     for _ in range(questions):
         number = rng.randrange(2)
-        event = told[number]
+        event = events[number]
         asked = replace(event, place=None, time=None) if rng.random() < 0.5 else event
         slot = rng.choice([slot for slot in ASKED if getattr(event, slot) is not None])
         text: list[str] = []
@@ -64,13 +64,13 @@ def paragraph(
     return rows
 
 
-def _answer(told: str, event: Event, slot: str) -> tuple[str, int]:
+def _answer(text: str, event: Event, slot: str) -> tuple[str, int]:
     """Return the answer as the sentence has it, and the position in the sentence where it
     starts."""
     value = getattr(event, slot)
     # Whole words only: "car" also occurs in "Oscar".
     found = re.search(
-        rf"\b({'|'.join(words.SYNONYM_OF.get(value, (value,)))})\b", told, re.IGNORECASE
+        rf"\b({'|'.join(words.SYNONYM_OF.get(value, (value,)))})\b", text, re.IGNORECASE
     )
-    assert found, f"'{told}' does not say {value}"
+    assert found, f"'{text}' does not say {value}"
     return found.group(), found.start()

@@ -137,14 +137,14 @@ class World:
     def deny(self, rng: Random, event: Event, *, vary: float = 0.25) -> Tokens:
         """Return a sentence that denies the event."""
         verb = synonym(rng, words.VERBS[event.verb], vary)
-        said: Tokens = (
+        denial: Tokens = (
             [("not", "never"), ("verb", verb[1])]
             if rng.random() < 0.4
             else [("aux", "did"), ("not", "not"), ("verb", verb[0])]
         )
         return [
             ("who", event.who),
-            *said,
+            *denial,
             *self.object(rng, event, vary),
             *self.where(rng, event, 0),
             *when(event),

@@ -40,7 +40,7 @@ class ClassificationTask(Task):
     type: Literal["classification"] = "classification"
     """Task type."""
     columns: TextColumns
-    """Names of the columns."""
+    """Column names."""
     labels: Annotated[list[str], MinLen(2)] | None = None
     """Class names in the order of their ids. The label column holds ids or names. Null: the names
     in the train file (`ClassLabel`), else the sorted distinct values of the train split."""

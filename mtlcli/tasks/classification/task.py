@@ -101,7 +101,7 @@ class Classification(TaskType[ClassificationTask]):
 
     @property
     def _known_labels(self) -> list[str] | None:
-        labels: list[str] | None = (self.owner or self).config.labels
+        labels: list[str] | None = (self.head_owner or self).config.labels
         return labels
 
     def required_columns(self, *, labelled: bool = True) -> list[str]:
@@ -125,7 +125,7 @@ class Classification(TaskType[ClassificationTask]):
 
         All splits are kept, to be searched for class names.
         """
-        if self._known_labels is None and self.owner is None and train is not None:
+        if self._known_labels is None and self.head_owner is None and train is not None:
             self._learn(train)
         self._tables = others if train is None else [train, *others]
         if self._learned and train is not None:
@@ -223,8 +223,8 @@ class Classification(TaskType[ClassificationTask]):
                     table, column, "class names (text) or ids (whole numbers) are needed", fix
                 )
             ]
-        owner = self.owner or self
-        if self._known_labels is None and owner.config.splits.train is None:
+        head_owner = self.head_owner or self
+        if self._known_labels is None and head_owner.config.splits.train is None:
             return [
                 Problem(
                     "the classes are not known without a train split",
@@ -300,7 +300,7 @@ class Classification(TaskType[ClassificationTask]):
         if mark is None:
             return ""
         key, named = (
-            f"tasks.{(self.owner or self).name}.labels",
+            f"tasks.{(self.head_owner or self).name}.labels",
             _listed([mark, *(self._known_labels or [])]),
         )
         return (
@@ -322,7 +322,7 @@ class Classification(TaskType[ClassificationTask]):
         found = values.take(integer_array(rows)).unique().to_pylist()
         more = f"; others: {', '.join(map(shown, found[1:6]))}" if len(found) > 1 else ""
         what = f"label {shown(found[0])} is not one of the classes{more}"
-        key = f"tasks.{(self.owner or self).name}.labels"
+        key = f"tasks.{(self.head_owner or self).name}.labels"
         if pa.types.is_boolean(values.type):
             what = (
                 f"column '{column}' holds true and false, and the classes do not say which of "
@@ -333,7 +333,7 @@ class Classification(TaskType[ClassificationTask]):
                 f"{key}; allowed: {self._allowed()}"
             )
             return counted(table, rows, what, fix)
-        names = names_in_file(table, column, self._known_labels, self._says_ids)
+        names = names_in_file(table, column, self._known_labels, self._configured_ids)
         if names is not None and isinstance(found[0], int):
             named = f"'{names[found[0]]}'" if 0 <= found[0] < len(names) else "by no name"
             what = (
@@ -403,7 +403,7 @@ class Classification(TaskType[ClassificationTask]):
             else shorter
         )
         more = [f"... ({len(self.labels)} classes)"] if len(self.labels) > len(shorter) else []
-        key = f"tasks.{(self.owner or self).name}.labels"
+        key = f"tasks.{(self.head_owner or self).name}.labels"
         origin = (
             f"all that split '{self.config.splits.train}' has; name others in {key}"
             if self._learned
@@ -417,9 +417,9 @@ class Classification(TaskType[ClassificationTask]):
         present = set(self._ids(train).tolist())
         absent = [label for number, label in enumerate(self.labels) if number not in present]
         found: list[Problem] = []
-        if self._learned and self.owner is None:
+        if self._learned and self.head_owner is None:
             found = self._odd_names(train)
-        if not absent or self.owner is not None:
+        if not absent or self.head_owner is not None:
             return found
         named = ", ".join(absent[:CLASSES_NAMED]) + (", ..." if len(absent) > CLASSES_NAMED else "")
         what = (
@@ -474,17 +474,17 @@ class Classification(TaskType[ClassificationTask]):
         return self._ids(table)
 
     @property
-    def _says_ids(self) -> bool | None:
+    def _configured_ids(self) -> bool | None:
         """Whether numbers are ids, if the config says so explicitly; None if it does not."""
         own = self.config.label_ids
-        return own if own is not None else (self.owner or self).config.label_ids
+        return own if own is not None else (self.head_owner or self).config.label_ids
 
     @property
     def _ids_allowed(self) -> bool:
         """Whether whole numbers may be ids, according to the config and the names of the
         classes."""
-        if (said := self._says_ids) is not None:
-            return said
+        if (configured := self._configured_ids) is not None:
+            return configured
         labels = self._known_labels or []
         return not any(WHOLE.fullmatch(label) for label in labels) and not true_is_first(labels)
 
@@ -514,7 +514,9 @@ class Classification(TaskType[ClassificationTask]):
     def _written(self, table: Table) -> pa.Array:
         """Return the label of each row as it is written, null where the row has none: (rows,) of
         text."""
-        return written(table, self.config.columns.label, self._known_labels, self._says_ids)[0]
+        return written(table, self.config.columns.label, self._known_labels, self._configured_ids)[
+            0
+        ]
 
     def _class_ids(self, texts: Sequence[str], *, names: bool = False) -> list[int]:
         """Return the class id of each label text, or MISSING or UNKNOWN. `names`: whether it is
@@ -536,7 +538,7 @@ class Classification(TaskType[ClassificationTask]):
         """Return the class id of each row, or MISSING or UNKNOWN: (rows,). `column`: another column
         to read than the label column."""
         texts, names = written(
-            table, column or self.config.columns.label, self._known_labels, self._says_ids
+            table, column or self.config.columns.label, self._known_labels, self._configured_ids
         )
         encoded = texts.dictionary_encode(null_encoding="encode")
         values = encoded.dictionary.to_pylist()

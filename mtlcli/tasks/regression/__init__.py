@@ -21,7 +21,7 @@ class RegressionTask(Task):
     type: Literal["regression"] = "regression"
     """Task type."""
     columns: TextColumns
-    """Names of the columns."""
+    """Column names."""
     range: Annotated[list[Annotated[float, Ge(-1e30), Le(1e30)]], MinLen(2)] | None = None
     """Lowest and highest valid score; rows outside are refused. Null: any finite number."""
 

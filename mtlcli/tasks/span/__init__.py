@@ -44,7 +44,7 @@ class SpanTask(Task):
     type: Literal["span"] = "span"
     """Task type."""
     columns: SpanColumns = field(default_factory=SpanColumns)
-    """Names of the columns."""
+    """Column names."""
     max_length: Annotated[int, Ge(8), Le(1_000_000)] | None = 384
     """Longest window in tokens, including the question and special tokens; null:
     `data.max_length`."""
