@@ -21,8 +21,9 @@ from mtlcli.cli import train
 from mtlcli.cli.arguments import read_arguments
 from mtlcli.cli.preflight import preflight
 from mtlcli.config.snapshot import load_config, save_config
+from mtlcli.distributed import launch
 from mtlcli.distributed.signals import AT_ONCE, SIGNALS
-from mtlcli.runner import launch, worker
+from mtlcli.runner import worker
 from mtlcli.training import trainer
 from tests.warm import ENVIRONMENT, Before, Process, start
 
