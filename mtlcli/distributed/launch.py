@@ -26,7 +26,6 @@ here, although a user may start a run with torchrun. What it cannot do, with the
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -34,6 +33,7 @@ import tempfile
 import time
 from typing import Any
 
+from mtlcli.distributed.report import read_report
 from mtlcli.distributed.signals import Interrupt
 from mtlcli.errors import Problem, reported_problems
 
@@ -48,7 +48,7 @@ def run_ranks(
     interrupt: Interrupt,
     *,
     timeout: float,
-    hand_over: bytes,
+    hand_over: str,
     descriptors: list[int],
 ) -> list[Rank]:
     """Run `count` ranks, processes of `command`, and return them when all have ended.
@@ -121,13 +121,13 @@ class Rank:
         world_size: int,
         port: int,
         command: list[str],
-        hand_over: bytes,
+        hand_over: str,
         descriptors: list[int],
     ) -> None:
         self.number = number
         # The report is a file, not a pipe, so that the rank can end without a reader.
         self._report_file = tempfile.TemporaryFile()  # noqa: SIM115
-        self._report_file.write(hand_over)
+        self._report_file.write(hand_over.encode())
         self._report_file.flush()
         report = self._report_file.fileno()
         environment: dict[str, Any] = {
@@ -154,8 +154,7 @@ class Rank:
         """Whether the launcher has killed the rank, because it was stopped for too long or did not
         end after another rank had failed."""
         self.report: dict[str, Any] = {}
-        """The report of the rank: `done` with the results, `interrupted`, or `failed` with the
-        problems."""
+        """The report of the rank, once it has ended."""
 
     def update(self, seconds: float) -> None:
         """Update the state of the rank: whether it has ended, with which report, or whether it is
@@ -167,16 +166,7 @@ class Rank:
             self.stopped = self.stopped + seconds if is_stopped else 0.0
         elif self.ended is None:
             self.ended = time.monotonic()
-            self._report_file.seek(0)
-            try:
-                report = json.loads(self._report_file.read())
-            except ValueError:
-                report = None
-            # A rank that was killed has left no report, or part of one; its exit code then shows
-            # the reason.
-            self.report = (
-                report if report and report.keys() & {"done", "interrupted", "failed"} else {}
-            )
+            self.report = read_report(self._report_file)
             self._report_file.close()
 
     @property

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlcli.config import Config, sharings
+from mtlcli.disk import size_text
 from mtlcli.errors import RunWarning, UserError
 from mtlcli.models.backbone import Backbone, build_backbone
 from mtlcli.models.files import BackboneFiles
@@ -75,6 +76,23 @@ def without_numbers(
     and no memory, even for a large model."""
     with torch.device("meta"):
         return build_model(config, tasks, files, load_weights=False)
+
+
+def check_size(
+    config: Config, tasks: dict[str, TaskType[Any]], files: BackboneFiles, folder: Path
+) -> None:
+    """Raise UserError when a run's model is larger than the one of the checkpoint in `folder`,
+    before memory for it is allocated."""
+    model = without_numbers(config, tasks, files)
+    asked = sum(tensor.nbytes for tensor in model.state_dict().values())
+    if asked > (size := (folder / "model.safetensors").stat().st_size):
+        what = (
+            f"model.safetensors does not fit the run: it has {size_text(size)}, the model needs "
+            f"{size_text(asked)}"
+        )
+        raise UserError(
+            what, where=str(folder), fix="bring back the run's own config.yaml and backbone"
+        )
 
 
 def restore_weights(model: MultiTaskModel, tensors: Mapping[str, Tensor], folder: Path) -> None:

@@ -9,12 +9,59 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
-from mtlcli.config.changes import changes, judge
+from mtlcli.config import Config
+from mtlcli.config.changes import Change, changes, judge, judge_unchanged
+from mtlcli.config.environment import hide
 from mtlcli.config.snapshot import load_config, read_text
 from mtlcli.errors import Problem
 from mtlcli.rundir import checkpoint
 from mtlcli.rundir.folder import RunFolder
+
+OTHERS = (*checkpoint.AROUND, "metrics.jsonl")
+"""The names, beside keys, that `allow` can contain."""
+
+
+def differing_settings(
+    differences: list[Change],
+    before: Config,
+    saved: Config,
+    config: Config,
+    found: checkpoint.Checkpoint,
+    folder: RunFolder,
+    *,
+    dropout: bool,
+) -> tuple[list[Problem], list[str]]:
+    """Return problems with the differences between `before`, the config of the checkpoint, and
+    `config`, and lines about the differences that are allowed or do no harm.
+
+    `saved`: the content of config.yaml, which a user may have edited since. `dropout`: whether the
+    run drops elements.
+    """
+    edited = [change.key for change in changes(before, saved) if change in differences]
+    granted_before = _granted(folder.environment(), found.step)
+    granted = [change.key for change in differences if hide(str(change)) in granted_before]
+    keys = [key for key in config.allow if key not in OTHERS]
+    problems, notices = judge(differences, [*keys, *granted], dropout=dropout)
+    problems = [
+        _edited(problem, folder.path, found) if problem.where in edited else problem
+        for problem in problems
+    ]
+    differing = [change.key for change in differences]
+    unknown, unneeded = judge_unchanged([key for key in keys if key not in differing], config)
+    return [*problems, *unknown], [*notices, *unneeded]
+
+
+def _granted(environment: dict[str, Any], step: int) -> set[str]:
+    """Return the changes that were allowed when the run was resumed from this step before.
+    Checkpoints saved since then are gone."""
+    return {
+        text
+        for entry in environment.get("resumed", [])
+        if entry.get("step") == step
+        for text in entry.get("changes", [])
+    }
 
 
 def differing_files(
@@ -79,12 +126,12 @@ def differing_config(
     problems, lines = judge(
         differences, [change.key for change in differences if change.key in allow], dropout=False
     )
-    return [edited_problem(problem, run, found) for problem in problems], [
+    return [_edited(problem, run, found) for problem in problems], [
         f"warning: {line}" for line in lines
     ]
 
 
-def edited_problem(problem: Problem, run: Path, found: checkpoint.Checkpoint) -> Problem:
+def _edited(problem: Problem, run: Path, found: checkpoint.Checkpoint) -> Problem:
     """Return the problem of a change that was made in config.yaml, not typed on the command
     line."""
     name = found.folder.name

@@ -40,7 +40,7 @@ def launch(
         runner.devices,
         interrupt,
         timeout=runner.timeout,
-        hand_over=json.dumps(asdict(resumption) if resumption else None).encode(),
+        hand_over=json.dumps(asdict(resumption) if resumption else None),
         # Rank 0 writes into the folder, so it shares the lock: when the launcher is killed, the
         # folder stays locked until rank 0 has ended too.
         descriptors=folder.lock.descriptors,

@@ -4,34 +4,24 @@ is restored.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from mtlcli.config import Config
-from mtlcli.config.changes import Change, changes, filled, has_dropout, judge, judge_unchanged
+from mtlcli.config.changes import changes, filled, has_dropout
 from mtlcli.config.environment import hide
 from mtlcli.config.snapshot import config_text, load_config
 from mtlcli.data.source import changed_data
-from mtlcli.disk import size_text
 from mtlcli.distributed.signals import Interrupt
-from mtlcli.errors import Problem, UserError
+from mtlcli.errors import UserError
 from mtlcli.models.files import BackboneFiles
 from mtlcli.prepare.prepare import Prepared, prepare
 from mtlcli.rundir import checkpoint
-from mtlcli.rundir.checkpoint.rotation import (
-    ASIDE,
-    are_aside,
-    drop_aside,
-    retain,
-    set_aside,
-    step_aside,
-)
-from mtlcli.rundir.differences import differing_files, edited_problem
+from mtlcli.rundir.checkpoint.rotation import go_back, waiting
+from mtlcli.rundir.console import Console
+from mtlcli.rundir.differences import differing_files, differing_settings
 from mtlcli.rundir.folder import RunFolder, hidden
-
-OTHERS = (*checkpoint.AROUND, "metrics.jsonl")
-"""The names, beside keys, that `allow` can contain."""
 
 
 @dataclass
@@ -54,21 +44,24 @@ class Resumption:
     lines: list[str]
     """Lines for the user."""
 
+    def place(self, folder: RunFolder) -> Path:
+        """Return the checkpoint's folder."""
+        return folder.checkpoints / self.checkpoint
+
+    def show(self, console: Console, folder: RunFolder, tasks: Iterable[str]) -> None:
+        """Show where the run goes on."""
+        place = [f"run     {folder.path}", f"step    {self.step}", f"tasks   {', '.join(tasks)}"]
+        console.panel("resume", place)
+        for line in self.lines:
+            console.say(line)
+
     def begin(self, folder: RunFolder, config: Config) -> None:
         """Write the state from which the run resumes, after the checkpoint has been restored: from
         here on the run is under way again."""
-        # The earlier process may have been killed between a save and the deletion of the
-        # checkpoints that the save replaced.
-        self.lines += drop_aside(folder.checkpoints, up_to=self.step)
-        # Set later checkpoints aside before their metrics rows are cut: no checkpoint may exist
-        # without its metrics rows.
-        for place in set_aside(folder.checkpoints, self.step):
-            name = place.name.removeprefix(ASIDE)
-            self.lines.append(
-                f"{name} is of a later step: it is renamed to {place.name}, and deleted when the "
-                "next checkpoint is saved"
-            )
-        retain(folder.checkpoints, self.step, config.runner.keep, best=self.best_step)
+        # Before the metrics rows are cut: no checkpoint may exist without its metrics rows.
+        self.lines += go_back(
+            folder.checkpoints, self.step, config.runner.keep, best=self.best_step
+        )
         folder.cut_metrics(self.step)
         folder.write_config(config)
         folder.note_resumed(self.step, self.command, self.changes)
@@ -96,8 +89,9 @@ def reopen(
     config = filled(before, config)
     differences = changes(before, config)
     backbone = BackboneFiles.load(folder.backbone)
+    dropout = any(has_dropout(each, backbone.architecture) for each in (before, config))
     checks = [
-        _judge(differences, before, saved, config, found, folder, backbone),
+        differing_settings(differences, before, saved, config, found, folder, dropout=dropout),
         differing_files(found, folder.path, config.allow),
         folder.missing_rows(
             found.state, saved.logger.every, allowed="metrics.jsonl" in config.allow
@@ -110,8 +104,12 @@ def reopen(
     problems += changed_data(environment["data"]["tasks"], hidden(prepared.source.record()))
     if problems:
         raise UserError(problems)
-    _check_size(found, config, prepared)
+    from mtlcli.models.build import check_size
+
+    check_size(config, prepared.tasks, prepared.files, found.folder)
     lines += [line for _, notices in checks for line in notices]
+    if (fault := folder.best_fault(found.best_step)) is not None:
+        lines.append(f"warning: {fault}")
     resumption = Resumption(
         checkpoint=found.folder.name,
         step=found.step,
@@ -119,72 +117,6 @@ def reopen(
         config=config_text(config),
         command=command,
         changes=[hide(str(change)) for change in differences if not change.free],
-        lines=[*lines, *_best(found, folder), *prepared.notices],
+        lines=[*lines, *waiting(folder.checkpoints, found.step), *prepared.notices],
     )
     return config, prepared, resumption
-
-
-def _judge(
-    differences: list[Change],
-    before: Config,
-    saved: Config,
-    config: Config,
-    found: checkpoint.Checkpoint,
-    folder: RunFolder,
-    backbone: BackboneFiles,
-) -> tuple[list[Problem], list[str]]:
-    """Return problems with the differences between `before`, the config of the checkpoint, and
-    `config`, and lines about the differences that are allowed or do no harm.
-
-    `saved`: the content of config.yaml, which a user may have edited since.
-    """
-    edited = [change.key for change in changes(before, saved) if change in differences]
-    granted_before = _granted(folder.environment(), found.step)
-    granted = [change.key for change in differences if hide(str(change)) in granted_before]
-    keys = [key for key in config.allow if key not in OTHERS]
-    dropout = any(has_dropout(each, backbone.architecture) for each in (before, config))
-    problems, notices = judge(differences, [*keys, *granted], dropout=dropout)
-    problems = [
-        edited_problem(problem, folder.path, found) if problem.where in edited else problem
-        for problem in problems
-    ]
-    differing = [change.key for change in differences]
-    unknown, unneeded = judge_unchanged([key for key in keys if key not in differing], config)
-    return [*problems, *unknown], [*notices, *unneeded]
-
-
-def _check_size(found: checkpoint.Checkpoint, config: Config, prepared: Prepared) -> None:
-    """Raise UserError when the run's files ask for a larger model than the checkpoint's, before
-    memory for it is allocated."""
-    from mtlcli.models.build import without_numbers
-
-    model = without_numbers(config, prepared.tasks, prepared.files)
-    asked = sum(tensor.nbytes for tensor in model.state_dict().values())
-    if asked > (size := (found.folder / "model.safetensors").stat().st_size):
-        what = (
-            f"model.safetensors does not fit the run: it has {size_text(size)}, the model needs "
-            f"{size_text(asked)}"
-        )
-        raise UserError(
-            what, where=str(found.folder), fix="bring back the run's own config.yaml and backbone"
-        )
-
-
-def _granted(environment: dict[str, Any], step: int) -> set[str]:
-    """Return the changes that were allowed when the run was resumed from this step before.
-    Checkpoints saved since then are gone."""
-    return {
-        text
-        for entry in environment.get("resumed", [])
-        if entry.get("step") == step
-        for text in entry.get("changes", [])
-    }
-
-
-def _best(found: checkpoint.Checkpoint, folder: RunFolder) -> list[str]:
-    """Return a warning when the best checkpoint cannot be used, and lines about checkpoints that
-    are set aside."""
-    lines = [f"warning: {text}" for text in [folder.best_fault(found.best_step)] if text]
-    later = [path for path in are_aside(folder.checkpoints) if step_aside(path) > found.step]
-    lines += [f"{path.name} is deleted when the next checkpoint is saved" for path in later]
-    return lines

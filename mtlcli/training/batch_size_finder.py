@@ -19,6 +19,7 @@ import torch
 from torch.nn import Parameter
 
 from mtlcli import garbage, memory
+from mtlcli.config import Config
 from mtlcli.data.batches import Batch, InputFormat, collate
 from mtlcli.data.features import Features
 from mtlcli.disk import size_text
@@ -26,6 +27,7 @@ from mtlcli.distributed.process_group import Ranks
 from mtlcli.errors import RunError
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.models.precision import shapes_kept
+from mtlcli.prepare.prepare import Prepared
 from mtlcli.training.analysis.cost import PeakMemory, memory_now
 from mtlcli.training.gradient_rows import DTYPES
 from mtlcli.weighting.base import Weighting
@@ -36,6 +38,37 @@ programs."""
 CLEAR = 64 * 2**20
 """The number of bytes by which two measurements must differ, so that a few pages more or less do
 not matter."""
+
+
+def find_max_tokens(
+    config: Config,
+    prepared: Prepared,
+    model: MultiTaskModel,
+    weighting: Weighting,
+    *,
+    input_format: InputFormat,
+    bf16: bool,
+    ranks: Ranks,
+    say: Callable[[str], None],
+) -> int | None:
+    """Return `runner.max_tokens`, for `auto` what fits into the memory of these devices; then `say`
+    how it was found."""
+    runner, features = config.runner, prepared.train_features
+    if runner.max_tokens != "auto":
+        return runner.max_tokens
+    sizes = {name: prepared.tasks[name].config.batch_size or runner.batch_size for name in features}
+    max_tokens, found = largest_batch(
+        model,
+        weighting,
+        features,
+        sizes,
+        input_format=input_format,
+        bf16=bf16,
+        accumulation=runner.accumulation,
+        ranks=ranks,
+    )
+    say(f"max_tokens: {max_tokens:,} padded tokens of a task in a step ({found})")
+    return max_tokens
 
 
 def largest_batch(

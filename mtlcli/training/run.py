@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
+
 from mtlcli.config import Config
+from mtlcli.config.remarks import crowded
 from mtlcli.data.batches import InputFormat, Stream
 from mtlcli.data.features import Features, Split
 from mtlcli.data.source import DataSource
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.distributed.signals import Interrupt
+from mtlcli.errors import count_of
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.rundir.console import Console
 from mtlcli.rundir.folder import RunFolder
@@ -71,6 +77,20 @@ class Run:
             if isinstance(bound, int)
             else None
         )
+
+    def describe(self) -> Iterator[str]:
+        """Yield lines about what the run is going to do, and on what."""
+        per_epoch, counts = self.stages.steps_per_epoch, self.model.parameter_counts()
+        threads, device = torch.get_num_threads(), self.ranks.device.type
+        yield (
+            f"{count_of(self.steps, 'step')} ({self.steps / per_epoch:.3g} epochs of "
+            f"{per_epoch:,}), lr {self.config.optim.lr:g}, {self.config.runner.precision}, "
+            f"{self.ranks.world_size} x {device}, {count_of(threads, 'thread')}, "
+            f"{counts['total']:,} parameters, {counts['shared']:,} shared"
+        )
+        if device == "cpu":
+            local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            yield from crowded(self.config.runner, local, threads)
 
     def fetch(self, task: str, position: int) -> TaskBatch:
         """Return this rank's share of a batch of a task's stream."""

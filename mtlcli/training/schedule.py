@@ -33,6 +33,13 @@ class Schedule:
     eval_every: int
     """The number of steps between evaluations."""
 
+    def saves(self, save_every: int | None, *, after: int) -> int:
+        """Return the number of checkpoints that are saved after a step, one of them at the end.
+        `save_every`: the number of steps between two; None: one with each evaluation."""
+        every = save_every or self.eval_every
+        at_end = self.steps % every > 0 and after < self.steps
+        return self.steps // every - after // every + at_end
+
 
 def schedule(config: Config, prepared: Prepared) -> Schedule:
     """Return the schedule of a run. As long as `runner.max_tokens=auto` is open, the plan is made

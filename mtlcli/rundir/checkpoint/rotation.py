@@ -31,6 +31,22 @@ def retain(checkpoints: Path, step: int, count: int, *, best: int | None) -> Non
             shutil.rmtree(gone)
 
 
+def go_back(checkpoints: Path, step: int, count: int, *, best: int | None) -> list[str]:
+    """Make the checkpoint of a step the newest again: set later ones aside, and retain `count` of
+    the others and `best`. Return lines about what was set aside or could not be deleted."""
+    # The earlier process may have been killed between a save and the deletion of the checkpoints
+    # that the save replaced.
+    lines = drop_aside(checkpoints, up_to=step)
+    for place in set_aside(checkpoints, step):
+        name = place.name.removeprefix(ASIDE)
+        lines.append(
+            f"{name} is of a later step: it is renamed to {place.name}, and deleted when the "
+            "next checkpoint is saved"
+        )
+    retain(checkpoints, step, count, best=best)
+    return lines
+
+
 def set_aside(checkpoints: Path, step: int) -> list[Path]:
     """Rename the checkpoint folders of later steps to `set_aside_...`, and return where they are
     now."""
@@ -56,6 +72,15 @@ def are_aside(checkpoints: Path) -> list[Path]:
         for path in checkpoints.glob(f"{ASIDE}step_*")
         if path.is_dir() and not path.is_symlink()
     )
+
+
+def waiting(checkpoints: Path, step: int) -> list[str]:
+    """Return a line for each checkpoint of a later step that is set aside."""
+    return [
+        f"{path.name} is deleted when the next checkpoint is saved"
+        for path in are_aside(checkpoints)
+        if step_aside(path) > step
+    ]
 
 
 def step_aside(folder: Path) -> int:
