@@ -131,7 +131,7 @@ def _check(paths: list[str], overrides: list[str], file: Path | None, folder: Pa
         values = _saved(Path(paths[0]))
     else:
         what = (
-            f"one path is needed, found {len(paths)}: {' '.join(paths)}"
+            f"expected one path, found {len(paths)}: {' '.join(paths)}"
             if paths
             else "no path is given"
         )

@@ -66,7 +66,7 @@ def idle_key(override: Override, *, sweep: bool, resumed: bool) -> Problem | Non
         )
     for pattern, fix in IGNORED.items():
         if fnmatchcase(key, pattern):
-            return Problem("does nothing here", key, fix)
+            return Problem("has no effect here", key, fix)
     if not sweep and any(fnmatchcase(key, pattern) for pattern in OF_SWEEPS):
         return Problem("has an effect only in a sweep", key, "add -m, or leave it out")
     if key == "hydra.sweep.dir" and "${" in str(override.value()):

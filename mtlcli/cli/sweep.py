@@ -369,8 +369,8 @@ def _announce(entry: dict[str, Any], settings: Any, before: SweepJob | None) -> 
     state = ""
     if before is not None:
         state = (
-            ": has finished already"
+            ": has already finished"
             if before.status == "finished"
-            else f": goes on (it was {before.status})"
+            else f": resumes (it was {before.status})"
         )
     print(f"\njob {entry['number']}{total}: {what}{state}", flush=True)

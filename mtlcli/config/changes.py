@@ -1,5 +1,5 @@
-"""What a resumed run may change: the differences between two configs, and which of them would
-change the result."""
+"""The changes that a resumed run may make: the differences between two configs, and which of them
+would change the result."""
 
 from __future__ import annotations
 

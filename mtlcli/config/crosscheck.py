@@ -38,7 +38,7 @@ def _task(
     at = f"tasks.{name}"
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
         what = "a task's name begins with a letter and is made of letters, digits, - and _"
-        yield Problem(what, at, "name it otherwise in its header: # @package tasks.NAME")
+        yield Problem(what, at, "choose another name in its header: # @package tasks.NAME")
     yield from _source(at, task, config, value_at(["tasks", name, "source", "files"], values) or {})
     yield from _columns(at, task)
     yield from _head(at, name, task, config, names)
@@ -195,7 +195,7 @@ def _head(at: str, name: str, task: Task, config: Config, names: list[str]) -> I
             what,
             f"{at}.head",
             (suggest(task.head, others) if others else "")
-            or "add the task to the run, or say null",
+            or "add the task to the run, or set it to null",
         )
         return
     other = config.tasks.get(task.head)
@@ -300,7 +300,7 @@ def _weighting(config: Config, trained: list[str]) -> Iterator[Problem]:
     at = f"weighting={weighting.name}"
     if needs.several_tasks and len(trained) < 2:
         yield Problem(
-            f"{at} compares tasks, and the run trains one",
+            f"{at} compares tasks, but the run trains only one",
             "weighting",
             "type weighting=static, or train several tasks",
         )

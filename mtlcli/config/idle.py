@@ -20,7 +20,7 @@ def unheeded(config: Config, typed: list[str]) -> list[str]:
     `typed`: dotted keys of the command line, which `idle` reports.
     """
     return [
-        f"note: tasks.{name}.{field.name} does nothing: the task is not trained (splits.train is "
+        f"note: tasks.{name}.{field.name} has no effect: the task is not trained (splits.train is "
         "null)"
         for name, task in config.tasks.items()
         for field in fields(task)
@@ -37,7 +37,9 @@ def idle(config: Config, typed: list[str]) -> list[Problem]:
     `typed`: dotted keys of the command line.
     """
     return [
-        Problem(f"does nothing: {why}", key, fix) for key, why, fix in _idle(config) if key in typed
+        Problem(f"has no effect: {why}", key, fix)
+        for key, why, fix in _idle(config)
+        if key in typed
     ]
 
 
@@ -65,19 +67,19 @@ def _idle(config: Config) -> Iterator[tuple[str, str, str]]:
         )
     if config.optim.lr is not None:
         for name in ("lr", "scratch_lr"):
-            yield f"model.{name}", f"optim.lr={config.optim.lr:g} is given, and counts", out
+            yield f"model.{name}", f"optim.lr={config.optim.lr:g} is set and takes precedence", out
     if runner.steps is not None:
         yield (
             "runner.epochs",
-            f"runner.steps={runner.steps} is given, and counts",
+            f"runner.steps={runner.steps} is set and takes precedence",
             "leave it out, or add runner.steps=null",
         )
     if config.resume is None:
-        yield "allow", "it permits changes of a run that is resumed", f"{out}, or add resume=RUN"
+        yield "allow", "it only permits changes of a resumed run", f"{out}, or add resume=RUN"
     if config.data.source in ("hub", "local"):
         yield (
             "data.sample_seed",
-            f"the rows are not made up (data.source={config.data.source})",
+            f"no rows come from the sample world (data.source={config.data.source})",
             out,
         )
     for name, task in config.tasks.items():

@@ -69,8 +69,8 @@ def missing_files(config: Config) -> list[Problem]:
                     )
                 )
             elif path.exists() and not path.is_file():
-                fix = "write what it gives into a file, which can be read more than once"
-                problems.append(Problem(f"'{file}' is no regular file", where, fix))
+                fix = "write its content to a file, which can be read more than once"
+                problems.append(Problem(f"'{file}' is not a regular file", where, fix))
             elif not path.is_file():
                 problems.append(Problem(f"there is no file '{file}'", where, _nearest_path(path)))
     return problems
@@ -91,7 +91,7 @@ def missing_model(config: Config) -> list[Problem]:
             "give the name alone, as in bert-base-uncased or google/electra-small-discriminator, "
             "or a folder"
         )
-        return [Problem("an address is no name of a model", where, fix)]
+        return [Problem("an address is not the name of a model", where, fix)]
     if path.is_file():
         return [
             Problem(
@@ -120,7 +120,7 @@ def _matching(pattern: str) -> str:
     if len(matching) == 1:
         return f"did you mean '{matching[0]}'?"
     named = ", ".join(matching[:FILES_NAMED]) + (", ..." if len(matching) > FILES_NAMED else "")
-    return f"{ONE_FILE}; the pattern fits {named or 'no file'}"
+    return f"{ONE_FILE}; the pattern matches {named or 'no file'}"
 
 
 def _nearest_path(path: Path) -> str:

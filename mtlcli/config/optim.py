@@ -17,7 +17,7 @@ optims = Registry("optimiser")
 
 @section
 class Optim:
-    """What all optimisers have in common."""
+    """The base class of the configurations of optimisers."""
 
     packages: ClassVar[tuple[str, ...]] = ()
     """Imported packages that mtlcli does not depend on; the extra of mtlcli with the optimiser's

@@ -183,8 +183,8 @@ def _problems_of(error: Any, path: Path, values: dict[str, Any]) -> list[Problem
 
 
 def _untagged(key: str, path: Path, values: dict[str, Any]) -> list[Problem]:
-    """A section without the key that says what it is: that key, unless it is misspelt, and all keys
-    that no kind of section has."""
+    """Return the problems of a section without the key that chooses its kind: the missing key,
+    unless it is misspelt, and all keys that no kind of the section has."""
     where, members = dotted(path), alternatives([str(part) for part in path])
     known = {name for member in members for name in hints(member)}
     given = value_at(path, values)

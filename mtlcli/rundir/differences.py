@@ -96,7 +96,7 @@ def differing_files(
                 Problem(
                     what,
                     str(run / name),
-                    f"bring the file back, or type allow=[{name}] if the change is meant",
+                    f"bring the file back, or type allow=[{name}] to accept the change",
                 )
             )
     return problems, lines
@@ -147,5 +147,5 @@ def _edited(problem: Problem, run: Path, found: checkpoint.Checkpoint) -> Proble
         f"{problem.where} was changed after {name} was saved: {values}",
         str(run / "config.yaml"),
         f"bring the file back: {back}"
-        + ("" if fixed else f", or type allow=[{problem.where}] if the change is meant"),
+        + ("" if fixed else f", or type allow=[{problem.where}] to accept the change"),
     )

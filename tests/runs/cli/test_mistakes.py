@@ -130,7 +130,7 @@ KNOWN_FROM_THE_CONFIGURATION: dict[str, tuple[list[str], str]] = {
         ["train", "task=ax"],
         "mtl train: 2 problems\n"
         "  tasks.ax.head: task 'mnli' is not in the run\n"
-        "      -> add the task to the run, or say null\n"
+        "      -> add the task to the run, or set it to null\n"
         "  task: no task of the run has a train split\n"
         "      -> add a task that is trained, for example mnli for ax\n",
     ),

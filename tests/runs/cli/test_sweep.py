@@ -156,9 +156,9 @@ def test_a_killed_sweep_resumes_with_the_missing_jobs(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    assert "job 0 (1 of 3): seed=0: has finished already" in done.stdout
+    assert "job 0 (1 of 3): seed=0: has already finished" in done.stdout
     assert (
-        "job 1 (2 of 3): seed=1: goes on (it was running)" in done.stdout
+        "job 1 (2 of 3): seed=1: resumes (it was running)" in done.stdout
         and "job 2 (3 of 3): seed=2\n" in done.stdout
     )
     assert (out / "0_seed-0" / "results.json").stat().st_mtime_ns == finished

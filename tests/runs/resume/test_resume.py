@@ -139,7 +139,7 @@ def test_other_data_is_refused_and_named(whole: Path, broken: Path) -> None:
         "saved with (SHA-256)"
     )
     assert refused(broken) == [
-        f"{file} -> bring the file back, or type allow=[environment.json] if the change is meant",
+        f"{file} -> bring the file back, or type allow=[environment.json] to accept the change",
         f"{read['origin']}: {what} -> bring the data back as it was, or start another run",
     ]
 

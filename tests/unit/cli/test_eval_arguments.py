@@ -36,7 +36,7 @@ def runs(tmp_path: Path) -> Path:
 
 def test_paths(runs: Path) -> None:
     assert said() == ["PATH: no path is given -> give a run folder or a checkpoint: mtl eval PATH"]
-    assert said(runs / "new", runs / "old")[0].startswith("PATH: one path is needed, found 2")
+    assert said(runs / "new", runs / "old")[0].startswith("PATH: expected one path, found 2")
     assert said(runs / "nwe") == [
         f"{runs / 'nwe'}: there is no such folder -> did you mean {runs / 'new'}?"
     ]

@@ -59,7 +59,7 @@ TASKS: list[tuple[dict[str, Any], list[str]]] = [
         ["tasks.b.head: task 'aa' is not in the run -> did you mean 'a'? choices: a"],
     ),
     ({"a": {**TEXT, "head": "a"}}, ["tasks.a.head: a task cannot use its own head by name -> add "
-                                    "the task to the run, or say null"]),
+    "the task to the run, or set it to null"]),
     (
         {"a": TEXT, "b": {"type": "span", "source": {"path": "s"}, "head": "a"}},
         ["tasks.b.head: a span task cannot use the head of the classification task 'a' -> name a "
@@ -160,8 +160,7 @@ TASKS: list[tuple[dict[str, Any], list[str]]] = [
         {"my task": TEXT},
         [
             "tasks.my task: a task's name begins with a letter and is made of letters, digits, - "
-            "and _ -> name it otherwise in its "
-            "header: # @package tasks.NAME",
+            "and _ -> choose another name in its header: # @package tasks.NAME",
         ],
     ),
     (
@@ -303,14 +302,14 @@ def test_missing_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         f"there is no folder 'nosuch' either; relative paths start from {tmp_path}",
         "tasks.a.source.files.more: 'train.xls' is in no known format -> its name must end in "
         ".parquet, .csv, .tsv, .jsonl or .json; text files also in .gz, .bz2, .xz or .zst after it",
-        "tasks.a.source.files.pipe: 'pipe.csv' is no regular file -> write what it gives into a "
+        "tasks.a.source.files.pipe: 'pipe.csv' is not a regular file -> write its content to a "
         "file, which can be read more than once",
         "tasks.a.source.files.one: 'tr*.csv' is a pattern, and a split is read from one file -> "
         "did you mean 'train.csv'?",
         *(
             f"tasks.a.source.files.{split}: '{pattern}' is a pattern, and a split is read from one "
             "file -> join the files into one, "
-            f"with a single header line; the pattern fits {there}"
+            f"with a single header line; the pattern matches {there}"
             for split, pattern, there in [
                 ("several", "*.csv", "pipe.csv, train.csv"),
                 ("none", "x/*.csv", "no file"),
@@ -331,7 +330,7 @@ def test_an_address_is_no_model() -> None:
             )
         )
     )
-    assert problem.what == "an address is no name of a model" and problem.fix.startswith(
+    assert problem.what == "an address is not the name of a model" and problem.fix.startswith(
         "give the name alone"
     )
 
@@ -343,7 +342,7 @@ def test_an_address_is_no_model() -> None:
 PAIR = {"a": TEXT, "b": TEXT}
 METHODS: list[tuple[dict[str, Any], list[str]]] = [
     (run({"a": TEXT}, weighting={"name": "pcgrad"}),
-     ["weighting: weighting=pcgrad compares tasks, and the run trains one -> type "
+     ["weighting: weighting=pcgrad compares tasks, but the run trains only one -> type "
       "weighting=static, or train several tasks"]),
     (run(PAIR, weighting={"name": "famo"}, sampling={"name": "uniform"}),
      ["sampling: weighting=famo compares the tasks of a step, and sampling=uniform puts one task "

@@ -73,7 +73,7 @@ def test_training_keys_of_a_task_that_is_not_trained_are_noted() -> None:
     }
     run = config(tasks={"mine": TASK, "other": task})
     assert unheeded(run, ["tasks.other.label_smoothing"]) == [
-        "note: tasks.other.class_weights does nothing: the task is not trained (splits.train is "
+        "note: tasks.other.class_weights has no effect: the task is not trained (splits.train is "
         "null)"
     ]
     assert [problem.where for problem in idle(run, ["tasks.other.label_smoothing"])] == [
@@ -83,8 +83,9 @@ def test_training_keys_of_a_task_that_is_not_trained_are_noted() -> None:
 
 def test_typed_keys_without_effect_are_refused_at_once() -> None:
     assert said("runner.steps=3", "runner.epochs=2", "optim.lr=0.1", "model.scratch_lr=0.2") == [
-        "model.scratch_lr: does nothing: optim.lr=0.1 is given, and counts -> leave it out",
-        "runner.epochs: does nothing: runner.steps=3 is given, and counts -> leave it out, or add "
+        "model.scratch_lr: has no effect: optim.lr=0.1 is set and takes precedence -> leave it out",
+        "runner.epochs: has no effect: runner.steps=3 is set and takes precedence -> leave it out, "
+        "or add "
         "runner.steps=null",
     ]
     assert preflight(
@@ -103,11 +104,12 @@ def test_typed_keys_without_effect_are_refused_at_once() -> None:
 
 def test_keys_of_hydra() -> None:
     assert said("hydra.run.dir=wanted") == [
-        "hydra.run.dir: does nothing here -> type run_dir=FOLDER: a run has one folder"
+        "hydra.run.dir: has no effect here -> type run_dir=FOLDER: a run has one folder"
     ]
     assert said("hydra.sweep.dir=wanted", "hydra.job.chdir=true", "hydra/launcher=basic") == [
         "hydra.sweep.dir: has an effect only in a sweep -> add -m, or leave it out",
-        "hydra.job.chdir: does nothing here -> leave it out: paths start from the folder where mtl "
+        "hydra.job.chdir: has no effect here -> leave it out: paths start from the folder where "
+        "mtl "
         "is typed",
         "hydra/launcher: has an effect only in a sweep -> add -m, or leave it out",
     ]
