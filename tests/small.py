@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 
-from mtlcli.config import Data, Model, sharings, task_types, weightings
+from mtlcli.config import Data, Model, Runner, sharings, task_types, weightings
 from mtlcli.config.section import replaced
 from mtlcli.config.task import Source, Splits, TextColumns
 from mtlcli.data.features import Features
 from mtlcli.data.read import Table
 from mtlcli.data.source import open_source
+from mtlcli.distributed.process_group import Ranks
+from mtlcli.fast import accelerate
 from mtlcli.models.build import build_model
 from mtlcli.models.files import BackboneFiles, find_backbone
 from mtlcli.models.multitask import MultiTaskModel
@@ -66,6 +68,7 @@ class SmallConfig:
     def __init__(self, sharing: Any, frozen_layers: int | None = None) -> None:
         self.sharing = sharings.configs[sharing]() if isinstance(sharing, str) else sharing
         self.model = Model(kind="scratch", name=None, dropout=0.0, frozen_layers=frozen_layers)
+        self.runner = Runner()
 
 
 def small_step(tasks: Iterable[str] = ("cola", "stsb", "squad"), number: int = 0) -> Step:
@@ -81,16 +84,21 @@ def small_model(
     weights: dict[str, float] | None = None,
     frozen_layers: int | None = None,
     names: dict[str, str] | None = None,
+    fast: bool = True,
     **options: Any,
 ) -> tuple[MultiTaskModel, Weighting]:
     """A model of the three tasks, initialised with seed 0, and a weighting for it. `sharing`: a
-    strategy's name or its config. `names`: other names for the tasks, by their usual ones."""
+    strategy's name or its config. `names`: other names for the tasks, by their usual ones. `fast`:
+    whether `runner.fast` is `auto`."""
     tasks, _, _, files = small_data()
     tasks = {(names or {}).get(name, name): task for name, task in tasks.items()}
     for name, factor in (lr_factors or {}).items():
         tasks[name].config = replaced(tasks[name].config, {"lr_factor": factor})
     torch.manual_seed(0)
-    model = build_model(SmallConfig(sharing, frozen_layers), tasks, files)  # type: ignore[arg-type]
+    config: Any = SmallConfig(sharing, frozen_layers)
+    model = build_model(config, tasks, files)
+    if fast:
+        accelerate(model, config, Ranks(0, 1, torch.device("cpu")))
     described = {
         name: WeightedTask((weights or {}).get(name, 1.0), task.loss_kind)
         for name, task in tasks.items()

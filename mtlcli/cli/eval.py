@@ -44,7 +44,8 @@ usage: mtl eval PATH [--split S] [--task T ...] [--json FILE] [--predictions DIR
   KEY=VALUE          change where rows come from (data, and a task's source, splits, columns,
                      unlabelled, range), what is made of the model's outputs (a task's metrics,
                      max_answer_length, n_best, no_answer_threshold) or what computes them
-                     (runner.device, devices, threads, timeout, precision, eval_batch_size);
+                     (runner.device, devices, threads, timeout, precision, eval_batch_size,
+                     fast);
                      the checkpoint fixes everything else; allow=[FILE] where a file of the run is
                      meant to differ from what the checkpoint was saved with
 

@@ -35,17 +35,24 @@ ROUNDING = (
     "runner.threads",
     "runner.accumulation",
     "runner.eval_batch_size",
+    "runner.fast",
     "model.attention",
 )
 """Keys that change the result by no more than rounding: a resumed run may change them, and prints a
 note. For runs with dropout, see `MASKS`."""
-MASKS = ("runner.devices", "runner.device", "runner.accumulation", "model.attention")
+MASKS = (
+    "runner.devices",
+    "runner.device",
+    "runner.accumulation",
+    "runner.fast",
+    "model.attention",
+)
 """The keys of `ROUNDING` that change which elements dropout drops.
 
 Each rank draws all masks of a pass from one stream of random numbers, so they depend on the rank
 and on the shape of its micro-batches. Masks that depend on the example alone would need a stream
 for each example and layer, and so many small draws; the single large one is four times cheaper than
-torch's own (`models/dropout.py`).
+torch's own (`fast/dropout.py`).
 """
 FIXED = (
     *(
@@ -86,6 +93,7 @@ EVALUATION = (
         "runner.timeout",
         "runner.precision",
         "runner.eval_batch_size",
+        "runner.fast",
         "logger.console",
     ),
     *(

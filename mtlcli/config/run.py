@@ -33,7 +33,7 @@ class Model:
     attention: Literal["auto", "eager", "sdpa"] = "auto"
     """Attention implementation of the transformers library. `auto`: its default, except for
     training with dropout on a CPU, where plain products are faster (`eager`, with cheap dropout in
-    layers like BERT's)."""
+    layers like BERT's), unless `runner.fast=off`."""
     gradient_checkpointing: bool = False
     """Keep only the input of each layer and compute the rest again in the backward pass: less
     memory, about a third more time (Chen et al. 2016)."""
@@ -99,6 +99,10 @@ class Runner:
     """Most tokens of a task in a step, padding included; longer inputs then come in smaller
     batches. `auto`: as many as fit into memory, measured when the run starts and saved in its
     config.yaml. Null: no bound."""
+    fast: Literal["auto", "off"] = "auto"
+    """`auto`: do whatever makes the run faster on its devices and changes the result by no more
+    than rounding and the choice of the elements that dropout drops. `off`: take the plain path, to
+    compare with it, or to look for a mistake."""
     together: bool = True
     """Pass the inputs of all tasks of a step through the shared parameters together, grouped by
     length, where sharing and weighting allow it. False: one task after the other."""

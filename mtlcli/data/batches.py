@@ -67,9 +67,6 @@ class Batch:
     of one task."""
     examples: float = 1.0
     """The number of features of this task in the whole step, over all micro-batches and ranks."""
-    tokens: bool = True
-    """Whether the states of all tokens are used. If not, a backbone may return the states of the
-    first token alone: (B, 1, hidden)."""
 
     def __len__(self) -> int:
         return len(self.indices)

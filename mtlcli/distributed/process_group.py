@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -21,11 +21,17 @@ from torch.nn import Parameter
 from mtlcli.config.run import Runner
 from mtlcli.distributed.environment import read_launch
 from mtlcli.distributed.rendezvous import QUIET, meet, stay_local
-from mtlcli.distributed.shared_memory import SharedSum, shared_sum
 from mtlcli.errors import MtlError, RunError, UserError, count_of, reported_problems
 
 ERROR_KEY = "error"
 """Key of the store where the ranks meet, under which a failing rank leaves its error."""
+
+
+def sum_flat(parts: list[Tensor]) -> Tensor:
+    """Return the sum over all ranks of vectors that are joined to one."""
+    flat = torch.cat(parts)
+    dist.all_reduce(flat)
+    return flat
 
 
 @dataclass(frozen=True)
@@ -38,9 +44,10 @@ class Ranks:
     """Number of processes."""
     device: torch.device
     """The device of this process."""
-    shared: SharedSum | None = None
-    """Memory that all ranks share. None unless the ranks are CPU processes on one machine that can
-    share memory."""
+    is_local: bool = True
+    """Whether all processes run on this machine."""
+    sum_flat: Callable[[list[Tensor]], Tensor] = sum_flat
+    """The way in which `reduce_gradients` adds up gradients."""
     store: PrefixStore | None = None
     """The store in which the ranks have met; its content outlives the rank that wrote it. None:
     this process is the only rank."""
@@ -172,18 +179,7 @@ class Ranks:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         parts = [p.grad[rows[p]] if p in rows else p.grad for p in taking_part]
-        pieces, size = [part.reshape(-1) for part in parts], sum(part.numel() for part in parts)
-        if self.shared is None:
-            flat = torch.cat(pieces)
-            dist.all_reduce(flat)
-        else:
-            # Overwriting the slots is safe: the all_reduce of the counts above is a barrier after
-            # the last read.
-            torch.cat(
-                pieces,
-                out=self.shared.slot(size, sum(parameter.numel() for parameter in parameters)),
-            )
-            flat = self.shared.total(size)
+        flat = self.sum_flat([part.reshape(-1) for part in parts])
         for parameter, sums, part in zip(
             taking_part, flat.split([p.numel() for p in parts]), parts, strict=True
         ):
@@ -274,9 +270,6 @@ def connect(
     timeout = timedelta(seconds=runner.timeout)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     try:
-        together = device.type == "cpu" and launch.is_local
-        yield Ranks(
-            rank, world_size, device, shared_sum(rank, world_size) if together else None, store
-        )
+        yield Ranks(rank, world_size, device, launch.is_local, store=store)
     finally:
         dist.destroy_process_group()

@@ -107,6 +107,7 @@ def _evaluate(
 
     from mtlcli.distributed.process_group import connect
     from mtlcli.evaluation.evaluate import evaluate
+    from mtlcli.fast import accelerate
     from mtlcli.models.build import build_model, check_weights, restore_weights, without_numbers
     from mtlcli.models.precision import choose_precision, input_format
 
@@ -120,6 +121,7 @@ def _evaluate(
         model = build_model(config, prepared.tasks, prepared.files, load_weights=False)
         restore_weights(model, found.tensors, folder)
         model.to(ranks.device)
+        accelerate(model, config, ranks)
         precision = ranks.broadcast_json(choose_precision(config.runner.precision, ranks.device))
         garbage.at_work()
         results, scores = evaluate(

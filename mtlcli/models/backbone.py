@@ -24,8 +24,6 @@ from transformers.utils.logging import disable_progress_bar
 from mtlcli.config.run import Model
 from mtlcli.data.batches import Batch
 from mtlcli.errors import RunWarning, UserError, count_of
-from mtlcli.models.bert import PLAIN, bert_layers, skip_tokens
-from mtlcli.models.dropout import cheapen
 from mtlcli.models.files import WORD_EMBEDDINGS, BackboneFiles, from_here, locate, own_architecture
 from mtlcli.models.forward_pass import checkpoint_contexts
 from mtlcli.tasks.base import Encoded
@@ -51,42 +49,16 @@ def _numbered(module: nn.Module) -> Iterator[tuple[int, nn.Module]]:
         yield from enumerate(child) if isinstance(child, nn.ModuleList) else _numbered(child)
 
 
-ATTENTION_DROPOUT = (
-    "attention_probs_dropout_prob",
-    "attention_dropout",
-    "attn_pdrop",
-    "dropout_rate",
-)
-"""Names that configurations have for the dropout in attention. On a CPU, a step with torch's kernel
-takes 1.02 to 1.08 times as long as one with plain products while attention has dropout, and down to
-0.94 times as long without dropout."""
-
-
 class Backbone(nn.Module):
     """A transformers network and the pooling that makes one vector of its token states."""
 
-    def __init__(self, network: PreTrainedModel, pooling: str, *, attention: str = "auto") -> None:
-        """`attention`: `model.attention`, with which the network was built."""
+    def __init__(self, network: PreTrainedModel, pooling: str) -> None:
         super().__init__()
         self.network = network
         self.pooling = pooling
-        config = network.config.get_text_config()
-        drops = any(getattr(config, name, None) for name in ATTENTION_DROPOUT)
-        self._switches = (
-            attention == "auto" and drops and network.config._attn_implementation == "sdpa"
-        )
-        self._attention = "sdpa"
-        self._plain = PLAIN if bert_layers(network) else "eager"
-        cheapen(network)
-        self._skips = pooling in ("pooler", "cls") and skip_tokens(network)
         if pooling != "pooler" and getattr(network, "pooler", None) is not None:
             # A pooler that nobody reads would be a set of parameters without gradient.
             network.pooler = None  # type: ignore[assignment]
-        embeddings = network.get_input_embeddings()
-        if isinstance(embeddings, nn.Embedding):
-            # A batch uses few rows of the table. A dense gradient would hold all of them, and every
-            # backward pass would make it anew.
-            embeddings.sparse = True
 
     @property
     def hidden(self) -> int:
@@ -149,25 +121,8 @@ class Backbone(nn.Module):
                 return float(value)
         return 0.0
 
-    def train(self, mode: bool = True) -> Backbone:
-        """Set training or evaluation mode, as `nn.Module.train` does. On a CPU,
-        `model.attention=auto` is plain products while attention has dropout, and torch's kernel
-        otherwise."""
-        super().train(mode)
-        wanted = self._plain if mode and next(self.parameters()).device.type == "cpu" else "sdpa"
-        if self._switches and wanted != self._attention:
-            self._attention = wanted
-            # The configurations of all modules change: copies of layers have their own, and the
-            # network makes its masks for the implementation in its own.
-            for module in self.network.modules():
-                config: Any = getattr(module, "config", None)
-                if getattr(config, "_attn_implementation", None) in (self._plain, "sdpa"):
-                    config._attn_implementation = wanted
-        return self
-
     def forward(self, batch: Batch) -> Encoded:
-        """Return token states (batch, length, hidden) and one vector per input (batch, hidden).
-        Without `Batch.tokens`, the states may be those of the first token alone: (batch, 1,
+        """Return token states (batch, length, hidden) and one vector per input (batch,
         hidden)."""
         inputs: dict[str, Any] = {
             "input_ids": batch.input_ids,
@@ -175,9 +130,6 @@ class Backbone(nn.Module):
         }
         if batch.token_type_ids is not None:
             inputs["token_type_ids"] = batch.token_type_ids
-        if self._skips and not batch.tokens:
-            # The library passes arguments that it does not know on to its layers.
-            inputs["first_token"] = batch.attention_mask
         output = self.network(**inputs)
         hidden = output.last_hidden_state
         return Encoded(hidden, self._pool(hidden, output, batch), batch.attention_mask)
@@ -284,7 +236,7 @@ def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = T
             where="model.pooling=pooler",
             fix="choices: auto, cls, mean, last",
         )
-    return Backbone(network, pooling, attention=model.attention)
+    return Backbone(network, pooling)
 
 
 def _check_complete(model: Model, network: PreTrainedModel, info: dict[str, Any]) -> None:

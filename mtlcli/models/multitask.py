@@ -49,8 +49,8 @@ class Trunk(nn.Module):
     tasks acts on each input by itself."""
 
     first_token: bool = False
-    """Whether `forward` heeds `Batch.tokens`. It can where the modules behind the backbone's last
-    layer act on the state of each token by itself."""
+    """Whether the modules behind the backbone's last layer act on the state of each token by
+    itself. Where heads read the first token alone, `mtlcli.fast` then computes no other there."""
 
     backbone: Backbone
     """The backbone that all tasks read, in the strategies that have one."""
@@ -220,12 +220,7 @@ class MultiTaskModel(nn.Module):
 
     def _encoded(self, task: str, batch: Batch) -> Encoded:
         """Return the trunk's encoding of a batch of `task`, or of a mixed batch."""
-        tokens = any(
-            self.tasks[name].token_outputs for name, _ in batch.parts or ((task, len(batch)),)
-        )
-        encoded: Encoded = self.trunk(
-            task, replace(batch, tokens=tokens or not self.trunk.first_token)
-        )
+        encoded: Encoded = self.trunk(task, batch)
         return encoded
 
     def _output(self, task: str, batch: Batch, encoded: Encoded) -> TaskOutput:

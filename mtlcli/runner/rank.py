@@ -11,6 +11,7 @@ from mtlcli.config import Config, weightings
 from mtlcli.config.snapshot import config_text
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.distributed.signals import Interrupt
+from mtlcli.fast import accelerate
 from mtlcli.models.build import build_model
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.models.precision import bound_kernels, choose_precision, input_format
@@ -62,6 +63,7 @@ def _build_run(
     precision = _choose_precision(config, ranks)
     torch.manual_seed(folded(config.seed))
     model = _build_model(config, prepared, ranks, load_weights=resumed is None)
+    ranks = accelerate(model, config, ranks)
     weighting = _build_weighting(config, prepared)
     layout = input_format(prepared.encoder, precision, ranks.device)
     max_tokens = find_max_tokens(

@@ -447,7 +447,7 @@ KEYS: dict[str, tuple[str, str]] = {
         "runner.stps: unknown key 'stps'\n"
         "    -> did you mean 'steps'? choices: accumulation, batch_size, device, devices, epochs, "
         "eval_batch_size, "
-        "eval_every, eval_share, keep, max_tokens, patience, precision, save_every, "
+        "eval_every, eval_share, fast, keep, max_tokens, patience, precision, save_every, "
         "skip_nonfinite, steps, threads, timeout, together",
     ),
     "misspelt section": (

@@ -1,9 +1,10 @@
-"""The loss of every step of `mtl train` against a plain path, and against a list kept here.
+"""The loss of every step of `mtl train` against the plain path of `runner.fast=off`, against a
+textbook's loop, and against a list kept here.
 
-The fast path sorts by length, pads, lets the inputs of all tasks go through the trunk together,
-sums sparse gradients of word embeddings and updates with a fused optimiser. The plain path is what
-a textbook has: one example after the other without padding, eager attention, fp32, torch's
-optimiser and the schedule of the transformers library. Dropout is 0.
+The fast path computes the last layer for the first token alone, lets the inputs of all tasks go
+through the trunk together and sums sparse gradients of word embeddings. The textbook takes one
+example after the other without padding, with eager attention, fp32, torch's optimiser and the
+schedule of the transformers library. Dropout is 0.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pytest
 import torch
 from transformers import get_linear_schedule_with_warmup
 
+from mtlcli.config.section import replaced
 from mtlcli.config.snapshot import load_config
 from mtlcli.data.batches import InputFormat, Stream, collate
 from mtlcli.models.build import build_model
@@ -27,10 +29,12 @@ TASKS = ["cola", "stsb", "squad_v2"]
 GOLDEN = json.loads((Path(__file__).parent / "losses.json").read_text())
 
 
-@pytest.fixture(scope="module")
-def fast(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, float]]]:
-    """The run folder, and the losses of each step, as the command wrote them."""
-    folder = tmp_path_factory.mktemp("golden") / "run"
+Losses = list[dict[str, float]]
+"""The losses of all tasks in each step."""
+
+
+def train(folder: Path, *options: str) -> Losses:
+    """Run the command, and return the losses that it has written."""
     done = mtl(
         *(
             "train",
@@ -56,22 +60,26 @@ def fast(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str,
             "tasks.stsb.weight=0.5",
         ),
         *("runner.precision=fp32", "runner.device=cpu"),
+        *options,
     )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return folder, [{name: row["tasks"][name]["loss"] for name in TASKS} for row in rows]
+    return [{name: row["tasks"][name]["loss"] for name in TASKS} for row in rows]
 
 
-def plain(folder: Path) -> list[dict[str, float]]:
+@pytest.fixture(scope="module")
+def fast(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Losses]:
+    """The run folder, and the losses of each step."""
+    folder = tmp_path_factory.mktemp("golden") / "run"
+    return folder, train(folder)
+
+
+def textbook(folder: Path) -> Losses:
     """The same run with nothing clever in it."""
-    config = load_config(folder / "config.yaml")
-    config.model.attention = "eager"
+    config = replaced(load_config(folder / "config.yaml"), {"model.attention": "eager"})
     prepared = prepare(config)
     torch.manual_seed(config.seed)
     model = build_model(config, prepared.tasks, prepared.files).train()
-    for module in model.modules():
-        if isinstance(module, torch.nn.Embedding):
-            module.sparse = False
     features = {name: prepared.features[name]["train"] for name in TASKS}
     streams = {
         name: Stream(features[name].lengths, batch_size=BATCH, seed=config.seed * 1000 + number)
@@ -110,17 +118,39 @@ def plain(folder: Path) -> list[dict[str, float]]:
     return found
 
 
-def test_every_step_has_the_loss_of_the_plain_path(
-    fast: tuple[Path, list[dict[str, float]]],
-) -> None:
-    folder, losses = fast
-    assert len(losses) == STEPS and losses[-1] != losses[0]
-    for number, (found, expected) in enumerate(zip(losses, plain(folder), strict=True)):
-        # Rounding grows with the steps: Adam divides small gradients by their own size.
+def agree(losses: Losses, theirs: Losses) -> None:
+    """Compare losses within rounding, which grows with the steps: Adam divides small gradients by
+    their own size."""
+    assert losses[-1] != losses[0]
+    for number, (found, expected) in enumerate(zip(losses, theirs, strict=True)):
         assert found == pytest.approx(expected, rel=1e-5 + 1e-4 * number), f"step {number}"
 
 
-def test_the_losses_are_those_of_the_list(fast: tuple[Path, list[dict[str, float]]]) -> None:
+def test_every_step_has_the_loss_of_the_textbook(fast: tuple[Path, Losses]) -> None:
+    folder, losses = fast
+    assert len(losses) == STEPS
+    agree(losses, textbook(folder))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["sharing=soft", "sharing.layers=[-1]", "weighting=pcgrad"],
+        ["sharing=cross_stitch", "weighting=uncertainty"],
+        ["sharing=lora", "weighting=famo", "runner.accumulation=2"],
+        ["runner.devices=2", "weighting=mgda"],
+    ],
+)
+def test_every_step_has_the_loss_of_the_plain_path(
+    fast: tuple[Path, Losses], tmp_path: Path, options: list[str]
+) -> None:
+    few = [*options, "runner.steps=8", "runner.eval_every=8"] if options else []
+    losses = train(tmp_path / "fast", *few) if few else fast[1]
+    agree(losses, train(tmp_path / "plain", *few, "runner.fast=off", "runner.together=false"))
+
+
+def test_the_losses_are_those_of_the_list(fast: tuple[Path, Losses]) -> None:
     """On other hardware products round differently; a change of the data, the start, the order or
     the update shows in the second step."""
     for number, (found, expected) in enumerate(zip(fast[1], GOLDEN, strict=True)):

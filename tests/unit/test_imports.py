@@ -41,11 +41,12 @@ ROOMS = {
     "sharing": TOOLS | {"config", "data", "tasks", "models"},
     "prepare": TOOLS | {"config", "data", "tasks", "metrics", "models"},
     "distributed": TOOLS | {"config"},
+    "fast": TOOLS | {"config", "models", "sharing", "distributed"},
     "rundir": TOOLS | {"config", "models"},
     "evaluation": TOOLS
-    | {"config", "data", "tasks", "metrics", "models", "prepare", "distributed", "rundir"},
+    | {"config", "data", "tasks", "metrics", "models", "prepare", "distributed", "fast", "rundir"},
 }
-ROOMS["training"] = TOOLS | {*ROOMS} - {"sharing"}
+ROOMS["training"] = TOOLS | {*ROOMS} - {"sharing", "fast"}
 ROOMS["runner"] = TOOLS | {*ROOMS}
 ROOMS["report"] = TOOLS | {"config"}
 """The rooms that each room may know, which all stand above it; `cli` may know all."""

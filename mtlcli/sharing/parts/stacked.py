@@ -18,8 +18,6 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.pytorch_utils import Conv1D
 
-from mtlcli.models.dropout import restore
-
 
 def linear_maps(layer: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return the linear modules of a layer, by name, lowest first."""
@@ -37,7 +35,6 @@ class Stacked(nn.Module):
         """All copies start from the weights of `layer`, whose own parameters are removed."""
         super().__init__()
         self.copies = copies
-        restore(layer)
         self.weights = nn.ParameterDict()
         self._shapes: dict[str, torch.Size] = {}
         maps = linear_maps(layer)

@@ -16,7 +16,7 @@ import os, sys, torch
 import torch.distributed as dist
 from mtlcli.config import Runner
 from mtlcli.distributed import process_group as distributed
-from mtlcli.distributed import shared_memory as shared
+from mtlcli.fast import shared_memory as shared
 rank = int(os.environ["RANK"])
 if sys.argv[1] == "broken" and rank == 1:
     def refuse(*arguments, **options):
@@ -25,7 +25,8 @@ if sys.argv[1] == "broken" and rank == 1:
 if sys.argv[1] == "no memfd":
     del os.memfd_create
 with distributed.connect(Runner(device="cpu", timeout=60)) as ranks:
-    assert (ranks.shared is not None) == (sys.argv[1] == "fine")
+    ranks = shared.share_memory(ranks)
+    assert isinstance(ranks.sum_flat, shared.SharedSum) == (sys.argv[1] == "fine")
     generator = torch.Generator().manual_seed(rank)
     for size in (1, 5, 1000, 7, 100_000, 99_999):
         parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((size,), (3, 2))]

@@ -15,7 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertModel
 
-from mtlcli.models.bert import skip_tokens
+from mtlcli.fast.first_token import FirstToken
+from mtlcli.models.forward_pass import ForwardPass, running
 
 SCRIPT = Path(__file__).parents[3] / "scripts" / "bench" / "speed_data.py"
 
@@ -43,10 +44,11 @@ def test_operations_are_those_that_torch_counts(speed_data: Any) -> None:
         model(torch.ones(batch, length, dtype=torch.long)).last_hidden_state.sum().backward()
     expected = counter.get_total_flops() / batch
     assert speed_data.flops_per_example(config.to_dict(), np.array([length] * batch)) == expected
-    assert skip_tokens(model)
+    FirstToken.put_on(model.encoder.layer[-1], {"cola"})
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         ids = torch.ones(batch, length, dtype=torch.long)
-        model(ids, first_token=ids.bool()).last_hidden_state.sum().backward()
+        with running(ForwardPass([("cola", batch)], ids.bool())):
+            model(ids).last_hidden_state.sum().backward()
     expected = counter.get_total_flops() / batch
     assert (
         speed_data.flops_per_example(config.to_dict(), np.array([length] * batch), first_token=True)

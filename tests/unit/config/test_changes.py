@@ -11,7 +11,14 @@ from tests.unit.config.test_snapshot import VALUES, read
 
 
 @pytest.mark.parametrize(
-    "key", ["runner.devices", "runner.device", "runner.accumulation", "model.attention"]
+    "key",
+    [
+        "runner.devices",
+        "runner.device",
+        "runner.accumulation",
+        "runner.fast",
+        "model.attention",
+    ],
 )
 def test_dropout_is_more_than_rounding(key: str) -> None:
     change = Change(key, 1, 2)

@@ -1,14 +1,17 @@
-"""The sum of CPU tensors over the ranks of one machine, in memory that all ranks share. gloo would
-send the tensors through the layers of the network."""
+"""The sum of gradients over ranks on the CPU of one machine, in memory that all ranks share. gloo
+would send the gradients through the layers of the network."""
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from mtlcli.distributed.process_group import Ranks
 
 
 class SharedSum:
@@ -20,12 +23,19 @@ class SharedSum:
         self._rank, self._world_size = rank, world_size
         self._slots = torch.empty(0)
 
-    def slot(self, size: int, most: int) -> Tensor:
-        """Return this rank's slot: (size,) fp32. `total` adds up the slots. `most`: a size that is
-        large enough for later calls too; memory that is never written takes no space."""
+    def __call__(self, parts: list[Tensor]) -> Tensor:
+        """Return the sum over all ranks of vectors that are joined to one. It is valid until the
+        next call."""
+        size = sum(part.numel() for part in parts)
+        torch.cat(parts, out=self.slot(size))
+        return self.total(size)
+
+    def slot(self, size: int) -> Tensor:
+        """Return this rank's slot: (size,) fp32. `total` adds up the slots."""
         if self._slots.numel() < size * self._world_size:
             self._slots = torch.empty(0)
-            self._slots = self._map(self._rounded(most))
+            # Later sizes may be larger; memory that is never written takes no space.
+            self._slots = self._map(self._rounded(2 * size))
         return self._slots[self._rank, :size]
 
     def total(self, size: int) -> Tensor:
@@ -75,12 +85,14 @@ class SharedSum:
         return mapped.view(self._world_size, width)
 
 
-def shared_sum(rank: int, world_size: int) -> SharedSum | None:
-    """Return the shared sum for ranks that are all on this machine. None where the system (other
-    than Linux) or its rules do not let the ranks share memory."""
-    made = SharedSum(rank, world_size)
+def share_memory(ranks: Ranks) -> Ranks:
+    """Return ranks that add up gradients in shared memory, if all of them run on the CPU of this
+    machine, and the system (Linux) and its rules let them share memory."""
+    if ranks.world_size == 1 or not ranks.is_local or ranks.device.type != "cpu":
+        return ranks
+    made = SharedSum(ranks.rank, ranks.world_size)
     try:
-        made.slot(1, 1)
+        made.slot(1)
     except OSError:
-        return None
-    return made
+        return ranks
+    return replace(ranks, sum_flat=made)

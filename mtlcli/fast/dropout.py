@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mtlcli.sharing.parts.stacked import Stacked
+
 LEVELS = 1 << 16
 
 
@@ -31,18 +33,11 @@ class CheapDropout(nn.Dropout):
 
 
 def cheapen(module: nn.Module) -> None:
-    """Replace every `nn.Dropout` inside a module by `CheapDropout`."""
-    _replace(module, nn.Dropout, CheapDropout)
-
-
-def restore(module: nn.Module) -> None:
-    """Undo `cheapen`, for modules that run under `torch.vmap`: only torch's own dropout draws
-    different numbers for each of the copies there."""
-    _replace(module, CheapDropout, nn.Dropout)
-
-
-def _replace(module: nn.Module, old: type[nn.Dropout], new: type[nn.Dropout]) -> None:
-    for part in list(module.modules()):
-        for name, child in part.named_children():
-            if type(child) is old:
-                setattr(part, name, new(child.p))
+    """Replace every `nn.Dropout` inside a module by `CheapDropout`, except in `Stacked`, which runs
+    its copies under `torch.vmap`: only torch's own dropout draws different numbers for each of the
+    copies there."""
+    for name, child in module.named_children():
+        if type(child) is nn.Dropout:
+            setattr(module, name, CheapDropout(child.p))
+        elif not isinstance(child, Stacked):
+            cheapen(child)

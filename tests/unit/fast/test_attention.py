@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from mtlcli.fast.attention import PLAIN, AttentionSwitch, switch_attention
 from mtlcli.models.backbone import Backbone
-from mtlcli.models.bert import PLAIN
 from tests.families import FAMILIES, family_batch, family_trunk
 
 
@@ -27,11 +27,11 @@ def configs(trunk: torch.nn.Module) -> set[str]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_training_and_evaluation_agree_but_for_dropout(family: str, sharing: str) -> None:
     trunk = family_trunk(family, sharing)
-    backbones = [module for module in trunk.modules() if isinstance(module, Backbone)]
     before = configs(trunk)
-    for backbone in backbones:
-        # Decided already, so dropout itself can be taken out; some tiny configurations have none.
-        backbone._switches = before == {"sdpa"}
+    for backbone in [module for module in trunk.modules() if isinstance(module, Backbone)]:
+        # Some tiny configurations have no dropout; it is taken out again below.
+        if before == {"sdpa"}:
+            backbone.attention_switch = AttentionSwitch(backbone.network)
     for module in trunk.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -57,7 +57,7 @@ def test_training_and_evaluation_agree_but_for_dropout(family: str, sharing: str
 def test_a_configured_attention_is_kept() -> None:
     from transformers import BertConfig, BertModel
 
-    def backbone(implementation: str, dropout: float, attention: str = "auto") -> Backbone:
+    def backbone(implementation: str, dropout: float) -> Backbone:
         config = BertConfig(
             hidden_size=32,
             num_hidden_layers=1,
@@ -66,13 +66,10 @@ def test_a_configured_attention_is_kept() -> None:
             vocab_size=99,
         )
         config.attention_probs_dropout_prob = dropout
-        return Backbone(
-            BertModel._from_config(config, attn_implementation=implementation),
-            "cls",
-            attention=attention,
-        )
+        made = Backbone(BertModel._from_config(config, attn_implementation=implementation), "cls")
+        switch_attention(made)
+        return made
 
     assert configs(backbone("sdpa", 0.1).train()) == {PLAIN}
     assert configs(backbone("sdpa", 0.0).train()) == {"sdpa"}
-    assert configs(backbone("sdpa", 0.1, "sdpa").train()) == {"sdpa"}
-    assert configs(backbone("eager", 0.1, "eager").train().eval()) == {"eager"}
+    assert configs(backbone("eager", 0.1).train().eval()) == {"eager"}

@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mtlcli.models.dropout import CheapDropout, cheapen, restore
+from mtlcli.fast.dropout import CheapDropout, cheapen
+from mtlcli.sharing.parts.stacked import Stacked
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.25, 0.5, 0.9])
@@ -60,11 +61,9 @@ def test_dtypes_are_kept(dtype: torch.dtype) -> None:
     assert CheapDropout(0.3)(torch.ones(8, dtype=dtype)).dtype == dtype
 
 
-def test_modules_are_replaced_and_taken_back() -> None:
-    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Sequential(torch.nn.Dropout(0.2)))
-    cheapen(module)
-    found = module[1][0]  # type: ignore[index]
-    assert type(found) is CheapDropout and found.p == 0.2
-    restore(module)
-    found = module[1][0]  # type: ignore[index]
-    assert type(found) is torch.nn.Dropout and found.p == 0.2
+def test_modules_are_replaced_except_where_copies_run_at_once() -> None:
+    inner = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.2))
+    stacked = Stacked(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.2)), 2)
+    cheapen(torch.nn.Sequential(inner, stacked))
+    assert type(inner[1]) is CheapDropout and inner[1].p == 0.2
+    assert type(stacked.template[1]) is torch.nn.Dropout  # type: ignore[index]

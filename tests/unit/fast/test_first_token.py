@@ -1,9 +1,7 @@
-"""Attention with cheap dropout is the library's; the last layer for the first token alone gives
-what the whole layer gives for it, and everything above and below learns the same."""
+"""The last layer for the first token alone gives what the whole layer gives for it, and everything
+above and below learns the same; attention with cheap dropout is the library's."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import pytest
 import torch
@@ -12,11 +10,13 @@ from transformers import AutoConfig, AutoModel
 from transformers.models.bert.modeling_bert import BertSelfAttention
 
 from mtlcli.config import sharings
-from mtlcli.data.batches import join
+from mtlcli.fast.attention import PLAIN, switch_attention
+from mtlcli.fast.dropout import CheapDropout, cheapen
+from mtlcli.fast.first_token import FirstToken, read_first_token
 from mtlcli.models.backbone import Backbone
-from mtlcli.models.bert import PLAIN
-from mtlcli.models.dropout import CheapDropout
+from mtlcli.models.forward_pass import ForwardPass, checkpoint_contexts, running
 from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.tasks.base import Encoded
 from tests.families import FAMILIES, family_backbone, family_batch
 from tests.small import small_model
 from tests.unit.sharing.training import batch_of
@@ -26,15 +26,9 @@ MINDS = {"hard", "none", "soft", "hierarchical", "adapters", "lora", "task_embed
 
 
 def like_bert(
-    family: str,
-    pooling: str,
-    attention: str,
-    *,
-    chosen: str | None = None,
-    checkpointing: bool = False,
+    family: str, pooling: str, attention: str, *, checkpointing: bool = False
 ) -> Backbone:
-    """Two layers of width 32, the same weights every time. `chosen`: what the config says, if not
-    `attention`."""
+    """Two layers of width 32, the same weights every time."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(
         family,
@@ -49,17 +43,31 @@ def like_bert(
         for parameter in network.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     if checkpointing:
-        network.activation_checkpointing_enable({"use_reentrant": False})
-    return Backbone(network, pooling, attention=chosen or attention)
+        network.activation_checkpointing_enable(
+            {"use_reentrant": False, "context_fn": checkpoint_contexts}
+        )
+    cheapen(network)
+    return Backbone(network, pooling)
 
 
-def passed(
-    backbone: Backbone, *, tokens: bool
-) -> tuple[tuple[int, ...], Tensor, dict[str, Tensor]]:
-    """Shape of the token states, pooled vectors, and gradients of a function of these."""
-    batch = replace(family_batch(), tokens=tokens)
+def first_token_only(backbone: Backbone) -> Backbone:
+    """The backbone, whose last layer computes the first token alone for the task `cola`."""
+    FirstToken.put_on(backbone.network.encoder.layer[-1], {"cola"})  # type: ignore[arg-type, index, union-attr]
+    return backbone
+
+
+def encoded_by(backbone: Backbone) -> Encoded:
+    """What the backbone gives for a batch of `cola`."""
+    batch = family_batch()
     batch.input_ids %= 99
-    encoded = backbone(batch)
+    with running(ForwardPass([("cola", len(batch))], batch.attention_mask)):
+        encoded: Encoded = backbone(batch)
+    return encoded
+
+
+def passed(backbone: Backbone) -> tuple[tuple[int, ...], Tensor, dict[str, Tensor]]:
+    """Shape of the token states, pooled vectors, and gradients of a function of these."""
+    encoded = encoded_by(backbone)
     encoded.pooled.square().sum().backward()
     gradients = {
         name: each.grad.to_dense()
@@ -94,8 +102,8 @@ def test_pooled_vectors_and_gradients_are_those_of_the_whole_layer(
             for module in backbone.modules():
                 if isinstance(module, torch.nn.Dropout):
                     module.p = 0.0
-        shape, pooled, gradients = passed(one, tokens=False)
-        shape_of_all, expected, theirs = passed(whole, tokens=True)
+        shape, pooled, gradients = passed(first_token_only(one))
+        shape_of_all, expected, theirs = passed(whole)
         assert (shape, shape_of_all) == ((3, 1, 32), (3, 7, 32))
         torch.testing.assert_close(pooled, expected, rtol=1e-5, atol=1e-6)
         agree(gradients, theirs)
@@ -103,12 +111,12 @@ def test_pooled_vectors_and_gradients_are_those_of_the_whole_layer(
 
 
 def test_dropout_is_drawn_in_training_alone() -> None:
-    backbone = like_bert("bert", "cls", "eager")
-    batch = replace(family_batch(), tokens=False)
-    batch.input_ids %= 99
+    backbone = first_token_only(like_bert("bert", "cls", "eager"))
     with torch.no_grad():
-        assert torch.equal(backbone.eval()(batch).pooled, backbone(batch).pooled)
-        assert not torch.equal(backbone.train()(batch).pooled, backbone(batch).pooled)
+        backbone.eval()
+        assert torch.equal(encoded_by(backbone).pooled, encoded_by(backbone).pooled)
+        backbone.train()
+        assert not torch.equal(encoded_by(backbone).pooled, encoded_by(backbone).pooled)
 
 
 def test_keys_and_values_that_are_not_made_act_as_those_that_are() -> None:
@@ -117,14 +125,14 @@ def test_keys_and_values_that_are_not_made_act_as_those_that_are() -> None:
     class Other(torch.nn.Linear):
         """Something that only gives keys or values, as LoRA's modules do."""
 
-    short, long = (like_bert("bert", "cls", "sdpa").train() for _ in range(2))
+    short, long = (first_token_only(like_bert("bert", "cls", "sdpa")).train() for _ in range(2))
     for module in long.modules():
         if isinstance(module, BertSelfAttention):
             module.key.__class__ = module.value.__class__ = Other
     results = []
     for backbone in (short, long):
         torch.manual_seed(1)
-        results.append(passed(backbone, tokens=False))
+        results.append(passed(backbone))
     torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-5, atol=1e-6)
     agree(results[0][2], results[1][2])
 
@@ -133,10 +141,9 @@ def test_keys_and_values_that_are_not_made_act_as_those_that_are() -> None:
 def test_attention_in_training_is_that_of_the_library_with_other_draws(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours, theirs = (
-        like_bert(family, "mean", "sdpa", chosen="auto").train(),
-        like_bert(family, "mean", "eager").train(),
-    )
+    ours, theirs = (like_bert(family, "mean", how) for how in ("sdpa", "eager"))
+    switch_attention(ours)
+    ours.train(), theirs.train()
     assert (
         ours.network.config._attn_implementation,
         theirs.network.config._attn_implementation,
@@ -152,7 +159,7 @@ def test_attention_in_training_is_that_of_the_library_with_other_draws(
     results = []
     for backbone in (ours, theirs):
         torch.manual_seed(1)
-        results.append(passed(backbone, tokens=True))
+        results.append(passed(backbone))
     assert len(drawn) == 2, "the library's, in each of its layers"
     assert torch.equal(results[0][1], results[1][1])
     assert all(
@@ -163,18 +170,19 @@ def test_attention_in_training_is_that_of_the_library_with_other_draws(
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
 def test_other_layers_and_other_pooling_give_all_tokens(family: str, pooling: str) -> None:
-    skips = (family, pooling) == ("bert", "cls")
+    model, _ = small_model("hard", fast=False)
+    backbone, model.pooling = family_backbone(family, pooling), pooling
+    read_first_token(model, [backbone])
     with torch.no_grad():
-        hidden = family_backbone(family, pooling)(replace(family_batch(), tokens=False)).hidden
-    assert hidden.shape[1] == (1 if skips else 7)
+        hidden = encoded_by(backbone).hidden
+    assert hidden.shape[1] == (1 if (family, pooling) == ("bert", "cls") else 7)
 
 
 @pytest.mark.parametrize("name", sharings.configs)
 def test_every_strategy_learns_the_same(name: str) -> None:
     def learned(*, first_token: bool) -> tuple[dict[str, int], dict[str, Tensor], MultiTaskModel]:
-        model, _ = small_model(name)
+        model, _ = small_model(name, fast=first_token)
         model.eval()
-        model.trunk.first_token = model.trunk.first_token and first_token
         widths, found = {}, {}
         for task in model.tasks:
             batch = batch_of(task)
@@ -210,7 +218,6 @@ def test_with_a_task_that_reads_all_tokens_in_the_batch_all_are_there() -> None:
         (name, batch.pick(torch.arange(len(batch)).numpy(), length))
         for name, batch in (("cola", cola), ("squad", squad))
     ]
-    assert join(parts).tokens
     model.eval()
     together = model.together(parts)
     for (name, batch), output in zip(parts, together, strict=True):

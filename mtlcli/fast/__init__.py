@@ -1,0 +1,40 @@
+"""All that is only there for speed, behind one switch: `runner.fast`.
+
+The rest of the program is the plain path, which runs without this room and gives the same results
+within rounding, but for the elements that dropout drops. `accelerate` is the only way in.
+"""
+
+from __future__ import annotations
+
+from mtlcli.config import Config
+from mtlcli.distributed.process_group import Ranks
+from mtlcli.fast.attention import switch_attention
+from mtlcli.fast.dropout import cheapen
+from mtlcli.fast.embeddings import make_sparse
+from mtlcli.fast.first_token import read_first_token
+from mtlcli.fast.freed_memory import keep_freed_memory
+from mtlcli.fast.shared_memory import share_memory
+from mtlcli.models.backbone import Backbone
+from mtlcli.models.multitask import MultiTaskModel
+
+
+def accelerate(model: MultiTaskModel, config: Config, ranks: Ranks) -> Ranks:
+    """Make a model, which lies on its device, faster there, unless `runner.fast` is off. Return the
+    ranks, which may add up gradients faster. All ranks call this.
+
+    Names and values of parameters stay as they are.
+    """
+    if config.runner.fast == "off":
+        return ranks
+    backbones = [module for module in model.modules() if isinstance(module, Backbone)]
+    for backbone in backbones:
+        make_sparse(backbone)
+    read_first_token(model, backbones)
+    if ranks.device.type != "cpu":
+        return ranks
+    for backbone in backbones:
+        cheapen(backbone.network)
+        if config.model.attention == "auto":
+            switch_attention(backbone)
+    keep_freed_memory()
+    return share_memory(ranks)

