@@ -12,7 +12,6 @@ from mtlcli.fast.attention import switch_attention
 from mtlcli.fast.dropout import cheapen
 from mtlcli.fast.embeddings import make_sparse
 from mtlcli.fast.first_token import read_first_token
-from mtlcli.fast.freed_memory import keep_freed_memory
 from mtlcli.fast.shared_memory import share_memory
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.multitask import MultiTaskModel
@@ -36,5 +35,4 @@ def accelerate(model: MultiTaskModel, config: Config, ranks: Ranks) -> Ranks:
         cheapen(backbone.network)
         if config.model.attention == "auto":
             switch_attention(backbone)
-    keep_freed_memory()
     return share_memory(ranks)

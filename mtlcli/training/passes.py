@@ -58,9 +58,6 @@ class EmbeddingGradients:
 
     def __init__(self, parameters: Sequence[Parameter]) -> None:
         self._parameters = parameters
-        # Keep the dense gradients between steps: on a CPU, new memory at every step would take four
-        # times as long as setting the old to zero.
-        self._buffers: dict[Parameter, Tensor] = {}
         self._dense: dict[Parameter, Tensor] = {}
         self._indices: dict[Parameter, list[Tensor]] = {}
         self.touched: dict[Parameter, Tensor] = {}
@@ -77,9 +74,7 @@ class EmbeddingGradients:
                 sparse, parameter.grad = parameter.grad.coalesce(), None
                 indices = sparse.indices()[0]
                 if parameter not in self._dense:
-                    if parameter not in self._buffers:
-                        self._buffers[parameter] = torch.empty_like(parameter, requires_grad=False)
-                    self._dense[parameter] = self._buffers[parameter].zero_()
+                    self._dense[parameter] = torch.zeros_like(parameter)
                 self._dense[parameter].index_add_(0, indices, sparse.values())
                 self._indices.setdefault(parameter, []).append(indices)
 

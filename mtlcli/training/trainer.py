@@ -162,7 +162,7 @@ class Trainer:
     def clip(self, norm: Tensor) -> None:
         """Shorten the whole gradient, whose norm is given, to `optim.clip`."""
         bound = self.config.optim.clip
-        if bound is not None and float(norm) > bound:
+        if bound is not None:
             parameters = [*self.run.model.parameters(), *self.run.weighting.parameters()]
             torch.nn.utils.clip_grads_with_norm_(parameters, bound, norm)
 

@@ -2,8 +2,9 @@
 without it, divided by that with everything.
 
 A step is forward, backward, clipping and update, with the eight tasks of `glue_multi` on the sample
-world. Two models take turns, a block of steps each; the first step of a block is not counted. The
-ratio is that of the medians. Above 1, the thing saves time.
+world. Two models take turns, a block of steps each; the first step of a block is not counted. Each
+turn gives a ratio; the table has the median of all turns, and the middle half of them in brackets.
+Above 1, the thing saves time.
 
     python scripts/bench/fast.py --model tiny
     python scripts/bench/fast.py --model minilm --rounds 8
@@ -32,7 +33,6 @@ from mtlcli.config import Config, Runner
 from mtlcli.config.section import replaced
 from mtlcli.data.batches import InputFormat, Stream
 from mtlcli.distributed.process_group import Ranks, connect
-from mtlcli.fast import freed_memory
 from mtlcli.fast.shared_memory import share_memory
 from mtlcli.models.build import build_model
 from mtlcli.prepare.prepare import Prepared, prepare
@@ -46,17 +46,12 @@ from mtlcli.weighting.losses.static import Static
 ALONE = Ranks(0, 1, torch.device("cpu"))
 BLOCK = 4
 """Steps of a block, of which the first is not counted."""
-USUAL_TRIM = 64 * 2**20
-"""The M_TRIM_THRESHOLD to which glibc's own comes after blocks of 32 MB have been freed."""
 THINGS = {
     "everything (`runner.fast=off`)": "everything",
     "dropout with cheap bits": "cheapen",
     "attention as plain products": "switch_attention",
     "last layer for the first token alone": "read_first_token",
     "sparse gradients of word embeddings": "make_sparse",
-    "freed memory stays (mallopt)": "keep_freed_memory",
-    "dense gradients of word embeddings kept": "buffers",
-    "no product where the norm needs no clipping": "guard",
     "tasks together (`runner.together`)": "together",
 }
 
@@ -88,29 +83,15 @@ class Arm:
 
     def step(self, batches: Batches, number: int) -> float:
         """Take a step; return its processor time in seconds."""
-        trims = self.without in ("everything", "keep_freed_memory")
-        MALLOPT(freed_memory.TRIM, USUAL_TRIM if trims else 2**31 - 1)
         begin = time.process_time()
         self.optimizer.zero_grad()
         step = Step(number, 1000, 0, 0, list(batches))
         self.backward(batches, step)
         passes = self.backward.passes
         norm = finite_gradient_norm(passes.parameters, self.weighting, step, batches)
-        bound = 2 * float(norm)
-        if self.without == "guard" or float(norm) > bound:
-            clip_grads_with_norm_(self.model.parameters(), bound, norm)
+        clip_grads_with_norm_(self.model.parameters(), 1.0, norm)
         self.optimizer.step()
-        taken = time.process_time() - begin
-        if self.without == "buffers":
-            passes._embeddings._buffers.clear()
-        return taken
-
-
-def MALLOPT(number: int, value: int) -> None:  # noqa: N802
-    """Set a parameter of glibc's malloc."""
-    import ctypes
-
-    ctypes.CDLL(None).mallopt(number, value)
+        return time.process_time() - begin
 
 
 def batches_of(config: Config, prepared: Prepared, examples: int) -> Callable[[int], Batches]:
@@ -139,17 +120,17 @@ def batches_of(config: Config, prepared: Prepared, examples: int) -> Callable[[i
     return batches
 
 
-def compare(arms: list[Arm], batches: Callable[[int], Batches], rounds: int) -> list[float]:
-    """Return the median time of a step of each arm."""
+def compare(arms: list[Arm], batches: Callable[[int], Batches], rounds: int) -> list[list[float]]:
+    """Return the mean time of a step of each arm, in each round."""
     times: list[list[float]] = [[] for _ in arms]
     for turn in range(rounds):
         # One arm begins, then the other.
         for place in (0, 1) if turn % 2 else (1, 0):
-            for number in range(BLOCK):
-                taken = arms[place].step(batches(turn * BLOCK + number), number)
-                if number:
-                    times[place].append(taken)
-    return [statistics.median(each) for each in times]
+            taken = [
+                arms[place].step(batches(turn * BLOCK + number), number) for number in range(BLOCK)
+            ]
+            times[place].append(statistics.mean(taken[1:]))
+    return times
 
 
 def ranks_reduce(size: int, rounds: int) -> None:
@@ -213,15 +194,20 @@ def main() -> None:
     )
     prepared = prepare(config)
     batches = batches_of(config, prepared, options.examples)
-    print("| without | ms a step, without | with | ratio |\n|---|---|---|---|")
+    print("| thing | ms a step without it | with it | ratio |\n|---|---|---|---|")
     step = 0.0
     for name, thing in THINGS.items():
         if options.only not in name:
             continue
         arms = [Arm(config, prepared, thing), Arm(config, prepared, "")]
-        without, step = compare(arms, batches, options.rounds)
-        print(f"| {name} | {without * 1e3:.1f} | {step * 1e3:.1f} | {without / step:.3f} |")
-        sys.stdout.flush()
+        times = compare(arms, batches, options.rounds)
+        without, step = map(statistics.median, times)
+        ratios = statistics.quantiles([one / other for one, other in zip(*times, strict=True)], n=4)
+        print(
+            f"| {name} | {without * 1e3:.1f} | {step * 1e3:.1f} | {ratios[1]:.3f} "
+            f"({ratios[0]:.3f} to {ratios[2]:.3f}) |",
+            flush=True,
+        )
     size = sum(parameter.numel() for parameter in arms[0].model.parameters())
     gloo, shared = (step + each for each in reduction(size, options.rounds))
     print(
