@@ -14,7 +14,9 @@ NAMED = ".parquet, .csv, .tsv, .jsonl or .json; text files also in .gz, .bz2, .x
 
 def ending(path: Path) -> str:
     """Return the ending of a file's name without the leading dot: one of ENDINGS, or an unknown
-    one."""
+    one; empty for a path without a name, such as `.`."""
+    if not path.name:
+        return ""
     last = path.suffix.lower().removeprefix(".")
     before = path.with_suffix("").suffix.lower().removeprefix(".")
     return f"{before}.{last}" if last in COMPRESSIONS and before else last

@@ -10,7 +10,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from mtlcli.config import Config
 from mtlcli.config.environment import note
 from mtlcli.config.paths import expand_paths
 from mtlcli.config.renamed import take_new_names
-from mtlcli.config.schema import is_inside
+from mtlcli.config.schema import dotted, is_inside
 from mtlcli.config.validate import check, check_key
 from mtlcli.disk import write_whole
 from mtlcli.errors import Problem, UserError
@@ -53,16 +53,29 @@ def read_config(composed: DictConfig | dict[str, Any]) -> tuple[Config | None, l
     problems += expand_paths(values)
     texts = {place: (text, _at(values, place)) for place, (text, _) in texts.items()}
     config, found = check(values)
-    # A value that could not be resolved is missing below, so that the checks may report it, or its
-    # section, again. Report it once.
+    # A value that is missing or could not be resolved may be reported again by the checks, or its
+    # section. Report it once.
     known = [problem.where for problem in problems]
     problems += [
-        problem for problem in found if not any(is_inside(where, problem.where) for where in known)
+        _of_environment(problem, texts)
+        for problem in found
+        if not any(is_inside(where, problem.where) for where in known)
     ]
     if config is None or problems:
         return None, problems
     config.environment.update(texts)
     return config, []
+
+
+def _of_environment(problem: Problem, texts: dict[Keys, tuple[str, Any]]) -> Problem:
+    """Return the problem with advice that fits a value from an environment variable, which is text
+    without any quotes."""
+    for place, (text, _) in texts.items():
+        if dotted(place) == problem.where and problem.fix.endswith("without quotes"):
+            return replace(
+                problem, fix=f"an environment variable is text: write ${{oc.decode:{text}}}"
+            )
+    return problem
 
 
 def _at(values: Any, place: Keys) -> Any:
@@ -251,7 +264,8 @@ def _resolve(
                     value = _resolve(node[key], place, problems, texts)
                 except OmegaConfBaseException as error:
                     problems.append(_unresolved(error, where, node, key))
-                    continue
+                    # The text stands for the value, so that what holds it is not incomplete too.
+                    value, read = _raw(node, key), []
             if read:
                 texts[place] = _raw(node, key), value
         else:

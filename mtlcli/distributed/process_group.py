@@ -124,7 +124,9 @@ class Ranks:
         """Return this rank's part of the sum of all ranks' vectors, whose length is a multiple of
         the number of ranks."""
         part = torch.empty(len(vector) // self.world_size, dtype=vector.dtype, device=self.device)
-        dist.reduce_scatter_tensor(part, vector)
+        # torch 2.13 has given the function another name, and warns of the old one.
+        scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+        scatter(part, vector)
         return part
 
     def all_gather_unique(self, ids: Tensor) -> Tensor:

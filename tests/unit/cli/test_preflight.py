@@ -392,6 +392,12 @@ def test_a_path_instead_of_a_choice_is_explained(own: Path, typed: str, answer: 
     assert said("task=rte", typed)[0].partition(" -> ")[2] == answer
 
 
+@pytest.mark.parametrize("name", ["", ".", "/", '[""]'])
+def test_a_choice_without_a_name_is_unknown(name: str) -> None:
+    typed = name.strip('[]"')
+    assert said(f"task={name}")[0].startswith(f"task={typed}: unknown task '{typed}' -> choices: ")
+
+
 def test_files_whose_names_cannot_be_typed(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("null", "true", "1", "a.b"):
         (own / "my_conf" / "task" / f"{name}.yaml").write_text(f"# @package tasks.{name}\n{MINE}")

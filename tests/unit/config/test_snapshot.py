@@ -166,6 +166,25 @@ def test_missing_values_and_interpolations_are_all_named() -> None:
     ]
 
 
+def test_a_number_from_the_environment_and_a_variable_that_is_not_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MTL_TEST_SEED", "3")
+    files = {"train": "${oc.env:MTL_TEST_NOSUCH}/train.csv", "validation": "x.csv"}
+    task = VALUES["tasks"]["cola"] | {"source": {"files": files}}
+    config, problems = read_config(
+        OmegaConf.create(VALUES | {"seed": "${oc.env:MTL_TEST_SEED}", "tasks": {"cola": task}})
+    )
+    assert config is None
+    assert [(problem.where, problem.fix) for problem in problems] == [
+        ("tasks.cola.source.files.train", "set it"),
+        ("seed", "an environment variable is text: write ${oc.decode:${oc.env:MTL_TEST_SEED}}"),
+    ]
+    decoded = {"seed": "${oc.decode:${oc.env:MTL_TEST_SEED}}"}
+    config, problems = read_config(OmegaConf.create(VALUES | decoded))
+    assert config is not None and config.seed == 3
+
+
 def test_overrides(tmp_path: Path) -> None:
     save_config(read(VALUES), tmp_path / "config.yaml")
     config = load_config(
