@@ -83,7 +83,7 @@ complete -c mtl -f -a '(mtl --complete fish "$(commandline -cp)" 2>/dev/null | s
 """
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
-PATHS = ("run_dir", "data.root", "data.cache_dir")
+PATHS = ("run_dir", "resume", "data.root", "data.cache_dir")
 """The keys whose value is a folder."""
 
 
@@ -232,7 +232,8 @@ def _override(current: str, names: _Names, *, groups: bool) -> list[str]:
         ]
         return [sign + candidate for candidate in _starting(key, candidates)]
     if key in PATHS:
-        candidates = _paths(value, files=False)
+        words = ["auto"] if key == "resume" else []
+        candidates = [*_starting(value, words), *_paths(value, files=False)]
     elif groups and key in names.groups():
         candidates = _one_or_list(value, names.choices(key))
     else:

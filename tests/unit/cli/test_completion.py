@@ -111,6 +111,8 @@ def test_folders_and_names_of_the_other_verbs(
     assert candidates("eval runs/") == ["runs/one run/"]
     assert candidates("eval .h") == [".hidden/"]
     assert candidates("train data.root=ru") == ["data.root=runs/"]
+    assert candidates("train resume=ru") == ["resume=runs/"]
+    assert candidates("train resume=au") == ["resume=auto"]
     assert candidates("eval runs --json n") == ["notes.txt"]
     assert candidates("eval runs --task rt") == ["rte"]
     assert candidates("eval runs --task cola rt") == ["rte"]
