@@ -27,6 +27,7 @@ from mtlcli.cli.preflight import Plan, preflight
 from mtlcli.cli.train import check_unused, command_of, config_of, job_folder, run_hydra, run_job
 from mtlcli.config.changes import harmless
 from mtlcli.config.paths import typed_path
+from mtlcli.config.section import replaced
 from mtlcli.disk import append, make_numbered, write_whole, writing
 from mtlcli.errors import Interrupted, MtlError, Problem, RunError, UserError, count_of
 from mtlcli.output import outlive_reader
@@ -302,7 +303,7 @@ def sweep_job(composed: DictConfig) -> float:
     if before is not None and before.status == "finished":
         return float("nan") if before.average is None else before.average
     try:
-        config = replace(config, run_dir=str(run_dir))
+        config = replaced(config, {"run_dir": str(run_dir)})
         if checkpoint.folders(run_dir / "checkpoints") and config.resume == "auto":
             command = command_of()
             arguments = read_arguments(

@@ -5,12 +5,13 @@ is restored.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from mtlcli.config import Config
 from mtlcli.config.changes import changes, filled, has_dropout
 from mtlcli.config.environment import hide
+from mtlcli.config.section import replaced
 from mtlcli.config.snapshot import config_text, load_config
 from mtlcli.data.source import changed_data
 from mtlcli.distributed.signals import Interrupt
@@ -97,7 +98,7 @@ def reopen(
             found.state, saved.logger.every, allowed="metrics.jsonl" in config.allow
         ),
     ]
-    config = replace(config, resume=None, allow=[])
+    config = replaced(config, {"resume": None, "allow": []})
     with interrupt.at_once():
         prepared = prepare(config, files=backbone)
     problems = [problem for refused, _ in checks for problem in refused]
