@@ -142,8 +142,39 @@ class Change:
         """Whether the change leaves the result as it is."""
         return _is(self.key, FREE)
 
+    @property
+    def values(self) -> str:
+        """The two values in words."""
+        return f"{self.old} -> {self.new}"
+
     def __str__(self) -> str:
-        return f"{self.key}: {self.old} -> {self.new}"
+        return f"{self.key}: {self.values}"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A change that is refused."""
+
+    change: Change
+    """The change."""
+    fixed: bool
+    """Whether `allow` cannot permit it either, because another value needs another run."""
+
+    def typed(self) -> Problem:
+        """Return the problem of a change that was typed on the command line."""
+        change, values = self.change, self.change.values
+        if self.fixed:
+            return Problem(
+                f"{values} cannot be changed in a run that has begun",
+                change.key,
+                "take it out, or start another run",
+            )
+        masks = ": dropout drops other elements, which" if _is(change.key, MASKS) else ""
+        return Problem(
+            f"{values}{masks} changes the result",
+            change.key,
+            f"take it out, or type allow=[{change.key}] to change it anyway",
+        )
 
 
 def changes(old: Config, new: Config) -> list[Change]:
@@ -203,39 +234,24 @@ def has_dropout(config: Config, architecture: dict[str, Any]) -> bool:
 
 def judge(
     found: list[Change], allowed: list[str], *, dropout: bool
-) -> tuple[list[Problem], list[str]]:
-    """Return the problems of the changes that are refused, and a notice for each of the others.
+) -> tuple[list[Refusal], list[str]]:
+    """Return the changes that are refused, and a notice for each of the others.
 
     `allowed`: keys that the user permits to change. `dropout`: whether the model has dropout.
     """
-    problems, notices = [], []
+    refusals, notices = [], []
     for change in found:
         if change.free:
             continue
-        what = f"{change.old} -> {change.new}"
         if _is(change.key, FIXED) or PRESENT in (change.old, change.new):
-            problems.append(
-                Problem(
-                    f"{what} cannot be changed in a run that has begun",
-                    change.key,
-                    "take it out, or start another run",
-                )
-            )
+            refusals.append(Refusal(change, fixed=True))
         elif _is(change.key, ROUNDING) and not (dropout and _is(change.key, MASKS)):
             notices.append(f"{change}: the same result within rounding, not to the bit")
         elif change.key in allowed:
             notices.append(f"{change}: changed, as allowed")
         else:
-            if _is(change.key, MASKS):
-                what += ": dropout drops other elements, which"
-            problems.append(
-                Problem(
-                    f"{what} changes the result",
-                    change.key,
-                    f"take it out, or type allow=[{change.key}] to change it anyway",
-                )
-            )
-    return problems, notices
+            refusals.append(Refusal(change, fixed=False))
+    return refusals, notices
 
 
 def judge_unchanged(allowed: list[str], config: Config) -> tuple[list[Problem], list[str]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlcli.config import Config
-from mtlcli.config.changes import Change, changes, judge, judge_unchanged
+from mtlcli.config.changes import Change, Refusal, changes, judge, judge_unchanged
 from mtlcli.config.environment import hide
 from mtlcli.config.snapshot import load_config, read_text
 from mtlcli.errors import Problem
@@ -43,10 +43,10 @@ def differing_settings(
     granted_before = _granted(folder.environment(), found.step)
     granted = [change.key for change in differences if hide(str(change)) in granted_before]
     keys = [key for key in config.allow if key not in OTHERS]
-    problems, notices = judge(differences, [*keys, *granted], dropout=dropout)
+    refusals, notices = judge(differences, [*keys, *granted], dropout=dropout)
     problems = [
-        _edited(problem, folder.path, found) if problem.where in edited else problem
-        for problem in problems
+        _edited(each, folder.path, found) if each.change.key in edited else each.typed()
+        for each in refusals
     ]
     differing = [change.key for change in differences]
     unknown, unneeded = judge_unchanged([key for key in keys if key not in differing], config)
@@ -123,29 +123,20 @@ def differing_config(
         for change in changes(read_text(saved, file), load_config(file))
         if change.key not in changed
     ]
-    problems, lines = judge(
+    refusals, lines = judge(
         differences, [change.key for change in differences if change.key in allow], dropout=False
     )
-    return [_edited(problem, run, found) for problem in problems], [
-        f"warning: {line}" for line in lines
-    ]
+    return [_edited(each, run, found) for each in refusals], [f"warning: {line}" for line in lines]
 
 
-def _edited(problem: Problem, run: Path, found: checkpoint.Checkpoint) -> Problem:
+def _edited(refusal: Refusal, run: Path, found: checkpoint.Checkpoint) -> Problem:
     """Return the problem of a change that was made in config.yaml, not typed on the command
     line."""
-    name = found.folder.name
+    change = refusal.change
     back = shlex.join(["cp", str(found.folder / "config.yaml"), str(run / "config.yaml")])
-    what, fixed = (
-        problem.what.partition(" changes the result")[0],
-        " cannot be changed in a run that has begun" in problem.what,
-    )
-    values = what.removesuffix(": dropout drops other elements, which").partition(
-        " cannot be changed"
-    )[0]
     return Problem(
-        f"{problem.where} was changed after {name} was saved: {values}",
+        f"{change.key} was changed after {found.folder.name} was saved: {change.values}",
         str(run / "config.yaml"),
         f"bring the file back: {back}"
-        + ("" if fixed else f", or type allow=[{problem.where}] to accept the change"),
+        + ("" if refusal.fixed else f", or type allow=[{change.key}] to accept the change"),
     )

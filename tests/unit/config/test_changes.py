@@ -26,8 +26,8 @@ def test_dropout_is_more_than_rounding(key: str) -> None:
         [],
         [f"{key}: 1 -> 2: the same result within rounding, not to the bit"],
     )
-    problems, notices = judge([change], [], dropout=True)
-    (problem,) = problems
+    (refusal,), notices = judge([change], [], dropout=True)
+    problem = refusal.typed()
     assert (
         problem.what == "1 -> 2: dropout drops other elements, which changes the result"
         and notices == []
