@@ -96,6 +96,8 @@ class Registry:
             own = set(self._configs)
             load_entry_points(self._group)
             self._others = [name for name in self._configs if name not in own]
+            # In one order, whichever module somebody has imported before.
+            self._configs = dict(sorted(self._configs.items()))
         return self._configs
 
     def names_of_others(self) -> list[str]:
