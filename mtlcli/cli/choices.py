@@ -12,7 +12,7 @@ from typing import Any
 
 from mtlcli import commands
 from mtlcli.cli.composition import Composition, values_of
-from mtlcli.cli.overrides import parsed
+from mtlcli.cli.overrides import names_in, parsed
 from mtlcli.cli.own_files import package_of, unusable
 from mtlcli.config.formats import split_name
 from mtlcli.config.paths import conf_dir
@@ -24,8 +24,7 @@ from mtlcli.registry import suggest
 def check_choice(text: str, group: str, files: Composition) -> tuple[list[Problem], bool]:
     """Return the problems with an override of a group, and whether a name in it cannot be
     chosen."""
-    chosen = parsed(text).value()
-    names = chosen if isinstance(chosen, list) else [chosen]
+    names = names_in(parsed(text))
     problems = [
         Problem(
             f"{group} '{name}' is listed twice",
@@ -45,13 +44,12 @@ def check_choice(text: str, group: str, files: Composition) -> tuple[list[Proble
 def task_notes(text: str, files: Composition) -> Iterator[str]:
     """Yield notes about an override of `task`: tasks of the list that are also in a suite of the
     list, or in two suites, and tasks that their files name otherwise."""
-    chosen = parsed(text).value()
-    names = list(map(str, chosen if isinstance(chosen, list) else [chosen]))
-    for name in dict.fromkeys(names):
+    names = list(dict.fromkeys(map(str, names_in(parsed(text)))))
+    for name in names:
         package = _package(name, files)
         if package not in (f"tasks.{name}", "_global_", ""):
             yield f"note: the file {name}.yaml names its task '{package.removeprefix('tasks.')}'"
-    yield from _overlaps(list(dict.fromkeys(names)), text, files)
+    yield from _overlaps(names, text, files)
 
 
 def _can_be_chosen(name: Any, group: str, files: Composition) -> bool:

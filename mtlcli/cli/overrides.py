@@ -23,6 +23,12 @@ def parsed(text: str) -> Override:
     return OverridesParser.create().parse_override(text)
 
 
+def names_in(override: Override) -> list[Any]:
+    """Return the names that an override of a group chooses: those of a list, or the one."""
+    value = override.value()
+    return value if isinstance(value, list) else [value]
+
+
 def doubled(texts: list[str]) -> list[tuple[str, str]]:
     """Return the repeated values among `texts`, the values of a sweep over one key, each as
     `key=value`. Each entry is a pair of equal values, such as `1.0` and `1`, as they were typed."""

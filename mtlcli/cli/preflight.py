@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mtlcli.cli.choices import check_choice, task_notes
 from mtlcli.cli.composition import Composition, explain, values_of
 from mtlcli.cli.hydras import idle_key, missing_plugin
-from mtlcli.cli.overrides import added, apply, doubled, is_task, parsed
+from mtlcli.cli.overrides import added, apply, doubled, is_task, names_in, parsed
 from mtlcli.cli.own_files import OwnFiles, bad_header
 from mtlcli.cli.typed import (
     joined,
@@ -86,12 +86,6 @@ def preflight(arguments: argparse.Namespace, resumes: Path | None = None) -> Pla
     """Check a command line. Raises UserError with every mistake in it. `resumes`: resume this run,
     whatever the command line says about `resume`."""
     return _Preflight(arguments, resumes).plan()
-
-
-def _names(override: Override) -> list[str]:
-    """Return the choices that an override of a group names."""
-    value = override.value()
-    return [str(each) for each in (value if isinstance(value, list) else [value])]
 
 
 def _text(override: Override) -> str | None:
@@ -189,6 +183,9 @@ class _Preflight:
             )
         if self.problems:
             raise UserError(self.problems)
+        composed = None
+        if self.saved is None:
+            composed, _ = self.files.compose(_choices(self._chosen(jobs[0])))
         return Plan(
             [self._rewritten(override) for override in self.overrides],
             swept,
@@ -196,7 +193,7 @@ class _Preflight:
             self.resumes,
             self._count(values),
             self._notices(),
-            None if self.saved else self.files.compose(_choices(self._chosen(jobs[0])))[0],
+            composed,
         )
 
     def _chosen(self, job: list[Override]) -> list[Override]:
@@ -411,7 +408,7 @@ class _Preflight:
             name
             for override in chosen
             if override.key_or_group == "task"
-            for name in _names(override)
+            for name in map(str, names_in(override))
         ]
         if bad_headers := [
             problem
@@ -429,7 +426,8 @@ class _Preflight:
             if composed is None:
                 return None, problems
             values = values_of(composed)
-            values = values if self.saved is None else self._changed(values, chosen)
+            if self.saved is not None:
+                values = self._changed(values, chosen)
         # Values of a task file without its header land here, outside of `tasks`.
         headless = self.own.without_header() if values.pop("task", None) else []
         problems = problems + headless

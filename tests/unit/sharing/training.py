@@ -53,8 +53,5 @@ def trained(
         penalty = model.penalty()
         if penalty is not None:
             penalty.backward()
-        for parameter in model.parameters():
-            if parameter.grad is not None and parameter.grad.is_sparse:
-                parameter.grad = parameter.grad.to_dense()
         optimizer.step()
     return model, found

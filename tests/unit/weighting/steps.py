@@ -22,6 +22,21 @@ def build(name: str, of: dict[str, WeightedTask], **config: Any) -> Any:
     return weightings.implementation(name)(weightings.configs[name](**config), of)
 
 
+def minimise(method: Any, losses: dict[str, Tensor]) -> None:
+    """Bring the method's parameters to the minimum of its objective for fixed losses."""
+    optimizer = torch.optim.LBFGS(
+        method.parameters(), max_iter=100, tolerance_grad=1e-9, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        total: Tensor = method.objective(losses)
+        total.backward()
+        return total
+
+    optimizer.step(closure)
+
+
 def make_step(
     losses: dict[str, float] | list[str],
     *,

@@ -6,24 +6,14 @@ import pytest
 import torch
 from torchjd.scalarization import IMTLL
 
-from tests.unit.weighting.steps import build, make_step, tasks
+from tests.unit.weighting.steps import build, make_step, minimise, tasks
 
 
 def test_it_finds_its_closed_form_fixed_point() -> None:
     """d/ds (exp(s) L - s) = 0: exp(s) L = 1 for every task, whatever the importance."""
     method = build("imtl_l", tasks(a=1.0, b=1.0, dear=3.0))
     losses = {"a": torch.tensor(0.3), "b": torch.tensor(7.0), "dear": torch.tensor(1.9)}
-    optimizer = torch.optim.LBFGS(
-        method.parameters(), max_iter=100, tolerance_grad=1e-9, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        total: torch.Tensor = method.objective(losses)
-        total.backward()
-        return total
-
-    optimizer.step(closure)
+    minimise(method, losses)
     weights = method.weights(make_step(list(losses)))
     assert [weights[name] * losses[name].item() for name in losses] == pytest.approx(
         [1.0, 1.0, 3.0], rel=1e-3

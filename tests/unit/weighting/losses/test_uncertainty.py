@@ -10,7 +10,7 @@ from torch.distributions import Normal
 from torchjd.scalarization import UW
 
 from mtlcli.weighting.base import WeightedTask
-from tests.unit.weighting.steps import build, make_step
+from tests.unit.weighting.steps import build, make_step, minimise
 
 TASKS = {
     "score": WeightedTask(1.0, "regression"),
@@ -28,17 +28,7 @@ def test_it_finds_its_closed_form_fixed_point() -> None:
     classification, whatever the importance."""
     method = uncertainty()
     losses = {"score": torch.tensor(0.3), "label": torch.tensor(0.7), "dear": torch.tensor(1.9)}
-    optimizer = torch.optim.LBFGS(
-        method.parameters(), max_iter=100, tolerance_grad=1e-9, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        total: torch.Tensor = method.objective(losses)
-        total.backward()
-        return total
-
-    optimizer.step(closure)
+    minimise(method, losses)
     variance = [torch.exp(s.detach()).item() for s in method.parameters()]
     assert variance == pytest.approx([0.3, 1.4, 3.8], rel=1e-3)
     # There, c exp(-s) L = 1/2 in every task: importance alone decides which term weighs more.
