@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mtlcli.config.task import TextColumns
 from mtlcli.data.table import Table, as_numpy, text_array
 from mtlcli.errors import NotFinite, Problem
 
@@ -50,11 +49,6 @@ def as_text(column: pa.ChunkedArray) -> pa.Array:
         ]
         return text_array(values)
     return pa.array(column.cast(pa.string()).combine_chunks())
-
-
-def input_columns(columns: TextColumns) -> list[str]:
-    """Return the columns that hold the input of a task on one text or a pair of texts."""
-    return [columns.text] if columns.text_pair is None else [columns.text, columns.text_pair]
 
 
 def text_problems(table: Table, columns: Sequence[str]) -> list[Problem]:

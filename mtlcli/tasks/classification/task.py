@@ -20,13 +20,12 @@ from mtlcli.data.features import Features
 from mtlcli.data.table import Table, as_numpy, integer_array, text_array
 from mtlcli.errors import Problem
 from mtlcli.metrics import compute, main_key
-from mtlcli.tasks.base import Outputs, TaskType
+from mtlcli.tasks.base import Outputs
 from mtlcli.tasks.checks import (
     ALIKE,
     bare,
     counted,
     distinct,
-    input_columns,
     nearly_one_each,
     require_finite,
     shown,
@@ -48,6 +47,7 @@ from mtlcli.tasks.classification.labels import (
     true_is_first,
     written,
 )
+from mtlcli.tasks.texts import TextTask
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -61,7 +61,7 @@ UNKNOWN = -101
 """Class id of a row whose label is outside the set."""
 
 
-class Classification(TaskType[ClassificationTask]):
+class Classification(TextTask[ClassificationTask]):
     """A task with one label out of a fixed set.
 
     The label column holds class names or ids, each as text or as numbers. A value that is a class
@@ -103,16 +103,6 @@ class Classification(TaskType[ClassificationTask]):
     def _known_labels(self) -> list[str] | None:
         labels: list[str] | None = (self.head_owner or self).config.labels
         return labels
-
-    def required_columns(self, *, labelled: bool = True) -> list[str]:
-        return input_columns(self.config.columns) + (
-            [self.config.columns.label] if labelled else []
-        )
-
-    def texts(self, table: Table) -> list[str]:
-        return [
-            text for column in input_columns(self.config.columns) for text in table.column(column)
-        ]
 
     def labelled(self, table: Table) -> NDArray[np.bool_]:
         return has_label(table, self.config.columns.label, self._known_labels)
@@ -173,7 +163,7 @@ class Classification(TaskType[ClassificationTask]):
         ):
             earlier = takewhile(lambda other: other is not table, self._tables)
             return [] if any(map(self._swapped, earlier)) else [swapped]
-        problems = text_problems(table, input_columns(self.config.columns))
+        problems = text_problems(table, self.input_columns)
         if self.config.columns.label not in table.rows.column_names:
             return problems
         if table.split == self.config.splits.train and self._known_labels is not None:
@@ -548,9 +538,7 @@ class Classification(TaskType[ClassificationTask]):
         return found
 
     def encode(self, table: Table, encoder: TextEncoder) -> Features:
-        columns = self.config.columns
-        pairs = table.column(columns.text_pair) if columns.text_pair else None
-        features = encoder.encode(table.column(columns.text), pairs, self.max_length)
+        features = self.encode_texts(table, encoder)
         features.columns["label"] = self._ids(table)[features.columns["row"]]
         return features
 

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from mtlcli.data.features import Features
 from mtlcli.data.table import Table, as_numpy
 from mtlcli.errors import Problem
-from mtlcli.tasks.base import Outputs, TaskType
+from mtlcli.tasks.base import Outputs
 from mtlcli.tasks.checks import (
     counted,
-    input_columns,
     is_text,
     require_finite,
     shown,
@@ -25,6 +24,7 @@ from mtlcli.tasks.checks import (
     wrong_type,
 )
 from mtlcli.tasks.regression import RegressionTask
+from mtlcli.tasks.texts import TextTask
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,7 +45,7 @@ NUMBER = re.compile(r"\s*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\s*"
 """The form of a number in a text; `1_000`, `1,5` and `nan` do not have it."""
 
 
-class Regression(TaskType[RegressionTask]):
+class Regression(TextTask[RegressionTask]):
     """A task with one real number as its label, given as a number or as text in the form of a
     number.
 
@@ -59,16 +59,6 @@ class Regression(TaskType[RegressionTask]):
     @property
     def default_metrics(self) -> list[str]:
         return ["pearson", "spearman"]
-
-    def required_columns(self, *, labelled: bool = True) -> list[str]:
-        return input_columns(self.config.columns) + (
-            [self.config.columns.label] if labelled else []
-        )
-
-    def texts(self, table: Table) -> list[str]:
-        return [
-            text for column in input_columns(self.config.columns) for text in table.column(column)
-        ]
 
     def labelled(self, table: Table) -> NDArray[np.bool_]:
         column = self.config.columns.label
@@ -95,7 +85,7 @@ class Regression(TaskType[RegressionTask]):
             self._mean = float(known.mean()) if len(known) else 0.0
 
     def check(self, table: Table, *, labelled: bool) -> list[Problem]:
-        problems = text_problems(table, input_columns(self.config.columns))
+        problems = text_problems(table, self.input_columns)
         if self.config.columns.label in table.rows.column_names:
             problems += self._score_problems(table, labelled=labelled)
         return problems
@@ -258,9 +248,7 @@ class Regression(TaskType[RegressionTask]):
         return np.full(len(table), np.nan) if (np.isnan(scores) | (scores == -1)).all() else scores
 
     def encode(self, table: Table, encoder: TextEncoder) -> Features:
-        columns = self.config.columns
-        pairs = table.column(columns.text_pair) if columns.text_pair else None
-        features = encoder.encode(table.column(columns.text), pairs, self.max_length)
+        features = self.encode_texts(table, encoder)
         features.columns["score"] = self._scores(table)[features.columns["row"]].astype(np.float32)
         return features
 
