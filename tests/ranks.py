@@ -22,6 +22,7 @@ from mtlcli.cli.arguments import read_arguments
 from mtlcli.cli.preflight import preflight
 from mtlcli.config.snapshot import load_config, save_config
 from mtlcli.distributed import launch
+from mtlcli.distributed.process_group import Ranks
 from mtlcli.distributed.signals import AT_ONCE, SIGNALS
 from mtlcli.runner import worker
 from mtlcli.training import trainer
@@ -125,11 +126,11 @@ def at_step(step: int, rank: int, *actions: Callable[[], object]) -> Callable[[]
 def _break_step(step: int, rank: int, actions: tuple[Callable[[], object], ...]) -> None:
     whole = trainer.seed_dropout
 
-    def seed_dropout(seed: int, at: int, number: int) -> None:
-        if (at, number) == (step, rank):
+    def seed_dropout(seed: int, at: int, ranks: Ranks) -> None:
+        if (at, ranks.rank) == (step, rank):
             for action in actions:
                 action()
-        whole(seed, at, number)
+        whole(seed, at, ranks)
 
     trainer.seed_dropout = seed_dropout
 

@@ -69,6 +69,7 @@ class SmallConfig:
         self.sharing = sharings.configs[sharing]() if isinstance(sharing, str) else sharing
         self.model = Model(kind="scratch", name=None, dropout=0.0, frozen_layers=frozen_layers)
         self.runner = Runner()
+        self.weighting = weightings.configs["static"]()
 
 
 def small_step(tasks: Iterable[str] = ("cola", "stsb", "squad"), number: int = 0) -> Step:

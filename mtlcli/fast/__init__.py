@@ -7,6 +7,7 @@ within rounding, but for the elements that dropout drops. `accelerate` is the on
 from __future__ import annotations
 
 from mtlcli.config import Config
+from mtlcli.config.weighting import Balancing
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.fast.attention import switch_attention
 from mtlcli.fast.dropout import cheapen
@@ -26,11 +27,16 @@ def accelerate(model: MultiTaskModel, config: Config, ranks: Ranks) -> Ranks:
     if config.runner.fast == "off":
         return ranks
     backbones = [module for module in model.modules() if isinstance(module, Backbone)]
-    for backbone in backbones:
-        make_sparse(backbone)
-    read_first_token(model, backbones)
-    if ranks.device.type != "cpu":
+    on_cpu = ranks.device.type == "cpu"
+    # K gradient rows of a large vocabulary only fit into memory when they are sparse.
+    if on_cpu or isinstance(config.weighting, Balancing):
+        for backbone in backbones:
+            make_sparse(backbone)
+    # On a GPU a step waits for the launches of kernels, and what follows adds launches to save
+    # arithmetic.
+    if not on_cpu:
         return ranks
+    read_first_token(model, backbones)
     for backbone in backbones:
         cheapen(backbone.network)
         if config.model.attention == "auto":

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mtlcli import commands
+from mtlcli.distributed.process_group import Ranks
 from mtlcli.distributed.signals import Asked
 from mtlcli.errors import Interrupted, NotFinite, count_of
 from mtlcli.evaluation.evaluate import evaluate
@@ -117,7 +118,9 @@ class Trainer:
 
     def _begin_step(self) -> None:
         """Set the model up for the step, and measure affinity if it is time."""
-        self.run.model.train()
+        # Setting the mode again would visit every module of the model, in every step.
+        if not self.run.model.training:
+            self.run.model.train()
         if self._unfreezing is not None:
             self._unfreezing.apply(self.state.step)
         if due(self.config.logger.affinity, self.state.step):
@@ -144,7 +147,7 @@ class Trainer:
     def forward_backward(self, batches: Batches, step: Step) -> Outcome:
         """Run the passes of the step, which leave its gradient in `.grad`."""
         self.optimizer.zero_grad()
-        seed_dropout(self.config.seed, step.number, self.run.ranks.rank)
+        seed_dropout(self.config.seed, step.number, self.run.ranks)
         if due(self.config.logger.probe, step.number):
             return self.backward.probe(batches, step)
         return self.backward(batches, step)
@@ -189,7 +192,7 @@ class Trainer:
         weighting.observe(step)
         if weighting.losses_after_step:
             # Use the same dropout as before the update, so that only the update makes a difference.
-            seed_dropout(self.config.seed, step.number, self.run.ranks.rank)
+            seed_dropout(self.config.seed, step.number, self.run.ranks)
             if not weighting.observe_after(step, self.backward.passes.losses(batches)):
                 what = (
                     "a loss is not finite after the update, and the weighting learns nothing "
@@ -338,6 +341,7 @@ class Trainer:
         the tasks that this stage trains."""
         run = self.run
         run.model.enter(self.state.stage.number, anew=anew)
+        run.model.train()
         return Backward(
             run.model,
             run.weighting,
@@ -397,10 +401,15 @@ class Trainer:
         return {"sharing": found} if found else {}
 
 
-def seed_dropout(seed: int, step: int, rank: int) -> None:
+def seed_dropout(seed: int, step: int, ranks: Ranks) -> None:
     """Make dropout a pure function of (seed, step, rank), so that no random state has to be
     saved."""
-    torch.manual_seed(step_seed(seed, step, rank))
+    number, device = step_seed(seed, step, ranks.rank), ranks.device
+    # `torch.manual_seed` gives the same numbers, but it also formats a traceback for each kind of
+    # device that is not in use.
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(number)
 
 
 def due(every: int | None, step: int) -> bool:

@@ -13,10 +13,12 @@ from mtlcli.config.run import Data, Logger, Model, Runner
 from mtlcli.config.schema import is_number
 from mtlcli.config.section import hints
 from mtlcli.config.validate import LARGEST, check
+from mtlcli.distributed.process_group import Ranks
 from mtlcli.seeds import folded
 from mtlcli.training.trainer import seed_dropout
 from mtlcli.weighting.base import Step
 
+SECOND = Ranks(1, 2, torch.device("cpu"))
 SECTIONS: dict[str, Any] = {"model": Model, "data": Data, "runner": Runner, "logger": Logger}
 TASK = {"type": "classification", "columns": {"text": "a"}, "source": {"path": "x"}}
 METHODS = {
@@ -90,9 +92,9 @@ def test_bounds_are_shown_in_full() -> None:
 
 @pytest.mark.parametrize("seed", [0, 7, 1_795_689_600_000, 2**63 - 1, 2**64, 10**20, 2**128 - 1])
 def test_every_allowed_seed_works(seed: int) -> None:
-    seed_dropout(seed, step=3, rank=1)
+    seed_dropout(seed, 3, SECOND)
     first = torch.rand(2)
-    seed_dropout(seed + 1, step=3, rank=1)
+    seed_dropout(seed + 1, 3, SECOND)
     assert not torch.equal(first, torch.rand(2))
     Step(3, 10, 0, seed, ["a"]).generator()
     assert 0 <= folded(seed) < 2**63
@@ -103,5 +105,5 @@ def test_seeds_that_fit_a_generator_are_not_changed() -> None:
     assert folded(12345) == 12345
     torch.manual_seed((7 * 1_000_003 + 3) * 4096 + 1)
     expected = torch.rand(2)
-    seed_dropout(7, step=3, rank=1)
+    seed_dropout(7, 3, SECOND)
     assert torch.equal(torch.rand(2), expected)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mtlcli.config import Runner
+from mtlcli.config import Runner, weightings
 from mtlcli.config.section import replaced
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.fast import accelerate
@@ -21,14 +21,17 @@ from tests.unit.fast.test_attention import configs
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
-def with_dropout(**values: Any) -> MultiTaskModel:
+def with_dropout(
+    *, ranks: Ranks = ALONE, weighting: str = "static", **values: Any
+) -> MultiTaskModel:
     """A model whose backbone has dropout. `values`: of `runner.fast` and `model.attention`."""
     model, _ = small_model("hard", fast=False)
     model.trunk.backbone.network.config.attention_probs_dropout_prob = 0.1
     config: Any = SmallConfig("hard")
     config.runner = Runner(fast=values.get("fast", "auto"))
     config.model = replaced(config.model, {"attention": values.get("attention", "auto")})
-    assert accelerate(model, config, ALONE) is ALONE
+    config.weighting = weightings.configs[weighting]()
+    assert accelerate(model, config, ranks) is ranks
     return model.train()
 
 
@@ -44,6 +47,12 @@ def test_nothing_is_done_where_it_is_off() -> None:
     assert (kinds(plain), configs(plain)) == (set(), {"sdpa"})
     assert (kinds(fast), configs(fast)) == ({"sparse", "dropout", "first token"}, {PLAIN})
     assert list(fast.state_dict()) == list(plain.state_dict())
+
+
+def test_what_adds_launches_is_left_out_on_a_gpu() -> None:
+    gpu = Ranks(0, 1, torch.device("cuda"))
+    assert kinds(with_dropout(ranks=gpu)) == set()
+    assert kinds(with_dropout(ranks=gpu, weighting="pcgrad")) == {"sparse"}
 
 
 def test_an_attention_that_the_config_names_stays() -> None:
