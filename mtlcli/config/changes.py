@@ -36,6 +36,7 @@ ROUNDING = (
     "runner.accumulation",
     "runner.eval_batch_size",
     "runner.fast",
+    "runner.packing",
     "model.attention",
 )
 """Keys that change the result by no more than rounding: a resumed run may change them, and prints a
@@ -45,6 +46,7 @@ MASKS = (
     "runner.device",
     "runner.accumulation",
     "runner.fast",
+    "runner.packing",
     "model.attention",
 )
 """The keys of `ROUNDING` that change which elements dropout drops.
@@ -94,6 +96,7 @@ EVALUATION = (
         "runner.precision",
         "runner.eval_batch_size",
         "runner.fast",
+        "runner.packing",
         "logger.console",
     ),
     *(
@@ -115,7 +118,14 @@ METHODS = ("sharing.name", "weighting.name", "sampling.name", "optim.name")
 PRESENT = "in the run"
 SETTLED: dict[str, str | None] = {
     **dict.fromkeys(
-        ("data.source", "model.kind", "model.pooling", "runner.precision", "runner.max_tokens"),
+        (
+            "data.source",
+            "model.kind",
+            "model.pooling",
+            "runner.precision",
+            "runner.packing",
+            "runner.max_tokens",
+        ),
         "auto",
     ),
     **dict.fromkeys(

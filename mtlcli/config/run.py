@@ -103,6 +103,10 @@ class Runner:
     """`auto`: do whatever makes the run faster on its devices and changes the result by no more
     than rounding and the choice of the elements that dropout drops. `off`: take the plain path, to
     compare with it, or to look for a mistake."""
+    packing: Literal["auto", "on", "off"] = "auto"
+    """`on`: inputs go through the backbone one behind another as one sequence of tokens, whose
+    number is one of a few, instead of in padded rectangles. Refused where the model then gives
+    other states. `auto`: on for bf16 on a GPU where model and sharing allow, else off."""
     together: bool = True
     """Pass the inputs of all tasks of a step through the shared parameters together, grouped by
     length, where sharing and weighting allow it. False: one task after the other."""

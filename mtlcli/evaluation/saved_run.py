@@ -109,6 +109,7 @@ def _evaluate(
     from mtlcli.evaluation.evaluate import evaluate
     from mtlcli.fast import accelerate
     from mtlcli.models.build import build_model, check_weights, restore_weights, without_numbers
+    from mtlcli.models.packed import choose_packing
     from mtlcli.models.precision import choose_precision, input_format
 
     folder = found.checkpoint.folder
@@ -120,16 +121,19 @@ def _evaluate(
         )
         model = build_model(config, prepared.tasks, prepared.files, load_weights=False)
         restore_weights(model, found.tensors, folder)
+        precision = ranks.broadcast_json(choose_precision(config.runner.precision, ranks.device))
+        layout = input_format(prepared.encoder, precision, ranks.device)
+        if (reason := choose_packing(config, model, layout, ranks.device)) is not None:
+            say(f"packing: off, since {reason}")
         model.to(ranks.device)
         accelerate(model, config, ranks)
-        precision = ranks.broadcast_json(choose_precision(config.runner.precision, ranks.device))
         garbage.at_work()
         results, scores = evaluate(
             model,
             prepared.splits(parts),
             step=found.checkpoint.step,
             eval_batch_size=config.runner.eval_batch_size,
-            input_format=input_format(prepared.encoder, precision, ranks.device),
+            input_format=layout,
             bf16=precision == "bf16",
             ranks=ranks,
             on_split=lambda task, split: say(f"evaluating {task}/{split}"),

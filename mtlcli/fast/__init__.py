@@ -36,7 +36,8 @@ def accelerate(model: MultiTaskModel, config: Config, ranks: Ranks) -> Ranks:
     # arithmetic.
     if not on_cpu:
         return ranks
-    read_first_token(model, backbones)
+    if model.packing is None:
+        read_first_token(model, backbones)
     for backbone in backbones:
         cheapen(backbone.network)
         if config.model.attention == "auto":

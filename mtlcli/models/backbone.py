@@ -23,6 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from mtlcli.config.run import Model
 from mtlcli.data.batches import Batch
+from mtlcli.data.pack import Layout, PackedBatch
 from mtlcli.errors import RunWarning, UserError, count_of
 from mtlcli.models.files import WORD_EMBEDDINGS, BackboneFiles, from_here, locate, own_architecture
 from mtlcli.models.forward_pass import checkpoint_contexts
@@ -122,17 +123,24 @@ class Backbone(nn.Module):
         return 0.0
 
     def forward(self, batch: Batch) -> Encoded:
-        """Return token states (batch, length, hidden) and one vector per input (batch,
-        hidden)."""
+        """Return token states (batch, length, hidden), of a packed batch (1, tokens, hidden), and
+        one vector per input (batch, hidden)."""
         inputs: dict[str, Any] = {
             "input_ids": batch.input_ids,
             "attention_mask": batch.attention_mask.long(),
         }
+        if isinstance(batch, PackedBatch):
+            inputs["position_ids"] = batch.layout.positions
         if batch.token_type_ids is not None:
             inputs["token_type_ids"] = batch.token_type_ids
         output = self.network(**inputs)
         hidden = output.last_hidden_state
-        return Encoded(hidden, self._pool(hidden, output, batch), batch.attention_mask)
+        pooled = (
+            self._pool_packed(hidden[0], batch.layout)
+            if isinstance(batch, PackedBatch)
+            else self._pool(hidden, output, batch)
+        )
+        return Encoded(hidden, pooled, batch.attention_mask)
 
     def _pool(self, hidden: Tensor, output: Any, batch: Batch) -> Tensor:
         if self.pooling == "pooler":
@@ -145,6 +153,19 @@ class Backbone(nn.Module):
         return hidden[
             torch.arange(len(hidden), device=hidden.device), batch.attention_mask.sum(1) - 1
         ]
+
+    def _pool_packed(self, states: Tensor, layout: Layout) -> Tensor:
+        """Return one vector per input of a packed batch, whose states are (tokens, hidden)."""
+        if self.pooling == "mean":
+            # A product with zeros and ones: unlike a sum by index, it has one order of addition.
+            inputs = torch.arange(layout.features, device=states.device)
+            members = (layout.owners == inputs.unsqueeze(1)).float()
+            with torch.autocast(states.device.type, enabled=False):
+                return (members @ states.float()) / members.sum(1, keepdim=True)
+        chosen = states.index_select(0, layout.last if self.pooling == "last" else layout.first)
+        # Poolers of the library read the first state of each row.
+        network: Any = self.network
+        return network.pooler(chosen.unsqueeze(1)) if self.pooling == "pooler" else chosen
 
 
 def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = True) -> Backbone:

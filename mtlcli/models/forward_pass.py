@@ -15,11 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from mtlcli.data.pack import Layout
 
 
 @dataclass
@@ -29,10 +31,13 @@ class ForwardPass:
 
     parts: list[tuple[str, int]]
     """The head owners of the batch's inputs, one part after another, and the number of inputs of
-    each. The head owner of a task is the task whose head it uses: itself, or the task from which it
-    borrows a head."""
+    each, or of tokens in a packed batch. The head owner of a task is the task whose head it uses:
+    itself, or the task from which it borrows a head."""
     mask: Tensor
-    """(batch, length) bool: True where there is a token."""
+    """(batch, length) bool: True where there is a token; (1, tokens) in a packed batch."""
+    layout: Layout | None = field(default=None, kw_only=True)
+    """Where the sequences of a packed batch lie; None for a padded one. `Trunk.forward` fills it
+    in."""
 
     @property
     def owner(self) -> str:
@@ -40,15 +45,18 @@ class ForwardPass:
         ((owner, _),) = self.parts
         return owner
 
-    def each(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """Call `function(owner, *inputs)` with the inputs (batch, ...) of each part. Returns the
-        results of all parts, joined again: (batch, ...)."""
+    def each(self, function: Callable[..., Tensor], *inputs: Tensor, tokens: int = 1) -> Tensor:
+        """Call `function(owner, *inputs)` with the inputs (batch, length, ...) of each part: some
+        of the batch, or, in a packed batch, some of the length. Returns the results of all parts,
+        joined again: (batch, ...), with the length in dimension `tokens`."""
         if len(self.parts) == 1:
             return function(self.owner, *inputs)
         counts = [count for _, count in self.parts]
-        pieces = zip(*(tensor.split(counts) for tensor in inputs), strict=True)
+        packed = self.layout is not None
+        pieces = zip(*(tensor.split(counts, int(packed)) for tensor in inputs), strict=True)
         return torch.cat(
-            [function(owner, *piece) for (owner, _), piece in zip(self.parts, pieces, strict=True)]
+            [function(owner, *piece) for (owner, _), piece in zip(self.parts, pieces, strict=True)],
+            tokens if packed else 0,
         )
 
 

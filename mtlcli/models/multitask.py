@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from mtlcli.data.batches import Batch, join
+from mtlcli.data.pack import PackedBatch, Packing, pack, places_of
 from mtlcli.errors import UserError, count_of
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.forward_pass import ForwardPass, running
@@ -48,6 +49,10 @@ class Trunk(nn.Module):
     """Whether `forward` also takes a mixed batch. It can where everything that differs between
     tasks acts on each input by itself."""
 
+    packs: ClassVar[bool] = False
+    """Whether `forward` also takes a packed batch, of one task or, if `joint`, of several. It can
+    where all modules that the strategy has put into the network act on each token by itself."""
+
     first_token: bool = False
     """Whether the modules behind the backbone's last layer act on the state of each token by
     itself. Where heads read the first token alone, `mtlcli.fast` then computes no other there."""
@@ -66,7 +71,9 @@ class Trunk(nn.Module):
     def forward(self, task: str, batch: Batch) -> Encoded:
         """Return token states and pooled vectors of a batch of `task`, or, if `joint`, of a mixed
         batch, which names its tasks."""
-        with running(self.begin(task, batch)):
+        passing = self.begin(task, batch)
+        passing.layout = batch.layout if isinstance(batch, PackedBatch) else None
+        with running(passing):
             return self.encode(task, batch)
 
     def begin(self, task: str, batch: Batch) -> ForwardPass:
@@ -75,7 +82,8 @@ class Trunk(nn.Module):
         return ForwardPass(self.parts(task, batch), batch.attention_mask)
 
     def parts(self, task: str, batch: Batch) -> list[tuple[str, int]]:
-        """Return the head owners of a batch's inputs, and the number of inputs of each."""
+        """Return the head owners of a batch's inputs, and the number of inputs of each, or of
+        tokens in a packed batch."""
         return [(self.owners[name], count) for name, count in batch.parts or ((task, len(batch)),)]
 
     def encode(self, task: str, batch: Batch) -> Encoded:
@@ -182,6 +190,8 @@ class MultiTaskModel(nn.Module):
         self.tasks = tasks
         self.parameter_infos = self._describe()
         """What each parameter is, by name."""
+        self.packing: Packing | None = None
+        """How batches are packed; None: they go through the trunk padded, as they are given."""
 
     def _describe(self) -> dict[str, ParameterInfo]:
         table = self.trunk.parameter_table()
@@ -203,25 +213,48 @@ class MultiTaskModel(nn.Module):
         return self._output(task, batch, self._encoded(task, batch))
 
     def together(self, batches: Sequence[tuple[str, Batch]]) -> list[TaskOutput]:
-        """Return loss and outputs of batches of the same width, whose inputs go through the trunk
-        as one mixed batch. The trunk must be `joint`."""
-        encoded = self._encoded(batches[0][0], join(batches))
-        counts = [len(batch) for _, batch in batches]
-        pieces = zip(
-            encoded.hidden.split(counts),
-            encoded.pooled.split(counts),
-            encoded.mask.split(counts),
-            strict=True,
-        )
+        """Return loss and outputs of batches whose inputs go through the trunk as one mixed batch:
+        packed, or else of the same width. The trunk must be `joint`."""
+        if self.packing is not None:
+            encoded = self._encoded_packed(batches, self.packing)
+        else:
+            mixed: Encoded = self.trunk(batches[0][0], join(batches))
+            counts = [len(batch) for _, batch in batches]
+            pieces = zip(
+                mixed.hidden.split(counts),
+                mixed.pooled.split(counts),
+                mixed.mask.split(counts),
+                strict=True,
+            )
+            encoded = [Encoded(*piece) for piece in pieces]
         return [
-            self._output(task, batch, Encoded(*piece))
-            for (task, batch), piece in zip(batches, pieces, strict=True)
+            self._output(task, batch, each)
+            for (task, batch), each in zip(batches, encoded, strict=True)
         ]
 
     def _encoded(self, task: str, batch: Batch) -> Encoded:
-        """Return the trunk's encoding of a batch of `task`, or of a mixed batch."""
+        """Return the trunk's encoding of a batch of `task`."""
+        if self.packing is not None:
+            return self._encoded_packed([(task, batch)], self.packing)[0]
         encoded: Encoded = self.trunk(task, batch)
         return encoded
+
+    def _encoded_packed(
+        self, batches: Sequence[tuple[str, Batch]], packing: Packing
+    ) -> list[Encoded]:
+        """Return the trunk's encodings of padded batches, which it computes as one packed batch."""
+        packed = pack(batches, packing)
+        encoded: Encoded = self.trunk(batches[0][0], packed)
+        return [
+            Encoded(
+                places.pad(encoded.hidden)
+                if self.tasks[task].token_outputs
+                else encoded.hidden[:, places.tokens],
+                encoded.pooled[places.rows],
+                batch.attention_mask,
+            )
+            for (task, batch), places in zip(batches, places_of(batches, packed), strict=True)
+        ]
 
     def _output(self, task: str, batch: Batch, encoded: Encoded) -> TaskOutput:
         outputs = self.heads[self.owner(task)](encoded)

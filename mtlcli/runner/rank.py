@@ -14,6 +14,7 @@ from mtlcli.distributed.signals import Interrupt
 from mtlcli.fast import accelerate
 from mtlcli.models.build import build_model
 from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.models.packed import choose_packing
 from mtlcli.models.precision import bound_kernels, choose_precision, input_format
 from mtlcli.prepare.prepare import Prepared
 from mtlcli.pulse import doing
@@ -62,10 +63,13 @@ def _build_run(
     config, prepared = job.config, job.prepared
     precision = _choose_precision(config, ranks)
     torch.manual_seed(folded(config.seed))
-    model = _build_model(config, prepared, ranks, load_weights=resumed is None)
+    layout = input_format(prepared.encoder, precision, ranks.device)
+    model = build_model(config, prepared.tasks, prepared.files, load_weights=resumed is None)
+    if (reason := choose_packing(config, model, layout, ranks.device)) is not None:
+        console.say(f"packing: off, since {reason}")
+    _place_model(model, ranks)
     ranks = accelerate(model, config, ranks)
     weighting = _build_weighting(config, prepared)
-    layout = input_format(prepared.encoder, precision, ranks.device)
     max_tokens = find_max_tokens(
         config,
         prepared,
@@ -76,7 +80,8 @@ def _build_run(
         ranks=ranks,
         say=console.say,
     )
-    machine = Machine(ranks.world_size, precision, model.pooling, max_tokens)
+    packing = "off" if model.packing is None else "on"
+    machine = Machine(ranks.world_size, precision, model.pooling, packing, max_tokens)
     resolved = resolve(config, prepared, machine)
     plan = schedule(resolved, prepared)
     return Run(
@@ -109,14 +114,10 @@ def _choose_precision(config: Config, ranks: Ranks) -> str:
     return precision
 
 
-def _build_model(
-    config: Config, prepared: Prepared, ranks: Ranks, *, load_weights: bool
-) -> MultiTaskModel:
-    """Return the model on this rank's device, with the same numbers on every rank."""
-    model = build_model(config, prepared.tasks, prepared.files, load_weights=load_weights)
+def _place_model(model: MultiTaskModel, ranks: Ranks) -> None:
+    """Move the model to this rank's device, with the same numbers on every rank."""
     model.to(ranks.device)
     ranks.broadcast([*model.parameters(), *model.buffers()])
-    return model
 
 
 def _build_weighting(config: Config, prepared: Prepared) -> Weighting:

@@ -19,6 +19,8 @@ class Machine:
     """The number format of matrix products, `fp32` or `bf16`."""
     pooling: str
     """How the backbone's states become one vector: a choice among those its weights allow."""
+    packing: str
+    """Whether batches are packed, `on` or `off`."""
     max_tokens: int | None
     """The largest number of padded tokens of a task in a step; None: no bound."""
 
@@ -41,6 +43,7 @@ def resolve(config: Config, prepared: Prepared, machine: Machine) -> Resolved:
             "optim.lr": lr,
             "runner.devices": machine.devices,
             "runner.precision": machine.precision,
+            "runner.packing": machine.packing,
             "runner.max_tokens": machine.max_tokens,
             "resume": None,
             "allow": [],

@@ -37,8 +37,8 @@ class Encoded:
     """The output of a backbone for one batch, which the heads take."""
 
     hidden: Tensor
-    """Token states: (batch, length, hidden); from `mtlcli.fast` also (batch, 1, hidden), where no
-    head reads more than the first token."""
+    """Token states: (batch, length, hidden). Where no head reads more than the pooled vector, they
+    are also (1, tokens, hidden), from a packed batch, or (batch, 1, hidden), from `mtlcli.fast`."""
     pooled: Tensor
     """One vector per input: (batch, hidden)."""
     mask: Tensor

@@ -1,9 +1,12 @@
 """Mixed batches: the inputs of several tasks go through the trunk together, cut anew by length.
 
 They give the same gradient as one task after the other, in fewer passes and with less padding.
+Packed batches need no cutting.
 """
 
 from __future__ import annotations
+
+from itertools import zip_longest
 
 import numpy as np
 
@@ -33,11 +36,13 @@ class MixedBatches:
         *,
         max_tokens: int | None = None,
         input_format: InputFormat | None = None,
+        packed: bool = False,
     ) -> None:
         """`hidden`: the width of the hidden states. `device`: the kind of device. `max_tokens`:
         bound on the padded tokens of a mixed batch on this rank, if lower than the bound that suits
         the device. `input_format`: how mixed batches are padded; None: to the longest example of
-        the batch."""
+        the batch. `packed`: whether mixed batches are packed, so that lengths do not matter."""
+        self._packed = packed
         suits = MAX_HIDDEN_NUMBERS[device] // hidden
         self._most = suits if max_tokens is None else min(max_tokens, suits)
         self._overhead = PASS_OVERHEAD_TOKENS[device]
@@ -45,6 +50,8 @@ class MixedBatches:
 
     def passes(self, batches: Batches) -> list[PassGroup]:
         """Return the passes of a step, in one group."""
+        if self._packed:
+            return [self._packs(batches)]
         micros = [(name, micro) for name, batch in batches.items() for micro in batch.micro]
         if not micros:
             return []
@@ -65,3 +72,19 @@ class MixedBatches:
                 one_pass.append(TaskMicroBatch(name, picked))
             group.append(one_pass)
         return [group]
+
+    def _packs(self, batches: Batches) -> PassGroup:
+        """Return as few passes as the bound on their tokens allows: the first micro-batches of all
+        tasks, then the second ones, and so on."""
+        passes: PassGroup = []
+        for each in zip_longest(*(batch.micro for batch in batches.values())):
+            tokens = self._most
+            for name, micro in zip(batches, each, strict=True):
+                if micro is None:
+                    continue
+                tokens += int(micro.lengths.sum())
+                if tokens > self._most:
+                    passes.append([])
+                    tokens = int(micro.lengths.sum())
+                passes[-1].append(TaskMicroBatch(name, micro))
+        return passes

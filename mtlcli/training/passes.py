@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from mtlcli.data.batches import Batch
+from mtlcli.data.pack import Packing, budget
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.training.gradient_rows import GradientRows
@@ -42,11 +43,13 @@ def passes_by_task(batches: Batches) -> list[PassGroup]:
     ]
 
 
-def padded_tokens(groups: Sequence[PassGroup]) -> int:
-    """Return the number of tokens that passes put through the trunk, with padding."""
-    return sum(
-        part.batch.input_ids.numel() for group in groups for one_pass in group for part in one_pass
-    )
+def padded_tokens(groups: Sequence[PassGroup], packing: Packing | None = None) -> int:
+    """Return the number of tokens that passes put through the trunk, with padding or what else
+    nobody reads. `packing`: how batches are packed, if they are."""
+    passes = [[part.batch for part in one_pass] for group in groups for one_pass in group]
+    if packing is None:
+        return sum(batch.input_ids.numel() for batches in passes for batch in batches)
+    return sum(budget(sum(int(batch.lengths.sum()) for batch in each)) for each in passes)
 
 
 class EmbeddingGradients:

@@ -132,7 +132,8 @@ class StepGradient(ABC):
                 {name: loss.cpu() for name, loss in zip(step.tasks, losses, strict=True)}
             ).backward()
         assert step.losses is not None
-        return Outcome(step.losses, weights, step.gram, padded_tokens(groups))
+        padded = padded_tokens(groups, self._passes.model.packing)
+        return Outcome(step.losses, weights, step.gram, padded)
 
 
 class WeightedSum(StepGradient):
@@ -318,7 +319,11 @@ class Backward:
             self._usual = MeasuredSum(self.passes, weighting)
         else:
             mixed = MixedBatches(
-                model.hidden, ranks.device.type, max_tokens=max_tokens, input_format=input_format
+                model.hidden,
+                ranks.device.type,
+                max_tokens=max_tokens,
+                input_format=input_format,
+                packed=model.packing is not None,
             )
             self._usual = WeightedSum(
                 self.passes, weighting, mixed if together and model.trunk.joint else None

@@ -38,6 +38,8 @@ class AdapterFusion(Trunk):
     """One backbone, frozen or not, with adapters behind its layers, which every task mixes by an
     attention of its own."""
 
+    packs = True
+
     def __init__(
         self,
         config: AdapterFusionSharing,

@@ -49,6 +49,7 @@ class Adapters(Trunk):
     all of them."""
 
     joint = True
+    packs = True
     first_token = True
 
     def __init__(

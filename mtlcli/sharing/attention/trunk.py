@@ -119,6 +119,7 @@ class Attention(Trunk):
     """The backbone of `hard`, whose features every head sees through masks of its own."""
 
     joint = True
+    packs = True
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ class Hard(Trunk):
     """One backbone that every task reads."""
 
     joint = True
+    packs = True
     first_token = True
 
     def __init__(

@@ -46,6 +46,8 @@ from mtlcli.sharing.parts.layers import (
 class Hierarchical(Trunk, HasAuxiliaryLoss):
     """One backbone; a task's batches leave it at the task's layer."""
 
+    packs = True
+
     def __init__(
         self,
         config: HierarchicalSharing,

@@ -52,6 +52,7 @@ class LoRA(Trunk):
     """One backbone, frozen or not, with low-rank changes for each task, and with `shared` one for
     all of them."""
 
+    packs = True
     first_token = True
 
     def __init__(

@@ -57,7 +57,9 @@ class Mixture(nn.Module):
         `common`: the input of the shared experts, if that is another one (PLE).
         """
         passing = current(ForwardPass)
-        outputs = [] if self.own is None else [passing.each(self._own, *inputs).transpose(0, 1)]
+        outputs = []
+        if self.own is not None:
+            outputs.append(passing.each(self._own, *inputs, tokens=2).transpose(0, 1))
         if self.shared is not None:
             outputs.append(self.shared(*(inputs if common is None else (common,))))
         return mix(torch.cat(outputs), passing.each(self._weigh, inputs[0], passing.mask))
@@ -137,6 +139,7 @@ class LayerExperts(ExpertTrunk):
     """Mixtures in chosen layers, or one on top: the common part of MMoE and CGC."""
 
     joint = True
+    packs = True
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ class NoSharing(Trunk):
     """One backbone for each head. All start from the same weights. A task that uses another task's
     head uses its backbone too."""
 
+    packs = True
     first_token = True
 
     def __init__(

@@ -91,6 +91,8 @@ class Level(nn.Module):
 class PLE(ExpertTrunk):
     """One backbone, and levels of experts on top of it."""
 
+    packs = True
+
     def __init__(
         self, config: PLESharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]
     ) -> None:

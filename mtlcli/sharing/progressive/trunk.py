@@ -79,6 +79,8 @@ class ColumnLayer(Layer):
 class Columns(StagedTrunk):
     """A backbone for each stage, with lateral connections from those before it."""
 
+    packs = True
+
     def __init__(
         self,
         config: ProgressiveSharing,

@@ -48,6 +48,7 @@ class Soft(Trunk, HasAuxiliaryLoss):
     """A copy of the backbone, or of some of its layers, for each head. All start from the same
     weights."""
 
+    packs = True
     first_token = True
 
     def __init__(

@@ -100,6 +100,7 @@ class ConditionalNorm(Layer):
 class TaskEmbedding(Trunk):
     """The backbone of `hard`, conditioned on a vector for each head."""
 
+    packs = True
     first_token = True
 
     def __init__(

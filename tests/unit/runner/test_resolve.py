@@ -22,7 +22,7 @@ from mtlcli.runner.resolve import Machine, resolve
 from tests.small_run import SMALL, start
 
 OPEN = ["tasks.cola.labels=null", "tasks.rte.labels=null"]
-MACHINE = Machine(devices=2, precision="bf16", pooling="mean", max_tokens=96)
+MACHINE = Machine(devices=2, precision="bf16", pooling="mean", packing="on", max_tokens=96)
 
 
 def leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -8,13 +8,16 @@ import pytest
 import torch
 
 from mtlcli.config import sharings
-from mtlcli.data.batches import Batch
+from mtlcli.data.batches import Batch, InputFormat
+from mtlcli.data.pack import budget
 from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.models.packed import packing_of
 from mtlcli.training import mixed_batches
 from mtlcli.training.step import Backward, Outcome
 from tests.small import small_data, small_model, small_step
 from tests.unit.training.test_step import ALONE, batches, gradients
 
+PACKING = [name for name in sharings if sharings.implementation(name).packs]
 JOINT = [name for name in sharings if getattr(sharings.implementation(name), "joint", False)]
 
 
@@ -139,3 +142,45 @@ def test_a_single_task_is_not_mixed() -> None:
     assert [np.array_equal(batch.indices, given["cola"].micro[0].indices) for batch in seen] == [
         True
     ]
+
+
+def packed_model(sharing: str):  # type: ignore[no-untyped-def]
+    """The same model with packed batches."""
+    model, weighting = moved(sharing, fast=False)
+    model.packing = packing_of(model.trunk, InputFormat(0, True), 64, torch.device("cpu"))
+    return model, weighting
+
+
+def test_the_strategies_that_pack_batches_are_listed() -> None:
+    assert {*sharings} - set(PACKING) == {*("cross_stitch", "sluice", "pal", "progressive_distill")}
+
+
+@pytest.mark.parametrize("sharing", PACKING)
+def test_steps_of_packed_batches_are_those_of_padded_ones(sharing: str) -> None:
+    """Of classification, regression and spans, with a bound that cuts some steps into passes."""
+    features = small_data()[2]
+    found = []
+    for model, weighting in (moved(sharing, fast=False), packed_model(sharing)):
+        backward = Backward(model, weighting, ALONE, bf16=False, max_tokens=900)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        losses = []
+        for number in range(20 if sharing == "hard" else 4):
+            optimizer.zero_grad()
+            given = batches(model, features, 1 + number % 2, first=number)
+            losses.append(backward(given, small_step(given, number)).losses)
+            optimizer.step()
+        found.append(losses)
+    padded, packed = found
+    for mine, other in zip(packed, padded, strict=True):
+        assert mine == pytest.approx(other, rel=1e-5)
+    assert packed[0] != packed[-1]
+
+
+def test_a_step_is_one_packed_pass_of_a_budget() -> None:
+    model, weighting = packed_model("hard")
+    given = batches(model, small_data()[2], 2)
+    seen = passes_of(model)
+    outcome, _ = step(model, weighting, given, together=True)
+    assert [[name for name, _ in batch.parts] for batch in seen] == [[*given]] * 2
+    tokens = [int(batch.lengths.sum()) for batch in seen]
+    assert outcome.padded == sum(map(budget, tokens))

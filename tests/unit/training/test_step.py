@@ -25,13 +25,13 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 def batches(  # type: ignore[no-untyped-def]
-    model, features, accumulation: int = 1, ranks: Ranks = ALONE
+    model, features, accumulation: int = 1, ranks: Ranks = ALONE, first: int = 0
 ) -> dict[str, TaskBatch]:
     return {
         name: build_task_batch(
             model.tasks[name],
             features[name],
-            np.arange(13),
+            np.arange(first, first + 13),
             input_format=InputFormat(0, True),
             accumulation=accumulation,
             ranks=ranks,
