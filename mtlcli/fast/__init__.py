@@ -13,6 +13,7 @@ from mtlcli.fast.attention import switch_attention
 from mtlcli.fast.dropout import cheapen
 from mtlcli.fast.embeddings import make_sparse
 from mtlcli.fast.first_token import read_first_token
+from mtlcli.fast.masks import leave_masks_unread
 from mtlcli.fast.shared_memory import share_memory
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.multitask import MultiTaskModel
@@ -35,6 +36,7 @@ def accelerate(model: MultiTaskModel, config: Config, ranks: Ranks) -> Ranks:
     # On a GPU a step waits for the launches of kernels, and what follows adds launches to save
     # arithmetic.
     if not on_cpu:
+        leave_masks_unread()
         return ranks
     if model.packing is None:
         read_first_token(model, backbones)

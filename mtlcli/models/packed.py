@@ -79,7 +79,8 @@ def attend(
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     low = query.is_cuda and torch.is_autocast_enabled("cuda")
-    tokens = [each[0].transpose(0, 1) for each in (query, key, value)]
+    # Not by an index, whose gradient would be copied.
+    tokens = [each.squeeze(0).transpose(0, 1) for each in (query, key, value)]
     kernel = _flash if low else _by_group
     return kernel(layout, tokens, dropout, scale, causal, sliding_window).unsqueeze(0), None
 

@@ -52,7 +52,7 @@ def require_finite_gram(step: Step, batches: Batches) -> None:
         raise NotFinite("; ".join(what), where=f"step {step.number}", fix=FIX)
 
 
-def require_finite_weights(weights: dict[str, float], weighting: Weighting, step: Step) -> None:
+def require_finite_weights(weights: Mapping[str, float], weighting: Weighting, step: Step) -> None:
     """Raise RunError when a weight is not finite."""
     for name, weight in weights.items():
         if not math.isfinite(weight):
@@ -93,18 +93,39 @@ def finite_gradient_norm(
         for named in (parameters.named, weighting.named_parameters())
     )
     names = [*bad, *bad_learned]
-    what = f"the gradient norm is {norm.item()}" + (
-        f", as the gradient of {names[0]} is not finite" if names else ""
-    )
+    because = f", as the gradient of {names[0]} is not finite" if names else ""
+    raise _norm_error(f"{norm.item()}{because}", names, parameters, step, batches)
+
+
+def norm_error(
+    norm: float,
+    norms: Mapping[str, float],
+    parameters: TrainedParameters,
+    step: Step,
+    batches: Batches,
+) -> NotFinite:
+    """Return the error about a gradient whose norm is not finite, when only the norms of its parts
+    are known: `norms`, by the parameters' names."""
+    names = [name for name, each in norms.items() if not math.isfinite(each)]
+    because = f", as that of {names[0]} is {norms[names[0]]}" if names else ""
+    return _norm_error(f"{norm}{because}", names, parameters, step, batches)
+
+
+def _norm_error(
+    what: str, names: list[str], parameters: TrainedParameters, step: Step, batches: Batches
+) -> NotFinite:
+    """Return the error about the gradient of a step, where the gradients of the parameters `names`
+    are not finite."""
     # A fault in the head of one task comes from this task's features, so the message names only
     # those.
-    owners = {parameters.users[name][0] for name in bad if len(parameters.users[name]) == 1}
+    users = [parameters.users[name] for name in names if name in parameters.users]
+    owners = {tasks[0] for tasks in users if len(tasks) == 1}
     where = "; ".join(
         f"{name}: {name_features(batch)}"
         for name, batch in batches.items()
         if not owners or name in owners
     )
-    raise NotFinite(f"{what} ({where})", where=f"step {step.number}", fix=FIX)
+    return NotFinite(f"the gradient norm is {what} ({where})", f"step {step.number}", FIX)
 
 
 def require_finite(tensors: Mapping[str, Tensor], where: str, fix: str) -> None:

@@ -7,13 +7,13 @@ adds the gradients of passes up in `.grad`, unless gradient rows keep those of e
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from mtlcli.data.batches import Batch
+from mtlcli.data.batches import Batch, moved
 from mtlcli.data.pack import Packing, budget
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.models.multitask import MultiTaskModel
@@ -104,12 +104,13 @@ class Passes:
         self,
         batches: Batches,
         groups: Sequence[PassGroup],
-        scales: Mapping[str, float] | None = None,
+        scales: Mapping[str, Any] | None = None,
         rows: GradientRows | None = None,
     ) -> Tensor:
         """Run passes one after the other: forward and, where gradients are recorded, backward.
-        Return the mean losses (K,) over all ranks. `scales`: factors of the losses; None: 1 for
-        each. `rows`: receives the shared gradients, a row for each group."""
+        Return the mean losses (K,) over all ranks. `scales`: factors of the losses, numbers or
+        scalar tensors; None: 1 for each. `rows`: receives the shared gradients, a row for each
+        group."""
         losses = torch.zeros(len(batches), device=self.ranks.device)
         places = {name: index for index, name in enumerate(batches)}
         self._embeddings.begin()
@@ -123,10 +124,11 @@ class Passes:
         self._embeddings.write_to_grad()
         return self.ranks.all_reduce(losses)
 
-    def _pass(self, one_pass: Pass, scales: Mapping[str, float] | None) -> list[Tensor]:
+    def _pass(self, one_pass: Pass, scales: Mapping[str, Any] | None) -> list[Tensor]:
         """Run one pass. Return the losses of its parts, detached and without their factors."""
         device = self.ranks.device
-        parts = [(name, batch.to(device)) for name, batch in one_pass]
+        names, batches = zip(*one_pass, strict=True)
+        parts = list(zip(names, moved(batches, device), strict=True))
         with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16):
             outputs = [self.model(*parts[0])] if len(parts) == 1 else self.model.together(parts)
             total = torch.stack(

@@ -68,14 +68,20 @@ class Window:
     """The norms of the tasks' shared gradients and the cosines between them, from the newest step
     in which they were measured."""
 
-    def add(self, batches: Mapping[str, TaskBatch], outcome: Outcome, seconds: float) -> None:
-        """Add a step that took `seconds`."""
+    def add(
+        self,
+        batches: Mapping[str, TaskBatch],
+        losses: Mapping[str, float],
+        outcome: Outcome,
+        seconds: float,
+    ) -> None:
+        """Add a step that took `seconds`. `losses`: the mean loss of each task."""
         self.totals.add(batches, outcome.padded, seconds)
         for name, batch in batches.items():
             entry = self.tasks.setdefault(
                 name, {"loss": 0.0, "steps": 0, "weight": 0.0, "examples": 0}
             )
-            entry["loss"] += outcome.losses[name]
+            entry["loss"] += losses[name]
             entry["steps"] += 1
             entry["weight"] = outcome.weights[name]
             entry["examples"] += batch.examples

@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,10 +37,11 @@ from mtlcli.weighting.base import Step, Weighting, When
 class Outcome:
     """The result of a step's backward passes; the gradients lie in `.grad`."""
 
-    losses: dict[str, float]
-    """The mean loss of each task over all ranks and micro-batches."""
-    weights: dict[str, float]
-    """The factor of each task's loss, or of its shared gradient, in the update."""
+    losses: Tensor
+    """(K,): the mean loss of each task over all ranks and micro-batches, on the device."""
+    weights: dict[str, Any]
+    """The factor of each task's loss, or of its shared gradient, in the update: a number, or a
+    scalar tensor on the device that nobody has read yet."""
     gram: Tensor | None
     """(K, K) float64: inner products of the gradients of the plain losses; None when they were not
     measured."""
@@ -79,9 +81,9 @@ class StepGradient(ABC):
 
     @abstractmethod
     def __call__(self, batches: Batches, step: Step) -> Outcome:
-        """Fill `.grad` of the model's and the weighting's parameters, and `step.losses`. Raises
-        NotFinite when a loss or a gradient that is measured is not finite, and RunError when a
-        weight is not."""
+        """Fill `.grad` of the model's and the weighting's parameters, and `step.losses` if the
+        losses are read. Raises NotFinite when a loss that is read or a gradient that is measured is
+        not finite, and RunError when a weight is not."""
 
     @abstractmethod
     def probe(self, batches: Batches, step: Step) -> Outcome:
@@ -92,14 +94,18 @@ class StepGradient(ABC):
         batches: Batches,
         step: Step,
         groups: list[PassGroup],
-        scales: Mapping[str, float] | None = None,
+        scales: Mapping[str, Any] | None = None,
         rows: GradientRows | None = None,
+        *,
+        read: bool = True,
     ) -> Tensor:
-        """Run the passes of the step and note its losses. Return them: (K,)."""
+        """Run the passes of the step. Return its losses (K,), and note them in the step if they are
+        to be `read`."""
         with self._passes.model.training_passes():
             losses = self._passes.run(batches, groups, scales, rows)
-        step.losses = dict(zip(batches, losses.tolist(), strict=True))
-        require_finite_losses(step, batches)
+        if read:
+            step.losses = dict(zip(batches, losses.tolist(), strict=True))
+            require_finite_losses(step, batches)
         require_finite_gram(step, batches)
         if rows is not None:
             rows.agree_on_columns()
@@ -118,7 +124,7 @@ class StepGradient(ABC):
         return weights
 
     def _finish(
-        self, step: Step, losses: Tensor, weights: dict[str, float], groups: list[PassGroup]
+        self, step: Step, losses: Tensor, weights: dict[str, Any], groups: list[PassGroup]
     ) -> Outcome:
         """Add the gradients of the trunk's penalty and of the weighting's objective. Every rank has
         the same parameters and losses, so these gradients are the same on every rank and need no
@@ -127,29 +133,32 @@ class StepGradient(ABC):
         # Skip a penalty all of whose parameters are frozen.
         if penalty is not None and penalty.requires_grad:
             penalty.backward()
-        if self._weighting.parameters():
-            self._weighting.objective(
-                {name: loss.cpu() for name, loss in zip(step.tasks, losses, strict=True)}
-            ).backward()
-        assert step.losses is not None
+        if learned := self._weighting.parameters():
+            near = losses.to(learned[0].device)
+            self._weighting.objective(dict(zip(step.tasks, near, strict=True))).backward()
         padded = padded_tokens(groups, self._passes.model.packing)
-        return Outcome(step.losses, weights, step.gram, padded)
+        return Outcome(losses, weights, step.gram, padded)
 
 
 class WeightedSum(StepGradient):
     """The sum of losses whose weights are known before the step. Autograd adds the gradients up, so
     mixed batches can take the place of one pass for each task."""
 
-    def __init__(self, passes: Passes, weighting: Weighting, mixed: MixedBatches | None) -> None:
-        """`mixed`: None where tasks go through the trunk one after the other."""
+    def __init__(
+        self, passes: Passes, weighting: Weighting, mixed: MixedBatches | None, *, read: bool
+    ) -> None:
+        """`mixed`: None where tasks go through the trunk one after the other. `read`: whether the
+        losses and weights of a step are read from the device before its update."""
         super().__init__(passes, weighting)
-        self._mixed = mixed
+        self._mixed, self._read = mixed, read
 
     def __call__(self, batches: Batches, step: Step) -> Outcome:
-        weights = self._weights(step)
+        weights: dict[str, Any] = (
+            self._weights(step) if self._read else self._weighting.weights_unread(step)
+        )
         mixed = self._mixed if len(batches) > 1 else None
         groups = mixed.passes(batches) if mixed else passes_by_task(batches)
-        losses = self._run(batches, step, groups, weights)
+        losses = self._run(batches, step, groups, weights, read=self._read)
         self._passes.reduce_gradients()
         return self._finish(step, losses, weights, groups)
 
@@ -300,12 +309,13 @@ class Backward:
         together: bool = True,
         max_tokens: int | None = None,
         input_format: InputFormat | None = None,
+        read: bool = True,
     ) -> None:
         """Choose the way of the weighting.
 
         `tasks`: the tasks that are trained; None: all tasks that the weighting knows. `together`:
         whether tasks go through the trunk in mixed batches where the trunk and the weighting allow.
-        `max_tokens`, `input_format`: see `MixedBatches`.
+        `max_tokens`, `input_format`: see `MixedBatches`. `read`: see `WeightedSum`.
         """
         self.passes = Passes(
             model, list(weighting.tasks) if tasks is None else tasks, ranks, bf16=bf16
@@ -326,7 +336,10 @@ class Backward:
                 packed=model.packing is not None,
             )
             self._usual = WeightedSum(
-                self.passes, weighting, mixed if together and model.trunk.joint else None
+                self.passes,
+                weighting,
+                mixed if together and model.trunk.joint else None,
+                read=read,
             )
 
     def __call__(self, batches: Batches, step: Step) -> Outcome:

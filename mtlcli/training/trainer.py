@@ -6,10 +6,10 @@ The loop evaluates, saves and stops before a step, so that the last step needs n
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mtlcli import commands
 from mtlcli.distributed.process_group import Ranks
@@ -20,13 +20,14 @@ from mtlcli.rundir import checkpoint
 from mtlcli.seeds import step_seed
 from mtlcli.training.analysis.affinity import Affinity
 from mtlcli.training.analysis.conflicts import Conflicts
-from mtlcli.training.finite import finite_gradient_norm, require_finite
+from mtlcli.training.finite import require_finite
 from mtlcli.training.optim import Unfreezing, build_optimizer, schedule_lr_factor, set_lr
 from mtlcli.training.restore import restore
 from mtlcli.training.run import Run
 from mtlcli.training.state import Stage, TrainState, Window
 from mtlcli.training.step import Backward, Outcome
 from mtlcli.training.task_batch import Batches
+from mtlcli.training.update import Updated, choose_update
 from mtlcli.weighting.base import Step
 
 
@@ -42,6 +43,13 @@ class Trainer:
             parameter: f"weighting/{name}"
             for name, parameter in run.weighting.named_parameters().items()
         }
+        self.update = choose_update(
+            self.optimizer, run.weighting, run.config.optim.clip, run.ranks.device
+        )
+        self._updated: deque[Updated] = deque()
+        """The steps whose numbers are not known yet, the oldest first."""
+        self._since = 0.0
+        """The time up to which steps have been timed."""
         self.state = TrainState(positions=dict.fromkeys(run.streams, 0))
         self._saved: int | None = None
         """The step of the newest checkpoint that holds the present state."""
@@ -97,24 +105,38 @@ class Trainer:
     # a step
 
     def train_step(self) -> None:
-        """Make one step: fetch, forward and backward, check, clip, update, observe, log."""
-        start = time.perf_counter()
+        """Make one step: fetch, forward and backward, check, clip, update. Then observe and log
+        the steps whose numbers are known."""
+        if not self._updated:
+            self._since = time.perf_counter()
         self._begin_step()
         batches = self.fetch()
         step = self._describe_step(batches)
+        if self._updated and self.run.weighting.needs_last_step(step):
+            self.conclude()
         try:
             outcome = self.forward_backward(batches, step)
-            norm = finite_gradient_norm(
-                self.backward.passes.parameters, self.run.weighting, step, batches
-            )
+            self._set_lr()
+            parameters = self.backward.passes.parameters
+            self._updated.append(self.update(parameters, step, batches, outcome))
         except NotFinite as error:
+            self.conclude()
             self._leave_out(error)
-            return
-        self.clip(norm)
-        self.update()
-        self.observe(batches, step)
         self.state.step += 1
-        self.log(batches, outcome, norm, time.perf_counter() - start)
+        self.conclude(0 if self._is_logged(self.state.step) else self.update.lag)
+
+    def conclude(self, but: int = 0) -> None:
+        """Observe and log the steps that have been updated, but for the newest `but` of them, once
+        their numbers are known."""
+        while len(self._updated) > but:
+            updated = self._updated.popleft()
+            try:
+                norm = updated.norm()
+            except NotFinite as error:
+                self._leave_out(error)
+                continue
+            self.observe(updated.batches, updated.step)
+            self.log(updated, norm)
 
     def _begin_step(self) -> None:
         """Set the model up for the step, and measure affinity if it is time."""
@@ -158,19 +180,11 @@ class Trainer:
         if self.state.skipped == self.config.runner.skip_nonfinite:
             raise error
         self.state.skipped += 1
-        self.state.step += 1
         problem = error.problems[0]
         self.run.console.say(f"warning: {problem.where}: {problem.what}; the step is left out")
 
-    def clip(self, norm: Tensor) -> None:
-        """Shorten the whole gradient, whose norm is given, to `optim.clip`."""
-        bound = self.config.optim.clip
-        if bound is not None:
-            parameters = [*self.run.model.parameters(), *self.run.weighting.parameters()]
-            torch.nn.utils.clip_grads_with_norm_(parameters, bound, norm)
-
-    def update(self) -> None:
-        """Let the optimiser update all parameters at the learning rate of the step."""
+    def _set_lr(self) -> None:
+        """Give the optimiser the learning rate of the step."""
         stage = self.state.stage
         factor = schedule_lr_factor(
             self.config.optim,
@@ -178,12 +192,6 @@ class Trainer:
             self.run.stages.end(stage, self.run.steps) - stage.begin,
         )
         set_lr(self.optimizer, factor)
-        self.optimizer.step()
-        require_finite(
-            self.run.weighting.named_parameters(),
-            f"step {self.state.step}",
-            "lower weighting.lr, or choose another weighting",
-        )
 
     def observe(self, batches: Batches, step: Step) -> None:
         """Let the weighting learn from the step, and count its conflicts."""
@@ -200,21 +208,29 @@ class Trainer:
                 )
                 self.run.console.say(f"warning: step {step.number}: {what}")
 
-    def log(self, batches: Batches, outcome: Outcome, norm: Tensor, seconds: float) -> None:
-        """Count a step that took `seconds`, and write a metrics row if it is time."""
+    def _is_logged(self, done: int) -> bool:
+        """Return whether a metrics row is due after `done` steps."""
+        return done % self.config.logger.every == 0 or done == self.run.steps
+
+    def log(self, updated: Updated, norm: float) -> None:
+        """Count a step whose gradient has the norm `norm`, and write a metrics row if it is
+        time."""
         state, run = self.state, self.run
+        seconds, self._since = time.perf_counter() - self._since, time.perf_counter()
+        batches, outcome, done = updated.batches, updated.outcome, updated.step.number + 1
+        assert updated.step.losses is not None
         state.totals.add(batches, outcome.padded, seconds)
-        state.window.add(batches, outcome, seconds)
-        run.console.progress(state.step)
-        if state.step % self.config.logger.every == 0 or state.step == run.steps:
+        state.window.add(batches, updated.step.losses, outcome, seconds)
+        run.console.progress(done)
+        if self._is_logged(done):
             if run.ranks.is_main:
-                left = state.totals.seconds / state.step * (run.steps - state.step)
+                left = state.totals.seconds / done * (run.steps - done)
                 row = {
-                    "step": state.step,
+                    "step": done,
                     **state.window.row(),
                     **self._statistics(),
                     "lr": self.optimizer.param_groups[0]["lr"],
-                    "gradient_norm": float(norm),
+                    "gradient_norm": norm,
                     "seconds": round(state.totals.seconds, 3),
                     "seconds_left": round(left, 1),
                 }
@@ -230,10 +246,12 @@ class Trainer:
         the run to stop, or 0."""
         run, state = self.run, self.state
         if signal := run.interrupt.signal_received(run.ranks):
+            self.conclude()
             return signal
         new = state.step > 0 and state.step != state.evaluated
         if not new or not (state.step % run.eval_every == 0 or state.step == run.steps):
             return 0
+        self.conclude()
         self._verify()
         try:
             found = self._evaluate()
@@ -306,6 +324,8 @@ class Trainer:
         every = self.config.runner.save_every or self.run.eval_every
         # Save the best step so far as well: `mtl eval RUN` reads its checkpoint.
         worth = step > 0 and (step % every == 0 or step == self.state.best_step)
+        if step != self._saved and (stopping or worth):
+            self.conclude()
         if self.run.ranks.is_main and step != self._saved and (stopping or worth):
             self._verify()
             self.state.weighting = self.run.weighting.state_dict()
@@ -332,6 +352,7 @@ class Trainer:
         """Enter the next stage, if the present one is over. A checkpoint of this step resumes here
         too, because its state shows that the stage is over."""
         if self._is_stage_over():
+            self.conclude()
             self.state.stage = Stage(self.state.stage.number + 1, begin=self.state.step)
             self.backward = self._enter_stage(anew=True)
             self._say_stage()
@@ -352,6 +373,7 @@ class Trainer:
             together=self.config.runner.together,
             max_tokens=run.max_tokens,
             input_format=run.input_format,
+            read=self.update.lag == 0,
         )
 
     # --------------------------------------------------------------------------------------------

@@ -96,6 +96,16 @@ class Weighting(ABC):
         """Return the weight of each task of the step, importance included. `step` holds what is
         known at the moment that `known` returns."""
 
+    def weights_unread(self, step: Step) -> dict[str, float | Tensor]:
+        """Return the same as `weights`, but a weight that comes from a learned parameter as a
+        scalar tensor, so that the host need not wait for the device of the parameter."""
+        return dict(self.weights(step))
+
+    def needs_last_step(self, step: Step) -> bool:
+        """Return whether the weights of this step depend on what `learn` learns from the step
+        before."""
+        return type(self).learn is not Weighting.learn
+
     def combine(self, step: Step, rows: Tensor, start: int, total: int) -> Tensor:
         """Return the update (n,) for columns `start` to `start + n` of the K x `total` matrix of
         gradient rows of importance_t * L_t. `rows`: these columns, (K, n), fp32. The result does

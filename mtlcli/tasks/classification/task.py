@@ -142,6 +142,9 @@ class Classification(TextTask[ClassificationTask]):
         if found is not None:
             self.config = replace(self.config, labels=found, label_ids=False)
 
+    _weights_there: Tensor | None = None
+    """The weights of the classes on the device of the model, once a loss has used them."""
+
     @cached_property
     def _weights(self) -> list[float] | None:
         """The weight of each class in the loss, by id; None where all classes weigh the same."""
@@ -555,7 +558,7 @@ class Classification(TextTask[ClassificationTask]):
         from torch.nn.functional import cross_entropy
 
         logits = outputs["logits"].float()
-        weight = None if self._weights is None else logits.new_tensor(self._weights)
+        weight = None if self._weights is None else self._weights_near(logits)
         smoothing = self.config.label_smoothing
         return cross_entropy(
             logits,
@@ -565,6 +568,13 @@ class Classification(TextTask[ClassificationTask]):
             reduction="sum",
             label_smoothing=smoothing,
         )
+
+    def _weights_near(self, logits: Tensor) -> Tensor:
+        """Return the weights of the classes on the device of the logits, where they stay: a copy in
+        each step would wait for the device."""
+        if self._weights_there is None or self._weights_there.device != logits.device:
+            self._weights_there = logits.new_tensor(self._weights)
+        return self._weights_there
 
     def items(self, features: Features, indices: NDArray[np.int64]) -> float:
         labels = features.columns["label"][indices]

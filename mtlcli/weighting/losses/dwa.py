@@ -66,6 +66,10 @@ class DWA(LossWeighting):
         )
         return {name: self.tasks[name].weight * weights.get(name, 1.0) for name in step.tasks}
 
+    def needs_last_step(self, step: Step) -> bool:
+        """Return whether a window begins with the step: the one before is over then."""
+        return self._window_of(step) != self._window
+
     def learn(self, step: Step) -> None:
         """Add the losses to those of the window."""
         assert step.losses is not None
@@ -95,9 +99,13 @@ class DWA(LossWeighting):
         )
         return [f"warning: {what}{fix}" if 4 * window > steps else what]
 
+    def _window_of(self, step: Step) -> int:
+        every: int | None = self.config.every
+        return step.epoch if every is None else step.number // every
+
     def _finish_window(self, step: Step) -> None:
         """Turn the sums of a window into means once a step belongs to a later window."""
-        window = step.epoch if self.config.every is None else step.number // self.config.every
+        window = self._window_of(step)
         if window == self._window:
             return
         for name, (total, count) in self._sums.items():

@@ -58,6 +58,15 @@ class IMTLL(LossWeighting):
             for name in step.tasks
         }
 
+    def weights_unread(self, step: Step) -> dict[str, float | Tensor]:
+        """Return a_t exp(s_t) as scalar tensors."""
+        import torch
+
+        return {
+            name: self.tasks[name].weight * torch.exp(self.log_scale[name].detach())
+            for name in step.tasks
+        }
+
     def named_parameters(self) -> dict[str, torch.nn.Parameter]:
         """Return the log scales: K scalars."""
         return {f"log_scale.{name}": parameter for name, parameter in self.log_scale.items()}

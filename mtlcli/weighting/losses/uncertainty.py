@@ -64,6 +64,17 @@ class Uncertainty(LossWeighting):
             for name in step.tasks
         }
 
+    def weights_unread(self, step: Step) -> dict[str, float | Tensor]:
+        """Return w_t * c_t * exp(-s_t) as scalar tensors."""
+        import torch
+
+        return {
+            name: self.tasks[name].weight
+            * self._scale[name]
+            * torch.exp(-self.log_variance[name].detach())
+            for name in step.tasks
+        }
+
     def named_parameters(self) -> dict[str, torch.nn.Parameter]:
         """Return the log variances: K scalars."""
         return {f"log_variance.{name}": parameter for name, parameter in self.log_variance.items()}

@@ -11,9 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from mtlcli.data.batches import InputFormat, Stream, collate, evaluation_batches, join, rectangles
+from mtlcli.data.batches import (
+    InputFormat,
+    Stream,
+    collate,
+    evaluation_batches,
+    join,
+    moved,
+    rectangles,
+)
 from mtlcli.data.features import Features
 from mtlcli.errors import UserError
+from tests.launches import GPU, Launches
 
 
 def lognormal(count: int) -> np.ndarray:
@@ -171,6 +180,24 @@ def test_batch_moves_as_a_whole() -> None:
     assert batch.token_type_ids is not None
     tensors = [batch.input_ids, batch.attention_mask, batch.token_type_ids, *batch.columns.values()]
     assert all(tensor.device.type == "meta" for tensor in tensors)
+
+
+def test_batches_move_in_one_copy_and_keep_their_numbers() -> None:
+    data = features([4, 2, 7])
+    given = [
+        collate(data, np.array(rows, np.int64), input_format=InputFormat(9, True), denominator=2.0)
+        for rows in ([0, 1], [2], [])
+    ]
+    launches = Launches()
+    with launches.counting():
+        found = moved(given, GPU)
+    assert launches.operators == {"copy": 1} and not launches.waits
+    for batch, there in zip(given, found, strict=True):
+        assert there.columns.keys() == batch.columns.keys()
+        for tensor, other in zip(batch.tensors(), there.tensors(), strict=True):
+            assert launches.lies_there(other) and other.dtype == tensor.dtype
+            assert torch.equal(other, tensor)
+    assert moved(given, torch.device("cpu")) == given
 
 
 def test_evaluation_batches_hold_every_feature_once() -> None:

@@ -68,7 +68,7 @@ def test_affinity_is_its_first_order_value_for_small_steps() -> None:
     for one, first in enumerate(names):
         eta = 1e-5 * count**0.5 / outcome.gram[one, one].sqrt().item()
         for other, second in enumerate(names):
-            expected = eta * outcome.gram[one, other].item() / outcome.losses[second]
+            expected = eta * outcome.gram[one, other].item() / outcome.losses[other].item()
             assert report["affinity"][first][second] == pytest.approx(
                 expected, rel=0.1, abs=2e-6
             ), (first, second)

@@ -1,0 +1,195 @@
+"""The end of a step: the check of its numbers, the clip, the update, and the moment at which the
+host knows the numbers.
+
+On a CPU, they are known at once (`Immediate`). A GPU works through what the host has launched, and
+a host that waits for a number lets it run dry. So there (`Deferred`) the optimiser itself leaves
+out the update of a step that is not finite, and the host reads the numbers of a step once it has
+launched the next one. This takes what only torch's fused AdamW has: a tensor that scales the
+gradients (the clip) and a tensor that stops the update. What a step still waits for:
+
+    optimiser   adamw: nothing; any other: its norm, in every step
+    weighting   static, random, annealed, uncertainty, imtl_l: nothing
+                dwa: the losses of the last step of a window, before the next window
+                scale_free: the losses of the step before
+                gls, log, stch: the losses of the step; famo also its norm and its losses afterwards
+                on gradients, and gradnorm: losses and inner products of the step
+    logger      every `logger.every` steps the losses of the step; a probe: as a weighting on
+                gradients
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mtlcli.training.finite import (
+    finite_gradient_norm,
+    norm_error,
+    require_finite,
+    require_finite_losses,
+    require_finite_weights,
+)
+from mtlcli.training.optimizers import Optimizers
+from mtlcli.training.step import Outcome
+from mtlcli.training.task_batch import Batches
+from mtlcli.training.trained_parameters import TrainedParameters
+from mtlcli.weighting.base import Step, Weighting
+
+DEFERRING = {"cuda"}
+"""The kinds of devices on which a host does not wait for the numbers of a step."""
+FIX_LEARNED = "lower weighting.lr, or choose another weighting"
+"""Advice for the user about a parameter of the weighting that is not finite."""
+
+
+@dataclass
+class Updated:
+    """A step whose update has been launched."""
+
+    step: Step
+    batches: Batches
+    outcome: Outcome
+    norm: Callable[[], float]
+    """Wait until the numbers of the step are known, fill in its losses and weights, and return the
+    norm of its gradient. Raises NotFinite when the update was left out because a number of the step
+    is not finite, RunError when the update has made one."""
+
+
+class Update(ABC):
+    """The way in which steps end."""
+
+    lag: ClassVar[int]
+    """The number of steps that may be launched before the numbers of a step are known."""
+
+    def __init__(self, optimizer: Optimizers, weighting: Weighting, clip: float | None) -> None:
+        """`clip`: the norm to which the whole gradient is shortened; None: any norm."""
+        self._optimizer, self._weighting, self._clip = optimizer, weighting, clip
+
+    @abstractmethod
+    def __call__(
+        self, parameters: TrainedParameters, step: Step, batches: Batches, outcome: Outcome
+    ) -> Updated:
+        """Check the gradient of the step in `.grad`, shorten it, and update all parameters. Raises
+        NotFinite, before the update, when a number of the step is known and not finite."""
+
+
+class Immediate(Update):
+    """All numbers are known before the update."""
+
+    lag = 0
+
+    def __call__(
+        self, parameters: TrainedParameters, step: Step, batches: Batches, outcome: Outcome
+    ) -> Updated:
+        norm = finite_gradient_norm(parameters, self._weighting, step, batches)
+        if self._clip is not None:
+            whole = [*parameters.all, *self._weighting.parameters()]
+            torch.nn.utils.clip_grads_with_norm_(whole, self._clip, norm)
+        self._optimizer.step()
+        require_finite(self._weighting.named_parameters(), f"step {step.number}", FIX_LEARNED)
+        return Updated(step, batches, outcome, norm.item)
+
+
+class Deferred(Update):
+    """The numbers of a step are known after the next step has been launched."""
+
+    lag = 1
+
+    def __init__(
+        self,
+        optimizer: Optimizers,
+        weighting: Weighting,
+        clip: float | None,
+        device: torch.device,
+    ) -> None:
+        """`device`: where the parameters of the weighting go, so that nothing is copied between it
+        and the host."""
+        super().__init__(optimizer, weighting, clip)
+        for parameter in weighting.parameters():
+            parameter.data = parameter.data.to(device)
+
+    def __call__(
+        self, parameters: TrainedParameters, step: Step, batches: Batches, outcome: Outcome
+    ) -> Updated:
+        learned = self._weighting.named_parameters()
+        gradients = {
+            name: each.grad
+            for name, each in (parameters.named | learned).items()
+            if each.grad is not None
+        }
+        # Only the names are kept until the numbers are known.
+        names = list(gradients)
+        norms = torch.stack(torch._foreach_norm(list(gradients.values())))
+        numbers = torch.cat([torch.linalg.vector_norm(norms).view(1), outcome.losses])
+        self._launch(numbers)
+        # One vector: the norm, K losses, the weights that are tensors, the learned parameters.
+        tensors = [name for name, each in outcome.weights.items() if isinstance(each, Tensor)]
+        more = [outcome.weights[name] for name in tensors]
+        more += [each.detach() for each in learned.values()]
+        arriving = Arriving(torch.cat([numbers, torch.stack(more)]) if more else numbers)
+
+        def norm() -> float:
+            norm, *values = arriving.read()
+            step.losses = {name: values.pop(0) for name in batches}
+            outcome.weights |= {name: values.pop(0) for name in tensors}
+            require_finite_losses(step, batches)
+            require_finite_weights(outcome.weights, self._weighting, step)
+            if not math.isfinite(norm):
+                found = dict(zip(names, norms.tolist(), strict=True))
+                raise norm_error(norm, found, parameters, step, batches)
+            left = {name: torch.tensor(values.pop(0)) for name in learned}
+            require_finite(left, f"step {step.number}", FIX_LEARNED)
+            return norm
+
+        return Updated(step, batches, outcome, norm)
+
+    def _launch(self, numbers: Tensor) -> None:
+        """Let the optimiser update, unless a number is not finite. `numbers`: the norm of the whole
+        gradient, and others."""
+        # The difference is 0, but NaN for infinity and NaN; isfinite() launches more.
+        bad = (numbers - numbers).sum().isnan().float()
+        # The same factor as that of torch's `clip_grads_with_norm_`.
+        scale = None
+        if self._clip is not None:
+            scale = ((numbers[0] + 1e-6) / self._clip).clamp(min=1.0)
+        for _, part in self._optimizer.parts:
+            part.grad_scale, part.found_inf = scale, bad  # type: ignore[attr-defined]
+        self._optimizer.step()
+
+
+class Arriving:
+    """Numbers on their way from a device to the host."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        """`numbers`: (n,)."""
+        on_gpu = numbers.device.type == "cuda"
+        # Memory that is not pinned would be copied at once, while the host waits.
+        self._numbers = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=on_gpu)
+        self._numbers.copy_(numbers, non_blocking=True)
+        self._arrived = torch.cuda.Event() if on_gpu else None
+        if self._arrived is not None:
+            self._arrived.record()
+
+    def read(self) -> list[float]:
+        """Wait for the numbers, and return them."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._numbers.tolist()
+
+
+def choose_update(
+    optimizer: Optimizers, weighting: Weighting, clip: float | None, device: torch.device
+) -> Update:
+    """Return the way in which the steps of a run end on a device. `clip`: see `Update`."""
+    if (
+        device.type in DEFERRING
+        and not weighting.losses_after_step
+        and all(type(part) is torch.optim.AdamW for _, part in optimizer.parts)
+    ):
+        return Deferred(optimizer, weighting, clip, device)
+    return Immediate(optimizer, weighting, clip)
