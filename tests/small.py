@@ -99,7 +99,7 @@ def small_model(
     config: Any = SmallConfig(sharing, frozen_layers)
     model = build_model(config, tasks, files)
     if fast:
-        accelerate(model, config, Ranks(0, 1, torch.device("cpu")))
+        accelerate(model, config, Ranks(0, 1, torch.device("cpu")), "fp32")
     described = {
         name: WeightedTask((weights or {}).get(name, 1.0), task.loss_kind)
         for name, task in tasks.items()

@@ -32,8 +32,8 @@ class Model:
     none from scratch."""
     attention: Literal["auto", "eager", "sdpa"] = "auto"
     """Attention implementation of the transformers library. `auto`: its default, except for
-    training with dropout on a CPU, where plain products are faster (`eager`, with cheap dropout in
-    layers like BERT's), unless `runner.fast=off`."""
+    training on a CPU with dropout or in bf16, where plain products are faster (`eager`, with cheap
+    dropout in layers like BERT's), unless `runner.fast=off`."""
     gradient_checkpointing: bool = False
     """Keep only the input of each layer and compute the rest again in the backward pass: less
     memory, about a third more time (Chen et al. 2016)."""

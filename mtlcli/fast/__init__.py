@@ -19,11 +19,12 @@ from mtlcli.models.backbone import Backbone
 from mtlcli.models.multitask import MultiTaskModel
 
 
-def accelerate(model: MultiTaskModel, config: Config, ranks: Ranks) -> Ranks:
+def accelerate(model: MultiTaskModel, config: Config, ranks: Ranks, precision: str) -> Ranks:
     """Make a model, which lies on its device, faster there, unless `runner.fast` is off. Return the
     ranks, which may add up gradients faster. All ranks call this.
 
-    Names and values of parameters stay as they are.
+    `precision`: the number format of the run, `fp32` or `bf16`. Names and values of parameters stay
+    as they are.
     """
     if config.runner.fast == "off":
         return ranks
@@ -43,5 +44,5 @@ def accelerate(model: MultiTaskModel, config: Config, ranks: Ranks) -> Ranks:
     for backbone in backbones:
         cheapen(backbone.network)
         if config.model.attention == "auto":
-            switch_attention(backbone)
+            switch_attention(backbone, precision)
     return share_memory(ranks)

@@ -70,7 +70,7 @@ class Arm:
             without if hasattr(fast, without) else "share_memory",
             lambda first=None, *rest: first,
         ):
-            fast.accelerate(self.model, config, ALONE)
+            fast.accelerate(self.model, config, ALONE, "fp32")
         self.weighting = Static(
             config.weighting,
             {name: WeightedTask(1.0, task.loss_kind) for name, task in prepared.tasks.items()},

@@ -57,7 +57,7 @@ def test_training_and_evaluation_agree_but_for_dropout(family: str, sharing: str
 def test_a_configured_attention_is_kept() -> None:
     from transformers import BertConfig, BertModel
 
-    def backbone(implementation: str, dropout: float) -> Backbone:
+    def backbone(implementation: str, dropout: float, precision: str = "fp32") -> Backbone:
         config = BertConfig(
             hidden_size=32,
             num_hidden_layers=1,
@@ -67,9 +67,11 @@ def test_a_configured_attention_is_kept() -> None:
         )
         config.attention_probs_dropout_prob = dropout
         made = Backbone(BertModel._from_config(config, attn_implementation=implementation), "cls")
-        switch_attention(made)
+        switch_attention(made, precision)
         return made
 
     assert configs(backbone("sdpa", 0.1).train()) == {PLAIN}
     assert configs(backbone("sdpa", 0.0).train()) == {"sdpa"}
+    assert configs(backbone("sdpa", 0.0, "bf16").train()) == {PLAIN}
+    assert configs(backbone("sdpa", 0.0, "bf16").eval()) == {"sdpa"}
     assert configs(backbone("eager", 0.1).train().eval()) == {"eager"}

@@ -31,7 +31,7 @@ def with_dropout(
     config.runner = Runner(fast=values.get("fast", "auto"))
     config.model = replaced(config.model, {"attention": values.get("attention", "auto")})
     config.weighting = weightings.configs[weighting]()
-    assert accelerate(model, config, ranks) is ranks
+    assert accelerate(model, config, ranks, "fp32") is ranks
     return model.train()
 
 

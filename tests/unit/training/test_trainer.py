@@ -55,7 +55,7 @@ def count(
         raise Counted
 
     def as_on_gpu(model: MultiTaskModel, config: Config, ranks: Ranks) -> Ranks:
-        accelerate(model, config, replace(ranks, device=torch.device("cuda")))
+        accelerate(model, config, replace(ranks, device=torch.device("cuda")), "fp32")
         return ranks
 
     def by_kernel(layout: Layout, tokens: list[Tensor], dropout: float, *more: Any) -> Tensor:
