@@ -8,7 +8,7 @@ the batch, and only these parts are kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -17,9 +17,9 @@ from torch.nn import Parameter
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.seeds import derived_seed
 
-CHUNK = 1 << 16
-"""The number of columns whose inner products are taken at once: K gradient rows of this width stay
-in the cache."""
+CHUNK = {"cpu": 1 << 16, "cuda": 1 << 24}
+"""The number of columns whose inner products are taken at once, by kind of device. On a CPU, K
+gradient rows of this width stay in the cache; on a GPU the cost is the launch of the kernels."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -89,11 +89,11 @@ class GradientRows:
             any(gradient is not None and gradient.is_sparse for gradient in column)
             for column in columns
         ]
-        has = self._ranks.all_reduce(
-            torch.tensor([given, sparse], dtype=torch.float32, device=self._ranks.device)
-        ).tolist()
-        self._present = [index for index, count in enumerate(has[0]) if count]
-        for index, count in enumerate(has[1]):
+        if self._ranks.world_size > 1:
+            has = torch.tensor([given, sparse], dtype=torch.float32, device=self._ranks.device)
+            given, sparse = self._ranks.all_reduce(has).tolist()
+        self._present = [index for index, count in enumerate(given) if count]
+        for index, count in enumerate(sparse):
             if count:
                 self._compact(index)
 
@@ -144,7 +144,8 @@ class GradientRows:
         on the CPU. With several ranks, the summed rows are cut into one shard of the columns for
         each rank; `combine(reduced=True)` uses the shards."""
         if self._ranks.world_size == 1:
-            return self._products(self._blocks())
+            joined = self._ranks.device.type != "cpu"
+            return self._products(self._joined_blocks() if joined else self._blocks())
         width = sum(self._size(index) for index in self._present)
         padding = -width % self._ranks.world_size
         self._shards = []
@@ -183,22 +184,33 @@ class GradientRows:
         for index in self._present:
             yield [None if (part := row[index]) is None else part.reshape(-1) for row in self._rows]
 
-    def _products(
-        self, blocks: Iterator[list[Tensor | None]] | Sequence[Sequence[Tensor | None]]
-    ) -> Tensor:
-        count = len(self._rows)
-        total = torch.zeros(count, count, dtype=torch.float64)
+    def _joined_blocks(self) -> Iterator[Sequence[Tensor]]:
+        """Yield this rank's gradient rows in blocks of several parameters, about as wide as a
+        chunk, with 0 for gradients that are missing."""
+        most, indices = CHUNK[self._ranks.device.type], list(self._present)
+        while indices:
+            width, count = self._size(indices[0]), 1
+            while count < len(indices) and width + self._size(indices[count]) <= most:
+                width, count = width + self._size(indices[count]), count + 1
+            block, indices = indices[:count], indices[count:]
+            yield [self._flat(row, block) for row in self._rows]
+
+    def _products(self, blocks: Iterable[Sequence[Tensor | None]]) -> Tensor:
+        count, device = len(self._rows), self._ranks.device
+        chunk = CHUNK[device.type]
+        total = torch.zeros(count, count, dtype=torch.float64, device=device)
         for block in blocks:
             here = [number for number, vector in enumerate(block) if vector is not None]
             vectors = [vector for vector in block if vector is not None]
-            products = torch.zeros(
-                len(here), len(here), dtype=torch.float64, device=self._ranks.device
-            )
-            for start in range(0, len(vectors[0]), CHUNK):
-                stacked = torch.stack([vector[start : start + CHUNK] for vector in vectors]).float()
+            products = torch.zeros(len(here), len(here), dtype=torch.float64, device=device)
+            for start in range(0, len(vectors[0]), chunk):
+                stacked = torch.stack([vector[start : start + chunk] for vector in vectors]).float()
                 products += stacked @ stacked.T
-            total[torch.tensor(here)[:, None], torch.tensor(here)] += products.cpu()
-        return total
+            if len(here) == count:
+                total += products
+            else:
+                total[torch.tensor(here)[:, None], torch.tensor(here)] += products
+        return total.cpu()
 
     # --------------------------------------------------------------------------------------------
     # the update
@@ -207,7 +219,25 @@ class GradientRows:
         """Write sum_t weights[t] * row_t into the parameters' `.grad`. `reduced`: combine the
         gradient rows summed over ranks, which `gram` has made, instead of this rank's own rows. The
         rows are gone afterwards."""
-        self._each(lambda vectors, _start, _total: _sum(vectors, weights), reduced=reduced)
+        if reduced and self._ranks.world_size > 1:
+            self._each(lambda vectors, _start, _total: _sum(vectors, weights))
+            return
+        # The same sums for all parameters at once, in the order of the tasks.
+        sums: dict[int, Tensor] = {}
+        for row, weight in zip(self._rows, weights, strict=True):
+            given = {index: each for index, each in enumerate(row) if each is not None}
+            if old := [index for index in given if index in sums]:
+                more = [given.pop(index) for index in old]
+                torch._foreach_add_([sums[index] for index in old], more, alpha=weight)
+            first = [each.float() for each in given.values()]
+            # A weight of 1 must not change a bit: a probe measures the gradients of the plain sum
+            # and then adds them up.
+            if first and weight != 1:
+                first = list(torch._foreach_mul(first, weight))
+            sums.update(zip(given, first, strict=True))
+        for index, columns in sums.items():
+            self._put(index, columns)
+        self._rows, self._shards = [], []
 
     def apply(self, method: Callable[[Tensor, int, int], Tensor]) -> None:
         """Write `method(rows (K, n), start, total)` into `.grad`, where `rows` are n columns from
@@ -221,13 +251,12 @@ class GradientRows:
             ]
             return method(torch.stack(filled), start, total)
 
-        self._each(stack, reduced=True)
+        self._each(stack)
 
-    def _each(
-        self, function: Callable[[list[Tensor | None], int, int], Tensor], *, reduced: bool
-    ) -> None:
+    def _each(self, function: Callable[[list[Tensor | None], int, int], Tensor]) -> None:
+        """Write a function of the gradient rows summed over ranks into `.grad`."""
         total = sum(self._size(index) for index in self._present)
-        if reduced and self._ranks.world_size > 1:
+        if self._ranks.world_size > 1:
             width = len(self._shards[0])
             start = self._ranks.rank * width
             inside = max(0, min(width, total - start))
@@ -257,20 +286,13 @@ class GradientRows:
             parameter.grad = columns.view_as(parameter)
 
 
-def _sum(vectors: list[Tensor | None], weights: Sequence[float]) -> Tensor:
-    """Return sum_t weights[t] * vectors[t] in fp32, in the order of the tasks. May overwrite the
-    first vector."""
-    out: Tensor | None = None
-    for vector, weight in zip(vectors, weights, strict=True):
-        if vector is None:
-            continue
-        if out is None:
-            # A weight of 1 must not change a bit: a probe measures the gradients of the plain sum
-            # and then adds them up.
-            out = vector.float() if weight == 1 else vector.float() * weight
-        else:
-            out.add_(vector, alpha=weight)
-    assert out is not None, "some task has a gradient here"
+def _sum(vectors: Sequence[Tensor | None], weights: Sequence[float]) -> Tensor:
+    """Return sum_t weights[t] * vectors[t] in fp32, in the order of the tasks. No vector is
+    missing."""
+    first, *others = (vector for vector in vectors if vector is not None)
+    out = first.float() * weights[0]
+    for vector, weight in zip(others, weights[1:], strict=True):
+        out.add_(vector, alpha=weight)
     return out
 
 
