@@ -13,7 +13,6 @@ from mtlcli.config.task import Source, Splits, TextColumns
 from mtlcli.data.features import Features
 from mtlcli.data.read import Table
 from mtlcli.data.source import open_source
-from mtlcli.distributed.process_group import Ranks
 from mtlcli.fast import accelerate
 from mtlcli.models.build import build_model
 from mtlcli.models.files import BackboneFiles, find_backbone
@@ -99,7 +98,7 @@ def small_model(
     config: Any = SmallConfig(sharing, frozen_layers)
     model = build_model(config, tasks, files)
     if fast:
-        accelerate(model, config, Ranks(0, 1, torch.device("cpu")), "fp32")
+        accelerate(model, config, torch.device("cpu"), "fp32")
     described = {
         name: WeightedTask((weights or {}).get(name, 1.0), task.loss_kind)
         for name, task in tasks.items()

@@ -3,6 +3,7 @@ trajectories."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from mtlcli.data.batches import InputFormat
 from mtlcli.data.features import Features
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.training.optim import Unfreezing
 from mtlcli.training.step import Backward
 from mtlcli.training.task_batch import build_task_batch
 from mtlcli.weighting.base import Step, Weighting
@@ -38,8 +40,11 @@ def make(name: str, sharing: str = "hard", **options: Any) -> tuple[MultiTaskMod
 
 
 def optimizer_of(model: MultiTaskModel, weighting: Weighting) -> torch.optim.Optimizer:
-    """Plain SGD: Adam would blow up the last digit of gradients near zero."""
-    groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "lr": 0.02}]
+    """Plain SGD: Adam would blow up the last digit of gradients near zero. Weights decay, which
+    tells a gradient of zeros from none."""
+    groups: list[dict[str, Any]] = [
+        {"params": list(model.parameters()), "lr": 0.02, "weight_decay": 0.1}
+    ]
     if weighting.parameters():
         groups.append({"params": weighting.parameters(), "lr": 0.02})
     return torch.optim.SGD(groups)
@@ -54,26 +59,35 @@ def train(
     steps: range,
     *,
     accumulation: int = 1,
+    plan: Callable[[int], dict[str, int]] | None = None,
+    probe: Callable[[int], bool] = lambda step: False,
+    unfreeze_every: int | None = None,
 ) -> list[dict[str, float]]:
-    """Train for `steps` on 9 examples a task; return each step's weights."""
+    """Train for `steps`; return each step's weights. `plan`: the number of examples of each task in
+    a step; None: 9 of all. `probe`: whether a step measures the gradients. `unfreeze_every`: see
+    `optim.unfreeze_every`."""
     backward = Backward(model, weighting, ranks, bf16=False)
+    unfreezing = None if unfreeze_every is None else Unfreezing(model, unfreeze_every)
     used = []
     for number in steps:
-        chosen = (np.arange(9) + 9 * number) % 60
+        counts = dict.fromkeys(model.tasks, 9) if plan is None else plan(number)
         batches = {
             name: build_task_batch(
                 model.tasks[name],
                 features[name],
-                chosen,
+                (np.arange(count) + 9 * number) % 60,
                 input_format=InputFormat(0, True),
                 accumulation=accumulation,
                 ranks=ranks,
             )
-            for name in model.tasks
+            for name, count in counts.items()
         }
         step = Step(number=number, total=40, epoch=number // 4, seed=0, tasks=list(batches))
+        if unfreezing is not None:
+            unfreezing.apply(number)
         optimizer.zero_grad(set_to_none=True)
-        used.append(backward(batches, step).weights)
+        fill = backward.probe if probe(number) else backward
+        used.append(fill(batches, step).weights)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         weighting.observe(step)

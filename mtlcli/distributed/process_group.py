@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -16,7 +16,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
-from torch.nn import Parameter
 
 from mtlcli.config.run import Runner
 from mtlcli.distributed.environment import read_launch
@@ -25,13 +24,6 @@ from mtlcli.errors import MtlError, RunError, UserError, count_of, reported_prob
 
 ERROR_KEY = "error"
 """Key of the store where the ranks meet, under which a failing rank leaves its error."""
-
-
-def sum_flat(parts: list[Tensor]) -> Tensor:
-    """Return the sum over all ranks of vectors that are joined to one."""
-    flat = torch.cat(parts)
-    dist.all_reduce(flat)
-    return flat
 
 
 @dataclass(frozen=True)
@@ -46,8 +38,6 @@ class Ranks:
     """The device of this process."""
     is_local: bool = True
     """Whether all processes run on this machine."""
-    sum_flat: Callable[[list[Tensor]], Tensor] = sum_flat
-    """The way in which `reduce_gradients` adds up gradients."""
     store: PrefixStore | None = None
     """The store in which the ranks have met; its content outlives the rank that wrote it. None:
     this process is the only rank."""
@@ -147,48 +137,6 @@ class Ranks:
         if self.world_size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor.detach(), 0)
-
-    def reduce_gradients(
-        self, parameters: list[Parameter], touched: Mapping[Parameter, Tensor]
-    ) -> None:
-        """Sum the gradients of all ranks, in one flat transfer. The sums are valid until the next
-        call.
-
-        A rank whose share of a batch was empty has no gradient where other ranks have one. A
-        parameter takes part when any rank has a gradient for it; otherwise the parameter keeps
-        `grad = None` and its optimiser state. `touched`: for word embeddings, the indices of the
-        embeddings whose gradient is not 0 on this rank; only embeddings that some rank has touched
-        are transferred.
-        """
-        if self.world_size == 1:
-            return
-        if not parameters:
-            return
-        has = [p.grad is not None for p in parameters]
-        known = [p.grad is None or p in touched for p in parameters]
-        counts = torch.tensor([has, known], dtype=torch.float32, device=self.device)
-        dist.all_reduce(counts)
-        rows: dict[Parameter, Tensor] = {}
-        taking_part = []
-        for parameter, ranks, knowing in zip(parameters, *counts.tolist(), strict=True):
-            if not ranks:
-                continue
-            taking_part.append(parameter)
-            if knowing == self.world_size:
-                rows[parameter] = self.all_gather_unique(
-                    touched.get(parameter, torch.empty(0, dtype=torch.int64, device=self.device))
-                )
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        parts = [p.grad[rows[p]] if p in rows else p.grad for p in taking_part]
-        flat = self.sum_flat([part.reshape(-1) for part in parts])
-        for parameter, sums, part in zip(
-            taking_part, flat.split([p.numel() for p in parts]), parts, strict=True
-        ):
-            if parameter in rows:
-                parameter.grad.index_copy_(0, rows[parameter], sums.view_as(part))
-            else:
-                parameter.grad = sums.view_as(parameter)
 
 
 def choose_device(runner: Runner, local_rank: int, wanted: int) -> torch.device:

@@ -126,7 +126,7 @@ def _evaluate(
         if (reason := choose_packing(config, model, layout, ranks.device)) is not None:
             say(f"packing: off, since {reason}")
         model.to(ranks.device)
-        accelerate(model, config, ranks, precision)
+        accelerate(model, config, ranks.device, precision)
         garbage.at_work()
         results, scores = evaluate(
             model,

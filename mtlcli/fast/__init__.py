@@ -6,30 +6,29 @@ within rounding, but for the elements that dropout drops. `accelerate` is the on
 
 from __future__ import annotations
 
+import torch
+
 from mtlcli.config import Config
 from mtlcli.config.weighting import Balancing
-from mtlcli.distributed.process_group import Ranks
 from mtlcli.fast.attention import switch_attention
 from mtlcli.fast.dropout import cheapen
 from mtlcli.fast.embeddings import make_sparse
 from mtlcli.fast.first_token import read_first_token
 from mtlcli.fast.masks import leave_masks_unread
-from mtlcli.fast.shared_memory import share_memory
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.multitask import MultiTaskModel
 
 
-def accelerate(model: MultiTaskModel, config: Config, ranks: Ranks, precision: str) -> Ranks:
-    """Make a model, which lies on its device, faster there, unless `runner.fast` is off. Return the
-    ranks, which may add up gradients faster. All ranks call this.
+def accelerate(model: MultiTaskModel, config: Config, device: torch.device, precision: str) -> None:
+    """Make a model, which lies on its device, faster there, unless `runner.fast` is off.
 
     `precision`: the number format of the run, `fp32` or `bf16`. Names and values of parameters stay
     as they are.
     """
     if config.runner.fast == "off":
-        return ranks
+        return
     backbones = [module for module in model.modules() if isinstance(module, Backbone)]
-    on_cpu = ranks.device.type == "cpu"
+    on_cpu = device.type == "cpu"
     # K gradient rows of a large vocabulary only fit into memory when they are sparse.
     if on_cpu or isinstance(config.weighting, Balancing):
         for backbone in backbones:
@@ -38,11 +37,10 @@ def accelerate(model: MultiTaskModel, config: Config, ranks: Ranks, precision: s
     # arithmetic.
     if not on_cpu:
         leave_masks_unread()
-        return ranks
+        return
     if model.packing is None:
         read_first_token(model, backbones)
     for backbone in backbones:
         cheapen(backbone.network)
         if config.model.attention == "auto":
             switch_attention(backbone, precision)
-    return share_memory(ranks)

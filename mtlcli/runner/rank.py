@@ -68,7 +68,7 @@ def _build_run(
     if (reason := choose_packing(config, model, layout, ranks.device)) is not None:
         console.say(f"packing: off, since {reason}")
     _place_model(model, ranks)
-    ranks = accelerate(model, config, ranks, precision)
+    accelerate(model, config, ranks.device, precision)
     weighting = _build_weighting(config, prepared)
     max_tokens = find_max_tokens(
         config,

@@ -89,7 +89,7 @@ def largest_batch(
     """
     free = SHARE * free_memory(ranks.device)
     probe = Probe(model, input_format=input_format, bf16=bf16, device=ranks.device)
-    reserve = _reserve(model, weighting, ranks.device)
+    reserve = _reserve(model, weighting, ranks)
     parts = accumulation * ranks.world_size
     costs = _measure(
         probe,
@@ -238,16 +238,18 @@ def free_memory(device: torch.device) -> int:
     return memory.free_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def _reserve(model: MultiTaskModel, weighting: Weighting, device: torch.device) -> int:
+def _reserve(model: MultiTaskModel, weighting: Weighting, ranks: Ranks) -> int:
     """Return the number of bytes that the run will hold beside a pass: Adam's two states, on a CPU
-    the copies of a save, gradient rows, and dense gradients of word embeddings."""
+    the copies of a save, gradient rows or torch's buckets of gradients, and dense gradients of word
+    embeddings."""
 
     def size(parameters: list[Parameter]) -> int:
         return sum(parameter.nbytes for parameter in parameters)
 
-    states = 2 * size([parameter for parameter in model.parameters() if parameter.requires_grad])
-    copies = states + size(list(model.parameters())) if device.type == "cpu" else 0
-    rows = 0
+    gradients = size([parameter for parameter in model.parameters() if parameter.requires_grad])
+    states = 2 * gradients
+    copies = states + size(list(model.parameters())) if ranks.device.type == "cpu" else 0
+    rows = 0 if ranks.world_size == 1 else gradients
     if weighting.balances_gradients:
         rows = (
             len(weighting.tasks)

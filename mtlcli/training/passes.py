@@ -16,7 +16,8 @@ from torch.nn import Parameter
 from mtlcli.data.batches import Batch, moved
 from mtlcli.data.pack import Packing, budget
 from mtlcli.distributed.process_group import Ranks
-from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.models.multitask import MultiTaskModel, TaskOutput
+from mtlcli.training.engine import choose_engine
 from mtlcli.training.gradient_rows import GradientRows
 from mtlcli.training.task_batch import Batches, TaskBatch
 from mtlcli.training.trained_parameters import TrainedParameters
@@ -98,6 +99,8 @@ class Passes:
         """`tasks`: the tasks that are trained."""
         self.model, self.ranks, self._bf16 = model, ranks, bf16
         self.parameters = TrainedParameters(model, tasks)
+        self._engine = choose_engine(self.parameters, ranks)
+        self._way: tuple[object, ...] = ()
         self._embeddings = EmbeddingGradients(self.parameters.all)
 
     def run(
@@ -106,17 +109,30 @@ class Passes:
         groups: Sequence[PassGroup],
         scales: Mapping[str, Any] | None = None,
         rows: GradientRows | None = None,
+        *,
+        summed: bool = False,
     ) -> Tensor:
         """Run passes one after the other: forward and, where gradients are recorded, backward.
-        Return the mean losses (K,) over all ranks. `scales`: factors of the losses, numbers or
-        scalar tensors; None: 1 for each. `rows`: receives the shared gradients, a row for each
-        group."""
+        Return the mean losses (K,) over all ranks.
+
+        `scales`: factors of the losses, numbers or scalar tensors; None: 1 for each. `rows`:
+        receives the shared gradients, a row for each group. `summed`: let the last backward pass
+        sum gradients over ranks, as far as the engine can; `sum_gradients` sums the others.
+        """
         losses = torch.zeros(len(batches), device=self.ranks.device)
         places = {name: index for index, name in enumerate(batches)}
+        left = sum(len(group) for group in groups)
+        if torch.is_grad_enabled():
+            self._way = (*batches, rows is None)
+            self._engine.begin(summed=summed)
+        if summed and not left:
+            self._pass([], scales, last=True)
         self._embeddings.begin()
         for group in groups:
             for one_pass in group:
-                for part, loss in zip(one_pass, self._pass(one_pass, scales), strict=True):
+                left -= 1
+                found = self._pass(one_pass, scales, last=summed and not left)
+                for part, loss in zip(one_pass, found, strict=True):
                     losses[places[part.task]] += loss
             if rows is not None:
                 rows.append_from_grad()
@@ -124,31 +140,37 @@ class Passes:
         self._embeddings.write_to_grad()
         return self.ranks.all_reduce(losses)
 
-    def _pass(self, one_pass: Pass, scales: Mapping[str, Any] | None) -> list[Tensor]:
+    def _pass(
+        self, one_pass: Pass, scales: Mapping[str, Any] | None, *, last: bool
+    ) -> list[Tensor]:
         """Run one pass. Return the losses of its parts, detached and without their factors."""
         device = self.ranks.device
-        names, batches = zip(*one_pass, strict=True)
-        parts = list(zip(names, moved(batches, device), strict=True))
-        with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16):
-            outputs = [self.model(*parts[0])] if len(parts) == 1 else self.model.together(parts)
-            total = torch.stack(
-                [
-                    (1.0 if scales is None else scales[name]) * output.loss
-                    for (name, _), output in zip(parts, outputs, strict=True)
-                ]
-            ).sum()
-        if total.requires_grad:
-            total.backward()
+        moved_batches = moved([batch for _, batch in one_pass], device)
+        parts = [(part.task, batch) for part, batch in zip(one_pass, moved_batches, strict=True)]
+        outputs: list[TaskOutput] = []
+
+        def forward() -> Tensor:
+            if not parts:
+                return torch.zeros((), device=device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16):
+                outputs.extend(
+                    [self.model(*parts[0])] if len(parts) == 1 else self.model.together(parts)
+                )
+                return torch.stack(
+                    [
+                        (1.0 if scales is None else scales[name]) * output.loss
+                        for (name, _), output in zip(parts, outputs, strict=True)
+                    ]
+                ).sum()
+
+        self._engine.backward(forward, last=last)
         return [output.loss.detach() for output in outputs]
 
-    def reduce_gradients(self, *, shared: bool = True) -> None:
-        """Sum the gradients in `.grad` over all ranks. `shared`: those of the shared parameters as
-        well."""
-        summed = set() if shared else set(self.parameters.shared)
-        self.ranks.reduce_gradients(
-            [parameter for parameter in self.parameters.all if parameter not in summed],
-            self._embeddings.touched,
-        )
+    def sum_gradients(self, *, shared: bool = True) -> None:
+        """Sum over all ranks the gradients in `.grad` that `run` has not summed. `shared`: those of
+        the shared parameters as well."""
+        done = () if shared else self.parameters.shared
+        self._engine.sum_rest(self._way, self._embeddings.touched, done)
 
     def clear_gradients(self) -> None:
         """Empty `.grad` of all parameters."""

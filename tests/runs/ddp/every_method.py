@@ -1,20 +1,23 @@
-"""One rank of tests/runs/ddp/test_every_method.py: trains with every weighting and every
-sharing and writes the parameters. Not a test itself.
+"""One rank of tests/runs/ddp/test_every_method.py: trains with every weighting and every sharing,
+and in several shapes of steps, and writes the parameters. Not a test itself.
 
 python -m tests.runs.ddp.every_method FOLDER, with RANK and WORLD_SIZE in the environment.
 """
 
 from __future__ import annotations
 
+import json
 import sys
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors.torch import save_file
 
 from mtlcli.config import Runner, sharings, weightings
 from mtlcli.config.weighting import Balancing
 from mtlcli.distributed.process_group import connect
+from mtlcli.training.engine import DataParallel, Forward
 from tests.small import small_data
 from tests.trajectory import make, optimizer_of, train
 
@@ -24,42 +27,83 @@ APPROXIMATIONS = {
     "projection": {"projection": 64},
     "every": {"every": 4},
 }
+TASKS = ("cola", "stsb", "squad")
 
 
-def variants() -> dict[str, tuple[str, str, dict[str, Any]]]:
-    """Weighting, sharing and options of the weighting, by label."""
-    found: dict[str, tuple[str, str, dict[str, Any]]] = {
-        name: (name, "hard", {}) for name in weightings
+class Variant(NamedTuple):
+    """What is trained, and how."""
+
+    weighting: str = "static"
+    sharing: str = "hard"
+    options: dict[str, Any] = {}
+    """Options of the weighting."""
+    shape: dict[str, Any] = {}
+    """Options of `train`."""
+
+
+def one_task(step: int) -> dict[str, int]:
+    """A task of its own in each step, and every other time one example, so that the second rank has
+    nothing to do."""
+    return {TASKS[step % 3]: 9 if step % 2 else 1}
+
+
+def uneven(step: int) -> dict[str, int]:
+    """All tasks, of which one or two have a single example."""
+    return {name: 1 if (step + place) % 3 else 12 for place, name in enumerate(TASKS)}
+
+
+def variants() -> dict[str, Variant]:
+    """All that is trained, by label."""
+    found = {name: Variant(name) for name in weightings}
+    found |= {
+        f"mgda {what}": Variant("mgda", options=options) for what, options in APPROXIMATIONS.items()
     }
-    found |= {f"mgda {what}": ("mgda", "hard", options) for what, options in APPROXIMATIONS.items()}
     for name in sharings:
-        found[f"{name} static"] = ("static", name, {})
+        found[f"{name} static"] = Variant(sharing=name)
         if sharings.configs[name]().shares:
-            found[f"{name} pcgrad"] = ("pcgrad", name, {})
-    return found
+            found[f"{name} pcgrad"] = Variant("pcgrad", name)
+    for name in ("hard", "none", "cross_stitch", "progressive"):
+        found[f"{name} one task a step"] = Variant(sharing=name, shape={"plan": one_task})
+        found[f"{name} uneven"] = Variant(sharing=name, shape={"plan": uneven})
+    return found | {
+        "accumulation": Variant(shape={"accumulation": 3}),
+        "unfreezing": Variant(shape={"unfreeze_every": 3, "plan": one_task}),
+        "probe": Variant("uncertainty", shape={"probe": lambda step: step % 3 == 1}),
+        "pcgrad uneven": Variant("pcgrad", shape={"plan": uneven}),
+    }
 
 
 def main() -> None:
-    """Train all variants."""
+    """Train all variants, and count the passes in which torch has summed gradients."""
     folder = Path(sys.argv[1])
     _, _, features, _ = small_data()
+    summed: Counter[str] = Counter()
+    backward = DataParallel.backward
+
+    def counted(engine: DataParallel, forward: Forward, *, last: bool) -> None:
+        summed[label] += last and engine._wrapped is not None
+        backward(engine, forward, last=last)
+
+    DataParallel.backward = counted  # type: ignore[method-assign]
     with connect(Runner(device="cpu", timeout=60)) as ranks:
-        for label, (name, sharing, options) in variants().items():
-            accumulation = 2 if issubclass(weightings.configs[name], Balancing) else 1
-            model, weighting = make(name, sharing, **options)
+        for label, variant in variants().items():
+            balances = issubclass(weightings.configs[variant.weighting], Balancing)
+            model, weighting = make(variant.weighting, variant.sharing, **variant.options)
             train(
                 model,
                 weighting,
                 optimizer_of(model, weighting),
                 features,
                 ranks,
-                range(10 if sharing == "hard" else 4),
-                accumulation=accumulation,
+                range(4 if variant.sharing != "hard" else 20 if variant.shape else 10),
+                **({"accumulation": 2 if balances else 1} | variant.shape),
             )
+            name = f"{label}-{ranks.rank}-{ranks.world_size}"
             save_file(
                 {key: value.detach() for key, value in model.named_parameters()},
-                folder / f"{label}-{ranks.rank}-{ranks.world_size}.safetensors",
+                folder / f"{name}.safetensors",
             )
+    (folder / f"summed-{ranks.rank}-{ranks.world_size}.json").write_text(json.dumps(summed))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Every weighting and every sharing on two real gloo ranks: the same parameters to the bit on both,
-those of one process within 1e-5."""
+"""Every weighting and every sharing on two real gloo ranks, and steps of every shape: the same
+parameters to the bit on both, those of one process within 1e-5."""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -63,6 +64,24 @@ def test_two_ranks_are_one(folder: Path, label: str) -> None:
     # over.
     allowed = 1e-4 * sum(value.numel() for value in first.values()) if label == "graddrop" else 0
     assert sum(off.values()) <= allowed, {name: count for name, count in off.items() if count}
+
+
+def test_torch_sums_wherever_gradients_are_added_up(folder: Path) -> None:
+    """Twice the explicit sums would give the same parameters."""
+    alone, first, second = (
+        json.loads((folder / f"summed-{rank}-{world}.json").read_text())
+        for rank, world in ((0, 1), (0, 2), (1, 2))
+    )
+    assert not alone and first == second
+    for label, variant in variants().items():
+        if variant.weighting == "static":
+            # These have no parameter that all tasks use.
+            none_owned = variant.sharing in ("none", "soft", "progressive")
+            assert (first[label] == 0) == none_owned, label
+        elif weightings.implementation(variant.weighting).balances_gradients:
+            assert first[label] == 0, label
+    for label in ("hard one task a step", "hard uneven", "accumulation", "probe"):
+        assert first[label] == 20, label
 
 
 def test_every_weighting_learns_otherwise(folder: Path) -> None:

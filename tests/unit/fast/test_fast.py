@@ -9,7 +9,6 @@ import torch
 
 from mtlcli.config import Runner, weightings
 from mtlcli.config.section import replaced
-from mtlcli.distributed.process_group import Ranks
 from mtlcli.fast import accelerate
 from mtlcli.fast.attention import PLAIN
 from mtlcli.fast.dropout import CheapDropout
@@ -18,11 +17,9 @@ from mtlcli.models.multitask import MultiTaskModel
 from tests.small import SmallConfig, small_model
 from tests.unit.fast.test_attention import configs
 
-ALONE = Ranks(0, 1, torch.device("cpu"))
-
 
 def with_dropout(
-    *, ranks: Ranks = ALONE, weighting: str = "static", **values: Any
+    *, device: str = "cpu", weighting: str = "static", **values: Any
 ) -> MultiTaskModel:
     """A model whose backbone has dropout. `values`: of `runner.fast` and `model.attention`."""
     model, _ = small_model("hard", fast=False)
@@ -31,7 +28,7 @@ def with_dropout(
     config.runner = Runner(fast=values.get("fast", "auto"))
     config.model = replaced(config.model, {"attention": values.get("attention", "auto")})
     config.weighting = weightings.configs[weighting]()
-    assert accelerate(model, config, ranks, "fp32") is ranks
+    accelerate(model, config, torch.device(device), "fp32")
     return model.train()
 
 
@@ -50,9 +47,8 @@ def test_nothing_is_done_where_it_is_off() -> None:
 
 
 def test_what_adds_launches_is_left_out_on_a_gpu() -> None:
-    gpu = Ranks(0, 1, torch.device("cuda"))
-    assert kinds(with_dropout(ranks=gpu)) == set()
-    assert kinds(with_dropout(ranks=gpu, weighting="pcgrad")) == {"sparse"}
+    assert kinds(with_dropout(device="cuda")) == set()
+    assert kinds(with_dropout(device="cuda", weighting="pcgrad")) == {"sparse"}
 
 
 def test_an_attention_that_the_config_names_stays() -> None:

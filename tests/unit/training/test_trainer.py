@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from transformers.masking_utils import sdpa_mask
 from mtlcli.config import Config
 from mtlcli.data.pack import Layout
 from mtlcli.distributed import process_group
-from mtlcli.distributed.process_group import Ranks
 from mtlcli.fast import accelerate
 from mtlcli.models import packed
 from mtlcli.models.multitask import MultiTaskModel
@@ -54,9 +52,10 @@ def count(
             self.train_step()
         raise Counted
 
-    def as_on_gpu(model: MultiTaskModel, config: Config, ranks: Ranks) -> Ranks:
-        accelerate(model, config, replace(ranks, device=torch.device("cuda")), "fp32")
-        return ranks
+    def as_on_gpu(
+        model: MultiTaskModel, config: Config, device: torch.device, precision: str
+    ) -> None:
+        accelerate(model, config, torch.device("cuda"), precision)
 
     def by_kernel(layout: Layout, tokens: list[Tensor], dropout: float, *more: Any) -> Tensor:
         def attend(*tokens: Tensor) -> Tensor:
