@@ -166,7 +166,8 @@ class Calls(TorchFunctionMode):
             and GPU in (*args[1:], *kwargs.values())
             and not launches.lies_there(args[0])
         ):
-            return self._move(args[0], no_wait=kwargs.get("non_blocking", False))
+            moved = self._move(args[0], no_wait=kwargs.get("non_blocking", False))
+            return moved.to(kwargs.get("dtype", moved.dtype))
         if func is torch.tensor and kwargs.get("device") == GPU:
             with launches.paused():
                 made = func(*args, **kwargs)

@@ -14,6 +14,7 @@ from mtlcli.fast.attention import switch_attention
 from mtlcli.fast.dropout import cheapen
 from mtlcli.fast.embeddings import make_sparse
 from mtlcli.fast.first_token import read_first_token
+from mtlcli.fast.low_weights import cast_together
 from mtlcli.fast.masks import leave_masks_unread
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.multitask import MultiTaskModel
@@ -33,10 +34,13 @@ def accelerate(model: MultiTaskModel, config: Config, device: torch.device, prec
     if on_cpu or isinstance(config.weighting, Balancing):
         for backbone in backbones:
             make_sparse(backbone)
-    # On a GPU a step waits for the launches of kernels, and what follows adds launches to save
-    # arithmetic.
+    # On a GPU a step waits for the launches of kernels and for the host. What is done on a CPU adds
+    # launches to save arithmetic.
     if not on_cpu:
         leave_masks_unread()
+        if precision == "bf16":
+            for backbone in backbones:
+                cast_together(backbone)
         return
     if model.packing is None:
         read_first_token(model, backbones)

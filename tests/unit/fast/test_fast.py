@@ -5,7 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
+from transformers import AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
 
 from mtlcli.config import Runner, weightings
 from mtlcli.config.section import replaced
@@ -46,7 +49,9 @@ def test_nothing_is_done_where_it_is_off() -> None:
     assert list(fast.state_dict()) == list(plain.state_dict())
 
 
-def test_what_adds_launches_is_left_out_on_a_gpu() -> None:
+def test_what_adds_launches_is_left_out_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What is registered with the library is taken back after the test.
+    monkeypatch.setitem(AttentionMaskInterface._global_mapping, "sdpa", sdpa_mask)
     assert kinds(with_dropout(device="cuda")) == set()
     assert kinds(with_dropout(device="cuda", weighting="pcgrad")) == {"sparse"}
 

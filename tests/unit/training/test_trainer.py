@@ -80,10 +80,10 @@ def count(
 @pytest.mark.parametrize(
     ("size", "packing", "most"),
     [
-        (TINY, "off", 240),
-        (TINY, "on", 235),
-        (MINILM, "on", 540),
-        (BERT, "on", 1000),
+        (TINY, "off", 200),
+        (TINY, "on", 190),
+        (MINILM, "on", 410),
+        (BERT, "on", 735),
     ],
     ids=["tiny-padded", "tiny", "minilm", "bert"],
 )
