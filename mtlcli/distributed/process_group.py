@@ -82,7 +82,8 @@ class Ranks:
         """Return the largest of all ranks' numbers."""
         if self.world_size == 1:
             return number
-        found = torch.tensor([number], device=self.device)
+        # In host memory: a number on a GPU would be read once all steps before are done.
+        found = torch.tensor([number])
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return int(found)
 
@@ -94,14 +95,13 @@ class Ranks:
         content = torch.tensor(
             list(json.dumps(value).encode()) if self.is_main else [],
             dtype=torch.uint8,
-            device=self.device,
         )
-        size = torch.tensor([len(content)], device=self.device)
+        size = torch.tensor([len(content)])
         dist.broadcast(size, 0)
         if not self.is_main:
-            content = torch.empty(int(size), dtype=torch.uint8, device=self.device)
+            content = torch.empty(int(size), dtype=torch.uint8)
         dist.broadcast(content, 0)
-        return json.loads(bytes(content.cpu().tolist()))
+        return json.loads(bytes(content.tolist()))
 
     def all_gather(self, vector: Tensor) -> Tensor:
         """Return the vectors of all ranks, equally long, in one vector in the order of the
@@ -216,7 +216,8 @@ def connect(
         store = meet(launch, runner.timeout, quiet)
     if launch.is_local:
         stay_local()
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    # Ranks on GPUs exchange signals and texts, which lie in host memory, by gloo.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=runner.timeout)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     try:

@@ -7,7 +7,7 @@ out the update of a step that is not finite, and the host reads the numbers of a
 launched the next one. This takes what only torch's fused AdamW has: a tensor that scales the
 gradients (the clip) and a tensor that stops the update. What a step still waits for:
 
-    optimiser   adamw: nothing; any other: its norm, in every step
+    optimiser   adamw: nothing; any other, and parameters in shards: the norm, in every step
     weighting   static, random, annealed, uncertainty, imtl_l: nothing
                 dwa: the losses of the last step of a window, before the next window
                 scale_free: the losses of the step before
@@ -27,6 +27,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from mtlcli.training.finite import (
     finite_gradient_norm,
@@ -190,6 +191,12 @@ def choose_update(
         device.type in DEFERRING
         and not weighting.losses_after_step
         and all(type(part) is torch.optim.AdamW for _, part in optimizer.parts)
+        # The norm of parameters that are cut into shards is no plain tensor.
+        and not any(
+            isinstance(parameter, DTensor)
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        )
     ):
         return Deferred(optimizer, weighting, clip, device)
     return Immediate(optimizer, weighting, clip)
