@@ -169,8 +169,9 @@ def is_lost_rank(error: Exception) -> bool:
 
 def lost_rank_text(error: Exception) -> str:
     """Return the text of such an error, without the line of torch's source and the advice that gloo
-    adds."""
-    return re.sub(r"^\[\S+:\d+\] ", "", str(error)).partition(". This is typically")[0]
+    adds, and without what torch adds to an error of its hooks."""
+    prefix = r"^(Got the following error when running the callback: \w+: )?(\[\S+:\d+\] )?"
+    return re.sub(prefix, "", str(error).partition("\n")[0]).partition(". This is typically")[0]
 
 
 @contextmanager
