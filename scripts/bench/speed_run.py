@@ -54,7 +54,7 @@ class Bench:
         if not {"rte", "mrpc"} <= set(found):
             sys.exit(f"{self.data}/glue needs at least rte/train.parquet and mrpc/train.parquet")
         self.tasks = found[:2] if self.quick else found
-        self.precision = choose_precision("auto", torch.device("cpu"))
+        self.precision = choose_precision(arguments.precision, torch.device("cpu"))
         self._number = 0
 
     def say(self, message: str) -> None:
@@ -167,11 +167,11 @@ class Speed:
     padded: float = 0.0
     steps: int = 0
 
-    def add(self, row: dict[str, Any]) -> None:
-        """A row of metrics.jsonl that stands for one step."""
+    def add(self, row: dict[str, Any], steps: int) -> None:
+        """A row of metrics.jsonl that stands for some steps."""
         examples = sum(entry["examples"] for entry in row["tasks"].values())
         seconds = examples / row["examples_per_s"]
-        self.steps += 1
+        self.steps += steps
         self.seconds += seconds
         self.examples += examples
         self.tokens += seconds * row["tokens_per_s"]
@@ -179,10 +179,11 @@ class Speed:
 
 
 def speed(metrics: list[dict[str, Any]], skip: int) -> Speed:
-    """All steps after the first `skip`."""
+    """All rows after the first `skip`."""
     total = Speed()
-    for row in metrics[skip:]:
-        total.add(row)
+    ends = [0, *(row["step"] for row in metrics)]
+    for number, row in enumerate(metrics[skip:], skip):
+        total.add(row, ends[number + 1] - ends[number])
     return total
 
 

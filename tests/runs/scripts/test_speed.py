@@ -1,9 +1,9 @@
-"""The mathematics of scripts/bench/speed.py: batches that stand for an epoch, and counts of
-operations."""
+"""scripts/bench/speed.py: batches that stand for an epoch, counts of operations, the speed that the
+rows of a run tell, and the file with the sections of several hosts."""
 
 from __future__ import annotations
 
-import importlib.util
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,16 +18,18 @@ from transformers import BertConfig, BertModel
 from mtlcli.fast.first_token import FirstToken
 from mtlcli.models.forward_pass import ForwardPass, running
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "bench" / "speed_data.py"
+FOLDER = Path(__file__).parents[3] / "scripts" / "bench"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(autouse=True)
+def folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a script, its folder is where modules are looked for."""
+    monkeypatch.syspath_prepend(FOLDER)
+
+
+@pytest.fixture
 def speed_data() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("speed_data", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return import_module("speed_data")
 
 
 def test_operations_are_those_that_torch_counts(speed_data: Any) -> None:
@@ -75,3 +77,42 @@ def test_an_epoch_of_the_trainer_meets_every_example_once(speed_data: Any) -> No
         assert len(np.unique(epoch)) == epoch.size
     padded = [int(lengths[epoch].max(1).sum() * 32) for epoch in (plain, grouped)]
     assert padded[1] < padded[0]
+
+
+def test_the_speed_of_a_run_is_that_of_the_rows_that_count() -> None:
+    rows = [
+        {"step": step, "tasks": {"rte": {"examples": 40}, "cola": {"examples": 40}}}
+        | {"examples_per_s": rate, "tokens_per_s": 10 * rate, "padding": 0.2}
+        for step, rate in ((5, 8.0), (10, 40.0), (15, 80.0))
+    ]
+    found = import_module("speed_run").speed(rows, 1)
+    assert (found.steps, found.examples, found.seconds) == (10, 160, 3.0)
+    assert (found.tokens, found.padded) == pytest.approx((1600, 2000))
+
+
+def test_sections_of_other_hosts_stay(tmp_path: Path) -> None:
+    script: Any = import_module("speed")
+    out = tmp_path / "speed.md"
+    for heading, text in (
+        ("GPU (H100)", "one"),
+        ("Ranks (AVX2)", "two"),
+        ("GPU (A100)", "three"),
+        ("GPU (H100)", "four"),
+    ):
+        script.write(out, {heading: f"\n{text}\n"})
+    parts = out.read_text().split("\n## ")[1:]
+    assert [part.split() for part in parts] == [
+        ["Ranks", "(AVX2)", "two"],
+        ["GPU", "(A100)", "three"],
+        ["GPU", "(H100)", "four"],
+    ]
+    written = (FOLDER / "speed.md").read_text()
+    out.write_text(written)
+    script.write(out, {})
+    assert out.read_text() == written, "the script would change what it has written itself"
+
+
+def test_sections_for_a_gpu_are_not_measured_elsewhere() -> None:
+    script: Any = import_module("speed")
+    assert ("gpu" in script.usual()) == torch.cuda.is_available()
+    assert set(script.usual()) | {"amx", "gpu"} == set(script.SECTIONS)
