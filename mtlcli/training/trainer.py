@@ -16,6 +16,7 @@ from mtlcli.distributed.process_group import Ranks
 from mtlcli.distributed.signals import Asked
 from mtlcli.errors import Interrupted, NotFinite, count_of
 from mtlcli.evaluation.evaluate import evaluate
+from mtlcli.models.multitask import Trunk
 from mtlcli.rundir import checkpoint
 from mtlcli.seeds import step_seed
 from mtlcli.training.analysis.affinity import Affinity
@@ -48,6 +49,7 @@ class Trainer:
         )
         self._updated: deque[Updated] = deque()
         """The steps whose numbers are not known yet, the oldest first."""
+        self._has_statistics = type(run.model.trunk).measures is not Trunk.measures
         self._since = 0.0
         """The time up to which steps have been timed."""
         self.state = TrainState(positions=dict.fromkeys(run.streams, 0))
@@ -123,7 +125,9 @@ class Trainer:
             self.conclude()
             self._leave_out(error)
         self.state.step += 1
-        self.conclude(0 if self._is_logged(self.state.step) else self.update.lag)
+        # Statistics of the trunk must not be those of a later step.
+        at_once = self._has_statistics and self._is_logged(self.state.step)
+        self.conclude(0 if at_once else self.update.lag)
 
     def conclude(self, but: int = 0) -> None:
         """Observe and log the steps that have been updated, but for the newest `but` of them, once
@@ -229,7 +233,7 @@ class Trainer:
                     "step": done,
                     **state.window.row(),
                     **self._statistics(),
-                    "lr": self.optimizer.param_groups[0]["lr"],
+                    "lr": updated.lr,
                     "gradient_norm": norm,
                     "seconds": round(state.totals.seconds, 3),
                     "seconds_left": round(left, 1),

@@ -13,8 +13,8 @@ gradients (the clip) and a tensor that stops the update. What a step still waits
                 scale_free: the losses of the step before
                 gls, log, stch: the losses of the step; famo also its norm and its losses afterwards
                 on gradients, and gradnorm: losses and inner products of the step
-    logger      every `logger.every` steps the losses of the step; a probe: as a weighting on
-                gradients
+    sharing     one with statistics: these, every `logger.every` steps
+    logger      a probe: as a weighting on gradients
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ class Updated:
     step: Step
     batches: Batches
     outcome: Outcome
+    lr: float
+    """The learning rate of the first parameter group."""
     norm: Callable[[], float]
     """Wait until the numbers of the step are known, fill in its losses and weights, and return the
     norm of its gradient. Raises NotFinite when the update was left out because a number of the step
@@ -70,6 +72,11 @@ class Update(ABC):
     def __init__(self, optimizer: Optimizers, weighting: Weighting, clip: float | None) -> None:
         """`clip`: the norm to which the whole gradient is shortened; None: any norm."""
         self._optimizer, self._weighting, self._clip = optimizer, weighting, clip
+
+    @property
+    def _lr(self) -> float:
+        lr: float = self._optimizer.param_groups[0]["lr"]
+        return lr
 
     @abstractmethod
     def __call__(
@@ -93,7 +100,7 @@ class Immediate(Update):
             torch.nn.utils.clip_grads_with_norm_(whole, self._clip, norm)
         self._optimizer.step()
         require_finite(self._weighting.named_parameters(), f"step {step.number}", FIX_LEARNED)
-        return Updated(step, batches, outcome, norm.item)
+        return Updated(step, batches, outcome, self._lr, norm.item)
 
 
 class Deferred(Update):
@@ -147,7 +154,7 @@ class Deferred(Update):
             require_finite(left, f"step {step.number}", FIX_LEARNED)
             return norm
 
-        return Updated(step, batches, outcome, norm)
+        return Updated(step, batches, outcome, self._lr, norm)
 
     def _launch(self, numbers: Tensor) -> None:
         """Let the optimiser update, unless a number is not finite. `numbers`: the norm of the whole

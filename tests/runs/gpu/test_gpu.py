@@ -24,6 +24,25 @@ SMALL = [
     *(each for each in COMMON if not each.startswith(("runner.precision=", "runner.device="))),
     "runner.save_every=10",
 ]
+NO_WAIT = """
+import sys
+import torch
+from mtlcli.cli import main
+from mtlcli.training.trainer import Trainer
+
+whole = Trainer.train_step
+
+def train_step(self):
+    torch.cuda.set_sync_debug_mode("error" if self.state.step >= 5 else "default")
+    try:
+        whole(self)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+Trainer.train_step = train_step
+sys.exit(main(sys.argv[1:]))
+"""
+"""A run in which torch raises an error when the host waits in a step, from step 5 on."""
 FIND = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
 
 
@@ -67,6 +86,12 @@ def test_losses_are_those_of_the_cpu(run: Path, tmp_path: Path) -> None:
     )
     for (name, ours), (other, theirs) in zip(losses(run), losses(tmp_path / "cpu"), strict=True):
         assert name == other and abs(ours - theirs) < 0.06 * max(1.0, theirs)
+
+
+@pytest.mark.parametrize("weighting", ["static", "uncertainty"])
+def test_the_host_waits_for_nothing_in_a_step(tmp_path: Path, weighting: str) -> None:
+    options = ("runner.device=cuda", f"weighting={weighting}", f"run_dir={tmp_path / 'run'}")
+    command("-c", NO_WAIT, *SMALL, *options)
 
 
 def test_resume_goes_on_as_if_there_had_been_no_break(run: Path, tmp_path: Path) -> None:
