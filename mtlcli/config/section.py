@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
+from functools import cache
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from typing_extensions import dataclass_transform
@@ -80,6 +81,13 @@ def defaults(section: Any) -> dict[str, Any]:
 
 def hints(section: Any) -> dict[str, Any]:
     """Return field -> type of a config dataclass, with a union instead of each `OneOf`."""
+    return _hints(section)
+
+
+@cache
+def _hints(section: Any) -> dict[str, Any]:
+    """Return what `hints` returns, and keep it: Python compiles the text of each type, which the
+    check of a config asks for a hundred times."""
     found = get_type_hints(section, include_extras=True)
     return {field.name: _written_out(found[field.name]) for field in fields(section)}
 
