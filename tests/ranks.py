@@ -188,30 +188,25 @@ def _store() -> TCPStore:
     return TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
 
 
-def outside(folder: Path, *options: str, before: Before = ()) -> list[Process]:
-    """Start a run of two ranks, each from outside, as torchrun and SLURM do."""
+def launched(world: int) -> list[dict[str, str]]:
+    """The environment that torchrun gives to each of `world` ranks on one machine."""
     common = {
         "MASTER_ADDR": "localhost",
         "MASTER_PORT": str(_store().port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
-    }
-    # Nothing that the ranks of another test have left in the store is met.
-    common |= {
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(world),
+        # Nothing that the ranks of another test have left in the store is met.
         "TORCHELASTIC_RESTART_COUNT": str(next(_launches)),
     }
+    return [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
+
+
+def outside(folder: Path, *options: str, before: Before = ()) -> list[Process]:
+    """Start a run of two ranks, each from outside, as torchrun and SLURM do."""
     return [
-        begin(
-            folder,
-            *options,
-            before=before,
-            devices=1,
-            RANK=str(rank),
-            LOCAL_RANK=str(rank),
-            **common,
-        )
-        for rank in (0, 1)
+        begin(folder, *options, before=before, devices=1, **environment)
+        for environment in launched(2)
     ]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import torch
@@ -41,7 +43,16 @@ def small_configs() -> dict[str, Any]:
 def small_data(
     rows: int = 64,
 ) -> tuple[dict[str, TaskType[Any]], dict[str, Table], dict[str, Features], BackboneFiles]:
-    """Tasks, train tables, their features, and a from-scratch backbone of two layers."""
+    """Tasks, train tables, their features, and a from-scratch backbone of two layers. The tables
+    and features are the same objects in every call."""
+    tables, features, files = _read_and_encoded(rows)
+    return build_tasks(small_configs()), tables, features, deepcopy(files)
+
+
+@cache
+def _read_and_encoded(
+    rows: int,
+) -> tuple[dict[str, Table], dict[str, Features], BackboneFiles]:
     configs = small_configs()
     source = open_source(Data(source="sample", max_train_rows=rows), configs)
     tasks = build_tasks(configs)
@@ -53,12 +64,7 @@ def small_data(
         model, lambda: [text for name, task in tasks.items() for text in task.texts(tables[name])]
     )
     encoder = files.encoder()
-    return (
-        tasks,
-        tables,
-        {name: task.encode(tables[name], encoder) for name, task in tasks.items()},
-        files,
-    )
+    return tables, {name: task.encode(tables[name], encoder) for name, task in tasks.items()}, files
 
 
 class SmallConfig:

@@ -39,20 +39,30 @@ QUICK = [
 ]
 
 
+SHARING = [name for name in sharings if sharings.configs[name]().shares]
+"""Strategies in which gradients can be balanced."""
+OTHERS = [name for name in sharings if name not in SHARING]
+
+
+@pytest.fixture(scope="module")
+def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a sweep over all strategies for each kind of weighting."""
+    place = tmp_path_factory.mktemp("strategies")
+    for weighting, names in (("pcgrad", SHARING), ("uncertainty", OTHERS)):
+        done = mtl(
+            *("train", "-m", *QUICK, f"weighting={weighting}"),
+            *(f"sharing={','.join(names)}", f"run_dir={place / weighting}"),
+        )
+        assert done.returncode == 0, done.stderr
+    return place
+
+
 @pytest.mark.parametrize("name", list(sharings))
-def test_trains_and_evaluates(tmp_path: Path, name: str) -> None:
-    folder = tmp_path / "run"
-    balanced = sharings.configs[name]().shares
-    # All tasks have the backbone in common there, but only one of them is trained in each stage.
-    shared = balanced or name == "progressive_distill"
-    done = mtl(
-        "train",
-        *QUICK,
-        f"sharing={name}",
-        f"weighting={'pcgrad' if balanced else 'uncertainty'}",
-        f"run_dir={folder}",
-    )
-    assert done.returncode == 0, done.stderr
+def test_trains_and_evaluates(sweeps: Path, tmp_path: Path, name: str) -> None:
+    (folder,) = sweeps.glob(f"*/*_sharing-{name}")
+    # All tasks have the backbone in common in progressive_distill, but only one of them is trained
+    # in each stage.
+    shared = name in SHARING or name == "progressive_distill"
     results = json.loads((folder / "results.json").read_text())
     counts = results["parameters"]
     assert (
@@ -71,7 +81,7 @@ def test_trains_and_evaluates(tmp_path: Path, name: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", [name for name in sharings if not sharings.configs[name]().shares])
+@pytest.mark.parametrize("name", OTHERS)
 def test_gradient_balancing_of_nothing_is_refused(tmp_path: Path, name: str) -> None:
     done = mtl(
         "train", *QUICK, f"sharing={name}", "weighting=pcgrad", f"run_dir={tmp_path / 'run'}"

@@ -22,6 +22,7 @@ from mtlcli.config.snapshot import load_config
 from mtlcli.data.batches import InputFormat, Stream, collate
 from mtlcli.models.build import build_model
 from mtlcli.prepare.prepare import prepare
+from tests.ranks import fork_ranks
 from tests.warm import mtl
 
 STEPS, BATCH, LR = 24, 8, 2e-3
@@ -61,6 +62,7 @@ def train(folder: Path, *options: str) -> Losses:
         ),
         *("runner.precision=fp32", "runner.device=cpu"),
         *options,
+        before=fork_ranks,
     )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -165,10 +166,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def mtl(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own, which finds the package on its path."""
+def mtl(
+    folder: Path, *arguments: str, then: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, which finds the package on its path. `then`: the
+    arguments of a second command in the same process."""
+    code = f"from mtlcli.cli import main; raise SystemExit(main() or main({list(then)}))"
     return subprocess.run(
-        [sys.executable, "-m", "mtlcli", *arguments],
+        [sys.executable, *(["-c", code] if then else ["-m", "mtlcli"]), *arguments],
         cwd=folder,
         env=os.environ | ENVIRONMENT | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"},
         capture_output=True,
@@ -185,6 +190,7 @@ def test_a_run_of_methods_of_another_package(folder: Path) -> None:
         *("model.layers=1", "model.hidden=16", "model.heads=2", "runner.batch_size=4"),
         *("runner.steps=3", "data.max_train_rows=16", "data.max_eval_rows=16", "logger.every=1"),
         *("data.cache_dir=cache", "run_dir=run"),
+        then=["eval", "run", "--json", "again.json"],
     )
     assert done.returncode == 0, done.stderr
     results = json.loads((folder / "run" / "results.json").read_text())
@@ -193,8 +199,6 @@ def test_a_run_of_methods_of_another_package(folder: Path) -> None:
     steps = [row["tasks"] for row in rows if "tasks" in row]
     assert [[*tasks] for tasks in steps] == [["length"], ["rte"], ["length"]]
     assert steps[0]["length"]["weight"] == 3
-    again = mtl(folder, "eval", "run", "--json", "again.json")
-    assert again.returncode == 0, again.stderr
     evaluated = json.loads((folder / "again.json").read_text())
     assert evaluated["tasks"]["length"]["main"] == results["tasks"]["length"]["main"]
 

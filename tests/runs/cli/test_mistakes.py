@@ -3,14 +3,13 @@ nothing left on disk."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from mtlcli.config import sharings
-from tests.pinned import ENVIRONMENT
+from tests.runs.cli.test_main import mtl as unforked
+from tests.warm import mtl
 
 TASK = """\
 # @package tasks.mine
@@ -21,13 +20,6 @@ columns:
   text: sentence
 labels: ["no", "yes"]
 """
-
-
-def mtl(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mtlcli", *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT | environment, timeout=120
-    )
 
 
 @pytest.fixture
@@ -158,7 +150,8 @@ def test_known_from_the_configuration(mistake: str, own: Path) -> None:
 
 def test_the_hub_cannot_be_reached(own: Path) -> None:
     before = files(own)
-    done = mtl(
+    # A process of its own: the hub's library reads its settings when it is imported.
+    done = unforked(
         "train",
         "task=rte",
         "data=hub",

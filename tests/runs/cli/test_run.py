@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from mtlcli.data.sample import sample_table
+from tests.ranks import fork_ranks
 from tests.warm import ENVIRONMENT, mtl, start
 
 QUICK = [
@@ -325,7 +326,8 @@ def test_a_run_that_diverges_stops_and_says_where(tmp_path: Path) -> None:
 
 def test_a_failing_worker_fails_the_run(tmp_path: Path) -> None:
     options = ["runner.steps=30", "optim.lr=1e30", "optim.warmup=0", "runner.devices=2"]
-    done = mtl("train", "task=rte", *QUICK, *options, f"run_dir={tmp_path / 'run'}")
+    place = f"run_dir={tmp_path / 'run'}"
+    done = mtl("train", "task=rte", *QUICK, *options, place, before=fork_ranks)
     assert done.returncode == 1
     assert "rank" in done.stderr and "the loss of rte" in done.stderr
     assert read(tmp_path / "run" / "status.json")["status"] == "failed"

@@ -25,7 +25,7 @@ COMMON = [
         "runner.batch_size=8",
         "logger.every=1",
     ),
-    *("data.max_train_rows=200", "data.max_eval_rows=60"),
+    *("data.max_train_rows=100", "data.max_eval_rows=30"),
 ]
 
 
@@ -135,13 +135,13 @@ def test_probe_and_affinity_measure_without_changing_the_training(tmp_path: Path
 
 
 def test_a_sweep_over_both_kinds_of_methods(tmp_path: Path) -> None:
-    methods = ["scale_free", "gradnorm", "famo", "upgrad", "cagrad", "graddrop"]
+    methods = ["scale_free", "gradnorm", "upgrad", "graddrop"]
     done = train(
-        "-m", f"weighting={','.join(methods)}", "runner.steps=6", f"run_dir={tmp_path / 'sweep'}"
+        "-m", f"weighting={','.join(methods)}", "runner.steps=2", f"run_dir={tmp_path / 'sweep'}"
     )
     assert done.returncode == 0, done.stderr
     folders = [path for path in (tmp_path / "sweep").iterdir() if path.is_dir()]
-    assert len(folders) == 6
+    assert len(folders) == 4
     assert {
         json.loads((path / "results.json").read_text())["weighting"]["name"] for path in folders
     } == set(methods)
