@@ -16,6 +16,7 @@ from mtlcli.fast.embeddings import make_sparse
 from mtlcli.fast.first_token import read_first_token
 from mtlcli.fast.low_weights import cast_together
 from mtlcli.fast.masks import leave_masks_unread
+from mtlcli.fast.rows_at_once import record_rows
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.multitask import MultiTaskModel
 
@@ -30,6 +31,7 @@ def accelerate(model: MultiTaskModel, config: Config, device: torch.device, prec
         return
     backbones = [module for module in model.modules() if isinstance(module, Backbone)]
     on_cpu = device.type == "cpu"
+    record_rows(model)
     # K gradient rows of a large vocabulary only fit into memory when they are sparse.
     if on_cpu or isinstance(config.weighting, Balancing):
         for backbone in backbones:

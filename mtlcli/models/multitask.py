@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -168,6 +168,20 @@ class TaskOutput:
     """The outputs of the head, for example logits (batch, classes)."""
 
 
+GradientRow = dict[nn.Parameter, Tensor]
+"""The gradients of one task."""
+
+
+class RowRecorder(Protocol):
+    """What can tell the gradients of the parts of a packed batch apart."""
+
+    def recording(
+        self, tokens: Sequence[int], inputs: Sequence[int]
+    ) -> AbstractContextManager[list[GradientRow]]:
+        """Return a context with a list, which a backward pass fills with the gradients that each
+        part gives the shared parameters. `tokens`, `inputs`: their numbers in each part."""
+
+
 class MultiTaskModel(nn.Module):
     """Trunk and heads. `owner` gives the head owner of a task: the task itself, or another one."""
 
@@ -192,6 +206,8 @@ class MultiTaskModel(nn.Module):
         """What each parameter is, by name."""
         self.packing: Packing | None = None
         """How batches are packed; None: they go through the trunk padded, as they are given."""
+        self.recorder: RowRecorder | None = None
+        """What gives the gradient rows of several tasks in one pass; None: each needs its own."""
 
     def _describe(self) -> dict[str, ParameterInfo]:
         table = self.trunk.parameter_table()

@@ -51,7 +51,7 @@ class MixedBatches:
     def passes(self, batches: Batches) -> list[PassGroup]:
         """Return the passes of a step, in one group."""
         if self._packed:
-            return [self._packs(batches)]
+            return [self.packs(batches)]
         micros = [(name, micro) for name, batch in batches.items() for micro in batch.micro]
         if not micros:
             return []
@@ -73,7 +73,7 @@ class MixedBatches:
             group.append(one_pass)
         return [group]
 
-    def _packs(self, batches: Batches) -> PassGroup:
+    def packs(self, batches: Batches) -> PassGroup:
         """Return as few passes as the bound on their tokens allows: the first micro-batches of all
         tasks, then the second ones, and so on."""
         passes: PassGroup = []

@@ -6,7 +6,7 @@ adds the gradients of passes up in `.grad`, unless gradient rows keep those of e
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -102,6 +102,9 @@ class Passes:
         self._engine = choose_engine(self.parameters, ranks)
         self._way: tuple[object, ...] = ()
         self._embeddings = EmbeddingGradients(self.parameters.all)
+        self.packs: Callable[[Batches], PassGroup] | None = None
+        """How micro-batches of several tasks become packed batches whose gradient rows are told
+        apart; None where they cannot be."""
 
     def run(
         self,
@@ -116,8 +119,9 @@ class Passes:
         Return the mean losses (K,) over all ranks.
 
         `scales`: factors of the losses, numbers or scalar tensors; None: 1 for each. `rows`:
-        receives the shared gradients, a row for each group. `summed`: let the last backward pass
-        sum gradients over ranks, as far as the engine can; `sum_gradients` sums the others.
+        receives the shared gradients, a row for each group, or for each part of a mixed batch.
+        `summed`: let the last backward pass sum gradients over ranks, as far as the engine can;
+        `sum_gradients` sums the others.
         """
         losses = torch.zeros(len(batches), device=self.ranks.device)
         places = {name: index for index, name in enumerate(batches)}
@@ -131,10 +135,13 @@ class Passes:
         for group in groups:
             for one_pass in group:
                 left -= 1
-                found = self._pass(one_pass, scales, last=summed and not left)
+                if rows is not None and len(one_pass) > 1:
+                    found = self._recorded_pass(one_pass, scales, rows)
+                else:
+                    found = self._pass(one_pass, scales, last=summed and not left)
                 for part, loss in zip(one_pass, found, strict=True):
                     losses[places[part.task]] += loss
-            if rows is not None:
+            if rows is not None and all(len(one_pass) == 1 for one_pass in group):
                 rows.append_from_grad()
             self._embeddings.add_from_grad()
         self._embeddings.write_to_grad()
@@ -165,6 +172,31 @@ class Passes:
 
         self._engine.backward(forward, last=last)
         return [output.loss.detach() for output in outputs]
+
+    def _recorded_pass(
+        self, one_pass: Pass, scales: Mapping[str, Any] | None, rows: GradientRows
+    ) -> list[Tensor]:
+        """Run a pass over a packed batch of several tasks, and append a row for each of them."""
+        assert self.model.recorder is not None
+        tokens = [int(part.batch.lengths.sum()) for part in one_pass]
+        # The tokens that fill the budget belong to the last part.
+        tokens[-1] += budget(sum(tokens)) - sum(tokens)
+        inputs = [len(part.batch) for part in one_pass]
+        with self.model.recorder.recording(tokens, inputs) as recorded:
+            found = self._pass(one_pass, scales, last=False)
+        for row in recorded:
+            for parameter, gradient in row.items():
+                parameter.grad = gradient
+            rows.append_from_grad()
+        return found
+
+    def for_rows(self, batches: Batches) -> list[PassGroup]:
+        """Return the passes from which gradient rows are taken, in the order of the tasks: packed
+        batches of several tasks where the model can tell their gradients apart, else those of
+        `passes_by_task`."""
+        if self.packs is None or any(len(batch.micro) != 1 for batch in batches.values()):
+            return passes_by_task(batches)
+        return [[one_pass] for one_pass in self.packs(batches)]
 
     def sum_gradients(self, *, shared: bool = True) -> None:
         """Sum over all ranks the gradients in `.grad` that `run` has not summed. `shared`: those of

@@ -63,7 +63,7 @@ def measure_gram(
     rows = GradientRows(passes.parameters.shared, passes.ranks, dtype)
     devices = [passes.ranks.device] if passes.ranks.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
-        passes.run(batches, passes_by_task(batches), scales, rows)
+        passes.run(batches, passes.for_rows(batches), scales, rows)
     passes.clear_gradients()
     rows.agree_on_columns()
     return without_factors(rows.gram(), list(scales.values()))
@@ -175,7 +175,7 @@ class MeasuredSum(StepGradient):
 
     def __call__(self, batches: Batches, step: Step) -> Outcome:
         weights = self._weights(step)
-        groups = passes_by_task(batches)
+        groups = self._passes.for_rows(batches)
         rows = GradientRows(self._parameters.shared, self._ranks)
         losses = self._run(batches, step, groups, weights, rows)
         step.gram = without_factors(rows.gram(), [weights[name] for name in batches])
@@ -193,7 +193,7 @@ class LossesFirst(StepGradient):
     """The sum of losses whose weights depend on the losses of the step."""
 
     def __call__(self, batches: Batches, step: Step) -> Outcome:
-        groups = passes_by_task(batches)
+        groups = self._passes.for_rows(batches)
         rows = GradientRows(self._parameters.shared, self._ranks)
         losses = self._run(batches, step, groups, rows=rows)
         weights = self._agreed_weights(step)
@@ -231,7 +231,7 @@ class GradientsFirst(StepGradient):
     def __call__(self, batches: Batches, step: Step) -> Outcome:
         known = self._weighting.known(step)
         importance = self._importance(batches)
-        groups = passes_by_task(batches)
+        groups = self._passes.for_rows(batches)
         rows = GradientRows(self._parameters.shared, self._ranks, self._dtype)
         losses = self._run(batches, step, groups, importance, rows)
         if known != "before":
@@ -320,6 +320,21 @@ class Backward:
         self.passes = Passes(
             model, list(weighting.tasks) if tasks is None else tasks, ranks, bf16=bf16
         )
+        mixed = MixedBatches(
+            model.hidden,
+            ranks.device.type,
+            max_tokens=max_tokens,
+            input_format=input_format,
+            packed=model.packing is not None,
+        )
+        # A recorder knows the parameters that tasks share when all of them are trained.
+        shared = [name for name, users in model.users().items() if len(users) > 1]
+        if (
+            together
+            and model.recorder is not None
+            and shared == self.passes.parameters.shared_names
+        ):
+            self.passes.packs = mixed.packs
         self._weighting = weighting
         self._losses_first = LossesFirst(self.passes, weighting)
         self._usual: StepGradient
@@ -328,13 +343,6 @@ class Backward:
         elif weighting.measures_gradients:
             self._usual = MeasuredSum(self.passes, weighting)
         else:
-            mixed = MixedBatches(
-                model.hidden,
-                ranks.device.type,
-                max_tokens=max_tokens,
-                input_format=input_format,
-                packed=model.packing is not None,
-            )
             self._usual = WeightedSum(
                 self.passes,
                 weighting,

@@ -11,13 +11,14 @@ from transformers import AttentionInterface, AutoConfig, AutoModel
 
 from mtlcli.config.section import replaced
 from mtlcli.data.batches import InputFormat, join
-from mtlcli.data.pack import Packing, pack
+from mtlcli.data.pack import Layout, Packing, pack
 from mtlcli.errors import UserError
 from mtlcli.models import packed as module
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.packed import (
     NAME,
     NotPackable,
+    _flash,
     _random_parts,
     attend,
     choose_packing,
@@ -241,3 +242,24 @@ def test_what_cannot_be_packed_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(UserError, match=words):
         chosen(sharing, **values)
+
+
+def test_the_kernel_of_a_gpu_is_called_as_its_schema_wants() -> None:
+    """On torch's device without numbers: shapes and gradients, with fewer heads of keys."""
+    places = {
+        name: torch.zeros(count, dtype=torch.int64, device="meta")
+        for name, count in (("first", 2), ("last", 2), ("sources", 128), ("owners", 128))
+    }
+    layout = Layout(
+        np.array([60, 60, 8]),
+        ends=torch.zeros(4, dtype=torch.int32, device="meta"),
+        positions=torch.zeros(1, 128, dtype=torch.int64, device="meta"),
+        longest=60,
+        **places,
+    )
+    query, key = (torch.randn(128, heads, 8, device="meta", requires_grad=True) for heads in (4, 2))
+    output = _flash(layout, [query, key, key], 0.1, 0.3, True, 16)
+    assert output.shape == query.shape and output.dtype == torch.get_autocast_dtype("cuda")
+    output.float().sum().backward()
+    assert query.grad is not None and key.grad is not None
+    assert (query.grad.shape, key.grad.shape) == (query.shape, key.shape)
