@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtlcli.data.features import Features
+from mtlcli.data.features import NO_TARGET, Features
 from mtlcli.errors import UserError
 
 POOL = 200
@@ -69,6 +69,8 @@ class Batch:
     of one task."""
     examples: float = 1.0
     """The number of features of this task in the whole step, over all micro-batches and ranks."""
+    token_targets: dict[str, Tensor] = field(default_factory=dict)
+    """The token targets of the features: (B, L) int64 each, NO_TARGET in the padding."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -80,7 +82,8 @@ class Batch:
     def tensors(self) -> list[Tensor]:
         """Return all tensors of the batch, in a fixed order."""
         segments = [] if self.token_type_ids is None else [self.token_type_ids]
-        return [self.input_ids, self.attention_mask, *segments, *self.columns.values()]
+        values = (*self.columns.values(), *self.token_targets.values())
+        return [self.input_ids, self.attention_mask, *segments, *values]
 
     def with_tensors(self, tensors: Iterator[Tensor]) -> Batch:
         """Return the same batch with other tensors, in the order of `tensors`."""
@@ -90,6 +93,7 @@ class Batch:
             attention_mask=next(tensors),
             token_type_ids=None if self.token_type_ids is None else next(tensors),
             columns={name: next(tensors) for name in self.columns},
+            token_targets={name: next(tensors) for name in self.token_targets},
         )
 
     def pick(self, rows: NDArray[np.int64], length: int) -> Batch:
@@ -107,6 +111,9 @@ class Batch:
             attention_mask=fit(self.attention_mask, 0),
             token_type_ids=None if self.token_type_ids is None else fit(self.token_type_ids, 0),
             columns={name: column[places] for name, column in self.columns.items()},
+            token_targets={
+                name: fit(values, NO_TARGET) for name, values in self.token_targets.items()
+            },
             lengths=self.lengths[rows],
             indices=self.indices[rows],
         )
@@ -138,7 +145,8 @@ def _as(place: Tensor, tensor: Tensor) -> Tensor:
 
 def join(batches: Sequence[tuple[str, Batch]]) -> Batch:
     """Return a mixed batch of several batches of the same width, each given with the name of its
-    task. The mixed batch has no columns: the columns of a task stay in the task's own batch."""
+    task. The mixed batch has no columns and no targets: those of a task stay in the task's own
+    batch."""
     every = [batch for _, batch in batches]
     segments = [batch.token_type_ids for batch in every if batch.token_type_ids is not None]
     return Batch(
@@ -183,6 +191,12 @@ def collate(
     # `clip` keeps the index inside the array.
     ids = features.ids.take(starts[:, None] + place, mode="clip").astype(np.int64)
     ids[~mask] = input_format.pad_id
+    targets = {
+        name: torch.from_numpy(
+            np.where(mask, values.take(starts[:, None] + place, mode="clip"), NO_TARGET)
+        )
+        for name, values in features.token_targets.items()
+    }
     segments = None
     if input_format.uses_segments:
         segments = torch.from_numpy(
@@ -195,6 +209,7 @@ def collate(
         columns={
             name: torch.from_numpy(column[indices]) for name, column in features.columns.items()
         },
+        token_targets=targets,
         lengths=lengths,
         indices=indices,
         denominator=denominator,

@@ -236,6 +236,66 @@ class TextEncoder:
             noted={"questions cut": cut[:NAMED]},
         )
 
+    def words(self, sentences: list[list[str]], *, max_length: int, stride: int) -> Features:
+        """Return the features of sentences that are given as lists of words. A sentence that does
+        not fit is cut into windows, and neighbouring windows share `stride` tokens.
+
+        The words are joined by spaces, so that the tokens are those of running text. columns:
+        `row`. token_columns: `word`, the number of a word (from 0) at its first token, and -1 at
+        all other tokens. Of the tokens that two windows share, the first half counts in the first
+        window and the rest in the second, so that each word is found once. notes: `windows`, the
+        number of windows beyond one per row, and `words without a token`. Raises UserError when a
+        window would hold nothing new.
+        """
+        limit = self._limit(max_length)
+        prefix, suffix = self._around_single()
+        room = limit - len(prefix) - len(suffix)
+        if room <= stride:
+            raise UserError(
+                f"a window of {limit} tokens has room for {max(room, 0)} of the text, and it "
+                f"shares {stride} with the next window: it would hold nothing new",
+                fix="raise tasks.NAME.max_length, or lower tasks.NAME.stride",
+            )
+        tokens = self._tokens(map(" ".join, sentences))
+        ids: list[NDArray] = []
+        numbers: list[NDArray] = []
+        rows: list[int] = []
+        without = 0
+        for row, words in enumerate(sentences):
+            found, starts, ends = tokens[" ".join(words)]
+            first_of = _first_tokens(words, starts, ends)
+            without += len(words) - int(np.count_nonzero(first_of >= 0))
+            for begin in range(0, max(len(found) - stride, 1), room - stride):
+                window = slice(begin, begin + room)
+                own = first_of[window].copy()
+                if begin:
+                    own[: stride // 2] = -1
+                if begin + room < len(found):
+                    own[room - (stride - stride // 2) :] = -1
+                ids += [prefix, found[window], suffix]
+                numbers += [np.full(len(prefix), -1), own, np.full(len(suffix), -1)]
+                rows.append(row)
+        lengths = [sum(map(len, ids[start : start + 3])) for start in range(0, len(ids), 3)]
+        return Features(
+            ids=np.concatenate(ids) if ids else np.zeros(0, self._dtype),
+            offsets=_offsets(lengths),
+            segments=np.array(lengths, np.int32),
+            columns={"row": np.array(rows, np.int64)},
+            token_columns={
+                "word": np.concatenate(numbers).astype(np.int32)
+                if numbers
+                else np.zeros(0, np.int32)
+            },
+            notes={"windows": len(rows) - len(sentences), "words without a token": without},
+        )
+
+    def _around_single(self) -> tuple[NDArray, NDArray]:
+        """Return the special tokens before and after a single text."""
+        encoding = self._tokenizer.encode("a")
+        which = encoding.sequence_ids
+        ids = np.array(encoding.ids, self._dtype)
+        return ids[: which.index(0)], ids[len(which) - which[::-1].index(0) :]
+
     def _tokens(
         self, texts: Iterable[str]
     ) -> dict[str, tuple[NDArray, NDArray[np.int32], NDArray[np.int32]]]:
@@ -346,6 +406,28 @@ class TextEncoder:
             )
         self._has_segments = self.uses_segments and 1 in kinds
         self._middle_in_second = second - kinds.count(0)
+
+
+def _first_tokens(
+    words: list[str], starts: NDArray[np.int32], ends: NDArray[np.int32]
+) -> NDArray[np.int64]:
+    """Return for each token of the words, joined by spaces, the number of the word that begins
+    with it, or -1: (tokens,).
+
+    `starts`, `ends`: the characters that the tokens cover. Some tokenizers count the space before a
+    word as a part of its first token.
+    """
+    sizes = np.array([len(word) for word in words], np.int64)
+    word_ends = np.cumsum(sizes + 1) - 1
+    # A token that begins at the space after a word belongs to the next word.
+    word = np.searchsorted(word_ends, starts, side="right")
+    covers = (ends > starts) & (word < len(words))
+    covers &= ends > (word_ends - sizes)[np.minimum(word, len(words) - 1)]
+    found = np.full(len(starts), -1, np.int64)
+    tokens = np.flatnonzero(covers)
+    numbers, places = np.unique(word[tokens], return_index=True)
+    found[tokens[places]] = numbers
+    return found
 
 
 def _longest_first(first: int, second: int, room: int) -> tuple[int, int]:

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from mtlcli.data.table import Table
 
+NO_TARGET = -100
+"""Value of `token_targets` for a token without one; losses of torch leave it out by default."""
+
 
 @dataclass
 class Features:
@@ -30,6 +33,9 @@ class Features:
     token_columns: dict[str, NDArray] = field(default_factory=dict)
     """One value per token, aligned with `ids`, for example character offsets. The model does not
     get them."""
+    token_targets: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    """One whole number per token, aligned with `ids`, that the loss reads, for example the class id
+    of a tag: (total tokens,). -100 (NO_TARGET) where a token has none."""
     notes: dict[str, int] = field(default_factory=dict)
     """Counts to report to the user: `truncated`, `questions cut`, ..."""
     noted: dict[str, list[int]] = field(default_factory=dict)

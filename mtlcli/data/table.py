@@ -131,12 +131,16 @@ class Table:
 
     def class_names(self, column: str) -> list[str] | None:
         """Return the class names that the file's own metadata gives to the whole numbers in a
-        column (`ClassLabel` of the datasets library), or None if it gives none."""
+        column, or in its lists (`ClassLabel` of the datasets library), or None if it gives
+        none."""
         text = (self.rows.schema.metadata or {}).get(b"huggingface")
         try:
-            names = json.loads(text)["info"]["features"][column]["names"] if text else None
+            feature: Any = json.loads(text)["info"]["features"][column] if text else {"names": None}
+            # Lists are {"feature": ...} or, in older files, [...].
+            feature = feature[0] if isinstance(feature, list) else feature
+            names = feature.get("feature", feature)["names"]
         # Metadata of another form has no names for this column.
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return None
         if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
             return None

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mtlcli.data.table import Table, as_numpy
@@ -248,11 +249,7 @@ def _numbered_texts(task: TaskType[Any], tables: list[Table]) -> list[NDArray[np
     numbers = np.zeros(sum(map(len, tables)), np.int64)
     for column in columns:
         texts = pa.chunked_array(
-            [
-                chunk
-                for table in tables
-                for chunk in table.rows.column(column).cast(pa.large_string()).chunks
-            ]
+            [chunk for table in tables for chunk in _as_texts(table.rows.column(column)).chunks]
         )
         column_numbers = as_numpy(texts.combine_chunks().dictionary_encode().indices).astype(
             np.int64
@@ -260,3 +257,10 @@ def _numbered_texts(task: TaskType[Any], tables: list[Table]) -> list[NDArray[np
         pairs = numbers * (column_numbers.max(initial=0) + 1) + column_numbers
         numbers = np.unique(pairs, return_inverse=True)[1]
     return np.split(numbers, np.cumsum([len(table) for table in tables])[:-1])
+
+
+def _as_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column of texts, or of lists of words, as texts."""
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        column = pc.binary_join(column.cast(pa.list_(pa.string())), "\x1f")
+    return column.cast(pa.large_string())

@@ -30,7 +30,7 @@ type's `encode` returns for the same input."""
 
 FIX = "free space there, make the folder writable, or type data.cache_dir=FOLDER"
 
-_ARRAY = re.compile(r"ids|offsets|segments|(column|token)\.\w+")
+_ARRAY = re.compile(r"ids|offsets|segments|(column|token|target)\.\w+")
 
 
 def default_cache() -> Path:
@@ -143,6 +143,7 @@ def _arrays(features: Features) -> dict[str, np.ndarray]:
         "segments": features.segments,
         **{f"column.{name}": values for name, values in features.columns.items()},
         **{f"token.{name}": values for name, values in features.token_columns.items()},
+        **{f"target.{name}": values for name, values in features.token_targets.items()},
     }
 
 
@@ -231,16 +232,18 @@ def _features(
         ids=arrays["ids"],
         offsets=arrays["offsets"],
         segments=arrays["segments"],
-        columns={
-            name.removeprefix("column."): values
-            for name, values in arrays.items()
-            if name.startswith("column.")
-        },
-        token_columns={
-            name.removeprefix("token."): values
-            for name, values in arrays.items()
-            if name.startswith("token.")
-        },
+        columns=_named(arrays, "column."),
+        token_columns=_named(arrays, "token."),
+        token_targets=_named(arrays, "target."),
         notes=notes,
         noted=noted,
     )
+
+
+def _named(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Return the arrays whose names begin with a prefix, without the prefix."""
+    return {
+        name.removeprefix(prefix): values
+        for name, values in arrays.items()
+        if name.startswith(prefix)
+    }

@@ -54,6 +54,23 @@ class PooledHead(nn.Module):
         return {"logits": self.output(self.layers(encoded.pooled))}
 
 
+class TokenHead(nn.Module):
+    """A head that gives one vector of outputs per token, from the token states."""
+
+    def __init__(
+        self, hidden: int, outputs: int, dropout: float, *, layers: int, std: float = 0.02
+    ) -> None:
+        """`layers`: the number of dense tanh layers before the output layer."""
+        super().__init__()
+        self.layers = _dense(hidden, dropout, layers)
+        self.output = OutputLayer(hidden, outputs)
+        _initialise(self, std)
+
+    def forward(self, encoded: Encoded) -> dict[str, Tensor]:
+        """Return `logits`: (batch, length, outputs)."""
+        return {"logits": self.output(self.layers(encoded.hidden))}
+
+
 class SpanHead(nn.Module):
     """A head that gives a start and an end score per token, from the token states."""
 

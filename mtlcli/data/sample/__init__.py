@@ -8,6 +8,7 @@ out; scores on it say nothing about real language.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from random import Random
@@ -15,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mtlcli.data.sample import pairs, questions, single
+from mtlcli.data.sample import pairs, questions, single, tags
 from mtlcli.data.sample.world import World
 
 
@@ -111,6 +112,13 @@ _TEXT_TABLES: dict[str, tuple[pa.Schema, Sequence[int], dict[str, tuple[int, Mak
     ),
     "glue/ax": (_PREMISE, (1, 1, 1), {"test": (300, pairs.mnli)}),
 }
+Tag = Callable[[World, Random], tuple[list[str], list[int]]]
+# path -> the column of tags, their names, and the function that makes a row
+_TAG_TABLES: dict[str, tuple[str, Sequence[str], Tag]] = {
+    "ud_ewt": ("upos", tags.UPOS, tags.parts_of_speech),
+    "conll2003": ("ner_tags", tags.ENTITIES, tags.named_entities),
+}
+_TAG_SIZES = {"validation": 400, "train": 3000, "test": TEST}
 _SQUAD_TABLES = {"squad": 0.0, "squad_v2": 0.28}
 _SQUAD_SIZES = {"validation": 400, "train": 3000}
 
@@ -118,7 +126,8 @@ _SQUAD_SIZES = {"validation": 400, "train": 3000}
 def sample_paths() -> dict[str, list[str]]:
     """Return the paths of all tables and the splits of each, named as on the hub."""
     text = {path: sorted(splits, key=_order) for path, (_, _, splits) in _TEXT_TABLES.items()}
-    return text | {path: sorted(_SQUAD_SIZES, key=_order) for path in _SQUAD_TABLES}
+    spans = {path: sorted(_SQUAD_SIZES, key=_order) for path in _SQUAD_TABLES}
+    return text | spans | {path: sorted(_TAG_SIZES, key=_order) for path in _TAG_TABLES}
 
 
 def _order(split: str) -> tuple[bool, str]:
@@ -151,6 +160,8 @@ def _tables(path: str, seed: int) -> dict[str, pa.Table]:
             tables[split] = pa.Table.from_pylist(rows, _SQUAD)
             taken |= texts
         return tables
+    if path in _TAG_TABLES:
+        return _tag_tables(path, world, seed)
     schema, weights, splits = _TEXT_TABLES[path]
     # wnli has few readings, so the splits share them. Its sentences are in one split only.
     fresh = 1 if path == "glue/wnli" else 2
@@ -202,3 +213,36 @@ def _squad_rows(
             if taken.isdisjoint((row["context"],)) and len(rows) < size:
                 rows.setdefault(row["id"], row)
     return list(rows.values()), {row["context"] for row in rows.values()}
+
+
+def _tag_tables(path: str, world: World, seed: int) -> dict[str, pa.Table]:
+    """Return all splits of a path with a tag for each word; no sentence occurs twice."""
+    column, names, make = _TAG_TABLES[path]
+    schema = pa.schema(
+        [
+            pa.field("id", pa.string()),
+            pa.field("tokens", pa.list_(pa.field("element", pa.string()))),
+            pa.field(column, pa.list_(pa.field("element", pa.int64()))),
+        ],
+        metadata={
+            "huggingface": json.dumps(
+                {
+                    "info": {
+                        "features": {column: {"feature": {"names": list(names)}, "_type": "List"}}
+                    }
+                }
+            )
+        },
+    )
+    taken: set[tuple[str, ...]] = set()
+    tables = {}
+    for split, size in _TAG_SIZES.items():
+        rng = Random(f"{seed} {path} {split}")
+        rows: list[dict[str, Any]] = []
+        while len(rows) < size:
+            found, numbers = make(world, rng)
+            if tuple(found) not in taken:
+                taken.add(tuple(found))
+                rows.append({"id": str(len(rows)), "tokens": found, column: numbers})
+        tables[split] = pa.Table.from_pylist(rows, schema)
+    return tables

@@ -67,9 +67,8 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
         changed(runner__stepz=3),
         "runner.stepz: unknown key 'stepz'",
         "did you mean 'steps'? choices: accumulation, batch_size, device, devices, epochs, "
-        "eval_batch_size, eval_every, eval_share, fast, keep, "
-        "max_tokens, patience, precision, save_every, skip_nonfinite, steps, threads, timeout, "
-        "together",
+        "eval_batch_size, eval_every, eval_share, fast, keep, max_tokens, packing, patience, "
+        "precision, save_every, skip_nonfinite, steps, threads, timeout, together",
     ),
     (
         changed(tasks__cola__source__pth="x"),
@@ -183,12 +182,12 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(tasks__cola__type="classify"),
         "tasks.cola.type: unknown type 'classify'",
-        "did you mean 'classification'? choices: classification, regression, span",
+        "did you mean 'classification'? choices: classification, regression, span, tagging",
     ),
     (
         changed(tasks__cola__type=...),
         "tasks.cola.type: must be given",
-        "choices: classification, regression, span",
+        "choices: classification, regression, span, tagging",
     ),
     (
         changed(weighting=...),
@@ -236,8 +235,8 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(tasks__stsb__labels=["a", "b"]),
         "tasks.stsb.labels: unknown key 'labels'",
-        "only a task of type classification has that key; choices here: batch_size, columns, "
-        "dropout, head, head_layers, lr_factor, "
+        "only a task of type classification or tagging has that key; choices here: batch_size, "
+        "columns, dropout, head, head_layers, lr_factor, "
         "max_length, metrics, range, source, splits, type, unlabelled, weight",
     ),
     (

@@ -34,6 +34,8 @@ SQUAD = [
     *(("id", "string"), ("title", "string"), ("context", "string"), ("question", "string")),
     ("answers", "struct<text: list<element: string>, answer_start: list<element: int32>>"),
 ]
+WORDS = ("tokens", "list<element: string>")
+TAGGED = ("ud_ewt", "conll2003")
 COLUMNS = {
     "glue/cola": [("sentence", "string"), ("label", "int64"), ("idx", "int32")],
     "glue/sst2": [("sentence", "string"), ("label", "int64"), ("idx", "int32")],
@@ -87,6 +89,8 @@ COLUMNS = {
     ],
     "squad": SQUAD,
     "squad_v2": SQUAD,
+    "ud_ewt": [("id", "string"), WORDS, ("upos", "list<element: int64>")],
+    "conll2003": [("id", "string"), WORDS, ("ner_tags", "list<element: int64>")],
 }
 SPLITS = {
     **{path: ["train", "test", "validation"] for path in COLUMNS},
@@ -102,6 +106,8 @@ SPLITS = {
     "squad_v2": ["train", "validation"],
 }
 PINNED = "bafb8ebf518ecd059395ff42cf10eae000e52b7301180c600671ed67f414d059"
+
+PINNED_TAGS = "8549011f5134f36ebeed18793c0e78170b015c2cdf8feaa4db38d85a701709a2"
 
 
 def digest(tables: list[tuple[str, str]], seed: int = 0) -> str:
@@ -135,14 +141,17 @@ def test_schemas_equal_the_real_files() -> None:
 
 def test_rows_are_pinned() -> None:
     published = [
-        (path, split) for path, split in TABLES if path == "glue/ax" or not split.startswith("test")
+        (path, split)
+        for path, split in TABLES
+        if path not in TAGGED and (path == "glue/ax" or not split.startswith("test"))
     ]
     assert digest(published) == PINNED
+    assert digest([(path, "train") for path in TAGGED]) == PINNED_TAGS
 
 
 def test_test_splits_have_no_labels_as_on_the_hub() -> None:
     for path, split in TABLES:
-        if split.startswith("test"):
+        if split.startswith("test") and path not in TAGGED:
             table = sample_table(path, split, 0)
             assert len(table) >= 200 and set(table["label"].to_pylist()) == {-1}
 
@@ -175,15 +184,17 @@ def test_no_text_of_train_is_in_another_split(path: str) -> None:
         if path.startswith("squad")
         else ("sentence1",)
         if path == "glue/wnli"
+        else ("tokens",)
+        if path in TAGGED
         else TEXTS
     )
     train, *others = (sample_table(path, split, 0) for split in sample_paths()[path])
     names = [name for name in texts if name in train.column_names]
-    seen = {text for name in names for text in train[name].to_pylist()}
+    seen = {str(text) for name in names for text in train[name].to_pylist()}
     assert seen
     for table in others:
         for name in names:
-            assert seen.isdisjoint(table[name].to_pylist())
+            assert seen.isdisjoint(map(str, table[name].to_pylist()))
 
 
 @pytest.mark.parametrize(("path", "split"), TABLES)
@@ -192,6 +203,9 @@ def test_rows_are_unique_and_no_label_rules(path: str, split: str) -> None:
     if path.startswith("squad"):
         keys = Counter((row["context"], row["question"]) for row in rows)
         assert len({row["id"] for row in rows}) == len(rows)
+    elif path in TAGGED:
+        keys = Counter(tuple(row["tokens"]) for row in rows)
+        assert all(len(row["tokens"]) == len(row[COLUMNS[path][2][0]]) for row in rows)
     else:
         keys = Counter(tuple(value for name, value in row.items() if name in TEXTS) for row in rows)
         labels = Counter(row["label"] for row in rows)

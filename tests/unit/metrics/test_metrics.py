@@ -31,6 +31,8 @@ def example(name: str) -> tuple[list[Any], list[Any]]:
         return [{key: ANSWERS[0][key] for key in ("id", "prediction_text")}], QUESTIONS[:1]
     if name == "squad_v2":
         return ANSWERS, QUESTIONS
+    if metrics.entry(name).task_types == ("tagging",):
+        return [["O", "B-X", "I-X"]], [["O", "B-X", "O"]]
     return [0, 1, 1, 0, 1], [0, 1, 0, 0, 1]
 
 

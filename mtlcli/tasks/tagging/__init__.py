@@ -1,0 +1,80 @@
+"""The options of tagging tasks: one tag for each word of a sentence. The task itself is in task.py.
+Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Lt, MinLen
+
+from mtlcli.config.section import section
+from mtlcli.config.task import Task, task_types
+from mtlcli.errors import Problem
+
+SPECIAL_TOKENS = 3
+"""The most special tokens that a tokenizer puts around a text."""
+
+
+@section
+class TaggingColumns:
+    """The columns of a task of tagging."""
+
+    words: str = "tokens"
+    """Column with the list of a sentence's words."""
+    label: str = "tags"
+    """Column with the list of the words' tags, as many as words."""
+
+
+@task_types.register("tagging", ".task:Tagging")
+@section
+class TaggingTask(Task):
+    """Tagging: one tag for each word of a sentence (parts of speech, named entities, ...)."""
+
+    only_trained: ClassVar[tuple[str, ...]] = (*Task.only_trained, "label_smoothing")
+    """Keys that have no effect on a task that is not trained."""
+    not_encoded: ClassVar[tuple[str, ...]] = (*Task.not_encoded, "label_smoothing")
+    """Keys that do not affect the features."""
+    type: Literal["tagging"] = "tagging"
+    """Task type."""
+    columns: TaggingColumns
+    """Column names."""
+    labels: Annotated[list[str], MinLen(2)] | None = None
+    """Tags in the order of their ids. The label column holds lists of ids or of tags. Null: the
+    names in the train file (`ClassLabel`), else the sorted distinct tags of the train split."""
+    stride: Annotated[int, Ge(0)] | None = None
+    """Number of tokens that two neighbouring windows over a long sentence share; null: a quarter of
+    the longest input."""
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Share of each word's tag to spread evenly over all tags in the loss (Szegedy et al. 2016)."""
+
+    def problems(self, at: str, length: int, length_key: str) -> Iterator[Problem]:
+        if self.labels and len(set(self.labels)) < len(self.labels):
+            yield Problem(
+                "a tag is listed twice",
+                f"{at}.labels",
+                "give every tag once, in the order of the ids",
+            )
+        if self.stride is not None and length - SPECIAL_TOKENS <= self.stride:
+            yield Problem(
+                f"{length_key}={length} leaves nothing new in a window: neighbouring windows share "
+                f"{self.stride} tokens",
+                f"{at}.stride",
+                f"raise {at}.max_length, or lower {at}.stride",
+            )
+
+    def head_problems(self, at: str, other: Task) -> Iterator[Problem]:
+        if self.labels and self.labels != other.allowed:
+            yield Problem(
+                f"the tags differ from those of '{self.head}', whose head the task uses",
+                f"{at}.labels",
+                "leave them out",
+            )
+
+    @property
+    def allowed(self) -> list[Any]:
+        return self.labels or []
+
+    @property
+    def learns_classes(self) -> bool:
+        return self.head is None and self.labels is None
