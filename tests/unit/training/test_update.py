@@ -31,15 +31,17 @@ def read_late(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(update, "DEFERRING", {"cpu"})
 
 
-def spoil(patch: pytest.MonkeyPatch, parameter: str, value: float) -> list[int]:
-    """Write a value into the gradient of step BAD, for the first parameter whose name begins like
+def spoil(
+    patch: pytest.MonkeyPatch, parameter: str, value: float, step: int = BAD
+) -> list[int]:
+    """Write a value into the gradient of a step, for the first parameter whose name begins like
     this. Returns a list that will hold the number of each step that has been computed."""
-    whole, seen = Trainer.forward_backward, []
+    whole, seen, bad = Trainer.forward_backward, [], step
 
     def forward_backward(self: Trainer, batches: Batches, step: Step) -> Outcome:
         outcome = whole(self, batches, step)
         seen.append(step.number)
-        if step.number == BAD:
+        if step.number == bad:
             named = self.run.model.named_parameters()
             found = next(each for name, each in named if name.startswith(parameter))
             assert found.grad is not None
@@ -127,16 +129,17 @@ def test_a_step_that_is_left_out_late_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run is the one whose host reads at once: weights, moments, counts of updates, rows. A
-    resumed run is the same to the bit."""
-    spoil(monkeypatch, "trunk.backbone", float("inf"))
+    checkpoint right behind the step knows that it was left out: a run that is resumed from it is
+    the same to the bit."""
+    spoil(monkeypatch, "trunk.backbone", float("inf"), BAD + 1)
     options = ("sampling=all", "weighting=uncertainty", "runner.skip_nonfinite=1")
     early = start(tmp_path / "early", *options)
     read_late(monkeypatch)
     late = start(tmp_path / "late", *options)
     assert json.loads((late / LAST / "state.json").read_text())["skipped"] == 1
     assert_close(early, late)
-    assert f"step {BAD}: " in (late / "log.txt").read_text()
-    folder = cut_off(late, f"step_{BAD:08d}", tmp_path / "resumed")
+    assert f"step {BAD + 1}: " in (late / "log.txt").read_text()
+    folder = cut_off(late, f"step_{BAD + 2:08d}", tmp_path / "resumed")
     assert differences(late, resume(folder)) == []
 
 
