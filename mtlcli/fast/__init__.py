@@ -12,7 +12,7 @@ from mtlcli.config import Config
 from mtlcli.config.weighting import Balancing
 from mtlcli.fast.attention import switch_attention
 from mtlcli.fast.dropout import cheapen
-from mtlcli.fast.embeddings import make_sparse
+from mtlcli.fast.embeddings import make_sparse, rows_are_large
 from mtlcli.fast.first_token import read_first_token
 from mtlcli.fast.low_weights import cast_together
 from mtlcli.fast.masks import leave_masks_unread
@@ -31,18 +31,21 @@ def accelerate(model: MultiTaskModel, config: Config, device: torch.device, prec
         return
     backbones = [module for module in model.modules() if isinstance(module, Backbone)]
     on_cpu = device.type == "cpu"
-    record_rows(model)
-    # K gradient rows of a large vocabulary only fit into memory when they are sparse.
-    if on_cpu or isinstance(config.weighting, Balancing):
-        for backbone in backbones:
-            make_sparse(backbone)
-    # On a GPU a step waits for the launches of kernels and for the host. What is done on a CPU adds
-    # launches to save arithmetic.
     if not on_cpu:
+        # A step waits for the launches of kernels and for the host.
         leave_masks_unread()
         if precision == "bf16":
+            # Before linear modules change their class.
             for backbone in backbones:
                 cast_together(backbone)
+    record_rows(model)
+    balanced = isinstance(config.weighting, Balancing)
+    for backbone in backbones:
+        # K gradient rows of a large vocabulary only fit into memory when they are sparse.
+        if on_cpu or (balanced and rows_are_large(backbone, len(model.tasks))):
+            make_sparse(backbone)
+    # On a GPU, the rest would add launches to save arithmetic.
+    if not on_cpu:
         return
     if model.packing is None:
         read_first_token(model, backbones)

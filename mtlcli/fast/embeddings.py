@@ -7,14 +7,30 @@ that a task has touched, and `mtlcli.training.passes.EmbeddingGradients` adds th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import nn
 
 from mtlcli.models.backbone import Backbone
 
+LARGE = 2**30
+"""The number of bytes of gradient rows from which those of word embeddings are sparse on a GPU.
+Sparse gradients take a dozen launches and a wait for each task there."""
 
-def make_sparse(backbone: Backbone) -> None:
-    """Let backward passes leave sparse gradients of the word embeddings of a backbone."""
+
+def _tables(backbone: Backbone) -> Iterator[nn.Embedding]:
     # A strategy may have put a module around the table.
     for module in backbone.network.get_input_embeddings().modules():
         if isinstance(module, nn.Embedding):
-            module.sparse = True
+            yield module
+
+
+def make_sparse(backbone: Backbone) -> None:
+    """Let backward passes leave sparse gradients of the word embeddings of a backbone."""
+    for table in _tables(backbone):
+        table.sparse = True
+
+
+def rows_are_large(backbone: Backbone, tasks: int) -> bool:
+    """Return whether dense gradient rows of the word embeddings take much memory."""
+    return tasks * sum(table.weight.nbytes for table in _tables(backbone)) > LARGE

@@ -12,7 +12,7 @@ from transformers.masking_utils import sdpa_mask
 
 from mtlcli.config import Runner, weightings
 from mtlcli.config.section import replaced
-from mtlcli.fast import accelerate
+from mtlcli.fast import accelerate, embeddings
 from mtlcli.fast.attention import PLAIN
 from mtlcli.fast.dropout import CheapDropout
 from mtlcli.fast.first_token import FirstToken
@@ -53,7 +53,10 @@ def test_what_adds_launches_is_left_out_on_a_gpu(monkeypatch: pytest.MonkeyPatch
     # What is registered with the library is taken back after the test.
     monkeypatch.setitem(AttentionMaskInterface._global_mapping, "sdpa", sdpa_mask)
     assert kinds(with_dropout(device="cuda")) == set()
+    assert kinds(with_dropout(device="cuda", weighting="pcgrad")) == set()
+    monkeypatch.setattr(embeddings, "LARGE", 0)
     assert kinds(with_dropout(device="cuda", weighting="pcgrad")) == {"sparse"}
+    assert kinds(with_dropout(device="cuda")) == set()
 
 
 def test_an_attention_that_the_config_names_stays() -> None:

@@ -31,9 +31,7 @@ def read_late(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(update, "DEFERRING", {"cpu"})
 
 
-def spoil(
-    patch: pytest.MonkeyPatch, parameter: str, value: float, step: int = BAD
-) -> list[int]:
+def spoil(patch: pytest.MonkeyPatch, parameter: str, value: float, step: int = BAD) -> list[int]:
     """Write a value into the gradient of a step, for the first parameter whose name begins like
     this. Returns a list that will hold the number of each step that has been computed."""
     whole, seen, bad = Trainer.forward_backward, [], step
@@ -90,8 +88,7 @@ def assert_alike(first: Any, second: Any) -> None:
     "options",
     [
         ["weighting=static", "sampling=proportional"],
-        ["weighting=uncertainty", "logger.probe=4"],
-        ["weighting=dwa", "weighting.every=3"],
+        ["weighting=dwa", "weighting.every=3", "logger.probe=4"],
         ["weighting=pcgrad", "weighting.every=2"],
     ],
     ids=lambda options: options[0].partition("=")[2],
