@@ -62,7 +62,10 @@ class Recorder:
             member = np.zeros((len(self.rows), len(values)), np.float32)
             for row, part in zip(member, self.ranges(len(values)), strict=True):
                 row[part] = 1
-            self._members[kind] = torch.from_numpy(member).to(values.device, values.dtype)
+            made = torch.from_numpy(member).to(values.dtype)
+            # A copy from memory that is not pinned would wait for the GPU.
+            made = made.pin_memory() if values.is_cuda else made
+            self._members[kind] = made.to(values.device, non_blocking=True)
         return self._members[kind] @ values
 
     def add(self, parameter: Parameter, gradients: Sequence[Tensor]) -> None:
