@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-FORMATS = ("parquet", "csv", "tsv", "jsonl", "json")
+FORMATS = ("parquet", "csv", "tsv", "jsonl", "json", "conll", "conllu")
 COMPRESSIONS = ("gz", "bz2", "xz", "zst")
 ENDINGS = (*FORMATS, *(f"{text}.{packed}" for text in FORMATS[1:] for packed in COMPRESSIONS))
 """Endings of data files: a format, and for text formats also a compression."""
-NAMED = ".parquet, .csv, .tsv, .jsonl or .json; text files also in .gz, .bz2, .xz or .zst after it"
+NAMED = (
+    ".parquet, .csv, .tsv, .jsonl, .json, .conll or .conllu; text files also in .gz, .bz2, .xz or "
+    ".zst after it"
+)
 """The endings in words, for messages."""
 
 

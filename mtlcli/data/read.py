@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mtlcli.config.formats import ENDINGS, NAMED, ending
+from mtlcli.data.conll import conll
 from mtlcli.data.delimited import csv_rows, delimited, tsv_rows
 from mtlcli.data.magic import LOOKED_AT, real_kind
 from mtlcli.data.objects import read_json, read_jsonl
@@ -41,8 +42,8 @@ def read_file(path: Path, split: str, columns: Sequence[str] | None = None) -> T
     .bz2, .xz, .zst); lines end in LF, CR LF or CR. csv: RFC 4180 with a header line. tsv: a header
     line, no quoting. Columns of csv and tsv hold text exactly as it is in the file, and null where
     a field is empty. jsonl: one object on each line. json: a list of objects, or SQuAD's published
-    form. Where the format allows, only the needed columns and the columns that number rows are
-    kept.
+    form. conll, conllu: a word on each line (see `conll`). Where the format allows, only the needed
+    columns and the columns that number rows are kept.
 
     Raises UserError, with the line, when the file cannot be read, has no rows or does not fit into
     memory.
@@ -98,6 +99,8 @@ def _read(path: Path, kind: str, split: str, columns: Sequence[str] | None) -> T
         raise UserError("the file is empty", str(path), "write rows into it, or name another file")
     if kind == "json":
         rows, lines, names = read_json(text, path, columns)
+    elif kind in ("conll", "conllu"):
+        rows, lines, names = conll(text, path, columns)
     elif kind == "jsonl":
         rows, lines, names = read_jsonl(text, path, columns)
     else:

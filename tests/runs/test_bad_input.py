@@ -447,8 +447,8 @@ KEYS: dict[str, tuple[str, str]] = {
         "runner.stps: unknown key 'stps'\n"
         "    -> did you mean 'steps'? choices: accumulation, batch_size, device, devices, epochs, "
         "eval_batch_size, "
-        "eval_every, eval_share, fast, keep, max_tokens, patience, precision, save_every, "
-        "skip_nonfinite, steps, threads, timeout, together",
+        "eval_every, eval_share, fast, keep, max_tokens, packing, patience, precision, "
+        "save_every, skip_nonfinite, steps, threads, timeout, together",
     ),
     "misspelt section": (
         "modle=bert",
@@ -540,7 +540,8 @@ FILES: dict[str, tuple[dict[str, str], str]] = {
         {"train": "data.xlsx", "validation": "validation.csv"},
         "tasks.excel.source.files.train: 'data.xlsx' is in no known format\n    -> its name must "
         "end in "
-        ".parquet, .csv, .tsv, .jsonl or .json; text files also in .gz, .bz2, .xz or .zst after it",
+        ".parquet, .csv, .tsv, .jsonl, .json, .conll or .conllu; text files also in .gz, .bz2, "
+        ".xz or .zst after it",
     ),
 }
 

@@ -301,7 +301,8 @@ def test_missing_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "tasks.a.source.files.test: there is no file 'nosuch/test.csv' -> "
         f"there is no folder 'nosuch' either; relative paths start from {tmp_path}",
         "tasks.a.source.files.more: 'train.xls' is in no known format -> its name must end in "
-        ".parquet, .csv, .tsv, .jsonl or .json; text files also in .gz, .bz2, .xz or .zst after it",
+        ".parquet, .csv, .tsv, .jsonl, .json, .conll or .conllu; text files also in .gz, .bz2, "
+        ".xz or .zst after it",
         "tasks.a.source.files.pipe: 'pipe.csv' is not a regular file -> write its content to a "
         "file, which can be read more than once",
         "tasks.a.source.files.one: 'tr*.csv' is a pattern, and a split is read from one file -> "
