@@ -65,7 +65,7 @@ def run_within(folder: Path, free: int, precision: str) -> None:
     options = [
         *RUN,
         f"runner.precision={precision}",
-        "runner.steps=6",
+        "runner.steps=3",
         "runner.batch_size=400",
         f"run_dir={folder / 'run'}",
     ]

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.skipif(not INSTRUCTIONS, reason="this CPU would emulate
 def test_auto_is_bf16_and_stands_in_the_run_folder(tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = ["runner.precision=auto", "runner.steps=3", "model.hidden=32"]
+    options += ["data.max_eval_rows=30"]
     assert choose_precision("auto", CPU) == "bf16"
     done = mtl(*without_format(COMMON), *options, f"run_dir={run}")
     assert done.returncode == 0, done.stderr
@@ -38,7 +39,8 @@ def test_auto_is_bf16_and_stands_in_the_run_folder(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     again = json.loads((tmp_path / "again.json").read_text())
     assert (again["precision"], again["tasks"]) == ("bf16", results["tasks"])
-    done = mtl("eval", str(run), "--task", "stsb", "--predictions", str(tmp_path / "predictions"))
+    output = ["--predictions", str(tmp_path / "predictions"), "data.max_eval_rows=60"]
+    done = mtl("eval", str(run), "--task", "stsb", *output)
     assert done.returncode == 0, done.stderr
     # Near 3, bf16 has one number every 2^-6: the rows would share a handful of scores.
     rows = [

@@ -4,10 +4,7 @@ parameters to the bit on both, those of one process within 1e-5."""
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,55 +12,44 @@ import torch
 from safetensors.torch import load_file
 
 from mtlcli.config import weightings
-from tests.runs.ddp.every_method import variants
-from tests.warm import ROOT
+from tests.ranks import launched
+from tests.runs.ddp.every_method import main, variants
+from tests.warm import start
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one process and two ranks trained."""
     place = tmp_path_factory.mktemp("methods")
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    common = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "MASTER_ADDR": "localhost",
-        "MASTER_PORT": str(port),
-    }
-    command = [sys.executable, "-m", "tests.runs.ddp.every_method", str(place)]
-    worlds, sizes = [("0", "1"), ("0", "2"), ("1", "2")], ("WORLD_SIZE", "LOCAL_WORLD_SIZE")
     started = [
-        subprocess.Popen(
-            command,
-            env=common | {"RANK": rank} | dict.fromkeys(sizes, world),
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        for rank, world in worlds
+        start(before=partial(main, str(place)), **environment)
+        for environment in (*launched(1), *launched(2))
     ]
     for process in started:
-        _, errors = process.communicate(timeout=500)
-        assert process.returncode == 0, errors
+        assert process.wait(500) == 0, process.stderr
     return place
 
 
-@pytest.mark.parametrize("label", list(variants()))
-def test_two_ranks_are_one(folder: Path, label: str) -> None:
+def difference(folder: Path, label: str) -> dict[str, int]:
+    """How many numbers of each parameter differ between one process and two ranks."""
     alone, first, second = (
         load_file(folder / f"{label}-{rank}-{world}.safetensors")
         for rank, world in ((0, 1), (0, 2), (1, 2))
     )
     tolerance = 2e-3 if label == "mgda bf16 rows" else 1e-5
+    assert all(torch.equal(value, second[name]) for name, value in first.items()), label
     off = {
         name: int(((value - alone[name]).abs() > tolerance).sum()) for name, value in first.items()
     }
-    assert all(torch.equal(value, second[name]) for name, value in first.items())
     # GradDrop keeps a number where it is larger than a random one: rounding may turn one or another
     # over.
     allowed = 1e-4 * sum(value.numel() for value in first.values()) if label == "graddrop" else 0
-    assert sum(off.values()) <= allowed, {name: count for name, count in off.items() if count}
+    return {name: count for name, count in off.items() if count and sum(off.values()) > allowed}
+
+
+def test_two_ranks_are_one(folder: Path) -> None:
+    found = {label: difference(folder, label) for label in variants()}
+    assert {label: off for label, off in found.items() if off} == {}
 
 
 def test_torch_sums_wherever_gradients_are_added_up(folder: Path) -> None:

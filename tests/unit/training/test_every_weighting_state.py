@@ -21,20 +21,20 @@ def test_training_goes_on_from_a_saved_state(name: str) -> None:
     _, _, features, _ = small_data()
     model, weighting = make(name)
     optimizer = optimizer_of(model, weighting)
-    train(model, weighting, optimizer, features, ALONE, range(7))
+    train(model, weighting, optimizer, features, ALONE, range(5))
     saved = json.dumps(weighting.state_dict())
     weights, moments = (
         {key: value.clone() for key, value in model.state_dict().items()},
         optimizer.state_dict(),
     )
-    expected = train(model, weighting, optimizer, features, ALONE, range(7, 14))
+    expected = train(model, weighting, optimizer, features, ALONE, range(5, 9))
 
     other, resumed = make(name)
     other.load_state_dict(weights)
     resumed.load_state_dict(json.loads(saved))
     again = optimizer_of(other, resumed)
     again.load_state_dict(moments)
-    assert train(other, resumed, again, features, ALONE, range(7, 14)) == expected
+    assert train(other, resumed, again, features, ALONE, range(5, 9)) == expected
     assert resumed.state_dict() == weighting.state_dict()
     for key, value in model.state_dict().items():
         assert torch.equal(value, other.state_dict()[key]), key
