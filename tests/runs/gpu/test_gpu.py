@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.pinned import ENVIRONMENT, GPUS
 from tests.runs.ddp.test_two_ranks import COMMON, losses
@@ -85,6 +86,19 @@ def test_losses_are_those_of_the_cpu(run: Path, tmp_path: Path) -> None:
         f"run_dir={tmp_path / 'cpu'}",
     )
     for (name, ours), (other, theirs) in zip(losses(run), losses(tmp_path / "cpu"), strict=True):
+        assert name == other and abs(ours - theirs) < 0.06 * max(1.0, theirs)
+
+
+def test_packed_batches_have_the_losses_of_padded_ones(run: Path, tmp_path: Path) -> None:
+    padded = tmp_path / "padded"
+    options = ("runner.device=cuda", "runner.packing=off", f"run_dir={padded}")
+    command("-m", "mtlcli", *SMALL, *options)
+    settled = [
+        yaml.safe_load((each / "config.yaml").read_text())["runner"]["packing"]
+        for each in (run, padded)
+    ]
+    assert settled == ["on", "off"]
+    for (name, ours), (other, theirs) in zip(losses(run), losses(padded), strict=True):
         assert name == other and abs(ours - theirs) < 0.06 * max(1.0, theirs)
 
 

@@ -16,7 +16,10 @@ from tests.small import small_data, small_step
 from tests.unit.training.test_mixed_batches import moved, passes_of
 from tests.unit.training.test_step import ALONE, batches, gradients
 
-RECORDED = ["hard", "adapters", "attention", "mmoe"]
+CASES = [
+    *(("hard", weighting) for weighting in ("pcgrad", "gls", "graddrop")),
+    *((sharing, "pcgrad") for sharing in ("adapters", "attention", "mmoe")),
+]
 
 
 def packed(sharing: str, weighting: str, **options: Any) -> tuple[Any, Any]:
@@ -34,8 +37,7 @@ def step_of(model: Any, weights: Any, bf16: bool = False) -> tuple[Any, dict[str
     return step, gradients(model)
 
 
-@pytest.mark.parametrize("weighting", ["pcgrad", "gls", "graddrop"])
-@pytest.mark.parametrize("sharing", RECORDED)
+@pytest.mark.parametrize(("sharing", "weighting"), CASES)
 def test_a_step_is_that_of_a_pass_for_each_task(sharing: str, weighting: str) -> None:
     model, weights = packed(sharing, weighting)
     model.trunk.backbone.network.get_input_embeddings().sparse = weighting != "gls"
