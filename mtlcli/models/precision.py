@@ -17,6 +17,11 @@ from mtlcli.data.encoder import TextEncoder
 CPU_BF16 = ("amx_bf16", "avx512_bf16", "bf16")
 """Instruction sets that multiply bf16, as `torch.cpu.get_capabilities` names them: Intel's AMX,
 AVX512-BF16 of Intel and AMD, and ARM's BFMMLA. Without them bf16 is emulated, tens of times slower.
+
+On an AMD EPYC with AVX512-BF16 alone, MiniLM on the GLUE mixture trains on 1.6 times as many tokens
+in a second of one core as in fp32 (1.58 and 1.61 in two pairs of runs); its products alone are 2.1
+to 2.7 times as fast. An Intel CPU whose AMX was switched off took 1.6 times as long in bf16 as in
+fp32, but nearly every Intel CPU with AVX512-BF16 has AMX.
 """
 
 
