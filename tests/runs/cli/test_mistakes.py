@@ -50,9 +50,8 @@ KNOWN_FROM_THE_CONFIGURATION: dict[str, tuple[list[str], str]] = {
         "mtl train: 1 problem\n"
         "  runner.stps: unknown key 'stps'\n"
         "      -> did you mean 'steps'? choices: accumulation, batch_size, device, devices, "
-        "epochs, eval_batch_size, eval_every, "
-        "eval_share, fast, keep, max_tokens, patience, precision, save_every, skip_nonfinite, "
-        "steps, threads, timeout, together\n",
+        "epochs, eval_batch_size, eval_every, eval_share, fast, keep, max_tokens, packing, "
+        "patience, precision, save_every, skip_nonfinite, steps, threads, timeout, together\n",
     ),
     "misspelt value": (
         ["train", "task=rte", "sampling=propotional"],
