@@ -70,10 +70,12 @@ def _read_and_encoded(
 class SmallConfig:
     """The sections that building a model reads."""
 
-    def __init__(self, sharing: Any, frozen_layers: int | None = None) -> None:
+    def __init__(
+        self, sharing: Any, frozen_layers: int | None = None, engine: Any = "auto"
+    ) -> None:
         self.sharing = sharings.configs[sharing]() if isinstance(sharing, str) else sharing
         self.model = Model(kind="scratch", name=None, dropout=0.0, frozen_layers=frozen_layers)
-        self.runner = Runner()
+        self.runner = Runner(engine=engine)
         self.weighting = weightings.configs["static"]()
 
 
@@ -91,17 +93,18 @@ def small_model(
     frozen_layers: int | None = None,
     names: dict[str, str] | None = None,
     fast: bool = True,
+    engine: str = "auto",
     **options: Any,
 ) -> tuple[MultiTaskModel, Weighting]:
     """A model of the three tasks, initialised with seed 0, and a weighting for it. `sharing`: a
     strategy's name or its config. `names`: other names for the tasks, by their usual ones. `fast`:
-    whether `runner.fast` is `auto`."""
+    whether `runner.fast` is `auto`. `engine`: `runner.engine`."""
     tasks, _, _, files = small_data()
     tasks = {(names or {}).get(name, name): task for name, task in tasks.items()}
     for name, factor in (lr_factors or {}).items():
         tasks[name].config = replaced(tasks[name].config, {"lr_factor": factor})
     torch.manual_seed(0)
-    config: Any = SmallConfig(sharing, frozen_layers)
+    config: Any = SmallConfig(sharing, frozen_layers, engine)
     model = build_model(config, tasks, files)
     if fast:
         accelerate(model, config, torch.device("cpu"), "fp32")

@@ -14,6 +14,7 @@ from mtlcli.data.batches import InputFormat
 from mtlcli.data.features import Features
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.models.shards import is_shard
 from mtlcli.training.optim import Unfreezing
 from mtlcli.training.step import Backward
 from mtlcli.training.task_batch import build_task_batch
@@ -62,11 +63,13 @@ def train(
     plan: Callable[[int], dict[str, int]] | None = None,
     probe: Callable[[int], bool] = lambda step: False,
     unfreeze_every: int | None = None,
+    bf16: bool = False,
 ) -> list[dict[str, float]]:
     """Train for `steps`; return each step's weights. `plan`: the number of examples of each task in
     a step; None: 9 of all. `probe`: whether a step measures the gradients. `unfreeze_every`: see
-    `optim.unfreeze_every`."""
-    backward = Backward(model, weighting, ranks, bf16=False)
+    `optim.unfreeze_every`. `bf16`: the number format of products."""
+    sharded = any(map(is_shard, model.parameters()))
+    backward = Backward(model, weighting, ranks, bf16=bf16, together=not sharded)
     unfreezing = None if unfreeze_every is None else Unfreezing(model, unfreeze_every)
     used = []
     for number in steps:
@@ -79,6 +82,7 @@ def train(
                 input_format=InputFormat(0, True),
                 accumulation=accumulation,
                 ranks=ranks,
+                in_step=sharded,
             )
             for name, count in counts.items()
         }

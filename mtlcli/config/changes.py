@@ -35,6 +35,7 @@ ROUNDING = (
     "runner.threads",
     "runner.accumulation",
     "runner.eval_batch_size",
+    "runner.engine",
     "runner.fast",
     "runner.packing",
     "model.attention",
@@ -45,6 +46,7 @@ MASKS = (
     "runner.devices",
     "runner.device",
     "runner.accumulation",
+    "runner.engine",
     "runner.fast",
     "runner.packing",
     "model.attention",
@@ -119,12 +121,8 @@ PRESENT = "in the run"
 SETTLED: dict[str, str | None] = {
     **dict.fromkeys(
         (
-            "data.source",
-            "model.kind",
-            "model.pooling",
-            "runner.precision",
-            "runner.packing",
-            "runner.max_tokens",
+            *("data.source", "model.kind", "model.pooling"),
+            *("runner.engine", "runner.precision", "runner.packing", "runner.max_tokens"),
         ),
         "auto",
     ),

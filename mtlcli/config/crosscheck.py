@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from mtlcli.commands import setting
-from mtlcli.config import Config, Task
+from mtlcli.config import Config, Task, weightings
 from mtlcli.config.schema import value_at
 from mtlcli.config.weighting import Needs
 from mtlcli.errors import Problem, count_of
@@ -274,6 +274,8 @@ def _run(config: Config, names: list[str]) -> Iterator[Problem]:
     yield from _weighting(
         config, [name for name, task in config.tasks.items() if task.splits.train is not None]
     )
+    if runner.engine == "fsdp":
+        yield from _shards(config)
     if model.kind == "pretrained" and model.name is None:
         yield Problem(
             "must be given with model.kind=pretrained",
@@ -285,6 +287,53 @@ def _run(config: Config, names: list[str]) -> Iterator[Problem]:
             f"model.hidden={model.hidden} is not a multiple of {model.heads}",
             "model.heads",
             "change one of them",
+        )
+
+
+def _shards(config: Config) -> Iterator[Problem]:
+    """Check what cannot work where each device holds a shard of every parameter."""
+    at, whole = "runner.engine", "type runner.engine=ddp"
+    if not weightings.implementation(config.weighting.name).needs_one_gradient():
+        yield Problem(
+            f"fsdp adds the gradients of all tasks up while they are computed, and "
+            f"weighting={config.weighting.name} needs the step's losses or gradients for its "
+            "weights",
+            at,
+            f"{whole}, or a weighting that knows its weights before the step, for example "
+            "weighting=static",
+        )
+    if (why := config.sharing.unshardable()) is not None:
+        yield Problem(
+            f"fsdp cuts parameters into shards, and sharing={config.sharing.name} {why}", at, whole
+        )
+    if not config.optim.shardable:
+        yield Problem(
+            f"fsdp cuts parameters into shards, and optim={config.optim.name} needs whole ones",
+            at,
+            f"{whole}, or optim=adamw",
+        )
+    for key in ("probe", "affinity"):
+        if getattr(config.logger, key) is not None:
+            yield Problem(
+                "fsdp does not keep the gradients of the tasks apart",
+                f"logger.{key}",
+                f"leave it out, or {whole}",
+            )
+    if config.runner.packing == "on":
+        yield Problem(
+            "fsdp takes one task after the other, in padded batches",
+            "runner.packing",
+            f"leave it out, or {whole}",
+        )
+    if config.runner.max_tokens == "auto":
+        yield Problem(
+            "fsdp has no measurement of what fits into memory",
+            "runner.max_tokens",
+            "type a number, or null",
+        )
+    if _torch_before((2, 13)):
+        yield Problem(
+            "fsdp needs torch 2.13 or later", at, f"type pip install --upgrade torch, or {whole}"
         )
 
 

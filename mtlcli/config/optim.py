@@ -22,6 +22,9 @@ class Optim:
     packages: ClassVar[tuple[str, ...]] = ()
     """Imported packages that mtlcli does not depend on; the extra of mtlcli with the optimiser's
     name installs them."""
+    shardable: ClassVar[bool] = False
+    """Whether updates take every number by itself, so that each device can update its shard of a
+    parameter (`runner.engine=fsdp`)."""
     relative_lr: ClassVar[float] = 1.0
     """Factor of the model's learning rate, which is meant for AdamW, if `lr` is null."""
     name: str
@@ -90,6 +93,8 @@ Betas = Annotated[list[float], MinLen(2)]
 class AdamWOptim(Optim):
     """AdamW (Loshchilov & Hutter 2019); biases and norms have no weight decay."""
 
+    shardable: ClassVar[bool] = True
+    """True, because moments are of single numbers."""
     name: Literal["adamw"] = "adamw"
     """Optimiser."""
     betas: Betas = field(default_factory=lambda: [0.9, 0.999])
@@ -144,6 +149,8 @@ class LionOptim(Optim):
     relative_lr: ClassVar[float] = 0.2
     """Every number changes by the full learning rate; the authors advise a third to a tenth of
     AdamW's."""
+    shardable: ClassVar[bool] = True
+    """True, because signs and the moment are of single numbers."""
     name: Literal["lion"] = "lion"
     """Optimiser."""
     weight_decay: Annotated[float, Ge(0), Le(1000)] = 0.05

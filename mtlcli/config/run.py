@@ -135,6 +135,10 @@ class Runner:
     """`auto`: cuda if there is one."""
     devices: Annotated[int, Gt(0), Le(4096)] = 1
     """Number of devices (GPUs, or CPU processes), each with its share of every batch."""
+    engine: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How several devices hold the model: each the whole of it (ddp), or each a shard of every
+    parameter, its gradient and the optimiser's state, for models that do not fit on one device
+    (fsdp; only for weightings that know their weights before the step). `auto`: ddp."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Number format of the matrix products. `auto`: bf16 autocast where the hardware has
     instructions for bf16 products (GPUs; CPUs with AMX, AVX512-BF16 or ARM's bf16), else fp32; a

@@ -34,6 +34,11 @@ class SharingConfig:
         """Whether tasks have parameters in common, which gradient balancing needs."""
         return True
 
+    def unshardable(self) -> str | None:
+        """Return why the parameters cannot be cut into shards (`runner.engine=fsdp`), as a sentence
+        without its subject, which is `sharing=NAME`; None if they can."""
+        return None
+
     def stages_of(self, owners: dict[str, str]) -> list[list[str]]:
         """Return the tasks of each stage of a run; most strategies have one stage. `owners`: task
         -> the task whose head it uses."""
@@ -65,6 +70,11 @@ class Gating(SharingConfig, ABC):
     entropy: Annotated[float, Ge(0)] = 1e-2
     """With gate=dselect_k: factor of the selectors' entropy in the loss; the larger the factor, the
     sooner they decide."""
+
+    def unshardable(self) -> str | None:
+        if self.gate == "softmax":
+            return None
+        return "with sharing.gate=dselect_k adds a function of the whole gates to the loss"
 
     @abstractmethod
     def gated(self) -> int:
@@ -209,3 +219,6 @@ class Stitching(SharingConfig):
     rest."""
     lr: Annotated[float, Gt(0)] = 1e-2
     """Peak learning rate of the mixing weights."""
+
+    def unshardable(self) -> str | None:
+        return "runs all copies of a layer at once, out of stacked weights"

@@ -4,6 +4,7 @@ first rank."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from mtlcli.errors import NotFinite
 from mtlcli.metrics import compute
 from mtlcli.metrics.glue import glue_average
 from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.models.shards import is_shard
 from mtlcli.pulse import doing
 from mtlcli.tasks.base import Outputs, TaskType
 
@@ -36,7 +38,7 @@ class Scores:
     """Number of table rows that the metrics are computed over: the rows with a label."""
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def outputs_of(
     model: MultiTaskModel,
     name: str,
@@ -61,17 +63,25 @@ def outputs_of(
     arrays: dict[str, torch.Tensor] = {}
     visits = torch.zeros(len(features), dtype=torch.int32, device=ranks.device)
     batches = evaluation_batches(features.lengths, batch_size=batch_size)
+    in_step = any(is_shard(parameter) for parameter in model.parameters())
+    # Parameters that become whole in inference mode for the first time could not be trained later.
+    mode = nullcontext if in_step else torch.inference_mode
     for first in range(0, len(batches), ranks.world_size):
         doing(what, first, len(batches), "batch")
         on_batch()
-        if first + ranks.rank >= len(batches):
+        own = first + ranks.rank
+        if own >= len(batches) and not in_step:
             continue
-        indices = batches[first + ranks.rank]
+        # Where parameters are shards, every rank has to run as many passes as any other, so a rank
+        # without a batch runs the last one and drops what comes out.
+        indices = batches[min(own, len(batches) - 1)]
         batch = collate(features, indices, input_format=input_format, denominator=1.0).to(
             ranks.device
         )
-        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16):
+        with mode(), torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16):
             outputs = model.outputs(name, batch)
+        if own >= len(batches):
+            continue
         where = _places(features, indices) if task.token_outputs else indices
         places = torch.from_numpy(where).to(ranks.device)
         for key, value in outputs.items():

@@ -31,18 +31,21 @@ def accelerate(model: MultiTaskModel, config: Config, device: torch.device, prec
         return
     backbones = [module for module in model.modules() if isinstance(module, Backbone)]
     on_cpu = device.type == "cpu"
+    sharded = config.runner.engine == "fsdp"
     if not on_cpu:
         # A step waits for the launches of kernels and for the host.
         leave_masks_unread()
-        if precision == "bf16":
+        if precision == "bf16" and not sharded:
             # Before linear modules change their class.
             for backbone in backbones:
                 cast_together(backbone)
-    record_rows(model)
+    if not sharded:
+        record_rows(model)
     balanced = isinstance(config.weighting, Balancing)
     for backbone in backbones:
-        # K gradient rows of a large vocabulary only fit into memory when they are sparse.
-        if on_cpu or (balanced and rows_are_large(backbone, len(model.tasks))):
+        # K gradient rows of a large vocabulary only fit into memory when they are sparse. torch
+        # cannot cut sparse gradients into shards.
+        if not sharded and (on_cpu or (balanced and rows_are_large(backbone, len(model.tasks)))):
             make_sparse(backbone)
     # On a GPU, the rest would add launches to save arithmetic.
     if not on_cpu:

@@ -7,10 +7,6 @@ that a task has touched, and `mtlcli.training.passes.EmbeddingGradients` adds th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from torch import nn
-
 from mtlcli.models.backbone import Backbone
 
 LARGE = 2**30
@@ -18,19 +14,12 @@ LARGE = 2**30
 Sparse gradients take a dozen launches and a wait for each task there."""
 
 
-def _tables(backbone: Backbone) -> Iterator[nn.Embedding]:
-    # A strategy may have put a module around the table.
-    for module in backbone.network.get_input_embeddings().modules():
-        if isinstance(module, nn.Embedding):
-            yield module
-
-
 def make_sparse(backbone: Backbone) -> None:
     """Let backward passes leave sparse gradients of the word embeddings of a backbone."""
-    for table in _tables(backbone):
+    for table in backbone.word_embeddings():
         table.sparse = True
 
 
 def rows_are_large(backbone: Backbone, tasks: int) -> bool:
     """Return whether dense gradient rows of the word embeddings take much memory."""
-    return tasks * sum(table.weight.nbytes for table in _tables(backbone)) > LARGE
+    return tasks * sum(table.weight.nbytes for table in backbone.word_embeddings()) > LARGE

@@ -57,6 +57,9 @@ class Backbone(nn.Module):
         super().__init__()
         self.network = network
         self.pooling = pooling
+        self._kinds_of_layer = tuple(
+            {type(layer) for _, layer in _numbered(network)} - {nn.ModuleList}
+        )
         if pooling != "pooler" and getattr(network, "pooler", None) is not None:
             # A pooler that nobody reads would be a set of parameters without gradient.
             network.pooler = None  # type: ignore[assignment]
@@ -94,6 +97,16 @@ class Backbone(nn.Module):
         for number, layer in _numbered(self.network):
             depths.update(dict.fromkeys(layer.parameters(), self.depth - number))
         return depths
+
+    def layers(self) -> list[nn.Module]:
+        """Return the layers of the network as the library has built them, and all copies of them,
+        wherever a strategy has put them."""
+        return [module for module in self.modules() if isinstance(module, self._kinds_of_layer)]
+
+    def word_embeddings(self) -> list[nn.Embedding]:
+        """Return the table of word embeddings, around which a strategy may have put a module."""
+        inside = self.network.get_input_embeddings().modules()
+        return [module for module in inside if isinstance(module, nn.Embedding)]
 
     @property
     def causal(self) -> bool:

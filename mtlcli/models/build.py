@@ -17,6 +17,7 @@ from mtlcli.errors import RunWarning, UserError
 from mtlcli.models.backbone import Backbone, build_backbone
 from mtlcli.models.files import BackboneFiles
 from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.models.shards import copy_whole
 from mtlcli.tasks.base import TaskType
 
 OTHER_CHECKPOINT = "give another checkpoint of the run, or start another run"
@@ -99,7 +100,8 @@ def restore_weights(model: MultiTaskModel, tensors: Mapping[str, Tensor], folder
     """Load the weights of the checkpoint in `folder` into a model. Raises UserError when they do
     not fit the model."""
     check_weights(model, tensors, folder)
-    model.load_state_dict(tensors)
+    for name, tensor in model.state_dict().items():
+        copy_whole(tensor, tensors[name])
 
 
 def check_weights(model: MultiTaskModel, tensors: Mapping[str, Tensor], folder: Path) -> None:

@@ -4,7 +4,7 @@ is under way."""
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -64,8 +64,8 @@ class Saver:
 
     def save(
         self,
-        model: dict[str, Tensor],
-        optimizer: dict[str, Tensor],
+        model: Mapping[str, Tensor],
+        optimizer: Mapping[str, Tensor],
         state: dict[str, Any],
         *,
         best: int | None,
@@ -128,7 +128,7 @@ class Saver:
                 warnings.warn(line, RunWarning, stacklevel=1)
 
 
-def _copy(tensors: dict[str, Tensor], before: dict[str, Tensor]) -> dict[str, Tensor]:
+def _copy(tensors: Mapping[str, Tensor], before: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return copies on the CPU. They reuse the memory of the copies `before` where shape and dtype
     agree, because new memory takes several times as long as the copying."""
     copies = {}

@@ -14,6 +14,7 @@ from mtlcli.config.section import replaced
 from mtlcli.config.snapshot import load_config, read_text
 from mtlcli.distributed.environment import read_launch
 from mtlcli.distributed.signals import Interrupt
+from mtlcli.errors import UserError
 from mtlcli.models.files import BackboneFiles
 from mtlcli.prepare.disk_space import check_disk_space, check_writable
 from mtlcli.prepare.prepare import Prepared, prepare
@@ -101,8 +102,15 @@ def _check_plan(
     """Return a line for each setting that has no effect in the run, or in the rest of the run after
     `step`.
 
-    Raises UserError when the disk has too little space for the run.
+    Raises UserError when the disk has too little space for the run, or the run too few devices.
     """
+    if config.runner.engine == "fsdp" and config.runner.devices == 1:
+        # Checked here, where the number of ranks that another program has launched is known.
+        raise UserError(
+            "fsdp shares a model out over several devices, and the run has one",
+            "runner.engine",
+            "give runner.devices, or type runner.engine=ddp",
+        )
     plan = schedule(config, prepared)
     lines = list(remarks(config, plan.steps, plan.eval_every))
     existing = None

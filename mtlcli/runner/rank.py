@@ -65,10 +65,17 @@ def _build_run(
     torch.manual_seed(folded(config.seed))
     layout = input_format(prepared.encoder, precision, ranks.device)
     model = build_model(config, prepared.tasks, prepared.files, load_weights=resumed is None)
-    if (reason := choose_packing(config, model, layout, ranks.device)) is not None:
-        console.say(f"packing: off, since {reason}")
-    _place_model(model, ranks)
-    accelerate(model, config, ranks.device, precision)
+    if config.runner.engine == "fsdp":
+        accelerate(model, config, ranks.device, precision)
+        # Imported only here, because torch needs long to import what this module needs.
+        from mtlcli.training.sharded import shard
+
+        shard(model, ranks, bf16=precision == "bf16")
+    else:
+        if (reason := choose_packing(config, model, layout, ranks.device)) is not None:
+            console.say(f"packing: off, since {reason}")
+        _place_model(model, ranks)
+        accelerate(model, config, ranks.device, precision)
     weighting = _build_weighting(config, prepared)
     max_tokens = find_max_tokens(
         config,
@@ -151,10 +158,11 @@ def _begin(run: Run, job: Job) -> None:
 def _finish(run: Run, results: dict[str, Any], memory: PeakMemory) -> None:
     """Write the results with what the run has cost, and show them."""
     folder, console = run.folder, run.console
-    if run.ranks.is_main:
+    peak = memory.bytes()
+    if run.ranks.is_main or run.sharded:
         doing("measuring the operations of a step")
-        peak = memory.bytes()
         flops = flops_per_example(run.model, {name: run.fetch(name, 0) for name in run.streams})
+    if run.ranks.is_main:
         results["cost"] = {"flops_per_example": flops, "peak_memory": peak}
         folder.write_results(results)
         folder.write_status("finished")

@@ -42,6 +42,7 @@ def resolve(config: Config, prepared: Prepared, machine: Machine) -> Resolved:
             "data.source": prepared.source.default or config.data.source,
             "optim.lr": lr,
             "runner.devices": machine.devices,
+            "runner.engine": "ddp" if config.runner.engine == "auto" else config.runner.engine,
             "runner.precision": machine.precision,
             "runner.packing": machine.packing,
             "runner.max_tokens": machine.max_tokens,

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.errors import count_of
+from mtlcli.models.shards import is_shard
 from mtlcli.training.trained_parameters import TrainedParameters
 
 Forward = Callable[[], Tensor]
@@ -54,11 +55,14 @@ class Engine(ABC):
 
 def choose_engine(parameters: TrainedParameters, ranks: Ranks) -> Engine:
     """Return the engine that sums the gradients of these parameters over these ranks."""
-    return OneRank() if ranks.world_size == 1 else DataParallel(parameters, ranks)
+    if ranks.world_size == 1 or any(map(is_shard, parameters.all)):
+        return NothingLeft()
+    return DataParallel(parameters, ranks)
 
 
-class OneRank(Engine):
-    """The engine of a run on one device, where nothing is to be summed."""
+class NothingLeft(Engine):
+    """The engine where nothing is left to be summed: on one device, and for shards, whose gradients
+    torch sums in every backward pass (see `sharded.shard`)."""
 
     def begin(self, *, summed: bool) -> None:
         pass

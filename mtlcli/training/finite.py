@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mtlcli.errors import NotFinite, RunError
+from mtlcli.models.shards import is_shard, whole
 from mtlcli.training.task_batch import Batches, name_features
 from mtlcli.training.trained_parameters import TrainedParameters
 from mtlcli.weighting.base import Step, Weighting
@@ -80,6 +81,10 @@ def finite_gradient_norm(
     gradients = [
         each.grad for each in (*parameters.all, *weighting.parameters()) if each.grad is not None
     ]
+    shards = [gradient for gradient in gradients if is_shard(gradient)]
+    if shards:
+        others = [gradient for gradient in gradients if not is_shard(gradient)]
+        gradients = [whole(torch.nn.utils.get_total_norm(shards)), *others]
     # The norm is infinite also where fp32 cannot hold the squares, of which optimisers keep a mean.
     norm = torch.nn.utils.get_total_norm(gradients)
     if bool(norm.isfinite()):
@@ -88,7 +93,7 @@ def finite_gradient_norm(
         [
             name
             for name, each in named.items()
-            if each.grad is not None and not bool(each.grad.isfinite().all())
+            if each.grad is not None and not bool(whole(each.grad).isfinite().all())
         ]
         for named in (parameters.named, weighting.named_parameters())
     )
@@ -134,8 +139,8 @@ def require_finite(tensors: Mapping[str, Tensor], where: str, fix: str) -> None:
     for name, tensor in tensors.items():
         # A sum is many times faster than looking at each number, but the sum of large finite
         # numbers may be infinite.
-        if not bool(tensor.detach().sum().isfinite()) and not bool(
-            tensor.detach().isfinite().all()
+        if not bool(whole(tensor.detach().sum()).isfinite()) and not bool(
+            whole(tensor.detach()).isfinite().all()
         ):
             value = f"is {tensor.item()}" if tensor.ndim == 0 else "is not finite"
             raise RunError(f"{name} {value} after the update", where=where, fix=fix)

@@ -17,6 +17,7 @@ from torch.nn import Parameter
 
 from mtlcli.config.optim import AdafactorOptim, AdamW8bitOptim, AdamWOptim, LionOptim, MuonOptim
 from mtlcli.models.build import check_tensors
+from mtlcli.models.shards import copy_whole
 
 Groups = list[dict[str, Any]]
 """Parameter groups for torch's optimisers, each with `params`, `lr`, `peak` and `weight_decay`."""
@@ -257,7 +258,17 @@ class Optimizers:
                 # optimiser's count of updates is a floating-point tensor, which stays on the device
                 # of the parameter.
                 whole = value.dtype == torch.int64
-                part.state[parameter][key] = int(value) if whole else value.to(parameter.device)
+                part.state[parameter][key] = int(value) if whole else _placed(value, parameter)
+
+
+def _placed(value: Tensor, parameter: Parameter) -> Tensor:
+    """Return a tensor of the optimiser on the device of its parameter, cut into shards as the
+    parameter is if it has the same shape."""
+    if value.shape != parameter.shape:
+        return value.to(parameter.device)
+    placed = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
+    copy_whole(placed, value)
+    return placed
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[Parameter]:

@@ -63,6 +63,11 @@ class Run:
     """The source of the table rows."""
 
     @property
+    def sharded(self) -> bool:
+        """Whether each rank holds only shards of the parameters."""
+        return self.config.runner.engine == "fsdp"
+
+    @property
     def bf16(self) -> bool:
         """Whether matrix products are in bf16."""
         return self.config.runner.precision == "bf16"
@@ -102,4 +107,5 @@ class Run:
             accumulation=self.config.runner.accumulation,
             ranks=self.ranks,
             max_tokens=self.max_tokens,
+            in_step=self.sharded,
         )

@@ -8,6 +8,7 @@ rank with the whole batch, give the same update.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,22 +64,30 @@ def build_task_batch(
     accumulation: int,
     ranks: Ranks,
     max_tokens: int | None = None,
+    in_step: bool = False,
 ) -> TaskBatch:
     """Build the batch of a task from its features `indices`: this rank's share, cut into
-    micro-batches, and the counts over all ranks. `max_tokens`: see `collate`."""
+    micro-batches, and the counts over all ranks. `max_tokens`: see `collate`. `in_step`: give every
+    rank as many micro-batches as rank 0; a further one holds an example that is some other rank's,
+    and its loss is 0."""
     items = task.items(features, indices)
     mine = indices[ranks.rank :: ranks.world_size]
     parts = [part for part in np.array_split(mine, accumulation) if len(part)]
+    # Rank 0 has the largest share.
+    missing = min(accumulation, len(indices[:: ranks.world_size])) - len(parts) if in_step else 0
     micro = [
         collate(
             features,
             part,
             input_format=input_format,
-            denominator=items,
-            examples=len(indices),
+            denominator=denominator,
+            examples=examples,
             max_tokens=max_tokens,
         )
-        for part in parts
+        for part, denominator, examples in [
+            *((part, items, len(indices)) for part in parts),
+            *((indices[:1], math.inf, math.inf) for _ in range(missing)),
+        ]
     ]
     return TaskBatch(
         micro=micro,

@@ -17,6 +17,7 @@ from mtlcli.distributed.signals import Asked
 from mtlcli.errors import Interrupted, NotFinite, count_of
 from mtlcli.evaluation.evaluate import evaluate
 from mtlcli.models.multitask import Trunk
+from mtlcli.models.shards import Wholes
 from mtlcli.rundir import checkpoint
 from mtlcli.seeds import step_seed
 from mtlcli.training.analysis.affinity import Affinity
@@ -227,12 +228,13 @@ class Trainer:
         state.window.add(batches, updated.step.losses, outcome, seconds)
         run.console.progress(done)
         if self._is_logged(done):
+            statistics = self._statistics()
             if run.ranks.is_main:
                 left = state.totals.seconds / done * (run.steps - done)
                 row = {
                     "step": done,
                     **state.window.row(),
-                    **self._statistics(),
+                    **statistics,
                     "lr": updated.lr,
                     "gradient_norm": norm,
                     "seconds": round(state.totals.seconds, 3),
@@ -267,8 +269,9 @@ class Trainer:
         self._saved = None
         run.stages.note_results(state.stage, found)
         run.console.scores(state.step, found, best=state.best_step == state.step)
+        results = self.results()
         if run.ranks.is_main:
-            run.folder.write_results(self.results())
+            run.folder.write_results(results)
         return 0
 
     def _evaluate(self) -> dict[str, Any]:
@@ -330,16 +333,24 @@ class Trainer:
         worth = step > 0 and (step % every == 0 or step == self.state.best_step)
         if step != self._saved and (stopping or worth):
             self.conclude()
-        if self.run.ranks.is_main and step != self._saved and (stopping or worth):
-            self._verify()
-            self.state.weighting = self.run.weighting.state_dict()
-            self.run.saver.save(
-                self.run.model.state_dict(),
-                self.optimizer.tensors(self._names),
-                self.state.to_json(),
-                best=self.state.best_step,
-            )
+            if self.run.ranks.is_main or self.run.sharded:
+                self._save()
             self._saved = step
+
+    def _save(self) -> None:
+        """Save a checkpoint of the present state. Where parameters are shards, all ranks help the
+        first one to put them together."""
+        self._verify()
+        tensors = (
+            Wholes(self.run.model.state_dict()),
+            Wholes(self.optimizer.tensors(self._names)),
+        )
+        if not self.run.ranks.is_main:
+            for each in tensors:
+                each.take_part()
+            return
+        self.state.weighting = self.run.weighting.state_dict()
+        self.run.saver.save(*tensors, self.state.to_json(), best=self.state.best_step)
 
     def _verify(self) -> None:
         """Raise RunError when a tensor of the next checkpoint is not finite, before anything is
@@ -374,7 +385,7 @@ class Trainer:
             bf16=run.bf16,
             seed=self.config.seed,
             tasks=run.stages.tasks(self.state.stage),
-            together=self.config.runner.together,
+            together=self.config.runner.together and not run.sharded,
             max_tokens=run.max_tokens,
             input_format=run.input_format,
             read=self.update.lag == 0,

@@ -27,8 +27,8 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
+from mtlcli.models.shards import is_shard
 from mtlcli.training.finite import (
     finite_gradient_norm,
     norm_error,
@@ -96,8 +96,10 @@ class Immediate(Update):
     ) -> Updated:
         norm = finite_gradient_norm(parameters, self._weighting, step, batches)
         if self._clip is not None:
-            whole = [*parameters.all, *self._weighting.parameters()]
-            torch.nn.utils.clip_grads_with_norm_(whole, self._clip, norm)
+            # One after the other: those of the model may be shards, and torch does not mix them
+            # with other tensors.
+            for each in (parameters.all, self._weighting.parameters()):
+                torch.nn.utils.clip_grads_with_norm_(each, self._clip, norm)
         self._optimizer.step()
         require_finite(self._weighting.named_parameters(), f"step {step.number}", FIX_LEARNED)
         return Updated(step, batches, outcome, self._lr, norm.item)
@@ -200,9 +202,7 @@ def choose_update(
         and all(type(part) is torch.optim.AdamW for _, part in optimizer.parts)
         # The norm of parameters that are cut into shards is no plain tensor.
         and not any(
-            isinstance(parameter, DTensor)
-            for group in optimizer.param_groups
-            for parameter in group["params"]
+            is_shard(parameter) for group in optimizer.param_groups for parameter in group["params"]
         )
     ):
         return Deferred(optimizer, weighting, clip, device)

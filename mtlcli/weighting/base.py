@@ -87,6 +87,16 @@ class Weighting(ABC):
         self.config = config
         self.tasks = tasks
 
+    @classmethod
+    def needs_one_gradient(cls) -> bool:
+        """Return whether a step needs no more than one gradient, that of a sum of losses whose
+        weights are known before any step."""
+        return (
+            cls.when == "before"
+            and cls.known is Weighting.known
+            and not (cls.balances_gradients or cls.measures_gradients)
+        )
+
     def known(self, step: Step) -> When:
         """Return when the weights of this step are known."""
         return self.when

@@ -50,6 +50,12 @@ class HierarchicalSharing(SharingConfig):
                     f"give sharing.tasks.{owners[task]} instead",
                 )
 
+    def unshardable(self) -> str | None:
+        if self.successive > 0:
+            return "with sharing.successive keeps all of the earlier weights on each device"
+        # torch does not cut scalars, such as the factor of a mix.
+        return "with sharing.mix has parameters of a single number" if self.mix else None
+
     def idle(self) -> Iterator[tuple[str, str, str]]:
         if self.successive == 0:
             yield (

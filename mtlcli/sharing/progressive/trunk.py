@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from mtlcli.data.batches import Batch
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.multitask import ParameterTable
+from mtlcli.models.shards import whole
 from mtlcli.sharing.parts.layers import Layer, hidden_of, layer_list, with_hidden
 from mtlcli.sharing.parts.staged import StagedTrunk, without_dropout
 from mtlcli.sharing.progressive import ProgressiveSharing
@@ -140,7 +141,9 @@ class Columns(StagedTrunk):
         laterals = {}
         for number, column in enumerate(self.columns.values()):
             scales = [
-                module.scales.detach() for module in column.modules() if isinstance(module, Lateral)
+                whole(module.scales.detach())
+                for module in column.modules()
+                if isinstance(module, Lateral)
             ]
             if scales:
                 laterals[str(number)] = torch.stack(scales).abs().mean(0).tolist()

@@ -21,3 +21,8 @@ class ProgressiveDistillSharing(Staging):
     """Strategy."""
     strength: Annotated[float, Ge(0)] = 1.0
     """Factor of the distillation term in the loss."""
+
+    def unshardable(self) -> str | None:
+        return (
+            "runs the backbone with the weights of an earlier stage, all of which each device keeps"
+        )

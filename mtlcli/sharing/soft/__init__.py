@@ -32,6 +32,14 @@ class SoftSharing(SharingConfig):
     def shares(self) -> bool:
         return self.layers != "all"
 
+    def unshardable(self) -> str | None:
+        if self.distance == "pairs" or self.strength == 0:
+            return None
+        needs = (
+            "the singular values of" if self.distance == "trace_norm" else "the initial weights of"
+        )
+        return f"with sharing.distance={self.distance} needs {needs} whole copies"
+
     def idle(self) -> Iterator[tuple[str, str, str]]:
         if self.strength == 0:
             yield (

@@ -12,6 +12,7 @@ passes through Adam; the decoupled weight decay acts beside it, on each copy ali
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from mtlcli.models.backbone import Backbone
 from mtlcli.models.forward_pass import ForwardPass, current
 from mtlcli.models.multitask import HasAuxiliaryLoss, Trunk
 from mtlcli.models.per_task import PerTask
+from mtlcli.models.shards import part, sum_of_parts
 from mtlcli.sharing.parts.layers import Layer, chosen_layers, layer_list
 from mtlcli.sharing.soft import SoftSharing
 from mtlcli.tasks.base import Encoded
@@ -59,23 +61,31 @@ class Soft(Trunk, HasAuxiliaryLoss):
         first = make_backbone()
         if config.layers == "all":
             self.backbones = PerTask.copies(first, self.heads)
-            copies = [list(backbone.parameters()) for backbone in self.backbones.values()]
         else:
             self.backbone = first
             layers = layer_list(first.network)
-            copies = [[] for _ in self.heads]
             for number in chosen_layers(config.layers, len(layers), "sharing.layers"):
-                placed = TaskLayer(layers[number], self.heads)
-                layers[number] = placed
-                for index, name in enumerate(self.heads):
-                    copies[index] += placed.copies[name].parameters()
-        # A plain list, because the parameters are registered in their own modules already.
-        self._copies = list(zip(*copies, strict=True))
+                layers[number] = TaskLayer(layers[number], self.heads)
         if config.distance == "pretrained":
             # Buffers are part of the checkpoint: a resumed run does not read the pretrained weights
             # again.
             for index, each in enumerate(self._copies):
                 self.register_buffer(f"start{index}", each[0].detach().clone())
+
+    @cached_property
+    def _copies(self) -> list[tuple[nn.Parameter, ...]]:
+        """The copies of each parameter. They are looked up when they are first used, since shards
+        may have taken the places of the parameters until then (`runner.engine=fsdp`)."""
+        places = (
+            [self.backbones]
+            if self.config.layers == "all"
+            else [module.copies for module in self.modules() if isinstance(module, TaskLayer)]
+        )
+        return [
+            copies
+            for place in places
+            for copies in zip(*(copy.parameters() for copy in place.values()), strict=True)
+        ]
 
     def encode(self, task: str, batch: Batch) -> Encoded:
         """Return token states and pooled vectors computed through the task's own copies."""
@@ -97,10 +107,15 @@ class Soft(Trunk, HasAuxiliaryLoss):
         """Return `distance`: the value that the penalty multiplies, and `relative`: the same as a
         share of the copies' squared norms."""
         with torch.no_grad():
-            distance = float(self._distance())
             size = sum(
-                float(parameter.square().sum()) for each in self._copies for parameter in each
+                float(part(parameter).square().sum()) for each in self._copies for parameter in each
             )
+            both = torch.tensor(
+                [float(self._distance()), size],
+                dtype=torch.float64,
+                device=self._copies[0][0].device,
+            )
+            distance, size = sum_of_parts(both, self._copies[0][0]).tolist()
         return {"distance": distance, "relative": distance / size}
 
     def _distance(self) -> Tensor:
@@ -119,9 +134,14 @@ Copies = Sequence[tuple[Tensor, ...]]
 
 
 def distance_of_pairs(copies: Copies) -> Tensor:
-    """Return the sum of squared distances of every two tasks' copies (Duong et al.): scalar."""
+    """Return the sum of squared distances of every two tasks' copies (Duong et al.): scalar. Where
+    copies are shards, the distance of this rank's shards, whose gradient is the shard of the
+    gradient."""
     # The sum over pairs of ||a - b||^2 is K times the sum of squared distances to the mean.
-    return len(copies[0]) * torch.stack([_Spread.apply(None, *each) for each in copies]).sum()
+    return (
+        len(copies[0])
+        * torch.stack([_Spread.apply(None, *map(part, each)) for each in copies]).sum()
+    )
 
 
 def distance_to(starts: Sequence[Tensor], copies: Copies) -> Tensor:

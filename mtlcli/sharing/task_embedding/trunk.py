@@ -31,6 +31,7 @@ from mtlcli.models.backbone import Backbone
 from mtlcli.models.forward_pass import ForwardPass, current
 from mtlcli.models.multitask import Trunk
 from mtlcli.models.per_task import PerTask
+from mtlcli.models.shards import whole
 from mtlcli.sharing.parts.layers import Layer
 from mtlcli.sharing.task_embedding import TaskEmbeddingSharing
 
@@ -145,9 +146,14 @@ class TaskEmbedding(Trunk):
         """Return `shift`: the root mean square of all shifts, for each head; and `cosines`: the
         cosines between the heads' shifts, one row for each head, in the order of `shift`."""
         with torch.no_grad():
-            vectors = torch.stack([vector.values for vector in self.vectors.values()])  # type: ignore[misc]
+            vectors = torch.stack([whole(vector.values) for vector in self.vectors.values()])  # type: ignore[arg-type]
             shifts = torch.cat(
-                [shift(vectors) for shift in self.modules() if isinstance(shift, Shift)], 1
+                [
+                    nn.functional.linear(vectors, whole(shift.weight)) / shift.in_features
+                    for shift in self.modules()
+                    if isinstance(shift, Shift)
+                ],
+                1,
             )
             directions = nn.functional.normalize(shifts)
             sizes = shifts.square().mean(1).sqrt().tolist()

@@ -17,7 +17,9 @@ from safetensors.torch import save_file
 from mtlcli.config import Runner, sharings, weightings
 from mtlcli.config.weighting import Balancing
 from mtlcli.distributed.process_group import connect
+from mtlcli.models.shards import whole
 from mtlcli.training.engine import DataParallel, Forward
+from mtlcli.training.sharded import shard
 from tests.small import small_data
 from tests.trajectory import make, optimizer_of, train
 
@@ -39,6 +41,8 @@ class Variant(NamedTuple):
     """Options of the weighting."""
     shape: dict[str, Any] = {}
     """Options of `train`."""
+    sharded: bool = False
+    """Whether several ranks train on shards of the model."""
 
 
 def one_task(step: int) -> dict[str, int]:
@@ -65,6 +69,13 @@ def variants() -> dict[str, Variant]:
     for name in ("hard", "none", "cross_stitch", "progressive"):
         found[f"{name} one task a step"] = Variant(sharing=name, shape={"plan": one_task})
         found[f"{name} uneven"] = Variant(sharing=name, shape={"plan": uneven})
+    for name in ("none", "soft", "lora", "adapters", "mmoe", "task_embedding"):
+        found[f"{name} on shards"] = Variant(sharing=name, shape={"plan": uneven}, sharded=True)
+    found["hard on shards"] = Variant("uncertainty", shape={"plan": uneven}, sharded=True)
+    unfreezing = {"unfreeze_every": 3, "accumulation": 3}
+    found["unfreezing on shards"] = Variant(shape=unfreezing, sharded=True)
+    low = {"unfreeze_every": 2, "bf16": True}
+    found["bf16 on shards"] = Variant(sharing="adapters", shape=low, sharded=True)
     return found | {
         "accumulation": Variant(shape={"accumulation": 3}),
         "unfreezing": Variant(shape={"unfreeze_every": 3, "plan": one_task}),
@@ -89,7 +100,11 @@ def main(place: str) -> None:
     with connect(Runner(device="cpu", timeout=60)) as ranks:
         for label, variant in variants().items():
             balances = issubclass(weightings.configs[variant.weighting], Balancing)
-            model, weighting = make(variant.weighting, variant.sharing, **variant.options)
+            sharded = variant.sharded and ranks.world_size > 1
+            engine = {"engine": "fsdp"} if sharded else {}
+            model, weighting = make(variant.weighting, variant.sharing, **variant.options, **engine)
+            if sharded:
+                shard(model, ranks, bf16="bf16" in variant.shape)
             train(
                 model,
                 weighting,
@@ -101,7 +116,7 @@ def main(place: str) -> None:
             )
             name = f"{label}-{ranks.rank}-{ranks.world_size}"
             save_file(
-                {key: value.detach() for key, value in model.named_parameters()},
+                {key: whole(value.detach()) for key, value in model.named_parameters()},
                 folder / f"{name}.safetensors",
             )
     (folder / f"summed-{ranks.rank}-{ranks.world_size}.json").write_text(json.dumps(summed))

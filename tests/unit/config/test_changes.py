@@ -16,6 +16,7 @@ from tests.unit.config.test_snapshot import VALUES, read
         "runner.devices",
         "runner.device",
         "runner.accumulation",
+        "runner.engine",
         "runner.fast",
         "model.attention",
     ],

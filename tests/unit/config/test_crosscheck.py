@@ -458,3 +458,36 @@ def test_copies_that_run_at_once_cannot_be_computed_again(sharing: str) -> None:
         "-> leave it out, lower runner.batch_size, or raise runner.accumulation"
     ]
     assert said(values | {"sharing": {"name": "hard"}}) == []
+
+
+SHARDS: list[tuple[dict[str, Any], str]] = [
+    ({"weighting": {"name": "pcgrad"}}, "runner.engine: fsdp adds the gradients of all tasks up"),
+    ({"weighting": {"name": "stch"}}, "weighting=stch needs the step's losses or gradients"),
+    ({"weighting": {"name": "gradnorm"}}, "weighting=gradnorm needs"),
+    ({"weighting": {"name": "scale_free"}}, "weighting=scale_free needs"),
+    ({"sharing": {"name": "sluice"}}, "sharing=sluice runs all copies of a layer at once"),
+    ({"sharing": {"name": "mmoe", "gate": "dselect_k"}}, "sharing.gate=dselect_k"),
+    ({"sharing": {"name": "soft", "distance": "pretrained"}}, "sharing.distance=pretrained"),
+    ({"sharing": {"name": "hierarchical", "mix": True}}, "sharing.mix"),
+    ({"optim": {"name": "muon"}}, "optim=muon needs whole ones"),
+    ({"optim": {"name": "adafactor"}}, "optim=adafactor needs whole ones"),
+    ({"logger": {"probe": 10}}, "logger.probe: fsdp does not keep the gradients of the tasks"),
+    ({"logger": {"affinity": 10}}, "logger.affinity: fsdp does not keep the gradients"),
+    ({"runner": {"packing": "on"}}, "runner.packing: fsdp takes one task after the other"),
+    ({"runner": {"max_tokens": "auto"}}, "runner.max_tokens: fsdp has no measurement"),
+]
+
+
+@pytest.mark.parametrize(("values", "expected"), SHARDS)
+def test_what_shards_cannot_do_is_refused(values: dict[str, Any], expected: str) -> None:
+    runner = {"engine": "fsdp", "devices": 2} | values.get("runner", {})
+    (problem,) = said(run({"a": TEXT, "b": TEXT}, **values | {"runner": runner}))
+    assert expected in problem and ("engine=ddp" in problem or "max_tokens" in problem)
+    assert (
+        said(run({"a": TEXT, "b": TEXT}, **values | {"runner": runner | {"engine": "ddp"}})) == []
+    )
+
+
+def test_weightings_that_know_their_weights_work_on_shards() -> None:
+    known = {name for name in weightings if weightings.implementation(name).needs_one_gradient()}
+    assert known == {"static", "annealed", "dwa", "imtl_l", "random", "uncertainty"}
