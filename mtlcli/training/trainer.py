@@ -46,7 +46,11 @@ class Trainer:
             for name, parameter in run.weighting.named_parameters().items()
         }
         self.update = choose_update(
-            self.optimizer, run.weighting, run.config.optim.clip, run.ranks.device
+            self.optimizer,
+            run.weighting,
+            run.config.optim.clip,
+            run.ranks.device,
+            fast=run.config.runner.fast != "off",
         )
         self._updated: deque[Updated] = deque()
         """The steps whose numbers are not known yet, the oldest first."""

@@ -193,11 +193,18 @@ class Arriving:
 
 
 def choose_update(
-    optimizer: Optimizers, weighting: Weighting, clip: float | None, device: torch.device
+    optimizer: Optimizers,
+    weighting: Weighting,
+    clip: float | None,
+    device: torch.device,
+    *,
+    fast: bool,
 ) -> Update:
-    """Return the way in which the steps of a run end on a device. `clip`: see `Update`."""
+    """Return the way in which the steps of a run end on a device. `clip`: see `Update`. `fast`:
+    whether the run takes more than the plain path (`runner.fast`)."""
     if (
-        device.type in DEFERRING
+        fast
+        and device.type in DEFERRING
         and not weighting.losses_after_step
         and all(type(part) is torch.optim.AdamW for _, part in optimizer.parts)
         # The norm of parameters that are cut into shards is no plain tensor.
