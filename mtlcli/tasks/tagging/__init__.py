@@ -4,6 +4,7 @@ Imports no torch."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import field
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Lt, MinLen
@@ -37,7 +38,7 @@ class TaggingTask(Task):
     """Keys that do not affect the features."""
     type: Literal["tagging"] = "tagging"
     """Task type."""
-    columns: TaggingColumns
+    columns: TaggingColumns = field(default_factory=TaggingColumns)
     """Column names."""
     labels: Annotated[list[str], MinLen(2)] | None = None
     """Tags in the order of their ids. The label column holds lists of ids or of tags. Null: the

@@ -125,7 +125,7 @@ class Tagging(TaskType[TaggingTask]):
                 f'give each row a list of words, ["A", "dog", "barks"], or name another column in '
                 f"tasks.{self.name}.columns.words"
             )
-            fix += "; csv cannot hold lists, jsonl and parquet can" if is_text(kind) else ""
+            fix += "; csv cannot hold lists, jsonl, parquet and conll can" if is_text(kind) else ""
             return [wrong_type(table, column, "lists of words are needed", fix)]
         sentences = self._words(table)
         none = [row for row, words in enumerate(sentences) if not words]
@@ -162,6 +162,9 @@ class Tagging(TaskType[TaggingTask]):
             return [wrong_type(table, column, "lists of tags or of ids are needed", fix)]
         if self._known_labels is None:
             return self._unknown_set(table)
+        if "entity_f1" in self.metrics and not spell_entities(self.labels):
+            what = "metric 'entity_f1' needs tags that spell entities: O, B-PER, I-PER, ..."
+            return [Problem(what, f"tasks.{self.name}.metrics", "use tag_accuracy")]
         known, rows = set(self.labels), self._tags(table)
         lengths = list(map(len, self._words(table)))
         missing = [row for row, tags in enumerate(rows) if not tags]

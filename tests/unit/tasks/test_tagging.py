@@ -114,6 +114,12 @@ def test_ids_are_those_of_the_names_in_the_file() -> None:
     assert task(["B-PER", "O"]).references(rows) == [["B-PER", "O"]]
 
 
+def test_entities_are_scored_only_where_tags_spell_them() -> None:
+    made = task(["NOUN", "VERB"], metrics=["entity_f1"])
+    (problem,) = made.check(table([["a"]], [["NOUN"]]), labelled=True)
+    assert problem.where == "tasks.toy.metrics" and "spell entities" in problem.what
+
+
 @pytest.mark.parametrize(
     ("words", "tags", "what", "fix"),
     [
