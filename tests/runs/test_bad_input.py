@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save
 
+from mtlcli.config import Runner
 from mtlcli.data.encoder import build_tokenizer
 from mtlcli.prepare import prepare
 from tests.warm import mtl
 
 Done = subprocess.CompletedProcess[str]
 
+RUNNER_KEYS = ", ".join(sorted(field.name for field in fields(Runner)))
 HEADER = "sentence,label\n"
 GOOD = HEADER + "so good,yes\nso bad,no\nquite fine,yes\nrather poor,no\n"
 VALIDATION = HEADER + "very good,yes\nvery bad,no\n"
@@ -444,11 +447,7 @@ KEYS: dict[str, tuple[str, str]] = {
     ),
     "misspelt key": (
         "runner.stps=100",
-        "runner.stps: unknown key 'stps'\n"
-        "    -> did you mean 'steps'? choices: accumulation, batch_size, device, devices, epochs, "
-        "eval_batch_size, "
-        "eval_every, eval_share, fast, keep, max_tokens, packing, patience, precision, "
-        "save_every, skip_nonfinite, steps, threads, timeout, together",
+        f"runner.stps: unknown key 'stps'\n    -> did you mean 'steps'? choices: {RUNNER_KEYS}",
     ),
     "misspelt section": (
         "modle=bert",
@@ -579,7 +578,7 @@ def test_task_files_with_mistakes_and_a_negative_lr(tmp_path: Path) -> None:
         "tasks.column.columns.txt: unknown key 'txt'\n    -> did you mean 'text'? choices: label, "
         "text, text_pair",
         "tasks.kind.type: unknown type 'clasification'\n    -> did you mean 'classification'? "
-        "choices: classification, regression, span",
+        "choices: classification, regression, span, tagging",
         "optim.lr: must be greater than 0, found -0.1\n    -> Peak learning rate; null: one that "
         "suits the model and the optimiser.",
         "tasks.split.splits.validation: source.files has no split 'dev'\n    -> choices: train, "
