@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mtlcli import commands, garbage
-from mtlcli.config import Config, weightings
+from mtlcli.config import Config
 from mtlcli.config.snapshot import config_text
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.distributed.signals import Interrupt
 from mtlcli.fast import accelerate
 from mtlcli.models.build import build_model
-from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.models.packed import choose_packing
 from mtlcli.models.precision import bound_kernels, choose_precision, input_format
-from mtlcli.prepare.prepare import Prepared
 from mtlcli.pulse import doing
 from mtlcli.rundir import checkpoint
 from mtlcli.rundir.checkpoint import Checkpoint
@@ -26,10 +24,9 @@ from mtlcli.runner.resolve import Machine, resolve
 from mtlcli.seeds import folded
 from mtlcli.training.analysis.cost import PeakMemory, flops_per_example
 from mtlcli.training.batch_size_finder import find_max_tokens, free_memory
-from mtlcli.training.run import Run
+from mtlcli.training.run import Run, build_weighting
 from mtlcli.training.schedule import schedule
 from mtlcli.training.trainer import Trainer
-from mtlcli.weighting.base import WeightedTask, Weighting
 
 if TYPE_CHECKING:
     from mtlcli.runner.job import Job
@@ -37,13 +34,12 @@ if TYPE_CHECKING:
 
 def train_rank(job: Job, ranks: Ranks, interrupt: Interrupt) -> dict[str, Any]:
     """Train as one of the ranks and return the results, which the first rank writes."""
-    log, resumption = job.folder.log, job.resumption
     with (
-        Console(job.config.logger.console, log, silent=not ranks.is_main) as console,
+        Console(job.config.logger.console, job.folder.log, silent=not ranks.is_main) as console,
         console.hearing_warnings(),
     ):
         doing("loading the model")
-        resumed = checkpoint.read(resumption.place(job.folder)) if resumption else None
+        resumed = checkpoint.read(job.resumption.place(job.folder)) if job.resumption else None
         run = _build_run(job, resumed, ranks, interrupt, console)
         garbage.at_work()
         memory = PeakMemory(ranks.device)
@@ -74,9 +70,12 @@ def _build_run(
     else:
         if (reason := choose_packing(config, model, layout, ranks.device)) is not None:
             console.say(f"packing: off, since {reason}")
-        _place_model(model, ranks)
+        model.to(ranks.device)
+        ranks.broadcast([*model.parameters(), *model.buffers()])
         accelerate(model, config, ranks.device, precision)
-    weighting = _build_weighting(config, prepared)
+    weighting = build_weighting(
+        config, {name: prepared.tasks[name] for name in prepared.train_features}
+    )
     max_tokens = find_max_tokens(
         config,
         prepared,
@@ -119,21 +118,6 @@ def _choose_precision(config: Config, ranks: Ranks) -> str:
     if precision == "bf16" and ranks.device.type == "cpu":
         bound_kernels(free_memory(ranks.device))
     return precision
-
-
-def _place_model(model: MultiTaskModel, ranks: Ranks) -> None:
-    """Move the model to this rank's device, with the same numbers on every rank."""
-    model.to(ranks.device)
-    ranks.broadcast([*model.parameters(), *model.buffers()])
-
-
-def _build_weighting(config: Config, prepared: Prepared) -> Weighting:
-    trained = {name: prepared.tasks[name] for name in prepared.train_features}
-    tasks = {
-        name: WeightedTask(task.config.weight, task.loss_kind) for name, task in trained.items()
-    }
-    made: Weighting = weightings.implementation(config.weighting.name)(config.weighting, tasks)
-    return made
 
 
 def _begin(run: Run, job: Job) -> None:

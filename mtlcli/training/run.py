@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from mtlcli.config import Config
+from mtlcli.config import Config, weightings
 from mtlcli.config.remarks import crowded
 from mtlcli.data.batches import InputFormat, Stream
 from mtlcli.data.features import Features, Split
@@ -20,9 +21,10 @@ from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.rundir.console import Console
 from mtlcli.rundir.folder import RunFolder
 from mtlcli.rundir.saver import Saver
+from mtlcli.tasks.base import TaskType
 from mtlcli.training.stages import Stages
 from mtlcli.training.task_batch import TaskBatch, build_task_batch
-from mtlcli.weighting.base import Weighting
+from mtlcli.weighting.base import WeightedTask, Weighting
 
 
 @dataclass
@@ -109,3 +111,12 @@ class Run:
             max_tokens=self.max_tokens,
             in_step=self.sharded,
         )
+
+
+def build_weighting(config: Config, tasks: Mapping[str, TaskType[Any]]) -> Weighting:
+    """Return the weighting method of a run that trains these tasks."""
+    weighted = {
+        name: WeightedTask(task.config.weight, task.loss_kind) for name, task in tasks.items()
+    }
+    made: Weighting = weightings.implementation(config.weighting.name)(config.weighting, weighted)
+    return made
