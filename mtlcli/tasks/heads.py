@@ -37,8 +37,8 @@ class OutputLayer(nn.Linear):
             return super().forward(input.float())
 
 
-class PooledHead(nn.Module):
-    """A head that gives one vector of outputs per input, from the pooled vector."""
+class Head(nn.Module):
+    """The layers of a head: dense tanh layers and an output layer, with dropout before each."""
 
     def __init__(
         self, hidden: int, outputs: int, dropout: float, *, layers: int, std: float = 0.02
@@ -48,38 +48,30 @@ class PooledHead(nn.Module):
         self.layers = _dense(hidden, dropout, layers)
         self.output = OutputLayer(hidden, outputs)
         _initialise(self, std)
+
+
+class PooledHead(Head):
+    """A head that gives one vector of outputs per input, from the pooled vector."""
 
     def forward(self, encoded: Encoded) -> dict[str, Tensor]:
         """Return `logits`: (batch, outputs)."""
         return {"logits": self.output(self.layers(encoded.pooled))}
 
 
-class TokenHead(nn.Module):
+class TokenHead(Head):
     """A head that gives one vector of outputs per token, from the token states."""
-
-    def __init__(
-        self, hidden: int, outputs: int, dropout: float, *, layers: int, std: float = 0.02
-    ) -> None:
-        """`layers`: the number of dense tanh layers before the output layer."""
-        super().__init__()
-        self.layers = _dense(hidden, dropout, layers)
-        self.output = OutputLayer(hidden, outputs)
-        _initialise(self, std)
 
     def forward(self, encoded: Encoded) -> dict[str, Tensor]:
         """Return `logits`: (batch, length, outputs)."""
         return {"logits": self.output(self.layers(encoded.hidden))}
 
 
-class SpanHead(nn.Module):
+class SpanHead(Head):
     """A head that gives a start and an end score per token, from the token states."""
 
     def __init__(self, hidden: int, dropout: float, *, layers: int = 0, std: float = 0.02) -> None:
         """`layers`: the number of dense tanh layers before the output layer."""
-        super().__init__()
-        self.layers = _dense(hidden, dropout, layers)
-        self.output = OutputLayer(hidden, 2)
-        _initialise(self, std)
+        super().__init__(hidden, 2, dropout, layers=layers, std=std)
 
     def forward(self, encoded: Encoded) -> dict[str, Tensor]:
         """Return `start` and `end`: (batch, length)."""
