@@ -15,7 +15,7 @@ from mtlcli.errors import Problem, count_of
 from mtlcli.pulse import doing
 from mtlcli.registry import suggest
 from mtlcli.tasks.base import TaskType
-from mtlcli.tasks.checks import ALIKE, bare, counted, distinct, nearly_one_each, shown
+from mtlcli.tasks.checks import ALIKE, bare, counted, distinct, is_list, nearly_one_each, shown
 
 ALIKE_NAMED = 5
 """Number of groups of similar class names whose members a task's warnings list."""
@@ -261,6 +261,6 @@ def _numbered_texts(task: TaskType[Any], tables: list[Table]) -> list[NDArray[np
 
 def _as_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return a column of texts, or of lists of words, as texts."""
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+    if is_list(column.type):
         column = pc.binary_join(column.cast(pa.list_(pa.string())), "\x1f")
     return column.cast(pa.large_string())

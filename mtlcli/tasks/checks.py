@@ -39,6 +39,11 @@ def is_text(kind: pa.DataType) -> bool:
     )
 
 
+def is_list(kind: pa.DataType) -> bool:
+    """Return whether a column type holds lists."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
 def as_text(column: pa.ChunkedArray) -> pa.Array:
     """Return a column of text or numbers as text: (rows,). NaN becomes null, -1.0 becomes -1."""
     if pa.types.is_floating(column.type):
@@ -107,7 +112,7 @@ def in_words(kind: pa.DataType) -> str:
         "numbers with a decimal point": pa.types.is_floating(kind) or pa.types.is_decimal(kind),
         "true and false": pa.types.is_boolean(kind),
         "objects": pa.types.is_struct(kind),
-        "lists": pa.types.is_list(kind) or pa.types.is_large_list(kind),
+        "lists": is_list(kind),
         "dates or times": pa.types.is_temporal(kind),
         "maps": pa.types.is_map(kind),
         "nothing but null": pa.types.is_null(kind),

@@ -25,6 +25,7 @@ from mtlcli.tasks.base import Outputs, TaskType
 from mtlcli.tasks.checks import (
     counted,
     in_words,
+    is_list,
     is_text,
     require_finite,
     shown,
@@ -453,13 +454,13 @@ class Span(TaskType[SpanTask]):
 def _holds_answers(kind: pa.DataType) -> bool:
     """Return whether a column type is a struct of a list of texts and a list of numbers, or a list
     of structs of a text and a number."""
-    in_list = _is_list(kind)
+    in_list = is_list(kind)
     kind = kind.value_type if in_list else kind
     if not pa.types.is_struct(kind) or {"text", "answer_start"} - {field.name for field in kind}:
         return bool(in_list and pa.types.is_null(kind))
     text, start = kind.field("text").type, kind.field("answer_start").type
     if not in_list:
-        if not (_is_list(text) and _is_list(start)):
+        if not (is_list(text) and is_list(start)):
             return False
         text, start = text.value_type, start.value_type
     number = pa.types.is_integer(start) or pa.types.is_floating(start) or pa.types.is_null(start)
@@ -469,14 +470,14 @@ def _holds_answers(kind: pa.DataType) -> bool:
 def _odd_part(kind: pa.DataType) -> str | None:
     """Return the fault of a column of answers that has the right names but a wrong type inside;
     None where the fault is another one."""
-    inner = kind.value_type if _is_list(kind) else kind
+    inner = kind.value_type if is_list(kind) else kind
     if not pa.types.is_struct(inner) or {"text", "answer_start"} - {field.name for field in inner}:
         return None
     for name, wanted in (("answer_start", "whole numbers"), ("text", "texts")):
         part = inner.field(name).type
-        if not _is_list(kind) and not _is_list(part):
+        if not is_list(kind) and not is_list(part):
             return f"one {name}, where a list is needed, also of one"
-        part = part if _is_list(kind) else part.value_type
+        part = part if is_list(kind) else part.value_type
         fits = (
             is_text(part)
             if name == "text"
@@ -485,10 +486,6 @@ def _odd_part(kind: pa.DataType) -> str | None:
         if not fits and not pa.types.is_null(part):
             return f"{in_words(part)} in {name}, where {wanted} are needed"
     return None
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
 def _is_usual(kind: pa.DataType) -> bool:

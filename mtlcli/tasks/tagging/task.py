@@ -18,14 +18,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mtlcli.data.features import Features
+from mtlcli.data.features import NO_TARGET, Features
 from mtlcli.data.table import Table
 from mtlcli.errors import Problem
 from mtlcli.metrics import compute, main_key
 from mtlcli.metrics.entities import OUTSIDE_TAG, entities, spell_entities
 from mtlcli.registry import suggest
 from mtlcli.tasks.base import Outputs, TaskType
-from mtlcli.tasks.checks import counted, is_text, require_finite, shown, wrong_type
+from mtlcli.tasks.checks import counted, is_list, is_text, require_finite, shown, wrong_type
 from mtlcli.tasks.tagging import TaggingTask
 
 if TYPE_CHECKING:
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
     from mtlcli.data.batches import Batch
     from mtlcli.data.encoder import TextEncoder
-
-MISSING = -100
-"""Class id of a token that carries no tag; the loss leaves such tokens out."""
 
 
 class Tagging(TaskType[TaggingTask]):
@@ -120,7 +117,7 @@ class Tagging(TaskType[TaggingTask]):
     def _word_problems(self, table: Table) -> list[Problem]:
         column = self.config.columns.words
         kind = table.rows.column(column).type
-        if not (_is_list(kind) and is_text(kind.value_type)):
+        if not (is_list(kind) and is_text(kind.value_type)):
             fix = (
                 f'give each row a list of words, ["A", "dog", "barks"], or name another column in '
                 f"tasks.{self.name}.columns.words"
@@ -240,7 +237,7 @@ class Tagging(TaskType[TaggingTask]):
         """Return a checksum of the tags of each row: (rows,)."""
         numbers = {tag: number for number, tag in enumerate(self._known_labels or [])}
         rows = (
-            np.array([numbers.get(tag or "", MISSING) for tag in tags or []], np.int32)
+            np.array([numbers.get(tag or "", NO_TARGET) for tag in tags or []], np.int32)
             for tags in self._tags(table)
         )
         return np.fromiter((zlib.crc32(row.tobytes()) for row in rows), np.int64, len(table))
@@ -271,7 +268,10 @@ class Tagging(TaskType[TaggingTask]):
             stride=self.max_length // 4 if stride is None else stride,
         )
         numbers = {tag: number for number, tag in enumerate(self.labels)}
-        words, tags = features.token_columns["word"], np.full(len(features.ids), MISSING, np.int64)
+        words, tags = (
+            features.token_columns["word"],
+            np.full(len(features.ids), NO_TARGET, np.int64),
+        )
         of_row = self._tags(table)
         counts = np.zeros(len(features), np.int64)
         for index, row in enumerate(features.columns["row"].tolist()):
@@ -300,7 +300,7 @@ class Tagging(TaskType[TaggingTask]):
         return cross_entropy(
             outputs["logits"].float().flatten(0, 1),
             batch.token_targets["tag"].flatten(),
-            ignore_index=MISSING,
+            ignore_index=NO_TARGET,
             reduction="sum",
             label_smoothing=self.config.label_smoothing,
         )
@@ -377,16 +377,12 @@ def _name(number: int | None, names: Sequence[str]) -> str | None:
     return names[number] if 0 <= number < len(names) else str(number)
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
-
-
 def _holds_tags(kind: pa.DataType) -> bool:
     """Return whether a column type holds lists of text or of whole numbers, or only nulls."""
     return bool(
         pa.types.is_null(kind)
         or (
-            _is_list(kind)
+            is_list(kind)
             and (
                 is_text(kind.value_type)
                 or pa.types.is_integer(kind.value_type)

@@ -12,9 +12,10 @@ import torch
 from mtlcli.config.task import Source
 from mtlcli.data.batches import InputFormat, collate
 from mtlcli.data.encoder import TextEncoder, build_tokenizer
+from mtlcli.data.features import NO_TARGET
 from mtlcli.data.table import Table
 from mtlcli.tasks.tagging import TaggingColumns, TaggingTask
-from mtlcli.tasks.tagging.task import MISSING, Tagging
+from mtlcli.tasks.tagging.task import Tagging
 
 WORDS = [["Anna", "unbelievably", "visits", "New York", "."], ["No", "\u200b", "."]]
 TAGS = [["B-PER", "O", "O", "B-LOC", "O"], ["O", "O", "O"]]
@@ -57,8 +58,8 @@ def test_the_first_token_of_a_word_carries_its_tag() -> None:
     first = slice(0, features.offsets[1])
     words, tags = features.token_columns["word"][first], features.token_targets["tag"][first]
     assert [int(word) for word in words if word >= 0] == [0, 1, 2, 3, 4]
-    assert [made.labels[tag] for tag in tags if tag != MISSING] == TAGS[0]
-    assert ((words >= 0) == (tags != MISSING)).all()
+    assert [made.labels[tag] for tag in tags if tag != NO_TARGET] == TAGS[0]
+    assert ((words >= 0) == (tags != NO_TARGET)).all()
     # "unbelievably" and "New York" have more tokens than one.
     assert len(words) > 2 + len(WORDS[0]) + 1
     # The control character has no token, so it has no part in the loss.
