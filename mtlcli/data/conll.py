@@ -17,7 +17,7 @@ from mtlcli.data.delimited import text_lines
 from mtlcli.data.table import ID_COLUMNS, others, text_array
 from mtlcli.errors import UserError
 
-CONLLU = (*("id", "tokens", "lemmas", "upos", "xpos", "feats", "head", "deprel", "deps", "misc"),)
+CONLLU = ["id", "tokens", "lemmas", "upos", "xpos", "feats", "head", "deprel", "deps", "misc"]
 """The fields of CoNLL-U, with the names that they have on the hub. `id`, the number of the word, is
 not kept."""
 NOT_A_WORD = re.compile(r"[0-9]+[-.][0-9]+\t")
@@ -31,17 +31,16 @@ Word = tuple[int, list[str]]
 
 
 def conll(
-    text: str, path: Path, columns: Sequence[str] | None
+    text: str, path: Path, columns: Sequence[str] | None, *, universal: bool
 ) -> tuple[pa.Table, list[int], list[str]]:
     """Return (columns of lists, number of the first line of each sentence, names of all columns).
 
-    Files in .conllu have the columns of CONLLU, and `idx` from `# sent_id`; words that are split
-    into syntactic words are left out, their parts are kept. In .conll files fields are separated by
-    tabs or blanks: the first is `tokens`, the last `tags`, those between are `column2`, `column3`
-    and so on. `columns`: the columns that are needed; None means all. Raises UserError, with the
-    line, for a word with more or fewer fields than the others.
+    `universal`: the file is CoNLL-U. It has the columns of CONLLU, and `idx` from `# sent_id`;
+    words that are split into syntactic words are left out, their parts are kept. In other files,
+    fields are separated by tabs or blanks: the first is `tokens`, the last `tags`, those between
+    are `column2`, `column3` and so on. `columns`: the columns that are needed; None means all.
+    Raises UserError, with the line, for a word with more or fewer fields than the others.
     """
-    universal = ".conllu" in path.name.lower()
     sentences = list(_sentences(text, universal))
     if not sentences:
         raise UserError("the file has no words", str(path), "write rows into it, or name another")
@@ -58,7 +57,7 @@ def conll(
             f"{path}, line {line}",
             f"{fix}, and write an empty line after each sentence",
         )
-    names = list(CONLLU) if universal else _names(count)
+    names = CONLLU if universal else _names(count)
     kept = {
         name: pa.array(
             [[fields[place] for _, fields in words] for _, words in sentences],

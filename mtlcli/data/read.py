@@ -100,7 +100,7 @@ def _read(path: Path, kind: str, split: str, columns: Sequence[str] | None) -> T
     if kind == "json":
         rows, lines, names = read_json(text, path, columns)
     elif kind in ("conll", "conllu"):
-        rows, lines, names = conll(text, path, columns)
+        rows, lines, names = conll(text, path, columns, universal=kind == "conllu")
     elif kind == "jsonl":
         rows, lines, names = read_jsonl(text, path, columns)
     else:
