@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
@@ -107,20 +108,20 @@ def settings(sizes: Sizes) -> list[Arm]:
     return found
 
 
-class Part:
+class Part(ABC):
     """A part of the section."""
 
     def __init__(self, bench: Bench, sizes: Sizes) -> None:
         self.bench, self.sizes = bench, sizes
         self.found: Found = defaultdict(list)
 
+    @abstractmethod
     def measure(self) -> None:
         """Measure one round."""
-        raise NotImplementedError
 
+    @abstractmethod
     def text(self) -> str:
         """Return what was found."""
-        raise NotImplementedError
 
     def train(self, tasks: list[str], *options: str, warmup: int, count: int) -> Any:
         """Return the speed of a run of mtl over `count` windows, after `warmup` others."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch.distributed import TCPStore
 
+from tests.ranks import launched
 from tests.runs.ddp.three_ranks import STEPS, main
 from tests.warm import start
 
@@ -16,12 +16,8 @@ from tests.warm import start
 def test_a_run_that_goes_on_sums_in_the_same_order(tmp_path: Path) -> None:
     """torch orders its buckets by the first pass that it sees, which is another one after a
     break."""
-    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-    common = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port)}
-    common |= {"WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3", "TORCHELASTIC_USE_AGENT_STORE": "True"}
     ranks = [
-        start(before=partial(main, str(tmp_path)), RANK=str(rank), LOCAL_RANK=str(rank), **common)
-        for rank in range(3)
+        start(before=partial(main, str(tmp_path)), **environment) for environment in launched(3)
     ]
     for rank in ranks:
         assert rank.wait(250) == 0, [each.stderr for each in ranks]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from torch.distributed import TCPStore
 
+from tests.ranks import launched
 from tests.runs.resume.layouts import LAYOUTS, STEPS, main
 from tests.small_run import SMALL
 from tests.warm import mtl, start
@@ -26,19 +26,8 @@ def scores(file: Path) -> dict[str, Any]:
 
 
 def test_every_layout_goes_on_from_every_other(tmp_path: Path) -> None:
-    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     ranks = [
-        start(
-            before=partial(main, str(tmp_path)),
-            RANK=str(rank),
-            LOCAL_RANK=str(rank),
-            WORLD_SIZE="2",
-            LOCAL_WORLD_SIZE="2",
-            MASTER_ADDR="localhost",
-            MASTER_PORT=str(store.port),
-            TORCHELASTIC_USE_AGENT_STORE="True",
-        )
-        for rank in (0, 1)
+        start(before=partial(main, str(tmp_path)), **environment) for environment in launched(2)
     ]
     for rank in ranks:
         assert rank.wait(250) == 0, [each.stderr for each in ranks]

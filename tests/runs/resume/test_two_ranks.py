@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from torch.distributed import TCPStore
 
+from tests.ranks import launched
 from tests.runs.resume.two_ranks import main
 from tests.small_run import differences
 from tests.warm import start
@@ -30,21 +30,9 @@ def test_every_checkpoint_leads_to_the_same_end(
     tmp_path: Path, every: int, options: list[str]
 ) -> None:
     options = [*SHORT, f"runner.save_every={every}", *options]
-    # The ranks connect once for each run: the store that they meet at must outlive them all, as
-    # torchrun's does.
-    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     ranks = [
-        start(
-            before=partial(main, str(tmp_path), *options),
-            RANK=str(rank),
-            LOCAL_RANK=str(rank),
-            WORLD_SIZE="2",
-            LOCAL_WORLD_SIZE="2",
-            MASTER_ADDR="localhost",
-            MASTER_PORT=str(store.port),
-            TORCHELASTIC_USE_AGENT_STORE="True",
-        )
-        for rank in (0, 1)
+        start(before=partial(main, str(tmp_path), *options), **environment)
+        for environment in launched(2)
     ]
     for rank in ranks:
         assert rank.wait(250) == 0, [each.stderr for each in ranks]
