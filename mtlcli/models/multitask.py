@@ -221,8 +221,9 @@ class MultiTaskModel(nn.Module):
         return self.trunk.owners[task]
 
     def outputs(self, task: str, batch: Batch) -> dict[str, Tensor]:
-        """Return the outputs of the head of `task` for a batch, without a loss."""
-        return self.heads[self.owner(task)](self._encoded(task, batch))
+        """Return what the predictions of `task` are made from, for a batch, without a loss."""
+        head = self.heads[self.owner(task)]
+        return self.tasks[task].predict(head, self._encoded(task, batch), batch)
 
     def forward(self, task: str, batch: Batch) -> TaskOutput:
         """Return loss and outputs of a batch of `task`."""
@@ -273,7 +274,7 @@ class MultiTaskModel(nn.Module):
         ]
 
     def _output(self, task: str, batch: Batch, encoded: Encoded) -> TaskOutput:
-        outputs = self.heads[self.owner(task)](encoded)
+        outputs = self.tasks[task].outputs(self.heads[self.owner(task)], encoded, batch)
         loss = self.tasks[task].loss(outputs, batch)
         loss = loss / batch.denominator
         more = (

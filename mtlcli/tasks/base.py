@@ -175,6 +175,18 @@ class TaskType(ABC, Generic[C]):
         a dense tanh layer before the output layer (for backbones whose pooled vector has not passed
         one). `std`: the standard deviation of the initial weights."""
 
+    def outputs(self, head: nn.Module, encoded: Encoded, batch: Batch) -> dict[str, Tensor]:
+        """Return what `loss` reads. Task types whose head also reads the targets (a decoder) pass
+        them on here."""
+        outputs: dict[str, Tensor] = head(encoded)
+        return outputs
+
+    def predict(self, head: nn.Module, encoded: Encoded, batch: Batch) -> dict[str, Tensor]:
+        """Return what `decode` reads, outside training: one row per feature (batch, ...), or per
+        token (batch, length, ...) where `token_outputs` is true. Task types that generate do so
+        here."""
+        return self.outputs(head, encoded, batch)
+
     @abstractmethod
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
         """Return the loss SUMMED over the labelled items of the batch: a scalar in fp32. The caller
