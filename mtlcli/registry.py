@@ -141,7 +141,7 @@ def load_entry_points(group: str) -> None:
 
 @cache
 def _entry_points() -> list[EntryPoint]:
-    """Return the entry points of installed packages in groups whose name begins with `mtl.`.
+    """Return the entry points of installed packages in groups whose name begins with `mtlcli.`.
 
     importlib.metadata takes a tenth of a second to look through all packages, so only those are
     looked at whose file names such a group.
@@ -155,7 +155,7 @@ def _entry_points() -> list[EntryPoint]:
     ]
     found: dict[str, list[EntryPoint]] = {}
     for file in files:
-        if file.is_file() and b"[mtl." in file.read_bytes():
+        if file.is_file() and b"[mtlcli." in file.read_bytes():
             from importlib.metadata import Distribution
 
             # A package that lies on the path twice is imported from its first place.
@@ -164,7 +164,7 @@ def _entry_points() -> list[EntryPoint]:
                 [
                     entry
                     for entry in Distribution.at(file.parent).entry_points
-                    if entry.group.startswith("mtl.")
+                    if entry.group.startswith("mtlcli.")
                 ],
             )
     return [entry for entries in found.values() for entry in entries]

@@ -8,7 +8,7 @@ from typing import ClassVar
 from mtlcli.config.section import section
 from mtlcli.registry import Registry
 
-samplings = Registry("sampling", "mtlcli.sampling", group="mtl.samplings")
+samplings = Registry("sampling", "mtlcli.sampling", group="mtlcli.sampling")
 
 
 @section

@@ -16,7 +16,7 @@ from mtlcli.registry import Registry, suggest
 if TYPE_CHECKING:
     from mtlcli.config import Config
 
-sharings = Registry("sharing", "mtlcli.sharing", group="mtl.sharings")
+sharings = Registry("sharing", "mtlcli.sharing", group="mtlcli.sharing")
 
 
 @section

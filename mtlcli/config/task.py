@@ -13,7 +13,7 @@ from mtlcli.config.section import section
 from mtlcli.errors import Problem
 from mtlcli.registry import Registry
 
-task_types = Registry("task type", "mtlcli.tasks", group="mtl.task_types")
+task_types = Registry("task type", "mtlcli.tasks", group="mtlcli.tasks")
 
 
 @section

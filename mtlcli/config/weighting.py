@@ -14,7 +14,7 @@ from mtlcli.errors import Problem
 from mtlcli.registry import Registry
 
 weightings = Registry(
-    "weighting", "mtlcli.weighting.losses", "mtlcli.weighting.gradients", group="mtl.weightings"
+    "weighting", "mtlcli.weighting.losses", "mtlcli.weighting.gradients", group="mtlcli.weighting"
 )
 
 

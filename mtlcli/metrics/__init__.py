@@ -2,7 +2,7 @@
 that is cheap to read.
 
 Metrics are found by folder: the first look imports the modules of this package, and what other
-packages offer as entry points of the group `mtl.metrics`; each registers its functions with
+packages offer as entry points of the group `mtlcli.metrics`; each registers its functions with
 `metric`. They import numpy and scikit-learn inside the functions that use them. Metrics of the
 package `evaluate` are named `evaluate:NAME`; `outside.py` loads and calls them. All scores that are
 averaged over tasks are fractions.
@@ -73,7 +73,7 @@ def table() -> dict[str, Entry]:
     """Return the description of every metric by name."""
     for module in iter_modules(__path__):
         import_module(f"{__name__}.{module.name}")
-    load_entry_points("mtl.metrics")
+    load_entry_points("mtlcli.metrics")
     return _registered
 
 

@@ -132,12 +132,12 @@ FILES = {
     "toy_metric.py": METRIC,
     "toy-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n",
     "toy-1.0.dist-info/entry_points.txt": "".join(
-        f"[mtl.{group}]\ntoy = {module}\n"
+        f"[mtlcli.{group}]\ntoy = {module}\n"
         for group, module in {
-            "weightings": "toy_weighting",
-            "samplings": "toy_sampling",
-            "sharings": "toy_sharing",
-            "task_types": "toy_task",
+            "weighting": "toy_weighting",
+            "sampling": "toy_sampling",
+            "sharing": "toy_sharing",
+            "tasks": "toy_task",
             "metrics": "toy_metric",
         }.items()
     ),
@@ -217,5 +217,5 @@ def test_a_package_that_cannot_be_imported_is_named(folder: Path) -> None:
     (folder / "toy_sampling.py").write_text("import nosuchmodule\n")
     done = mtl(folder, "train", "task=rte", "data=sample", "model=tiny")
     assert done.returncode == 2
-    assert "entry point toy = toy_sampling of the group mtl.samplings" in done.stderr
+    assert "entry point toy = toy_sampling of the group mtlcli.sampling" in done.stderr
     assert "No module named 'nosuchmodule'" in done.stderr
