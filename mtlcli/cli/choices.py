@@ -14,7 +14,9 @@ from mtlcli import commands
 from mtlcli.cli.composition import Composition, values_of
 from mtlcli.cli.overrides import names_in, parsed
 from mtlcli.cli.own_files import package_of, unusable
+from mtlcli.cli.task_files import is_path, package, task_path, unusable_file
 from mtlcli.config.formats import split_name
+from mtlcli.config.missing import nearest_path
 from mtlcli.config.paths import conf_dir
 from mtlcli.config.renamed import old_name
 from mtlcli.errors import Problem
@@ -35,6 +37,10 @@ def check_choice(text: str, group: str, files: Composition) -> tuple[list[Proble
     ]
     if group == "task":
         problems += _same_task(names, files)
+        paths = [path for path in map(task_path, filter(is_path, names)) if path.is_file()]
+        problems += (found := [problem for path in paths for problem in unusable_file(path)])
+        if found:
+            return problems, True
     unknown = [name for name in names if not _can_be_chosen(name, group, files)]
     for name in unknown:
         problems += _unknown(name, group, files)
@@ -46,15 +52,20 @@ def task_notes(text: str, files: Composition) -> Iterator[str]:
     list, or in two suites, and tasks that their files name otherwise."""
     names = list(dict.fromkeys(map(str, names_in(parsed(text)))))
     for name in names:
-        package = _package(name, files)
-        if package not in (f"tasks.{name}", "_global_", ""):
-            yield f"note: the file {name}.yaml names its task '{package.removeprefix('tasks.')}'"
+        place = _package(name, files)
+        usual = f"tasks.{Path(name).stem}" if is_path(name) else f"tasks.{name}"
+        if place not in (usual, "_global_", ""):
+            file = name if is_path(name) else f"{name}.yaml"
+            yield f"note: the file {file} names its task '{place.removeprefix('tasks.')}'"
     yield from _overlaps(names, text, files)
 
 
 def _can_be_chosen(name: Any, group: str, files: Composition) -> bool:
     if name is None:
         return group == "experiment"
+    # Use os.path, for which a name that is too long is no error.
+    if group == "task" and is_path(name) and os.path.isfile(task_path(name)):  # noqa: PTH113
+        return True
     folder, _, last = str(name).rpartition("/")
     return last in files.loader.get_group_options(f"{group}/{folder}".rstrip("/"))
 
@@ -91,24 +102,26 @@ def _of_path(group: str, name: str, files: Composition) -> str | None:
         )
     if group == "task" and split_name(Path(name)) is not None:
         return (
-            "a file of rows needs a task file, which names its columns: see Your own task in the "
-            "README"
+            "a file of rows needs a task file, which names its columns; this writes one: mtl new "
+            f"task {shlex.quote(name)}"
         )
     stem = re.sub(r"\.ya?ml$", "", name)
     if stem == name and "/" not in name:
         return None
     file, choice = Path(f"{stem}.yaml"), stem.rpartition("/")[2]
-    folder, own = file.parent.parent, files.own.folder
     # Use os.path, for which a name that is too long is no error.
-    if not os.path.isfile(file) or (own and folder.resolve() == own.resolve()):  # noqa: PTH113
-        known = choice in files.options(group)
-        return (
-            f"a choice is a name without folder or ending: type {group}={choice}"
-            if known
-            else _forgotten(group, choice, files)
+    there = os.path.isfile(file)  # noqa: PTH113
+    if group == "task" and there:
+        return f"type the path of the file: {commands.setting('task', file)}"
+    if choice in files.options(group):
+        return f"a choice is a name without folder or ending: type {group}={choice}"
+    if not there:
+        return _forgotten(group, choice, files) or (
+            nearest_path(Path(name)) if group == "task" and is_path(name) else None
         )
     if file.parent.name == group:
-        return f"type the folder separately: -cd {shlex.quote(str(folder))} {group}={choice}"
+        folder = shlex.quote(str(file.parent.parent))
+        return f"type the folder separately: -cd {folder} {group}={choice}"
     return f"move the file to my_conf/{group}/{file.name}, and type -cd my_conf {group}={choice}"
 
 
@@ -129,6 +142,8 @@ def _forgotten(group: str, name: str, files: Composition) -> str | None:
 
 def _package(name: str, files: Composition) -> str:
     """Return the place in the configuration to which the values of a task file belong."""
+    if is_path(name) and task_path(name).is_file():
+        return package(task_path(name))
     packages = (package_of(path) or "" for path in files.own.of_group("task", name))
     return next(packages, f"tasks.{name}")
 
@@ -138,16 +153,16 @@ def _same_task(names: list[Any], files: Composition) -> Iterator[Problem]:
     the other."""
     defined_by: dict[str, str] = {}
     for name in dict.fromkeys(map(str, names)):
-        package = _package(name, files)
-        if package in defined_by and package.startswith("tasks."):
-            task, other = package.removeprefix("tasks."), defined_by[package]
+        place = _package(name, files)
+        if place in defined_by and place.startswith("tasks."):
+            task, other = place.removeprefix("tasks."), defined_by[place]
             yield Problem(
                 f"the files of '{other}' and '{name}' both name the task '{task}'",
                 "task",
                 "give the tasks different names in the first lines of their files: # @package "
                 f"tasks.{name}",
             )
-        defined_by[package] = name
+        defined_by[place] = name
 
 
 def _overlaps(names: list[str], text: str, files: Composition) -> Iterator[str]:
@@ -155,7 +170,11 @@ def _overlaps(names: list[str], text: str, files: Composition) -> Iterator[str]:
     suites = [
         path
         for name in names
-        for path in (*files.own.of_group("task", name), conf_dir() / "task" / f"{name}.yaml")
+        for path in (
+            *files.own.of_group("task", name),
+            conf_dir() / "task" / f"{name}.yaml",
+            *([task_path(name)] if is_path(name) else []),
+        )
         if path.is_file() and "defaults:" in path.read_text(encoding="utf-8", errors="replace")
     ]
     if len(names) < 2 or not suites:

@@ -200,7 +200,13 @@ class _Names:
             if (folder / "config.yaml").is_file():
                 return list(read_file(folder / "config.yaml").section("tasks"))
         files = read_group("task", self.own)
-        names = re.findall(r"[\w-]+", self.chosen.get("task", "")) or sorted(files)
+        # A file that is chosen by its path names its task.
+        names = [
+            Path(name).stem if name.endswith((".yaml", ".yml")) else name
+            for name in self._chosen_tasks()
+        ]
+        files |= {path.stem: read_file(path) for path in self._paths()}
+        names = names or sorted(files)
         tasks = [
             task
             for name in names
@@ -209,10 +215,20 @@ class _Names:
         ]
         return list(dict.fromkeys(tasks))
 
+    def _chosen_tasks(self) -> list[str]:
+        """Return the names and paths that `task=` chooses."""
+        return re.findall(r"[^\[\],]+", self.chosen.get("task", ""))
+
+    def _paths(self) -> list[Path]:
+        """Return the task files that are chosen by their path."""
+        paths = [Path(name) for name in self._chosen_tasks() if name.endswith((".yaml", ".yml"))]
+        return [path.expanduser() for path in paths if path.expanduser().is_file()]
+
     def task_config(self, name: str) -> list[type]:
         """Return the dataclass of the task type that a task's file names; without such a file, the
         dataclasses of all types."""
-        file = paths_of("task", self.own).get(name)
+        chosen = {path.stem: path for path in self._paths()}
+        file = (paths_of("task", self.own) | chosen).get(name)
         kind = read_file(file).values.get("type") if file else None
         return [config for key, config in task_types.configs.items() if kind in (None, key)]
 
@@ -235,7 +251,8 @@ def _override(current: str, names: _Names, *, groups: bool) -> list[str]:
         words = ["auto"] if key == "resume" else []
         candidates = [*_starting(value, words), *_paths(value, files=False)]
     elif groups and key in names.groups():
-        candidates = _one_or_list(value, names.choices(key))
+        files = _task_files(value) if key == "task" else []
+        candidates = _one_or_list(value, [*names.choices(key), *files])
     else:
         candidates = _one_or_list(value, _values(fields.get(last)))
     return [f"{sign}{key}={candidate}" for candidate in candidates]
@@ -300,7 +317,9 @@ def _one_or_list(value: str, choices: Iterable[str]) -> list[str]:
     return [
         head + choice + end
         for choice in left
-        for end in (["]", ","] if choice == last or len(left) == 1 else [""])
+        for end in (
+            ["]", ","] if (choice == last or len(left) == 1) and not choice.endswith("/") else [""]
+        )
     ]
 
 
@@ -317,6 +336,17 @@ def _paths(current: str, *, files: bool) -> list[str]:
     ]
     return [
         parent + slash + path.name + "/" * path.is_dir() for path in shown if files or path.is_dir()
+    ]
+
+
+def _task_files(value: str) -> list[str]:
+    """Return the task files, and the folders, that complete the last name in `value`. Folders are
+    proposed once something is typed."""
+    last = re.split(r"[\[,]", value)[-1]
+    return [
+        path
+        for path in _paths(last, files=True)
+        if path.endswith((".yaml", ".yml")) or (path.endswith("/") and last)
     ]
 
 

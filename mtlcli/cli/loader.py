@@ -1,5 +1,5 @@
-"""Hydra's loader with two additional rules: a method of another package can be chosen without a
-file, and a file of the user is data, so it cannot configure Hydra itself.
+"""Hydra's loader with three additional rules: a method of another package can be chosen without a
+file, a task file by its path, and a file of the user is data, so it cannot configure Hydra itself.
 
 Through the keys of `hydra.*`, Hydra calls callbacks, sets the environment and opens log files. A
 task file that somebody has passed on must not be able to do any of that. On the command line these
@@ -19,20 +19,27 @@ from hydra.core.default_element import GroupDefault, ResultDefault
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig
 
+from mtlcli.cli.task_files import PROVIDER, Repository
 from mtlcli.config import METHODS
 from mtlcli.config.section import defaults
 from mtlcli.errors import Problem, UserError
 
-FOREIGN = ("command-line", "hydra.searchpath in command-line", "hydra.searchpath in main")
+FOREIGN = (
+    "command-line",
+    "hydra.searchpath in command-line",
+    "hydra.searchpath in main",
+    PROVIDER,
+)
 """Hydra's names for the places of files that are neither its own nor this package's."""
 
 
 class Loader(ConfigLoaderImpl):
     """A loader that knows the methods of other packages, and raises UserError when a file from
-    `-cd` or `hydra.searchpath` sets keys of `hydra.*`, in whatever way."""
+    `-cd`, of `task=PATH.yaml` or of `hydra.searchpath` sets keys of `hydra.*`, in whatever way."""
 
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
+        self.repository = Repository(config_search_path)
         for group, registry in METHODS.items():
             for name in registry.names_of_others():
                 values = defaults(registry.configs[name])
@@ -59,7 +66,9 @@ def _refuse(keys: list[str], file: ConfigResult, config_path: str) -> None:
             Problem(
                 f"the file sets {', '.join(dict.fromkeys(keys))}: keys of hydra can start "
                 "programs, so they are not taken from files",
-                f"{file.path.removeprefix('file://')}/{config_path.removesuffix('.yaml')}.yaml",
+                file.path
+                if file.provider == PROVIDER
+                else f"{file.path.removeprefix('file://')}/{config_path.removesuffix('.yaml')}.yaml",
                 "remove them from the file; if you need them, type them on the command line",
             )
         )

@@ -49,16 +49,8 @@ class OwnFiles:
     def not_utf8(self) -> list[Problem]:
         """Return problems with the user's files whose encoding is not UTF-8, which YAML
         requires."""
-        problems = []
-        for path in sorted(self.folder.glob("*/**/*.yaml") if self.folder else []):
-            data = path.read_bytes()
-            try:
-                data.decode()
-            except UnicodeDecodeError as error:
-                line = data.count(b"\n", 0, error.start) + 1
-                what = f"byte 0x{data[error.start]:02x} is not UTF-8"
-                problems.append(Problem(what, f"{path}, line {line}", "save the file as UTF-8"))
-        return problems
+        paths = sorted(self.folder.glob("*/**/*.yaml")) if self.folder else []
+        return [problem for path in paths for problem in not_utf8(path)]
 
     def without_header(self) -> list[Problem]:
         """Return problems with task files whose values landed outside of `tasks`, because their
@@ -72,6 +64,18 @@ class OwnFiles:
             Problem(what, str(path), f"make this its first line: # @package tasks.{path.stem}")
             for path in lacking
         ]
+
+
+def not_utf8(path: Path) -> list[Problem]:
+    """Return a problem if a file is not in UTF-8."""
+    data = path.read_bytes()
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        what = f"byte 0x{data[error.start]:02x} is not UTF-8"
+        return [Problem(what, f"{path}, line {line}", "save the file as UTF-8")]
+    return []
 
 
 def package_of(path: Path) -> str | None:

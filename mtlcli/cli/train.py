@@ -24,6 +24,7 @@ from mtlcli.cli.arguments import read_arguments
 from mtlcli.cli.composition import HYDRA_ERRORS, VERSION_BASE, explain
 from mtlcli.cli.overrides import parsed
 from mtlcli.cli.preflight import Plan, preflight
+from mtlcli.cli.task_files import is_path
 from mtlcli.config import Config
 from mtlcli.config.paths import conf_dir
 from mtlcli.config.snapshot import config_text, read_config
@@ -188,7 +189,7 @@ def _suite(config: Config, chosen: Any) -> str:
     """Return a name for the run's tasks: the name of the chosen suite or task, else the names of
     the tasks. `chosen`: the choice in the group `task`."""
     if isinstance(chosen, str):
-        return chosen.rpartition("/")[2][:LONGEST_NAME]
+        return (Path(chosen).stem if is_path(chosen) else chosen.rpartition("/")[2])[:LONGEST_NAME]
     names = "+".join(config.tasks)
     return names if len(names) <= 40 else f"{len(config.tasks)}_tasks"
 

@@ -25,7 +25,7 @@ def missing_files(config: Config) -> list[Problem]:
             Problem(
                 f"there is no folder '{config.data.root}'",
                 "data.root",
-                _nearest_path(Path(config.data.root)),
+                nearest_path(Path(config.data.root)),
             )
         )
     cache = Path(config.data.cache_dir) if config.data.cache_dir is not None else None
@@ -72,7 +72,7 @@ def missing_files(config: Config) -> list[Problem]:
                 fix = "write its content to a file, which can be read more than once"
                 problems.append(Problem(f"'{file}' is not a regular file", where, fix))
             elif not path.is_file():
-                problems.append(Problem(f"there is no file '{file}'", where, _nearest_path(path)))
+                problems.append(Problem(f"there is no file '{file}'", where, nearest_path(path)))
     return problems
 
 
@@ -103,7 +103,7 @@ def missing_model(config: Config) -> list[Problem]:
     return (
         []
         if path.is_dir()
-        else [Problem(f"there is no folder '{name}'", where, _nearest_path(path))]
+        else [Problem(f"there is no folder '{name}'", where, nearest_path(path))]
     )
 
 
@@ -123,7 +123,7 @@ def _matching(pattern: str) -> str:
     return f"{ONE_FILE}; the pattern matches {named or 'no file'}"
 
 
-def _nearest_path(path: Path) -> str:
+def nearest_path(path: Path) -> str:
     """Return the fix for a path that does not exist: the nearest name in the same folder."""
     if not path.parent.is_dir():
         return f"there is no folder '{path.parent}' either" + (

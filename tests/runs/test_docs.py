@@ -72,20 +72,22 @@ def test_the_readme_and_the_page_of_methods_list_every_choice() -> None:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which the files that the README shows exist as they are shown, and the files that
-    these name."""
+    these name. The task is in `my_conf` too, with the header that a folder of task files needs."""
     shown = re.findall(
         r"`(\S+\.yaml)`[^`]*```yaml\n(.*?)^```",
         (ROOT / "README.md").read_text(encoding="utf-8"),
         re.MULTILINE | re.DOTALL,
     )
-    assert [name for name, _ in shown] == ["my_conf/task/mine.yaml"]
+    assert [name for name, _ in shown] == ["reviews/mine.yaml"]
     for name, text in shown:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         for file in yaml.safe_load(text)["source"]["files"].values():
-            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            (path.parent / file).touch()
             (tmp_path / file).touch()
+        (tmp_path / "my_conf" / "task").mkdir(parents=True)
+        (tmp_path / "my_conf" / "task" / path.name).write_text(f"# @package tasks.mine\n{text}")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
