@@ -17,6 +17,7 @@ from mtlcli.cli.parser import Parser
 from mtlcli.cli.typed import config_dir_problems
 from mtlcli.config import METHODS
 from mtlcli.config.paths import typed_path
+from mtlcli.config.task import named_columns
 from mtlcli.errors import UserError, count_of
 from mtlcli.registry import suggest
 
@@ -147,7 +148,11 @@ def _list(files: dict[str, GroupFile], own: Path | None, only: str | None = None
         labels = " ".join(map(str, given)) if isinstance(given, list) else ""
         if values.get("head"):
             labels = labels or f"those of {values['head']}"
-        columns = " ".join(str(column) for column in file.section("columns").values() if column)
+        columns = " ".join(
+            " ".join(map(str, column)) if isinstance(column, list) else str(column)
+            for column in file.section("columns").values()
+            if column
+        )
         metrics = values.get("metrics")
         main = str(metrics[0]) if isinstance(metrics, list) and metrics else "default"
         tasks.add_row(name, str(values.get("type", "?")), columns, labels, main, hub)
@@ -226,7 +231,7 @@ def _show(name: str, file: GroupFile, overrides: list[str], own: Path | None) ->
         "file": str(file.path),
         "source": f"{source.choices[name].kind}: {source.choices[name].reason}",
         "columns": ", ".join(
-            f"{key}: {column}" for key, column in vars(task.config.columns).items() if column
+            f"{key}: {column}" for key, column in named_columns(task.config.columns)
         ),
         "labels": ", ".join(map(str, labels))
         if labels
@@ -342,9 +347,11 @@ def _show_rows(say: Callable[..., None], task: Any, table: Any, config: Any) -> 
             tokens = " ".join(str(tokenizer.id_to_token(int(token))) for token in ids)
             say(f"    -> {len(ids)} tokens: {_cut(tokens)}")
             extra = {
-                key: value[number].item() for key, value in features.columns.items() if key != "row"
+                key: " ".join(f"{each:g}" for each in value[number].ravel())
+                for key, value in features.columns.items()
+                if key != "row"
             }
-            say("       " + ", ".join(f"{key} {value:g}" for key, value in extra.items()))
+            say("       " + ", ".join(f"{key} {value}" for key, value in extra.items()))
 
 
 def _cut(text: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from mtlcli.commands import setting
 from mtlcli.config import Config, Task, weightings
 from mtlcli.config.schema import value_at
+from mtlcli.config.task import named_columns
 from mtlcli.config.weighting import Needs
 from mtlcli.errors import Problem, count_of
 from mtlcli.metrics import OUTSIDE, entry, metric_names, suggest_metric
@@ -169,7 +170,7 @@ def _columns(at: str, task: Task) -> Iterator[Problem]:
     """Check that no column has two roles. With a text as its own label, for example, training would
     seem to succeed."""
     parts: dict[str, str] = {}
-    for key, column in vars(task.columns).items():  # type: ignore[attr-defined]
+    for key, column in named_columns(task.columns):  # type: ignore[attr-defined]
         if column in parts:
             what = f"column '{column}' is used twice: as {parts[column]} and as {key}"
             yield Problem(
@@ -177,7 +178,7 @@ def _columns(at: str, task: Task) -> Iterator[Problem]:
                 f"{at}.columns.{key}",
                 f"name another column here, or in {at}.columns.{parts[column]}",
             )
-        elif column is not None:
+        else:
             parts[column] = key
 
 

@@ -138,3 +138,14 @@ class TextColumns:
     """Column with the second text; null for single texts."""
     label: str = "label"
     """Column with the label or score."""
+
+
+def named_columns(columns: Any) -> list[tuple[str, str]]:
+    """Return (key, column) for every column that a task's section of columns names, in the order
+    of the keys. A key may name several columns."""
+    return [
+        (key, column)
+        for key, value in vars(columns).items()
+        for column in (value if isinstance(value, list) else [value])
+        if column is not None
+    ]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mtlcli.config.formats import ENDINGS, NAMED, split_name
 from mtlcli.config.run import Data
-from mtlcli.config.task import Task
+from mtlcli.config.task import Task, named_columns
 from mtlcli.data.choice import Choice, Kind, choose_sources
 from mtlcli.data.draw import draw
 from mtlcli.data.hub import hub_rows, hub_splits
@@ -332,7 +332,7 @@ class DataSource:
 
 def _columns(config: Task) -> list[str]:
     """Return the names of the columns that a task may need."""
-    return [column for column in vars(config.columns).values() if column is not None]  # type: ignore[attr-defined]
+    return [column for _, column in named_columns(config.columns)]  # type: ignore[attr-defined]
 
 
 def open_source(data: Data, tasks: Mapping[str, Task], seed: int = 0) -> DataSource:

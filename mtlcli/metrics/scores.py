@@ -20,8 +20,19 @@ def accuracy(predictions: Sequence[int], references: Sequence[int]) -> dict[str,
     return {"accuracy": float(metrics.accuracy_score(references, predictions))}
 
 
-@metric("f1_micro", "classification", average="micro")
-@metric("f1_macro", "classification", average="macro")
+@metric("subset_accuracy", "multilabel")
+def subset_accuracy(
+    predictions: Sequence[Sequence[int]], references: Sequence[Sequence[int]]
+) -> dict[str, float]:
+    """Return the share of rows all of whose labels are right, 0 to 1. A prediction is a list of 0
+    and 1, one for each label."""
+    from sklearn import metrics
+
+    return {"subset_accuracy": float(metrics.accuracy_score(references, predictions))}
+
+
+@metric("f1_micro", "classification", "multilabel", average="micro")
+@metric("f1_macro", "classification", "multilabel", average="macro")
 @metric("f1", "classification")
 def f1(
     predictions: Sequence[int],
@@ -30,18 +41,19 @@ def f1(
     average: str | None = None,
 ) -> dict[str, float]:
     """Return the F1 of class ids, 0 to 1: of class 1 when there are two classes, else the
-    unweighted mean over the classes that occur (macro F1).
+    unweighted mean over the classes that occur (macro F1). Where a row has several labels, a
+    prediction is a list of 0 and 1, one for each label, and the mean is that over all labels.
 
-    `classes`: the number of classes; None means two when no id is above 1. `average`: `macro` or
-    `micro`, for any number of classes.
+    `classes`: the number of classes or labels; None means two when no id is above 1. `average`:
+    `macro` or `micro`, for any number of classes.
     """
     from sklearn import metrics
 
     return _of_classes(metrics.f1_score, "f1", predictions, references, classes, average)
 
 
-@metric("precision_micro", "classification", average="micro")
-@metric("precision_macro", "classification", average="macro")
+@metric("precision_micro", "classification", "multilabel", average="micro")
+@metric("precision_macro", "classification", "multilabel", average="macro")
 @metric("precision", "classification")
 def precision(
     predictions: Sequence[int],
@@ -58,8 +70,8 @@ def precision(
     )
 
 
-@metric("recall_micro", "classification", average="micro")
-@metric("recall_macro", "classification", average="macro")
+@metric("recall_micro", "classification", "multilabel", average="micro")
+@metric("recall_macro", "classification", "multilabel", average="macro")
 @metric("recall", "classification")
 def recall(
     predictions: Sequence[int],

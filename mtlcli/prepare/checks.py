@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mtlcli.config.task import named_columns
 from mtlcli.data.table import Table, as_numpy
 from mtlcli.errors import Problem, count_of
 from mtlcli.pulse import doing
@@ -69,7 +70,7 @@ def _check_shape(task: TaskType[Any], table: Table, labelled: bool) -> list[Prob
     """Return the problems of missing columns and empty splits. The checks of the task types rely on
     their absence."""
     there = table.all_names
-    keys = {column: key for key, column in vars(task.config.columns).items()}
+    keys = {column: key for key, column in named_columns(task.config.columns)}
     missing = [
         Problem(
             f"there is no column '{column}'",
@@ -196,9 +197,11 @@ def _repeats(
     differs = np.zeros(len(table), bool) if targets is None else again & (targets != targets[first])
     found = []
     if len(rows := np.flatnonzero(differs)):
-        column = task.config.columns.label
+        named = task.config.columns.label
+        columns = named if isinstance(named, list) else [named]
         other, this = (
-            shown(table.rows.column(column)[int(row)].as_py()) for row in (first[rows[0]], rows[0])
+            ", ".join(shown(table.rows.column(column)[int(row)].as_py()) for column in columns)
+            for row in (first[rows[0]], rows[0])
         )
         share = f"{len(rows):,} of {count_of(len(table), 'row')}"
         what = (
@@ -206,7 +209,7 @@ def _repeats(
             f"{table.place(first[rows[0]])}"
         )
         fix = (
-            f"decide on one label, or delete the rows (column '{column}', "
+            f"decide on one label, or delete the rows (column '{', '.join(columns)}', "
             f"tasks.{task.name}.columns.label)"
         )
         brief = (

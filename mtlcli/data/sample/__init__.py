@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mtlcli.data.sample import pairs, questions, single, tags
+from mtlcli.data.sample import emotions, pairs, questions, single, tags
 from mtlcli.data.sample.world import World
 
 
@@ -43,6 +43,15 @@ _SQUAD = pa.schema(
 )
 _SENTENCE, _PAIR = _text("sentence"), _text("sentence1", "sentence2")
 _PREMISE = _text("premise", "hypothesis")
+
+
+def _with_names(columns: list[tuple[str, pa.DataType]], features: dict[str, Any]) -> pa.Schema:
+    """Return a schema with the metadata in which the datasets library keeps class names."""
+    return pa.schema(
+        [pa.field(name, kind) for name, kind in columns],
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )
+
 
 TEST = 200
 """Number of rows of each test split."""
@@ -119,6 +128,24 @@ _TAG_TABLES: dict[str, tuple[str, Sequence[str], Tag]] = {
     "conll2003": ("ner_tags", tags.ENTITIES, tags.named_entities),
 }
 _TAG_SIZES = {"validation": 400, "train": 3000, "test": TEST}
+Row = Callable[[World, Random], dict[str, Any]]
+# path -> the schema, the function that makes a row, the column whose texts are in one
+# split only, and the splits
+_ROW_TABLES: dict[str, tuple[pa.Schema, Row, str, dict[str, int]]] = {
+    "go_emotions": (
+        _with_names(
+            [
+                ("text", pa.string()),
+                ("labels", pa.list_(pa.field("element", pa.int64()))),
+                ("id", pa.string()),
+            ],
+            {"labels": {"feature": {"names": list(emotions.EMOTIONS)}, "_type": "List"}},
+        ),
+        emotions.emotions,
+        "text",
+        _TAG_SIZES,
+    ),
+}
 _SQUAD_TABLES = {"squad": 0.0, "squad_v2": 0.28}
 _SQUAD_SIZES = {"validation": 400, "train": 3000}
 
@@ -127,7 +154,9 @@ def sample_paths() -> dict[str, list[str]]:
     """Return the paths of all tables and the splits of each, named as on the hub."""
     text = {path: sorted(splits, key=_order) for path, (_, _, splits) in _TEXT_TABLES.items()}
     spans = {path: sorted(_SQUAD_SIZES, key=_order) for path in _SQUAD_TABLES}
-    return text | spans | {path: sorted(_TAG_SIZES, key=_order) for path in _TAG_TABLES}
+    tagged = {path: sorted(_TAG_SIZES, key=_order) for path in _TAG_TABLES}
+    rows = {path: sorted(sizes, key=_order) for path, (*_, sizes) in _ROW_TABLES.items()}
+    return text | spans | tagged | rows
 
 
 def _order(split: str) -> tuple[bool, str]:
@@ -162,6 +191,8 @@ def _tables(path: str, seed: int) -> dict[str, pa.Table]:
         return tables
     if path in _TAG_TABLES:
         return _tag_tables(path, world, seed)
+    if path in _ROW_TABLES:
+        return _row_tables(path, world, seed)
     schema, weights, splits = _TEXT_TABLES[path]
     # wnli has few readings, so the splits share them. Its sentences are in one split only.
     fresh = 1 if path == "glue/wnli" else 2
@@ -244,5 +275,22 @@ def _tag_tables(path: str, world: World, seed: int) -> dict[str, pa.Table]:
             if tuple(found) not in taken:
                 taken.add(tuple(found))
                 rows.append({"id": str(len(rows)), "tokens": found, column: numbers})
+        tables[split] = pa.Table.from_pylist(rows, schema)
+    return tables
+
+
+def _row_tables(path: str, world: World, seed: int) -> dict[str, pa.Table]:
+    """Return all splits of a path of `_ROW_TABLES`; no text of its column occurs twice."""
+    schema, make, column, sizes = _ROW_TABLES[path]
+    taken: set[str] = set()
+    tables = {}
+    for split, size in sizes.items():
+        rng = Random(f"{seed} {path} {split}")
+        rows: list[dict[str, Any]] = []
+        while len(rows) < size:
+            row = make(world, rng)
+            if row[column] not in taken:
+                taken.add(row[column])
+                rows.append(row | ({"id": str(len(rows))} if "id" in schema.names else {}))
         tables[split] = pa.Table.from_pylist(rows, schema)
     return tables

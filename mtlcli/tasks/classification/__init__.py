@@ -75,7 +75,7 @@ class ClassificationTask(Task):
                 "name it: an empty field in the label column means that a row has no label",
             )
         if not self.head:
-            yield from class_weight_problems(self, f"{at}.class_weights", self.labels)
+            yield from weight_problems(self.class_weights, f"{at}.class_weights", self.labels)
 
     def head_problems(self, at: str, other: Task) -> Iterator[Problem]:
         if self.labels and self.labels != other.allowed:
@@ -98,11 +98,10 @@ class ClassificationTask(Task):
         return self.head is None and self.labels is None
 
 
-def class_weight_problems(
-    task: ClassificationTask, where: str, labels: list[str]
+def weight_problems(
+    weights: str | list[float] | dict[str, float] | None, where: str, labels: list[str]
 ) -> Iterator[Problem]:
     """Yield the problems of the weights of a task's classes. `labels`: the names of the classes."""
-    weights = task.class_weights
     if isinstance(weights, list) and len(weights) != len(labels):
         what = (
             f"there {'is' if len(weights) == 1 else 'are'} {count_of(len(weights), 'number')} "

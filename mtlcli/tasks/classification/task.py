@@ -32,7 +32,7 @@ from mtlcli.tasks.checks import (
     text_problems,
     wrong_type,
 )
-from mtlcli.tasks.classification import CLASSES_NAMED, ClassificationTask, class_weight_problems
+from mtlcli.tasks.classification import CLASSES_NAMED, ClassificationTask, weight_problems
 from mtlcli.tasks.classification.labels import (
     LIKE_NO_LABEL,
     NO_LABEL,
@@ -170,8 +170,8 @@ class Classification(TextTask[ClassificationTask]):
         if self.config.columns.label not in table.rows.column_names:
             return problems
         if table.split == self.config.splits.train and self._known_labels is not None:
-            problems += class_weight_problems(
-                self.config, f"tasks.{self.name}.class_weights", self.labels
+            problems += weight_problems(
+                self.config.class_weights, f"tasks.{self.name}.class_weights", self.labels
             )
         return problems + self._label_problems(table, labelled=labelled)
 

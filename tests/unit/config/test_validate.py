@@ -148,8 +148,8 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(tasks__squad__columns={"text": "a"}),
         "tasks.squad.columns.text: unknown key 'text'",
-        "only a task of type classification or regression has that key; choices here: answers, "
-        "context, id, question",
+        "only a task of type classification, multilabel or regression has that key; choices here: "
+        "answers, context, id, question",
     ),
     (
         changed(tasks__cola__columns={"text": "a", "labels": "b"}),
@@ -182,12 +182,13 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(tasks__cola__type="classify"),
         "tasks.cola.type: unknown type 'classify'",
-        "did you mean 'classification'? choices: classification, regression, span, tagging",
+        "did you mean 'classification'? choices: classification, multilabel, regression, span, "
+        "tagging",
     ),
     (
         changed(tasks__cola__type=...),
         "tasks.cola.type: must be given",
-        "choices: classification, regression, span, tagging",
+        "choices: classification, multilabel, regression, span, tagging",
     ),
     (
         changed(weighting=...),
@@ -235,8 +236,8 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(tasks__stsb__labels=["a", "b"]),
         "tasks.stsb.labels: unknown key 'labels'",
-        "only a task of type classification or tagging has that key; choices here: batch_size, "
-        "columns, dropout, head, head_layers, lr_factor, "
+        "only a task of type classification, multilabel or tagging has that key; choices here: "
+        "batch_size, columns, dropout, head, head_layers, lr_factor, "
         "max_length, metrics, range, source, splits, type, unlabelled, weight",
     ),
     (

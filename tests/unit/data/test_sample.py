@@ -36,6 +36,8 @@ SQUAD = [
 ]
 WORDS = ("tokens", "list<element: string>")
 TAGGED = ("ud_ewt", "conll2003")
+# The column whose texts are in one row only, of the tables that are no GLUE and no SQuAD.
+KEYS = {"ud_ewt": "tokens", "conll2003": "tokens", "go_emotions": "text"}
 COLUMNS = {
     "glue/cola": [("sentence", "string"), ("label", "int64"), ("idx", "int32")],
     "glue/sst2": [("sentence", "string"), ("label", "int64"), ("idx", "int32")],
@@ -91,6 +93,7 @@ COLUMNS = {
     "squad_v2": SQUAD,
     "ud_ewt": [("id", "string"), WORDS, ("upos", "list<element: int64>")],
     "conll2003": [("id", "string"), WORDS, ("ner_tags", "list<element: int64>")],
+    "go_emotions": [("text", "string"), ("labels", "list<element: int64>"), ("id", "string")],
 }
 SPLITS = {
     **{path: ["train", "test", "validation"] for path in COLUMNS},
@@ -107,6 +110,9 @@ SPLITS = {
 }
 PINNED = "bafb8ebf518ecd059395ff42cf10eae000e52b7301180c600671ed67f414d059"
 
+PINNED_MORE = {
+    "go_emotions": "f9439c93fedb",
+}
 PINNED_TAGS = "8549011f5134f36ebeed18793c0e78170b015c2cdf8feaa4db38d85a701709a2"
 
 
@@ -143,15 +149,17 @@ def test_rows_are_pinned() -> None:
     published = [
         (path, split)
         for path, split in TABLES
-        if path not in TAGGED and (path == "glue/ax" or not split.startswith("test"))
+        if path not in KEYS and (path == "glue/ax" or not split.startswith("test"))
     ]
     assert digest(published) == PINNED
     assert digest([(path, "train") for path in TAGGED]) == PINNED_TAGS
+    more = {path: digest([(path, "train")])[:12] for path in KEYS if path not in TAGGED}
+    assert more == PINNED_MORE
 
 
 def test_test_splits_have_no_labels_as_on_the_hub() -> None:
     for path, split in TABLES:
-        if split.startswith("test") and path not in TAGGED:
+        if split.startswith("test") and path not in KEYS:
             table = sample_table(path, split, 0)
             assert len(table) >= 200 and set(table["label"].to_pylist()) == {-1}
 
@@ -184,8 +192,8 @@ def test_no_text_of_train_is_in_another_split(path: str) -> None:
         if path.startswith("squad")
         else ("sentence1",)
         if path == "glue/wnli"
-        else ("tokens",)
-        if path in TAGGED
+        else (KEYS[path],)
+        if path in KEYS
         else TEXTS
     )
     train, *others = (sample_table(path, split, 0) for split in sample_paths()[path])
@@ -203,9 +211,10 @@ def test_rows_are_unique_and_no_label_rules(path: str, split: str) -> None:
     if path.startswith("squad"):
         keys = Counter((row["context"], row["question"]) for row in rows)
         assert len({row["id"] for row in rows}) == len(rows)
-    elif path in TAGGED:
-        keys = Counter(tuple(row["tokens"]) for row in rows)
-        assert all(len(row["tokens"]) == len(row[COLUMNS[path][2][0]]) for row in rows)
+    elif path in KEYS:
+        keys = Counter(str(row[KEYS[path]]) for row in rows)
+        if path in TAGGED:
+            assert all(len(row["tokens"]) == len(row[COLUMNS[path][2][0]]) for row in rows)
     else:
         keys = Counter(tuple(value for name, value in row.items() if name in TEXTS) for row in rows)
         labels = Counter(row["label"] for row in rows)

@@ -1,0 +1,38 @@
+"""One run of the task types beside classification, regression, spans and tagging: resumed,
+evaluated again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.small_run import cut_off, differences, resume, start
+from tests.warm import mtl
+
+TYPES = (
+    "task=[go_emotions]",
+    "sampling=all",
+    "data.max_length=48",
+    "runner.steps=6",
+    "runner.eval_every=6",
+)
+PREDICTED = {"go_emotions": {"labels", "probabilities"}}
+
+
+def test_a_run_goes_on_and_is_evaluated_to_the_last_digit(tmp_path: Path) -> None:
+    whole = start(tmp_path / "whole", *TYPES)
+    again = resume(cut_off(whole, "step_00000004", tmp_path / "again"))
+    assert not differences(whole, again, steps=6)
+    results = json.loads((whole / "results.json").read_text())
+    done = mtl("eval", str(whole), "--json", "e.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "e.json").read_text())
+    assert found["tasks"].keys() == PREDICTED.keys()
+    for name, entry in results["tasks"].items():
+        assert found["tasks"][name]["metrics"] == entry["metrics"]
+    done = mtl("eval", str(whole), "--predictions", "p", "data.max_eval_rows=50", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name, keys in PREDICTED.items():
+        rows = [json.loads(line) for line in (tmp_path / "p" / f"{name}.jsonl").open()]
+        assert len(rows) == 50
+        assert all(row.keys() - {"row", "id", "gold"} == keys for row in rows)
