@@ -32,6 +32,7 @@ from mtlcli.config import (
     Logger,
     Model,
     Runner,
+    samplings,
     sharings,
     weightings,
 )
@@ -148,6 +149,7 @@ def with_tables(text: str) -> str:
     gradients = {k: v for k, v in own(weightings).items() if issubclass(v, Balancing)}
     tables = {
         "sharing": table("sharing", own(sharings)),
+        "sampling": table("sampling", own(samplings)),
         "losses": table("weighting", losses),
         "gradients": table("weighting", gradients),
     }

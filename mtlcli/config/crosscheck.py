@@ -272,9 +272,9 @@ def _run(config: Config, names: list[str]) -> Iterator[Problem]:
             "model.gradient_checkpointing",
             "leave it out, lower runner.batch_size, or raise runner.accumulation",
         )
-    yield from _weighting(
-        config, [name for name, task in config.tasks.items() if task.splits.train is not None]
-    )
+    names_trained = [name for name, task in config.tasks.items() if task.splits.train is not None]
+    yield from _weighting(config, names_trained)
+    yield from _sampling(config, names_trained)
     if runner.engine == "fsdp":
         yield from _shards(config)
     if model.kind == "pretrained" and model.name is None:
@@ -411,6 +411,21 @@ def _weighting(config: Config, trained: list[str]) -> Iterator[Problem]:
             "logger.affinity",
             "leave it out, or share parameters between several tasks",
         )
+
+
+def _sampling(config: Config, trained: list[str]) -> Iterator[Problem]:
+    """Check what the sampling needs from the rest of the run."""
+    sampling = config.sampling
+    yield from sampling.problems(trained)
+    if sampling.needs_scores:
+        for name in trained:
+            if not config.tasks[name].splits.validation:
+                yield Problem(
+                    f"sampling={sampling.name} learns from validation scores, and the task has no "
+                    "split to validate on",
+                    f"tasks.{name}.splits.validation",
+                    "name one, or choose another sampling",
+                )
 
 
 def _data(config: Config) -> Iterator[Problem]:

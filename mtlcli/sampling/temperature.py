@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt
 
 from mtlcli.config.sampling import SamplingConfig, samplings
 from mtlcli.config.section import section
-from mtlcli.sampling.base import RandomSampling
+from mtlcli.sampling.base import RandomSampling, powers_of_sizes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,14 +36,9 @@ class TemperatureSampling(SamplingConfig):
 class Temperature(RandomSampling):
     """Policy between proportional (T = 1) and uniform (T large) sampling."""
 
-    @property
-    def probabilities(self) -> np.ndarray:
-        """Probability of each task: (K,)."""
-        import numpy as np
-
-        sizes = np.array([self.sizes[name].examples for name in self.names], dtype=np.float64)
+    def probabilities(self, step: int) -> np.ndarray:
+        """Return the probability of each task, the same in every step: (K,)."""
+        sizes: list[float] = [self.sizes[name].examples for name in self.names]
         if self.config.cap is not None:
-            sizes = np.minimum(sizes, self.config.cap)
-        # Sizes are divided by the largest first, so that no power overflows.
-        rates = (sizes / sizes.max()) ** (1 / self.config.temperature)
-        return rates / rates.sum()
+            sizes = [min(size, self.config.cap) for size in sizes]
+        return powers_of_sizes(sizes, 1 / self.config.temperature)

@@ -24,9 +24,8 @@ class UniformSampling(SamplingConfig):
 class Uniform(RandomSampling):
     """Policy that draws every task with probability 1 / K."""
 
-    @property
-    def probabilities(self) -> np.ndarray:
-        """Probability of each task: (K,)."""
+    def probabilities(self, step: int) -> np.ndarray:
+        """Return the probability of each task, the same in every step: (K,)."""
         import numpy as np
 
         return np.full(len(self.names), 1 / len(self.names))

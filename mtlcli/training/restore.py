@@ -15,6 +15,7 @@ from mtlcli.models.build import OTHER_CHECKPOINT, restore_weights
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.rundir.checkpoint import Checkpoint
 from mtlcli.training.optimizers import Optimizers
+from mtlcli.training.stages import Stages
 from mtlcli.training.state import TrainState
 from mtlcli.weighting.base import Weighting
 
@@ -28,9 +29,9 @@ def restore(
     weighting: Weighting,
     tasks: Collection[str],
     steps: int,
-    stages: int,
+    stages: Stages,
 ) -> TrainState:
-    """Restore a run of `steps` steps in `stages` stages, which trains `tasks`, from a checkpoint.
+    """Restore a run of `steps` steps, which trains `tasks`, from a checkpoint.
 
     `names`: the names of the optimiser's parameters. Raises UserError when the checkpoint belongs
     to another run.
@@ -39,11 +40,12 @@ def restore(
     file = "state.json"
     try:
         state = TrainState.from_json(found.state)
-        _check(state, tasks, steps, stages)
+        _check(state, tasks, steps, len(stages))
+        stages.load_state_dict(state.stage, state.sampling)
         weighting.load_state_dict(state.weighting)
         file = "optimizer.safetensors"
         optimizer.load(names, found.tensors(file))
-    # Weighting methods raise different exceptions for a state that is not theirs.
+    # Methods raise different exceptions for a state that is not theirs.
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(

@@ -60,6 +60,8 @@ def schedule(config: Config, prepared: Prepared) -> Schedule:
             "lower it",
         )
     stages.fit(steps, staged.lengths if staged else None)
+    if config.sampling.needs_scores:
+        _check_scores(config, prepared)
     _check_warmup(config.optim, stages)
     return Schedule(streams, stages, steps, _eval_every(config, prepared, stages))
 
@@ -88,6 +90,21 @@ def _batches(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], lis
         for names in config.sharing.stages_of(owners)
     ]
     return streams, policies
+
+
+def _check_scores(config: Config, prepared: Prepared) -> None:
+    """Raise UserError when a trained task has no validation row with a label: its score, from which
+    the sampling learns, would not exist."""
+    for name in prepared.train_features:
+        task = prepared.tasks[name]
+        table = prepared.tables[name][task.config.splits.validation[0]]
+        if task.references(table) is None and all(gold is None for gold in task.gold(table)):
+            raise UserError(
+                f"sampling={config.sampling.name} learns from validation scores, and no row of the "
+                "split has a label",
+                f"tasks.{name}.splits.validation",
+                "name a split with labels, or choose another sampling",
+            )
 
 
 def _check_warmup(optim: Optim, stages: Stages) -> None:

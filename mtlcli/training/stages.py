@@ -60,6 +60,8 @@ class Stages:
                 where="sharing.lengths",
                 fix="lower the lengths of the others, or raise runner.steps",
             )
+        for sampling, length in zip(self.samplings, self._lengths, strict=True):
+            sampling.fit(length)
 
     @property
     def shortest(self) -> int:
@@ -89,9 +91,23 @@ class Stages:
         """Return the tasks of step `step` with the number of examples of each."""
         return self.samplings[stage.number].plan(step - stage.begin)
 
+    def statistics(self, stage: Stage, step: int) -> dict[str, Any]:
+        """Return what metrics.jsonl should say about the sampling of step `step`."""
+        return self.samplings[stage.number].statistics(step - stage.begin)
+
+    def state_dict(self, stage: Stage) -> dict[str, Any]:
+        """Return the state of the present stage's sampling: no other one will plan a step with what
+        it has learned."""
+        return self.samplings[stage.number].state_dict()
+
+    def load_state_dict(self, stage: Stage, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave. Raises ValueError when it does not fit."""
+        self.samplings[stage.number].load_state_dict(state)
+
     def note_results(self, stage: Stage, results: dict[str, Any]) -> None:
-        """Record an evaluation: the stage's best average and the number of evaluations since
-        then."""
+        """Record an evaluation: let the sampling learn from it, and count the stage's best average
+        and the number of evaluations since then."""
+        self.samplings[stage.number].note_results(results)
         scores = [
             results["tasks"][name]["main"] for name in self.tasks(stage) if name in results["tasks"]
         ]

@@ -157,6 +157,8 @@ class TrainState:
     """The counts and sums for the next metrics row."""
     weighting: dict[str, Any] = field(default_factory=dict)
     """The state of the weighting method."""
+    sampling: dict[str, Any] = field(default_factory=dict)
+    """The state of the present stage's sampling policy."""
     conflicts: dict[str, Any] = field(default_factory=dict)
     """Counts of conflicts between the tasks' gradients."""
     affinity: dict[str, Any] = field(default_factory=dict)

@@ -71,7 +71,7 @@ class Trainer:
                 weighting=run.weighting,
                 tasks=run.streams,
                 steps=run.steps,
-                stages=len(run.stages),
+                stages=run.stages,
             )
             self._saved = self.state.step
         self.backward = self._enter_stage(anew=self._anew)
@@ -239,6 +239,7 @@ class Trainer:
                     "step": done,
                     **state.window.row(),
                     **statistics,
+                    **self._sampling_statistics(updated.step.number),
                     "lr": updated.lr,
                     "gradient_norm": norm,
                     "seconds": round(state.totals.seconds, 3),
@@ -354,6 +355,7 @@ class Trainer:
                 each.take_part()
             return
         self.state.weighting = self.run.weighting.state_dict()
+        self.state.sampling = self.run.stages.state_dict(self.state.stage)
         self.run.saver.save(*tensors, self.state.to_json(), best=self.state.best_step)
 
     def _verify(self) -> None:
@@ -440,6 +442,11 @@ class Trainer:
         """Return the statistics of the sharing strategy, if it has any."""
         found = self.run.model.trunk.measures()
         return {"sharing": found} if found else {}
+
+    def _sampling_statistics(self, step: int) -> dict[str, Any]:
+        """Return the statistics of the sampling policy at a step, if it has any."""
+        found = self.run.stages.statistics(self.state.stage, step)
+        return {"sampling": found} if found else {}
 
 
 def seed_dropout(seed: int, step: int, ranks: Ranks) -> None:

@@ -443,7 +443,8 @@ KEYS: dict[str, tuple[str, str]] = {
     "misspelt choice": (
         "sampling=propotional",
         "sampling=propotional: unknown sampling 'propotional'\n"
-        "    -> did you mean 'proportional'? choices: all, proportional, temperature, uniform",
+        "    -> did you mean 'proportional'? choices: all, annealed, curriculum, dynamic, "
+        "proportional, round_robin, sqrt, temperature, uniform",
     ),
     "misspelt key": (
         "runner.stps=100",

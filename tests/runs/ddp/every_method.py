@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from safetensors.torch import save_file
 
-from mtlcli.config import Runner, sharings, weightings
+from mtlcli.config import Runner, samplings, sharings, weightings
 from mtlcli.config.weighting import Balancing
 from mtlcli.distributed.process_group import connect
 from mtlcli.models.shards import whole
@@ -22,6 +22,7 @@ from mtlcli.training.engine import DataParallel, Forward
 from mtlcli.training.sharded import shard
 from tests.small import small_data
 from tests.trajectory import make, optimizer_of, train
+from tests.unit.sampling.test_every_policy import build, feed
 
 APPROXIMATIONS = {
     "bf16 rows": {"rows": "bf16"},
@@ -120,4 +121,6 @@ def main(place: str) -> None:
                 folder / f"{name}.safetensors",
             )
     (folder / f"summed-{ranks.rank}-{ranks.world_size}.json").write_text(json.dumps(summed))
+    plans = {name: [feed(build(name)).plan(step) for step in range(300)] for name in samplings}
+    (folder / f"plans-{ranks.rank}-{ranks.world_size}.json").write_text(json.dumps(plans))
     sys.exit(0)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mtlcli.config import weightings
+from mtlcli.config import samplings, weightings
 from tests.ranks import launched
 from tests.runs.ddp.every_method import main, variants
 from tests.warm import start
@@ -70,6 +70,14 @@ def test_torch_sums_wherever_gradients_are_added_up(folder: Path) -> None:
             assert first[label] == 0, label
     for label in ("hard one task a step", "hard uneven", "accumulation", "probe"):
         assert first[label] == 20, label
+
+
+def test_every_sampling_plans_the_same_on_every_rank(folder: Path) -> None:
+    alone, first, second = (
+        json.loads((folder / f"plans-{rank}-{world}.json").read_text())
+        for rank, world in ((0, 1), (0, 2), (1, 2))
+    )
+    assert alone == first == second and list(alone) == list(samplings)
 
 
 def test_every_weighting_learns_otherwise(folder: Path) -> None:

@@ -59,6 +59,7 @@ def losses(folder: Path) -> list[tuple[str, float]]:
         ["sharing=soft", "sharing.strength=0.01", "runner.accumulation=3"],
         ["sharing=progressive", "sharing.stages=[[cola,squad],[stsb]]", "sampling=all"],
         ["sharing=progressive_distill", "runner.accumulation=3"],
+        ["sampling=dynamic", "runner.eval_every=4"],
     ],
 )
 def test_two_ranks_are_one(tmp_path: Path, options: list[str]) -> None:

@@ -7,7 +7,6 @@ A method that forgets some of its state fails here by itself: nobody has to thin
 from __future__ import annotations
 
 import shutil
-from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -44,8 +43,11 @@ UNFREEZING = [
 
 def pairs() -> list[list[str]]:
     """Each weighting with a sharing strategy, so that each strategy is among them as well; each
-    sampling policy with an optimiser."""
+    optimiser; each sampling policy with one or the other."""
     left, found = list(sharings), []
+    others = [name for name in optims if name not in ("adamw", "adamw_8bit")]
+    policies = list(samplings)
+    with_optims, rest = policies[: len(others)], policies[len(others) :]
     for weighting in weightings:
         needs = weightings.configs[weighting].needs
         # Tasks that share nothing, or are trained alone, leave some methods nothing to weight.
@@ -60,10 +62,12 @@ def pairs() -> list[list[str]]:
         sharing = fits[0] if fits else "hard"
         left = [name for name in left if name != sharing]
         more = [*MORE.get(weighting, []), *MORE.get(sharing, [])]
-        found.append([f"weighting={weighting}", f"sharing={sharing}", "sampling=all", *more])
-    assert not left, left
-    others = [name for name in optims if name not in ("adamw", "adamw_8bit")]
-    for sampling, optim in zip(samplings, cycle(others)):
+        sampling = "all" if needs.several_tasks or not rest else rest.pop(0)
+        found.append(
+            [f"weighting={weighting}", f"sharing={sharing}", f"sampling={sampling}", *more]
+        )
+    assert not left and not rest, (left, rest)
+    for sampling, optim in zip(with_optims, others, strict=True):
         options = [f"optim={optim}", "optim.schedule=wsd", "weighting=uncertainty"]
         found.append([f"sampling={sampling}", *options])
     return found

@@ -87,7 +87,7 @@ def test_every_file_of_conf_is_composed(choice: str) -> None:
 
 
 def test_every_file_of_conf_is_counted() -> None:
-    assert len(every_file()) == 87
+    assert len(every_file()) == 92
 
 
 def test_suites() -> None:
@@ -663,7 +663,7 @@ def test_a_combination_that_cannot_work_is_named() -> None:
 
 
 def test_globs_are_expanded_or_refused() -> None:
-    assert len(plan("-m", "sampling=glob(*)").configs) == 4
+    assert len(plan("-m", "sampling=glob(*)").configs) == 9
     assert said("-m", "task=glob(x*)") == ["task: 'task=glob(x*)' gives no value at all"]
 
 

@@ -33,7 +33,7 @@ COUNTS = {
     "model": 10,
     "sharing": 17,
     "weighting": 24,
-    "sampling": 4,
+    "sampling": 9,
     "optim": 5,
     "data": 4,
     "runner": 1,
