@@ -181,8 +181,11 @@ def connect(
     quiet: float = QUIET,
     meanwhile: AbstractContextManager[None] = nullcontext(),  # noqa: B008
 ) -> Iterator[Ranks]:
-    """Join the process group if this process is one of several ranks, and leave the group at the
+    """Join the process group if this process is one of several ranks, and leave the group at a good
     end.
+
+    After an error the group is not left, because that may wait for a rank which in turn waits for
+    this one. The process ends then, and its connections with it.
 
     `quiet`: seconds before a message names the ranks that are missing. `meanwhile`: context that is
     entered during the wait. Raises UserError when the environment describes an incomplete launch,
@@ -221,7 +224,5 @@ def connect(
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=runner.timeout)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
-    try:
-        yield Ranks(rank, world_size, device, launch.is_local, store=store)
-    finally:
-        dist.destroy_process_group()
+    yield Ranks(rank, world_size, device, launch.is_local, store=store)
+    dist.destroy_process_group()

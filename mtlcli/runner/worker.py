@@ -32,8 +32,12 @@ def main() -> None:
             _work(Path(run_dir), report, interrupt)
         except Exception as error:  # noqa: BLE001 (the launcher shows it)
             report.write_error(error)
+    if "failed" in report.outcome:
+        # Without Python's own end, in which torch may wait for a rank that waits for this one.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
     gc.freeze()  # As in mtlcli.__main__: the process ends sooner.
-    sys.exit("failed" in report.outcome)
 
 
 def _work(run_dir: Path, report: Report, interrupt: Interrupt) -> None:
@@ -54,7 +58,4 @@ def _work(run_dir: Path, report: Report, interrupt: Interrupt) -> None:
             folder.begun = values is None
             interrupt.before_leaving = folder.note_end
         # Report before leaving the process group, because leaving may wait for another rank.
-        try:
-            report.write({"done": join(folder, values, ranks, interrupt)})
-        except Exception as error:  # noqa: BLE001
-            report.write_error(error)
+        report.write({"done": join(folder, values, ranks, interrupt)})
