@@ -103,6 +103,22 @@ the last layer."""
 
 
 @section
+class LowRank(SharingConfig):
+    """The base class of the strategies with low-rank changes that tasks have in common."""
+
+    rank: Annotated[int, Gt(0), Le(65536)] = 8
+    """Rank of a change, r."""
+    alpha: Annotated[float, Gt(0)] = 16.0
+    """Scale of the changes, which are multiplied by alpha / r."""
+    modules: Literal["all-linear"] | Annotated[list[str], MinLen(1)] = "all-linear"
+    """Matrices in the layers to change: ends of module names, for example [query, value], or all of
+    them."""
+    frozen: bool = False
+    """Train only the low-rank changes and heads; the backbone keeps its weights, which should be
+    pretrained."""
+
+
+@section
 class Staging(SharingConfig):
     """The base class of the strategies with stages."""
 

@@ -45,7 +45,7 @@ class ParameterTable(dict[nn.Parameter, ParameterInfo]):
 class Trunk(nn.Module):
     """The part of the model below the heads. Sharing strategies build one."""
 
-    joint: ClassVar[bool] = False
+    joint: bool = False
     """Whether `forward` also takes a mixed batch. It can where everything that differs between
     tasks acts on each input by itself."""
 

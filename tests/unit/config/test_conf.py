@@ -31,7 +31,7 @@ ROOT = Path(mtlcli.__file__).parents[1]
 COUNTS = {
     "task": 19,
     "model": 10,
-    "sharing": 17,
+    "sharing": 19,
     "weighting": 24,
     "sampling": 9,
     "optim": 5,

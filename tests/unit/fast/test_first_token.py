@@ -22,7 +22,10 @@ from tests.small import small_model
 from tests.unit.sharing.training import batch_of
 
 LIKE_BERT = ["bert", "roberta", "xlm-roberta", "camembert", "electra"]
-MINDS = {"hard", "none", "soft", "hierarchical", "adapters", "lora", "task_embedding"}
+MINDS = {
+    *("hard", "none", "soft", "hierarchical", "adapters", "task_embedding"),
+    *("lora", "mtl_lora", "hydra_lora"),
+}
 
 
 def like_bert(

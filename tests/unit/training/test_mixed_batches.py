@@ -58,7 +58,10 @@ def step(
 
 
 def test_the_strategies_that_mix_batches_are_listed() -> None:
-    assert set(JOINT) == {"hard", "adapters", "pal", "attention", "mmoe", "cgc"}
+    assert set(JOINT) == {
+        *("hard", "adapters", "pal", "attention", "mmoe", "cgc"),
+        *("mtl_lora", "hydra_lora"),
+    }
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
