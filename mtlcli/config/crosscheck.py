@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from mtlcli.commands import setting
 from mtlcli.config import Config, Task, weightings
+from mtlcli.config.formats import FORMATS, ending
 from mtlcli.config.schema import value_at
 from mtlcli.config.task import named_columns
 from mtlcli.config.weighting import Needs
@@ -41,6 +43,7 @@ def _task(
         what = "a task's name begins with a letter and is made of letters, digits, - and _"
         yield Problem(what, at, "choose another name in its header: # @package tasks.NAME")
     yield from _source(at, task, config, value_at(["tasks", name, "source", "files"], values) or {})
+    yield from _held_out(at, task)
     yield from _columns(at, task)
     yield from _head(at, name, task, config, names)
     kind = task.type
@@ -127,18 +130,27 @@ def _source(at: str, task: Task, config: Config, given: dict[str, Any]) -> Itera
     source, chosen = task.source, task.source.kind or config.data.source
     says = f"{at}.source.kind={source.kind}" if source.kind else f"data.source={chosen}"
     if source.files is not None:
+        held = task.splits.hold_out is not None
         used = {
             "splits.train": [task.splits.train] if task.splits.train else [],
-            "splits.validation": task.splits.validation,
+            "splits.validation": task.splits.validation[held:],
         }
         for key, splits in used.items():
             for split in splits:
                 if split not in source.files and split not in given:
-                    yield Problem(
-                        f"source.files has no split '{split}'",
-                        f"{at}.{key}",
-                        suggest(split, source.files),
-                    )
+                    fix = suggest(split, source.files)
+                    if key == "splits.validation" and list(source.files) == [task.splits.train]:
+                        fix += f"; or keep rows of train: {at}.splits.hold_out.fraction=0.1"
+                    yield Problem(f"source.files has no split '{split}'", f"{at}.{key}", fix)
+        named = [] if source.header is None else source.files.values()
+        for file in named:
+            kind = ending(Path(file)).partition(".")[0]
+            if kind in FORMATS and kind not in ("csv", "tsv"):
+                yield Problem(
+                    f"names of columns have no effect on '{file}': a .{kind} file has its own",
+                    f"{at}.source.header",
+                    "take it out",
+                )
         if source.kind not in (None, "local"):
             yield Problem(
                 "the value has no effect beside source.files, which the rows come from: "
@@ -163,6 +175,25 @@ def _source(at: str, task: Task, config: Config, given: dict[str, Any]) -> Itera
             f"must be given with {says}",
             f"{at}.source.path",
             "the folder below data.root, or another source",
+        )
+
+
+def _held_out(at: str, task: Task) -> Iterator[Problem]:
+    """Check that rows can be kept out of the train split."""
+    splits, where = task.splits, f"{at}.splits.hold_out"
+    if splits.hold_out is None:
+        return
+    if splits.train is None:
+        yield Problem("the task has no train split to keep rows of", where, "take it out")
+    elif not splits.validation:
+        fix = f"type {at}.splits.validation=[validation], or take it out"
+        yield Problem("the rows that are kept have no name", where, fix)
+    elif splits.validation[0] == splits.train or splits.validation[0] in (task.source.files or {}):
+        yield Problem(
+            f"split '{splits.validation[0]}' has rows of its own, and rows of train would take its "
+            "place",
+            where,
+            f"take it out, or give the rows that are kept another name: {at}.splits.validation",
         )
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from glob import glob
 from pathlib import Path
 
 from mtlcli.config import Config
-from mtlcli.config.formats import ENDINGS, NAMED, ending
+from mtlcli.config.formats import ENDINGS, NAMED, ending, files_of, is_pattern, split_name
 from mtlcli.disk import obstacle
 from mtlcli.errors import Problem
 from mtlcli.registry import nearest
 
-FILES_NAMED = 20
-"""The largest number of files that a message names."""
+SPLITS = ("train", "validation", "valid", "val", "dev", "test")
+"""Usual names of splits, which a folder of shards does not hold as files."""
 ONE_FILE = "join the files into one, with a single header line"
 
 
@@ -44,24 +43,12 @@ def missing_files(config: Config) -> list[Problem]:
         for split, file in (task.source.files or {}).items():
             where, path = f"tasks.{name}.source.files.{split}", Path(file)
             if path.is_dir():
-                problems.append(
-                    Problem(
-                        f"'{file}' is a folder, and a split is read from one file",
-                        where,
-                        _inside(path, split),
-                    )
-                )
+                problems += _folder(file, split, where)
             elif "://" in file:
                 what = f"'{file}' is an address, and rows are read from files"
                 problems.append(Problem(what, where, "download it, and name the file here"))
-            elif set("*?[") & set(file) and not path.exists():
-                problems.append(
-                    Problem(
-                        f"'{file}' is a pattern, and a split is read from one file",
-                        where,
-                        _matching(file),
-                    )
-                )
+            elif is_pattern(file):
+                problems += _pattern(file, where)
             elif ending(path) not in ENDINGS:
                 problems.append(
                     Problem(
@@ -107,20 +94,31 @@ def missing_model(config: Config) -> list[Problem]:
     )
 
 
-def _inside(folder: Path, split: str) -> str:
-    """Return the fix for a folder named instead of a file: the most likely file in it."""
-    files = sorted(path.name for path in folder.iterdir() if ending(path) in ENDINGS)
-    close = next((name for name in files if name.startswith(split)), files[0] if files else None)
-    return f"did you mean '{folder / close}'?" if close else f"name a file that ends in {NAMED}"
+def _folder(folder: str, split: str, where: str) -> list[Problem]:
+    """Return a problem if a folder that is named instead of a file is no folder of shards: it holds
+    no rows, or a file for each split."""
+    files = files_of(folder)
+    if not files:
+        what = f"the folder '{folder}' holds no file of rows"
+        return [Problem(what, where, f"their names end in {NAMED}")]
+    alone = [path for path in files if split_name(path) in (*SPLITS, split)]
+    if alone:
+        close = next((path for path in alone if split_name(path) == split), alone[0])
+        what = f"'{folder}' is a folder with a file for each split, not the rows of one"
+        return [Problem(what, where, f"did you mean '{close}'?")]
+    return []
 
 
-def _matching(pattern: str) -> str:
-    """Return the fix for a pattern named instead of a file."""
-    matching = sorted(glob(pattern, recursive=True))  # noqa: PTH207
-    if len(matching) == 1:
-        return f"did you mean '{matching[0]}'?"
-    named = ", ".join(matching[:FILES_NAMED]) + (", ..." if len(matching) > FILES_NAMED else "")
-    return f"{ONE_FILE}; the pattern matches {named or 'no file'}"
+def _pattern(pattern: str, where: str) -> list[Problem]:
+    """Return a problem if a pattern matches no file of rows, or others too."""
+    files = files_of(pattern)
+    if not files:
+        return [Problem(f"no file matches '{pattern}'", where, nearest_path(Path(pattern).parent))]
+    other = [path for path in files if ending(path) not in ENDINGS or not path.is_file()]
+    if other:
+        what = f"'{pattern}' matches '{other[0]}', which is no file of rows"
+        return [Problem(what, where, f"the names of files of rows end in {NAMED}")]
+    return []
 
 
 def nearest_path(path: Path) -> str:

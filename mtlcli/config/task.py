@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import field
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from mtlcli.config.section import section
 from mtlcli.errors import Problem
@@ -31,8 +31,29 @@ class Source:
     hub_config: str | None = None
     """Configuration name on the hub, for example `cola`."""
     files: dict[str, str] | None = None
-    """Data of your own: split name -> file (parquet, csv, tsv, jsonl, json; text also as .gz, .bz2,
-    .xz, .zst). Paths are relative to the current folder. Replaces `path` and `hub`."""
+    """Data of your own: split name -> file (parquet, csv, tsv, jsonl, json, conll, conllu, txt;
+    text also as .gz, .bz2, .xz, .zst), a folder of such files, or a pattern such as
+    `shards/*.jsonl`. Paths are relative to the folder of the task file that is chosen by its path,
+    else to the current folder. Replaces `path` and `hub`."""
+    header: Annotated[list[str], MinLen(1)] | None = None
+    """Names of the columns, for csv and tsv files whose first line is a row and not a header; null:
+    the first line names the columns."""
+
+
+@section
+class HoldOut:
+    """Rows of the train split that are kept for validation."""
+
+    fraction: Annotated[float, Gt(0), Lt(1)] = 0.1
+    """Share of the rows to keep for validation."""
+    stratify: bool = True
+    """Keep the share of each class, where rows have one. If `group` is set, it has no effect."""
+    group: str | None = None
+    """Column whose equal values stay on one side, such as the author of a text; null: each row by
+    itself."""
+    seed: Annotated[int, Ge(0), Le(10**9)] = 0
+    """Seed of the draw. It is not the seed of the run, so that runs with different seeds are scored
+    on the same rows."""
 
 
 @section
@@ -46,6 +67,9 @@ class Splits:
     split's name."""
     test: str | None = None
     """Split for a last evaluation with `mtl eval --split test`; may be without labels."""
+    hold_out: HoldOut | None = None
+    """Rows of `train` that become the first split of `validation`, for data without a validation
+    split; null: each split has rows of its own."""
 
 
 @section

@@ -10,6 +10,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,21 +23,28 @@ from mtlcli.errors import UserError
 FIELD_LIMIT = 2**31 - 1  # The csv module's own limit, 128 KiB, is less than some contexts have.
 NUMBER = re.compile(r"[+-]?[0-9.]+")
 WHOLE = re.compile(r"[0-9]+")
+SEPARATORS = (",", ";", "\t", "|")
+LOOKED_AT = 20
+"""Number of rows in which a separator has to make as many fields as there are columns."""
+NOTED = re.compile(r'"?sep=(.)"?')
 LONG = 40
 """Characters in a field of the first line above which it is hardly the name of a column."""
 
 
-def csv_rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+def csv_rows(
+    text: str, path: Path, header: Sequence[str] | None = None
+) -> Iterator[tuple[int, list[str]]]:
     """Yield (number of the first line, fields) for each row, the header included. Blank lines are
-    skipped. Raises UserError, with the line, when a row is not valid csv."""
+    skipped. `header`: the names of the columns, where the file has no header line. Raises
+    UserError, with the line, when a row is not valid csv."""
     csv.field_size_limit(FIELD_LIMIT)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    separator = _separator(text, None if header is None else len(header))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     line = 1
     try:
         for fields in reader:
-            # Excel reads `sep=,` in a first line as a setting, and writes it into the files it
-            # saves.
-            if any(fields) and not (line == 1 and fields == ["sep=", ""]):
+            # The line with which Excel notes the separator is no row.
+            if any(fields) and not (line == 1 and NOTED.fullmatch(separator.join(fields))):
                 yield line, fields
             line = reader.line_num + 1
     except csv.Error as error:
@@ -46,6 +54,28 @@ def csv_rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
             "close every quote and write a quote inside a quoted field twice; a file without "
             "quoting is a .tsv",
         ) from error
+
+
+def _separator(text: str, count: int | None) -> str:
+    """Return the character between the fields of a csv file: what Excel has noted in a first line
+    `sep=;`; a comma; or, where the first line has no comma outside of quotes, the one of SEPARATORS
+    that it has most often, as Excel writes semicolons where the comma is in numbers.
+
+    `count`: the number of columns, if it is known; then the first rows have to have so many fields.
+    """
+    first = re.split(r"[\r\n]", text.lstrip(), maxsplit=1)[0]
+    if noted := NOTED.fullmatch(first):
+        return noted[1]
+    if count is not None:
+        return next((mark for mark in SEPARATORS if _widths(text, mark) == {count}), ",")
+    fields = {mark: len(next(csv.reader([first], delimiter=mark), [])) for mark in SEPARATORS}
+    return "," if fields[","] > 1 else max(SEPARATORS, key=lambda mark: fields[mark])
+
+
+def _widths(text: str, separator: str) -> set[int]:
+    """Return the numbers of fields that the first rows have with a separator."""
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    return {len(fields) for fields in islice(rows, LOOKED_AT) if any(fields)}
 
 
 def tsv_rows(text: str) -> Iterator[tuple[int, list[str]]]:
@@ -65,15 +95,18 @@ def text_lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def delimited(
-    rows: Iterator[tuple[int, list[str]]], path: Path, columns: Sequence[str] | None
+    rows: Iterator[tuple[int, list[str]]],
+    path: Path,
+    columns: Sequence[str] | None,
+    given: Sequence[str] | None = None,
 ) -> tuple[pa.Table, list[int], list[str]]:
     """Return (columns of text, line number of each row, names of all columns) for rows of fields,
-    the first of which is the header.
+    the first of which is the header unless the names of the columns are `given`.
 
     columns: the columns that are needed; None means all of them. Raises UserError, with the line,
     when the header or a row cannot be used.
     """
-    header_line, header = next(rows, (1, []))
+    header_line, header = (1, list(given)) if given is not None else next(rows, (1, []))
     if not header:
         raise UserError("the file is empty", str(path), "write rows into it, or name another file")
     where = f"{path}, line {header_line}"
@@ -87,7 +120,7 @@ def delimited(
     named_columns = max(
         (number for number, name in enumerate(header, start=1) if name), default=len(header)
     )
-    lines, values = _of_one_length(rows, len(header), named_columns, path)
+    lines, values = _of_one_length(rows, len(header), named_columns, path, given is not None)
     if named_columns > 1 and (again := headers(values, header)):
         numbers = [lines[row] for row in again]
         raise UserError(
@@ -99,12 +132,14 @@ def delimited(
             )
         )
     body = list(zip(*values, strict=True)) if values else [()] * len(header)
-    if columns and not set(columns) & set(header) and _is_row(header, body):
+    if given is None and columns and not set(columns) & set(header) and _is_row(header, body):
         what = f"the file seems to have no header line: its first line is {_shortened(header)!r}"
         names = ("\t" if ending(path).startswith("tsv") else ",").join(columns)
-        exact = f"write {names} as its first line, in the order of its columns"
+        or_name = ", or name its columns in source.header of the task"
+        exact = f"write {names} as its first line, in the order of its columns{or_name}"
         among = (
             f"write the names of its {len(header)} columns as its first line, among them {names}"
+            f"{or_name}"
         )
         raise UserError(what, where, exact if len(columns) == len(header) else among)
     named = []
@@ -135,7 +170,7 @@ def delimited(
 
 
 def _of_one_length(
-    rows: Iterator[tuple[int, list[str]]], length: int, named: int, path: Path
+    rows: Iterator[tuple[int, list[str]]], length: int, named: int, path: Path, given: bool
 ) -> tuple[list[int], list[list[str]]]:
     """Return the line numbers and the fields of the rows. Raises UserError unless each row has as
     many fields as the header.
@@ -164,7 +199,8 @@ def _of_one_length(
     )
     if count < length:
         fix = "give every row all fields; an empty one needs its separator too"
-    what = f"the row has {count} field{'s' if count != 1 else ''}, the header {length}{more}"
+    header = "source.header of the task" if given else "the header"
+    what = f"the row has {count} field{'s' if count != 1 else ''}, {header} {length}{more}"
     raise UserError(what, f"{path}, line {line}", fix)
 
 

@@ -90,8 +90,8 @@ def real_kind(head: bytes, path: Path, *, unpacked: bool = False) -> Problem | N
         return None
     if packing and not unpacked:
         return _misnamed("not compressed", path, plain)
-    if plain.startswith("conll"):
-        return None  # Any text may be a word.
+    if plain.startswith("conll") or plain == "txt":
+        return None  # Any text may be a word, or a row.
     text = _format_of(head.decode(errors="ignore").lstrip("\ufeff"))
     if plain == "parquet" and not text:
         return Problem(

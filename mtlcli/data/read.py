@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from mtlcli.config.formats import ENDINGS, NAMED, ending
 from mtlcli.data.conll import conll
-from mtlcli.data.delimited import csv_rows, delimited, tsv_rows
+from mtlcli.data.delimited import csv_rows, delimited, text_lines, tsv_rows
 from mtlcli.data.magic import LOOKED_AT, real_kind
 from mtlcli.data.objects import read_json, read_jsonl
 from mtlcli.data.parquet import plain_rows, read_parquet
@@ -27,23 +27,31 @@ from mtlcli.data.table import (
     integer_array,
     integer_scalar,
     others,
+    text_array,
 )
 from mtlcli.data.unpack import first_line, text_bytes
 from mtlcli.errors import UserError
 from mtlcli.registry import nearest
 
 
-def read_file(path: Path, split: str, columns: Sequence[str] | None = None) -> Table:
+def read_file(
+    path: Path,
+    split: str,
+    columns: Sequence[str] | None = None,
+    header: Sequence[str] | None = None,
+) -> Table:
     """Read a file as the rows of `split`. `columns`: the columns that are needed; None means all of
-    them.
+    them. `header`: the names of the columns of a csv or tsv file that has no header line.
 
     parquet: columns of views, dictionaries, decimals and bytes in UTF-8 become plain text and
     numbers. Text files are UTF-8, with or without a byte order mark, and may be compressed (.gz,
-    .bz2, .xz, .zst); lines end in LF, CR LF or CR. csv: RFC 4180 with a header line. tsv: a header
-    line, no quoting. Columns of csv and tsv hold text exactly as it is in the file, and null where
-    a field is empty. jsonl: one object on each line. json: a list of objects, or SQuAD's published
-    form. conll, conllu: a word on each line (see `conll`). Where the format allows, only the needed
-    columns and the columns that number rows are kept.
+    .bz2, .xz, .zst); lines end in LF, CR LF or CR. csv: RFC 4180 with a header line; where that
+    line has no comma, a semicolon, a tab or a | may separate the fields. tsv: a header line, no
+    quoting. Columns of csv and tsv hold text exactly as it is in the file, and null where a field
+    is empty. jsonl: one object on each line. json: a list of objects, or SQuAD's published form.
+    conll, conllu: a word on each line (see `conll`). txt: a row on each line that is not blank,
+    with the only column `text`. Where the format allows, only the needed columns and the columns
+    that number rows are kept.
 
     Raises UserError, with the line, when the file cannot be read, has no rows or does not fit into
     memory.
@@ -62,7 +70,7 @@ def read_file(path: Path, split: str, columns: Sequence[str] | None = None) -> T
             "check the path; it is relative to the folder where mtl was typed",
         )
     try:
-        table = _read(path, kind.partition(".")[0], split, columns)
+        table = _read(path, kind.partition(".")[0], split, columns, header)
     except OSError as error:
         raise UserError(
             f"the file cannot be read: {error}",
@@ -80,7 +88,13 @@ def read_file(path: Path, split: str, columns: Sequence[str] | None = None) -> T
     return table
 
 
-def _read(path: Path, kind: str, split: str, columns: Sequence[str] | None) -> Table:
+def _read(
+    path: Path,
+    kind: str,
+    split: str,
+    columns: Sequence[str] | None,
+    header: Sequence[str] | None,
+) -> Table:
     with path.open("rb") as file:
         head = file.read(LOOKED_AT)
     if (problem := real_kind(head, path)) is not None:
@@ -103,9 +117,16 @@ def _read(path: Path, kind: str, split: str, columns: Sequence[str] | None) -> T
         rows, lines, names = conll(text, path, columns, universal=kind == "conllu")
     elif kind == "jsonl":
         rows, lines, names = read_jsonl(text, path, columns)
+    elif kind == "txt":
+        full = [(line, row) for line, row in text_lines(text) if row.strip()]
+        lines, names = [line for line, _ in full], ["text"]
+        rows = pa.table({"text": text_array(row for _, row in full)})
     else:
         rows, lines, names = delimited(
-            csv_rows(text, path) if kind == "csv" else tsv_rows(text), path, columns
+            csv_rows(text, path, header) if kind == "csv" else tsv_rows(text),
+            path,
+            columns,
+            header,
         )
     return Table(plain_rows(rows, str(path)), str(path), split, lines, names=names)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mtlcli.config.formats import ENDINGS, NAMED, split_name
+from mtlcli.config.formats import ENDINGS, NAMED, files_of, split_name
 from mtlcli.config.run import Data
 from mtlcli.config.task import Task, named_columns
 from mtlcli.data.choice import Choice, Kind, choose_sources
 from mtlcli.data.draw import draw
+from mtlcli.data.hold_out import kept_out
 from mtlcli.data.hub import hub_rows, hub_splits
 from mtlcli.data.parquet import plain_rows
 from mtlcli.data.read import read_file, refuse_headers, rows_fingerprint
+from mtlcli.data.shards import read_shards, shards_fingerprint
 from mtlcli.data.table import ID_COLUMNS, Table
 from mtlcli.disk import sha256
 from mtlcli.errors import Problem, UserError
@@ -108,7 +110,7 @@ class DataSource:
             self.choices[task].kind
         ]
         try:
-            table = reader(task, config, split)
+            table = self._side(reader, task, config, split)
         except UserError as error:
             raise UserError(problem.of_task(task) for problem in error.problems) from error
         fingerprint, total = self._fingerprints[table.origin], len(table)
@@ -127,6 +129,18 @@ class DataSource:
             table.origin, fingerprint, len(table), total, unlabelled, kept
         )
         return table
+
+    def _side(
+        self, reader: Callable[[str, Task, str], Table], task: str, config: Task, split: str
+    ) -> Table:
+        """Return the rows of a split, which may be one side of the train split."""
+        settings, train = config.splits.hold_out, config.splits.train
+        if settings is None or train is None or split not in (train, config.splits.validation[0]):
+            return reader(task, config, split)
+        whole = reader(task, config, train)
+        held = kept_out(whole, settings, config.class_column)
+        rows = np.flatnonzero(held if split != train else ~held)
+        return replace(whole.select(rows), split=split)
 
     def _drawn(self, task: str, config: Task, table: Table) -> Table:
         limit = (
@@ -234,6 +248,11 @@ class DataSource:
     def splits(self, task: str) -> list[str]:
         """Return the names of the splits that a task's source has. Raises UserError when they
         cannot be listed."""
+        splits = self._tasks[task].splits
+        held = [] if splits.hold_out is None else splits.validation[:1]
+        return list(dict.fromkeys([*self._stored_splits(task), *held]))
+
+    def _stored_splits(self, task: str) -> list[str]:
         source, kind = self._tasks[task].source, self.choices[task].kind
         if source.files is not None:
             return list(source.files)
@@ -247,9 +266,16 @@ class DataSource:
         return _splits_in(self._folder(task, self._tasks[task]))
 
     def _read_local(self, task: str, config: Task, split: str) -> Table:
-        path = self._file(task, config, split)
-        table = read_file(path, split, _columns(config))
-        self._fingerprints[table.origin] = sha256(path)
+        columns, header = _columns(config), config.source.header
+        named = (config.source.files or {}).get(split)
+        paths = files_of(named) if named is not None else []
+        if named is None or paths == [Path(named)]:
+            path = self._file(task, config, split)
+            table = read_file(path, split, columns, header)
+            self._fingerprints[table.origin] = sha256(path)
+            return table
+        table = read_shards(paths, named, split, columns, header)
+        self._fingerprints[table.origin] = shards_fingerprint(paths)
         return table
 
     def _file(self, task: str, config: Task, split: str) -> Path:
@@ -332,7 +358,9 @@ class DataSource:
 
 def _columns(config: Task) -> list[str]:
     """Return the names of the columns that a task may need."""
-    return [column for _, column in named_columns(config.columns)]  # type: ignore[attr-defined]
+    columns = [column for _, column in named_columns(config.columns)]  # type: ignore[attr-defined]
+    held = config.splits.hold_out
+    return columns + ([held.group] if held is not None and held.group is not None else [])
 
 
 def open_source(data: Data, tasks: Mapping[str, Task], seed: int = 0) -> DataSource:

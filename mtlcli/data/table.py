@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -113,6 +114,10 @@ class Table:
     """For a table that holds only some rows of its split, the number of each row in the split, from
     0; None means that the table holds the whole split."""
 
+    files: list[tuple[int, str]] | None = field(default=None, repr=False)
+    """For a split that was read from several files, the number of the first row of each file in the
+    split, from 0, and the file; None means that `origin` is the only file."""
+
     names: list[str] | None = field(default=None, repr=False)
     """The names of all columns of the file; None means that they are the columns of `rows`."""
 
@@ -151,12 +156,14 @@ class Table:
     def where(self, row: int) -> str:
         """Return the file and place of a row (counted from 0) for messages: `file, line 12`, or
         `file, row 11` counted from 1."""
-        return f"{self.origin}, {self.place(row)}"
+        of = self._file(row)
+        return f"{of[1] if of else self.origin}, {self._kind} {self._number(row)}"
 
     def place(self, row: int) -> str:
         """Return the place of a row (counted from 0) for messages that name its file elsewhere:
-        `line 12` or `row 11`."""
-        return f"{self._kind} {self._number(row)}"
+        `line 12` or `row 11`; with the file where the split has several."""
+        of = self._file(row)
+        return f"{self._kind} {self._number(row)}" + (f" of {of[1]}" if of else "")
 
     def others(self, rows: Sequence[int] | NDArray[np.int64], count: int | None = None) -> str:
         """Return the part of a message that follows the first of `rows`, all of which have the same
@@ -164,6 +171,11 @@ class Table:
 
         count: the total number of rows with the fault, if `rows` are only the first of them.
         """
+        if self.files is not None:
+            total = len(rows) if count is None else count
+            named = ", ".join(self.place(int(row)) for row in rows[1:NAMED])
+            more = ", ..." if total > NAMED else ""
+            return f" (and {total - 1:,} more: {named}{more})" if total > 1 else ""
         return others(
             [self._number(int(row)) for row in rows[:NAMED]],
             len(rows) if count is None else count,
@@ -175,7 +187,18 @@ class Table:
         return "row" if self.lines is None else "line"
 
     def _number(self, row: int) -> int:
-        return self.number(row) if self.lines is None else self.lines[row]
+        """Return the line or the row, from 1, in the file that a row was read from."""
+        if self.lines is not None:
+            return self.lines[row]
+        of = self._file(row)
+        return self.number(row) - (of[0] if of else 0)
+
+    def _file(self, row: int) -> tuple[int, str] | None:
+        """Return the file of a row and the number of its first row in the split; None where the
+        split has one file."""
+        if self.files is None:
+            return None
+        return self.files[bisect_right(self.files, self.number(row) - 1, key=lambda of: of[0]) - 1]
 
     def number(self, row: int) -> int:
         """Return the number in its split, counted from 1, of a row of this table (counted from

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtlcli.config import Config
+from mtlcli.config.formats import files_of
 from mtlcli.data.table import ID_COLUMNS, Table
 from mtlcli.disk import obstacle, writing
 from mtlcli.errors import Problem, UserError
@@ -117,9 +118,10 @@ def _check_overwrites(config: Config, run: Path, files: dict[str, Path]) -> None
     own = run.resolve()
     root = None if config.data.root is None else Path(config.data.root).resolve()
     read = {
-        Path(file).resolve()
+        path.resolve()
         for task in config.tasks.values()
         for file in (task.source.files or {}).values()
+        for path in files_of(file)
     }
     problems = []
     for option, file in files.items():

@@ -122,8 +122,8 @@ ROWS: dict[str, tuple[str, str, str | bytes, str]] = {
         "quoting is a .tsv",
     ),
     "semicolons": (
-        CLASSES, "csv", GOOD.replace(",", ";"),
-        "semicolons.csv, line 1: task semicolons: the header has only one column, "
+        CLASSES, "tsv", GOOD.replace(",", ";"),
+        "semicolons.tsv, line 1: task semicolons: the header has only one column, "
         "'sentence;label': "
         "the file seems to use another separator\n"
         "    -> save the file with commas as .csv, or with tabs as .tsv",
@@ -533,15 +533,15 @@ FILES: dict[str, tuple[dict[str, str], str]] = {
     ),
     "folder": (
         {"train": "data", "validation": "validation.csv"},
-        "tasks.folder.source.files.train: 'data' is a folder, and a split is read from one file\n  "
-        "  -> did you mean 'data/train.csv'?",
+        "tasks.folder.source.files.train: 'data' is a folder with a file for each split, not the "
+        "rows of one\n    -> did you mean 'data/train.csv'?",
     ),
     "excel": (
         {"train": "data.xlsx", "validation": "validation.csv"},
         "tasks.excel.source.files.train: 'data.xlsx' is in no known format\n    -> its name must "
         "end in "
-        ".parquet, .csv, .tsv, .jsonl, .json, .conll or .conllu; text files also in .gz, .bz2, "
-        ".xz or .zst after it",
+        ".parquet, .csv, .tsv, .jsonl, .json, .conll, .conllu or .txt; text files also in .gz, "
+        ".bz2, .xz or .zst after it",
     ),
 }
 

@@ -53,7 +53,49 @@ def test_a_valid_config_has_no_problems() -> None:
 
 
 CLASSES = ", ".join(sorted(metric_names("classification")))
+HELD = {"hold_out": {"fraction": 0.2}}
+FILES = {**TEXT, "source": {"files": {"train": "t.csv"}}}
 TASKS: list[tuple[dict[str, Any], list[str]]] = [
+    ({"a": {**FILES, "splits": HELD}}, []),
+    (
+        {"a": FILES},
+        [
+            "tasks.a.splits.validation: source.files has no split 'validation' -> choices: train; "
+            "or keep rows of train: tasks.a.splits.hold_out.fraction=0.1"
+        ],
+    ),
+    (
+        {"a": {**FILES, "splits": HELD | {"train": None}}, "b": TEXT},
+        ["tasks.a.splits.hold_out: the task has no train split to keep rows of -> take it out"],
+    ),
+    (
+        {"a": {**FILES, "splits": HELD | {"validation": []}}},
+        [
+            "tasks.a.splits.hold_out: the rows that are kept have no name -> type "
+            "tasks.a.splits.validation=[validation], or take it out"
+        ],
+    ),
+    (
+        {"a": {**FILES, "splits": HELD | {"validation": ["train"]}}},
+        [
+            "tasks.a.splits.hold_out: split 'train' has rows of its own, and rows of train would "
+            "take its place -> take it out, or give the rows that are kept another name: "
+            "tasks.a.splits.validation"
+        ],
+    ),
+    (
+        {
+            "a": {
+                **TEXT,
+                "source": {"files": {"train": "t.jsonl.gz"}, "header": ["t", "label"]},
+                "splits": HELD,
+            }
+        },
+        [
+            "tasks.a.source.header: names of columns have no effect on 't.jsonl.gz': a .jsonl file "
+            "has its own -> take it out"
+        ],
+    ),
     (
         {"a": TEXT, "b": {**TEXT, "head": "aa"}},
         ["tasks.b.head: task 'aa' is not in the run -> did you mean 'a'? choices: a"],
@@ -301,21 +343,15 @@ def test_missing_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "tasks.a.source.files.test: there is no file 'nosuch/test.csv' -> "
         f"there is no folder 'nosuch' either; relative paths start from {tmp_path}",
         "tasks.a.source.files.more: 'train.xls' is in no known format -> its name must end in "
-        ".parquet, .csv, .tsv, .jsonl, .json, .conll or .conllu; text files also in .gz, .bz2, "
-        ".xz or .zst after it",
+        ".parquet, .csv, .tsv, .jsonl, .json, .conll, .conllu or .txt; text files also in .gz, "
+        ".bz2, .xz or .zst after it",
         "tasks.a.source.files.pipe: 'pipe.csv' is not a regular file -> write its content to a "
         "file, which can be read more than once",
-        "tasks.a.source.files.one: 'tr*.csv' is a pattern, and a split is read from one file -> "
-        "did you mean 'train.csv'?",
-        *(
-            f"tasks.a.source.files.{split}: '{pattern}' is a pattern, and a split is read from one "
-            "file -> join the files into one, "
-            f"with a single header line; the pattern matches {there}"
-            for split, pattern, there in [
-                ("several", "*.csv", "pipe.csv, train.csv"),
-                ("none", "x/*.csv", "no file"),
-            ]
-        ),
+        "tasks.a.source.files.several: '*.csv' matches 'pipe.csv', which is no file of rows -> the "
+        "names of files of rows end in .parquet, .csv, .tsv, .jsonl, .json, .conll, .conllu or "
+        ".txt; text files also in .gz, .bz2, .xz or .zst after it",
+        "tasks.a.source.files.none: no file matches 'x/*.csv' -> '.' has nothing of a similar "
+        f"name; relative paths start from {tmp_path}",
         "tasks.a.source.files.far: 'https://example.org/train.csv' is an address, and rows are "
         "read from files -> "
         "download it, and name the file here",

@@ -73,7 +73,7 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(tasks__cola__source__pth="x"),
         "tasks.cola.source.pth: unknown key 'pth'",
-        "did you mean 'path'? choices: files, hub, hub_config, kind, path",
+        "did you mean 'path'? choices: files, header, hub, hub_config, kind, path",
     ),
     (
         changed(model__lr="fast"),

@@ -1,0 +1,86 @@
+"""The rows of train that are kept for validation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mtlcli.config.run import Data
+from mtlcli.config.task import HoldOut, Source, Splits, TextColumns
+from mtlcli.data.hold_out import kept_out
+from mtlcli.data.source import open_source
+from mtlcli.data.table import Table
+from mtlcli.errors import UserError
+from mtlcli.tasks.classification import ClassificationTask
+
+
+def table(**values: list[Any]) -> Table:
+    return Table(pa.table(values), "rows.csv", "train")
+
+
+def test_each_class_keeps_its_share_and_train_has_every_class() -> None:
+    labels = ["a"] * 60 + ["b"] * 30 + ["c"] * 9 + ["d"]
+    rows = table(label=labels)
+    held = kept_out(rows, HoldOut(fraction=0.2), "label")
+    counts = {each: int(held[[label == each for label in labels]].sum()) for each in "abcd"}
+    assert counts == {"a": 12, "b": 6, "c": 2, "d": 0}
+
+
+def test_the_draw_depends_on_its_seed_alone() -> None:
+    rows = table(label=list("ab") * 50)
+    one = kept_out(rows, HoldOut(), "label")
+    assert (one == kept_out(rows, HoldOut(), "label")).all()
+    assert (one != kept_out(rows, HoldOut(seed=1), "label")).any()
+    # Another label column of the same file has the same rows, if classes do not divide them.
+    plain = HoldOut(stratify=False)
+    assert (kept_out(rows, plain, "label") == kept_out(rows, plain, "other")).all()
+
+
+def test_a_group_is_on_one_side() -> None:
+    authors = [f"author {row * 7 % 23}" for row in range(200)] + [None, None]
+    held = kept_out(table(who=authors), HoldOut(fraction=0.25, group="who"), None)
+    sides = {
+        side: {authors[row] for row in np.flatnonzero(held == side)} - {None}
+        for side in (True, False)
+    }
+    assert not sides[True] & sides[False]
+    assert abs(int(held.sum()) - 50) <= 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        (HoldOut(fraction=0.01), "no row would be left for validation"),
+        (HoldOut(fraction=0.99), "no row would be left for train"),
+        (HoldOut(group="one"), "column 'one' has too few different values in 10 rows"),
+        (HoldOut(group="wrong"), "there is no column 'wrong'"),
+    ],
+)
+def test_a_side_without_rows_is_refused(settings: HoldOut, what: str) -> None:
+    rows = table(label=list("ab") * 5, one=["x"] * 10)
+    with pytest.raises(UserError) as caught:
+        kept_out(rows, settings, "label")
+    assert what in str(caught.value)
+
+
+def test_both_sides_together_are_the_file(tmp_path: Path) -> None:
+    text = "".join(f"text {row},{row % 2}\n" for row in range(50))
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\n" + text)
+    config = ClassificationTask(
+        source=Source(files={"train": str(path)}),
+        splits=Splits(hold_out=HoldOut(fraction=0.3)),
+        columns=TextColumns(text="text"),
+    )
+    source = open_source(Data(max_train_rows=20), {"t": config})
+    assert source.splits("t") == ["train", "validation"]
+    train, validation = source.read("t", "train"), source.read("t", "validation")
+    assert (len(train), len(validation), validation.split) == (20, 15, "validation")
+    assert not set(train.column("text")) & set(validation.column("text"))
+    # A message still names the line of the file.
+    number = int(validation.column("text")[3].split()[1])
+    assert validation.where(3) == f"{path}, line {number + 2}"
