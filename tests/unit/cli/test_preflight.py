@@ -367,18 +367,22 @@ def test_a_forgotten_cd_option_is_suggested(own: Path) -> None:
 @pytest.mark.parametrize(
     ("typed", "answer"),
     [
-        ("task=my_conf/task/mine.yaml", "type the folder separately: -cd my_conf task=mine"),
-        ("task=./my_conf/task/mine", "type the folder separately: -cd my_conf task=mine"),
+        ("task=./my_conf/task/mine", "type the path of the file: task=my_conf/task/mine.yaml"),
+        ("task=my_conf/task/mind.yaml", "did you mean 'my_conf/task/mine.yaml'?"),
+        (
+            "model=./my_conf/model/big.yaml",
+            "type the folder separately: -cd my_conf model=big",
+        ),
         ("task=mine.yaml", "add -cd my_conf, which holds task/mine.yaml"),
         ("task=rte.yaml", "a choice is a name without folder or ending: type task=rte"),
         (
-            "task=loose.yaml",
-            "move the file to my_conf/task/loose.yaml, and type -cd my_conf task=loose",
+            "model=loose.yaml",
+            "move the file to my_conf/model/loose.yaml, and type -cd my_conf model=loose",
         ),
         (
             "task=train.csv",
-            "a file of rows needs a task file, which names its columns: see Your own task in the "
-            "README",
+            "a file of rows needs a task file, which names its columns; this writes one: mtl new "
+            "task train.csv",
         ),
         (
             "model=some/model",
@@ -389,6 +393,8 @@ def test_a_forgotten_cd_option_is_suggested(own: Path) -> None:
 def test_a_path_instead_of_a_choice_is_explained(own: Path, typed: str, answer: str) -> None:
     (own / "my_conf" / "task" / "mine.yaml").write_text(HEADER + MINE)
     (own / "loose.yaml").write_text(HEADER + MINE)
+    (own / "my_conf" / "model").mkdir()
+    (own / "my_conf" / "model" / "big.yaml").write_text("layers: 3")
     assert said("task=rte", typed)[0].partition(" -> ")[2] == answer
 
 
@@ -657,7 +663,7 @@ def test_a_combination_that_cannot_work_is_named() -> None:
 
 
 def test_globs_are_expanded_or_refused() -> None:
-    assert len(plan("-m", "sampling=glob(*)").configs) == 4
+    assert len(plan("-m", "sampling=glob(*)").configs) == 9
     assert said("-m", "task=glob(x*)") == ["task: 'task=glob(x*)' gives no value at all"]
 
 
