@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtlcli.data.features import NO_TARGET, Features
+from mtlcli.data.features import NO_TARGET, Features, Sequences
 from mtlcli.errors import UserError
 
 POOL = 200
@@ -71,6 +71,9 @@ class Batch:
     """The number of features of this task in the whole step, over all micro-batches and ranks."""
     token_targets: dict[str, Tensor] = field(default_factory=dict)
     """The token targets of the features: (B, L) int64 each, NO_TARGET in the padding."""
+    sequences: dict[str, Tensor] = field(default_factory=dict)
+    """The further sequences of the features: (B, S) int64 each, with a width S of its own,
+    NO_TARGET in the padding."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -82,7 +85,11 @@ class Batch:
     def tensors(self) -> list[Tensor]:
         """Return all tensors of the batch, in a fixed order."""
         segments = [] if self.token_type_ids is None else [self.token_type_ids]
-        values = (*self.columns.values(), *self.token_targets.values())
+        values = (
+            *self.columns.values(),
+            *self.token_targets.values(),
+            *self.sequences.values(),
+        )
         return [self.input_ids, self.attention_mask, *segments, *values]
 
     def with_tensors(self, tensors: Iterator[Tensor]) -> Batch:
@@ -94,6 +101,7 @@ class Batch:
             token_type_ids=None if self.token_type_ids is None else next(tensors),
             columns={name: next(tensors) for name in self.columns},
             token_targets={name: next(tensors) for name in self.token_targets},
+            sequences={name: next(tensors) for name in self.sequences},
         )
 
     def pick(self, rows: NDArray[np.int64], length: int) -> Batch:
@@ -114,6 +122,7 @@ class Batch:
             token_targets={
                 name: fit(values, NO_TARGET) for name, values in self.token_targets.items()
             },
+            sequences={name: values[places] for name, values in self.sequences.items()},
             lengths=self.lengths[rows],
             indices=self.indices[rows],
         )
@@ -210,12 +219,27 @@ def collate(
             name: torch.from_numpy(column[indices]) for name, column in features.columns.items()
         },
         token_targets=targets,
+        sequences={
+            name: _padded(sequences, indices, input_format)
+            for name, sequences in features.sequences.items()
+        },
         lengths=lengths,
         indices=indices,
         denominator=denominator,
         pad_id=input_format.pad_id,
         examples=denominator if examples is None else examples,
     )
+
+
+def _padded(sequences: Sequences, indices: NDArray[np.int64], input_format: InputFormat) -> Tensor:
+    """Return the sequences of some features, padded on the right with NO_TARGET: (B, S) int64."""
+    starts = sequences.offsets[indices]
+    lengths = sequences.offsets[indices + 1] - starts
+    place = np.arange(input_format.rounded(lengths, sequences.longest).max(initial=0))
+    if not len(sequences.ids):
+        return torch.full((len(indices), 0), NO_TARGET)
+    ids = sequences.ids.take(starts[:, None] + place, mode="clip").astype(np.int64)
+    return torch.from_numpy(np.where(place < lengths[:, None], ids, NO_TARGET))
 
 
 class Stream:

@@ -22,7 +22,7 @@ from tokenizers import (
     trainers,
 )
 
-from mtlcli.data.features import Features
+from mtlcli.data.features import Features, Sequences
 from mtlcli.data.long import LONG, batches, pieces
 from mtlcli.data.long import cut as cut_text
 from mtlcli.data.table import NAMED
@@ -42,6 +42,7 @@ class TextEncoder:
         uses_segments: bool,
         model_max_length: int | None = None,
         end_token: str | None = None,
+        start_id: int | None = None,
     ) -> None:
         """
         tokenizer_json: the contents of a fast tokenizer's tokenizer.json.
@@ -50,6 +51,8 @@ class TextEncoder:
         end_token: the token that is put after each text when the tokenizer itself marks no end
             (GPT-2, Llama), so that there is a border between the texts of a pair, and so that the
             last token has seen everything.
+        start_id: the token id from which the model's own decoder starts; None means that the model
+            has no decoder.
 
         Raises ValueError when `tokenizer_json` cannot be read, UserError when the tokenizer marks
         no end and does not have `end_token`, or numbers the segments in an unusual way.
@@ -76,9 +79,20 @@ class TextEncoder:
         self.pad_id: int = self._find_pad(tokenizer_json, end_token)
         self._dtype = np.uint16 if self.vocabulary_size <= 1 << 16 else np.uint32
         self._read_template()
-        self.fingerprint: str = hashlib.sha256(
-            json.dumps([tokenizer_json, uses_segments, model_max_length, end_token]).encode()
-        ).hexdigest()
+        self._before, self._after = self._around_single()
+        self.end_id = int(self._after[-1])
+        """The token id with which a text that is to be written ends."""
+        self.start_id = (
+            start_id
+            if start_id is not None
+            else int(self._before[0])
+            if len(self._before)
+            else self.end_id
+        )
+        """The token id from which a decoder starts to write a text: the model's own, or else the
+        one that the tokenizer puts before each text, or else the one that it puts after."""
+        parts = [tokenizer_json, uses_segments, model_max_length, end_token, start_id]
+        self.fingerprint: str = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         """A SHA-256 that changes whenever the token ids may change."""
 
     def encode(self, texts: list[str], pairs: list[str] | None, max_length: int) -> Features:
@@ -248,7 +262,7 @@ class TextEncoder:
         window would hold nothing new.
         """
         limit = self._limit(max_length)
-        prefix, suffix = self._around_single()
+        prefix, suffix = self._before, self._after
         room = limit - len(prefix) - len(suffix)
         if room <= stride:
             raise UserError(
@@ -288,6 +302,42 @@ class TextEncoder:
             },
             notes={"windows": len(rows) - len(sentences), "words without a token": without},
         )
+
+    def targets(self, texts: list[str | None], max_length: int) -> tuple[Sequences, int]:
+        """Return the token ids of texts that a decoder is to write, and the number of texts that
+        were cut to `max_length` tokens, the end token included. None has no tokens.
+
+        A text has the special tokens that the tokenizer puts around a single text, except for the
+        one that the decoder starts from.
+        """
+        before = self._before[1:] if self.start_id in self._before[:1] else self._before
+        room = max_length - len(before) - len(self._after)
+        given = [cut_text(text, room, self._count) for text in texts if text is not None]
+        found: list[list[int]] = []
+        for part in batches(given):
+            found += [
+                encoding.ids
+                for encoding in self._tokenizer.encode_batch_fast(
+                    given[part], add_special_tokens=False
+                )
+            ]
+        written = iter(found)
+        nothing: NDArray[np.unsignedinteger] = np.zeros(0, self._dtype)
+        rows = [
+            nothing
+            if text is None
+            else np.concatenate([before, np.array(next(written)[:room], self._dtype), self._after])
+            for text in texts
+        ]
+        ids: NDArray[np.unsignedinteger] = np.concatenate(rows) if rows else nothing
+        sequences = Sequences(ids, _offsets([len(row) for row in rows]))
+        return sequences, sum(len(row) > room for row in found)
+
+    def texts_of(self, rows: list[list[int]]) -> list[str]:
+        """Return the texts of sequences of token ids, without special tokens."""
+        return [
+            text.strip() for text in self._tokenizer.decode_batch(rows, skip_special_tokens=True)
+        ]
 
     def _around_single(self) -> tuple[NDArray, NDArray]:
         """Return the special tokens before and after a single text."""

@@ -16,6 +16,26 @@ NO_TARGET = -100
 
 
 @dataclass
+class Sequences:
+    """A token sequence for each of N features, one after another in a flat array."""
+
+    ids: NDArray[np.unsignedinteger]
+    """Token ids of all sequences: (total tokens,)."""
+    offsets: NDArray[np.int64]
+    """The sequence of feature i is ids[offsets[i]:offsets[i + 1]], which may be empty: (N + 1,)."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Number of tokens of each sequence: (N,)."""
+        return np.diff(self.offsets)
+
+    @cached_property
+    def longest(self) -> int:
+        """Number of tokens of the longest sequence; 0 without tokens."""
+        return int(self.lengths.max(initial=0))
+
+
+@dataclass
 class Features:
     """N model inputs, one after another in flat arrays. A feature is one input sequence: an
     example, or one window of it."""
@@ -36,6 +56,9 @@ class Features:
     token_targets: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     """One whole number per token, aligned with `ids`, that the loss reads, for example the class id
     of a tag: (total tokens,). -100 (NO_TARGET) where a token has none."""
+    sequences: dict[str, Sequences] = field(default_factory=dict)
+    """Further token sequences of each feature, of any length, for example the `target` that a
+    decoder learns to write."""
     notes: dict[str, int] = field(default_factory=dict)
     """Counts to report to the user: `truncated`, `questions cut`, ..."""
     noted: dict[str, list[int]] = field(default_factory=dict)

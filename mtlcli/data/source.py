@@ -18,6 +18,7 @@ from mtlcli.data.choice import Choice, Kind, choose_sources
 from mtlcli.data.draw import draw
 from mtlcli.data.hold_out import kept_out
 from mtlcli.data.hub import hub_rows, hub_splits
+from mtlcli.data.nested import stored, unnest
 from mtlcli.data.parquet import plain_rows
 from mtlcli.data.read import read_file, refuse_headers, rows_fingerprint
 from mtlcli.data.shards import read_shards, shards_fingerprint
@@ -271,10 +272,10 @@ class DataSource:
         paths = files_of(named) if named is not None else []
         if named is None or paths == [Path(named)]:
             path = self._file(task, config, split)
-            table = read_file(path, split, columns, header)
+            table = unnest(read_file(path, split, stored(columns), header), columns)
             self._fingerprints[table.origin] = sha256(path)
             return table
-        table = read_shards(paths, named, split, columns, header)
+        table = unnest(read_shards(paths, named, split, stored(columns), header), columns)
         self._fingerprints[table.origin] = shards_fingerprint(paths)
         return table
 
@@ -327,9 +328,10 @@ class DataSource:
         origin = "hub:" + "/".join(part for part in (source.hub, source.hub_config, split) if part)
         self._fingerprints[origin] = rows_fingerprint(rows)
         columns = _columns(config)
-        needed = [name for name in rows.column_names if name in (*columns, *ID_COLUMNS)]
-        plain = plain_rows(rows.select(needed), origin, columns)
-        table = Table(plain, origin, split, names=rows.column_names)
+        there = stored(columns)
+        needed = [name for name in rows.column_names if name in (*there, *ID_COLUMNS)]
+        plain = plain_rows(rows.select(needed), origin, there)
+        table = unnest(Table(plain, origin, split, names=rows.column_names), columns)
         refuse_headers(table)
         return table
 
@@ -353,7 +355,7 @@ class DataSource:
         rows = sample_table(path, split, self._data.sample_seed)
         origin = f"sample:{path}/{split}"
         self._fingerprints[origin] = rows_fingerprint(rows)
-        return Table(rows, origin, split)
+        return unnest(Table(rows, origin, split), _columns(config))
 
 
 def _columns(config: Task) -> list[str]:

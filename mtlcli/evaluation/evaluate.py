@@ -16,7 +16,7 @@ from mtlcli.data.batches import InputFormat, collate, evaluation_batches
 from mtlcli.data.features import Features, Split
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.errors import NotFinite
-from mtlcli.metrics import compute
+from mtlcli.metrics import compute, signature
 from mtlcli.metrics.glue import glue_average
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.models.shards import is_shard
@@ -179,7 +179,7 @@ def evaluate(
                     ]
                 ) from error
             if index == 0:
-                results["tasks"][name] = _task_results(result, part)
+                results["tasks"][name] = _task_results(task, result, part)
             else:
                 results["tasks"][name]["metrics"] |= {
                     f"{key}/{split}": value for key, value in result.metrics.items()
@@ -191,13 +191,15 @@ def evaluate(
     return ranks.broadcast_json(results), scores
 
 
-def _task_results(scores: Scores, split: Split) -> dict[str, Any]:
+def _task_results(task: TaskType[Any], scores: Scores, split: Split) -> dict[str, Any]:
     """Return a task's part of results.json from its first split."""
     main = next(iter(scores.metrics), None)
+    found = {metric: signature(metric) for metric in task.metrics} if scores.metrics else {}
+    signatures = {metric: text for metric, text in found.items() if text is not None}
     return {
         "metrics": dict(scores.metrics),
         "main_metric": main,
         "main": scores.metrics[main] if main else None,
         "examples": scores.scored if scores.metrics else len(split.table),
         "majority": scores.majority,
-    }
+    } | ({"signatures": signatures} if signatures else {})

@@ -67,7 +67,7 @@ def read_first_token(model: MultiTaskModel, backbones: Iterable[Backbone]) -> No
     heads = {
         owner
         for owner in trunk.heads
-        if not any(model.tasks[task].token_outputs for task in trunk.borrowers(owner))
+        if not any(model.tasks[task].reads_tokens for task in trunk.borrowers(owner))
     }
     for backbone in backbones:
         if bert_layers(backbone.network):

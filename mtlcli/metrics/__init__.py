@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from pkgutil import iter_modules
 from typing import Any, TypeVar
 
@@ -41,6 +42,10 @@ class Entry:
     """The arguments with which the function computes this metric."""
     rises: bool = True
     """Whether better predictions have higher scores."""
+    packages: tuple[str, ...] = ()
+    """The packages that the function imports and that are installed with the extra `generation`."""
+    signature: Callable[..., str] | None = None
+    """Returns what has to be known to compute the same score elsewhere: versions and settings."""
 
 
 _registered: dict[str, Entry] = {}
@@ -52,6 +57,8 @@ def metric(
     keys: tuple[str, ...] = (),
     optional_keys: tuple[str, ...] = (),
     rises: bool = True,
+    packages: tuple[str, ...] = (),
+    signature: Callable[..., str] | None = None,
     **options: str,
 ) -> Callable[[F], F]:
     """Return a decorator for the function of metric `name`, with the fields of `Entry`. `keys`: by
@@ -61,7 +68,14 @@ def metric(
         if name in _registered:
             raise ValueError(f"metric '{name}' is registered twice")
         _registered[name] = Entry(
-            function, task_types, keys or (name,), optional_keys, options, rises
+            function,
+            task_types,
+            keys or (name,),
+            optional_keys,
+            options,
+            rises,
+            packages,
+            signature,
         )
         return function
 
@@ -113,6 +127,19 @@ def keys(name: str) -> list[str]:
 def main_key(name: str) -> str:
     """Return the key of the main score in the metric's result."""
     return entry(name).keys[0]
+
+
+def signature(name: str) -> str | None:
+    """Return what has to be known to compute a metric's score elsewhere, if it says so."""
+    if name.startswith(OUTSIDE) or (sign := entry(name).signature) is None:
+        return None
+    return sign(**entry(name).options)
+
+
+def absent_packages(name: str) -> list[str]:
+    """Return the packages that a metric needs and that are not installed."""
+    packages = () if name.startswith(OUTSIDE) else entry(name).packages
+    return [package for package in packages if find_spec(package) is None]
 
 
 def compute(

@@ -187,77 +187,16 @@ def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = T
 
     Raises UserError when the weights cannot be loaded or `model.pooling` does not fit the network.
     """
-    # A progress bar for every load would break the run's own display.
-    disable_progress_bar()
-    fields = own_architecture(files.architecture)
-    options = {} if model.attention == "auto" else {"attn_implementation": model.attention}
-    missing: set[str] = set()
-    try:
-        config = AutoConfig.for_model(fields.pop("model_type"), **fields)
-        if files.location is None or not load_weights:
-            network = AutoModel.from_config(
-                config, dtype=torch.float32, trust_remote_code=False, **options
-            )
-            missing = {"pooler"}
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        where = f"model.name={model.name}" if model.name else "model"
-        raise UserError(
-            f"the architecture cannot be built: {_first_line(error)}", where=where
-        ) from error
-    if files.location is not None and load_weights:
-        assert model.name is not None
-        # `files` may come from a run folder and then holds the place where the weights were found.
-        # The config decides where they are read from now.
-        location = locate(model.name)
-        verbosity = logging.get_verbosity()
-        try:
-            _check_shards(location)
-            # Missing weights are reported below, once and in log.txt.
-            logging.set_verbosity_error()
-            network, info = AutoModel.from_pretrained(
-                location,
-                config=config,
-                dtype=torch.float32,
-                output_loading_info=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=from_here(location),
-                **options,
-            )
-        except RuntimeError as error:
-            if "ignore_mismatched_sizes" not in str(error):
-                raise
-            raise UserError(
-                "the weights do not fit config.json: some have another shape",
-                where=f"model.name={model.name}",
-                fix="take config.json and the weights from the same model",
-            ) from error
-        except (OSError, ValueError, SafetensorError) as error:
-            raise UserError(
-                f"the weights cannot be loaded: {_first_line(error)}",
-                where=f"model.name={model.name}",
-                fix="the model must have model.safetensors: pickled weights (pytorch_model.bin) "
-                "can run code, so they are never read",
-            ) from error
-        finally:
-            logging.set_verbosity(verbosity)
+    network, info = load_network(AutoModel, files, model, load_weights=load_weights)
+    config = network.config
+    missing = {"pooler"}
+    if info is not None:
         missing = {key.split(".")[0] for key in info["missing_keys"]}
         _check_complete(model, network, info)
     if config.is_encoder_decoder:
         network = network.get_encoder()
     if model.gradient_checkpointing:
-        if not network.supports_gradient_checkpointing:
-            raise UserError(
-                f"{config.model_type} cannot do that",
-                where="model.gradient_checkpointing",
-                fix="leave it out",
-            )
-        # The library has renamed this method: its versions have one name or the other.
-        enable = (
-            getattr(network, "activation_checkpointing_enable", None)
-            or network.gradient_checkpointing_enable
-        )
-        enable({"use_reentrant": False, "context_fn": checkpoint_contexts})
+        recompute(network)
     has_pooler = getattr(network, "pooler", None) is not None
     pooling: str = model.pooling
     if pooling == "auto":
@@ -271,6 +210,85 @@ def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = T
             fix="choices: auto, cls, mean, last",
         )
     return Backbone(network, pooling)
+
+
+def load_network(
+    kind: Any, files: BackboneFiles, model: Model, *, load_weights: bool = True
+) -> tuple[PreTrainedModel, dict[str, Any] | None]:
+    """Return a network of one of the library's automatic classes, `kind`, and what the library says
+    about its weights; None for a network that is initialised from torch's generator, because
+    `files` has no location or `load_weights` is false.
+
+    Raises UserError when the network cannot be built or its weights cannot be loaded.
+    """
+    # A progress bar for every load would break the run's own display.
+    disable_progress_bar()
+    fields = own_architecture(files.architecture)
+    options = {} if model.attention == "auto" else {"attn_implementation": model.attention}
+    try:
+        config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+        if files.location is None or not load_weights:
+            made = kind.from_config(config, dtype=torch.float32, trust_remote_code=False, **options)
+            return made, None
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        where = f"model.name={model.name}" if model.name else "model"
+        raise UserError(
+            f"the architecture cannot be built: {_first_line(error)}", where=where
+        ) from error
+    assert model.name is not None
+    # `files` may come from a run folder and then holds the place where the weights were found.
+    # The config decides where they are read from now.
+    location = locate(model.name)
+    verbosity = logging.get_verbosity()
+    try:
+        _check_shards(location)
+        # Missing weights are reported below, once and in log.txt.
+        logging.set_verbosity_error()
+        network, info = kind.from_pretrained(
+            location,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=from_here(location),
+            **options,
+        )
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise UserError(
+            "the weights do not fit config.json: some have another shape",
+            where=f"model.name={model.name}",
+            fix="take config.json and the weights from the same model",
+        ) from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(
+            f"the weights cannot be loaded: {_first_line(error)}",
+            where=f"model.name={model.name}",
+            fix="the model must have model.safetensors: pickled weights (pytorch_model.bin) "
+            "can run code, so they are never read",
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+    return network, info
+
+
+def recompute(network: PreTrainedModel) -> None:
+    """Let the layers of a network keep only their inputs and compute the rest again in the backward
+    pass. Raises UserError when it cannot."""
+    if not network.supports_gradient_checkpointing:
+        raise UserError(
+            f"{network.config.model_type} cannot do that",
+            where="model.gradient_checkpointing",
+            fix="leave it out",
+        )
+    # The library has renamed this method: its versions have one name or the other.
+    enable = (
+        getattr(network, "activation_checkpointing_enable", None)
+        or network.gradient_checkpointing_enable
+    )
+    enable({"use_reentrant": False, "context_fn": checkpoint_contexts})
 
 
 def _check_complete(model: Model, network: PreTrainedModel, info: dict[str, Any]) -> None:

@@ -15,10 +15,11 @@ from mtlcli.config import Config, sharings
 from mtlcli.disk import size_text
 from mtlcli.errors import RunWarning, UserError
 from mtlcli.models.backbone import Backbone, build_backbone
+from mtlcli.models.decoder import build_decoder
 from mtlcli.models.files import BackboneFiles
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.models.shards import copy_whole
-from mtlcli.tasks.base import TaskType
+from mtlcli.tasks.base import Foundation, TaskType
 
 OTHER_CHECKPOINT = "give another checkpoint of the run, or start another run"
 """What a user can do when a checkpoint does not fit the run."""
@@ -48,6 +49,9 @@ def build_model(
         made.append(backbone)
         return backbone
 
+    def make_decoder() -> nn.Module:
+        return build_decoder(files, config.model, load_weights=load_weights)
+
     owners = {name: task.config.head or name for name, task in tasks.items()}
     trunk = sharings.implementation(config.sharing.name)(config.sharing, make_backbone, owners)
     backbone = made[0]
@@ -59,11 +63,15 @@ def build_model(
             if p is not None
         )
         # With a pooler, there is a dense tanh layer before the head already.
-        heads[name] = tasks[name].build_head(
-            backbone.hidden,
-            dropout,
-            dense=backbone.pooling != "pooler",
-            std=backbone.initializer_range,
+        heads[name] = tasks[name].head_on(
+            Foundation(
+                backbone.hidden,
+                dropout,
+                dense=backbone.pooling != "pooler",
+                std=backbone.initializer_range,
+                embeddings=backbone.word_embeddings()[0].weight,
+                decoder=make_decoder if files.has_decoder else None,
+            )
         )
     return MultiTaskModel(
         trunk, heads, tasks, depth=backbone.depth, hidden=backbone.hidden, pooling=backbone.pooling

@@ -88,7 +88,13 @@ class BackboneFiles:
             uses_segments=self.uses_segments,
             model_max_length=self.model_max_length,
             end_token=self.end_token,
+            start_id=self.architecture.get("decoder_start_token_id") if self.has_decoder else None,
         )
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether the model is an encoder-decoder, whose decoder can write texts."""
+        return bool(self.architecture.get("is_encoder_decoder"))
 
     def save(self, folder: Path) -> None:
         """Write `backbone.json` and `tokenizer.json`."""

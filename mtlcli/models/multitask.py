@@ -265,7 +265,7 @@ class MultiTaskModel(nn.Module):
         return [
             Encoded(
                 places.pad(encoded.hidden)
-                if self.tasks[task].token_outputs
+                if self.tasks[task].reads_tokens
                 else encoded.hidden[:, places.tokens],
                 encoded.pooled[places.rows],
                 batch.attention_mask,

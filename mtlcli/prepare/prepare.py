@@ -19,7 +19,7 @@ from mtlcli.data.features import Features, Split
 from mtlcli.data.source import DataSource, open_source
 from mtlcli.data.table import Table
 from mtlcli.errors import Problem, RunWarning, UserError, count_of
-from mtlcli.metrics import OUTSIDE
+from mtlcli.metrics import OUTSIDE, absent_packages
 from mtlcli.models.files import BackboneFiles, find_backbone
 from mtlcli.prepare.checks import check_tables
 from mtlcli.prepare.store import default_cache, open_features
@@ -117,7 +117,7 @@ def _prepare(
     wanted = [(name, split) for name, task in tasks.items() for split in splits(task)]
     tables, problems = _read(source, tasks, wanted, unlabelled)
     found, doubts = check_tables(tasks, tables, doubts=config.data.warnings != "off")
-    if problems := [*_foreign_metrics(tasks), *problems, *found]:
+    if problems := [*_absent_metrics(tasks), *_foreign_metrics(tasks), *problems, *found]:
         raise UserError(problems)
     doing("finding the model and its tokenizer")
     files = files or find_backbone(config.model, lambda: _train_texts(tasks, tables))
@@ -128,6 +128,12 @@ def _prepare(
             task.config, max_length=task.config.max_length or config.data.max_length
         )
     encoder = files.encoder()
+    if problems := [
+        problem
+        for task in tasks.values()
+        for problem in task.use(encoder, has_decoder=files.has_decoder)
+    ]:
+        raise UserError(problems)
     features, warned = _encode(config, tasks, tables, wanted, encoder)
     doing("preparing the run")
     for name, parts in features.items() if config.data.warnings != "off" else ():
@@ -275,6 +281,21 @@ def summary(doubts: dict[str, list[Problem]]) -> list[str]:
         "here, off skips this check"
     )
     return [*lines, more] if lines else []
+
+
+def _absent_metrics(tasks: dict[str, TaskType[Any]]) -> list[Problem]:
+    """Return the problems of metrics whose packages are not installed."""
+    return [
+        Problem(
+            f"metric '{metric}' needs {' and '.join(absent)}, which "
+            f"{'is' if len(absent) == 1 else 'are'} not installed",
+            f"tasks.{name}.metrics",
+            "type pip install 'mtlcli[generation]', or name other metrics",
+        )
+        for name, task in tasks.items()
+        for metric in task.metrics
+        if (absent := absent_packages(metric))
+    ]
 
 
 def _foreign_metrics(tasks: dict[str, TaskType[Any]]) -> list[Problem]:

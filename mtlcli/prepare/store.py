@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mtlcli.data.encoder import TextEncoder
-from mtlcli.data.features import Features
+from mtlcli.data.features import Features, Sequences
 from mtlcli.data.locks import PATIENCE, locked
 from mtlcli.data.read import rows_fingerprint
 from mtlcli.data.table import Table
@@ -24,13 +24,13 @@ from mtlcli.disk import reason, sha256, write_whole, writing
 from mtlcli.errors import RunWarning, UserError, panicked
 from mtlcli.tasks.base import TaskType
 
-FORMAT = 4
+FORMAT = 5
 """The version of the store. Raise it whenever the format of the files changes, or what a task
 type's `encode` returns for the same input."""
 
 FIX = "free space there, make the folder writable, or type data.cache_dir=FOLDER"
 
-_ARRAY = re.compile(r"ids|offsets|segments|(column|token|target)\.\w+")
+_ARRAY = re.compile(r"ids|offsets|segments|(column|token|target)\.\w+|sequence\.\w+\.(ids|offsets)")
 
 
 def default_cache() -> Path:
@@ -144,6 +144,8 @@ def _arrays(features: Features) -> dict[str, np.ndarray]:
         **{f"column.{name}": values for name, values in features.columns.items()},
         **{f"token.{name}": values for name, values in features.token_columns.items()},
         **{f"target.{name}": values for name, values in features.token_targets.items()},
+        **{f"sequence.{name}.ids": each.ids for name, each in features.sequences.items()},
+        **{f"sequence.{name}.offsets": each.offsets for name, each in features.sequences.items()},
     }
 
 
@@ -235,6 +237,11 @@ def _features(
         columns=_named(arrays, "column."),
         token_columns=_named(arrays, "token."),
         token_targets=_named(arrays, "target."),
+        sequences={
+            name.removesuffix(".ids"): Sequences(ids, arrays[f"sequence.{name[:-4]}.offsets"])
+            for name, ids in _named(arrays, "sequence.").items()
+            if name.endswith(".ids")
+        },
         notes=notes,
         noted=noted,
     )

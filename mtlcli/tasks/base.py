@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -45,6 +45,25 @@ class Encoded:
     """True where there is a token, False where there is padding: (batch, length)."""
 
 
+@dataclass
+class Foundation:
+    """What a head stands on."""
+
+    hidden: int
+    """Width of the token states and of the pooled vector."""
+    dropout: float
+    """Dropout in the head."""
+    dense: bool
+    """Whether a head on the pooled vector puts a dense tanh layer before its output layer."""
+    std: float
+    """Standard deviation of the initial weights."""
+    embeddings: Tensor
+    """The backbone's word embeddings: (vocabulary, width of the embeddings)."""
+    decoder: Callable[[], nn.Module] | None
+    """Returns a new copy of the decoder, with its language-model head, that the backbone's model
+    has; None where it has none."""
+
+
 class TaskType(ABC, Generic[C]):
     """One task of a run, made from its config. Subclasses are the task types; torch is imported
     only inside the methods that need it."""
@@ -67,6 +86,8 @@ class TaskType(ABC, Generic[C]):
         self.head_owner: TaskType[C] | None = None
         """The head owner: the task whose head this task uses, or None if it has its own head. Set
         when the tasks of a run are built."""
+        self.encoder: TextEncoder | None = None
+        """The run's tokenizer; set by `use` before anything is encoded."""
 
     @property
     @abstractmethod
@@ -78,6 +99,17 @@ class TaskType(ABC, Generic[C]):
     def metrics(self) -> list[str]:
         """The names of the metrics to compute, the main one first."""
         return self.config.metrics or self.default_metrics
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether the head reads the states of all tokens, and not the pooled vector alone."""
+        return self.token_outputs
+
+    def use(self, encoder: TextEncoder, *, has_decoder: bool) -> list[Problem]:
+        """Take the run's tokenizer. `has_decoder`: whether the model has a decoder of its own.
+        Returns the settings of the task that do not fit the model."""
+        self.encoder = encoder
+        return []
 
     @property
     def max_length(self) -> int:
@@ -174,6 +206,16 @@ class TaskType(ABC, Generic[C]):
         """Return the module `head(encoded: Encoded) -> dict[str, Tensor]`. `dense`: whether to put
         a dense tanh layer before the output layer (for backbones whose pooled vector has not passed
         one). `std`: the standard deviation of the initial weights."""
+
+    def head_on(self, foundation: Foundation) -> nn.Module:
+        """Return the head on a backbone. Task types whose head takes more from the backbone than
+        its width build it here."""
+        return self.build_head(
+            foundation.hidden,
+            foundation.dropout,
+            dense=foundation.dense,
+            std=foundation.std,
+        )
 
     def outputs(self, head: nn.Module, encoded: Encoded, batch: Batch) -> dict[str, Tensor]:
         """Return what `loss` reads. Task types whose head also reads the targets (a decoder) pass

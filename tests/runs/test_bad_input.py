@@ -579,7 +579,7 @@ def test_task_files_with_mistakes_and_a_negative_lr(tmp_path: Path) -> None:
         "tasks.column.columns.txt: unknown key 'txt'\n    -> did you mean 'text'? choices: label, "
         "text, text_pair",
         "tasks.kind.type: unknown type 'clasification'\n    -> did you mean 'classification'? "
-        "choices: classification, multilabel, regression, span, tagging",
+        "choices: classification, multilabel, regression, seq2seq, span, tagging",
         "optim.lr: must be greater than 0, found -0.1\n    -> Peak learning rate; null: one that "
         "suits the model and the optimiser.",
         "tasks.split.splits.validation: source.files has no split 'dev'\n    -> choices: train, "

@@ -79,8 +79,8 @@ LIGHT += [
 LIGHT += [f"mtlcli.data.{name}" for name in ("delimited", "long", "objects", "parquet", "unpack")]
 """What `mtl --help`, `mtl tasks` and errors in a configuration load: these packages with everything
 in them, without torch."""
-MODULES_OF_TORCH = {"mtlcli.tasks.heads"}
-"""The one exception: the heads are torch modules, which task types import when they build one."""
+MODULES_OF_TORCH = {"mtlcli.tasks.heads", "mtlcli.tasks.decoder"}
+"""The one exception: heads are torch modules, which task types import when they build one."""
 
 
 @dataclasses.dataclass(frozen=True)

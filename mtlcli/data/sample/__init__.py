@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mtlcli.data.sample import emotions, pairs, questions, single, tags
+from mtlcli.data.sample import emotions, pairs, questions, single, tags, texts
 from mtlcli.data.sample.world import World
 
 
@@ -129,6 +129,23 @@ _TAG_TABLES: dict[str, tuple[str, Sequence[str], Tag]] = {
 }
 _TAG_SIZES = {"validation": 400, "train": 3000, "test": TEST}
 Row = Callable[[World, Random], dict[str, Any]]
+
+
+def _translated() -> tuple[pa.Schema, Row, str, dict[str, int]]:
+    languages = [pa.field("de", pa.string()), pa.field("en", pa.string())]
+    schema = pa.schema([pa.field("translation", pa.struct(languages))])
+    return schema, texts.translation, "translation", _TAG_SIZES
+
+
+def _summarised(text: str, target: str) -> tuple[pa.Schema, Row, str, dict[str, int]]:
+    schema = pa.schema([pa.field(name, pa.string()) for name in (text, target, "id")])
+
+    def make(world: World, rng: Random) -> dict[str, Any]:
+        return dict(zip((text, target), texts.summary(world, rng), strict=True))
+
+    return schema, make, text, _TAG_SIZES
+
+
 # path -> the schema, the function that makes a row, the column whose texts are in one
 # split only, and the splits
 _ROW_TABLES: dict[str, tuple[pa.Schema, Row, str, dict[str, int]]] = {
@@ -145,6 +162,11 @@ _ROW_TABLES: dict[str, tuple[pa.Schema, Row, str, dict[str, int]]] = {
         "text",
         _TAG_SIZES,
     ),
+    "multi30k": _translated(),
+    "wmt16": _translated(),
+    "cnn_dailymail": _summarised("article", "highlights"),
+    "xsum": _summarised("document", "summary"),
+    "samsum": _summarised("dialogue", "summary"),
 }
 _SQUAD_TABLES = {"squad": 0.0, "squad_v2": 0.28}
 _SQUAD_SIZES = {"validation": 400, "train": 3000}
@@ -289,8 +311,9 @@ def _row_tables(path: str, world: World, seed: int) -> dict[str, pa.Table]:
         rows: list[dict[str, Any]] = []
         while len(rows) < size:
             row = make(world, rng)
-            if row[column] not in taken:
-                taken.add(row[column])
+            # Text, or an object of texts.
+            if (text := str(row[column])) not in taken:
+                taken.add(text)
                 rows.append(row | ({"id": str(len(rows))} if "id" in schema.names else {}))
         tables[split] = pa.Table.from_pylist(rows, schema)
     return tables

@@ -3,12 +3,17 @@ no torch."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge
 
 from mtlcli.config.section import section
 from mtlcli.config.sharing import Staging, sharings
+from mtlcli.errors import Problem
+
+if TYPE_CHECKING:
+    from mtlcli.config import Config
 
 
 @sharings.register("progressive_distill", ".trunk:Distilled")
@@ -21,6 +26,17 @@ class ProgressiveDistillSharing(Staging):
     """Strategy."""
     strength: Annotated[float, Ge(0)] = 1.0
     """Factor of the distillation term in the loss."""
+
+    def problems(self, config: Config, names: Collection[str]) -> Iterator[Problem]:
+        yield from super().problems(config, names)
+        for name, task in config.tasks.items():
+            if task.writes and self.strength > 0:
+                yield Problem(
+                    f"distillation compares what a head says for the inputs of other tasks, and "
+                    f"task '{name}' writes texts, which depend on its own targets",
+                    "sharing",
+                    "type sharing=progressive, or leave the task out",
+                )
 
     def unshardable(self) -> str | None:
         return (

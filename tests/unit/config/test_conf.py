@@ -29,7 +29,7 @@ from mtlcli.config.paths import conf_dir
 
 ROOT = Path(mtlcli.__file__).parents[1]
 COUNTS = {
-    "task": 19,
+    "task": 24,
     "model": 10,
     "sharing": 19,
     "weighting": 24,
@@ -73,7 +73,7 @@ def test_files_are_counted() -> None:
     assert {path.name for path in conf_dir().iterdir() if path.is_dir()} - {
         "__pycache__"
     } == COUNTS.keys()
-    assert len(TASKS) == 15
+    assert len(TASKS) == 20
 
 
 def test_every_method_has_a_file() -> None:
@@ -129,9 +129,9 @@ def test_task_file_spells_every_key(path: Path) -> None:
         known = {field.name for field in fields(hints[key])}
         assert values[key].keys() == known - OF_OWN_FILES, key
     # What every task has its own value of; the rest is as the dataclass says.
-    own = {"source", "splits", "columns", "labels", "range", "metrics", "no_answer"} | (
-        {"head"} if path.stem == "ax" else set()
-    )
+    own = {"source", "splits", "columns", "labels", "range", "metrics", "no_answer"}
+    own |= {"head"} if path.stem == "ax" else set()
+    own |= {"max_length", "max_target_length"} if values["type"] == "seq2seq" else set()
     assert {key for key in expected if values[key] != expected[key]} <= own
     assert path.read_text().startswith(f"# @package tasks.{path.stem}\n")
 

@@ -149,8 +149,8 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(tasks__squad__columns={"text": "a"}),
         "tasks.squad.columns.text: unknown key 'text'",
-        "only a task of type classification, multilabel or regression has that key; choices here: "
-        "answers, context, id, question",
+        "only a task of type classification, multilabel, regression or seq2seq has that key; "
+        "choices here: answers, context, id, question",
     ),
     (
         changed(tasks__cola__columns={"text": "a", "labels": "b"}),
@@ -183,13 +183,13 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(tasks__cola__type="classify"),
         "tasks.cola.type: unknown type 'classify'",
-        "did you mean 'classification'? choices: classification, multilabel, regression, span, "
-        "tagging",
+        "did you mean 'classification'? choices: classification, multilabel, regression, seq2seq, "
+        "span, tagging",
     ),
     (
         changed(tasks__cola__type=...),
         "tasks.cola.type: must be given",
-        "choices: classification, multilabel, regression, span, tagging",
+        "choices: classification, multilabel, regression, seq2seq, span, tagging",
     ),
     (
         changed(weighting=...),

@@ -37,7 +37,17 @@ SQUAD = [
 WORDS = ("tokens", "list<element: string>")
 TAGGED = ("ud_ewt", "conll2003")
 # The column whose texts are in one row only, of the tables that are no GLUE and no SQuAD.
-KEYS = {"ud_ewt": "tokens", "conll2003": "tokens", "go_emotions": "text"}
+KEYS = {
+    "ud_ewt": "tokens",
+    "conll2003": "tokens",
+    "go_emotions": "text",
+    "multi30k": "translation",
+    "wmt16": "translation",
+    "cnn_dailymail": "article",
+    "xsum": "document",
+    "samsum": "dialogue",
+}
+TRANSLATED = [("translation", "struct<de: string, en: string>")]
 COLUMNS = {
     "glue/cola": [("sentence", "string"), ("label", "int64"), ("idx", "int32")],
     "glue/sst2": [("sentence", "string"), ("label", "int64"), ("idx", "int32")],
@@ -93,6 +103,11 @@ COLUMNS = {
     "squad_v2": SQUAD,
     "ud_ewt": [("id", "string"), WORDS, ("upos", "list<element: int64>")],
     "conll2003": [("id", "string"), WORDS, ("ner_tags", "list<element: int64>")],
+    "multi30k": TRANSLATED,
+    "wmt16": TRANSLATED,
+    "cnn_dailymail": [("article", "string"), ("highlights", "string"), ("id", "string")],
+    "xsum": [("document", "string"), ("summary", "string"), ("id", "string")],
+    "samsum": [("dialogue", "string"), ("summary", "string"), ("id", "string")],
     "go_emotions": [("text", "string"), ("labels", "list<element: int64>"), ("id", "string")],
 }
 SPLITS = {
@@ -112,6 +127,11 @@ PINNED = "bafb8ebf518ecd059395ff42cf10eae000e52b7301180c600671ed67f414d059"
 
 PINNED_MORE = {
     "go_emotions": "f9439c93fedb",
+    "multi30k": "51545483ccec",
+    "wmt16": "f1765af5dcdb",
+    "cnn_dailymail": "8b139e73c53b",
+    "xsum": "558de1617ce4",
+    "samsum": "db4bb3732c98",
 }
 PINNED_TAGS = "8549011f5134f36ebeed18793c0e78170b015c2cdf8feaa4db38d85a701709a2"
 
