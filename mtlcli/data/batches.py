@@ -74,6 +74,9 @@ class Batch:
     sequences: dict[str, Tensor] = field(default_factory=dict)
     """The further sequences of the features: (B, S) int64 each, with a width S of its own,
     NO_TARGET in the padding."""
+    widest: int | None = None
+    """The most features of one example, where features belong together (`Features.groups`). The
+    column `place` then has the place of each feature in its example. None: each is an example."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -211,13 +214,15 @@ def collate(
         segments = torch.from_numpy(
             ((place >= features.segments[indices][:, None]) & mask).astype(np.int64)
         )
+    columns = {name: column[indices] for name, column in features.columns.items()}
+    if features.groups is not None:
+        example = np.searchsorted(features.groups, indices, side="right") - 1
+        columns["place"] = indices - features.groups[example]
     return Batch(
         input_ids=torch.from_numpy(ids),
         attention_mask=torch.from_numpy(mask),
         token_type_ids=segments,
-        columns={
-            name: torch.from_numpy(column[indices]) for name, column in features.columns.items()
-        },
+        columns={name: torch.from_numpy(column) for name, column in columns.items()},
         token_targets=targets,
         sequences={
             name: _padded(sequences, indices, input_format)
@@ -228,6 +233,7 @@ def collate(
         denominator=denominator,
         pad_id=input_format.pad_id,
         examples=denominator if examples is None else examples,
+        widest=None if features.groups is None else 1 + int(columns["place"].max(initial=0)),
     )
 
 
@@ -243,11 +249,12 @@ def _padded(sequences: Sequences, indices: NDArray[np.int64], input_format: Inpu
 
 
 class Stream:
-    """The endless order in which training uses the features of a task.
+    """The endless order in which training uses the examples of a task: its features, or the groups
+    of features that belong together.
 
-    The order is a pure function of (seed, epoch). All features are shuffled, each pool of up to
+    The order is a pure function of (seed, epoch). All examples are shuffled, each pool of up to
     POOL batches is sorted by length and cut into batches, and the batches are shuffled. Every
-    feature occurs exactly once in an epoch. A batch ends at `batch_size` features, or before its
+    example occurs exactly once in an epoch. A batch ends at `batch_size` examples, or before its
     padded size would exceed `max_tokens`. The position is the number of batches consumed since the
     start, and nothing else needs to be saved.
     """
@@ -259,14 +266,18 @@ class Stream:
         batch_size: int,
         seed: int,
         max_tokens: int | None = None,
+        sizes: NDArray[np.int64] | None = None,
     ) -> None:
-        """lengths: (N,), the number of tokens of each feature. Raises UserError when the longest
-        feature exceeds `max_tokens`."""
+        """lengths: (N,), the number of tokens of each example, or of its longest feature. sizes:
+        (N,), the number of features of each example; None: 1. Raises UserError when the largest
+        example exceeds `max_tokens`."""
         if len(lengths) == 0:
-            raise ValueError("a stream needs at least one feature")
-        if max_tokens is not None and lengths.max() > max_tokens:
+            raise ValueError("a stream needs at least one example")
+        self._sizes = np.ones(len(lengths), np.int64) if sizes is None else sizes
+        most = int((lengths * self._sizes).max())
+        if max_tokens is not None and most > max_tokens:
             raise UserError(
-                f"{max_tokens} tokens cannot hold the longest input, which has {lengths.max()}",
+                f"{max_tokens} tokens cannot hold the longest input, which has {most}",
                 where="runner.max_tokens",
                 fix="raise it, or lower data.max_length",
             )
@@ -286,7 +297,7 @@ class Stream:
         return len(self._order(epoch))
 
     def indices(self, position: int) -> NDArray[np.int64]:
-        """Return the numbers of the features of the batch at `position`, sorted by length: (B,).
+        """Return the numbers of the examples of the batch at `position`, sorted by length: (B,).
         The share of one rank is `indices(p)[rank::world]`."""
         while not self._ends or position >= self._ends[-1]:
             self._ends.append(
@@ -315,19 +326,19 @@ class Stream:
         return self._batches
 
     def _cut(self, pool: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Return the batches of one pool, whose features are sorted by length."""
+        """Return the batches of one pool, whose examples are sorted by length."""
         if self._max_tokens is None:
             return [
                 pool[start : start + self._batch_size]
                 for start in range(0, len(pool), self._batch_size)
             ]
-        lengths = self._lengths[pool]
+        lengths, sizes = self._lengths[pool], self._sizes[pool]
         batches = []
         start = 0
         while start < len(pool):
             ahead = lengths[start : start + self._batch_size]
-            # The padded size if the batch ended at each feature; it never decreases.
-            padded = ahead * np.arange(1, len(ahead) + 1)
+            # The padded size if the batch ended at each example; it never decreases.
+            padded = ahead * np.cumsum(sizes[start : start + self._batch_size])
             count = int(np.searchsorted(padded, self._max_tokens, side="right"))
             batches.append(pool[start : start + count])
             start += count

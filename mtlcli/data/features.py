@@ -59,6 +59,10 @@ class Features:
     sequences: dict[str, Sequences] = field(default_factory=dict)
     """Further token sequences of each feature, of any length, for example the `target` that a
     decoder learns to write."""
+    groups: NDArray[np.int64] | None = None
+    """Where features belong together, as the options of a question do: example i consists of the
+    features groups[i] ... groups[i + 1] - 1, which a batch holds all or none of: (examples + 1,).
+    None: every feature is an example of its own."""
     notes: dict[str, int] = field(default_factory=dict)
     """Counts to report to the user: `truncated`, `questions cut`, ..."""
     noted: dict[str, list[int]] = field(default_factory=dict)
@@ -71,6 +75,26 @@ class Features:
     def lengths(self) -> NDArray[np.int64]:
         """Number of tokens of each feature: (N,)."""
         return np.diff(self.offsets)
+
+    @property
+    def example_sizes(self) -> NDArray[np.int64]:
+        """Number of features of each example: (examples,)."""
+        return np.ones(len(self), np.int64) if self.groups is None else np.diff(self.groups)
+
+    @property
+    def example_lengths(self) -> NDArray[np.int64]:
+        """Number of tokens of the longest feature of each example: (examples,)."""
+        if self.groups is None or len(self) == 0:
+            return self.lengths
+        return np.maximum.reduceat(self.lengths, self.groups[:-1])
+
+    def members(self, examples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the numbers of the features of some examples, example by example."""
+        if self.groups is None:
+            return examples
+        starts, sizes = self.groups[examples], self.groups[examples + 1] - self.groups[examples]
+        inside = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return np.repeat(starts, sizes) + inside
 
     @cached_property
     def longest(self) -> int:

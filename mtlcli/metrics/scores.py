@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from mtlcli.metrics import metric
 
 
-@metric("accuracy", "classification")
+@metric("accuracy", "classification", "choice")
 def accuracy(predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
     """Return the share of class ids that are right, 0 to 1."""
     from sklearn import metrics

@@ -30,7 +30,9 @@ type's `encode` returns for the same input."""
 
 FIX = "free space there, make the folder writable, or type data.cache_dir=FOLDER"
 
-_ARRAY = re.compile(r"ids|offsets|segments|(column|token|target)\.\w+|sequence\.\w+\.(ids|offsets)")
+_ARRAY = re.compile(
+    r"ids|offsets|segments|groups|(column|token|target)\.\w+|sequence\.\w+\.(ids|offsets)"
+)
 
 
 def default_cache() -> Path:
@@ -141,6 +143,7 @@ def _arrays(features: Features) -> dict[str, np.ndarray]:
         "ids": features.ids,
         "offsets": features.offsets,
         "segments": features.segments,
+        **({} if features.groups is None else {"groups": features.groups}),
         **{f"column.{name}": values for name, values in features.columns.items()},
         **{f"token.{name}": values for name, values in features.token_columns.items()},
         **{f"target.{name}": values for name, values in features.token_targets.items()},
@@ -242,6 +245,7 @@ def _features(
             for name, ids in _named(arrays, "sequence.").items()
             if name.endswith(".ids")
         },
+        groups=arrays.get("groups"),
         notes=notes,
         noted=noted,
     )

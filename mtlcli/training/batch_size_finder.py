@@ -16,6 +16,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import Parameter
 
 from mtlcli import garbage, memory
@@ -99,7 +100,7 @@ def largest_batch(
         room=lambda: free - reserve - probe.kept(),
     )
     room = free - reserve - probe.kept()
-    lengths = {name: int(each.lengths.max()) for name, each in features.items()}
+    lengths = {name: int(_tokens(each).max()) for name, each in features.items()}
     fits = []
     for name, cost in costs.items():
         inputs = _inputs_that_fit(name, cost, lengths[name], free=free, room=room)
@@ -181,6 +182,11 @@ def _inputs_that_fit(name: str, cost: Cost, length: int, *, free: float, room: f
     return inputs
 
 
+def _tokens(features: Features) -> NDArray[np.int64]:
+    """Return the number of padded tokens of each example: (examples,)."""
+    return features.example_lengths * features.example_sizes
+
+
 class Probe:
     """A probe that measures the memory of training passes, apart from the memory that stays in use
     after them."""
@@ -201,8 +207,8 @@ class Probe:
         The first pass of a shape is not measured: it loads libraries and compiles kernels, which
         stay.
         """
-        longest = np.full(count, int(features.lengths.argmax()))
-        batch = self._collate(features, longest).to(self._device)
+        longest = np.full(count, int(_tokens(features).argmax()))
+        batch = self._collate(features, features.members(longest)).to(self._device)
         self._pass(name, batch)
         garbage.give_back()
         self._resident.append(memory_now(self._device))

@@ -52,16 +52,18 @@ class MixedBatches:
         """Return the passes of a step, in one group."""
         if self._packed:
             return [self.packs(batches)]
-        micros = [(name, micro) for name, batch in batches.items() for micro in batch.micro]
+        every = [(name, micro) for name, batch in batches.items() for micro in batch.micro]
+        # Features that belong together are not cut apart.
+        group: PassGroup = [[TaskMicroBatch(*each)] for each in every if each[1].widest is not None]
+        micros = [each for each in every if each[1].widest is None]
         if not micros:
-            return []
+            return [group] if group else []
         most = max(self._most, *(micro.input_ids.numel() for _, micro in micros))
         widest = max(micro.input_ids.shape[1] for _, micro in micros)
         lengths = self._input_format.rounded(
             np.concatenate([micro.lengths for _, micro in micros]), widest
         )
         ends = np.cumsum([len(micro) for _, micro in micros])
-        group: PassGroup = []
         for places in rectangles(lengths, overhead=self._overhead, most=most):
             owners = np.searchsorted(ends, places, side="right")
             one_pass: Pass = []

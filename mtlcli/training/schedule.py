@@ -77,12 +77,15 @@ def _batches(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], lis
     for number, (name, features) in enumerate(prepared.train_features.items()):
         batch_size = prepared.tasks[name].config.batch_size or config.runner.batch_size
         streams[name] = Stream(
-            features.lengths,
+            features.example_lengths,
+            sizes=features.example_sizes,
             batch_size=batch_size,
             seed=config.seed * 1000 + number,
             max_tokens=bound,
         )
-        sizes[name] = TaskSize(len(features), streams[name].batches_in_epoch(0), batch_size)
+        sizes[name] = TaskSize(
+            len(features.example_sizes), streams[name].batches_in_epoch(0), batch_size
+        )
     owners = {name: prepared.tasks[name].config.head or name for name in sizes}
     policy = samplings.implementation(config.sampling.name)
     policies = [

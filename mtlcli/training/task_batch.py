@@ -32,7 +32,7 @@ class TaskBatch:
     """This rank's share, cut into micro-batches, in host memory; empty when this rank has no
     example, because the batch has fewer examples than there are ranks."""
     examples: int
-    """The number of features over all ranks."""
+    """The number of examples over all ranks."""
     tokens: int
     """The number of tokens over all ranks, without padding."""
     own_tokens: int
@@ -66,11 +66,12 @@ def build_task_batch(
     max_tokens: int | None = None,
     in_step: bool = False,
 ) -> TaskBatch:
-    """Build the batch of a task from its features `indices`: this rank's share, cut into
+    """Build the batch of a task from its examples `indices`: this rank's share, cut into
     micro-batches, and the counts over all ranks. `max_tokens`: see `collate`. `in_step`: give every
     rank as many micro-batches as rank 0; a further one holds an example that is some other rank's,
     and its loss is 0."""
-    items = task.items(features, indices)
+    every = features.members(indices)
+    items = task.items(features, every)
     mine = indices[ranks.rank :: ranks.world_size]
     parts = [part for part in np.array_split(mine, accumulation) if len(part)]
     # Rank 0 has the largest share.
@@ -78,23 +79,23 @@ def build_task_batch(
     micro = [
         collate(
             features,
-            part,
+            features.members(part),
             input_format=input_format,
             denominator=denominator,
             examples=examples,
             max_tokens=max_tokens,
         )
         for part, denominator, examples in [
-            *((part, items, len(indices)) for part in parts),
+            *((part, items, len(every)) for part in parts),
             *((indices[:1], math.inf, math.inf) for _ in range(missing)),
         ]
     ]
     return TaskBatch(
         micro=micro,
         examples=len(indices),
-        tokens=_tokens(features, indices),
-        own_tokens=_tokens(features, mine),
-        indices=indices,
+        tokens=_tokens(features, every),
+        own_tokens=_tokens(features, features.members(mine)),
+        indices=every,
     )
 
 

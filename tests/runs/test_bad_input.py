@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save
 
-from mtlcli.config import Runner
+from mtlcli.config import Runner, task_types
 from mtlcli.data.encoder import build_tokenizer
 from mtlcli.prepare import prepare
 from tests.warm import mtl
@@ -579,7 +579,7 @@ def test_task_files_with_mistakes_and_a_negative_lr(tmp_path: Path) -> None:
         "tasks.column.columns.txt: unknown key 'txt'\n    -> did you mean 'text'? choices: label, "
         "text, text_pair",
         "tasks.kind.type: unknown type 'clasification'\n    -> did you mean 'classification'? "
-        "choices: classification, multilabel, regression, seq2seq, span, tagging",
+        f"choices: {', '.join(sorted(task_types))}",
         "optim.lr: must be greater than 0, found -0.1\n    -> Peak learning rate; null: one that "
         "suits the model and the optimiser.",
         "tasks.split.splits.validation: source.files has no split 'dev'\n    -> choices: train, "

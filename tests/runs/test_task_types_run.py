@@ -6,17 +6,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.small_run import cut_off, differences, resume, start
+import pytest
+
+from tests.ranks import fork_ranks
+from tests.small_run import SMALL, cut_off, differences, resume, start
 from tests.warm import mtl
 
 TYPES = (
-    "task=[go_emotions]",
+    "task=[go_emotions,swag,race]",
     "sampling=all",
     "data.max_length=48",
     "runner.steps=6",
     "runner.eval_every=6",
 )
-PREDICTED = {"go_emotions": {"labels", "probabilities"}}
+OPTION = {"option", "text", "probabilities"}
+PREDICTED = {"go_emotions": {"labels", "probabilities"}, "swag": OPTION, "race": OPTION}
 
 
 def test_a_run_goes_on_and_is_evaluated_to_the_last_digit(tmp_path: Path) -> None:
@@ -36,3 +40,18 @@ def test_a_run_goes_on_and_is_evaluated_to_the_last_digit(tmp_path: Path) -> Non
         rows = [json.loads(line) for line in (tmp_path / "p" / f"{name}.jsonl").open()]
         assert len(rows) == 50
         assert all(row.keys() - {"row", "id", "gold"} == keys for row in rows)
+
+
+@pytest.mark.parametrize("packing", ["off", "on"])
+def test_two_ranks_are_one(tmp_path: Path, packing: str) -> None:
+    losses = []
+    for devices in (1, 2):
+        run = tmp_path / str(devices)
+        more = ("model.dropout=0", "logger.every=1", "runner.steps=3", f"runner.packing={packing}")
+        place = (f"runner.devices={devices}", f"run_dir={run}")
+        done = mtl("train", *SMALL, *TYPES, *more, *place, before=fork_ranks)
+        assert done.returncode == 0, done.stderr
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+        losses.append([entry["loss"] for row in rows for entry in row["tasks"].values()])
+    assert len(losses[0]) == 3 * len(PREDICTED)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mtlcli.data.sample import emotions, pairs, questions, single, tags, texts
+from mtlcli.data.sample import emotions, options, pairs, questions, single, tags, texts
 from mtlcli.data.sample.world import World
 
 
@@ -43,6 +43,10 @@ _SQUAD = pa.schema(
 )
 _SENTENCE, _PAIR = _text("sentence"), _text("sentence1", "sentence2")
 _PREMISE = _text("premise", "hypothesis")
+
+
+def _texts(*names: str) -> list[pa.Field]:
+    return [pa.field(name, pa.string()) for name in names]
 
 
 def _with_names(columns: list[tuple[str, pa.DataType]], features: dict[str, Any]) -> pa.Schema:
@@ -167,7 +171,44 @@ _ROW_TABLES: dict[str, tuple[pa.Schema, Row, str, dict[str, int]]] = {
     "cnn_dailymail": _summarised("article", "highlights"),
     "xsum": _summarised("document", "summary"),
     "samsum": _summarised("dialogue", "summary"),
+    "swag": (
+        pa.schema(
+            [
+                *_texts("video-id", "fold-ind", "startphrase", "sent1", "sent2", "gold-source"),
+                *_texts("ending0", "ending1", "ending2", "ending3"),
+                pa.field("label", pa.int64()),
+            ]
+        ),
+        options.swag,
+        "sent1",
+        _TAG_SIZES,
+    ),
+    "super_glue/copa": (
+        pa.schema(
+            [
+                *_texts("premise", "choice1", "choice2", "question"),
+                pa.field("idx", pa.int32()),
+                pa.field("label", pa.int64()),
+            ]
+        ),
+        options.copa,
+        "premise",
+        _TAG_SIZES,
+    ),
+    "race": (
+        pa.schema(
+            [
+                *_texts("example_id", "article", "answer", "question"),
+                pa.field("options", pa.list_(pa.field("element", pa.string()))),
+            ]
+        ),
+        options.race,
+        "article",
+        _TAG_SIZES,
+    ),
 }
+_HIDDEN = ("swag", "super_glue/copa")
+"""Those whose test split has no labels on the hub."""
 _SQUAD_TABLES = {"squad": 0.0, "squad_v2": 0.28}
 _SQUAD_SIZES = {"validation": 400, "train": 3000}
 
@@ -314,6 +355,9 @@ def _row_tables(path: str, world: World, seed: int) -> dict[str, pa.Table]:
             # Text, or an object of texts.
             if (text := str(row[column])) not in taken:
                 taken.add(text)
-                rows.append(row | ({"id": str(len(rows))} if "id" in schema.names else {}))
+                numbers = {"id": str(len(rows)), "idx": len(rows)}
+                hidden = {"label": -1} if split == "test" and path in _HIDDEN else {}
+                row |= {name: numbers[name] for name in numbers if name in schema.names}
+                rows.append(row | hidden)
         tables[split] = pa.Table.from_pylist(rows, schema)
     return tables

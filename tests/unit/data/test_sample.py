@@ -46,6 +46,9 @@ KEYS = {
     "cnn_dailymail": "article",
     "xsum": "document",
     "samsum": "dialogue",
+    "swag": "sent1",
+    "super_glue/copa": "premise",
+    "race": "article",
 }
 TRANSLATED = [("translation", "struct<de: string, en: string>")]
 COLUMNS = {
@@ -109,6 +112,20 @@ COLUMNS = {
     "xsum": [("document", "string"), ("summary", "string"), ("id", "string")],
     "samsum": [("dialogue", "string"), ("summary", "string"), ("id", "string")],
     "go_emotions": [("text", "string"), ("labels", "list<element: int64>"), ("id", "string")],
+    "swag": [
+        *((name, "string") for name in ("video-id", "fold-ind", "startphrase", "sent1", "sent2")),
+        *((name, "string") for name in ("gold-source", "ending0", "ending1", "ending2", "ending3")),
+        ("label", "int64"),
+    ],
+    "super_glue/copa": [
+        *((name, "string") for name in ("premise", "choice1", "choice2", "question")),
+        ("idx", "int32"),
+        ("label", "int64"),
+    ],
+    "race": [
+        *((name, "string") for name in ("example_id", "article", "answer", "question")),
+        ("options", "list<element: string>"),
+    ],
 }
 SPLITS = {
     **{path: ["train", "test", "validation"] for path in COLUMNS},
@@ -132,6 +149,9 @@ PINNED_MORE = {
     "cnn_dailymail": "8b139e73c53b",
     "xsum": "558de1617ce4",
     "samsum": "db4bb3732c98",
+    "swag": "32a404d52f08",
+    "super_glue/copa": "d5a4eb5c8f65",
+    "race": "04505ecd9c0d",
 }
 PINNED_TAGS = "8549011f5134f36ebeed18793c0e78170b015c2cdf8feaa4db38d85a701709a2"
 
