@@ -438,7 +438,7 @@ def test_every_field_has_a_docstring() -> None:
         optims,
         samplings,
         sharings,
-        task_types,
+        weightings,
     )
     from mtlcli.config.task import Source, Splits, TextColumns
     from mtlcli.tasks.span import SpanColumns
