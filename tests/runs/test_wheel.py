@@ -18,7 +18,10 @@ import pytest
 import mtlcli
 
 ROOT = Path(mtlcli.__file__).parents[1]
-SOURCES = ["mtlcli", "conf", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"]
+SOURCES = [
+    *("mtlcli", "conf", "examples", "setup.cfg", "pyproject.toml", "MANIFEST.in"),
+    *("README.md", "LICENSE"),
+]
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -132,11 +135,13 @@ def test_the_wheel_holds_every_file(built: Path) -> None:
     assert inside == expected
 
 
-def test_the_source_archive_holds_conf(built: Path) -> None:
+def test_the_source_archive_holds_conf_and_examples(built: Path) -> None:
     (archive,) = built.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         inside = {name.partition("/")[2] for name in tar.getnames()}
     assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "conf").rglob("*.yaml")} <= inside
+    examples = [path for path in (ROOT / "examples").rglob("*") if "__pycache__" not in path.parts]
+    assert {path.relative_to(ROOT).as_posix() for path in examples} <= inside
     assert {"LICENSE", "README.md", "setup.cfg", "pyproject.toml"} <= inside
 
 

@@ -1,0 +1,1 @@
+"""One method of each kind for mtl."""
