@@ -2,6 +2,7 @@
 
 Methods are found by folder: the first look into a registry imports what lies in its folders, and
 what other installed packages offer as entry points; each of these modules registers its configs.
+Files of the user add theirs later (`config/own_code.py`).
 They load no torch, because every mistake in a configuration is reported before torch is imported.
 An implementation that needs torch at import is named as text, and imported when it is built.
 Near names are found by Python's difflib.
@@ -63,7 +64,7 @@ class Registry:
         self._group = group
         self._configs: dict[str, type] = {}
         self._implementations: dict[str, tuple[str, str]] = {}
-        self._others: list[str] = []
+        self._built_in: set[str] = set()
         self._found = False
 
     def register(self, name: str, implementation: str) -> Callable[[T], T]:
@@ -73,9 +74,18 @@ class Registry:
 
         def add(config: T) -> T:
             if name in self._configs:
-                raise ValueError(f"{self.kind} '{name}' is registered twice")
+                raise ValueError(f"{self.kind} '{name}' is registered twice; choose another name")
+            if not any(
+                "Literal" in str(config.__annotations__.get(key)) and vars(config).get(key) == name
+                for key in ("name", "type")
+            ):
+                field = f'name: Literal["{name}"] = "{name}"'
+                raise ValueError(
+                    f"the config of {self.kind} '{name}' needs the field {field}, or type of a task"
+                )
             module, _, attribute = implementation.rpartition(":")
-            self._configs[name] = config
+            # In one order, whichever module somebody has imported before.
+            self._configs = dict(sorted([*self._configs.items(), (name, config)]))
             self._implementations[name] = (
                 resolve_name(module, config.__module__) if module else config.__module__,
                 attribute,
@@ -93,16 +103,13 @@ class Registry:
                 inside = list(iter_modules(import_module(folder).__path__))
                 for module in [each for each in inside if each.ispkg] or inside:
                     import_module(f"{folder}.{module.name}")
-            own = set(self._configs)
+            self._built_in = set(self._configs)
             load_entry_points(self._group)
-            self._others = [name for name in self._configs if name not in own]
-            # In one order, whichever module somebody has imported before.
-            self._configs = dict(sorted(self._configs.items()))
         return self._configs
 
     def names_of_others(self) -> list[str]:
-        """Return the names that other packages have registered."""
-        return self._others if self.configs else []
+        """Return the names that other packages, or files of the user, have registered."""
+        return [name for name in self.configs if name not in self._built_in]
 
     def about(self, name: str) -> str:
         """Return the first paragraph of the docstring of a config, as one line."""

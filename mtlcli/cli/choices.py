@@ -126,18 +126,19 @@ def _of_path(group: str, name: str, files: Composition) -> str | None:
 
 
 def _forgotten(group: str, name: str, files: Composition) -> str | None:
-    """Return the advice to type -cd, where a folder in the current one has a file of this name and
-    the user has not typed -cd."""
+    """Return the advice to type -cd, where a folder in the current one has a YAML or Python file of
+    this name and the user has not typed -cd."""
     if files.own.folder:
         return None
     # Use glob and os.path, for which an unreadable folder and a name that is too long are no
     # errors.
     found = [
-        folder
+        (folder, f"{group}/{name}{ending}")
         for folder in sorted(glob("*"))  # noqa: PTH207
-        if os.path.isfile(f"{folder}/{group}/{name}.yaml")  # noqa: PTH113
+        for ending in (".yaml", ".py")
+        if os.path.isfile(f"{folder}/{group}/{name}{ending}")  # noqa: PTH113
     ]
-    return f"add -cd {shlex.quote(found[0])}, which holds {group}/{name}.yaml" if found else None
+    return f"add -cd {shlex.quote(found[0][0])}, which holds {found[0][1]}" if found else None
 
 
 def _package(name: str, files: Composition) -> str:

@@ -41,6 +41,8 @@ OPTIONS: dict[str, dict[str, str | list[str] | None]] = {
         "--resolve": None,
     },
     "eval": {
+        "--config-dir": "folder",
+        "-cd": "folder",
         "--help": None,
         "--json": "file",
         "--predictions": "folder",
@@ -177,6 +179,10 @@ class _Names:
         ]
         folders += [word.partition("=")[2] for word in before if word.startswith("--config-dir=")]
         self.own = Path(folders[-1]).expanduser() if folders else None
+        if self.own is not None and any(self.own.glob("*/**/*.py")):
+            from mtlcli.config.own_code import import_if_trusted
+
+            import_if_trusted(self.own)
         self.run = Path(run).expanduser() if run else None
         self.chosen = {
             key.lstrip("+"): value

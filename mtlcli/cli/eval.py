@@ -11,9 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mtlcli import commands
 from mtlcli.cli import first_rank
 from mtlcli.cli.parser import Parser
+from mtlcli.cli.typed import config_dir_problems
 from mtlcli.config.changes import refuse_at_evaluation
+from mtlcli.config.own_code import import_for_run
 from mtlcli.config.paths import typed_path
 from mtlcli.config.snapshot import saved_values
 from mtlcli.config.validate import check_key
@@ -22,12 +25,13 @@ from mtlcli.errors import Problem, UserError
 from mtlcli.pulse import Pulse
 from mtlcli.registry import nearest
 from mtlcli.rundir.checkpoint import run_of
+from mtlcli.rundir.folder import RunFolder
 
 HELP = """\
 Evaluate a run folder (its best checkpoint) or one checkpoint folder.
 
 usage: mtl eval PATH [--split S] [--task T ...] [--json FILE] [--predictions DIR [--texts]]
-                [KEY=VALUE ...]
+                [-cd DIR] [KEY=VALUE ...]
 
   mtl eval runs/2026-01-31_12-00-00_glue_multi_hard_static
   mtl eval RUN/checkpoints/step_00000120 --task rte mrpc --json scores.json
@@ -41,6 +45,8 @@ usage: mtl eval PATH [--split S] [--task T ...] [--json FILE] [--predictions DIR
   --predictions DIR  write a line for every row, one file per task: number and id of the row,
                      gold label, prediction, probabilities
   --texts            write the texts of the rows into these files, too
+  -cd DIR            take the run's methods from the Python files of this folder; not needed for
+                     files that you have used before and that have not changed
   KEY=VALUE          change where rows come from (data, and a task's source, splits, columns,
                      unlabelled, range), what is made of the model's outputs (a task's metrics,
                      max_answer_length, n_best, no_answer_threshold) or what computes them
@@ -59,6 +65,7 @@ def eval_main(argv: list[str]) -> int:
     """Run `mtl eval` and return the exit code."""
     parser = Parser(prog="mtl eval", add_help=False)
     parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("--config-dir", "-cd", type=partial(typed_path, where="-cd"))
     parser.add_argument("--split")
     parser.add_argument("--task", nargs="+", action="extend", default=[])
     parser.add_argument("--json", type=partial(typed_path, where="--json"))
@@ -76,6 +83,10 @@ def eval_main(argv: list[str]) -> int:
     overrides = [word for word in words if "=" in word and not os.path.exists(word)]  # noqa: PTH110
     paths = [str(typed_path(word, "PATH")) for word in arguments.rest if word not in overrides]
     tasks = [word for word in arguments.task if word not in overrides]
+    own: Path | None = arguments.config_dir
+    if own is not None and (problems := config_dir_problems(own)):
+        raise UserError(problems)
+    methods = _import_methods(Path(paths[0]), own) if len(paths) == 1 else []
     _check(paths, overrides, arguments.json, arguments.predictions)
     if arguments.texts and arguments.predictions is None:
         raise UserError(
@@ -90,6 +101,8 @@ def eval_main(argv: list[str]) -> int:
 
     # Print this line before the imports, which take seconds.
     say(f"mtl eval: evaluating {paths[0]}")
+    for line in methods:
+        say(line)
     from mtlcli.evaluation.saved_run import evaluate_path
 
     def show(results: dict[str, Any]) -> None:
@@ -163,6 +176,16 @@ def _check(paths: list[str], overrides: list[str], file: Path | None, folder: Pa
         )
     if problems:
         raise UserError(problems)
+
+
+def _import_methods(path: Path, own: Path | None) -> list[str]:
+    """Import the user's own methods that the run of `path` needs, and return lines about them; see
+    `import_for_run`. `own`: the folder behind `-cd`."""
+    try:
+        run = run_of(path)
+    except UserError:  # It is reported together with the other mistakes.
+        return []
+    return import_for_run(run, RunFolder(run).methods(), own, commands.evaluate(path))
 
 
 def _saved(path: Path) -> dict[str, Any] | None:

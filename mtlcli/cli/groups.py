@@ -54,7 +54,7 @@ def groups(own: Path | None = None) -> list[str]:
         if not name.startswith("override ")
     ]
     extra = (
-        [path.name for path in sorted(own.iterdir()) if path.is_dir()]
+        [path.name for path in sorted(own.iterdir()) if path.is_dir() and path.name != "metrics"]
         if own is not None and own.is_dir()
         else []
     )

@@ -40,10 +40,7 @@ class Loader(ConfigLoaderImpl):
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
         self.repository = Repository(config_search_path)
-        for group, registry in METHODS.items():
-            for name in registry.names_of_others():
-                values = defaults(registry.configs[name])
-                ConfigStore.instance().store(name, values, group, provider="mtl")
+        store_methods()
 
     def _load_single_config(self, default: ResultDefault, repo: Any) -> ConfigResult:
         loaded = super()._load_single_config(default, repo)
@@ -58,6 +55,15 @@ class Loader(ConfigLoaderImpl):
         ):
             _refuse(list(_keys(loaded.config)), parent, default.parent)
         return loaded
+
+
+def store_methods() -> None:
+    """Let the methods of other packages, and of the user's Python files, be chosen by their
+    names."""
+    for group, registry in METHODS.items():
+        for name in registry.names_of_others():
+            values = defaults(registry.configs[name])
+            ConfigStore.instance().store(name, values, group, provider="mtl")
 
 
 def _refuse(keys: list[str], file: ConfigResult, config_path: str) -> None:

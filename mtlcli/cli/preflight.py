@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mtlcli.cli.choices import check_choice, task_notes
 from mtlcli.cli.composition import Composition, explain, values_of
 from mtlcli.cli.hydras import idle_key, missing_plugin
+from mtlcli.cli.loader import store_methods
 from mtlcli.cli.overrides import added, apply, doubled, is_task, names_in, parsed
 from mtlcli.cli.own_files import OwnFiles, bad_header
 from mtlcli.cli.typed import (
@@ -31,18 +32,21 @@ from mtlcli.cli.typed import (
     unreadable,
     without_value,
 )
+from mtlcli.commands import setting
 from mtlcli.config import Config
 from mtlcli.config.crosscheck import untyped_code
 from mtlcli.config.environment import typed_tokens
 from mtlcli.config.idle import idle, unheeded
 from mtlcli.config.machine import missing_device
 from mtlcli.config.missing import missing_files, missing_model
+from mtlcli.config.own_code import import_folder, import_for_run
 from mtlcli.config.paths import typed_path
 from mtlcli.config.schema import is_inside
 from mtlcli.config.snapshot import read_config, saved_values
 from mtlcli.config.validate import check_key
 from mtlcli.errors import Problem, UserError
 from mtlcli.rundir.checkpoint import run_of
+from mtlcli.rundir.folder import RunFolder
 
 MOST_JOBS = 100
 """The number of jobs of a sweep up to which combinations of values are composed; every single value
@@ -110,10 +114,10 @@ def _choices(chosen: list[Override]) -> tuple[str, ...]:
 class _Preflight:
     def __init__(self, arguments: argparse.Namespace, resumes: Path | None) -> None:
         self.own = OwnFiles(Path(arguments.config_dir) if arguments.config_dir else None)
+        self.notices = import_folder(self.own.folder) if self.own.folder is not None else []
         self.files = Composition(self.own)
         self.loader, self.groups = self.files.loader, self.files.groups
         self.problems: dict[Problem, None] = {}
-        self.notices: list[str] = []
         self.unclear: list[str] = []
         # train.yaml contains `experiment=null`, but Hydra does not accept it on the command line.
         self.overrides = self._parse(
@@ -131,7 +135,12 @@ class _Preflight:
 
     def plan(self) -> Plan:
         if self.resumes is not None:
-            self.saved = saved_values(run_of(self.resumes) / "config.yaml")
+            run = run_of(self.resumes)
+            methods = RunFolder(run).methods()
+            command = f"mtl train {setting('resume', run)}"
+            self.notices += import_for_run(run, methods, self.own.folder, command)
+            store_methods()
+            self.saved = saved_values(run / "config.yaml")
         for problem in self.own.built_in(self.groups):
             self._add(problem)
         self.overrides = [override for override in self.overrides if self._does_something(override)]

@@ -24,8 +24,17 @@ from mtlcli.cli import first_rank
 from mtlcli.cli.arguments import read_arguments
 from mtlcli.cli.overrides import parsed
 from mtlcli.cli.preflight import Plan, preflight
-from mtlcli.cli.train import check_unused, command_of, config_of, job_folder, run_hydra, run_job
+from mtlcli.cli.train import (
+    check_unused,
+    command_of,
+    config_of,
+    job_folder,
+    own_folders,
+    run_hydra,
+    run_job,
+)
 from mtlcli.config.changes import harmless
+from mtlcli.config.own_code import import_folder
 from mtlcli.config.paths import typed_path
 from mtlcli.config.section import replaced
 from mtlcli.disk import append, make_numbered, write_whole, writing
@@ -286,6 +295,9 @@ def sweep_job(composed: DictConfig) -> float:
     from mtlcli.rundir.folder import RunFolder
 
     settings = HydraConfig.get()
+    # A launcher may run the jobs in processes of their own.
+    for folder in own_folders(settings):
+        import_folder(Path(folder))
     place = Path(settings.sweep.dir)
     config = config_of(composed)
     entry, listed = _entry(_folder_of_first_rank or place, settings)

@@ -16,6 +16,7 @@ from mtlcli.cli.groups import GroupFile, groups, members, read_group
 from mtlcli.cli.parser import Parser
 from mtlcli.cli.typed import config_dir_problems
 from mtlcli.config import METHODS
+from mtlcli.config.own_code import import_folder
 from mtlcli.config.paths import typed_path
 from mtlcli.config.task import named_columns
 from mtlcli.errors import UserError, count_of
@@ -57,6 +58,8 @@ def tasks_main(argv: list[str]) -> int:
     own: Path | None = arguments.config_dir
     if own is not None and (problems := config_dir_problems(own)):
         raise UserError(problems)
+    for line in import_folder(own) if own is not None else ():
+        print(line, file=sys.stderr)
     if len(names) > 1:
         raise UserError(
             f"expected one name, found {len(names)}: {' '.join(names)}",
@@ -87,8 +90,8 @@ def tasks_main(argv: list[str]) -> int:
 
 
 def _choices(group: str, own: Path | None) -> dict[str, GroupFile]:
-    """Return the choices of a group by name: its files, then the methods of other packages. A file
-    of the user that cannot be chosen has a `problem`."""
+    """Return the choices of a group by name: its files, then the methods of other packages and of
+    the user's Python files. A file of the user that cannot be chosen has a `problem`."""
     files = read_group(group, own)
     for file in files.values():
         if file.problem is None and file.path.parents[1] == own:

@@ -245,13 +245,14 @@ def config_of(composed: DictConfig) -> Config:
 def command_of() -> list[str]:
     """Return the command line that would run this job again."""
     settings = HydraConfig.get()
-    own = [
-        part
-        for source in settings.runtime.config_sources
-        if source.provider == "command-line"
-        for part in ("-cd", source.path)
-    ]
+    own = [part for folder in own_folders(settings) for part in ("-cd", folder)]
     return _command(own, settings.overrides.task)
+
+
+def own_folders(settings: Any) -> list[str]:
+    """Return the folder behind `-cd`, if there is one. `settings`: Hydra's, of a job."""
+    sources = settings.runtime.config_sources
+    return [source.path for source in sources if source.provider == "command-line"]
 
 
 def job_folder(number: int, overrides: str) -> str:

@@ -144,7 +144,7 @@ def config_dir_problems(given: Path) -> list[Problem]:
             else f"relative paths start from {Path.cwd()}"
         )
         return [Problem(f"there is no folder '{given}'", "-cd", fix)]
-    if any((given / group).is_dir() for group in [*groups, "hydra"]):
+    if any((given / group).is_dir() for group in [*groups, "hydra", "metrics"]):
         return []
     if given.resolve().name in groups:
         parent = given.parent if given.name == given.resolve().name else given / ".."

@@ -20,6 +20,22 @@ def conf_dir() -> Path:
     return installed if installed.is_dir() else package.parent / "conf"
 
 
+def default_cache() -> Path:
+    """Return the folder for what is kept between commands: $MTL_CACHE, else ~/.cache/mtl. Encoded
+    rows lie there where `data.cache_dir` is null.
+
+    Raises UserError when there is no home folder.
+    """
+    try:
+        return Path(os.environ.get("MTL_CACHE") or "~/.cache/mtl").expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            "there is no home folder to keep the store of encoded rows in",
+            where="data.cache_dir",
+            fix="give data.cache_dir=FOLDER, or set MTL_CACHE",
+        ) from error
+
+
 PATHS = (
     "run_dir",
     "resume",

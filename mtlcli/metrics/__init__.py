@@ -66,7 +66,7 @@ def metric(
 
     def add(function: F) -> F:
         if name in _registered:
-            raise ValueError(f"metric '{name}' is registered twice")
+            raise ValueError(f"metric '{name}' is registered twice; choose another name")
         _registered[name] = Entry(
             function,
             task_types,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlcli.config import Config
+from mtlcli.config.paths import default_cache
 from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.features import Features, Split
 from mtlcli.data.source import DataSource, open_source
@@ -22,7 +23,7 @@ from mtlcli.errors import Problem, RunWarning, UserError, count_of
 from mtlcli.metrics import OUTSIDE, absent_packages
 from mtlcli.models.files import BackboneFiles, find_backbone
 from mtlcli.prepare.checks import check_tables
-from mtlcli.prepare.store import default_cache, open_features
+from mtlcli.prepare.store import open_features
 from mtlcli.pulse import doing
 from mtlcli.tasks.base import TaskType, build_tasks
 

@@ -35,21 +35,6 @@ _ARRAY = re.compile(
 )
 
 
-def default_cache() -> Path:
-    """Return the folder of the store when `data.cache_dir` is null: $MTL_CACHE, else ~/.cache/mtl.
-
-    Raises UserError when there is no home folder.
-    """
-    try:
-        return Path(os.environ.get("MTL_CACHE") or "~/.cache/mtl").expanduser()
-    except RuntimeError as error:
-        raise UserError(
-            "there is no home folder to keep the store of encoded rows in",
-            where="data.cache_dir",
-            fix="give data.cache_dir=FOLDER, or set MTL_CACHE",
-        ) from error
-
-
 def open_features(table: Table, task: TaskType[Any], encoder: TextEncoder, cache: Path) -> Features:
     """Return the features of a table, read-only and memory-mapped from `cache`. They are encoded
     first if the store does not have them yet.

@@ -165,8 +165,16 @@ class RunFolder:
         with self._writing("backbone"):
             files.save(self.backbone)
 
-    def write_environment(self, *, command: list[str], data: dict[str, Any], seed: int) -> None:
-        """Write environment.json: versions, machine, data, seed and command of the run."""
+    def write_environment(
+        self,
+        *,
+        command: list[str],
+        data: dict[str, Any],
+        seed: int,
+        methods: dict[str, Any] | None = None,
+    ) -> None:
+        """Write environment.json: versions, machine, data, seed and command of the run, and the
+        files of the user that its methods come from (see `config/own_code.py`)."""
         versions = {"mtl": mtlcli.__version__, "python": platform.python_version()}
         for package in PACKAGES:
             try:
@@ -187,6 +195,7 @@ class RunFolder:
                 "data": hidden(data),
                 "seed": seed,
                 "command": [hide(word) for word in command],
+                "methods": methods,
                 "started": _now(),
             },
         )
@@ -304,9 +313,15 @@ class RunFolder:
             ) from error
         return rows, doubled
 
-    def note_resumed(self, step: int, command: list[str], changes: list[str]) -> None:
+    def note_resumed(
+        self,
+        step: int,
+        command: list[str],
+        changes: list[str],
+        methods: dict[str, Any] | None = None,
+    ) -> None:
         """Add to environment.json the step, time, machine, command and changes with which the run
-        was resumed."""
+        was resumed, and write the files of the user that its methods come from now."""
         environment = self.environment()
         entry = {
             "step": step,
@@ -315,9 +330,16 @@ class RunFolder:
             "host": platform.node(),
             "time": _now(),
         }
-        self._write(
-            "environment.json", environment | {"resumed": [*environment.get("resumed", []), entry]}
-        )
+        resumed = [*environment.get("resumed", []), entry]
+        self._write("environment.json", environment | {"methods": methods, "resumed": resumed})
+
+    def methods(self) -> Any:
+        """Return what environment.json says of the user's files that the run's methods come from;
+        None where it says nothing or cannot be read, which later checks report."""
+        try:
+            return self.environment().get("methods")
+        except UserError:
+            return None
 
     def note_saved(self, step: int) -> None:
         """Add to environment.json that a checkpoint exists: from now on, no run may start from zero

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtlcli.config import Config
+from mtlcli.config import Config, own_code
 from mtlcli.config.remarks import nothing_left, remarks
 from mtlcli.config.section import replaced
 from mtlcli.config.snapshot import load_config, read_text
@@ -142,6 +142,7 @@ def _fill(folder: RunFolder, config: Config, prepared: Prepared, command: list[s
         command=command,
         data={"source": prepared.source.kind, "tasks": prepared.source.record()},
         seed=config.seed,
+        methods=own_code.record(config),
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mtlcli import commands
+from mtlcli.config.own_code import imported_folder
 from mtlcli.config.run import Runner
 from mtlcli.distributed.launch import Rank, at_fault, run_ranks
 from mtlcli.distributed.signals import Interrupt
@@ -35,8 +36,9 @@ def launch(
     Raises UserError for a mistake of the user that a rank has found, RunError naming the rank that
     failed, and Interrupted when the ranks stopped because of a signal.
     """
+    methods = str(imported_folder() or "")
     ranks = run_ranks(
-        [sys.executable, "-c", CODE, ":".join(sys.path), str(folder.path.absolute())],
+        [sys.executable, "-c", CODE, ":".join(sys.path), methods, str(folder.path.absolute())],
         runner.devices,
         interrupt,
         timeout=runner.timeout,

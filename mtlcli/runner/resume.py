@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtlcli.config import Config
+from mtlcli.config import Config, own_code
 from mtlcli.config.changes import changes, filled, has_dropout
 from mtlcli.config.environment import hide
 from mtlcli.config.section import replaced
@@ -65,7 +65,7 @@ class Resumption:
         )
         folder.cut_metrics(self.step)
         folder.write_config(config)
-        folder.note_resumed(self.step, self.command, self.changes)
+        folder.note_resumed(self.step, self.command, self.changes, own_code.record(config))
         folder.write_status("running")
 
 

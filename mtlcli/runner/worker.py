@@ -17,9 +17,10 @@ from mtlcli.pulse import Pulse
 
 
 def main() -> None:
-    """Run one rank. The arguments are the run folder, the descriptor of the open file for the
-    Resumption and the report, and the process id of the launcher."""
-    run_dir, descriptor, launcher = sys.argv[1:]
+    """Run one rank. The arguments are the folder of the user's methods (empty: none), the run
+    folder, the descriptor of the open file for the Resumption and the report, and the process id of
+    the launcher."""
+    methods, run_dir, descriptor, launcher = sys.argv[1:]
     garbage.at_start()
     fill_closed()
     show_any_text()
@@ -29,6 +30,10 @@ def main() -> None:
     with Interrupt(launched=True) as interrupt, interrupt.leaving_with(int(launcher)):
         report = Report(int(descriptor))
         try:
+            if methods:
+                from mtlcli.config.own_code import import_folder
+
+                import_folder(Path(methods))
             _work(Path(run_dir), report, interrupt)
         except Exception as error:  # noqa: BLE001 (the launcher shows it)
             report.write_error(error)

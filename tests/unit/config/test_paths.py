@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from mtlcli.config.paths import expand_paths, typed_path
+from mtlcli.config.paths import default_cache, expand_paths, typed_path
 from mtlcli.config.snapshot import config_text, load_config, read_config
 from mtlcli.errors import UserError
-from mtlcli.prepare.store import default_cache
 
 METHODS = {
     "sharing": {"name": "hard"},
