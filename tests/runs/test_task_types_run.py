@@ -13,14 +13,19 @@ from tests.small_run import SMALL, cut_off, differences, resume, start
 from tests.warm import mtl
 
 TYPES = (
-    "task=[go_emotions,swag,race]",
+    "task=[go_emotions,swag,race,ms_marco]",
     "sampling=all",
     "data.max_length=48",
     "runner.steps=6",
     "runner.eval_every=6",
 )
 OPTION = {"option", "text", "probabilities"}
-PREDICTED = {"go_emotions": {"labels", "probabilities"}, "swag": OPTION, "race": OPTION}
+PREDICTED = {
+    "go_emotions": {"labels", "probabilities"},
+    "swag": OPTION,
+    "race": OPTION,
+    "ms_marco": {"scores", "order"},
+}
 
 
 def test_a_run_goes_on_and_is_evaluated_to_the_last_digit(tmp_path: Path) -> None:

@@ -206,6 +206,29 @@ _ROW_TABLES: dict[str, tuple[pa.Schema, Row, str, dict[str, int]]] = {
         "article",
         _TAG_SIZES,
     ),
+    "ms_marco": (
+        pa.schema(
+            [
+                pa.field("answers", pa.list_(pa.field("element", pa.string()))),
+                pa.field(
+                    "passages",
+                    pa.struct(
+                        [
+                            pa.field("is_selected", pa.list_(pa.field("element", pa.int32()))),
+                            pa.field("passage_text", pa.list_(pa.field("element", pa.string()))),
+                            pa.field("url", pa.list_(pa.field("element", pa.string()))),
+                        ]
+                    ),
+                ),
+                pa.field("query", pa.string()),
+                pa.field("query_id", pa.int32()),
+                pa.field("query_type", pa.string()),
+            ]
+        ),
+        options.ms_marco,
+        "passages",
+        _TAG_SIZES,
+    ),
 }
 _HIDDEN = ("swag", "super_glue/copa")
 """Those whose test split has no labels on the hub."""
@@ -355,7 +378,7 @@ def _row_tables(path: str, world: World, seed: int) -> dict[str, pa.Table]:
             # Text, or an object of texts.
             if (text := str(row[column])) not in taken:
                 taken.add(text)
-                numbers = {"id": str(len(rows)), "idx": len(rows)}
+                numbers = {"id": str(len(rows)), "idx": len(rows), "query_id": len(rows)}
                 hidden = {"label": -1} if split == "test" and path in _HIDDEN else {}
                 row |= {name: numbers[name] for name in numbers if name in schema.names}
                 rows.append(row | hidden)

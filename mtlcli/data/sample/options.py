@@ -1,5 +1,5 @@
-"""Rows of swag, copa and race: what happens next, what is cause or effect, what a paragraph
-says."""
+"""Rows of swag, copa, race and ms_marco: what happens next, what is cause or effect, what a
+paragraph says, which passage answers a question."""
 
 from __future__ import annotations
 
@@ -100,4 +100,28 @@ def race(world: World, rng: Random) -> dict[str, Any]:
         "answer": LETTERS[options.index(right)],
         "question": world.ask(rng, asked, slot, knowledge=0),
         "options": options,
+    }
+
+
+def ms_marco(world: World, rng: Random) -> dict[str, Any]:
+    """Return a row: a question on an event, and passages of which one tells the event. The others
+    differ from it in the thing, in the person, or in both and more."""
+    event = world.event(rng, ("place", "time"))
+    slot = rng.choice(("place", "time"))
+    asked = replace(event, place=None, time=None)
+    others = [
+        world.change(rng, event, slots)
+        for slots in (("thing",), ("who",), ("who", "thing"), ("verb", "thing"))
+    ]
+    order = rng.sample(range(5), 5)
+    told = [sentence(world.tell(rng, each, knowledge=0)) for each in (event, *others)]
+    return {
+        "answers": [getattr(event, slot)],
+        "passages": {
+            "is_selected": [int(number == 0) for number in order],
+            "passage_text": [told[number] for number in order],
+            "url": [f"https://example.org/{number}" for number in range(5)],
+        },
+        "query": world.ask(rng, asked, slot, knowledge=0),
+        "query_type": "LOCATION" if slot == "place" else "NUMERIC",
     }

@@ -29,7 +29,7 @@ from mtlcli.config.paths import conf_dir
 
 ROOT = Path(mtlcli.__file__).parents[1]
 COUNTS = {
-    "task": 27,
+    "task": 28,
     "model": 10,
     "sharing": 19,
     "weighting": 24,
@@ -73,7 +73,7 @@ def test_files_are_counted() -> None:
     assert {path.name for path in conf_dir().iterdir() if path.is_dir()} - {
         "__pycache__"
     } == COUNTS.keys()
-    assert len(TASKS) == 23
+    assert len(TASKS) == 24
 
 
 def test_every_method_has_a_file() -> None:

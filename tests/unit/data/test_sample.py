@@ -49,6 +49,7 @@ KEYS = {
     "swag": "sent1",
     "super_glue/copa": "premise",
     "race": "article",
+    "ms_marco": "passages",
 }
 TRANSLATED = [("translation", "struct<de: string, en: string>")]
 COLUMNS = {
@@ -122,6 +123,17 @@ COLUMNS = {
         ("idx", "int32"),
         ("label", "int64"),
     ],
+    "ms_marco": [
+        ("answers", "list<element: string>"),
+        (
+            "passages",
+            "struct<is_selected: list<element: int32>, passage_text: list<element: string>, "
+            "url: list<element: string>>",
+        ),
+        ("query", "string"),
+        ("query_id", "int32"),
+        ("query_type", "string"),
+    ],
     "race": [
         *((name, "string") for name in ("example_id", "article", "answer", "question")),
         ("options", "list<element: string>"),
@@ -152,6 +164,7 @@ PINNED_MORE = {
     "swag": "32a404d52f08",
     "super_glue/copa": "d5a4eb5c8f65",
     "race": "04505ecd9c0d",
+    "ms_marco": "52ba829dd69e",
 }
 PINNED_TAGS = "8549011f5134f36ebeed18793c0e78170b015c2cdf8feaa4db38d85a701709a2"
 

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mtlcli import metrics
+from mtlcli.config import task_types
 from mtlcli.errors import UserError
 from mtlcli.metrics import compute, keys, main_key, metric_names
 
@@ -31,9 +32,11 @@ def example(name: str) -> tuple[list[Any], list[Any]]:
         return [{key: ANSWERS[0][key] for key in ("id", "prediction_text")}], QUESTIONS[:1]
     if name == "squad_v2":
         return ANSWERS, QUESTIONS
-    if metrics.entry(name).task_types == ("tagging",):
-        return [["O", "B-X", "I-X"]], [["O", "B-X", "O"]]
-    return [0, 1, 1, 0, 1], [0, 1, 0, 0, 1]
+    kind = metrics.entry(name).task_types[0]
+    if kind in ("classification", "regression"):
+        return [0, 1, 1, 0, 1], [0, 1, 0, 0, 1]
+    found: tuple[list[Any], list[Any]] = task_types.implementation(kind).example
+    return found
 
 
 def test_values_by_hand() -> None:
