@@ -75,8 +75,9 @@ def family_config(family: str, vocabulary: int):  # type: ignore[no-untyped-def]
     }[family]()
 
 
-def save_family(family: str, folder: Path) -> None:
-    """Write config, weights and tokenizer of a tiny model, in the hub's layout."""
+def save_family(family: str, folder: Path, kind: Any = AutoModel) -> None:
+    """Write config, weights and tokenizer of a tiny model, in the hub's layout. `kind`: the class
+    that builds it."""
     tokenizer = Tokenizer.from_str(build_tokenizer(TEXTS, 200))
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -87,7 +88,7 @@ def save_family(family: str, folder: Path) -> None:
         mask_token="[MASK]",
     )
     torch.manual_seed(0)
-    model = AutoModel.from_config(family_config(family, tokenizer.get_vocab_size()))
+    model = kind.from_config(family_config(family, tokenizer.get_vocab_size()))
     model.save_pretrained(folder)
     fast.save_pretrained(folder)
 
