@@ -190,7 +190,7 @@ def _show(name: str, file: GroupFile, overrides: list[str], own: Path | None) ->
     from mtlcli.tasks.base import build_tasks
 
     config = _compose(name, file, overrides, own)
-    tasks = build_tasks(config.tasks)
+    tasks = build_tasks(config.formed_tasks, config.text)
     # A file's header can give its task another name.
     name = name if name in tasks else next(iter(tasks))
     task = tasks[name]
@@ -333,7 +333,10 @@ def _show_rows(say: Callable[..., None], task: Any, table: Any, config: Any) -> 
         text = build_tokenizer(task.texts(table.head(TOKENIZER_ROWS)), config.model.vocabulary)
     tokenizer = Tokenizer.from_str(text)
     head = table.head(ROWS)
-    features = task.encode(head, TextEncoder(text, **settings))
+    encoder = TextEncoder(text, **settings)
+    for problem in task.use(encoder, has_decoder=True):
+        say(f"warning: {problem}")
+    features = task.encode(head, encoder)
     say(f"the first rows of {table.split}, encoded by {kind}", "bold")
     for row in range(len(head)):
         say(f"  {table.where(row)}")

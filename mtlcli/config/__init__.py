@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import field
-from typing import Annotated, Any
+from dataclasses import field, replace
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le, MinLen
 
 from mtlcli.config.optim import AdamWOptim, Optim, optims
-from mtlcli.config.run import Data, Logger, Model, Runner
+from mtlcli.config.run import Data, Logger, Model, Runner, Text
 from mtlcli.config.sampling import SamplingConfig, samplings
 from mtlcli.config.section import OneOf, section
 from mtlcli.config.sharing import SharingConfig, sharings
@@ -23,6 +23,11 @@ class Config:
 
     tasks: Annotated[dict[str, Annotated[Task, OneOf(task_types, "type")]], MinLen(1)]
     """The tasks by name; `task=` fills it."""
+    form: Literal["head", "text"] = "head"
+    """How tasks are put to the model: each with a head of its own, or all as prompts that one
+    language model answers (`text`); `tasks.NAME.form` differs for one task."""
+    text: Text = field(default_factory=Text)
+    """How a language model answers."""
     model: Model = field(default_factory=Model)
     """The backbone."""
     sharing: Annotated[SharingConfig, OneOf(sharings)]
@@ -48,6 +53,14 @@ class Config:
     `auto`: go on in `run_dir` if a run has begun there, else start one."""
     allow: list[str] = field(default_factory=list)
     """Keys whose change is meant although it changes the result of the run that is resumed."""
+
+    @property
+    def formed_tasks(self) -> dict[str, Task]:
+        """The tasks by name, with the run's `form` where a task has none of its own. This is not a
+        key of the configuration."""
+        return {
+            name: replace(task, form=task.form or self.form) for name, task in self.tasks.items()
+        }
 
     @property
     def environment(self) -> dict[tuple[str | int, ...], tuple[str, Any]]:
@@ -81,6 +94,7 @@ __all__ = [
     "Resolved",
     "Runner",
     "Task",
+    "Text",
     "optims",
     "samplings",
     "sharings",

@@ -60,6 +60,8 @@ torch's own (`fast/dropout.py`).
 """
 FIXED = (
     *(
+        "form",
+        "model.architecture",
         "model.kind",
         "model.name",
         "model.pooling",
@@ -74,6 +76,7 @@ FIXED = (
         "weighting.name",
         "optim.name",
         "tasks.*.type",
+        "tasks.*.form",
         "tasks.*.head",
     ),
     *("tasks.*.head_layers", "tasks.*.labels", "tasks.*.label_ids"),
@@ -108,6 +111,8 @@ EVALUATION = (
         "tasks.*.metrics",
         "tasks.*.unlabelled",
         "tasks.*.range",
+        "tasks.*.templates",
+        "text",
     ),
     *("tasks.*.max_answer_length", "tasks.*.n_best", "tasks.*.no_answer_threshold"),
 )
@@ -127,7 +132,11 @@ SETTLED: dict[str, str | None] = {
         "auto",
     ),
     **dict.fromkeys(
-        ("optim.lr", "tasks.*.max_length", "tasks.*.labels", "tasks.*.label_ids"), None
+        (
+            *("optim.lr", "tasks.*.max_length", "tasks.*.labels", "tasks.*.label_ids"),
+            "tasks.*.form",
+        ),
+        None,
     ),
 }
 """Keys that a run fills in when it starts, each with the value that leaves it open. A resumed run

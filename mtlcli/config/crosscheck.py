@@ -14,6 +14,7 @@ from mtlcli.config import Config, Task, weightings
 from mtlcli.config.formats import FORMATS, ending
 from mtlcli.config.schema import value_at
 from mtlcli.config.task import named_columns
+from mtlcli.config.text import text_problems
 from mtlcli.config.weighting import Needs
 from mtlcli.errors import Problem, count_of
 from mtlcli.metrics import OUTSIDE, entry, metric_names, suggest_metric
@@ -29,7 +30,7 @@ def crosscheck(config: Config, values: dict[str, Any]) -> list[Problem]:
     names = list(named) if isinstance(named, dict) else list(config.tasks)
     problems = [
         problem
-        for name, task in config.tasks.items()
+        for name, task in config.formed_tasks.items()
         for problem in _task(name, task, config, names, values)
     ]
     return problems + list(_run(config, names))
@@ -296,6 +297,7 @@ def _run(config: Config, names: list[str]) -> Iterator[Problem]:
         )
     yield from _data(config)
     yield from config.sharing.problems(config, names)
+    yield from text_problems(config)
     if model.gradient_checkpointing and not config.sharing.recomputes:
         yield Problem(
             f"sharing={config.sharing.name} runs all copies of a layer at once, which cannot be "

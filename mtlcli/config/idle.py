@@ -7,9 +7,13 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from mtlcli.config import Config
+from mtlcli.config.text import text_idle
 from mtlcli.errors import Problem
 
-ARCHITECTURE = ("layers", "hidden", "heads", "vocabulary", "initializer_range", "scratch_lr")
+ARCHITECTURE = (
+    *("architecture", "layers", "hidden", "heads", "vocabulary", "initializer_range"),
+    "scratch_lr",
+)
 """Keys of `model` that build a model from scratch."""
 
 
@@ -82,7 +86,7 @@ def _idle(config: Config) -> Iterator[tuple[str, str, str]]:
             f"no rows come from the sample world (data.source={config.data.source})",
             out,
         )
-    for name, task in config.tasks.items():
+    for name, task in config.formed_tasks.items():
         at = f"tasks.{name}"
         if task.head is not None:
             for key in ("head_layers", "dropout"):
@@ -96,3 +100,4 @@ def _idle(config: Config) -> Iterator[tuple[str, str, str]]:
                 yield f"{at}.{key}", "the task is not trained (splits.train is null)", out
         yield from task.idle(at)
     yield from config.sharing.idle()
+    yield from text_idle(config)

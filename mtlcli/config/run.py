@@ -40,6 +40,9 @@ class Model:
     frozen_layers: Annotated[int, Ge(0), Le(1000)] | None = None
     """Freeze the embeddings and this many of the lowest layers; 0: only the embeddings; null: train
     all."""
+    architecture: Literal["encoder", "decoder"] = "encoder"
+    """From scratch: an encoder like BERT, or a decoder-only model like Llama, which can answer in
+    text."""
     layers: Annotated[int, Gt(0), Le(1000)] = 2
     """From scratch: number of layers."""
     hidden: Annotated[int, Gt(0), Le(65536)] = 64
@@ -83,6 +86,21 @@ class Data:
     """Folder of the encoded store; null: $MTL_CACHE or ~/.cache/mtl."""
     sample_seed: Annotated[int, Ge(-(2**63)), Lt(2**63)] = 0
     """Seed of the sample world."""
+
+
+@section
+class Text:
+    """How a language model answers the prompts of tasks in the form of text."""
+
+    predict: Literal["likelihood", "normalised", "calibrated", "generated"] = "likelihood"
+    """How one of several answers is chosen: by the log likelihood of its tokens, by the same
+    divided by their number (`normalised`), by the same minus its log likelihood under the prompt
+    without the row's texts (`calibrated`), or by generating it. Answers to questions on a text are
+    always generated."""
+    max_answer: Annotated[int, Gt(0), Le(10_000)] = 32
+    """Most tokens of an answer that is generated, its end included."""
+    beams: Annotated[int, Gt(0), Le(1000)] = 1
+    """Answers that are followed at the same time while one is generated; 1: greedy."""
 
 
 @section

@@ -26,6 +26,9 @@ class SharingConfig:
     recomputes: ClassVar[bool] = True
     """Whether layers can be computed again in the backward pass, for
     `model.gradient_checkpointing`."""
+    generates: ClassVar[bool] = True
+    """Whether a language model can generate text with it, one token after another, out of the keys
+    and values of earlier tokens that the network has kept."""
     name: str
     """Strategy."""
 
@@ -37,6 +40,12 @@ class SharingConfig:
     def unshardable(self) -> str | None:
         """Return why the parameters cannot be cut into shards (`runner.engine=fsdp`), as a sentence
         without its subject, which is `sharing=NAME`; None if they can."""
+        return None
+
+    def no_text(self) -> str | None:
+        """Return why tasks in the form of text cannot use the strategy, as a sentence without its
+        subject, which is `sharing=NAME`; None if they can. A token's state must not depend on later
+        tokens, which would tell the answer."""
         return None
 
     def stages_of(self, owners: dict[str, str]) -> list[list[str]]:

@@ -3,7 +3,7 @@ its own, in its folder in `mtlcli/tasks/`; `type` tells them apart."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from mtlcli.config.section import section
 from mtlcli.errors import Problem
-from mtlcli.registry import Registry
+from mtlcli.registry import Registry, suggest
 
 task_types = Registry("task type", "mtlcli.tasks", group="mtlcli.tasks")
 
@@ -73,14 +73,31 @@ class Splits:
 
 
 @section
+class Template:
+    """A prompt and the answers to it, for a task in the form of text."""
+
+    prompt: str
+    """The prompt, with the names of columns in braces for the texts of a row. A space and the
+    answer follow it."""
+    answers: dict[str, str] | None = None
+    """Label -> the text that stands for it; null: the label itself, with spaces instead of
+    underscores."""
+
+
+@section
 class Task:
     """The keys of tasks of every type."""
+
+    has_text_form: ClassVar[bool] = False
+    """Whether tasks of the type can be put as prompt and answer (`form=text`)."""
+    generated: ClassVar[bool] = False
+    """Whether any text can be an answer then, so that answers are generated."""
 
     only_trained: ClassVar[tuple[str, ...]] = ("weight", "batch_size", "lr_factor")
     """Keys that have no effect on a task that is not trained."""
     not_encoded: ClassVar[tuple[str, ...]] = (
         *("source", "splits", "unlabelled", "head", "metrics", "weight", "batch_size"),
-        *("lr_factor", "dropout", "head_layers"),
+        *("lr_factor", "dropout", "head_layers", "form", "templates"),
     )
     """Keys that do not affect the features. All other keys, for example the label set, are part of
     the fingerprint under which features are stored."""
@@ -118,6 +135,12 @@ class Task:
     no trained pooler, none for spans."""
     max_length: Annotated[int, Ge(8), Le(1_000_000)] | None = None
     """Longest input in tokens, including special tokens; null: `data.max_length`."""
+    form: Literal["head", "text"] | None = None
+    """How the task is put to the model: with a head of its own (`head`), or as a prompt that a
+    language model answers (`text`). Null: the run's `form`."""
+    templates: list[Template] = field(default_factory=list)
+    """With `form=text`: the prompts, of which training draws one for each row and epoch;
+    evaluation uses the first. Empty: one made of the names of the task and its columns."""
 
     def problems(self, at: str, length: int, length_key: str) -> Iterator[Problem]:
         """Yield the problems of values that do not fit together.
@@ -144,6 +167,41 @@ class Task:
         return []
 
     @property
+    def text_columns(self) -> list[str]:
+        """The columns whose texts a prompt can hold."""
+        return []
+
+    def text_problems(self, at: str) -> Iterator[Problem]:
+        """Yield the reasons why the task cannot be put as prompt and answer."""
+        yield from ()
+
+    def answer_problems(self, at: str, labels: Sequence[str]) -> Iterator[Problem]:
+        """Yield the problems of the answers that templates give to labels. `labels`: all labels,
+        once they are known."""
+        for number, template in enumerate(self.templates):
+            where = f"{at}.templates[{number}].answers"
+            given = template.answers
+            if given is None:
+                continue
+            if not labels:
+                yield Problem("the task has no labels to give answers to", where, "leave it out")
+                continue
+            for label in given:
+                if label not in labels:
+                    yield Problem(f"there is no label '{label}'", where, suggest(label, labels))
+            missing = [label for label in labels if label not in given]
+            if missing:
+                what = f"there is no answer for the label '{missing[0]}'"
+                yield Problem(what, where, f"give one for each of {', '.join(labels[:20])}")
+            texts = [text.strip() for text in given.values()]
+            if not all(texts) or len(set(texts)) < len(texts):
+                yield Problem(
+                    "two labels have the same answer, or one has an empty one",
+                    where,
+                    "give each label a text of its own",
+                )
+
+    @property
     def class_column(self) -> str | None:
         """The column with the class of each row, if rows have one; a random draw of rows keeps the
         share of each class."""
@@ -165,6 +223,11 @@ class TextColumns:
     """Column with the second text; null for single texts."""
     label: str = "label"
     """Column with the label or score."""
+
+    @property
+    def inputs(self) -> list[str]:
+        """The columns that hold the text, or the pair."""
+        return [self.text] if self.text_pair is None else [self.text, self.text_pair]
 
 
 def named_columns(columns: Any) -> list[tuple[str, str]]:

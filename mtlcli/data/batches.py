@@ -267,10 +267,12 @@ class Stream:
         seed: int,
         max_tokens: int | None = None,
         sizes: NDArray[np.int64] | None = None,
+        variants: int = 1,
     ) -> None:
         """lengths: (N,), the number of tokens of each example, or of its longest feature. sizes:
-        (N,), the number of features of each example; None: 1. Raises UserError when the largest
-        example exceeds `max_tokens`."""
+        (N,), the number of features of each example; None: 1. `variants`: the number of features
+        that follow one another and say the same thing; an epoch holds one of them, which is drawn.
+        Raises UserError when the largest example exceeds `max_tokens`."""
         if len(lengths) == 0:
             raise ValueError("a stream needs at least one example")
         self._sizes = np.ones(len(lengths), np.int64) if sizes is None else sizes
@@ -285,6 +287,7 @@ class Stream:
         self._batch_size = batch_size
         self._max_tokens = max_tokens
         self._seed = seed
+        self._variants = variants
         self._ends: list[int] = []  # The position at which each known epoch ends.
         self._epoch = -1
         self._batches: list[NDArray[np.int64]] = []
@@ -293,7 +296,7 @@ class Stream:
         """Return the number of batches in an epoch (epochs count from 0). Epochs may differ when
         `max_tokens` is given."""
         if self._max_tokens is None:
-            return -(-len(self._lengths) // self._batch_size)
+            return -(-(len(self._lengths) // self._variants) // self._batch_size)
         return len(self._order(epoch))
 
     def indices(self, position: int) -> NDArray[np.int64]:
@@ -312,7 +315,10 @@ class Stream:
         kept."""
         if epoch != self._epoch:
             random = np.random.default_rng((self._seed, epoch))
-            shuffled = random.permutation(len(self._lengths))
+            shuffled = random.permutation(len(self._lengths) // self._variants)
+            if self._variants > 1:
+                drawn = random.integers(self._variants, size=len(shuffled))
+                shuffled = shuffled * self._variants + drawn
             count = -(-len(shuffled) // self._batch_size)
             pools = max(-(-count // POOL), 2 if count > MIXED else 1)
             size = -(-count // pools) * self._batch_size

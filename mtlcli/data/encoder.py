@@ -79,14 +79,14 @@ class TextEncoder:
         self.pad_id: int = self._find_pad(tokenizer_json, end_token)
         self._dtype = np.uint16 if self.vocabulary_size <= 1 << 16 else np.uint32
         self._read_template()
-        self._before, self._after = self._around_single()
-        self.end_id = int(self._after[-1])
+        self.before, self.after = self._around_single()
+        self.end_id = int(self.after[-1])
         """The token id with which a text that is to be written ends."""
         self.start_id = (
             start_id
             if start_id is not None
-            else int(self._before[0])
-            if len(self._before)
+            else int(self.before[0])
+            if len(self.before)
             else self.end_id
         )
         """The token id from which a decoder starts to write a text: the model's own, or else the
@@ -102,7 +102,7 @@ class TextEncoder:
         A text of more than LONG characters is tokenised only as far as its tokens are used; the
         tokens are the same. columns: `row`. notes: `truncated`, the number of inputs that were cut.
         """
-        limit = self._limit(max_length)
+        limit = self.limit(max_length)
         if pairs is not None:
             return self._encode_pairs(texts, pairs, limit)
         texts = [cut_text(text, limit, self._count) for text in texts]
@@ -181,7 +181,7 @@ class TextEncoder:
         number of windows beyond one per row. Raises UserError when `max_question_length` leaves no
         more room for the context than the stride.
         """
-        limit = self._limit(max_length)
+        limit = self.limit(max_length)
         room = (
             limit - len(self._prefix) - len(self._middle) - len(self._suffix) - max_question_length
         )
@@ -196,8 +196,8 @@ class TextEncoder:
         beginnings = [
             cut_text(question, max_question_length, self._count) for question in questions
         ]
-        question_tokens = self._tokens(beginnings)
-        context_tokens = self._tokens(contexts)
+        question_tokens = self.tokens(beginnings)
+        context_tokens = self.tokens(contexts)
         outside = np.full(
             max(len(self._prefix) + len(self._middle) + max_question_length, len(self._suffix)),
             -1,
@@ -261,8 +261,8 @@ class TextEncoder:
         number of windows beyond one per row, and `words without a token`. Raises UserError when a
         window would hold nothing new.
         """
-        limit = self._limit(max_length)
-        prefix, suffix = self._before, self._after
+        limit = self.limit(max_length)
+        prefix, suffix = self.before, self.after
         room = limit - len(prefix) - len(suffix)
         if room <= stride:
             raise UserError(
@@ -270,7 +270,7 @@ class TextEncoder:
                 f"shares {stride} with the next window: it would hold nothing new",
                 fix="raise tasks.NAME.max_length, or lower tasks.NAME.stride",
             )
-        tokens = self._tokens(map(" ".join, sentences))
+        tokens = self.tokens(map(" ".join, sentences))
         ids: list[NDArray] = []
         numbers: list[NDArray] = []
         rows: list[int] = []
@@ -310,8 +310,8 @@ class TextEncoder:
         A text has the special tokens that the tokenizer puts around a single text, except for the
         one that the decoder starts from.
         """
-        before = self._before[1:] if self.start_id in self._before[:1] else self._before
-        room = max_length - len(before) - len(self._after)
+        before = self.before[1:] if self.start_id in self.before[:1] else self.before
+        room = max_length - len(before) - len(self.after)
         given = [cut_text(text, room, self._count) for text in texts if text is not None]
         found: list[list[int]] = []
         for part in batches(given):
@@ -326,7 +326,7 @@ class TextEncoder:
         rows = [
             nothing
             if text is None
-            else np.concatenate([before, np.array(next(written)[:room], self._dtype), self._after])
+            else np.concatenate([before, np.array(next(written)[:room], self._dtype), self.after])
             for text in texts
         ]
         ids: NDArray[np.unsignedinteger] = np.concatenate(rows) if rows else nothing
@@ -346,7 +346,7 @@ class TextEncoder:
         ids = np.array(encoding.ids, self._dtype)
         return ids[: which.index(0)], ids[len(which) - which[::-1].index(0) :]
 
-    def _tokens(
+    def tokens(
         self, texts: Iterable[str]
     ) -> dict[str, tuple[NDArray, NDArray[np.int32], NDArray[np.int32]]]:
         """Return, for each distinct text, the token ids, the first character of each token and the
@@ -383,10 +383,15 @@ class TextEncoder:
         long = cut_text(longer, max(limit, self._count(short) + 1), self._count)
         return (short, long) if first <= second else (long, short)
 
+    def only(self, text: str) -> NDArray:
+        """Return the token ids of a text without special tokens: (tokens,)."""
+        return self.tokens([text])[text][0]
+
     def _count(self, text: str) -> int:
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def _limit(self, max_length: int) -> int:
+    def limit(self, max_length: int) -> int:
+        """Return `max_length`, or the longest input that the model takes if that is less."""
         return (
             max_length if self.model_max_length is None else min(max_length, self.model_max_length)
         )

@@ -14,6 +14,11 @@ from mtlcli.data.table import Table
 NO_TARGET = -100
 """Value of `token_targets` for a token without one; losses of torch leave it out by default."""
 
+VARIANT = "variant"
+"""The column of features that say the same thing in several ways, for example a row with several
+prompts: the number of the way. Those of a row follow one another, and training uses one of them in
+an epoch."""
+
 
 @dataclass
 class Sequences:
@@ -95,6 +100,11 @@ class Features:
         starts, sizes = self.groups[examples], self.groups[examples + 1] - self.groups[examples]
         inside = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         return np.repeat(starts, sizes) + inside
+
+    @cached_property
+    def variants(self) -> int:
+        """Number of features of each row that say the same thing (see VARIANT)."""
+        return int(self.columns[VARIANT].max(initial=0)) + 1 if VARIANT in self.columns else 1
 
     @cached_property
     def longest(self) -> int:

@@ -15,7 +15,10 @@ Sparse gradients take a dozen launches and a wait for each task there."""
 
 
 def make_sparse(backbone: Backbone) -> None:
-    """Let backward passes leave sparse gradients of the word embeddings of a backbone."""
+    """Let backward passes leave sparse gradients of the word embeddings of a backbone, unless they
+    are the weights of its language head too, which have a gradient for every token."""
+    if backbone.language_head is not None and backbone.language_head.tied:
+        return
     for table in backbone.word_embeddings():
         table.sparse = True
 

@@ -198,6 +198,8 @@ def record_rows(model: MultiTaskModel) -> None:
     at once, if all of its shared parameters are of a kind that can be recorded."""
     if model.packing is None or not model.trunk.joint:
         return
+    if any(task.answers_in_text for task in model.tasks.values()):
+        return  # A language head reads the states of answers alone.
     users = model.users()
     shared = {each for name, each in model.named_parameters() if len(users[name]) > 1}
     found = [

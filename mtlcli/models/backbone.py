@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -50,13 +50,38 @@ def _numbered(module: nn.Module) -> Iterator[tuple[int, nn.Module]]:
         yield from enumerate(child) if isinstance(child, nn.ModuleList) else _numbered(child)
 
 
-class Backbone(nn.Module):
-    """A transformers network and the pooling that makes one vector of its token states."""
+class LanguageHead(nn.Module):
+    """The output layer of a language model: the scores of all tokens of the vocabulary for the
+    token that follows. It is computed in fp32 even under autocast."""
 
-    def __init__(self, network: PreTrainedModel, pooling: str) -> None:
+    def __init__(self, output: nn.Linear, *, tied: bool) -> None:
+        """`output`: the language model's own output layer. `tied`: whether its weights are the
+        word embeddings, which are then not kept here."""
+        super().__init__()
+        self.tied = tied
+        self.weight = None if tied else output.weight
+        self.bias = output.bias
+
+    def forward(self, states: Tensor, embeddings: Tensor) -> Tensor:
+        """Return scores (..., vocabulary) in fp32 for token states (..., hidden). `embeddings`: the
+        word embeddings (vocabulary, hidden), which are read if they are tied."""
+        weight = embeddings if self.weight is None else self.weight
+        with torch.autocast(states.device.type, enabled=False):
+            bias = None if self.bias is None else self.bias.float()
+            return nn.functional.linear(states.float(), weight.float(), bias)
+
+
+class Backbone(nn.Module):
+    """A transformers network, the pooling that makes one vector of its token states and, where it
+    has to answer in text, its language head."""
+
+    def __init__(
+        self, network: PreTrainedModel, pooling: str, language_head: LanguageHead | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         self.pooling = pooling
+        self.language_head = language_head
         self._kinds_of_layer = tuple(
             {type(layer) for _, layer in _numbered(network)} - {nn.ModuleList}
         )
@@ -90,7 +115,7 @@ class Backbone(nn.Module):
         """Return how far each parameter of the network lies below its output: 0 above the layers
         (final norms, poolers), 1 in the last layer, `depth` in the first, `depth` + 1 in the
         embeddings. What a strategy has put into a layer lies where the layer does."""
-        depths = {
+        depths = dict.fromkeys(self.parameters(), 0) | {
             parameter: self.depth + 1 if _of_embeddings(name) else 0
             for name, parameter in self.network.named_parameters()
         }
@@ -153,7 +178,16 @@ class Backbone(nn.Module):
             if isinstance(batch, PackedBatch)
             else self._pool(hidden, output, batch)
         )
-        return Encoded(hidden, pooled, batch.attention_mask)
+        language = None if self.language_head is None else self.scores
+        return Encoded(hidden, pooled, batch.attention_mask, language)
+
+    def scores(self, states: Tensor) -> Tensor:
+        """Return what the language head gives for token states (..., hidden): (..., vocabulary) in
+        fp32."""
+        assert self.language_head is not None
+        (embeddings,) = self.word_embeddings()
+        scores: Tensor = self.language_head(states, embeddings.weight)
+        return scores
 
     def _pool(self, hidden: Tensor, output: Any, batch: Batch) -> Tensor:
         if self.pooling == "pooler":
@@ -181,18 +215,28 @@ class Backbone(nn.Module):
         return network.pooler(chosen.unsqueeze(1)) if self.pooling == "pooler" else chosen
 
 
-def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = True) -> Backbone:
+def build_backbone(
+    files: BackboneFiles, model: Model, *, load_weights: bool = True, language: bool = False
+) -> Backbone:
     """Build the backbone of `files`: with pretrained weights if it has a location and
-    `load_weights` is true, else initialised from torch's generator.
+    `load_weights` is true, else initialised from torch's generator. `language`: whether it has to
+    answer in text, with the language head of a decoder-only model.
 
     Raises UserError when the weights cannot be loaded or `model.pooling` does not fit the network.
     """
-    network, info = load_network(AutoModel, files, model, load_weights=load_weights)
+    network, info = load_network(
+        AutoModelForCausalLM if language else AutoModel, files, model, load_weights=load_weights
+    )
     config = network.config
     missing = {"pooler"}
     if info is not None:
         missing = {key.split(".")[0] for key in info["missing_keys"]}
         _check_complete(model, network, info)
+    head = None
+    if language:
+        head, base = _language_head(network), network.base_model
+        assert isinstance(base, PreTrainedModel)
+        network = base
     if config.is_encoder_decoder:
         network = network.get_encoder()
     if model.gradient_checkpointing:
@@ -209,7 +253,13 @@ def build_backbone(files: BackboneFiles, model: Model, *, load_weights: bool = T
             where="model.pooling=pooler",
             fix="choices: auto, cls, mean, last",
         )
-    return Backbone(network, pooling)
+    return Backbone(network, pooling, head)
+
+
+def _language_head(language_model: PreTrainedModel) -> LanguageHead:
+    """Return the language head of a decoder-only model of the library."""
+    output: Any = language_model.get_output_embeddings()
+    return LanguageHead(output, tied=output.weight is language_model.get_input_embeddings().weight)
 
 
 def load_network(

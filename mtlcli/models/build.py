@@ -43,7 +43,12 @@ def build_model(
         with warnings.catch_warnings():
             if made:  # The first copy has warned of what the weights lack.
                 warnings.simplefilter("ignore", RunWarning)
-            backbone = build_backbone(files, config.model, load_weights=load_weights)
+            backbone = build_backbone(
+                files,
+                config.model,
+                load_weights=load_weights,
+                language=any(task.answers_in_text for task in tasks.values()),
+            )
         if config.model.frozen_layers is not None:
             backbone.freeze(config.model.frozen_layers)
         made.append(backbone)

@@ -58,6 +58,8 @@ WORD_EMBEDDINGS = (
 )
 """Names that the families of models have for the table of their vocabulary."""
 
+SCRATCH_LENGTH = 512
+"""The longest input, in tokens, of a model that is built from scratch."""
 POSITION_EMBEDDINGS = ("position_embeddings", "embed_positions", "positions_embed", "wpe")
 """Names that the families have for the table of positions in a text. Tables of positions on a page
 have longer names."""
@@ -245,17 +247,30 @@ def find_backbone(model: Model, texts: Callable[[], list[str]]) -> BackboneFiles
 
 
 def _scratch(model: Model, texts: list[str]) -> BackboneFiles:
-    from transformers import BertConfig
-
     if model.hidden % model.heads:
         raise UserError(
             f"model.hidden={model.hidden} is not a multiple of model.heads={model.heads}",
             where="model.heads",
         )
     tokenizer = build_tokenizer(texts, model.vocabulary)
-    encoder = TextEncoder(tokenizer, uses_segments=True, model_max_length=512)
+    segments = model.architecture == "encoder"
+    encoder = TextEncoder(tokenizer, uses_segments=segments, model_max_length=SCRATCH_LENGTH)
+    build = {"encoder": _scratch_encoder, "decoder": _scratch_decoder}[model.architecture]
+    return BackboneFiles(
+        location=None,
+        architecture=json.loads(build(model, encoder).to_json_string(use_diff=False)),
+        tokenizer=tokenizer,
+        uses_segments=segments,
+        model_max_length=SCRATCH_LENGTH,
+        end_token=None,
+    )
+
+
+def _scratch_encoder(model: Model, encoder: TextEncoder) -> Any:
+    from transformers import BertConfig
+
     dropout = model.dropout or 0.0
-    config = BertConfig(
+    return BertConfig(
         vocab_size=encoder.vocabulary_size,
         hidden_size=model.hidden,
         num_hidden_layers=model.layers,
@@ -266,13 +281,25 @@ def _scratch(model: Model, texts: list[str]) -> BackboneFiles:
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
     )
-    return BackboneFiles(
-        location=None,
-        architecture=json.loads(config.to_json_string(use_diff=False)),
-        tokenizer=tokenizer,
-        uses_segments=True,
-        model_max_length=512,
-        end_token=None,
+
+
+def _scratch_decoder(model: Model, encoder: TextEncoder) -> Any:
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=encoder.vocabulary_size,
+        hidden_size=model.hidden,
+        num_hidden_layers=model.layers,
+        num_attention_heads=model.heads,
+        # Three matrices instead of two: as many parameters as with 4 times the width.
+        intermediate_size=8 * model.hidden // 3,
+        initializer_range=model.initializer_range,
+        pad_token_id=encoder.pad_id,
+        bos_token_id=None,
+        eos_token_id=None,
+        attention_dropout=model.dropout or 0.0,
+        max_position_embeddings=SCRATCH_LENGTH,
+        tie_word_embeddings=True,
     )
 
 
@@ -458,6 +485,33 @@ def _check_weights(model: Model, folder: Path, rows: int | None) -> None:
             raise UserError(
                 f"the weights cannot be read: {error}", str(file), "copy or download the file again"
             ) from error
+
+
+OUTPUT_FACTORS = (
+    *("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier"),
+    "output_multiplier_scale",
+)
+"""Fields of configurations whose models do more to the scores of tokens than their output layer."""
+
+
+def no_language_model(files: BackboneFiles) -> str | None:
+    """Return why a backbone cannot answer in text, as a sentence without its subject; None if it
+    can."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    fields = files.architecture
+    kind = fields["model_type"]
+    if fields.get("is_encoder_decoder"):
+        return f"is an encoder-decoder ({kind}), of which only the encoder is used"
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return f"is an encoder ({kind})"
+    changed = [name for name in OUTPUT_FACTORS if fields.get(name) not in (None, 1, 1.0)]
+    if changed:
+        return f"changes the scores of its tokens in a way that is not known here ({changed[0]})"
+    return None
 
 
 def from_here(location: str) -> bool:

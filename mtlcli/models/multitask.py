@@ -15,6 +15,7 @@ from mtlcli.data.pack import PackedBatch, Packing, pack, places_of
 from mtlcli.errors import UserError, count_of
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.forward_pass import ForwardPass, running
+from mtlcli.models.inference import Inference
 from mtlcli.models.per_task import PerTask, TaskModules
 from mtlcli.tasks.base import Encoded, TaskType
 
@@ -89,7 +90,12 @@ class Trunk(nn.Module):
     def encode(self, task: str, batch: Batch) -> Encoded:
         """Do the work of `forward`, within the batch's pass. Strategies with several backbones
         choose one here."""
-        return self.backbone(batch)
+        encoded: Encoded = self.backbone_of(task)(batch)
+        return encoded
+
+    def backbone_of(self, task: str) -> Backbone:
+        """Return the backbone that a task reads."""
+        return self.backbone
 
     def parameter_table(self) -> ParameterTable:
         """Return what each parameter of this module is. One that lies below a `PerTask` belongs to
@@ -214,6 +220,16 @@ class MultiTaskModel(nn.Module):
         for owner, head in self.heads.items():
             users = self.trunk.borrowers(owner)
             table.update(dict.fromkeys(head.parameters(), ParameterInfo(users, 0)))
+        for module in self.trunk.modules():
+            if isinstance(module, Backbone) and module.language_head is not None:
+                for parameter in module.language_head.parameters():
+                    users = tuple(
+                        task for task in table[parameter].users if self.tasks[task].answers_in_text
+                    )
+                    if users:
+                        table.change([parameter], users=users)
+                    else:  # The copy of a task that has a head.
+                        parameter.requires_grad = False
         return {name: table[parameter] for name, parameter in self.named_parameters()}
 
     def owner(self, task: str) -> str:
@@ -223,11 +239,11 @@ class MultiTaskModel(nn.Module):
     def outputs(self, task: str, batch: Batch) -> dict[str, Tensor]:
         """Return what the predictions of `task` are made from, for a batch, without a loss."""
         head = self.heads[self.owner(task)]
-        return self.tasks[task].predict(head, self._encoded(task, batch), batch)
+        return self.tasks[task].infer(head, Inference(self, task), batch)
 
     def forward(self, task: str, batch: Batch) -> TaskOutput:
         """Return loss and outputs of a batch of `task`."""
-        return self._output(task, batch, self._encoded(task, batch))
+        return self._output(task, batch, self.encoded(task, batch))
 
     def together(self, batches: Sequence[tuple[str, Batch]]) -> list[TaskOutput]:
         """Return loss and outputs of batches whose inputs go through the trunk as one mixed batch:
@@ -243,13 +259,13 @@ class MultiTaskModel(nn.Module):
                 mixed.mask.split(counts),
                 strict=True,
             )
-            encoded = [Encoded(*piece) for piece in pieces]
+            encoded = [Encoded(*piece, mixed.language) for piece in pieces]
         return [
             self._output(task, batch, each)
             for (task, batch), each in zip(batches, encoded, strict=True)
         ]
 
-    def _encoded(self, task: str, batch: Batch) -> Encoded:
+    def encoded(self, task: str, batch: Batch) -> Encoded:
         """Return the trunk's encoding of a batch of `task`."""
         if self.packing is not None:
             return self._encoded_packed([(task, batch)], self.packing)[0]
@@ -269,6 +285,7 @@ class MultiTaskModel(nn.Module):
                 else encoded.hidden[:, places.tokens],
                 encoded.pooled[places.rows],
                 batch.attention_mask,
+                encoded.language,
             )
             for (task, batch), places in zip(batches, places_of(batches, packed), strict=True)
         ]

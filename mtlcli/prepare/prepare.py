@@ -21,7 +21,7 @@ from mtlcli.data.source import DataSource, open_source
 from mtlcli.data.table import Table
 from mtlcli.errors import Problem, RunWarning, UserError, count_of
 from mtlcli.metrics import OUTSIDE, absent_packages
-from mtlcli.models.files import BackboneFiles, find_backbone
+from mtlcli.models.files import BackboneFiles, find_backbone, no_language_model
 from mtlcli.prepare.checks import check_tables
 from mtlcli.prepare.store import open_features
 from mtlcli.pulse import doing
@@ -109,7 +109,7 @@ def _prepare(
     splits: Callable[[TaskType[Any]], list[str]],
     unlabelled: bool,
 ) -> Prepared:
-    tasks = build_tasks(config.tasks)
+    tasks = build_tasks(config.formed_tasks, config.text)
     source = open_source(
         config.data,
         {name: config.tasks[name] for name, task in tasks.items() if splits(task)},
@@ -122,6 +122,7 @@ def _prepare(
         raise UserError(problems)
     doing("finding the model and its tokenizer")
     files = files or find_backbone(config.model, lambda: _train_texts(tasks, tables))
+    _require_language_model(tasks, files)
     if problems := _too_long(config, tasks, files.model_max_length):
         raise UserError(problems)
     for task in tasks.values():
@@ -146,6 +147,17 @@ def _prepare(
     shown, details = _doubt_lines(config, doubts)
     notices = counted + warned + shown
     return Prepared(tasks, source, tables, features, files, encoder, notices, details)
+
+
+def _require_language_model(tasks: dict[str, TaskType[Any]], files: BackboneFiles) -> None:
+    """Raise UserError when a task answers in text and the backbone is no language model."""
+    texts = [name for name, task in tasks.items() if task.answers_in_text]
+    if texts and (why := no_language_model(files)) is not None:
+        raise UserError(
+            f"tasks.{texts[0]} is answered in text (form=text), and the model {why}",
+            "model.name",
+            "choose a decoder-only model (model=gpt2, Qwen, Llama, SmolLM), or type form=head",
+        )
 
 
 def _read(

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import warnings
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +102,6 @@ def _build(folder: Path, table: Table, task: TaskType[Any], encoder: TextEncoder
 
 def fingerprint(table: Table, task: TaskType[Any], encoder: TextEncoder) -> str:
     """Return the SHA-256 of everything that the features of a table depend on."""
-    config = asdict(task.config)
-    settings = {
-        name: value for name, value in config.items() if name not in task.config.not_encoded
-    }
     columns = [column for column in task.required_columns() if column in table.rows.column_names]
     # The class of a label depends on more than the label's own column: on class names in the file's
     # metadata, and on the other splits.
@@ -114,7 +109,7 @@ def fingerprint(table: Table, task: TaskType[Any], encoder: TextEncoder) -> str:
     classes = None if targets is None else hashlib.sha256(targets.tobytes()).hexdigest()
     parts = [
         FORMAT,
-        settings,
+        task.encoding_settings(),
         rows_fingerprint(table.rows.select(columns)),
         classes,
         encoder.fingerprint,

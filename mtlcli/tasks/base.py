@@ -9,12 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mtlcli.config.run import Text
 from mtlcli.config.task import Task, task_types
 from mtlcli.data.features import Features
 from mtlcli.data.table import Table
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from mtlcli.data.batches import Batch
     from mtlcli.data.encoder import TextEncoder
+    from mtlcli.tasks.answers import Choices, FreeText
 
 C = TypeVar("C", bound=Task)
 Outputs = dict[str, NDArray]
@@ -43,6 +45,34 @@ class Encoded:
     """One vector per input: (batch, hidden)."""
     mask: Tensor
     """True where there is a token, False where there is padding: (batch, length)."""
+    language: Callable[[Tensor], Tensor] | None = None
+    """The language head of the backbone, if it has one: token states (..., hidden) -> scores of
+    all tokens of the vocabulary for the token that follows (..., vocabulary), in fp32."""
+
+
+class Inference(Protocol):
+    """What a task can ask of the model when it predicts."""
+
+    def encode(self, batch: Batch) -> Encoded:
+        """Return the encoding of a batch of the task."""
+        ...
+
+    def generate(
+        self,
+        batch: Batch,
+        *,
+        most: int,
+        beams: int,
+        end: int,
+        allowed: Callable[[list[int]], list[int]] | None,
+    ) -> Tensor:
+        """Return the token ids with which the language model goes on: (batch, `most`), filled up
+        with `end`, the id that ends an answer.
+
+        `beams`: the number of answers to follow at the same time. `allowed`: what may follow the
+        tokens of an answer so far; None: any token.
+        """
+        ...
 
 
 @dataclass
@@ -69,8 +99,10 @@ class TaskType(ABC, Generic[C]):
     only inside the methods that need it."""
 
     token_outputs: ClassVar[bool] = False
-    """Whether `head` gives one output per token (outputs are then gathered flat over tokens). If
-    not, it gives one output per feature, from the pooled vector alone."""
+    """Whether predictions are made from one output per token (outputs are then gathered flat over
+    tokens). If not, they are made from one per feature."""
+    answers_in_text: ClassVar[bool] = False
+    """Whether the backbone needs a language head for it."""
     item: ClassVar[str] = "example"
     """The name of the items that the loss is a mean over."""
     example: ClassVar[tuple[list[Any], list[Any]]]
@@ -191,6 +223,19 @@ class TaskType(ABC, Generic[C]):
         labels are not compared."""
         return None
 
+    def answers(self) -> Choices | FreeText | None:
+        """Return how the labels are answers of a language model; None for a task type whose tasks
+        cannot be put as prompt and answer. Called once the labels are known."""
+        return None
+
+    def encoding_settings(self) -> dict[str, Any]:
+        """Return everything beside the rows, their targets and the text encoder that the features
+        depend on, in a form that JSON can hold."""
+        config = asdict(self.config)
+        return {
+            name: value for name, value in config.items() if name not in self.config.not_encoded
+        }
+
     @abstractmethod
     def encode(self, table: Table, encoder: TextEncoder) -> Features:
         """Return the features of all rows, in row order. A missing label is -100 (ids) or NaN
@@ -228,6 +273,11 @@ class TaskType(ABC, Generic[C]):
         token (batch, length, ...) where `token_outputs` is true. Task types that generate do so
         here."""
         return self.outputs(head, encoded, batch)
+
+    def infer(self, head: nn.Module, model: Inference, batch: Batch) -> dict[str, Tensor]:
+        """Return what `decode` reads for a batch, outside training: see `predict`. Task types that
+        need more than one pass for it call the model themselves."""
+        return self.predict(head, model.encode(batch), batch)
 
     @abstractmethod
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
@@ -280,12 +330,17 @@ class TaskType(ABC, Generic[C]):
         correlations)."""
 
 
-def build_tasks(configs: dict[str, Any]) -> dict[str, TaskType[Any]]:
-    """Return the tasks of a run by name, in the order of the config."""
-    tasks: dict[str, TaskType[Any]] = {
-        name: task_types.implementation(config.type)(name, config)
-        for name, config in configs.items()
-    }
+def build_tasks(configs: dict[str, Any], text: Text | None = None) -> dict[str, TaskType[Any]]:
+    """Return the tasks of a run by name, in the order of the config. `text`: how language models
+    answer; None: as by default."""
+    tasks: dict[str, TaskType[Any]] = {}
+    for name, config in configs.items():
+        made = task_types.implementation(config.type)(name, config)
+        if config.form == "text":
+            from mtlcli.tasks.text_form.task import TextForm
+
+            made = TextForm(made, text or Text())
+        tasks[name] = made
     for task in tasks.values():
         task.head_owner = tasks[task.config.head] if task.config.head else None
     return tasks

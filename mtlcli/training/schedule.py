@@ -82,9 +82,12 @@ def _batches(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], lis
             batch_size=batch_size,
             seed=config.seed * 1000 + number,
             max_tokens=bound,
+            variants=features.variants,
         )
         sizes[name] = TaskSize(
-            len(features.example_sizes), streams[name].batches_in_epoch(0), batch_size
+            len(features.example_sizes) // features.variants,
+            streams[name].batches_in_epoch(0),
+            batch_size,
         )
     owners = {name: prepared.tasks[name].config.head or name for name in sizes}
     policy = samplings.implementation(config.sampling.name)

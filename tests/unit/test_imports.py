@@ -79,8 +79,13 @@ LIGHT += [
 LIGHT += [f"mtlcli.data.{name}" for name in ("delimited", "long", "objects", "parquet", "unpack")]
 """What `mtl --help`, `mtl tasks` and errors in a configuration load: these packages with everything
 in them, without torch."""
-MODULES_OF_TORCH = {"mtlcli.tasks.heads", "mtlcli.tasks.decoder"}
-"""The one exception: heads are torch modules, which task types import when they build one."""
+MODULES_OF_TORCH = {
+    "mtlcli.tasks.decoder",
+    "mtlcli.tasks.heads",
+    "mtlcli.tasks.text_form.scoring",
+}
+"""The exceptions: heads are torch modules, and answers are scored by torch. Task types import them
+when they build a head or predict."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,11 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mtlcli.data.batches import Batch
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.multitask import Trunk
 from mtlcli.models.per_task import PerTask
-from mtlcli.tasks.base import Encoded
 
 
 class NoSharing(Trunk):
@@ -26,6 +24,7 @@ class NoSharing(Trunk):
         super().__init__(owners)
         self.backbones = PerTask.copies(make_backbone(), self.heads)
 
-    def encode(self, task: str, batch: Batch) -> Encoded:
-        """Return token states and pooled vectors of the task's own backbone."""
-        return self.backbones[self.owners[task]](batch)
+    def backbone_of(self, task: str) -> Backbone:
+        """Return the task's own backbone."""
+        backbone: Any = self.backbones[self.owners[task]]
+        return backbone

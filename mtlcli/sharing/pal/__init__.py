@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from annotated_types import Gt, Le
 
@@ -21,6 +21,8 @@ class PALSharing(SharingConfig):
     """Projected attention layers: a narrow attention per task in parallel to each layer (Stickland
     & Murray 2019)."""
 
+    generates: ClassVar[bool] = False
+    """False, because its attention reads the states of earlier tokens, which are not kept."""
     name: Literal["pal"] = "pal"
     """Strategy."""
     size: Annotated[int, Gt(0), Le(65536)] = 96

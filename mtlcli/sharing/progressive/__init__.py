@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Gt, Le
 
@@ -16,6 +16,8 @@ class ProgressiveSharing(Staging):
     """Tasks enter in stages; each stage has a backbone that reads the earlier, frozen ones (Rusu et
     al. 2016)."""
 
+    generates: ClassVar[bool] = False
+    """False, because each column would have to keep keys and values of its own."""
     name: Literal["progressive"] = "progressive"
     """Strategy."""
     size: Annotated[int, Gt(0), Le(65536)] = 32

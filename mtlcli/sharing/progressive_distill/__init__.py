@@ -38,6 +38,9 @@ class ProgressiveDistillSharing(Staging):
                     "type sharing=progressive, or leave the task out",
                 )
 
+    def no_text(self) -> str | None:
+        return "compares the outputs of earlier heads, which tasks in the form of text do not have"
+
     def unshardable(self) -> str | None:
         return (
             "runs the backbone with the weights of an earlier stage, all of which each device keeps"

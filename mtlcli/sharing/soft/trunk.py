@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtlcli.data.batches import Batch
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.forward_pass import ForwardPass, current
 from mtlcli.models.multitask import HasAuxiliaryLoss, Trunk
@@ -26,7 +25,6 @@ from mtlcli.models.per_task import PerTask
 from mtlcli.models.shards import part, sum_of_parts
 from mtlcli.sharing.parts.layers import Layer, chosen_layers, layer_list
 from mtlcli.sharing.soft import SoftSharing
-from mtlcli.tasks.base import Encoded
 
 EPS = 1e-12
 """Number that keeps the square root of the trace norm differentiable where the copies are equal,
@@ -87,11 +85,12 @@ class Soft(Trunk, HasAuxiliaryLoss):
             for copies in zip(*(copy.parameters() for copy in place.values()), strict=True)
         ]
 
-    def encode(self, task: str, batch: Batch) -> Encoded:
-        """Return token states and pooled vectors computed through the task's own copies."""
-        if self.config.layers == "all":
-            return self.backbones[self.owners[task]](batch)
-        return super().encode(task, batch)
+    def backbone_of(self, task: str) -> Backbone:
+        """Return the backbone with the task's own copies."""
+        found: Any = (
+            self.backbones[self.owners[task]] if self.config.layers == "all" else self.backbone
+        )
+        return found
 
     def penalty(self) -> Tensor | None:
         """Return the auxiliary loss, lambda times the distance that the config names, in fp32:

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
     from mtlcli.data.batches import Batch
     from mtlcli.data.encoder import TextEncoder
+    from mtlcli.tasks.classification.answers import ClassAnswers
 
 MISSING = -100
 """Class id of a row without a label; the loss leaves such rows out."""
@@ -614,6 +615,11 @@ class Classification(TextTask[ClassificationTask]):
         """Return the class name of each row, or None for a row without a label."""
         labels = self.labels
         return [labels[number] if number >= 0 else None for number in self._ids(table).tolist()]
+
+    def answers(self) -> ClassAnswers:
+        from mtlcli.tasks.classification.answers import ClassAnswers
+
+        return ClassAnswers(self)
 
     def majority(self, references: list[Any], metric: str) -> float:
         """Return the best score of a constant prediction. Only the most frequent class and class 1,

@@ -4,7 +4,7 @@ is in task.py. Imports no torch."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le, MinLen
 
@@ -18,6 +18,8 @@ from mtlcli.errors import Problem
 class RegressionTask(Task):
     """Regression: one real number for a text or a pair of texts."""
 
+    has_text_form: ClassVar[bool] = True
+    """True: labels and answers have texts."""
     type: Literal["regression"] = "regression"
     """Task type."""
     columns: TextColumns
@@ -32,6 +34,20 @@ class RegressionTask(Task):
                 f"{at}.range",
                 "for example [0, 5]",
             )
+
+    def text_problems(self, at: str) -> Iterator[Problem]:
+        yield from self.answer_problems(at, [])
+        if self.range is None:
+            yield Problem(
+                "must be given with form=text, which writes scores in 25 steps from the lowest to "
+                "the highest",
+                f"{at}.range",
+                "for example [0, 5]",
+            )
+
+    @property
+    def text_columns(self) -> list[str]:
+        return self.columns.inputs
 
     @property
     def allowed(self) -> list[Any]:

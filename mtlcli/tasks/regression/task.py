@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from mtlcli.data.batches import Batch
     from mtlcli.data.encoder import TextEncoder
+    from mtlcli.tasks.regression.answers import ScoreAnswers
 
 LARGEST = 1e15
 """The largest absolute score that is accepted. Training squares errors in fp32, which has 7 digits:
@@ -298,6 +299,11 @@ class Regression(TextTask[RegressionTask]):
     def describe(self, gold: list[Any]) -> str:
         """Return the range and the mean of the scores."""
         return f"{min(gold):g} to {max(gold):g}, mean {sum(gold) / len(gold):.3g}"
+
+    def answers(self) -> ScoreAnswers:
+        from mtlcli.tasks.regression.answers import ScoreAnswers
+
+        return ScoreAnswers(self)
 
     def majority(self, references: list[Any], metric: str) -> float:
         """Return 0, since a constant correlates with nothing."""

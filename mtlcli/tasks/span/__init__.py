@@ -36,6 +36,10 @@ class SpanColumns:
 class SpanTask(Task):
     """Extractive question answering: the answer is a span of the context (SQuAD 1.1 and 2.0)."""
 
+    has_text_form: ClassVar[bool] = True
+    """True: labels and answers have texts."""
+    generated: ClassVar[bool] = True
+    """True: any text can be an answer."""
     not_encoded: ClassVar[tuple[str, ...]] = (
         *Task.not_encoded,
         *("max_answer_length", "n_best", "no_answer_threshold"),
@@ -62,7 +66,10 @@ class SpanTask(Task):
     """Predict no answer if (score of no answer - score of the best span) is above this."""
 
     def problems(self, at: str, length: int, length_key: str) -> Iterator[Problem]:
-        if length - self.max_question_length - SPECIAL_TOKENS <= self.stride:
+        if (
+            self.form != "text"
+            and length - self.max_question_length - SPECIAL_TOKENS <= self.stride
+        ):
             yield Problem(
                 f"{length_key}={length} leaves no new context in a window: "
                 f"{self.max_question_length} tokens are for the question and {self.stride} are "
@@ -71,8 +78,18 @@ class SpanTask(Task):
                 f"raise {at}.max_length, or lower {at}.stride or {at}.max_question_length",
             )
 
+    def text_problems(self, at: str) -> Iterator[Problem]:
+        yield from self.answer_problems(at, [])
+
+    @property
+    def text_columns(self) -> list[str]:
+        return [self.columns.question, self.columns.context]
+
     def idle(self, at: str) -> Iterator[tuple[str, str, str]]:
-        if not self.no_answer:
+        if self.form == "text":
+            for key in ("stride", "max_question_length", *self.not_encoded[-3:]):
+                yield f"{at}.{key}", "answers are generated (form=text)", "leave it out"
+        elif not self.no_answer:
             yield (
                 f"{at}.no_answer_threshold",
                 "every question has an answer (no_answer=false)",

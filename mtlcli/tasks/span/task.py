@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from mtlcli.data.batches import Batch
     from mtlcli.data.encoder import TextEncoder
+    from mtlcli.tasks.span.answers import SpanAnswers
 
 MISSING = -100
 """Position of the answer in a window of an unlabelled row; the loss leaves such windows out."""
@@ -340,7 +341,7 @@ class Span(TaskType[SpanTask]):
             places = zip(char_start[begin + i].tolist(), char_end[begin + j].tolist(), strict=True)
             for place, score in zip(places, scores.tolist(), strict=True):
                 found[place] = max(score, found.get(place, -math.inf))
-        ids, contexts = self._ids(table), table.column(self.config.columns.context)
+        ids, contexts = self.ids(table), table.column(self.config.columns.context)
         return [
             self._prediction(*parts)
             for parts in zip(ids, contexts, spans, no_answer.tolist(), strict=True)
@@ -415,7 +416,7 @@ class Span(TaskType[SpanTask]):
             return None
         return [
             {"id": number, "answers": answer}
-            for number, answer in zip(self._ids(table), answers, strict=True)
+            for number, answer in zip(self.ids(table), answers, strict=True)
         ]
 
     def gold(self, table: Table) -> list[Any]:
@@ -442,12 +443,18 @@ class Span(TaskType[SpanTask]):
         fix = f"raise tasks.{self.name}.max_question_length, or shorten the question"
         return Problem(text, table.where(rows[0]), fix, brief)
 
+    def answers(self) -> SpanAnswers:
+        from mtlcli.tasks.span.answers import SpanAnswers
+
+        return SpanAnswers(self)
+
     def majority(self, references: list[Any], metric: str) -> float:
         """Return the share of questions without answer, which is the score of an empty text. No
         other constant text scores well."""
         return sum(not reference["answers"]["text"] for reference in references) / len(references)
 
-    def _ids(self, table: Table) -> list[str]:
+    def ids(self, table: Table) -> list[str]:
+        """Return the id of each question."""
         return [str(value) for value in table.column(self.config.columns.id)]
 
 

@@ -87,7 +87,7 @@ def test_every_file_of_conf_is_composed(choice: str) -> None:
 
 
 def test_every_file_of_conf_is_counted() -> None:
-    assert len(every_file()) == 103
+    assert len(every_file()) == 104
 
 
 def test_suites() -> None:
@@ -141,26 +141,25 @@ def test_all_mistakes_at_once() -> None:
         "+unknown.key=3",
     ]
     groups = (
-        "choices: allow, data, experiment, logger, model, optim, resume, run_dir, runner, "
-        "sampling, seed, sharing, task, weighting"
+        "choices: allow, data, experiment, form, logger, model, optim, resume, run_dir, runner, "
+        "sampling, seed, sharing, task, text, weighting"
     )
     assert said(*wrong, "model=brt", "cola") == [
         "'cola' has no value -> did you mean task=cola?",
         "model=brt: unknown model 'brt' -> did you mean 'bert'? choices: auto, bert, deberta, "
         "gpt2, minilm, modernbert, pretrained, "
-        "roberta, t5, tiny",
+        "roberta, t5, tiny, tiny_decoder",
         f"taks: unknown key 'taks' -> did you mean 'task'? {groups}",
         f"modle: unknown key 'modle' -> did you mean 'model'? {groups}",
-        "model.lrr: unknown key 'lrr' -> did you mean 'lr'? choices: attention, dropout, "
-        "frozen_layers, gradient_checkpointing, "
+        "model.lrr: unknown key 'lrr' -> did you mean 'lr'? choices: architecture, "
+        "attention, dropout, frozen_layers, gradient_checkpointing, "
         "heads, hidden, initializer_range, kind, layers, "
         "lr, name, pooling, scratch_lr, vocabulary",
         "tasks.coal.weight: task 'coal' is not in the run -> did you mean 'cola'? the run has: "
         "cola, sst2, mrpc, stsb, qqp, mnli, qnli, "
         "rte",
-        "unknown.key: unknown key 'unknown' -> choices: allow, data, logger, model, optim, resume, "
-        "run_dir, runner, sampling, seed, "
-        "sharing, tasks, weighting",
+        "unknown.key: unknown key 'unknown' -> choices: allow, data, form, logger, model, optim, "
+        "resume, run_dir, runner, sampling, seed, sharing, tasks, text, weighting",
         "optim.lr: must be a number, found 'fast' -> Peak learning rate; null: one that suits the "
         "model and the optimiser.",
         "runner.steps: must be a whole number, found 1.5 -> Number of optimiser updates; null: as "

@@ -24,11 +24,13 @@ def test_nothing_else_may_change() -> None:
         "runner",
         "logger",
         "tasks",
+        "text",
     }
     tasks = {key.split(".")[2] for key in allowed if key.startswith("tasks.")}
     assert {"source", "splits", "columns", "metrics", "no_answer_threshold"} <= tasks
     assert not tasks & {
         "type",
+        "form",
         "labels",
         "head",
         "head_layers",

@@ -237,8 +237,8 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
         changed(tasks__stsb__labels=["a", "b"]),
         "tasks.stsb.labels: unknown key 'labels'",
         "only a task of type classification, multilabel or tagging has that key; choices here: "
-        "batch_size, columns, dropout, head, head_layers, lr_factor, "
-        "max_length, metrics, range, source, splits, type, unlabelled, weight",
+        "batch_size, columns, dropout, form, head, head_layers, lr_factor, "
+        "max_length, metrics, range, source, splits, templates, type, unlabelled, weight",
     ),
     (
         changed(sharing={"name": "hard", "strenght": 1}),
