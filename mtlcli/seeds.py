@@ -12,6 +12,8 @@ import hashlib
 LARGEST = 2**63 - 1
 WEIGHTING = 4095
 """The number under which the weighting draws in a step, above those of the ranks."""
+SHARING = 4094
+"""The number under which the sharing strategy draws in a step."""
 
 
 def folded(seed: int) -> int:
@@ -32,5 +34,6 @@ def derived_seed(seed: int, number: int) -> int:
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """Return the seed with which a rank draws in a step; `rank` may also be `WEIGHTING`."""
+    """Return the seed with which a rank draws in a step; `rank` may also be `WEIGHTING`
+    or `SHARING`."""
     return folded((seed * 1_000_003 + step) * 4096 + rank)

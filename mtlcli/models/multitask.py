@@ -163,6 +163,15 @@ class ObservesSteps(ABC):
         evaluation) happen outside."""
 
 
+class DrawsOnceAStep(ABC):
+    """A trunk that draws random numbers which hold for a whole step, on all ranks and in all
+    micro-batches."""
+
+    @abstractmethod
+    def draw(self, seed: int) -> None:
+        """Draw the numbers of a step from `seed`, which is the same on all ranks."""
+
+
 @dataclass
 class TaskOutput:
     """The result of a forward pass of one task."""
@@ -309,6 +318,11 @@ class MultiTaskModel(nn.Module):
         """Enter a stage of the run (see `Staged`)."""
         if isinstance(self.trunk, Staged):
             self.trunk.enter(stage, anew=anew)
+
+    def draw(self, seed: int) -> None:
+        """Draw the random numbers of a step (see `DrawsOnceAStep`)."""
+        if isinstance(self.trunk, DrawsOnceAStep):
+            self.trunk.draw(seed)
 
     def training_passes(self) -> AbstractContextManager[None]:
         """Return a context that encloses the passes of a training step."""

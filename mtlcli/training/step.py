@@ -21,6 +21,7 @@ from torch import Tensor
 from mtlcli.data.batches import InputFormat
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.seeds import SHARING, step_seed
 from mtlcli.training.finite import (
     require_finite_gram,
     require_finite_losses,
@@ -360,4 +361,5 @@ class Backward:
         return self._way(step).probe(batches, step)
 
     def _way(self, step: Step) -> StepGradient:
+        self.passes.model.draw(step_seed(step.seed, step.number, SHARING))
         return self._losses_first if self._weighting.known(step) == "losses" else self._usual

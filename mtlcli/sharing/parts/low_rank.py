@@ -39,9 +39,10 @@ def sizes_of(linear: nn.Module) -> tuple[int, int]:
     return linear.in_features, linear.out_features
 
 
-def random_down(*shape: int) -> nn.Parameter:
-    """Return factors (..., r, in) that are drawn as a linear map from `in` numbers is."""
-    bound = 1 / math.sqrt(shape[-1])
+def random_down(*shape: int, inputs: int | None = None) -> nn.Parameter:
+    """Return factors (..., r, in) that are drawn as a linear map from `inputs` numbers is, by
+    default from `in`."""
+    bound = 1 / math.sqrt(inputs or shape[-1])
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
 
 

@@ -24,7 +24,7 @@ from tests.unit.sharing.training import batch_of
 LIKE_BERT = ["bert", "roberta", "xlm-roberta", "camembert", "electra"]
 MINDS = {
     *("hard", "none", "soft", "hierarchical", "adapters", "task_embedding"),
-    *("lora", "mtl_lora", "hydra_lora"),
+    *("lora", "mtl_lora", "hydra_lora", "polytropon"),
 }
 
 

@@ -1,0 +1,29 @@
+"""The options of `sharing=polytropon`. The strategy itself is in trunk.py. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le
+
+from mtlcli.config.section import section
+from mtlcli.config.sharing import LowRank, sharings
+
+
+@sharings.register("polytropon", ".trunk:Polytropon")
+@section
+class PolytroponSharing(LowRank):
+    """An inventory of low-rank skills, mixed for each task (Ponti et al. 2023), also by blocks of
+    their factors (Caccia et al. 2023, MHR)."""
+
+    name: Literal["polytropon"] = "polytropon"
+    """Strategy."""
+    skills: Annotated[int, Ge(2), Le(1000)] = 4
+    """Number of skills."""
+    splits: Annotated[int, Gt(0), Le(1000)] = 1
+    """Number of blocks into which the factors of a skill are cut, each of which is mixed by itself
+    (MHR); 1: a skill is mixed as a whole."""
+    noise: bool = True
+    """Draw a task's mixtures in training from a relaxed Bernoulli distribution, once a step."""
+    lr: Annotated[float, Gt(0)] = 1e-2
+    """Peak learning rate of the mixtures."""
