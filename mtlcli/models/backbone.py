@@ -160,9 +160,13 @@ class Backbone(nn.Module):
                 return float(value)
         return 0.0
 
-    def forward(self, batch: Batch) -> Encoded:
+    def forward(self, batch: Batch, *, skip: int = 0) -> Encoded:
         """Return token states (batch, length, hidden), of a packed batch (1, tokens, hidden), and
-        one vector per input (batch, hidden)."""
+        one vector per input (batch, hidden).
+
+        `skip`: the number of tokens in front of each input that belong to no input. They are left
+        out of the result, whose length is so much shorter. A pooler has to be told by itself.
+        """
         inputs: dict[str, Any] = {
             "input_ids": batch.input_ids,
             "attention_mask": batch.attention_mask.long(),
@@ -172,12 +176,13 @@ class Backbone(nn.Module):
         if batch.token_type_ids is not None:
             inputs["token_type_ids"] = batch.token_type_ids
         output = self.network(**inputs)
-        hidden = output.last_hidden_state
+        hidden, mask = output.last_hidden_state[:, skip:], batch.attention_mask[:, skip:]
         pooled = (
             self._pool_packed(hidden[0], batch.layout)
             if isinstance(batch, PackedBatch)
-            else self._pool(hidden, output, batch)
+            else self._pool(hidden, output, mask)
         )
+<<<<<<< HEAD
         language = None if self.language_head is None else self.scores
         return Encoded(hidden, pooled, batch.attention_mask, language)
 
@@ -188,18 +193,19 @@ class Backbone(nn.Module):
         (embeddings,) = self.word_embeddings()
         scores: Tensor = self.language_head(states, embeddings.weight)
         return scores
+=======
+        return Encoded(hidden, pooled, mask)
+>>>>>>> 629b153 (sharing: add multitask prompt tuning)
 
-    def _pool(self, hidden: Tensor, output: Any, batch: Batch) -> Tensor:
+    def _pool(self, hidden: Tensor, output: Any, mask: Tensor) -> Tensor:
         if self.pooling == "pooler":
             return output.pooler_output
         if self.pooling == "cls":
             return hidden[:, 0]
         if self.pooling == "mean":
-            mask = batch.attention_mask.unsqueeze(-1)
-            return (hidden * mask).sum(1) / mask.sum(1)
-        return hidden[
-            torch.arange(len(hidden), device=hidden.device), batch.attention_mask.sum(1) - 1
-        ]
+            members = mask.unsqueeze(-1)
+            return (hidden * members).sum(1) / members.sum(1)
+        return hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(1) - 1]
 
     def _pool_packed(self, states: Tensor, layout: Layout) -> Tensor:
         """Return one vector per input of a packed batch, whose states are (tokens, hidden)."""

@@ -200,6 +200,13 @@ def _too_long(
 ) -> list[Problem]:
     """Return a problem for each limit of tokens that is above what the model takes. `longest`: what
     it takes; None: any length."""
+    front = config.sharing.tokens_in_front()
+    if longest is None:
+        return []
+    takes = f"the model takes {count_of(longest, 'token')}"
+    if front:
+        takes += f", of which sharing={config.sharing.name} needs {front}"
+        longest -= front
     limits = {"data.max_length": config.data.max_length} | {
         f"tasks.{name}.max_length": task.config.max_length
         for name, task in tasks.items()
@@ -207,14 +214,16 @@ def _too_long(
     }
     return [
         Problem(
-            f"{key}={length}, but the model takes {count_of(longest, 'token')}",
+            f"{key}={length}, but {takes}",
             where=key,
             fix=f"type {key}={longest}"
             if longest >= SHORTEST
+            else "lower sharing.length"
+            if front
             else "choose another model: no input of a task is so short",
         )
         for key, length in limits.items()
-        if longest is not None and length > longest
+        if length > longest
     ]
 
 

@@ -70,7 +70,16 @@ def variants() -> dict[str, Variant]:
     for name in ("hard", "none", "cross_stitch", "progressive"):
         found[f"{name} one task a step"] = Variant(sharing=name, shape={"plan": one_task})
         found[f"{name} uneven"] = Variant(sharing=name, shape={"plan": uneven})
-    for name in ("none", "soft", "lora", "polytropon", "adapters", "mmoe", "task_embedding"):
+    for name in (
+        "none",
+        "soft",
+        "lora",
+        "polytropon",
+        "prompt",
+        "adapters",
+        "mmoe",
+        "task_embedding",
+    ):
         found[f"{name} on shards"] = Variant(sharing=name, shape={"plan": uneven}, sharded=True)
     found["hard on shards"] = Variant("uncertainty", shape={"plan": uneven}, sharded=True)
     unfreezing = {"unfreeze_every": 3, "accumulation": 3}
