@@ -70,22 +70,15 @@ def variants() -> dict[str, Variant]:
     for name in ("hard", "none", "cross_stitch", "progressive"):
         found[f"{name} one task a step"] = Variant(sharing=name, shape={"plan": one_task})
         found[f"{name} uneven"] = Variant(sharing=name, shape={"plan": uneven})
-    for name in (
-        "none",
-        "soft",
-        "lora",
-        "polytropon",
-        "prompt",
-        "adapters",
-        "mmoe",
-        "task_embedding",
-    ):
+    small = ("adapters", "lora", "polytropon", "prefix", "prompt")
+    for name in ("none", "soft", "mmoe", "task_embedding", *small):
         found[f"{name} on shards"] = Variant(sharing=name, shape={"plan": uneven}, sharded=True)
     found["hard on shards"] = Variant("uncertainty", shape={"plan": uneven}, sharded=True)
     unfreezing = {"unfreeze_every": 3, "accumulation": 3}
     found["unfreezing on shards"] = Variant(shape=unfreezing, sharded=True)
     low = {"unfreeze_every": 2, "bf16": True}
-    found["bf16 on shards"] = Variant(sharing="adapters", shape=low, sharded=True)
+    for name in ("adapters", "mtl_lora", "prefix"):
+        found[f"{name} bf16 on shards"] = Variant(sharing=name, shape=low, sharded=True)
     return found | {
         "accumulation": Variant(shape={"accumulation": 3}),
         "unfreezing": Variant(shape={"unfreeze_every": 3, "plan": one_task}),

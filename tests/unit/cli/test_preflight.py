@@ -87,7 +87,7 @@ def test_every_file_of_conf_is_composed(choice: str) -> None:
 
 
 def test_every_file_of_conf_is_counted() -> None:
-    assert len(every_file()) == 106
+    assert len(every_file()) == 107
 
 
 def test_suites() -> None:

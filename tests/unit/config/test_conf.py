@@ -31,7 +31,7 @@ ROOT = Path(mtlcli.__file__).parents[1]
 COUNTS = {
     "task": 28,
     "model": 11,
-    "sharing": 21,
+    "sharing": 22,
     "weighting": 24,
     "sampling": 9,
     "optim": 5,

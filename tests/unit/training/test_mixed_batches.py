@@ -60,7 +60,7 @@ def step(
 def test_the_strategies_that_mix_batches_are_listed() -> None:
     assert set(JOINT) == {
         *("hard", "adapters", "pal", "attention", "mmoe", "cgc"),
-        *("mtl_lora", "hydra_lora", "polytropon", "prompt"),
+        *("mtl_lora", "hydra_lora", "polytropon", "prompt", "prefix"),
     }
 
 
