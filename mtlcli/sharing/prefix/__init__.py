@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 @sharings.register("prefix", ".trunk:Prefix")
 @section
 class PrefixSharing(SharingConfig):
-    """Learned keys and values per task, which the attention of each layer sees beside those of the
-    input (Li & Liang 2021; Liu et al. 2022, P-tuning v2)."""
+    """Learned keys and values per task, which the attention of each layer also sees (Li & Liang
+    2021; Liu et al. 2022, P-tuning v2)."""
 
     name: Literal["prefix"] = "prefix"
     """Strategy."""

@@ -155,7 +155,9 @@ def packed_model(sharing: str):  # type: ignore[no-untyped-def]
 
 
 def test_the_strategies_that_pack_batches_are_listed() -> None:
-    assert {*sharings} - set(PACKING) == {*("cross_stitch", "sluice", "pal", "progressive_distill")}
+    assert {*sharings} - set(PACKING) == {
+        *("cross_stitch", "sluice", "pal", "prefix", "prompt", "progressive_distill")
+    }
 
 
 @pytest.mark.parametrize("sharing", PACKING)
