@@ -42,18 +42,16 @@ class SharingConfig:
         without its subject, which is `sharing=NAME`; None if they can."""
         return None
 
-<<<<<<< HEAD
     def no_text(self) -> str | None:
         """Return why tasks in the form of text cannot use the strategy, as a sentence without its
         subject, which is `sharing=NAME`; None if they can. A token's state must not depend on later
         tokens, which would tell the answer."""
         return None
-=======
+
     def tokens_in_front(self) -> int:
         """Return the number of the model's positions that the strategy takes in front of each
         input. Its key `length` sets it."""
         return 0
->>>>>>> 629b153 (sharing: add multitask prompt tuning)
 
     def stages_of(self, owners: dict[str, str]) -> list[list[str]]:
         """Return the tasks of each stage of a run; most strategies have one stage. `owners`: task

@@ -182,9 +182,8 @@ class Backbone(nn.Module):
             if isinstance(batch, PackedBatch)
             else self._pool(hidden, output, mask)
         )
-<<<<<<< HEAD
         language = None if self.language_head is None else self.scores
-        return Encoded(hidden, pooled, batch.attention_mask, language)
+        return Encoded(hidden, pooled, mask, language)
 
     def scores(self, states: Tensor) -> Tensor:
         """Return what the language head gives for token states (..., hidden): (..., vocabulary) in
@@ -193,9 +192,6 @@ class Backbone(nn.Module):
         (embeddings,) = self.word_embeddings()
         scores: Tensor = self.language_head(states, embeddings.weight)
         return scores
-=======
-        return Encoded(hidden, pooled, mask)
->>>>>>> 629b153 (sharing: add multitask prompt tuning)
 
     def _pool(self, hidden: Tensor, output: Any, mask: Tensor) -> Tensor:
         if self.pooling == "pooler":

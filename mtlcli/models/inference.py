@@ -112,9 +112,12 @@ def _language_model(trunk: Trunk, task: str, batch: Batch, backbone: Backbone) -
 @contextmanager
 def _library_attention(backbone: Backbone) -> Iterator[None]:
     """Let a network that takes packed batches take padded ones, as `generate` makes them."""
+    from mtlcli.models.packed import NAME
+
     config: Any = backbone.network.config
     before = config._attn_implementation
-    config._attn_implementation = "eager" if before == "eager" else "sdpa"
+    if before == NAME:
+        config._attn_implementation = "sdpa"
     try:
         yield
     finally:

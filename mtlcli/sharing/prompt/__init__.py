@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Gt, Le
 
@@ -16,6 +16,8 @@ class PromptSharing(SharingConfig):
     """A soft prompt in front of each input: one for all tasks, times a rank-one matrix of each task
     (Wang et al. 2023, MPT)."""
 
+    generates: ClassVar[bool] = False
+    """False, because the prompt would stand in front of each new token again."""
     name: Literal["prompt"] = "prompt"
     """Strategy."""
     length: Annotated[int, Gt(0), Le(100_000)] = 20
