@@ -254,9 +254,9 @@ def _numbered_texts(task: TaskType[Any], tables: list[Table]) -> list[NDArray[np
         texts = pa.chunked_array(
             [chunk for table in tables for chunk in _as_texts(table.rows.column(column)).chunks]
         )
-        column_numbers = as_numpy(texts.combine_chunks().dictionary_encode().indices).astype(
-            np.int64
-        )
+        # Cells without a value are equal too, where a task type reads such cells.
+        encoded = texts.combine_chunks().dictionary_encode("encode")
+        column_numbers = as_numpy(encoded.indices).astype(np.int64)
         pairs = numbers * (column_numbers.max(initial=0) + 1) + column_numbers
         numbers = np.unique(pairs, return_inverse=True)[1]
     return np.split(numbers, np.cumsum([len(table) for table in tables])[:-1])
