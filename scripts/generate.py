@@ -145,8 +145,8 @@ def with_choices(text: str) -> str:
 
 def with_tables(text: str) -> str:
     """The page of methods with the tables between its marks."""
-    losses = {k: v for k, v in own(weightings).items() if not issubclass(v, Balancing)}
-    gradients = {k: v for k, v in own(weightings).items() if issubclass(v, Balancing)}
+    losses = {k: v for k, v in own(weightings).items() if not v.on_gradients}
+    gradients = {k: v for k, v in own(weightings).items() if v.on_gradients}
     tables = {
         "sharing": table("sharing", own(sharings)),
         "sampling": table("sampling", own(samplings)),

@@ -25,6 +25,7 @@ from tests.small import small_model
 IMPORTANCE = {"cola": 1.0, "stsb": 0.5, "squad": 2.0}
 OPTIONS: dict[str, dict[str, Any]] = {
     "annealed": {"tasks": {"stsb": AnnealedTask(start=2.0, end=0.5)}},
+    "coba": {"warmup": 3, "window": 4},
     "dwa": {"every": 3},
     "gradnorm": {"first_steps": 3},
 }
@@ -90,6 +91,8 @@ def train(
         if unfreezing is not None:
             unfreezing.apply(number)
         optimizer.zero_grad(set_to_none=True)
+        if weighting.validates(step):
+            weighting.observe_validation(step, backward.passes.losses(batches))
         fill = backward.probe if probe(number) else backward
         used.append(fill(batches, step).weights)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)

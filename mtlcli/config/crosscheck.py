@@ -308,6 +308,7 @@ def _run(config: Config, names: list[str]) -> Iterator[Problem]:
     names_trained = [name for name, task in config.tasks.items() if task.splits.train is not None]
     yield from _weighting(config, names_trained)
     yield from _sampling(config, names_trained)
+    yield from _plateau(config, names_trained)
     if runner.engine == "fsdp":
         yield from _shards(config)
     if model.kind == "pretrained" and model.name is None:
@@ -335,6 +336,12 @@ def _shards(config: Config) -> Iterator[Problem]:
             at,
             f"{whole}, or a weighting that knows its weights before the step, for example "
             "weighting=static",
+        )
+    if config.sampling.needs_gradients:
+        yield Problem(
+            f"fsdp does not keep gradients for the measurements of sampling={config.sampling.name}",
+            at,
+            f"{whole}, or another sampling",
         )
     if (why := config.sharing.unshardable()) is not None:
         yield Problem(
@@ -408,6 +415,14 @@ def _weighting(config: Config, trained: list[str]) -> Iterator[Problem]:
             "optim.unfreeze_every",
             "leave it out, or choose another weighting",
         )
+    if needs.validation:
+        for name in trained:
+            if not config.tasks[name].splits.validation:
+                yield Problem(
+                    f"{at} learns from validation losses, and the task has no split to validate on",
+                    f"tasks.{name}.splits.validation",
+                    "name one, or choose another weighting",
+                )
     if needs.unit_importance:
         for name in trained:
             if config.tasks[name].weight not in (0, 1):
@@ -459,6 +474,36 @@ def _sampling(config: Config, trained: list[str]) -> Iterator[Problem]:
                     f"tasks.{name}.splits.validation",
                     "name one, or choose another sampling",
                 )
+
+    if sampling.needs_gradients and not config.sharing.shares:
+        yield Problem(
+            f"sampling={sampling.name} learns from the gradients of shared parameters, and "
+            f"sharing={config.sharing.name} has none",
+            "sharing",
+            "type sharing=hard, or choose another sampling",
+        )
+
+
+def _plateau(config: Config, trained: list[str]) -> Iterator[Problem]:
+    """Check the tasks whose learning rates shall follow their progress."""
+    optim = config.optim
+    if optim.plateau is None:
+        return
+    for name in optim.plateau_tasks or []:
+        if name not in trained:
+            yield Problem(
+                f"the run does not train a task '{name}'",
+                "optim.plateau_tasks",
+                suggest(name, trained),
+            )
+    for name in trained:
+        watched = optim.plateau_tasks is None or name in optim.plateau_tasks
+        if watched and not config.tasks[name].splits.validation:
+            yield Problem(
+                f"{name} has no split to validate on, and optim.plateau follows validation scores",
+                "optim.plateau_tasks",
+                "name the other tasks, or leave optim.plateau out",
+            )
 
 
 def _data(config: Config) -> Iterator[Problem]:

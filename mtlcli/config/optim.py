@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import field
 from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from mtlcli.config.section import section
 from mtlcli.errors import Problem
@@ -51,6 +51,19 @@ class Optim:
     """Gradual unfreezing (Howard & Ruder 2018): train only what lies above the layers at first, and
     unfreeze one more layer every so many steps, from the top down, the embeddings last; null: train
     all from the start."""
+
+    plateau: Annotated[int, Gt(0)] | None = None
+    """Learning rates by progress: after so many evaluations in a row without a gain of a task's
+    main validation score, the learning rate of the parameters that belong to the task alone (its
+    head, its adapters) is multiplied by `plateau_factor`; null: never."""
+    plateau_gain: Annotated[float, Ge(0)] = 0.0
+    """With plateau: a score counts as a gain if it is more than this above the task's best."""
+    plateau_factor: Annotated[float, Gt(0), Lt(1)] = 0.5
+    """With plateau: the factor of each reduction."""
+    plateau_floor: Annotated[float, Ge(0), Lt(1)] = 0.1
+    """With plateau: the smallest share of the schedule's learning rate that a task is left with."""
+    plateau_tasks: list[str] | None = None
+    """With plateau: the tasks that are watched; null: all that are trained."""
 
     def problems(self) -> Iterator[Problem]:
         """Yield the problems of values that do not fit together."""

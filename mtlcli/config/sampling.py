@@ -21,6 +21,8 @@ class SamplingConfig:
     """Whether every step holds every task, as methods that compare tasks within a step need."""
     needs_scores: ClassVar[bool] = False
     """Whether the policy learns from the validation score of every trained task."""
+    needs_gradients: ClassVar[bool] = False
+    """Whether the policy learns from the tasks' gradients of shared parameters."""
     name: str
     """Policy."""
 

@@ -26,6 +26,8 @@ class Needs:
     """More than one task in each step: a sampling that puts all tasks into every step."""
     shared_parameters: bool = False
     """Parameters that several tasks share."""
+    validation: bool = False
+    """Validation rows with labels for every trained task, whose losses are measured in training."""
     unit_importance: bool = False
     """`tasks.NAME.weight` must be 1, or 0 for a task that stays out of the balance: the method is
     invariant to the scale of a loss, so any other weight would have no effect."""
@@ -41,6 +43,10 @@ class WeightingConfig:
 
     needs: ClassVar[Needs] = Needs()
     """The requirements of the method."""
+    on_gradients: ClassVar[bool] = False
+    """Whether weights are put on gradients, not on losses."""
+    keeps_rows: ClassVar[bool] = False
+    """Whether a checkpoint holds a number of the method for each task and shared parameter."""
     name: str
     """Method."""
 
@@ -56,6 +62,8 @@ class Balancing(WeightingConfig):
 
     needs: ClassVar[Needs] = Needs(several_tasks=True, shared_parameters=True)
     """The requirements of the method."""
+    on_gradients: ClassVar[bool] = True
+    """Weights are put on gradients."""
     every: Annotated[int, Gt(0)] = 1
     """Balance every n-th step; the steps in between reuse the last weights and cost as much as the
     plain sum."""

@@ -71,14 +71,16 @@ def check_disk_space(
 
 
 def checkpoint_size(config: Config, tasks: dict[str, TaskType[Any]], files: BackboneFiles) -> int:
-    """Return the number of bytes of one checkpoint of a run: its model, and AdamW's two moments for
-    every parameter."""
+    """Return the number of bytes of one checkpoint of a run: its model, AdamW's two moments for
+    every parameter, and what a weighting keeps for each task and shared parameter."""
     from mtlcli.models.build import without_numbers
 
     model = without_numbers(config, tasks, files)
+    kept = len(tasks) * model.parameter_counts()["shared"] if config.weighting.keeps_rows else 0
     return (
         sum(tensor.nbytes for tensor in model.state_dict().values())
         + 2 * sum(p.nbytes for p in model.parameters())
+        + 4 * kept
         + AROUND
     )
 

@@ -111,6 +111,7 @@ def _check_plan(
             "runner.engine",
             "give runner.devices, or type runner.engine=ddp",
         )
+    _check_plateau(config, prepared)
     plan = schedule(config, prepared)
     lines = list(remarks(config, plan.steps, plan.eval_every))
     existing = None
@@ -127,6 +128,19 @@ def _check_plan(
         existing=existing,
     )
     return lines
+
+
+def _check_plateau(config: Config, prepared: Prepared) -> None:
+    """Raise UserError when the learning rate of a task without parameters of its own shall follow
+    its progress."""
+    if config.optim.plateau is not None:
+        from mtlcli.models.build import without_numbers
+        from mtlcli.training.plateau import plateau_problems
+
+        model = without_numbers(config, prepared.tasks, prepared.files)
+        problems = list(plateau_problems(config.optim, model, list(prepared.train_features)))
+        if problems:
+            raise UserError(problems)
 
 
 def _fill(folder: RunFolder, config: Config, prepared: Prepared, command: list[str]) -> None:

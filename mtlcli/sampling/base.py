@@ -31,6 +31,16 @@ class TaskSize:
     """Number of examples of this task in a step."""
 
 
+@dataclass(frozen=True)
+class GradientNoise:
+    """The size and the noise of a task's gradient of the shared parameters."""
+
+    square: float
+    """Estimate of the squared norm of the expected gradient; it may be below 0 by chance."""
+    variance: float
+    """Variance of the gradient of one batch: that of one example divided by the batch's size."""
+
+
 class Sampling(ABC):
     """Base class of the policies."""
 
@@ -60,6 +70,15 @@ class Sampling(ABC):
 
     def note_results(self, results: Mapping[str, Any]) -> None:
         """Learn from an evaluation, given as in results.json. Called on every rank with the same
+        numbers."""
+
+    def gradient_batches(self, step: int) -> int:
+        """Return how many batches of each task shall be measured before step `step`, for
+        `note_gradients`; 0: none."""
+        return 0
+
+    def note_gradients(self, found: Mapping[str, GradientNoise]) -> None:
+        """Learn from the measured gradients of all tasks. Called on every rank with the same finite
         numbers."""
 
     def statistics(self, step: int) -> dict[str, Any]:

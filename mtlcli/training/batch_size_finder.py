@@ -32,6 +32,7 @@ from mtlcli.prepare.prepare import Prepared
 from mtlcli.training.analysis.cost import PeakMemory, memory_now
 from mtlcli.training.gradient_rows import DTYPES
 from mtlcli.weighting.base import Weighting
+from mtlcli.weighting.kept_rows import RowKeeping
 
 SHARE = 0.8
 """The share of the free memory that a run may use; the rest is for allocators, and for other
@@ -262,6 +263,9 @@ def _reserve(model: MultiTaskModel, weighting: Weighting, ranks: Ranks) -> int:
             * model.parameter_counts()["shared"]
             * DTYPES[weighting.config.rows].itemsize
         )
+    elif isinstance(weighting, RowKeeping):
+        # The rows of a step, and the numbers that are kept.
+        rows = 2 * len(weighting.tasks) * model.parameter_counts()["shared"] * 4
     # A pass gives sparse gradients of word embeddings, from which a step makes dense ones.
     dense = sum(
         module.weight.nbytes

@@ -253,6 +253,23 @@ class GradientRows:
 
         self._each(stack)
 
+    def whole_blocks(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield the number of each parameter that takes part and its gradient rows, summed over
+        ranks: (K, n) fp32, n the parameter's size. The rows are gone afterwards."""
+        for index in self._present:
+            parameter, block = self._parameters[index], []
+            for row in self._rows:
+                flat = self._ranks.all_reduce(self._flat(row, [index]).float())
+                if index in self._touched:
+                    whole = torch.zeros_like(parameter).index_copy_(
+                        0, self._touched[index], flat.view(-1, *parameter.shape[1:])
+                    )
+                    flat = whole.reshape(-1)
+                block.append(flat.detach())
+                row[index] = None
+            yield index, torch.stack(block)
+        self._rows, self._shards = [], []
+
     def _each(self, function: Callable[[list[Tensor | None], int, int], Tensor]) -> None:
         """Write a function of the gradient rows summed over ranks into `.grad`."""
         total = sum(self._size(index) for index in self._present)

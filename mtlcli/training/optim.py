@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 
 import torch
 from torch.nn import Parameter
@@ -10,10 +11,16 @@ from torch.nn import Parameter
 from mtlcli.config.optim import AdamWOptim, Optim, optims
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.training.optimizers import AdamW, Groups, Optimizers, adamw
+from mtlcli.training.plateau import private_task
 from mtlcli.weighting.base import Weighting
 
+Keyed = dict[tuple[float, float, str | None], list[Parameter]]
+"""Parameters by learning rate, weight decay and the watched task that they belong to."""
 
-def build_optimizer(optim: Optim, model: MultiTaskModel, weighting: Weighting) -> Optimizers:
+
+def build_optimizer(
+    optim: Optim, model: MultiTaskModel, weighting: Weighting, watched: Collection[str] = ()
+) -> Optimizers:
     """Build the run's optimiser over groups that differ in learning rate and weight decay.
 
     Biases and norms (parameters of one dimension) have no weight decay. Parameters of one task
@@ -21,13 +28,15 @@ def build_optimizer(optim: Optim, model: MultiTaskModel, weighting: Weighting) -
     of the layer above it. Two kinds of parameters have learning rates of their own and no decay:
     those of the weighting method, and those to which the sharing strategy gives one. AdamW updates
     these parameters whatever the optimiser is, because their learning rates are chosen for AdamW.
-    Each group keeps its peak learning rate in `peak`.
+    Each group keeps its peak learning rate in `peak`. The parameters of a task that is `watched`
+    (`optim.plateau`), those that no other trained task uses, are in groups of their own, which name
+    the task in `task`.
     """
     assert optim.lr is not None, "the learning rate is resolved before the optimiser is built"
     kind = optims.implementation(optim.name)(optim)
     tables = {module.weight for module in model.modules() if isinstance(module, torch.nn.Embedding)}
-    taken: dict[tuple[float, float], list[Parameter]] = {}
-    others: dict[tuple[float, float], list[Parameter]] = {}
+    taken: Keyed = {}
+    others: Keyed = {}
     for name, parameter in model.named_parameters():
         info = model.parameter_infos[name]
         factor = model.tasks[info.users[0]].config.lr_factor if len(info.users) == 1 else 1.0
@@ -38,7 +47,9 @@ def build_optimizer(optim: Optim, model: MultiTaskModel, weighting: Weighting) -
             kind.takes(parameter, hidden=name.startswith("trunk."), embedding=parameter in tables)
             and info.lr is None
         )
-        (taken if takes else others).setdefault((lr, decay), []).append(parameter)
+        task = private_task(info.users, list(weighting.tasks)) if watched else None
+        key = lr, decay, task if task in watched else None
+        (taken if takes else others).setdefault(key, []).append(parameter)
     learned = weighting.parameters()
     aside = _groups(others)
     if learned:
@@ -58,10 +69,10 @@ def build_optimizer(optim: Optim, model: MultiTaskModel, weighting: Weighting) -
     return Optimizers(parts + ([(rest, adamw(aside, *kind.rest))] if aside else []))
 
 
-def _groups(parameters: dict[tuple[float, float], list[Parameter]]) -> Groups:
+def _groups(parameters: Keyed) -> Groups:
     return [
-        {"params": each, "lr": lr, "peak": lr, "weight_decay": decay}
-        for (lr, decay), each in parameters.items()
+        {"params": each, "lr": lr, "peak": lr, "weight_decay": decay, "task": task}
+        for (lr, decay, task), each in parameters.items()
     ]
 
 
@@ -109,10 +120,14 @@ def schedule_lr_factor(optim: Optim, step: int, steps: int) -> float:
     return 1.0
 
 
-def set_lr(optimizer: Optimizers, factor: float) -> None:
-    """Set the learning rate of every group to `factor` times its peak."""
+def set_lr(
+    optimizer: Optimizers, factor: float, of_tasks: Mapping[str, float] | None = None
+) -> None:
+    """Set the learning rate of every group to `factor` times its peak, and that of a task's groups
+    to the task's factor times that."""
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * factor
+        own = (of_tasks or {}).get(group.get("task"), 1.0)  # type: ignore[arg-type]
+        group["lr"] = group["peak"] * factor * own
 
 
 class Unfreezing:

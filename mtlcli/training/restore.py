@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from torch import Tensor
+
 from mtlcli.errors import UserError
 from mtlcli.models.build import OTHER_CHECKPOINT, restore_weights
 from mtlcli.models.multitask import MultiTaskModel
@@ -18,6 +20,9 @@ from mtlcli.training.optimizers import Optimizers
 from mtlcli.training.stages import Stages
 from mtlcli.training.state import TrainState
 from mtlcli.weighting.base import Weighting
+
+WEIGHTING_TENSORS = "kept by the weighting/"
+"""The beginning of the names of the weighting's tensors in optimizer.safetensors."""
 
 
 def restore(
@@ -44,7 +49,10 @@ def restore(
         stages.load_state_dict(state.stage, state.sampling)
         weighting.load_state_dict(state.weighting)
         file = "optimizer.safetensors"
-        optimizer.load(names, found.tensors(file))
+        tensors = found.tensors(file)
+        kept = {name for name in tensors if name.startswith(WEIGHTING_TENSORS)}
+        _restore_kept(weighting, model, {name: tensors.pop(name) for name in sorted(kept)})
+        optimizer.load(names, tensors)
     # Methods raise different exceptions for a state that is not theirs.
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
@@ -52,6 +60,20 @@ def restore(
             f"{file} does not fit the run: {reason}", where=str(found.folder), fix=OTHER_CHECKPOINT
         ) from error
     return state
+
+
+def _restore_kept(weighting: Weighting, model: MultiTaskModel, saved: dict[str, Tensor]) -> None:
+    """Give the weighting the tensors that it has kept for the model's parameters, on the device of
+    each. Raises ValueError when they do not fit."""
+    parameters = dict(model.named_parameters())
+    kept = {}
+    for key, tensor in saved.items():
+        name = key.removeprefix(WEIGHTING_TENSORS)
+        parameter = parameters.get(name.split("/", 2)[-1])
+        if parameter is None or tensor.shape != (parameter.numel(),):
+            raise ValueError(f"it has '{key}', which fits no parameter of the model")
+        kept[name] = tensor.to(parameter.device)
+    weighting.load_tensors(kept)
 
 
 def _check(state: TrainState, tasks: Collection[str], steps: int, stages: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,6 +25,9 @@ from mtlcli.tasks.base import TaskType
 from mtlcli.training.stages import Stages
 from mtlcli.training.task_batch import TaskBatch, build_task_batch
 from mtlcli.weighting.base import WeightedTask, Weighting
+
+VALIDATION_SEED = 500_000_000
+"""Added to the seeds of the validation batches, so that they are not those of training batches."""
 
 
 @dataclass
@@ -63,6 +66,8 @@ class Run:
     """The signals that ask the run to stop."""
     source: DataSource
     """The source of the table rows."""
+    _validation: dict[str, Stream] = field(default_factory=dict)
+    """The order of the validation features of tasks whose losses a weighting asks for."""
 
     @property
     def sharded(self) -> bool:
@@ -110,6 +115,27 @@ class Run:
             ranks=self.ranks,
             max_tokens=self.max_tokens,
             in_step=self.sharded,
+        )
+
+    def fetch_validation(self, task: str, number: int) -> TaskBatch:
+        """Return this rank's share of batch `number` of a task's first validation split, in an
+        order that is a function of the seed and the task's place."""
+        features = next(iter(self.splits[task].values())).features
+        if task not in self._validation:
+            self._validation[task] = Stream(
+                features.example_lengths,
+                sizes=features.example_sizes,
+                batch_size=self.model.tasks[task].config.batch_size
+                or self.config.runner.batch_size,
+                seed=VALIDATION_SEED + self.config.seed * 1000 + list(self.streams).index(task),
+            )
+        return build_task_batch(
+            self.model.tasks[task],
+            features,
+            self._validation[task].indices(number),
+            input_format=self.input_format,
+            accumulation=self.config.runner.accumulation,
+            ranks=self.ranks,
         )
 
 

@@ -47,6 +47,7 @@ def schedule(config: Config, prepared: Prepared) -> Schedule:
 
     Raises UserError when a stage would have no step, or no step after the warm-up.
     """
+    from mtlcli.training.plateau import watched_tasks
     from mtlcli.training.stages import Stages
 
     streams, policies = _batches(config, prepared)
@@ -60,8 +61,12 @@ def schedule(config: Config, prepared: Prepared) -> Schedule:
             "lower it",
         )
     stages.fit(steps, staged.lengths if staged else None)
+    trained = list(prepared.train_features)
     if config.sampling.needs_scores:
-        _check_scores(config, prepared)
+        _check_scores(prepared, trained, f"sampling={config.sampling.name}")
+    if config.weighting.needs.validation:
+        _check_scores(prepared, trained, f"weighting={config.weighting.name}")
+    _check_scores(prepared, watched_tasks(config.optim, trained), "optim.plateau")
     _check_warmup(config.optim, stages)
     return Schedule(streams, stages, steps, _eval_every(config, prepared, stages))
 
@@ -98,18 +103,17 @@ def _batches(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], lis
     return streams, policies
 
 
-def _check_scores(config: Config, prepared: Prepared) -> None:
-    """Raise UserError when a trained task has no validation row with a label: its score, from which
-    the sampling learns, would not exist."""
-    for name in prepared.train_features:
+def _check_scores(prepared: Prepared, names: list[str], what: str) -> None:
+    """Raise UserError when one of these tasks has no validation row with a label, from which `what`
+    learns."""
+    for name in names:
         task = prepared.tasks[name]
         table = prepared.tables[name][task.config.splits.validation[0]]
         if task.references(table) is None and all(gold is None for gold in task.gold(table)):
             raise UserError(
-                f"sampling={config.sampling.name} learns from validation scores, and no row of the "
-                "split has a label",
+                f"{what} learns from validation rows, and no row of the split has a label",
                 f"tasks.{name}.splits.validation",
-                "name a split with labels, or choose another sampling",
+                f"name a split with labels, or leave {what} out",
             )
 
 

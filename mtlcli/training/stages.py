@@ -8,11 +8,12 @@ stage begins before a step, and the state alone decides whether a stage is over.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import accumulate, pairwise
 from typing import Any
 
 from mtlcli.errors import UserError, count_of
-from mtlcli.sampling.base import Sampling
+from mtlcli.sampling.base import GradientNoise, Sampling
 from mtlcli.training.state import Stage
 
 
@@ -90,6 +91,14 @@ class Stages:
     def plan(self, stage: Stage, step: int) -> list[tuple[str, int]]:
         """Return the tasks of step `step` with the number of examples of each."""
         return self.samplings[stage.number].plan(step - stage.begin)
+
+    def gradient_batches(self, stage: Stage, step: int) -> int:
+        """Return how many batches of each task the sampling wants measured before step `step`."""
+        return self.samplings[stage.number].gradient_batches(step - stage.begin)
+
+    def note_gradients(self, stage: Stage, found: Mapping[str, GradientNoise]) -> None:
+        """Let the sampling learn from the measured gradients of the stage's tasks."""
+        self.samplings[stage.number].note_gradients(found)
 
     def statistics(self, stage: Stage, step: int) -> dict[str, Any]:
         """Return what metrics.jsonl should say about the sampling of step `step`."""

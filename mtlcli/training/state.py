@@ -159,6 +159,9 @@ class TrainState:
     """The state of the weighting method."""
     sampling: dict[str, Any] = field(default_factory=dict)
     """The state of the present stage's sampling policy."""
+    plateau: dict[str, Any] = field(default_factory=dict)
+    """For each task whose learning rate follows its progress: the best score, the evaluations since
+    then, and the factor."""
     conflicts: dict[str, Any] = field(default_factory=dict)
     """Counts of conflicts between the tasks' gradients."""
     affinity: dict[str, Any] = field(default_factory=dict)

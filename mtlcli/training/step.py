@@ -32,6 +32,8 @@ from mtlcli.training.mixed_batches import MixedBatches
 from mtlcli.training.passes import Passes, PassGroup, padded_tokens, passes_by_task
 from mtlcli.training.task_batch import Batches
 from mtlcli.weighting.base import Step, Weighting, When
+from mtlcli.weighting.gradients.base import GradientBalancing
+from mtlcli.weighting.kept_rows import RowKeeping
 
 
 @dataclass
@@ -213,11 +215,13 @@ class LossesFirst(StepGradient):
 
 class GradientsFirst(StepGradient):
     """Balanced gradients: the shared gradients are combined by weights that depend on them.
-    Parameters of one task get the gradient of their own loss times its importance."""
+    Parameters of one task get the gradient of their own loss times its factor, the importance in
+    most methods."""
 
-    def __init__(self, passes: Passes, weighting: Weighting, seed: int) -> None:
+    def __init__(self, passes: Passes, weighting: GradientBalancing, seed: int) -> None:
         """`seed`: of the random projection, if the weighting asks for one."""
         super().__init__(passes, weighting)
+        self._balancing = weighting
         config = weighting.config
         self._dtype = DTYPES[config.rows]
         self._last_layers = (
@@ -231,29 +235,26 @@ class GradientsFirst(StepGradient):
 
     def __call__(self, batches: Batches, step: Step) -> Outcome:
         known = self._weighting.known(step)
-        importance = self._importance(batches)
+        factors = self._balancing.factors(step)
         groups = self._passes.for_rows(batches)
         rows = GradientRows(self._parameters.shared, self._ranks, self._dtype)
-        losses = self._run(batches, step, groups, importance, rows)
+        losses = self._run(batches, step, groups, factors, rows)
         if known != "before":
             gram = self._estimate(rows) if known == "gradients" else rows.gram()
-            step.gram = without_factors(gram, list(importance.values()))
+            step.gram = without_factors(gram, list(factors.values()))
             require_finite_gram(step, batches)
         weights = self._agreed_weights(step)
         summed = self._combine(rows, weights, known, step)
         self._passes.sum_gradients(shared=not summed)
         weights = self._shorten(weights, known)
-        used = {name: weights[name] * importance[name] for name in batches}
+        used = {name: weights[name] * factors[name] for name in batches}
         return self._finish(step, losses, used, groups)
 
     def probe(self, batches: Batches, step: Step) -> Outcome:
         if self._weighting.known(step) == "before":
-            importance = self._importance(batches)
-            step.gram = measure_gram(self._passes, batches, importance, self._dtype)
+            factors = self._balancing.factors(step)
+            step.gram = measure_gram(self._passes, batches, factors, self._dtype)
         return self(batches, step)
-
-    def _importance(self, batches: Batches) -> dict[str, float]:
-        return {name: self._weighting.tasks[name].weight for name in batches}
 
     def _estimate(self, rows: GradientRows) -> Tensor:
         """Return the inner products of the rows, or the approximation that the weighting asks
@@ -339,8 +340,13 @@ class Backward:
         self._weighting = weighting
         self._losses_first = LossesFirst(self.passes, weighting)
         self._usual: StepGradient
-        if weighting.balances_gradients:
+        if isinstance(weighting, GradientBalancing):
             self._usual = GradientsFirst(self.passes, weighting, seed)
+        elif isinstance(weighting, RowKeeping):
+            # Imported only here: that module imports this one.
+            from mtlcli.training.kept_rows import KeptRows
+
+            self._usual = KeptRows(self.passes, weighting)
         elif weighting.measures_gradients:
             self._usual = MeasuredSum(self.passes, weighting)
         else:

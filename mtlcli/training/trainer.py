@@ -22,15 +22,17 @@ from mtlcli.rundir import checkpoint
 from mtlcli.seeds import step_seed
 from mtlcli.training.analysis.affinity import Affinity
 from mtlcli.training.analysis.conflicts import Conflicts
+from mtlcli.training.analysis.gradient_noise import measure_noise
 from mtlcli.training.finite import require_finite
 from mtlcli.training.optim import Unfreezing, build_optimizer, schedule_lr_factor, set_lr
-from mtlcli.training.restore import restore
+from mtlcli.training.plateau import Plateau, watched_tasks
+from mtlcli.training.restore import WEIGHTING_TENSORS, restore
 from mtlcli.training.run import Run
 from mtlcli.training.state import Stage, TrainState, Window
 from mtlcli.training.step import Backward, Outcome
 from mtlcli.training.task_batch import Batches
 from mtlcli.training.update import Updated, choose_update
-from mtlcli.weighting.base import Step
+from mtlcli.weighting.base import Step, all_finite
 
 
 class Trainer:
@@ -40,7 +42,9 @@ class Trainer:
         """`resumed`: continue from this checkpoint, as if there had been no break. Raises UserError
         when the checkpoint belongs to another run."""
         self.run, self.config, self._anew = run, run.config, resumed is None
-        self.optimizer = build_optimizer(run.config.optim, run.model, run.weighting)
+        optim = run.config.optim
+        watched = watched_tasks(optim, list(run.streams))
+        self.optimizer = build_optimizer(optim, run.model, run.weighting, watched)
         self._names = {parameter: name for name, parameter in run.model.named_parameters()} | {
             parameter: f"weighting/{name}"
             for name, parameter in run.weighting.named_parameters().items()
@@ -48,7 +52,7 @@ class Trainer:
         self.update = choose_update(
             self.optimizer,
             run.weighting,
-            run.config.optim.clip,
+            optim.clip,
             run.ranks.device,
             fast=run.config.runner.fast != "off",
         )
@@ -75,6 +79,7 @@ class Trainer:
             )
             self._saved = self.state.step
         self.backward = self._enter_stage(anew=self._anew)
+        self._plateau = Plateau(optim, list(run.streams), self.state.plateau)
         self._conflicts = Conflicts(self.state.conflicts)
         self._affinity = Affinity(
             self.state.affinity, self.backward.passes, run.fetch, list(run.streams)
@@ -121,6 +126,8 @@ class Trainer:
         step = self._describe_step(batches)
         if self._updated and self.run.weighting.needs_last_step(step):
             self.conclude()
+        if self.run.weighting.validates(step):
+            self._validate(step)
         try:
             outcome = self.forward_backward(batches, step)
             self._set_lr()
@@ -154,8 +161,27 @@ class Trainer:
             self.run.model.train()
         if self._unfreezing is not None:
             self._unfreezing.apply(self.state.step)
+        if count := self.run.stages.gradient_batches(self.state.stage, self.state.step):
+            self._measure_gradients(count)
         if due(self.config.logger.affinity, self.state.step):
             self._affinity.measure(self.state, lr=self.optimizer.param_groups[0]["peak"])
+
+    def _measure_gradients(self, count: int) -> None:
+        """Let the sampling learn from the gradients of the next `count` batches of each task of the
+        stage, without dropout and without moving the streams on."""
+        run, state = self.run, self.state
+        run.model.eval()
+        found = {}
+        for name in run.stages.tasks(state.stage):
+            first = state.positions[name]
+            batches = [run.fetch(name, first + number) for number in range(count)]
+            found[name] = measure_noise(self.backward.passes, name, batches)
+        run.model.train()
+        if all_finite(number for each in found.values() for number in (each.square, each.variance)):
+            run.stages.note_gradients(state.stage, found)
+        else:
+            what = "a gradient is not finite, and the sampling learns nothing from it"
+            run.console.say(f"warning: step {state.step}: {what}")
 
     def fetch(self) -> Batches:
         """Return the next batch of each task that the step holds, and move the streams on."""
@@ -183,6 +209,18 @@ class Trainer:
             return self.backward.probe(batches, step)
         return self.backward(batches, step)
 
+    def _validate(self, step: Step) -> None:
+        """Let the weighting learn from the losses of a validation batch of each task, measured
+        without dropout. The number of the batch is that of the step."""
+        model = self.run.model
+        batches = {name: self.run.fetch_validation(name, step.number) for name in step.tasks}
+        model.eval()
+        losses = self.backward.passes.losses(batches)
+        model.train()
+        if not self.run.weighting.observe_validation(step, losses):
+            what = "a validation loss is not finite, and the weighting learns nothing from it"
+            self.run.console.say(f"warning: step {step.number}: {what}")
+
     def _leave_out(self, error: NotFinite) -> None:
         """Go on without the step, or raise the error if `runner.skip_nonfinite` steps have been
         left out already."""
@@ -200,7 +238,7 @@ class Trainer:
             self.state.step - stage.begin,
             self.run.stages.end(stage, self.run.steps) - stage.begin,
         )
-        set_lr(self.optimizer, factor)
+        set_lr(self.optimizer, factor, self._plateau.factors())
 
     def observe(self, batches: Batches, step: Step) -> None:
         """Let the weighting learn from the step, and count its conflicts."""
@@ -240,6 +278,7 @@ class Trainer:
                     **state.window.row(),
                     **statistics,
                     **self._sampling_statistics(updated.step.number),
+                    **self._lr_factors(),
                     "lr": updated.lr,
                     "gradient_norm": norm,
                     "seconds": round(state.totals.seconds, 3),
@@ -274,6 +313,8 @@ class Trainer:
         self._saved = None
         run.stages.note_results(state.stage, found)
         run.console.scores(state.step, found, best=state.best_step == state.step)
+        for line in self._plateau.note_results(found, run.stages.tasks(state.stage)):
+            run.console.say(line)
         results = self.results()
         if run.ranks.is_main:
             run.folder.write_results(results)
@@ -348,7 +389,7 @@ class Trainer:
         self._verify()
         tensors = (
             Wholes(self.run.model.state_dict()),
-            Wholes(self.optimizer.tensors(self._names)),
+            Wholes(self._kept_tensors()),
         )
         if not self.run.ranks.is_main:
             for each in tensors:
@@ -358,12 +399,19 @@ class Trainer:
         self.state.sampling = self.run.stages.state_dict(self.state.stage)
         self.run.saver.save(*tensors, self.state.to_json(), best=self.state.best_step)
 
+    def _kept_tensors(self) -> dict[str, torch.Tensor]:
+        """Return the tensors that the optimiser and the weighting keep."""
+        kept = self.run.weighting.tensors()
+        return self.optimizer.tensors(self._names) | {
+            f"{WEIGHTING_TENSORS}{name}": tensor for name, tensor in kept.items()
+        }
+
     def _verify(self) -> None:
         """Raise RunError when a tensor of the next checkpoint is not finite, before anything is
         written about this step."""
         if self.state.step != self._verified:
             require_finite(
-                dict(self.run.model.named_parameters()) | self.optimizer.tensors(self._names),
+                dict(self.run.model.named_parameters()) | self._kept_tensors(),
                 f"step {self.state.step}",
                 "lower optim.lr, or set optim.clip; then go on from the checkpoint before",
             )
@@ -442,6 +490,11 @@ class Trainer:
         """Return the statistics of the sharing strategy, if it has any."""
         found = self.run.model.trunk.measures()
         return {"sharing": found} if found else {}
+
+    def _lr_factors(self) -> dict[str, Any]:
+        """Return the factors of the tasks' learning rates, if any follows the task's progress."""
+        found = self._plateau.factors()
+        return {"lr_factors": found} if found else {}
 
     def _sampling_statistics(self, step: int) -> dict[str, Any]:
         """Return the statistics of the sampling policy at a step, if it has any."""

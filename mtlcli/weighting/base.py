@@ -1,13 +1,14 @@
 """Weighting methods: how K task losses, or K task gradients, become one update.
 
 A method is pure mathematics: it sees names and numbers, never models, loops or ranks.
-`training/step.py` carries out what it declares. There are two kinds, which differ in what the
-weights are put on:
+`training/step.py` carries out what it declares. The kinds differ in what the weights are put on:
 
 - `LossWeighting`: the gradient of the step is sum_t w_t dL_t, for every parameter.
 - `GradientBalancing` (gradients/base.py): the gradients of the parameters that tasks share are
   combined by weights that depend on these gradients; the private parameters of a task follow its
   own loss.
+- `RowKeeping` (kept_rows.py): methods that keep numbers for each task and each shared parameter
+  from step to step, such as a moving average of the task's gradients.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Step:
 
 
 class Weighting(ABC):
-    """Base class of the two kinds."""
+    """Base class of all kinds."""
 
     when: ClassVar[When] = "before"
     """When the weights of a step are known."""
@@ -90,10 +91,11 @@ class Weighting(ABC):
     @classmethod
     def needs_one_gradient(cls) -> bool:
         """Return whether a step needs no more than one gradient, that of a sum of losses whose
-        weights are known before any step."""
+        weights are known before any step, and no other pass."""
         return (
             cls.when == "before"
             and cls.known is Weighting.known
+            and cls.validates is Weighting.validates
             and not (cls.balances_gradients or cls.measures_gradients)
         )
 
@@ -143,12 +145,38 @@ class Weighting(ABC):
             self.learn_after(step, losses)
         return finite
 
+    def validates(self, step: Step) -> bool:
+        """Return whether the method wants, before this step, the losses of the step's tasks on a
+        batch of validation examples each, for `observe_validation`."""
+        return False
+
+    def observe_validation(self, step: Step, losses: dict[str, float]) -> bool:
+        """Let the method learn from validation losses before the weights of a step. Called if
+        `validates`. Returns whether all losses were finite; if not, the method learns nothing."""
+        finite = all_finite(losses.values())
+        if finite:
+            self.learn_validation(step, losses)
+        return finite
+
+    def learn_validation(self, step: Step, losses: dict[str, float]) -> None:
+        """Learn from the validation losses of the step's tasks. All of them are finite."""
+
     def learn(self, step: Step) -> None:
         """Learn from the losses (and Gram matrix, if it was measured) of a step. All of them are
         finite."""
 
     def learn_after(self, step: Step, losses: dict[str, float]) -> None:
         """Learn from the losses of the same batches after the update. All of them are finite."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors that a resumed run needs, by name; the rest of the state is in
+        `state_dict`."""
+        return {}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what `tensors` gave. Raises ValueError when it does not fit."""
+        if tensors:
+            raise ValueError(f"{type(self).__name__} keeps no tensors, found {sorted(tensors)}")
 
     def named_parameters(self) -> dict[str, torch.nn.Parameter]:
         """Return the parameters that the method learns by gradient descent, by names that hold the

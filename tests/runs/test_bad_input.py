@@ -443,7 +443,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "misspelt choice": (
         "sampling=propotional",
         "sampling=propotional: unknown sampling 'propotional'\n"
-        "    -> did you mean 'proportional'? choices: all, annealed, curriculum, dynamic, "
+        "    -> did you mean 'proportional'? choices: all, annealed, curriculum, dynamic, pike, "
         "proportional, round_robin, sqrt, temperature, uniform",
     ),
     "misspelt key": (

@@ -41,8 +41,8 @@ class GradientBalancing(Weighting):
         self._last: dict[str, float] = {}
 
     def solve(self, step: Step, gram: Tensor) -> Tensor:
-        """Return weights (K,) for the gradient rows of importance_t * L_t, from their Gram matrix
-        (K, K), float64. Raises SolverFailed.
+        """Return weights (K,) for the gradient rows of factor_t * L_t (see `factors`), from their
+        Gram matrix (K, K), float64. Raises SolverFailed.
 
         The weights are scaled like those of the plain sum: K equal gradients, or gradients without
         conflict where the method leaves those alone, give weights of 1. Methods that have a scale
@@ -81,6 +81,11 @@ class GradientBalancing(Weighting):
 
         return torch.tensor([self.tasks[name].weight for name in step.tasks], dtype=torch.float64)
 
+    def factors(self, step: Step) -> dict[str, float]:
+        """Return the factor of each task's loss, which its gradient row and its private parameters
+        follow: the importance."""
+        return {name: self.tasks[name].weight for name in step.tasks}
+
     def weights(self, step: Step) -> dict[str, float]:
         """Return the factors of the gradient rows of importance_t * L_t; 0 for tasks of importance
         0."""
@@ -104,11 +109,13 @@ class GradientBalancing(Weighting):
     def _solved(self, step: Step) -> Tensor:
         """Return the weights (K,), float64, of a step whose tasks are all balanced, shortened to
         `max_norm` where the Gram matrix gives the norm of the update."""
+        import torch
         from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
         assert step.gram is not None
-        importance = self.importance(step)
-        gram = step.gram * importance[:, None] * importance
+        factors = self.factors(step)
+        scales = torch.tensor([factors[name] for name in step.tasks], dtype=torch.float64)
+        gram = step.gram * scales[:, None] * scales
         try:
             if not bool(gram.isfinite().all()):
                 raise SolverFailed("the Gram matrix is not finite")

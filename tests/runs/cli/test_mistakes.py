@@ -58,7 +58,7 @@ KNOWN_FROM_THE_CONFIGURATION: dict[str, tuple[list[str], str]] = {
         ["train", "task=rte", "sampling=propotional"],
         "mtl train: 1 problem\n"
         "  sampling=propotional: unknown sampling 'propotional'\n"
-        "      -> did you mean 'proportional'? choices: all, annealed, curriculum, dynamic, "
+        "      -> did you mean 'proportional'? choices: all, annealed, curriculum, dynamic, pike, "
         "proportional, round_robin, sqrt, temperature, uniform\n",
     ),
     "misspelt task": (

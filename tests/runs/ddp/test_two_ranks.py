@@ -59,7 +59,8 @@ def losses(folder: Path) -> list[tuple[str, float]]:
         ["sharing=soft", "sharing.strength=0.01", "runner.accumulation=3"],
         ["sharing=progressive", "sharing.stages=[[cola,squad],[stsb]]", "sampling=all"],
         ["sharing=progressive_distill", "runner.accumulation=3"],
-        ["sampling=dynamic", "runner.eval_every=4"],
+        ["sampling=dynamic", "runner.eval_every=4", "weighting=static"],
+        ["sampling=pike", "sampling.every=5", "sampling.zeta_gain=1", "runner.accumulation=2"],
     ],
 )
 def test_two_ranks_are_one(tmp_path: Path, options: list[str]) -> None:

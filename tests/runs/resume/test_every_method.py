@@ -17,6 +17,7 @@ from tests.small_run import STEPS, cut_off, differences, resume, start
 
 MORE = {
     "annealed": ["weighting.tasks.rte.start=3"],
+    "coba": ["weighting.warmup=3", "weighting.window=4", "weighting.every=2"],
     "dwa": ["weighting.every=3"],
     "cagrad": ["logger.probe=1"],
     "hierarchical": [
@@ -62,7 +63,10 @@ def pairs() -> list[list[str]]:
         sharing = fits[0] if fits else "hard"
         left = [name for name in left if name != sharing]
         more = [*MORE.get(weighting, []), *MORE.get(sharing, [])]
-        sampling = "all" if needs.several_tasks or not rest else rest.pop(0)
+        shares = sharings.configs[sharing]().shares
+        fitting = [name for name in rest if shares or not samplings.configs[name].needs_gradients]
+        sampling = "all" if needs.several_tasks or not fitting else fitting[0]
+        rest = [name for name in rest if name != sampling]
         found.append(
             [f"weighting={weighting}", f"sharing={sharing}", f"sampling={sampling}", *more]
         )
@@ -77,7 +81,7 @@ CASES = [
     *pairs(),
     ["sampling=proportional", "weighting=uncertainty"],
     ["weighting=mgda", "weighting.every=3", "sampling=all"],
-    ["runner.max_tokens=100", "sampling=temperature"],
+    ["runner.max_tokens=100", "sampling=temperature", "optim.plateau=1", "optim.plateau_gain=2"],
     UNFREEZING,
 ]
 EVERY_PLACE = [

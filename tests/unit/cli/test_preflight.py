@@ -87,7 +87,7 @@ def test_every_file_of_conf_is_composed(choice: str) -> None:
 
 
 def test_every_file_of_conf_is_counted() -> None:
-    assert len(every_file()) == 107
+    assert len(every_file()) == 114
 
 
 def test_suites() -> None:
@@ -656,13 +656,13 @@ def test_a_combination_that_cannot_work_is_named() -> None:
     ]
     assert said("-m", "weighting=static,uncertainty", "weighting.lr=0.1") == [
         "weighting.lr: unknown key 'lr' (in the job weighting=static) -> only "
-        "weighting=famo, gradnorm, imtl_l "
+        "weighting=famo, gradnorm, imtl, imtl_l "
         "or uncertainty has that key; choices here: name"
     ]
 
 
 def test_globs_are_expanded_or_refused() -> None:
-    assert len(plan("-m", "sampling=glob(*)").configs) == 9
+    assert len(plan("-m", "sampling=glob(*)").configs) == 10
     assert said("-m", "task=glob(z*)") == ["task: 'task=glob(z*)' gives no value at all"]
 
 

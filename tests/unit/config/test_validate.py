@@ -122,8 +122,8 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(sampling=None),
         "sampling: must be a section, found null",
-        "choose one by name, sampling.name: all, annealed, curriculum, dynamic, proportional, "
-        "round_robin, sqrt, temperature, uniform",
+        "choose one by name, sampling.name: all, annealed, curriculum, dynamic, pike, "
+        "proportional, round_robin, sqrt, temperature, uniform",
     ),
     (changed(runner__steps=1e1), "runner.steps: must be a whole number, found 10.0", "write 10"),
     (
@@ -231,7 +231,8 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(weighting__lr=0.1),
         "weighting.lr: unknown key 'lr'",
-        "only weighting=famo, gradnorm, imtl_l or uncertainty has that key; choices here: name",
+        "only weighting=famo, gradnorm, imtl, imtl_l or uncertainty has that key; choices here: "
+        "name",
     ),
     (
         changed(tasks__stsb__labels=["a", "b"]),

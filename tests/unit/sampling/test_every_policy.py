@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from scipy.stats import chisquare
 
 from mtlcli.config.sampling import samplings
 from mtlcli.errors import UserError
-from mtlcli.sampling.base import RandomSampling, Sampling, TaskSize
+from mtlcli.sampling.base import GradientNoise, RandomSampling, Sampling, TaskSize
 from mtlcli.sampling.curriculum import CurriculumSampling, Phase
 
 SIZES = {
@@ -30,6 +31,7 @@ PHASES = [
 OPTIONS: dict[str, dict[str, Any]] = {
     "curriculum": {"phases": PHASES},
     "dynamic": {"references": {"big": 0.8, "middle": 0.9}, "floor": 0.1},
+    "pike": {"zeta_gain": 1.0, "zeta_noise": 1.0, "floor": 0.1},
 }
 ALPHAS = 1 - 0.8 * np.arange(STEPS) / (STEPS - 1)
 POWERS = np.array([6400.0, 1600.0, 40.0])[:, None] ** ALPHAS
@@ -40,6 +42,8 @@ SHARES: dict[str, list[float]] = {
     "curriculum": [0.25 + 0.25 * 0.25 + 0.5 * 0.25, 0.5 * 0.5, 0.25 * 0.75 + 0.5 * 0.25],
     # Gaps of 0 (above its reference), 0.4 and 0.8 (of the perfect score).
     "dynamic": [0.1 / 3, 0.1 / 3 + 0.9 / 3, 0.1 / 3 + 0.9 * 2 / 3],
+    # Twice exponents of 2 - 1/2, 1 - 1/2 and 1/2 - 1.
+    "pike": (0.1 / 3 + 0.9 * softmax([3.0, 1.0, -1.0])).tolist(),
     "proportional": [200 / 255, 50 / 255, 5 / 255],
     "round_robin": [1 / 3, 1 / 3, 1 / 3],
     "sqrt": [80 / (120 + 40**0.5), 40 / (120 + 40**0.5), 40**0.5 / (120 + 40**0.5)],
@@ -59,6 +63,14 @@ def build(name: str, seed: int = 0, steps: int = STEPS, **options: object) -> Sa
 def feed(policy: Sampling) -> Sampling:
     """The policy after it has learned from what a run tells it."""
     policy.note_results({"tasks": {name: {"main": score} for name, score in SCORES.items()}})
+    for _ in range(2):
+        policy.note_gradients(
+            {
+                "big": GradientNoise(2.0, 1.0),
+                "middle": GradientNoise(1.0, 1.0),
+                "small": GradientNoise(0.5, 2.0),
+            }
+        )
     return policy
 
 
@@ -219,3 +231,14 @@ def test_dynamic_is_uniform_until_it_knows_and_where_nobody_is_behind() -> None:
     assert policy.probabilities(0).tolist() == [1 / 3] * 3
     feed(policy)
     np.testing.assert_allclose(policy.probabilities(0), np.array([0.1, 0.5, 0.8]) / 1.4)
+
+
+def test_pike_takes_exponentiated_steps_along_its_bound() -> None:
+    policy = build("pike", zeta_gain=0.3, zeta_noise=0.8, floor=0.0)
+    assert isinstance(policy, RandomSampling)
+    assert policy.probabilities(0).tolist() == [1 / 3] * 3
+    noises = [GradientNoise(4.0, 1.0), GradientNoise(-0.5, 2.0), GradientNoise(1.0, 5.0)]
+    policy.note_gradients(dict(zip(SIZES, noises, strict=True)))
+    expected = softmax([0.3 * 4 - 0.4 * 1, -0.3 * 0.5 - 0.4 * 2, 0.3 * 1 - 0.4 * 5])
+    np.testing.assert_allclose(policy.probabilities(7), expected, rtol=1e-9)
+    assert [policy.gradient_batches(step) for step in (0, 1, 99, 100)] == [4, 0, 0, 4]

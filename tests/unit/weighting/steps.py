@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mtlcli.config.weighting import weightings
 from mtlcli.weighting.base import Step, WeightedTask, Weighting
+from mtlcli.weighting.kept_rows import RowKeeping
 
 
 def tasks(loss_kind: str = "classification", **importance: float) -> dict[str, WeightedTask]:
@@ -76,6 +77,15 @@ def drive(method: Weighting, steps: list[tuple[Step, dict[str, float]]]) -> list
     """The weights of each step, with the calls that a run makes."""
     found = []
     for step, after in steps:
+        if method.validates(step):
+            method.observe_validation(step, after)
+        if isinstance(method, RowKeeping):
+            assert step.gram is not None
+            # Rows with this Gram matrix, as wide in every step.
+            values, vectors = torch.linalg.eigh(step.gram)
+            rows = vectors * values.clamp(min=0).sqrt()
+            padded = torch.nn.functional.pad(rows, (0, len(method.tasks) - len(rows)))
+            method.absorb(step, {"weight": padded.float()})
         found.append(method.weights(step))
         method.observe(step)
         if method.losses_after_step:
@@ -87,4 +97,5 @@ def reloaded(method: Weighting) -> Any:
     """A new method with the state of this one, by way of JSON."""
     other = type(method)(method.config, method.tasks)
     other.load_state_dict(json.loads(json.dumps(method.state_dict())))
+    other.load_tensors({name: tensor.clone() for name, tensor in method.tensors().items()})
     return other

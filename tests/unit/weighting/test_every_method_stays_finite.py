@@ -17,6 +17,7 @@ from tests.unit.weighting.steps import build, drive, random_steps, tasks
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "annealed": {"tasks": {"a": AnnealedTask(end=0.5)}},
+    "coba": {"warmup": 3, "window": 4},
     "dwa": {"every": 3},
 }
 

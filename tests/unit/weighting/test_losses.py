@@ -14,7 +14,7 @@ from tests.unit.weighting.steps import build, drive, make_step, random_steps, re
 NAMES = [name for name in weightings if issubclass(weightings.implementation(name), LossWeighting)]
 TASKS = tasks(a=1.0, b=1.0, c=3.0)
 # Without a schedule, `annealed` is `static`.
-CONFIGS = {"annealed": {"tasks": {}}, "dwa": {"every": 5}}
+CONFIGS = {"annealed": {"tasks": {}}, "coba": {"warmup": 4, "window": 6}, "dwa": {"every": 5}}
 
 
 def make(name: str, of: dict[str, object] | None = None) -> Weighting:

@@ -45,6 +45,7 @@ def test_all_methods_are_there() -> None:
         "fairgrad",
         "graddrop",
         "gradvac",
+        "imtl",
         "imtl_g",
         "mgda",
         "nash",
