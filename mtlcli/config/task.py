@@ -102,8 +102,8 @@ class Task:
     """Keys that do not affect the features. All other keys, for example the label set, are part of
     the fingerprint under which features are stored."""
     writes: ClassVar[bool] = False
-    """Whether the task's head writes texts. It then has no outputs for the inputs of other
-    tasks."""
+    """Whether the task's head reads more than the encoded text, such as the text that it learns to
+    write. It then has no outputs for the inputs of other tasks."""
     type: str
     """Task type."""
     source: Source

@@ -29,6 +29,8 @@ from mtlcli.data.table import NAMED
 from mtlcli.errors import UserError
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+MARKERS = ("[unused{}]", "<extra_id_{}>", "<unused{}>", "<|reserved_special_token_{}|>")
+"""The forms of the tokens that vocabularies keep for later uses: BERT, T5, Gemma, Llama."""
 PAD_TOKENS = ("[PAD]", "<pad>", "<|padding|>", "<|pad|>")
 
 
@@ -339,6 +341,68 @@ class TextEncoder:
             text.strip() for text in self._tokenizer.decode_batch(rows, skip_special_tokens=True)
         ]
 
+    def marked(
+        self, texts: list[str], entities: list[tuple[tuple[int, int], ...]], max_length: int
+    ) -> Features:
+        """Return one feature for each text, with markers around each of two entities.
+
+        entities: for each text the characters (begin, end) of the first and the second entity. A
+        marker is one of the tokens that vocabularies keep for such uses, [unused1] of BERT for
+        example, or, where there are none, text such as <e1>. columns: `row`; `first` and `second`,
+        the token positions of the markers before the entities. Of a text that does not fit, the
+        tokens around the entities are kept. notes: `truncated`, the number of such texts.
+        """
+        limit, tokenizer = self.limit(max_length), Tokenizer.from_str(self._tokenizer.to_str())
+        marks = self._marks(tokenizer)
+        ids: list[NDArray] = []
+        places: list[tuple[int, int]] = []
+        room, truncated = limit - len(self.before) - len(self.after), 0
+        written: list[str] = []
+        characters: list[tuple[int, int]] = []
+        for text, spans in zip(texts, entities, strict=True):
+            # Where one entity ends and the other begins, the marker of the end comes first.
+            cuts = sorted(
+                (at, place == 0, marks[2 * number + place])
+                for number, span in enumerate(spans)
+                for place, at in enumerate(span)
+            )
+            whole, last, at_of = "", 0, {}
+            for at, _, mark in cuts:
+                whole += text[last:at] + " "
+                at_of[mark] = len(whole)
+                whole += f"{mark} "
+                last = at
+            written.append(whole + text[last:])
+            characters.append((at_of[marks[0]], at_of[marks[2]]))
+        for part in batches(written):
+            encodings = tokenizer.encode_batch(written[part], add_special_tokens=False)
+            for encoding, begins in zip(encodings, characters[part], strict=True):
+                ends = np.array([end for _, end in encoding.offsets])
+                found = [int(np.searchsorted(ends, begin, side="right")) for begin in begins]
+                kept = _around(len(ends), found, room)
+                truncated += len(kept) < len(ends)
+                tokens = np.array(encoding.ids, self._dtype)[kept]
+                ids.append(np.concatenate([self.before, tokens, self.after]))
+                first, second = (
+                    int(np.searchsorted(kept, place)) + len(self.before) for place in found
+                )
+                places.append((first, second))
+        lengths = [len(row) for row in ids]
+        features = self._features(ids, lengths, lengths, truncated)
+        where = np.array(places, np.int64).reshape(-1, 2)
+        features.columns |= {"first": where[:, 0], "second": where[:, 1]}
+        return features
+
+    def _marks(self, tokenizer: Tokenizer) -> list[str]:
+        """Return the four markers of two entities, which `tokenizer` keeps whole from now on if its
+        vocabulary has tokens for such uses."""
+        for family in MARKERS:
+            names = [family.format(number) for number in range(1, 5)]
+            if all(tokenizer.token_to_id(name) is not None for name in names):
+                tokenizer.add_special_tokens(names)
+                return names
+        return ["<e1>", "</e1>", "<e2>", "</e2>"]
+
     def _around_single(self) -> tuple[NDArray, NDArray]:
         """Return the special tokens before and after a single text."""
         encoding = self._tokenizer.encode("a")
@@ -483,6 +547,22 @@ def _first_tokens(
     numbers, places = np.unique(word[tokens], return_index=True)
     found[tokens[places]] = numbers
     return found
+
+
+def _around(count: int, places: list[int], room: int) -> NDArray[np.int64]:
+    """Return the numbers, in order, of at most `room` of `count` tokens, among them those at two
+    places and what stands around them: one window if both fit into it, else one at each."""
+    if count <= room:
+        return np.arange(count)
+    low, high = sorted(places)
+    # More of what stands after a place is kept than before it, since the entity does.
+    if high - low <= room * 3 // 4:
+        begin = min(max(0, low - (room - (high - low)) // 3), count - room)
+        return np.arange(begin, begin + room)
+    half = room // 2
+    begin = min(max(low + half, high - half // 4), count - (room - half))
+    begin = min(begin, high)
+    return np.concatenate([np.arange(low, low + half), np.arange(begin, begin + room - half)])
 
 
 def _longest_first(first: int, second: int, room: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from mtlcli.metrics import metric
 
 
-@metric("accuracy", "classification", "choice")
+@metric("accuracy", "classification", "choice", "relation")
 def accuracy(predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
     """Return the share of class ids that are right, 0 to 1."""
     from sklearn import metrics
@@ -31,8 +31,8 @@ def subset_accuracy(
     return {"subset_accuracy": float(metrics.accuracy_score(references, predictions))}
 
 
-@metric("f1_micro", "classification", "multilabel", average="micro")
-@metric("f1_macro", "classification", "multilabel", average="macro")
+@metric("f1_micro", "classification", "multilabel", "relation", average="micro")
+@metric("f1_macro", "classification", "multilabel", "relation", average="macro")
 @metric("f1", "classification")
 def f1(
     predictions: Sequence[int],
@@ -52,8 +52,8 @@ def f1(
     return _of_classes(metrics.f1_score, "f1", predictions, references, classes, average)
 
 
-@metric("precision_micro", "classification", "multilabel", average="micro")
-@metric("precision_macro", "classification", "multilabel", average="macro")
+@metric("precision_micro", "classification", "multilabel", "relation", average="micro")
+@metric("precision_macro", "classification", "multilabel", "relation", average="macro")
 @metric("precision", "classification")
 def precision(
     predictions: Sequence[int],
@@ -70,8 +70,8 @@ def precision(
     )
 
 
-@metric("recall_micro", "classification", "multilabel", average="micro")
-@metric("recall_macro", "classification", "multilabel", average="macro")
+@metric("recall_micro", "classification", "multilabel", "relation", average="micro")
+@metric("recall_macro", "classification", "multilabel", "relation", average="macro")
 @metric("recall", "classification")
 def recall(
     predictions: Sequence[int],

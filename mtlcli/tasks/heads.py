@@ -66,6 +66,22 @@ class TokenHead(Head):
         return {"logits": self.output(self.layers(encoded.hidden))}
 
 
+class EntityHead(Head):
+    """A head that gives one vector of outputs per input, from the states of two of its tokens."""
+
+    def __init__(
+        self, hidden: int, outputs: int, dropout: float, *, layers: int, std: float = 0.02
+    ) -> None:
+        """`layers`: the number of dense tanh layers before the output layer."""
+        super().__init__(2 * hidden, outputs, dropout, layers=layers, std=std)
+
+    def forward(self, encoded: Encoded, first: Tensor, second: Tensor) -> dict[str, Tensor]:
+        """Return `logits`: (batch, outputs). `first`, `second`: token positions (batch,)."""
+        inputs = torch.arange(len(first), device=first.device)
+        states = [encoded.hidden[inputs, places] for places in (first, second)]
+        return {"logits": self.output(self.layers(torch.cat(states, dim=-1)))}
+
+
 class SpanHead(Head):
     """A head that gives a start and an end score per token, from the token states."""
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mtlcli.data.sample import emotions, options, pairs, questions, single, tags, texts
+from mtlcli.data.sample import emotions, options, pairs, questions, relations, single, tags, texts
 from mtlcli.data.sample.world import World
 
 
@@ -204,6 +204,31 @@ _ROW_TABLES: dict[str, tuple[pa.Schema, Row, str, dict[str, int]]] = {
         ),
         options.race,
         "article",
+        _TAG_SIZES,
+    ),
+    "sem_eval_2010_task_8": (
+        _with_names(
+            [("sentence", pa.string()), ("relation", pa.int64())],
+            {"relation": {"names": list(relations.RELATIONS), "_type": "ClassLabel"}},
+        ),
+        relations.semeval,
+        "sentence",
+        {"train": 3000, "test": 400},
+    ),
+    "tacred": (
+        pa.schema(
+            [
+                *_texts("id", "relation"),
+                pa.field("token", pa.list_(pa.field("element", pa.string()))),
+                *(
+                    pa.field(name, pa.int64())
+                    for name in ("subj_start", "subj_end", "obj_start", "obj_end")
+                ),
+                *_texts("subj_type", "obj_type"),
+            ]
+        ),
+        relations.tacred,
+        "token",
         _TAG_SIZES,
     ),
     "ms_marco": (

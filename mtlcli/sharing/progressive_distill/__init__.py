@@ -33,7 +33,7 @@ class ProgressiveDistillSharing(Staging):
             if task.writes and self.strength > 0:
                 yield Problem(
                     f"distillation compares what a head says for the inputs of other tasks, and "
-                    f"task '{name}' writes texts, which depend on its own targets",
+                    f"the head of task '{name}' reads more of its own inputs than their text",
                     "sharing",
                     "type sharing=progressive, or leave the task out",
                 )

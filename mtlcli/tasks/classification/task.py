@@ -167,7 +167,7 @@ class Classification(TextTask[ClassificationTask]):
         ):
             earlier = takewhile(lambda other: other is not table, self._tables)
             return [] if any(map(self._swapped, earlier)) else [swapped]
-        problems = text_problems(table, self.input_columns)
+        problems = self.input_problems(table)
         if self.config.columns.label not in table.rows.column_names:
             return problems
         if table.split == self.config.splits.train and self._known_labels is not None:
@@ -175,6 +175,10 @@ class Classification(TextTask[ClassificationTask]):
                 self.config.class_weights, f"tasks.{self.name}.class_weights", self.labels
             )
         return problems + self._label_problems(table, labelled=labelled)
+
+    def input_problems(self, table: Table) -> list[Problem]:
+        """Return the faults of the columns that the model reads."""
+        return text_problems(table, self.input_columns)
 
     def _swapped(self, table: Table) -> Problem | None:
         """Return the problem that the text and label columns look swapped, or None. They do if a

@@ -17,6 +17,7 @@ from mtlcli.config.paths import conf_dir
 from mtlcli.config.schema import QUOTE_NULL
 from mtlcli.config.snapshot import read_config
 from mtlcli.errors import UserError
+from tests.unit.config.test_conf import COUNTS
 
 HEADER = "# @package tasks.mine\n"
 MINE = """\
@@ -87,7 +88,7 @@ def test_every_file_of_conf_is_composed(choice: str) -> None:
 
 
 def test_every_file_of_conf_is_counted() -> None:
-    assert len(every_file()) == 114
+    assert len(every_file()) == sum(COUNTS.values())
 
 
 def test_suites() -> None:

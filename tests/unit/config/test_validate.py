@@ -149,8 +149,8 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(tasks__squad__columns={"text": "a"}),
         "tasks.squad.columns.text: unknown key 'text'",
-        "only a task of type classification, multilabel, regression or seq2seq has that key; "
-        "choices here: answers, context, id, question",
+        "only a task of type classification, multilabel, regression, relation or seq2seq has that "
+        "key; choices here: answers, context, id, question",
     ),
     (
         changed(tasks__cola__columns={"text": "a", "labels": "b"}),
@@ -237,7 +237,8 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(tasks__stsb__labels=["a", "b"]),
         "tasks.stsb.labels: unknown key 'labels'",
-        "only a task of type classification, multilabel or tagging has that key; choices here: "
+        "only a task of type classification, multilabel, relation or tagging has that key; "
+        "choices here: "
         "batch_size, columns, dropout, form, head, head_layers, lr_factor, "
         "max_length, metrics, range, source, splits, templates, type, unlabelled, weight",
     ),

@@ -50,6 +50,8 @@ KEYS = {
     "super_glue/copa": "premise",
     "race": "article",
     "ms_marco": "passages",
+    "sem_eval_2010_task_8": "sentence",
+    "tacred": "token",
 }
 TRANSLATED = [("translation", "struct<de: string, en: string>")]
 COLUMNS = {
@@ -123,6 +125,12 @@ COLUMNS = {
         ("idx", "int32"),
         ("label", "int64"),
     ],
+    "sem_eval_2010_task_8": [("sentence", "string"), ("relation", "int64")],
+    "tacred": [
+        *(("id", "string"), ("relation", "string"), ("token", "list<element: string>")),
+        *((name, "int64") for name in ("subj_start", "subj_end", "obj_start", "obj_end")),
+        *(("subj_type", "string"), ("obj_type", "string")),
+    ],
     "ms_marco": [
         ("answers", "list<element: string>"),
         (
@@ -149,6 +157,7 @@ SPLITS = {
         "validation_mismatched",
     ],
     "glue/ax": ["test"],
+    "sem_eval_2010_task_8": ["train", "test"],
     "squad": ["train", "validation"],
     "squad_v2": ["train", "validation"],
 }
@@ -165,6 +174,8 @@ PINNED_MORE = {
     "super_glue/copa": "d5a4eb5c8f65",
     "race": "04505ecd9c0d",
     "ms_marco": "52ba829dd69e",
+    "sem_eval_2010_task_8": "50ac555b7a9b",
+    "tacred": "469c9e1b6e5a",
 }
 PINNED_TAGS = "8549011f5134f36ebeed18793c0e78170b015c2cdf8feaa4db38d85a701709a2"
 
