@@ -163,6 +163,15 @@ class ObservesSteps(ABC):
         evaluation) happen outside."""
 
 
+class Merges(ABC):
+    """A trunk that can write what it has added for a task into the backbone's own weights."""
+
+    @abstractmethod
+    def merged(self, task: str) -> Backbone:
+        """Return a copy of the backbone as the library has built it, whose weights alone give the
+        states of a task."""
+
+
 class DrawsOnceAStep(ABC):
     """A trunk that draws random numbers which hold for a whole step, on all ranks and in all
     micro-batches."""

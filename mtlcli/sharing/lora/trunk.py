@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from typing import Any
 
+import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
@@ -23,7 +25,7 @@ from torch import nn
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.forward_pass import ForwardPass, current
-from mtlcli.models.multitask import ParameterTable, Trunk
+from mtlcli.models.multitask import Merges, ParameterTable, Trunk
 from mtlcli.models.per_task import key_of, task_of
 from mtlcli.sharing.lora import LoRASharing
 
@@ -48,7 +50,7 @@ class Active(Sequence[str]):
         return len(self._names())
 
 
-class LoRA(Trunk):
+class LoRA(Trunk, Merges):
     """One backbone, frozen or not, with low-rank changes for each task, and with `shared` one for
     all of them."""
 
@@ -59,6 +61,7 @@ class LoRA(Trunk):
         self, config: LoRASharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]
     ) -> None:
         super().__init__(owners)
+        self._shared = config.shared
         self.backbone = make_backbone()
         network = self.backbone.network
         trained = (
@@ -99,6 +102,21 @@ class LoRA(Trunk):
                 if name != SHARED:
                     table.change(factor.parameters(), users=self.borrowers(task_of(name)))
         return table
+
+    @torch.no_grad()
+    def merged(self, task: str) -> Backbone:
+        """Return a copy of the backbone for a task with plain matrices."""
+        backbone = deepcopy(self.backbone)
+        names = [key_of(self.owners[task]), *([SHARED] if self._shared else [])]
+        for name, module in list(backbone.named_modules()):
+            if isinstance(module, LoraLayer):
+                changed: Any = module
+                plain = changed.get_base_layer()
+                for each in names:
+                    plain.weight += changed.get_delta_weight(each)
+                place, _, last = name.rpartition(".")
+                setattr(backbone.get_submodule(place), last, plain)
+        return backbone
 
     def _factors(self) -> Iterator[nn.ModuleDict]:
         """Yield the A factors of all changes of a matrix, and the B factors, for each matrix."""

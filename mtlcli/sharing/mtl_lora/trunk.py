@@ -29,7 +29,7 @@ from mtlcli.models.per_task import PerTask
 from mtlcli.models.shards import whole
 from mtlcli.sharing.mtl_lora import MTLLoRASharing
 from mtlcli.sharing.parts.low_rank import (
-    LowRankTrunk,
+    MergingTrunk,
     TaskChangedMap,
     alike,
     random_down,
@@ -74,7 +74,7 @@ class MTLLoRAMap(TaskChangedMap):
         return (whole(mixture).float() / self.temperature).softmax(0)
 
 
-class MTLLoRA(LowRankTrunk):
+class MTLLoRA(MergingTrunk):
     """One backbone, frozen or not, with MTL-LoRA's changes."""
 
     config: MTLLoRASharing

@@ -13,6 +13,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +23,8 @@ from transformers.pytorch_utils import Conv1D
 from mtlcli.config.sharing import LowRank
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import Backbone
-from mtlcli.models.forward_pass import ForwardPass, current
-from mtlcli.models.multitask import Trunk
+from mtlcli.models.forward_pass import ForwardPass, current, running
+from mtlcli.models.multitask import Merges, Trunk
 from mtlcli.sharing.parts.layers import Layer
 from mtlcli.sharing.parts.stacked import linear_maps
 
@@ -80,6 +82,14 @@ class TaskChangedMap(ChangedMap):
     def factors(self, owner: str) -> tuple[Tensor, Tensor]:
         """Return D_t (r, in) and U_t (out, r) of a task with a head of its own."""
 
+    def merged(self, owner: str) -> nn.Module:
+        """Return the inner map, to whose weights the change of a task has been added."""
+        down, up = self.factors(owner)
+        change = self.scale * (up @ down)
+        weight: Any = self.inner.weight
+        weight += change.T if isinstance(self.inner, Conv1D) else change
+        return self.inner
+
 
 class LowRankTrunk(Trunk, ABC):
     """One backbone, frozen or not, whose linear maps have low-rank changes."""
@@ -126,6 +136,26 @@ class LowRankTrunk(Trunk, ABC):
     @abstractmethod
     def changed(self, linear: nn.Module) -> ChangedMap:
         """Return what takes the place of a linear map."""
+
+
+class MergingTrunk(LowRankTrunk, Merges):
+    """One backbone, frozen or not, whose linear maps have low-rank changes for each task."""
+
+    @torch.no_grad()
+    def merged(self, task: str) -> Backbone:
+        """Return a copy of the backbone for a task with plain linear maps."""
+        backbone = deepcopy(self.backbone)
+        owner = self.owners[task]
+        with running(self.quiet_pass(owner)):
+            for name, module in list(backbone.named_modules()):
+                if isinstance(module, TaskChangedMap):
+                    place, _, last = name.rpartition(".")
+                    setattr(backbone.get_submodule(place), last, module.merged(owner))
+        return backbone
+
+    def quiet_pass(self, owner: str) -> ForwardPass:
+        """Return a pass of a task, without inputs and without noise."""
+        return ForwardPass([(owner, 0)], torch.empty(0, 0, dtype=torch.bool))
 
 
 def alike(mixtures: Sequence[Tensor]) -> list[list[float]]:

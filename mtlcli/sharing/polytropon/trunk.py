@@ -44,7 +44,7 @@ from mtlcli.models.multitask import DrawsOnceAStep, ParameterTable
 from mtlcli.models.per_task import PerTask
 from mtlcli.models.shards import whole
 from mtlcli.sharing.parts.low_rank import (
-    LowRankTrunk,
+    MergingTrunk,
     TaskChangedMap,
     alike,
     random_down,
@@ -113,7 +113,7 @@ class PolytroponMap(TaskChangedMap):
         return shares / (shares.sum(-1, keepdim=True) + EPS)
 
 
-class Polytropon(LowRankTrunk, DrawsOnceAStep):
+class Polytropon(MergingTrunk, DrawsOnceAStep):
     """One backbone, frozen or not, with an inventory of skills."""
 
     config: PolytroponSharing
@@ -144,6 +144,10 @@ class Polytropon(LowRankTrunk, DrawsOnceAStep):
         """Return the pass of a batch, with the step's noise in training."""
         noise = self._noise if self.training else None
         return RoutedPass(self.parts(task, batch), batch.attention_mask, noise)
+
+    def quiet_pass(self, owner: str) -> RoutedPass:
+        """Return a pass of a task, without inputs and without noise."""
+        return RoutedPass([(owner, 0)], torch.empty(0, 0, dtype=torch.bool), None)
 
     def parameter_table(self) -> ParameterTable:
         """Return what each parameter is. The mixtures have a learning rate of their own."""

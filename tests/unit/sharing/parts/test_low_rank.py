@@ -4,6 +4,7 @@ share."""
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,15 +13,18 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from mtlcli.config.sharing import sharings
+from mtlcli.data.batches import join
 from mtlcli.errors import UserError
 from mtlcli.models.forward_pass import ForwardPass, running
 from mtlcli.models.multitask import Trunk
 from mtlcli.sharing.hard import HardSharing
 from mtlcli.sharing.hydra_lora import HydraLoRASharing
 from mtlcli.sharing.hydra_lora.trunk import HydraLoRAMap
+from mtlcli.sharing.lora import LoRASharing
 from mtlcli.sharing.mtl_lora import MTLLoRASharing
 from mtlcli.sharing.mtl_lora.trunk import MTLLoRAMap
 from mtlcli.sharing.parts.low_rank import ChangedMap
+from mtlcli.sharing.polytropon import PolytroponSharing
 from tests.families import FAMILIES, family_batch, family_trunk
 from tests.small import small_model
 
@@ -129,6 +133,45 @@ def test_it_starts_as_hard_sharing_and_changes_every_map(name: str, family: str)
         for module in layer.modules()
     )
     assert len(ours.maps) == maps >= 8  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "deberta-v2"])
+def test_inputs_of_a_mixed_batch_have_their_own_changes(family: str) -> None:
+    ours, batch = family_trunk(family, "mtl_lora", OWNERS), family_batch()
+    shaken(ours)
+    mixed = replace(join([("one", batch), ("other", batch)]), parts=(("one", 3), ("other", 3)))
+    with torch.no_grad():
+        found = ours("one", mixed)
+        for name, pooled in zip(("one", "other"), found.pooled.split(3), strict=True):
+            torch.testing.assert_close(pooled, ours(name, batch).pooled, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "t5"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        MTLLoRASharing(transform="diagonal"),
+        PolytroponSharing(splits=2),
+        LoRASharing(shared=True, modules="all-linear"),
+    ],
+    ids=lambda config: config.name,
+)
+def test_merged_weights_alone_give_the_states_of_a_task(config: Any, family: str) -> None:
+    ours: Any = family_trunk(family, config, OWNERS)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    before, batch = {name: each.clone() for name, each in ours.state_dict().items()}, family_batch()
+    kinds = [type(module) for module in family_trunk(family, HardSharing()).backbone.modules()]
+    for task in OWNERS:
+        merged = ours.merged(task)
+        assert [type(module) for module in merged.modules()] == kinds
+        with torch.no_grad():
+            hidden, expected = merged(batch).hidden, ours(task, batch).hidden
+        largest = expected.abs().max().item()
+        torch.testing.assert_close(hidden, expected, rtol=0, atol=1e-6 * max(1.0, largest))
+    assert all(torch.equal(each, before[name]) for name, each in ours.state_dict().items())
 
 
 @pytest.mark.parametrize("name", NAMES)
