@@ -111,10 +111,11 @@ def scratch_decoder(
     """Return an encoder-decoder whose decoder begins from scratch: layers with their norms first
     (Xiong et al. 2020), as wide as the backbone's states, with the backbone's vocabulary.
 
-    Its word embeddings begin as the backbone's if these are as wide as the states; they are also
-    its output layer (Press & Wolf 2017), and trained apart from the backbone's. `heads`: None: as
-    many as have HEAD_SIZE numbers or more each. `width`: of the feed-forward blocks; None: 4 times
-    that of the states. `longest`: the most tokens of a text.
+    Its word embeddings begin as the backbone's, scaled to the size of other initial weights, if
+    these are as wide as the states; they are also its output layer (Press & Wolf 2017), and trained
+    apart from the backbone's. `heads`: None: as many as have HEAD_SIZE numbers or more each.
+    `width`: of the feed-forward blocks; None: 4 times that of the states. `longest`: the most
+    tokens of a text.
     """
     hidden, dropout = foundation.hidden, foundation.dropout
     config = MBartConfig(
@@ -140,7 +141,9 @@ def scratch_decoder(
     table: Tensor = network.model.shared.weight
     if foundation.embeddings.shape == table.shape:
         with torch.no_grad():
-            table.copy_(foundation.embeddings)
+            # At their own size, logits would be so uneven that the first losses are far above the
+            # logarithm of the vocabulary's size.
+            table.copy_(foundation.embeddings * (foundation.std / foundation.embeddings.std()))
     return network
 
 

@@ -73,8 +73,8 @@ def test_targets_travel_with_the_features() -> None:
     assert target.shape == (3, 5) and target.dtype == torch.int64
     assert (target != NO_TARGET).sum(1).tolist() == [0, 3, 5]
     assert torch.equal(batch.pick(np.array([2]), 9).sequences["target"], target[2:])
-    copied = batch.with_tensors(iter([each + 0 for each in batch.tensors()]))
-    assert torch.equal(copied.sequences["target"], target)
+    copied = batch.with_tensors(iter([each.long() + 1 for each in batch.tensors()]))
+    assert torch.equal(copied.sequences["target"], target + 1)
     assert made.decode({"tokens": target.float().numpy()[::-1]}, features, table()) == [
         {"text": "a dog barks."},
         {"text": "a cat"},
@@ -96,7 +96,10 @@ def test_a_pretrained_decoder_is_the_whole_model(family: str) -> None:
     labels = torch.randint(4, 60, (3, 5))
     labels[1, 3:] = NO_TARGET
     states = whole.get_encoder()(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-    head = DecoderHead(deepcopy(whole), start_id=0, end_id=3, pad_id=0)
+    brought = deepcopy(whole)
+    # Published weights bring options along, which no key of a task names.
+    brought.generation_config.update(min_new_tokens=7, no_repeat_ngram_size=1, num_beams=4)
+    head = DecoderHead(brought, start_id=0, end_id=3, pad_id=0)
     encoded = Encoded(states, states[:, 0], mask)
     made = task()
     batch = Batch(ids, mask, None, {}, np.array([6, 4, 2]), np.arange(3), 1.0, 0)
@@ -132,10 +135,10 @@ def test_a_decoder_from_scratch() -> None:
     assert isinstance(head, DecoderHead)
     named = dict(head.named_parameters())
     assert not any("encoder." in name for name in named)
-    # The tied embeddings are the backbone's at first, and a checkpoint holds them once.
-    assert [name for name, each in named.items() if torch.equal(each, base.embeddings)] == [
-        "network.model.shared.weight"
-    ]
+    # The tied embeddings are the backbone's at first, scaled, and a checkpoint holds them once.
+    table = named["network.model.shared.weight"]
+    assert torch.allclose(table / table.std(), base.embeddings / base.embeddings.std())
+    assert table.std().item() == pytest.approx(0.1)
     assert head.state_dict().keys() == {*named, "network.final_logits_bias"}
     narrow = scratch_decoder(foundation(width=8), layers=1, heads=None, width=None, longest=8)
     assert narrow.model.shared.weight.shape == (90, 16)
