@@ -182,20 +182,22 @@ def _source(at: str, task: Task, config: Config, given: dict[str, Any]) -> Itera
 def _held_out(at: str, task: Task) -> Iterator[Problem]:
     """Check that rows can be kept out of the train split."""
     splits, where = task.splits, f"{at}.splits.hold_out"
-    if splits.hold_out is None:
-        return
-    if splits.train is None:
-        yield Problem("the task has no train split to keep rows of", where, "take it out")
-    elif not splits.validation:
+    if splits.hold_out is not None and not splits.validation:
         fix = f"type {at}.splits.validation=[validation], or take it out"
         yield Problem("the rows that are kept have no name", where, fix)
-    elif splits.validation[0] == splits.train or splits.validation[0] in (task.source.files or {}):
-        yield Problem(
-            f"split '{splits.validation[0]}' has rows of its own, and rows of train would take its "
-            "place",
-            where,
-            f"take it out, or give the rows that are kept another name: {at}.splits.validation",
-        )
+    for key, name, _ in splits.kept_out():
+        where = f"{at}.splits.{key}"
+        if splits.train is None:
+            yield Problem("the task has no train split to keep rows of", where, "take it out")
+        elif name == splits.train or name in (task.source.files or {}):
+            other = "give that split another name"
+            if key == "hold_out":
+                other = f"give the rows that are kept another name: {at}.splits.validation"
+            yield Problem(
+                f"split '{name}' has rows of its own, and rows of train would take its place",
+                where,
+                f"take it out, or {other}",
+            )
 
 
 def _columns(at: str, task: Task) -> Iterator[Problem]:

@@ -19,7 +19,7 @@ ARCHITECTURE = (
 
 def unheeded(config: Config, typed: list[str]) -> list[str]:
     """Return a line for each training key that the file of a task sets although the task is not
-    trained.
+    trained, and for rows that are kept out of training although nothing is chosen on them.
 
     `typed`: dotted keys of the command line, which `idle` reports.
     """
@@ -32,6 +32,11 @@ def unheeded(config: Config, typed: list[str]) -> list[str]:
         and field.name in task.only_trained
         and f"tasks.{name}.{field.name}" not in typed
         if getattr(task, field.name) != field.default
+    ] + [
+        f"note: tasks.{name}.splits.calibration only keeps rows out of training: nothing is chosen "
+        "on them"
+        for name, task in config.tasks.items()
+        if task.splits.calibration is not None and not task.calibrates
     ]
 
 

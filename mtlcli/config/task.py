@@ -40,12 +40,16 @@ class Source:
     the first line names the columns."""
 
 
+CALIBRATION = "calibration"
+"""The name of the split that `splits.calibration` makes."""
+
+
 @section
 class HoldOut:
-    """Rows of the train split that are kept for validation."""
+    """Rows of the train split that are kept out of training."""
 
     fraction: Annotated[float, Gt(0), Lt(1)] = 0.1
-    """Share of the rows to keep for validation."""
+    """Share of the rows to keep out."""
     stratify: bool = True
     """Keep the share of each class, where rows have one. If `group` is set, it has no effect."""
     group: str | None = None
@@ -70,6 +74,17 @@ class Splits:
     hold_out: HoldOut | None = None
     """Rows of `train` that become the first split of `validation`, for data without a validation
     split; null: each split has rows of its own."""
+    calibration: HoldOut | None = None
+    """Rows of `train` that are kept out for what is chosen at each evaluation, such as
+    `no_answer_threshold: auto`, so that it is not chosen on the rows that are scored; null: none.
+    They are drawn from what `hold_out` leaves."""
+
+    def kept_out(self) -> list[tuple[str, str, HoldOut]]:
+        """Return (key, split, settings) for each split that is made of rows of `train`, in the
+        order in which they are drawn."""
+        held = [("hold_out", name, self.hold_out) for name in self.validation[:1]]
+        held.append(("calibration", CALIBRATION, self.calibration))
+        return [(key, split, settings) for key, split, settings in held if settings is not None]
 
 
 @section
@@ -210,6 +225,11 @@ class Task:
     @property
     def learns_classes(self) -> bool:
         """Whether the classes are read from the train split."""
+        return False
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether something is chosen at each evaluation, on the rows of `splits.calibration`."""
         return False
 
 

@@ -1,4 +1,5 @@
-"""The division of one table into train and validation rows, for data without a validation split.
+"""The division of one table into rows to train on and rows that are kept out: for validation, where
+the data has no validation split, and for calibration.
 
 The draw depends on the rows' places and on a seed of its own, so every run, and every task that
 reads the same file with the same settings, has the same rows on each side unless classes or groups
@@ -21,12 +22,15 @@ from mtlcli.errors import UserError
 from mtlcli.registry import suggest
 
 
-def kept_out(table: Table, settings: HoldOut, class_column: str | None) -> NDArray[np.bool_]:
-    """Return which rows of a train split are kept for validation: (rows,).
+def kept_out(
+    table: Table, settings: HoldOut, class_column: str | None, *, part: str = "hold_out"
+) -> NDArray[np.bool_]:
+    """Return which rows of a train split are kept out: (rows,).
 
     `class_column`: the column with the class of each row, if rows have one. With `group`, whole
     groups are drawn until their rows come as close to the share as they can; rows without a group
-    stand alone. Raises UserError when one side would have no row.
+    stand alone. `part`: the key of the settings in `splits`. Raises UserError when one side would
+    have no row.
     """
     total = len(table)
     count = round(settings.fraction * total)
@@ -35,7 +39,7 @@ def kept_out(table: Table, settings: HoldOut, class_column: str | None) -> NDArr
             raise UserError(
                 f"there is no column '{settings.group}'",
                 table.origin,
-                f"{suggest(settings.group, table.all_names)}; set splits.hold_out.group",
+                f"{suggest(settings.group, table.all_names)}; set splits.{part}.group",
             )
         held = _groups(table.column(settings.group), max(count, 1), settings.seed)
     else:
@@ -45,16 +49,16 @@ def kept_out(table: Table, settings: HoldOut, class_column: str | None) -> NDArr
             classes = table.column(str(class_column))
             # Lists are no classes that can be drawn in proportion.
             classes = None if any(isinstance(each, list | dict) for each in classes) else classes
-        # The rows that stay are drawn, so that train has a row of each class before validation has.
+        # The rows that stay are drawn, so that train has a row of each class before the other side.
         key = f"held out {settings.seed}"
         held[draw(total, total - count, key=key, classes=classes)] = False
     if not 0 < np.count_nonzero(held) < total:
-        side = "train" if held.any() else "validation"
+        side = "train" if held.any() else "validation" if part == "hold_out" else part
         why = f"the split has {total} row{'s' * (total != 1)}"
         if settings.group is not None:
             why = f"column '{settings.group}' has too few different values in {total} rows"
         raise UserError(
-            f"no row would be left for {side} with splits.hold_out.fraction={settings.fraction:g}: "
+            f"no row would be left for {side} with splits.{part}.fraction={settings.fraction:g}: "
             f"{why}",
             table.origin,
             "give another fraction, or name a file for each split",

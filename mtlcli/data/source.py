@@ -135,13 +135,16 @@ class DataSource:
         self, reader: Callable[[str, Task, str], Table], task: str, config: Task, split: str
     ) -> Table:
         """Return the rows of a split, which may be one side of the train split."""
-        settings, train = config.splits.hold_out, config.splits.train
-        if settings is None or train is None or split not in (train, config.splits.validation[0]):
+        parts, train = config.splits.kept_out(), config.splits.train
+        if train is None or split not in [train, *(name for _, name, _ in parts)] or not parts:
             return reader(task, config, split)
-        whole = reader(task, config, train)
-        held = kept_out(whole, settings, config.class_column)
-        rows = np.flatnonzero(held if split != train else ~held)
-        return replace(whole.select(rows), split=split)
+        left = reader(task, config, train)
+        for part, name, settings in parts:
+            held = kept_out(left, settings, config.class_column, part=part)
+            if split == name:
+                return replace(left.select(np.flatnonzero(held)), split=split)
+            left = left.select(np.flatnonzero(~held))
+        return left
 
     def _drawn(self, task: str, config: Task, table: Table) -> Table:
         limit = (
@@ -249,8 +252,7 @@ class DataSource:
     def splits(self, task: str) -> list[str]:
         """Return the names of the splits that a task's source has. Raises UserError when they
         cannot be listed."""
-        splits = self._tasks[task].splits
-        held = [] if splits.hold_out is None else splits.validation[:1]
+        held = [name for _, name, _ in self._tasks[task].splits.kept_out()]
         return list(dict.fromkeys([*self._stored_splits(task), *held]))
 
     def _stored_splits(self, task: str) -> list[str]:
@@ -361,8 +363,8 @@ class DataSource:
 def _columns(config: Task) -> list[str]:
     """Return the names of the columns that a task may need."""
     columns = [column for _, column in named_columns(config.columns)]  # type: ignore[attr-defined]
-    held = config.splits.hold_out
-    return columns + ([held.group] if held is not None and held.group is not None else [])
+    groups = [settings.group for _, _, settings in config.splits.kept_out()]
+    return columns + [group for group in groups if group is not None]
 
 
 def open_source(data: Data, tasks: Mapping[str, Task], seed: int = 0) -> DataSource:

@@ -3,8 +3,8 @@ first rank."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mtlcli.config.task import CALIBRATION
 from mtlcli.data.batches import InputFormat, collate, evaluation_batches
 from mtlcli.data.features import Features, Split
 from mtlcli.distributed.process_group import Ranks
@@ -130,6 +131,7 @@ def evaluate(
     model: MultiTaskModel,
     splits: dict[str, dict[str, Split]],
     *,
+    calibration: dict[str, Split],
     step: int,
     eval_batch_size: int,
     input_format: InputFormat,
@@ -145,41 +147,48 @@ def evaluate(
     name: `accuracy/validation_mismatched`. Predictions and metrics are computed on the first rank
     and the numbers are broadcast; the scores are empty on the other ranks. `on_split` and
     `on_batch` are called equally often on every rank, `on_batch` even where a rank has no batch
-    left. `step`: the number of updates that the model has had, for messages. Raises NotFinite when
+    left. `calibration`: the rows on which some tasks first choose what their config leaves open.
+    `step`: the number of updates that the model has had, for messages. Raises NotFinite when
     the model's outputs are not finite.
     """
     results: dict[str, Any] = {"tasks": {}, "average": None}
     scores: dict[str, dict[str, Scores]] = {}
+
+    def outputs(name: str, split: str, part: Split) -> Outputs:
+        on_split(name, split)
+        found = outputs_of(
+            model,
+            name,
+            part.features,
+            batch_size=eval_batch_size,
+            input_format=input_format,
+            bf16=bf16,
+            ranks=ranks,
+            on_batch=on_batch,
+            what=f"evaluating {name}/{split}",
+        )
+        doing(f"scoring {name}/{split}")
+        return found
+
     for name, parts in splits.items():
         task = model.tasks[name]
         scores[name] = {}
+        chosen: dict[str, float] = {}
+        if name in calibration:
+            found = outputs(name, CALIBRATION, calibration[name])
+            if ranks.is_main:
+                with _placed(step, CALIBRATION):
+                    chosen = task.calibrate(found, calibration[name])
         for index, (split, part) in enumerate(parts.items()):
-            on_split(name, split)
-            outputs = outputs_of(
-                model,
-                name,
-                part.features,
-                batch_size=eval_batch_size,
-                input_format=input_format,
-                bf16=bf16,
-                ranks=ranks,
-                on_batch=on_batch,
-                what=f"evaluating {name}/{split}",
-            )
-            doing(f"scoring {name}/{split}")
+            found = outputs(name, split, part)
             if not ranks.is_main:
                 continue
-            try:
-                result = scores[name][split] = score(task, outputs, part)
-            except NotFinite as error:
-                raise NotFinite(
-                    [
-                        replace(each, where=f"step {step}, {each.where}, {split}")
-                        for each in error.problems
-                    ]
-                ) from error
+            with _placed(step, split):
+                result = scores[name][split] = score(task, found, part)
             if index == 0:
                 results["tasks"][name] = _task_results(task, result, part)
+                if chosen:
+                    results["tasks"][name]["calibrated"] = chosen
             else:
                 results["tasks"][name]["metrics"] |= {
                     f"{key}/{split}": value for key, value in result.metrics.items()
@@ -189,6 +198,17 @@ def evaluate(
     if (average := glue_average(results["tasks"])) is not None:
         results["glue_average"] = average
     return ranks.broadcast_json(results), scores
+
+
+@contextmanager
+def _placed(step: int, split: str) -> Iterator[None]:
+    """Add the step and the split to the place of an error about numbers that are not finite."""
+    try:
+        yield
+    except NotFinite as error:
+        raise NotFinite(
+            [replace(each, where=f"step {step}, {each.where}, {split}") for each in error.problems]
+        ) from error
 
 
 def _task_results(task: TaskType[Any], scores: Scores, split: Split) -> dict[str, Any]:

@@ -16,9 +16,10 @@ from mtlcli.evaluation.best_checkpoint import Found, find
 from mtlcli.evaluation.predictions import check_places, write_predictions
 from mtlcli.evaluation.splits import choose_splits, idle_overrides, lift_limits
 from mtlcli.models.files import BackboneFiles
-from mtlcli.prepare.prepare import Prepared, prepare
+from mtlcli.prepare.prepare import Prepared, calibration_splits, prepare
 from mtlcli.rundir.differences import differing_config, differing_files
 from mtlcli.rundir.folder import RunFolder, hidden
+from mtlcli.tasks.base import TaskType
 
 if TYPE_CHECKING:
     from mtlcli.evaluation.evaluate import Scores
@@ -99,9 +100,12 @@ def _evaluate(
     every_row: bool,
 ) -> tuple[Prepared, dict[str, Any], dict[str, dict[str, Scores]]]:
     files = BackboneFiles.load(found.run / "backbone")
-    prepared = prepare(
-        config, files=files, splits=lambda task: parts.get(task.name, []), unlabelled=every_row
-    )
+
+    def splits(task: TaskType[Any]) -> list[str]:
+        wanted = parts.get(task.name, [])
+        return [*wanted, *calibration_splits(task)] if wanted else []
+
+    prepared = prepare(config, files=files, splits=splits, unlabelled=every_row)
     for notice in [*prepared.notices, *_other_data(found.run, prepared)]:
         say(notice)
 
@@ -131,6 +135,7 @@ def _evaluate(
         results, scores = evaluate(
             model,
             prepared.splits(parts),
+            calibration=prepared.calibration,
             step=found.checkpoint.step,
             eval_batch_size=config.runner.eval_batch_size,
             input_format=layout,

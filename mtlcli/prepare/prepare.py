@@ -15,6 +15,7 @@ from typing import Any
 
 from mtlcli.config import Config
 from mtlcli.config.paths import default_cache
+from mtlcli.config.task import CALIBRATION
 from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.features import Features, Split
 from mtlcli.data.source import DataSource, open_source
@@ -55,6 +56,15 @@ class Prepared:
         trained = {name: task.config.splits.train for name, task in self.tasks.items()}
         return {name: self.features[name][split] for name, split in trained.items() if split}
 
+    @property
+    def calibration(self) -> dict[str, Split]:
+        """The rows for calibration of every task that needs them."""
+        return {
+            name: Split(self.tables[name][CALIBRATION], self.features[name][CALIBRATION])
+            for name, task in self.tasks.items()
+            if task.config.calibrates and CALIBRATION in self.tables[name]
+        }
+
     def splits(self, parts: dict[str, list[str]]) -> dict[str, dict[str, Split]]:
         """Return the tables and features of the named splits of each task. Tasks without any named
         split are left out."""
@@ -77,9 +87,14 @@ _shown: set[str] = set()
 
 def train_splits(task: TaskType[Any]) -> list[str]:
     """Return the splits of a task that training reads: the train split, then the validation
-    splits."""
+    splits, then the rows for calibration."""
     train = task.config.splits.train
-    return ([train] if train else []) + task.config.splits.validation
+    return ([train] if train else []) + task.config.splits.validation + calibration_splits(task)
+
+
+def calibration_splits(task: TaskType[Any]) -> list[str]:
+    """Return the split that an evaluation of a task reads beside those it scores, or nothing."""
+    return [CALIBRATION] if task.config.calibrates else []
 
 
 def prepare(

@@ -100,6 +100,7 @@ def _build_run(
         splits=prepared.splits(
             {name: task.config.splits.validation for name, task in prepared.tasks.items()}
         ),
+        calibration=prepared.calibration,
         input_format=layout,
         steps=plan.steps,
         eval_every=plan.eval_every,

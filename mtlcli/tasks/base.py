@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mtlcli.config.run import Text
 from mtlcli.config.task import Task, task_types
-from mtlcli.data.features import Features
+from mtlcli.data.features import Features, Split
 from mtlcli.data.table import Table
 from mtlcli.errors import Problem
 
@@ -288,6 +288,11 @@ class TaskType(ABC, Generic[C]):
     def items(self, features: Features, indices: NDArray[np.int64]) -> float:
         """Return the denominator of the mean loss of some features: the number of their labelled
         items, or the sum of the weights of these items."""
+
+    def calibrate(self, outputs: Outputs, split: Split) -> dict[str, float]:
+        """Choose what `config.calibrates` says on rows that are neither trained on nor scored, use
+        it in `decode` from now on, and return it by key, for results.json."""
+        return {}
 
     @abstractmethod
     def decode(self, outputs: Outputs, features: Features, table: Table) -> list[Any]:

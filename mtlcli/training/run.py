@@ -48,6 +48,8 @@ class Run:
     """Encoded train splits."""
     splits: dict[str, dict[str, Split]]
     """Validation splits by task."""
+    calibration: dict[str, Split]
+    """The rows for calibration, of the tasks that need them."""
     input_format: InputFormat
     """The rule by which features become batches."""
     steps: int

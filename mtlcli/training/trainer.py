@@ -332,6 +332,7 @@ class Trainer:
         scored, _ = evaluate(
             run.model,
             run.splits,
+            calibration=run.calibration,
             step=self.state.step,
             eval_batch_size=self.config.runner.eval_batch_size,
             input_format=run.input_format,

@@ -62,10 +62,22 @@ class SpanTask(Task):
     """Longest predicted answer in tokens."""
     n_best: Annotated[int, Ge(1)] = 20
     """Number of best spans that a prediction lists."""
-    no_answer_threshold: float = 0.0
-    """Predict no answer if (score of no answer - score of the best span) is above this."""
+    no_answer_threshold: float | Literal["auto"] = 0.0
+    """Predict no answer if (score of no answer - score of the best span) is above this. `auto`: at
+    each evaluation, the threshold with the best F1 on the rows of `splits.calibration`."""
+
+    @property
+    def calibrates(self) -> bool:
+        automatic = self.no_answer_threshold == "auto"
+        return self.form != "text" and self.no_answer and automatic
 
     def problems(self, at: str, length: int, length_key: str) -> Iterator[Problem]:
+        if self.calibrates and self.splits.calibration is None:
+            yield Problem(
+                "no rows are kept to choose the threshold on",
+                f"{at}.no_answer_threshold",
+                f"type {at}.splits.calibration.fraction=0.05, or give a number",
+            )
         if (
             self.form != "text"
             and length - self.max_question_length - SPECIAL_TOKENS <= self.stride

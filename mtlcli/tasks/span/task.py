@@ -18,9 +18,10 @@ import pyarrow.compute as pc
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from mtlcli.data.features import Features
+from mtlcli.data.features import Features, Split
 from mtlcli.data.table import Table, as_numpy
 from mtlcli.errors import Problem, count_of
+from mtlcli.metrics import compute
 from mtlcli.tasks.base import Outputs, TaskType
 from mtlcli.tasks.checks import (
     counted,
@@ -45,6 +46,8 @@ MISSING = -100
 """Position of the answer in a window of an unlabelled row; the loss leaves such windows out."""
 NOWHERE = 0
 """Position of the answer (the first token) in a window that does not hold it."""
+LARGEST_ODDS = 30.0
+"""The largest threshold that is chosen: beyond it, no answer is given, or one to every question."""
 
 
 class Span(TaskType[SpanTask]):
@@ -52,6 +55,8 @@ class Span(TaskType[SpanTask]):
 
     token_outputs = True
     item = "window"
+    _calibrated = 0.0
+    """The threshold that `calibrate` has chosen last."""
     example = (
         [{"id": "a", "prediction_text": "b"}],
         [{"id": "a", "answers": {"text": ["b"], "answer_start": [0]}}],
@@ -308,7 +313,8 @@ class Span(TaskType[SpanTask]):
         a score is the sum of a start and an end logit. If questions may have no answer,
         "no_answer_probability" is added: the logistic function of (score of no answer - score of
         the best span), where the score of no answer is the lowest over the windows. `text` is empty
-        when that difference is above `no_answer_threshold`.
+        when that difference is above `no_answer_threshold`, or, where that is `auto`, above what
+        `calibrate` has found.
         """
         starts, ends = outputs["start"], outputs["end"]
         require_finite(self.name, starts, ends)
@@ -347,6 +353,29 @@ class Span(TaskType[SpanTask]):
             for parts in zip(ids, contexts, spans, no_answer.tolist(), strict=True)
         ]
 
+    @property
+    def _threshold(self) -> float:
+        given = self.config.no_answer_threshold
+        return self._calibrated if given == "auto" else float(given)
+
+    def calibrate(self, outputs: Outputs, split: Split) -> dict[str, float]:
+        """Choose the threshold with the best F1: halfway between the two questions that it has to
+        tell apart, or beyond the last one."""
+        self._calibrated = 0.0
+        predictions = self.decode(outputs, split.features, split.table)
+        references = self.references(split.table) or []
+        scores = compute(
+            "squad_v2", references=references, **self.metric_inputs("squad_v2", predictions)
+        )
+        last = scores["best_f1_thresh"]
+        above = [
+            probability
+            for each in predictions
+            if (probability := each["no_answer_probability"]) > last
+        ]
+        self._calibrated = (_log_odds(last) + _log_odds(min(above, default=1.0))) / 2
+        return {"no_answer_threshold": self._calibrated}
+
     def _prediction(
         self, number: str, context: str, spans: dict[tuple[int, int], float], no_answer: float
     ) -> dict[str, Any]:
@@ -363,7 +392,7 @@ class Span(TaskType[SpanTask]):
         }
         if self.config.no_answer:
             probability = _logistic(no_answer - best)
-            if probability > _logistic(self.config.no_answer_threshold):
+            if probability > _logistic(self._threshold):
                 prediction.update(text="", score=no_answer)
             prediction["no_answer_probability"] = probability
         return prediction | {"n_best": n_best}
@@ -392,7 +421,7 @@ class Span(TaskType[SpanTask]):
         ]
         return {
             "predictions": inputs,
-            "no_answer_threshold": _logistic(self.config.no_answer_threshold),
+            "no_answer_threshold": _logistic(self._threshold),
         }
 
     def official_files(self, predictions: list[Any]) -> dict[str, Any]:
@@ -542,6 +571,13 @@ def _lists(answers: Any) -> tuple[list[Any], list[Any]]:
 def _logistic(value: float) -> float:
     """Return 1 / (1 + exp(-value)), for any value."""
     return 1 / (1 + math.exp(-value)) if value > -700 else 0.0
+
+
+def _log_odds(probability: float) -> float:
+    """Return log(p / (1 - p)), from -LARGEST_ODDS for 0 to LARGEST_ODDS for 1."""
+    if not 0 < probability < 1:
+        return LARGEST_ODDS if probability else -LARGEST_ODDS
+    return max(-LARGEST_ODDS, min(math.log(probability / (1 - probability)), LARGEST_ODDS))
 
 
 def _positions(

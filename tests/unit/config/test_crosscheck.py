@@ -53,8 +53,10 @@ def test_a_valid_config_has_no_problems() -> None:
 
 
 CLASSES = ", ".join(sorted(metric_names("classification")))
+HALF = {"fraction": 0.5}
 HELD = {"hold_out": {"fraction": 0.2}}
 FILES = {**TEXT, "source": {"files": {"train": "t.csv"}}}
+CALIBRATED = {**TEXT, "source": {"files": {"train": "t.csv", "calibration": "c.csv"}}}
 TASKS: list[tuple[dict[str, Any], list[str]]] = [
     ({"a": {**FILES, "splits": HELD}}, []),
     (
@@ -81,6 +83,35 @@ TASKS: list[tuple[dict[str, Any], list[str]]] = [
             "tasks.a.splits.hold_out: split 'train' has rows of its own, and rows of train would "
             "take its place -> take it out, or give the rows that are kept another name: "
             "tasks.a.splits.validation"
+        ],
+    ),
+    (
+        {"a": {**TEXT, "splits": {"train": None, "calibration": HALF}}, "b": TEXT},
+        ["tasks.a.splits.calibration: the task has no train split to keep rows of -> take it out"],
+    ),
+    (
+        {"a": {**CALIBRATED, "splits": {"validation": [], "calibration": HALF}}},
+        [
+            "tasks.a.splits.calibration: split 'calibration' has rows of its own, and rows of "
+            "train would take its place -> take it out, or give that split another name"
+        ],
+    ),
+    (
+        {"a": {"type": "span", "source": {"path": "s"}, "no_answer_threshold": "auto"}},
+        [],
+    ),
+    (
+        {
+            "a": {
+                "type": "span",
+                "source": {"path": "s"},
+                "no_answer": True,
+                "no_answer_threshold": "auto",
+            }
+        },
+        [
+            "tasks.a.no_answer_threshold: no rows are kept to choose the threshold on -> type "
+            "tasks.a.splits.calibration.fraction=0.05, or give a number"
         ],
     ),
     (

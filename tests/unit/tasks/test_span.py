@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from mtlcli.config.task import Source
 from mtlcli.data.batches import InputFormat, collate
 from mtlcli.data.encoder import TextEncoder, build_tokenizer
-from mtlcli.data.features import Features
+from mtlcli.data.features import Features, Split
 from mtlcli.data.table import Table
 from mtlcli.errors import RunError
 from mtlcli.metrics import compute
@@ -657,3 +657,43 @@ def test_gold_positions_give_back_every_real_answer(
         compute(metric, references=[references[number] for number in kept], **inputs)["exact_match"]
         == 1.0
     )
+
+
+def test_the_threshold_is_chosen_between_the_questions_that_it_tells_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Found by trying every threshold between two neighbouring questions."""
+    draw = random.Random(5)
+    qa = task(no_answer=True, no_answer_threshold="auto")
+    for _ in range(40):
+        odds = [draw.uniform(-8, 8) for _ in range(12)]
+        golds = [draw.choice(["x", "y", None]) for _ in odds]
+        rows = table(
+            [
+                {
+                    "id": str(number),
+                    "question": "q",
+                    "context": "x y",
+                    "answers": {
+                        "text": [gold] if gold else [],
+                        "answer_start": ["x y".index(gold)] if gold else [],
+                    },
+                }
+                for number, gold in enumerate(golds)
+            ]
+        )
+        found = [
+            qa._prediction(str(number), "x y", {(0, 1): 0.0}, odd)
+            for number, odd in enumerate(odds)
+        ]
+        monkeypatch.setattr(qa, "decode", lambda *parts, found=found: found)
+        chosen = qa.calibrate({}, Split(rows, None))["no_answer_threshold"]  # type: ignore[arg-type]
+
+        def score(threshold: float, odds: list[float] = odds, golds: list[Any] = golds) -> int:
+            given = [None if odd > threshold else "x" for odd in odds]
+            return sum(a == b for a, b in zip(given, golds, strict=True))
+
+        assert score(chosen) == max(map(score, [-30, *odds]))
+        assert min(abs(chosen - odd) for odd in odds) > 1e-3
+        texts = [qa._prediction("0", "x y", {(0, 1): 0.0}, odd)["text"] for odd in odds]
+        assert texts == ["" if odd > chosen else "x" for odd in odds]
