@@ -25,6 +25,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from mtlcli.cli import VERBS
 from mtlcli.cli.groups import groups, members, paths_of, read_file, read_group
 from mtlcli.config import METHODS, Config, task_types
+from mtlcli.config.formats import TASK_FILES
 from mtlcli.config.section import OneOf
 from mtlcli.errors import UserError
 from mtlcli.registry import suggest
@@ -50,6 +51,8 @@ OPTIONS: dict[str, dict[str, str | list[str] | None]] = {
         "--task": "tasks",
         "--texts": None,
     },
+    "new": {"--help": None, "--to": "file"},
+    "check": {"--help": None, "-cd": "folder"},
     "tasks": {"--help": None, "-cd": "folder"},
     "completion": {"--help": None},
 }
@@ -160,13 +163,16 @@ def complete(words: list[str], current: str) -> list[str]:
         return _starting(current, expected)
     if expected in ("folder", "file"):
         return _paths(current, files=expected == "file")
-    if expected == "tasks" or (verb == "tasks" and not arguments):
-        return _starting(current, names.tasks())
+    if verb == "new":
+        return _paths(current, files=True) if arguments else _starting(current, ["task"])
+    if expected == "tasks" or (verb in ("check", "tasks") and not arguments):
+        files = [] if expected == "tasks" else _task_files(current)
+        return [*_starting(current, names.tasks()), *files]
     if verb == "completion":
         return _starting(current, SCRIPTS)
     if verb == "eval" and not arguments:
         return _paths(current, files=False)
-    return _override(current, names, groups=verb in ("train", "tasks"))
+    return _override(current, names, groups=verb in ("train", "check", "tasks"))
 
 
 class _Names:
@@ -208,8 +214,7 @@ class _Names:
         files = read_group("task", self.own)
         # A file that is chosen by its path names its task.
         names = [
-            Path(name).stem if name.endswith((".yaml", ".yml")) else name
-            for name in self._chosen_tasks()
+            Path(name).stem if name.endswith(TASK_FILES) else name for name in self._chosen_tasks()
         ]
         files |= {path.stem: read_file(path) for path in self._paths()}
         names = names or sorted(files)
@@ -227,7 +232,7 @@ class _Names:
 
     def _paths(self) -> list[Path]:
         """Return the task files that are chosen by their path."""
-        paths = [Path(name) for name in self._chosen_tasks() if name.endswith((".yaml", ".yml"))]
+        paths = [Path(name) for name in self._chosen_tasks() if name.endswith(TASK_FILES)]
         return [path.expanduser() for path in paths if path.expanduser().is_file()]
 
     def task_config(self, name: str) -> list[type]:
@@ -352,7 +357,7 @@ def _task_files(value: str) -> list[str]:
     return [
         path
         for path in _paths(last, files=True)
-        if path.endswith((".yaml", ".yml")) or (path.endswith("/") and last)
+        if path.endswith(TASK_FILES) or (path.endswith("/") and last)
     ]
 
 

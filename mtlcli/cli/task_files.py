@@ -18,16 +18,16 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSou
 from omegaconf import DictConfig, OmegaConf
 
 from mtlcli.cli.own_files import HEADER, bad_header, not_utf8, package_of
+from mtlcli.config.formats import TASK_FILES
 from mtlcli.errors import Problem
 
-ENDINGS = (".yaml", ".yml")
 PROVIDER = "task file"
 """Hydra's name for the place of these files."""
 
 
 def is_path(name: object) -> bool:
     """Return whether a name in the group `task` is the path of a file."""
-    return str(name).endswith(ENDINGS)
+    return str(name).endswith(TASK_FILES)
 
 
 def task_path(name: object) -> Path:

@@ -15,6 +15,9 @@ NAMED = (
 )
 """The endings in words, for messages."""
 
+TASK_FILES = (".yaml", ".yml")
+"""Endings of task files."""
+
 
 def ending(path: Path) -> str:
     """Return the ending of a file's name without the leading dot: one of ENDINGS, or an unknown

@@ -132,7 +132,12 @@ def delimited(
             )
         )
     body = list(zip(*values, strict=True)) if values else [()] * len(header)
-    if given is None and columns and not set(columns) & set(header) and _is_row(header, body):
+    if (
+        given is None
+        and columns
+        and not set(columns) & set(header)
+        and looks_like_row(header, values)
+    ):
         what = f"the file seems to have no header line: its first line is {_shortened(header)!r}"
         names = ("\t" if ending(path).startswith("tsv") else ",").join(columns)
         or_name = ", or name its columns in source.header of the task"
@@ -204,12 +209,13 @@ def _of_one_length(
     raise UserError(what, f"{path}, line {line}", fix)
 
 
-def _is_row(header: Sequence[str], body: Sequence[Sequence[str]]) -> bool:
-    """Return whether a first line looks like the rows below it rather than like names of
-    columns."""
+def looks_like_row(first: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
+    """Return whether the first line of a file looks like the rows below it rather than like names
+    of columns: one of its fields is a number, is long, or is a value of its column."""
+    columns = list(zip(*(row for row in rows if len(row) == len(first)), strict=True))
     return any(
         NUMBER.fullmatch(name) or len(name) > LONG or (name and name in column)
-        for name, column in zip(header, body, strict=True)
+        for name, column in zip(first, columns or [()] * len(first), strict=True)
     )
 
 

@@ -84,9 +84,9 @@ def read_jsonl(text: str, path: Path, columns: Sequence[str] | None) -> Read:
 
 
 def read_json(text: str, path: Path, columns: Sequence[str] | None) -> Read:
-    """Read a list of objects, which may be the value of `data` in an object; or SQuAD's published
-    form, with a row for each question; or one object on each line. Raises UserError with the place
-    of the fault."""
+    """Read a list of objects, which may be the value of a key in an object; an object of columns;
+    SQuAD's published form, with a row for each question; or one object on each line. Raises
+    UserError with the place of the fault."""
     decoder = _Decoder()
     try:
         value = _parsed(text, decoder)
@@ -99,11 +99,7 @@ def read_json(text: str, path: Path, columns: Sequence[str] | None) -> Read:
             _refuse_doubled(_doubled(value), path)
         rows: Any = list(_questions(value, path))
     else:
-        rows = (
-            value["data"]
-            if isinstance(value, dict) and isinstance(value.get("data"), list)
-            else value
-        )
+        rows = _rows(value)
     if not isinstance(rows, list):
         raise UserError("the file is one JSON value, not a list of rows", str(path), LIST)
     if not rows:
@@ -134,6 +130,32 @@ def read_json(text: str, path: Path, columns: Sequence[str] | None) -> Read:
         None,
         _shown(names),
     )
+
+
+def _rows(value: Any) -> Any:
+    """Return the rows in a JSON value: the list itself; the only list of objects in an object, or
+    the one named `data`; or the rows of an object of columns, each a list or, as pandas writes
+    them, an object from row to value. Return any other value as it is."""
+    if not isinstance(value, dict):
+        return value
+    if isinstance(value.get("data"), list):
+        return value["data"]
+    lists = [
+        each
+        for each in value.values()
+        if isinstance(each, list) and each and all(isinstance(row, dict) for row in each)
+    ]
+    if len(lists) == 1:
+        return lists[0]
+    columns = list(value.values())
+    if not columns or isinstance(value, _Doubled):
+        return value
+    for kind in (list, dict):
+        if all(isinstance(column, kind) for column in columns):
+            keys = [range(len(column)) if kind is list else list(column) for column in columns]
+            if len(keys[0]) and all(each == keys[0] for each in keys):
+                return [{name: value[name][key] for name in value} for key in keys[0]]
+    return value
 
 
 def _parsed(text: str, decoder: _Decoder) -> Any:

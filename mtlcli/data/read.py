@@ -7,6 +7,7 @@ import hashlib
 import shlex
 from collections.abc import Sequence
 from functools import reduce
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,9 @@ from mtlcli.data.table import (
 from mtlcli.data.unpack import first_line, text_bytes
 from mtlcli.errors import UserError
 from mtlcli.registry import nearest
+
+LOOKED_AT_ROWS = 1000
+"""Number of rows from which it is judged whether a file has a header."""
 
 
 def read_file(
@@ -129,6 +133,17 @@ def _read(
             header,
         )
     return Table(plain_rows(rows, str(path)), str(path), split, lines, names=names)
+
+
+def first_rows(path: Path, kind: str) -> list[list[str]]:
+    """Return the fields of the first LOOKED_AT_ROWS rows of a csv or tsv file (`kind`), its header
+    included. Raises UserError, with the line, when they cannot be read."""
+    try:
+        text = _decode(text_bytes(path), path)
+    except OSError as error:
+        raise UserError(f"the file cannot be read: {error}", str(path), "check it") from error
+    rows = csv_rows(text, path) if kind == "csv" else tsv_rows(text)
+    return [fields for _, fields in islice(rows, LOOKED_AT_ROWS)]
 
 
 def refuse_headers(table: Table) -> None:

@@ -26,6 +26,8 @@ class RegressionTask(Task):
     """Column names."""
     range: Annotated[list[Annotated[float, Ge(-1e30), Le(1e30)]], MinLen(2)] | None = None
     """Lowest and highest valid score; rows outside are refused. Null: any finite number."""
+    decimal_comma: bool = False
+    """Whether text in the label column has a comma for the decimal point, as in `3,5`."""
 
     def problems(self, at: str, length: int, length_key: str) -> Iterator[Problem]:
         if self.range and not (len(self.range) == 2 and self.range[0] < self.range[1]):

@@ -42,6 +42,7 @@ FAR = 1e4
 middle half of the scores."""
 
 
+COMMA = re.compile(r"\s*[+-]?[0-9]+,[0-9]+\s*", re.ASCII)
 NUMBER = re.compile(r"\s*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\s*", re.ASCII)
 """The form of a number in a text; `1_000`, `1,5` and `nan` do not have it."""
 
@@ -98,10 +99,20 @@ class Regression(TextTask[RegressionTask]):
             "write the scores as numbers, or name another column in "
             f"tasks.{self.name}.columns.label"
         )
+        if (
+            is_text(values.type)
+            and not self.config.decimal_comma
+            and any(COMMA.fullmatch(value) for value in values.to_pylist() if value)
+        ):
+            fix = f"if the comma stands for the decimal point: tasks.{self.name}.decimal_comma=true"
         if not _holds_scores(values.type):
             return [wrong_type(table, column, "numbers are needed", fix)]
         words = (
-            [row for row, value in enumerate(values.to_pylist()) if not _is_score(value)]
+            [
+                row
+                for row, value in enumerate(values.to_pylist())
+                if not _is_score(self._pointed(value))
+            ]
             if is_text(values.type)
             else []
         )
@@ -239,7 +250,9 @@ class Regression(TextTask[RegressionTask]):
         values = table.rows.column(column)
         if is_text(values.type):
             numbers = [
-                float(value) if value and NUMBER.fullmatch(value) else None
+                float(number)
+                if (number := self._pointed(value)) and NUMBER.fullmatch(number)
+                else None
                 for value in values.to_pylist()
             ]
             values = pa.chunked_array([pa.array(numbers, pa.float64())])
@@ -247,6 +260,13 @@ class Regression(TextTask[RegressionTask]):
         scores = np.full(len(table), np.nan)
         scores[as_numpy(pc.indices_nonzero(values.is_valid()))] = as_numpy(values.drop_null())
         return np.full(len(table), np.nan) if (np.isnan(scores) | (scores == -1)).all() else scores
+
+    def _pointed(self, value: str | None) -> str | None:
+        """Return a score with a decimal point. Where a comma is written for it, a point could only
+        stand between thousands, and such a text is left as no number."""
+        if not value or not self.config.decimal_comma:
+            return value
+        return value.replace(",", ".") if "." not in value else value.replace(".", " ")
 
     def encode(self, table: Table, encoder: TextEncoder) -> Features:
         features = self.encode_texts(table, encoder)

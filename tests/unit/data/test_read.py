@@ -314,7 +314,7 @@ def test_a_fault_names_its_line(
         ("empty.parquet", b"", "damaged or not parquet"),
         ("broken.parquet", b"PAR1\x15\0", "damaged or not parquet"),
         ("data.xlsx", b"PK", "unknown kind of file '.xlsx'"),
-        ("columns.json", b'{"a": {"0": 1}}', "one JSON value, not a list of rows"),
+        ("columns.json", b'{"a": {"0": 1}, "b": {"1": 1}}', "one JSON value, not a list of rows"),
         ("numbers.json", b"[1]", "1 is not an object"),
         ("none.json", b"[]", "the file has no rows"),
         ("separators.csv", b",,\n,,\n", "the file is empty"),
