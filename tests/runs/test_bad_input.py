@@ -572,10 +572,11 @@ def test_task_files_with_mistakes_and_a_negative_lr(tmp_path: Path) -> None:
     )
     assert text == block(
         "tasks.key.lables: unknown key 'lables'\n"
-        "    -> did you mean 'labels'? choices: batch_size, class_weights, columns, dropout, head, "
+        "    -> did you mean 'labels'? choices: batch_size, class_weights, columns, dropout, "
+        "focal_gamma, form, head, "
         "head_layers, "
-        "label_ids, label_smoothing, labels, lr_factor, max_length, metrics, source, splits, type, "
-        "unlabelled, weight",
+        "label_ids, label_smoothing, labels, lr_factor, max_length, metrics, source, splits, "
+        "templates, type, unlabelled, weight",
         "tasks.column.columns.txt: unknown key 'txt'\n    -> did you mean 'text'? choices: label, "
         "text, text_pair",
         "tasks.kind.type: unknown type 'clasification'\n    -> did you mean 'classification'? "

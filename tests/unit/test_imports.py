@@ -82,6 +82,7 @@ in them, without torch."""
 MODULES_OF_TORCH = {
     "mtlcli.tasks.decoder",
     "mtlcli.tasks.heads",
+    "mtlcli.tasks.losses",
     "mtlcli.tasks.text_form.scoring",
 }
 """The exceptions: heads are torch modules, and answers are scored by torch. Task types import them

@@ -33,11 +33,13 @@ class ClassificationTask(Task):
     """True: labels and answers have texts."""
     only_trained: ClassVar[tuple[str, ...]] = (
         *Task.only_trained,
-        "class_weights",
-        "label_smoothing",
+        *("class_weights", "label_smoothing", "focal_gamma"),
     )
     """Keys that have no effect on a task that is not trained."""
-    not_encoded: ClassVar[tuple[str, ...]] = (*Task.not_encoded, "class_weights", "label_smoothing")
+    not_encoded: ClassVar[tuple[str, ...]] = (
+        *Task.not_encoded,
+        *("class_weights", "label_smoothing", "focal_gamma"),
+    )
     """Keys that do not affect the features."""
     type: Literal["classification"] = "classification"
     """Task type."""
@@ -60,6 +62,9 @@ class ClassificationTask(Task):
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of each row's label to spread evenly over all classes in the loss (Szegedy et al.
     2016)."""
+    focal_gamma: Annotated[float, Ge(0)] = 0.0
+    """Exponent of the focal loss (Lin et al. 2017): the loss of a row is multiplied by
+    (1 - p)^gamma, where p is the probability of its class. 0: the plain loss."""
 
     def problems(self, at: str, length: int, length_key: str) -> Iterator[Problem]:
         if not self.labels:

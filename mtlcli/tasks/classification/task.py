@@ -558,20 +558,17 @@ class Classification(TextTask[ClassificationTask]):
         )
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
-        """Return the summed cross entropy, with class weights and smoothed labels if the config
-        sets them."""
-        from torch.nn.functional import cross_entropy
+        """Return the summed cross entropy, or focal loss, with class weights and smoothed labels if
+        the config sets them."""
+        from mtlcli.tasks.losses import class_loss
 
         logits = outputs["logits"].float()
-        weight = None if self._weights is None else self._weights_near(logits)
-        smoothing = self.config.label_smoothing
-        return cross_entropy(
+        return class_loss(
             logits,
             batch.columns["label"],
-            weight=weight,
-            ignore_index=MISSING,
-            reduction="sum",
-            label_smoothing=smoothing,
+            weight=None if self._weights is None else self._weights_near(logits),
+            label_smoothing=self.config.label_smoothing,
+            focal_gamma=self.config.focal_gamma,
         )
 
     def _weights_near(self, logits: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Gt, Lt, MinLen
+from annotated_types import Ge, Gt, Lt, MinLen
 
 from mtlcli.config.section import section
 from mtlcli.config.task import Task, task_types
@@ -32,11 +32,14 @@ class MultilabelColumns:
 class MultilabelTask(Task):
     """Multi-label classification: any number of labels out of a fixed set for a text or a pair."""
 
-    only_trained: ClassVar[tuple[str, ...]] = (*Task.only_trained, "class_weights", "pos_weight")
+    only_trained: ClassVar[tuple[str, ...]] = (
+        *Task.only_trained,
+        *("class_weights", "pos_weight", "focal_gamma"),
+    )
     """Keys that have no effect on a task that is not trained."""
     not_encoded: ClassVar[tuple[str, ...]] = (
         *Task.not_encoded,
-        *("class_weights", "pos_weight", "threshold"),
+        *("class_weights", "pos_weight", "threshold", "focal_gamma"),
     )
     """Keys that do not affect the features."""
     type: Literal["multilabel"] = "multilabel"
@@ -61,6 +64,9 @@ class MultilabelTask(Task):
     """Factor of a label's loss in the rows that have the label, against the rows that do not; a
     list or a mapping as for `class_weights`. `balanced`: train rows without the label / train rows
     with it. Null: 1."""
+    focal_gamma: Annotated[float, Ge(0)] = 0.0
+    """Exponent of the focal loss (Lin et al. 2017): the loss of a label is multiplied by
+    (1 - p)^gamma, where p is the probability of the right decision. 0: the plain loss."""
 
     def problems(self, at: str, length: int, length_key: str) -> Iterator[Problem]:
         columns = self.columns.label

@@ -307,6 +307,8 @@ class Multilabel(TextTask[MultilabelTask]):
         labelled rows."""
         from torch.nn.functional import binary_cross_entropy_with_logits
 
+        from mtlcli.tasks.losses import binary_factor
+
         logits, targets = outputs["logits"].float(), batch.columns["labels"]
         if self._factors is None or any(
             factor.device != logits.device for factor in self._factors.values()
@@ -321,6 +323,8 @@ class Multilabel(TextTask[MultilabelTask]):
             pos_weight=self._factors.get("pos_weight"),
             reduction="none",
         )
+        if self.config.focal_gamma:
+            losses = losses * binary_factor(logits, targets, self.config.focal_gamma)
         return (losses.mean(dim=1) * (targets[:, 0] != UNLABELLED)).sum()
 
     @cached_property

@@ -12,6 +12,7 @@ from annotated_types import Ge, Lt, MinLen
 from mtlcli.config.section import section
 from mtlcli.config.task import Task, task_types
 from mtlcli.errors import Problem
+from mtlcli.tasks.classification import Weight, weight_problems
 
 SPECIAL_TOKENS = 3
 """The most special tokens that a tokenizer puts around a text."""
@@ -32,9 +33,15 @@ class TaggingColumns:
 class TaggingTask(Task):
     """Tagging: one tag for each word of a sentence (parts of speech, named entities, ...)."""
 
-    only_trained: ClassVar[tuple[str, ...]] = (*Task.only_trained, "label_smoothing")
+    only_trained: ClassVar[tuple[str, ...]] = (
+        *Task.only_trained,
+        *("class_weights", "label_smoothing", "focal_gamma"),
+    )
     """Keys that have no effect on a task that is not trained."""
-    not_encoded: ClassVar[tuple[str, ...]] = (*Task.not_encoded, "label_smoothing")
+    not_encoded: ClassVar[tuple[str, ...]] = (
+        *Task.not_encoded,
+        *("class_weights", "label_smoothing", "focal_gamma"),
+    )
     """Keys that do not affect the features."""
     type: Literal["tagging"] = "tagging"
     """Task type."""
@@ -46,8 +53,14 @@ class TaggingTask(Task):
     stride: Annotated[int, Ge(0)] | None = None
     """Number of tokens that two neighbouring windows over a long sentence share; null: a quarter of
     the longest input."""
+    class_weights: Annotated[list[Weight], MinLen(2)] | dict[str, Weight] | None = None
+    """Weight of each tag in the loss: a list in the order of the ids, or a mapping from tags to
+    numbers (1 for the others). The loss is the weighted mean over words. Null: equal weights."""
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of each word's tag to spread evenly over all tags in the loss (Szegedy et al. 2016)."""
+    focal_gamma: Annotated[float, Ge(0)] = 0.0
+    """Exponent of the focal loss (Lin et al. 2017): the loss of a word is multiplied by
+    (1 - p)^gamma, where p is the probability of its tag. 0: the plain loss."""
 
     def problems(self, at: str, length: int, length_key: str) -> Iterator[Problem]:
         if self.labels and len(set(self.labels)) < len(self.labels):
@@ -56,6 +69,8 @@ class TaggingTask(Task):
                 f"{at}.labels",
                 "give every tag once, in the order of the ids",
             )
+        if self.labels and not self.head:
+            yield from weight_problems(self.class_weights, f"{at}.class_weights", self.labels)
         if self.stride is not None and length - SPECIAL_TOKENS <= self.stride:
             yield Problem(
                 f"{length_key}={length} leaves nothing new in a window: neighbouring windows share "

@@ -12,6 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from mtlcli.metrics.entities import OUTSIDE_TAG, entities, spell_entities
 from mtlcli.registry import suggest
 from mtlcli.tasks.base import Outputs, TaskType
 from mtlcli.tasks.checks import counted, is_list, is_text, require_finite, shown, wrong_type
+from mtlcli.tasks.classification import weight_problems
 from mtlcli.tasks.tagging import TaggingTask
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ class Tagging(TaskType[TaggingTask]):
     token_outputs = True
     item = "word"
     example = ([["O", "B-X", "I-X"]], [["O", "B-X", "O"]])
+    _weights_there: Tensor | None = None
+    """The weights of the tags on the device of the model, once a loss has used them."""
 
     @property
     def default_metrics(self) -> list[str]:
@@ -162,6 +166,14 @@ class Tagging(TaskType[TaggingTask]):
         if "entity_f1" in self.metrics and not spell_entities(self.labels):
             what = "metric 'entity_f1' needs tags that spell entities: O, B-PER, I-PER, ..."
             return [Problem(what, f"tasks.{self.name}.metrics", "use tag_accuracy")]
+        if table.split == self.config.splits.train and (
+            wrong := list(
+                weight_problems(
+                    self.config.class_weights, f"tasks.{self.name}.class_weights", self.labels
+                )
+            )
+        ):
+            return wrong
         known, rows = set(self.labels), self._tags(table)
         lengths = list(map(len, self._words(table)))
         missing = [row for row, tags in enumerate(rows) if not tags]
@@ -294,19 +306,36 @@ class Tagging(TaskType[TaggingTask]):
         return TokenHead(hidden, len(self.labels), dropout, layers=self.head_layers(0), std=std)
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
-        """Return the cross entropy, summed over the words of the batch."""
-        from torch.nn.functional import cross_entropy
+        """Return the cross entropy, or focal loss, summed over the words of the batch."""
+        from mtlcli.tasks.losses import class_loss
 
-        return cross_entropy(
-            outputs["logits"].float().flatten(0, 1),
+        logits = outputs["logits"].float().flatten(0, 1)
+        if self._weights is not None and (
+            self._weights_there is None or self._weights_there.device != logits.device
+        ):
+            self._weights_there = logits.new_tensor(self._weights)
+        return class_loss(
+            logits,
             batch.token_targets["tag"].flatten(),
-            ignore_index=NO_TARGET,
-            reduction="sum",
+            weight=self._weights_there,
             label_smoothing=self.config.label_smoothing,
+            focal_gamma=self.config.focal_gamma,
         )
 
-    def items(self, features: Features, indices: NDArray[np.int64]) -> int:
-        return int(features.columns["words"][indices].sum())
+    @cached_property
+    def _weights(self) -> list[float] | None:
+        """The weight of each tag in the loss, by id; None where all weigh the same."""
+        given = self.config.class_weights
+        if isinstance(given, dict):
+            return [given.get(label, 1.0) for label in self.labels]
+        return given
+
+    def items(self, features: Features, indices: NDArray[np.int64]) -> float:
+        if self._weights is None:
+            return int(features.columns["words"][indices].sum())
+        weights, tags = np.array(self._weights), features.token_targets["tag"]
+        spans = (tags[features.offsets[index] : features.offsets[index + 1]] for index in indices)
+        return float(sum(weights[span[span != NO_TARGET]].sum() for span in spans))
 
     def decode(self, outputs: Outputs, features: Features, table: Table) -> list[Any]:
         """Return {"tags": [...]} for each row, one tag for each word. Where tags spell entities,

@@ -139,3 +139,17 @@ def test_faults_of_rows_are_named(words: Any, tags: Any, what: str, fix: str) ->
     (problem,) = task(["O", "B-PER"]).check(table(words, tags), labelled=True)
     assert what in problem.what and fix in problem.fix
     assert problem.where.startswith("toy.jsonl, row")
+
+
+def test_weights_of_tags_are_those_of_torch() -> None:
+    made = prepared(["B-LOC", "B-PER", "O"], class_weights={"O": 0.5, "B-LOC": 3.0})
+    features = made.encode(table(), encoder())
+    batch = collate(features, np.array([0, 1]), input_format=InputFormat(0, False), denominator=1.0)
+    logits = torch.randn(*batch.input_ids.shape, 3, generator=torch.Generator().manual_seed(0))
+    wanted = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1),
+        batch.token_targets["tag"].flatten(),
+        weight=torch.tensor([3.0, 1.0, 0.5]),
+    )
+    found = made.loss({"logits": logits}, batch) / made.items(features, np.array([0, 1]))
+    assert float(found) == pytest.approx(float(wanted), rel=1e-6)

@@ -1,0 +1,53 @@
+"""The losses over classes that several task types share.
+
+Focal loss: Lin et al. 2017, "Focal Loss for Dense Object Detection". The cross entropy of an item
+is multiplied by (1 - p)^gamma, where p is the probability that the model gives to the right class,
+so that items that are right already weigh less.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from mtlcli.data.features import NO_TARGET
+
+LEAST = 1e-6
+"""The least 1 - p: below it, the derivative of a power less than 1 is not finite."""
+
+
+def class_loss(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    focal_gamma: float = 0.0,
+) -> Tensor:
+    """Return the cross entropy, or the focal loss, summed over items: scalar, fp32.
+
+    logits: (items, classes). targets: (items,), class ids, or NO_TARGET for an item that is left
+    out. weight: (classes,), the weight of each class. A `focal_gamma` of 0 gives the cross entropy.
+    """
+    logits = logits.float()
+    losses = cross_entropy(
+        logits,
+        targets,
+        weight=weight,
+        ignore_index=NO_TARGET,
+        reduction="none" if focal_gamma else "sum",
+        label_smoothing=label_smoothing,
+    )
+    if not focal_gamma:
+        return losses
+    right = targets.clamp(min=0).unsqueeze(1)
+    missing = 1 - logits.log_softmax(dim=1).gather(1, right).squeeze(1).exp()
+    return (missing.clamp(min=LEAST) ** focal_gamma * losses).sum()
+
+
+def binary_factor(logits: Tensor, targets: Tensor, focal_gamma: float) -> Tensor:
+    """Return the factor (1 - p)^gamma of the binary cross entropy of each label, of the shape of
+    `logits`: fp32."""
+    missing = torch.where(targets > 0, -logits, logits).sigmoid()
+    return missing.clamp(min=LEAST) ** focal_gamma
