@@ -6,7 +6,8 @@
 - `conf/sharing`, `weighting`, `sampling` and `optim`: a file for each method, with its defaults.
 - `conf/model`, `data`, `runner` and `logger`: the files keep their values and first line; keys that
   they lack get their defaults.
-- `README.md` and `docs/methods.md`: the names of the choices, and the tables of methods.
+- `README.md`, `docs/methods.md` and `docs/data.md`: the names of the choices, the tables of methods
+  and the catalogue of tasks.
 
 Comments are the docstrings of the classes and fields. `make conf` runs this script.
 """
@@ -17,7 +18,7 @@ import argparse
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from types import UnionType
@@ -25,6 +26,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from omegaconf import OmegaConf
 
+from mtlcli.cli.groups import GroupFile, members, read_group
 from mtlcli.config import (
     METHODS,
     Balancing,
@@ -66,6 +68,11 @@ def generated() -> dict[Path, str]:
     readme, methods = ROOT / "README.md", ROOT / "docs" / "methods.md"
     files[readme] = with_choices(readme.read_text(encoding="utf-8"))
     files[methods] = with_tables(methods.read_text(encoding="utf-8"))
+    data = ROOT / "docs" / "data.md"
+    text = data.read_text(encoding="utf-8")
+    for name, lines in {"tasks": task_table(), "suites": suite_table()}.items():
+        text = with_table(text, "docs/data.md", name, lines)
+    files[data] = text
     return files
 
 
@@ -140,6 +147,14 @@ def with_choices(text: str) -> str:
             rf"^(\| `{group}` \| )[^|]*( \|)", rf"\g<1>{names}\g<2>", text, flags=re.MULTILINE
         )
         assert count == 1, f"README.md has no row for the group {group}"
+    files = read_group("task")
+    tasks = " ".join(name for name, file in files.items() if not file.suite)
+    suites = " ".join(name for name, file in files.items() if file.suite)
+    choices = f"`{tasks}`, suites `{suites}`, a path of your own, or a list"
+    text, count = re.subn(
+        r"^(\| `task` \| )[^|]*( \|)", rf"\g<1>{choices}\g<2>", text, flags=re.MULTILINE
+    )
+    assert count == 1, "README.md has no row for the tasks"
     return text
 
 
@@ -154,11 +169,44 @@ def with_tables(text: str) -> str:
         "gradients": table("weighting", gradients),
     }
     for name, lines in tables.items():
-        begin, end = f"<!-- table: {name} (make conf) -->\n", "\n<!-- end -->"
-        before, found, rest = text.partition(begin)
-        assert found, f"docs/methods.md has no mark {begin}"
-        text = before + begin + "\n" + "\n".join(lines) + "\n" + end + rest.partition(end)[2]
+        text = with_table(text, "docs/methods.md", name, lines)
     return text
+
+
+def with_table(text: str, page: str, name: str, lines: Iterable[str]) -> str:
+    """A page with a table between its marks."""
+    begin, end = f"<!-- table: {name} (make conf) -->\n", "\n<!-- end -->"
+    before, found, rest = text.partition(begin)
+    assert found, f"{page} has no mark {begin}"
+    return before + begin + "\n" + "\n".join(lines) + "\n" + end + rest.partition(end)[2]
+
+
+def task_table() -> Iterator[str]:
+    """Yield the lines of the table of tasks, by type."""
+    yield "| `task=` | what it is | type | metric | on the hub |"
+    yield "|---|---|---|---|---|"
+    files = {name: file for name, file in read_group("task").items() if not file.suite}
+    for name, file in sorted(files.items(), key=lambda item: (item[1].values["type"], item[0])):
+        metric = f"`{file.values['metrics'][0]}`"
+        kind = file.values["type"]
+        yield f"| `{name}` | {file.about} | {kind} | {metric} | {hub_address(file)} |"
+
+
+def hub_address(file: GroupFile) -> str:
+    """The data set of a task on the hub, with its configuration."""
+    source = file.section("source")
+    parts = [str(part) for part in (source.get("hub"), source.get("hub_config")) if part]
+    return f"`{' '.join(parts)}`" if parts else "-"
+
+
+def suite_table() -> Iterator[str]:
+    """Yield the lines of the table of suites."""
+    yield "| `task=` | what it is | tasks |"
+    yield "|---|---|---|"
+    files = read_group("task")
+    for name, file in files.items():
+        if file.suite:
+            yield f"| `{name}` | {file.about} | `{' '.join(members(name, files))}` |"
 
 
 def table(group: str, configs: dict[str, Any]) -> Iterator[str]:

@@ -16,6 +16,9 @@ from mtlcli.config.own_code import import_folder
 from mtlcli.config.paths import typed_path
 from mtlcli.errors import UserError
 
+LABELS = 9
+"""The number of labels of a task that the list shows."""
+
 HELP = """\
 List what can be composed, or show one task.
 
@@ -105,7 +108,9 @@ def _list(files: dict[str, GroupFile], own: Path | None, only: str | None = None
     suites = table("suites", suite=whole, tasks=(0, 12))
     shown = [only, *members(only, files)] if only else list(files)
     problems = []
-    for name, file in ((name, files[name]) for name in shown if name in files):
+    known = [(name, files[name]) for name in shown if name in files]
+    # Sorting is stable: within a type, tasks stand in the order of the suite or of their names.
+    for name, file in sorted(known, key=lambda item: str(item[1].values.get("type", ""))):
         if file.problem is not None:
             problems.append(file.problem)
             continue
@@ -118,7 +123,9 @@ def _list(files: dict[str, GroupFile], own: Path | None, only: str | None = None
         if source.get("files"):
             hub = "own files"
         given = values.get("labels") or values.get("range")
-        labels = " ".join(map(str, given)) if isinstance(given, list) else ""
+        labels = " ".join(map(str, given[:LABELS])) if isinstance(given, list) else ""
+        if isinstance(given, list) and len(given) > LABELS:
+            labels += f" ... ({len(given)})"
         if values.get("head"):
             labels = labels or f"those of {values['head']}"
         columns = " ".join(

@@ -27,7 +27,9 @@ class Source:
     """Folder below `data.root` that holds `<split>.parquet`, `.csv`, `.jsonl.gz`, ...; also the key
     of the built-in sample world."""
     hub: str | None = None
-    """Data set on the Hugging Face hub, for example `nyu-mll/glue`."""
+    """Data set on the Hugging Face hub, for example `nyu-mll/glue`. `NAME@REVISION` names a branch,
+    a tag or a commit of it; `refs/convert/parquet` is the hub's own copy in parquet of a data set
+    that came as a script."""
     hub_config: str | None = None
     """Configuration name on the hub, for example `cola`."""
     files: dict[str, str] | None = None
@@ -233,29 +235,33 @@ class Task:
         return False
 
 
+TextColumn = str | Annotated[list[str], MinLen(1)]
+"""The column of a text, or the columns whose texts make it up."""
+
+
 @section
 class TextColumns:
     """The columns of a task on single texts or pairs of texts."""
 
-    text: str
-    """Column with the (first) text."""
-    text_pair: str | None = None
-    """Column with the second text; null for single texts."""
+    text: TextColumn
+    """Column with the (first) text; or several, whose texts are joined by a space."""
+    text_pair: TextColumn | None = None
+    """Column or columns with the second text; null for single texts."""
     label: str = "label"
     """Column with the label or score."""
 
     @property
     def inputs(self) -> list[str]:
         """The columns that hold the text, or the pair."""
-        return [self.text] if self.text_pair is None else [self.text, self.text_pair]
+        return [*listed(self.text), *listed(self.text_pair)]
+
+
+def listed(columns: TextColumn | None) -> list[str]:
+    """Return the columns that a key names."""
+    return columns if isinstance(columns, list) else [] if columns is None else [columns]
 
 
 def named_columns(columns: Any) -> list[tuple[str, str]]:
     """Return (key, column) for every column that a task's section of columns names, in the order
     of the keys. A key may name several columns."""
-    return [
-        (key, column)
-        for key, value in vars(columns).items()
-        for column in (value if isinstance(value, list) else [value])
-        if column is not None
-    ]
+    return [(key, column) for key, value in vars(columns).items() for column in listed(value)]

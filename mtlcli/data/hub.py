@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -16,6 +17,8 @@ from mtlcli.errors import UserError
 
 HUB_SECONDS = 2.0
 """The number of seconds within which the hub has to answer."""
+COMMIT = re.compile("[0-9a-f]{40}")
+"""A revision that always means the same rows."""
 
 
 def hub_endpoint() -> str:
@@ -57,10 +60,22 @@ def hub_answers() -> bool:
     return bool(answers) and answers[0] < 500 and answers[0] not in (403, 407)
 
 
+def revision_of(hub: str) -> tuple[str, str | None]:
+    """Return the name of a data set and its revision: `NAME@REVISION` names a branch, a tag or a
+    commit, as in the addresses `hf://datasets/NAME@REVISION` of the hub; None without one."""
+    if Path(hub).is_dir():
+        return hub, None
+    name, _, revision = hub.partition("@")
+    return name, revision or None
+
+
 @cache
 def cached(hub: str, config: str | None) -> Any | None:
-    """Return a `datasets` builder for a data set that was loaded before, or None."""
+    """Return a `datasets` builder for a data set that was loaded before, or None. Of a data set
+    whose revision is a commit, only that commit counts."""
     from huggingface_hub import constants
+
+    hub, revision = revision_of(hub)
 
     # datasets takes two seconds to import: import it only if there is a cache to look into.
     folder = Path(
@@ -72,7 +87,7 @@ def cached(hub: str, config: str | None) -> Any | None:
     from datasets.packaged_modules.cache.cache import Cache
 
     try:
-        return Cache(
+        found = Cache(
             repo_id=hub,
             dataset_name=hub.split("/")[-1],
             config_name=config,
@@ -81,6 +96,8 @@ def cached(hub: str, config: str | None) -> Any | None:
         )
     except ValueError:  # The cache has no such data set, or not this configuration.
         return None
+    is_commit = revision is not None and COMMIT.fullmatch(revision)
+    return None if is_commit and found.hash != revision else found
 
 
 def hub_splits(task: str, hub: str, config: str | None) -> list[str]:
@@ -93,7 +110,8 @@ def hub_splits(task: str, hub: str, config: str | None) -> list[str]:
         "hub",
     ):
         if Path(hub).is_dir() or hub_answers():
-            return list(datasets.get_dataset_split_names(hub, config))
+            name, revision = revision_of(hub)
+            return list(datasets.get_dataset_split_names(name, config, revision=revision))
         builder = cached(hub, config)
         return [] if builder is None else list(builder.info.splits or [])
 
@@ -123,7 +141,8 @@ def hub_rows(task: str, hub: str, config: str | None, split: str) -> pa.Table:
     where = "/".join(part for part in (hub, config) if part)
     with _hub_errors(task, f"split '{split}' of {where} cannot be read from the hub"):
         if Path(hub).is_dir() or hub_answers():
-            rows = datasets.load_dataset(hub, config, split=split)
+            name, revision = revision_of(hub)
+            rows = datasets.load_dataset(name, config, split=split, revision=revision)
         else:
             builder = cached(hub, config)
             if builder is None:

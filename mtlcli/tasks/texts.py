@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mtlcli.config.task import Task, TextColumns
+from mtlcli.config.task import Task, TextColumn, TextColumns, listed
 from mtlcli.data.features import Features
 from mtlcli.data.table import Table
 from mtlcli.tasks.base import TaskType
@@ -23,7 +23,7 @@ class TextTask(TaskType[C]):
     def input_columns(self) -> list[str]:
         """The columns that hold the text, or the pair."""
         columns = self._columns
-        return [columns.text] if columns.text_pair is None else [columns.text, columns.text_pair]
+        return [*listed(columns.text), *listed(columns.text_pair)]
 
     @property
     def _columns(self) -> TextColumns:
@@ -40,5 +40,12 @@ class TextTask(TaskType[C]):
     def encode_texts(self, table: Table, encoder: TextEncoder) -> Features:
         """Return the features of a table's texts, still without their labels."""
         columns = self._columns
-        pairs = table.column(columns.text_pair) if columns.text_pair else None
-        return encoder.encode(table.column(columns.text), pairs, self.max_length)
+        pairs = _joined(table, columns.text_pair) if columns.text_pair is not None else None
+        return encoder.encode(_joined(table, columns.text), pairs, self.max_length)
+
+
+def _joined(table: Table, columns: TextColumn) -> list[str]:
+    """Return the text of each row: that of the column, or those of the columns, with a space
+    between them."""
+    texts = [table.column(column) for column in listed(columns)]
+    return texts[0] if len(texts) == 1 else [" ".join(parts) for parts in zip(*texts, strict=True)]

@@ -16,7 +16,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from mtlcli.data.sample import emotions, options, pairs, questions, relations, single, tags, texts
+from mtlcli.data.sample import (
+    catalogue,
+    emotions,
+    options,
+    pairs,
+    questions,
+    relations,
+    single,
+    tags,
+    texts,
+)
 from mtlcli.data.sample.world import World
 
 
@@ -267,7 +277,8 @@ def sample_paths() -> dict[str, list[str]]:
     spans = {path: sorted(_SQUAD_SIZES, key=_order) for path in _SQUAD_TABLES}
     tagged = {path: sorted(_TAG_SIZES, key=_order) for path in _TAG_TABLES}
     rows = {path: sorted(sizes, key=_order) for path, (*_, sizes) in _ROW_TABLES.items()}
-    return text | spans | tagged | rows
+    more = {path: sorted(table.sizes, key=_order) for path, table in catalogue.TABLES.items()}
+    return text | spans | tagged | rows | more
 
 
 def _order(split: str) -> tuple[bool, str]:
@@ -304,6 +315,8 @@ def _tables(path: str, seed: int) -> dict[str, pa.Table]:
         return _tag_tables(path, world, seed)
     if path in _ROW_TABLES:
         return _row_tables(path, world, seed)
+    if path in catalogue.TABLES:
+        return catalogue.tables(path, world, seed)
     schema, weights, splits = _TEXT_TABLES[path]
     # wnli has few readings, so the splits share them. Its sentences are in one split only.
     fresh = 1 if path == "glue/wnli" else 2

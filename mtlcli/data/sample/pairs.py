@@ -228,6 +228,14 @@ def wnli(world: World, rng: Random, label: int) -> tuple[str, ...]:
     """Return a sentence with a pronoun, and a reading of the pronoun that is right (1) or wrong
     (0). Most of the sentences need knowledge of the world: who helps whom, and which things are
     larger."""
+    text, reading, filled = pronoun(rng, label)
+    return text.format(**filled), reading.format(**filled)
+
+
+def pronoun(rng: Random, label: int) -> tuple[str, str, dict[str, str]]:
+    """Return the pattern of a sentence with a pronoun, the pattern of a reading, and what to fill
+    in: `a` and `b`, of which the pronoun means one, and `x`, which is that one (label 1) or the
+    other (0)."""
     women, style = rng.random() < 0.5, rng.random()
     if style < 0.1:
         schemas: tuple[Schema, ...] = _NAMED
@@ -251,4 +259,4 @@ def wnli(world: World, rng: Random, label: int) -> tuple[str, ...]:
     }
     filled |= {"a": pair[0], "b": pair[1], "x": pair[meant if label else 1 - meant]}
     filled["why"] = rng.choice(reasons[meant]).format(t=rng.choice(VALUES["thing"]))
-    return text.format(**filled), reading.format(**filled)
+    return text, reading, filled

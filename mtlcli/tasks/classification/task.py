@@ -194,7 +194,7 @@ class Classification(TextTask[ClassificationTask]):
             return None
         for key in ("text", "text_pair"):
             text = getattr(self.config.columns, key)
-            if text is None or not holds_labels(table.rows.column(text).type):
+            if not isinstance(text, str) or not holds_labels(table.rows.column(text).type):
                 continue
             texts = table.rows.column(text)
             if 2 * len(texts.unique()) <= classes or (

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Gt, Lt, MinLen
 
 from mtlcli.config.section import section
-from mtlcli.config.task import Task, task_types
+from mtlcli.config.task import Task, TextColumn, task_types
 from mtlcli.errors import Problem
 from mtlcli.tasks.classification import Weight, weight_problems
 
@@ -18,10 +18,10 @@ from mtlcli.tasks.classification import Weight, weight_problems
 class MultilabelColumns:
     """The columns of a multi-label task."""
 
-    text: str
-    """Column with the (first) text."""
-    text_pair: str | None = None
-    """Column with the second text; null for single texts."""
+    text: TextColumn
+    """Column with the (first) text; or several, whose texts are joined by a space."""
+    text_pair: TextColumn | None = None
+    """Column or columns with the second text; null for single texts."""
     label: str | Annotated[list[str], MinLen(1)] = "labels"
     """Column with the list of a row's labels, as names or ids; or a list of columns, one for each
     label, that hold 0 or 1."""

@@ -22,13 +22,14 @@ class SpanColumns:
     """The columns of a task of extractive question answering, as in SQuAD."""
 
     id: str = "id"
-    """Column with the question's unique id."""
+    """Column with the question's unique id: text, a number, or an object of such parts."""
     question: str = "question"
     """Column with the question."""
     context: str = "context"
     """Column with the text that holds the answer."""
     answers: str = "answers"
-    """Column with {text: [...], answer_start: [...]}; empty lists mean that there is no answer."""
+    """Column with {text: [...], answer_start: [...]}, or with a list of texts alone, which then
+    stand where the context first has them; empty lists mean that there is no answer."""
 
 
 @task_types.register("span", ".task:Span")

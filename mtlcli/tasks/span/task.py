@@ -9,6 +9,7 @@ score, and position 0 means "no answer here".
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -89,9 +90,11 @@ class Span(TaskType[SpanTask]):
             table.rows.column(column).type
         ):
             return np.ones(len(table), bool)
-        answers = table.column(column)
         return np.array(
-            [any(_lists(each)) or (self.config.no_answer and each is not None) for each in answers],
+            [
+                any(_lists(each)) or (self.config.no_answer and each is not None)
+                for each in self._given(table)
+            ],
             bool,
         )
 
@@ -112,15 +115,16 @@ class Span(TaskType[SpanTask]):
     def _id_problems(self, table: Table) -> list[Problem]:
         column = self.config.columns.id
         kind = table.rows.column(column).type
-        if not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+        if not (_is_id(kind) or (pa.types.is_struct(kind) and all(_is_id(f.type) for f in kind))):
             return [
                 wrong_type(
                     table, column, "ids (text or whole numbers) are needed", "give each row an id"
                 )
             ]
         missing, repeated, seen = [], [], set()
-        for row, value in enumerate(table.column(column)):
-            if value is None or value == "":
+        ids = self.ids(table)
+        for row, value in enumerate(ids):
+            if value == "":
                 missing.append(row)
             elif value in seen:
                 repeated.append(row)
@@ -136,7 +140,7 @@ class Span(TaskType[SpanTask]):
         )
         if repeated:
             value = table.rows.column(column)[repeated[0]].as_py()
-            first = next(row for row, other in enumerate(table.column(column)) if other == value)
+            first = ids.index(ids[repeated[0]])
             what = f"id {shown(value)} is that of {table.place(first)} too"
             problems.append(
                 counted(
@@ -171,7 +175,8 @@ class Span(TaskType[SpanTask]):
         ):
             return []
         malformed, broken, absent, outside, elsewhere = [], [], [], [], []
-        for row, (context, answers) in enumerate(zip(contexts, table.column(column), strict=True)):
+        given = self._given(table)
+        for row, (context, answers) in enumerate(zip(contexts, given, strict=True)):
             texts, starts = _lists(answers)
             if len(texts) != len(starts) or not all(texts) or None in starts:
                 malformed.append(row)
@@ -193,7 +198,7 @@ class Span(TaskType[SpanTask]):
             fix = f"give each row {form} with as many texts as starts and no empty text"
             problems.append(counted(table, malformed, f"column '{column}' is not well-formed", fix))
         if broken:
-            starts = _lists(table.rows.column(column)[broken[0]].as_py())[1]
+            starts = _lists(given[broken[0]])[1]
             start = next(start for start in starts if not isinstance(start, int))
             fix = "answer_start counts the characters of the context from 0"
             problems.append(
@@ -213,26 +218,26 @@ class Span(TaskType[SpanTask]):
                 )
             problems.append(counted(table, absent, what, fix))
         if outside:
-            fix = "answer_start counts the characters of the context from 0"
-            answers = table.rows.column(column)[outside[0]].as_py()
-            length = len(table.rows.column(self.config.columns.context)[outside[0]].as_py())
+            length = len(contexts[outside[0]])
             text, start = next(
                 (text, start)
-                for text, start in zip(*_lists(answers), strict=True)
+                for text, start in zip(*_lists(given[outside[0]]), strict=True)
                 if not 0 <= start <= length - len(text)
             )
+            fix = "answer_start counts the characters of the context from 0"
             what = (
                 f"the answer {shown(text)} at answer_start {start} lies outside of the context, "
                 f"which has {length:,} characters"
             )
+            if _holds_texts(kind):
+                what = f"the answer {shown(text)} is nowhere in the context"
+                fix = "write it exactly as there"
             problems.append(counted(table, outside, what, fix))
         if elsewhere:
-            context = table.rows.column(self.config.columns.context)[elsewhere[0]].as_py()
+            context = contexts[elsewhere[0]]
             text, start = next(
                 (text, start)
-                for text, start in zip(
-                    *_lists(table.rows.column(column)[elsewhere[0]].as_py()), strict=True
-                )
+                for text, start in zip(*_lists(given[elsewhere[0]]), strict=True)
                 if not context.startswith(text, start)
             )
             found = context[start : start + len(text)]
@@ -247,6 +252,22 @@ class Span(TaskType[SpanTask]):
             problems.append(counted(table, elsewhere, what, fix))
         return problems
 
+    def _given(self, table: Table) -> list[Any]:
+        """Return the values of the column of answers. An answer that is given as a text alone
+        starts where the context first has it, or at -1 where the context lacks it."""
+        answers = table.column(self.config.columns.answers)
+        if not _holds_texts(table.rows.column(self.config.columns.answers).type):
+            return answers
+        contexts = table.column(self.config.columns.context)
+        return [
+            texts
+            and {
+                "text": texts,
+                "answer_start": [_first_place(text, context) for text in texts],
+            }
+            for texts, context in zip(answers, contexts, strict=True)
+        ]
+
     def _answers(self, table: Table) -> list[Any]:
         """Return {"text": [...], "answer_start": [...]} for each row, or None where the row has no
         label."""
@@ -256,7 +277,7 @@ class Span(TaskType[SpanTask]):
         ):
             return [None] * len(table)
         answers = []
-        for answer in table.column(column):
+        for answer in self._given(table):
             texts, starts = _lists(answer)
             labelled = bool(texts) or (self.config.no_answer and answer is not None)
             answers.append({"text": texts, "answer_start": starts} if labelled else None)
@@ -483,13 +504,28 @@ class Span(TaskType[SpanTask]):
         return sum(not reference["answers"]["text"] for reference in references) / len(references)
 
     def ids(self, table: Table) -> list[str]:
-        """Return the id of each question."""
-        return [str(value) for value in table.column(self.config.columns.id)]
+        """Return the id of each row as text, empty where it has none; an id of several parts, such
+        as that of a passage and that of a query, is joined by `-`."""
+        return [
+            "-".join(map(str, value.values()))
+            if isinstance(value, dict)
+            else ""
+            if value is None
+            else str(value)
+            for value in table.column(self.config.columns.id)
+        ]
+
+
+def _is_id(kind: pa.DataType) -> bool:
+    """Return whether a column type holds ids, or only nulls."""
+    return bool(is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind))
 
 
 def _holds_answers(kind: pa.DataType) -> bool:
     """Return whether a column type is a struct of a list of texts and a list of numbers, or a list
-    of structs of a text and a number."""
+    of structs of a text and a number, or of texts alone."""
+    if _holds_texts(kind):
+        return True
     in_list = is_list(kind)
     kind = kind.value_type if in_list else kind
     if not pa.types.is_struct(kind) or {"text", "answer_start"} - {field.name for field in kind}:
@@ -501,6 +537,20 @@ def _holds_answers(kind: pa.DataType) -> bool:
         text, start = text.value_type, start.value_type
     number = pa.types.is_integer(start) or pa.types.is_floating(start) or pa.types.is_null(start)
     return (is_text(text) or pa.types.is_null(text)) and number
+
+
+def _holds_texts(kind: pa.DataType) -> bool:
+    """Return whether a column type holds lists of texts."""
+    return is_list(kind) and is_text(kind.value_type)
+
+
+def _first_place(text: str | None, context: str | None) -> int | None:
+    """Return where the context first has a text as whole words, or else at all; -1 if it has it
+    nowhere."""
+    if not text or not context:
+        return None
+    found = re.search(rf"(?<!\w){re.escape(text)}(?!\w)", context)
+    return found.start() if found else context.find(text)
 
 
 def _odd_part(kind: pa.DataType) -> str | None:

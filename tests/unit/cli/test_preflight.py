@@ -227,7 +227,7 @@ def test_unreadable_words_are_reported() -> None:
     )
     assert said("=3")[0].startswith("unknown key ''")
     assert said("task={a: 3}") == [
-        "task: the group is chosen by name, not by value -> for example task=ax"
+        "task: the group is chosen by name, not by value -> for example task=ag_news"
     ]
     assert said("task=null")[0].startswith("task=null: a task must be chosen")
     assert said("task=[]")[0].startswith("task: the run has no task")

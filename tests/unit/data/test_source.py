@@ -26,6 +26,7 @@ import pytest
 from mtlcli.config.run import Data
 from mtlcli.config.section import replaced
 from mtlcli.config.task import Source, Splits, TextColumns
+from mtlcli.data.hub import revision_of
 from mtlcli.data.source import changed_data, open_source
 from mtlcli.data.table import Table
 from mtlcli.errors import UserError
@@ -306,14 +307,44 @@ def test_a_folder_in_the_hubs_layout(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "not on the hub" in error(Data(source="hub"), {"own": task(path="glue/cola")})
 
 
+def test_a_name_may_have_a_revision(tmp_path: Path) -> None:
+    commit = "0123456789" * 4
+    assert revision_of("nyu-mll/glue") == ("nyu-mll/glue", None)
+    assert revision_of("a/b@refs/convert/parquet") == ("a/b", "refs/convert/parquet")
+    assert revision_of(f"a/b@{commit}") == ("a/b", commit)
+    folder = tmp_path / "a@b"
+    folder.mkdir()
+    assert revision_of(str(folder)) == (str(folder), None), "a folder may be named so"
+
+
+def test_the_revision_is_the_one_that_is_read(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    branch = "nyu-mll/glue@refs/convert/parquet"
+    with hub(hub_layout(tmp_path / "hub")) as endpoint:
+        Hub.asked.clear()
+        online = run(home, endpoint, "hub", "cola", HUB=branch)
+        assert online["first"] == ["cola train 0"]
+        assert online["splits"] == [["train", "validation"]]
+        assert "/api/datasets/nyu-mll/glue/revision/refs/convert/parquet" in Hub.asked
+        assert "/api/datasets/nyu-mll/glue/revision/main" not in Hub.asked
+    name = f"nyu-mll/glue@{REVISION}"
+    cached = run(home, endpoint, "hub", "cola", HUB=name, HF_HUB_OFFLINE="1")
+    assert cached.get("first") == online["first"], cached
+    other = f"nyu-mll/glue@{'b' * 40}"
+    refused = run(home, endpoint, "hub", "cola", HUB=other, HF_HUB_OFFLINE="1")
+    assert f"not in the cache: {other}/cola" in str(refused["error"])
+
+
 class Hub(BaseHTTPRequestHandler):
     """As much of the hub as `datasets.load_dataset` asks for: file contents and folder listings of
     one repository."""
 
     folder: Path
+    asked: list[str] = []
 
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
+        self.asked.append(path)
         parts = path.split("/", 6)
         if path == "/":
             self.reply(b"")
@@ -377,7 +408,7 @@ def hub(folder: Path) -> Iterator[str]:
 
 
 RUN = """
-import sys, json
+import json, os, sys
 from mtlcli.config.run import Data
 from mtlcli.config.task import Source, TextColumns
 from mtlcli.tasks.classification import ClassificationTask
@@ -385,7 +416,8 @@ from mtlcli.data.source import open_source
 from mtlcli.errors import UserError
 columns = TextColumns(text="sentence")
 sources = {
-    name: Source(path="glue/" + name, hub="nyu-mll/glue", hub_config=name) for name in sys.argv[2:]
+    name: Source(path="glue/" + name, hub=os.environ["HUB"], hub_config=name)
+    for name in sys.argv[2:]
 }
 tasks = {name: ClassificationTask(source=each, columns=columns) for name, each in sources.items()}
 try:
@@ -414,6 +446,7 @@ def run(
         "HF_ENDPOINT": endpoint,
         "NO_PROXY": "127.0.0.1",
         "no_proxy": "127.0.0.1",
+        "HUB": "nyu-mll/glue",
         **environment,
     }
     command = [sys.executable, "-c", RUN, source, *names]

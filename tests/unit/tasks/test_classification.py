@@ -14,7 +14,7 @@ import torch
 from mtlcli.config.section import replaced
 from mtlcli.config.task import Source, TextColumns
 from mtlcli.data.batches import InputFormat, collate
-from mtlcli.data.encoder import TextEncoder
+from mtlcli.data.encoder import TextEncoder, build_tokenizer
 from mtlcli.data.table import Table
 from mtlcli.errors import RunError
 from mtlcli.metrics import compute
@@ -269,6 +269,29 @@ def test_a_swapped_text_and_label_are_one_problem() -> None:
             assert (
                 problem.fix == "set tasks.toy.columns.text=label and tasks.toy.columns.label=text"
             )
+
+
+def test_a_text_of_several_columns_is_joined() -> None:
+    """The features are those of a table in which the columns are one already."""
+    parts = {"title": ["the cat", "a dog"], "body": ["sat here", "ran"], "word": ["cat", "dog"]}
+    whole = {"title": ["the cat sat here", "a dog ran"], "word": ["cat", "dog"]}
+    encoder = TextEncoder(build_tokenizer([*whole["title"]], 60), uses_segments=True)
+    found = []
+    for columns, text in ((parts, ["title", "body"]), (whole, "title")):
+        toy = task(["no", "yes"])
+        given = TextColumns(text=text, text_pair="word")
+        toy.config = replaced(toy.config, {"columns": given})
+        rows = Table(pa.table({**columns, "label": [0, 1]}), "toy.csv", "train")
+        assert toy.check(rows, labelled=True) == []
+        found.append(toy.encode(rows, encoder))
+    assert found[0].ids.tolist() == found[1].ids.tolist()
+    assert found[0].offsets.tolist() == found[1].offsets.tolist()
+    toy.config = replaced(toy.config, {"columns": TextColumns(text=["title", "body"])})
+    assert toy.required_columns() == ["title", "body", "label"]
+    rows = Table(
+        pa.table({**parts, "body": ["sat", " "], "label": [0, 1]}), "toy.csv", "validation"
+    )
+    assert only(toy.check(rows, labelled=True)).what == "column 'body' is empty or missing"
 
 
 def test_a_swapped_second_text_and_label_are_named() -> None:

@@ -563,6 +563,32 @@ def test_other_forms_of_answers(answers: list[Any]) -> None:
     assert problem.what == "answer_start 4.5 is not a whole number (and 2 more: rows 2, 3)"
 
 
+def test_answers_as_texts_alone_stand_where_the_context_first_has_them_as_words() -> None:
+    context = "Oscar drives a car, and the other car waits"
+    columns = {
+        "id": [{"passage": 3, "query": number} for number in range(3)],
+        "question": ["which?"] * 3,
+        "context": [context] * 3,
+    }
+    rows = Table(
+        pa.table({**columns, "answers": [["car"], ["rive", "waits"], []]}), "qa.jsonl", "train"
+    )
+    references = task(no_answer=True).references(rows)
+    assert references is not None
+    assert [reference["id"] for reference in references] == ["3-0", "3-1", "3-2"]
+    assert [reference["answers"]["answer_start"] for reference in references] == [[15], [7, 38], []]
+    assert task(no_answer=True).check(rows, labelled=True) == []
+    assert task().labelled(rows).tolist() == [True, True, False]
+    rows = Table(pa.table({**columns, "answers": [["bus"], ["car"], None]}), "qa.jsonl", "train")
+    nowhere, absent = sorted(task().check(rows, labelled=True), key=lambda each: each.where)
+    assert nowhere.where == "qa.jsonl, row 1" and absent.where == "qa.jsonl, row 3"
+    assert nowhere.what == "the answer 'bus' is nowhere in the context"
+    columns["id"] = columns["id"][:1] * 3
+    rows = Table(pa.table({**columns, "answers": [["car"]] * 3}), "qa.jsonl", "train")
+    (problem,) = task().check(rows, labelled=True)
+    assert problem.where == "qa.jsonl, row 2" and "is that of row 1 too" in problem.what
+
+
 def test_columns_of_the_wrong_type() -> None:
     columns = {"id": [1, 2], "question": ["a", "b"], "context": ["one", "two"]}
     flat = Table(pa.table({**columns, "answers": ["one", "two"]}), "qa.csv", "train")
