@@ -40,7 +40,7 @@ def unnest(table: Table, columns: Sequence[str]) -> Table:
             names += [name for name in _leaves(root, found.type) if name not in names]
             if column in names:
                 rows = rows.append_column(column, pc.struct_field(found, fields))
-        elif root not in names and fields[-1] in rows.column_names:
+        elif fields[-1] in rows.column_names:
             rows = rows.append_column(column, rows.column(fields[-1]))
             names.append(column)
     extra = set(stored(dotted)) - set(columns)
