@@ -170,6 +170,29 @@ def test_a_file_beside_train_is_its_validation_split(tmp_path: Path) -> None:
     assert again.returncode == 2 and "is not overwritten" in again.stderr
 
 
+def test_one_file_feeds_several_tasks_and_one_task_twice(tmp_path: Path) -> None:
+    rows = [
+        f"{text},{good},{'' if row % 4 else row % 3}"
+        for row, (text, good) in enumerate(zip(TEXTS, GOOD, strict=True))
+    ]
+    (tmp_path / "both.csv").write_text("\n".join(["text,mood,topic", *rows, ""]))
+    common = "type: classification\nsource: {files: {train: both.csv}}\nunlabelled: skip\n"
+    common += "splits: {hold_out: {fraction: 0.3, stratify: false}}\n"
+    for name in ("mood", "topic"):
+        task = f"{common}columns: {{text: text, label: {name}}}\n"
+        (tmp_path / f"{name}.yaml").write_text(task)
+    again = f"# @package tasks.again\n{common}columns: {{text: text, label: mood}}\nmax_length: 8\n"
+    (tmp_path / "again.yaml").write_text(again)
+    tasks = "task=[mood.yaml,topic.yaml,again.yaml]"
+    ended = mtl("train", tasks, *SMALL, "run_dir=run", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())["tasks"]
+    counts = {name: each["rows"]["validation"] for name, each in results.items()}
+    assert counts["mood"] == counts["again"] == {"used": 12, "of": 12}
+    assert counts["topic"]["of"] == 12
+    assert counts["topic"]["used"] + counts["topic"]["unlabelled"] == 12
+
+
 def test_check_tells_lengths_balance_and_mistakes(tmp_path: Path) -> None:
     long = " ".join(["lang"] * 50)
     rows = [*(f"{text},{good}" for text, good in zip(TEXTS, GOOD)), f"{long},True"]

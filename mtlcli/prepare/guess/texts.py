@@ -24,6 +24,8 @@ TEXT_NAMES = re.compile(
     r"(?i)(text|texte|texto|sentence|satz|review|comment|kommentar|content|body|message|nachricht|"
     r"tweet|post|document|utterance|description|abstract|question|query|title|headline|premise)"
 )
+MARKED = re.compile(r"(?s)<e1>.*</e1>.*<e2>.*</e2>|<e2>.*</e2>.*<e1>.*</e1>")
+"""A text in which marks stand around two entities."""
 PAIRS = (
     ("premise", "hypothesis"),
     ("question", "answer"),
@@ -64,6 +66,10 @@ def text_task(columns: list[Profile], table: Table) -> Guess | None:
         **({"text_pair": second.name} if second else {}),
         "label": label.name,
     }
+    if guess.type == "classification" and all(MARKED.search(str(value)) for value in first.values):
+        guess.type, second = "relation", None
+        guess.columns = {"text": first.name, "label": label.name}
+        guess.why = f"{first.name} marks two entities, and {guess.why}"
     guess.reasons["text"] = f"texts of {first.words:.0f} words on average" if not second else why
     others = [each.name for each in labels if each is not label]
     guess.others["label"] = others

@@ -130,6 +130,12 @@ CASES: dict[str, tuple[dict[str, list[Any]], str, dict[str, Any], Any]] = {
         {"text": "text", "label": "moods"},
         {"separator": ";"},
     ),
+    "marks": (
+        {"sentence": [f"<e1>I</e1> saw <e2>it</e2>, {text}" for text in TEXTS], "rel": TWO},
+        "relation",
+        {"text": "sentence", "label": "rel"},
+        ["neg", "pos"],
+    ),
     "options": (
         {"article": TEXTS, "question": ["what is it?"] * ROWS}
         | {"options": [["a film", "a book"]] * ROWS, "answer": [each % 2 + 1 for each in STARS]},
