@@ -60,6 +60,8 @@ def text_task(columns: list[Profile], table: Table) -> Guess | None:
     if label is None or not texts:
         return None
     guess = _of_label(label)
+    # Names that the file itself gives to its numbers are the classes.
+    guess.labels = table.class_names(label.name) or guess.labels
     first, second, why = _pair(texts)
     guess.columns = {
         "text": first.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,14 @@ def test_parts_of_speech_are_the_tags_of_a_conllu_file(tmp_path: Path) -> None:
     assert (found.type, found.columns) == ("tagging", {"words": "tokens", "label": "upos"})
     assert found.labels == ["NOUN", "VERB"]
     assert {"xpos", "deprel"} <= set(found.others["label"])
+
+
+def test_names_that_the_file_gives_to_numbers_are_the_classes() -> None:
+    feature = {"label": {"names": ["bad", "good"], "_type": "ClassLabel"}}
+    about = json.dumps({"info": {"features": feature}})
+    rows = pa.table({"text": TEXTS, "label": FLAGS["toxic"]})
+    rows = rows.replace_schema_metadata({"huggingface": about})
+    assert guess_task(Table(rows, "rows.parquet", "train")).labels == ["bad", "good"]
 
 
 @pytest.mark.parametrize(
