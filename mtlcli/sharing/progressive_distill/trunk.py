@@ -104,7 +104,8 @@ class Distilled(StagedTrunk, HasBatchLoss):
 def _distance(now: Tensor, then: Tensor, task: TaskType[Any], mask: Tensor) -> Tensor:
     """Return how far a head's outputs for a batch have moved, summed over inputs: scalar fp32."""
     now, then = now.float(), then.float()
-    if task.loss_kind == "regression":
+    # A single score per input, as of an option or a candidate, has no softmax of its own.
+    if task.loss_kind == "regression" or (not task.token_outputs and now.shape[-1] == 1):
         return (now - then).square().sum()
     if task.token_outputs:
         # Padding takes no part. Its logits get a finite number, because with -inf, 0 times the

@@ -108,3 +108,14 @@ def test_a_resumed_stage_keeps_what_was_known_when_it_began() -> None:
     other.trunk.enter(1, anew=False)
     one, two = term_of(model), term_of(other)
     assert one is not None and two is not None and torch.equal(one, two) and one > 0.01
+
+
+def test_the_distance_of_single_scores_is_their_squared_difference() -> None:
+    from types import SimpleNamespace
+    from typing import Any
+
+    from mtlcli.sharing.progressive_distill.trunk import _distance
+
+    task: Any = SimpleNamespace(loss_kind="classification", token_outputs=False)
+    now, then = torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0], [1.0]])
+    assert float(_distance(now, then, task, torch.ones(2, 1, dtype=torch.bool))) == 5.0
