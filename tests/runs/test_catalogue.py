@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from mtlcli.cli.arguments import read_arguments
 from mtlcli.cli.groups import members, read_group
+from mtlcli.cli.preflight import preflight
 from mtlcli.cli.tasks import tasks_main
+from mtlcli.config import task_types
 from tests.small_run import start
 
 FILES = read_group("task")
@@ -38,6 +41,19 @@ def test_every_task_is_trained_for_a_step_and_evaluated(tmp_path: Path) -> None:
     for name, task in results["tasks"].items():
         assert math.isfinite(task["main"]), name
         assert all(0 < rows["used"] <= 8 for rows in task["rows"].values()), name
+
+
+def test_every_prompt_fits_its_task() -> None:
+    """The columns in braces and the labels with an answer are those of the task."""
+    names = [name for name in NAMES if task_types.configs[FILES[name].values["type"]].has_text_form]
+    (config,) = preflight(
+        read_arguments(
+            [f"task=[{','.join(names)}]", "form=text", "model=tiny_decoder", "data=sample"]
+        )
+    ).configs
+    prompts = {name: len(task.templates) for name, task in config.tasks.items()}
+    several = set(members("t0_small", FILES)) - {"squad", "trec", "yelp_review_full"}
+    assert all(prompts[name] > 1 for name in several), prompts
 
 
 def test_the_lists_name_every_file(capsys: pytest.CaptureFixture[str]) -> None:

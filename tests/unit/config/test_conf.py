@@ -29,7 +29,7 @@ from mtlcli.config.paths import conf_dir
 
 ROOT = Path(mtlcli.__file__).parents[1]
 COUNTS = {
-    "task": 54,
+    "task": 55,
     "model": 11,
     "sharing": 22,
     "weighting": 30,
