@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mtlcli.evaluation.saved_run import evaluate_path
 from tests.small_run import cut_off, differences, resume, start
-from tests.warm import mtl
 
 TEXT = (
     "form=text",
@@ -28,25 +28,20 @@ def test_a_run_goes_on_and_is_evaluated_to_the_last_digit(tmp_path: Path) -> Non
     again = resume(cut_off(whole, "step_00000004", tmp_path / "again"))
     assert not differences(whole, again, steps=8)
     results = json.loads((whole / "results.json").read_text())
-    for number, more in enumerate(
-        (
-            ("--json", "e.json"),
-            ("text.predict=calibrated", "--task", "cola", "--predictions", "calibrated"),
-            ("text.predict=generated", "--task", "cola", "--predictions", "generated"),
+    assert evaluate_path(whole)["tasks"] == results["tasks"]
+    rows = {}
+    for way in ("calibrated", "generated"):
+        evaluate_path(
+            whole,
+            tasks=["cola"],
+            overrides=[f"text.predict={way}"],
+            predictions=tmp_path / way,
         )
-    ):
-        done = mtl("eval", str(whole), *more, cwd=tmp_path)
-        assert done.returncode == 0, (number, done.stderr)
-    found = json.loads((tmp_path / "e.json").read_text())
-    for name, entry in results["tasks"].items():
-        assert found["tasks"][name]["metrics"] == entry["metrics"]
-    scored, generated = (
-        [json.loads(line) for line in (tmp_path / way / "cola.jsonl").open()]
-        for way in ("calibrated", "generated")
-    )
-    assert all(set(row["probabilities"]) == {"acceptable", "unacceptable"} for row in scored)
-    assert {row["label"] for row in generated} <= {"acceptable", "unacceptable"}
-    assert len(scored) == len(generated) == 400
+        rows[way] = [json.loads(line) for line in (tmp_path / way / "cola.jsonl").open()]
+        assert len(rows[way]) == 400
+    labels = {"acceptable", "unacceptable"}
+    assert all(set(row["probabilities"]) == labels for row in rows["calibrated"])
+    assert {row["label"] for row in rows["generated"]} <= labels
 
 
 def test_packed_batches_give_the_losses_of_padded_ones(tmp_path: Path) -> None:
