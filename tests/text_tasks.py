@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -65,6 +65,7 @@ def world(
     heads: Iterable[str] = (),
     max_length: int = 64,
     split: str = "train",
+    architecture: Literal["decoder", "encoder-decoder"] = "decoder",
 ) -> World:
     """cola, stsb and squad of the sample world. `answers`: the texts of cola's labels. `prompts`:
     the number of cola's templates; `heads`: tasks with a head of their own."""
@@ -86,24 +87,24 @@ def world(
     tables = {name: source.read(name, split) for name in tasks}
     for name, task in tasks.items():
         task.prepare(tables[name])
-    files = _files()
+    files = _files(architecture)
     encoder = files.encoder()
     for task in tasks.values():
-        task.use(encoder, has_decoder=False)
+        task.use(encoder, has_decoder=files.has_decoder)
     features = {name: task.encode(tables[name], encoder) for name, task in tasks.items()}
     return World(tasks, tables, features, files, encoder)
 
 
 @cache
-def _files() -> BackboneFiles:
-    """A decoder of two layers, whose tokenizer knows parts of the words of the sample world."""
+def _files(architecture: Literal["decoder", "encoder-decoder"]) -> BackboneFiles:
+    """A language model of two layers, whose tokenizer knows parts of words."""
     configs = small_configs()
     source = open_source(Data(source="sample", max_train_rows=200), configs)
     tasks = build_tasks(configs)
     model = Model(
         kind="scratch",
         name=None,
-        architecture="decoder",
+        architecture=architecture,
         hidden=32,
         heads=2,
         vocabulary=400,

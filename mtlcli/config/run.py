@@ -40,9 +40,9 @@ class Model:
     frozen_layers: Annotated[int, Ge(0), Le(1000)] | None = None
     """Freeze the embeddings and this many of the lowest layers; 0: only the embeddings; null: train
     all."""
-    architecture: Literal["encoder", "decoder"] = "encoder"
-    """From scratch: an encoder like BERT, or a decoder-only model like Llama, which can answer in
-    text."""
+    architecture: Literal["encoder", "decoder", "encoder-decoder"] = "encoder"
+    """From scratch: an encoder like BERT, a decoder-only model like Llama, or an encoder-decoder
+    like T5 with `layers` on each side. The last two can answer in text."""
     layers: Annotated[int, Gt(0), Le(1000)] = 2
     """From scratch: number of layers."""
     hidden: Annotated[int, Gt(0), Le(65536)] = 64

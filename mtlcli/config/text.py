@@ -87,7 +87,7 @@ def _run(config: Config, tasks: dict[str, Task]) -> Iterator[Problem]:
         yield Problem(
             "an encoder cannot answer in text, as form=text needs it",
             "model.architecture",
-            "type model=tiny_decoder, or model=gpt2",
+            "type model=tiny_decoder or model=tiny_t5, or model=gpt2 or model=t5",
         )
     if (why := sharing.no_text()) is not None:
         yield Problem(

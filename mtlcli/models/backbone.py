@@ -28,6 +28,7 @@ from mtlcli.errors import RunWarning, UserError, count_of
 from mtlcli.models.files import WORD_EMBEDDINGS, BackboneFiles, from_here, locate, own_architecture
 from mtlcli.models.forward_pass import checkpoint_contexts
 from mtlcli.tasks.base import Encoded
+from mtlcli.tasks.decoder import DecoderHead
 
 SHOWN = 6
 """Number of names that a message about missing weights shows."""
@@ -82,6 +83,8 @@ class Backbone(nn.Module):
         self.network = network
         self.pooling = pooling
         self.language_head = language_head
+        self.decoder: DecoderHead | None = None
+        """The decoder of an encoder-decoder, where the backbone has to answer in text."""
         self._kinds_of_layer = tuple(
             {type(layer) for _, layer in _numbered(network)} - {nn.ModuleList}
         )
@@ -126,7 +129,9 @@ class Backbone(nn.Module):
     def layers(self) -> list[nn.Module]:
         """Return the layers of the network as the library has built them, and all copies of them,
         wherever a strategy has put them."""
-        return [module for module in self.modules() if isinstance(module, self._kinds_of_layer)]
+        return [
+            module for module in self.network.modules() if isinstance(module, self._kinds_of_layer)
+        ]
 
     def word_embeddings(self) -> list[nn.Embedding]:
         """Return the table of word embeddings, around which a strategy may have put a module."""
@@ -183,7 +188,7 @@ class Backbone(nn.Module):
             else self._pool(hidden, output, mask)
         )
         language = None if self.language_head is None else self.scores
-        return Encoded(hidden, pooled, mask, language)
+        return Encoded(hidden, pooled, mask, language, self.decoder)
 
     def scores(self, states: Tensor) -> Tensor:
         """Return what the language head gives for token states (..., hidden): (..., vocabulary) in

@@ -20,6 +20,7 @@ from mtlcli.models.files import BackboneFiles
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.models.shards import copy_whole
 from mtlcli.tasks.base import Foundation, TaskType
+from mtlcli.tasks.decoder import DecoderHead
 
 OTHER_CHECKPOINT = "give another checkpoint of the run, or start another run"
 """What a user can do when a checkpoint does not fit the run."""
@@ -38,6 +39,7 @@ def build_model(
     next.
     """
     made: list[Backbone] = []
+    in_text = any(task.answers_in_text for task in tasks.values())
 
     def make_backbone() -> Backbone:
         with warnings.catch_warnings():
@@ -47,7 +49,15 @@ def build_model(
                 files,
                 config.model,
                 load_weights=load_weights,
-                language=any(task.answers_in_text for task in tasks.values()),
+                language=in_text and not files.has_decoder,
+            )
+        if in_text and files.has_decoder:
+            encoder = files.encoder()
+            backbone.decoder = DecoderHead(
+                make_decoder(),
+                start_id=encoder.start_id,
+                end_id=encoder.end_id,
+                pad_id=encoder.pad_id,
             )
         if config.model.frozen_layers is not None:
             backbone.freeze(config.model.frozen_layers)

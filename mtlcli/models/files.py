@@ -255,7 +255,11 @@ def _scratch(model: Model, texts: list[str]) -> BackboneFiles:
     tokenizer = build_tokenizer(texts, model.vocabulary)
     segments = model.architecture == "encoder"
     encoder = TextEncoder(tokenizer, uses_segments=segments, model_max_length=SCRATCH_LENGTH)
-    build = {"encoder": _scratch_encoder, "decoder": _scratch_decoder}[model.architecture]
+    build = {
+        "encoder": _scratch_encoder,
+        "decoder": _scratch_decoder,
+        "encoder-decoder": _scratch_encoder_decoder,
+    }[model.architecture]
     return BackboneFiles(
         location=None,
         architecture=json.loads(build(model, encoder).to_json_string(use_diff=False)),
@@ -301,6 +305,27 @@ def _scratch_decoder(model: Model, encoder: TextEncoder) -> Any:
         max_position_embeddings=SCRATCH_LENGTH,
         tie_word_embeddings=True,
     )
+
+
+def _scratch_encoder_decoder(model: Model, encoder: TextEncoder) -> Any:
+    from transformers import T5Config
+
+    config: Any = T5Config(
+        vocab_size=encoder.vocabulary_size,
+        d_model=model.hidden,
+        d_kv=model.hidden // model.heads,
+        d_ff=4 * model.hidden,
+        num_layers=model.layers,
+        num_decoder_layers=model.layers,
+        num_heads=model.heads,
+        dropout_rate=model.dropout or 0.0,
+        # T5's word embeddings begin with the standard deviation 1.
+        initializer_factor=1.0,
+        pad_token_id=encoder.pad_id,
+        eos_token_id=encoder.end_id,
+    )
+    config.decoder_start_token_id = encoder.pad_id
+    return config
 
 
 def _pretrained(model: Model) -> BackboneFiles:
@@ -504,8 +529,8 @@ def no_language_model(files: BackboneFiles) -> str | None:
 
     fields = files.architecture
     kind = fields["model_type"]
-    if fields.get("is_encoder_decoder"):
-        return f"is an encoder-decoder ({kind}), of which only the encoder is used"
+    if files.has_decoder:
+        return None
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         return f"is an encoder ({kind})"
     changed = [name for name in OUTPUT_FACTORS if fields.get(name) not in (None, 1, 1.0)]

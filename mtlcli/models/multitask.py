@@ -239,15 +239,15 @@ class MultiTaskModel(nn.Module):
             users = self.trunk.borrowers(owner)
             table.update(dict.fromkeys(head.parameters(), ParameterInfo(users, 0)))
         for module in self.trunk.modules():
-            if isinstance(module, Backbone) and module.language_head is not None:
-                for parameter in module.language_head.parameters():
-                    users = tuple(
-                        task for task in table[parameter].users if self.tasks[task].answers_in_text
-                    )
-                    if users:
-                        table.change([parameter], users=users)
-                    else:  # The copy of a task that has a head.
-                        parameter.requires_grad = False
+            answers = [module.language_head, module.decoder] if isinstance(module, Backbone) else []
+            for parameter in (each for part in answers if part for each in part.parameters()):
+                users = tuple(
+                    task for task in table[parameter].users if self.tasks[task].answers_in_text
+                )
+                if users:
+                    table.change([parameter], users=users)
+                else:  # The copy of a task that has a head.
+                    parameter.requires_grad = False
         return {name: table[parameter] for name, parameter in self.named_parameters()}
 
     def owner(self, task: str) -> str:
@@ -277,7 +277,7 @@ class MultiTaskModel(nn.Module):
                 mixed.mask.split(counts),
                 strict=True,
             )
-            encoded = [Encoded(*piece, mixed.language) for piece in pieces]
+            encoded = [Encoded(*piece, mixed.language, mixed.decoder) for piece in pieces]
         return [
             self._output(task, batch, each)
             for (task, batch), each in zip(batches, encoded, strict=True)
@@ -304,6 +304,7 @@ class MultiTaskModel(nn.Module):
                 encoded.pooled[places.rows],
                 batch.attention_mask,
                 encoded.language,
+                encoded.decoder,
             )
             for (task, batch), places in zip(batches, places_of(batches, packed), strict=True)
         ]

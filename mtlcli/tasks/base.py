@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mtlcli.data.batches import Batch
     from mtlcli.data.encoder import TextEncoder
     from mtlcli.tasks.answers import Choices, FreeText
+    from mtlcli.tasks.decoder import DecoderHead
 
 C = TypeVar("C", bound=Task)
 Outputs = dict[str, NDArray]
@@ -48,6 +49,8 @@ class Encoded:
     language: Callable[[Tensor], Tensor] | None = None
     """The language head of the backbone, if it has one: token states (..., hidden) -> scores of
     all tokens of the vocabulary for the token that follows (..., vocabulary), in fp32."""
+    decoder: DecoderHead | None = None
+    """The decoder of the backbone, if it is an encoder-decoder that answers in text."""
 
 
 class Inference(Protocol):

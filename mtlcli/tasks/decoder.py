@@ -8,6 +8,7 @@ decoder with its weights; else it begins from scratch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,9 +73,17 @@ class DecoderHead(nn.Module):
         ).logits
         return logits
 
-    def generate(self, encoded: Encoded, writing: Writing, *, seed: int = 0) -> Tensor:
+    def generate(
+        self,
+        encoded: Encoded,
+        writing: Writing,
+        *,
+        seed: int = 0,
+        allowed: Callable[[list[int]], list[int]] | None = None,
+    ) -> Tensor:
         """Return the token ids of texts, which end with `end_id`, or are cut off: (batch,
-        max_new_tokens), NO_TARGET after their end. `seed`: the seed by which tokens are drawn."""
+        max_new_tokens), NO_TARGET after their end. `seed`: the seed by which tokens are drawn.
+        `allowed`: what may follow the tokens of a text so far; None: any token."""
         drawn: dict[str, Any] = {}
         if writing.sample:
             # All tokens may be drawn: by default the library takes 50.
@@ -91,6 +100,9 @@ class DecoderHead(nn.Module):
             pad_token_id=self.pad_id,
             **drawn,
         )
+        limit: Any = None
+        if allowed is not None:
+            limit = lambda _, ids: allowed(ids[1:].tolist())  # noqa: E731
         device = encoded.hidden.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
@@ -98,6 +110,7 @@ class DecoderHead(nn.Module):
                 encoder_outputs=BaseModelOutput(last_hidden_state=encoded.hidden),
                 attention_mask=encoded.mask.long(),
                 generation_config=options,
+                prefix_allowed_tokens_fn=limit,
             )
         ids = ids[:, 1:]
         ended = (ids == self.end_id).cumsum(1) - (ids == self.end_id).long()

@@ -44,6 +44,16 @@ def test_a_run_goes_on_and_is_evaluated_to_the_last_digit(tmp_path: Path) -> Non
     assert {row["label"] for row in rows["generated"]} <= labels
 
 
+def test_an_encoder_decoder_learns_and_is_evaluated_to_the_last_digit(tmp_path: Path) -> None:
+    whole = start(
+        tmp_path / "whole", *TEXT, "model=tiny_t5", "runner.steps=6", "runner.eval_every=6"
+    )
+    again = resume(cut_off(whole, "step_00000002", tmp_path / "again"))
+    assert not differences(whole, again, steps=6)
+    results = json.loads((whole / "results.json").read_text())
+    assert evaluate_path(whole)["tasks"] == results["tasks"]
+
+
 def test_packed_batches_give_the_losses_of_padded_ones(tmp_path: Path) -> None:
     losses = []
     for packing in ("off", "on"):

@@ -117,3 +117,9 @@ def without_ends(choices: Sequence[Sequence[int]]) -> list[list[int]]:
     bare = [list(choice[:-1]) for choice in choices]
     nested = any(one is not other and other[: len(one)] == one for one in bare for other in bare)
     return [list(choice) for choice in choices] if nested else bare
+
+
+def offsets_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where sequences of these lengths (n,) begin in a flat array, and where the last one
+    ends: (n + 1,)."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

@@ -7,7 +7,7 @@ one pass over the prompt, as a head does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -79,22 +79,53 @@ def log_likelihoods(
     """Return the log likelihood of each choice behind the prompt of each feature: (batch, choices)
     fp32."""
     total = torch.zeros(len(batch), len(choices), device=batch.input_ids.device)
-    rows = torch.arange(len(batch), device=total.device)[:, None]
-    for path in paths(choices):
-        encoded = encode(continued(batch, path.tokens))
-        behind = torch.arange(len(path.tokens) + 1, device=total.device)
-        states = encoded.hidden[rows, batch.columns[PROMPT][:, None] - 1 + behind]
-        log_probabilities = language_of(encoded)(states).log_softmax(-1)
+    along = _along_decoder if TARGET in batch.sequences else _along_sequence
+    for path, log_probabilities in along(encode, batch, paths(choices)):
         each = log_probabilities[:, path.places, path.scored]
         total.index_add_(1, torch.tensor(path.choices, device=total.device), each)
     return total
 
 
+Along = Iterator[tuple[Path, Tensor]]
+"""Passes, each with the log probabilities of all tokens at each of its places: (batch, places,
+vocabulary) fp32."""
+
+
+def _along_sequence(
+    encode: Callable[[Batch], Encoded], batch: Batch, passes: Sequence[Path]
+) -> Along:
+    """Yield the passes of a decoder-only model, in which an answer stands behind its prompt."""
+    rows = torch.arange(len(batch), device=batch.input_ids.device)[:, None]
+    for path in passes:
+        encoded = encode(continued(batch, path.tokens))
+        behind = torch.arange(len(path.tokens) + 1, device=rows.device)
+        states = encoded.hidden[rows, batch.columns[PROMPT][:, None] - 1 + behind]
+        yield path, language_of(encoded)(states).log_softmax(-1)
+
+
+def _along_decoder(
+    encode: Callable[[Batch], Encoded], batch: Batch, passes: Sequence[Path]
+) -> Along:
+    """Yield the passes of an encoder-decoder, which encodes the prompts once."""
+    encoded = encode(batch)
+    assert encoded.decoder is not None
+    for path in passes:
+        # The decoder does not read its last target.
+        targets = torch.tensor([*path.tokens, 0], device=batch.input_ids.device)
+        logits = encoded.decoder(encoded, targets.expand(len(batch), -1).clone())
+        yield path, logits.float().log_softmax(-1)
+
+
 def log_likelihood_of_targets(encoded: Encoded, batch: Batch) -> Tensor:
     """Return the log likelihood of each feature's own answer: (batch,) fp32."""
-    targets = batch.token_targets[TARGET]
-    answer = targets != NO_TARGET
-    scores = language_of(encoded)(encoded.hidden[answer])
+    if encoded.decoder is None:
+        targets = batch.token_targets[TARGET]
+        answer = targets != NO_TARGET
+        scores = language_of(encoded)(encoded.hidden[answer])
+    else:
+        targets = batch.sequences[TARGET]
+        answer = targets != NO_TARGET
+        scores = encoded.decoder(encoded, targets)[answer].float()
     losses = torch.nn.functional.cross_entropy(scores, targets[answer], reduction="none")
     features = torch.arange(len(batch), device=targets.device)[:, None].expand_as(targets)[answer]
     return losses.new_zeros(len(batch)).index_add(0, features, -losses)
@@ -114,6 +145,7 @@ def single(ids: Sequence[int], like: Batch) -> Batch:
         attention_mask=torch.ones_like(tokens, dtype=torch.bool),
         token_type_ids=None if like.token_type_ids is None else torch.zeros_like(tokens),
         columns={PROMPT: torch.tensor([len(ids)], device=tokens.device)},
+        sequences=dict.fromkeys(like.sequences, tokens[:, :0]),
         lengths=np.array([len(ids)]),
         indices=np.zeros(1, np.int64),
         denominator=1.0,

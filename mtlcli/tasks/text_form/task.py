@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mtlcli.config.run import Text
 from mtlcli.config.task import Task, Template
-from mtlcli.data.features import NO_TARGET, VARIANT, Features
+from mtlcli.data.features import NO_TARGET, VARIANT, Features, Sequences
 from mtlcli.data.table import Table
 from mtlcli.errors import Problem, UserError
 from mtlcli.tasks.answers import NO_CHOICE, Choices, FreeText
@@ -29,6 +29,7 @@ from mtlcli.tasks.text_form.prompts import (
     TARGET,
     Prompt,
     answer_tokens,
+    offsets_of,
     prompt_tokens,
     without_ends,
 )
@@ -54,6 +55,7 @@ class TextForm(TaskType[Task]):
         self.encoder = None
         self.choices: list[list[int]] = []
         self._empty: list[int] = []
+        self._has_decoder = False
 
     # What follows is the task's own.
 
@@ -195,10 +197,12 @@ class TextForm(TaskType[Task]):
 
     def use(self, encoder: TextEncoder, *, has_decoder: bool) -> list[Problem]:
         super().use(encoder, has_decoder=has_decoder)
+        self._has_decoder = has_decoder
         self.choices = [each.tolist() for each in answer_tokens(self._labels[0], encoder)]
         first = self._prompts[0]
         empty = encoder.only(first.text(dict.fromkeys(first.columns, "")))
         self._empty = [*encoder.before.tolist(), *empty.tolist()]
+        self._empty += encoder.after.tolist() if has_decoder else []
         return self._alike()
 
     def _alike(self) -> list[Problem]:
@@ -228,12 +232,6 @@ class TextForm(TaskType[Task]):
         ids = [np.concatenate(pair) for pair in rows]
         prompts = np.array([len(prompt) for prompt, _ in rows], np.int64)
         answers = np.array([len(answer) for _, answer in rows], np.int64)
-        offsets = np.concatenate([[0], np.cumsum(prompts + answers)]).astype(np.int64)
-        flat = np.concatenate(ids) if ids else encoder.before[:0]
-        # The token before each token of an answer has that one as its target.
-        place = np.arange(len(flat)) - np.repeat(offsets[:-1] + prompts, prompts + answers)
-        before = np.repeat(answers, prompts + answers) > place + 1
-        targets = np.where((place >= -1) & before, np.roll(flat.astype(np.int64), -1), NO_TARGET)
         columns = {
             "row": np.repeat(np.arange(len(table), dtype=np.int64), count),
             PROMPT: prompts,
@@ -241,13 +239,31 @@ class TextForm(TaskType[Task]):
         }
         if count > 1:
             columns[VARIANT] = np.tile(np.arange(count), len(table))
+        notes = {"truncated": made[0][1] if made else 0}
+        if self._has_decoder:
+            nothing = encoder.before[:0]
+            written = np.concatenate([nothing, *(answer for _, answer in rows)])
+            return Features(
+                ids=np.concatenate([nothing, *(prompt for prompt, _ in rows)]),
+                offsets=offsets_of(prompts),
+                segments=prompts.astype(np.int32),
+                columns=columns,
+                sequences={TARGET: Sequences(written, offsets_of(answers))},
+                notes=notes,
+            )
+        offsets = offsets_of(prompts + answers)
+        flat = np.concatenate(ids) if ids else encoder.before[:0]
+        # The token before each token of an answer has that one as its target.
+        place = np.arange(len(flat)) - np.repeat(offsets[:-1] + prompts, prompts + answers)
+        before = np.repeat(answers, prompts + answers) > place + 1
+        targets = np.where((place >= -1) & before, np.roll(flat.astype(np.int64), -1), NO_TARGET)
         return Features(
             ids=flat,
             offsets=offsets,
             segments=(prompts + answers).astype(np.int32),
             columns=columns,
             token_targets={TARGET: targets},
-            notes={"truncated": made[0][1] if made else 0},
+            notes=notes,
         )
 
     def _sequences(
@@ -262,7 +278,10 @@ class TextForm(TaskType[Task]):
             for text, ids in zip(distinct, answer_tokens(distinct, encoder), strict=True)
         }
         longest = max(len(tokens[label]) for label in labels) if labels else most
-        room = encoder.limit(self.max_length) - len(encoder.before) - longest
+        # An encoder-decoder has the answer in its decoder.
+        behind = encoder.after if self._has_decoder else encoder.after[:0]
+        taken = len(behind) if self._has_decoder else longest
+        room = encoder.limit(self.max_length) - len(encoder.before) - taken
         if room < FEWEST:
             raise UserError(
                 f"an answer of {longest} tokens leaves no room for the prompt of task "
@@ -276,7 +295,7 @@ class TextForm(TaskType[Task]):
         ):
             cut += was_cut
             answer = tokens[text] if text else ids[:0]
-            found.append((np.concatenate([encoder.before, ids]), answer))
+            found.append((np.concatenate([encoder.before, ids, behind]), answer))
         return found, cut
 
     def build_head(self, hidden: int, dropout: float, *, dense: bool, std: float) -> nn.Module:
@@ -310,17 +329,10 @@ class TextForm(TaskType[Task]):
     def infer(self, head: nn.Module, model: Inference, batch: Batch) -> dict[str, Tensor]:
         """Return `scores` (batch, answers), which are like log likelihoods, or, where answers are
         generated, their tokens as `ids` (batch, most tokens)."""
-        from mtlcli.tasks.text_form.scoring import continued, log_likelihoods, single
+        from mtlcli.tasks.text_form.scoring import log_likelihoods, single
 
         if self._generates:
-            ids = model.generate(
-                continued(batch, []),
-                most=max(map(len, self.choices), default=self.text.max_answer),
-                beams=self.text.beams,
-                end=self._end,
-                allowed=self._allowed if self.choices else None,
-            )
-            return {"ids": ids}
+            return {"ids": self._generated(model, batch)}
         scored = without_ends(self.choices)
         scores = log_likelihoods(model.encode, batch, scored)
         if self.text.predict == "normalised":
@@ -328,6 +340,21 @@ class TextForm(TaskType[Task]):
         elif self.text.predict == "calibrated":
             scores = scores - log_likelihoods(model.encode, single(self._empty, batch), scored)
         return {"scores": scores}
+
+    def _generated(self, model: Inference, batch: Batch) -> Tensor:
+        """Return the tokens of the answers that are generated: (batch, most tokens)."""
+        from mtlcli.tasks.decoder import Writing
+        from mtlcli.tasks.text_form.scoring import continued
+
+        most = max(map(len, self.choices), default=self.text.max_answer)
+        beams, allowed = self.text.beams, self._allowed if self.choices else None
+        if self._has_decoder:
+            encoded = model.encode(batch)
+            assert encoded.decoder is not None
+            return encoded.decoder.generate(encoded, Writing(most, beams), allowed=allowed)
+        return model.generate(
+            continued(batch, []), most=most, beams=beams, end=self._end, allowed=allowed
+        )
 
     def _allowed(self, begun: list[int]) -> list[int]:
         """Return the tokens that go on with one of the answers. `begun`: the answer so far."""
@@ -355,5 +382,5 @@ class TextForm(TaskType[Task]):
         return self._answers.from_texts(texts, table)
 
     def _until_end(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        ends = np.flatnonzero(ids == self._end)
+        ends = np.flatnonzero((ids == self._end) | (ids == NO_TARGET))
         return ids[: ends[0]] if len(ends) else ids

@@ -36,7 +36,7 @@ def test_group_choices_are_the_files_of_conf() -> None:
         assert candidates(f"train {group.name}=") == [
             f"{group.name}={file.stem}" for file in sorted(group.glob("*.yaml"))
         ]
-    assert candidates("train model=ti") == ["model=tiny", "model=tiny_decoder"]
+    assert candidates("train model=ti") == ["model=tiny", "model=tiny_decoder", "model=tiny_t5"]
 
 
 def test_own_configuration_folder(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_folders_and_names_of_the_other_verbs(
     assert candidates("eval --split test r") == ["runs/"]
     assert candidates("eval runs data.ro") == ["data.root="]
     assert candidates("tasks squ") == ["squad", "squad_v2"]
-    assert candidates("tasks rte model=ti") == ["model=tiny", "model=tiny_decoder"]
+    assert candidates("tasks rte model=ti") == ["model=tiny", "model=tiny_decoder", "model=tiny_t5"]
     assert candidates("completion ") == list(SCRIPTS)
 
 
@@ -153,7 +153,7 @@ def test_keys_that_take_a_folder_are_in_the_schema() -> None:
         ("mtl train task=[cola,rt", ["[cola,rte] ", "[cola,rte,"]),
         ("mtl train 'task=[cola,rt", ["task=[cola,rte]", "task=[cola,rte,"]),
         ("mtl train task='[cola,rt", ["[cola,rte]", "[cola,rte,"]),
-        ('mtl train "model=tin', ["model=tiny", "model=tiny_decoder"]),
+        ('mtl train "model=tin', ["model=tiny", "model=tiny_decoder", "model=tiny_t5"]),
         ("mtl train 'task=[rte]' tasks.", ["tasks.rte."]),
     ],
 )

@@ -149,7 +149,7 @@ def test_all_mistakes_at_once() -> None:
         "'cola' has no value -> did you mean task=cola?",
         "model=brt: unknown model 'brt' -> did you mean 'bert'? choices: auto, bert, deberta, "
         "gpt2, minilm, modernbert, pretrained, "
-        "roberta, t5, tiny, tiny_decoder",
+        "roberta, t5, tiny, tiny_decoder, tiny_t5",
         f"taks: unknown key 'taks' -> did you mean 'task'? {groups}",
         f"modle: unknown key 'modle' -> did you mean 'model'? {groups}",
         "model.lrr: unknown key 'lrr' -> did you mean 'lr'? choices: architecture, "

@@ -30,7 +30,7 @@ from mtlcli.config.paths import conf_dir
 ROOT = Path(mtlcli.__file__).parents[1]
 COUNTS = {
     "task": 55,
-    "model": 11,
+    "model": 12,
     "sharing": 22,
     "weighting": 30,
     "sampling": 10,
@@ -101,6 +101,7 @@ DIFFERS = {
         "scratch_lr",
     },
     "model/tiny_decoder": {"architecture", "kind", "name"},
+    "model/tiny_t5": {"architecture", "kind", "name"},
     "data/hub": {"source"},
     "data/local": {"source"},
     "data/sample": {"source"},

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForSeq2SeqLM, GenerationConfig
+from transformers.modeling_outputs import BaseModelOutput
 
 from mtlcli.config import sharings
 from mtlcli.data.batches import Batch, InputFormat, Stream
@@ -286,3 +288,41 @@ def test_templates_that_cannot_be_read() -> None:
         with pytest.raises(ValueError, match=why):
             Prompt.read(template)
     assert Prompt.read("{{a}} {b}").text({"b": "x"}) == "{a} x"
+
+
+def test_an_encoder_decoder_has_the_answers_in_its_decoder() -> None:
+    made = world(answers=NESTED, architecture="encoder-decoder")
+    model = text_model(made)
+    backbone = model.trunk.backbone
+    assert backbone.decoder is not None
+    library: Any = AutoModelForSeq2SeqLM.from_config(backbone.network.config).eval()
+    library.load_state_dict(backbone.decoder.network.state_dict(), strict=False)
+    # Here, encoder and decoder have word embeddings of their own.
+    for name in made.tasks:
+        batch = made.batch(name)
+        with torch.no_grad():
+            encoded = BaseModelOutput(last_hidden_state=model.encoded(name, batch).hidden)
+            asked = {"encoder_outputs": encoded, "attention_mask": batch.attention_mask.long()}
+            expected = library(**asked, labels=batch.sequences["answer"]).loss
+            assert torch.allclose(model(name, batch).loss, expected, atol=1e-5)
+            found = model.outputs(name, batch)
+            if name == "squad":
+                settings = GenerationConfig(
+                    max_new_tokens=6,
+                    do_sample=False,
+                    eos_token_id=made.encoder.end_id,
+                    pad_token_id=made.encoder.pad_id,
+                    decoder_start_token_id=made.encoder.start_id,
+                )
+                ids = library.generate(**asked, generation_config=settings)[:, 1:]
+                assert found["ids"][:, 0].tolist() == ids[:, 0].tolist()
+                continue
+            choices = made.text(name).choices
+            scores = []
+            for choice in choices if name == "cola" else [each[:-1] for each in choices]:
+                labels = torch.tensor([choice] * len(batch))
+                logits = library(**asked, labels=labels).logits.log_softmax(-1)
+                scores.append(logits.gather(-1, labels[..., None]).sum((1, 2)))
+        assert torch.allclose(found["scores"], torch.stack(scores, 1), atol=1e-5, rtol=0)
+    users = {info.users for name, info in model.parameter_infos.items() if ".decoder." in name}
+    assert users == {("cola", "stsb", "squad")}
