@@ -112,7 +112,6 @@ def test_a_resumed_stage_keeps_what_was_known_when_it_began() -> None:
 
 def test_the_distance_of_single_scores_is_their_squared_difference() -> None:
     from types import SimpleNamespace
-    from typing import Any
 
     from mtlcli.sharing.progressive_distill.trunk import _distance
 
