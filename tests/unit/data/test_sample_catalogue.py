@@ -144,7 +144,7 @@ PINNED = {
     "super_glue/wsc": "6b9bc75423b1",
     "snli": "92b971da6877",
     "anli": "f5a7166ba510",
-    "paws": "9da51a7a2e57",
+    "paws": "abd152628322",
     "ag_news": "931a43a1aded",
     "imdb": "8a88558b93a6",
     "yelp_polarity": "c5bd49e330fe",
