@@ -171,7 +171,7 @@ def _require_language_model(tasks: dict[str, TaskType[Any]], files: BackboneFile
         raise UserError(
             f"tasks.{texts[0]} is answered in text (form=text), and the model {why}",
             "model.name",
-            "choose a decoder-only model (model=gpt2, Qwen, Llama, SmolLM), or type form=head",
+            "choose a language model (GPT-2, Llama, Qwen, SmolLM, T5), or type form=head",
         )
 
 
