@@ -11,6 +11,7 @@ from mtlcli.data.sample.pairs import pronoun
 from mtlcli.data.sample.world import VALUES, Event, World, sentence
 
 Row = dict[str, Any]
+SLOTS = ("who", "thing", "place", "time")
 
 
 def _events(rng: Random) -> list[Event]:
@@ -22,21 +23,26 @@ def _events(rng: Random) -> list[Event]:
 
 
 def multirc(world: World, rng: Random) -> list[Row]:
-    """Return two questions on a paragraph with up to four answers each, of which one or two are
-    right."""
+    """Return two questions on a paragraph with two to four answers each, of which one or two are
+    right. Many wrong answers are of another kind than what is asked for, so that a small model
+    finds a beginning."""
     events = _events(rng)
     paragraph = " ".join(sentence(world.tell(rng, event, knowledge=0)) for event in events)
     number = rng.randrange(2**31)
     rows = []
     for place, event in enumerate(events):
-        slot = rng.choice(("who", "thing", "place", "time"))
+        slot = rng.choice(SLOTS)
         value = getattr(event, slot)
-        right = _ways(world, slot, value)
-        other = [other for other in VALUES[slot] if other != value]
+        ways = _ways(world, slot, value)
+        right = ways[:1] if rng.random() < 0.7 else ways
         told = getattr(events[1 - place], slot)
-        wrong = [rng.choice(_ways(world, slot, name)) for name in (told, rng.choice(other))]
+        absent = [other for other in VALUES[slot] if other not in (value, told)]
+        kind = rng.choice([other for other in SLOTS if other != slot])
+        wrong = [rng.choice(absent) if rng.random() < 0.4 else rng.choice(VALUES[kind])]
+        if rng.random() < 0.3:
+            wrong.append(rng.choice(_ways(world, slot, told)))
         answers = [(text, 1) for text in right]
-        answers += [(text, 0) for text in dict.fromkeys(wrong) if text not in right]
+        answers += [(text, 0) for text in dict.fromkeys(wrong) if text not in ways]
         rng.shuffle(answers)
         question = world.ask(rng, Event(event.who, event.verb, event.thing), slot, knowledge=0)
         rows += [

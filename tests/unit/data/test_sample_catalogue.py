@@ -138,7 +138,7 @@ HUB: dict[str, tuple[dict[str, Any], list[str]]] = {
 PINNED = {
     "super_glue/boolq": "0b627c8f8acf",
     "super_glue/cb": "896f250fe93e",
-    "super_glue/multirc": "75fab3857a01",
+    "super_glue/multirc": "55c08524d228",
     "super_glue/record": "a2bf4fb0313f",
     "super_glue/wic": "ae5ac5f81eba",
     "super_glue/wsc": "6b9bc75423b1",
