@@ -16,6 +16,9 @@ training batches of each task: |g|^2 from the inner products of different batche
 variance of a batch's gradient. The gradients are those of the parameters that tasks share, without
 dropout and over all devices.
 
+The algorithm is written down from memory of the paper, since neither its text nor code of the
+authors was at hand.
+
 Differences: the paper cuts one batch into b w_t examples of each task, here each step draws a task
 with probability p_t. `floor` keeps every task in training; the paper has none (floor 0). The step
 sizes depend on the scale of the gradients and have to be tuned, as in the paper; the defaults are
