@@ -147,7 +147,10 @@ def show_task(name: str, file: GroupFile, overrides: list[str], own: Path | None
     if task.head_owner is not None and task.head_owner.config.splits.train:
         task.head_owner.prepare(
             source.read(
-                task.head_owner.name, task.head_owner.config.splits.train, task.head_owner.labelled
+                task.head_owner.name,
+                task.head_owner.config.splits.train,
+                task.head_owner.labelled,
+                inputs=task.head_owner.compared_columns,
             )
         )
     splits = task.config.splits
@@ -161,13 +164,13 @@ def show_task(name: str, file: GroupFile, overrides: list[str], own: Path | None
         if split is None:
             continue
         try:
-            tables[split] = source.read(name, split, task.labelled)
+            tables[split] = source.read(name, split, task.labelled, inputs=task.compared_columns)
         except UserError as error:
             # Test splits are often not published, so a missing one is no mistake.
             if role == "test":
                 absent[split] = error.problems[0].what
             else:
-                problems += error.problems
+                problems += [problem for problem in error.problems if problem not in problems]
     found, doubts = check_tables({name: task}, {name: tables})
 
     out = screen()
@@ -196,7 +199,7 @@ def show_task(name: str, file: GroupFile, overrides: list[str], own: Path | None
         if value:
             say(f"  {key:<12}{value}")
     out.print(_sizes(task, roles, tables, absent))
-    for line in filter(None, (source.left_out(), source.drawn())):
+    for line in filter(None, (source.left_out(), *source.removed(), source.drawn())):
         say(line)
     for doubt in doubts.get(name, []):
         say(f"warning: {doubt}")

@@ -78,6 +78,13 @@ class Data:
     max_eval_rows: Annotated[int, Gt(0), Le(10**12)] | None = None
     """Most rows to use of every other split: a random draw by `seed` that keeps the share of each
     class; null: all."""
+    deduplicate: bool = False
+    """Remove from every train split the rows whose inputs are those of an earlier row, whatever
+    their labels; case, white space and the forms of Unicode characters make no difference."""
+    decontaminate: Literal["equal", "overlap"] | None = None
+    """Remove from every train split the rows that a validation or test split of its task has, too.
+    `equal`: with the same inputs, compared as by `deduplicate`. `overlap`: or with 13 words in a
+    row in common (Brown et al. 2020, appendix C). Null: keep them."""
     warnings: Literal["off", "summary", "all"] = "summary"
     """Report of doubtful rows (repeated, in both train and validation, truncated). `summary`: a
     line for each task, with the rows in log.txt. `all`: every row. `off`: no check for such rows.

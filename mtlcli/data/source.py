@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,48 +15,27 @@ from mtlcli.config.formats import ENDINGS, NAMED, files_of, split_name
 from mtlcli.config.run import Data
 from mtlcli.config.task import Task, named_columns
 from mtlcli.data.choice import Choice, Kind, choose_sources
+from mtlcli.data.clean import cleaned
 from mtlcli.data.draw import draw
 from mtlcli.data.hold_out import kept_out
 from mtlcli.data.hub import hub_rows, hub_splits
 from mtlcli.data.nested import stored, unnest
 from mtlcli.data.parquet import plain_rows
 from mtlcli.data.read import read_file, refuse_headers, rows_fingerprint
+from mtlcli.data.record import ReadSplit
 from mtlcli.data.shards import read_shards, shards_fingerprint
 from mtlcli.data.table import ID_COLUMNS, Table
 from mtlcli.disk import sha256
 from mtlcli.errors import Problem, UserError
+from mtlcli.pulse import doing
 from mtlcli.registry import suggest
 
 Rows = Callable[[Table], NDArray[np.bool_]]
 """A function that returns which rows of a table belong to a certain kind: (rows,)."""
 
 
-@dataclass(frozen=True)
-class ReadSplit:
-    """The record of a split that a run has read. Two splits are the same data if their content is
-    the same, wherever the files are."""
-
-    origin: str
-    """File, or a name such as `hub:nyu-mll/glue/cola/train`."""
-    fingerprint: str
-    """SHA-256 of the file's bytes, or of the rows of a hub or sample table."""
-    rows: int
-    """Number of rows that take part."""
-    total: int
-    """Number of rows of the split, before `data.max_train_rows` or `data.max_eval_rows`."""
-    unlabelled: int = 0
-    """Number of rows that are left out because they have no label."""
-    kept: int = 0
-    """Number of rows without a label that take part all the same, because a prediction is wanted
-    for each."""
-
-    def counts(self) -> dict[str, int]:
-        """Return the numbers for results.json: `used`, the rows that are trained on or scored;
-        `of`, all rows; and `unlabelled`, the rows without a label, if there are any."""
-        without = self.unlabelled + self.kept
-        return {"used": self.rows - self.kept, "of": self.total} | (
-            {"unlabelled": without} if without else {}
-        )
+SCORED = ("validation", "valid", "dev", "test")
+"""What the names of validation and test splits begin with."""
 
 
 class DataSource:
@@ -97,14 +76,23 @@ class DataSource:
         )
 
     def read(
-        self, task: str, split: str, labelled: Rows | None = None, *, keep: Rows | None = None
+        self,
+        task: str,
+        split: str,
+        labelled: Rows | None = None,
+        *,
+        keep: Rows | None = None,
+        inputs: Sequence[str] = (),
     ) -> Table:
         """Return the rows of one split, or those drawn from them for `data.max_train_rows` or
         `data.max_eval_rows`.
 
         `labelled`: which rows have a label. If the task's `unlabelled` is `skip`, the other rows
         are left out before rows are drawn. `keep`: which of those other rows are not left out.
-        Raises UserError when the split cannot be read.
+        `inputs`: the columns of the inputs, by which rows of a train split are compared where
+        `data.deduplicate` or `data.decontaminate` is on; these rows are removed before others are
+        drawn, too. Raises UserError when the split, or one that it is compared with, cannot be
+        read, and when no row of train would be left.
         """
         config = self._tasks[task]
         reader = {"hub": self._read_hub, "local": self._read_local, "sample": self._read_sample}[
@@ -124,10 +112,14 @@ class DataSource:
                 table = table.select(np.flatnonzero(has if keep is None else has | keep(table)))
                 partly = None if keep is None else labelled
         unlabelled = total - len(table)
+        try:
+            table, removed = self._cleaned(reader, task, table, inputs)
+        except UserError as error:
+            raise UserError(problem.of_task(task) for problem in error.problems) from error
         table = self._drawn(task, config, table)
         kept = 0 if partly is None else len(table) - int(np.count_nonzero(partly(table)))
         self._read[task][split] = ReadSplit(
-            table.origin, fingerprint, len(table), total, unlabelled, kept
+            table.origin, fingerprint, len(table), total, unlabelled, kept, **removed
         )
         return table
 
@@ -145,6 +137,41 @@ class DataSource:
                 return replace(left.select(np.flatnonzero(held)), split=split)
             left = left.select(np.flatnonzero(~held))
         return left
+
+    def _cleaned(
+        self,
+        reader: Callable[[str, Task, str], Table],
+        task: str,
+        table: Table,
+        inputs: Sequence[str],
+    ) -> tuple[Table, dict[str, Any]]:
+        """Return a table without the rows that `data.deduplicate` and `data.decontaminate` remove,
+        and the fields of `ReadSplit` about these. Only a train split loses rows."""
+        config, how = self._tasks[task], self._data.decontaminate
+        off = not self._data.deduplicate and how is None
+        # A column that is missing is reported by the checks of all rows.
+        known = set(inputs) <= set(table.rows.column_names)
+        if off or table.split != config.splits.train or not inputs or not known:
+            return table, {}
+        if table.split in [*config.splits.validation, config.splits.test]:
+            what = f"rows of split '{table.split}' are scored, too, and so cannot be removed"
+            fix = "take data.deduplicate and data.decontaminate out, or score another split"
+            raise UserError(what, f"tasks.{task}.splits", fix)
+        doing(f"looking for rows of {task}/{table.split} to remove")
+        scored = [] if how is None else self._scored(task)
+        others = [self._side(reader, task, config, split) for split in scored]
+        return cleaned(table, others, inputs, self._data)
+
+    def _scored(self, task: str) -> list[str]:
+        """Return the splits of a task's source that are validation or test, by the task's settings
+        or by their names."""
+        splits = self._tasks[task].splits
+        named = {*splits.validation, splits.test, *(name for _, name, _ in splits.kept_out())}
+        return [
+            name
+            for name in self.splits(task)
+            if name != splits.train and (name in named or name.startswith(SCORED))
+        ]
 
     def _drawn(self, task: str, config: Task, table: Table) -> Table:
         limit = (
@@ -210,8 +237,8 @@ class DataSource:
         part."""
         return self._line(
             f"rows drawn at random (seed {self._seed})",
-            lambda read: read.rows < read.total - read.unlabelled,
-            lambda read: (read.rows, read.total - read.unlabelled),
+            lambda read: read.rows < read.remaining,
+            lambda read: (read.rows, read.remaining),
         )
 
     def left_out(self) -> str | None:
@@ -222,6 +249,24 @@ class DataSource:
             lambda read: read.unlabelled > 0,
             lambda read: (read.unlabelled, read.total),
         )
+
+    def removed(self) -> list[str]:
+        """Return a line on the rows that `data.deduplicate` has removed from train splits, and one
+        on those of `data.decontaminate`; none where these are off."""
+        how = self._data.decontaminate
+        lines = (
+            self._line(
+                "train rows removed because an earlier row has the same inputs",
+                lambda read: read.removed is not None and self._data.deduplicate,
+                lambda read: (read.duplicates, read.total),
+            ),
+            self._line(
+                f"train rows removed because validation or test has them ({how})",
+                lambda read: read.removed is not None and how is not None,
+                lambda read: (read.contaminated, read.total),
+            ),
+        )
+        return [line for line in lines if line is not None]
 
     def unscored(self) -> str | None:
         """Return one line on the splits with rows that are predicted but, without a label, cannot
@@ -374,40 +419,6 @@ def open_source(data: Data, tasks: Mapping[str, Task], seed: int = 0) -> DataSou
     Raises UserError with every task whose source cannot serve it.
     """
     return DataSource(choose_sources(data, tasks), data, tasks, seed)
-
-
-def changed_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Problem]:
-    """Return the differences between the data of two records (`DataSource.record`): other kinds of
-    source, and other content of splits.
-
-    Another place of a file is no difference. Tasks and splits that `now` does not have are not
-    compared.
-    """
-    problems = []
-    for name, task in now.items():
-        known = before.get(name)
-        if known is not None and known["source"] != task["source"]:
-            what = f"the run's rows came from '{known['source']}', now from '{task['source']}'"
-            problems.append(
-                Problem(
-                    what,
-                    f"tasks.{name}.source",
-                    f"type tasks.{name}.source.kind={known['source']}, or data.source",
-                )
-            )
-            continue
-        for split, read in task["splits"].items():
-            if (
-                known is not None
-                and known["splits"].get(split, read)["fingerprint"] != read["fingerprint"]
-            ):
-                what = f"the rows are not the {split} split that the run has read"
-                problems.append(
-                    Problem(
-                        what, read["origin"], "bring the data back as it was, or start another run"
-                    ).of_task(name)
-                )
-    return problems
 
 
 def _splits_in(folder: Path) -> list[str]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from mtlcli import garbage
 from mtlcli.config import Config
 from mtlcli.config.crosscheck import untyped_code
+from mtlcli.config.section import replaced
 from mtlcli.config.snapshot import load_config
-from mtlcli.data.source import changed_data
+from mtlcli.data.record import changed_data
 from mtlcli.errors import UserError
 from mtlcli.evaluation.best_checkpoint import Found, find
 from mtlcli.evaluation.predictions import check_places, write_predictions
@@ -105,7 +106,11 @@ def _evaluate(
         wanted = parts.get(task.name, [])
         return [*wanted, *calibration_splits(task)] if wanted else []
 
-    prepared = prepare(config, files=files, splits=splits, unlabelled=every_row)
+    # A train split is scored as it is, however many of its rows the run has removed.
+    every_train = {"data.deduplicate": False, "data.decontaminate": None}
+    prepared = prepare(
+        replaced(config, every_train), files=files, splits=splits, unlabelled=every_row
+    )
     for notice in [*prepared.notices, *_other_data(found.run, prepared)]:
         say(notice)
 

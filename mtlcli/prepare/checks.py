@@ -126,7 +126,8 @@ def _doubts(task: TaskType[Any], tables: Mapping[str, Table]) -> list[Problem]:
             )
             fix = (
                 "delete the rows from one of the two: a score on texts of the train split says "
-                f"little (tasks.{task.name}.splits)"
+                f"little (tasks.{task.name}.splits; data.decontaminate=equal removes them from "
+                "train for a run)"
             )
             brief = (
                 f"{table.split}: {count_of(len(rows), 'row has its', 'rows have their')} text "
@@ -224,11 +225,11 @@ def _repeats(
             f"as in {table.place(first[rows[0]])}"
         )
         brief = f"{table.split}: {count_of(len(rows), 'row repeats', 'rows repeat')} an earlier row"
-        found.append(
-            counted(
-                table, rows, what, "delete them, unless these texts are meant to weigh more", brief
-            )
+        fix = (
+            "delete them (data.deduplicate=true does it for a run), unless these texts are meant "
+            "to weigh more"
         )
+        found.append(counted(table, rows, what, fix, brief))
     return found
 
 
@@ -244,13 +245,8 @@ def _first_rows(texts: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[
 def _numbered_texts(task: TaskType[Any], tables: list[Table]) -> list[NDArray[np.int64]]:
     """Return for each row of each table a number that stands for the texts that the model reads,
     without label and id; equal texts have equal numbers."""
-    columns = [
-        column
-        for column in task.required_columns(labelled=False)
-        if column != getattr(task.config.columns, "id", None)
-    ]
     numbers = np.zeros(sum(map(len, tables)), np.int64)
-    for column in columns:
+    for column in task.compared_columns:
         texts = pa.chunked_array(
             [chunk for table in tables for chunk in _as_texts(table.rows.column(column)).chunks]
         )

@@ -158,7 +158,8 @@ def _prepare(
             cuts = _cuts(config, tasks[name], tables[name][split], encoded)
             if cuts:
                 doubts.setdefault(name, []).extend(problem.of_task(name) for problem in cuts)
-    counted = [line for line in (source.left_out(), source.unscored(), source.drawn()) if line]
+    lines = (source.left_out(), *source.removed(), source.unscored(), source.drawn())
+    counted = [line for line in lines if line]
     shown, details = _doubt_lines(config, doubts)
     notices = counted + warned + shown
     return Prepared(tasks, source, tables, features, files, encoder, notices, details)
@@ -193,9 +194,11 @@ def _read(
                 split,
                 tasks[name].labelled,
                 keep=tasks[name].has_input if unlabelled else None,
+                inputs=tasks[name].compared_columns,
             )
         except UserError as error:
-            problems += error.problems
+            # Train is compared with splits that are read on their own, too.
+            problems += [problem for problem in error.problems if problem not in problems]
     return tables, problems
 
 

@@ -13,7 +13,7 @@ from mtlcli.config.changes import changes, filled, has_dropout
 from mtlcli.config.environment import hide
 from mtlcli.config.section import replaced
 from mtlcli.config.snapshot import config_text, load_config
-from mtlcli.data.source import changed_data
+from mtlcli.data.record import changed_data
 from mtlcli.distributed.signals import Interrupt
 from mtlcli.errors import UserError
 from mtlcli.models.files import BackboneFiles

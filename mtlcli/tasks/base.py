@@ -177,6 +177,12 @@ class TaskType(ABC, Generic[C]):
         """Return the columns that the table must have. `labelled`: whether the column of labels is
         one of them."""
 
+    @property
+    def compared_columns(self) -> list[str]:
+        """The columns by which rows count as equal: those of the inputs, without ids."""
+        ids = {getattr(self.config.columns, key, None) for key in ("id", "query_id")}  # type: ignore[attr-defined]
+        return [column for column in self.required_columns(labelled=False) if column not in ids]
+
     @abstractmethod
     def texts(self, table: Table) -> list[str]:
         """Return all text of a table, on which a tokenizer can be trained."""

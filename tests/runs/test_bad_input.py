@@ -673,17 +673,17 @@ WARNINGS = """\
 warning: re[b].csv, line 4: task conflict: same text, different label, in 2 of 6 rows: 'no' here, 'yes' in line 2 (and 1 more: line 7)
     -> decide on one label, or delete the rows (column 'label', tasks.conflict.columns.label)
 warning: re[b].csv, line 5: task conflict: same text and label as an earlier row, in 2 of 6 rows: here as in line 3 (and 1 more: line 6)
-    -> delete them, unless these texts are meant to weigh more
+    -> delete them (data.deduplicate=true does it for a run), unless these texts are meant to weigh more
 warning: leak.csv, line 4: task conflict: same text, different label, in 1 of 3 rows: 'yes' here, 'no' in line 3
     -> decide on one label, or delete the rows (column 'label', tasks.conflict.columns.label)
 warning: leak.csv, line 2: task conflict: the text is in train too, in 1 of 3 rows: here that of re[b].csv, line 3
-    -> delete the rows from one of the two: a score on texts of the train split says little (tasks.conflict.splits)
+    -> delete the rows from one of the two: a score on texts of the train split says little (tasks.conflict.splits; data.decontaminate=equal removes them from train for a run)
 warning: absent.csv: task absent: no row of split 'train' has the label yes: a class without examples cannot be learned
     -> add rows with them, or take them out of tasks.absent.labels
 warning: flat.csv: task flat: every row of split 'train' has the score 3: there is nothing to learn
     -> name another column in tasks.flat.columns.label, or leave the task out
 warning: asked.jsonl, line 4: task asked: same text as an earlier row, in 1 of 4 rows: here as in line 1
-    -> delete them, unless these texts are meant to weigh more
+    -> delete them (data.deduplicate=true does it for a run), unless these texts are meant to weigh more
 warning: asked.jsonl, line 2: task asked: the question is cut to its first 16 tokens (and 1 more: line 3)
     -> raise tasks.asked.max_question_length, or shorten the question
 """  # noqa: E501

@@ -27,7 +27,8 @@ from mtlcli.config.run import Data
 from mtlcli.config.section import replaced
 from mtlcli.config.task import Source, Splits, TextColumns
 from mtlcli.data.hub import revision_of
-from mtlcli.data.source import changed_data, open_source
+from mtlcli.data.record import changed_data
+from mtlcli.data.source import open_source
 from mtlcli.data.table import Table
 from mtlcli.errors import UserError
 from mtlcli.tasks.classification import ClassificationTask
@@ -99,6 +100,9 @@ def test_local_reads_below_the_root_and_draws_rows(folder: Path) -> None:
         "total": 5,
         "unlabelled": 0,
         "kept": 0,
+        "duplicates": 0,
+        "contaminated": 0,
+        "removed": None,
     }
     assert (
         source.drawn() == "rows drawn at random (seed 0): cola train 3 of 5; rte validation 1 of 2"
