@@ -86,6 +86,13 @@ def outputs_of(
         where = _places(features, indices) if task.token_outputs else indices
         places = torch.from_numpy(where).to(ranks.device)
         for key, value in outputs.items():
+            if key in task.constant_outputs:
+                # The ranks' arrays are summed, so only the first rank, which has a batch in any
+                # case, gives the value.
+                arrays[key] = torch.zeros(value.shape, device=ranks.device)
+                if ranks.is_main:
+                    arrays[key].copy_(value)
+                continue
             value = value[batch.attention_mask] if task.token_outputs else value
             if key not in arrays:
                 arrays[key] = torch.zeros((count, *value.shape[1:]), device=ranks.device)

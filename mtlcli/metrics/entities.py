@@ -20,6 +20,9 @@ ENTITY_TAG = re.compile(r"[BIESLU]-.+", re.DOTALL)
 """The form of a tag inside an entity. The scheme BILOU has L for E and U for S."""
 SAME = {"L": "E", "U": "S"}
 
+ENDS = frozenset("ELSU")
+"""The prefixes with which a scheme marks where entities end."""
+
 Entity = tuple[str, int, int]
 """The type of an entity, and its first and its last word, numbered from 0."""
 
@@ -52,6 +55,21 @@ def entities(tags: Sequence[str]) -> list[Entity]:
             open_type, begin = kind, place
         before = prefix
     return found
+
+
+def has_ends(tags: Iterable[str]) -> bool:
+    """Return whether tags mark where entities end, as in BIOES and BILOU."""
+    return any(tag != OUTSIDE_TAG and tag[0] in ENDS for tag in tags)
+
+
+def may_follow(before: str, tag: str, *, ends: bool) -> bool:
+    """Return whether BIO, or a scheme that marks the ends of entities, allows a tag after another.
+    The beginning and the end of a sentence are like O."""
+    (prefix, _, kind), (new, _, other) = before.partition("-"), tag.partition("-")
+    opened, inside = prefix in ("B", "I"), new in ("I", "E", "L")
+    if inside:
+        return opened and kind == other
+    return not (ends and opened)
 
 
 @metric("tag_accuracy", "tagging")

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound=Task)
 Outputs = dict[str, NDArray]
 """The outputs of a head for the features of a split, as arrays: one row per feature (N, ...) or,
-for token outputs, flat over all tokens (total tokens, ...)."""
+for token outputs, flat over all tokens (total tokens, ...); constant outputs have a shape of their
+own."""
 
 
 @dataclass
@@ -104,6 +105,9 @@ class TaskType(ABC, Generic[C]):
     token_outputs: ClassVar[bool] = False
     """Whether predictions are made from one output per token (outputs are then gathered flat over
     tokens). If not, they are made from one per feature."""
+    constant_outputs: ClassVar[tuple[str, ...]] = ()
+    """The outputs for predictions that do not depend on the input, such as a matrix of the head;
+    `decode` gets each as it is."""
     answers_in_text: ClassVar[bool] = False
     """Whether the backbone needs a language head for it."""
     item: ClassVar[str] = "example"
@@ -279,8 +283,8 @@ class TaskType(ABC, Generic[C]):
 
     def predict(self, head: nn.Module, encoded: Encoded, batch: Batch) -> dict[str, Tensor]:
         """Return what `decode` reads, outside training: one row per feature (batch, ...), or per
-        token (batch, length, ...) where `token_outputs` is true. Task types that generate do so
-        here."""
+        token (batch, length, ...) where `token_outputs` is true, and the `constant_outputs`. Task
+        types that generate do so here."""
         return self.outputs(head, encoded, batch)
 
     def infer(self, head: nn.Module, model: Inference, batch: Batch) -> dict[str, Tensor]:

@@ -17,6 +17,8 @@ TAGGING = (
     "tasks.squad.max_question_length=16",
     # Some sentences of the sample world need two windows.
     "tasks.conll2003.max_length=12",
+    "tasks.conll2003.crf=true",
+    "tasks.conll2003.constrained=true",
     "sampling=all",
 )
 

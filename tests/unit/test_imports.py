@@ -83,6 +83,7 @@ MODULES_OF_TORCH = {
     "mtlcli.tasks.decoder",
     "mtlcli.tasks.heads",
     "mtlcli.tasks.losses",
+    "mtlcli.tasks.tagging.crf",
     "mtlcli.tasks.text_form.scoring",
 }
 """The exceptions: heads are torch modules, and answers are scored by torch. Task types import them

@@ -40,7 +40,7 @@ class TaggingTask(Task):
     """Keys that have no effect on a task that is not trained."""
     not_encoded: ClassVar[tuple[str, ...]] = (
         *Task.not_encoded,
-        *("class_weights", "label_smoothing", "focal_gamma"),
+        *("class_weights", "label_smoothing", "focal_gamma", "crf", "constrained"),
     )
     """Keys that do not affect the features."""
     type: Literal["tagging"] = "tagging"
@@ -61,6 +61,13 @@ class TaggingTask(Task):
     focal_gamma: Annotated[float, Ge(0)] = 0.0
     """Exponent of the focal loss (Lin et al. 2017): the loss of a word is multiplied by
     (1 - p)^gamma, where p is the probability of its tag. 0: the plain loss."""
+    crf: bool = False
+    """Whether the tags of a sentence are a chain, a linear-chain CRF (Lafferty et al. 2001; Lample
+    et al. 2016): the head has a score for each pair of neighbouring tags, the loss is the negative
+    log likelihood of all tags of an input together, and the most likely sequence is predicted."""
+    constrained: bool = False
+    """Whether only sequences of tags are predicted that BIO, or BIOES or BILOU, allows: no I-PER
+    after O or B-LOC, for example. Not for tags in IOB1, where I-PER may follow O."""
 
     def problems(self, at: str, length: int, length_key: str) -> Iterator[Problem]:
         if self.labels and len(set(self.labels)) < len(self.labels):
@@ -71,6 +78,13 @@ class TaggingTask(Task):
             )
         if self.labels and not self.head:
             yield from weight_problems(self.class_weights, f"{at}.class_weights", self.labels)
+        if self.crf and (self.class_weights or self.label_smoothing or self.focal_gamma):
+            yield Problem(
+                "class_weights, label_smoothing and focal_gamma change the loss of single words, "
+                "and the loss of a chain is that of all its words together",
+                f"{at}.crf",
+                f"leave them out, or type {at}.crf=false",
+            )
         if self.stride is not None and length - SPECIAL_TOKENS <= self.stride:
             yield Problem(
                 f"{length_key}={length} leaves nothing new in a window: neighbouring windows share "
@@ -85,6 +99,12 @@ class TaggingTask(Task):
                 f"the tags differ from those of '{self.head}', whose head the task uses",
                 f"{at}.labels",
                 "leave them out",
+            )
+        if isinstance(other, TaggingTask) and self.crf != other.crf:
+            yield Problem(
+                f"the value differs from that of '{self.head}', whose head the task uses",
+                f"{at}.crf",
+                f"type {at}.crf={str(not self.crf).lower()}",
             )
 
     @property

@@ -3,7 +3,8 @@
 The first sub-word of a word stands for the word, as in BERT (Devlin et al. 2019, section 5.3): it
 carries the label in training and gives the prediction. A sentence that is too long for the model is
 cut into overlapping windows, and each word counts in the window that shows more of the words around
-it.
+it. With `crf`, the words of a window are a chain in training; at evaluation all words of a sentence
+are one chain, since their emissions are known by then.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +25,13 @@ from mtlcli.data.features import NO_TARGET, Features
 from mtlcli.data.table import Table
 from mtlcli.errors import Problem
 from mtlcli.metrics import compute, main_key
-from mtlcli.metrics.entities import OUTSIDE_TAG, entities, spell_entities
+from mtlcli.metrics.entities import (
+    OUTSIDE_TAG,
+    entities,
+    has_ends,
+    may_follow,
+    spell_entities,
+)
 from mtlcli.registry import suggest
 from mtlcli.tasks.base import Outputs, TaskType
 from mtlcli.tasks.checks import counted, is_list, is_text, require_finite, shown, wrong_type
@@ -35,6 +43,7 @@ if TYPE_CHECKING:
 
     from mtlcli.data.batches import Batch
     from mtlcli.data.encoder import TextEncoder
+    from mtlcli.tasks.base import Encoded
 
 
 class Tagging(TaskType[TaggingTask]):
@@ -45,6 +54,7 @@ class Tagging(TaskType[TaggingTask]):
     """
 
     token_outputs = True
+    constant_outputs = ("transitions",)
     item = "word"
     example = ([["O", "B-X", "I-X"]], [["O", "B-X", "O"]])
     _weights_there: Tensor | None = None
@@ -166,6 +176,9 @@ class Tagging(TaskType[TaggingTask]):
         if "entity_f1" in self.metrics and not spell_entities(self.labels):
             what = "metric 'entity_f1' needs tags that spell entities: O, B-PER, I-PER, ..."
             return [Problem(what, f"tasks.{self.name}.metrics", "use tag_accuracy")]
+        if self.config.constrained and not spell_entities(self.labels):
+            what = "the tags do not spell entities (O, B-PER, I-PER, ...): nothing is forbidden"
+            return [Problem(what, f"tasks.{self.name}.constrained", "leave it out")]
         if table.split == self.config.splits.train and (
             wrong := list(
                 weight_problems(
@@ -229,7 +242,11 @@ class Tagging(TaskType[TaggingTask]):
         ]
 
     def doubts(self, train: Table) -> list[Problem]:
-        """Return a warning about tags that no train row has."""
+        """Return warnings about tags that no train row has, and about sequences of tags that
+        cannot be predicted."""
+        return [*self._absent_tags(train), *self._forbidden_sequences(train)]
+
+    def _absent_tags(self, train: Table) -> list[Problem]:
         present = {tag for tags in self._tags(train) for tag in tags or []}
         absent = [tag for tag in self.labels if tag not in present]
         if (
@@ -244,6 +261,25 @@ class Tagging(TaskType[TaggingTask]):
         )
         fix = f"add rows with them, or take them out of tasks.{self.name}.labels"
         return [Problem(what, train.origin, fix)]
+
+    def _forbidden_sequences(self, train: Table) -> list[Problem]:
+        if not self.config.constrained:
+            return []
+        ends = has_ends(self.labels)
+        rows = [
+            row
+            for row, tags in enumerate(self.gold(train))
+            if tags
+            and not all(
+                may_follow(one, other, ends=ends)
+                for one, other in pairwise([OUTSIDE_TAG, *tags, OUTSIDE_TAG])
+            )
+        ]
+        if not rows:
+            return []
+        what = f"the tags are not a sequence in {'BIOES or BILOU' if ends else 'BIO'}"
+        fix = f"correct them, or leave out tasks.{self.name}.constrained, which forbids them"
+        return [counted(train, rows, what, fix)]
 
     def targets(self, table: Table) -> NDArray:
         """Return a checksum of the tags of each row: (rows,)."""
@@ -302,13 +338,31 @@ class Tagging(TaskType[TaggingTask]):
         """Return a single linear layer unless `head_layers` is set, as in BERT. `dense` has no
         effect, since token states pass no pooling."""
         from mtlcli.tasks.heads import TokenHead
+        from mtlcli.tasks.tagging.crf import ChainHead
 
-        return TokenHead(hidden, len(self.labels), dropout, layers=self.head_layers(0), std=std)
+        kind = ChainHead if self.config.crf else TokenHead
+        return kind(hidden, len(self.labels), dropout, layers=self.head_layers(0), std=std)
+
+    def outputs(self, head: nn.Module, encoded: Encoded, batch: Batch) -> dict[str, Tensor]:
+        """Return `logits`, (batch, length, tags), and with `crf` the `transitions`, see `crf.py`.
+        These are a copy, because a parameter that is a shard is whole only during the pass."""
+        outputs: dict[str, Tensor] = head(encoded)
+        if self.config.crf:
+            outputs["transitions"] = head.get_parameter("transitions").float().clone()
+        return outputs
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
-        """Return the cross entropy, or focal loss, summed over the words of the batch."""
+        """Return the cross entropy, or focal loss, summed over the words of the batch, or the
+        negative log likelihood of its chains. By the chain rule that is a sum over words too: of
+        each word's tag given the tags before it."""
         from mtlcli.tasks.losses import class_loss
 
+        if self.config.crf:
+            from mtlcli.tasks.tagging.crf import chain_loss
+
+            return chain_loss(
+                outputs["logits"].float(), batch.token_targets["tag"], outputs["transitions"]
+            )
         logits = outputs["logits"].float().flatten(0, 1)
         if self._weights is not None and (
             self._weights_there is None or self._weights_there.device != logits.device
@@ -350,13 +404,30 @@ class Tagging(TaskType[TaggingTask]):
         tokens = np.flatnonzero(features.token_columns["word"] >= 0)
         rows = np.repeat(features.columns["row"], features.lengths)[tokens]
         places = features.token_columns["word"][tokens]
-        best = logits[tokens].argmax(axis=1)
+        best = self._best(logits[tokens], rows, outputs.get("transitions"))
         for row, place, choice in zip(rows.tolist(), places.tolist(), best.tolist(), strict=True):
             found[row][place] = labels[choice]
         return [
             {"tags": tags} | ({"entities": _listed(tags, words)} if spells else {})
             for tags, words in zip(found, sentences, strict=True)
         ]
+
+    def _best(
+        self, logits: NDArray, rows: NDArray[np.int64], transitions: NDArray | None
+    ) -> NDArray[np.int64]:
+        """Return the class id of each word: (words,). logits: (words, tags). `rows`: the sentence
+        of each word, whose words stand together, whatever their windows: (words,)."""
+        if transitions is None and not self.config.constrained:
+            best: NDArray[np.int64] = logits.argmax(axis=1)
+            return best
+        from mtlcli.tasks.tagging.crf import best_tags, forbidden
+
+        if transitions is None:
+            transitions = np.zeros((logits.shape[1] + 1, logits.shape[1] + 1), logits.dtype)
+        require_finite(self.name, transitions)
+        if self.config.constrained:
+            transitions = np.where(forbidden(self.labels), -np.inf, transitions)
+        return best_tags(logits, rows, transitions)
 
     def metric_inputs(self, metric: str, predictions: list[Any]) -> dict[str, Any]:
         return {"predictions": [prediction["tags"] for prediction in predictions]}

@@ -16,6 +16,7 @@ from mtlcli.config.validate import check, validate
 from mtlcli.metrics import metric_names
 
 TEXT = {"type": "classification", "source": {"path": "p", "hub": "h"}, "columns": {"text": "t"}}
+TAGS = {"type": "tagging", "source": {"path": "p"}}
 
 
 def run(tasks: dict[str, Any], **sections: Any) -> dict[str, Any]:
@@ -215,6 +216,14 @@ TASKS: list[tuple[dict[str, Any], list[str]]] = [
             ("span", {"question": "x", "context": "x"}, "question", "context"),
         ]
     ],
+    (
+        {"a": {**TAGS, "crf": True, "class_weights": [1, 2]}, "b": {**TAGS, "head": "a"}},
+        ["tasks.a.crf: class_weights, label_smoothing and focal_gamma change the loss of single "
+         "words, and the loss of a chain is that of all its words together -> leave them out, or "
+         "type tasks.a.crf=false",
+         "tasks.b.crf: the value differs from that of 'a', whose head the task uses -> type "
+         "tasks.b.crf=true"],
+    ),
     (
         {"a": {**TEXT, "type": "regression", "range": [5, 0]}},
         ["tasks.a.range: must be two numbers, the lowest and the highest score, found [5.0, 0.0] "
