@@ -32,6 +32,7 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MARKERS = ("[unused{}]", "<extra_id_{}>", "<unused{}>", "<|reserved_special_token_{}|>")
 """The forms of the tokens that vocabularies keep for later uses: BERT, T5, Gemma, Llama."""
 PAD_TOKENS = ("[PAD]", "<pad>", "<|padding|>", "<|pad|>")
+MASK_TOKENS = ("[MASK]", "<mask>")
 
 
 class TextEncoder:
@@ -82,6 +83,11 @@ class TextEncoder:
         self._dtype = np.uint16 if self.vocabulary_size <= 1 << 16 else np.uint32
         self._read_template()
         self.before, self.after = self._around_single()
+        known = map(self._tokenizer.token_to_id, MASK_TOKENS)
+        self.mask_id = next((found for found in known if found is not None), None)
+        """The token id that hides a token, in masked language modelling; None: there is none."""
+        self.special_ids = self._find_special()
+        """The token ids that stand for no text, such as [CLS] and [UNK]: (special tokens,)."""
         self.end_id = int(self.after[-1])
         """The token id with which a text that is to be written ends."""
         self.start_id = (
@@ -500,6 +506,15 @@ class TextEncoder:
         return next(
             (found for name in names if (found := self._tokenizer.token_to_id(name)) is not None), 0
         )
+
+    def _find_special(self) -> NDArray[np.int64]:
+        """Return the ids of all special tokens, in order: (special tokens,)."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        special = {number for number, token in added.items() if token.special}
+        special.update(map(int, [*self._prefix, *self._middle, *self._suffix, self.pad_id]))
+        if self.mask_id is not None:
+            special.add(self.mask_id)
+        return np.array(sorted(special), np.int64)
 
     def _read_template(self) -> None:
         """Find out which special tokens stand before, between and after the texts of a pair, and

@@ -22,7 +22,7 @@ from mtlcli.metrics.glue import glue_average
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.models.shards import is_shard
 from mtlcli.pulse import doing
-from mtlcli.tasks.base import Outputs, TaskType
+from mtlcli.tasks.base import FIXED, Outputs, TaskType
 
 
 @dataclass
@@ -76,9 +76,8 @@ def outputs_of(
         # Where parameters are shards, every rank has to run as many passes as any other, so a rank
         # without a batch runs the last one and drops what comes out.
         indices = batches[min(own, len(batches) - 1)]
-        batch = collate(features, indices, input_format=input_format, denominator=1.0).to(
-            ranks.device
-        )
+        batch = collate(features, indices, input_format=input_format, denominator=1.0)
+        batch = task.drawn(batch, FIXED).to(ranks.device)
         with mode(), torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16):
             outputs = model.outputs(name, batch)
         if own >= len(batches):

@@ -522,21 +522,27 @@ OUTPUT_FACTORS = (
 def no_language_model(files: BackboneFiles) -> str | None:
     """Return why a backbone cannot answer in text, as a sentence without its subject; None if it
     can."""
+    fields = files.architecture
+    if files.has_decoder:
+        return None
+    if not is_decoder(files):
+        return f"is an encoder ({fields['model_type']})"
+    changed = [name for name in OUTPUT_FACTORS if fields.get(name) not in (None, 1, 1.0)]
+    if changed:
+        return f"changes the scores of its tokens in a way that is not known here ({changed[0]})"
+    return None
+
+
+def is_decoder(files: BackboneFiles) -> bool:
+    """Return whether a backbone is decoder-only, so that a token sees only those before it."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     )
 
-    fields = files.architecture
-    kind = fields["model_type"]
-    if files.has_decoder:
-        return None
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        return f"is an encoder ({kind})"
-    changed = [name for name in OUTPUT_FACTORS if fields.get(name) not in (None, 1, 1.0)]
-    if changed:
-        return f"changes the scores of its tokens in a way that is not known here ({changed[0]})"
-    return None
+    kind = files.architecture["model_type"]
+    causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return causal and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not files.has_decoder
 
 
 def from_here(location: str) -> bool:

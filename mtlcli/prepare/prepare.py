@@ -22,7 +22,7 @@ from mtlcli.data.source import DataSource, open_source
 from mtlcli.data.table import Table
 from mtlcli.errors import Problem, RunWarning, UserError, count_of
 from mtlcli.metrics import OUTSIDE, absent_packages
-from mtlcli.models.files import BackboneFiles, find_backbone, no_language_model
+from mtlcli.models.files import BackboneFiles, find_backbone, is_decoder, no_language_model
 from mtlcli.prepare.checks import check_tables
 from mtlcli.prepare.store import open_features
 from mtlcli.pulse import doing
@@ -138,6 +138,7 @@ def _prepare(
     doing("finding the model and its tokenizer")
     files = files or find_backbone(config.model, lambda: _train_texts(tasks, tables))
     _require_language_model(tasks, files)
+    _require_both_sides(tasks, files)
     if problems := _too_long(config, tasks, files.model_max_length):
         raise UserError(problems)
     for task in tasks.values():
@@ -173,6 +174,19 @@ def _require_language_model(tasks: dict[str, TaskType[Any]], files: BackboneFile
             f"tasks.{texts[0]} is answered in text (form=text), and the model {why}",
             "model.name",
             "choose a language model (GPT-2, Llama, Qwen, SmolLM, T5), or type form=head",
+        )
+
+
+def _require_both_sides(tasks: dict[str, TaskType[Any]], files: BackboneFiles) -> None:
+    """Raise UserError when a task needs a backbone that reads what follows a token, and the model
+    is decoder-only."""
+    names = [name for name, task in tasks.items() if task.needs_both_sides]
+    if names and is_decoder(files):
+        raise UserError(
+            f"tasks.{names[0]} hides tokens (type: {tasks[names[0]].config.type}), and the model "
+            "reads from left to right: it does not see what follows them",
+            "model.name",
+            "choose an encoder (model=bert, roberta, deberta, modernbert), or leave the task out",
         )
 
 

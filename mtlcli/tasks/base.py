@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from mtlcli.tasks.decoder import DecoderHead
 
 C = TypeVar("C", bound=Task)
+FIXED = ()
+"""The seed of what is drawn for a batch outside training: it is the same in each evaluation."""
 Outputs = dict[str, NDArray]
 """The outputs of a head for the features of a split, as arrays: one row per feature (N, ...) or,
 for token outputs, flat over all tokens (total tokens, ...); constant outputs have a shape of their
@@ -110,6 +112,8 @@ class TaskType(ABC, Generic[C]):
     `decode` gets each as it is."""
     answers_in_text: ClassVar[bool] = False
     """Whether the backbone needs a language head for it."""
+    needs_both_sides: ClassVar[bool] = False
+    """Whether the backbone has to read what follows a token as well as what precedes it."""
     item: ClassVar[str] = "example"
     """The name of the items that the loss is a mean over."""
     example: ClassVar[tuple[list[Any], list[Any]]]
@@ -258,6 +262,13 @@ class TaskType(ABC, Generic[C]):
         """Return the warning about a note of `encode` that counts more than 0, if the task type has
         one; otherwise the note and its count are shown as they are."""
         return None
+
+    def drawn(self, batch: Batch, seed: tuple[int, ...]) -> Batch:
+        """Return the batch, in host memory, with what is drawn each time that features are used,
+        such as the tokens that are hidden: a function of the seed and of each feature by itself, so
+        that neither the other features of the batch nor the number of ranks matter. Nothing is
+        drawn by default. `seed`: FIXED outside training."""
+        return batch
 
     @abstractmethod
     def build_head(self, hidden: int, dropout: float, *, dense: bool, std: float) -> nn.Module:

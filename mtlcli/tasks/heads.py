@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import gelu, linear
 
-from mtlcli.tasks.base import Encoded
+from mtlcli.tasks.base import Encoded, Foundation
 
 
 def _initialise(head: nn.Module, std: float) -> None:
@@ -93,3 +94,30 @@ class SpanHead(Head):
         """Return `start` and `end`: (batch, length)."""
         start, end = self.output(self.layers(encoded.hidden)).unbind(-1)
         return {"start": start, "end": end}
+
+
+class MaskedHead(nn.Module):
+    """A dense layer, GELU and a layer norm, then an output layer over the vocabulary, as in BERT
+    (Devlin et al. 2019).
+
+    The output layer begins as a copy of the backbone's word embeddings and is private to the task.
+    In BERT the two are one matrix. Here a tied matrix would add a gradient of its full size in each
+    step to embeddings whose gradients are those of the batch's tokens alone, and where each task
+    has a backbone of its own there is no one table to be tied to.
+    """
+
+    def __init__(self, foundation: Foundation) -> None:
+        super().__init__()
+        vocabulary, width = foundation.embeddings.shape
+        self.dense = nn.Linear(foundation.hidden, width)
+        nn.init.normal_(self.dense.weight, std=foundation.std)
+        nn.init.zeros_(self.dense.bias)
+        self.norm = nn.LayerNorm(width)
+        self.weight = nn.Parameter(foundation.embeddings.detach().clone())
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return the scores of all tokens of the vocabulary in fp32: (..., vocabulary). `states`:
+        token states (..., hidden)."""
+        found = self.norm(gelu(self.dense(states)))
+        return linear(found, self.weight, self.bias).float()

@@ -29,6 +29,7 @@ from mtlcli.errors import RunError
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.models.precision import shapes_kept
 from mtlcli.prepare.prepare import Prepared
+from mtlcli.tasks.base import FIXED
 from mtlcli.training.analysis.cost import PeakMemory, memory_now
 from mtlcli.training.gradient_rows import DTYPES
 from mtlcli.weighting.base import Weighting
@@ -209,7 +210,8 @@ class Probe:
         stay.
         """
         longest = np.full(count, int(_tokens(features).argmax()))
-        batch = self._collate(features, features.members(longest)).to(self._device)
+        batch = self._collate(features, features.members(longest))
+        batch = self._model.tasks[name].drawn(batch, FIXED).to(self._device)
         self._pass(name, batch)
         garbage.give_back()
         self._resident.append(memory_now(self._device))

@@ -117,6 +117,7 @@ class Run:
             ranks=self.ranks,
             max_tokens=self.max_tokens,
             in_step=self.sharded,
+            seed=(self.config.seed, position),
         )
 
     def fetch_validation(self, task: str, number: int) -> TaskBatch:

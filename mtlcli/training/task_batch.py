@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mtlcli.data.batches import Batch, InputFormat, collate
 from mtlcli.data.features import Features
 from mtlcli.distributed.process_group import Ranks
-from mtlcli.tasks.base import TaskType
+from mtlcli.tasks.base import FIXED, TaskType
 
 MAX_NAMED_FEATURES = 32
 """The number of features of a batch that a message names."""
@@ -65,11 +65,12 @@ def build_task_batch(
     ranks: Ranks,
     max_tokens: int | None = None,
     in_step: bool = False,
+    seed: tuple[int, ...] = FIXED,
 ) -> TaskBatch:
     """Build the batch of a task from its examples `indices`: this rank's share, cut into
     micro-batches, and the counts over all ranks. `max_tokens`: see `collate`. `in_step`: give every
     rank as many micro-batches as rank 0; a further one holds an example that is some other rank's,
-    and its loss is 0."""
+    and its loss is 0. `seed`: see `TaskType.drawn`."""
     every = features.members(indices)
     items = task.items(features, every)
     mine = indices[ranks.rank :: ranks.world_size]
@@ -77,13 +78,16 @@ def build_task_batch(
     # Rank 0 has the largest share.
     missing = min(accumulation, len(indices[:: ranks.world_size])) - len(parts) if in_step else 0
     micro = [
-        collate(
-            features,
-            features.members(part),
-            input_format=input_format,
-            denominator=denominator,
-            examples=examples,
-            max_tokens=max_tokens,
+        task.drawn(
+            collate(
+                features,
+                features.members(part),
+                input_format=input_format,
+                denominator=denominator,
+                examples=examples,
+                max_tokens=max_tokens,
+            ),
+            seed,
         )
         for part, denominator, examples in [
             *((part, items, len(every)) for part in parts),

@@ -13,7 +13,7 @@ from tests.small_run import SMALL, cut_off, differences, resume, start
 from tests.warm import mtl
 
 TYPES = (
-    "task=[go_emotions,swag,race,ms_marco,semeval2010_task8,tacred]",
+    "task=[go_emotions,swag,race,ms_marco,semeval2010_task8,tacred,wikitext]",
     "sampling=all",
     "data.max_length=48",
     "runner.steps=6",
@@ -27,6 +27,7 @@ PREDICTED = {
     "ms_marco": {"scores", "order"},
     "semeval2010_task8": {"label", "probabilities"},
     "tacred": {"label", "probabilities"},
+    "wikitext": {"places", "right", "log_probability"},
 }
 
 

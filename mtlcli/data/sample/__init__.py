@@ -181,6 +181,7 @@ _ROW_TABLES: dict[str, tuple[pa.Schema, Row, str, dict[str, int]]] = {
     "cnn_dailymail": _summarised("article", "highlights"),
     "xsum": _summarised("document", "summary"),
     "samsum": _summarised("dialogue", "summary"),
+    "wikitext": (pa.schema(_texts("text")), texts.paragraph, "text", _TAG_SIZES),
     "swag": (
         pa.schema(
             [

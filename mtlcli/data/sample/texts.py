@@ -1,5 +1,5 @@
 """Pairs of texts of the sample world, of which one is written for the other: sentences in German
-and English, and paragraphs with their summaries."""
+and English, and paragraphs with their summaries; and paragraphs alone."""
 
 from __future__ import annotations
 
@@ -71,6 +71,11 @@ def summary(world: World, rng: Random) -> tuple[str, str]:
     rng.shuffle(told)
     short = Event(event.who, event.verb, event.thing, place=event.place)
     return " ".join(told), sentence(world.tell(rng, short, vary=0, knowledge=0, passive=0))
+
+
+def paragraph(world: World, rng: Random) -> dict[str, str]:
+    """Return a row with a paragraph, between the white space that WikiText has."""
+    return {"text": f" {summary(world, rng)[0]} \n"}
 
 
 def _german(event: Event, *, time_first: bool) -> str:

@@ -29,7 +29,7 @@ from mtlcli.config.paths import conf_dir
 
 ROOT = Path(mtlcli.__file__).parents[1]
 COUNTS = {
-    "task": 55,
+    "task": 56,
     "model": 12,
     "sharing": 22,
     "weighting": 30,
@@ -73,7 +73,7 @@ def test_files_are_counted() -> None:
     assert {path.name for path in conf_dir().iterdir() if path.is_dir()} - {
         "__pycache__"
     } == COUNTS.keys()
-    assert len(TASKS) == 45
+    assert len(TASKS) == 46
 
 
 def test_every_method_has_a_file() -> None:
@@ -140,6 +140,7 @@ def test_task_file_spells_every_key(path: Path) -> None:
     own |= {"max_length"} | {
         "ax": {"head"},
         "snli": {"unlabelled"},
+        "wikitext": {"unlabelled"},
         "yelp_polarity": {"label_ids"},
     }.get(path.stem, set())
     assert {key for key in values if values[key] != expected[key]} <= own

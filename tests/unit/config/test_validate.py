@@ -149,8 +149,8 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(tasks__squad__columns={"text": "a"}),
         "tasks.squad.columns.text: unknown key 'text'",
-        "only a task of type classification, multilabel, regression, relation or seq2seq has that "
-        "key; choices here: answers, context, id, question",
+        "only a task of type classification, mlm, multilabel, regression, relation or seq2seq has "
+        "that key; choices here: answers, context, id, question",
     ),
     (
         changed(tasks__cola__columns={"text": "a", "labels": "b"}),

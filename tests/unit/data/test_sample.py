@@ -48,6 +48,7 @@ KEYS = {
     "cnn_dailymail": "article",
     "xsum": "document",
     "samsum": "dialogue",
+    "wikitext": "text",
     "swag": "sent1",
     "super_glue/copa": "premise",
     "race": "article",
@@ -116,6 +117,7 @@ COLUMNS = {
     "cnn_dailymail": [("article", "string"), ("highlights", "string"), ("id", "string")],
     "xsum": [("document", "string"), ("summary", "string"), ("id", "string")],
     "samsum": [("dialogue", "string"), ("summary", "string"), ("id", "string")],
+    "wikitext": [("text", "string")],
     "go_emotions": [("text", "string"), ("labels", "list<element: int64>"), ("id", "string")],
     "swag": [
         *((name, "string") for name in ("video-id", "fold-ind", "startphrase", "sent1", "sent2")),
@@ -172,6 +174,7 @@ PINNED_MORE = {
     "cnn_dailymail": "8b139e73c53b",
     "xsum": "558de1617ce4",
     "samsum": "db4bb3732c98",
+    "wikitext": "fb93f9d6b6cf",
     "swag": "32a404d52f08",
     "super_glue/copa": "d5a4eb5c8f65",
     "race": "04505ecd9c0d",
