@@ -65,6 +65,17 @@ class Prepared:
             if task.config.calibrates and CALIBRATION in self.tables[name]
         }
 
+    def describe(self, config: Config) -> list[str]:
+        """Return lines on what a run is made of."""
+        model = self.files.location or "built from scratch, tokenizer trained on the tasks' text"
+        return [
+            f"data      {self.source.describe()}",
+            f"model     {model}",
+            f"tasks     {', '.join(config.tasks)}",
+            f"methods   sharing={config.sharing.name} weighting={config.weighting.name} "
+            f"sampling={config.sampling.name}",
+        ]
+
     def splits(self, parts: dict[str, list[str]]) -> dict[str, dict[str, Split]]:
         """Return the tables and features of the named splits of each task. Tasks without any named
         split are left out."""

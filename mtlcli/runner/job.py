@@ -106,12 +106,13 @@ def _check_plan(
     """
     if config.runner.engine == "fsdp" and config.runner.devices == 1:
         # Checked here, where the number of ranks that another program has launched is known.
-        raise UserError(
-            "fsdp shares a model out over several devices, and the run has one",
-            "runner.engine",
-            "give runner.devices, or type runner.engine=ddp",
-        )
-    _check_plateau(config, prepared)
+        what = "fsdp shares a model out over several devices, and the run has one"
+        fix = "give runner.devices, or type runner.engine=ddp"
+        raise UserError(what, "runner.engine", fix)
+    if config.optim.plateau is not None:
+        from mtlcli.training.plateau import check_plateau
+
+        check_plateau(config, prepared)
     plan = schedule(config, prepared)
     lines = list(remarks(config, plan.steps, plan.eval_every))
     existing = None
@@ -128,19 +129,6 @@ def _check_plan(
         existing=existing,
     )
     return lines
-
-
-def _check_plateau(config: Config, prepared: Prepared) -> None:
-    """Raise UserError when the learning rate of a task without parameters of its own shall follow
-    its progress."""
-    if config.optim.plateau is not None:
-        from mtlcli.models.build import without_numbers
-        from mtlcli.training.plateau import plateau_problems
-
-        model = without_numbers(config, prepared.tasks, prepared.files)
-        problems = list(plateau_problems(config.optim, model, list(prepared.train_features)))
-        if problems:
-            raise UserError(problems)
 
 
 def _fill(folder: RunFolder, config: Config, prepared: Prepared, command: list[str]) -> None:
@@ -162,17 +150,8 @@ def _fill(folder: RunFolder, config: Config, prepared: Prepared, command: list[s
 
 def _show_begin(folder: RunFolder, config: Config, prepared: Prepared) -> None:
     """Show what a new run is made of, and what was noticed about its data and settings."""
-    model = prepared.files.location or "built from scratch, tokenizer trained on the tasks' text"
-    lines = [
-        f"data      {prepared.source.describe()}",
-        f"model     {model}",
-        f"tasks     {', '.join(config.tasks)}",
-        f"methods   sharing={config.sharing.name} weighting={config.weighting.name} "
-        f"sampling={config.sampling.name}",
-        f"folder    {folder.path}",
-    ]
     with Console(config.logger.console, folder.log) as console:
-        console.panel("run", lines)
+        console.panel("run", [*prepared.describe(config), f"folder    {folder.path}"])
         for notice in prepared.notices:
             console.say(notice)
         console.note(prepared.details)
@@ -184,10 +163,9 @@ def _carry_out(job: Job, interrupt: Interrupt) -> dict[str, Any]:
     runner = job.config.runner
     if runner.devices == 1:
         from mtlcli.distributed.process_group import connect
+        from mtlcli.runner.rank import train_rank
 
         with connect(runner) as ranks:
-            from mtlcli.runner.rank import train_rank
-
             return train_rank(job, ranks, interrupt)
 
     from mtlcli.runner.launch import launch

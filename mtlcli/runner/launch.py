@@ -56,8 +56,7 @@ def launch(
         number, step = report["interrupted"]
         # The launcher passes on another signal than the one it has received.
         raise Interrupted(interrupt.number or number, step, commands.resume(folder.path))
-    results: dict[str, Any] = report["done"]
-    return results
+    return dict(report["done"])
 
 
 def _explained(rank: Rank, folder: RunFolder, timeout: float) -> RunError:

@@ -17,9 +17,8 @@ from mtlcli.pulse import Pulse
 
 
 def main() -> None:
-    """Run one rank. The arguments are the folder of the user's methods (empty: none), the run
-    folder, the descriptor of the open file for the Resumption and the report, and the process id of
-    the launcher."""
+    """Run one rank. The arguments: the folder of the user's methods (or nothing), the run folder,
+    the descriptor of the file for the Resumption and the report, the launcher's process id."""
     methods, run_dir, descriptor, launcher = sys.argv[1:]
     garbage.at_start()
     fill_closed()
@@ -53,9 +52,8 @@ def _work(run_dir: Path, report: Report, interrupt: Interrupt) -> None:
     values = report.handed_over
     folder = RunFolder(run_dir)
     config = config_of(folder.path, values)
-    first = os.environ["RANK"] == "0"
     with (
-        Pulse(config.logger.console) if first else nullcontext(),
+        Pulse(config.logger.console) if os.environ["RANK"] == "0" else nullcontext(),
         # The launcher watches the ranks, so only an unusually long wait is worth a message.
         connect(config.runner, quiet=30.0) as ranks,
     ):

@@ -14,9 +14,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from mtlcli.config import Config
 from mtlcli.config.optim import Optim
-from mtlcli.errors import Problem, count_of
+from mtlcli.errors import Problem, UserError, count_of
+from mtlcli.models.build import without_numbers
 from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.prepare.prepare import Prepared
 
 
 def private_task(users: Collection[str], trained: Collection[str]) -> str | None:
@@ -31,6 +34,15 @@ def watched_tasks(optim: Optim, trained: Collection[str]) -> list[str]:
     if optim.plateau is None:
         return []
     return [name for name in trained if optim.plateau_tasks is None or name in optim.plateau_tasks]
+
+
+def check_plateau(config: Config, prepared: Prepared) -> None:
+    """Raise UserError when the learning rate of a task without parameters of its own shall follow
+    its progress."""
+    model = without_numbers(config, prepared.tasks, prepared.files)
+    problems = list(plateau_problems(config.optim, model, list(prepared.train_features)))
+    if problems:
+        raise UserError(problems)
 
 
 def plateau_problems(
