@@ -146,7 +146,8 @@ def _finish(run: Run, results: dict[str, Any], memory: PeakMemory) -> None:
     peak = memory.bytes()
     if run.ranks.is_main or run.sharded:
         doing("measuring the operations of a step")
-        flops = flops_per_example(run.model, {name: run.fetch(name, 0) for name in run.streams})
+        batches = {name: run.fetch(name, 0) for name in run.streams}
+        flops = flops_per_example(run.model, batches, bf16=run.bf16)
     if run.ranks.is_main:
         results["cost"] = {"flops_per_example": flops, "peak_memory": peak}
         folder.write_results(results)

@@ -51,11 +51,14 @@ def memory_now(device: torch.device) -> int:
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else resident()
 
 
-def flops_per_example(model: MultiTaskModel, batches: Mapping[str, TaskBatch]) -> float:
+def flops_per_example(
+    model: MultiTaskModel, batches: Mapping[str, TaskBatch], *, bf16: bool
+) -> float:
     """Return the floating-point operations per example in the matrix products of a forward and
     backward pass, averaged over all examples of the batches.
 
     Frozen parameters need no gradient and so fewer operations. `.grad` is empty afterwards.
+    `bf16`: whether the run multiplies in bf16; shards of its parameters then are whole in bf16.
     """
     device = next(model.parameters()).device
     # The counter does not know the CPU's attention kernel, but counts all products of attention in
@@ -63,7 +66,8 @@ def flops_per_example(model: MultiTaskModel, batches: Mapping[str, TaskBatch]) -
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         for name, batch in batches.items():
             for micro in batch.micro:
-                loss = model(name, micro.to(device)).loss
+                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                    loss = model(name, micro.to(device)).loss
                 if loss.requires_grad:
                     loss.backward()
     model.zero_grad(set_to_none=True)

@@ -23,7 +23,13 @@ SHORT = [f"runner.steps={STEPS}", "runner.eval_every=3", "data.max_train_rows=10
         (2, ["weighting=uncertainty"]),
         (3, ["weighting=mgda", "weighting.every=3", "sampling=all"]),
         (3, ["weighting=gradnorm", "sampling=all", "sharing=soft", "sharing.layers=[0]"]),
-        (3, ["runner.engine=fsdp", "weighting=uncertainty", "sharing=soft"]),
+        (
+            3,
+            [
+                *("runner.engine=fsdp", "runner.precision=bf16", "weighting=uncertainty"),
+                "sharing=soft",
+            ],
+        ),
     ],
 )
 def test_every_checkpoint_leads_to_the_same_end(

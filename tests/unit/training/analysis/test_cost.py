@@ -15,8 +15,8 @@ from mtlcli.training.task_batch import build_task_batch
 from tests.small import small_data, small_model
 
 
-@pytest.mark.parametrize("frozen", [False, True])
-def test_operations_are_those_of_the_matrix_products(frozen: bool) -> None:
+@pytest.mark.parametrize(("frozen", "bf16"), [(False, False), (True, False), (False, True)])
+def test_operations_are_those_of_the_matrix_products(frozen: bool, bf16: bool) -> None:
     tasks, _, features, _ = small_data()
     model, _ = small_model("hard")
     if frozen:
@@ -52,7 +52,7 @@ def test_operations_are_those_of_the_matrix_products(frozen: bool) -> None:
         for parameter in model.heads["cola"].parameters()
         if parameter.ndim == 2
     )
-    found = 4 * flops_per_example(model, {"cola": batch})
+    found = 4 * flops_per_example(model, {"cola": batch}, bf16=bf16)
     if frozen:
         # Backward only in the head, and its lowest layer's input needs no gradient.
         assert forward + head < found < forward + 3 * head
