@@ -96,7 +96,7 @@ def test_a_person_presses_tab(shell: str, shell_env: dict[str, str], tmp_path: P
         os.write(terminal, f"{setup}; echo rea''dy\r".encode())
         read_until(terminal, "ready")
         for typed, ran in (
-            ("mtl tra\tmodel=tin\t-m\r", "RAN:<train><model=tiny><-m>"),
+            ("mtl tra\tmodel=mini\t-m\r", "RAN:<train><model=minilm><-m>"),
             ("mtl train runner.preci\tfp\t\r", "RAN:<train><runner.precision=fp32>"),
             (
                 "mtl train 'task=[cola,rt\t]' tasks.rt\tweight=2\r",
