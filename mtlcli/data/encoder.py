@@ -31,6 +31,8 @@ from mtlcli.errors import UserError
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MARKERS = ("[unused{}]", "<extra_id_{}>", "<unused{}>", "<|reserved_special_token_{}|>")
 """The forms of the tokens that vocabularies keep for later uses: BERT, T5, Gemma, Llama."""
+RESERVED = tuple(MARKERS[0].format(number) for number in range(1, 5))
+"""The markers of two entities in a built-in tokenizer, which has them if its training texts do."""
 PAD_TOKENS = ("[PAD]", "<pad>", "<|padding|>", "<|pad|>")
 MASK_TOKENS = ("[MASK]", "<mask>")
 
@@ -607,8 +609,9 @@ def build_tokenizer(texts: Iterable[str], vocabulary_size: int) -> str:
     on `texts`. The same texts give the same tokenizer.
 
     [PAD] has id 0. The vocabulary has at most `vocabulary_size` entries. Only the most frequent
-    characters (1000, or a quarter of a small vocabulary) are kept; the others become [UNK]. Only
-    the first LONG characters of a text are used. For the same arguments a process trains only once.
+    characters (1000, or a quarter of a small vocabulary) are kept; the others become [UNK]. The
+    words of `RESERVED` are entries as they are. Only the first LONG characters of a text are used.
+    For the same arguments a process trains only once.
     """
     texts = [text[:LONG] for text in texts]
     digest = hashlib.sha256(str(vocabulary_size).encode())
@@ -627,7 +630,9 @@ def _build_tokenizer(texts: list[str], vocabulary_size: int) -> str:
         pre_tokenizers.BertPreTokenizer(),
     )
     words: Counter[str] = Counter()
-    for chunk, count in Counter(chain.from_iterable(text.split() for text in texts)).items():
+    chunks = Counter(chain.from_iterable(text.split() for text in texts))
+    reserved = [name for name in RESERVED if chunks.pop(name, 0)]
+    for chunk, count in chunks.items():
         for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(chunk)):
             words[word] += count
     characters: Counter[str] = Counter()
@@ -648,7 +653,7 @@ def _build_tokenizer(texts: list[str], vocabulary_size: int) -> str:
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocabulary_size,
         min_frequency=2,
-        special_tokens=[*SPECIAL_TOKENS, *continuing],
+        special_tokens=[*SPECIAL_TOKENS, *reserved, *continuing],
         initial_alphabet=sorted({word[0] for word in words}),
         show_progress=False,
     )

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mtlcli.data.encoder import RESERVED
 from mtlcli.data.features import Features
 from mtlcli.data.table import Table
 from mtlcli.errors import Problem
@@ -70,7 +71,10 @@ class Relation(Classification):
         return [self.config.columns.text, *self._spans]
 
     def texts(self, table: Table) -> list[str]:
-        return [marked.text for marked in self._marked(table) if marked is not None]
+        """Return the text of each row, and the markers, so that a tokenizer trained on the texts
+        knows them."""
+        whole = [marked.text for marked in self._marked(table) if marked is not None]
+        return [*whole, " ".join(RESERVED)]
 
     def has_input(self, table: Table) -> NDArray[np.bool_]:
         if not self._spans:

@@ -89,6 +89,19 @@ def test_the_positions_are_those_of_the_markers_before_the_entities() -> None:
                 assert sum(token in names for token in tokens) == 4
 
 
+def test_the_built_in_tokenizer_knows_four_markers() -> None:
+    made, rows = task(**SPANS), table(WORDS)
+    made.prepare(rows)
+    known = Tokenizer.from_str(build_tokenizer(made.texts(rows), 90))
+    features = made.encode(rows, TextEncoder(known.to_str(), uses_segments=False))
+    for row in range(2):
+        ids = features.ids[features.offsets[row] : features.offsets[row + 1]].tolist()
+        tokens = [known.id_to_token(number) for number in ids]
+        assert {f"[unused{number}]" for number in range(1, 5)} < set(tokens)
+        assert "[UNK]" not in tokens
+    assert "[unused1]" not in build_tokenizer(made.texts(rows)[:-1], 90), "other tasks need none"
+
+
 @pytest.mark.parametrize(
     "places", [[0, 3], [2, 40], [50, 10], [0, 99], [95, 60], [99, 0], [98, 99]]
 )
