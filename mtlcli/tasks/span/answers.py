@@ -29,14 +29,14 @@ class SpanAnswers(FreeText):
 
     def from_texts(self, texts: Sequence[str], table: Table) -> list[Any]:
         """Return {"id", "text", "n_best": [{"text"}]} for each row and, if questions may have no
-        answer, "no_answer_probability", which is 0 or 1."""
+        answer, "no_answer_probability": 1 where none is predicted, by the word for none or by a
+        text of nothing, else 0."""
         none = self._task.config.no_answer
         predictions = []
         for number, text in zip(self._task.ids(table), texts, strict=True):
-            nothing = none and text.strip().casefold() == NONE
-            kept = "" if nothing else text.strip()
+            kept = "" if none and text.strip().casefold() == NONE else text.strip()
             prediction: dict[str, Any] = {"id": number, "text": kept, "n_best": [{"text": kept}]}
             if none:
-                prediction["no_answer_probability"] = float(nothing)
+                prediction["no_answer_probability"] = float(kept == "")
             predictions.append(prediction)
         return predictions

@@ -391,6 +391,17 @@ def test_a_token_that_stands_for_no_character_is_no_end_of_an_answer() -> None:
     assert prediction["score"] == 0 and all(entry["text"] for entry in prediction["n_best"])
 
 
+def test_a_generated_text_of_nothing_is_no_answer() -> None:
+    rows = table([row(0, "one two", "two"), row(1, "one two"), row(2, "one two")])
+    for no_answer, word in ((True, ""), (False, "Unanswerable")):
+        answers = task(no_answer=no_answer).answers()
+        assert answers is not None
+        found = answers.from_texts(["two", " ", "Unanswerable"], rows)
+        assert [prediction["text"] for prediction in found] == ["two", "", word]
+        said = [prediction.get("no_answer_probability") for prediction in found]
+        assert said == ([0.0, 1.0, 1.0] if no_answer else [None] * 3)
+
+
 def test_extreme_and_broken_outputs() -> None:
     rows = table([row(0, "one two", "two"), row(1, "one two")])
     qa = task(no_answer=True)
