@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from mtlcli.config import Config, Task
 from mtlcli.config.section import replaced
+from mtlcli.config.text import text_idle
 from mtlcli.data.source import open_source
 from mtlcli.errors import Problem, UserError
 from mtlcli.registry import suggest
@@ -79,9 +80,15 @@ def _splits(task: Task, wanted: str, there: list[str]) -> list[str]:
 def idle_overrides(
     config: Config, wanted: str, parts: dict[str, list[str]], overrides: list[str]
 ) -> list[Problem]:
-    """Return problems with overrides of tasks that this evaluation does not read."""
-    problems = []
-    for key in (override.partition("=")[0] for override in overrides):
+    """Return problems with overrides of tasks that this evaluation does not read, and with those
+    that concern another form of tasks than the run's."""
+    keys = [override.partition("=")[0] for override in overrides]
+    problems = [
+        Problem(f"the value has no effect: {why}", key, "take it out")
+        for key, why, _ in text_idle(config)
+        if key in keys
+    ]
+    for key in keys:
         name, _, rest = key.removeprefix("tasks.").partition(".")
         if not key.startswith("tasks."):
             continue

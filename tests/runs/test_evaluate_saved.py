@@ -241,6 +241,10 @@ def test_keys_without_effect_are_refused(place: Path) -> None:
             ["tasks.rte.splits.test=x"],
             "tasks.rte.splits.test: the value has no effect: --split validation does not read it",
         ),
+        (
+            ["text.predict=calibrated"],
+            "text.predict: the value has no effect: no task is in the form of text",
+        ),
     ):
         with pytest.raises(UserError) as caught:
             evaluate_path(place / "run", tasks=["mine", "rte"], overrides=overrides)
