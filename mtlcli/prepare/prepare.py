@@ -342,8 +342,8 @@ def summary(doubts: dict[str, list[Problem]]) -> list[str]:
         told = [problem.brief or problem.what.removeprefix(f"task {name}: ") for problem in found]
         lines.append(f"warning: {name}: {'; '.join(told)}")
     more = (
-        "mtl tasks NAME and the run's log.txt list these rows; data.warnings=all shows them "
-        "here, off skips this check"
+        "mtl tasks NAME (or FILE.yaml, for a task of your own) and the run's log.txt list these "
+        "rows; data.warnings=all shows them here, off skips this check"
     )
     return [*lines, more] if lines else []
 

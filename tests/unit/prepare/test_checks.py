@@ -222,7 +222,7 @@ def test_doubts_are_summed_up_in_a_line_for_each_task() -> None:
         "repeats an earlier row; "
         "validation: 1 row has its text in train, too"
     )
-    assert "mtl tasks NAME" in more and "data.warnings=all" in more
+    assert "mtl tasks NAME (or FILE.yaml" in more and "data.warnings=all" in more
     assert summary({}) == []
     assert check_tables(tasks, {"mine": tables, "sound": sound}, doubts=False) == ([], {})
 
