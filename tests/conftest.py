@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from absl import logging as absl_logging
 
 from tests.pinned import ENVIRONMENT  # Pins this process; nothing has imported torch yet.
 
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give the tests, commands and torch a temporary folder that goes when the tests end."""
+    # absl, which rouge-score imports, keeps the stream that was sys.stderr then. It closes that
+    # stream when Hydra sets logging up anew, unless it is one of Python's own: pytest's would be
+    # gone for all tests to come.
+    absl_logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
     if hasattr(config, "workerinput"):
         return  # A worker has the environment of the process that shares out the tests.
     folder = tempfile.mkdtemp(prefix="mtl-tests-")
