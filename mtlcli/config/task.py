@@ -225,6 +225,12 @@ class Task:
         return None
 
     @property
+    def together(self) -> str | None:
+        """The column whose equal values mark rows that belong together, such as those of a query;
+        a draw of rows never takes them apart."""
+        return None
+
+    @property
     def learns_classes(self) -> bool:
         """Whether the classes are read from the train split."""
         return False

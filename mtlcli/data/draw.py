@@ -36,3 +36,17 @@ def draw(
     size = np.array([sizes[name] for name in names])
     quotients = np.where(quotients == 1, -size, (quotients - 0.5) / size)
     return np.sort(order[np.argsort(quotients[order], kind="stable")[:count]])
+
+
+def draw_groups(groups: Sequence[Any], count: int, *, key: str) -> NDArray[np.int64]:
+    """Draw rows as `draw` does, but whole groups: as many as have no more than `count` rows
+    together, or the first one. `groups`: the group of each row."""
+    members: dict[str, list[int]] = {}
+    for row, name in enumerate(groups):
+        members.setdefault(repr(name), []).append(row)
+    dice = np.random.default_rng(list(hashlib.sha256(key.encode()).digest()))
+    each = list(members.values())
+    order = [each[place] for place in dice.permutation(len(each))]
+    sizes = np.cumsum([len(rows) for rows in order])
+    taken = max(1, int(np.searchsorted(sizes, count, side="right")))
+    return np.sort(np.concatenate([np.array(rows, np.int64) for rows in order[:taken]]))

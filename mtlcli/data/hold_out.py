@@ -23,25 +23,32 @@ from mtlcli.registry import suggest
 
 
 def kept_out(
-    table: Table, settings: HoldOut, class_column: str | None, *, part: str = "hold_out"
+    table: Table,
+    settings: HoldOut,
+    class_column: str | None,
+    *,
+    part: str = "hold_out",
+    together: str | None = None,
 ) -> NDArray[np.bool_]:
     """Return which rows of a train split are kept out: (rows,).
 
     `class_column`: the column with the class of each row, if rows have one. With `group`, whole
     groups are drawn until their rows come as close to the share as they can; rows without a group
-    stand alone. `part`: the key of the settings in `splits`. Raises UserError when one side would
+    stand alone. `together`: the column of the groups where `group` is not set. `part`: the key of
+    the settings in `splits`. Raises UserError when one side would
     have no row.
     """
     total = len(table)
     count = round(settings.fraction * total)
-    if settings.group is not None:
-        if settings.group not in table.rows.column_names:
+    group = settings.group or together
+    if group is not None:
+        if group not in table.rows.column_names:
             raise UserError(
-                f"there is no column '{settings.group}'",
+                f"there is no column '{group}'",
                 table.origin,
-                f"{suggest(settings.group, table.all_names)}; set splits.{part}.group",
+                f"{suggest(group, table.all_names)}; set splits.{part}.group",
             )
-        held = _groups(table.column(settings.group), max(count, 1), settings.seed)
+        held = _groups(table.column(group), max(count, 1), settings.seed)
     else:
         held = np.ones(total, bool)
         classes = None
@@ -55,8 +62,8 @@ def kept_out(
     if not 0 < np.count_nonzero(held) < total:
         side = "train" if held.any() else "validation" if part == "hold_out" else part
         why = f"the split has {total} row{'s' * (total != 1)}"
-        if settings.group is not None:
-            why = f"column '{settings.group}' has too few different values in {total} rows"
+        if group is not None:
+            why = f"column '{group}' has too few different values in {total} rows"
         raise UserError(
             f"no row would be left for {side} with splits.{part}.fraction={settings.fraction:g}: "
             f"{why}",

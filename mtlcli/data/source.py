@@ -16,7 +16,7 @@ from mtlcli.config.run import Data
 from mtlcli.config.task import Task, named_columns
 from mtlcli.data.choice import Choice, Kind, choose_sources
 from mtlcli.data.clean import cleaned
-from mtlcli.data.draw import draw
+from mtlcli.data.draw import draw, draw_groups
 from mtlcli.data.hold_out import kept_out
 from mtlcli.data.hub import hub_rows, hub_splits
 from mtlcli.data.nested import stored, unnest
@@ -132,7 +132,16 @@ class DataSource:
             return reader(task, config, split)
         left = reader(task, config, train)
         for part, name, settings in parts:
-            held = kept_out(left, settings, config.class_column, part=part)
+            if name in self._stored_splits(task):
+                other = f": tasks.{task}.splits.validation" * (part == "hold_out")
+                raise UserError(
+                    f"split '{name}' has rows of its own, and rows of train would take its place",
+                    f"tasks.{task}.splits.{part}",
+                    f"take it out, or give the rows that are kept another name{other}",
+                )
+            held = kept_out(
+                left, settings, config.class_column, part=part, together=config.together
+            )
             if split == name:
                 return replace(left.select(np.flatnonzero(held)), split=split)
             left = left.select(np.flatnonzero(~held))
@@ -181,6 +190,9 @@ class DataSource:
         )
         if limit is None or limit >= len(table):
             return table
+        key = f"rows {self._seed} {task} {table.split}"
+        if config.together in table.rows.column_names:
+            return table.select(draw_groups(table.column(str(config.together)), limit, key=key))
         column = config.class_column
         classes = None
         # Lists and objects are no labels; the check of the task reports them later.
@@ -198,10 +210,7 @@ class DataSource:
             )
             fix = f"give {count} or more, or name the classes in tasks.{task}.labels"
             raise UserError(Problem(what, "data.max_train_rows", fix).of_task(task))
-        rows = draw(
-            len(table), limit, key=f"rows {self._seed} {task} {table.split}", classes=classes
-        )
-        return table.select(rows)
+        return table.select(draw(len(table), limit, key=key, classes=classes))
 
     def record(self) -> dict[str, Any]:
         """Return what was read so far, in the form of environment.json: for each task its kind of

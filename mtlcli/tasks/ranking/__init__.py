@@ -42,3 +42,7 @@ class RankingTask(Task):
     """`listnet`: cross entropy between the softmax of the relevances and that of the scores (Cao et
     al. 2007). `ranknet`: the logistic loss of the difference of scores, over the pairs of a query
     with different relevance (Burges et al. 2005)."""
+
+    @property
+    def together(self) -> str | None:
+        return self.columns.query_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mtlcli.data.source import open_source
 from mtlcli.data.table import Table
 from mtlcli.errors import UserError
 from mtlcli.tasks.classification import ClassificationTask
+from mtlcli.tasks.ranking import RankingColumns, RankingTask
 
 
 def table(**values: list[Any]) -> Table:
@@ -84,3 +86,35 @@ def test_both_sides_together_are_the_file(tmp_path: Path) -> None:
     # A message still names the line of the file.
     number = int(validation.column("text")[3].split()[1])
     assert validation.where(3) == f"{path}, line {number + 2}"
+
+
+def test_the_rows_of_a_query_are_never_taken_apart(tmp_path: Path) -> None:
+    """Neither by keeping rows out nor by a limit on their number."""
+    path = tmp_path / "rows.csv"
+    lines = [f"q{query},ask {query},answer {n},{n}" for query in range(20) for n in range(3)]
+    path.write_text("\n".join(["id,query,candidate,label", *lines]))
+    config = RankingTask(
+        source=Source(files={"train": str(path)}),
+        splits=Splits(hold_out=HoldOut(fraction=0.3)),
+        columns=RankingColumns(query="query", candidates="candidate", query_id="id"),
+    )
+    for limit, expected in ((None, (42, 18)), (10, (9, 9))):
+        source = open_source(Data(max_train_rows=limit, max_eval_rows=limit), {"t": config})
+        sides = [source.read("t", split).column("id") for split in ("train", "validation")]
+        assert tuple(map(len, sides)) == expected
+        assert all(count == 3 for side in sides for count in Counter(side).values())
+        assert not set(sides[0]) & set(sides[1])
+
+
+def test_a_split_that_is_there_is_not_replaced() -> None:
+    config = ClassificationTask(
+        source=Source(path="glue/rte", kind="sample"),
+        splits=Splits(hold_out=HoldOut(fraction=0.3)),
+        columns=TextColumns(text="sentence1", text_pair="sentence2"),
+    )
+    source = open_source(Data(), {"t": config})
+    with pytest.raises(UserError) as caught:
+        source.read("t", "train")
+    (problem,) = caught.value.problems
+    assert problem.where == "tasks.t.splits.hold_out"
+    assert "split 'validation' has rows of its own" in problem.what
