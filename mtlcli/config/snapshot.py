@@ -40,6 +40,9 @@ QUESTION_MARKS = """${oc.decode:"'???'"}"""
 """The saved form of the text `???`, which OmegaConf would take for a missing value."""
 _ASKS = re.compile(r"(\\*)\$\{\s*([^:${}]*)(.?)", re.DOTALL)
 
+_WHOLE = ("tasks", "sharing", "weighting", "sampling")
+"""The sections without which there is no run; every saved config has them."""
+
 Keys = tuple[str | int, ...]
 
 
@@ -195,7 +198,14 @@ def _parsed(text: str, path: Path) -> DictConfig:
         ) from error
     if not isinstance(saved, DictConfig):
         raise UserError("the file holds no configuration", where=str(path), fix=_bring_back(path))
-    for name in sorted(set(_resolvers(OmegaConf.to_container(saved)))):
+    values: Any = OmegaConf.to_container(saved)
+    if lacks := [name for name in _WHOLE if not values.get(name)]:
+        raise UserError(
+            f"the file is damaged: it lacks {', '.join(lacks)}",
+            where=str(path),
+            fix=_bring_back(path),
+        )
+    for name in sorted(set(_resolvers(values))):
         raise UserError(
             f"the file asks for the resolver '{name}', which is not run from a saved file",
             where=str(path),

@@ -227,3 +227,26 @@ def test_a_broken_file(tmp_path: Path, content: str | None) -> None:
     with pytest.raises(UserError) as caught:
         load_config(path)
     assert caught.value.problems[0].where == str(path)
+
+
+@pytest.mark.parametrize(
+    ("section", "lacks"),
+    [
+        ("sharing:", "sharing, weighting, sampling"),
+        ("tasks:", "tasks, sharing"),
+        ("  name: temp", "sampling"),
+    ],
+)
+def test_a_file_that_is_cut_off_is_one_problem(tmp_path: Path, section: str, lacks: str) -> None:
+    path, copies = tmp_path / "config.yaml", tmp_path / "checkpoints" / "step_00000003"
+    save_config(read(VALUES), path)
+    copies.mkdir(parents=True)
+    text = path.read_text()
+    (copies / "config.yaml").write_text(text)
+    path.write_text(text[: text.index(section)] or "{}")
+    for reading in (load_config, saved_values):
+        with pytest.raises(UserError) as caught:
+            reading(path)
+        (problem,) = caught.value.problems
+        assert problem.where == str(path) and f"is damaged: it lacks {lacks}" in problem.what
+        assert problem.fix == f"bring it back: cp {copies / 'config.yaml'} {path}"
