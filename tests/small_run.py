@@ -49,9 +49,14 @@ checkpoints."""
 TIMES = {"examples_per_s", "tokens_per_s", "seconds", "seconds_left", "throughput", "peak_memory"}
 
 
-def start(folder: Path, *options: str) -> Path:
-    """Run from the beginning to the end."""
-    config = preflight(read_arguments([*SMALL, *options])).configs[0]
+def start(folder: Path, *options: str, model: Path | None = None) -> Path:
+    """Run from the beginning to the end. `model`: the folder of a pretrained model."""
+    small = SMALL
+    if model is not None:
+        sizes = ("model=", "model.layers", "model.hidden", "model.heads")
+        small = [each for each in SMALL if not each.startswith(sizes)]
+        small += ["model=pretrained", f"model.name={model}"]
+    config = preflight(read_arguments([*small, *options])).configs[0]
     run(config, folder, command=["mtl"])
     return folder
 

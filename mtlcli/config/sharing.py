@@ -67,6 +67,11 @@ class SharingConfig:
         it."""
         yield from ()
 
+    def keeps_backbone(self) -> bool:
+        """Return whether the backbone is never trained (the key `frozen`, where a strategy has
+        it), so that it has to be pretrained."""
+        return bool(getattr(self, "frozen", False))
+
 
 Layers = Annotated[list[int], MinLen(1)] | Literal["all"]
 """Layers of the backbone, numbered from 0; negative numbers count from the top."""

@@ -147,7 +147,9 @@ def _prepare(
     if problems := [*_absent_metrics(tasks), *_foreign_metrics(tasks), *problems, *found]:
         raise UserError(problems)
     doing("finding the model and its tokenizer")
-    files = files or find_backbone(config.model, lambda: _train_texts(tasks, tables))
+    if files is None:
+        files = find_backbone(config.model, lambda: _train_texts(tasks, tables))
+        _require_pretrained(config, files)
     _require_language_model(tasks, files)
     _require_both_sides(tasks, files)
     if problems := _too_long(config, tasks, files.model_max_length):
@@ -185,6 +187,17 @@ def _require_language_model(tasks: dict[str, TaskType[Any]], files: BackboneFile
             f"tasks.{texts[0]} is answered in text (form=text), and the model {why}",
             "model.name",
             "choose a language model (GPT-2, Llama, Qwen, SmolLM, T5), or type form=head",
+        )
+
+
+def _require_pretrained(config: Config, files: BackboneFiles) -> None:
+    """Raise UserError when the backbone of a new run would keep its random weights."""
+    if files.location is None and config.sharing.keeps_backbone():
+        raise UserError(
+            "the model is built from scratch, so the backbone would keep random weights",
+            "sharing.frozen",
+            "choose a pretrained model (model=bert, or model=pretrained model.name=FOLDER), or "
+            "type sharing.frozen=false",
         )
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from mtlcli.config import optims, samplings, sharings, weightings
 from mtlcli.rundir import checkpoint
+from tests.families import save_family
 from tests.small_run import STEPS, cut_off, differences, resume, start
 
 MORE = {
@@ -93,7 +94,11 @@ EVERY_PLACE = [
 
 @pytest.mark.parametrize("options", CASES, ids=" ".join)
 def test_resumed_and_whole_runs_end_alike(tmp_path: Path, options: list[str]) -> None:
-    whole = start(tmp_path / "whole", *options)
+    model = None
+    if "sharing.frozen=true" in options:
+        model = tmp_path / "model"
+        save_family("bert", model)
+    whole = start(tmp_path / "whole", *options, model=model)
     places = [folder.name for folder in checkpoint.folders(whole / "checkpoints")]
     assert len(places) >= STEPS // 2
     # All places for one case of each kind, else one in the second epoch of every task.
