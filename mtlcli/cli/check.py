@@ -4,6 +4,7 @@ NAME` shows the same. This module does not import torch."""
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ from mtlcli.cli.groups import GroupFile, read_file, read_group
 from mtlcli.cli.parser import Parser
 from mtlcli.cli.typed import config_dir_problems
 from mtlcli.config import METHODS
-from mtlcli.config.formats import TASK_FILES
+from mtlcli.config.formats import TASK_FILES, split_name
 from mtlcli.config.missing import nearest_path
 from mtlcli.config.own_code import import_folder
 from mtlcli.config.paths import typed_path
@@ -89,6 +90,11 @@ def chosen(name: str, files: dict[str, GroupFile]) -> GroupFile:
     """Return the file of a task or suite. Raises UserError when there is none of this name, or it
     cannot be used."""
     if name not in files:
+        if split_name(Path(name)) is not None:
+            raise UserError(
+                f"'{name}' is a file of rows, and a task file is needed, which names its columns",
+                fix=f"this writes one: mtl new task {shlex.quote(name)}",
+            )
         raise UserError(f"unknown task '{name}'", fix=suggest(name, files))
     if (problem := files[name].problem) is not None:
         raise UserError(problem)

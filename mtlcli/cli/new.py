@@ -14,6 +14,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from mtlcli import commands
+from mtlcli.cli.groups import paths_of
 from mtlcli.cli.parser import Parser
 from mtlcli.config.formats import ENDINGS, NAMED, TASK_FILES, ending, files_of, split_name
 from mtlcli.config.missing import nearest_path
@@ -60,7 +61,8 @@ def new_main(argv: list[str]) -> int:
     file = str(typed_path(words[1], "FILE"))
     to: Path = arguments.to or Path(f"{_task_name(file)}.yaml")
     if to.suffix not in TASK_FILES:
-        raise UserError(f"'{to}' is not the name of a task file", "--to", f"type --to {to}.yaml")
+        advised = shlex.quote(str(to.with_suffix(".yaml")))
+        raise UserError(f"'{to}' is not the name of a task file", "--to", f"type --to {advised}")
     if to.exists():
         raise UserError(
             "the file exists and is not overwritten",
@@ -73,6 +75,11 @@ def new_main(argv: list[str]) -> int:
     print(f"{to}: {told[0]}")
     for line in told[1:]:
         print(f"  {line}")
+    if to.stem in paths_of("task"):
+        print(
+            f"  a built-in task is named {to.stem}, too: both in one run (task=[...]) are refused,"
+        )
+        print("  unless this file begins with a line such as: # @package tasks.my_" + to.stem)
     shown = shlex.quote(str(to))
     print("look at it, change what is wrong, then type")
     print(f"  mtl check {shown}")
@@ -174,11 +181,38 @@ def _read(file: str, files: list[Path]) -> tuple[Any, list[str] | None]:
     return read_shards(files, file, "train", None, header), header
 
 
+def _refuse_words(path: Path) -> None:
+    """Raise UserError if a file of plain text has a word and its tags on each line, and empty lines
+    between sentences."""
+    from mtlcli.data.unpack import text_bytes
+
+    text = text_bytes(path).decode("utf-8-sig", errors="replace")
+    lines = [line.split() for line in text.splitlines()[:1000]]
+    while lines and not lines[-1]:
+        lines.pop()
+    fields = [line for line in lines if line]
+    widths = {len(line) for line in fields}
+    tags = {line[-1] for line in fields}
+    tagged = len(tags) <= len(fields) // 2 and all(
+        re.fullmatch(r"[A-Z]+(-\S+)?", tag) for tag in tags
+    )
+    if tagged and len(fields) < len(lines) and len(widths) == 1 and 1 not in widths:
+        new = f"{path.name[: -len(ending(path)) - 1]}.conll"
+        raise UserError(
+            "each line has a word and its tags, with empty lines between sentences, and a .txt "
+            "file has one text on each line",
+            str(path),
+            f"let its name end in .conll: mv {shlex.quote(path.name)} {shlex.quote(new)}",
+        )
+
+
 def _refuse_columns(path: Path) -> None:
-    """Raise UserError if a file of plain text has the same number of tabs in each line."""
+    """Raise UserError if a file of plain text has the same number of tabs in each line, or a word
+    and its tags."""
     from mtlcli.data.read import first_rows
 
     widths = {len(row) for row in first_rows(path, "tsv")}
+    _refuse_words(path)
     if len(widths) == 1 and 1 not in widths:
         new = f"{path.name[: -len(ending(path)) - 1]}.tsv"
         raise UserError(
@@ -223,8 +257,9 @@ def _splits(splits: dict[str, str], rows: int, guess: Any, table: Any) -> list[s
     lines = ["splits:"]
     if "validation" not in splits:
         fraction = 0.1 if rows >= SMALL else 0.2
+        whole = f", group: {_scalar(guess.group)}" if guess.group else ""
         lines += _with_comment(
-            f"  hold_out: {{fraction: {fraction}}}",
+            f"  hold_out: {{fraction: {fraction}{whole}}}",
             "rows of train that are kept for validation; or name a file above: validation: FILE",
         )
         for column in _groups(guess, table)[:3]:

@@ -71,6 +71,12 @@ def no_header() -> bytes:
     return "".join(f'"{1 + good}","{text}"\n' for text, good in zip(TEXTS, GOOD)).encode()
 
 
+def ranked() -> bytes:
+    """Queries with a row for each of their texts."""
+    rows = [f"{row // 4},what is {row // 4}?,{text},{row % 3}\n" for row, text in enumerate(TEXTS)]
+    return "".join(["qid,query,document,relevance\n", *rows]).encode()
+
+
 FILES = {
     "Umfrage 2024.csv": (
         excel,
@@ -81,6 +87,7 @@ FILES = {
     "export.csv": (indexed, "classification", "label: stars (1-3)", "unlabelled: skip"),
     "similar.jsonl": (scores, "regression", "text: left side", "label: sim"),
     "de.conllu": (tree, "tagging", "label: upos", "labels: [AUX, DET, NOUN, X]"),
+    "search.csv": (ranked, "ranking", "label: relevance", "query_id: qid"),
     "ag.csv": (no_header, "classification", "header: [column1, column2]", "labels: ['1', '2']"),
 }
 
@@ -95,6 +102,7 @@ def test_from_a_file_to_a_trained_task_in_two_commands(name: str, tmp_path: Path
     text = task.read_text(encoding="utf-8")
     assert f"\ntype: {kind}  # " in text
     assert [part for part in parts if f"{part}  # " not in text] == []
+    assert ("{fraction: 0.2, group: qid}" in text) == (name == "search.csv")
     assert f"mtl train task={task.name} model=tiny" in first.stdout
     second = mtl("train", f"task={task.name}", *SMALL, "run_dir=run", cwd=tmp_path)
     assert second.returncode == 0, second.stderr
@@ -210,3 +218,20 @@ def test_check_tells_lengths_balance_and_mistakes(tmp_path: Path) -> None:
     bad = mtl("check", "mine.yaml", cwd=tmp_path)
     assert bad.returncode == 2
     assert f"mine.csv, line {ROWS + 3}: task mine: column 'text' is empty or missing" in bad.stderr
+
+
+def test_what_is_to_be_typed_is_said(tmp_path: Path) -> None:
+    rows = [f"{text},{good}" for text, good in zip(TEXTS, GOOD, strict=True)]
+    (tmp_path / "rte.csv").write_text("\n".join(["text,label", *rows, ""]))
+    (tmp_path / "ner.txt").write_text("Anna B-PER\nsleeps O\n\n" * 9)
+    for words, remedy in (
+        (("check", "rte.csv"), "mtl new task rte.csv"),
+        (("new", "task", "rte.csv", "--to", "mine.txt"), "type --to mine.yaml"),
+        (("new", "task", "ner.txt"), "mv ner.txt ner.conll"),
+    ):
+        ended = mtl(*words, cwd=tmp_path)
+        assert ended.returncode == 2 and remedy in ended.stderr, ended.stderr
+    made = mtl("new", "task", "rte.csv", cwd=tmp_path)
+    assert made.returncode == 0 and "a built-in task is named rte, too" in made.stdout
+    (tmp_path / "ner.txt").rename(tmp_path / "ner.conll")
+    assert "tagging" in mtl("new", "task", "ner.conll", cwd=tmp_path).stdout

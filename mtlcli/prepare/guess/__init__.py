@@ -11,21 +11,30 @@ from mtlcli.data.table import Table
 from mtlcli.errors import UserError
 from mtlcli.prepare.guess.base import Guess
 from mtlcli.prepare.guess.profile import Profile, profiles
+from mtlcli.prepare.guess.refusals import refuse_classes, refuse_forms, refuse_options
 from mtlcli.prepare.guess.structured import STRUCTURED
 from mtlcli.prepare.guess.texts import text_task
-from mtlcli.prepare.guess.writing import ranking, writing
+from mtlcli.prepare.guess.writing import ranking, scored_pairs, writing
 
 __all__ = ["Guess", "guess_task"]
 
 
 def guess_task(table: Table) -> Guess:
     """Return the most likely task of a table. Raises UserError when no column can be its text, or
-    none its label."""
+    none its label, or when a column must be written in another form first."""
     found = [each for each in profiles(table) if each.kind != "empty"]
-    for rule in (ranking, *STRUCTURED, text_task, writing):
-        guess = rule(found, table)
-        if guess is not None and guess.type in task_types:
-            return guess
+    guesses = (
+        guess
+        for rule in (ranking, scored_pairs, *STRUCTURED, text_task, writing)
+        if (guess := rule(found, table)) is not None and guess.type in task_types
+    )
+    guess = next(guesses, None)
+    if guess is None or guess.type not in ("choice", "ranking", "span", "tagging"):
+        refuse_options(found, table)
+    refuse_forms(guess, found, table)
+    refuse_classes(guess, found, table)
+    if guess is not None:
+        return guess
     named = "; ".join(f"{each.name} ({_in_words(each)})" for each in found) or "none with values"
     what = f"no task can be guessed from its columns: {named}"
     nested = [each.name for each in found if each.kind == "object"]

@@ -29,6 +29,8 @@ class Guess:
     """Further keys of the task."""
     others: dict[str, list[str]] = field(default_factory=dict)
     """Key of `columns` -> columns that could have this role instead."""
+    group: str | None = None
+    """The column whose rows belong together, and are held out together."""
     types: list[str] = field(default_factory=list)
     """What else the task could be, each a line of YAML and its meaning."""
 

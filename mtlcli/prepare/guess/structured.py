@@ -102,9 +102,17 @@ def multilabel(columns: list[Profile], table: Table) -> Guess | None:
         if each.kind in ("whole", "truth")
         and {str(value).casefold() for value in each.counts} <= {"0", "1", "true", "false"}
     ]
-    if not texts or any(is_named_label(each) and each not in flags for each in columns):
+    if not texts:
         return None
     text = max(texts, key=lambda each: each.length)
+    joined = {
+        each.name: found
+        for each in columns
+        if each is not text and (found := _joined(each)) is not None
+    }
+    named = [each for each in columns if is_named_label(each) and each not in flags]
+    if any(each.name not in joined for each in named):
+        return None
     lists = [
         each
         for each in columns
@@ -112,7 +120,7 @@ def multilabel(columns: list[Profile], table: Table) -> Guess | None:
         and 1 < each.distinct <= max(5, min(MOST_TAGS, len(each.values) // 2))
     ]
     reasons = {"text": f"texts of {text.words:.0f} words on average"}
-    if lists:
+    if lists and not named:
         label = lists[0]
         labels = table.class_names(label.name)
         if labels is None and label.kind == "texts":
@@ -121,14 +129,14 @@ def multilabel(columns: list[Profile], table: Table) -> Guess | None:
         columns_of = {"text": text.name, "label": label.name}
         why = f"{label.name} holds lists of labels: {label.distinct} different ones"
         return Guess("multilabel", columns_of, why, reasons, labels=labels)
-    if len(flags) >= 3:
+    if len(flags) >= 3 and not named:
         names = [each.name for each in flags]
         reasons["label"] = "a column of 0 and 1 for each label"
         why = f"{', '.join(names[:5])} hold 0 and 1: one column for each label"
         return Guess("multilabel", {"text": text.name, "label": names}, why, reasons)
-    for each in columns:
-        if each is not text and (joined := _joined(each)) is not None:
-            separator, parts = joined
+    for each in named or columns:
+        if each.name in joined:
+            separator, parts = joined[each.name]
             reasons["label"] = f"labels joined by {separator!r}, for example {each.examples}"
             return Guess(
                 "multilabel",
@@ -137,6 +145,7 @@ def multilabel(columns: list[Profile], table: Table) -> Guess | None:
                 reasons,
                 labels=sorted(parts),
                 settings={"separator": separator},
+                types=["type: classification   # if each text has one label: then no separator"],
             )
     return None
 
@@ -150,7 +159,10 @@ def _joined(column: Profile) -> tuple[str, set[str]] | None:
         rows = [[part.strip() for part in str(value).split(separator)] for value in column.values]
         parts = [part for row in rows for part in row if part]
         several = sum(len(row) > 1 for row in rows)
-        repeated = len(set(parts)) <= max(3, len(parts) // 4) and len(set(parts)) < column.distinct
+        repeated = len(set(parts)) <= max(3, len(parts) // 4)
+        # A comma stands in names of classes, too: there the labels must be in several combinations.
+        repeated &= separator != "," or len(set(parts)) < column.distinct
+        repeated &= column.distinct > 1
         if several >= max(2, len(rows) // 20) and repeated and max(map(len, parts)) <= 40:
             return separator, set(parts)
     return None
@@ -180,6 +192,7 @@ def choice(columns: list[Profile], table: Table) -> Guess | None:
         ),
         None,
     )
+    options = options or _options_in_object(columns)
     numbered = [each for each in texts if re.fullmatch(r"\D*(\d|[A-Ea-e])", each.name)]
     stems: dict[str, list[str]] = {}
     for each in numbered:
@@ -203,11 +216,27 @@ def choice(columns: list[Profile], table: Table) -> Guess | None:
     reasons = {"label": f"the right option, for example {label.examples}"}
     guess = Guess("choice", found, "each row has options and the right one of them", reasons)
     count = len(options) if isinstance(options, list) else None
+    if isinstance(options, str) and options.endswith(".text"):
+        reasons["options"] = "the texts of an object, in the order of their labels"
     numbers = {int(value) for value in label.counts if str(value).strip().isdigit()}
     if numbers and 0 not in numbers and (count is None or max(numbers) == count):
         guess.settings["first_option"] = 1
         guess.reasons["first_option"] = "the numbers of the options begin with 1"
     return guess
+
+
+def _options_in_object(columns: list[Profile]) -> str | None:
+    """Return the place of options in objects of texts and labels (`choices: {text, label}`, as in
+    ARC) whose labels are A, B, C ... in each row; None where there are none."""
+    for each in columns:
+        if each.kind == "object" and all(
+            isinstance(texts := row.get("text"), list)
+            and len(texts) > 1
+            and row.get("label") == [chr(ord("A") + place) for place in range(len(texts))]
+            for row in each.values
+        ):
+            return f"{each.name}.text"
+    return None
 
 
 STRUCTURED = [span, tagging, choice, multilabel]

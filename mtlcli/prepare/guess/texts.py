@@ -49,7 +49,7 @@ def text_task(columns: list[Profile], table: Table) -> Guess | None:
     """Return a classification or regression of texts; None where the table has no texts, or no
     label for them."""
     texts = sorted(filter(_is_text, columns), key=_likely_text, reverse=True)
-    labels = [each for each in columns if _can_be_label(each)]
+    labels = [each for each in columns if can_be_label(each)]
     # Where nothing else tells, the label is the last column.
     label = max(
         labels,
@@ -130,7 +130,7 @@ def _is_score(column: Profile) -> bool:
     return column.kind == "whole" and column.distinct > MOST_CLASSES
 
 
-def _can_be_label(column: Profile) -> bool:
+def can_be_label(column: Profile) -> bool:
     """Return whether a column can hold classes or scores: more than one value, and, unless they
     are scores, each of them in several rows."""
     if column.kind not in ("text", "whole", "number", "truth") or column.distinct < 2:
@@ -145,7 +145,7 @@ def _can_be_label(column: Profile) -> bool:
 
 def is_named_label(column: Profile) -> bool:
     """Return whether a column can hold classes or scores and is named like one that does."""
-    return _can_be_label(column) and bool(LABEL_NAMES.fullmatch(column.name.strip()))
+    return can_be_label(column) and bool(LABEL_NAMES.fullmatch(column.name.strip()))
 
 
 def _likely_label(column: Profile) -> float:

@@ -13,6 +13,9 @@ TARGETS = re.compile(
     r"completion|answer|headline|title|paraphrase"
 )
 
+QUERY_IDS = re.compile(r"(?i)(q|query|question|search|topic)[ _-]?(id|no|nr|number)?")
+RELEVANCES = re.compile(r"(?i)(relevance|relevant|relevancy|rel|label|score|grade|rating|judg.*)")
+
 
 def ranking(columns: list[Profile], table: Table) -> Guess | None:
     """Return a ranking task where a query has a list of texts and a list of as many numbers."""
@@ -28,6 +31,58 @@ def ranking(columns: list[Profile], table: Table) -> Guess | None:
                     f"{texts.name} and {label.name} are a list of texts and one of numbers",
                     {"label": f"for example {label.examples}"},
                 )
+    return None
+
+
+def scored_pairs(columns: list[Profile], table: Table) -> Guess | None:
+    """Return a ranking task where a column names the query of each row, in blocks of rows with the
+    same query and another text, and a column holds relevances."""
+    full = [each for each in columns if not each.missing]
+    texts = [each for each in full if each.kind == "text" and each.words >= 1.5]
+    labels = [
+        each
+        for each in full
+        if each.kind in ("whole", "number")
+        and each.distinct > 1
+        and not each.commas
+        and min(each.numbers) >= 0
+        and RELEVANCES.fullmatch(each.name)
+    ]
+    for ids in full:
+        rows = len(ids.values)
+        if not QUERY_IDS.fullmatch(ids.name) or not 1 < ids.distinct <= rows // 2:
+            continue
+        blocks = 1 + sum(one != two for one, two in zip(ids.values, ids.values[1:]))
+        queries = [
+            each
+            for each in texts
+            if each is not ids
+            and len(set(zip(ids.values, each.values, strict=True))) == ids.distinct
+        ]
+        documents = [each for each in texts if each not in queries and each.distinct > ids.distinct]
+        if blocks == ids.distinct and queries and documents and labels:
+            document = max(documents, key=lambda each: each.length)
+            return Guess(
+                "ranking",
+                {
+                    "query": queries[0].name,
+                    "candidates": document.name,
+                    "label": labels[0].name,
+                    "query_id": ids.name,
+                },
+                f"the {ids.distinct:,} values of {ids.name} stand in blocks of rows with the same "
+                f"{queries[0].name}",
+                {
+                    "label": f"the relevance, for example {labels[0].examples}",
+                    "candidates": "one text in each row",
+                    "query_id": "the rows of a query, which are held out together",
+                },
+                group=ids.name,
+                types=[
+                    "type: regression   # if each pair has a score of its own: then "
+                    "columns: text, text_pair, label"
+                ],
+            )
     return None
 
 

@@ -131,6 +131,40 @@ CASES: dict[str, tuple[dict[str, list[Any]], str, dict[str, Any], Any]] = {
         {"text": "text", "label": "moods"},
         {"separator": ";"},
     ),
+    "few_combinations": (
+        {"text": TEXTS, "labels": [["joy;love", "anger", None][row % 3] for row in range(ROWS)]},
+        "multilabel",
+        {"text": "text", "label": "labels"},
+        {"separator": ";"},
+    ),
+    "arc": (
+        {"id": [f"q{row}" for row in range(ROWS)], "question": TEXTS}
+        | {"choices": [{"text": ["a lamp", "it"], "label": ["A", "B"]}] * ROWS}
+        | {"answerKey": ["AB"[row % 2] for row in range(ROWS)]},
+        "choice",
+        {"context": "question", "options": "choices.text", "label": "answerKey"},
+        {},
+    ),
+    "query_ids": (
+        {"qid": [f"q{row // 4}" for row in range(ROWS)], "document": OTHERS}
+        | {"query": [TEXTS[row // 4] for row in range(ROWS)], "relevance": STARS},
+        "ranking",
+        {"query": "query", "candidates": "document", "label": "relevance", "query_id": "qid"},
+        {},
+    ),
+    "two_ids": (
+        {"qid": [f"q{row // 4}" for row in range(ROWS)], "left": OTHERS, "right": TEXTS}
+        | {"score": FLAGS["toxic"]},
+        "classification",
+        {"text": "left", "text_pair": "right", "label": "score"},
+        ["0", "1"],
+    ),
+    "thousandths": (
+        {"text": TEXTS, "score": [f"{row % 2},{row + 100}" for row in range(ROWS)]},
+        "regression",
+        {"text": "text", "label": "score"},
+        {"decimal_comma": True},
+    ),
     "marks": (
         {"sentence": [f"<e1>I</e1> saw <e2>it</e2>, {text}" for text in TEXTS], "rel": TWO},
         "relation",
@@ -224,3 +258,75 @@ def test_rows_without_a_text_or_a_label_are_refused(columns: Any, what: str) -> 
     with pytest.raises(UserError) as caught:
         guess(columns)
     assert "no task can be guessed" in str(caught.value) and what in str(caught.value)
+
+
+OPTIONS = [["lamp", "stone", "table", f"cup {row}"] for row in range(ROWS)]
+REFUSED: dict[str, tuple[dict[str, list[Any]], str, str]] = {
+    # Columns of the table, what is said of them, and the remedy.
+    "text_of_the_option": (
+        {"question": TEXTS, "choices": OPTIONS, "answer": ["lamp", "stone"] * (ROWS // 2)},
+        "'answer' holds the text of one of the options in 'choices', as in 'lamp'",
+        "0 for the first option (in Python: row['choices'].index(row['answer']))",
+    ),
+    "options_in_another_order": (
+        {"question": TEXTS, "answerKey": ["A", "B"] * (ROWS // 2)}
+        | {"choices": [{"text": ["a lamp", "it"], "label": ["1", "2"]}] * ROWS},
+        "'choices' holds options as objects",
+        "A, B, C ... in each row",
+    ),
+    "lists_as_text": (
+        {"text": TEXTS, "labels": [str(labels or ["none"]) for labels in LABELS]},
+        "'labels' holds lists written as text",
+        "with a separator between them (joy;love)",
+    ),
+    "tags_as_text": (
+        {
+            "sentence": [f"Anna met Bob {row}" for row in range(ROWS)],
+            "ner": [["B-PER O B-PER O", "B-PER O O O"][row % 2] for row in range(ROWS)],
+        },
+        "'ner' holds a tag for each word of 'sentence'",
+        "write a .conll file",
+    ),
+    "thousands": (
+        {"text": TEXTS, "price": [f"1,{row:03}" for row in range(ROWS)]},
+        "'price' have three digits after each comma, as in 1,000: thousands, or decimals",
+        "take the commas out",
+    ),
+    "millions": (
+        {"text": TEXTS, "price": [f"{row + 1},000,{row:03}" for row in range(ROWS)]},
+        "as in 1,000,000",
+        "take the commas out",
+    ),
+    "one_class": (
+        {"text": TEXTS, "label": ["pos"] * ROWS},
+        "'label' holds one value only, 'pos'",
+        "two classes",
+    ),
+    "one_class_of_pairs": (
+        {"premise": TEXTS, "hypothesis": OTHERS, "label": ["pos"] * ROWS},
+        "'label' holds one value only, 'pos'",
+        "two classes",
+    ),
+    "many_classes": (
+        {"text": TEXTS, "label": [f"class{row % 45}" for row in range(ROWS)]},
+        "45 different values in 60 rows: too many to be classes",
+        "each class needs several rows",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_column_that_must_be_written_otherwise_is_refused(name: str) -> None:
+    columns, what, fix = REFUSED[name]
+    with pytest.raises(UserError) as caught:
+        guess(columns)
+    assert what in str(caught.value) and fix in str(caught.value)
+
+
+def test_other_columns_do_not_hinder_a_guess() -> None:
+    tags = [" ".join("N" for _ in text.split()) for text in TEXTS]
+    prices = [f"1,{row:03}" for row in range(ROWS)]
+    words = ["['good', 'film']", "[]"] * (ROWS // 2)
+    more = {"keywords": words, "pos": tags, "price": prices, "language": ["en"] * ROWS}
+    found = guess({"text": TEXTS, **more, "label": TWO})
+    assert (found.type, found.columns) == ("classification", {"text": "text", "label": "label"})
