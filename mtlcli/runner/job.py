@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlcli.config import Config, own_code
+from mtlcli.config.idle import unheeded
 from mtlcli.config.remarks import nothing_left, remarks
 from mtlcli.config.section import replaced
 from mtlcli.config.snapshot import load_config, read_text
@@ -152,6 +153,8 @@ def _show_begin(folder: RunFolder, config: Config, prepared: Prepared) -> None:
     """Show what a new run is made of, and what was noticed about its data and settings."""
     with Console(config.logger.console, folder.log) as console:
         console.panel("run", [*prepared.describe(config), f"folder    {folder.path}"])
+        # The command line has been checked, and these lines shown, before there was a log.
+        console.note(unheeded(config, []))
         for notice in prepared.notices:
             console.say(notice)
         console.note(prepared.details)
