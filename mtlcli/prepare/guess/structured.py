@@ -137,6 +137,8 @@ def multilabel(columns: list[Profile], table: Table) -> Guess | None:
     for each in named or columns:
         if each.name in joined:
             separator, parts = joined[each.name]
+            if each.missing:
+                reasons["unlabelled"] = f"{each.missing:,} rows have no {each.name}"
             reasons["label"] = f"labels joined by {separator!r}, for example {each.examples}"
             return Guess(
                 "multilabel",
@@ -144,7 +146,10 @@ def multilabel(columns: list[Profile], table: Table) -> Guess | None:
                 f"{each.name} joins {len(parts)} labels by {separator!r}",
                 reasons,
                 labels=sorted(parts),
-                settings={"separator": separator},
+                settings={
+                    "separator": separator,
+                    **({"unlabelled": "skip"} if each.missing else {}),
+                },
                 types=["type: classification   # if each text has one label: then no separator"],
             )
     return None

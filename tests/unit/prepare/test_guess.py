@@ -129,13 +129,13 @@ CASES: dict[str, tuple[dict[str, list[Any]], str, dict[str, Any], Any]] = {
         {"text": TEXTS, "moods": ["; ".join(labels) or None for labels in LABELS]},
         "multilabel",
         {"text": "text", "label": "moods"},
-        {"separator": ";"},
+        {"separator": ";", "unlabelled": "skip"},
     ),
     "few_combinations": (
         {"text": TEXTS, "labels": [["joy;love", "anger", None][row % 3] for row in range(ROWS)]},
         "multilabel",
         {"text": "text", "label": "labels"},
-        {"separator": ";"},
+        {"separator": ";", "unlabelled": "skip"},
     ),
     "arc": (
         {"id": [f"q{row}" for row in range(ROWS)], "question": TEXTS}
