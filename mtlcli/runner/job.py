@@ -153,8 +153,7 @@ def _show_begin(folder: RunFolder, config: Config, prepared: Prepared) -> None:
     """Show what a new run is made of, and what was noticed about its data and settings."""
     with Console(config.logger.console, folder.log) as console:
         console.panel("run", [*prepared.describe(config), f"folder    {folder.path}"])
-        # The command line has been checked, and these lines shown, before there was a log.
-        console.note(unheeded(config, []))
+        console.note(unheeded(config, []))  # These were shown before there was a log.
         for notice in prepared.notices:
             console.say(notice)
         console.note(prepared.details)

@@ -54,10 +54,7 @@ def _before_the_run() -> Iterator[None]:
         if not is_lost_rank(error):
             raise
         what = f"lost another rank before the run began: {lost_rank_text(error)}"
-        fix = (
-            "the message of that rank, or of the launcher, says why; then type the same command "
-            "again"
-        )
+        fix = "the message of that rank, or of the launcher, says why; then start the run again"
         raise RunError(what, str(read_launch()), fix) from error
 
 
