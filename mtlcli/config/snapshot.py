@@ -108,16 +108,16 @@ def config_text(config: Config) -> str:
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read a saved config and apply `key=value` overrides. Raises UserError with all problems."""
-    return _checked(_load(path), overrides)
+    return _checked(_load(path), overrides, path)
 
 
 def read_text(text: str, path: Path) -> Config:
     """Return the Config from the text that `config_text` returned. `path`: its file, for
     messages."""
-    return _checked(_parsed(text, path), ())
+    return _checked(_parsed(text, path), (), path)
 
 
-def _checked(saved: DictConfig, overrides: Sequence[str]) -> Config:
+def _checked(saved: DictConfig, overrides: Sequence[str], path: Path) -> Config:
     problems = []
     known: Any = OmegaConf.to_container(saved)
     for override in overrides:
@@ -141,6 +141,11 @@ def _checked(saved: DictConfig, overrides: Sequence[str]) -> Config:
             continue
         OmegaConf.update(saved, key, OmegaConf.to_container(parsed)["value"], merge=False)  # type: ignore[call-overload,index]
     config, found = read_config(saved)
+    if found and not overrides:
+        # The command that wrote the file had accepted all values: somebody has changed it since.
+        found = [
+            replace(each, where=f"{path}, {each.where}", fix=_bring_back(path)) for each in found
+        ]
     if problems or found or config is None:
         raise UserError(problems + found)
     return config

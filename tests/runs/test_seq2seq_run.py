@@ -137,8 +137,8 @@ def test_what_cannot_work_is_refused_before_the_run(tmp_path: Path) -> None:
         "tasks.wmt.decoder_layers: the decoder is that of 'multi30k', which has another one",
         "tasks.wmt.max_target_length: the decoder of 'multi30k' takes 64 tokens, and this task has "
         "up to 128",
-        "sharing: distillation compares what a head says for the inputs of other tasks, and task "
-        "'multi30k' writes texts",
+        "sharing: distillation compares what a head says for the inputs of other tasks, and the "
+        "head of task 'multi30k' reads more of its own inputs than their text",
     ):
         assert line in shared, line
     idle = said("tasks.wmt.temperature=2", "tasks.multi30k.length_penalty=2")

@@ -54,7 +54,7 @@ CHANGES: dict[str, tuple[str, Callable[[str], str], str]] = {
         "optim.lr",
     ),
     "batch size": ("config.yaml", replaced("batch_size: 6", "batch_size: 4"), "runner.batch_size"),
-    "half a config": ("config.yaml", lambda text: text[: int(len(text) * 0.85)], "config.yaml"),
+    "half a config": ("config.yaml", lambda text: text[: len(text) // 2], "config.yaml"),
     "activation": ("backbone/backbone.json", replaced('"gelu"', '"relu"'), "backbone.json"),
     "two tokens": ("backbone/tokenizer.json", replaced(r'"\[CLS\]"', '"[CLT]"'), "tokenizer.json"),
     "the record of the data": ("environment.json", without_fingerprints, "environment.json"),

@@ -32,7 +32,6 @@ MORE = {
     ],
     "adapters": ["sharing.shared=true"],
     "lora": ["sharing.shared=true", "sharing.frozen=true"],
-    "static": ["logger.probe=2", "logger.affinity=3"],
 }
 UNFREEZING = [
     "optim.unfreeze_every=3",
@@ -82,6 +81,7 @@ CASES = [
     *pairs(),
     ["sampling=proportional", "weighting=uncertainty"],
     ["weighting=mgda", "weighting.every=3", "sampling=all"],
+    ["weighting=static", "sampling=all", "logger.probe=2", "logger.affinity=3"],
     ["runner.max_tokens=100", "sampling=temperature", "optim.plateau=1", "optim.plateau_gain=2"],
     UNFREEZING,
 ]
