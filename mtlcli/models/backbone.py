@@ -13,10 +13,6 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-)
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, logging
 from transformers.utils.hub import cached_file
 from transformers.utils.logging import disable_progress_bar
@@ -25,7 +21,14 @@ from mtlcli.config.run import Model
 from mtlcli.data.batches import Batch
 from mtlcli.data.pack import Layout, PackedBatch
 from mtlcli.errors import RunWarning, UserError, count_of
-from mtlcli.models.files import WORD_EMBEDDINGS, BackboneFiles, from_here, locate, own_architecture
+from mtlcli.models.files import (
+    WORD_EMBEDDINGS,
+    BackboneFiles,
+    from_here,
+    is_causal,
+    locate,
+    own_architecture,
+)
 from mtlcli.models.forward_pass import checkpoint_contexts
 from mtlcli.tasks.base import Encoded
 from mtlcli.tasks.decoder import DecoderHead
@@ -454,8 +457,4 @@ def _fitting_pooling(config: Any, *, has_trained_pooler: bool) -> str:
 
 
 def _is_decoder(config: Any) -> bool:
-    kind = config.model_type
-    causal = (
-        kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    )
-    return causal and not config.is_encoder_decoder
+    return is_causal(config.model_type) and not config.is_encoder_decoder

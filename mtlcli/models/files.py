@@ -535,14 +535,20 @@ def no_language_model(files: BackboneFiles) -> str | None:
 
 def is_decoder(files: BackboneFiles) -> bool:
     """Return whether a backbone is decoder-only, so that a token sees only those before it."""
+    return is_causal(files.architecture["model_type"]) and not files.has_decoder
+
+
+def is_causal(kind: str) -> bool:
+    """Return whether models of a type (`model_type`) are made to continue a text: the library has
+    a causal language model for it and no masked one."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     )
 
-    kind = files.architecture["model_type"]
-    causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    return causal and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not files.has_decoder
+    return (
+        kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    )
 
 
 def from_here(location: str) -> bool:
