@@ -55,16 +55,16 @@ The exit code is 2 if the task cannot be trained; every reason is told with its 
 """
 
 
-def check_main(argv: list[str]) -> int:
-    """Run `mtl check` and return the exit code."""
-    parser = Parser(prog="mtl check", add_help=False)
+def task_arguments(verb: str, argv: list[str]) -> tuple[list[str], list[str], Path | None] | None:
+    """Return what was typed after `mtl check` or `mtl tasks`: the names, the overrides and the
+    folder of `-cd`, whose methods are imported; None if help is asked for."""
+    parser = Parser(prog=verb, add_help=False)
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--config-dir", "-cd", type=partial(typed_path, where="-cd"))
     parser.add_argument("rest", nargs="*")
     arguments = parser.parse_intermixed_args(argv)
     if arguments.help:
-        print(HELP, end="")
-        return 0
+        return None
     names = [word for word in arguments.rest if "=" not in word]
     overrides = [word for word in arguments.rest if "=" in word]
     own: Path | None = arguments.config_dir
@@ -72,6 +72,16 @@ def check_main(argv: list[str]) -> int:
         raise UserError(problems)
     for line in import_folder(own) if own is not None else ():
         print(line, file=sys.stderr)
+    return names, overrides, own
+
+
+def check_main(argv: list[str]) -> int:
+    """Run `mtl check` and return the exit code."""
+    read = task_arguments("mtl check", argv)
+    if read is None:
+        print(HELP, end="")
+        return 0
+    names, overrides, own = read
     if len(names) != 1:
         found = f"found {len(names)}: {' '.join(names)}" if names else "none is given"
         raise UserError(f"one task is checked, and {found}", fix="mtl check NAME or FILE.yaml")

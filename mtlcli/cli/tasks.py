@@ -4,16 +4,11 @@ shows a task's columns, table rows and their encoded form. This module does not 
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 
-from mtlcli.cli.check import choices, chosen, show_path, show_task, style
+from mtlcli.cli.check import choices, chosen, show_path, show_task, style, task_arguments
 from mtlcli.cli.groups import GroupFile, groups, members
-from mtlcli.cli.parser import Parser
-from mtlcli.cli.typed import config_dir_problems
 from mtlcli.config.formats import TASK_FILES
-from mtlcli.config.own_code import import_folder
-from mtlcli.config.paths import typed_path
 from mtlcli.errors import UserError
 
 LABELS = 9
@@ -35,21 +30,11 @@ usage: mtl tasks [NAME] [-cd DIR] [KEY=VALUE ...]
 
 def tasks_main(argv: list[str]) -> int:
     """Run `mtl tasks` and return the exit code."""
-    parser = Parser(prog="mtl tasks", add_help=False)
-    parser.add_argument("--help", "-h", action="store_true")
-    parser.add_argument("--config-dir", "-cd", type=partial(typed_path, where="-cd"))
-    parser.add_argument("rest", nargs="*")
-    arguments = parser.parse_intermixed_args(argv)
-    if arguments.help:
+    read = task_arguments("mtl tasks", argv)
+    if read is None:
         print(HELP, end="")
         return 0
-    names = [word for word in arguments.rest if "=" not in word]
-    overrides = [word for word in arguments.rest if "=" in word]
-    own: Path | None = arguments.config_dir
-    if own is not None and (problems := config_dir_problems(own)):
-        raise UserError(problems)
-    for line in import_folder(own) if own is not None else ():
-        print(line, file=sys.stderr)
+    names, overrides, own = read
     if len(names) > 1:
         raise UserError(
             f"expected one name, found {len(names)}: {' '.join(names)}",
