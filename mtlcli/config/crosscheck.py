@@ -190,14 +190,7 @@ def _held_out(at: str, task: Task) -> Iterator[Problem]:
         if splits.train is None:
             yield Problem("the task has no train split to keep rows of", where, "take it out")
         elif name == splits.train or name in (task.source.files or {}):
-            other = "give that split another name"
-            if key == "hold_out":
-                other = f"give the rows that are kept another name: {at}.splits.validation"
-            yield Problem(
-                f"split '{name}' has rows of its own, and rows of train would take its place",
-                where,
-                f"take it out, or {other}",
-            )
+            yield splits.occupied(at, key, name)
 
 
 def _columns(at: str, task: Task) -> Iterator[Problem]:

@@ -88,6 +88,19 @@ class Splits:
         held.append(("calibration", CALIBRATION, self.calibration))
         return [(key, split, settings) for key, split, settings in held if settings is not None]
 
+    @staticmethod
+    def occupied(at: str, key: str, split: str) -> Problem:
+        """Return the problem that the data has the split that `splits.KEY` would make. `at`: the
+        key path of the task."""
+        other = "give that split another name"
+        if key == "hold_out":
+            other = f"give the rows that are kept another name: {at}.splits.validation"
+        return Problem(
+            f"split '{split}' has rows of its own, and rows of train would take its place",
+            f"{at}.splits.{key}",
+            f"take it out, or {other}",
+        )
+
 
 @section
 class Template:

@@ -133,12 +133,7 @@ class DataSource:
         left = reader(task, config, train)
         for part, name, settings in parts:
             if name in self._stored_splits(task):
-                other = f": tasks.{task}.splits.validation" * (part == "hold_out")
-                raise UserError(
-                    f"split '{name}' has rows of its own, and rows of train would take its place",
-                    f"tasks.{task}.splits.{part}",
-                    f"take it out, or give the rows that are kept another name{other}",
-                )
+                raise UserError(config.splits.occupied(f"tasks.{task}", part, name))
             held = kept_out(
                 left, settings, config.class_column, part=part, together=config.together
             )

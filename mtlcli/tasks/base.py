@@ -123,6 +123,9 @@ class TaskType(ABC, Generic[C]):
     """`classification` (a log likelihood over classes) or `regression` (a squared error), for which
     uncertainty weighting has different terms."""
 
+    label_kind: ClassVar[str] = "classes"
+    """What messages call the labels."""
+
     def __init__(self, name: str, config: C) -> None:
         self.name = name
         self.config = config
@@ -153,6 +156,22 @@ class TaskType(ABC, Generic[C]):
         Returns the settings of the task that do not fit the model."""
         self.encoder = encoder
         return []
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the labels in the order of their ids, taken from the head owner if the task
+        has one. Raises ValueError if they are not known yet, or the task type has none."""
+        labels = self._known_labels
+        if labels is None:
+            raise ValueError(
+                f"the {self.label_kind} of task '{self.name}' are not known: prepare() has not "
+                "seen a train split"
+            )
+        return labels
+
+    @property
+    def _known_labels(self) -> list[str] | None:
+        return getattr((self.head_owner or self).config, "labels", None)
 
     @property
     def max_length(self) -> int:

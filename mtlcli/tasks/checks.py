@@ -30,6 +30,20 @@ def counted(
     return Problem(what + table.others(rows), table.where(int(rows[0])), fix, brief)
 
 
+def short_and_blank(
+    rows: Sequence[Sequence[str | None] | None], least: int = 1
+) -> tuple[list[int], list[int]]:
+    """Return the rows whose list has fewer than `least` texts, and those with a text in it that is
+    missing or blank."""
+    short = [row for row, texts in enumerate(rows) if not texts or len(texts) < least]
+    blank = [
+        row
+        for row, texts in enumerate(rows)
+        if texts and not all(text and text.strip() for text in texts)
+    ]
+    return short, blank
+
+
 def is_text(kind: pa.DataType) -> bool:
     """Return whether a column type holds strings, in whatever layout."""
     if pa.types.is_dictionary(kind):

@@ -24,6 +24,7 @@ from mtlcli.tasks.checks import (
     is_list,
     is_text,
     require_finite,
+    short_and_blank,
     shown,
     text_problems,
     wrong_type,
@@ -156,13 +157,7 @@ class Choice(TaskType[ChoiceTask]):
                 f"tasks.{self.name}.columns.options"
             )
             return [wrong_type(table, column, "lists of texts are needed", fix)]
-        rows = table.column(column)
-        few = [row for row, options in enumerate(rows) if not options or len(options) < 2]
-        blank = [
-            row
-            for row, options in enumerate(rows)
-            if options and not all(option and option.strip() for option in options)
-        ]
+        few, blank = short_and_blank(table.column(column), least=2)
         problems = []
         if few:
             what = f"column '{column}' has fewer than two options"

@@ -88,23 +88,6 @@ class Classification(TextTask[ClassificationTask]):
     def default_metrics(self) -> list[str]:
         return ["accuracy"]
 
-    @property
-    def labels(self) -> list[str]:
-        """Class names in the order of their ids, taken from the head owner if the task has one.
-        Raises ValueError if they are not known yet."""
-        labels = self._known_labels
-        if labels is None:
-            raise ValueError(
-                f"the classes of task '{self.name}' are not known: prepare() has not seen a train "
-                "split"
-            )
-        return labels
-
-    @property
-    def _known_labels(self) -> list[str] | None:
-        labels: list[str] | None = (self.head_owner or self).config.labels
-        return labels
-
     def labelled(self, table: Table) -> NDArray[np.bool_]:
         return has_label(table, self.config.columns.label, self._known_labels)
 

@@ -63,6 +63,7 @@ class Multilabel(TextTask[MultilabelTask]):
     """
 
     example = ([[0, 1], [1, 1]], [[0, 1], [1, 0]])
+    label_kind = "labels"
     _train: Table | None = None
     _factors: dict[str, Tensor] | None = None
     """The weights of the loss on the device of the model, once a loss has used them."""
@@ -70,23 +71,6 @@ class Multilabel(TextTask[MultilabelTask]):
     @property
     def default_metrics(self) -> list[str]:
         return ["f1_micro", "f1_macro", "subset_accuracy"]
-
-    @property
-    def labels(self) -> list[str]:
-        """Label names in the order of their ids, taken from the head owner if the task has one.
-        Raises ValueError if they are not known yet."""
-        labels = self._known_labels
-        if labels is None:
-            raise ValueError(
-                f"the labels of task '{self.name}' are not known: prepare() has not seen a train "
-                "split"
-            )
-        return labels
-
-    @property
-    def _known_labels(self) -> list[str] | None:
-        labels: list[str] | None = (self.head_owner or self).config.labels
-        return labels
 
     @property
     def _label_columns(self) -> list[str]:

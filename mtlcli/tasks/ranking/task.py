@@ -28,6 +28,7 @@ from mtlcli.tasks.checks import (
     is_list,
     is_text,
     require_finite,
+    short_and_blank,
     shown,
     text_problems,
     wrong_type,
@@ -139,13 +140,7 @@ class Ranking(TaskType[RankingTask]):
                 f"{at}.query_id if a row holds one candidate"
             )
             return [wrong_type(table, column, "lists of texts are needed", fix)]
-        rows = table.column(column)
-        none = [row for row, texts in enumerate(rows) if not texts]
-        blank = [
-            row
-            for row, texts in enumerate(rows)
-            if texts and not all(t and t.strip() for t in texts)
-        ]
+        none, blank = short_and_blank(table.column(column))
         found = []
         if none:
             what = f"column '{column}' has no candidates"

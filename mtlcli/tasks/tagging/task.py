@@ -34,7 +34,15 @@ from mtlcli.metrics.entities import (
 )
 from mtlcli.registry import suggest
 from mtlcli.tasks.base import Outputs, TaskType
-from mtlcli.tasks.checks import counted, is_list, is_text, require_finite, shown, wrong_type
+from mtlcli.tasks.checks import (
+    counted,
+    is_list,
+    is_text,
+    require_finite,
+    short_and_blank,
+    shown,
+    wrong_type,
+)
 from mtlcli.tasks.classification import weight_problems
 from mtlcli.tasks.tagging import TaggingTask
 
@@ -57,6 +65,7 @@ class Tagging(TaskType[TaggingTask]):
     constant_outputs = ("transitions",)
     item = "word"
     example = ([["O", "B-X", "I-X"]], [["O", "B-X", "O"]])
+    label_kind = "tags"
     _weights_there: Tensor | None = None
     """The weights of the tags on the device of the model, once a loss has used them."""
 
@@ -65,23 +74,6 @@ class Tagging(TaskType[TaggingTask]):
         """Return entity F1 first where the tags spell entities, else the accuracy of tags alone."""
         labels = self._known_labels
         return [*(["entity_f1"] if labels and spell_entities(labels) else []), "tag_accuracy"]
-
-    @property
-    def labels(self) -> list[str]:
-        """Tags in the order of their ids, taken from the head owner if the task has one. Raises
-        ValueError if they are not known yet."""
-        labels = self._known_labels
-        if labels is None:
-            raise ValueError(
-                f"the tags of task '{self.name}' are not known: prepare() has not seen a train "
-                "split"
-            )
-        return labels
-
-    @property
-    def _known_labels(self) -> list[str] | None:
-        labels: list[str] | None = (self.head_owner or self).config.labels
-        return labels
 
     def required_columns(self, *, labelled: bool = True) -> list[str]:
         columns = self.config.columns
@@ -139,12 +131,7 @@ class Tagging(TaskType[TaggingTask]):
             fix += "; csv cannot hold lists, jsonl, parquet and conll can" if is_text(kind) else ""
             return [wrong_type(table, column, "lists of words are needed", fix)]
         sentences = self._words(table)
-        none = [row for row, words in enumerate(sentences) if not words]
-        blank = [
-            row
-            for row, words in enumerate(sentences)
-            if words and not all(word and word.strip() for word in words)
-        ]
+        none, blank = short_and_blank(sentences)
         found = []
         if none:
             found.append(
