@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
-"""The user's choice of GPUs, for tests in `tests/runs/gpu`; None: all."""
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+# The processes of pytest-xdist are started from a process that sees no GPU any more.
+GPUS = os.environ.get("MTL_TEST_GPUS", os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+"""The user's choice of GPUs, for tests in `tests/runs/gpu`."""
+ENVIRONMENT = os.environ | {
+    "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "MTL_TEST_GPUS": GPUS,
+}
 """The environment of every command that a test starts."""
 FORMAT = "runner.precision=fp32"
 TALK = ("-h", "--help", "--hydra-help", "--version", "-v", "--info", "-i")

@@ -38,6 +38,7 @@ ROUNDING = (
     "runner.engine",
     "runner.fast",
     "runner.packing",
+    "runner.graphs",
     "model.attention",
 )
 """Keys that change the result by no more than rounding: a resumed run may change them, and prints a
@@ -49,6 +50,7 @@ MASKS = (
     "runner.engine",
     "runner.fast",
     "runner.packing",
+    "runner.graphs",
     "model.attention",
 )
 """The keys of `ROUNDING` that change which elements dropout drops.

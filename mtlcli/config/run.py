@@ -132,6 +132,10 @@ class Runner:
     """`on`: inputs go through the backbone one behind another as one sequence of tokens, whose
     number is one of a few, instead of in padded rectangles. Refused where the model then gives
     other states. `auto`: on for bf16 on a GPU where model and sharing allow, else off."""
+    graphs: Literal["auto", "off"] = "auto"
+    """`auto`: record the kernels of a step on a GPU once for each size of its batches (CUDA
+    graphs), where packing, sharing, weighting and optimiser allow it. `off`: launch them one by
+    one."""
     together: bool = True
     """Pass the inputs of all tasks of a step through the shared parameters together, grouped by
     length, where sharing and weighting allow it. False: one task after the other."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -137,22 +138,66 @@ def moved(batches: Sequence[Batch], device: torch.device) -> list[Batch]:
     tensors = [tensor for batch in batches for tensor in batch.tensors()]
     if all(tensor.device == device for tensor in tensors):
         return list(batches)
-    # Each tensor begins at a multiple of the largest size of a number.
-    sizes = [-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors]
-    # Memory that is not pinned would be copied to pinned memory by the driver first, and this
-    # process would wait for that. torch uses a piece of pinned memory again once what it holds has
-    # been copied.
-    packed = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=device.type == "cuda")
-    for place, tensor in zip(packed.split(sizes), tensors, strict=True):
-        _as(place, tensor).copy_(tensor)
-    there = packed.to(device, non_blocking=True).split(sizes)
-    parts = iter([_as(place, tensor) for place, tensor in zip(there, tensors, strict=True)])
+    memory = Memory(tensors, device)
+    memory.fill([tensor.numpy() for tensor in tensors])
+    parts = iter(memory.tensors)
     return [batch.with_tensors(parts) for batch in batches]
 
 
-def _as(place: Tensor, tensor: Tensor) -> Tensor:
-    """Return the first bytes of a piece of memory as a tensor like another."""
-    return place[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+class Memory:
+    """Memory of a device for tensors of given shapes, which one copy fills."""
+
+    def __init__(self, like: Sequence[Tensor], device: torch.device) -> None:
+        # Each tensor begins at a multiple of the largest size of a number.
+        self._like = [(tensor.nbytes, tensor.dtype, tensor.shape) for tensor in like]
+        self._sizes = [-(-size // ALIGNMENT) * ALIGNMENT for size, _, _ in self._like]
+        self._there = torch.empty(sum(self._sizes), dtype=torch.uint8, device=device)
+        self.tensors = self._tensors(self._there)
+        """The tensors on the device."""
+        self._free: list[_Staging] = []
+
+    def _tensors(self, memory: Tensor) -> list[Tensor]:
+        return [
+            place[:size].view(dtype).view(shape)
+            for place, (size, dtype, shape) in zip(
+                memory.split(self._sizes), self._like, strict=True
+            )
+        ]
+
+    def fill(self, arrays: Sequence[NDArray[Any]]) -> None:
+        """Copy arrays of the same shapes. This process goes on while they are copied."""
+        staging = self._free.pop(0) if self._free and self._free[0].ready else self._staging()
+        for place, array in zip(staging.places, arrays, strict=True):
+            place[...] = array
+        self._there.copy_(staging.memory, non_blocking=True)
+        staging.used()
+        self._free.append(staging)
+
+    def _staging(self) -> _Staging:
+        # Memory that is not pinned would be copied to pinned memory by the driver first, and this
+        # process would wait for that.
+        memory = torch.empty(sum(self._sizes), dtype=torch.uint8, pin_memory=self._there.is_cuda)
+        return _Staging(memory, [tensor.numpy() for tensor in self._tensors(memory)])
+
+
+@dataclass
+class _Staging:
+    """Host memory from which a device copies."""
+
+    memory: Tensor
+    places: list[NDArray[Any]]
+    _copied: torch.cuda.Event | None = None
+
+    def used(self) -> None:
+        """Note that a copy has begun."""
+        if self.memory.is_pinned():
+            self._copied = self._copied or torch.cuda.Event()
+            self._copied.record()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the last copy is over."""
+        return self._copied is None or self._copied.query()
 
 
 def join(batches: Sequence[tuple[str, Batch]]) -> Batch:

@@ -94,7 +94,8 @@ class Layout:
     last: Tensor
     """(R,) int64: the place of the last token of each feature."""
     sources: Tensor
-    """(T,) int64: the place of each token among the padded tokens of all parts."""
+    """(T,) int64: the place of each token among the padded tokens of all parts. Empty where these
+    are not on the device."""
     owners: Tensor
     """(T,) int64: the feature of each token; R where a token belongs to none."""
     longest: int
@@ -106,6 +107,11 @@ class Layout:
     def features(self) -> int:
         """R, the number of features."""
         return len(self.first)
+
+    def regroup(self, lengths: NDArray[np.int64]) -> None:
+        """Take over other lengths, now that the tensors have been filled with those of another
+        batch."""
+        self.lengths, self._unsort = lengths, None
 
     def groups(self) -> tuple[list[Group], Tensor]:
         """Return groups of sequences that hold every token once, and for each token its place
@@ -136,36 +142,62 @@ class PackedBatch(Batch):
     layout: Layout = field(kw_only=True)
 
 
-def pack(parts: Sequence[tuple[str, Batch]], packing: Packing) -> PackedBatch:
-    """Return padded batches as one packed batch on the same device, in their order. Each is given
-    with the name of its task, whose columns stay in the task's own batch."""
-    batches = [batch for _, batch in parts]
+@dataclass(frozen=True)
+class Plan:
+    """Where the sequences of a packed batch will lie: see `Layout`."""
+
+    rows: NDArray[np.int64]
+    """(R,): the number of tokens of each feature."""
+    tokens: int
+    """Their sum."""
+    budget: int
+    """T, the number of tokens of the packed batch."""
+    lengths: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    inside: NDArray[np.int64]
+    """(T,): the place of each token in its sequence."""
+    positions: NDArray[np.int64]
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+    owners: NDArray[np.int64]
+
+
+def plan_layout(batches: Sequence[Batch], packing: Packing) -> Plan:
+    """Return where the features of some batches lie as one packed batch."""
     rows = np.concatenate([batch.lengths for batch in batches])
     assert rows.max() <= packing.longest
     tokens = int(rows.sum())
     below, above = _neighbours(tokens)
     lengths = np.concatenate([rows, _filler(below, above, tokens, packing.longest)])
-    ends = np.concatenate([[0], np.cumsum(lengths)])
-    starts = ends[:-1]
-    inside = np.arange(above) - np.repeat(starts, lengths)
-    # Whatever fills the budget, nobody reads it: here it is the first token again and again.
-    sources = np.zeros(above, np.int64)
-    sources[:tokens] = np.repeat(_row_starts(batches), rows) + inside[:tokens]
+    ends = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=ends[1:])
+    inside = np.arange(above) - np.repeat(ends[:-1], lengths)
     owners = np.full(above, len(rows))
     owners[:tokens] = np.repeat(np.arange(len(rows)), rows)
-    layout = _layout(
-        lengths,
-        [
-            ends,
-            inside + packing.first_position,
-            starts[: len(rows)],
-            ends[1 : len(rows) + 1] - 1,
-            sources,
-            owners,
-        ],
-        packing.longest,
-        batches[0].input_ids.device,
+    return Plan(
+        rows=rows,
+        tokens=tokens,
+        budget=above,
+        lengths=lengths,
+        ends=ends,
+        inside=inside,
+        positions=inside + packing.first_position,
+        first=ends[: len(rows)],
+        last=ends[1 : len(rows) + 1] - 1,
+        owners=owners,
     )
+
+
+def pack(parts: Sequence[tuple[str, Batch]], packing: Packing) -> PackedBatch:
+    """Return padded batches as one packed batch on the same device, in their order. Each is given
+    with the name of its task, whose columns stay in the task's own batch."""
+    batches = [batch for _, batch in parts]
+    plan = plan_layout(batches, packing)
+    rows, tokens, above = plan.rows, plan.tokens, plan.budget
+    # Whatever fills the budget, nobody reads it: here it is the first token again and again.
+    sources = np.zeros(above, np.int64)
+    sources[:tokens] = np.repeat(_row_starts(batches), rows) + plan.inside[:tokens]
+    layout = _layout(plan, sources, packing.longest, batches[0].input_ids.device)
     counts = [int(batch.lengths.sum()) for batch in batches]
     counts[-1] += above - tokens
 
@@ -185,6 +217,16 @@ def pack(parts: Sequence[tuple[str, Batch]], packing: Packing) -> PackedBatch:
         parts=tuple((name, count) for (name, _), count in zip(parts, counts, strict=True)),
         layout=layout,
     )
+
+
+@dataclass
+class PlacedBatch(Batch):
+    """The batch of a task whose inputs lie in a packed batch already."""
+
+    packed: PackedBatch = field(kw_only=True)
+    """The packed batch, which may hold the inputs of other tasks as well."""
+    places: Places = field(kw_only=True)
+    """Where this batch lies in it."""
 
 
 def places_of(parts: Sequence[tuple[str, Batch]], packed: PackedBatch) -> Iterator[Places]:
@@ -222,6 +264,17 @@ class Places:
         return padded.index_copy(0, self.places, states).view(*self.shape, -1)
 
 
+@dataclass(frozen=True)
+class FixedPlaces(Places):
+    """The same for a batch that is filled with other inputs in each step. `places` are those of all
+    tokens of the packed batch; tokens of other parts go behind the last one."""
+
+    def pad(self, hidden: Tensor) -> Tensor:
+        states = hidden[0]
+        padded = states.new_zeros(self.shape.numel() + 1, states.shape[-1])
+        return padded.index_copy(0, self.places, states)[:-1].view(*self.shape, -1)
+
+
 def _row_starts(batches: Sequence[Batch]) -> NDArray[np.int64]:
     """Return for each feature where its row begins among the padded tokens of all batches."""
     starts, offset = [], 0
@@ -243,18 +296,21 @@ def _filler(below: int, above: int, tokens: int, longest: int) -> NDArray[np.int
     return lengths
 
 
-def _layout(
-    lengths: NDArray[np.int64],
-    arrays: list[NDArray[np.int64]],
-    longest: int,
-    device: torch.device,
-) -> Layout:
+def _layout(plan: Plan, sources: NDArray[np.int64], longest: int, device: torch.device) -> Layout:
     """Return a layout whose tensors go to the device in one copy."""
+    arrays = [plan.ends, plan.positions, plan.first, plan.last, sources, plan.owners]
     buffer = torch.from_numpy(np.concatenate(arrays))
     if device.type == "cuda":
         buffer = buffer.pin_memory()
     buffer = buffer.to(device, non_blocking=True)
-    ends, positions, first, last, sources, owners = buffer.split([len(each) for each in arrays])
+    ends, positions, first, last, there, owners = buffer.split([len(each) for each in arrays])
     return Layout(
-        lengths, ends.to(torch.int32), positions.unsqueeze(0), first, last, sources, owners, longest
+        plan.lengths,
+        ends.to(torch.int32),
+        positions.unsqueeze(0),
+        first,
+        last,
+        there,
+        owners,
+        longest,
     )

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor, nn
 
 from mtlcli.data.batches import Batch, join
-from mtlcli.data.pack import PackedBatch, Packing, pack, places_of
+from mtlcli.data.pack import PackedBatch, Packing, PlacedBatch, pack, places_of
 from mtlcli.errors import UserError, count_of
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.forward_pass import ForwardPass, running
@@ -294,19 +294,25 @@ class MultiTaskModel(nn.Module):
         self, batches: Sequence[tuple[str, Batch]], packing: Packing
     ) -> list[Encoded]:
         """Return the trunk's encodings of padded batches, which it computes as one packed batch."""
-        packed = pack(batches, packing)
+        first = batches[0][1]
+        if isinstance(first, PlacedBatch):
+            packed = first.packed
+            places = [each.places for _, each in batches if isinstance(each, PlacedBatch)]
+        else:
+            packed = pack(batches, packing)
+            places = list(places_of(batches, packed))
         encoded: Encoded = self.trunk(batches[0][0], packed)
         return [
             Encoded(
-                places.pad(encoded.hidden)
+                place.pad(encoded.hidden)
                 if self.tasks[task].reads_tokens
-                else encoded.hidden[:, places.tokens],
-                encoded.pooled[places.rows],
+                else encoded.hidden[:, place.tokens],
+                encoded.pooled[place.rows],
                 batch.attention_mask,
                 encoded.language,
                 encoded.decoder,
             )
-            for (task, batch), places in zip(batches, places_of(batches, packed), strict=True)
+            for (task, batch), place in zip(batches, places, strict=True)
         ]
 
     def _output(self, task: str, batch: Batch, encoded: Encoded) -> TaskOutput:

@@ -125,9 +125,11 @@ def set_lr(
 ) -> None:
     """Set the learning rate of every group to `factor` times its peak, and that of a task's groups
     to the task's factor times that."""
+    rates = []
     for group in optimizer.param_groups:
         own = (of_tasks or {}).get(group.get("task"), 1.0)  # type: ignore[arg-type]
-        group["lr"] = group["peak"] * factor * own
+        rates.append(group["peak"] * factor * own)
+    optimizer.set_rates(rates)
 
 
 class Unfreezing:

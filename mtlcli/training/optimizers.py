@@ -8,7 +8,7 @@ their learning rates are chosen for AdamW.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -208,6 +208,28 @@ class Optimizers:
 
     def __init__(self, parts: list[tuple[Kind, torch.optim.Optimizer]]) -> None:
         self.parts = parts
+        self._on_device: Tensor | None = None
+
+    def keep_rates_on(self, device: torch.device) -> None:
+        """Keep the learning rates in tensors on a device, so that recorded kernels read those of
+        the step. Only torch's fused AdamW can."""
+        groups = self.param_groups
+        self._on_device = torch.zeros(len(groups), device=device)
+        for group, rate in zip(groups, self._on_device, strict=True):
+            group["lr"], group["capturable"] = rate, True
+        for _, part in self.parts:
+            # torch warns of steps that are made without being recorded.
+            part._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
+
+    def set_rates(self, rates: Sequence[float]) -> None:
+        """Set the learning rate of each parameter group."""
+        for group, rate in zip(self.param_groups, rates, strict=True):
+            group["rate"] = rate
+            if self._on_device is None:
+                group["lr"] = rate
+        if self._on_device is not None:
+            pinned = torch.tensor(rates, pin_memory=self._on_device.is_cuda)
+            self._on_device.copy_(pinned, non_blocking=True)
 
     @property
     def param_groups(self) -> Groups:

@@ -159,8 +159,17 @@ class WeightedSum(StepGradient):
         weights: dict[str, Any] = (
             self._weights(step) if self._read else self._weighting.weights_unread(step)
         )
+        return self.run(batches, step, self.passes_of(batches), weights)
+
+    def passes_of(self, batches: Batches) -> list[PassGroup]:
+        """Return the passes of a step."""
         mixed = self._mixed if len(batches) > 1 else None
-        groups = mixed.passes(batches) if mixed else passes_by_task(batches)
+        return mixed.passes(batches) if mixed else passes_by_task(batches)
+
+    def run(
+        self, batches: Batches, step: Step, groups: list[PassGroup], weights: dict[str, Any]
+    ) -> Outcome:
+        """Do the work of a call, whose passes and weights are known."""
         losses = self._run(batches, step, groups, weights, read=self._read)
         self._passes.sum_gradients()
         return self._finish(step, losses, weights, groups)
@@ -365,6 +374,13 @@ class Backward:
         """Do the same, and measure the inner products of the gradients in any case, which does not
         change the update."""
         return self._way(step).probe(batches, step)
+
+    @property
+    def plain(self) -> WeightedSum | None:
+        """What computes the gradient of all steps as that of one sum of losses, or None."""
+        usual = self._usual
+        alone = type(self._weighting).known is Weighting.known
+        return usual if isinstance(usual, WeightedSum) and alone else None
 
     def _way(self, step: Step) -> StepGradient:
         self.passes.model.draw(step_seed(step.seed, step.number, SHARING))

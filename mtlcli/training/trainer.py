@@ -23,6 +23,7 @@ from mtlcli.seeds import step_seed
 from mtlcli.training.analysis.affinity import Affinity
 from mtlcli.training.analysis.conflicts import Conflicts
 from mtlcli.training.analysis.gradient_noise import measure_noise
+from mtlcli.training.captured import CapturedSteps, capture_steps
 from mtlcli.training.finite import require_finite
 from mtlcli.training.optim import Unfreezing, build_optimizer, schedule_lr_factor, set_lr
 from mtlcli.training.plateau import Plateau, watched_tasks
@@ -79,6 +80,7 @@ class Trainer:
             )
             self._saved = self.state.step
         self.backward = self._enter_stage(anew=self._anew)
+        self._captured = capture_steps(run, self.backward, self.update)
         self._plateau = Plateau(optim, list(run.streams), self.state.plateau)
         self._conflicts = Conflicts(self.state.conflicts)
         self._affinity = Affinity(
@@ -129,10 +131,8 @@ class Trainer:
         if self.run.weighting.validates(step):
             self._validate(step)
         try:
-            outcome = self.forward_backward(batches, step)
             self._set_lr()
-            parameters = self.backward.passes.parameters
-            self._updated.append(self.update(parameters, step, batches, outcome))
+            self._updated.append(self._update(batches, step))
         except NotFinite as error:
             self.conclude()
             self._leave_out(error)
@@ -201,10 +201,18 @@ class Trainer:
             tasks=list(batches),
         )
 
+    def _update(self, batches: Batches, step: Step) -> Updated:
+        """Run the passes of the step and update."""
+        seed_dropout(self.config.seed, step.number, self.run.ranks)
+        captured, probing = self._captured, due(self.config.logger.probe, step.number)
+        if isinstance(captured, CapturedSteps) and not probing and captured.takes(batches):
+            return captured(batches, step)
+        outcome = self.forward_backward(batches, step)
+        return self.update(self.backward.passes.parameters, step, batches, outcome)
+
     def forward_backward(self, batches: Batches, step: Step) -> Outcome:
         """Run the passes of the step, which leave its gradient in `.grad`."""
         self.optimizer.zero_grad()
-        seed_dropout(self.config.seed, step.number, self.run.ranks)
         if due(self.config.logger.probe, step.number):
             return self.backward.probe(batches, step)
         return self.backward(batches, step)
@@ -425,6 +433,7 @@ class Trainer:
             self.conclude()
             self.state.stage = Stage(self.state.stage.number + 1, begin=self.state.step)
             self.backward = self._enter_stage(anew=True)
+            self._captured = capture_steps(self.run, self.backward, self.update)
             self._say_stage()
 
     def _enter_stage(self, *, anew: bool) -> Backward:
@@ -455,6 +464,8 @@ class Trainer:
 
     def _say_remarks(self) -> None:
         run = self.run
+        if isinstance(self._captured, str):
+            run.console.say(f"steps are launched kernel by kernel, since {self._captured}")
         for line in (
             *run.weighting.remarks(run.steps, run.stages.steps_per_epoch),
             *(self._unfreezing.remarks(run.steps) if self._unfreezing else []),

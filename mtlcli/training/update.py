@@ -63,6 +63,21 @@ class Updated:
     is not finite, RunError when the update has made one."""
 
 
+@dataclass
+class Launched:
+    """What the kernels of a step leave on the device."""
+
+    losses: Tensor
+    """(K,): the mean loss of each task."""
+    numbers: Tensor
+    """One vector: the norm of the whole gradient, K losses, the norm of each gradient, the weights
+    that are tensors, the learned parameters."""
+    gradients: list[str]
+    """The names of the parameters that have a gradient."""
+    weights: list[str]
+    """The tasks whose weights are tensors."""
+
+
 class Update(ABC):
     """The way in which steps end."""
 
@@ -75,7 +90,7 @@ class Update(ABC):
 
     @property
     def _lr(self) -> float:
-        lr: float = self._optimizer.param_groups[0]["lr"]
+        lr: float = self._optimizer.param_groups[0]["rate"]
         return lr
 
     @abstractmethod
@@ -117,46 +132,66 @@ class Deferred(Update):
         clip: float | None,
         device: torch.device,
     ) -> None:
-        """`device`: where the parameters of the weighting go, so that nothing is copied between it
-        and the host."""
+        """`device`: where the parameters of the weighting and the learning rates go, so that
+        nothing is copied between it and the host."""
         super().__init__(optimizer, weighting, clip)
         for parameter in weighting.parameters():
             parameter.data = parameter.data.to(device)
+        optimizer.keep_rates_on(device)
 
     def __call__(
         self, parameters: TrainedParameters, step: Step, batches: Batches, outcome: Outcome
     ) -> Updated:
+        launched = self.launch(parameters, outcome)
+        return self.updated(parameters, step, batches, outcome, launched)
+
+    def launch(self, parameters: TrainedParameters, outcome: Outcome) -> Launched:
+        """Launch the clip and the update. Nothing is read."""
         learned = self._weighting.named_parameters()
         gradients = {
             name: each.grad
             for name, each in (parameters.named | learned).items()
             if each.grad is not None
         }
-        # Only the names are kept until the numbers are known.
-        names = list(gradients)
         norms = torch.stack(torch._foreach_norm(list(gradients.values())))
         numbers = torch.cat([torch.linalg.vector_norm(norms).view(1), outcome.losses])
         self._launch(numbers)
-        # One vector: the norm, K losses, the weights that are tensors, the learned parameters.
-        tensors = [name for name, each in outcome.weights.items() if isinstance(each, Tensor)]
-        more = [outcome.weights[name] for name in tensors]
-        more += [each.detach() for each in learned.values()]
-        arriving = Arriving(torch.cat([numbers, torch.stack(more)]) if more else numbers)
+        tensors = {name: each for name, each in outcome.weights.items() if isinstance(each, Tensor)}
+        more = [*tensors.values(), *(each.detach() for each in learned.values())]
+        every = [numbers, norms, *([torch.stack(more)] if more else [])]
+        return Launched(outcome.losses, torch.cat(every), list(gradients), list(tensors))
+
+    def updated(
+        self,
+        parameters: TrainedParameters,
+        step: Step,
+        batches: Batches,
+        outcome: Outcome,
+        launched: Launched,
+    ) -> Updated:
+        """Begin to copy the numbers of a step to the host."""
+        arriving = Arriving(launched.numbers)
+        learned = list(self._weighting.named_parameters())
 
         def norm() -> float:
-            norm, *values = arriving.read()
-            step.losses = {name: values.pop(0) for name in batches}
-            outcome.weights |= {name: values.pop(0) for name in tensors}
+            norm, *read = arriving.read()
+            values = iter(read)
+            step.losses = {name: next(values) for name in batches}
+            norms = {name: next(values) for name in launched.gradients}
+            outcome.weights |= {name: next(values) for name in launched.weights}
             require_finite_losses(step, batches)
             require_finite_weights(outcome.weights, self._weighting, step)
             if not math.isfinite(norm):
-                found = dict(zip(names, norms.tolist(), strict=True))
-                raise norm_error(norm, found, parameters, step, batches)
-            left = {name: torch.tensor(values.pop(0)) for name in learned}
+                raise norm_error(norm, norms, parameters, step, batches)
+            left = {name: torch.tensor(next(values)) for name in learned}
             require_finite(left, f"step {step.number}", FIX_LEARNED)
             return norm
 
         return Updated(step, batches, outcome, self._lr, norm)
+
+    def clear(self) -> None:
+        """Drop all gradients."""
+        self._optimizer.zero_grad()
 
     def _launch(self, numbers: Tensor) -> None:
         """Let the optimiser update, unless a number is not finite. `numbers`: the norm of the whole

@@ -19,7 +19,7 @@ from tests.runs.ddp.test_two_ranks import COMMON, losses
 from tests.small_run import cut_off, differences
 
 VISIBLE = {key: value for key, value in ENVIRONMENT.items() if key != "CUDA_VISIBLE_DEVICES"} | (
-    {} if GPUS is None else {"CUDA_VISIBLE_DEVICES": GPUS}
+    {} if GPUS == "all" else {"CUDA_VISIBLE_DEVICES": GPUS}
 )
 SMALL = [
     *(each for each in COMMON if not each.startswith(("runner.precision=", "runner.device="))),
@@ -44,6 +44,32 @@ Trainer.train_step = train_step
 sys.exit(main(sys.argv[1:]))
 """
 """A run in which torch raises an error when the host waits in a step, from step 5 on."""
+EAGER = """
+import sys
+from mtlcli.cli import main
+from mtlcli.training import captured
+
+captured.MOST = 0
+sys.exit(main(sys.argv[1:]))
+"""
+"""A run whose steps are never recorded: each is launched kernel by kernel from the same places."""
+REPLAYS = """
+import sys
+from mtlcli.cli import main
+from mtlcli.training import captured
+
+count, whole = 0, captured.Graph.replay
+
+def replay(self):
+    global count
+    count += 1
+    return whole(self)
+
+captured.Graph.replay = replay
+code = main(sys.argv[1:])
+print("replayed:", count)
+sys.exit(code)
+"""
 FIND = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
 
 
@@ -106,6 +132,29 @@ def test_packed_batches_have_the_losses_of_padded_ones(run: Path, tmp_path: Path
 def test_the_host_waits_for_nothing_in_a_step(tmp_path: Path, weighting: str) -> None:
     options = ("runner.device=cuda", f"weighting={weighting}", f"run_dir={tmp_path / 'run'}")
     command("-c", NO_WAIT, *SMALL, *options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["model.dropout=0.1", "sampling=all", "weighting=uncertainty", "optim.clip=0.5"],
+        ["sharing=adapters", "sampling=proportional"],
+    ],
+    ids=["static", "uncertainty", "adapters"],
+)
+def test_recorded_steps_are_those_launched_kernel_by_kernel(
+    tmp_path: Path, options: list[str]
+) -> None:
+    """To the bit, with the same dropout."""
+    told = {}
+    for name, code in (("eager", EAGER), ("recorded", REPLAYS)):
+        folder = tmp_path / name
+        told[name] = command(
+            "-c", code, *SMALL, *options, "runner.device=cuda", f"run_dir={folder}"
+        )
+    assert int(told["recorded"].rpartition("replayed: ")[2]) >= 5
+    assert differences(tmp_path / "eager", tmp_path / "recorded", 20) == []
 
 
 def test_resume_goes_on_as_if_there_had_been_no_break(run: Path, tmp_path: Path) -> None:
