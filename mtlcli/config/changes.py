@@ -24,7 +24,14 @@ FREE = (
         "runner.save_every",
     ),
     # Fingerprints of the data guard what these keys make the run read.
-    *("data.root", "data.source", "data.warnings", "data.cache_dir", "tasks.*.source.*"),
+    *(
+        "data.root",
+        "data.source",
+        "data.warnings",
+        "data.cache_dir",
+        "data.rows",
+        "tasks.*.source.*",
+    ),
     # Read once, at the start, and only if `optim.lr` is null.
     *("model.lr", "model.scratch_lr"),
 )
@@ -92,6 +99,7 @@ EVALUATION = (
         "data.cache_dir",
         "data.max_train_rows",
         "data.max_eval_rows",
+        "data.rows",
         "data.sample_seed",
         "data.warnings",
     ),

@@ -532,3 +532,8 @@ def _data(config: Config) -> Iterator[Problem]:
             "data.sample_seed",
             "take it out",
         )
+    reads_files = len(sources) < len(config.tasks) or {"local", "auto"} & set(kinds.values())
+    if data.rows != "auto" and not reads_files:
+        yield Problem(
+            "the value has no effect: no task takes rows from files", "data.rows", "take it out"
+        )

@@ -85,12 +85,17 @@ class Data:
     """Remove from every train split the rows that a validation or test split of its task has, too.
     `equal`: with the same inputs, compared as by `deduplicate`. `overlap`: or with 13 words in a
     row in common (Brown et al. 2020, appendix C). Null: keep them."""
+    rows: Literal["auto", "memory", "disk"] = "auto"
+    """Where the rows of files are while a run needs them. `disk`: in `cache_dir`, from where they
+    are mapped, so that a split may be larger than memory; its files are read one after another, and
+    each has to fit. `auto`: disk for splits whose files have 256 MB or more together. The results
+    are the same."""
     warnings: Literal["off", "summary", "all"] = "summary"
     """Report of doubtful rows (repeated, in both train and validation, truncated). `summary`: a
     line for each task, with the rows in log.txt. `all`: every row. `off`: no check for such rows.
     `mtl tasks NAME` always shows all."""
     cache_dir: str | None = None
-    """Folder of the encoded store; null: $MTL_CACHE or ~/.cache/mtl."""
+    """Folder of the encoded store, and of rows on disk; null: $MTL_CACHE or ~/.cache/mtl."""
     sample_seed: Annotated[int, Ge(-(2**63)), Lt(2**63)] = 0
     """Seed of the sample world."""
 

@@ -320,29 +320,31 @@ class Stream:
         Raises UserError when the largest example exceeds `max_tokens`."""
         if len(lengths) == 0:
             raise ValueError("a stream needs at least one example")
-        self._sizes = np.ones(len(lengths), np.int64) if sizes is None else sizes
-        most = int((lengths * self._sizes).max())
-        if max_tokens is not None and most > max_tokens:
+        # What is kept for each example counts where a task has many millions of them.
+        self._sizes = _narrow(np.broadcast_to(1, len(lengths)) if sizes is None else sizes)
+        self._lengths = _narrow(lengths)
+        if max_tokens is not None and (most := int((lengths * self._sizes).max())) > max_tokens:
             raise UserError(
                 f"{max_tokens} tokens cannot hold the longest input, which has {most}",
                 where="runner.max_tokens",
                 fix="raise it, or lower data.max_length",
             )
-        self._lengths = np.asarray(lengths, np.int64)
         self._batch_size = batch_size
         self._max_tokens = max_tokens
         self._seed = seed
         self._variants = variants
         self._ends: list[int] = []  # The position at which each known epoch ends.
         self._epoch = -1
-        self._batches: list[NDArray[np.int64]] = []
+        self._examples: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._bounds: NDArray[np.int64] = np.zeros((0, 2), np.int64)
 
     def batches_in_epoch(self, epoch: int) -> int:
         """Return the number of batches in an epoch (epochs count from 0). Epochs may differ when
         `max_tokens` is given."""
         if self._max_tokens is None:
             return -(-(len(self._lengths) // self._variants) // self._batch_size)
-        return len(self._order(epoch))
+        self._order(epoch)
+        return len(self._bounds)
 
     def indices(self, position: int) -> NDArray[np.int64]:
         """Return the numbers of the examples of the batch at `position`, sorted by length: (B,).
@@ -352,12 +354,13 @@ class Stream:
                 (self._ends[-1] if self._ends else 0) + self.batches_in_epoch(len(self._ends))
             )
         epoch = bisect_right(self._ends, position)
+        self._order(epoch)
         start = self._ends[epoch - 1] if epoch else 0
-        return self._order(epoch)[position - start]
+        return self._examples[slice(*self._bounds[position - start])].copy()
 
-    def _order(self, epoch: int) -> list[NDArray[np.int64]]:
-        """Return the batches of an epoch. The batches of the last epoch that was asked for are
-        kept."""
+    def _order(self, epoch: int) -> None:
+        """Put the examples of an epoch in order, and find where its batches begin and end. The last
+        epoch that was asked for is kept."""
         if epoch != self._epoch:
             random = np.random.default_rng((self._seed, epoch))
             shuffled = random.permutation(len(self._lengths) // self._variants)
@@ -367,33 +370,38 @@ class Stream:
             count = -(-len(shuffled) // self._batch_size)
             pools = max(-(-count // POOL), 2 if count > MIXED else 1)
             size = -(-count // pools) * self._batch_size
-            batches: list[NDArray[np.int64]] = []
+            begins: list[NDArray[np.int64]] = []
             for start in range(0, len(shuffled), size):
                 pool = shuffled[start : start + size]
-                pool = pool[np.argsort(self._lengths[pool], kind="stable")]
-                batches += self._cut(pool)
-            self._batches = [batches[number] for number in random.permutation(len(batches))]
-            self._epoch = epoch
-        return self._batches
+                shuffled[start : start + size] = pool[
+                    np.argsort(self._lengths[pool], kind="stable")
+                ]
+                begins.append(start + self._cut(shuffled[start : start + size]))
+            ends = np.concatenate([*begins, [len(shuffled)]])
+            self._bounds = np.stack([ends[:-1], ends[1:]], 1)[random.permutation(len(ends) - 1)]
+            self._examples, self._epoch = shuffled, epoch
 
-    def _cut(self, pool: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Return the batches of one pool, whose examples are sorted by length."""
+    def _cut(self, pool: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return where each batch of one pool begins, whose examples are sorted by length."""
         if self._max_tokens is None:
-            return [
-                pool[start : start + self._batch_size]
-                for start in range(0, len(pool), self._batch_size)
-            ]
-        lengths, sizes = self._lengths[pool], self._sizes[pool]
-        batches = []
+            return np.arange(0, len(pool), self._batch_size)
+        lengths, sizes = self._lengths[pool].astype(np.int64), self._sizes[pool].astype(np.int64)
+        begins = []
         start = 0
         while start < len(pool):
+            begins.append(start)
             ahead = lengths[start : start + self._batch_size]
             # The padded size if the batch ended at each example; it never decreases.
             padded = ahead * np.cumsum(sizes[start : start + self._batch_size])
-            count = int(np.searchsorted(padded, self._max_tokens, side="right"))
-            batches.append(pool[start : start + count])
-            start += count
-        return batches
+            start += int(np.searchsorted(padded, self._max_tokens, side="right"))
+        return np.array(begins)
+
+
+def _narrow(numbers: NDArray[np.int64]) -> NDArray:
+    """Return whole numbers of 0 or more in half the memory, if none is too large."""
+    if numbers.strides == (0,):  # All of them are one and the same number.
+        return numbers
+    return numbers.astype(np.int32) if int(numbers.max()) < 1 << 31 else numbers
 
 
 def evaluation_batches(lengths: NDArray[np.int64], *, batch_size: int) -> list[NDArray[np.int64]]:

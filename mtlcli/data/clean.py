@@ -6,14 +6,14 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mtlcli.config.run import Data
-from mtlcli.data.table import Table
+from mtlcli.data.table import PART, Table
 from mtlcli.errors import UserError
 from mtlcli.registry import suggest
 
@@ -68,12 +68,8 @@ def normalised(text: str) -> str:
 def repetitions(train: Table, columns: Sequence[str]) -> NDArray[np.bool_]:
     """Return which rows have the inputs of an earlier row, whatever their labels: (rows,).
     `columns`: the columns of the inputs."""
-    seen: set[bytes] = set()
-    found = np.zeros(len(train), bool)
-    for row, key in enumerate(_keys(train, columns)):
-        found[row] = key in seen
-        seen.add(key)
-    return found
+    keys = _keys(train, columns)
+    return first_equal(keys, keys) != np.arange(len(train))
 
 
 def contaminated(
@@ -84,8 +80,8 @@ def contaminated(
 ) -> NDArray[np.bool_]:
     """Return which rows have the inputs of a row of `others` (`equal`), or those and the rows of
     which a text has NGRAM words in a row that a text of `others` has, too (`overlap`): (rows,)."""
-    keys = {key for table in others for key in _keys(table, columns)}
-    found = np.array([key in keys for key in _keys(train, columns)], bool)
+    known = [np.zeros((0, 2), np.uint64), *(_keys(table, columns) for table in others)]
+    found: NDArray[np.bool_] = first_equal(np.concatenate(known), _keys(train, columns)) >= 0
     if how == "overlap":
         grams = {
             gram for table in others for texts in _rows(table, columns) for gram in _ngrams(texts)
@@ -96,13 +92,41 @@ def contaminated(
 
 
 def _rows(table: Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    return zip(*(table.column(column) for column in columns), strict=True)
+    for part in table.parts():
+        yield from zip(*(part.column(column) for column in columns), strict=True)
 
 
-def _keys(table: Table, columns: Sequence[str]) -> Iterator[bytes]:
-    """Yield a hash of the normalised inputs of each row, which takes less memory than they do."""
-    for values in _rows(table, columns):
-        yield _digest(repr([_plain(value) for value in values]))
+def _keys(table: Table, columns: Sequence[str]) -> NDArray[np.uint64]:
+    """Return the `key` of the normalised inputs of each row: (rows, 2)."""
+    return keys(repr([_plain(value) for value in values]) for values in _rows(table, columns))
+
+
+def keys(texts: Iterable[str]) -> NDArray[np.uint64]:
+    """Return 16 bytes for each text, which are equal for equal texts alone, and take less memory
+    than the texts: (texts, 2)."""
+    found = bytearray()
+    for text in texts:
+        found += _digest(text)
+    return np.frombuffer(found, np.uint64).reshape(-1, 2)
+
+
+def first_equal(keys: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Return, for each of the `wanted` keys (n, 2), the first place in `keys` (m, 2) that has it,
+    or -1 where none has it: (n,)."""
+    order = np.argsort(keys[:, 0], kind="stable")
+    found = np.full(len(wanted), -1)
+    for start in range(0, len(wanted), PART):
+        some = wanted[start : start + PART]
+        places = np.searchsorted(keys[:, 0], some[:, 0], sorter=order)
+        left = np.arange(len(some))
+        # Different keys hardly ever begin with the same 8 bytes, so one look is mostly enough.
+        while len(left := left[places[left] < len(keys)]):
+            there = keys[order[places[left]]]
+            equal = (there == some[left]).all(axis=1)
+            found[start + left[equal]] = order[places[left[equal]]]
+            left = left[~equal & (there[:, 0] == some[left, 0])]
+            places[left] += 1
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -35,6 +36,8 @@ RESERVED = tuple(MARKERS[0].format(number) for number in range(1, 5))
 """The markers of two entities in a built-in tokenizer, which has them if its training texts do."""
 PAD_TOKENS = ("[PAD]", "<pad>", "<|padding|>", "<|pad|>")
 MASK_TOKENS = ("[MASK]", "<mask>")
+SPACES = ("\u0120", "\u010a", "\u2581")
+"""How vocabularies write a space, or a line break, before a word: byte-level, and Metaspace."""
 
 
 class TextEncoder:
@@ -258,6 +261,26 @@ class TextEncoder:
             },
             notes={"questions cut": len(cut), "windows": len(columns) - len(questions)},
             noted={"questions cut": cut[:NAMED]},
+        )
+
+    def in_pieces(self, texts: list[str], max_length: int) -> Features:
+        """Return the features of texts, of which those with more than `max_length` tokens are cut
+        into pieces: each token is in exactly one. columns: `row`."""
+        room = self.limit(max_length) - len(self.before) - len(self.after)
+        tokens = self.tokens(texts)
+        ids: list[NDArray] = []
+        rows: list[int] = []
+        for row, text in enumerate(texts):
+            found = tokens[text][0]
+            for begin in range(0, max(len(found), 1), room):
+                ids += [self.before, found[begin : begin + room], self.after]
+                rows.append(row)
+        lengths = [sum(map(len, ids[start : start + 3])) for start in range(0, len(ids), 3)]
+        return Features(
+            ids=np.concatenate(ids) if ids else np.zeros(0, self._dtype),
+            offsets=_offsets(lengths),
+            segments=np.array(lengths, np.int32),
+            columns={"row": np.array(rows, np.int64)},
         )
 
     def words(self, sentences: list[list[str]], *, max_length: int, stride: int) -> Features:
@@ -509,6 +532,30 @@ class TextEncoder:
             (found for name in names if (found := self._tokenizer.token_to_id(name)) is not None), 0
         )
 
+    @cached_property
+    def continues(self) -> NDArray[np.bool_] | None:
+        """Which tokens go on with the word before them, by id: (vocabulary,). None: the vocabulary
+        marks neither the beginning of words nor what follows it.
+
+        WordPiece marks what follows (`##ing`); byte-level and Metaspace vocabularies mark the space
+        before a word, and there a token without letters or digits is a word of its own.
+        """
+        settings = json.loads(self._tokenizer.to_str())
+        prefix = settings["model"].get("continuing_subword_prefix")
+        names = self._tokenizer.get_vocab(with_added_tokens=True)
+        found = np.zeros(self.vocabulary_size, bool)
+        marks = [mark for mark in SPACES if any(name.startswith(mark) for name in names)]
+        if not prefix and not marks:
+            return None
+        for name, number in names.items():
+            if prefix:
+                found[number] = name.startswith(prefix)
+            else:
+                found[number] = not name.startswith(tuple(marks)) and any(
+                    character.isalnum() for character in name
+                )
+        return found
+
     def _find_special(self) -> NDArray[np.int64]:
         """Return the ids of all special tokens, in order: (special tokens,)."""
         added = self._tokenizer.get_added_tokens_decoder()
@@ -613,24 +660,26 @@ def build_tokenizer(texts: Iterable[str], vocabulary_size: int) -> str:
     words of `RESERVED` are entries as they are. Only the first LONG characters of a text are used.
     For the same arguments a process trains only once.
     """
-    texts = [text[:LONG] for text in texts]
     digest = hashlib.sha256(str(vocabulary_size).encode())
+    chunks: Counter[str] = Counter()
     for text in texts:
+        beginning = text[:LONG]
         # As JSON strings, so that different lists of texts never give the same bytes.
-        digest.update(json.dumps(text).encode())
+        digest.update(json.dumps(beginning).encode())
+        chunks.update(beginning.split())
     key = digest.hexdigest()
     if key not in _built:
-        _built[key] = _build_tokenizer(texts, vocabulary_size)
+        _built[key] = _build_tokenizer(chunks, vocabulary_size)
     return _built[key]
 
 
-def _build_tokenizer(texts: list[str], vocabulary_size: int) -> str:
+def _build_tokenizer(chunks: Counter[str], vocabulary_size: int) -> str:
+    """Train a tokenizer on what stands between white space in the texts, with its number."""
     normalizer, pre_tokenizer = (
         normalizers.BertNormalizer(lowercase=True),
         pre_tokenizers.BertPreTokenizer(),
     )
     words: Counter[str] = Counter()
-    chunks = Counter(chain.from_iterable(text.split() for text in texts))
     reserved = [name for name in RESERVED if chunks.pop(name, 0)]
     for chunk, count in chunks.items():
         for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(chunk)):

@@ -84,7 +84,9 @@ class Features:
     @property
     def example_sizes(self) -> NDArray[np.int64]:
         """Number of features of each example: (examples,)."""
-        return np.ones(len(self), np.int64) if self.groups is None else np.diff(self.groups)
+        if self.groups is not None:
+            return np.diff(self.groups)
+        return np.broadcast_to(np.int64(1), len(self))
 
     @property
     def example_lengths(self) -> NDArray[np.int64]:

@@ -9,14 +9,13 @@ divide them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from mtlcli.config.task import HoldOut
-from mtlcli.data.draw import draw
+from mtlcli.data.draw import draw, numbered
 from mtlcli.data.table import Table
 from mtlcli.errors import UserError
 from mtlcli.registry import suggest
@@ -48,14 +47,17 @@ def kept_out(
                 table.origin,
                 f"{suggest(group, table.all_names)}; set splits.{part}.group",
             )
-        held = _groups(table.column(group), max(count, 1), settings.seed)
+        held = _groups(*numbered(table, group, write=repr), max(count, 1), settings.seed)
     else:
         held = np.ones(total, bool)
         classes = None
-        if settings.stratify and class_column in table.rows.column_names:
-            classes = table.column(str(class_column))
-            # Lists are no classes that can be drawn in proportion.
-            classes = None if any(isinstance(each, list | dict) for each in classes) else classes
+        # Lists are no classes that can be drawn in proportion.
+        if (
+            settings.stratify
+            and class_column in table.rows.column_names
+            and not pa.types.is_nested(table.rows.column(str(class_column)).type)
+        ):
+            classes, _ = numbered(table, str(class_column))
         # The rows that stay are drawn, so that train has a row of each class before the other side.
         key = f"held out {settings.seed}"
         held[draw(total, total - count, key=key, classes=classes)] = False
@@ -73,20 +75,26 @@ def kept_out(
     return held
 
 
-def _groups(values: Sequence[Any], count: int, seed: int) -> NDArray[np.bool_]:
-    """Return rows of whole groups, some `count` of them."""
-    members: dict[str, list[int]] = {}
-    for row, value in enumerate(values):
-        # repr keeps 1 and "1" apart, and a row without a group from the text None.
-        members.setdefault(repr(value) if value is not None else f"row {row}", []).append(row)
-    key = hashlib.sha256(f"held out groups {seed}".encode()).digest()
+def _groups(
+    groups: NDArray[np.int64], names: list[str], count: int, seed: int
+) -> NDArray[np.bool_]:
+    """Return rows of whole groups, some `count` of them: (rows,). `groups`: the number of the group
+    of each row; `names`: the `repr` of each group's value, which keeps 1 and "1" apart."""
+    if "None" in names:  # A row without a group stands alone.
+        alone = np.flatnonzero(groups == names.index("None"))
+        names = [*names, *(f"row {row}" for row in alone)]
+        groups = groups.copy()
+        groups[alone] = np.arange(len(names) - len(alone), len(names))
+    sizes = np.bincount(groups, minlength=len(names))
     # Sorted, so that the draw does not depend on the order in which the groups appear.
-    order = np.random.default_rng(list(key)).permutation(len(members))
-    groups = [members[name] for name in sorted(members)]
-    held = np.zeros(len(values), bool)
+    there = sorted(np.flatnonzero(sizes).tolist(), key=names.__getitem__)
+    key = hashlib.sha256(f"held out groups {seed}".encode()).digest()
+    chosen = np.zeros(len(names), bool)
     taken = 0
-    for group in (groups[place] for place in order):
-        if abs(taken + len(group) - count) < abs(taken - count):
-            held[group] = True
-            taken += len(group)
+    for place in np.random.default_rng(list(key)).permutation(len(there)):
+        size = int(sizes[there[place]])
+        if abs(taken + size - count) < abs(taken - count):
+            chosen[there[place]] = True
+            taken += size
+    held: NDArray[np.bool_] = chosen[groups]
     return held

@@ -23,13 +23,18 @@ PATIENCE = 300.0
 
 
 @contextmanager
-def locked(entry: Path) -> Iterator[str | None]:
+def locked(
+    entry: Path,
+    work: str = "to encode the same rows",
+    then: str = "encodes the rows without the store",
+) -> Iterator[str | None]:
     """Hold the lock of `entry`, a path without suffix, so that this process alone fills it. The
     lock is the file `ENTRY.lock` beside the entry.
 
     Yields None once this process has the lock. After PATIENCE seconds of waiting, yields a
     description of the process that has the lock; the caller then does not have it. While this
-    process waits, messages on standard error name the process that has the lock.
+    process waits, messages on standard error name the process that has the lock, with `work`, what
+    it does, and `then`, what this process does after PATIENCE seconds.
     """
     lock, note = FileLock(entry.with_suffix(".lock")), entry.with_suffix(".holder")
     begun = time.monotonic()
@@ -45,10 +50,8 @@ def locked(entry: Path) -> Iterator[str | None]:
             yield holder
             return
         print(
-            f"waiting for {holder}, which holds the lock {entry.with_suffix('.lock')} to encode "
-            "the same rows: "
-            f"{waited:.0f} s so far; after {PATIENCE:g} s this run encodes the rows without the "
-            "store",
+            f"waiting for {holder}, which holds the lock {entry.with_suffix('.lock')} {work}: "
+            f"{waited:.0f} s so far; after {PATIENCE:g} s this run {then}",
             file=sys.stderr,
             flush=True,
         )

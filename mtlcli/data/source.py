@@ -12,18 +12,19 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mtlcli.config.formats import ENDINGS, NAMED, files_of, split_name
+from mtlcli.config.paths import default_cache
 from mtlcli.config.run import Data
 from mtlcli.config.task import Task, named_columns
 from mtlcli.data.choice import Choice, Kind, choose_sources
 from mtlcli.data.clean import cleaned
-from mtlcli.data.draw import draw, draw_groups
+from mtlcli.data.draw import draw, draw_groups, numbered
 from mtlcli.data.hold_out import kept_out
 from mtlcli.data.hub import hub_rows, hub_splits
 from mtlcli.data.nested import stored, unnest
 from mtlcli.data.parquet import plain_rows
 from mtlcli.data.read import read_file, refuse_headers, rows_fingerprint
 from mtlcli.data.record import ReadSplit
-from mtlcli.data.shards import read_shards, shards_fingerprint
+from mtlcli.data.shards import read_shards, shards_fingerprint, shards_on_disk
 from mtlcli.data.table import ID_COLUMNS, Table
 from mtlcli.disk import sha256
 from mtlcli.errors import Problem, UserError
@@ -34,6 +35,8 @@ Rows = Callable[[Table], NDArray[np.bool_]]
 """A function that returns which rows of a table belong to a certain kind: (rows,)."""
 
 
+ON_DISK = 1 << 28
+"""The size in bytes of a split's files from which `data.rows=auto` puts its rows on disk."""
 SCORED = ("validation", "valid", "dev", "test")
 """What the names of validation and test splits begin with."""
 
@@ -51,6 +54,7 @@ class DataSource:
         self._seed = seed
         self._fingerprints: dict[str, str] = {}
         self._read: dict[str, dict[str, ReadSplit]] = {name: {} for name in tasks}
+        self._held: dict[tuple[str, str], Table] = {}
 
     @property
     def kind(self) -> str:
@@ -126,21 +130,34 @@ class DataSource:
     def _side(
         self, reader: Callable[[str, Task, str], Table], task: str, config: Task, split: str
     ) -> Table:
-        """Return the rows of a split, which may be one side of the train split."""
+        """Return the rows of a split, which may be one side of the train split.
+
+        Where a split is needed again, for another side or to be compared with train, it is held
+        until a split of another task is read (or `release` is called).
+        """
+        if (task, split) in self._held:
+            return self._held[task, split]
+        if any(name != task for name, _ in self._held):
+            self.release()
         parts, train = config.splits.kept_out(), config.splits.train
         if train is None or split not in [train, *(name for _, name, _ in parts)] or not parts:
-            return reader(task, config, split)
-        left = reader(task, config, train)
-        for part, name, settings in parts:
+            sides = {split: reader(task, config, split)}
+        else:
+            sides = {train: reader(task, config, train)}
+        for part, name, settings in parts if train in sides else ():
             if name in self._stored_splits(task):
                 raise UserError(config.splits.occupied(f"tasks.{task}", part, name))
-            held = kept_out(
-                left, settings, config.class_column, part=part, together=config.together
-            )
-            if split == name:
-                return replace(left.select(np.flatnonzero(held)), split=split)
-            left = left.select(np.flatnonzero(~held))
-        return left
+            left = sides[str(train)]
+            out = kept_out(left, settings, config.class_column, part=part, together=config.together)
+            sides[name] = replace(left.select(np.flatnonzero(out)), split=name)
+            sides[str(train)] = left.select(np.flatnonzero(~out))
+        if parts or self._data.decontaminate is not None:
+            self._held |= {(task, name): side for name, side in sides.items()}
+        return sides[split]
+
+    def release(self) -> None:
+        """Let go of the tables that are held for the next split of a task."""
+        self._held.clear()
 
     def _cleaned(
         self,
@@ -187,18 +204,22 @@ class DataSource:
             return table
         key = f"rows {self._seed} {task} {table.split}"
         if config.together in table.rows.column_names:
-            return table.select(draw_groups(table.column(str(config.together)), limit, key=key))
+            groups, _ = numbered(table, str(config.together), write=repr)
+            return table.select(draw_groups(groups, limit, key=key))
         column = config.class_column
-        classes = None
+        classes: NDArray[np.int64] | None = None
+        names: list[str] = []
+        absent: set[str] = set()
         # Lists and objects are no labels; the check of the task reports them later.
         if (
             column is not None
             and column in table.rows.column_names
             and not pa.types.is_nested(table.rows.column(column).type)
         ):
-            classes = table.column(column)
+            classes, names = numbered(table, column)
+            absent = {"", *(["None"] if table.rows.column(column).null_count else [])}
         learns = table.split == config.splits.train and config.learns_classes
-        if learns and classes is not None and limit < (count := len(set(classes) - {None, ""})):
+        if learns and classes is not None and limit < (count := len(set(names) - absent)):
             what = (
                 f"{limit} rows of {len(table):,} cannot have all {count} labels of column "
                 f"'{column}', from which the classes are learned"
@@ -321,14 +342,39 @@ class DataSource:
         columns, header = _columns(config), config.source.header
         named = (config.source.files or {}).get(split)
         paths = files_of(named) if named is not None else []
-        if named is None or paths == [Path(named)]:
-            path = self._file(task, config, split)
-            table = unnest(read_file(path, split, stored(columns), header), columns)
-            self._fingerprints[table.origin] = sha256(path)
-            return table
-        table = unnest(read_shards(paths, named, split, stored(columns), header), columns)
-        self._fingerprints[table.origin] = shards_fingerprint(paths)
+        one = named is None or paths == [Path(named)]
+        if one:
+            paths = [self._file(task, config, split)]
+        origin = str(paths[0]) if one else str(named)
+        if self._on_disk(paths):
+            fingerprint = sha256(paths[0]) if one else shards_fingerprint(paths)
+            cache = Path(self._data.cache_dir) if self._data.cache_dir else default_cache()
+            table = shards_on_disk(
+                paths,
+                origin,
+                split,
+                stored(columns),
+                header,
+                needed=columns,
+                fingerprint=fingerprint,
+                cache=cache,
+            )
+        elif one:
+            table = unnest(read_file(paths[0], split, stored(columns), header), columns)
+            fingerprint = sha256(paths[0])
+        else:
+            table = unnest(read_shards(paths, origin, split, stored(columns), header), columns)
+            fingerprint = shards_fingerprint(paths)
+        self._fingerprints[table.origin] = fingerprint
         return table
+
+    def _on_disk(self, paths: Sequence[Path]) -> bool:
+        """Return whether the rows of some files are to be on disk. A file that is missing is
+        reported where it is read."""
+        if not all(path.is_file() for path in paths):
+            return False
+        size = sum(path.stat().st_size for path in paths)
+        return self._data.rows == "disk" or (self._data.rows == "auto" and size >= ON_DISK)
 
     def _file(self, task: str, config: Task, split: str) -> Path:
         files = config.source.files

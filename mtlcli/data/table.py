@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,10 @@ from mtlcli.errors import Problem
 
 NAMED = 5
 """Number of rows with the same fault that a message names; the others are only counted."""
+
+PART = 1 << 15
+"""The most rows of a table that are handled at once where a whole table might not fit into
+memory."""
 
 ID_COLUMNS = ("id", "idx")
 """Columns that number the rows of a data set, for tasks that do not name an id column."""
@@ -107,7 +112,7 @@ class Table:
     """The file that the rows were read from, or a name such as `hub:nyu-mll/glue/cola/train`."""
     split: str
     """Name of the split."""
-    lines: list[int] | None = field(default=None, repr=False)
+    lines: NDArray[np.int64] | list[int] | None = field(default=None, repr=False)
     """For text files, the line in `origin` where each row starts; None means that messages number
     the rows."""
     numbers: NDArray[np.int64] | None = field(default=None, repr=False)
@@ -121,6 +126,9 @@ class Table:
     names: list[str] | None = field(default=None, repr=False)
     """The names of all columns of the file; None means that they are the columns of `rows`."""
 
+    folder: Path | None = field(default=None, repr=False)
+    """Where the rows are on disk, memory-mapped: see `on_disk.py`; None: they are in memory."""
+
     @property
     def all_names(self) -> list[str]:
         """The names of all columns of the file, including columns that were not read because
@@ -129,6 +137,23 @@ class Table:
 
     def __len__(self) -> int:
         return int(self.rows.num_rows)
+
+    def parts(self) -> Iterator[Table]:
+        """Yield tables of up to PART rows each, which together are this one. Messages about their
+        rows name the same lines or row numbers as those of this table."""
+        if len(self) <= PART:
+            yield self
+            return
+        for start in range(0, len(self), PART):
+            rows = slice(start, min(start + PART, len(self)))
+            numbers = np.arange(rows.start, rows.stop)
+            yield replace(
+                self,
+                rows=self.rows.slice(start, PART),
+                lines=None if self.lines is None else self.lines[rows],
+                numbers=numbers if self.numbers is None else self.numbers[rows],
+                folder=None,
+            )
 
     def column(self, name: str) -> list[Any]:
         """Return the values of a column as Python objects, in row order."""
@@ -189,7 +214,7 @@ class Table:
     def _number(self, row: int) -> int:
         """Return the line or the row, from 1, in the file that a row was read from."""
         if self.lines is not None:
-            return self.lines[row]
+            return int(self.lines[row])
         of = self._file(row)
         return self.number(row) - (of[0] if of else 0)
 
@@ -207,12 +232,18 @@ class Table:
 
     def select(self, rows: NDArray[np.int64]) -> Table:
         """Return a table of some of the rows, by their places in this table (counted from 0).
-        Messages about them name the same lines or row numbers as before."""
+        Messages about them name the same lines or row numbers as before. Many rows of a table on
+        disk are on disk, too."""
+        if self.folder is not None and len(rows) > PART:
+            from mtlcli.data.on_disk import selected
+
+            return selected(self, rows)
         return replace(
             self,
             rows=self.rows.take(integer_array(np.asarray(rows, np.int64))),
-            lines=None if self.lines is None else [self.lines[row] for row in rows],
+            lines=None if self.lines is None else np.asarray(self.lines)[rows],
             numbers=rows if self.numbers is None else self.numbers[rows],
+            folder=None,
         )
 
     def head(self, rows: int) -> Table:

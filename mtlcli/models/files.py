@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -234,7 +234,7 @@ def _steps(normalizer: Any) -> list[dict[str, Any]]:
     )
 
 
-def find_backbone(model: Model, texts: Callable[[], list[str]]) -> BackboneFiles:
+def find_backbone(model: Model, texts: Callable[[], Iterable[str]]) -> BackboneFiles:
     """Find the backbone that the config asks for. `texts` returns the tasks' train text, on which a
     from-scratch tokenizer is trained.
 
@@ -246,7 +246,7 @@ def find_backbone(model: Model, texts: Callable[[], list[str]]) -> BackboneFiles
     return _pretrained(model) if kind == "pretrained" else _scratch(model, texts())
 
 
-def _scratch(model: Model, texts: list[str]) -> BackboneFiles:
+def _scratch(model: Model, texts: Iterable[str]) -> BackboneFiles:
     if model.hidden % model.heads:
         raise UserError(
             f"model.hidden={model.hidden} is not a multiple of model.heads={model.heads}",

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mtlcli.config.task import named_columns
+from mtlcli.data.clean import first_equal, keys
 from mtlcli.data.table import Table, as_numpy
 from mtlcli.errors import Problem, count_of
 from mtlcli.pulse import doing
@@ -245,6 +246,18 @@ def _first_rows(texts: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[
 def _numbered_texts(task: TaskType[Any], tables: list[Table]) -> list[NDArray[np.int64]]:
     """Return for each row of each table a number that stands for the texts that the model reads,
     without label and id; equal texts have equal numbers."""
+    if any(table.folder is not None for table in tables):
+        texts_of_rows = keys(
+            repr(texts)
+            for table in tables
+            for part in table.parts()
+            for texts in zip(
+                *(_as_texts(part.rows[name]).to_pylist() for name in task.compared_columns),
+                strict=True,
+            )
+        )
+        first = first_equal(texts_of_rows, texts_of_rows)
+        return np.split(first, np.cumsum([len(table) for table in tables])[:-1])
     numbers = np.zeros(sum(map(len, tables)), np.int64)
     for column in task.compared_columns:
         texts = pa.chunked_array(

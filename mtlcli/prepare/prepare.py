@@ -8,7 +8,7 @@ before a run exists.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -237,18 +237,19 @@ def _read(
         except UserError as error:
             # Train is compared with splits that are read on their own, too.
             problems += [problem for problem in error.problems if problem not in problems]
+    source.release()
     return tables, problems
 
 
-def _train_texts(tasks: dict[str, TaskType[Any]], tables: dict[str, dict[str, Table]]) -> list[str]:
-    """Return the texts of all train splits, on which a from-scratch tokenizer is trained."""
-    return [
-        text
-        for name, parts in tables.items()
-        for split in parts
-        if split == tasks[name].config.splits.train
-        for text in tasks[name].texts(parts[split])
-    ]
+def _train_texts(
+    tasks: dict[str, TaskType[Any]], tables: dict[str, dict[str, Table]]
+) -> Iterator[str]:
+    """Yield the texts of all train splits, on which a from-scratch tokenizer is trained."""
+    for name, parts in tables.items():
+        for split in parts:
+            if split == tasks[name].config.splits.train:
+                for part in parts[split].parts():
+                    yield from tasks[name].texts(part)
 
 
 def _too_long(

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import numpy as np
 
 from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.features import Features, Sequences
+from mtlcli.data.growing import GrowingArray
 from mtlcli.data.locks import PATIENCE, locked
 from mtlcli.data.read import rows_fingerprint
-from mtlcli.data.table import Table
+from mtlcli.data.table import NAMED, Table
 from mtlcli.disk import reason, sha256, write_whole, writing
 from mtlcli.errors import RunWarning, UserError, panicked
 from mtlcli.tasks.base import TaskType
@@ -70,6 +72,16 @@ def open_features(table: Table, task: TaskType[Any], encoder: TextEncoder, cache
     return features
 
 
+def _in_parts(
+    table: Table, task: TaskType[Any], encoder: TextEncoder
+) -> Iterator[tuple[Features, int]]:
+    """Yield the features of a table part by part, with the number of rows of each, so that neither
+    its texts nor its features are in memory as a whole. Where rows belong together, wherever they
+    stand, the table is one part."""
+    for part in table.parts() if task.config.together is None else [table]:
+        yield _encoded(part, task, encoder), len(part)
+
+
 def _encoded(table: Table, task: TaskType[Any], encoder: TextEncoder) -> Features:
     try:
         return task.encode(table, encoder)
@@ -94,7 +106,7 @@ def _build(folder: Path, table: Table, task: TaskType[Any], encoder: TextEncoder
             stacklevel=2,
         )
         shutil.rmtree(folder)
-    _save(_encoded(table, task, encoder), folder)
+    _save(_in_parts(table, task, encoder), folder)
     features = _load(folder)
     assert features is not None, f"{folder} was written and cannot be read"
     return features
@@ -106,11 +118,13 @@ def fingerprint(table: Table, task: TaskType[Any], encoder: TextEncoder) -> str:
     # The class of a label depends on more than the label's own column: on class names in the file's
     # metadata, and on the other splits.
     targets = task.targets(table)
-    classes = None if targets is None else hashlib.sha256(targets.tobytes()).hexdigest()
+    classes = (
+        None if targets is None else hashlib.sha256(np.ascontiguousarray(targets).data).hexdigest()
+    )
     parts = [
         FORMAT,
         task.encoding_settings(),
-        rows_fingerprint(table.rows.select(columns)),
+        [rows_fingerprint(part.rows.select(columns)) for part in table.parts()],
         classes,
         encoder.fingerprint,
     ]
@@ -132,41 +146,83 @@ def _arrays(features: Features) -> dict[str, np.ndarray]:
     }
 
 
-def _save(features: Features, folder: Path) -> None:
+class _Joined:
+    """Features that follow one another, in files that grow by each of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[str, GrowingArray] = {}
+        self._ends: dict[str, int] = {}
+        self._rows = 0
+        self.notes: dict[str, int] = {}
+        self.noted: dict[str, list[int]] = {}
+
+    def append(self, features: Features, rows: int) -> None:
+        """Add the features of the next `rows` rows."""
+        for name, values in _arrays(features).items():
+            if name not in self._files:
+                self._files[name] = GrowingArray(self._folder / f"{name}.npy")
+            # Offsets count from the beginning of all features, and so do rows.
+            if name.endswith("offsets") or name == "groups":
+                before = self._ends.get(name)
+                piece = values if before is None else values[1:] + before
+                self._ends[name] = int(piece[-1]) if len(piece) else before or 0
+            else:
+                piece = values + self._rows if name == "column.row" and self._rows else values
+            self._files[name].append(piece)
+        for what, count in features.notes.items():
+            self.notes[what] = self.notes.get(what, 0) + count
+        for what, numbers in features.noted.items():
+            known = self.noted.setdefault(what, [])
+            known += [number + self._rows for number in numbers[: NAMED - len(known)]]
+        self._rows += rows
+
+    def close(self) -> list[str]:
+        """Complete the files. Returns the names of the arrays."""
+        for file in self._files.values():
+            file.close()
+        return list(self._files)
+
+    def abandon(self) -> None:
+        """Close the files as they are."""
+        for file in self._files.values():
+            file.abandon()
+
+
+def _save(parts: Iterator[tuple[Features, int]], folder: Path) -> None:
     """Write an entry beside its place and move it there, so that the entry in its place is always
-    complete."""
+    complete. `parts`: features, and the number of rows that they were made from."""
     partial = folder.with_suffix(".partial")
     # A process that was killed left it: this one has the lock.
     shutil.rmtree(partial, ignore_errors=True)
-    arrays = _arrays(features)
-    needed = sum(values.nbytes for values in arrays.values())
+    needed = 0
+    joined = _Joined(partial)
+
+    def storing() -> AbstractContextManager[None]:
+        then = "or give data.cache_dir=FOLDER"
+        what = "the encoded rows"
+        return writing(what, folder.parent, then, needed=needed, kind=UserError)
+
     try:
-        with writing(
-            "the encoded rows",
-            folder.parent,
-            "or give data.cache_dir=FOLDER",
-            needed=needed,
-            kind=UserError,
-        ):
+        with storing():
             partial.mkdir()
-            sizes, digests = {}, {}
-            for name, values in arrays.items():
-                path = partial / f"{name}.npy"
-                with path.open("wb") as file:
-                    np.save(file, values, allow_pickle=False)
-                    file.flush()
-                    os.fsync(file.fileno())
-                sizes[name], digests[name] = path.stat().st_size, sha256(path)
+        for features, rows in parts:
+            needed += sum(values.nbytes for values in _arrays(features).values())
+            with storing():
+                joined.append(features, rows)
+        with storing():
+            names = joined.close()
             meta = {
                 "format": FORMAT,
-                "sizes": sizes,
-                "sha256": digests,
-                "notes": features.notes,
-                "noted": features.noted,
+                "sizes": {name: (partial / f"{name}.npy").stat().st_size for name in names},
+                "sha256": {name: sha256(partial / f"{name}.npy") for name in names},
+                "notes": joined.notes,
+                "noted": joined.noted,
             }
             write_whole(partial / "meta.json", json.dumps(meta))
             partial.rename(folder)
     except BaseException:
+        joined.abandon()
         shutil.rmtree(partial, ignore_errors=True)
         raise
 

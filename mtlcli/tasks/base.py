@@ -226,14 +226,21 @@ class TaskType(ABC, Generic[C]):
 
     def has_input(self, table: Table) -> NDArray[np.bool_]:
         """Return which rows have text in every column of text that the model reads: (rows,)."""
-        found = np.ones(len(table), bool)
-        for column in self.required_columns(labelled=False):
-            if column in table.rows.column_names:
-                found &= [
+        columns = [
+            column
+            for column in self.required_columns(labelled=False)
+            if column in table.rows.column_names
+        ]
+        found = []
+        for part in table.parts():
+            there = np.ones(len(part), bool)
+            for column in columns:
+                there &= [
                     not isinstance(value, str | None) or bool(value and value.strip())
-                    for value in table.column(column)
+                    for value in part.column(column)
                 ]
-        return found
+            found.append(there)
+        return np.concatenate(found)
 
     @abstractmethod
     def check(self, table: Table, *, labelled: bool) -> list[Problem]:

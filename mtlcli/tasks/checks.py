@@ -82,10 +82,7 @@ def text_problems(table: Table, columns: Sequence[str]) -> list[Problem]:
                 )
             )
             continue
-        trimmed = pc.utf8_trim_whitespace(values.cast(pa.large_string()))
-        empty = np.delete(
-            np.arange(len(table)), as_numpy(pc.indices_nonzero(pc.binary_length(trimmed)))
-        )
+        empty = _blank(table, column)
         if len(empty):
             problems.append(
                 counted(
@@ -96,6 +93,18 @@ def text_problems(table: Table, columns: Sequence[str]) -> list[Problem]:
                 )
             )
     return problems
+
+
+def _blank(table: Table, column: str) -> NDArray[np.int64]:
+    """Return the rows in which a column of text holds nothing but white space."""
+    found, start = [], 0
+    for part in table.parts():
+        values = part.rows.column(column).cast(pa.large_string())
+        sizes = pc.binary_length(pc.utf8_trim_whitespace(values))
+        rows = np.arange(start, start + len(part))
+        found.append(np.delete(rows, as_numpy(pc.indices_nonzero(sizes))))
+        start += len(part)
+    return np.concatenate(found)
 
 
 def wrong_type(table: Table, column: str, needed: str, fix: str, row: int = 0) -> Problem:

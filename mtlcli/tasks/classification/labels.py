@@ -104,18 +104,21 @@ def has_label(table: Table, column: str, labels: Sequence[str] | None) -> NDArra
     """
     if column not in table.rows.column_names or not holds_labels(table.rows.column(column).type):
         return np.ones(len(table), bool)
-    texts = written(table, column, labels)[0]
-    marks = text_array(sorted(_marks(texts) if labels is None else set(NO_LABEL) - set(labels)))
-    missing = pc.or_(pc.is_null(texts), pc.is_in(texts, marks))
-    return np.array(pc.invert(missing).to_pylist(), bool)
+    absent = _marks(_distinct(table, column)) if labels is None else set(NO_LABEL) - set(labels)
+    marks, found = text_array(sorted(absent)), []
+    for part in table.parts():
+        texts = written(part, column, labels)[0]
+        missing = pc.or_(pc.is_null(texts), pc.is_in(texts, marks))
+        found.append(np.array(pc.invert(missing).to_pylist(), bool))
+    return np.concatenate(found)
 
 
 def learned(train: Table, column: str) -> list[str] | None:
     """Return the classes of a train split as they are written, in numerical order if all are whole
     numbers. None where they are numbers with a decimal point, which pandas makes of ids beside an
     empty row."""
-    texts = written(train, column, None)[0]
-    found = set(texts.unique().to_pylist()) - {None} - _marks(texts)
+    texts = _distinct(train, column)
+    found = texts - _marks(texts)
     if pa.types.is_floating(train.rows.column(column).type) or (
         found and all(map(POINT_ZERO.fullmatch, found))
     ):
@@ -124,19 +127,25 @@ def learned(train: Table, column: str) -> list[str] | None:
     return sorted(found, key=int if whole else None)
 
 
-def _marks(texts: pa.Array) -> set[str]:
+def _distinct(table: Table, column: str) -> set[str]:
+    """Return the labels of a column whose classes are not known, as they are written."""
+    found: set[str | None] = set()
+    for part in table.parts():
+        found.update(written(part, column, None)[0].unique().to_pylist())
+    return {text for text in found if text is not None}
+
+
+def _marks(texts: set[str]) -> set[str]:
     """Return the values that mark a row without a label in a column whose classes are not known. -1
-    is a class if the column also has a value such as +1."""
-    signed = any(SIGNED.fullmatch(text) for text in texts.unique().to_pylist() if text is not None)
+    is a class if the column also has a value such as +1. `texts`: the values of the column."""
+    signed = any(map(SIGNED.fullmatch, texts))
     return set(NO_LABEL) - ({"-1"} if signed else set())
 
 
-def balanced(ids: NDArray[np.int64], classes: int) -> list[float]:
+def balanced(counts: NDArray[np.int64]) -> list[float]:
     """Return class weights that are inverse to the number of rows of each class, as in
-    scikit-learn: rows / (classes with rows * rows of the class). `ids`: the class ids of all rows,
-    negative where there is no label. A class without rows weighs 1: only label smoothing reads its
-    weight."""
-    counts = np.bincount(ids[ids >= 0], minlength=classes)
+    scikit-learn: rows / (classes with rows * rows of the class). `counts`: the number of rows of
+    each class. A class without rows weighs 1: only label smoothing reads its weight."""
     weights = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
     return [float(weight) if count else 1.0 for weight, count in zip(weights, counts, strict=True)]
 

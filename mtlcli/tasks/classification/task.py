@@ -142,7 +142,8 @@ class Classification(TextTask[ClassificationTask]):
             return given
         if isinstance(given, dict):
             return [given.get(label, 1.0) for label in self.labels]
-        return balanced(self._ids(train), len(self.labels))
+        ids = self._ids(train)
+        return balanced(np.bincount(ids[ids >= 0], minlength=len(self.labels)))
 
     def check(self, table: Table, *, labelled: bool) -> list[Problem]:
         if self.config.columns.label in table.rows.column_names and (
@@ -395,7 +396,7 @@ class Classification(TextTask[ClassificationTask]):
     def doubts(self, train: Table) -> list[Problem]:
         """Return warnings about classes that no train row has, and about labels that are hardly
         meant as classes."""
-        present = set(self._ids(train).tolist())
+        present = set(np.unique(self._ids(train)).tolist())
         absent = [label for number, label in enumerate(self.labels) if number not in present]
         found: list[Problem] = []
         if self._learned and self.head_owner is None:
@@ -518,15 +519,17 @@ class Classification(TextTask[ClassificationTask]):
     def _ids(self, table: Table, column: str | None = None) -> NDArray[np.int64]:
         """Return the class id of each row, or MISSING or UNKNOWN: (rows,). `column`: another column
         to read than the label column."""
-        texts, names = written(
-            table, column or self.config.columns.label, self._known_labels, self._configured_ids
-        )
-        encoded = texts.dictionary_encode(null_encoding="encode")
-        values = encoded.dictionary.to_pylist()
-        ids = iter(self._class_ids([text for text in values if text is not None], names=names))
-        classes = np.array([MISSING if text is None else next(ids) for text in values], np.int64)
-        found: NDArray[np.int64] = classes[as_numpy(encoded.indices)]
-        return found
+        found = []
+        for part in table.parts():
+            texts, names = written(
+                part, column or self.config.columns.label, self._known_labels, self._configured_ids
+            )
+            encoded = texts.dictionary_encode(null_encoding="encode")
+            values = encoded.dictionary.to_pylist()
+            ids = iter(self._class_ids([text for text in values if text is not None], names=names))
+            classes = [MISSING if text is None else next(ids) for text in values]
+            found.append(np.array(classes, np.int64)[as_numpy(encoded.indices)])
+        return np.concatenate(found)
 
     def encode(self, table: Table, encoder: TextEncoder) -> Features:
         features = self.encode_texts(table, encoder)

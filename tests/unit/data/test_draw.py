@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 
-from mtlcli.data.draw import draw
+from mtlcli.data.draw import draw, numbered
+from mtlcli.data.table import Table
 
 CLASSES = ["a"] * 1000 + ["b"] * 400 + ["c"] * 95 + ["d"] * 5
+NUMBERS, _ = numbered(Table(pa.table({"label": CLASSES}), "rows.csv", "train"), "label")
 
 
 def test_rows_are_a_random_sample_in_the_order_of_the_file() -> None:
@@ -21,12 +24,12 @@ def test_rows_are_a_random_sample_in_the_order_of_the_file() -> None:
 
 
 def test_each_class_has_its_share_and_at_least_one_row() -> None:
-    rows = draw(1500, 300, key="0", classes=CLASSES)
+    rows = draw(1500, 300, key="0", classes=NUMBERS)
     assert Counter(CLASSES[row] for row in rows) == {"a": 200, "b": 80, "c": 19, "d": 1}
     assert (np.diff(rows) > 0).all()
-    few = draw(1500, 4, key="0", classes=CLASSES)
+    few = draw(1500, 4, key="0", classes=NUMBERS)
     assert {CLASSES[row] for row in few} == set("abcd")
-    assert [CLASSES[row] for row in draw(1500, 2, key="0", classes=CLASSES)] == ["a", "b"], (
+    assert [CLASSES[row] for row in draw(1500, 2, key="0", classes=NUMBERS)] == ["a", "b"], (
         "the largest classes first"
     )
-    assert set(rows.tolist()) < set(draw(1500, 700, key="0", classes=CLASSES).tolist())
+    assert set(rows.tolist()) < set(draw(1500, 700, key="0", classes=NUMBERS).tolist())

@@ -9,18 +9,24 @@ import re
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from mtlcli.cli.arguments import read_arguments
+from mtlcli.cli.preflight import preflight
+from mtlcli.config import task_types
 from mtlcli.config.task import Source, TextColumns
+from mtlcli.data import table as table_module
 from mtlcli.data.encoder import TextEncoder, build_tokenizer
 from mtlcli.data.features import Features
 from mtlcli.data.table import Table
 from mtlcli.errors import RunWarning, UserError
-from mtlcli.prepare.store import fingerprint, open_features
+from mtlcli.prepare.prepare import prepare
+from mtlcli.prepare.store import _arrays, fingerprint, open_features
 from mtlcli.tasks.base import TaskType, build_tasks
 from mtlcli.tasks.classification import ClassificationTask
 from mtlcli.tasks.span import SpanTask
@@ -52,14 +58,16 @@ def encoder(texts: list[str] = TEXTS) -> TextEncoder:
 
 
 def same(one: Features, other: Features) -> bool:
-    arrays = [(one.ids, other.ids), (one.offsets, other.offsets), (one.segments, other.segments)]
-    arrays += [(one.columns[name], other.columns[name]) for name in one.columns | other.columns]
-    arrays += [
-        (one.token_columns[name], other.token_columns[name])
-        for name in one.token_columns | other.token_columns
-    ]
-    return one.notes == other.notes and all(
-        a.dtype == b.dtype and np.array_equal(a, b) for a, b in arrays
+    first, second = _arrays(one), _arrays(other)
+    notes = [(each.notes, each.noted) for each in (one, other)]
+    return (
+        first.keys() == second.keys()
+        and notes[0] == notes[1]
+        and all(
+            first[name].dtype == second[name].dtype
+            and np.array_equal(first[name], second[name], equal_nan=first[name].dtype.kind == "f")
+            for name in first
+        )
     )
 
 
@@ -273,3 +281,24 @@ def test_a_stopped_lock_holder_is_named_and_rows_are_encoded_without_the_store(
     # The next one has the lock, and the store.
     open_features(table(), task(), encoder(), tmp_path)
     assert len(entries(tmp_path)) == 1 and capsys.readouterr().err == ""
+
+
+def test_a_table_is_encoded_in_parts_as_if_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = "[cola,stsb,squad_v2,go_emotions,swag,ms_marco,tacred,multi30k,conll2003,wikitext]"
+    given = [f"task={chosen}", "data=sample", "model=tiny", "data.max_length=48"]
+    given += ["data.max_train_rows=20", "data.max_eval_rows=20"]
+    config = preflight(read_arguments(given)).configs[0]
+    assert {task.type for task in config.tasks.values()} == set(task_types)
+    found = []
+    for size in (table_module.PART, 7):
+        monkeypatch.setattr(table_module, "PART", size)
+        data = replace(config.data, cache_dir=str(tmp_path / str(size)))
+        found.append(prepare(replace(config, data=data)))
+    whole, parts = found
+    assert whole.files.tokenizer == parts.files.tokenizer
+    assert whole.notices == parts.notices and whole.details == parts.details
+    for name, splits in whole.features.items():
+        for split, features in splits.items():
+            assert same(features, parts.features[name][split]), (name, split)
