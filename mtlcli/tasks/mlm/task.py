@@ -53,7 +53,7 @@ class Mlm(TextTask[MlmTask]):
     def use(self, encoder: TextEncoder, *, has_decoder: bool) -> list[Problem]:
         self.encoder = encoder
         if encoder.mask_id is not None:
-            return []
+            return self._word_problems(encoder)
         return [
             Problem(
                 f"the task hides tokens (type: mlm), and the tokenizer of the model has no mask "
@@ -63,6 +63,13 @@ class Mlm(TextTask[MlmTask]):
                 "leave the task out",
             )
         ]
+
+    def _word_problems(self, encoder: TextEncoder) -> list[Problem]:
+        if not self.config.whole_words or encoder.continues is not None:
+            return []
+        what = "the tokenizer of the model does not tell which tokens begin a word"
+        fix = "leave it out, or choose a model whose tokenizer does (model=bert, roberta, deberta)"
+        return [Problem(what, f"tasks.{self.name}.whole_words", fix)]
 
     def required_columns(self, *, labelled: bool = True) -> list[str]:
         return self.input_columns
@@ -74,9 +81,15 @@ class Mlm(TextTask[MlmTask]):
         return text_problems(table, self.input_columns)
 
     def encode(self, table: Table, encoder: TextEncoder) -> Features:
-        """Return a feature for each row. columns: `ordinary`, the number of tokens that may be
-        hidden. Raises UserError when there is none in the whole table."""
-        features = self.encode_texts(table, encoder)
+        """Return a feature for each row, or with `pieces` for each piece of it. columns:
+        `ordinary`, the number of tokens that may be hidden. Raises UserError when there is none in
+        the whole table."""
+        if self.config.pieces:
+            columns = (table.column(column) for column in self.input_columns)
+            texts = [" ".join(parts) for parts in zip(*columns, strict=True)]
+            features = encoder.in_pieces(texts, self.max_length)
+        else:
+            features = self.encode_texts(table, encoder)
         ordinary = np.append(0, np.cumsum(~np.isin(features.ids, encoder.special_ids)))
         features.columns["ordinary"] = np.diff(ordinary[features.offsets])
         if len(table) and not features.columns["ordinary"].any():
@@ -103,13 +116,15 @@ class Mlm(TextTask[MlmTask]):
         ids = batch.input_ids.numpy().copy()
         may = batch.attention_mask.numpy() & ~np.isin(ids, special)
         counts = self._counts(may.sum(1))
-        places = np.full((len(batch), int(counts.max(initial=0))), NO_TARGET, np.int64)
+        dice = [np.random.default_rng((*seed, index)) for index in batch.indices.tolist()]
+        hidden = [
+            self._chosen(random, np.flatnonzero(may[row]), ids[row], int(counts[row]))
+            for row, random in enumerate(dice)
+        ]
+        places = np.full((len(batch), max(map(len, hidden), default=0)), NO_TARGET, np.int64)
         tokens = places.copy()
-        for row, (count, index) in enumerate(
-            zip(counts.tolist(), batch.indices.tolist(), strict=True)
-        ):
-            random = np.random.default_rng((*seed, index))
-            chosen = np.sort(random.permutation(np.flatnonzero(may[row]))[:count])
+        for row, (random, chosen) in enumerate(zip(dice, hidden, strict=True)):
+            count = len(chosen)
             kinds, others = random.random(count), random.choice(ordinary, count)
             places[row, :count], tokens[row, :count] = chosen, ids[row, chosen]
             ids[row, chosen] = np.where(
@@ -122,6 +137,32 @@ class Mlm(TextTask[MlmTask]):
             input_ids=torch.from_numpy(ids),
             sequences={"places": torch.from_numpy(places), "tokens": torch.from_numpy(tokens)},
         )
+
+    def _chosen(
+        self,
+        random: np.random.Generator,
+        may: NDArray[np.int64],
+        ids: NDArray[np.int64],
+        count: int,
+    ) -> NDArray[np.int64]:
+        """Return the places that are hidden in a text, in order, some `count` of those that `may`
+        be. `ids`: the token ids of the text."""
+        if not self.config.whole_words or not len(may):
+            return np.sort(random.permutation(may)[:count])
+        assert self.encoder is not None and self.encoder.continues is not None
+        # A token that goes on with no word, since a special token stands before it, begins one.
+        begins = ~self.encoder.continues[ids[may]] | (np.diff(may, prepend=-2) != 1)
+        starts = np.flatnonzero(begins)
+        words = np.split(may, starts[1:])
+        chosen: list[NDArray[np.int64]] = []
+        left = count
+        for number in random.permutation(len(words)):
+            if not chosen or len(words[number]) <= left:
+                chosen.append(words[number])
+                left -= len(words[number])
+            if left <= 0:
+                break
+        return np.sort(np.concatenate(chosen))
 
     def _counts(self, ordinary: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return how many tokens are hidden in texts with `ordinary` tokens each: (B,)."""
@@ -176,19 +217,21 @@ class Mlm(TextTask[MlmTask]):
 
     def decode(self, outputs: Outputs, features: Features, table: Table) -> list[Any]:
         """Return {"places", "right", "log_probability"} for each row: the positions of the hidden
-        tokens in the encoded text, and for each whether the best guess is right (1 or 0) and the
-        logarithm of the probability of the right token."""
+        tokens in the encoded text, or in its pieces one after another, and for each whether the
+        best guess is right (1 or 0) and the logarithm of the probability of the right token."""
         chances = outputs["log_probability"]
         require_finite(self.name, chances)
-        found: list[Any] = [None] * len(table)
-        for index, row in enumerate(features.columns["row"].tolist()):
+        rows = features.columns["row"]
+        first = features.offsets[np.searchsorted(rows, np.arange(len(table)))]
+        found: list[Any] = [
+            {"places": [], "right": [], "log_probability": []} for _ in range(len(table))
+        ]
+        for index, row in enumerate(rows.tolist()):
             span = slice(features.offsets[index], features.offsets[index + 1])
             places = np.flatnonzero(outputs["right"][span] != NO_TARGET)
-            found[row] = {
-                "places": places.tolist(),
-                "right": outputs["right"][span][places].astype(int).tolist(),
-                "log_probability": chances[span][places].tolist(),
-            }
+            found[row]["places"] += (places + span.start - first[row]).tolist()
+            found[row]["right"] += outputs["right"][span][places].astype(int).tolist()
+            found[row]["log_probability"] += chances[span][places].tolist()
         return found
 
     def metric_inputs(self, metric: str, predictions: list[Any]) -> dict[str, Any]:

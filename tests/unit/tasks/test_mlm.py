@@ -255,3 +255,49 @@ def test_models_that_cannot_fill_gaps_are_refused() -> None:
     config = preflight(read_arguments([*options, "data.max_length=32"])).configs[0]
     with pytest.raises(UserError, match="reads from left to right"):
         prepare(config)
+
+
+def test_words_are_hidden_as_wholes() -> None:
+    made = task(whole_words=True, rate=0.3)
+    small = TextEncoder(build_tokenizer(TEXTS, 60), uses_segments=False)
+    assert made.use(small, has_decoder=False) == []
+    assert made.encoder is not None and made.encoder.continues is not None
+    going_on = made.encoder.continues
+    assert going_on.any() and not going_on[made.encoder.special_ids].any()
+    rows, partly = range(300), 0
+    for seed in ((1,), (2,)):
+        plain, batch = drawn(made, rows, seed)
+        found = hidden(batch)
+        for row, index in enumerate(batch.indices.tolist()):
+            ids = plain.input_ids[row][: batch.lengths[row]].tolist()
+            words = np.cumsum([not going_on[token] for token in ids])
+            places = found[index][0]
+            chosen = set(words[places].tolist())
+            assert places == [place for place in range(len(ids)) if words[place] in chosen]
+            wanted = max(1, round(0.3 * (len(ids) - 2)))
+            assert len(places) <= wanted or len(chosen) == 1
+            partly += len(places) > len(chosen)
+    assert partly > 100, "words of several tokens are among them"
+
+
+def test_long_texts_are_cut_into_pieces() -> None:
+    texts = [" ".join(TEXTS[row : row + 9]) for row in range(0, 20, 4)]
+    made = task(pieces=True)
+    assert made.encoder is not None
+    features = made.encode(table(texts), made.encoder)
+    assert features.lengths.max() == 32 and len(features) > 2 * len(texts)
+    for row, text in enumerate(texts):
+        parts = [
+            features.ids[features.offsets[index] + 1 : features.offsets[index + 1] - 1]
+            for index in np.flatnonzero(features.columns["row"] == row)
+        ]
+        assert np.concatenate(parts).tolist() == made.encoder.only(text).tolist()
+    # The places that a prediction names count through the pieces of a text.
+    right = np.full(len(features.ids), float(NO_TARGET))
+    index = int(np.flatnonzero(features.columns["row"] == 1)[1])
+    place = int(features.offsets[index]) + 3
+    right[place] = 1.0
+    outputs = {"right": right, "log_probability": np.zeros(len(right))}
+    found = made.decode(outputs, features, table(texts))
+    begin = int(features.offsets[features.columns["row"].tolist().index(1)])
+    assert [each["places"] for each in found] == [[], [place - begin], [], [], []]
