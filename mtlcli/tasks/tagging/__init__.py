@@ -53,9 +53,13 @@ class TaggingTask(Task):
     stride: Annotated[int, Ge(0)] | None = None
     """Number of tokens that two neighbouring windows over a long sentence share; null: a quarter of
     the longest input."""
-    class_weights: Annotated[list[Weight], MinLen(2)] | dict[str, Weight] | None = None
+    class_weights: (
+        Literal["balanced"] | Annotated[list[Weight], MinLen(2)] | dict[str, Weight] | None
+    ) = None
     """Weight of each tag in the loss: a list in the order of the ids, or a mapping from tags to
-    numbers (1 for the others). The loss is the weighted mean over words. Null: equal weights."""
+    numbers (1 for the others). `balanced`: inversely proportional to the tag's words in train,
+    words / (tags * words of the tag). The loss is the weighted mean over words. Null: equal
+    weights."""
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of each word's tag to spread evenly over all tags in the loss (Szegedy et al. 2016)."""
     focal_gamma: Annotated[float, Ge(0)] = 0.0

@@ -44,6 +44,7 @@ from mtlcli.tasks.checks import (
     wrong_type,
 )
 from mtlcli.tasks.classification import weight_problems
+from mtlcli.tasks.classification.labels import balanced
 from mtlcli.tasks.tagging import TaggingTask
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class Tagging(TaskType[TaggingTask]):
     label_kind = "tags"
     _weights_there: Tensor | None = None
     """The weights of the tags on the device of the model, once a loss has used them."""
+    _train: Table | None = None
+    """The train split; None where it is not read, as in an evaluation."""
 
     @property
     def default_metrics(self) -> list[str]:
@@ -98,6 +101,7 @@ class Tagging(TaskType[TaggingTask]):
         """Learn the tags from the train split if the config does not name them: those that the file
         names, else the distinct ones, sorted. They are written into the config, so that the saved
         config is complete."""
+        self._train = train
         column = self.config.columns.label
         if (
             self._known_labels is not None
@@ -369,7 +373,17 @@ class Tagging(TaskType[TaggingTask]):
         given = self.config.class_weights
         if isinstance(given, dict):
             return [given.get(label, 1.0) for label in self.labels]
-        return given
+        return self._balanced() if given == "balanced" else given
+
+    def _balanced(self) -> list[float] | None:
+        """Return weights that are inverse to the number of words of each tag in the train split;
+        None without one, where no loss is computed for training."""
+        if self._train is None:
+            return None
+        counts: Counter[str | None] = Counter()
+        for part in self._train.parts():
+            counts.update(tag for tags in self._tags(part) for tag in tags or [])
+        return balanced(np.array([counts[label] for label in self.labels]))
 
     def items(self, features: Features, indices: NDArray[np.int64]) -> float:
         if self._weights is None:

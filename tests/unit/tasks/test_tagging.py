@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 
 from mtlcli.config.task import Source
 from mtlcli.data.batches import InputFormat, collate
@@ -153,3 +154,13 @@ def test_weights_of_tags_are_those_of_torch() -> None:
     )
     found = made.loss({"logits": logits}, batch) / made.items(features, np.array([0, 1]))
     assert float(found) == pytest.approx(float(wanted), rel=1e-6)
+
+
+def test_balanced_weights_are_those_of_scikit_learn() -> None:
+    made = prepared(["B-LOC", "B-PER", "O"], class_weights="balanced")
+    made.prepare(table())
+    tags = [tag for row in table().column("tags") for tag in row or []]
+    wanted = compute_class_weight("balanced", classes=np.array(made.labels), y=tags)
+    assert made._weights == pytest.approx(wanted)
+    # An evaluation reads no train split, and computes no loss to learn from.
+    assert prepared(["B-LOC", "B-PER", "O"], class_weights="balanced")._weights is None
