@@ -3,6 +3,7 @@ imports no torch."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
@@ -39,6 +40,8 @@ VALIDATION = ("validation", "valid", "val", "dev", "devel")
 SMALL = 50
 """Number of rows below which a fifth of them is kept for validation, and not a tenth."""
 WIDTH = 78
+LOOKED_AT_SIZE = 1 << 28
+"""The most bytes of several files that are looked at; the first file is in any case."""
 
 
 def new_main(argv: list[str]) -> int:
@@ -106,11 +109,17 @@ def task_file(file: str, folder: Path) -> tuple[str, list[str]]:
     from mtlcli.prepare.guess import guess_task
 
     files = _files(file)
-    table, header = _read(file, files)
+    looked_at = _first(files)
+    table, header = _read(file, looked_at)
     guess = guess_task(table)
     splits = _other_splits(files)
     told = [f"{guess.type}, because {guess.why}"]
     many = "" if len(files) == 1 else f" ({len(files)} files)"
+    if len(looked_at) < len(files):
+        many = f" (the first {len(looked_at)} of {len(files)} files; the others were not looked at)"
+        told.append(f"only the first {len(looked_at)} of {len(files)} files were looked at")
+        # The other files may have more of them; train has them all.
+        guess.labels = None
     lines = [
         f"# {count_of(len(table), 'row')} of {Path(file).name}{many}",
         "# Written by mtl new. Everything here is a guess: correct what is wrong. Lines that begin",
@@ -162,6 +171,12 @@ def _files(file: str) -> list[Path]:
     return files
 
 
+def _first(files: list[Path]) -> list[Path]:
+    """Return the first of several files, up to LOOKED_AT_SIZE bytes together."""
+    ends = itertools.accumulate(path.stat().st_size for path in files)
+    return files[: max(1, sum(end <= LOOKED_AT_SIZE for end in ends))]
+
+
 def _read(file: str, files: list[Path]) -> tuple[Any, list[str] | None]:
     """Return the rows with all columns, and names for the columns where the file has no header."""
     from mtlcli.data.magic import LOOKED_AT, real_kind
@@ -176,7 +191,7 @@ def _read(file: str, files: list[Path]) -> tuple[Any, list[str] | None]:
     header = _made_up_header(files[0])
     if ending(files[0]).startswith("txt"):
         _refuse_columns(files[0])
-    if len(files) == 1:
+    if files == [Path(file)]:
         return read_file(files[0], "train", None, header), header
     return read_shards(files, file, "train", None, header), header
 

@@ -77,6 +77,11 @@ def ranked() -> bytes:
     return "".join(["qid,query,document,relevance\n", *rows]).encode()
 
 
+def plain() -> bytes:
+    """Texts and nothing else, one on each line."""
+    return "\n".join(TEXTS).encode()
+
+
 FILES = {
     "Umfrage 2024.csv": (
         excel,
@@ -88,6 +93,7 @@ FILES = {
     "similar.jsonl": (scores, "regression", "text: left side", "label: sim"),
     "de.conllu": (tree, "tagging", "label: upos", "labels: [AUX, DET, NOUN, X]"),
     "search.csv": (ranked, "ranking", "label: relevance", "query_id: qid"),
+    "notes.txt": (plain, "mlm", "text: text", "type: mlm"),
     "ag.csv": (no_header, "classification", "header: [column1, column2]", "labels: ['1', '2']"),
 }
 

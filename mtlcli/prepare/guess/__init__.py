@@ -13,7 +13,7 @@ from mtlcli.prepare.guess.base import Guess
 from mtlcli.prepare.guess.profile import Profile, profiles
 from mtlcli.prepare.guess.refusals import refuse_classes, refuse_forms, refuse_options
 from mtlcli.prepare.guess.structured import STRUCTURED
-from mtlcli.prepare.guess.texts import text_task
+from mtlcli.prepare.guess.texts import plain_text, text_task
 from mtlcli.prepare.guess.writing import ranking, scored_pairs, writing
 
 __all__ = ["Guess", "guess_task"]
@@ -25,7 +25,7 @@ def guess_task(table: Table) -> Guess:
     found = [each for each in profiles(table) if each.kind != "empty"]
     guesses = (
         guess
-        for rule in (ranking, scored_pairs, *STRUCTURED, text_task, writing)
+        for rule in (ranking, scored_pairs, *STRUCTURED, text_task, writing, plain_text)
         if (guess := rule(found, table)) is not None and guess.type in task_types
     )
     guess = next(guesses, None)

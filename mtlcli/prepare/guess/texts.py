@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+from mtlcli.config.formats import ending
 from mtlcli.data.table import Table
 from mtlcli.prepare.guess.base import Guess, is_id
 from mtlcli.prepare.guess.profile import Profile
@@ -83,6 +85,24 @@ def text_task(columns: list[Profile], table: Table) -> Guess | None:
     if label.missing:
         guess.settings["unlabelled"] = "skip"
         guess.reasons["unlabelled"] = f"{label.missing:,} rows have no {label.name}"
+    return guess
+
+
+def plain_text(columns: list[Profile], table: Table) -> Guess | None:
+    """Return a task of masked language modelling where a file has texts and nothing else. A csv or
+    tsv file with a single column is more likely damaged."""
+    file = Path(table.files[0][1] if table.files else table.origin)
+    if ending(file).startswith(("csv", "tsv")) or len(columns) != 1:
+        return None
+    (text,) = columns
+    if text.kind != "text" or is_id(text) or text.words < 1.5:
+        return None
+    guess = Guess("mlm", {"text": text.name}, "the file has texts and no labels")
+    guess.reasons["text"] = f"texts of {text.words:.0f} words on average"
+    guess.types = [
+        "pieces: true       # a text that is too long becomes several inputs; else its end is cut",
+        "whole_words: true  # hide all tokens of a word, or none",
+    ]
     return guess
 
 
