@@ -3,7 +3,8 @@
     python scripts/generate.py            write the files below
     python scripts/generate.py --check    only name those that differ; the exit code is then 1
 
-- `conf/sharing`, `weighting`, `sampling` and `optim`: a file for each method, with its defaults.
+- `conf/sharing`, `weighting`, `sampling`, `augmentation` and `optim`: a file for each method, with
+  its defaults.
 - `conf/model`, `data`, `runner` and `logger`: the files keep their values and first line; keys that
   they lack get their defaults.
 - `README.md`, `docs/methods.md` and `docs/data.md`: the names of the choices, the tables of methods
@@ -34,6 +35,7 @@ from mtlcli.config import (
     Logger,
     Model,
     Runner,
+    augmentations,
     samplings,
     sharings,
     weightings,
@@ -165,6 +167,7 @@ def with_tables(text: str) -> str:
     tables = {
         "sharing": table("sharing", own(sharings)),
         "sampling": table("sampling", own(samplings)),
+        "augmentation": table("augmentation", own(augmentations)),
         "losses": table("weighting", losses),
         "gradients": table("weighting", gradients),
     }

@@ -59,6 +59,7 @@ CHOSEN_BY = {
     "sharing": "sharing",
     "weighting": "weighting",
     "sampling": "sampling",
+    "augmentation": "augmentation",
     "optim": "optim",
 }
 """Sections whose keys depend on the choice in a group, with the group. When the choice is wrong,

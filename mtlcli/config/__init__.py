@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le, MinLen
 
+from mtlcli.config.augmentation import AugmentationConfig, NoAugmentation, augmentations
 from mtlcli.config.optim import AdamWOptim, Optim, optims
 from mtlcli.config.run import Data, Logger, Model, Runner, Text
 from mtlcli.config.sampling import SamplingConfig, samplings
@@ -36,6 +37,10 @@ class Config:
     """How the tasks' losses become one update."""
     sampling: Annotated[SamplingConfig, OneOf(samplings)]
     """Which tasks make up a step."""
+    augmentation: Annotated[AugmentationConfig, OneOf(augmentations)] = field(
+        default_factory=NoAugmentation
+    )
+    """What training does with batches beside taking their loss."""
     optim: Annotated[Optim, OneOf(optims)] = field(default_factory=AdamWOptim)
     """The optimiser and its schedule."""
     data: Data = field(default_factory=Data)
@@ -79,6 +84,7 @@ METHODS: dict[str, Registry] = {
     "sharing": sharings,
     "weighting": weightings,
     "sampling": samplings,
+    "augmentation": augmentations,
     "optim": optims,
 }
 """The methods of each group of conf/ in which a file chooses one."""
@@ -95,6 +101,7 @@ __all__ = [
     "Runner",
     "Task",
     "Text",
+    "augmentations",
     "optims",
     "samplings",
     "sharings",

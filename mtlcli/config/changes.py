@@ -131,7 +131,7 @@ outputs become predictions and scores. All other keys either determined the chec
 part in an evaluation."""
 IDLE = ("runner.*", "logger.*", "resume")
 """Keys outside `EVALUATION` that did not determine the checkpoint either."""
-METHODS = ("sharing.name", "weighting.name", "sampling.name", "optim.name")
+METHODS = ("sharing.name", "weighting.name", "sampling.name", "augmentation.name", "optim.name")
 PRESENT = "in the run"
 SETTLED: dict[str, str | None] = {
     **dict.fromkeys(
@@ -242,6 +242,15 @@ def filled(old: Config, new: Config) -> Config:
             if _is_open(key, value) and key in before
         },
     )
+
+
+def draws_masks(config: Config, architecture: dict[str, Any]) -> bool:
+    """Return whether training draws random numbers that depend on how a batch is cut: those of
+    dropout, or of an augmentation.
+
+    `architecture`: the backbone's transformers configuration.
+    """
+    return config.augmentation.draws or has_dropout(config, architecture)
 
 
 def has_dropout(config: Config, architecture: dict[str, Any]) -> bool:

@@ -69,6 +69,37 @@ def _task(
             f"type runner.max_tokens={length} or more, or lower {key}",
         )
     yield from task.problems(at, length, key)
+    yield from _augment(at, task, config)
+
+
+def _augment(at: str, task: Task, config: Config) -> Iterator[Problem]:
+    """Check the changes of the words of a task's training texts."""
+    augment = task.augment
+    if augment is None or task.splits.train is None:
+        return
+    at = f"{at}.augment"
+    if task.fixed_words is not None:
+        yield Problem(
+            f"the words of a task of type {task.type} cannot be changed: {task.fixed_words}",
+            at,
+            "take it out",
+        )
+    elif task.form == "text":
+        what = "the words of a prompt cannot be changed: the answer is one of them (form=text)"
+        yield Problem(what, at, "take it out, or type form=head")
+    elif not augment.rates:
+        yield Problem(
+            "no word is changed: all rates are 0",
+            at,
+            f"take it out, or give word_dropout, swap, delete or insert: {at}.swap=0.1",
+        )
+    elif augment.insert and config.runner.max_tokens is not None:
+        yield Problem(
+            "words are put into texts after the tokens of a step have been counted for "
+            "runner.max_tokens",
+            f"{at}.insert",
+            "take one of the two out",
+        )
 
 
 def _metrics(at: str, kind: str, metrics: list[str]) -> Iterator[Problem]:
@@ -293,6 +324,7 @@ def _run(config: Config, names: list[str]) -> Iterator[Problem]:
     yield from _data(config)
     yield from config.sharing.problems(config, names)
     yield from text_problems(config)
+    yield from config.augmentation.problems(config)
     if model.gradient_checkpointing and not config.sharing.recomputes:
         yield Problem(
             f"sharing={config.sharing.name} runs all copies of a layer at once, which cannot be "

@@ -103,6 +103,31 @@ class Splits:
 
 
 @section
+class Augment:
+    """Changes of the words of training texts. A text that is changed gets one of the changes with a
+    rate above 0, drawn anew each time that its row is used."""
+
+    share: Annotated[float, Gt(0), Le(1)] = 0.5
+    """Share of the rows that are changed; the others are used as they are."""
+    word_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Share of the words that are hidden behind the tokenizer's token for unknown words (Bowman et
+    al. 2016)."""
+    swap: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Swaps of two words, as a share of the number of words, at least one (EDA, Wei & Zou 2019)."""
+    delete: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Share of the words that are left out (EDA)."""
+    insert: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Words of the text that are put into it again, anywhere, as a share of the number of words, at
+    least one. EDA inserts synonyms."""
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The changes with a rate above 0, and their rates."""
+        kinds = ("word_dropout", "swap", "delete", "insert")
+        return {kind: getattr(self, kind) for kind in kinds if getattr(self, kind) > 0}
+
+
+@section
 class Template:
     """A prompt and the answers to it, for a task in the form of text."""
 
@@ -123,17 +148,24 @@ class Task:
     generated: ClassVar[bool] = False
     """Whether any text can be an answer then, so that answers are generated."""
 
-    only_trained: ClassVar[tuple[str, ...]] = ("weight", "batch_size", "lr_factor")
+    only_trained: ClassVar[tuple[str, ...]] = ("weight", "batch_size", "lr_factor", "augment")
     """Keys that have no effect on a task that is not trained."""
     not_encoded: ClassVar[tuple[str, ...]] = (
         *("source", "splits", "unlabelled", "head", "metrics", "weight", "batch_size"),
-        *("lr_factor", "dropout", "head_layers", "form", "templates"),
+        *("lr_factor", "dropout", "head_layers", "form", "templates", "augment"),
     )
     """Keys that do not affect the features. All other keys, for example the label set, are part of
     the fingerprint under which features are stored."""
     writes: ClassVar[bool] = False
     """Whether the task's head reads more than the encoded text, such as the text that it learns to
     write. It then has no outputs for the inputs of other tasks."""
+    fixed_words: ClassVar[str | None] = "it is not known whether its labels survive other words"
+    """Why the words of a text cannot be changed without its label (`augment`); None: they can."""
+    mixes: ClassVar[bool] = False
+    """Whether the head reads the pooled vector alone, and the label is a number or a distribution,
+    so that two rows can be mixed (`augmentation=mixup`)."""
+    compares: ClassVar[bool] = False
+    """Whether the outputs of two passes over an input can be compared (`TaskType.divergence`)."""
     type: str
     """Task type."""
     source: Source
@@ -168,6 +200,8 @@ class Task:
     form: Literal["head", "text"] | None = None
     """How the task is put to the model: with a head of its own (`head`), or as a prompt that a
     language model answers (`text`). Null: the run's `form`."""
+    augment: Augment | None = None
+    """Changes of the words of training texts; null: none."""
     templates: list[Template] = field(default_factory=list)
     """With `form=text`: the prompts, of which training draws one for each row and epoch;
     evaluation uses the first. Empty: one made of the names of the task and its columns."""

@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
-from mtlcli.config import Config
+from mtlcli.config import METHODS, Config
 from mtlcli.config.crosscheck import crosscheck
 from mtlcli.config.missing import ONE_FILE
 from mtlcli.config.renamed import FORMER_KEYS, old_name
@@ -349,13 +349,7 @@ def _quoted(text: str) -> list[str]:
 def _without_tags(location: Path, values: Any) -> Path:
     """Return the key path of an error without the parts that pydantic adds for the chosen member of
     a union."""
-    tagged = (
-        2
-        if location[0] == "tasks"
-        else 1
-        if location[0] in ("sharing", "weighting", "sampling", "optim")
-        else len(location)
-    )
+    tagged = 2 if location[0] == "tasks" else 1 if location[0] in METHODS else len(location)
     path = location[:tagged] + location[tagged + 1 :]
     value: Any = values
     for depth, part in enumerate(path):
@@ -413,6 +407,7 @@ def _take_out(values: Any, path: Path, kind: str) -> None:
                 "sharing": "hard",
                 "weighting": "static",
                 "sampling": "proportional",
+                "augmentation": "none",
                 "optim": "adamw",
             }
             if path[0] in defaults:
@@ -548,7 +543,10 @@ def _other_kinds(section: str, name: str, typed: str, kinds: list[str], known: l
     return f"{meant}only {has} has that key; choices here: {', '.join(sorted(known))}"
 
 
-ORDER = ("optim", "runner", "data", "logger", "model", "sharing", "weighting", "sampling")
+ORDER = (
+    *("optim", "runner", "data", "logger", "model", "sharing", "weighting", "sampling"),
+    "augmentation",
+)
 """Sections in the order in which they are suggested for a key typed without one; tasks come last.
 """
 

@@ -36,6 +36,7 @@ RESERVED = tuple(MARKERS[0].format(number) for number in range(1, 5))
 """The markers of two entities in a built-in tokenizer, which has them if its training texts do."""
 PAD_TOKENS = ("[PAD]", "<pad>", "<|padding|>", "<|pad|>")
 MASK_TOKENS = ("[MASK]", "<mask>")
+UNKNOWN_TOKENS = ("[UNK]", "<unk>")
 SPACES = ("\u0120", "\u010a", "\u2581")
 """How vocabularies write a space, or a line break, before a word: byte-level, and Metaspace."""
 
@@ -107,6 +108,30 @@ class TextEncoder:
         parts = [tokenizer_json, uses_segments, model_max_length, end_token, start_id]
         self.fingerprint: str = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         """A SHA-256 that changes whenever the token ids may change."""
+
+    @cached_property
+    def unknown_id(self) -> int | None:
+        """The token id that stands for an unknown word, or hides a token where there is none; None:
+        there is neither."""
+        known = map(self._tokenizer.token_to_id, UNKNOWN_TOKENS)
+        return next((found for found in known if found is not None), self.mask_id)
+
+    @cached_property
+    def inside_word(self) -> NDArray[np.bool_]:
+        """Whether a token goes on with the word of the token before it, by token id:
+        (vocabulary,). Where tokens do not tell, each is a word."""
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        model = json.loads(self._tokenizer.to_str())["model"]
+        prefix = model.get("continuing_subword_prefix")
+        spaces = [space for space in SPACES if any(each.startswith(space) for each in vocabulary)]
+        found = np.zeros(self.vocabulary_size, bool)
+        for token, number in vocabulary.items():
+            if prefix:
+                found[number] = token.startswith(prefix)
+            elif spaces:
+                found[number] = not token.startswith(tuple(spaces))
+        found[self.special_ids] = False
+        return found
 
     def encode(self, texts: list[str], pairs: list[str] | None, max_length: int) -> Features:
         """Return one feature for each text, or for each pair of texts, cut to `max_length` tokens.

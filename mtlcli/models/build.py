@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtlcli.config import Config, sharings
+from mtlcli.config import Config, augmentations, sharings
 from mtlcli.disk import size_text
 from mtlcli.errors import RunWarning, UserError
 from mtlcli.models.backbone import Backbone, build_backbone
@@ -88,9 +88,12 @@ def build_model(
                 decoder=make_decoder if files.has_decoder else None,
             )
         )
-    return MultiTaskModel(
+    model = MultiTaskModel(
         trunk, heads, tasks, depth=backbone.depth, hidden=backbone.hidden, pooling=backbone.pooling
     )
+    augmentation = config.augmentation
+    model.augmentation = augmentations.implementation(augmentation.name)(augmentation)
+    return model
 
 
 def without_numbers(

@@ -206,6 +206,18 @@ class RowRecorder(Protocol):
         part gives the shared parameters. `tokens`, `inputs`: their numbers in each part."""
 
 
+class TrainingOutput(Protocol):
+    """What stands in the place of a task's forward pass in training (`mtlcli.augmentation`)."""
+
+    def acts_on(self, task: str) -> bool:
+        """Return whether it stands in the place of the passes of a task."""
+        ...
+
+    def output(self, model: MultiTaskModel, task: str, batch: Batch) -> TaskOutput:
+        """Return loss and outputs of a batch of `task`."""
+        ...
+
+
 class MultiTaskModel(nn.Module):
     """Trunk and heads. `owner` gives the head owner of a task: the task itself, or another one."""
 
@@ -232,6 +244,8 @@ class MultiTaskModel(nn.Module):
         """How batches are packed; None: they go through the trunk padded, as they are given."""
         self.recorder: RowRecorder | None = None
         """What gives the gradient rows of several tasks in one pass; None: each needs its own."""
+        self.augmentation: TrainingOutput | None = None
+        """What augments training; None: nothing does."""
 
     def _describe(self) -> dict[str, ParameterInfo]:
         table = self.trunk.parameter_table()
@@ -261,7 +275,9 @@ class MultiTaskModel(nn.Module):
 
     def forward(self, task: str, batch: Batch) -> TaskOutput:
         """Return loss and outputs of a batch of `task`."""
-        return self._output(task, batch, self.encoded(task, batch))
+        if self.training and self.augmentation is not None and self.augmentation.acts_on(task):
+            return self.augmentation.output(self, task, batch)
+        return self.output(task, batch, self.encoded(task, batch))
 
     def together(self, batches: Sequence[tuple[str, Batch]]) -> list[TaskOutput]:
         """Return loss and outputs of batches whose inputs go through the trunk as one mixed batch:
@@ -279,7 +295,7 @@ class MultiTaskModel(nn.Module):
             )
             encoded = [Encoded(*piece, mixed.language, mixed.decoder) for piece in pieces]
         return [
-            self._output(task, batch, each)
+            self.output(task, batch, each)
             for (task, batch), each in zip(batches, encoded, strict=True)
         ]
 
@@ -315,16 +331,24 @@ class MultiTaskModel(nn.Module):
             for (task, batch), place in zip(batches, places, strict=True)
         ]
 
-    def _output(self, task: str, batch: Batch, encoded: Encoded) -> TaskOutput:
-        outputs = self.tasks[task].outputs(self.heads[self.owner(task)], encoded, batch)
+    def output(self, task: str, batch: Batch, encoded: Encoded) -> TaskOutput:
+        """Return loss and outputs of a batch of `task` that the trunk has encoded."""
+        outputs = self.head_outputs(task, batch, encoded)
         loss = self.tasks[task].loss(outputs, batch)
-        loss = loss / batch.denominator
+        return TaskOutput(self.with_batch_loss(loss / batch.denominator, batch, encoded), outputs)
+
+    def head_outputs(self, task: str, batch: Batch, encoded: Encoded) -> dict[str, Tensor]:
+        """Return what the head of `task` gives for an encoding of a batch."""
+        return self.tasks[task].outputs(self.heads[self.owner(task)], encoded, batch)
+
+    def with_batch_loss(self, loss: Tensor, batch: Batch, encoded: Encoded) -> Tensor:
+        """Return the normalised loss of a batch with what the trunk adds to it (`HasBatchLoss`)."""
         more = (
             self.trunk.batch_loss(batch, encoded, self.heads, self.tasks)
             if isinstance(self.trunk, HasBatchLoss)
             else None
         )
-        return TaskOutput(loss if more is None else loss + more / batch.examples, outputs)
+        return loss if more is None else loss + more / batch.examples
 
     def penalty(self) -> Tensor | None:
         """Return the auxiliary loss that the trunk adds once a step, or None."""

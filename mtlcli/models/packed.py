@@ -187,6 +187,8 @@ def choose_packing(
             raise NotPackable("the kernel for packed batches computes in bf16")
         if not model.trunk.packs:
             raise NotPackable(f"sharing={config.sharing.name} needs padded batches")
+        if config.augmentation.perturbs:
+            raise NotPackable(f"augmentation={config.augmentation.name} needs padded batches")
         if config.model.attention != "auto":
             raise NotPackable(f"model.attention={config.model.attention} is another attention")
         longest = max(task.max_length for task in model.tasks.values())

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlcli.config import Config
+from mtlcli.config.changes import has_dropout
 from mtlcli.config.paths import default_cache
 from mtlcli.config.task import CALIBRATION
 from mtlcli.data.encoder import TextEncoder
@@ -150,6 +151,7 @@ def _prepare(
     if files is None:
         files = find_backbone(config.model, lambda: _train_texts(tasks, tables))
         _require_pretrained(config, files)
+        _require_dropout(config, files)
     _require_language_model(tasks, files)
     _require_both_sides(tasks, files)
     if problems := _too_long(config, tasks, files.model_max_length):
@@ -177,6 +179,18 @@ def _prepare(
     shown, details = _doubt_lines(config, doubts)
     notices = counted + warned + shown
     return Prepared(tasks, source, tables, features, files, encoder, notices, details)
+
+
+def _require_dropout(config: Config, files: BackboneFiles) -> None:
+    """Raise UserError when the augmentation does nothing without dropout, and the model has
+    none."""
+    if config.augmentation.needs_dropout and not has_dropout(config, files.architecture):
+        name = config.augmentation.name
+        raise UserError(
+            f"augmentation={name} compares passes with different dropout, and the model has none",
+            "augmentation",
+            "type model.dropout=0.1, or augmentation=none",
+        )
 
 
 def _require_language_model(tasks: dict[str, TaskType[Any]], files: BackboneFiles) -> None:

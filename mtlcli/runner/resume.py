@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mtlcli.config import Config, own_code
-from mtlcli.config.changes import changes, filled, has_dropout
+from mtlcli.config.changes import changes, draws_masks, filled
 from mtlcli.config.environment import hide
 from mtlcli.config.section import replaced
 from mtlcli.config.snapshot import config_text, load_config
@@ -90,7 +90,7 @@ def reopen(
     config = filled(before, config)
     differences = changes(before, config)
     backbone = BackboneFiles.load(folder.backbone)
-    dropout = any(has_dropout(each, backbone.architecture) for each in (before, config))
+    dropout = any(draws_masks(each, backbone.architecture) for each in (before, config))
     checks = [
         differing_settings(differences, before, saved, config, found, folder, dropout=dropout),
         differing_files(found, folder.path, config.allow),

@@ -9,8 +9,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,7 +156,17 @@ class TaskType(ABC, Generic[C]):
         """Take the run's tokenizer. `has_decoder`: whether the model has a decoder of its own.
         Returns the settings of the task that do not fit the model."""
         self.encoder = encoder
-        return []
+        augment = self.config.augment
+        if augment is None or not augment.word_dropout or encoder.unknown_id is not None:
+            return []
+        return [
+            Problem(
+                "the tokenizer of the model has no token for unknown words, behind which word "
+                "dropout could hide one",
+                f"tasks.{self.name}.augment.word_dropout",
+                "take it out, or type delete, which leaves words out",
+            )
+        ]
 
     @property
     def labels(self) -> list[str]:
@@ -292,9 +303,18 @@ class TaskType(ABC, Generic[C]):
     def drawn(self, batch: Batch, seed: tuple[int, ...]) -> Batch:
         """Return the batch, in host memory, with what is drawn each time that features are used,
         such as the tokens that are hidden: a function of the seed and of each feature by itself, so
-        that neither the other features of the batch nor the number of ranks matter. Nothing is
-        drawn by default. `seed`: FIXED outside training."""
-        return batch
+        that neither the other features of the batch nor the number of ranks matter. By default the
+        words of training texts are changed, if the config asks for it (`augment`). `seed`: FIXED
+        outside training."""
+        if self.config.augment is None or seed == FIXED:
+            return batch
+        from mtlcli.tasks.words import changed
+
+        assert self.encoder is not None
+        longest = self.encoder.limit(self.max_length)
+        # Tasks with rows of the same numbers draw different changes.
+        seed = (*seed, crc32(self.name.encode()))
+        return changed(batch, self.config.augment, self.encoder, seed, longest)
 
     @abstractmethod
     def build_head(self, hidden: int, dropout: float, *, dense: bool, std: float) -> nn.Module:
@@ -333,6 +353,22 @@ class TaskType(ABC, Generic[C]):
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
         """Return the loss SUMMED over the labelled items of the batch: a scalar in fp32. The caller
         divides it by the `items` of the whole step."""
+
+    def mixed(self, batch: Batch, order: Tensor, share: float) -> list[tuple[float, Batch]]:
+        """Return what the loss of a mixture is made of: batches with other labels, and the factor
+        of the loss of each. Called only where `config.mixes`.
+
+        A mixture holds `share` of each input and 1 - `share` of the input at `order` (B,). The loss
+        is linear in the label by default.
+        """
+        columns = {name: values[order] for name, values in batch.columns.items()}
+        return [(share, batch), (1 - share, replace(batch, columns=columns))]
+
+    def divergence(self, outputs: dict[str, Tensor], others: dict[str, Tensor]) -> Tensor:
+        """Return how far the outputs of two passes over the same inputs are apart, summed over the
+        inputs: a scalar in fp32. For distributions P and Q of classes it is KL(P || Q) +
+        KL(Q || P), for numbers the squared difference. Called only where `config.compares`."""
+        raise NotImplementedError(f"{type(self).__name__} does not compare outputs")
 
     @abstractmethod
     def items(self, features: Features, indices: NDArray[np.int64]) -> float:

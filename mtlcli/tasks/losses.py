@@ -51,3 +51,17 @@ def binary_factor(logits: Tensor, targets: Tensor, focal_gamma: float) -> Tensor
     `logits`: fp32."""
     missing = torch.where(targets > 0, -logits, logits).sigmoid()
     return missing.clamp(min=LEAST) ** focal_gamma
+
+
+def class_divergence(logits: Tensor, others: Tensor) -> Tensor:
+    """Return KL(P || Q) + KL(Q || P) of the classes, summed over items: scalar, fp32. logits,
+    others: (items, classes) of P and Q."""
+    one, other = logits.float().log_softmax(dim=1), others.float().log_softmax(dim=1)
+    return ((one.exp() - other.exp()) * (one - other)).sum()
+
+
+def binary_divergence(logits: Tensor, others: Tensor) -> Tensor:
+    """Return KL(P || Q) + KL(Q || P) of each label's yes or no, the mean over labels summed over
+    items: scalar, fp32. logits, others: (items, labels) of P and Q."""
+    one, other = logits.float(), others.float()
+    return ((one.sigmoid() - other.sigmoid()) * (one - other)).mean(dim=1).sum()

@@ -449,7 +449,9 @@ class Trainer:
             bf16=run.bf16,
             seed=self.config.seed,
             tasks=run.stages.tasks(self.state.stage),
-            together=self.config.runner.together and not run.sharded,
+            together=self.config.runner.together
+            and not run.sharded
+            and run.model.augmentation is None,
             max_tokens=run.max_tokens,
             input_format=run.input_format,
             read=self.update.lag == 0,

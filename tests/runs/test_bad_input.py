@@ -453,8 +453,9 @@ KEYS: dict[str, tuple[str, str]] = {
     "misspelt section": (
         "modle=bert",
         "modle: unknown key 'modle'\n"
-        "    -> did you mean 'model'? choices: allow, data, experiment, form, logger, model, "
-        "optim, resume, run_dir, runner, sampling, seed, sharing, task, text, weighting",
+        "    -> did you mean 'model'? choices: allow, augmentation, data, experiment, form, "
+        "logger, model, optim, resume, run_dir, runner, sampling, seed, sharing, task, text, "
+        "weighting",
     ),
     "misspelt column": (
         "tasks.rte.columns.txt=a",

@@ -3,7 +3,7 @@ is in task.py. Imports no torch."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import MinLen
 
@@ -33,6 +33,8 @@ class ChoiceColumns:
 class ChoiceTask(Task):
     """Multiple choice: which of several options goes with a context (SWAG, COPA, RACE)."""
 
+    fixed_words: ClassVar[str | None] = None
+    """Labels are taken to survive a few changed words."""
     type: Literal["choice"] = "choice"
     """Task type."""
     columns: ChoiceColumns

@@ -41,6 +41,12 @@ class ClassificationTask(Task):
         *("class_weights", "label_smoothing", "focal_gamma"),
     )
     """Keys that do not affect the features."""
+    fixed_words: ClassVar[str | None] = None
+    """Labels are taken to survive a few changed words."""
+    mixes: ClassVar[bool] = True
+    """The head reads the pooled vector alone."""
+    compares: ClassVar[bool] = True
+    """There is one output for each input."""
     type: Literal["classification"] = "classification"
     """Task type."""
     columns: TextColumns

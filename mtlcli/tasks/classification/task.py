@@ -564,6 +564,11 @@ class Classification(TextTask[ClassificationTask]):
             self._weights_there = logits.new_tensor(self._weights)
         return self._weights_there
 
+    def divergence(self, outputs: dict[str, Tensor], others: dict[str, Tensor]) -> Tensor:
+        from mtlcli.tasks.losses import class_divergence
+
+        return class_divergence(outputs["logits"], others["logits"])
+
     def items(self, features: Features, indices: NDArray[np.int64]) -> float:
         labels = features.columns["label"][indices]
         labels = labels[labels != MISSING]

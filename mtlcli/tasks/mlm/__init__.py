@@ -36,6 +36,8 @@ class MlmTask(Task):
     """Keys that do not affect the features."""
     writes: ClassVar[bool] = True
     """The head reads which tokens are hidden, which inputs of other tasks do not have."""
+    fixed_words: ClassVar[str | None] = "it hides words itself"
+    """Why the words of a text cannot be changed without its label."""
     type: Literal["mlm"] = "mlm"
     """Task type."""
     columns: MlmColumns

@@ -42,6 +42,12 @@ class MultilabelTask(Task):
         *("class_weights", "pos_weight", "threshold", "focal_gamma"),
     )
     """Keys that do not affect the features."""
+    fixed_words: ClassVar[str | None] = None
+    """Labels are taken to survive a few changed words."""
+    mixes: ClassVar[bool] = True
+    """The head reads the pooled vector alone."""
+    compares: ClassVar[bool] = True
+    """There is one output for each input."""
     type: Literal["multilabel"] = "multilabel"
     """Task type."""
     columns: MultilabelColumns

@@ -333,6 +333,11 @@ class Multilabel(TextTask[MultilabelTask]):
                 found[argument] = np.where(usual, 1.0, odds).tolist()
         return found
 
+    def divergence(self, outputs: dict[str, Tensor], others: dict[str, Tensor]) -> Tensor:
+        from mtlcli.tasks.losses import binary_divergence
+
+        return binary_divergence(outputs["logits"], others["logits"])
+
     def items(self, features: Features, indices: NDArray[np.int64]) -> int:
         return int(np.count_nonzero(features.columns["labels"][indices, 0] != UNLABELLED))
 

@@ -34,6 +34,8 @@ class RankingTask(Task):
     """Keys that have no effect on a task that is not trained."""
     not_encoded: ClassVar[tuple[str, ...]] = (*Task.not_encoded, "loss")
     """Keys that do not affect the features."""
+    fixed_words: ClassVar[str | None] = None
+    """Labels are taken to survive a few changed words."""
     type: Literal["ranking"] = "ranking"
     """Task type."""
     columns: RankingColumns

@@ -20,6 +20,12 @@ class RegressionTask(Task):
 
     has_text_form: ClassVar[bool] = True
     """True: labels and answers have texts."""
+    fixed_words: ClassVar[str | None] = None
+    """Labels are taken to survive a few changed words."""
+    mixes: ClassVar[bool] = True
+    """The head reads the pooled vector alone."""
+    compares: ClassVar[bool] = True
+    """There is one output for each input."""
     type: Literal["regression"] = "regression"
     """Task type."""
     columns: TextColumns

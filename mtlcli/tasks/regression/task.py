@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -293,6 +294,15 @@ class Regression(TextTask[RegressionTask]):
         # with weight zero.
         difference = (outputs["logits"].float().squeeze(-1) - score.nan_to_num()) * labelled
         return difference.square().sum()
+
+    def mixed(self, batch: Batch, order: Tensor, share: float) -> list[tuple[float, Batch]]:
+        """Return the batch with mixed scores: the squared error is not linear in them."""
+        score = batch.columns["score"].float()
+        score = share * score + (1 - share) * score[order]
+        return [(1.0, replace(batch, columns=batch.columns | {"score": score}))]
+
+    def divergence(self, outputs: dict[str, Tensor], others: dict[str, Tensor]) -> Tensor:
+        return (outputs["logits"].float() - others["logits"].float()).square().sum()
 
     def items(self, features: Features, indices: NDArray[np.int64]) -> int:
         return int(np.count_nonzero(~np.isnan(features.columns["score"][indices])))

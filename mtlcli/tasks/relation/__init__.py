@@ -46,6 +46,10 @@ class RelationTask(ClassificationTask):
     """The head reads the places of the entities, which inputs of other tasks do not have."""
     not_encoded: ClassVar[tuple[str, ...]] = (*ClassificationTask.not_encoded, "no_relation")
     """Keys that do not affect the features."""
+    fixed_words: ClassVar[str | None] = "the entities are places in the text"
+    """Why the words of a text cannot be changed without its label."""
+    mixes: ClassVar[bool] = False
+    """False, because the head reads the states of two tokens."""
     type: Literal["relation"] = "relation"  # type: ignore[assignment]
     """Task type."""
     columns: RelationColumns  # type: ignore[assignment]

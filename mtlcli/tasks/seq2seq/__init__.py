@@ -46,6 +46,8 @@ class Seq2SeqTask(Task):
     """Keys that do not affect the features."""
     writes: ClassVar[bool] = True
     """Whether the task's head writes texts."""
+    fixed_words: ClassVar[str | None] = "the text that is to be written follows its words"
+    """Why the words of a text cannot be changed without its label."""
     type: Literal["seq2seq"] = "seq2seq"
     """Task type."""
     columns: Seq2SeqColumns = field(default_factory=Seq2SeqColumns)

@@ -46,6 +46,8 @@ class SpanTask(Task):
         *("max_answer_length", "n_best", "no_answer_threshold"),
     )
     """Keys that do not affect the features."""
+    fixed_words: ClassVar[str | None] = "the answer is a place in the text"
+    """Why the words of a text cannot be changed without its label."""
     type: Literal["span"] = "span"
     """Task type."""
     columns: SpanColumns = field(default_factory=SpanColumns)

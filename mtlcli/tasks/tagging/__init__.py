@@ -43,6 +43,8 @@ class TaggingTask(Task):
         *("class_weights", "label_smoothing", "focal_gamma", "crf", "constrained"),
     )
     """Keys that do not affect the features."""
+    fixed_words: ClassVar[str | None] = "each word has a tag"
+    """Why the words of a text cannot be changed without its label."""
     type: Literal["tagging"] = "tagging"
     """Task type."""
     columns: TaggingColumns = field(default_factory=TaggingColumns)

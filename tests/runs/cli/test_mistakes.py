@@ -44,8 +44,9 @@ KNOWN_FROM_THE_CONFIGURATION: dict[str, tuple[list[str], str]] = {
         ["train", "modle=bert"],
         "mtl train: 1 problem\n"
         "  modle: unknown key 'modle'\n"
-        "      -> did you mean 'model'? choices: allow, data, experiment, form, logger, model, "
-        "optim, resume, run_dir, runner, sampling, seed, sharing, task, text, weighting\n",
+        "      -> did you mean 'model'? choices: allow, augmentation, data, experiment, form, "
+        "logger, model, optim, resume, run_dir, runner, sampling, seed, sharing, task, text, "
+        "weighting\n",
     ),
     "misspelt key": (
         ["train", "task=rte", "runner.stps=100"],
@@ -98,8 +99,8 @@ KNOWN_FROM_THE_CONFIGURATION: dict[str, tuple[list[str], str]] = {
         ["train", "task=rte", "+unknown.key=3"],
         "mtl train: 1 problem\n"
         "  unknown.key: unknown key 'unknown'\n"
-        "      -> choices: allow, data, form, logger, model, optim, resume, run_dir, runner, "
-        "sampling, seed, sharing, tasks, text, weighting\n",
+        "      -> choices: allow, augmentation, data, form, logger, model, optim, resume, "
+        "run_dir, runner, sampling, seed, sharing, tasks, text, weighting\n",
     ),
     "sweep without -m": (
         ["train", "task=rte", "weighting=static,uncertainty"],

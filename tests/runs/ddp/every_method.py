@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from safetensors.torch import save_file
 
-from mtlcli.config import Runner, samplings, sharings, weightings
+from mtlcli.config import Runner, augmentations, samplings, sharings, weightings
+from mtlcli.config.augmentation import AugmentationConfig
 from mtlcli.config.weighting import Balancing
 from mtlcli.distributed.process_group import connect
 from mtlcli.models.shards import whole
@@ -42,6 +43,8 @@ class Variant(NamedTuple):
     """Options of the weighting."""
     shape: dict[str, Any] = {}
     """Options of `train`."""
+    augmentation: AugmentationConfig | None = None
+    """How training is augmented, without dropout and with changes too small to tell draws apart."""
     sharded: bool = False
     """Whether several ranks train on shards of the model."""
 
@@ -79,6 +82,17 @@ def variants() -> dict[str, Variant]:
     low = {"unfreeze_every": 2, "bf16": True}
     for name in ("adapters", "mtl_lora", "prefix"):
         found[f"{name} bf16 on shards"] = Variant(sharing=name, shape=low, sharded=True)
+    kinds = augmentations.configs
+    two = ["cola", "stsb"]
+    found |= {
+        "r_drop": Variant("pcgrad", augmentation=kinds["r_drop"](tasks=two)),
+        "smart": Variant(
+            "uncertainty", augmentation=kinds["smart"](tasks=two), shape={"plan": uneven}
+        ),
+        "freelb": Variant(
+            augmentation=kinds["freelb"](radius=1e-5, step_size=1e-5), shape={"accumulation": 3}
+        ),
+    }
     return found | {
         "accumulation": Variant(shape={"accumulation": 3}),
         "unfreezing": Variant(shape={"unfreeze_every": 3, "plan": one_task}),
@@ -106,6 +120,9 @@ def main(place: str) -> None:
             sharded = variant.sharded and ranks.world_size > 1
             engine = {"engine": "fsdp"} if sharded else {}
             model, weighting = make(variant.weighting, variant.sharing, **variant.options, **engine)
+            if (augmentation := variant.augmentation) is not None:
+                kind = augmentations.implementation(augmentation.name)
+                model.augmentation = kind(augmentation)
             if sharded:
                 shard(model, ranks, bf16="bf16" in variant.shape)
             train(

@@ -55,6 +55,8 @@ def losses(folder: Path) -> list[tuple[str, float]]:
             "weighting=uncertainty",
             "tasks.cola.class_weights=[1,3]",
             "tasks.cola.label_smoothing=0.1",
+            "tasks.cola.augment.swap=0.3",
+            "tasks.stsb.augment={share: 1, word_dropout: 0.2, delete: 0.2, insert: 0.2}",
         ],
         ["sharing=soft", "sharing.strength=0.01", "runner.accumulation=3"],
         ["sharing=progressive", "sharing.stages=[[cola,squad],[stsb]]", "sampling=all"],

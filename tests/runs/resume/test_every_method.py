@@ -84,6 +84,13 @@ CASES = [
     ["weighting=static", "sampling=all", "logger.probe=2", "logger.affinity=3"],
     ["runner.max_tokens=100", "sampling=temperature", "optim.plateau=1", "optim.plateau_gain=2"],
     UNFREEZING,
+    [
+        *("augmentation=mixup", "sampling=all", "weighting=pcgrad"),
+        "tasks.rte.augment={share: 1, word_dropout: 0.2, swap: 0.2, delete: 0.2, insert: 0.2}",
+    ],
+    ["augmentation=r_drop", "sharing=prompt", "weighting=dwa", "logger.probe=2", "sampling=all"],
+    ["augmentation=smart", "sharing=mmoe", "weighting=famo", "sampling=all"],
+    ["augmentation=freelb", "augmentation.tasks=[cola,rte]", "sharing=progressive_distill"],
 ]
 EVERY_PLACE = [
     ["sampling=proportional", "weighting=uncertainty"],

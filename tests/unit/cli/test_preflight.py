@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from mtlcli.cli import main
 from mtlcli.cli.arguments import read_arguments
 from mtlcli.cli.preflight import Plan, preflight
-from mtlcli.config import machine, sharings
+from mtlcli.config import METHODS, machine, sharings
 from mtlcli.config.paths import conf_dir
 from mtlcli.config.schema import QUOTE_NULL
 from mtlcli.config.snapshot import read_config
@@ -83,7 +83,7 @@ def test_every_file_of_conf_is_composed(choice: str) -> None:
     (config,) = plan(
         *([choice] if choice != "task=ax" else []), *task, *NEEDS.get(choice, [])
     ).configs
-    if group in ("sharing", "weighting", "sampling", "optim"):
+    if group in METHODS:
         assert getattr(config, group).name == name
 
 
@@ -142,8 +142,8 @@ def test_all_mistakes_at_once() -> None:
         "+unknown.key=3",
     ]
     groups = (
-        "choices: allow, data, experiment, form, logger, model, optim, resume, run_dir, runner, "
-        "sampling, seed, sharing, task, text, weighting"
+        "choices: allow, augmentation, data, experiment, form, logger, model, optim, resume, "
+        "run_dir, runner, sampling, seed, sharing, task, text, weighting"
     )
     assert said(*wrong, "model=brt", "cola") == [
         "'cola' has no value -> did you mean task=cola?",
@@ -159,8 +159,8 @@ def test_all_mistakes_at_once() -> None:
         "tasks.coal.weight: task 'coal' is not in the run -> did you mean 'cola'? the run has: "
         "cola, sst2, mrpc, stsb, qqp, mnli, qnli, "
         "rte",
-        "unknown.key: unknown key 'unknown' -> choices: allow, data, form, logger, model, optim, "
-        "resume, run_dir, runner, sampling, seed, sharing, tasks, text, weighting",
+        "unknown.key: unknown key 'unknown' -> choices: allow, augmentation, data, form, logger, "
+        "model, optim, resume, run_dir, runner, sampling, seed, sharing, tasks, text, weighting",
         "optim.lr: must be a number, found 'fast' -> Peak learning rate; null: one that suits the "
         "model and the optimiser.",
         "runner.steps: must be a whole number, found 1.5 -> Number of optimiser updates; null: as "

@@ -19,6 +19,7 @@ from mtlcli.config import (
     Logger,
     Model,
     Runner,
+    augmentations,
     optims,
     samplings,
     sharings,
@@ -34,6 +35,7 @@ COUNTS = {
     "sharing": 22,
     "weighting": 30,
     "sampling": 10,
+    "augmentation": 5,
     "optim": 5,
     "data": 4,
     "runner": 1,
@@ -41,7 +43,13 @@ COUNTS = {
     "experiment": 2,
 }
 SECTIONS: dict[str, type] = {"model": Model, "data": Data, "runner": Runner, "logger": Logger}
-REGISTRIES = {"sharing": sharings, "weighting": weightings, "sampling": samplings, "optim": optims}
+REGISTRIES = {
+    "sharing": sharings,
+    "weighting": weightings,
+    "sampling": samplings,
+    "augmentation": augmentations,
+    "optim": optims,
+}
 FILES = sorted(conf_dir().glob("*/*.yaml"))
 METHODS = [path for path in FILES if path.parent.name in REGISTRIES]
 SETTINGS = [path for path in FILES if path.parent.name in SECTIONS]
@@ -128,7 +136,7 @@ def test_task_file_spells_every_key(path: Path) -> None:
     hints = get_type_hints(section)
     expected = defaults(section)
     # What has no effect on most tasks may be left out.
-    rare = {"form", "templates", "focal_gamma", "crf", "constrained"}
+    rare = {"augment", "form", "templates", "focal_gamma", "crf", "constrained"}
     assert values.keys() | (expected.keys() & rare) == expected.keys()
     for key in ("source", "splits", "columns"):
         known = {field.name for field in fields(hints[key])}

@@ -437,6 +437,7 @@ def test_every_field_has_a_docstring() -> None:
         Logger,
         Model,
         Runner,
+        augmentations,
         optims,
         samplings,
         sharings,
@@ -448,7 +449,7 @@ def test_every_field_has_a_docstring() -> None:
     sections = [Config, Data, Logger, Model, Runner, Source, Splits, TextColumns, SpanColumns]
     sections += [
         config
-        for registry in (optims, samplings, sharings, task_types, weightings)
+        for registry in (augmentations, optims, samplings, sharings, task_types, weightings)
         for config in registry.configs.values()
     ]
     for section in sections:

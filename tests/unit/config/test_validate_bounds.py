@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from mtlcli.config import optims, samplings, sharings, task_types, weightings
+from mtlcli.config import augmentations, optims, samplings, sharings, task_types, weightings
 from mtlcli.config.run import Data, Logger, Model, Runner
 from mtlcli.config.schema import is_number
 from mtlcli.config.section import hints
@@ -65,6 +65,7 @@ def test_numbers_of_the_sections(value: float) -> None:
         ("sharing", sharings),
         ("weighting", weightings),
         ("sampling", samplings),
+        ("augmentation", augmentations),
         ("optim", optims),
         ("tasks.mine", task_types),
     ],

@@ -1,0 +1,1 @@
+"""Augmentations: what training does with the batches of a task beside taking their loss."""
