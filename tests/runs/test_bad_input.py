@@ -572,7 +572,8 @@ def test_task_files_with_mistakes_and_a_negative_lr(tmp_path: Path) -> None:
     )
     assert text == block(
         "tasks.key.lables: unknown key 'lables'\n"
-        "    -> did you mean 'labels'? choices: batch_size, class_weights, columns, dropout, "
+        "    -> did you mean 'labels'? choices: augment, batch_size, class_weights, columns, "
+        "dropout, "
         "focal_gamma, form, head, "
         "head_layers, "
         "label_ids, label_smoothing, labels, lr_factor, max_length, metrics, source, splits, "

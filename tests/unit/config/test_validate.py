@@ -239,7 +239,7 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
         "tasks.stsb.labels: unknown key 'labels'",
         "only a task of type classification, multilabel, relation or tagging has that key; "
         "choices here: "
-        "batch_size, columns, decimal_comma, dropout, form, head, head_layers, lr_factor, "
+        "augment, batch_size, columns, decimal_comma, dropout, form, head, head_layers, lr_factor, "
         "max_length, metrics, range, source, splits, templates, type, unlabelled, weight",
     ),
     (
