@@ -53,8 +53,17 @@ def start_again(run: Path) -> str:
 
 def evaluate(path: Path) -> str:
     """Return the command that evaluates a run or a checkpoint."""
+    return f"mtl eval {_path(path)}"
+
+
+def predict(path: Path) -> str:
+    """Return the beginning of the command that predicts with a run or a checkpoint."""
+    return f"mtl predict {_path(path)}"
+
+
+def _path(path: Path) -> str:
     # `mtl` would take a path that begins with a dash for an option.
-    return f"mtl eval {shlex.quote(f'./{path}' if str(path).startswith('-') else str(path))}"
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
 
 
 def _is_number(text: str) -> bool:

@@ -82,6 +82,37 @@ def train_main(argv: list[str]) -> int:
     return 0
 
 
+def train_once(overrides: list[str], run_dir: str | Path | None, own: str | Path | None) -> Path:
+    """Train from Python, in this process, and return the run folder. `own`: the folder behind
+    `-cd`."""
+    if run_dir is not None:
+        overrides = [*overrides, f"run_dir={commands.hydra_value(Path(run_dir).absolute())}"]
+    options = [] if own is None else ["-cd", str(own)]
+    arguments = read_arguments([*options, *overrides])
+    plan = preflight(arguments)
+    if len(plan.configs) != 1 or arguments.multirun or plan.composed is None:
+        raise UserError(
+            "this is a sweep or a run that goes on",
+            "mtlcli.train",
+            "type the same words behind `mtl train` in a shell",
+        )
+    for notice in plan.notices:
+        print(notice, file=sys.stderr, flush=True)
+    config = plan.configs[0]
+    suite = _suite(config, plan.composed.hydra.runtime.choices.get("task"))
+    folder = Path(config.run_dir) if config.run_dir else _default_folder(config, suite)
+    count = 1
+    while config.run_dir is None and folder.exists():
+        count += 1
+        folder = _default_folder(config, f"{suite}_{count}")
+    if config.run_dir is not None and config.resume != "auto":
+        check_unused(folder)
+    from mtlcli.runner.job import run
+
+    run(config, folder, command=_command(options, overrides))
+    return folder
+
+
 def _say_first(config: Config, resumes: Path | None = None) -> None:
     """Show a line before anything slow begins."""
     outlive_reader("stdout")

@@ -129,6 +129,15 @@ EVALUATION = (
 """Keys and sections that an evaluation may change: where rows come from, and how the model's
 outputs become predictions and scores. All other keys either determined the checkpoint or play no
 part in an evaluation."""
+PREDICTION = (
+    "allow",
+    *("runner.device", "runner.threads", "runner.precision", "runner.eval_batch_size"),
+    *("runner.fast", "runner.packing"),
+    *("tasks.*.columns", "tasks.*.templates", "text"),
+    *("tasks.*.max_answer_length", "tasks.*.n_best", "tasks.*.no_answer_threshold"),
+)
+"""Keys and sections of `EVALUATION` that make a difference where rows have no labels and come from
+elsewhere than the run's own data."""
 IDLE = ("runner.*", "logger.*", "resume")
 """Keys outside `EVALUATION` that did not determine the checkpoint either."""
 METHODS = ("sharing.name", "weighting.name", "sampling.name", "augmentation.name", "optim.name")
@@ -328,6 +337,19 @@ def refuse_at_evaluation(key: str) -> Problem | None:
         "columns and metrics: mtl eval --help"
     )
     return Problem(what, key, fix)
+
+
+def refuse_at_prediction(key: str) -> Problem | None:
+    """Return why a prediction of new rows cannot change a key, or None if it can."""
+    if any(_is(path, PREDICTION) for path in _prefixes(key)):
+        return None
+    if any(_is(path, EVALUATION) for path in _prefixes(key)):
+        return Problem(
+            "the key plays no part in a prediction: rows come from the input, and have no labels",
+            key,
+            "take it out: mtl predict --help",
+        )
+    return refuse_at_evaluation(key)
 
 
 def _prefixes(key: str) -> list[str]:

@@ -38,7 +38,7 @@ def csv_rows(
     skipped. `header`: the names of the columns, where the file has no header line. Raises
     UserError, with the line, when a row is not valid csv."""
     csv.field_size_limit(FIELD_LIMIT)
-    separator = _separator(text, None if header is None else len(header))
+    separator = separator_of(text, None if header is None else len(header))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     line = 1
     try:
@@ -56,7 +56,7 @@ def csv_rows(
         ) from error
 
 
-def _separator(text: str, count: int | None) -> str:
+def separator_of(text: str, count: int | None) -> str:
     """Return the character between the fields of a csv file: what Excel has noted in a first line
     `sep=;`; a comma; or, where the first line has no comma outside of quotes, the one of SEPARATORS
     that it has most often, as Excel writes semicolons where the comma is in numbers.

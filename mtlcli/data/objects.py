@@ -36,12 +36,12 @@ def read_jsonl(text: str, path: Path, columns: Sequence[str] | None) -> Read:
     broken: list[tuple[int, str]] = []
     no_objects: list[tuple[int, str]] = []
     doubled: list[tuple[int, str]] = []
-    decoder = _Decoder()
+    decoder = Decoder()
     for line, row in text_lines(text):
         if not row.strip():
             continue
         try:
-            value = _parsed(row, decoder)
+            value = parsed(row, decoder)
         except ValueError as error:
             broken.append((line, f"broken JSON{error}"))
             continue
@@ -54,7 +54,7 @@ def read_jsonl(text: str, path: Path, columns: Sequence[str] | None) -> Read:
             if decoder.twice:
                 doubled += [
                     (line, f"the object has the key '{key}' twice")
-                    for _, key in islice(_doubled(value, columns), 1)
+                    for _, key in islice(doubled_keys(value, columns), 1)
                 ]
                 decoder.twice = False
         else:
@@ -87,16 +87,16 @@ def read_json(text: str, path: Path, columns: Sequence[str] | None) -> Read:
     """Read a list of objects, which may be the value of a key in an object; an object of columns;
     SQuAD's published form, with a row for each question; or one object on each line. Raises
     UserError with the place of the fault."""
-    decoder = _Decoder()
+    decoder = Decoder()
     try:
-        value = _parsed(text, decoder)
+        value = parsed(text, decoder)
     except ValueError as error:
         if len(text.splitlines()) > 1 and text.lstrip().startswith("{"):
             return read_jsonl(text, path, columns)
         raise UserError(f"broken JSON{error}", str(path), LIST) from error
     if _is_squad(value):
         if decoder.twice:
-            _refuse_doubled(_doubled(value), path)
+            _refuse_doubled(doubled_keys(value), path)
         rows: Any = list(_questions(value, path))
     else:
         rows = _rows(value)
@@ -120,7 +120,7 @@ def read_json(text: str, path: Path, columns: Sequence[str] | None) -> Read:
             (
                 (f"row {number}", key)
                 for number, row in enumerate(rows, start=1)
-                for _, key in _doubled(row, columns)
+                for _, key in doubled_keys(row, columns)
             ),
             path,
         )
@@ -158,7 +158,7 @@ def _rows(value: Any) -> Any:
     return value
 
 
-def _parsed(text: str, decoder: _Decoder) -> Any:
+def parsed(text: str, decoder: Decoder) -> Any:
     """Return the value of a JSON text. Raises ValueError with the fault and its place, worded as
     the end of a sentence."""
     try:
@@ -182,7 +182,7 @@ class _Doubled(dict[str, Any]):
     keys_twice: list[str]
 
 
-class _Decoder:
+class Decoder:
     """A JSON decoder that notices keys that an object has more than once."""
 
     def __init__(self) -> None:
@@ -201,7 +201,7 @@ class _Decoder:
         return doubled
 
 
-def _doubled(
+def doubled_keys(
     value: Any, columns: Sequence[str] | None = None, place: str = ""
 ) -> Iterator[tuple[str, str]]:
     """Yield (place, key) for every key that an object within `value` has more than once. `columns`:
@@ -212,15 +212,15 @@ def _doubled(
                 yield place, key
         for key, inner in value.items():
             if columns is None or key in columns:
-                yield from _doubled(inner, place=f"{place}.{key}".lstrip("."))
+                yield from doubled_keys(inner, place=f"{place}.{key}".lstrip("."))
     elif isinstance(value, list):
         for number, inner in enumerate(value):
-            yield from _doubled(inner, place=f"{place}[{number}]")
+            yield from doubled_keys(inner, place=f"{place}[{number}]")
 
 
 def _refuse_doubled(found: Iterator[tuple[str, str]], path: Path) -> None:
-    """Raise UserError with the first of the places that `_doubled` has found and the number of the
-    others; do nothing if there is none."""
+    """Raise UserError with the first of the places that `doubled_keys` has found and the number of
+    the others; do nothing if there is none."""
     for place, key in found:
         rest = sum(1 for _ in found)
         more = f" (and {rest:,} more)" if rest else ""
@@ -311,7 +311,7 @@ def _table(
     ):
         values = [row.get(name) for row in objects]
         try:
-            arrays[name] = _array(values)
+            arrays[name] = array_of(values)
         except UnicodeEncodeError:
             if columns is None or name in columns:
                 problems.append(_half_pair(name, values, path, lines))
@@ -323,7 +323,7 @@ def _table(
     return pa.table(arrays)
 
 
-def _array(values: list[Any]) -> pa.Array:
+def array_of(values: list[Any]) -> pa.Array:
     """Return the values as a column. Raises ValueError, TypeError or OverflowError if the values
     have no common type."""
     array = pa.array(values)
@@ -367,7 +367,7 @@ def _odd_value(name: str, values: list[Any], path: Path, lines: list[int] | None
     while bad - good > 1:
         middle = (good + bad) // 2
         try:
-            _array(values[:middle])
+            array_of(values[:middle])
             good = middle
         except (ValueError, TypeError, OverflowError):
             bad = middle

@@ -174,6 +174,28 @@ def lost_rank_text(error: Exception) -> str:
     return re.sub(prefix, "", str(error).partition("\n")[0]).partition(". This is typically")[0]
 
 
+def set_up(
+    runner: Runner, local_rank: int = 0, local_world_size: int = 1, wanted: int = 1
+) -> torch.device:
+    """Set the number of threads of this process, and what its device needs; return the device. By
+    default the process is the only rank. See `choose_device`."""
+    device = choose_device(runner, local_rank, wanted)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        # On recent GPUs torch prefers cuDNN's attention, which builds a plan for each new batch
+        # shape, forward and backward: 0.1 to 0.5 s each. The batches of a run have dozens of
+        # shapes.
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    if runner.threads is not None:
+        torch.set_num_threads(runner.threads)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, cores // local_world_size))
+    return device
+
+
 @contextmanager
 def connect(
     runner: Runner,
@@ -198,20 +220,7 @@ def connect(
     # When another program has launched the ranks, maybe on several machines, runner.devices counts
     # the ranks of all machines.
     wanted = runner.devices if launch is None else max(local_world_size, local_rank + 1)
-    device = choose_device(runner, local_rank, wanted)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        # On recent GPUs torch prefers cuDNN's attention, which builds a plan for each new batch
-        # shape, forward and backward: 0.1 to 0.5 s each. The batches of a run have dozens of
-        # shapes.
-        torch.backends.cuda.enable_cudnn_sdp(False)
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    if runner.threads is not None:
-        torch.set_num_threads(runner.threads)
-    elif "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, cores // local_world_size))
+    device = set_up(runner, local_rank, local_world_size, wanted)
     if launch is None:
         yield Ranks(0, 1, device)
         return

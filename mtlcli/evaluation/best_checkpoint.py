@@ -1,15 +1,20 @@
-"""The checkpoint of a run that is evaluated, read into memory."""
+"""The checkpoint of a run that is used, read into memory, and the config of its run."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtlcli import commands
+from mtlcli.config import Config
+from mtlcli.config.crosscheck import untyped_code
+from mtlcli.config.snapshot import load_config
 from mtlcli.errors import UserError
 from mtlcli.rundir import checkpoint
+from mtlcli.rundir.differences import differing_config, differing_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +58,26 @@ def find(path: Path) -> Found:
             if attempt == ATTEMPTS or checkpoint.folders(run / "checkpoints") == there:
                 raise
     raise AssertionError("the last attempt returns or raises")
+
+
+def config_of(found: Found, overrides: list[str], say: Callable[[str], None]) -> Config:
+    """Return the config of a checkpoint's run with the overrides.
+
+    Raises UserError when a file of the run is not what the checkpoint was saved with; a difference
+    that the run's key `allow` names is passed to `say`.
+    """
+    config = load_config(found.run / "config.yaml", overrides)
+    if problems := untyped_code(config, overrides):
+        raise UserError(problems)
+    checks = (
+        differing_files(found.checkpoint, found.run, config.allow),
+        differing_config(found.checkpoint, found.config, found.run, config.allow),
+    )
+    if problems := [problem for refused, _ in checks for problem in refused]:
+        raise UserError(problems)
+    for line in (line for _, lines in checks for line in lines):
+        say(line)
+    return config
 
 
 def _whole(run: Path, found: checkpoint.Checkpoint, notices: list[str]) -> Found:

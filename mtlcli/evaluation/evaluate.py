@@ -3,7 +3,7 @@ first rank."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mtlcli.config.task import CALIBRATION
-from mtlcli.data.batches import InputFormat, collate, evaluation_batches
+from mtlcli.data.batches import Batch, InputFormat, collate, evaluation_batches
 from mtlcli.data.features import Features, Split
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.errors import NotFinite
@@ -39,7 +39,6 @@ class Scores:
     """Number of table rows that the metrics are computed over: the rows with a label."""
 
 
-@torch.no_grad()
 def outputs_of(
     model: MultiTaskModel,
     name: str,
@@ -52,16 +51,43 @@ def outputs_of(
     on_batch: Callable[[], None] = lambda: None,
     what: str = "evaluating",
 ) -> Outputs:
-    """Return, on every rank, the outputs of the head of task `name` for every feature. Each feature
-    is computed by exactly one rank.
+    """Return, on every rank, the outputs of the head of task `name` for every feature; see
+    `outputs_together`."""
+    return outputs_together(
+        model,
+        {name: features},
+        batch_size=batch_size,
+        input_format=input_format,
+        bf16=bf16,
+        ranks=ranks,
+        on_batch=on_batch,
+        what=what,
+    )[name]
 
-    Batches are formed before they are shared out, so that the result does not depend on the number
-    of ranks.
+
+@torch.no_grad()
+def outputs_together(
+    model: MultiTaskModel,
+    inputs: Mapping[str, Features],
+    *,
+    batch_size: int,
+    input_format: InputFormat,
+    bf16: bool,
+    ranks: Ranks,
+    on_batch: Callable[[], None] = lambda: None,
+    what: str = "evaluating",
+) -> dict[str, Outputs]:
+    """Return, on every rank, the outputs of the heads of some tasks, by task, for every feature.
+    Each feature is computed by exactly one rank.
+
+    `inputs`: the features of each task. Those of several tasks have the same tokens, and the tasks
+    share the trunk's states (`MultiTaskModel.one_pass`), which are computed once. Batches are
+    formed before they are shared out, so that the result does not depend on the number of ranks.
     """
-    task = model.tasks[name]
+    tasks = {name: model.tasks[name] for name in inputs}
+    features = next(iter(inputs.values()))
     model.eval()
-    count = int(features.offsets[-1]) if task.token_outputs else len(features)
-    arrays: dict[str, torch.Tensor] = {}
+    arrays: dict[str, dict[str, torch.Tensor]] = {name: {} for name in inputs}
     visits = torch.zeros(len(features), dtype=torch.int32, device=ranks.device)
     batches = evaluation_batches(features.lengths, batch_size=batch_size)
     in_step = any(is_shard(parameter) for parameter in model.parameters())
@@ -76,34 +102,60 @@ def outputs_of(
         # Where parameters are shards, every rank has to run as many passes as any other, so a rank
         # without a batch runs the last one and drops what comes out.
         indices = batches[min(own, len(batches) - 1)]
-        batch = collate(features, indices, input_format=input_format, denominator=1.0)
-        batch = task.drawn(batch, FIXED).to(ranks.device)
+        given = {}
+        for name, each in inputs.items():
+            batch = collate(each, indices, input_format=input_format, denominator=1.0)
+            given[name] = tasks[name].drawn(batch, FIXED).to(ranks.device)
         with mode(), torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16):
-            outputs = model.outputs(name, batch)
+            found = model.outputs_together(given)
         if own >= len(batches):
             continue
-        where = _places(features, indices) if task.token_outputs else indices
-        places = torch.from_numpy(where).to(ranks.device)
-        for key, value in outputs.items():
-            if key in task.constant_outputs:
-                # The ranks' arrays are summed, so only the first rank, which has a batch in any
-                # case, gives the value.
-                arrays[key] = torch.zeros(value.shape, device=ranks.device)
-                if ranks.is_main:
-                    arrays[key].copy_(value)
-                continue
-            value = value[batch.attention_mask] if task.token_outputs else value
-            if key not in arrays:
-                arrays[key] = torch.zeros((count, *value.shape[1:]), device=ranks.device)
-            arrays[key][places] = value.float()
+        for name, outputs in found.items():
+            _keep(outputs, arrays[name], tasks[name], given[name], inputs[name], ranks)
         visits[torch.from_numpy(indices).to(ranks.device)] += 1
-    # A rank that had no batch does not know the names and shapes of the head's outputs, so the
+    # A rank that had no batch does not know the names and shapes of the heads' outputs, so the
     # first rank broadcasts them.
-    shapes = ranks.broadcast_json({key: list(value.shape) for key, value in arrays.items()})
-    for key, shape in shapes.items():
-        arrays[key] = ranks.all_reduce(arrays.get(key, torch.zeros(shape, device=ranks.device)))
+    shapes = ranks.broadcast_json(
+        {
+            name: {key: list(value.shape) for key, value in kept.items()}
+            for name, kept in arrays.items()
+        }
+    )
+    for name, of_task in shapes.items():
+        for key, shape in of_task.items():
+            there = arrays[name].get(key, torch.zeros(shape, device=ranks.device))
+            arrays[name][key] = ranks.all_reduce(there)
     assert bool((ranks.all_reduce(visits) == 1).all()), "every feature is evaluated exactly once"
-    return {key: arrays[key].cpu().numpy() for key in shapes}
+    return {
+        name: {key: arrays[name][key].cpu().numpy() for key in of_task}
+        for name, of_task in shapes.items()
+    }
+
+
+def _keep(
+    outputs: dict[str, torch.Tensor],
+    arrays: dict[str, torch.Tensor],
+    task: TaskType[Any],
+    batch: Batch,
+    features: Features,
+    ranks: Ranks,
+) -> None:
+    """Put the outputs of a batch at the places of its features in the arrays of all features."""
+    count = int(features.offsets[-1]) if task.token_outputs else len(features)
+    where = _places(features, batch.indices) if task.token_outputs else batch.indices
+    places = torch.from_numpy(where).to(ranks.device)
+    for key, value in outputs.items():
+        if key in task.constant_outputs:
+            # The ranks' arrays are summed, so only the first rank, which has a batch in any case,
+            # gives the value.
+            arrays[key] = torch.zeros(value.shape, device=ranks.device)
+            if ranks.is_main:
+                arrays[key].copy_(value)
+            continue
+        value = value[batch.attention_mask] if task.token_outputs else value
+        if key not in arrays:
+            arrays[key] = torch.zeros((count, *value.shape[1:]), device=ranks.device)
+        arrays[key][places] = value.float()
 
 
 def _places(features: Features, indices: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from mtlcli import garbage
 from mtlcli.config import Config
-from mtlcli.config.crosscheck import untyped_code
 from mtlcli.config.section import replaced
-from mtlcli.config.snapshot import load_config
 from mtlcli.data.record import changed_data
 from mtlcli.errors import UserError
-from mtlcli.evaluation.best_checkpoint import Found, find
+from mtlcli.evaluation.best_checkpoint import Found, config_of, find
 from mtlcli.evaluation.predictions import check_places, write_predictions
 from mtlcli.evaluation.splits import choose_splits, idle_overrides, lift_limits
 from mtlcli.models.files import BackboneFiles
 from mtlcli.prepare.prepare import Prepared, calibration_splits, prepare
-from mtlcli.rundir.differences import differing_config, differing_files
 from mtlcli.rundir.folder import RunFolder, hidden
 from mtlcli.tasks.base import TaskType
 
@@ -56,7 +53,7 @@ def evaluate_path(
     found = find(path)
     for notice in found.notices:
         say(notice)
-    config = _load_config(found, typed, say)
+    config = config_of(found, typed, say)
     parts = choose_splits(config, wanted, tasks, say)
     if problems := idle_overrides(config, wanted, parts, typed):
         raise UserError(problems)
@@ -69,26 +66,6 @@ def evaluate_path(
     if predictions is not None and any(scores.values()):
         write_predictions(predictions, prepared, scores, texts)
     return results
-
-
-def _load_config(found: Found, overrides: list[str], say: Callable[[str], None]) -> Config:
-    """Return the run's config with the overrides.
-
-    Raises UserError when a file of the run is not what the checkpoint was saved with; a difference
-    that the run's key `allow` names is passed to `say`.
-    """
-    config = load_config(found.run / "config.yaml", overrides)
-    if problems := untyped_code(config, overrides):
-        raise UserError(problems)
-    checks = (
-        differing_files(found.checkpoint, found.run, config.allow),
-        differing_config(found.checkpoint, found.config, found.run, config.allow),
-    )
-    if problems := [problem for refused, _ in checks for problem in refused]:
-        raise UserError(problems)
-    for line in (line for _, lines in checks for line in lines):
-        say(line)
-    return config
 
 
 def _evaluate(
@@ -116,35 +93,21 @@ def _evaluate(
 
     from mtlcli.distributed.process_group import connect
     from mtlcli.evaluation.evaluate import evaluate
-    from mtlcli.fast import accelerate
-    from mtlcli.models.build import build_model, check_weights, restore_weights, without_numbers
-    from mtlcli.models.packed import choose_packing
-    from mtlcli.models.precision import choose_precision, input_format
+    from mtlcli.evaluation.saved_model import restore
 
-    folder = found.checkpoint.folder
     with connect(config.runner) as ranks:
-        # Check the tensors against a model without memory first, because a file may ask for any
-        # size.
-        check_weights(
-            without_numbers(config, prepared.tasks, prepared.files), found.tensors, folder
+        saved = restore(
+            config, found, prepared.tasks, prepared.files, prepared.encoder, ranks=ranks, say=say
         )
-        model = build_model(config, prepared.tasks, prepared.files, load_weights=False)
-        restore_weights(model, found.tensors, folder)
-        precision = ranks.broadcast_json(choose_precision(config.runner.precision, ranks.device))
-        layout = input_format(prepared.encoder, precision, ranks.device)
-        if (reason := choose_packing(config, model, layout, ranks.device)) is not None:
-            say(f"packing: off, since {reason}")
-        model.to(ranks.device)
-        accelerate(model, config, ranks.device, precision)
         garbage.at_work()
         results, scores = evaluate(
-            model,
+            saved.model,
             prepared.splits(parts),
             calibration=prepared.calibration,
             step=found.checkpoint.step,
             eval_batch_size=config.runner.eval_batch_size,
-            input_format=layout,
-            bf16=precision == "bf16",
+            input_format=saved.input_format,
+            bf16=saved.precision == "bf16",
             ranks=ranks,
             on_split=lambda task, split: say(f"evaluating {task}/{split}"),
         )
@@ -154,9 +117,9 @@ def _evaluate(
         "data_source": prepared.source.kind,
         "split": wanted,
         "step": found.checkpoint.step,
-        "precision": precision,
+        "precision": saved.precision,
     }
-    return prepared, head | results | {"parameters": model.parameter_counts()}, scores
+    return prepared, head | results | {"parameters": saved.model.parameter_counts()}, scores
 
 
 def _other_data(run: Path, prepared: Prepared) -> list[str]:

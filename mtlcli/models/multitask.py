@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
@@ -96,6 +96,11 @@ class Trunk(nn.Module):
     def backbone_of(self, task: str) -> Backbone:
         """Return the backbone that a task reads."""
         return self.backbone
+
+    def same_for(self, one: str, other: str) -> bool:
+        """Return whether an input has the same states for two tasks. It has if one of them borrows
+        the head of the other, or both borrow the same."""
+        return self.owners[one] == self.owners[other]
 
     def parameter_table(self) -> ParameterTable:
         """Return what each parameter of this module is. One that lies below a `PerTask` belongs to
@@ -272,6 +277,31 @@ class MultiTaskModel(nn.Module):
         """Return what the predictions of `task` are made from, for a batch, without a loss."""
         head = self.heads[self.owner(task)]
         return self.tasks[task].infer(head, Inference(self, task), batch)
+
+    def outputs_together(self, batches: Mapping[str, Batch]) -> dict[str, dict[str, Tensor]]:
+        """Return what the predictions of some tasks are made from, by task, for a batch of each.
+        Those of several tasks hold the same tokens, and the tasks fulfil `one_pass`: the trunk
+        encodes the tokens once."""
+        (first, batch), *others = batches.items()
+        if not others:
+            return {first: self.outputs(first, batch)}
+        encoded = self.encoded(first, batch)
+        return {
+            name: self.tasks[name].predict(self.heads[self.owner(name)], encoded, each)
+            for name, each in batches.items()
+        }
+
+    def one_pass(self, one: str, other: str) -> bool:
+        """Return whether the same tokens have the same states for two tasks, and both tasks
+        predict from these states alone, so that one pass of the trunk serves both."""
+        first, second = self.tasks[one], self.tasks[other]
+        plain = all(
+            type(task).infer is TaskType.infer and type(task).drawn is TaskType.drawn
+            for task in (first, second)
+        )
+        return (
+            plain and first.reads_tokens == second.reads_tokens and self.trunk.same_for(one, other)
+        )
 
     def forward(self, task: str, batch: Batch) -> TaskOutput:
         """Return loss and outputs of a batch of `task`."""

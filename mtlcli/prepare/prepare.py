@@ -152,6 +152,26 @@ def _prepare(
         files = find_backbone(config.model, lambda: _train_texts(tasks, tables))
         _require_pretrained(config, files)
         _require_dropout(config, files)
+    encoder = fit_tasks(config, tasks, files)
+    features, warned = _encode(config, tasks, tables, wanted, encoder)
+    doing("preparing the run")
+    for name, parts in features.items() if config.data.warnings != "off" else ():
+        for split, encoded in parts.items():
+            cuts = _cuts(config, tasks[name], tables[name][split], encoded)
+            if cuts:
+                doubts.setdefault(name, []).extend(problem.of_task(name) for problem in cuts)
+    lines = (source.left_out(), *source.removed(), source.unscored(), source.drawn())
+    counted = [line for line in lines if line]
+    shown, details = _doubt_lines(config, doubts)
+    notices = counted + warned + shown
+    return Prepared(tasks, source, tables, features, files, encoder, notices, details)
+
+
+def fit_tasks(config: Config, tasks: dict[str, TaskType[Any]], files: BackboneFiles) -> TextEncoder:
+    """Give the tasks the model's tokenizer and their longest inputs, and return the tokenizer.
+
+    Raises UserError with what the tasks ask of the model that it cannot do.
+    """
     _require_language_model(tasks, files)
     _require_both_sides(tasks, files)
     if problems := _too_long(config, tasks, files.model_max_length):
@@ -167,18 +187,7 @@ def _prepare(
         for problem in task.use(encoder, has_decoder=files.has_decoder)
     ]:
         raise UserError(problems)
-    features, warned = _encode(config, tasks, tables, wanted, encoder)
-    doing("preparing the run")
-    for name, parts in features.items() if config.data.warnings != "off" else ():
-        for split, encoded in parts.items():
-            cuts = _cuts(config, tasks[name], tables[name][split], encoded)
-            if cuts:
-                doubts.setdefault(name, []).extend(problem.of_task(name) for problem in cuts)
-    lines = (source.left_out(), *source.removed(), source.unscored(), source.drawn())
-    counted = [line for line in lines if line]
-    shown, details = _doubt_lines(config, doubts)
-    notices = counted + warned + shown
-    return Prepared(tasks, source, tables, features, files, encoder, notices, details)
+    return encoder
 
 
 def _require_dropout(config: Config, files: BackboneFiles) -> None:

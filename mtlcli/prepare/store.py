@@ -60,7 +60,7 @@ def open_features(table: Table, task: TaskType[Any], encoder: TextEncoder, cache
                     warnings.warn(
                         f"{what}; the rows are encoded without the store", RunWarning, stacklevel=2
                     )
-                    features = _encoded(table, task, encoder)
+                    features = encoded(table, task, encoder)
                 elif features is None:
                     features = _build(folder, table, task, encoder)
     except OSError as error:
@@ -79,10 +79,11 @@ def _in_parts(
     its texts nor its features are in memory as a whole. Where rows belong together, wherever they
     stand, the table is one part."""
     for part in table.parts() if task.config.together is None else [table]:
-        yield _encoded(part, task, encoder), len(part)
+        yield encoded(part, task, encoder), len(part)
 
 
-def _encoded(table: Table, task: TaskType[Any], encoder: TextEncoder) -> Features:
+def encoded(table: Table, task: TaskType[Any], encoder: TextEncoder) -> Features:
+    """Return the features of a table. Raises UserError when the tokenizer fails on a text."""
     try:
         return task.encode(table, encoder)
     except BaseException as error:

@@ -115,6 +115,9 @@ class TaskType(ABC, Generic[C]):
     """Whether the backbone needs a language head for it."""
     needs_both_sides: ClassVar[bool] = False
     """Whether the backbone has to read what follows a token as well as what precedes it."""
+    predicts: ClassVar[bool] = True
+    """Whether its predictions say something about new rows. They do not where a task only trains
+    the model, on a problem that it makes up itself."""
     item: ClassVar[str] = "example"
     """The name of the items that the loss is a mean over."""
     example: ClassVar[tuple[list[Any], list[Any]]]
@@ -209,6 +212,12 @@ class TaskType(ABC, Generic[C]):
         """Return the number of dense layers of the head before its output layer: the config's
         number, or `usual` if the config has none."""
         return usual if self.config.head_layers is None else self.config.head_layers
+
+    @property
+    def words_column(self) -> str | None:
+        """The column with the words of a sentence as a list; None for a task type that takes
+        running text."""
+        return None
 
     @abstractmethod
     def required_columns(self, *, labelled: bool = True) -> list[str]:
@@ -380,9 +389,17 @@ class TaskType(ABC, Generic[C]):
         it in `decode` from now on, and return it by key, for results.json."""
         return {}
 
+    def use_calibration(self, chosen: dict[str, float]) -> None:
+        """Use in `decode` what an earlier `calibrate` returned."""
+
     @abstractmethod
     def decode(self, outputs: Outputs, features: Features, table: Table) -> list[Any]:
         """Return one prediction per row of the table, in a form that JSON can hold."""
+
+    def located(self, predictions: list[Any], table: Table) -> list[Any]:
+        """Return the predictions of a table with the characters of the input that they are about,
+        for users of the model; by default as they are."""
+        return predictions
 
     @abstractmethod
     def metric_inputs(self, metric: str, predictions: list[Any]) -> dict[str, Any]:

@@ -50,6 +50,7 @@ ROOMS = {
 ROOMS["training"] = TOOLS | {*ROOMS} - {"sharing", "fast"}
 ROOMS["runner"] = TOOLS | {*ROOMS}
 ROOMS["report"] = TOOLS | {"config"}
+ROOMS["predict"] = ROOMS["evaluation"] | {"evaluation"}
 """The rooms that each room may know, which all stand above it; `cli` may know all."""
 LIGHT = [
     "mtlcli",
@@ -66,6 +67,8 @@ LIGHT = [
     "mtlcli.screen",
     "mtlcli.pulse",
     "mtlcli.report",
+    "mtlcli.predict.results",
+    "mtlcli.predict.rows",
     "mtlcli.tasks",
     "mtlcli.rundir",
     "mtlcli.prepare.store",

@@ -84,6 +84,11 @@ class Hierarchical(Trunk, HasAuxiliaryLoss):
         mix = self.mixes[owner] if self.config.mix else None
         return ExitPass(self.parts(task, batch), batch.attention_mask, self.exits[owner], mix)
 
+    def same_for(self, one: str, other: str) -> bool:
+        """Return whether two tasks read the same layer, and no mix of their own."""
+        first, second = self.owners[one], self.owners[other]
+        return first == second or (not self.config.mix and self.exits[first] == self.exits[second])
+
     def parameter_table(self) -> ParameterTable:
         """Return what each parameter is. Those of a layer belong to the tasks that read this layer
         or one above it."""

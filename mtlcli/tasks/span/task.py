@@ -374,6 +374,20 @@ class Span(TaskType[SpanTask]):
             for parts in zip(ids, contexts, spans, no_answer.tolist(), strict=True)
         ]
 
+    def located(self, predictions: list[Any], table: Table) -> list[Any]:
+        """Return the predictions with `start` and `end` (exclusive) of the answer in the context,
+        or None; and, if questions may have no answer, `no_answer`: whether this one has none."""
+        found = []
+        contexts = table.column(self.config.columns.context)
+        for prediction, context in zip(predictions, contexts, strict=True):
+            start = end = None
+            if text := prediction["text"]:
+                start = context.index(text, prediction["n_best"][0]["answer_start"])
+                end = start + len(text)
+            more = {"no_answer": not text} if self.config.no_answer else {}
+            found.append(prediction | {"start": start, "end": end} | more)
+        return found
+
     @property
     def _threshold(self) -> float:
         given = self.config.no_answer_threshold
@@ -396,6 +410,9 @@ class Span(TaskType[SpanTask]):
         ]
         self._calibrated = (_log_odds(last) + _log_odds(min(above, default=1.0))) / 2
         return {"no_answer_threshold": self._calibrated}
+
+    def use_calibration(self, chosen: dict[str, float]) -> None:
+        self._calibrated = chosen["no_answer_threshold"]
 
     def _prediction(
         self, number: str, context: str, spans: dict[tuple[int, int], float], no_answer: float

@@ -82,6 +82,10 @@ class Tagging(TaskType[TaggingTask]):
         columns = self.config.columns
         return [columns.words, columns.label] if labelled else [columns.words]
 
+    @property
+    def words_column(self) -> str:
+        return self.config.columns.words
+
     def texts(self, table: Table) -> list[str]:
         return [" ".join(words) for words in self._words(table)]
 
@@ -429,6 +433,24 @@ class Tagging(TaskType[TaggingTask]):
         if self.config.constrained:
             transitions = np.where(forbidden(self.labels), -np.inf, transitions)
         return best_tags(logits, rows, transitions)
+
+    def located(self, predictions: list[Any], table: Table) -> list[Any]:
+        """Return the predictions with `start` and `end` (exclusive) of each entity, in characters
+        of the words joined by spaces."""
+        found = []
+        for prediction, words in zip(predictions, self._words(table), strict=True):
+            ends = np.cumsum([len(word) + 1 for word in words]) - 1
+            listed = [
+                entity
+                | {
+                    "start": int(ends[entity["first"]]) - len(words[entity["first"]]),
+                    "end": int(ends[entity["last"]]),
+                }
+                for entity in prediction.get("entities", ())
+            ]
+            more = {"entities": listed} if "entities" in prediction else {}
+            found.append(prediction | more)
+        return found
 
     def metric_inputs(self, metric: str, predictions: list[Any]) -> dict[str, Any]:
         return {"predictions": [prediction["tags"] for prediction in predictions]}

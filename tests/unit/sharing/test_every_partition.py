@@ -57,3 +57,20 @@ def test_one_task_is_the_same_under_hard_and_none() -> None:
     )
     hard, none = small_model("hard")[0].eval(), small_model("none")[0].eval()
     assert torch.equal(hard("cola", batch).loss, none("cola", batch).loss)
+
+
+@pytest.mark.parametrize("sharing", list(sharings))
+def test_tasks_are_said_to_have_the_same_states_where_they_have(sharing: str) -> None:
+    """Random parameters, since at the start the parts of tasks are often equal."""
+    _, _, features, _ = small_data()
+    model, _ = small_model(sharing)
+    model.eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    one, other = [*model.tasks][:2]
+    batch = collate(features[one], np.arange(4), input_format=InputFormat(0, True), denominator=4.0)
+    with torch.no_grad():
+        states = [model.encoded(task, batch).hidden for task in (one, other)]
+    same = states[0].shape == states[1].shape and torch.equal(*states)
+    assert model.trunk.same_for(one, other) == same

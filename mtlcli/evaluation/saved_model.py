@@ -1,0 +1,58 @@
+"""The model of a checkpoint, ready to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mtlcli.config import Config
+from mtlcli.data.batches import InputFormat
+from mtlcli.data.encoder import TextEncoder
+from mtlcli.distributed.process_group import Ranks
+from mtlcli.evaluation.best_checkpoint import Found
+from mtlcli.fast import accelerate
+from mtlcli.models.build import build_model, check_weights, restore_weights, without_numbers
+from mtlcli.models.files import BackboneFiles
+from mtlcli.models.multitask import MultiTaskModel
+from mtlcli.models.packed import choose_packing
+from mtlcli.models.precision import choose_precision, input_format
+from mtlcli.tasks.base import TaskType
+
+
+@dataclass
+class SavedModel:
+    """A model with the weights of a checkpoint, on its device."""
+
+    model: MultiTaskModel
+    """The model."""
+    input_format: InputFormat
+    """How features become rectangles of token ids."""
+    precision: str
+    """The number format: `fp32` or `bf16`."""
+
+
+def restore(
+    config: Config,
+    found: Found,
+    tasks: dict[str, TaskType[Any]],
+    files: BackboneFiles,
+    encoder: TextEncoder,
+    *,
+    ranks: Ranks,
+    say: Callable[[str], None],
+) -> SavedModel:
+    """Build the model of a run, load the checkpoint into it and move it to the device of this
+    rank. Raises UserError when the checkpoint does not fit the run."""
+    folder = found.checkpoint.folder
+    # Check the tensors against a model without memory first, because a file may ask for any size.
+    check_weights(without_numbers(config, tasks, files), found.tensors, folder)
+    model = build_model(config, tasks, files, load_weights=False)
+    restore_weights(model, found.tensors, folder)
+    precision = ranks.broadcast_json(choose_precision(config.runner.precision, ranks.device))
+    layout = input_format(encoder, precision, ranks.device)
+    if (reason := choose_packing(config, model, layout, ranks.device)) is not None:
+        say(f"packing: off, since {reason}")
+    model.to(ranks.device)
+    accelerate(model, config, ranks.device, precision)
+    return SavedModel(model, layout, precision)

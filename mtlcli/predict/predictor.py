@@ -1,0 +1,422 @@
+"""A trained model that predicts: loaded from a run folder, used from Python or by `mtl predict`."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mtlcli import commands
+from mtlcli.config import Config
+from mtlcli.config.changes import refuse_at_prediction
+from mtlcli.config.own_code import import_for_run
+from mtlcli.config.paths import typed_path
+from mtlcli.config.snapshot import saved_values
+from mtlcli.config.validate import check_key
+from mtlcli.data.batches import collate, evaluation_batches
+from mtlcli.data.encoder import TextEncoder
+from mtlcli.data.features import Features
+from mtlcli.data.table import Table
+from mtlcli.distributed.process_group import Ranks, set_up
+from mtlcli.errors import Problem, UserError, count_of
+from mtlcli.evaluation.best_checkpoint import Found, config_of, find
+from mtlcli.evaluation.evaluate import outputs_together
+from mtlcli.evaluation.saved_model import SavedModel, restore
+from mtlcli.models.files import BackboneFiles
+from mtlcli.predict.results import Prediction, TaskInfo
+from mtlcli.predict.rows import Row, TaskRows, id_column, input_columns, rows_of, table_of
+from mtlcli.prepare.prepare import fit_tasks
+from mtlcli.prepare.store import encoded
+from mtlcli.registry import suggest
+from mtlcli.rundir.checkpoint import run_of
+from mtlcli.rundir.folder import RunFolder
+from mtlcli.tasks.base import TaskType, build_tasks
+
+
+@dataclass
+class Encoded:
+    """Some rows, encoded for some tasks."""
+
+    rows: dict[str, TaskRows]
+    """The rows that each task can read."""
+    features: dict[str, Features]
+    """Their features."""
+
+
+@dataclass
+class Answers:
+    """The predictions of a task for some rows."""
+
+    predictions: list[Prediction | None]
+    """One for each row; None where the row cannot be read."""
+    faults: dict[int, Problem]
+    """Why rows cannot be read, by their number from 0."""
+
+
+class Predictor:
+    """A trained model. `tasks` says what it can predict, `predict` predicts, `encode` gives vectors
+    of texts. It may be used from several threads, one after the other."""
+
+    def __init__(
+        self,
+        found: Found,
+        config: Config,
+        tasks: dict[str, TaskType[Any]],
+        encoder: TextEncoder,
+        saved: SavedModel,
+        ranks: Ranks,
+    ) -> None:
+        self.path = found.run
+        """The run folder."""
+        self.step = found.checkpoint.step
+        """The number of updates that the model has had."""
+        self.config = config
+        """The configuration of the run."""
+        self.tasks: dict[str, TaskInfo] = {
+            name: _info(task) for name, task in tasks.items() if task.predicts
+        }
+        """The tasks by name, without those that only train the model, such as masked language
+        modelling."""
+        self.task_types = tasks
+        """The implementations of the tasks, those that predict nothing among them."""
+        self.model = saved.model
+        """The model: `mtlcli.models.multitask.MultiTaskModel`."""
+        self.encoder = encoder
+        """The tokenizer."""
+        self.batch_size = config.runner.eval_batch_size
+        """The number of inputs in a pass."""
+        self.device = ranks.device
+        """The device of the model."""
+        self._saved, self._ranks = saved, ranks
+        # The tokenizer keeps settings from call to call, and the model the tasks of a pass.
+        self._encoding, self._passing = threading.Lock(), threading.Lock()
+
+    # --------------------------------------------------------------------------------------------
+    # for users
+
+    @overload
+    def predict(
+        self,
+        inputs: Sequence[Row],
+        task: str | None = None,
+        *,
+        on_fault: Callable[[int, Problem], None] | None = None,
+    ) -> list[Any]: ...
+
+    @overload
+    def predict(
+        self,
+        inputs: Sequence[Row],
+        task: Sequence[str],
+        *,
+        on_fault: Callable[[int, Problem], None] | None = None,
+    ) -> dict[str, list[Any]]: ...
+
+    def predict(
+        self,
+        inputs: Sequence[Row],
+        task: str | Sequence[str] | None = None,
+        *,
+        on_fault: Callable[[int, Problem], None] | None = None,
+    ) -> Any:
+        """Return a prediction for each input, in order: a dictionary of one of the forms in
+        `mtlcli.predict.results`.
+
+        `inputs`: texts, for tasks on one text; tuples with the values of `tasks[NAME].columns`, for
+        example (premise, hypothesis); or dictionaries with the values by column. `task`: the name
+        of a task, which may be left out where the model has only one; for several names, the result
+        is a dictionary with the predictions of each, and an input goes through layers that the
+        tasks share only once. `on_fault`: a function that is called with the place in `inputs` and
+        the reason of each input that cannot be read; its prediction is None. Without `on_fault`,
+        such an input raises UserError.
+
+        Raises UserError for a task that does not exist, and for inputs without a needed column;
+        NotFinite when the model gives no finite numbers.
+        """
+        if isinstance(inputs, str | Mapping):
+            raise TypeError("predict takes a list of inputs; put a single one into a list")
+        names = self.names(task)
+        if not inputs:
+            return [] if isinstance(task, str | None) else {name: [] for name in names}
+        rows = rows_of(inputs, [self.task_types[name] for name in names])
+        table, faults = table_of(rows, [self.task_types[name] for name in names])
+        answers = self.answer(self.prepare(table, names, faults))
+        for name in names:
+            found = answers[name].faults
+            if found and on_fault is None:
+                raise UserError([problem.of_task(name) for _, problem in sorted(found.items())])
+            for place, problem in sorted(found.items()) if on_fault else ():
+                on_fault(place, problem.of_task(name))
+        if isinstance(task, str | None):
+            return answers[names[0]].predictions
+        return {name: answers[name].predictions for name in names}
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str], task: str | None = None) -> NDArray[np.float32]:
+        """Return the vector of each text that the heads of tasks on whole texts read, the pooled
+        state of the trunk: (texts, hidden).
+
+        `task`: the task whose states are wanted. It may be left out where the sharing strategy
+        gives all tasks the same states. Raises UserError when it may not, or a text is empty.
+        """
+        if isinstance(texts, str):
+            raise TypeError("encode takes a list of texts; put a single one into a list")
+        name = task if task is not None else self._any_task()
+        if name not in self.task_types:
+            raise UserError(
+                f"the model has no task '{name}'", "task", suggest(name, self.task_types)
+            )
+        for number, text in enumerate(texts, start=1):
+            if not isinstance(text, str) or not text.strip():
+                raise UserError(
+                    "the text is empty or missing", f"input, row {number}", "fill it in"
+                )
+        vectors = np.zeros((len(texts), self.model.hidden), np.float32)
+        length = self.task_types[name].max_length
+        with self._encoding:
+            features = self.encoder.encode(list(texts), None, length)
+        bf16 = self._saved.precision == "bf16"
+        self.model.eval()
+        for indices in evaluation_batches(features.lengths, batch_size=self.batch_size):
+            batch = collate(
+                features, indices, input_format=self._saved.input_format, denominator=1.0
+            ).to(self.device)
+            with (
+                self._passing,
+                torch.inference_mode(),
+                torch.autocast(self.device.type, torch.bfloat16, enabled=bf16),
+            ):
+                vectors[indices] = self.model.encoded(name, batch).pooled.float().cpu().numpy()
+        return vectors
+
+    def passes(self, names: Sequence[str]) -> list[list[str]]:
+        """Return some tasks in groups: the trunk gives the same tokens the same states for all
+        tasks of a group, so that rows which they encode alike go through it once."""
+        groups: list[list[str]] = []
+        for name in names:
+            group = next((each for each in groups if self.model.one_pass(each[0], name)), None)
+            if group is None:
+                groups.append([name])
+            else:
+                group.append(name)
+        return groups
+
+    # --------------------------------------------------------------------------------------------
+    # for `mtl predict` and for servers
+
+    def names(self, task: str | Sequence[str] | None) -> list[str]:
+        """Return the names of the tasks that a caller asks for. Raises UserError when one of them
+        does not exist or has no predictions, or none is named and the model has several."""
+        if task is None:
+            if len(self.tasks) != 1:
+                raise UserError(
+                    f"the model has {count_of(len(self.tasks), 'task')}, and none is named",
+                    "task",
+                    f"name one: {', '.join(self.tasks)}",
+                )
+            return list(self.tasks)
+        names = [task] if isinstance(task, str) else list(dict.fromkeys(task))
+        problems = []
+        for name in names:
+            if name in self.task_types and name not in self.tasks:
+                what = (
+                    f"task {name} only trains the model (type: {self.task_types[name].config.type})"
+                )
+                fix = (
+                    f"its predictions say nothing about new rows; choices: {', '.join(self.tasks)}"
+                )
+                problems.append(Problem(what, "task", fix))
+            elif name not in self.tasks:
+                fix = suggest(name, self.tasks)
+                problems.append(Problem(f"the model has no task '{name}'", "task", fix))
+        if problems or not names:
+            raise UserError(problems or [Problem("no task is named", "task", "name one")])
+        return names
+
+    def prepare(
+        self, table: Table, names: Sequence[str], faults: Mapping[int, Problem] | None = None
+    ) -> Encoded:
+        """Check the rows of a table and encode those that can be read, for some tasks, whose
+        columns are known to be there. `faults`: what is known about rows that cannot be read."""
+        done = Encoded({}, {})
+        with self._encoding:
+            once = _Once(self.encoder)
+            for name in names:
+                rows = TaskRows(self.task_types[name], table, faults or {})
+                done.rows[name] = rows
+                if len(rows.table):
+                    done.features[name] = encoded(rows.table, self.task_types[name], once)
+        return done
+
+    def answer(self, inputs: Encoded) -> dict[str, Answers]:
+        """Return the predictions of each task. An evaluation of the same rows gives the same."""
+        answers: dict[str, Answers] = {}
+        for group in self._groups(inputs.features):
+            with self._passing:
+                outputs = outputs_together(
+                    self.model,
+                    {name: inputs.features[name] for name in group},
+                    batch_size=self.batch_size,
+                    input_format=self._saved.input_format,
+                    bf16=self._saved.precision == "bf16",
+                    ranks=self._ranks,
+                    what="predicting",
+                )
+            for name in group:
+                rows = inputs.rows[name]
+                # Tasks that write text use the tokenizer to do so.
+                with self._encoding:
+                    found = self.task_types[name].decode(
+                        outputs[name], inputs.features[name], rows.table
+                    )
+                described = rows.described(found)
+                predictions: list[Any] = [None] * (len(rows.places) + len(rows.faults))
+                for place, prediction in zip(rows.places.tolist(), described, strict=True):
+                    predictions[place] = prediction
+                answers[name] = Answers(predictions, rows.faults)
+        for name, rows in inputs.rows.items():
+            if name not in answers:
+                answers[name] = Answers([None] * len(rows.faults), rows.faults)
+        return {name: answers[name] for name in inputs.rows}
+
+    def _groups(self, features: Mapping[str, Features]) -> list[list[str]]:
+        """Return the tasks in groups whose features go through the trunk together: `passes`, where
+        the tokens are the same."""
+        groups: list[list[str]] = []
+        for names in self.passes(list(features)):
+            there: list[list[str]] = []
+            for name in names:
+                same = (each for each in there if _alike(features[each[0]], features[name]))
+                group = next(same, None)
+                if group is None:
+                    there.append([name])
+                else:
+                    group.append(name)
+            groups += there
+        return groups
+
+    def _any_task(self) -> str:
+        first, *others = self.task_types
+        for other in others:
+            if not self.model.trunk.same_for(first, other):
+                raise UserError(
+                    f"sharing={self.config.sharing.name} gives each task states of its own",
+                    "task",
+                    f"name a task: {', '.join(self.task_types)}",
+                )
+        return first
+
+
+class _Once(TextEncoder):
+    """A tokenizer that encodes the same texts only once for several tasks that read them."""
+
+    def __init__(self, encoder: TextEncoder) -> None:
+        vars(self).update(vars(encoder))
+        self._last: tuple[tuple[list[str], list[str] | None, int], Features] | None = None
+
+    def encode(self, texts: list[str], pairs: list[str] | None, max_length: int) -> Features:
+        """Return the features of texts: see `TextEncoder.encode`."""
+        given = (texts, pairs, self.limit(max_length))
+        if self._last is None or self._last[0] != given:
+            self._last = given, super().encode(texts, pairs, max_length)
+        found = self._last[1]
+        # A task adds columns of its own.
+        return replace(found, columns=dict(found.columns), notes=dict(found.notes))
+
+
+def _alike(one: Features, other: Features) -> bool:
+    """Return whether two tasks have encoded the same tokens."""
+    return all(
+        first is second or np.array_equal(first, second)
+        for first, second in (
+            (one.offsets, other.offsets),
+            (one.ids, other.ids),
+            (one.segments, other.segments),
+        )
+    )
+
+
+def _info(task: TaskType[Any]) -> TaskInfo:
+    labels = getattr((task.head_owner or task).config, "labels", None)
+    own = id_column(task)
+    return TaskInfo(
+        name=task.name,
+        type=task.config.type,
+        columns=tuple(input_columns(task)),
+        optional=() if own is None else (own,),
+        labels=None if labels is None else tuple(labels),
+        max_length=task.max_length,
+    )
+
+
+def load(
+    path: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    config_dir: str | Path | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Predictor:
+    """Load a model: see `mtlcli.load`."""
+    place = typed_path(str(path), "path")
+    run = run_of(place)
+    values = saved_values(run / "config.yaml")
+    if problems := [each for text in overrides if (each := _refused(text, values))]:
+        raise UserError(problems)
+    own = None if config_dir is None else typed_path(str(config_dir), "config_dir")
+    for line in import_for_run(run, RunFolder(run).methods(), own, commands.predict(place)):
+        say(line)
+    found = find(place)
+    for notice in found.notices:
+        say(notice)
+    config = config_of(found, list(overrides), say)
+    files = BackboneFiles.load(found.run / "backbone")
+    tasks = build_tasks(config.formed_tasks, config.text)
+    for task in tasks.values():
+        task.prepare(None)
+    encoder = fit_tasks(config, tasks, files)
+    for name, chosen in _calibrated(found, tasks).items():
+        tasks[name].use_calibration(chosen)
+    ranks = Ranks(0, 1, set_up(config.runner))
+    saved = restore(config, found, tasks, files, encoder, ranks=ranks, say=say)
+    return Predictor(found, config, tasks, encoder, saved, ranks)
+
+
+def _refused(override: str, values: dict[str, Any]) -> Problem | None:
+    """Return why an override cannot be used, or None if it can. `values`: those of the run."""
+    key, equals, _ = override.partition("=")
+    if not equals or key.lstrip("+~") != key:
+        return Problem("change values with key=value, without + and ~", override)
+    return check_key(key, values) or refuse_at_prediction(key)
+
+
+def _calibrated(found: Found, tasks: dict[str, TaskType[Any]]) -> dict[str, dict[str, float]]:
+    """Return what the run's evaluation of the checkpoint has chosen for each task that needs it.
+    Raises UserError when results.json does not say."""
+    wanted = [
+        name
+        for name, task in tasks.items()
+        if task.config.calibrates and type(task).calibrate is not TaskType.calibrate
+    ]
+    if not wanted:
+        return {}
+    file = found.run / "results.json"
+    try:
+        results = json.loads(file.read_bytes())
+        if results["step"] == found.checkpoint.step:
+            return {name: results["tasks"][name]["calibrated"] for name in wanted}
+        what = f"it is about step {results['step']}, not about {found.checkpoint.step}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = f"it cannot be read ({type(error).__name__}: {error})"
+    key = f"tasks.{wanted[0]}.no_answer_threshold"
+    raise UserError(
+        f"{what}: the threshold that was chosen for {key}=auto is not known",
+        str(file),
+        f"give the run folder rather than a checkpoint, or a number, {key}=0",
+    )
