@@ -114,7 +114,7 @@ class Predictor:
     def predict(
         self,
         inputs: Sequence[Row],
-        task: Sequence[str],
+        task: list[str] | tuple[str, ...],
         *,
         on_fault: Callable[[int, Problem], None] | None = None,
     ) -> dict[str, list[Any]]: ...
@@ -122,7 +122,7 @@ class Predictor:
     def predict(
         self,
         inputs: Sequence[Row],
-        task: str | Sequence[str] | None = None,
+        task: str | list[str] | tuple[str, ...] | None = None,
         *,
         on_fault: Callable[[int, Problem], None] | None = None,
     ) -> Any:
@@ -150,10 +150,12 @@ class Predictor:
         answers = self.answer(self.prepare(table, names, faults))
         for name in names:
             found = answers[name].faults
-            if found and on_fault is None:
-                raise UserError([problem.of_task(name) for _, problem in sorted(found.items())])
-            for place, problem in sorted(found.items()) if on_fault else ():
-                on_fault(place, problem.of_task(name))
+            problems = {place: each.of_task(name) for place, each in sorted(found.items())}
+            if problems and on_fault is None:
+                raise UserError(list(problems.values()))
+            for place, problem in problems.items():
+                assert on_fault is not None
+                on_fault(place, problem)
         if isinstance(task, str | None):
             return answers[names[0]].predictions
         return {name: answers[name].predictions for name in names}
@@ -258,7 +260,7 @@ class Predictor:
     def answer(self, inputs: Encoded) -> dict[str, Answers]:
         """Return the predictions of each task. An evaluation of the same rows gives the same."""
         answers: dict[str, Answers] = {}
-        for group in self._groups(inputs.features):
+        for group in self.groups(inputs.features):
             with self._passing:
                 outputs = outputs_together(
                     self.model,
@@ -286,7 +288,7 @@ class Predictor:
                 answers[name] = Answers([None] * len(rows.faults), rows.faults)
         return {name: answers[name] for name in inputs.rows}
 
-    def _groups(self, features: Mapping[str, Features]) -> list[list[str]]:
+    def groups(self, features: Mapping[str, Features]) -> list[list[str]]:
         """Return the tasks in groups whose features go through the trunk together: `passes`, where
         the tokens are the same."""
         groups: list[list[str]] = []
