@@ -108,7 +108,8 @@ class Predictor:
         task: str | None = None,
         *,
         on_fault: Callable[[int, Problem], None] | None = None,
-    ) -> list[Any]: ...
+    ) -> list[Any]:
+        """Return the predictions of one task."""
 
     @overload
     def predict(
@@ -117,7 +118,8 @@ class Predictor:
         task: list[str] | tuple[str, ...],
         *,
         on_fault: Callable[[int, Problem], None] | None = None,
-    ) -> dict[str, list[Any]]: ...
+    ) -> dict[str, list[Any]]:
+        """Return the predictions of several tasks."""
 
     def predict(
         self,
