@@ -9,6 +9,7 @@
   they lack get their defaults.
 - `README.md`, `docs/methods.md` and `docs/data.md`: the names of the choices, the tables of methods
   and the catalogue of tasks.
+- `docs/install.md`: the table of extras.
 
 Comments are the docstrings of the classes and fields. `make conf` runs this script.
 """
@@ -42,6 +43,7 @@ from mtlcli.config import (
 )
 from mtlcli.config.schema import docs
 from mtlcli.config.section import defaults, hints
+from mtlcli.extras import ABOUT, requirements
 from mtlcli.registry import Registry
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,6 +77,9 @@ def generated() -> dict[Path, str]:
     for name, lines in {"tasks": task_table(), "suites": suite_table()}.items():
         text = with_table(text, "docs/data.md", name, lines)
     files[data] = text
+    install = ROOT / "docs" / "install.md"
+    text = install.read_text(encoding="utf-8")
+    files[install] = with_table(text, "docs/install.md", "extras", extras_table())
     return files
 
 
@@ -210,6 +215,15 @@ def suite_table() -> Iterator[str]:
     for name, file in files.items():
         if file.suite:
             yield f"| `{name}` | {file.about} | `{' '.join(members(name, files))}` |"
+
+
+def extras_table() -> Iterator[str]:
+    """Yield the lines of the table of extras."""
+    yield "| `pip install 'mtlcli[NAME]'` | what it is for | what it installs |"
+    yield "|---|---|---|"
+    for name, packages in sorted(requirements()[1].items()):
+        names = ", ".join(f"`{package}`" for package in packages)
+        yield f"| `{name}` | {ABOUT[name]} | {names} |"
 
 
 def table(group: str, configs: dict[str, Any]) -> Iterator[str]:

@@ -23,6 +23,7 @@ VERBS = {
     "new": "write a task file for a file of your own rows: mtl new task FILE",
     "check": "look at a task's rows: sizes, labels, lengths, duplicates, mistakes",
     "tasks": "list tasks, suites and the other groups, or show one task",
+    "doctor": "say what this machine has and lacks, and test that training works",
     "completion": "print the script that completes command lines in bash, zsh or fish",
 }
 
@@ -51,6 +52,12 @@ def main(argv: list[str] | None = None) -> int:
             raise
         _tell(argv, error)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("mtlcli") or os.environ.get("MTL_DEBUG") == "1":
+            raise
+        fix = "mtl doctor lists what is missing, and how to install it"
+        _tell(argv, RunError(f"a package is missing: {error}", fix=fix))
+        return RunError.exit_code
     except KeyboardInterrupt:
         if first_rank():
             _write_error("interrupted")

@@ -54,6 +54,7 @@ OPTIONS: dict[str, dict[str, str | list[str] | None]] = {
     "new": {"--help": None, "--to": "file"},
     "check": {"--help": None, "-cd": "folder"},
     "tasks": {"--help": None, "-cd": "folder"},
+    "doctor": {"--help": None, "--json": None},
     "completion": {"--help": None},
 }
 """The options of every verb, with the value that each of them takes: none, one of a list of words,
@@ -168,6 +169,8 @@ def complete(words: list[str], current: str) -> list[str]:
     if expected == "tasks" or (verb in ("check", "tasks") and not arguments):
         files = [] if expected == "tasks" else _task_files(current)
         return [*_starting(current, names.tasks()), *files]
+    if verb == "doctor":
+        return []
     if verb == "completion":
         return _starting(current, SCRIPTS)
     if verb == "eval" and not arguments:
@@ -313,6 +316,8 @@ def _values(hint: Any) -> list[str]:
         return [str(value) for value in get_args(hint)]
     if hint is bool:
         return ["true", "false"]
+    if get_origin(hint) is list:
+        return _values(get_args(hint)[0])
     if get_origin(hint) in (Union, types.UnionType):
         values = [value for part in get_args(hint) for value in _values(part)]
         return [*values, "null"] if values and type(None) in get_args(hint) else values

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlcli.commands import setting
-from mtlcli.config import Config, Task, weightings
+from mtlcli.config import Config, Logger, Task, weightings
 from mtlcli.config.formats import FORMATS, ending
 from mtlcli.config.schema import value_at
 from mtlcli.config.task import named_columns
@@ -485,6 +485,27 @@ def _weighting(config: Config, trained: list[str]) -> Iterator[Problem]:
             "this run has none",
             "logger.affinity",
             "leave it out, or share parameters between several tasks",
+        )
+    yield from _trackers(logger)
+
+
+def _trackers(logger: Logger) -> Iterator[Problem]:
+    """Check that the trackers of a run are installed, and named once."""
+    key = "logger.trackers"
+    for name in dict.fromkeys(logger.trackers):
+        if logger.trackers.count(name) > 1:
+            yield Problem(f"{name} is named twice", key, "name it once")
+        if name != "csv" and find_spec(name) is None:
+            yield Problem(
+                f"{name} is not installed",
+                key,
+                f"type pip install 'mtlcli[{name}]', or take {name} out",
+            )
+    if logger.project is not None and not {"wandb", "mlflow"} & set(logger.trackers):
+        yield Problem(
+            "the value has no effect: neither wandb nor mlflow tracks the run",
+            "logger.project",
+            "take it out, or add one of them to logger.trackers",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -199,3 +200,9 @@ class Logger:
     affinity: Annotated[int, Gt(0)] | None = None
     """Measure every n-th step how an update for one task changes the loss of each other task (Fifty
     et al. 2021). For K tasks this takes K backward and K x K forward passes. Null: never."""
+    trackers: list[Literal["csv", "tensorboard", "wandb", "mlflow"]] = field(default_factory=list)
+    """Where the run can be followed besides its folder: `csv`, `tensorboard`, `wandb` (Weights &
+    Biases), `mlflow`, or several. A tracker that fails never stops the run."""
+    project: str | None = None
+    """The W&B project, or MLflow experiment, that gets the run; null: the value of WANDB_PROJECT or
+    MLFLOW_EXPERIMENT_NAME, else `mtl`."""

@@ -287,6 +287,10 @@ class RunFolder:
                 "".join(json.dumps(row) + "\n" for row in rows.values()),
             )
 
+    def metrics_rows(self, step: int) -> list[dict[str, Any]]:
+        """Return the metrics rows up to a step."""
+        return list(self._rows(step)[0].values())
+
     def _rows(self, step: int) -> tuple[dict[int, dict[str, Any]], int]:
         """Return the metrics rows up to a step, by step, and the number of further rows of the same
         steps."""

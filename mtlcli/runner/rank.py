@@ -17,7 +17,6 @@ from mtlcli.models.packed import choose_packing
 from mtlcli.models.precision import bound_kernels, choose_precision, input_format
 from mtlcli.pulse import doing
 from mtlcli.rundir import checkpoint
-from mtlcli.rundir.checkpoint import Checkpoint
 from mtlcli.rundir.console import Console, findings, results_table
 from mtlcli.rundir.saver import Saver
 from mtlcli.runner.resolve import Machine, resolve
@@ -43,17 +42,22 @@ def train_rank(job: Job, ranks: Ranks, interrupt: Interrupt) -> dict[str, Any]:
         run = _build_run(job, resumed, ranks, interrupt, console)
         garbage.at_work()
         memory = PeakMemory(ranks.device)
-        with run.saver:
-            trainer = Trainer(run, resumed)
-            _begin(run, job)
-            results = trainer.train()
-            doing("writing the last checkpoint")
-        _finish(run, results, memory)
+        with run.tracking:
+            with run.saver:
+                trainer = Trainer(run, resumed)
+                _begin(run, job)
+                results = trainer.train()
+                doing("writing the last checkpoint")
+            _finish(run, results, memory)
     return results
 
 
 def _build_run(
-    job: Job, resumed: Checkpoint | None, ranks: Ranks, interrupt: Interrupt, console: Console
+    job: Job,
+    resumed: checkpoint.Checkpoint | None,
+    ranks: Ranks,
+    interrupt: Interrupt,
+    console: Console,
 ) -> Run:
     """Build the model and the weighting, fill what the config leaves open, and plan the steps."""
     config, prepared = job.config, job.prepared
@@ -136,6 +140,7 @@ def _begin(run: Run, job: Job) -> None:
     if resumption is not None:
         resumption.show(console, folder, run.config.tasks)
         console.note(job.prepared.details)
+    run.tracking.begin(run.config, resumption.step if resumption else None)
     for line in run.describe():
         console.say(line)
 

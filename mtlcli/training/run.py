@@ -22,6 +22,7 @@ from mtlcli.rundir.console import Console
 from mtlcli.rundir.folder import RunFolder
 from mtlcli.rundir.saver import Saver
 from mtlcli.tasks.base import TaskType
+from mtlcli.trackers.tracking import Tracking
 from mtlcli.training.stages import Stages
 from mtlcli.training.task_batch import TaskBatch, build_task_batch
 from mtlcli.weighting.base import WeightedTask, Weighting
@@ -68,8 +69,13 @@ class Run:
     """The signals that ask the run to stop."""
     source: DataSource
     """The source of the table rows."""
+    tracking: Tracking = field(init=False)
+    """The trackers of the run, which work on the first rank."""
     _validation: dict[str, Stream] = field(default_factory=dict)
     """The order of the validation features of tasks whose losses a weighting asks for."""
+
+    def __post_init__(self) -> None:
+        self.tracking = Tracking(self.folder, self.console, main=self.ranks.is_main)
 
     @property
     def sharded(self) -> bool:

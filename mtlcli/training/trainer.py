@@ -294,6 +294,7 @@ class Trainer:
                 }
                 run.folder.append_metrics(row)
                 run.console.metrics(row)
+                run.tracking.metrics(row)
             state.window = Window()
 
     # --------------------------------------------------------------------------------------------
@@ -326,6 +327,7 @@ class Trainer:
         results = self.results()
         if run.ranks.is_main:
             run.folder.write_results(results)
+            run.tracking.scores(state.step, found)
         return 0
 
     def _evaluate(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ HEAVY = {"torch", "transformers", "datasets", "evaluate", "sklearn"}
 TOOLS = {
     "commands",
     "errors",
+    "extras",
     "registry",
     "seeds",
     "disk",
@@ -47,6 +48,7 @@ ROOMS = {
     "evaluation": TOOLS
     | {"config", "data", "tasks", "metrics", "models", "prepare", "distributed", "fast", "rundir"},
 }
+ROOMS["trackers"] = TOOLS | {"config", "rundir"}
 ROOMS["training"] = TOOLS | {*ROOMS} - {"sharing", "fast"}
 ROOMS["runner"] = TOOLS | {*ROOMS}
 ROOMS["report"] = TOOLS | {"config"}

@@ -473,6 +473,19 @@ def test_a_missing_solver_is_named_before_the_run(monkeypatch: pytest.MonkeyPatc
     ]
 
 
+def test_trackers_that_cannot_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mtlcli.config.crosscheck.find_spec", lambda name: None)
+    assert said(run(PAIR, logger={"trackers": ["csv", "mlflow", "csv"], "project": "mine"})) == [
+        "logger.trackers: csv is named twice -> name it once",
+        "logger.trackers: mlflow is not installed -> type pip install 'mtlcli[mlflow]', or take "
+        "mlflow out",
+    ]
+    assert said(run(PAIR, logger={"trackers": ["csv"], "project": "mine"})) == [
+        "logger.project: the value has no effect: neither wandb nor mlflow tracks the run -> take "
+        "it out, or add one of them to logger.trackers"
+    ]
+
+
 def progressive(tasks: dict[str, Any], **options: Any) -> dict[str, Any]:
     sections = {
         key: options.pop(key) for key in ("weighting", "runner", "logger") if key in options
