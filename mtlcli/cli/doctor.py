@@ -344,7 +344,7 @@ def _show_caches(report: Report) -> list[str]:
         left = "" if each["free"] is None else f", {size_text(each['free'])} free"
         rows[what] = each["path"] + left + ("" if each["writable"] else ", NOT WRITABLE")
         if "hub" in each:
-            rows["the hub"] = "answers" if each["hub"] else "does not answer"
+            rows["the hub"] = "answers" if each["hub"] else "not there; see the note"
     return ["", "caches", *_rows(rows)]
 
 
