@@ -87,7 +87,7 @@ def world(
     tables = {name: source.read(name, split) for name in tasks}
     for name, task in tasks.items():
         task.prepare(tables[name])
-    files = _files(architecture)
+    files = text_files(architecture)
     encoder = files.encoder()
     for task in tasks.values():
         task.use(encoder, has_decoder=files.has_decoder)
@@ -96,7 +96,7 @@ def world(
 
 
 @cache
-def _files(architecture: Literal["decoder", "encoder-decoder"]) -> BackboneFiles:
+def text_files(architecture: Literal["decoder", "encoder-decoder"]) -> BackboneFiles:
     """A language model of two layers, whose tokenizer knows parts of words."""
     configs = small_configs()
     source = open_source(Data(source="sample", max_train_rows=200), configs)

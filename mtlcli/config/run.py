@@ -110,10 +110,21 @@ class Text:
     divided by their number (`normalised`), by the same minus its log likelihood under the prompt
     without the row's texts (`calibrated`), or by generating it. Answers to questions on a text are
     always generated."""
-    max_answer: Annotated[int, Gt(0), Le(10_000)] = 32
-    """Most tokens of an answer that is generated, its end included."""
+    max_answer: Annotated[int, Gt(0), Le(10_000)] | None = None
+    """Most tokens of an answer that is generated, its end included; longer ones are cut in
+    training. Null: 32, or as many as a target (`max_target_length`) or a list of tags needs."""
     beams: Annotated[int, Gt(0), Le(1000)] = 1
     """Answers that are followed at the same time while one is generated; 1: greedy."""
+    sample: bool = False
+    """Draw each token of a generated answer by its probability, as a function of `text.seed` and
+    the row alone."""
+    temperature: Annotated[float, Gt(0), Le(100)] = 1.0
+    """With sample: divisor of the logits; below 1 likely tokens become more likely."""
+    top_p: Annotated[float, Gt(0), Le(1)] = 1.0
+    """With sample: draw among the most likely tokens that together have this probability (Holtzman
+    et al. 2020)."""
+    seed: Annotated[int, Ge(0), Le(10**9)] = 0
+    """With sample: the seed of the draws."""
 
 
 @section

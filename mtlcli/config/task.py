@@ -143,10 +143,13 @@ class Template:
 class Task:
     """The keys of tasks of every type."""
 
-    has_text_form: ClassVar[bool] = False
-    """Whether tasks of the type can be put as prompt and answer (`form=text`)."""
+    no_text_form: ClassVar[str | None] = "its task type does not say how"
+    """Why tasks of the type cannot be put as prompt and answer (`form=text`); None: they can."""
     generated: ClassVar[bool] = False
     """Whether any text can be an answer then, so that answers are generated."""
+    own_answers: ClassVar[bool] = False
+    """Whether each row then has answers of its own, of which one is right, so that they are scored
+    and never generated."""
 
     only_trained: ClassVar[tuple[str, ...]] = ("weight", "batch_size", "lr_factor", "augment")
     """Keys that have no effect on a task that is not trained."""
@@ -238,6 +241,16 @@ class Task:
     def text_problems(self, at: str) -> Iterator[Problem]:
         """Yield the reasons why the task cannot be put as prompt and answer."""
         yield from ()
+
+    def head_loss_problems(self, at: str, *keys: str) -> Iterator[Problem]:
+        """Yield a problem for each of these keys, which change the loss of a head, that is set."""
+        for key in keys:
+            if getattr(self, key):
+                yield Problem(
+                    "has no effect on answers in text, whose loss is over tokens",
+                    f"{at}.{key}",
+                    "leave it out, or type form=head",
+                )
 
     def answer_problems(self, at: str, labels: Sequence[str]) -> Iterator[Problem]:
         """Yield the problems of the answers that templates give to labels. `labels`: all labels,

@@ -9,6 +9,10 @@ from mtlcli.config import Config, Task
 from mtlcli.errors import Problem
 from mtlcli.registry import suggest
 
+DRAWING = ("temperature", "top_p", "seed")
+"""Keys of `text` that say how tokens are drawn."""
+SAMPLE = "text.sample=true"
+
 
 def text_tasks(config: Config) -> dict[str, Task]:
     """Return the tasks of a run that are in the form of text."""
@@ -33,9 +37,9 @@ def text_problems(config: Config) -> Iterator[Problem]:
 
 def _task(name: str, task: Task, config: Config) -> Iterator[Problem]:
     at = f"tasks.{name}"
-    if not task.has_text_form:
+    if task.no_text_form is not None:
         yield Problem(
-            f"a {task.type} task cannot be put as prompt and answer",
+            f"a {task.type} task cannot be put as prompt and answer: {task.no_text_form}",
             f"{at}.form",
             f"type {at}.form=head, or leave the task out",
         )
@@ -107,6 +111,19 @@ def _run(config: Config, tasks: dict[str, Task]) -> Iterator[Problem]:
                 if at.startswith("tasks")
                 else "type text.predict=likelihood, or sharing=hard",
             )
+    if config.text.sample and config.text.beams > 1:
+        yield Problem(
+            "an answer is drawn token by token, which several beams do not do",
+            "text.beams",
+            "type text.beams=1, or text.sample=false",
+        )
+    own = next((name for name, task in tasks.items() if task.own_answers), None)
+    if own is not None and config.text.predict == "generated":
+        yield Problem(
+            f"'{own}' has answers of its own in each row, which are scored and not generated",
+            "text.predict",
+            "type text.predict=likelihood, normalised or calibrated",
+        )
     if config.runner.engine == "fsdp":
         yield Problem(
             "form=text has no shards: the language head reads whole word embeddings",
@@ -120,17 +137,22 @@ def text_idle(config: Config) -> Iterator[tuple[str, str, str]]:
     tasks = text_tasks(config)
     out = "leave it out"
     if not tasks:
-        for key in ("predict", "max_answer", "beams"):
+        for key in ("predict", "max_answer", "beams", "sample", *DRAWING):
             yield f"text.{key}", "no task is in the form of text", f"{out}, or type form=text"
     elif all(map(tasks.__contains__, config.tasks)):
         yield "model.pooling", "no task reads a pooled vector (form=text)", out
     free = any(task.generated for task in tasks.values())
     if tasks and not free:
-        yield "text.max_answer", "all answers are texts of labels", out
+        yield "text.max_answer", "all answers are texts of labels or options", out
         if config.text.predict != "generated":
-            yield "text.beams", f"no answer is generated (text.predict={config.text.predict})", out
+            for key in ("beams", "sample"):
+                what = f"no answer is generated (text.predict={config.text.predict})"
+                yield f"text.{key}", what, out
+    if tasks and not config.text.sample:
+        for key in DRAWING:
+            yield f"text.{key}", "the most likely tokens are taken", f"{out}, or type {SAMPLE}"
     if tasks and all(task.generated for task in tasks.values()):
-        yield "text.predict", "the answers to questions on a text are always generated", out
+        yield "text.predict", "the answers of all tasks are texts that are always generated", out
     for name in config.tasks:
         if name in tasks:
             for key in ("head_layers", "dropout"):

@@ -19,6 +19,7 @@ from mtlcli.data.batches import Batch
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.forward_pass import running
 from mtlcli.tasks.base import Encoded
+from mtlcli.tasks.drawing import Drawing
 
 if TYPE_CHECKING:
     from mtlcli.models.multitask import MultiTaskModel, Trunk
@@ -42,6 +43,7 @@ class Inference:
         beams: int,
         end: int,
         allowed: Callable[[list[int]], list[int]] | None,
+        drawing: Drawing | None = None,
     ) -> Tensor:
         """Return the token ids with which the language model goes on, for a padded batch of
         prompts: (batch, `most`), filled up with `end`."""
@@ -70,6 +72,7 @@ class Inference:
                 attention_mask=mask.long(),
                 generation_config=settings,
                 prefix_allowed_tokens_fn=limit,
+                logits_processor=[] if drawing is None else [drawing],
             )
         new: Tensor = found[:, width:]
         return nn.functional.pad(new, (0, most - new.shape[1]), value=end)

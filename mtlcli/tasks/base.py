@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
     from mtlcli.data.batches import Batch
     from mtlcli.data.encoder import TextEncoder
-    from mtlcli.tasks.answers import Choices, FreeText
+    from mtlcli.tasks.answers import Choices, FreeText, Options
     from mtlcli.tasks.decoder import DecoderHead
+    from mtlcli.tasks.drawing import Drawing
 
 C = TypeVar("C", bound=Task)
 FIXED = ()
@@ -72,12 +73,14 @@ class Inference(Protocol):
         beams: int,
         end: int,
         allowed: Callable[[list[int]], list[int]] | None,
+        drawing: Drawing | None = None,
     ) -> Tensor:
         """Return the token ids with which the language model goes on: (batch, `most`), filled up
         with `end`, the id that ends an answer.
 
         `beams`: the number of answers to follow at the same time. `allowed`: what may follow the
-        tokens of an answer so far; None: any token.
+        tokens of an answer so far; None: any token. `drawing`: draws each token; None: the most
+        likely one is taken.
         """
         ...
 
@@ -286,7 +289,12 @@ class TaskType(ABC, Generic[C]):
         labels are not compared."""
         return None
 
-    def answers(self) -> Choices | FreeText | None:
+    def prompt_texts(self, table: Table, column: str) -> list[str]:
+        """Return the text that takes the place of a column in a prompt (`form=text`), for each row.
+        `column`: one of the config's `text_columns`."""
+        return table.column(column)
+
+    def answers(self) -> Choices | Options | FreeText | None:
         """Return how the labels are answers of a language model; None for a task type whose tasks
         cannot be put as prompt and answer. Called once the labels are known."""
         return None

@@ -20,6 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from mtlcli.data.features import NO_TARGET
 from mtlcli.tasks.base import Encoded, Foundation
+from mtlcli.tasks.drawing import Drawing
 
 HEAD_SIZE = 64
 """The least width of an attention head of a decoder from scratch, as in most models."""
@@ -80,10 +81,12 @@ class DecoderHead(nn.Module):
         *,
         seed: int = 0,
         allowed: Callable[[list[int]], list[int]] | None = None,
+        drawing: Drawing | None = None,
     ) -> Tensor:
         """Return the token ids of texts, which end with `end_id`, or are cut off: (batch,
         max_new_tokens), NO_TARGET after their end. `seed`: the seed by which tokens are drawn.
-        `allowed`: what may follow the tokens of a text so far; None: any token."""
+        `allowed`: what may follow the tokens of a text so far; None: any token. `drawing`: draws
+        each token, by a seed of its own."""
         drawn: dict[str, Any] = {}
         if writing.sample:
             # All tokens may be drawn: by default the library takes 50.
@@ -111,6 +114,7 @@ class DecoderHead(nn.Module):
                 attention_mask=encoded.mask.long(),
                 generation_config=options,
                 prefix_allowed_tokens_fn=limit,
+                logits_processor=[] if drawing is None else [drawing],
             )
         ids = ids[:, 1:]
         ended = (ids == self.end_id).cumsum(1) - (ids == self.end_id).long()

@@ -66,3 +66,39 @@ def test_packed_batches_give_the_losses_of_padded_ones(tmp_path: Path) -> None:
         rows = [json.loads(line) for line in (run / "metrics.jsonl").open()]
         losses.append([entry["loss"] for row in rows for entry in row["tasks"].values()])
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_every_type_with_answers_is_trained_and_draws_the_same_again(tmp_path: Path) -> None:
+    run = start(
+        tmp_path / "run",
+        *("form=text", "model=tiny_decoder", "sampling=all", "runner.steps=2"),
+        *("runner.eval_every=2", "data.max_length=96", "tasks.race.max_length=160"),
+        "task=[race,go_emotions,ud_pos,conll2003,semeval2010_task8,multi30k]",
+        *("text.max_answer=6", "data.max_train_rows=40", "data.max_eval_rows=12"),
+    )
+    rows = {}
+    for name, more in {"once": [], "again": ["runner.eval_batch_size=5"]}.items():
+        evaluate_path(
+            run,
+            tasks=["conll2003", "go_emotions", "multi30k", "ud_pos"],
+            overrides=["text.sample=true", "text.seed=3", "data.max_eval_rows=12", *more],
+            predictions=tmp_path / name,
+        )
+        rows[name] = [
+            json.loads(line)
+            for file in sorted((tmp_path / name).glob("*.jsonl"))
+            for line in file.open()
+        ]
+    assert rows["once"] == rows["again"]
+    assert len(rows["once"]) == 48
+    assert len({row["text"] for row in rows["once"] if "text" in row}) > 12, "rows draw apart"
+    results = json.loads((run / "results.json").read_text())["tasks"]
+    mains = {name: entry["main_metric"] for name, entry in results.items()}
+    assert mains == {
+        "race": "accuracy",
+        "go_emotions": "f1_micro",
+        "ud_pos": "tag_accuracy",
+        "conll2003": "entity_f1",
+        "semeval2010_task8": "relation_f1_macro",
+        "multi30k": "bleu",
+    }

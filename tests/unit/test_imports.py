@@ -88,6 +88,7 @@ LIGHT += [f"mtlcli.data.{name}" for name in ("delimited", "long", "objects", "pa
 in them, without torch."""
 MODULES_OF_TORCH = {
     "mtlcli.tasks.decoder",
+    "mtlcli.tasks.drawing",
     "mtlcli.tasks.heads",
     "mtlcli.tasks.losses",
     "mtlcli.tasks.tagging.crf",

@@ -18,6 +18,7 @@ from mtlcli.data.features import NO_TARGET, Features
 from mtlcli.data.table import Table
 from mtlcli.errors import Problem
 from mtlcli.metrics import compute, main_key
+from mtlcli.tasks.answers import softmax
 from mtlcli.tasks.base import Outputs, TaskType
 from mtlcli.tasks.checks import (
     counted,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from mtlcli.data.batches import Batch
     from mtlcli.data.encoder import TextEncoder
+    from mtlcli.tasks.choice.answers import OptionAnswers
 
 UNKNOWN = -101
 """Number of the option of a row whose label is none of its options."""
@@ -92,7 +94,7 @@ class Choice(TaskType[ChoiceTask]):
         contexts = [
             " ".join(parts) for parts in zip(*map(table.column, self._context_columns), strict=True)
         ]
-        question, options = self.config.columns.question, self._options(table)
+        question, options = self.config.columns.question, self.options(table)
         if question is None:
             return contexts, options
         return contexts, [
@@ -100,7 +102,7 @@ class Choice(TaskType[ChoiceTask]):
             for asked, row in zip(table.column(question), options, strict=True)
         ]
 
-    def _options(self, table: Table) -> list[list[str]]:
+    def options(self, table: Table) -> list[list[str]]:
         """Return the options of each row."""
         columns = self.config.columns.options
         if isinstance(columns, str):
@@ -129,7 +131,7 @@ class Choice(TaskType[ChoiceTask]):
         missing = np.flatnonzero(targets == NO_TARGET)
         if len(unknown):
             row = int(unknown[0])
-            count, first = len(self._options(table)[row]), self.config.first_option
+            count, first = len(self.options(table)[row]), self.config.first_option
             value = shown(table.rows.column(column)[row].as_py())
             what = f"label {value} is none of the {count} options of the row"
             fix = (
@@ -227,22 +229,34 @@ class Choice(TaskType[ChoiceTask]):
     def decode(self, outputs: Outputs, features: Features, table: Table) -> list[Any]:
         """Return {"option": number, "text", "probabilities"} for each row. The number counts from
         `first_option`."""
-        logits = outputs["logits"][:, 0].astype(np.float64)
+        logits = outputs["logits"][:, 0]
         require_finite(self.name, logits)
+        return self.from_scores(of_examples(logits, features), table)
+
+    def from_scores(self, scores: Sequence[NDArray], table: Table) -> list[Any]:
+        """Return the predictions of `decode` from the scores of each row's options."""
         found = []
-        for options, scores in zip(
-            self._options(table), of_examples(logits, features), strict=True
-        ):
-            exponentials = np.exp(scores - scores.max())
-            best = int(scores.argmax())
+        for options, of_row in zip(self.options(table), scores, strict=True):
+            best = int(of_row.argmax())
             found.append(
                 {
                     "option": best + self.config.first_option,
                     "text": options[best],
-                    "probabilities": (exponentials / exponentials.sum()).tolist(),
+                    "probabilities": softmax(of_row[None])[0].tolist(),
                 }
             )
         return found
+
+    def answers(self) -> OptionAnswers:
+        from mtlcli.tasks.choice.answers import OptionAnswers
+
+        return OptionAnswers(self)
+
+    def prompt_texts(self, table: Table, column: str) -> list[str]:
+        """Return the texts of a column; of a list of options, each behind a dash."""
+        if column != self.config.columns.options:
+            return table.column(column)
+        return [" ".join(f"- {option}" for option in row) for row in table.column(column)]
 
     def metric_inputs(self, metric: str, predictions: list[Any]) -> dict[str, Any]:
         first = self.config.first_option

@@ -29,8 +29,8 @@ Weight = Annotated[float, Gt(0)]
 class ClassificationTask(Task):
     """Classification: one label out of a fixed set for a text or a pair of texts."""
 
-    has_text_form: ClassVar[bool] = True
-    """True: labels and answers have texts."""
+    no_text_form: ClassVar[None] = None
+    """None: labels and answers have texts."""
     only_trained: ClassVar[tuple[str, ...]] = (
         *Task.only_trained,
         *("class_weights", "label_smoothing", "focal_gamma"),
@@ -100,13 +100,7 @@ class ClassificationTask(Task):
 
     def text_problems(self, at: str) -> Iterator[Problem]:
         yield from self.answer_problems(at, self.labels or []) if self.labels else ()
-        for key in ("class_weights", "label_smoothing"):
-            if getattr(self, key):
-                yield Problem(
-                    "has no effect on answers in text, whose loss is over tokens",
-                    f"{at}.{key}",
-                    "leave it out, or type form=head",
-                )
+        yield from self.head_loss_problems(at, "class_weights", "label_smoothing", "focal_gamma")
 
     @property
     def text_columns(self) -> list[str]:

@@ -38,6 +38,8 @@ class MlmTask(Task):
     """The head reads which tokens are hidden, which inputs of other tasks do not have."""
     fixed_words: ClassVar[str | None] = "it hides words itself"
     """Why the words of a text cannot be changed without its label."""
+    no_text_form: ClassVar[str] = "it asks for hidden tokens of a text, and has no question"
+    """A language model that reads from left to right never sees what follows a hidden token."""
     type: Literal["mlm"] = "mlm"
     """Task type."""
     columns: MlmColumns

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Gt, Lt, MinLen
 
 from mtlcli.config.section import section
-from mtlcli.config.task import Task, TextColumn, task_types
+from mtlcli.config.task import Task, TextColumn, listed, task_types
 from mtlcli.errors import Problem
 from mtlcli.tasks.classification import Weight, weight_problems
 
@@ -48,6 +48,10 @@ class MultilabelTask(Task):
     """The head reads the pooled vector alone."""
     compares: ClassVar[bool] = True
     """There is one output for each input."""
+    no_text_form: ClassVar[None] = None
+    """None: the answer is a list of the labels."""
+    generated: ClassVar[bool] = True
+    """True: a list of labels is a text of any length."""
     type: Literal["multilabel"] = "multilabel"
     """Task type."""
     columns: MultilabelColumns
@@ -108,6 +112,18 @@ class MultilabelTask(Task):
                 f"{at}.labels",
                 "leave them out",
             )
+
+    def idle(self, at: str) -> Iterator[tuple[str, str, str]]:
+        if self.form == "text":
+            yield f"{at}.threshold", "the labels are generated (form=text)", "leave it out"
+
+    def text_problems(self, at: str) -> Iterator[Problem]:
+        yield from self.answer_problems(at, [])
+        yield from self.head_loss_problems(at, "class_weights", "pos_weight", "focal_gamma")
+
+    @property
+    def text_columns(self) -> list[str]:
+        return [*listed(self.columns.text), *listed(self.columns.text_pair)]
 
     @property
     def allowed(self) -> list[Any]:

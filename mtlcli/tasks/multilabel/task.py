@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from mtlcli.data.batches import Batch
     from mtlcli.data.encoder import TextEncoder
+    from mtlcli.tasks.multilabel.answers import LabelListAnswers
 
 UNLABELLED = -1
 """Value of every label of a row without labels; the loss leaves such rows out."""
@@ -272,6 +273,11 @@ class Multilabel(TextTask[MultilabelTask]):
             else:
                 found[row, [numbers[label] for label in labels if label in numbers]] = 1
         return found
+
+    def answers(self) -> LabelListAnswers:
+        from mtlcli.tasks.multilabel.answers import LabelListAnswers
+
+        return LabelListAnswers(self)
 
     def encode(self, table: Table, encoder: TextEncoder) -> Features:
         """Return a feature for each row. columns: `labels`, (N, labels), see `_matrix`."""

@@ -36,6 +36,8 @@ class RankingTask(Task):
     """Keys that do not affect the features."""
     fixed_words: ClassVar[str | None] = None
     """Labels are taken to survive a few changed words."""
+    no_text_form: ClassVar[str] = "the order of many candidates is no answer of one text"
+    """A label is a list of relevances, as long as that of the candidates."""
     type: Literal["ranking"] = "ranking"
     """Task type."""
     columns: RankingColumns

@@ -18,14 +18,14 @@ from mtlcli.errors import Problem
 class RegressionTask(Task):
     """Regression: one real number for a text or a pair of texts."""
 
-    has_text_form: ClassVar[bool] = True
-    """True: labels and answers have texts."""
     fixed_words: ClassVar[str | None] = None
     """Labels are taken to survive a few changed words."""
     mixes: ClassVar[bool] = True
     """The head reads the pooled vector alone."""
     compares: ClassVar[bool] = True
     """There is one output for each input."""
+    no_text_form: ClassVar[None] = None
+    """None: labels and answers have texts."""
     type: Literal["regression"] = "regression"
     """Task type."""
     columns: TextColumns

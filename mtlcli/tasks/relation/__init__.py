@@ -14,6 +14,8 @@ from mtlcli.errors import Problem
 from mtlcli.registry import suggest
 from mtlcli.tasks.classification import ClassificationTask
 
+ENTITIES = ("entity1", "entity2")
+"""What templates of prompts call the two entities (`form=text`)."""
 Span = Annotated[list[str], Len(2, 2)]
 
 
@@ -40,8 +42,6 @@ class RelationColumns:
 class RelationTask(ClassificationTask):
     """Relation extraction: the relation between two marked entities of a text (SemEval, TACRED)."""
 
-    has_text_form: ClassVar[bool] = False
-    """A prompt would have to name the entities, which templates do not."""
     writes: ClassVar[bool] = True
     """The head reads the places of the entities, which inputs of other tasks do not have."""
     not_encoded: ClassVar[tuple[str, ...]] = (*ClassificationTask.not_encoded, "no_relation")
@@ -57,6 +57,11 @@ class RelationTask(ClassificationTask):
     no_relation: str | None = None
     """Class that stands for no relation, or another one than those of the data set, which
     `relation_f1_macro` and `relation_f1_micro` leave out; null: there is none."""
+
+    @property
+    def text_columns(self) -> list[str]:
+        """The column of the text, which loses its marks, and the names of the two entities."""
+        return [self.columns.text, *ENTITIES]
 
     def problems(self, at: str, length: int, length_key: str) -> Iterator[Problem]:
         yield from super().problems(at, length, length_key)

@@ -22,7 +22,7 @@ from mtlcli.metrics import compute, main_key
 from mtlcli.tasks.base import Encoded
 from mtlcli.tasks.checks import counted, is_list, is_text, text_problems, wrong_type
 from mtlcli.tasks.classification.task import Classification
-from mtlcli.tasks.relation import RelationTask
+from mtlcli.tasks.relation import ENTITIES, RelationTask
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -118,6 +118,14 @@ class Relation(Classification):
             )
         )
         return [counted(table, bad, what, fix)]
+
+    def prompt_texts(self, table: Table, column: str) -> list[str]:
+        """Return the text without its marks, or one of the entities as it stands there."""
+        marked = [each for each in self._marked(table) if each is not None]
+        if column == self.config.columns.text:
+            return [each.text for each in marked]
+        number = ENTITIES.index(column)
+        return [each.text[slice(*each.entities[number])] for each in marked]
 
     def encode(self, table: Table, encoder: TextEncoder) -> Features:
         """Return a feature for each row. columns: `label`; `first` and `second`, the token

@@ -44,6 +44,10 @@ class Seq2SeqTask(Task):
         "label_smoothing",
     )
     """Keys that do not affect the features."""
+    no_text_form: ClassVar[None] = None
+    """None: the target is the answer."""
+    generated: ClassVar[bool] = True
+    """True: any text can be a target."""
     writes: ClassVar[bool] = True
     """Whether the task's head writes texts."""
     fixed_words: ClassVar[str | None] = "the text that is to be written follows its words"
@@ -103,7 +107,23 @@ class Seq2SeqTask(Task):
                 f"type tasks.{self.head}.max_target_length={self.longest}, or a lower value here",
             )
 
+    @property
+    def text_columns(self) -> list[str]:
+        return [self.columns.text]
+
+    def text_problems(self, at: str) -> Iterator[Problem]:
+        yield from self.answer_problems(at, [])
+        yield from self.head_loss_problems(at, "label_smoothing")
+
     def idle(self, at: str) -> Iterator[tuple[str, str, str]]:
+        if self.form == "text":
+            for key in (*GENERATION[:-1], *DECODER):
+                yield (
+                    f"{at}.{key}",
+                    "the task has no decoder of its own (form=text)",
+                    "leave it out; text.beams and text.sample say how answers are written",
+                )
+            return
         if self.beams == 1:
             yield f"{at}.length_penalty", "there is one beam", f"leave it out, or type {at}.beams=4"
         if not self.sample:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from mtlcli.data.batches import Batch
     from mtlcli.data.encoder import TextEncoder
+    from mtlcli.tasks.seq2seq.answers import TargetAnswers
 
 LAYERS = 2
 """Number of layers of a decoder from scratch."""
@@ -112,6 +113,14 @@ class Seq2Seq(TaskType[Seq2SeqTask]):
             fix = f"fill it in, or leave the row out: {self._skip}"
             problems.append(counted(table, missing, what, fix))
         return problems
+
+    def answers(self) -> TargetAnswers:
+        from mtlcli.tasks.seq2seq.answers import TargetAnswers
+
+        return TargetAnswers(self)
+
+    def prompt_texts(self, table: Table, column: str) -> list[str]:
+        return self._inputs(table)
 
     def encode(self, table: Table, encoder: TextEncoder) -> Features:
         """Return a feature for each row. sequences: `target`, the tokens of the target, of which a

@@ -37,8 +37,8 @@ class SpanColumns:
 class SpanTask(Task):
     """Extractive question answering: the answer is a span of the context (SQuAD 1.1 and 2.0)."""
 
-    has_text_form: ClassVar[bool] = True
-    """True: labels and answers have texts."""
+    no_text_form: ClassVar[None] = None
+    """None: labels and answers have texts."""
     generated: ClassVar[bool] = True
     """True: any text can be an answer."""
     not_encoded: ClassVar[tuple[str, ...]] = (

@@ -45,6 +45,10 @@ class TaggingTask(Task):
     """Keys that do not affect the features."""
     fixed_words: ClassVar[str | None] = "each word has a tag"
     """Why the words of a text cannot be changed without its label."""
+    no_text_form: ClassVar[None] = None
+    """None: the answer lists the entities, or each word with its tag."""
+    generated: ClassVar[bool] = True
+    """True: such a list is a text of any length."""
     type: Literal["tagging"] = "tagging"
     """Task type."""
     columns: TaggingColumns = field(default_factory=TaggingColumns)
@@ -98,6 +102,22 @@ class TaggingTask(Task):
                 f"{at}.stride",
                 f"raise {at}.max_length, or lower {at}.stride",
             )
+
+    def text_problems(self, at: str) -> Iterator[Problem]:
+        yield from self.answer_problems(at, [])
+        yield from self.head_loss_problems(
+            at, "class_weights", "label_smoothing", "focal_gamma", "crf"
+        )
+
+    def idle(self, at: str) -> Iterator[tuple[str, str, str]]:
+        if self.form == "text":
+            for key in ("stride", "constrained"):
+                yield f"{at}.{key}", "the tags are generated (form=text)", "leave it out"
+
+    @property
+    def text_columns(self) -> list[str]:
+        """The column of the words, which a space joins."""
+        return [self.columns.words]
 
     def head_problems(self, at: str, other: Task) -> Iterator[Problem]:
         if self.labels and self.labels != other.allowed:

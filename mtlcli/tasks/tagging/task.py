@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from mtlcli.data.batches import Batch
     from mtlcli.data.encoder import TextEncoder
     from mtlcli.tasks.base import Encoded
+    from mtlcli.tasks.tagging.answers import TagAnswers
 
 
 class Tagging(TaskType[TaggingTask]):
@@ -87,13 +88,10 @@ class Tagging(TaskType[TaggingTask]):
         return self.config.columns.words
 
     def texts(self, table: Table) -> list[str]:
-        return [" ".join(words) for words in self._words(table)]
-
-    def _words(self, table: Table) -> list[list[str]]:
-        return table.column(self.config.columns.words)
+        return [" ".join(words) for words in self.sentences(table)]
 
     def has_input(self, table: Table) -> NDArray[np.bool_]:
-        return np.array([bool(words) for words in self._words(table)], bool)
+        return np.array([bool(words) for words in self.sentences(table)], bool)
 
     def labelled(self, table: Table) -> NDArray[np.bool_]:
         column = self.config.columns.label
@@ -138,7 +136,7 @@ class Tagging(TaskType[TaggingTask]):
             )
             fix += "; csv cannot hold lists, jsonl, parquet and conll can" if is_text(kind) else ""
             return [wrong_type(table, column, "lists of words are needed", fix)]
-        sentences = self._words(table)
+        sentences = self.sentences(table)
         none, blank = short_and_blank(sentences)
         found = []
         if none:
@@ -183,7 +181,7 @@ class Tagging(TaskType[TaggingTask]):
         ):
             return wrong
         known, rows = set(self.labels), self._tags(table)
-        lengths = list(map(len, self._words(table)))
+        lengths = list(map(len, self.sentences(table)))
         missing = [row for row, tags in enumerate(rows) if not tags]
         uneven = [row for row, tags in enumerate(rows) if tags and len(tags) != lengths[row]]
         strange = [row for row, tags in enumerate(rows) if tags and not known.issuperset(tags)]
@@ -195,7 +193,7 @@ class Tagging(TaskType[TaggingTask]):
         if strange:
             tags = rows[strange[0]] or []
             place = next(i for i, tag in enumerate(tags) if tag not in known)
-            word, tag = self._words(table)[strange[0]][place : place + 1], tags[place]
+            word, tag = self.sentences(table)[strange[0]][place : place + 1], tags[place]
             what = f"word {place + 1}{f' ({shown(word[0])})' if word else ''} has " + (
                 "no tag" if tag is None else f"the tag {shown(tag)}, which is not one of the tags"
             )
@@ -300,13 +298,25 @@ class Tagging(TaskType[TaggingTask]):
             [_name(number, names) for number in numbers] if numbers else None for numbers in rows
         ]
 
+    def answers(self) -> TagAnswers:
+        from mtlcli.tasks.tagging.answers import tag_answers
+
+        return tag_answers(self)
+
+    def prompt_texts(self, table: Table, column: str) -> list[str]:
+        return self.texts(table)
+
+    def sentences(self, table: Table) -> list[list[str]]:
+        """Return the words of each row."""
+        return table.column(self.config.columns.words)
+
     def encode(self, table: Table, encoder: TextEncoder) -> Features:
         """Return a feature for each window. token_columns: `word`, see `TextEncoder.words`.
         token_targets: `tag`, the class id of the word that a token stands for, else -100. columns:
         `words`, the number of tags in a window."""
         stride = self.config.stride
         features = encoder.words(
-            self._words(table),
+            self.sentences(table),
             max_length=self.max_length,
             stride=self.max_length // 4 if stride is None else stride,
         )
@@ -402,20 +412,20 @@ class Tagging(TaskType[TaggingTask]):
         word without a token, such as a control character alone, gets O, or else the first tag."""
         logits = outputs["logits"]
         require_finite(self.name, logits)
-        labels, sentences = self.labels, self._words(table)
-        spells = spell_entities(labels)
-        other = OUTSIDE_TAG if OUTSIDE_TAG in labels else labels[0]
-        found = [[other] * len(words) for words in sentences]
+        labels, sentences = self.labels, self.sentences(table)
+        found = [[self.other] * len(words) for words in sentences]
         tokens = np.flatnonzero(features.token_columns["word"] >= 0)
         rows = np.repeat(features.columns["row"], features.lengths)[tokens]
         places = features.token_columns["word"][tokens]
         best = self._best(logits[tokens], rows, outputs.get("transitions"))
         for row, place, choice in zip(rows.tolist(), places.tolist(), best.tolist(), strict=True):
             found[row][place] = labels[choice]
-        return [
-            {"tags": tags} | ({"entities": _listed(tags, words)} if spells else {})
-            for tags, words in zip(found, sentences, strict=True)
-        ]
+        return [self.prediction(words, tags) for tags, words in zip(found, sentences, strict=True)]
+
+    def prediction(self, words: list[str], tags: list[str]) -> dict[str, Any]:
+        """Return the prediction for a sentence in the form of `decode`."""
+        named = {"entities": _listed(tags, words)} if spell_entities(self.labels) else {}
+        return {"tags": tags, **named}
 
     def _best(
         self, logits: NDArray, rows: NDArray[np.int64], transitions: NDArray | None
@@ -451,6 +461,11 @@ class Tagging(TaskType[TaggingTask]):
             more = {"entities": listed} if "entities" in prediction else {}
             found.append(prediction | more)
         return found
+
+    @property
+    def other(self) -> str:
+        """The tag of a word for which nothing is predicted: O, or else the first tag."""
+        return OUTSIDE_TAG if OUTSIDE_TAG in self.labels else self.labels[0]
 
     def metric_inputs(self, metric: str, predictions: list[Any]) -> dict[str, Any]:
         return {"predictions": [prediction["tags"] for prediction in predictions]}

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from mtlcli.config.text import template_pieces
 from mtlcli.data.encoder import TextEncoder
-from mtlcli.data.table import Table
 from mtlcli.errors import UserError
 
 TARGET = "answer"
@@ -61,22 +60,21 @@ class Prompt:
 
 
 def prompt_tokens(
-    prompt: Prompt, table: Table, encoder: TextEncoder, room: int
+    prompt: Prompt, columns: Mapping[str, Sequence[str]], encoder: TextEncoder, rooms: Sequence[int]
 ) -> Iterator[tuple[NDArray, bool]]:
-    """Yield the token ids of the prompt of each row, at most `room`, without special tokens, and
-    whether one of the row's texts was cut for it.
+    """Yield the token ids of the prompt of each row, without special tokens and at most as many as
+    it has room for, and whether one of the row's texts was cut for it. `columns`: the texts of the
+    columns that the prompt names; `rooms`: the room of each row.
 
     The longest text is cut first, at its end, so that the template stays whole. Raises UserError
-    when the template alone is longer than `room`.
+    when the template alone is too long.
     """
-    columns = list(dict.fromkeys(prompt.columns))
     rows = [
-        dict(zip(columns, texts, strict=True))
-        for texts in zip(*(table.column(column) for column in columns), strict=True)
-    ] or [{} for _ in range(len(table))]
+        dict(zip(columns, texts, strict=True)) for texts in zip(*columns.values(), strict=True)
+    ] or [{} for _ in rooms]
     whole = [prompt.text(texts) for texts in rows]
     tokens = encoder.tokens(whole)
-    for texts, text in zip(rows, whole, strict=True):
+    for texts, text, room in zip(rows, whole, rooms, strict=True):
         ids = tokens[text][0]
         cut = len(ids) > room
         while len(ids) > room:

@@ -137,6 +137,38 @@ def language_of(encoded: Encoded) -> Callable[[Tensor], Tensor]:
     return encoded.language
 
 
+def behind(prompt: Sequence[int], batch: Batch) -> Batch:
+    """Return the features' own answers behind another prompt, the same for each."""
+    device = batch.input_ids.device
+    tokens = torch.tensor([list(prompt)], device=device).expand(len(batch), -1)
+    if TARGET in batch.sequences:
+        return replace(
+            batch,
+            input_ids=tokens,
+            attention_mask=torch.ones_like(tokens, dtype=torch.bool),
+            token_type_ids=None if batch.token_type_ids is None else torch.zeros_like(tokens),
+            lengths=np.full(len(batch), len(prompt)),
+        )
+    # In a decoder-only model each answer stands one place after the targets of its tokens.
+    moved = len(prompt) - batch.columns[PROMPT]
+    lengths = batch.lengths + moved.cpu().numpy()
+    place = torch.arange(int(lengths.max()), device=device).expand(len(batch), -1)
+    there = torch.tensor(lengths, device=device)[:, None]
+    before = (place - moved[:, None]).clamp(0, batch.input_ids.shape[1] - 1)
+    ids = torch.where(place < there, batch.input_ids.gather(1, before), batch.pad_id)
+    ids[:, : len(prompt)] = tokens
+    targets = batch.token_targets[TARGET].gather(1, before)
+    answer = (place >= len(prompt) - 1) & (place < there)
+    return replace(
+        batch,
+        input_ids=ids,
+        attention_mask=place < there,
+        token_type_ids=None if batch.token_type_ids is None else torch.zeros_like(ids),
+        lengths=lengths,
+        token_targets={TARGET: torch.where(answer, targets, NO_TARGET)},
+    )
+
+
 def single(ids: Sequence[int], like: Batch) -> Batch:
     """Return a batch of one prompt, on the device of another batch."""
     tokens = torch.tensor([list(ids)], device=like.input_ids.device)

@@ -8,8 +8,10 @@ the task itself, which this form is put around.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from mtlcli.config.task import Task, Template
 from mtlcli.data.features import NO_TARGET, VARIANT, Features, Sequences
 from mtlcli.data.table import Table
 from mtlcli.errors import Problem, UserError
-from mtlcli.tasks.answers import NO_CHOICE, Choices, FreeText
+from mtlcli.tasks.answers import NO_CHOICE, Choices, FreeText, Options
 from mtlcli.tasks.base import Encoded, Inference, Outputs, TaskType
 from mtlcli.tasks.checks import require_finite
 from mtlcli.tasks.text_form.prompts import (
@@ -39,6 +41,18 @@ if TYPE_CHECKING:
 
     from mtlcli.data.batches import Batch
     from mtlcli.data.encoder import TextEncoder
+
+
+@dataclass
+class _Encoded:
+    """The rows of a table with one prompt."""
+
+    rows: list[list[tuple[NDArray, NDArray]]]
+    """For each row the token ids of the prompt and of an answer, once for each answer."""
+    cut: int
+    """The number of prompts that were cut."""
+    answers_cut: int
+    """The number of answers that were cut."""
 
 
 class TextForm(TaskType[Task]):
@@ -90,6 +104,9 @@ class TextForm(TaskType[Task]):
     def required_columns(self, *, labelled: bool = True) -> list[str]:
         return self.inner.required_columns(labelled=labelled)
 
+    def has_input(self, table: Table) -> NDArray[np.bool_]:
+        return self.inner.has_input(table)
+
     def prepare(self, train: Table | None, others: Sequence[Table] = ()) -> None:
         self.inner.prepare(train, others)
 
@@ -127,7 +144,7 @@ class TextForm(TaskType[Task]):
         return True
 
     @cached_property
-    def _answers(self) -> Choices | FreeText:
+    def _answers(self) -> Choices | Options | FreeText:
         """The labels as answers, once they are known."""
         answers = self.inner.answers()
         assert answers is not None, "a task without a text form is refused beforehand"
@@ -149,7 +166,7 @@ class TextForm(TaskType[Task]):
 
     @property
     def _labels(self) -> list[list[str]]:
-        """The text of each label with each prompt; empty lists where any text is an answer."""
+        """The text of each label with each prompt; empty lists where labels are no answers."""
         if not isinstance(self._answers, Choices):
             return [[] for _ in self._prompts]
         given = [template.answers or {} for template in self._templates] or [{}]
@@ -161,8 +178,8 @@ class TextForm(TaskType[Task]):
     def texts(self, table: Table) -> list[str]:
         """Return the first prompt of each row with its answer, and every other template once."""
         first, *others = self._prompts
-        columns = {column: table.column(column) for column in first.columns}
-        answers = self._answer_texts(table, self._labels[0])
+        columns = self._columns(first, table)
+        answers = [" ".join(each) for each in self._answer_texts(table, self._labels[0])]
         whole = [
             f"{first.text({column: texts[row] for column, texts in columns.items()})} {answer}"
             for row, answer in enumerate(answers)
@@ -172,18 +189,40 @@ class TextForm(TaskType[Task]):
             for prompt, labels in zip(others, self._labels[1:], strict=True)
         ]
 
-    def _answer_texts(self, table: Table, labels: list[str]) -> list[str]:
-        """Return the answer of each row, an empty text where there is none."""
+    def _columns(self, prompt: Prompt, table: Table) -> dict[str, list[str]]:
+        """Return the texts of the columns that a prompt names."""
+        names = dict.fromkeys(prompt.columns)
+        return {column: self.inner.prompt_texts(table, column) for column in names}
+
+    def _answer_texts(self, table: Table, labels: list[str]) -> list[list[str]]:
+        """Return the answers of each row that features are made of: the right one, an empty text
+        where there is none; where rows have answers of their own, all of them, but in training the
+        right one alone."""
         if isinstance(self._answers, FreeText):
-            return [text or "" for text in self._answers.texts(table)]
+            return [[text or ""] for text in self._answers.texts(table)]
+        if isinstance(self._answers, Options) and not self._trains(table):
+            return self._answers.texts(table)
+        choices = (
+            self._answers.texts(table) if isinstance(self._answers, Options) else repeat(labels)
+        )
         return [
-            "" if number == NO_CHOICE else labels[number]
-            for number in self._answers.targets(table).tolist()
+            ["" if number == NO_CHOICE else row[number]]
+            for number, row in zip(self._answers.targets(table).tolist(), choices, strict=False)
         ]
+
+    def _trains(self, table: Table) -> bool:
+        return table.split == self.config.splits.train
+
+    @cached_property
+    def _longest(self) -> int:
+        """The most tokens of an answer that is no label."""
+        if isinstance(self._answers, FreeText):
+            return self.text.max_answer or self._answers.longest(self.max_length)
+        return self.max_length // 2
 
     def check(self, table: Table, *, labelled: bool) -> list[Problem]:
         problems = self.inner.check(table, labelled=labelled)
-        if problems or table.split != self.config.splits.train:
+        if problems or not self._trains(table):
             return problems
         # Labels that the config does not name are known now.
         return [*self.config.answer_problems(f"tasks.{self.name}", self.inner.classes)]
@@ -192,7 +231,7 @@ class TextForm(TaskType[Task]):
         return self.inner.encoding_settings() | {
             "prompts": [prompt.pieces for prompt in self._prompts],
             "answers": self._labels,
-            "max_answer": self.text.max_answer,
+            "longest": self._longest,
         }
 
     def use(self, encoder: TextEncoder, *, has_decoder: bool) -> list[Problem]:
@@ -218,28 +257,30 @@ class TextForm(TaskType[Task]):
 
     def encode(self, table: Table, encoder: TextEncoder) -> Features:
         """Return the features of prompts and answers: of the train split one for each row and
-        template, of other splits one for each row. columns: `prompt`, the number of tokens before
-        the answer; `answer_tokens`; `variant`, the number of the template, where there are
-        several."""
-        trained = table.split == self.config.splits.train
-        count = len(self._prompts) if trained else 1
+        template, of other splits one for each row, or for each answer that the row has of its own.
+        columns: `prompt`, the number of tokens before the answer; `answer_tokens`; `variant`, the
+        number of the template, where there are several. notes: also `answers cut`."""
+        count = len(self._prompts) if self._trains(table) else 1
         made = [
             self._sequences(table, encoder, prompt, labels)
             for prompt, labels in zip(self._prompts[:count], self._labels[:count], strict=True)
         ]
-        by_row = zip(*(parts for parts, _ in made), strict=True)
-        rows = [each for variants in by_row for each in variants]
+        by_row = [
+            [pair for variant in variants for pair in variant]
+            for variants in zip(*(each.rows for each in made), strict=True)
+        ]
+        rows = [pair for pairs in by_row for pair in pairs]
         ids = [np.concatenate(pair) for pair in rows]
         prompts = np.array([len(prompt) for prompt, _ in rows], np.int64)
         answers = np.array([len(answer) for _, answer in rows], np.int64)
         columns = {
-            "row": np.repeat(np.arange(len(table), dtype=np.int64), count),
+            "row": np.repeat(np.arange(len(table), dtype=np.int64), list(map(len, by_row))),
             PROMPT: prompts,
             "answer_tokens": answers,
         }
         if count > 1:
             columns[VARIANT] = np.tile(np.arange(count), len(table))
-        notes = {"truncated": made[0][1] if made else 0}
+        notes = {"truncated": made[0].cut, "answers cut": made[0].answers_cut}
         if self._has_decoder:
             nothing = encoder.before[:0]
             written = np.concatenate([nothing, *(answer for _, answer in rows)])
@@ -268,35 +309,58 @@ class TextForm(TaskType[Task]):
 
     def _sequences(
         self, table: Table, encoder: TextEncoder, prompt: Prompt, labels: list[str]
-    ) -> tuple[list[tuple[NDArray, NDArray]], int]:
-        """Return prompt and answer of each row as token ids, and how many prompts were cut."""
+    ) -> _Encoded:
+        """Return prompt and answers of each row as token ids."""
         texts = self._answer_texts(table, labels)
-        distinct = list(dict.fromkeys([*labels, *texts]))
-        most = self.text.max_answer
+        distinct = list(dict.fromkeys([*labels, *(text for row in texts for text in row)]))
+        whole = dict(zip(distinct, answer_tokens(distinct, encoder), strict=True))
+        most = max(len(whole[label]) for label in labels) if labels else self._longest
         tokens = {
-            text: ids if len(ids) <= most or labels else np.append(ids[: most - 1], ids[-1:])
-            for text, ids in zip(distinct, answer_tokens(distinct, encoder), strict=True)
+            text: ids if len(ids) <= most else np.append(ids[: most - 1], ids[-1:])
+            for text, ids in whole.items()
         }
-        longest = max(len(tokens[label]) for label in labels) if labels else most
         # An encoder-decoder has the answer in its decoder.
         behind = encoder.after if self._has_decoder else encoder.after[:0]
-        taken = len(behind) if self._has_decoder else longest
-        room = encoder.limit(self.max_length) - len(encoder.before) - taken
-        if room < FEWEST:
+        if self._has_decoder:
+            taken = [len(behind)] * len(table)
+        elif isinstance(self._answers, Options):
+            options = self._answers.texts(table)
+            known = answer_tokens(list(chain.from_iterable(options)), encoder)
+            taken = [min(most, max(map(len, each))) for each in _split(known, map(len, options))]
+        else:  # What will be generated is as long as that, whatever the right answer.
+            taken = [most] * len(table)
+        limit = encoder.limit(self.max_length) - len(encoder.before)
+        if limit - max(taken, default=0) < FEWEST:
             raise UserError(
-                f"an answer of {longest} tokens leaves no room for the prompt of task "
+                f"an answer of {max(taken)} tokens leaves no room for the prompt of task "
                 f"'{self.name}' in {encoder.limit(self.max_length)}",
                 f"tasks.{self.name}.max_length",
                 "raise it, or lower text.max_answer",
             )
-        found, cut = [], 0
-        for text, (ids, was_cut) in zip(
-            texts, prompt_tokens(prompt, table, encoder, room), strict=True
-        ):
-            cut += was_cut
-            answer = tokens[text] if text else ids[:0]
-            found.append((np.concatenate([encoder.before, ids, behind]), answer))
-        return found, cut
+        found = _Encoded([], 0, sum(len(whole[text]) > most for row in texts for text in row))
+        prompts = prompt_tokens(
+            prompt, self._columns(prompt, table), encoder, [limit - each for each in taken]
+        )
+        for row, (ids, cut) in zip(texts, prompts, strict=True):
+            found.cut += cut
+            before = np.concatenate([encoder.before, ids, behind])
+            found.rows.append([(before, tokens[text] if text else ids[:0]) for text in row])
+        return found
+
+    def note(self, what: str, table: Table, features: Features) -> Problem | None:
+        if what != "answers cut":
+            return None
+        count = features.notes[what]
+        text = (
+            f"{count:,} of {len(features):,} answers {'is' if count == 1 else 'are'} cut to "
+            f"{self._longest} tokens"
+        )
+        key = "text.max_answer"
+        if isinstance(self._answers, Options):
+            key = f"tasks.{self.name}.max_length"
+        return Problem(
+            text, table.origin, f"raise {key} if what is cut off matters", f"{table.split}: {text}"
+        )
 
     def build_head(self, hidden: int, dropout: float, *, dense: bool, std: float) -> nn.Module:
         """Return a module without parameters: the language head is the backbone's."""
@@ -324,15 +388,20 @@ class TextForm(TaskType[Task]):
 
     @property
     def _generates(self) -> bool:
-        return isinstance(self._answers, FreeText) or self.text.predict == "generated"
+        return isinstance(self._answers, FreeText) or (
+            isinstance(self._answers, Choices) and self.text.predict == "generated"
+        )
 
     def infer(self, head: nn.Module, model: Inference, batch: Batch) -> dict[str, Tensor]:
-        """Return `scores` (batch, answers), which are like log likelihoods, or, where answers are
+        """Return `scores` (batch, answers), which are like log likelihoods; where rows have answers
+        of their own, that of each feature's answer as `score` (batch,); or, where answers are
         generated, their tokens as `ids` (batch, most tokens)."""
         from mtlcli.tasks.text_form.scoring import log_likelihoods, single
 
         if self._generates:
             return {"ids": self._generated(model, batch)}
+        if isinstance(self._answers, Options):
+            return {"score": self._own_scores(model, batch)}
         scored = without_ends(self.choices)
         scores = log_likelihoods(model.encode, batch, scored)
         if self.text.predict == "normalised":
@@ -341,19 +410,50 @@ class TextForm(TaskType[Task]):
             scores = scores - log_likelihoods(model.encode, single(self._empty, batch), scored)
         return {"scores": scores}
 
+    def _own_scores(self, model: Inference, batch: Batch) -> Tensor:
+        """Return the score of each feature's own answer, its end included: (batch,) fp32."""
+        from mtlcli.tasks.text_form.scoring import behind, log_likelihood_of_targets
+
+        scores = log_likelihood_of_targets(model.encode(batch), batch)
+        if self.text.predict == "normalised":
+            scores = scores / batch.columns["answer_tokens"]
+        elif self.text.predict == "calibrated":
+            without = behind(self._empty, batch)
+            scores = scores - log_likelihood_of_targets(model.encode(without), without)
+        return scores
+
     def _generated(self, model: Inference, batch: Batch) -> Tensor:
         """Return the tokens of the answers that are generated: (batch, most tokens)."""
         from mtlcli.tasks.decoder import Writing
+        from mtlcli.tasks.drawing import Drawing
         from mtlcli.tasks.text_form.scoring import continued
 
-        most = max(map(len, self.choices), default=self.text.max_answer)
-        beams, allowed = self.text.beams, self._allowed if self.choices else None
+        text = self.text
+        most = max(map(len, self.choices), default=self._longest)
+        allowed = self._allowed if self.choices else None
+        drawing = (
+            Drawing(
+                batch.columns["row"].tolist(),
+                seed=text.seed,
+                temperature=text.temperature,
+                top_p=text.top_p,
+            )
+            if text.sample
+            else None
+        )
         if self._has_decoder:
             encoded = model.encode(batch)
             assert encoded.decoder is not None
-            return encoded.decoder.generate(encoded, Writing(most, beams), allowed=allowed)
+            return encoded.decoder.generate(
+                encoded, Writing(most, text.beams), allowed=allowed, drawing=drawing
+            )
         return model.generate(
-            continued(batch, []), most=most, beams=beams, end=self._end, allowed=allowed
+            continued(batch, []),
+            most=most,
+            beams=text.beams,
+            end=self._end,
+            allowed=allowed,
+            drawing=drawing,
         )
 
     def _allowed(self, begun: list[int]) -> list[int]:
@@ -366,6 +466,8 @@ class TextForm(TaskType[Task]):
 
     def decode(self, outputs: Outputs, features: Features, table: Table) -> list[Any]:
         """Return one prediction per row, in the form of the task's own."""
+        if "score" in outputs:
+            return self._decode_own(outputs["score"], features, table)
         variant = features.columns.get(VARIANT)
         first = slice(None) if variant is None else variant == 0
         if "scores" in outputs:
@@ -377,10 +479,31 @@ class TextForm(TaskType[Task]):
         if isinstance(self._answers, Choices):
             numbers = {tuple(each[:-1]): number for number, each in enumerate(self.choices)}
             return self._answers.from_numbers([numbers[tuple(ids.tolist())] for ids in answers])
-        assert self.encoder is not None
+        assert self.encoder is not None and isinstance(self._answers, FreeText)
         texts = self.encoder.texts_of([ids.tolist() for ids in answers])
         return self._answers.from_texts(texts, table)
+
+    def _decode_own(self, scores: NDArray, features: Features, table: Table) -> list[Any]:
+        """Return one prediction per row from the score of each of its own answers (features,)."""
+        assert isinstance(self._answers, Options)
+        require_finite(self.name, scores)
+        if self._trains(table):
+            raise UserError(
+                "training in the form of text encodes the right answer of each row alone, so that "
+                f"nothing can be chosen on split '{table.split}'",
+                f"tasks.{self.name}",
+                "evaluate another split",
+            )
+        sizes = np.bincount(features.columns["row"], minlength=len(table))
+        of_rows = np.split(scores, np.cumsum(sizes)[:-1]) if len(table) else []
+        return self._answers.from_scores(of_rows, table)
 
     def _until_end(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         ends = np.flatnonzero((ids == self._end) | (ids == NO_TARGET))
         return ids[: ends[0]] if len(ends) else ids
+
+
+def _split(values: Sequence[NDArray], sizes: Iterable[int]) -> list[list[NDArray]]:
+    """Return values in lists of these sizes, one after another."""
+    left = iter(values)
+    return [list(islice(left, size)) for size in sizes]
