@@ -138,9 +138,9 @@ class Runner:
     batch_size: Annotated[int, Gt(0), Le(1_000_000)] = 32
     """Examples of a task in a step, over all devices and micro-batches."""
     max_tokens: Annotated[int, Gt(0)] | Literal["auto"] | None = None
-    """Most tokens of a task in a step, padding included; longer inputs then come in smaller
-    batches. `auto`: as many as fit into memory, measured when the run starts and saved in its
-    config.yaml. Null: no bound."""
+    """Most tokens of a task in a step, padding and the texts that a decoder writes included; longer
+    inputs then come in smaller batches. `auto`: as many as fit into memory, measured when the run
+    starts and saved in its config.yaml. Null: no bound."""
     fast: Literal["auto", "off"] = "auto"
     """`auto`: do whatever makes the run faster on its devices and changes the result by no more
     than rounding and the choice of the elements that dropout drops. `off`: take the plain path, to

@@ -237,12 +237,12 @@ def collate(
     """
     starts = features.offsets[indices]
     lengths = features.offsets[indices + 1] - starts
-    most = (
-        features.longest
-        if max_tokens is None
-        else min(features.longest, max_tokens // max(1, len(indices)))
-    )
+    # The tokens of a feature for which there is room, and those that its sequences will need.
+    room = None if max_tokens is None else max_tokens // max(1, len(indices))
+    needed = sum(int(each.lengths[indices].max(initial=0)) for each in features.sequences.values())
+    most = features.longest if room is None else min(features.longest, room - needed)
     place = np.arange(input_format.rounded(lengths, most).max(initial=0))
+    left = None if room is None else (room - len(place) - needed) // max(1, len(features.sequences))
     mask = place < lengths[:, None]
     # Beyond the end of a feature the gather reads tokens of its neighbour, which the mask replaces;
     # `clip` keeps the index inside the array.
@@ -270,7 +270,7 @@ def collate(
         columns={name: torch.from_numpy(column) for name, column in columns.items()},
         token_targets=targets,
         sequences={
-            name: _padded(sequences, indices, input_format)
+            name: _padded(sequences, indices, input_format, left)
             for name, sequences in features.sequences.items()
         },
         lengths=lengths,
@@ -282,11 +282,16 @@ def collate(
     )
 
 
-def _padded(sequences: Sequences, indices: NDArray[np.int64], input_format: InputFormat) -> Tensor:
-    """Return the sequences of some features, padded on the right with NO_TARGET: (B, S) int64."""
+def _padded(
+    sequences: Sequences, indices: NDArray[np.int64], input_format: InputFormat, left: int | None
+) -> Tensor:
+    """Return the sequences of some features, padded on the right with NO_TARGET: (B, S) int64.
+    `left`: the tokens up to which the width may be rounded up; None: any number."""
     starts = sequences.offsets[indices]
     lengths = sequences.offsets[indices + 1] - starts
-    place = np.arange(input_format.rounded(lengths, sequences.longest).max(initial=0))
+    widest = int(lengths.max(initial=0))
+    most = sequences.longest if left is None else min(sequences.longest, widest + max(0, left))
+    place = np.arange(input_format.rounded(lengths, most).max(initial=0))
     if not len(sequences.ids):
         return torch.full((len(indices), 0), NO_TARGET)
     ids = sequences.ids.take(starts[:, None] + place, mode="clip").astype(np.int64)
@@ -300,8 +305,8 @@ class Stream:
     The order is a pure function of (seed, epoch). All examples are shuffled, each pool of up to
     POOL batches is sorted by length and cut into batches, and the batches are shuffled. Every
     example occurs exactly once in an epoch. A batch ends at `batch_size` examples, or before its
-    padded size would exceed `max_tokens`. The position is the number of batches consumed since the
-    start, and nothing else needs to be saved.
+    padded size, targets included, would exceed `max_tokens`. The position is the number of batches
+    consumed since the start, and nothing else needs to be saved.
     """
 
     def __init__(
@@ -312,20 +317,26 @@ class Stream:
         seed: int,
         max_tokens: int | None = None,
         sizes: NDArray[np.int64] | None = None,
+        targets: NDArray[np.int64] | None = None,
         variants: int = 1,
     ) -> None:
         """lengths: (N,), the number of tokens of each example, or of its longest feature. sizes:
-        (N,), the number of features of each example; None: 1. `variants`: the number of features
-        that follow one another and say the same thing; an epoch holds one of them, which is drawn.
-        Raises UserError when the largest example exceeds `max_tokens`."""
+        (N,), the number of features of each example; None: 1. targets: (N,), the number of tokens
+        of each example's further sequences, which `max_tokens` counts too; None: 0. `variants`: the
+        number of features that follow one another and say the same thing; an epoch holds one of
+        them, which is drawn. Raises UserError when the largest example exceeds `max_tokens`."""
         if len(lengths) == 0:
             raise ValueError("a stream needs at least one example")
         # What is kept for each example counts where a task has many millions of them.
-        self._sizes = _narrow(np.broadcast_to(1, len(lengths)) if sizes is None else sizes)
+        none, one = np.broadcast_to(0, len(lengths)), np.broadcast_to(1, len(lengths))
+        self._sizes = _narrow(one if sizes is None else sizes)
+        self._targets = _narrow(none if targets is None else targets)
         self._lengths = _narrow(lengths)
-        if max_tokens is not None and (most := int((lengths * self._sizes).max())) > max_tokens:
+        most = int(((lengths + self._targets) * self._sizes).max())
+        if max_tokens is not None and most > max_tokens:
             raise UserError(
-                f"{max_tokens} tokens cannot hold the longest input, which has {most}",
+                f"{max_tokens} tokens cannot hold the longest input, which has {most}"
+                + (" with its target" if self._targets.any() else ""),
                 where="runner.max_tokens",
                 fix="raise it, or lower data.max_length",
             )
@@ -385,14 +396,17 @@ class Stream:
         """Return where each batch of one pool begins, whose examples are sorted by length."""
         if self._max_tokens is None:
             return np.arange(0, len(pool), self._batch_size)
-        lengths, sizes = self._lengths[pool].astype(np.int64), self._sizes[pool].astype(np.int64)
+        lengths, sizes, targets = (
+            each[pool].astype(np.int64) for each in (self._lengths, self._sizes, self._targets)
+        )
         begins = []
         start = 0
         while start < len(pool):
             begins.append(start)
-            ahead = lengths[start : start + self._batch_size]
+            window = slice(start, start + self._batch_size)
             # The padded size if the batch ended at each example; it never decreases.
-            padded = ahead * np.cumsum(sizes[start : start + self._batch_size])
+            width = lengths[window] + np.maximum.accumulate(targets[window])
+            padded = width * np.cumsum(sizes[window])
             start += int(np.searchsorted(padded, self._max_tokens, side="right"))
         return np.array(begins)
 

@@ -95,6 +95,17 @@ class Features:
             return self.lengths
         return np.maximum.reduceat(self.lengths, self.groups[:-1])
 
+    @property
+    def example_targets(self) -> NDArray[np.int64]:
+        """Number of tokens of the further sequences of each example, of the feature that has most:
+        (examples,)."""
+        found = np.zeros(len(self), np.int64)
+        for each in self.sequences.values():
+            found += each.lengths
+        if self.groups is None or len(self) == 0:
+            return found
+        return np.maximum.reduceat(found, self.groups[:-1])
+
     def members(self, examples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the numbers of the features of some examples, example by example."""
         if self.groups is None:

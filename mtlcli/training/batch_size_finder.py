@@ -185,8 +185,8 @@ def _inputs_that_fit(name: str, cost: Cost, length: int, *, free: float, room: f
 
 
 def _tokens(features: Features) -> NDArray[np.int64]:
-    """Return the number of padded tokens of each example: (examples,)."""
-    return features.example_lengths * features.example_sizes
+    """Return the number of padded tokens of each example, targets included: (examples,)."""
+    return (features.example_lengths + features.example_targets) * features.example_sizes
 
 
 class Probe:

@@ -84,6 +84,7 @@ def _batches(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], lis
         streams[name] = Stream(
             features.example_lengths,
             sizes=features.example_sizes,
+            targets=features.example_targets,
             batch_size=batch_size,
             seed=config.seed * 1000 + number,
             max_tokens=bound,

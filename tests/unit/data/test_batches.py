@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from mtlcli.data.batches import (
     InputFormat,
@@ -20,7 +21,7 @@ from mtlcli.data.batches import (
     moved,
     rectangles,
 )
-from mtlcli.data.features import Features
+from mtlcli.data.features import Features, Sequences
 from mtlcli.errors import UserError
 from tests.launches import GPU, Launches
 
@@ -94,6 +95,41 @@ def test_max_tokens_bounds_the_padded_size() -> None:
     assert np.mean(sizes) > 500  # and batches are filled
     with pytest.raises(UserError, match=r"runner.max_tokens.*200"):
         Stream(np.array([5, 300]), batch_size=4, seed=0, max_tokens=200)
+
+
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_max_tokens_counts_the_tokens_of_targets(multiple: int) -> None:
+    random = np.random.default_rng(0)
+    lengths, targets = lognormal(3000), random.integers(1, 90, 3000)
+
+    def flat(counts: NDArray[np.int64]) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+        return np.ones(counts.sum(), np.uint16), np.concatenate([[0], np.cumsum(counts)])
+
+    ids, offsets = flat(lengths)
+    features = Features(
+        ids=ids,
+        offsets=offsets,
+        segments=lengths.astype(np.int32),
+        columns={"row": np.arange(3000)},
+        sequences={"target": Sequences(*flat(targets))},
+    )
+    assert features.example_targets.tolist() == targets.tolist()
+    bounds = {"batch_size": 64, "seed": 0, "max_tokens": 700}
+    stream = Stream(lengths, targets=features.example_targets, **bounds)
+    sizes = []
+    for position in range(stream.batches_in_epoch(0)):
+        batch = collate(
+            features,
+            stream.indices(position),
+            input_format=InputFormat(0, False, multiple),
+            denominator=1.0,
+            max_tokens=700,
+        )
+        sizes.append(batch.input_ids.numel() + batch.sequences["target"].numel())
+    assert max(sizes) <= 700
+    assert np.mean(sizes) > 500, "and batches are filled"
+    with pytest.raises(UserError, match="which has 120 with its target"):
+        Stream(np.array([5, 90]), targets=np.array([3, 30]), **bounds | {"max_tokens": 119})
 
 
 def test_little_padding() -> None:
