@@ -170,19 +170,22 @@ def score(task: TaskType[Any], outputs: Outputs, split: Split) -> Scores:
     """Return the predictions for all rows of a split, and the metrics over the rows that have a
     label."""
     predictions = scored = task.decode(outputs, split.features, split.table)
-    references = task.references(split.table)
+    table = split.table
+    references = task.references(table)
     if references is None:
-        labelled = [row for row, gold in enumerate(task.gold(split.table)) if gold is not None]
+        labelled = [row for row, gold in enumerate(task.gold(table)) if gold is not None]
         scored = [predictions[row] for row in labelled]
-        references = (
-            task.references(split.table.select(np.array(labelled, np.int64))) if labelled else None
-        )
+        table = table.select(np.array(labelled, np.int64))
+        references = task.references(table) if labelled else None
     if references is None:
         return Scores({}, None, predictions, 0)
     metrics: dict[str, float] = {}
     for metric in task.metrics:
-        metrics.update(compute(metric, references=references, **task.metric_inputs(metric, scored)))
-    return Scores(metrics, task.majority(references, task.metrics[0]), predictions, len(scored))
+        inputs = task.metric_inputs(metric, scored) | task.row_inputs(metric, table)
+        metrics.update(compute(metric, references=references, **inputs))
+    main = task.metrics[0]
+    majority = task.majority(references, main, **task.row_inputs(main, table))
+    return Scores(metrics, majority, predictions, len(scored))
 
 
 def evaluate(

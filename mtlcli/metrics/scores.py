@@ -7,7 +7,7 @@ that it is about is neither predicted nor present.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from mtlcli.metrics import metric
 
@@ -18,6 +18,21 @@ def accuracy(predictions: Sequence[int], references: Sequence[int]) -> dict[str,
     from sklearn import metrics
 
     return {"accuracy": float(metrics.accuracy_score(references, predictions))}
+
+
+@metric("group_exact_match", "classification", "relation")
+def group_exact_match(
+    predictions: Sequence[int], references: Sequence[int], groups: Sequence[Hashable]
+) -> dict[str, float]:
+    """Return the share of groups of rows all of whose class ids are right, 0 to 1: with a group for
+    each question the exact match of MultiRC (Khashabi et al. 2018). `groups`: the group of each
+    row."""
+    wrong = {
+        group
+        for found, gold, group in zip(predictions, references, groups, strict=True)
+        if found != gold
+    }
+    return {"group_exact_match": 1 - len(wrong) / len(set(groups))}
 
 
 @metric("subset_accuracy", "multilabel")

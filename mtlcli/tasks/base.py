@@ -417,6 +417,11 @@ class TaskType(ABC, Generic[C]):
         `predictions`: the predictions that `decode` returned.
         """
 
+    def row_inputs(self, metric: str, table: Table) -> dict[str, Any]:
+        """Return what a metric has to know of the rows that it scores, as further arguments of
+        `compute`: for most nothing."""
+        return {}
+
     def official_files(self, predictions: list[Any]) -> dict[str, Any]:
         """Return the predictions in the form that the official script of a data set reads: ending
         of the file name -> JSON content."""
@@ -441,9 +446,9 @@ class TaskType(ABC, Generic[C]):
         )
 
     @abstractmethod
-    def majority(self, references: list[Any], metric: str) -> float:
+    def majority(self, references: list[Any], metric: str, **rows: Any) -> float:
         """Return the score under `metric` of the best constant prediction for `references` (0 for
-        correlations)."""
+        correlations). `rows`: what `row_inputs` returns for the metric."""
 
 
 def build_tasks(configs: dict[str, Any], text: Text | None = None) -> dict[str, TaskType[Any]]:

@@ -43,7 +43,7 @@ class Median(Regression):
         error = (outputs["logits"].float().squeeze(-1) - score.nan_to_num()).abs()
         return (error * ~score.isnan()).sum()
 
-    def majority(self, references: list[Any], metric: str) -> float:
+    def majority(self, references: list[Any], metric: str, **rows: Any) -> float:
         """Return the share of scores that the best constant is near to: as many as lie within 2."""
         near = [sum(low <= other <= low + 2 for other in references) for low in references]
         return max(near) / len(references)

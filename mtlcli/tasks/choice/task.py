@@ -272,7 +272,7 @@ class Choice(TaskType[ChoiceTask]):
         first = self.config.first_option
         return [place + first if place >= 0 else None for place in self.targets(table).tolist()]
 
-    def majority(self, references: list[Any], metric: str) -> float:
+    def majority(self, references: list[Any], metric: str, **rows: Any) -> float:
         """Return the score of the place that is right most often."""
         constant: Sequence[int] = [Counter(references).most_common(1)[0][0]] * len(references)
         return compute(metric, constant, references)[main_key(metric)]

@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Lt, MinLen
 
 from mtlcli.config.schema import QUOTE_NULL, QUOTE_NUMBERS, QUOTE_TRUTHS
 from mtlcli.config.section import section
-from mtlcli.config.task import Task, TextColumns, task_types
+from mtlcli.config.task import Task, TextColumn, TextColumns, listed, task_types
 from mtlcli.errors import Problem, count_of
 from mtlcli.registry import suggest
 
@@ -20,6 +20,9 @@ CLASSES_NAMED = 20
 NUMBER = re.compile(r"-?[0-9.e+]+")
 READ_OTHERWISE = {"true": QUOTE_TRUTHS, "false": QUOTE_TRUTHS, "null": QUOTE_NULL}
 """Name of an unknown class that YAML may have made of another word -> what to do about it."""
+
+GROUPED = "group_exact_match"
+"""The metric over groups of rows."""
 
 Weight = Annotated[float, Gt(0)]
 
@@ -38,7 +41,7 @@ class ClassificationTask(Task):
     """Keys that have no effect on a task that is not trained."""
     not_encoded: ClassVar[tuple[str, ...]] = (
         *Task.not_encoded,
-        *("class_weights", "label_smoothing", "focal_gamma"),
+        *("class_weights", "label_smoothing", "focal_gamma", "group"),
     )
     """Keys that do not affect the features."""
     fixed_words: ClassVar[str | None] = None
@@ -72,7 +75,18 @@ class ClassificationTask(Task):
     """Exponent of the focal loss (Lin et al. 2017): the loss of a row is multiplied by
     (1 - p)^gamma, where p is the probability of its class. 0: the plain loss."""
 
+    group: TextColumn | None = None
+    """Column, or columns, with the same values in all rows that belong together, such as the
+    answers to one question: `group_exact_match` is the share of groups all of whose rows are right.
+    Null: rows stand alone."""
+
     def problems(self, at: str, length: int, length_key: str) -> Iterator[Problem]:
+        if GROUPED in self.metrics and self.group is None:
+            yield Problem(
+                f"{GROUPED} counts groups of rows, and no column says which belong together",
+                f"{at}.group",
+                "name the column, for example that of the question",
+            )
         if not self.labels:
             return
         if len(set(self.labels)) < len(self.labels):
@@ -89,6 +103,11 @@ class ClassificationTask(Task):
             )
         if not self.head:
             yield from weight_problems(self.class_weights, f"{at}.class_weights", self.labels)
+
+    def idle(self, at: str) -> Iterator[tuple[str, str, str]]:
+        if GROUPED not in self.metrics:
+            fix = f"leave it out, or type {at}.metrics=[{GROUPED}]"
+            yield f"{at}.group", f"the task has no metric {GROUPED}", fix
 
     def head_problems(self, at: str, other: Task) -> Iterator[Problem]:
         if self.labels and self.labels != other.allowed:
@@ -109,6 +128,11 @@ class ClassificationTask(Task):
     @property
     def allowed(self) -> list[Any]:
         return self.labels or []
+
+    @property
+    def together(self) -> str | None:
+        """The column that keeps the rows of a group together in draws: of several, the last."""
+        return listed(self.group)[-1] if self.group else None
 
     @property
     def class_column(self) -> str:

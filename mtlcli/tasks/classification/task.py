@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mtlcli.commands import setting
+from mtlcli.config.task import listed
 from mtlcli.data.features import Features
 from mtlcli.data.table import Table, as_numpy, integer_array, text_array
 from mtlcli.errors import Problem
@@ -32,7 +33,12 @@ from mtlcli.tasks.checks import (
     text_problems,
     wrong_type,
 )
-from mtlcli.tasks.classification import CLASSES_NAMED, ClassificationTask, weight_problems
+from mtlcli.tasks.classification import (
+    CLASSES_NAMED,
+    GROUPED,
+    ClassificationTask,
+    weight_problems,
+)
 from mtlcli.tasks.classification.labels import (
     LIKE_NO_LABEL,
     NO_LABEL,
@@ -87,6 +93,17 @@ class Classification(TextTask[ClassificationTask]):
     @property
     def default_metrics(self) -> list[str]:
         return ["accuracy"]
+
+    def required_columns(self, *, labelled: bool = True) -> list[str]:
+        """Return the columns of the texts and, with labels, those of the label and the group."""
+        needed = super().required_columns(labelled=labelled)
+        return list(dict.fromkeys([*needed, *(listed(self.config.group) if labelled else [])]))
+
+    def row_inputs(self, metric: str, table: Table) -> dict[str, Any]:
+        if metric != GROUPED:
+            return {}
+        columns = map(table.column, listed(self.config.group))
+        return {"groups": list(map(repr, zip(*columns, strict=True)))}
 
     def labelled(self, table: Table) -> NDArray[np.bool_]:
         return has_label(table, self.config.columns.label, self._known_labels)
@@ -613,12 +630,13 @@ class Classification(TextTask[ClassificationTask]):
 
         return ClassAnswers(self)
 
-    def majority(self, references: list[Any], metric: str) -> float:
+    def majority(self, references: list[Any], metric: str, **rows: Any) -> float:
         """Return the best score of a constant prediction. Only the most frequent class and class 1,
-        which F1 of two classes is about, can have it."""
-        constants = {Counter(references).most_common(1)[0][0], 1}
+        which F1 of two classes is about, can have it, unless rows count in groups."""
+        constants = set(references) if rows else {Counter(references).most_common(1)[0][0], 1}
+        options = self._options(metric) | rows
         scores = [
-            compute(metric, [number] * len(references), references, **self._options(metric))
+            compute(metric, [number] * len(references), references, **options)
             for number in constants
         ]
         return max(score[main_key(metric)] for score in scores)

@@ -257,7 +257,7 @@ class Mlm(TextTask[MlmTask]):
         words = [len(text.split()) for text in gold]
         return f"{sum(words) / len(words):.1f} words on average, {max(words):,} at most"
 
-    def majority(self, references: list[Any], metric: str) -> float:
+    def majority(self, references: list[Any], metric: str, **rows: Any) -> float:
         """Return the share of the most frequent token among those that may be hidden: what guessing
         it for each would score."""
         assert self.encoder is not None

@@ -396,19 +396,19 @@ class Multilabel(TextTask[MultilabelTask]):
         text = super().describe([label for labels in gold for label in labels])
         return text + (f"{', ' if text else ''}none of them {none:,}" if none else "")
 
-    def majority(self, references: list[Any], metric: str) -> float:
+    def majority(self, references: list[Any], metric: str, **rows: Any) -> float:
         """Return the best score of giving all rows the same labels: the most frequent set of
         labels, the most frequent label, the n most frequent ones with the best F1, or all."""
-        rows = np.array(references)
-        counts = rows.sum(axis=0)
+        table = np.array(references)
+        counts = table.sum(axis=0)
         order = np.argsort(-counts, kind="stable")
         found = np.cumsum(counts[order])
-        f1 = 2 * found / (len(rows) * np.arange(1, len(order) + 1) + max(found[-1], 1))
+        f1 = 2 * found / (len(table) * np.arange(1, len(order) + 1) + max(found[-1], 1))
         constants = {Counter(map(tuple, references)).most_common(1)[0][0]}
         for size in (1, int(f1.argmax()) + 1, len(order)):
             constants.add(tuple(np.isin(np.arange(len(order)), order[:size]).astype(int).tolist()))
         return max(
-            compute(metric, [list(each)] * len(rows), references, **self._options(metric))[
+            compute(metric, [list(each)] * len(table), references, **self._options(metric))[
                 main_key(metric)
             ]
             for each in sorted(constants)

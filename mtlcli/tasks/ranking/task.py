@@ -304,7 +304,7 @@ class Ranking(TaskType[RankingTask]):
             [f"{each:g}" for row in gold for each in (row if isinstance(row, list) else [row])]
         )
 
-    def majority(self, references: list[Any], metric: str) -> float:
+    def majority(self, references: list[Any], metric: str, **rows: Any) -> float:
         """Return the score of giving all candidates the same score: that of the order in which
         they stand in the table."""
         constant = [(row[0], 0.0) if self._pairs else [0.0] * len(row) for row in references]

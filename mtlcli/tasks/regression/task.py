@@ -335,7 +335,7 @@ class Regression(TextTask[RegressionTask]):
 
         return ScoreAnswers(self)
 
-    def majority(self, references: list[Any], metric: str) -> float:
+    def majority(self, references: list[Any], metric: str, **rows: Any) -> float:
         """Return 0, since a constant correlates with nothing."""
         return 0.0
 

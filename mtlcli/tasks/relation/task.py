@@ -155,12 +155,11 @@ class Relation(Classification):
             return {"names": self.labels, "none": self.config.no_relation}
         return super()._options(metric)
 
-    def majority(self, references: list[Any], metric: str) -> float:
+    def majority(self, references: list[Any], metric: str, **rows: Any) -> float:
         """Return the best score of a constant prediction."""
+        options = self._options(metric) | rows
         return max(
-            compute(metric, [number] * len(references), references, **self._options(metric))[
-                main_key(metric)
-            ]
+            compute(metric, [number] * len(references), references, **options)[main_key(metric)]
             for number in sorted(set(references))
         )
 

@@ -233,7 +233,7 @@ class Seq2Seq(TaskType[Seq2SeqTask]):
         words = [len(text.split()) for text in gold]
         return f"{sum(words) / len(words):.1f} words on average, {max(words):,} at most"
 
-    def majority(self, references: list[Any], metric: str) -> float:
+    def majority(self, references: list[Any], metric: str, **rows: Any) -> float:
         """Return the score of writing the most frequent target for each row."""
         ((text, _),) = Counter(references).most_common(1)
         return compute(metric, [text] * len(references), references)[main_key(metric)]

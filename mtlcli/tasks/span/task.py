@@ -515,7 +515,7 @@ class Span(TaskType[SpanTask]):
 
         return SpanAnswers(self)
 
-    def majority(self, references: list[Any], metric: str) -> float:
+    def majority(self, references: list[Any], metric: str, **rows: Any) -> float:
         """Return the share of questions without answer, which is the score of an empty text. No
         other constant text scores well."""
         return sum(not reference["answers"]["text"] for reference in references) / len(references)

@@ -485,7 +485,7 @@ class Tagging(TaskType[TaggingTask]):
         words = [tag for tags in gold for tag in tags]
         return f"{len(words):,} words: {super().describe(words)}"
 
-    def majority(self, references: list[Any], metric: str) -> float:
+    def majority(self, references: list[Any], metric: str, **rows: Any) -> float:
         """Return the best score of giving all words one tag: the most frequent one, or the most
         frequent one that is not O."""
         counts = Counter(tag for tags in references for tag in tags)

@@ -134,8 +134,11 @@ class TextForm(TaskType[Task]):
     def describe(self, gold: list[Any]) -> str:
         return self.inner.describe(gold)
 
-    def majority(self, references: list[Any], metric: str) -> float:
-        return self.inner.majority(references, metric)
+    def majority(self, references: list[Any], metric: str, **rows: Any) -> float:
+        return self.inner.majority(references, metric, **rows)
+
+    def row_inputs(self, metric: str, table: Table) -> dict[str, Any]:
+        return self.inner.row_inputs(metric, table)
 
     # From here on it is that of a language model.
 

@@ -15,8 +15,10 @@ from mtlcli.config.section import replaced
 from mtlcli.config.task import Source, TextColumns
 from mtlcli.data.batches import InputFormat, collate
 from mtlcli.data.encoder import TextEncoder, build_tokenizer
+from mtlcli.data.features import Features, Split
 from mtlcli.data.table import Table
 from mtlcli.errors import RunError
+from mtlcli.evaluation.evaluate import score
 from mtlcli.metrics import compute
 from mtlcli.tasks.base import build_tasks
 from mtlcli.tasks.checks import ALIKE
@@ -660,3 +662,31 @@ def test_majority_is_the_best_constant_prediction(labels: list[str], metric: str
         inputs = toy.metric_inputs(metric, [{"label": labels[constant]}] * 50)
         scores.append(compute(metric, references=references, **inputs)[metric])
     assert toy.majority(references, metric) == pytest.approx(max(scores))
+
+
+def test_groups_count_where_all_of_their_rows_are_right() -> None:
+    toy = task(["no", "yes"])
+    toy.config = replaced(toy.config, {"group": ["p", "q"], "metrics": ["group_exact_match"]})
+    columns = {
+        "text": ["a"] * 7,
+        "p": ["x", "x", "x", "y", "y", "x", "z"],
+        "q": ["1", "1", "2", "1", "1", "1", "3"],
+        "label": ["no", "no", "no", "yes", "no", "no", None],
+    }
+    rows = Table(pa.table(columns), "toy.csv", "validation")
+    assert toy.required_columns() == ["text", "label", "p", "q"]
+    assert toy.required_columns(labelled=False) == ["text"]
+    # Two of three groups are right by answering no, and one of them, (x, 1), is in two places.
+    features = Features(
+        ids=np.zeros(7, np.uint16),
+        offsets=np.arange(8),
+        segments=np.ones(7, np.int32),
+        columns={"row": np.arange(7)},
+    )
+    logits = np.array([[1.0, 0.0]] * 7)
+    scores = score(toy, {"logits": logits}, Split(rows, features))
+    assert scores.metrics == {"group_exact_match": pytest.approx(2 / 3)}
+    assert scores.majority == pytest.approx(2 / 3)
+    logits[5] = -logits[5]
+    scores = score(toy, {"logits": logits}, Split(rows, features))
+    assert scores.metrics == {"group_exact_match": pytest.approx(1 / 3)}

@@ -192,7 +192,7 @@ class Cells(TaskType[CellsTask]):
         labels = self.config.labels
         return [None if number == NO_TARGET else labels[number] for number in self.targets(table)]
 
-    def majority(self, references: list[Any], metric: str) -> float:
+    def majority(self, references: list[Any], metric: str, **rows: Any) -> float:
         return max(Counter(references).values()) / len(references)
 
 
