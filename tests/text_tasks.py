@@ -62,13 +62,15 @@ def world(
     *,
     answers: dict[str, str] | None = None,
     prompts: int = 1,
+    templates: str = "all",
     heads: Iterable[str] = (),
     max_length: int = 64,
     split: str = "train",
     architecture: Literal["decoder", "encoder-decoder"] = "decoder",
 ) -> World:
     """cola, stsb and squad of the sample world. `answers`: the texts of cola's labels. `prompts`:
-    the number of cola's templates; `heads`: tasks with a head of their own."""
+    the number of cola's templates, and `templates`: which of them are used; `heads`: tasks with a
+    head of their own."""
     configs = small_configs()
     configs["stsb"] = replace(configs["stsb"], range=[0.0, 5.0])
     configs["cola"] = replace(
@@ -83,7 +85,8 @@ def world(
         for name, each in configs.items()
     }
     source = open_source(Data(source="sample", max_train_rows=24, max_eval_rows=24), configs)
-    tasks = build_tasks(configs, Text(predict=predict, max_answer=6))  # type: ignore[arg-type]
+    text: Any = {"predict": predict, "templates": templates}
+    tasks = build_tasks(configs, Text(max_answer=6, **text))
     tables = {name: source.read(name, split) for name in tasks}
     for name, task in tasks.items():
         task.prepare(tables[name])

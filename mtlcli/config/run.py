@@ -105,6 +105,10 @@ class Data:
 class Text:
     """How a language model answers the prompts of tasks in the form of text."""
 
+    templates: Literal["all", "first", "none"] = "all"
+    """Which templates of a task are used: all, of which training draws one for each row and epoch,
+    the first alone, or none, so that a prompt names the task and its columns, as in T5. A model
+    from scratch learns one wording sooner than several."""
     predict: Literal["likelihood", "normalised", "calibrated", "generated"] = "likelihood"
     """How one of several answers is chosen: by the log likelihood of its tokens, by the same
     divided by their number (`normalised`), by the same minus its log likelihood under the prompt

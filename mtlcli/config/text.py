@@ -137,10 +137,12 @@ def text_idle(config: Config) -> Iterator[tuple[str, str, str]]:
     tasks = text_tasks(config)
     out = "leave it out"
     if not tasks:
-        for key in ("predict", "max_answer", "beams", "sample", *DRAWING):
+        for key in ("templates", "predict", "max_answer", "beams", "sample", *DRAWING):
             yield f"text.{key}", "no task is in the form of text", f"{out}, or type form=text"
     elif all(map(tasks.__contains__, config.tasks)):
         yield "model.pooling", "no task reads a pooled vector (form=text)", out
+    if tasks and not any(task.templates for task in tasks.values()):
+        yield "text.templates", "no task in the form of text has templates", out
     free = any(task.generated for task in tasks.values())
     if tasks and not free:
         yield "text.max_answer", "all answers are texts of labels or options", out

@@ -155,10 +155,13 @@ class TextForm(TaskType[Task]):
 
     @property
     def _templates(self) -> list[Template]:
-        """The templates of the task, or of the task whose labels it uses."""
+        """The templates that are used of the task's, or of those of the task whose labels it
+        uses."""
+        if self.text.templates == "none":
+            return []
         owner = self.head_owner or self
         found: list[Template] = self.config.templates or owner.config.templates
-        return found
+        return found[:1] if self.text.templates == "first" else found
 
     @property
     def _prompts(self) -> list[Prompt]:

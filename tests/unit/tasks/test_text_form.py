@@ -76,6 +76,13 @@ def test_a_text_that_is_too_long_is_cut_and_the_template_stays() -> None:
         world(max_length=12)
 
 
+def test_templates_can_be_left_out() -> None:
+    for templates, count, begin in (("all", 3, "0:"), ("first", 1, "0:"), ("none", 1, "cola sent")):
+        made = world(prompts=3, templates=templates)
+        assert made.features["cola"].variants == count
+        assert pieces(made, "cola", 0)[0].startswith(begin.replace(":", " :"))
+
+
 def test_each_epoch_draws_a_template_for_each_row() -> None:
     made = world(prompts=3)
     features = made.features["cola"]
