@@ -10,6 +10,7 @@
 - `README.md`, `docs/methods.md` and `docs/data.md`: the names of the choices, the tables of methods
   and the catalogue of tasks.
 - `docs/install.md`: the table of extras.
+- `docs/combinations.md`: what goes with what, asked of the checks of a run.
 
 Comments are the docstrings of the classes and fields. `make conf` runs this script.
 """
@@ -28,6 +29,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from omegaconf import OmegaConf
 
+from mtlcli.cli import combinations
 from mtlcli.cli.groups import GroupFile, members, read_group
 from mtlcli.config import (
     METHODS,
@@ -80,6 +82,11 @@ def generated() -> dict[Path, str]:
     install = ROOT / "docs" / "install.md"
     text = install.read_text(encoding="utf-8")
     files[install] = with_table(text, "docs/install.md", "extras", extras_table())
+    page = ROOT / "docs" / "combinations.md"
+    text = page.read_text(encoding="utf-8")
+    for name, lines in combinations.tables().items():
+        text = with_table(text, "docs/combinations.md", name, lines)
+    files[page] = text
     return files
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from mtlcli.commands import setting
 from mtlcli.config import Config, Logger, Task, weightings
+from mtlcli.config.families import family_problems, known_family
 from mtlcli.config.formats import FORMATS, ending
 from mtlcli.config.schema import value_at
 from mtlcli.config.task import named_columns
@@ -325,6 +326,8 @@ def _run(config: Config, names: list[str]) -> Iterator[Problem]:
     yield from config.sharing.problems(config, names)
     yield from text_problems(config)
     yield from config.augmentation.problems(config)
+    if (family := known_family(model)) is not None:
+        yield from family_problems(config, family, "model.architecture")
     if model.gradient_checkpointing and not config.sharing.recomputes:
         yield Problem(
             f"sharing={config.sharing.name} runs all copies of a layer at once, which cannot be "
@@ -433,7 +436,7 @@ def _weighting(config: Config, trained: list[str]) -> Iterator[Problem]:
             f"{at} compares the gradients of shared parameters, and sharing={config.sharing.name} "
             "has none",
             "sharing",
-            "type sharing=hard, or weighting=static",
+            f"{_sharing(config)}, or weighting=static",
         )
     if needs.shared_parameters and config.optim.unfreeze_every is not None:
         yield Problem(
@@ -509,10 +512,27 @@ def _trackers(logger: Logger) -> Iterator[Problem]:
         )
 
 
+def _sharing(config: Config) -> str:
+    """Return what to type so that tasks have parameters in common."""
+    ways = [f"give {way}"] if (way := config.sharing.to_share) else []
+    return ", or ".join([*ways, "type sharing=hard"])
+
+
 def _sampling(config: Config, trained: list[str]) -> Iterator[Problem]:
     """Check what the sampling needs from the rest of the run."""
     sampling = config.sampling
     yield from sampling.problems(trained)
+    learns = sampling.needs_scores or sampling.needs_gradients
+    stages = config.sharing.stages_of({name: config.tasks[name].head or name for name in trained})
+    if learns and trained and all(len(stage) < 2 for stage in stages):
+        yield Problem(
+            f"sampling={sampling.name} learns which task to draw, and the run trains only one"
+            + (" in each stage" if len(stages) > 1 else ""),
+            "sampling",
+            "put several tasks into a stage (sharing.stages), or type sampling=proportional"
+            if len(stages) > 1
+            else "type sampling=proportional, or train several tasks",
+        )
     if sampling.needs_scores:
         for name in trained:
             if not config.tasks[name].splits.validation:
@@ -528,7 +548,7 @@ def _sampling(config: Config, trained: list[str]) -> Iterator[Problem]:
             f"sampling={sampling.name} learns from the gradients of shared parameters, and "
             f"sharing={config.sharing.name} has none",
             "sharing",
-            "type sharing=hard, or choose another sampling",
+            f"{_sharing(config)}, or choose another sampling",
         )
 
 

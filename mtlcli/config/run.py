@@ -9,6 +9,9 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from mtlcli.config.section import section
 
+Family = Literal["encoder", "decoder", "encoder-decoder"]
+"""Families of models: like BERT, like GPT-2 or Llama, like T5 or BART."""
+
 
 @section
 class Model:
@@ -41,7 +44,7 @@ class Model:
     frozen_layers: Annotated[int, Ge(0), Le(1000)] | None = None
     """Freeze the embeddings and this many of the lowest layers; 0: only the embeddings; null: train
     all."""
-    architecture: Literal["encoder", "decoder", "encoder-decoder"] = "encoder"
+    architecture: Family = "encoder"
     """From scratch: an encoder like BERT, a decoder-only model like Llama, or an encoder-decoder
     like T5 with `layers` on each side. The last two can answer in text."""
     layers: Annotated[int, Gt(0), Le(1000)] = 2

@@ -27,8 +27,10 @@ class SharingConfig:
     """Whether layers can be computed again in the backward pass, for
     `model.gradient_checkpointing`."""
     generates: ClassVar[bool] = True
-    """Whether a language model can generate text with it, one token after another, out of the keys
-    and values of earlier tokens that the network has kept."""
+    """Whether a decoder-only model can generate text with it, one token after another, out of the
+    keys and values of earlier tokens that the network has kept."""
+    to_share: ClassVar[str] = ""
+    """Settings with which tasks have parameters in common, where it has others as well."""
     name: str
     """Strategy."""
 
@@ -141,6 +143,8 @@ class LowRank(SharingConfig):
 class Staging(SharingConfig):
     """The base class of the strategies with stages."""
 
+    to_share: ClassVar[str] = "sharing.stages with several tasks in each"
+    """Tasks of a stage are trained together."""
     stages: Annotated[list[Annotated[list[str], MinLen(1)]], MinLen(1)] | None = None
     """The tasks of each stage, in order, for example [[mnli, qqp], [rte]]; null: one stage per
     task, in the order of the run's tasks."""

@@ -151,6 +151,8 @@ class Task:
     """Whether each row then has answers of its own, of which one is right, so that they are scored
     and never generated."""
 
+    needs_both_sides: ClassVar[bool] = False
+    """Whether the model has to read what follows a token as well as what precedes it."""
     only_trained: ClassVar[tuple[str, ...]] = ("weight", "batch_size", "lr_factor", "augment")
     """Keys that have no effect on a task that is not trained."""
     not_encoded: ClassVar[tuple[str, ...]] = (

@@ -86,31 +86,13 @@ def template_pieces(template: str) -> list[tuple[str, str | None]]:
 
 
 def _run(config: Config, tasks: dict[str, Task]) -> Iterator[Problem]:
-    model, sharing = config.model, config.sharing
-    if model.kind == "scratch" and model.architecture == "encoder":
-        yield Problem(
-            "an encoder cannot answer in text, as form=text needs it",
-            "model.architecture",
-            "type model=tiny_decoder or model=tiny_t5, or model=gpt2 or model=t5",
-        )
+    sharing = config.sharing
     if (why := sharing.no_text()) is not None:
         yield Problem(
             f"form=text needs a language model, and sharing={sharing.name} {why}",
             "sharing",
             "type sharing=hard, or form=head",
         )
-    elif not sharing.generates:
-        at = "text.predict" if config.text.predict == "generated" else None
-        at = at or next((f"tasks.{name}" for name, task in tasks.items() if task.generated), None)
-        if at is not None:
-            yield Problem(
-                f"answers are generated there, token by token, and sharing={sharing.name} has no "
-                "states of earlier tokens to go on from",
-                at,
-                "type sharing=hard or sharing=lora, or leave the task out"
-                if at.startswith("tasks")
-                else "type text.predict=likelihood, or sharing=hard",
-            )
     if config.text.sample and config.text.beams > 1:
         yield Problem(
             "an answer is drawn token by token, which several beams do not do",

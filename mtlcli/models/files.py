@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlcli.config.environment import hide
-from mtlcli.config.run import Model
+from mtlcli.config.run import Family, Model
 from mtlcli.data.encoder import TextEncoder, build_tokenizer
 from mtlcli.disk import make_folder, write_whole
 from mtlcli.errors import UserError, panicked
@@ -97,6 +97,13 @@ class BackboneFiles:
     def has_decoder(self) -> bool:
         """Whether the model is an encoder-decoder, whose decoder can write texts."""
         return bool(self.architecture.get("is_encoder_decoder"))
+
+    @property
+    def family(self) -> Family:
+        """The family of the model. In a decoder-only model a token sees only those before it."""
+        if self.has_decoder:
+            return "encoder-decoder"
+        return "decoder" if is_causal(self.architecture["model_type"]) else "encoder"
 
     def save(self, folder: Path) -> None:
         """Write `backbone.json` and `tokenizer.json`."""
@@ -519,23 +526,14 @@ OUTPUT_FACTORS = (
 """Fields of configurations whose models do more to the scores of tokens than their output layer."""
 
 
-def no_language_model(files: BackboneFiles) -> str | None:
-    """Return why a backbone cannot answer in text, as a sentence without its subject; None if it
-    can."""
+def changed_scores(files: BackboneFiles) -> str | None:
+    """Return why a decoder-only model cannot answer in text, as a sentence without its subject;
+    None if it can."""
     fields = files.architecture
-    if files.has_decoder:
-        return None
-    if not is_decoder(files):
-        return f"is an encoder ({fields['model_type']})"
     changed = [name for name in OUTPUT_FACTORS if fields.get(name) not in (None, 1, 1.0)]
-    if changed:
-        return f"changes the scores of its tokens in a way that is not known here ({changed[0]})"
-    return None
-
-
-def is_decoder(files: BackboneFiles) -> bool:
-    """Return whether a backbone is decoder-only, so that a token sees only those before it."""
-    return is_causal(files.architecture["model_type"]) and not files.has_decoder
+    if not changed or files.family != "decoder":
+        return None
+    return f"changes the scores of its tokens in a way that is not known here ({changed[0]})"
 
 
 def is_causal(kind: str) -> bool:

@@ -15,15 +15,17 @@ from typing import Any
 
 from mtlcli.config import Config
 from mtlcli.config.changes import has_dropout
+from mtlcli.config.families import family_problems
 from mtlcli.config.paths import default_cache
 from mtlcli.config.task import CALIBRATION
+from mtlcli.config.text import text_tasks
 from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.features import Features, Split
 from mtlcli.data.source import DataSource, open_source
 from mtlcli.data.table import Table
 from mtlcli.errors import Problem, RunWarning, UserError, count_of
 from mtlcli.metrics import OUTSIDE, absent_packages
-from mtlcli.models.files import BackboneFiles, find_backbone, is_decoder, no_language_model
+from mtlcli.models.files import BackboneFiles, changed_scores, find_backbone
 from mtlcli.prepare.checks import check_tables
 from mtlcli.prepare.store import open_features
 from mtlcli.pulse import doing
@@ -172,8 +174,7 @@ def fit_tasks(config: Config, tasks: dict[str, TaskType[Any]], files: BackboneFi
 
     Raises UserError with what the tasks ask of the model that it cannot do.
     """
-    _require_language_model(tasks, files)
-    _require_both_sides(tasks, files)
+    _require_family(config, files)
     if problems := _too_long(config, tasks, files.model_max_length):
         raise UserError(problems)
     for task in tasks.values():
@@ -202,15 +203,17 @@ def _require_dropout(config: Config, files: BackboneFiles) -> None:
         )
 
 
-def _require_language_model(tasks: dict[str, TaskType[Any]], files: BackboneFiles) -> None:
-    """Raise UserError when a task answers in text and the backbone is no language model."""
-    texts = [name for name, task in tasks.items() if task.answers_in_text]
-    if texts and (why := no_language_model(files)) is not None:
-        raise UserError(
-            f"tasks.{texts[0]} is answered in text (form=text), and the model {why}",
-            "model.name",
-            "choose a language model (GPT-2, Llama, Qwen, SmolLM, T5), or type form=head",
-        )
+def _require_family(config: Config, files: BackboneFiles) -> None:
+    """Raise UserError when the tasks or the sharing strategy need another model."""
+    at = "model.architecture" if files.location is None else "model.name"
+    problems = list(family_problems(config, files.family, at))
+    texts = list(text_tasks(config))
+    if texts and (why := changed_scores(files)) is not None:
+        what = f"tasks.{texts[0]} is answered in text (form=text), and the model {why}"
+        fix = "choose another language model (GPT-2, Llama, Qwen, SmolLM, T5), or type form=head"
+        problems.append(Problem(what, at, fix))
+    if problems:
+        raise UserError(problems)
 
 
 def _require_pretrained(config: Config, files: BackboneFiles) -> None:
@@ -221,19 +224,6 @@ def _require_pretrained(config: Config, files: BackboneFiles) -> None:
             "sharing.frozen",
             "choose a pretrained model (model=bert, or model=pretrained model.name=FOLDER), or "
             "type sharing.frozen=false",
-        )
-
-
-def _require_both_sides(tasks: dict[str, TaskType[Any]], files: BackboneFiles) -> None:
-    """Raise UserError when a task needs a backbone that reads what follows a token, and the model
-    is decoder-only."""
-    names = [name for name, task in tasks.items() if task.needs_both_sides]
-    if names and is_decoder(files):
-        raise UserError(
-            f"tasks.{names[0]} hides tokens (type: {tasks[names[0]].config.type}), and the model "
-            "reads from left to right: it does not see what follows them",
-            "model.name",
-            "choose an encoder (model=bert, roberta, deberta, modernbert), or leave the task out",
         )
 
 

@@ -116,8 +116,6 @@ class TaskType(ABC, Generic[C]):
     `decode` gets each as it is."""
     answers_in_text: ClassVar[bool] = False
     """Whether the backbone needs a language head for it."""
-    needs_both_sides: ClassVar[bool] = False
-    """Whether the backbone has to read what follows a token as well as what precedes it."""
     predicts: ClassVar[bool] = True
     """Whether its predictions say something about new rows. They do not where a task only trains
     the model, on a problem that it makes up itself."""

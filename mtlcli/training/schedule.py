@@ -68,7 +68,10 @@ def schedule(config: Config, prepared: Prepared) -> Schedule:
         _check_scores(prepared, trained, f"weighting={config.weighting.name}")
     _check_scores(prepared, watched_tasks(config.optim, trained), "optim.plateau")
     _check_warmup(config.optim, stages)
-    return Schedule(streams, stages, steps, _eval_every(config, prepared, stages))
+    eval_every = _eval_every(config, prepared, stages)
+    if config.optim.plateau is not None:
+        _check_plateau(config.optim.plateau, stages.spans(), eval_every)
+    return Schedule(streams, stages, steps, eval_every)
 
 
 def _batches(config: Config, prepared: Prepared) -> tuple[dict[str, Stream], list[Any]]:
@@ -138,6 +141,23 @@ def _check_warmup(optim: Optim, stages: Stages) -> None:
             where=f"optim.{fixed[-1][1]}",
             fix="lower it, give a share below 1, or train longer",
         )
+
+
+def _check_plateau(patience: int, spans: list[tuple[int, int]], eval_every: int) -> None:
+    """Raise UserError when no learning rate could fall before the end of the stage that trains its
+    task: the first evaluation only sets the score that the next `patience` have to surpass.
+    `spans`: the first step of each stage and the one before which it ends."""
+    # An evaluation at the end of a stage comes after its last step.
+    counts = [(end - 1) // eval_every - begin // eval_every for begin, end in spans]
+    if (found := max(counts)) > patience:
+        return
+    whole = "the run has" if len(spans) == 1 else "no stage has more than"
+    raise UserError(
+        "the value has no effect: a learning rate first falls after "
+        f"{count_of(patience + 1, 'evaluation')}, and {whole} {found} before the last step",
+        where="optim.plateau",
+        fix=f"lower runner.eval_every (it is {eval_every} steps), train longer, or leave it out",
+    )
 
 
 def _eval_every(config: Config, prepared: Prepared, stages: Stages) -> int:

@@ -69,6 +69,11 @@ class Stages:
         """The number of steps of the shortest stage. Call `fit` first."""
         return min(self._lengths)
 
+    def spans(self) -> list[tuple[int, int]]:
+        """Return the first step of each stage and the one before which it ends at the latest. Call
+        `fit` first."""
+        return list(pairwise([0, *accumulate(self._lengths)]))
+
     def end(self, stage: Stage, steps: int) -> int:
         """Return the step before which a stage ends at the latest. The last stage ends with the run
         of `steps` steps."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Gt, Le
 
@@ -16,6 +16,8 @@ class AdapterFusionSharing(SharingConfig):
     """Adapters for each task, and for each task an attention over the adapters of all tasks
     (Pfeiffer et al. 2021)."""
 
+    to_share: ClassVar[str] = "sharing.frozen=false"
+    """The backbone is then shared."""
     name: Literal["adapter_fusion"] = "adapter_fusion"
     """Strategy."""
     size: Annotated[int, Gt(0), Le(65536)] = 64

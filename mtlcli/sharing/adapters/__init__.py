@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Gt, Le
 
@@ -16,6 +16,8 @@ class AdapterSharing(SharingConfig):
     """A small bottleneck per task behind each layer of one backbone (Houlsby et al. 2019; Pfeiffer
     et al. 2020)."""
 
+    to_share: ClassVar[str] = "sharing.shared=true"
+    """One more part is then shared, also beside a frozen backbone."""
     name: Literal["adapters"] = "adapters"
     """Strategy."""
     size: Annotated[int, Gt(0), Le(65536)] = 64

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from annotated_types import Gt, Le, MinLen
 
@@ -22,6 +22,8 @@ class LoRASharing(SharingConfig):
     """Low-rank changes of one backbone's weight matrices for each task, through peft (Hu et al.
     2022); needs `mtlcli[lora]`."""
 
+    to_share: ClassVar[str] = "sharing.shared=true"
+    """One more part is then shared, also beside a frozen backbone."""
     name: Literal["lora"] = "lora"
     """Strategy."""
     rank: Annotated[int, Gt(0), Le(65536)] = 8

@@ -28,6 +28,7 @@ from mtlcli.models.forward_pass import ForwardPass, current
 from mtlcli.models.multitask import Merges, ParameterTable, Trunk
 from mtlcli.models.per_task import key_of, task_of
 from mtlcli.sharing.lora import LoRASharing
+from mtlcli.sharing.parts.low_rank import check_rank
 
 SHARED = "_all"
 """Name that peft has for the change of all tasks together. No task has this name, because tasks'
@@ -82,11 +83,12 @@ class LoRA(Trunk, Merges):
                     inject_adapter_in_model(settings, network, key_of(name))
             except ValueError as error:
                 raise _refusal(config, network.config.model_type, error) from error
+        changed = [module for module in network.modules() if isinstance(module, LoraLayer)]
+        check_rank(config.rank, [(each.in_features, each.out_features) for each in changed])
         # peft's own way to choose an adapter freezes the others, which have to be trained.
         active: Any = Active(config.shared)
-        for module in network.modules():
-            if isinstance(module, LoraLayer):
-                module._active_adapter = active
+        for module in changed:
+            module._active_adapter = active
         # peft has frozen the network, and all changes except the last.
         for factors in self._factors():
             factors.requires_grad_(True)

@@ -23,6 +23,8 @@ class PALSharing(SharingConfig):
 
     generates: ClassVar[bool] = False
     """False, because its attention reads the states of earlier tokens, which are not kept."""
+    to_share: ClassVar[str] = "sharing.frozen=false"
+    """The backbone is then shared."""
     name: Literal["pal"] = "pal"
     """Strategy."""
     size: Annotated[int, Gt(0), Le(65536)] = 96

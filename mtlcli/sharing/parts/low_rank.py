@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -39,6 +39,19 @@ def sizes_of(linear: nn.Module) -> tuple[int, int]:
         return int(linear.nx), int(linear.nf)
     assert isinstance(linear, nn.Linear)
     return linear.in_features, linear.out_features
+
+
+def check_rank(rank: int, sizes: Iterable[tuple[int, int]]) -> None:
+    """Raise UserError when a change of rank `rank` has more numbers than any matrix needs, and no
+    effect that a lower rank does not have. `sizes`: inputs and outputs of the matrices."""
+    width = max(map(min, sizes))
+    if rank > width:
+        raise UserError(
+            f"a change of rank {rank} is no more than one of rank {width}, the largest rank of the "
+            "matrices that are changed",
+            where="sharing.rank",
+            fix=f"type sharing.rank={width} or less",
+        )
 
 
 def random_down(*shape: int, inputs: int | None = None) -> nn.Parameter:
@@ -125,6 +138,7 @@ class LowRankTrunk(Trunk, ABC):
                 fix="type sharing.modules=all-linear, or the ends of the names of the model's "
                 "linear modules",
             )
+        check_rank(config.rank, map(sizes_of, (each.inner for each in self.maps)))
 
     def _has(self, end: str) -> bool:
         return any(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from annotated_types import Gt, Le
 
@@ -21,6 +21,8 @@ class PrefixSharing(SharingConfig):
     """Learned keys and values per task, which the attention of each layer also sees (Li & Liang
     2021; Liu et al. 2022, P-tuning v2)."""
 
+    to_share: ClassVar[str] = "sharing.frozen=false"
+    """The backbone is then shared."""
     name: Literal["prefix"] = "prefix"
     """Strategy."""
     length: Annotated[int, Gt(0), Le(100_000)] = 20

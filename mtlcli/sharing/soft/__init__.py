@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge
 
@@ -17,6 +17,8 @@ class SoftSharing(SharingConfig):
     """A copy of the backbone or of some layers for each task, pulled together by a penalty (Duong
     et al. 2015)."""
 
+    to_share: ClassVar[str] = "sharing.layers with some of the layers"
+    """All but the copied layers are then shared."""
     name: Literal["soft"] = "soft"
     """Strategy."""
     layers: Layers = "all"

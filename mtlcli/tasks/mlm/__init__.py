@@ -34,6 +34,8 @@ class MlmTask(Task):
 
     not_encoded: ClassVar[tuple[str, ...]] = (*Task.not_encoded, "rate", "whole_words")
     """Keys that do not affect the features."""
+    needs_both_sides: ClassVar[bool] = True
+    """What follows a hidden token says as much about it as what precedes it."""
     writes: ClassVar[bool] = True
     """The head reads which tokens are hidden, which inputs of other tasks do not have."""
     fixed_words: ClassVar[str | None] = "it hides words itself"

@@ -43,7 +43,6 @@ class Mlm(TextTask[MlmTask]):
 
     token_outputs = True
     predicts = False
-    needs_both_sides = True
     item = "hidden token"
     example = ([{"right": [1], "log_probability": [-0.1]}], ["a dog barks"])
 

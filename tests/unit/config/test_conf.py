@@ -176,7 +176,8 @@ def test_generated_files_are_up_to_date() -> None:
         for path in (ROOT / "conf" / group).glob("*.yaml")
     }
     names = {str(path.relative_to(ROOT)) for path in generated}
-    assert names == written | {"README.md", "docs/methods.md", "docs/data.md"}
+    pages = ("combinations", "data", "methods")
+    assert names == written | {"README.md", *(f"docs/{page}.md" for page in pages)}
     stale = [path for path, text in generated.items() if path.read_text(encoding="utf-8") != text]
     assert stale == [], "type make conf"
 

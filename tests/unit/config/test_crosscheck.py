@@ -428,6 +428,18 @@ METHODS: list[tuple[dict[str, Any], list[str]]] = [
      ["sharing: weighting=mgda compares the gradients of shared parameters, and sharing=none has "
       "none"
       " -> type sharing=hard, or weighting=static"]),
+    (run(PAIR, weighting={"name": "mgda"}, sharing={"name": "soft"}),
+     ["sharing: weighting=mgda compares the gradients of shared parameters, and sharing=soft has "
+      "none"
+      " -> give sharing.layers with some of the layers, or type sharing=hard, or "
+      "weighting=static"]),
+    (run({"a": TEXT}, sampling={"name": "dynamic"}),
+     ["sampling: sampling=dynamic learns which task to draw, and the run trains only one"
+      " -> type sampling=proportional, or train several tasks"]),
+    (run(PAIR, sampling={"name": "dynamic"}, sharing={"name": "progressive"}),
+     ["sampling: sampling=dynamic learns which task to draw, and the run trains only one in each "
+      "stage"
+      " -> put several tasks into a stage (sharing.stages), or type sampling=proportional"]),
     (run({"a": {**TEXT, "weight": 2}, "b": TEXT}, weighting={"name": "nash"}),
      ["tasks.a.weight: the value has no effect: weighting=nash does not change when a task's loss "
       "is multiplied by a number"

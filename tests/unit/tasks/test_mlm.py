@@ -25,7 +25,6 @@ from mtlcli.distributed.process_group import Ranks
 from mtlcli.errors import UserError
 from mtlcli.evaluation.evaluate import score
 from mtlcli.metrics import compute
-from mtlcli.prepare.prepare import prepare
 from mtlcli.tasks.base import FIXED, Encoded, Foundation
 from mtlcli.tasks.heads import MaskedHead
 from mtlcli.tasks.mlm import MlmColumns, MlmTask
@@ -252,9 +251,8 @@ def test_models_that_cannot_fill_gaps_are_refused() -> None:
     (problem,) = made.use(TextEncoder(bare, uses_segments=False), has_decoder=False)
     assert "no mask token ([MASK] or <mask>)" in problem.what
     options = ["task=wikitext", "data=sample", "data.max_train_rows=20", "model=tiny_decoder"]
-    config = preflight(read_arguments([*options, "data.max_length=32"])).configs[0]
     with pytest.raises(UserError, match="reads from left to right"):
-        prepare(config)
+        preflight(read_arguments([*options, "data.max_length=32"]))
 
 
 def test_words_are_hidden_as_wholes() -> None:
