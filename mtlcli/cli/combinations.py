@@ -7,6 +7,7 @@ The table has no list of its own. Each cell is the answer of the check that ever
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -205,4 +206,11 @@ class _Notes:
         if self._numbers:
             yield ""
         for text, number in self._numbers.items():
-            yield f"{number}. {text}"
+            yield from textwrap.wrap(
+                text,
+                100,
+                initial_indent=f"{number}. ",
+                subsequent_indent="   ",
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
