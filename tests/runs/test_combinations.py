@@ -52,11 +52,16 @@ TASKS = {
     ("seq2seq", "head"): "multi30k",
     ("span", "head"): "squad",
     ("tagging", "head"): "ud_pos",
+    ("choice", "text"): "copa",
     ("classification", "text"): "rte",
+    ("multilabel", "text"): "go_emotions_text",
     ("regression", "text"): "stsb_text",
+    ("relation", "text"): "tacred",
+    ("seq2seq", "text"): "samsum",
     ("span", "text"): "squad_v2",
+    ("tagging", "text"): "wnut_17",
 }
-"""A task of each kind that goes with some family."""
+"""A task of each kind that goes with some family. NAME_text is NAME in the other form."""
 SIZES = [
     *("model.layers=2", "model.hidden=16", "model.heads=2", "data.max_length=32", "data=sample"),
     *("data.max_train_rows=6", "data.max_eval_rows=2", "data.warnings=off", "runner.batch_size=2"),
@@ -67,8 +72,6 @@ SIZES = [
     *("tasks.multi30k.max_target_length=8", "tasks.squad.max_length=48", "tasks.squad.stride=8"),
     "tasks.squad.max_question_length=16",
 ]
-TEXT = ["tasks.rte.form=text", "tasks.squad_v2.form=text", "tasks.squad_v2.max_length=48"]
-TEXT += ["text.max_answer=2"]
 INVARIANT = {"heads.swag.output.bias", "heads.ms_marco.output.bias"}
 """Biases of heads that compare scores with one another: they make no difference."""
 
@@ -80,11 +83,15 @@ def world(family: str) -> tuple[Config, Prepared]:
     # One family is trained in bf16.
     form = "bf16" if family == "encoder" else "fp32"
     options = [*SIZES, f"model={MODELS[family]}", f"runner.precision={form}"]
-    options += TEXT if "stsb_text" in names else []
-    config = checked(sorted(names - {"stsb_text"}), *options)[0]
-    if "stsb_text" in names:
-        again = replace(config.tasks["stsb"], form="text")
-        config = replaced(config, {"tasks.stsb_text": again})
+    texts = sorted(names & {name for (_, form), name in TASKS.items() if form == "text"})
+    copies = [name for name in texts if name.endswith("_text")]
+    for name in set(texts) - set(copies):
+        options += [f"tasks.{name}.form=text", f"tasks.{name}.max_length=48"]
+    options += ["text.max_answer=2"] if texts else []
+    config = checked(sorted(names - set(copies)), *options)[0]
+    for name in copies:
+        again = replace(config.tasks[name.removesuffix("_text")], form="text", max_length=48)
+        config = replaced(config, {f"tasks.{name}": again})
     return config, prepare(config)
 
 
