@@ -83,7 +83,7 @@ class LoRA(Trunk, Merges):
                     inject_adapter_in_model(settings, network, key_of(name))
             except ValueError as error:
                 raise _refusal(config, network.config.model_type, error) from error
-        changed = [module for module in network.modules() if isinstance(module, LoraLayer)]
+        changed: list[Any] = [each for each in network.modules() if isinstance(each, LoraLayer)]
         check_rank(config.rank, [(each.in_features, each.out_features) for each in changed])
         # peft's own way to choose an adapter freezes the others, which have to be trained.
         active: Any = Active(config.shared)
