@@ -25,6 +25,7 @@ from mtlcli.distributed.process_group import Ranks
 from mtlcli.errors import UserError
 from mtlcli.evaluation.evaluate import score
 from mtlcli.metrics import compute
+from mtlcli.prepare.prepare import prepare
 from mtlcli.tasks.base import FIXED, Encoded, Foundation
 from mtlcli.tasks.heads import MaskedHead
 from mtlcli.tasks.mlm import MlmColumns, MlmTask
@@ -250,9 +251,12 @@ def test_models_that_cannot_fill_gaps_are_refused() -> None:
     made = Mlm("toy", MlmTask(source=Source(path="x"), columns=MlmColumns(), max_length=32))
     (problem,) = made.use(TextEncoder(bare, uses_segments=False), has_decoder=False)
     assert "no mask token ([MASK] or <mask>)" in problem.what
+    # Whether the model is a pretrained one is known only after the command line.
     options = ["task=wikitext", "data=sample", "data.max_train_rows=20", "model=tiny_decoder"]
+    options += ["model.kind=auto", "model.name=null"]
+    config = preflight(read_arguments([*options, "data.max_length=32"])).configs[0]
     with pytest.raises(UserError, match="reads from left to right"):
-        preflight(read_arguments([*options, "data.max_length=32"]))
+        prepare(config)
 
 
 def test_words_are_hidden_as_wholes() -> None:
