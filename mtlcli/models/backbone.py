@@ -209,7 +209,7 @@ class Backbone(nn.Module):
         if self.pooling == "mean":
             members = mask.unsqueeze(-1)
             return (hidden * members).sum(1) / members.sum(1)
-        return hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(1) - 1]
+        return hidden[torch.arange(hidden.shape[0], device=hidden.device), mask.sum(1) - 1]
 
     def _pool_packed(self, states: Tensor, layout: Layout) -> Tensor:
         """Return one vector per input of a packed batch, whose states are (tokens, hidden)."""

@@ -58,6 +58,12 @@ class Trunk(nn.Module):
     """Whether the modules behind the backbone's last layer act on the state of each token by
     itself. Where heads read the first token alone, `mtlcli.fast` then computes no other there."""
 
+    unmergeable: ClassVar[str] = (
+        "what the strategy adds cannot be written into a backbone's weights"
+    )
+    """Why there is no backbone whose weights alone give the states of a task, as a clause, for
+    strategies that are not `Merges`."""
+
     backbone: Backbone
     """The backbone that all tasks read, in the strategies that have one."""
 
@@ -168,13 +174,19 @@ class ObservesSteps(ABC):
         evaluation) happen outside."""
 
 
+class CannotMerge(ValueError):
+    """Why the weights of a backbone alone do not give the states of a task: a sentence."""
+
+
 class Merges(ABC):
-    """A trunk that can write what it has added for a task into the backbone's own weights."""
+    """A trunk in which a backbone as the library has built it gives the states of a task: it has
+    added nothing for the task, or can write what it has added into the backbone's own weights."""
 
     @abstractmethod
     def merged(self, task: str) -> Backbone:
-        """Return a copy of the backbone as the library has built it, whose weights alone give the
-        states of a task."""
+        """Return a backbone as the library has built it, whose weights alone give the states of a
+        task: a part of this trunk if it is one already, else a copy. Raises CannotMerge where the
+        trunk's options make that impossible for the task."""
 
 
 class DrawsOnceAStep(ABC):

@@ -38,6 +38,10 @@ class AdapterFusion(Trunk):
     """One backbone, frozen or not, with adapters behind its layers, which every task mixes by an
     attention of its own."""
 
+    unmergeable = (
+        "adapters are networks of their own behind a layer, and attention mixes them for each token"
+    )
+
     packs = True
 
     def __init__(

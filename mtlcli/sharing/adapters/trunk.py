@@ -48,6 +48,10 @@ class Adapters(Trunk):
     """One backbone, frozen or not, with adapters for each task, and with `shared` an adapter for
     all of them."""
 
+    unmergeable = (
+        "an adapter is a network of its own behind a layer, with a nonlinear function in it"
+    )
+
     joint = True
     packs = True
     first_token = True

@@ -118,6 +118,10 @@ class MaskedLayer(Layer):
 class Attention(Trunk):
     """The backbone of `hard`, whose features every head sees through masks of its own."""
 
+    unmergeable = (
+        "the task's attention modules choose among the states of all layers for each token"
+    )
+
     joint = True
     packs = True
 

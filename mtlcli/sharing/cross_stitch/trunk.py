@@ -158,6 +158,8 @@ class Stitched(Trunk):
     """K copies of all layers that are trained, with units that mix their states after some of
     them."""
 
+    unmergeable = "each layer of the task also reads the states of the other tasks' columns"
+
     def __init__(
         self,
         config: Stitching,

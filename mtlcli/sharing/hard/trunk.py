@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from mtlcli.models.backbone import Backbone
-from mtlcli.models.multitask import Trunk
+from mtlcli.models.multitask import Merges, Trunk
 
 
-class Hard(Trunk):
+class Hard(Trunk, Merges):
     """One backbone that every task reads."""
 
     joint = True
@@ -29,3 +29,7 @@ class Hard(Trunk):
     def same_for(self, one: str, other: str) -> bool:
         """Return True, as nothing below the heads belongs to one task."""
         return True
+
+    def merged(self, task: str) -> Backbone:
+        """Return the backbone."""
+        return self.backbone

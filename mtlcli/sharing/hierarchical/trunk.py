@@ -20,6 +20,7 @@ loss acts in every step.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +31,13 @@ from mtlcli.data.batches import Batch
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.forward_pass import ForwardPass, current
-from mtlcli.models.multitask import HasAuxiliaryLoss, ParameterTable, Trunk
+from mtlcli.models.multitask import (
+    CannotMerge,
+    HasAuxiliaryLoss,
+    Merges,
+    ParameterTable,
+    Trunk,
+)
 from mtlcli.models.per_task import PerTask
 from mtlcli.sharing.hierarchical import HierarchicalSharing
 from mtlcli.sharing.parts.layers import (
@@ -43,7 +50,7 @@ from mtlcli.sharing.parts.layers import (
 )
 
 
-class Hierarchical(Trunk, HasAuxiliaryLoss):
+class Hierarchical(Trunk, HasAuxiliaryLoss, Merges):
     """One backbone; a task's batches leave it at the task's layer."""
 
     packs = True
@@ -77,6 +84,20 @@ class Hierarchical(Trunk, HasAuxiliaryLoss):
         self._successive = (
             SuccessiveRegularisation(self, self._lower(top), config) if config.successive else None
         )
+
+    def merged(self, task: str) -> Backbone:
+        """Return a copy of the backbone that ends with the layer that the task reads. Raises
+        CannotMerge where it reads a mix of layers."""
+        if self.config.mix:
+            raise CannotMerge("a task reads a mix of several layers (sharing.mix)")
+        backbone = deepcopy(self.backbone)
+        layers = layer_list(backbone.network)
+        for number, layer in enumerate(layers):
+            layers[number] = layer.inner  # type: ignore[assignment]
+        depth = self.exits[self.owners[task]] + 1
+        del layers[depth:]
+        backbone.network.config.get_text_config().num_hidden_layers = depth
+        return backbone
 
     def begin(self, task: str, batch: Batch) -> ExitPass:
         """Return the pass of a batch, in which no layer has run."""

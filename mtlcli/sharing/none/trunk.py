@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from mtlcli.models.backbone import Backbone
-from mtlcli.models.multitask import Trunk
+from mtlcli.models.multitask import Merges, Trunk
 from mtlcli.models.per_task import PerTask
 
 
-class NoSharing(Trunk):
+class NoSharing(Trunk, Merges):
     """One backbone for each head. All start from the same weights. A task that uses another task's
     head uses its backbone too."""
 
@@ -28,3 +28,7 @@ class NoSharing(Trunk):
         """Return the task's own backbone."""
         backbone: Any = self.backbones[self.owners[task]]
         return backbone
+
+    def merged(self, task: str) -> Backbone:
+        """Return the task's own backbone."""
+        return self.backbone_of(task)

@@ -38,6 +38,8 @@ from mtlcli.sharing.parts.layers import Layer, hidden_into, hidden_of, replace_l
 class PAL(Trunk):
     """One backbone, frozen or not, with attention of each task in parallel to its layers."""
 
+    unmergeable = "a projected attention layer stands beside each layer"
+
     joint = True
 
     def __init__(

@@ -140,6 +140,8 @@ def mix(outputs: Tensor, weights: Tensor) -> Tensor:
 class ExpertTrunk(Trunk, HasAuxiliaryLoss, ObservesSteps):
     """One backbone for all tasks, with experts in some of its layers or on top."""
 
+    unmergeable = "gates choose among several experts anew for each token or input"
+
     def __init__(
         self, gating: Gating, make_backbone: Callable[[], Backbone], owners: dict[str, str]
     ) -> None:

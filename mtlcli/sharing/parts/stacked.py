@@ -109,6 +109,16 @@ class Stacked(nn.Module):
             tuple(map(dims, inputs)),
             {name: dims(value) for name, value in more.items()},
         )
+        if torch.compiler.is_exporting():
+            # A graph is for batches of any size, which vmap would have to know.
+            each = [
+                one(*_of_copy((weights, streams, inputs, more), in_dims, copy))
+                for copy in range(self.copies)
+            ]
+            if not places:
+                return torch.stack(each)
+            parts = iter([torch.stack(part) for part in zip(*each, strict=True)])
+            return tuple(None if place < 0 else next(parts) for place in places)
         # The CPU's fused attention takes no further dimension, so vmap would call it once for each
         # copy.
         with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
@@ -120,3 +130,13 @@ class Stacked(nn.Module):
             return given
         parts = iter(given)
         return tuple(None if place < 0 else next(parts) for place in places)
+
+
+def _of_copy(values: Any, dims: Any, copy: int) -> Any:
+    """Return the arguments of one copy: an entry of each tensor whose `dims` is 0, as in vmap."""
+    if isinstance(values, dict):
+        nested = dims if isinstance(dims, dict) else dict.fromkeys(values, dims)
+        return {name: _of_copy(value, nested[name], copy) for name, value in values.items()}
+    if isinstance(values, tuple):
+        return tuple(_of_copy(*pair, copy) for pair in zip(values, dims, strict=True))
+    return values if dims is None else values[copy]

@@ -130,6 +130,8 @@ class PrefixedLayer(Layer):
 class Prefix(Trunk):
     """One backbone, frozen or not, with prefixes for each head."""
 
+    unmergeable = "the task's keys and values stand beside those of the input in each layer"
+
     joint = True
 
     def __init__(

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from mtlcli.data.batches import Batch
 from mtlcli.models.backbone import Backbone
-from mtlcli.models.multitask import ParameterTable
+from mtlcli.models.multitask import CannotMerge, Merges, ParameterTable
 from mtlcli.models.shards import whole
 from mtlcli.sharing.parts.layers import Layer, hidden_of, layer_list, with_hidden
 from mtlcli.sharing.parts.staged import StagedTrunk, without_dropout
@@ -77,7 +77,7 @@ class ColumnLayer(Layer):
         return output
 
 
-class Columns(StagedTrunk):
+class Columns(StagedTrunk, Merges):
     """A backbone for each stage, with lateral connections from those before it."""
 
     packs = True
@@ -125,6 +125,17 @@ class Columns(StagedTrunk):
         for beside in self._beside:
             beside.clear()
         return encoded
+
+    def merged(self, task: str) -> Backbone:
+        """Return a copy of the first column, for a task of the first stage. Raises CannotMerge for
+        others."""
+        if self.stage_of(task) > 0:
+            raise CannotMerge("a task of a later stage also reads the columns of the stages before")
+        backbone: Backbone = deepcopy(self.columns["stage0"])  # type: ignore[assignment]
+        layers = layer_list(backbone.network)
+        for number, column_layer in enumerate(layers):
+            layers[number] = column_layer.layer  # type: ignore[assignment]
+        return backbone
 
     def parameter_table(self) -> ParameterTable:
         """Return what each parameter is. Those of a column belong to the tasks of its stage: tasks

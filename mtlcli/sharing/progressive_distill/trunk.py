@@ -24,7 +24,7 @@ from torch.func import functional_call
 
 from mtlcli.data.batches import Batch
 from mtlcli.models.backbone import Backbone
-from mtlcli.models.multitask import HasBatchLoss
+from mtlcli.models.multitask import HasBatchLoss, Merges
 from mtlcli.models.per_task import TaskModules
 from mtlcli.sharing.parts.staged import StagedTrunk, without_dropout
 from mtlcli.sharing.progressive_distill import ProgressiveDistillSharing
@@ -34,7 +34,7 @@ TEMPERATURE = 2.0
 """T of the paper."""
 
 
-class Distilled(StagedTrunk, HasBatchLoss):
+class Distilled(StagedTrunk, HasBatchLoss, Merges):
     """One backbone, and from the second stage on a copy of its weights as they were when the stage
     began."""
 
@@ -67,6 +67,10 @@ class Distilled(StagedTrunk, HasBatchLoss):
             with torch.no_grad():
                 for name, buffer in self._taught.items():
                     self.get_buffer(buffer).copy_(self.backbone.get_parameter(name))
+
+    def merged(self, task: str) -> Backbone:
+        """Return the backbone."""
+        return self.backbone
 
     def batch_loss(
         self, batch: Batch, encoded: Encoded, heads: TaskModules, tasks: dict[str, TaskType[Any]]

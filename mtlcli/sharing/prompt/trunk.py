@@ -70,13 +70,15 @@ class PromptedEmbedding(Layer):
         states: Tensor = self.embedding(ids[:, self.length :])
 
         def prompts(owner: str, states: Tensor) -> Tensor:
-            return passing.prompts[owner].to(states.dtype).expand(len(states), -1, -1)
+            return passing.prompts[owner].to(states.dtype).expand(states.shape[0], -1, -1)
 
         return torch.cat([passing.each(prompts, states), states], 1)
 
 
 class Prompt(Trunk):
     """One backbone, frozen or not, with a prompt for each head."""
+
+    unmergeable = "the task's prompt stands in front of each input"
 
     joint = True
 

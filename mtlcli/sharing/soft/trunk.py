@@ -12,6 +12,7 @@ passes through Adam; the decoupled weight decay acts beside it, on each copy ali
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.forward_pass import ForwardPass, current
-from mtlcli.models.multitask import HasAuxiliaryLoss, Trunk
+from mtlcli.models.multitask import HasAuxiliaryLoss, Merges, Trunk
 from mtlcli.models.per_task import PerTask
 from mtlcli.models.shards import part, sum_of_parts
 from mtlcli.sharing.parts.layers import Layer, chosen_layers, layer_list
@@ -44,7 +45,7 @@ class TaskLayer(Layer):
         return self.copies[current(ForwardPass).owner](*inputs, **more)
 
 
-class Soft(Trunk, HasAuxiliaryLoss):
+class Soft(Trunk, HasAuxiliaryLoss, Merges):
     """A copy of the backbone, or of some of its layers, for each head. All start from the same
     weights."""
 
@@ -91,6 +92,17 @@ class Soft(Trunk, HasAuxiliaryLoss):
             self.backbones[self.owners[task]] if self.config.layers == "all" else self.backbone
         )
         return found
+
+    def merged(self, task: str) -> Backbone:
+        """Return the task's own copy of the backbone, or a copy that has the task's own layers."""
+        if self.config.layers == "all":
+            return self.backbone_of(task)
+        backbone = deepcopy(self.backbone)
+        layers = layer_list(backbone.network)
+        for number, layer in enumerate(layers):
+            if isinstance(layer, TaskLayer):
+                layers[number] = layer.copies[self.owners[task]]
+        return backbone
 
     def penalty(self) -> Tensor | None:
         """Return the auxiliary loss, lambda times the distance that the config names, in fp32:

@@ -18,6 +18,7 @@ drawn from N(0, 1).
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ from mtlcli.data.batches import Batch
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.forward_pass import ForwardPass, current
-from mtlcli.models.multitask import Trunk
+from mtlcli.models.multitask import Merges, Trunk
 from mtlcli.models.per_task import PerTask
 from mtlcli.models.shards import whole
 from mtlcli.sharing.parts.layers import Layer
@@ -98,7 +99,7 @@ class ConditionalNorm(Layer):
         return functional_call(self.norm, shifted, inputs, more)
 
 
-class TaskEmbedding(Trunk):
+class TaskEmbedding(Trunk, Merges):
     """The backbone of `hard`, conditioned on a vector for each head."""
 
     packs = True
@@ -141,6 +142,29 @@ class TaskEmbedding(Trunk):
         """Return the pass of a batch with its task's vector."""
         vector: Any = self.vectors[self.owners[task]]
         return Condition(self.parts(task, batch), batch.attention_mask, vector.values)
+
+    @torch.no_grad()
+    def merged(self, task: str) -> Backbone:
+        """Return a copy of the backbone whose embeddings and norms have the task's shifts in
+        them."""
+        backbone = deepcopy(self.backbone)
+        vector: Any = self.vectors[self.owners[task]]
+        network, head = backbone.network, backbone.language_head
+        embedding = network.get_input_embeddings()
+        if isinstance(embedding, ConditionalEmbedding):
+            table: Any = embedding.embedding.weight
+            if head is not None and head.tied:
+                # What the words are written with has no shift.
+                head.weight, head.tied = nn.Parameter(table.clone()), False
+            table += embedding.shift(vector.values)
+            network.set_input_embeddings(embedding.embedding)
+        for name, module in list(network.named_modules()):
+            if isinstance(module, ConditionalNorm):
+                for each, parameter in module.norm.named_parameters():
+                    parameter += module.shifts[each](vector.values)
+                place, _, last = name.rpartition(".")
+                setattr(network.get_submodule(place), last, module.norm)
+        return backbone
 
     def measures(self) -> dict[str, Any]:
         """Return `shift`: the root mean square of all shifts, for each head; and `cosines`: the
