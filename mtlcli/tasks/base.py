@@ -104,6 +104,21 @@ class Foundation:
     has; None where it has none."""
 
 
+@dataclass(frozen=True)
+class LibraryHead:
+    """The kind of model in the transformers library that does what a task's head does."""
+
+    kind: str
+    """The end of the name of its automatic class: `SequenceClassification` for
+    `AutoModelForSequenceClassification`."""
+    labels: tuple[str, ...] = ()
+    """The names of its outputs, by number."""
+    problem: str | None = None
+    """Its `problem_type`, if it has one."""
+    limits: tuple[str, ...] = ()
+    """What this program does to the outputs in addition, as sentences: the library does not."""
+
+
 class TaskType(ABC, Generic[C]):
     """One task of a run, made from its config. Subclasses are the task types; torch is imported
     only inside the methods that need it."""
@@ -346,6 +361,11 @@ class TaskType(ABC, Generic[C]):
             dense=foundation.dense,
             std=foundation.std,
         )
+
+    def library_head(self) -> LibraryHead | str:
+        """Return the kind of model in the transformers library that does what the head does, or why
+        there is none, as a sentence."""
+        return f"the transformers library has no kind of model for tasks of type {self.config.type}"
 
     def outputs(self, head: nn.Module, encoded: Encoded, batch: Batch) -> dict[str, Tensor]:
         """Return what `loss` reads. Task types whose head also reads the targets (a decoder) pass

@@ -19,7 +19,7 @@ from mtlcli.data.table import Table
 from mtlcli.errors import Problem
 from mtlcli.metrics import compute, main_key
 from mtlcli.tasks.answers import softmax
-from mtlcli.tasks.base import Outputs, TaskType
+from mtlcli.tasks.base import LibraryHead, Outputs, TaskType
 from mtlcli.tasks.checks import (
     counted,
     is_list,
@@ -215,6 +215,9 @@ class Choice(TaskType[ChoiceTask]):
         from mtlcli.tasks.heads import PooledHead
 
         return PooledHead(hidden, 1, dropout, layers=self.head_layers(int(dense)), std=std)
+
+    def library_head(self) -> LibraryHead | str:
+        return LibraryHead("MultipleChoice")
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
         """Return the cross entropy over the options of each example, summed over the labelled

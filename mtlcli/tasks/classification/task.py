@@ -21,7 +21,7 @@ from mtlcli.data.features import Features
 from mtlcli.data.table import Table, as_numpy, integer_array, text_array
 from mtlcli.errors import Problem
 from mtlcli.metrics import compute, main_key
-from mtlcli.tasks.base import Outputs
+from mtlcli.tasks.base import LibraryHead, Outputs
 from mtlcli.tasks.checks import (
     ALIKE,
     bare,
@@ -558,6 +558,11 @@ class Classification(TextTask[ClassificationTask]):
 
         return PooledHead(
             hidden, len(self.labels), dropout, layers=self.head_layers(int(dense)), std=std
+        )
+
+    def library_head(self) -> LibraryHead | str:
+        return LibraryHead(
+            "SequenceClassification", tuple(self.labels), "single_label_classification"
         )
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:

@@ -19,7 +19,7 @@ from mtlcli.data.features import NO_TARGET, Features
 from mtlcli.data.table import Table
 from mtlcli.errors import Problem, UserError
 from mtlcli.metrics import main_key
-from mtlcli.tasks.base import Encoded, Foundation, Outputs
+from mtlcli.tasks.base import Encoded, Foundation, LibraryHead, Outputs
 from mtlcli.tasks.checks import require_finite, text_problems
 from mtlcli.tasks.mlm import MlmTask
 from mtlcli.tasks.texts import TextTask
@@ -203,6 +203,12 @@ class Mlm(TextTask[MlmTask]):
             found["log_probability"][row, place] = scores.gather(1, token).squeeze(1)
             found["right"][row, place] = (scores.argmax(1) == token.squeeze(1)).float()
         return found
+
+    def library_head(self) -> LibraryHead | str:
+        return (
+            "its head is there to train the backbone, and has an output layer and a norm of its "
+            "own that masked language models of the transformers library do not have"
+        )
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
         """Return the cross entropy, summed over the hidden tokens of the batch."""

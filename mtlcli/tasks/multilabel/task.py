@@ -22,7 +22,7 @@ from mtlcli.data.table import Table
 from mtlcli.errors import Problem
 from mtlcli.metrics import compute, main_key
 from mtlcli.registry import suggest
-from mtlcli.tasks.base import Outputs
+from mtlcli.tasks.base import LibraryHead, Outputs
 from mtlcli.tasks.checks import (
     counted,
     is_list,
@@ -290,6 +290,13 @@ class Multilabel(TextTask[MultilabelTask]):
 
         return PooledHead(
             hidden, len(self.labels), dropout, layers=self.head_layers(int(dense)), std=std
+        )
+
+    def library_head(self) -> LibraryHead | str:
+        threshold = self.config.threshold
+        limits = (f"A label is predicted where its probability is {threshold:g} or more.",)
+        return LibraryHead(
+            "SequenceClassification", tuple(self.labels), "multi_label_classification", limits
         )
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:

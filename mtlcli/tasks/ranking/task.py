@@ -22,7 +22,7 @@ from mtlcli.data.features import Features
 from mtlcli.data.table import Table
 from mtlcli.errors import Problem, count_of
 from mtlcli.metrics import compute, main_key
-from mtlcli.tasks.base import Outputs, TaskType
+from mtlcli.tasks.base import LibraryHead, Outputs, TaskType
 from mtlcli.tasks.checks import (
     counted,
     is_list,
@@ -228,6 +228,12 @@ class Ranking(TaskType[RankingTask]):
         from mtlcli.tasks.heads import PooledHead
 
         return PooledHead(hidden, 1, dropout, layers=self.head_layers(int(dense)), std=std)
+
+    def library_head(self) -> LibraryHead | str:
+        limits = (
+            "It gives the score of one text for one query; the order is for the caller to make.",
+        )
+        return LibraryHead("SequenceClassification", ("score",), "regression", limits)
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
         """Return the ListNet or RankNet loss of each query, summed over the queries with labels.

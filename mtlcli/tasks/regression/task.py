@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mtlcli.data.features import Features
 from mtlcli.data.table import Table, as_numpy
 from mtlcli.errors import Problem
-from mtlcli.tasks.base import Outputs
+from mtlcli.tasks.base import LibraryHead, Outputs
 from mtlcli.tasks.checks import (
     counted,
     is_text,
@@ -285,6 +285,9 @@ class Regression(TextTask[RegressionTask]):
         head = PooledHead(hidden, 1, dropout, layers=self.head_layers(int(dense)), std=std)
         nn.init.constant_(head.output.bias, self._mean)
         return head
+
+    def library_head(self) -> LibraryHead | str:
+        return LibraryHead("SequenceClassification", ("score",), "regression")
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
         """Return the summed squared error."""

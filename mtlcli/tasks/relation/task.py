@@ -19,7 +19,7 @@ from mtlcli.data.features import Features
 from mtlcli.data.table import Table
 from mtlcli.errors import Problem
 from mtlcli.metrics import compute, main_key
-from mtlcli.tasks.base import Encoded
+from mtlcli.tasks.base import Encoded, LibraryHead
 from mtlcli.tasks.checks import counted, is_list, is_text, text_problems, wrong_type
 from mtlcli.tasks.classification.task import Classification
 from mtlcli.tasks.relation import ENTITIES, RelationTask
@@ -144,6 +144,12 @@ class Relation(Classification):
         from mtlcli.tasks.heads import EntityHead
 
         return EntityHead(hidden, len(self.labels), dropout, layers=self.head_layers(0), std=std)
+
+    def library_head(self) -> LibraryHead | str:
+        return (
+            "its head reads the states of the two marked entities, as no model of the transformers "
+            "library does"
+        )
 
     def outputs(self, head: nn.Module, encoded: Encoded, batch: Batch) -> dict[str, Tensor]:
         """Return `logits`: (batch, classes)."""

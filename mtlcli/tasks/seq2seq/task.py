@@ -16,7 +16,7 @@ from mtlcli.data.features import NO_TARGET, Features
 from mtlcli.data.table import Table
 from mtlcli.errors import Problem
 from mtlcli.metrics import compute, main_key
-from mtlcli.tasks.base import Encoded, Foundation, Outputs, TaskType
+from mtlcli.tasks.base import Encoded, Foundation, LibraryHead, Outputs, TaskType
 from mtlcli.tasks.checks import counted, is_text, text_problems, wrong_type
 from mtlcli.tasks.seq2seq import DECODER, Seq2SeqTask
 
@@ -168,6 +168,9 @@ class Seq2Seq(TaskType[Seq2SeqTask]):
             end_id=self.encoder.end_id,
             pad_id=self.encoder.pad_id,
         )
+
+    def library_head(self) -> LibraryHead | str:
+        return LibraryHead("Seq2SeqLM")
 
     def outputs(self, head: nn.Module, encoded: Encoded, batch: Batch) -> dict[str, Tensor]:
         """Return `logits`: (batch, target length, vocabulary)."""

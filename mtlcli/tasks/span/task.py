@@ -23,7 +23,7 @@ from mtlcli.data.features import Features, Split
 from mtlcli.data.table import Table, as_numpy
 from mtlcli.errors import Problem, count_of
 from mtlcli.metrics import compute
-from mtlcli.tasks.base import Outputs, TaskType
+from mtlcli.tasks.base import LibraryHead, Outputs, TaskType
 from mtlcli.tasks.checks import (
     counted,
     in_words,
@@ -304,6 +304,19 @@ class Span(TaskType[SpanTask]):
         from mtlcli.tasks.heads import SpanHead
 
         return SpanHead(hidden, dropout, layers=self.head_layers(0), std=std)
+
+    def library_head(self) -> LibraryHead | str:
+        config = self.config
+        limits = [
+            f"Long contexts were read in windows of {self.max_length} tokens that share "
+            f"{config.stride}, and answers have at most {config.max_answer_length} tokens."
+        ]
+        if config.no_answer:
+            limits.append(
+                "A question has no answer where the score of no answer exceeds that of the best "
+                f"span by more than {config.no_answer_threshold}."
+            )
+        return LibraryHead("QuestionAnswering", (), None, tuple(limits))
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
         """Return, summed over windows, the mean of the cross entropies of start and end. They are

@@ -33,7 +33,7 @@ from mtlcli.metrics.entities import (
     spell_entities,
 )
 from mtlcli.registry import suggest
-from mtlcli.tasks.base import Outputs, TaskType
+from mtlcli.tasks.base import LibraryHead, Outputs, TaskType
 from mtlcli.tasks.checks import (
     counted,
     is_list,
@@ -347,6 +347,17 @@ class Tagging(TaskType[TaggingTask]):
 
         kind = ChainHead if self.config.crf else TokenHead
         return kind(hidden, len(self.labels), dropout, layers=self.head_layers(0), std=std)
+
+    def library_head(self) -> LibraryHead | str:
+        if self.config.crf:
+            return (
+                "its tags are chosen for a sentence as a whole, by transitions that no model of "
+                "the transformers library has (crf: true)"
+            )
+        limits = ["The tag of a word is that of its first token."]
+        if self.config.constrained:
+            limits.append("mtl leaves out tags that may not follow one another (constrained).")
+        return LibraryHead("TokenClassification", tuple(self.labels), None, tuple(limits))
 
     def outputs(self, head: nn.Module, encoded: Encoded, batch: Batch) -> dict[str, Tensor]:
         """Return `logits`, (batch, length, tags), and with `crf` the `transitions`, see `crf.py`.

@@ -52,6 +52,11 @@ class Prompt:
         """The columns that the prompt names."""
         return [column for _, column in self.pieces if column is not None]
 
+    @property
+    def template(self) -> str:
+        """The prompt with the names of columns in braces."""
+        return self.text({column: f"{{{column}}}" for column in self.columns})
+
     def text(self, texts: Mapping[str, str]) -> str:
         """Return the prompt with the texts of a row, by column."""
         return "".join(

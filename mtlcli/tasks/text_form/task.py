@@ -23,7 +23,7 @@ from mtlcli.data.features import NO_TARGET, VARIANT, Features, Sequences
 from mtlcli.data.table import Table
 from mtlcli.errors import Problem, UserError
 from mtlcli.tasks.answers import NO_CHOICE, Choices, FreeText, Options
-from mtlcli.tasks.base import Encoded, Inference, Outputs, TaskType
+from mtlcli.tasks.base import Encoded, Inference, LibraryHead, Outputs, TaskType
 from mtlcli.tasks.checks import require_finite
 from mtlcli.tasks.text_form.prompts import (
     FEWEST,
@@ -373,6 +373,14 @@ class TextForm(TaskType[Task]):
         from torch import nn
 
         return nn.Module()
+
+    def library_head(self) -> LibraryHead | str:
+        """Return the language model itself, with what stands before and after an answer."""
+        limits = [f"The prompt is: {self._prompts[0].template!r}."]
+        if not self._generates:
+            limits.append(f"mtl scores these answers: {', '.join(map(repr, self._labels[0]))}.")
+        kind = "Seq2SeqLM" if self._has_decoder else "CausalLM"
+        return LibraryHead(kind, (), None, tuple(limits))
 
     def outputs(self, head: nn.Module, encoded: Encoded, batch: Batch) -> dict[str, Tensor]:
         """Return `log_likelihood` (batch,): that of each feature's own answer, in fp32."""
