@@ -53,15 +53,21 @@ def start_again(run: Path) -> str:
 
 def evaluate(path: Path) -> str:
     """Return the command that evaluates a run or a checkpoint."""
-    return f"mtl eval {_path(path)}"
+    return f"mtl eval {_typed(path)}"
 
 
 def predict(path: Path) -> str:
     """Return the beginning of the command that predicts with a run or a checkpoint."""
-    return f"mtl predict {_path(path)}"
+    return f"mtl predict {_typed(path)}"
 
 
-def _path(path: Path) -> str:
+def push(path: Path) -> str:
+    """Return the command that uploads an exported folder."""
+    return f"mtl push {_typed(path)} --to OWNER/NAME"
+
+
+def _typed(path: Path) -> str:
+    """Return a path as it is typed."""
     # `mtl` would take a path that begins with a dash for an option.
     return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
 

@@ -51,6 +51,28 @@ OPTIONS: dict[str, dict[str, str | list[str] | None]] = {
         "--task": "tasks",
         "--texts": None,
     },
+    "export": {
+        "--config-dir": "folder",
+        "-cd": "folder",
+        "--format": ["hf", "onnx", "safetensors"],
+        "--help": None,
+        "--int8": None,
+        "--license": [],
+        "--task": "task",
+        "--to": "folder",
+    },
+    "push": {
+        "--config-dir": "folder",
+        "-cd": "folder",
+        "--format": ["hf", "onnx", "safetensors"],
+        "--help": None,
+        "--int8": None,
+        "--license": [],
+        "--message": [],
+        "--public": None,
+        "--task": "task",
+        "--to": [],
+    },
     "new": {"--help": None, "--to": "file"},
     "check": {"--help": None, "-cd": "folder"},
     "tasks": {"--help": None, "-cd": "folder"},
@@ -58,7 +80,7 @@ OPTIONS: dict[str, dict[str, str | list[str] | None]] = {
     "completion": {"--help": None},
 }
 """The options of every verb, with the value that each of them takes: none, one of a list of words,
-a folder, a file, or names of tasks."""
+a folder, a file, names of tasks, or the name of one task; an empty list: any word."""
 
 BASH = """\
 _mtl() {
@@ -157,7 +179,8 @@ def complete(words: list[str], current: str) -> list[str]:
             arguments.append(word)
         elif expected != "tasks":
             expected = None
-    names = _Names(before, arguments[0] if verb == "eval" and arguments else None)
+    of_run = verb in ("eval", "export", "push")
+    names = _Names(before, arguments[0] if of_run and arguments else None)
     if current.startswith("-"):
         return _starting(current, options)
     if isinstance(expected, list):
@@ -166,15 +189,17 @@ def complete(words: list[str], current: str) -> list[str]:
         return _paths(current, files=expected == "file")
     if verb == "new":
         return _paths(current, files=True) if arguments else _starting(current, ["task"])
-    if expected == "tasks" or (verb in ("check", "tasks") and not arguments):
-        files = [] if expected == "tasks" else _task_files(current)
+    if expected in ("tasks", "task") or (verb in ("check", "tasks") and not arguments):
+        files = [] if expected in ("tasks", "task") else _task_files(current)
         return [*_starting(current, names.tasks()), *files]
     if verb == "doctor":
         return []
     if verb == "completion":
         return _starting(current, SCRIPTS)
-    if verb == "eval" and not arguments:
+    if of_run and not arguments:
         return _paths(current, files=False)
+    if verb in ("export", "push"):
+        return []
     return _override(current, names, groups=verb in ("train", "check", "tasks"))
 
 

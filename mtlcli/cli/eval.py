@@ -86,7 +86,7 @@ def eval_main(argv: list[str]) -> int:
     own: Path | None = arguments.config_dir
     if own is not None and (problems := config_dir_problems(own)):
         raise UserError(problems)
-    methods = _import_methods(Path(paths[0]), own) if len(paths) == 1 else []
+    methods = import_methods(Path(paths[0]), own) if len(paths) == 1 else []
     _check(paths, overrides, arguments.json, arguments.predictions)
     if arguments.texts and arguments.predictions is None:
         raise UserError(
@@ -141,7 +141,7 @@ def _check(paths: list[str], overrides: list[str], file: Path | None, folder: Pa
     problems = []
     values = None
     if len(paths) == 1:
-        problems += _check_path(Path(paths[0]))
+        problems += run_path_problems(Path(paths[0]))
         values = _saved(Path(paths[0]))
     else:
         what = (
@@ -178,7 +178,7 @@ def _check(paths: list[str], overrides: list[str], file: Path | None, folder: Pa
         raise UserError(problems)
 
 
-def _import_methods(path: Path, own: Path | None) -> list[str]:
+def import_methods(path: Path, own: Path | None) -> list[str]:
     """Import the user's own methods that the run of `path` needs, and return lines about them; see
     `import_for_run`. `own`: the folder behind `-cd`."""
     try:
@@ -197,7 +197,7 @@ def _saved(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _check_path(path: Path) -> list[Problem]:
+def run_path_problems(path: Path) -> list[Problem]:
     """Return a problem if a path cannot be a run folder or a checkpoint."""
     if (
         any((path / name).is_file() for name in ("config.yaml", "manifest.json"))

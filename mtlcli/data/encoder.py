@@ -133,6 +133,12 @@ class TextEncoder:
         found[self.special_ids] = False
         return found
 
+    @property
+    def tokenizer_json(self) -> str:
+        """The tokenizer.json of the tokenizer as it is used here, with an end after each text."""
+        found: str = self._tokenizer.to_str()
+        return found
+
     def encode(self, texts: list[str], pairs: list[str] | None, max_length: int) -> Features:
         """Return one feature for each text, or for each pair of texts, cut to `max_length` tokens.
         The longer text of a pair is cut first.

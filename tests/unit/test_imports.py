@@ -53,6 +53,7 @@ ROOMS["training"] = TOOLS | {*ROOMS} - {"sharing", "fast"}
 ROOMS["runner"] = TOOLS | {*ROOMS}
 ROOMS["report"] = TOOLS | {"config"}
 ROOMS["predict"] = ROOMS["evaluation"] | {"evaluation"}
+ROOMS["export"] = TOOLS | {"config", "data", "tasks", "models", "rundir", "evaluation"}
 """The rooms that each room may know, which all stand above it; `cli` may know all."""
 LIGHT = [
     "mtlcli",
