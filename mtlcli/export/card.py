@@ -184,6 +184,12 @@ def _limits(saved: SavedTask, record: dict[str, Any], license: str | None) -> li
         f"Inputs have at most {saved.longest} tokens; give `truncation=True` for longer ones.",
         *record["limits"],
     ]
+    if record["trust_remote_code"]:
+        needs = "" if record["merged"] else ", and the package mtlcli has to be installed"
+        limits.append(
+            "The folder brings its own code, modeling_mtl.py, which `trust_remote_code=True` runs"
+            f"{needs}: {record['why_own_code']}."
+        )
     if record["quantised"]:
         limits.append(
             "The matrices have 8 bits, which changes outputs: by "

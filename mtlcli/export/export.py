@@ -42,7 +42,6 @@ from mtlcli.tasks.base import LibraryHead
 
 RECORD = "mtl_export.json"
 """The file by which an exported folder is known."""
-FORMATS = ("hf", "onnx", "safetensors")
 CLOSE = 1e-4
 """How far the outputs of an exported model may be from the run's, relative to the largest of them.
 Folding a change into a weight rounds it, which a deep network enlarges."""
@@ -96,11 +95,10 @@ class _Plan:
 
     def refusal(self, format: str, reason: str) -> UserError:
         """Return the error of an export that cannot be made."""
-        others = [other for other in FORMATS if other != format]
         return UserError(
             f"task {self.saved.task.name} cannot be exported as {format}: {reason}",
             f"--format {format}",
-            "type --format safetensors" if "safetensors" in others else "evaluate it with mtl",
+            "type --format safetensors",
         )
 
 
