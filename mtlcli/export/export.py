@@ -185,7 +185,7 @@ def _quiet_library() -> Iterator[None]:
 def _record(plan: _Plan, format: str, **more: Any) -> dict[str, Any]:
     """Return the content of mtl_export.json, which says what was exported."""
     saved, head = plan.saved, plan.head
-    known = isinstance(head, LibraryHead)
+    known = None if isinstance(head, str) else head
     return {
         "format": format,
         "mtl": mtlcli.__version__,
@@ -195,10 +195,10 @@ def _record(plan: _Plan, format: str, **more: Any) -> dict[str, Any]:
         "sharing": saved.config.sharing.name,
         "merged": isinstance(plan.backbone, Backbone),
         "why_not_merged": plan.backbone if isinstance(plan.backbone, str) else None,
-        "kind": head.kind if known else None,
-        "pipeline": PIPELINES[head.kind] if known else None,
-        "labels": list(head.labels) if known else [],
-        "limits": list(head.limits) if known else [],
+        "kind": known.kind if known else None,
+        "pipeline": PIPELINES[known.kind] if known else None,
+        "labels": list(known.labels) if known else [],
+        "limits": list(known.limits) if known else [],
         "longest": saved.longest,
         "license": plan.license,
         "class": None,

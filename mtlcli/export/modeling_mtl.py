@@ -61,15 +61,16 @@ def _network(config: MtlConfig) -> PreTrainedModel:
 
 def _trunk(config: MtlConfig) -> nn.Module:
     """Return the network that mtlcli builds. Raises ImportError where it is not installed."""
+    trunk: Any = config.trunk
     try:
         module = importlib.import_module("mtlcli.export.trunk")
     except ImportError as error:
         raise ImportError(
             "this model needs the package mtlcli: tasks share its parameters in a way "
-            f"(sharing={config.trunk['sharing']['name']}) that the transformers library has no "
+            f"(sharing={trunk['sharing']['name']}) that the transformers library has no "
             "network for"
         ) from error
-    return module.build(config.trunk, config.backbone, config.pooling)
+    return module.build(trunk, config.backbone, config.pooling)
 
 
 class MtlModel(PreTrainedModel):
@@ -82,11 +83,10 @@ class MtlModel(PreTrainedModel):
 
     def __init__(self, config: MtlConfig) -> None:
         super().__init__(config)
-        self.network = _network(config) if config.trunk is None else _trunk(config)
-        hidden = (
-            self.network.config.get_text_config().hidden_size
-            if config.trunk is None
-            else self.network.hidden
+        network: Any = _network(config) if config.trunk is None else _trunk(config)
+        self.network = network
+        hidden: int = (
+            network.config.get_text_config().hidden_size if config.trunk is None else network.hidden
         )
         layers: list[nn.Module] = [nn.Dropout(config.head_dropout)]
         for _ in range(config.head_layers):
@@ -97,7 +97,8 @@ class MtlModel(PreTrainedModel):
 
     def outputs_of(self, config: MtlConfig) -> int:
         """Return the number of outputs."""
-        return config.num_labels
+        outputs: Any = config.num_labels
+        return outputs
 
     def states(
         self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
@@ -133,7 +134,7 @@ class MtlForSequenceClassification(MtlModel):
         **_: Any,
     ) -> SequenceClassifierOutput:
         """Return logits (batch, labels), and the mean loss if there are labels."""
-        _, pooled = self.states(input_ids, attention_mask, token_type_ids)
+        _hidden, pooled = self.states(input_ids, attention_mask, token_type_ids)
         logits = self.output(self.layers(pooled))
         loss = None
         if labels is not None:
@@ -215,11 +216,11 @@ class MtlForMultipleChoice(MtlModel):
     ) -> MultipleChoiceModelOutput:
         """Return logits (batch, choices) for token ids (batch, choices, length), and the mean loss
         if there are labels (batch,)."""
-        flat = [
-            None if each is None else each.flatten(0, 1)
-            for each in (input_ids, attention_mask, token_type_ids)
-        ]
-        _, pooled = self.states(*flat)
+        _hidden, pooled = self.states(
+            input_ids.flatten(0, 1),
+            None if attention_mask is None else attention_mask.flatten(0, 1),
+            None if token_type_ids is None else token_type_ids.flatten(0, 1),
+        )
         logits = self.output(self.layers(pooled)).view(input_ids.shape[:2])
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return MultipleChoiceModelOutput(loss=loss, logits=logits)

@@ -7,10 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.utils import (
-    httpx,  # type: ignore[attr-defined]
-    validate_repo_id,
-)
+from huggingface_hub.utils import httpx, validate_repo_id  # type: ignore[attr-defined]
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from mtlcli.data.hub import hub_endpoint

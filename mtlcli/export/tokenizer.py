@@ -20,7 +20,7 @@ def library_tokenizer(encoder: TextEncoder, longest: int, *, prompts: bool) -> A
     text is the beginning of what the model writes, so that nothing stands behind it."""
     tokenizer = Tokenizer.from_str(encoder.tokenizer_json)
     before, after = (
-        [tokenizer.id_to_token(int(each)) for each in ids]
+        [str(tokenizer.id_to_token(int(each))) for each in ids]
         for ids in (encoder.before, encoder.after)
     )
     if prompts:

@@ -59,8 +59,8 @@ def build(fields: dict[str, Any], architecture: dict[str, Any], pooling: str) ->
     model = Model(
         kind="scratch",
         name=None,
-        pooling=pooling,
-        dropout=fields["dropout"],  # type: ignore[arg-type]
+        pooling=pooling,  # type: ignore[arg-type]
+        dropout=fields["dropout"],
     )
     files = BackboneFiles(None, deepcopy(architecture), "", False, None, None)
     made: list[Backbone] = []

@@ -161,7 +161,7 @@ class TaskEmbedding(Trunk, Merges):
         for name, module in list(network.named_modules()):
             if isinstance(module, ConditionalNorm):
                 for each, parameter in module.norm.named_parameters():
-                    parameter += module.shifts[each](vector.values)
+                    parameter.add_(module.shifts[each](vector.values))
                 place, _, last = name.rpartition(".")
                 setattr(network.get_submodule(place), last, module.norm)
         return backbone
