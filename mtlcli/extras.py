@@ -16,6 +16,7 @@ ABOUT = {
     "generation": "the metrics `bleu`, `chrf` and `rouge`",
     "lora": "the sharing strategy `sharing=lora`",
     "mlflow": "the tracker `logger.trackers=[mlflow]`",
+    "onnx": "ONNX graphs (`mtl export --format onnx`)",
     "slurm": "sweeps whose jobs SLURM runs: `hydra/launcher=submitit_slurm`",
     "tensorboard": "the tracker `logger.trackers=[tensorboard]`",
     "wandb": "the tracker `logger.trackers=[wandb]` (Weights & Biases)",

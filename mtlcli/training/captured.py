@@ -358,6 +358,8 @@ def capture_steps(run: Run, backward: Backward, update: Update) -> CapturedSteps
         return f"optim={config.optim.name} reads numbers in each step"
     if isinstance(trunk, HasBatchLoss | ObservesSteps | DrawsOnceAStep):
         return f"sharing={config.sharing.name} needs the host in each step"
+    if run.model.augmentation is not None:
+        return f"augmentation={config.augmentation.name} makes passes of its own"
     if config.model.gradient_checkpointing:
         return "model.gradient_checkpointing reads the random state in each step"
     if config.optim.unfreeze_every is not None:
