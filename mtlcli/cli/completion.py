@@ -51,6 +51,20 @@ OPTIONS: dict[str, dict[str, str | list[str] | None]] = {
         "--task": "tasks",
         "--texts": None,
     },
+    "predict": {
+        "--config-dir": "folder",
+        "-cd": "folder",
+        "--format": ["csv", "tsv", "jsonl", "txt", "parquet"],
+        "--header": "text",
+        "--help": None,
+        "--input": "file",
+        "--output": "file",
+        "--partial": None,
+        "--strict": None,
+        "--submission": ["glue", "superglue"],
+        "--task": "tasks",
+        "--texts": None,
+    },
     "export": {
         "--config-dir": "folder",
         "-cd": "folder",
@@ -80,7 +94,11 @@ OPTIONS: dict[str, dict[str, str | list[str] | None]] = {
     "completion": {"--help": None},
 }
 """The options of every verb, with the value that each of them takes: none, one of a list of words,
-a folder, a file, names of tasks, or the name of one task; an empty list: any word."""
+a folder, a file, names of tasks, the name of one task, or a text that cannot be completed; an
+empty list: any word."""
+
+OF_RUNS = ("eval", "predict", "export", "push")
+"""The verbs whose first word is a run folder."""
 
 BASH = """\
 _mtl() {
@@ -179,8 +197,7 @@ def complete(words: list[str], current: str) -> list[str]:
             arguments.append(word)
         elif expected != "tasks":
             expected = None
-    of_run = verb in ("eval", "export", "push")
-    names = _Names(before, arguments[0] if of_run and arguments else None)
+    names = _Names(before, arguments[0] if verb in OF_RUNS and arguments else None)
     if current.startswith("-"):
         return _starting(current, options)
     if isinstance(expected, list):
@@ -196,7 +213,9 @@ def complete(words: list[str], current: str) -> list[str]:
         return []
     if verb == "completion":
         return _starting(current, SCRIPTS)
-    if of_run and not arguments:
+    if expected == "text":
+        return []
+    if verb in OF_RUNS and not arguments:
         return _paths(current, files=False)
     if verb in ("export", "push"):
         return []

@@ -142,7 +142,7 @@ def _check(paths: list[str], overrides: list[str], file: Path | None, folder: Pa
     values = None
     if len(paths) == 1:
         problems += run_path_problems(Path(paths[0]))
-        values = _saved(Path(paths[0]))
+        values = saved_of(Path(paths[0]))
     else:
         what = (
             f"expected one path, found {len(paths)}: {' '.join(paths)}"
@@ -150,14 +150,7 @@ def _check(paths: list[str], overrides: list[str], file: Path | None, folder: Pa
             else "no path is given"
         )
         problems.append(Problem(what, "PATH", "give a run folder or a checkpoint: mtl eval PATH"))
-    for override in overrides:
-        key = override.partition("=")[0]
-        if key.lstrip("+~") != key:
-            problems.append(Problem("change values with key=value here, without + and ~", key))
-        elif problem := (
-            check_key(key, values) if values and key != "task" else None
-        ) or refuse_at_evaluation(key):
-            problems.append(problem)
+    problems += override_problems(overrides, values)
     if file is not None and (why := obstacle(file, folder=False)):
         problems.append(
             Problem(
@@ -178,6 +171,21 @@ def _check(paths: list[str], overrides: list[str], file: Path | None, folder: Pa
         raise UserError(problems)
 
 
+def override_problems(overrides: list[str], values: dict[str, Any] | None) -> list[Problem]:
+    """Return problems of the settings that an evaluation cannot change. `values`: those of the run,
+    if they can be read."""
+    problems = []
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key.lstrip("+~") != key:
+            problems.append(Problem("change values with key=value here, without + and ~", key))
+        elif problem := (
+            check_key(key, values) if values and key != "task" else None
+        ) or refuse_at_evaluation(key):
+            problems.append(problem)
+    return problems
+
+
 def import_methods(path: Path, own: Path | None) -> list[str]:
     """Import the user's own methods that the run of `path` needs, and return lines about them; see
     `import_for_run`. `own`: the folder behind `-cd`."""
@@ -188,7 +196,7 @@ def import_methods(path: Path, own: Path | None) -> list[str]:
     return import_for_run(run, RunFolder(run).methods(), own, commands.evaluate(path))
 
 
-def _saved(path: Path) -> dict[str, Any] | None:
+def saved_of(path: Path) -> dict[str, Any] | None:
     """Return the configuration of the run that `path` is in; None when the configuration cannot be
     read, which is reported when the run is opened."""
     try:

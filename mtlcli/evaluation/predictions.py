@@ -41,7 +41,7 @@ def check_places(
             for stem in stems
             for end in (".jsonl", ".json")
         }
-    _check_overwrites(config, run, files)
+    check_overwrites(config, run, files)
 
 
 def write_predictions(
@@ -109,9 +109,9 @@ def _check_files(folder: Path, parts: dict[str, list[str]]) -> None:
         raise UserError(problems)
 
 
-def _check_overwrites(config: Config, run: Path, files: dict[str, Path]) -> None:
-    """Raise UserError when a file that an evaluation would write holds table rows that the run
-    reads, or belongs to the run.
+def check_overwrites(config: Config, run: Path, files: dict[str, Path]) -> None:
+    """Raise UserError when a file that is to be written holds table rows that the run reads, or
+    belongs to the run.
 
     `files`: the file of each option, by the option as it was typed.
     """

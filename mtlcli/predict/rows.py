@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mtlcli.data.nested import stored, unnest
-from mtlcli.data.objects import array_of
+from mtlcli.data.stream import columns_table
 from mtlcli.data.table import Table, text_array
 from mtlcli.errors import Problem, UserError, count_of
 from mtlcli.registry import suggest
@@ -73,7 +73,9 @@ def needed_columns(tasks: Sequence[TaskType[Any]]) -> list[str]:
     return list(dict.fromkeys([*(each for task in tasks for each in input_columns(task)), *ids]))
 
 
-def table_of(rows: Sequence[Mapping[str, Any]], tasks: Sequence[TaskType[Any]]) -> TableAndFaults:
+def table_of(
+    rows: Sequence[Mapping[str, Any]], tasks: Sequence[TaskType[Any]]
+) -> tuple[Table, dict[int, Problem]]:
     """Return the columns of some rows that some tasks need, as a table, and the rows whose values
     have no type in common with the others. Raises UserError when no row has a needed column."""
     needed = needed_columns(tasks)
@@ -100,57 +102,6 @@ def require_columns(task: TaskType[Any], there: Sequence[str], origin: str) -> N
     ]
     if problems:
         raise UserError(problems)
-
-
-TableAndFaults = tuple[Table, dict[int, Problem]]
-"""A table, and the faults of rows that could not become part of it, by their number from 0. The
-table has all rows; a faulty one has only nulls."""
-
-
-def columns_table(
-    columns: dict[str, list[Any]],
-    count: int,
-    origin: str,
-    lines: list[int] | None,
-    *,
-    names: list[str],
-) -> TableAndFaults:
-    """Return a table of columns with `count` values each. `lines`: the line of each row; None:
-    messages number the rows. `names`: the names of all columns of the input."""
-    faults: dict[int, Problem] = {}
-    arrays = {}
-    kind = "row" if lines is None else "line"
-    for name, values in columns.items():
-        values = [None if row in faults else value for row, value in enumerate(values)]
-        while True:
-            try:
-                arrays[name] = array_of(values)
-                break
-            except (ValueError, TypeError, OverflowError):
-                row = _first_odd(values)
-                place = row + 1 if lines is None else lines[row]
-                faults[row] = Problem(
-                    f"column '{name}': the value {repr(values[row])[:60]} cannot be read, or does "
-                    "not have the type of the values before it",
-                    f"{origin}, {kind} {place}",
-                    "give every row a value of the same type, in valid Unicode",
-                )
-                values[row] = None
-    table = pa.table(arrays) if arrays else pa.table({"": [None] * count}).select([])
-    return Table(table, origin, "input", lines, names=names), faults
-
-
-def _first_odd(values: list[Any]) -> int:
-    """Return the first value that does not fit those before it."""
-    good, bad = 0, len(values)
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        try:
-            array_of(values[:middle])
-            good = middle
-        except (ValueError, TypeError, OverflowError):
-            bad = middle
-    return bad - 1
 
 
 class TaskRows:

@@ -85,6 +85,7 @@ LIGHT += [
     f"mtlcli.data.{name}" for name in ("source", "read", "sample", "encoder", "table", "features")
 ]
 LIGHT += [f"mtlcli.data.{name}" for name in ("delimited", "long", "objects", "parquet", "unpack")]
+LIGHT += ["mtlcli.data.stream"]
 """What `mtl --help`, `mtl tasks` and errors in a configuration load: these packages with everything
 in them, without torch."""
 MODULES_OF_TORCH = {
