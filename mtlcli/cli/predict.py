@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from mtlcli import garbage
 from mtlcli.cli import first_rank
-from mtlcli.cli.eval import run_path_problems, import_methods, override_problems, saved_of
+from mtlcli.cli.eval import import_methods, override_problems, run_path_problems, saved_of
 from mtlcli.cli.parser import Parser
 from mtlcli.cli.typed import config_dir_problems
 from mtlcli.config.paths import typed_path

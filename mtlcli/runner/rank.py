@@ -16,7 +16,7 @@ from mtlcli.models.build import build_model
 from mtlcli.models.packed import choose_packing
 from mtlcli.models.precision import bound_kernels, choose_precision, input_format
 from mtlcli.pulse import doing
-from mtlcli.rundir import checkpoint
+from mtlcli.rundir.checkpoint import Checkpoint, digests, read
 from mtlcli.rundir.console import Console, findings, results_table
 from mtlcli.rundir.saver import Saver
 from mtlcli.runner.resolve import Machine, resolve
@@ -38,7 +38,7 @@ def train_rank(job: Job, ranks: Ranks, interrupt: Interrupt) -> dict[str, Any]:
         console.hearing_warnings(),
     ):
         doing("loading the model")
-        resumed = checkpoint.read(job.resumption.place(job.folder)) if job.resumption else None
+        resumed = read(job.resumption.place(job.folder)) if job.resumption else None
         run = _build_run(job, resumed, ranks, interrupt, console)
         garbage.at_work()
         memory = PeakMemory(ranks.device)
@@ -53,11 +53,7 @@ def train_rank(job: Job, ranks: Ranks, interrupt: Interrupt) -> dict[str, Any]:
 
 
 def _build_run(
-    job: Job,
-    resumed: checkpoint.Checkpoint | None,
-    ranks: Ranks,
-    interrupt: Interrupt,
-    console: Console,
+    job: Job, resumed: Checkpoint | None, ranks: Ranks, interrupt: Interrupt, console: Console
 ) -> Run:
     """Build the model and the weighting, fill what the config leaves open, and plan the steps."""
     config, prepared = job.config, job.prepared
@@ -135,7 +131,7 @@ def _begin(run: Run, job: Job) -> None:
         else:
             resumption.begin(folder, run.config)
         run.saver.config = config_text(run.config)
-        run.saver.around = checkpoint.digests(folder.path)
+        run.saver.around = digests(folder.path)
         run.saver.when_saved = folder.note_saved
     if resumption is not None:
         resumption.show(console, folder, run.config.tasks)

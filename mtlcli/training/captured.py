@@ -122,14 +122,20 @@ class CapturedSteps:
         self._backward, self._plain, self._update, self._packing = backward, plain, update, packing
         self._fixed: dict[Shape, Fixed] = {}
         self._record = RECORDERS[run.ranks.device.type]
+        self._alike = all(
+            len(info.users) == len(self._model.tasks)
+            for name, info in self._model.parameter_infos.items()
+            if name.startswith("trunk.")
+        )
+        """Whether the trunk does the same with the inputs of all tasks."""
 
     def takes(self, batches: Batches) -> bool:
-        """Return whether a step of these batches can be recorded."""
-        return all(
-            batch.micro
-            and all(micro.widest is None and not micro.sequences for micro in batch.micro)
-            for batch in batches.values()
-        )
+        """Return whether a step of these batches can be recorded. It cannot where the numbers of
+        tokens of several tasks in one packed batch matter, or where inputs belong together."""
+        if len(batches) > 1 and self._model.trunk.joint and not self._alike:
+            return False
+        micros = [micro for batch in batches.values() for micro in batch.micro]
+        return all(micro.widest is None and not micro.sequences for micro in micros)
 
     def __call__(self, batches: Batches, step: Step) -> Updated:
         """Make the whole step: passes, clip and update."""
