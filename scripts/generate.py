@@ -84,8 +84,8 @@ def generated() -> dict[Path, str]:
     files[install] = with_table(text, "docs/install.md", "extras", extras_table())
     page = ROOT / "docs" / "combinations.md"
     text = page.read_text(encoding="utf-8")
-    for name, lines in combinations.tables().items():
-        text = with_table(text, "docs/combinations.md", name, lines)
+    for name, table in combinations.tables().items():
+        text = with_table(text, "docs/combinations.md", name, table)
     files[page] = text
     return files
 

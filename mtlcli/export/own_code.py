@@ -72,7 +72,7 @@ def coded_model(saved: SavedTask, backbone: Backbone | None, wanted: LibraryHead
     )
     model: MtlModel = getattr(modeling_mtl, name)(config).eval()
     if backbone is None:
-        model.network.trunk.load_state_dict(saved.model.trunk.state_dict())  # type: ignore[union-attr]
+        model.network.trunk.load_state_dict(saved.model.trunk.state_dict())
     else:
         model.network.load_state_dict(backbone.network.state_dict())
     model.layers.load_state_dict(head.layers.state_dict())

@@ -177,7 +177,8 @@ def _lines(model: Predictor, table: Table, answers: dict[str, Answers], *, texts
             else answer.predictions[row]
             for name, answer in answers.items()
         }
-        line |= found[first] if len(answers) == 1 else {"tasks": found}  # type: ignore[operator]
+        more: dict[str, Any] = dict(found[first] or {}) if len(answers) == 1 else {"tasks": found}
+        line |= more
         lines.append(json.dumps(line, default=str) + "\n")
     return "".join(lines)
 

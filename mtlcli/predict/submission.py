@@ -194,12 +194,12 @@ def _content(each: OfficialFile, rows: Sequence[dict[str, Any]]) -> str:
     if each.file.endswith(".tsv"):
         lines = ["index\tprediction"]
         for place, row in enumerate(rows):
-            value = (
+            answer = (
                 each.labels[row["label"]]
                 if each.labels
                 else f"{min(5.0, max(0.0, row['score'])):.3f}"
             )
-            lines.append(f"{place}\t{value}")
+            lines.append(f"{place}\t{answer}")
         return "\n".join(lines) + "\n"
     if each.task == "multirc":
         return _multirc(each, rows)

@@ -219,7 +219,7 @@ class Optimizers:
             group["lr"], group["capturable"] = rate, True
         for _, part in self.parts:
             # torch warns of steps that are made without being recorded.
-            part._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
+            part._warned_capturable_if_run_uncaptured = True
 
     def set_rates(self, rates: Sequence[float]) -> None:
         """Set the learning rate of each parameter group."""

@@ -459,7 +459,7 @@ class Tagging(TaskType[TaggingTask]):
         """Return the predictions with `start` and `end` (exclusive) of each entity, in characters
         of the words joined by spaces."""
         found = []
-        for prediction, words in zip(predictions, self._words(table), strict=True):
+        for prediction, words in zip(predictions, self.sentences(table), strict=True):
             ends = np.cumsum([len(word) + 1 for word in words]) - 1
             listed = [
                 entity
