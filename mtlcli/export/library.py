@@ -20,6 +20,7 @@ from mtlcli.models.backbone import Backbone
 from mtlcli.tasks.base import LibraryHead
 from mtlcli.tasks.decoder import DecoderHead
 from mtlcli.tasks.heads import Head
+from mtlcli.tasks.text_form.task import TextForm
 
 DENSE = (
     ("{base}.pooler.dense", "classifier"),  # BERT and its kin
@@ -155,10 +156,18 @@ def _writing(saved: SavedTask) -> dict[str, Any]:
     """Return the options with which the task's texts are written."""
     config = saved.task.config
     if saved.task.answers_in_text:
-        return {
-            "max_new_tokens": saved.config.text.max_answer,
-            "num_beams": saved.config.text.beams,
+        text, task = saved.config.text, saved.task
+        assert isinstance(task, TextForm)
+        # One more token for the end.
+        longest = max((len(tokens) + 1 for tokens in task.choices), default=task.longest_answer)
+        options: dict[str, Any] = {
+            "max_new_tokens": text.max_answer or longest,
+            "num_beams": text.beams,
         }
+        if text.sample:
+            drawn = {"temperature": text.temperature, "top_p": text.top_p, "top_k": 0}
+            options |= {"do_sample": True} | drawn
+        return options
     options = {"max_new_tokens": config.max_new_tokens or config.max_target_length}
     if config.sample:
         drawn = {"temperature": config.temperature, "top_p": config.top_p, "top_k": 0}

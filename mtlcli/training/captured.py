@@ -90,6 +90,7 @@ class Graph:
         current.wait_stream(stream)
 
     def replay(self) -> Launched:
+        """Launch the graph."""
         self._graph.replay()
         return self._result
 

@@ -500,14 +500,14 @@ KEYS: dict[str, tuple[str, str]] = {
         "tasks.rte.metrics=[acuracy]",
         "tasks.rte.metrics: unknown metric 'acuracy'\n    -> did you mean 'accuracy'? choices: "
         "accuracy, f1, f1_macro, "
-        "f1_micro, matthews, precision, precision_macro, "
+        "f1_micro, group_exact_match, matthews, precision, precision_macro, "
         "precision_micro, recall, recall_macro, recall_micro",
     ),
     "metric of another type": (
         "tasks.cola.metrics=[pearson]",
         "tasks.cola.metrics: 'pearson' does not score a classification task\n    -> choices: "
         "accuracy, f1, f1_macro, f1_micro, "
-        "matthews, precision, precision_macro, "
+        "group_exact_match, matthews, precision, precision_macro, "
         "precision_micro, recall, recall_macro, recall_micro",
     ),
 }
@@ -574,7 +574,7 @@ def test_task_files_with_mistakes_and_a_negative_lr(tmp_path: Path) -> None:
         "tasks.key.lables: unknown key 'lables'\n"
         "    -> did you mean 'labels'? choices: augment, batch_size, class_weights, columns, "
         "dropout, "
-        "focal_gamma, form, head, "
+        "focal_gamma, form, group, head, "
         "head_layers, "
         "label_ids, label_smoothing, labels, lr_factor, max_length, metrics, source, splits, "
         "templates, type, unlabelled, weight",

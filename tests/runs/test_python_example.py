@@ -24,4 +24,4 @@ def test_the_example_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "sst2 classification ('sentence',) ('negative', 'positive')" in done.stdout
     assert "[['sst2', 'cola']]" in done.stdout and "(2, 32)" in done.stdout
-    assert "1 column 'sentence' is empty or missing" in done.stdout
+    assert "1 task cola: column 'sentence' is empty or missing" in done.stdout

@@ -220,7 +220,7 @@ class TextForm(TaskType[Task]):
         return table.split == self.config.splits.train
 
     @cached_property
-    def _longest(self) -> int:
+    def longest_answer(self) -> int:
         """The most tokens of an answer that is no label."""
         if isinstance(self._answers, FreeText):
             return self.text.max_answer or self._answers.longest(self.max_length)
@@ -237,7 +237,7 @@ class TextForm(TaskType[Task]):
         return self.inner.encoding_settings() | {
             "prompts": [prompt.pieces for prompt in self._prompts],
             "answers": self._labels,
-            "longest": self._longest,
+            "longest": self.longest_answer,
         }
 
     def use(self, encoder: TextEncoder, *, has_decoder: bool) -> list[Problem]:
@@ -320,7 +320,7 @@ class TextForm(TaskType[Task]):
         texts = self._answer_texts(table, labels)
         distinct = list(dict.fromkeys([*labels, *(text for row in texts for text in row)]))
         whole = dict(zip(distinct, answer_tokens(distinct, encoder), strict=True))
-        most = max(len(whole[label]) for label in labels) if labels else self._longest
+        most = max(len(whole[label]) for label in labels) if labels else self.longest_answer
         tokens = {
             text: ids if len(ids) <= most else np.append(ids[: most - 1], ids[-1:])
             for text, ids in whole.items()
@@ -359,7 +359,7 @@ class TextForm(TaskType[Task]):
         count = features.notes[what]
         text = (
             f"{count:,} of {len(features):,} answers {'is' if count == 1 else 'are'} cut to "
-            f"{self._longest} tokens"
+            f"{self.longest_answer} tokens"
         )
         key = "text.max_answer"
         if isinstance(self._answers, Options):
@@ -443,7 +443,7 @@ class TextForm(TaskType[Task]):
         from mtlcli.tasks.text_form.scoring import continued
 
         text = self.text
-        most = max(map(len, self.choices), default=self._longest)
+        most = max(map(len, self.choices), default=self.longest_answer)
         allowed = self._allowed if self.choices else None
         drawing = (
             Drawing(

@@ -118,7 +118,7 @@ def test_folders_and_names_of_the_other_verbs(
     assert candidates("eval runs --task cola rt") == ["rte"]
     assert candidates("eval --task rte --split te") == ["test"]
     assert candidates("eval --split test r") == ["runs/"]
-    assert candidates("eval runs data.ro") == ["data.root="]
+    assert candidates("eval runs data.roo") == ["data.root="]
     assert candidates("tasks squ") == ["squad", "squad_v2"]
     assert candidates("tasks rte model=ti") == ["model=tiny", "model=tiny_decoder", "model=tiny_t5"]
     assert candidates("completion ") == list(SCRIPTS)

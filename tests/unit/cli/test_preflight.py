@@ -68,8 +68,8 @@ def test_every_file_of_conf_is_composed(choice: str) -> None:
     task = (
         []
         if group in ("task", "experiment")
-        else ["task=[cola,rte]", "sampling=all"]
-        if group == "weighting"
+        else ["task=[cola,rte]", *(["sampling=all"] if group == "weighting" else [])]
+        if group == "weighting" or choice in ("sampling=dynamic", "sampling=pike")
         else ["task=rte"]
     )
     if choice == "optim=adamw_8bit" and find_spec("bitsandbytes") is None:

@@ -67,8 +67,8 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
         changed(runner__stepz=3),
         "runner.stepz: unknown key 'stepz'",
         "did you mean 'steps'? choices: accumulation, batch_size, device, devices, engine, epochs, "
-        "eval_batch_size, eval_every, eval_share, fast, keep, max_tokens, packing, patience, "
-        "precision, save_every, skip_nonfinite, steps, threads, timeout, together",
+        "eval_batch_size, eval_every, eval_share, fast, graphs, keep, max_tokens, packing, "
+        "patience, precision, save_every, skip_nonfinite, steps, threads, timeout, together",
     ),
     (
         changed(tasks__cola__source__pth="x"),
@@ -216,7 +216,7 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(data__cache_dir="a\udcff"),
         "data.cache_dir: must be text in UTF-8, found 'a\\udcff'",
-        "Folder of the encoded store; null: $MTL_CACHE or ~/.cache/mtl.",
+        "Folder of the encoded store, and of rows on disk; null: $MTL_CACHE or ~/.cache/mtl.",
     ),
     (
         changed(optim__betas=[0.9]),

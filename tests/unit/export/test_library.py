@@ -97,7 +97,8 @@ def test_models_that_write(
     assert record["class"] == expected and not record["trust_remote_code"]
     assert record["difference"] <= 1e-5
     options = json.loads((tmp_path / "a" / "generation_config.json").read_text())
-    assert options["max_new_tokens"] == (16 if form == "head" else 32)
+    # A label in text is a token or a few, and an end.
+    assert options["max_new_tokens"] == 16 if form == "head" else 2 <= options["max_new_tokens"] < 8
     assert options["eos_token_id"] == saved.encoder.end_id
 
 

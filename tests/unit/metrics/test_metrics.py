@@ -27,6 +27,9 @@ ANSWERS = [
 ]
 
 
+OPTIONS = {"group_exact_match": {"groups": [1, 1, 2, 2, 3]}}
+
+
 def example(name: str) -> tuple[list[Any], list[Any]]:
     if name == "squad":
         return [{key: ANSWERS[0][key] for key in ("id", "prediction_text")}], QUESTIONS[:1]
@@ -137,7 +140,11 @@ def test_names_keys_and_task_types() -> None:
         for name in ("f1", "precision", "recall")
         for average in ("", "_macro", "_micro")
     ]
-    assert metric_names("classification") == ["accuracy", *averaged, "matthews"]
+    assert metric_names("classification") == [
+        *("accuracy", "group_exact_match"),
+        *averaged,
+        "matthews",
+    ]
     assert metric_names("regression") == ["pearson", "spearman", "mae", "rmse"]
     falling = {name for name, entry in metrics.table().items() if not entry.rises}
     assert falling == {"mae", "rmse", "perplexity"}
@@ -150,7 +157,7 @@ def test_names_keys_and_task_types() -> None:
 @pytest.mark.parametrize("name", metric_names())
 def test_keys_are_those_of_the_result_with_the_main_one_first(name: str) -> None:
     predictions, references = example(name)
-    result = compute(name, predictions, references)
+    result = compute(name, predictions, references, **OPTIONS.get(name, {}))
     assert list(result)[0] == main_key(name) == keys(name)[0]
     assert set(result) == set(keys(name))
     assert all(type(value) is float for value in result.values())

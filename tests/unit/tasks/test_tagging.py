@@ -163,4 +163,5 @@ def test_balanced_weights_are_those_of_scikit_learn() -> None:
     wanted = compute_class_weight("balanced", classes=np.array(made.labels), y=tags)
     assert made._weights == pytest.approx(wanted)
     # An evaluation reads no train split, and computes no loss to learn from.
-    assert prepared(["B-LOC", "B-PER", "O"], class_weights="balanced")._weights is None
+    unread = task(["B-LOC", "B-PER", "O"], class_weights="balanced")
+    assert unread._weights is None

@@ -203,8 +203,14 @@ def test_the_sum_over_ranks_has_the_transitions_once() -> None:
     def outputs(name: str, batch: Batch) -> dict[str, Tensor]:
         return {"logits": torch.ones(*batch.input_ids.shape, 3), "transitions": own}
 
+    def outputs_together(batches: dict[str, Batch]) -> dict[str, dict[str, Tensor]]:
+        return {name: outputs(name, batch) for name, batch in batches.items()}
+
     model: Any = SimpleNamespace(
-        tasks={"toy": made}, outputs=outputs, eval=lambda: None, parameters=list
+        tasks={"toy": made},
+        outputs_together=outputs_together,
+        eval=lambda: None,
+        parameters=list,
     )
     found = [
         outputs_of(
