@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,7 +42,9 @@ class GrowingArray:
 
     def abandon(self) -> None:
         """Close the file as it is. Closing it again does nothing."""
-        self._file.close()
+        # What is still in the buffer may not fit on the disk, and nobody will read it.
+        with suppress(OSError):
+            self._file.close()
 
     def _write_header(self) -> None:
         assert self._like is not None
