@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -79,8 +80,7 @@ def eval_main(argv: list[str]) -> int:
     # A word with `=` after --task is an override (`--task rte data.root=DIR`), because a task's
     # name has no `=`.
     words = [*arguments.rest, *arguments.task]
-    # Use os.path, because Path.exists raises OSError for a name that is too long.
-    overrides = [word for word in words if "=" in word and not os.path.exists(word)]  # noqa: PTH110
+    overrides = overrides_among(words)
     paths = [str(typed_path(word, "PATH")) for word in arguments.rest if word not in overrides]
     tasks = [word for word in arguments.task if word not in overrides]
     own: Path | None = arguments.config_dir
@@ -140,16 +140,9 @@ def _check(paths: list[str], overrides: list[str], file: Path | None, folder: Pa
     """Raise UserError for every mistake that can be found before the checkpoint is read."""
     problems = []
     values = None
+    problems += path_problems([Path(path) for path in paths], "mtl eval PATH")
     if len(paths) == 1:
-        problems += run_path_problems(Path(paths[0]))
         values = saved_of(Path(paths[0]))
-    else:
-        what = (
-            f"expected one path, found {len(paths)}: {' '.join(paths)}"
-            if paths
-            else "no path is given"
-        )
-        problems.append(Problem(what, "PATH", "give a run folder or a checkpoint: mtl eval PATH"))
     problems += override_problems(overrides, values)
     if file is not None and (why := obstacle(file, folder=False)):
         problems.append(
@@ -169,6 +162,12 @@ def _check(paths: list[str], overrides: list[str], file: Path | None, folder: Pa
         )
     if problems:
         raise UserError(problems)
+
+
+def overrides_among(words: list[str]) -> list[str]:
+    """Return the words that set a value. A word with `=` that is an existing path does not."""
+    # Use os.path, because Path.exists raises OSError for a name that is too long.
+    return [word for word in words if "=" in word and not os.path.exists(word)]  # noqa: PTH110
 
 
 def override_problems(overrides: list[str], values: dict[str, Any] | None) -> list[Problem]:
@@ -205,7 +204,21 @@ def saved_of(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def run_path_problems(path: Path) -> list[Problem]:
+def path_problems(paths: Sequence[Path | str], usage: str) -> list[Problem]:
+    """Return the problems with the path of a run, of which there has to be one. A text is what the
+    user has typed. `usage`: how the command is typed."""
+    if len(paths) == 1:
+        (path,) = paths
+        return _run_path_problems(path if isinstance(path, Path) else typed_path(path, "PATH"))
+    what = (
+        f"expected one path, found {len(paths)}: {' '.join(map(str, paths))}"
+        if paths
+        else "no path is given"
+    )
+    return [Problem(what, "PATH", f"give a run folder or a checkpoint: {usage}")]
+
+
+def _run_path_problems(path: Path) -> list[Problem]:
     """Return a problem if a path cannot be a run folder or a checkpoint."""
     if (
         any((path / name).is_file() for name in ("config.yaml", "manifest.json"))

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from mtlcli import commands
-from mtlcli.cli.eval import import_methods, run_path_problems
+from mtlcli.cli.eval import import_methods, path_problems
 from mtlcli.cli.parser import Parser
 from mtlcli.cli.typed import config_dir_problems
 from mtlcli.config.paths import typed_path
@@ -65,7 +65,7 @@ def export_main(argv: list[str]) -> int:
         return 0
     own: Path | None = arguments.config_dir
     problems = [] if own is None else config_dir_problems(own)
-    problems += path_problems(arguments.paths, "export")
+    problems += path_problems(arguments.paths, "mtl export PATH")
     problems += format_problems(arguments.format, int8=arguments.int8)
     if arguments.to is None:
         problems.append(Problem("no folder is given", "--to", "type --to DIR, a new folder"))
@@ -100,17 +100,6 @@ def export_main(argv: list[str]) -> int:
     print(f"written: {arguments.to}")
     print(f"publish it, if you want to: {commands.push(arguments.to)}")
     return 0
-
-
-def path_problems(paths: list[str], verb: str) -> list[Problem]:
-    """Return the problems with the path of a run, of which there has to be one."""
-    if len(paths) == 1:
-        return run_path_problems(typed_path(paths[0], "PATH"))
-    what = (
-        f"expected one path, found {len(paths)}: {' '.join(paths)}" if paths else "no path is given"
-    )
-    fix = f"give a run folder or a checkpoint: mtl {verb} PATH"
-    return [Problem(what, "PATH", fix)]
 
 
 def format_problems(format: str, *, int8: bool) -> list[Problem]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +11,13 @@ from typing import IO, TYPE_CHECKING, Any
 
 from mtlcli import garbage
 from mtlcli.cli import first_rank
-from mtlcli.cli.eval import import_methods, override_problems, run_path_problems, saved_of
+from mtlcli.cli.eval import (
+    import_methods,
+    override_problems,
+    overrides_among,
+    path_problems,
+    saved_of,
+)
 from mtlcli.cli.parser import Parser
 from mtlcli.cli.typed import config_dir_problems
 from mtlcli.config.paths import typed_path
@@ -84,9 +89,7 @@ def predict_main(argv: list[str]) -> int:
     if arguments.help:
         print(HELP, end="")
         return 0
-    words = [*arguments.rest, *arguments.task]
-    # Use os.path, because Path.exists raises OSError for a name that is too long.
-    overrides = [word for word in words if "=" in word and not os.path.exists(word)]  # noqa: PTH110
+    overrides = overrides_among([*arguments.rest, *arguments.task])
     paths = [typed_path(word, "PATH") for word in arguments.rest if word not in overrides]
     tasks = [
         name.strip()
@@ -224,16 +227,7 @@ def _names(model: Any, tasks: list[str]) -> list[str]:
 def _check(paths: list[Path], into: Path | None, own: Path | None) -> None:
     """Raise UserError for every mistake that can be found before the checkpoint is read."""
     problems = [] if own is None else config_dir_problems(own)
-    if len(paths) == 1:
-        problems += run_path_problems(paths[0])
-    else:
-        what = (
-            f"expected one path, found {len(paths)}: {' '.join(map(str, paths))}"
-            if paths
-            else "no path is given"
-        )
-        fix = "give a run folder or a checkpoint: mtl predict PATH --task T"
-        problems.append(Problem(what, "PATH", fix))
+    problems += path_problems(paths, "mtl predict PATH --task T")
     if into is not None and (why := obstacle(into, folder=False)):
         fix = "give a file in a folder that you can write to"
         problems.append(Problem(f"the file cannot be written: {why}", f"--output {into}", fix))

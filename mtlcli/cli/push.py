@@ -8,8 +8,8 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from mtlcli.cli.eval import import_methods
-from mtlcli.cli.export import format_problems, path_problems
+from mtlcli.cli.eval import import_methods, path_problems
+from mtlcli.cli.export import format_problems
 from mtlcli.cli.parser import Parser
 from mtlcli.cli.typed import config_dir_problems
 from mtlcli.config.paths import typed_path
@@ -69,7 +69,7 @@ def push_main(argv: list[str]) -> int:
             if value
         ]
     else:
-        problems += path_problems(arguments.paths, "push")
+        problems += path_problems(arguments.paths, "mtl push PATH")
         problems += format_problems(arguments.format or "hf", int8=arguments.int8)
     if arguments.to is None:
         problems.append(Problem("no repository is given", "--to", "type --to OWNER/NAME"))
