@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -306,13 +307,7 @@ class TextEncoder:
             for begin in range(0, max(len(found), 1), room):
                 ids += [self.before, found[begin : begin + room], self.after]
                 rows.append(row)
-        lengths = [sum(map(len, ids[start : start + 3])) for start in range(0, len(ids), 3)]
-        return Features(
-            ids=np.concatenate(ids) if ids else np.zeros(0, self._dtype),
-            offsets=_offsets(lengths),
-            segments=np.array(lengths, np.int32),
-            columns={"row": np.array(rows, np.int64)},
-        )
+        return self._of_threes(ids, rows)
 
     def words(self, sentences: list[list[str]], *, max_length: int, stride: int) -> Features:
         """Return the features of sentences that are given as lists of words. A sentence that does
@@ -353,18 +348,25 @@ class TextEncoder:
                 ids += [prefix, found[window], suffix]
                 numbers += [np.full(len(prefix), -1), own, np.full(len(suffix), -1)]
                 rows.append(row)
-        lengths = [sum(map(len, ids[start : start + 3])) for start in range(0, len(ids), 3)]
-        return Features(
-            ids=np.concatenate(ids) if ids else np.zeros(0, self._dtype),
-            offsets=_offsets(lengths),
-            segments=np.array(lengths, np.int32),
-            columns={"row": np.array(rows, np.int64)},
+        return replace(
+            self._of_threes(ids, rows),
             token_columns={
                 "word": np.concatenate(numbers).astype(np.int32)
                 if numbers
                 else np.zeros(0, np.int32)
             },
             notes={"windows": len(rows) - len(sentences), "words without a token": without},
+        )
+
+    def _of_threes(self, ids: list[NDArray], rows: list[int]) -> Features:
+        """Return features of one segment each. `ids`: for each, the tokens before its text, of its
+        text and behind it. `rows`: the row of each."""
+        lengths = [sum(map(len, ids[start : start + 3])) for start in range(0, len(ids), 3)]
+        return Features(
+            ids=np.concatenate(ids) if ids else np.zeros(0, self._dtype),
+            offsets=_offsets(lengths),
+            segments=np.array(lengths, np.int32),
+            columns={"row": np.array(rows, np.int64)},
         )
 
     def targets(self, texts: list[str | None], max_length: int) -> tuple[Sequences, int]:

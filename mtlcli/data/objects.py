@@ -360,9 +360,8 @@ def _half_pair(name: str, values: list[Any], path: Path, lines: list[int] | None
     )
 
 
-def _odd_value(name: str, values: list[Any], path: Path, lines: list[int] | None) -> Problem:
-    """Return the problem of the first row whose value does not fit the type of the values before
-    it."""
+def first_odd(values: list[Any]) -> int:
+    """Return the first value that does not fit those before it."""
     good, bad = 0, len(values)
     while bad - good > 1:
         middle = (good + bad) // 2
@@ -371,13 +370,20 @@ def _odd_value(name: str, values: list[Any], path: Path, lines: list[int] | None
             good = middle
         except (ValueError, TypeError, OverflowError):
             bad = middle
-    shown = json.dumps(values[bad - 1])
+    return bad - 1
+
+
+def _odd_value(name: str, values: list[Any], path: Path, lines: list[int] | None) -> Problem:
+    """Return the problem of the first row whose value does not fit the type of the values before
+    it."""
+    odd = first_odd(values)
+    shown = json.dumps(values[odd])
     kind = "line" if lines is not None else "row"
     what = (
         f"column '{name}': the value {shown[:60]} does not have the type of the {kind}s before it"
     )
-    if not good:
+    if not odd:
         what = f"column '{name}': the value {shown[:60]} cannot be read"
     return Problem(
-        what, _place(path, lines, bad - 1), f"give every {kind} a value of the same type, or null"
+        what, _place(path, lines, odd), f"give every {kind} a value of the same type, or null"
     )

@@ -18,7 +18,7 @@ import pyarrow as pa
 from mtlcli.config.formats import ENDINGS, ending
 from mtlcli.data.delimited import FIELD_LIMIT, NOTED, separator_of
 from mtlcli.data.nested import stored, unnest
-from mtlcli.data.objects import Decoder, array_of, doubled_keys, parsed
+from mtlcli.data.objects import Decoder, array_of, doubled_keys, first_odd, parsed
 from mtlcli.data.parquet import plain_rows, repeats
 from mtlcli.data.read import read_file
 from mtlcli.data.table import ID_COLUMNS, Table, headers
@@ -466,7 +466,7 @@ def columns_table(
             try:
                 arrays[name] = array_of(values)
             except (ValueError, TypeError, OverflowError):
-                row = _first_odd(values)
+                row = first_odd(values)
                 place = row + 1 if lines is None else lines[row]
                 faults[row] = Problem(
                     f"column '{name}': the value {repr(values[row])[:60]} cannot be read, or does "
@@ -477,19 +477,6 @@ def columns_table(
                 values[row] = None
     table = pa.table(arrays) if arrays else pa.table({"": pa.nulls(count)})
     return Table(table, origin, "input", lines, names=names), faults
-
-
-def _first_odd(values: list[Any]) -> int:
-    """Return the first value that does not fit those before it."""
-    good, bad = 0, len(values)
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        try:
-            array_of(values[:middle])
-            good = middle
-        except (ValueError, TypeError, OverflowError):
-            bad = middle
-    return bad - 1
 
 
 def _slice(table: Table, start: int, count: int) -> Table:
