@@ -79,8 +79,7 @@ class Trainer:
                 stages=run.stages,
             )
             self._saved = self.state.step
-        self.backward = self._enter_stage(anew=self._anew)
-        self._captured = capture_steps(run, self.backward, self.update)
+        self._enter_stage(anew=self._anew)
         self._plateau = Plateau(optim, list(run.streams), self.state.plateau)
         self._conflicts = Conflicts(self.state.conflicts)
         self._affinity = Affinity(
@@ -132,7 +131,7 @@ class Trainer:
             self._validate(step)
         try:
             self._set_lr()
-            self._updated.append(self._update(batches, step))
+            self._updated.append(self._pass_and_update(batches, step))
         except NotFinite as error:
             self.conclude()
             self._leave_out(error)
@@ -201,7 +200,7 @@ class Trainer:
             tasks=list(batches),
         )
 
-    def _update(self, batches: Batches, step: Step) -> Updated:
+    def _pass_and_update(self, batches: Batches, step: Step) -> Updated:
         """Run the passes of the step and update."""
         seed_dropout(self.config.seed, step.number, self.run.ranks)
         captured, probing = self._captured, due(self.config.logger.probe, step.number)
@@ -434,17 +433,16 @@ class Trainer:
         if self._is_stage_over():
             self.conclude()
             self.state.stage = Stage(self.state.stage.number + 1, begin=self.state.step)
-            self.backward = self._enter_stage(anew=True)
-            self._captured = capture_steps(self.run, self.backward, self.update)
+            self._enter_stage(anew=True)
             self._say_stage()
 
-    def _enter_stage(self, *, anew: bool) -> Backward:
+    def _enter_stage(self, *, anew: bool) -> None:
         """Begin the present stage (`anew`), or continue in it. The shared parameters are those of
         the tasks that this stage trains."""
         run = self.run
         run.model.enter(self.state.stage.number, anew=anew)
         run.model.train()
-        return Backward(
+        self.backward = Backward(
             run.model,
             run.weighting,
             run.ranks,
@@ -458,6 +456,7 @@ class Trainer:
             input_format=run.input_format,
             read=self.update.lag == 0,
         )
+        self._captured = capture_steps(run, self.backward, self.update)
 
     # --------------------------------------------------------------------------------------------
     # what the user reads
