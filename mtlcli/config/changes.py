@@ -147,6 +147,7 @@ SETTLED: dict[str, str | None] = {
         (
             *("data.source", "model.kind", "model.pooling"),
             *("runner.engine", "runner.precision", "runner.packing", "runner.max_tokens"),
+            "text.templates",
         ),
         "auto",
     ),

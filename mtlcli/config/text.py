@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from string import Formatter
 
 from mtlcli.config import Config, Task
+from mtlcli.config.run import Text
 from mtlcli.errors import Problem
 from mtlcli.registry import suggest
 
@@ -33,6 +35,14 @@ def text_problems(config: Config) -> Iterator[Problem]:
             )
     if tasks:
         yield from _run(config, tasks)
+
+
+def settled(text: Text, *, pretrained: bool) -> Text:
+    """Return how a model answers, with its choice of templates made. `pretrained`: whether the
+    model has pretrained weights."""
+    if text.templates != "auto":
+        return text
+    return replace(text, templates="all" if pretrained else "none")
 
 
 def _task(name: str, task: Task, config: Config) -> Iterator[Problem]:

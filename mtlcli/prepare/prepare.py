@@ -18,7 +18,7 @@ from mtlcli.config.changes import has_dropout
 from mtlcli.config.families import family_problems
 from mtlcli.config.paths import default_cache
 from mtlcli.config.task import CALIBRATION
-from mtlcli.config.text import text_tasks
+from mtlcli.config.text import settled, text_tasks
 from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.features import Features, Split
 from mtlcli.data.source import DataSource, open_source
@@ -30,6 +30,7 @@ from mtlcli.prepare.checks import check_tables
 from mtlcli.prepare.store import open_features
 from mtlcli.pulse import doing
 from mtlcli.tasks.base import TaskType, build_tasks
+from mtlcli.tasks.text_form.task import TextForm
 
 
 @dataclass
@@ -177,10 +178,13 @@ def fit_tasks(config: Config, tasks: dict[str, TaskType[Any]], files: BackboneFi
     _require_family(config, files)
     if problems := _too_long(config, tasks, files.model_max_length):
         raise UserError(problems)
+    text = settled(config.text, pretrained=files.location is not None)
     for task in tasks.values():
         task.config = replace(
             task.config, max_length=task.config.max_length or config.data.max_length
         )
+        if isinstance(task, TextForm):
+            task.text = text
     encoder = files.encoder()
     if problems := [
         problem

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 
 from mtlcli.config import Config, Resolved
 from mtlcli.config.section import replaced
+from mtlcli.config.text import settled as settled_text
 from mtlcli.prepare.prepare import Prepared
 
 
@@ -39,6 +40,7 @@ def resolve(config: Config, prepared: Prepared, machine: Machine) -> Resolved:
             "tasks": {name: task.config for name, task in prepared.tasks.items()},
             "model.kind": "pretrained" if pretrained else "scratch",
             "model.pooling": machine.pooling,
+            "text": settled_text(config.text, pretrained=pretrained),
             "data.source": prepared.source.default or config.data.source,
             "optim.lr": lr,
             "runner.devices": machine.devices,

@@ -16,6 +16,7 @@ TEXT = (
     "task=[cola,stsb,rte,squad]",
     "tasks.squad.max_length=48",
     "text.max_answer=4",
+    "text.templates=all",
     "data.max_length=48",
     "sampling=all",
 )

@@ -157,7 +157,9 @@ class TextForm(TaskType[Task]):
     def _templates(self) -> list[Template]:
         """The templates that are used of the task's, or of those of the task whose labels it
         uses."""
-        if self.text.templates == "none":
+        # `auto` is settled once there is a model. Texts are read before that to train the tokenizer
+        # of a model from scratch alone, which uses none.
+        if self.text.templates in ("auto", "none"):
             return []
         owner = self.head_owner or self
         found: list[Template] = self.config.templates or owner.config.templates

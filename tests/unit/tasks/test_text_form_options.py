@@ -36,7 +36,7 @@ def world(predict: Any, architecture: Architecture, split: str = "validation") -
         unlabelled="skip",
         max_length=24,
     )
-    tasks = build_tasks({"toy": config}, Text(predict=predict))
+    tasks = build_tasks({"toy": config}, Text(predict=predict, templates="all"))
     tables = {"toy": Table(pa.table(ROWS), "toy.jsonl", split)}
     files = text_files(architecture)
     encoder = files.encoder()
