@@ -184,8 +184,9 @@ class TextForm(TaskType[Task]):
         ]
 
     def texts(self, table: Table) -> list[str]:
-        """Return the first prompt of each row with its answer, and every other template once."""
-        first, *others = self._prompts
+        """Return the first prompt of each row with its answer, and every template once with all
+        answers, of which the rows may lack some."""
+        first = self._prompts[0]
         columns = self._columns(first, table)
         answers = [" ".join(each) for each in self._answer_texts(table, self._labels[0])]
         whole = [
@@ -194,7 +195,7 @@ class TextForm(TaskType[Task]):
         ]
         return whole + [
             f"{prompt.text(dict.fromkeys(prompt.columns, ''))} {' '.join(labels)}"
-            for prompt, labels in zip(others, self._labels[1:], strict=True)
+            for prompt, labels in zip(self._prompts, self._labels, strict=True)
         ]
 
     def _columns(self, prompt: Prompt, table: Table) -> dict[str, list[str]]:
