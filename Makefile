@@ -1,6 +1,6 @@
 # `make train` and `make test` work in a fresh clone with nothing typed before. `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-crash test-all lint format conf wheel bench scores clean distclean
+.PHONY: help install train test test-long test-crash test-all lint format conf wheel bench scores clean distclean
 
 PYTHON ?= python3
 VENV := .venv
@@ -32,10 +32,13 @@ train: install  ## the main job on the built-in sample data: one encoder for eig
 test: $(VENV)/installed-dev  ## the tests of modules and of whole runs
 	$(PYTEST) tests/unit tests/runs
 
+test-long: $(VENV)/installed-dev  ## the tests of every method in every combination, and of torchrun
+	$(PYTEST) tests/long
+
 test-crash: $(VENV)/installed-dev  ## the tests that kill runs, fill disks and damage files
 	$(PYTEST) tests/crash
 
-test-all: test test-crash  ## all tests
+test-all: test test-long test-crash  ## all tests
 
 lint: $(VENV)/installed-dev  ## ruff (rules and format) and mypy
 	$(BIN)/ruff check

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from mtlcli.config import Runner
 from mtlcli.distributed.process_group import connect
-from tests.runs.ddp.every_method import one_task
+from tests.long.ranks_every_method import one_task
 from tests.small import small_data
 from tests.trajectory import make, optimizer_of, train
 

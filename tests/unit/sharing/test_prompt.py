@@ -154,6 +154,7 @@ def test_a_pooler_that_is_given_one_state_is_refused() -> None:
 
 def test_a_prompt_that_leaves_no_position_is_refused_before_the_run(tmp_path: Path) -> None:
     run = ["task=rte", "data=sample", "model=tiny", "sharing=prompt", f"run_dir={tmp_path / 'run'}"]
+    run += ["data.max_train_rows=20", "data.max_eval_rows=20"]
     done = mtl("train", *run, "data.max_length=500")
     assert done.returncode == 2 and not (tmp_path / "run").exists()
     assert (

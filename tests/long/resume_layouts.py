@@ -1,4 +1,4 @@
-"""One of two ranks of tests/runs/resume/test_layouts.py: a whole run on shards, and one that goes
+"""One of two ranks of tests/long/test_resume_layouts.py: a whole run on shards, and one that goes
 on from a checkpoint in another layout again and again. Not a test itself.
 
 Both ranks stay up for all of it: RANK, WORLD_SIZE and the like are in the environment, as torchrun

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.long.resume_two_ranks import main
 from tests.ranks import launched
-from tests.runs.resume.two_ranks import main
 from tests.small_run import differences
 from tests.warm import start
 

@@ -1,4 +1,4 @@
-"""One rank of tests/runs/ddp/test_every_method.py: trains with every weighting and every sharing,
+"""One rank of tests/long/test_ranks_every_method.py: trains with every weighting and every sharing,
 and in several shapes of steps, and writes the parameters. Not a test itself.
 
 RANK, WORLD_SIZE and the like are in the environment, as torchrun sets them.

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from mtlcli.config import samplings, weightings
+from tests.long.ranks_every_method import main, variants
 from tests.ranks import launched
-from tests.runs.ddp.every_method import main, variants
 from tests.warm import start
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from tests.long.resume_layouts import LAYOUTS, STEPS, main
 from tests.ranks import launched
-from tests.runs.resume.layouts import LAYOUTS, STEPS, main
 from tests.small_run import SMALL
 from tests.warm import mtl, start
 

@@ -1,4 +1,4 @@
-"""One rank of tests/runs/resume/test_two_ranks.py: a whole run, then one from each of its
+"""One rank of tests/long/test_resume_two_ranks.py: a whole run, then one from each of its
 checkpoints. Not a test itself.
 
 Both ranks stay up for all of it: RANK, WORLD_SIZE and the like are in the environment, as torchrun
