@@ -154,6 +154,7 @@ def run_mtl(data: Path, out: Path, seed: int, names: list[str], sharing: str) ->
             f"task=[{','.join(names)}]",
             f"sharing={sharing}",
             "model=minilm",
+            "model.pooling=pooler",
         ),
         *(
             "data=local",

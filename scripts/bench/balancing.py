@@ -77,6 +77,7 @@ def with_tasks(data: Path, count: int) -> Config:
     return compose(
         f"task=[{','.join(SUITE[:count])}]",
         "model=minilm",
+        "model.pooling=pooler",
         "data=local",
         f"data.root={data}",
         *rows,

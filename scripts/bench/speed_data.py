@@ -53,6 +53,7 @@ def train_features(data: Path, tasks: Sequence[str], max_length: int) -> dict[st
         "train",
         f"task=[{','.join(tasks)}]",
         "model=minilm",
+        "model.pooling=pooler",
         "data=local",
     ]
     command += [

@@ -122,6 +122,7 @@ class Bench:
             "train",
             f"task=[{','.join(tasks)}]",
             "model=minilm",
+            "model.pooling=pooler",
             "data=local",
             f"data.root={self.data}",
             f"run_dir={run_dir}",
