@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mtlcli.config import Config
 from mtlcli.data.batches import collate, evaluation_batches
 from mtlcli.data.encoder import TextEncoder
-from mtlcli.data.features import Features
+from mtlcli.data.features import Features, joined
 from mtlcli.data.table import Table
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.errors import Problem, UserError, count_of
@@ -25,7 +25,7 @@ from mtlcli.predict.results import Prediction, TaskInfo
 from mtlcli.predict.rows import Row, TaskRows, id_column, input_columns, rows_of, table_of
 from mtlcli.prepare.store import encoded
 from mtlcli.registry import suggest
-from mtlcli.tasks.base import TaskType
+from mtlcli.tasks.base import Outputs, TaskType
 
 
 @dataclass
@@ -36,6 +36,14 @@ class Encoded:
     """The rows that each task can read."""
     features: dict[str, Features]
     """Their features."""
+
+    @property
+    def faults(self) -> dict[str, dict[int, Problem]]:
+        """Why rows cannot be read, by task and by their number from 0."""
+        return {
+            name: {place: each.of_task(name) for place, each in sorted(rows.faults.items())}
+            for name, rows in self.rows.items()
+        }
 
 
 @dataclass
@@ -135,17 +143,14 @@ class Predictor:
         names = self.names(task)
         if not inputs:
             return [] if isinstance(task, str | None) else {name: [] for name in names}
-        rows = rows_of(inputs, [self.task_types[name] for name in names])
-        table, faults = table_of(rows, [self.task_types[name] for name in names])
-        answers = self.answer(self.prepare(table, names, faults))
-        for name in names:
-            found = answers[name].faults
-            problems = {place: each.of_task(name) for place, each in sorted(found.items())}
+        encoded = self.read(inputs, names)
+        for problems in encoded.faults.values():
             if problems and on_fault is None:
-                raise UserError(list(problems.values()))
+                raise UserError(problems.values())
             for place, problem in problems.items():
                 assert on_fault is not None
                 on_fault(place, problem)
+        answers = self.answer(encoded)
         if isinstance(task, str | None):
             return answers[names[0]].predictions
         return {name: answers[name].predictions for name in names}
@@ -232,6 +237,13 @@ class Predictor:
             raise UserError(problems or [Problem("no task is named", "task", "name one")])
         return names
 
+    def read(self, inputs: Sequence[Row], names: Sequence[str]) -> Encoded:
+        """Check and encode inputs, in one of the forms of `predict`, for some tasks. Raises
+        UserError when they lack a needed column, or one has another number of values."""
+        tasks = [self.task_types[name] for name in names]
+        table, faults = table_of(rows_of(inputs, tasks), tasks)
+        return self.prepare(table, names, faults)
+
     def prepare(
         self, table: Table, names: Sequence[str], faults: Mapping[int, Problem] | None = None
     ) -> Encoded:
@@ -249,34 +261,58 @@ class Predictor:
 
     def answer(self, inputs: Encoded) -> dict[str, Answers]:
         """Return the predictions of each task. An evaluation of the same rows gives the same."""
-        answers: dict[str, Answers] = {}
-        for group in self.groups(inputs.features):
+        return self.answer_together([inputs])[0]
+
+    def answer_together(self, inputs: Sequence[Encoded]) -> list[dict[str, Answers]]:
+        """Return the predictions of each task for several inputs, whose rows share batches. The
+        last digits may differ from those of each input by itself, as padding does."""
+        features: dict[str, Features] = {}
+        for name in dict.fromkeys(name for each in inputs for name in each.features):
+            there = [each.features[name] for each in inputs if name in each.features]
+            features[name] = joined(there)
+        outputs: dict[str, Outputs] = {}
+        for group in self.groups(features):
             with self._passing:
-                outputs = outputs_together(
+                outputs |= outputs_together(
                     self.model,
-                    {name: inputs.features[name] for name in group},
+                    {name: features[name] for name in group},
                     batch_size=self.batch_size,
                     input_format=self._saved.input_format,
                     bf16=self._saved.precision == "bf16",
                     ranks=self._ranks,
                     what="predicting",
                 )
-            for name in group:
-                rows = inputs.rows[name]
+        begins = dict.fromkeys(features, 0)
+        answers = []
+        for each in inputs:
+            own = {}
+            for name, found in each.features.items():
+                task = self.task_types[name]
+                end = begins[name] + (int(found.offsets[-1]) if task.token_outputs else len(found))
+                own[name] = {
+                    key: values if key in task.constant_outputs else values[begins[name] : end]
+                    for key, values in outputs[name].items()
+                }
+                begins[name] = end
+            answers.append(self._decoded(each, own))
+        return answers
+
+    def _decoded(self, inputs: Encoded, outputs: dict[str, Outputs]) -> dict[str, Answers]:
+        """Return the predictions that the outputs of each task stand for."""
+        answers: dict[str, Answers] = {}
+        for name, rows in inputs.rows.items():
+            predictions: list[Any] = [None] * (len(rows.places) + len(rows.faults))
+            if name in outputs:
                 # Tasks that write text use the tokenizer to do so.
                 with self._encoding:
                     found = self.task_types[name].decode(
                         outputs[name], inputs.features[name], rows.table
                     )
                 described = rows.described(found)
-                predictions: list[Any] = [None] * (len(rows.places) + len(rows.faults))
                 for place, prediction in zip(rows.places.tolist(), described, strict=True):
                     predictions[place] = prediction
-                answers[name] = Answers(predictions, rows.faults)
-        for name, rows in inputs.rows.items():
-            if name not in answers:
-                answers[name] = Answers([None] * len(rows.faults), rows.faults)
-        return {name: answers[name] for name in inputs.rows}
+            answers[name] = Answers(predictions, rows.faults)
+        return answers
 
     def groups(self, features: Mapping[str, Features]) -> list[list[str]]:
         """Return the tasks in groups whose features go through the trunk together: `passes`, where
@@ -343,6 +379,7 @@ def _info(task: TaskType[Any]) -> TaskInfo:
         type=task.config.type,
         columns=tuple(input_columns(task)),
         optional=() if own is None else (own,),
+        holds=task.column_contents,
         labels=None if labels is None else tuple(labels),
         max_length=task.max_length,
     )

@@ -53,6 +53,7 @@ ROOMS["training"] = TOOLS | {*ROOMS} - {"sharing", "fast"}
 ROOMS["runner"] = TOOLS | {*ROOMS}
 ROOMS["report"] = TOOLS | {"config"}
 ROOMS["predict"] = ROOMS["evaluation"] | {"evaluation"}
+ROOMS["serve"] = TOOLS | {"distributed", "predict"}
 ROOMS["export"] = TOOLS | {"config", "data", "tasks", "models", "rundir", "evaluation"}
 """The rooms that each room may know, which all stand above it; `cli` may know all."""
 LIGHT = [
@@ -70,6 +71,9 @@ LIGHT = [
     "mtlcli.screen",
     "mtlcli.pulse",
     "mtlcli.report",
+    "mtlcli.serve.asked",
+    "mtlcli.serve.batching",
+    "mtlcli.serve.limits",
     "mtlcli.predict.results",
     "mtlcli.predict.rows",
     "mtlcli.tasks",
