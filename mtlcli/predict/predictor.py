@@ -263,9 +263,12 @@ class Predictor:
         """Return the predictions of each task. An evaluation of the same rows gives the same."""
         return self.answer_together([inputs])[0]
 
-    def answer_together(self, inputs: Sequence[Encoded]) -> list[dict[str, Answers]]:
+    def answer_together(
+        self, inputs: Sequence[Encoded], on_batch: Callable[[], None] = lambda: None
+    ) -> list[dict[str, Answers]]:
         """Return the predictions of each task for several inputs, whose rows share batches. The
-        last digits may differ from those of each input by itself, as padding does."""
+        last digits may differ from those of each input by itself, as padding does. `on_batch`:
+        function that is called before each batch; what it raises ends the passes."""
         features: dict[str, Features] = {}
         for name in dict.fromkeys(name for each in inputs for name in each.features):
             there = [each.features[name] for each in inputs if name in each.features]
@@ -280,6 +283,7 @@ class Predictor:
                     input_format=self._saved.input_format,
                     bf16=self._saved.precision == "bf16",
                     ranks=self._ranks,
+                    on_batch=on_batch,
                     what="predicting",
                 )
         begins = dict.fromkeys(features, 0)

@@ -23,7 +23,7 @@ import mtlcli
 from mtlcli.errors import MtlError, Problem, UserError
 from mtlcli.predict.predictor import Predictor
 from mtlcli.registry import suggest
-from mtlcli.serve.asked import NotJson, as_json, asked, failure
+from mtlcli.serve.asked import NotJson, as_json, asked, brief, failure
 from mtlcli.serve.batching import Batcher, Full
 from mtlcli.serve.limits import MEGABYTE, Limits
 
@@ -162,13 +162,15 @@ class Service:
         of each. An input is a text, the values of a task's columns in order, or an object."""
         body = await self._body(request)
         try:
-            wanted = asked(body, rows=self.limits.rows)
+            wanted = asked(body, rows=self.limits.rows, tasks=len(self.model.tasks))
             names = self.model.names(wanted.task)
         except NotJson as error:
             raise Refusal(400, error.problems) from error
         except UserError as error:
             raise Refusal(422, error.problems) from error
-        found = await self._answer(request, wanted.inputs, names, len(body))
+        found: dict[str, list[Any]] = dict.fromkeys(names, [])
+        if wanted.inputs:
+            found = await self._answer(request, wanted.inputs, names, len(body))
         self.answered += 1
         several = isinstance(wanted.task, list)
         return Json({"predictions": found if several else found[names[0]]})
@@ -208,25 +210,26 @@ class Service:
     ) -> dict[str, list[Any]]:
         """Return the predictions. Raises Refusal when there are none in time."""
         try:
-            future = asyncio.wrap_future(self.batcher.submit(inputs, names, size))
+            job = self.batcher.submit(inputs, names, size)
         except Full:
             what = f"{self.batcher.waiting} requests wait for the model, which is the limit"
             problem = Problem(what, "server", "try again in a second")
             raise Refusal(503, [problem], retry_after="1") from None
         # A client that has gone needs no answer.
+        future = asyncio.wrap_future(job.answer)
         gone = asyncio.ensure_future(_gone(request))
         waited: set[Awaitable[Any]] = {future, gone}
         seconds = self.limits.answer_seconds
         await asyncio.wait(waited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if not future.done():
-            future.cancel()
         gone.cancel()
-        try:
-            return await future
-        except asyncio.CancelledError:
+        if not future.done():
+            job.abandon()
+            future.cancel()
             what = f"the request was not answered within {seconds:g} s"
             fix = "send fewer inputs, or try again when fewer requests wait"
-            raise Refusal(504, [Problem(what, "server", fix)]) from None
+            raise Refusal(504, [Problem(what, "server", fix)])
+        try:
+            return await future
         except UserError as error:
             raise Refusal(422, error.problems) from error
         except MtlError as error:
@@ -243,8 +246,8 @@ class Service:
     async def _no_page(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         path, method = request.url.path, request.method
-        fix = suggest(path, PATHS)
-        what = f"there is no {path}"
+        fix = suggest(brief(path), PATHS)
+        what = f"there is no {brief(path)}"
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             allowed = (error.headers or {}).get("Allow", "GET")
             what, fix = f"{path} does not take {method}", f"send {allowed}"

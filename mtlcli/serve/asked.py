@@ -14,6 +14,8 @@ KEYS = ("inputs", "task")
 """The keys of a request."""
 NAMED = 20
 """The most problems that an answer names."""
+LONGEST_NAME = 200
+"""Characters of a name."""
 EXAMPLE = '{"task": "NAME", "inputs": ["a text"]}'
 
 
@@ -31,17 +33,16 @@ class NotJson(UserError):
     """A body that is not JSON."""
 
 
-def asked(body: bytes, *, rows: int) -> Asked:
-    """Return what the body of a request asks. `rows`: the most inputs. Raises NotJson, and
-    UserError for JSON of another form."""
+def asked(body: bytes, *, rows: int, tasks: int) -> Asked:
+    """Return what the body of a request asks. `rows`: the most inputs; `tasks`: the number of tasks
+    that there are. Raises NotJson, and UserError for JSON of another form."""
     content = _parsed(body)
     if not isinstance(content, dict):
         raise UserError("the body is no JSON object", "body", f"send {EXAMPLE}")
     problems = [
         Problem(f"unknown key '{key}'", "body", suggest(key, KEYS))
-        for key in content
-        if key not in KEYS
-    ][:NAMED]
+        for key in [brief(key) for key in content if key not in KEYS][:NAMED]
+    ]
     inputs, task = content.get("inputs"), content.get("task")
     if not isinstance(inputs, list):
         what = "is missing" if inputs is None else "is no list"
@@ -68,9 +69,22 @@ def asked(body: bytes, *, rows: int) -> Asked:
         problems.append(
             Problem("the key 'task' is neither a name nor a list of names", "task", fix)
         )
+    elif isinstance(task, list):
+        task = list(dict.fromkeys(map(brief, task)))
+        if len(task) > tasks:
+            what = f"{count_of(len(task), 'task')} are named, and the model has {tasks}"
+            problems.append(Problem(what, "task", "GET /tasks lists them"))
+    elif task is not None:
+        task = brief(task)
     if problems:
         raise UserError(problems)
     return Asked(inputs, task)  # type: ignore[arg-type]
+
+
+def brief(name: str) -> str:
+    """Return a name, cut where it is longer than any that exists could be: the nearest names are
+    searched for it, and it is shown."""
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..."
 
 
 def failure(problems: Sequence[Problem]) -> Mapping[str, Any]:

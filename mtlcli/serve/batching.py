@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
@@ -46,8 +46,11 @@ class Model(Protocol[E]):
         """Check and encode the inputs of a request for some tasks."""
         ...
 
-    def answer_together(self, inputs: Sequence[E]) -> Sequence[Mapping[str, Answered]]:
-        """Return the predictions for several requests that name the same tasks."""
+    def answer_together(
+        self, inputs: Sequence[E], on_batch: Callable[[], None]
+    ) -> Sequence[Mapping[str, Answered]]:
+        """Return the predictions for several requests that name the same tasks. `on_batch`:
+        function that is called before each batch of inputs, and raises Abandoned."""
         ...
 
 
@@ -55,14 +58,30 @@ class Full(Exception):
     """Exception for a request that finds too many others waiting."""
 
 
+class Abandoned(Exception):
+    """Exception that ends a batch for which nobody waits any more."""
+
+
 @dataclass
-class _Job:
+class Job:
     """A request that waits."""
 
     inputs: Sequence[Any]
+    """Its inputs."""
     names: tuple[str, ...]
+    """Its tasks."""
     size: int
+    """Its bytes."""
     answer: Future[dict[str, list[Any]]] = field(default_factory=Future)
+    """Its predictions by task. Raises UserError for inputs that cannot be read, and whatever the
+    model raises."""
+    abandoned: bool = False
+    """Whether nobody waits for it any more."""
+
+    def abandon(self) -> None:
+        """Spend no more time on it."""
+        self.abandoned = True
+        self.answer.cancel()
 
 
 class Batcher(Generic[E]):
@@ -73,7 +92,7 @@ class Batcher(Generic[E]):
         all of them; `rows`: the number of inputs up to which requests share a batch."""
         self._model = model
         self._waiting, self._size, self._rows = waiting, size, rows
-        self._jobs: deque[_Job] = deque()
+        self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self.batches = 0
@@ -88,24 +107,19 @@ class Batcher(Generic[E]):
         """The number of requests in the queue."""
         return len(self._jobs)
 
-    def submit(
-        self, inputs: Sequence[Any], names: Sequence[str], size: int
-    ) -> Future[dict[str, list[Any]]]:
-        """Put a request into the queue, and return its future predictions, by task. A future that
-        is cancelled before its turn costs nothing.
-
-        `size`: bytes of the request. Raises Full when the queue is full or closed. The future
-        raises UserError for inputs that cannot be read, and whatever the model raises.
-        """
-        job = _Job(inputs, tuple(names), size)
+    def submit(self, inputs: Sequence[Any], names: Sequence[str], size: int) -> Job:
+        """Put a request into the queue. `size`: its bytes. Raises Full when the queue is full or
+        closed."""
+        job = Job(inputs, tuple(names), size)
         with self._changed:
+            self._jobs = deque(each for each in self._jobs if not each.abandoned)
             there = sum(each.size for each in self._jobs)
             full = len(self._jobs) >= self._waiting or (there and there + size > self._size)
             if self._closed or full:
                 raise Full
             self._jobs.append(job)
             self._changed.notify()
-        return job.answer
+        return job
 
     def close(self) -> None:
         """Answer the requests in the queue, and end the thread."""
@@ -118,13 +132,13 @@ class Batcher(Generic[E]):
         while jobs := self._next():
             self._answer([job for job in jobs if job.answer.set_running_or_notify_cancel()])
 
-    def _next(self) -> list[_Job]:
+    def _next(self) -> list[Job]:
         """Wait for requests, and take the first one with all that fit into its batch; none once the
         queue is closed and empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._closed)
-            taken: list[_Job] = []
-            left: deque[_Job] = deque()
+            taken: list[Job] = []
+            left: deque[Job] = deque()
             rows = 0
             for job in self._jobs:
                 if not taken or (
@@ -137,9 +151,9 @@ class Batcher(Generic[E]):
             self._jobs = left
         return taken
 
-    def _answer(self, jobs: Sequence[_Job]) -> None:
+    def _answer(self, jobs: Sequence[Job]) -> None:
         """Answer requests that name the same tasks. An error of one does not reach the others."""
-        readable: list[tuple[_Job, E]] = []
+        readable: list[tuple[Job, E]] = []
         for job in jobs:
             try:
                 found = self._model.read(job.inputs, job.names)
@@ -153,11 +167,15 @@ class Batcher(Generic[E]):
         if readable:
             self._predict(readable)
 
-    def _predict(self, readable: Sequence[tuple[_Job, E]]) -> None:
+    def _predict(self, readable: Sequence[tuple[Job, E]]) -> None:
+        def wanted() -> None:
+            if all(job.abandoned for job, _ in readable):
+                raise Abandoned
+
         try:
             self.batches += 1
             self.batched += len(readable)
-            answers = self._model.answer_together([found for _, found in readable])
+            answers = self._model.answer_together([found for _, found in readable], wanted)
             for (job, _), answer in zip(readable, answers, strict=True):
                 job.answer.set_result({name: each.predictions for name, each in answer.items()})
         except BaseException as error:  # noqa: BLE001 (as above)
