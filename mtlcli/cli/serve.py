@@ -30,10 +30,10 @@ usage: mtl serve PATH [--port N] [--host H] [--max-size MB] [--max-rows N] [--qu
 
   mtl serve runs/NAME
   mtl serve runs/NAME --port 9000 --host 0.0.0.0 runner.threads=4
-  curl localhost:8000/predict -d '{"task": "sst2", "inputs": ["a delight", "a bore"]}'
 
-  POST /predict      {"task": NAME or [NAME, ...], "inputs": [...]} -> {"predictions": ...}; an
-                     input is a text, the values of the task's columns in order, or an object
+  POST /predict      {"task": "sst2", "inputs": ["a delight", "a bore"]} -> {"predictions": [...]};
+                     an input is a text, the values of the task's columns in order, or an object;
+                     several tasks: {"task": ["sst2", "cola"], ...}
   GET /tasks         the tasks with their columns and labels, and the limits
   GET /health        whether the server takes requests, and how many wait
   GET /              a page to try the tasks in a browser

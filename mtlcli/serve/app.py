@@ -23,7 +23,7 @@ import mtlcli
 from mtlcli.errors import MtlError, Problem, UserError
 from mtlcli.predict.predictor import Predictor
 from mtlcli.registry import suggest
-from mtlcli.serve.asked import NotJson, as_json, asked, brief, failure
+from mtlcli.serve.asked import NotJson, as_json, asked, brief, failure, trimmed
 from mtlcli.serve.batching import Batcher, Full
 from mtlcli.serve.limits import MEGABYTE, Limits
 
@@ -170,7 +170,10 @@ class Service:
             raise Refusal(422, error.problems) from error
         found: dict[str, list[Any]] = dict.fromkeys(names, [])
         if wanted.inputs:
-            found = await self._answer(request, wanted.inputs, names, len(body))
+            tasks = [self.model.tasks[name] for name in names]
+            columns = [column for task in tasks for column in (*task.columns, *task.optional)]
+            inputs = trimmed(wanted.inputs, columns)
+            found = await self._answer(request, inputs, names, len(body))
         self.answered += 1
         several = isinstance(wanted.task, list)
         return Json({"predictions": found if several else found[names[0]]})

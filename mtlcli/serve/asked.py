@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -14,6 +14,8 @@ KEYS = ("inputs", "task")
 """The keys of a request."""
 NAMED = 20
 """The most problems that an answer names."""
+DEEPEST = 20
+"""The most lists and objects inside one another."""
 LONGEST_NAME = 200
 """Characters of a name."""
 EXAMPLE = '{"task": "NAME", "inputs": ["a text"]}'
@@ -44,6 +46,9 @@ def asked(body: bytes, *, rows: int, tasks: int) -> Asked:
         for key in [brief(key) for key in content if key not in KEYS][:NAMED]
     ]
     inputs, task = content.get("inputs"), content.get("task")
+    if _deep(inputs):
+        what = f"more than {DEEPEST} lists or objects are inside one another"
+        raise UserError(what, "inputs", f"send {EXAMPLE}")
     if not isinstance(inputs, list):
         what = "is missing" if inputs is None else "is no list"
         problems.append(Problem(f"the key 'inputs' {what}", "inputs", f"send {EXAMPLE}"))
@@ -79,6 +84,38 @@ def asked(body: bytes, *, rows: int, tasks: int) -> Asked:
     if problems:
         raise UserError(problems)
     return Asked(inputs, task)  # type: ignore[arg-type]
+
+
+def trimmed(inputs: Sequence[Any], columns: Iterable[str]) -> list[Any]:
+    """Return inputs without the keys of objects inside columns that no column is named for:
+    `translation.de` needs `de` of the column `translation`. A table of all of them may be far
+    larger than the request."""
+    keys = {part for column in columns for part in column.split(".")}
+    return [
+        {column: _kept(value, keys) for column, value in row.items()}
+        if isinstance(row, dict)
+        else _kept(row, keys)
+        for row in inputs
+    ]
+
+
+def _kept(value: Any, keys: set[str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _kept(inner, keys) for key, inner in value.items() if key in keys}
+    return [_kept(inner, keys) for inner in value] if isinstance(value, list) else value
+
+
+def _deep(value: Any) -> bool:
+    """Return whether a value has more than DEEPEST lists and objects inside one another."""
+    there = [value] if isinstance(value, list | dict) else []
+    for _ in range(DEEPEST):
+        there = [
+            inner
+            for each in there
+            for inner in (each.values() if isinstance(each, dict) else each)
+            if isinstance(inner, list | dict)
+        ]
+    return bool(there)
 
 
 def brief(name: str) -> str:

@@ -387,7 +387,8 @@ def undocumented(body: list[ast.stmt], prefix: str, owner: ast.ClassDef | None =
     """Functions, classes and methods without a leading underscore that nothing is said about."""
     missing = []
     for node in body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+        named = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        if isinstance(node, named) and not node.name.startswith("_"):
             if not ast.get_docstring(node) and not (owner and inherits_docstring(owner, node.name)):
                 missing.append(f"{prefix}.{node.name}")
             if isinstance(node, ast.ClassDef):

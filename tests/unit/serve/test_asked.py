@@ -7,7 +7,7 @@ import json
 import pytest
 
 from mtlcli.errors import Problem, UserError
-from mtlcli.serve.asked import NAMED, NotJson, as_json, asked, failure
+from mtlcli.serve.asked import NAMED, NotJson, as_json, asked, failure, trimmed
 
 
 def test_a_request() -> None:
@@ -61,6 +61,15 @@ def test_long_names_and_many_problems_stay_short() -> None:
     assert len(caught.value.problems) == NAMED
     found = asked(json.dumps({"task": "t" * 100_000, "inputs": []}).encode(), rows=1, tasks=1)
     assert isinstance(found.task, str) and len(found.task) < 300
+
+
+def test_objects_in_columns_hold_what_is_needed() -> None:
+    rows = [{"translation": {"de": "x", "en": "y"}, "more": [{"de": 1, "b": 2}]}, ["x", {"b": 1}]]
+    wanted = [{"translation": {"de": "x"}, "more": [{"de": 1}]}, ["x", {}]]
+    assert trimmed(rows, ["translation.de"]) == wanted
+    assert asked(b'{"inputs": ' + b"[" * 20 + b"]" * 20 + b"}", rows=1, tasks=1)
+    with pytest.raises(UserError, match="more than 20 lists or objects are inside one another"):
+        asked(b'{"inputs": ' + b"[" * 21 + b"]" * 21 + b"}", rows=1, tasks=1)
 
 
 def test_the_form_of_errors() -> None:
