@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
 import sys
@@ -21,6 +22,8 @@ from mtlcli.serve.app import Service
 from mtlcli.serve.connection import Connection
 from mtlcli.serve.limits import Limits
 
+FILES = 10_000
+"""Open files to allow for a flood of connections; macOS gives no more than 10,240."""
 KEPT = 30
 """Seconds for which a connection without a request is kept."""
 
@@ -36,6 +39,34 @@ class _Server(uvicorn.Server):
     def stop(self, number: int) -> None:
         """Take no more connections, answer what has been asked, and end."""
         self.should_exit = True
+
+
+class _Handler:
+    """What asyncio does with errors that nobody else can have: it reports them. That the system
+    gives no more connections it would report a thousand times a second."""
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)):
+            loop.default_exception_handler(context)
+        elif not self._told:
+            self._told = True
+            what = f"some clients cannot connect: {error.strerror} (ulimit -n)"
+            print(f"mtl serve: {what}", file=sys.stderr, flush=True)
+
+
+def _allow_connections() -> None:
+    """Raise the number of files, and so of connections, that the process may open."""
+    if sys.platform != "win32":
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+        if soft != resource.RLIM_INFINITY and soft < most:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def serve(model: Predictor, listening: socket, limits: Limits) -> int:
@@ -63,8 +94,14 @@ def serve(model: Predictor, listening: socket, limits: Limits) -> int:
             timeout_graceful_shutdown=round(limits.answer_seconds + 2 * limits.read_seconds) + 1,
         )
     )
+    _allow_connections()
+
+    async def run() -> None:
+        asyncio.get_running_loop().set_exception_handler(_Handler())
+        await server.serve(sockets=[listening])
+
     with Interrupt() as interrupt, interrupt.passed_on(lambda: None, server.stop):
-        asyncio.run(server.serve(sockets=[listening]))
+        asyncio.run(run())
         service.batcher.close()
     number = signal.Signals(interrupt.number)
     answered = count_of(service.answered, "request")
