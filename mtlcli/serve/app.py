@@ -215,7 +215,7 @@ class Service:
         try:
             job = self.batcher.submit(inputs, names, size)
         except Full:
-            what = f"{self.batcher.waiting} requests wait for the model, which is the limit"
+            what = f"too many requests wait for the model ({self.batcher.waiting})"
             problem = Problem(what, "server", "try again in a second")
             raise Refusal(503, [problem], retry_after="1") from None
         # A client that has gone needs no answer.

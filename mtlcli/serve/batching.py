@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-from mtlcli.errors import Problem, UserError
+from mtlcli.errors import Problem, UserError, panicked
 
 
 class Checked(Protocol):
@@ -161,7 +161,7 @@ class Batcher(Generic[E]):
                 if faults:
                     raise UserError(faults)
             except BaseException as error:  # noqa: BLE001 (the request's own error is its answer)
-                job.answer.set_exception(error)
+                _fail(job, error)
             else:
                 readable.append((job, found))
         if readable:
@@ -180,7 +180,14 @@ class Batcher(Generic[E]):
                 job.answer.set_result({name: each.predictions for name, each in answer.items()})
         except BaseException as error:  # noqa: BLE001 (as above)
             if len(readable) == 1:
-                readable[0][0].answer.set_exception(error)
+                _fail(readable[0][0], error)
             else:
                 for each in readable:
                     self._predict([each])
+
+
+def _fail(job: Job, error: BaseException) -> None:
+    """Let a request fail. Panics of libraries in Rust are no Exceptions, and would end more than
+    the request."""
+    wrapped = RuntimeError(f"{type(error).__name__}: {error}") if panicked(error) else error
+    job.answer.set_exception(wrapped)

@@ -246,7 +246,7 @@ def test_a_stop_answers_what_was_asked_and_a_full_queue_refuses(run: Path, tmp_p
         wait_for(lambda: server.ask("GET", "/health")[1]["waiting"] == 20)
         status, found, headers = server.ask("POST", "/predict", {"task": "sst2", "inputs": ["x"]})
         assert (status, headers["retry-after"]) == (503, "1")
-        assert found["error"]["what"] == "20 requests wait for the model, which is the limit"
+        assert found["error"]["what"] == "too many requests wait for the model (20)"
         server.process.send_signal(signal.SIGTERM)
         wait_for(lambda: not accepts(server.port))
         flag.unlink()
