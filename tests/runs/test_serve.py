@@ -57,7 +57,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Server:
-    """A running `mtl serve`."""
+    """A running `mtl serve`, which is killed when its context ends and it still runs."""
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
 
     def __init__(self, run: Path, *options: str, before: warm.Before = ()) -> None:
         self.process = warm.start("serve", str(run), "--port", "0", *options, before=before)
@@ -108,11 +114,11 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(run: Path) -> Iterator[Server]:
-    made = Server(run)
-    yield made
-    assert made.end(signal.SIGINT) == 130
-    assert "mtl serve: stopped by SIGINT" in made.process.stderr
-    assert "Traceback" not in made.process.stderr
+    with Server(run) as made:
+        yield made
+        assert made.end(signal.SIGINT) == 130
+        assert "mtl serve: stopped by SIGINT" in made.process.stderr
+        assert "Traceback" not in made.process.stderr
 
 
 def test_predictions_are_those_of_mtl_predict(server: Server, run: Path, tmp_path: Path) -> None:
@@ -200,20 +206,20 @@ def test_the_tasks_are_described(server: Server, run: Path) -> None:
 
 
 def test_clients_that_are_slow_or_too_many(run: Path) -> None:
-    server = Server(run, "--read-timeout", "1", "--queue", "1", before=few_connections)
-    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n"
-    with ThreadPoolExecutor() as threads:
-        body = threads.submit(server.raw, head, b'{"task": ')
-        start = threads.submit(server.raw, b"POST /predict HT")
-        silent = threads.submit(server.raw)
-        assert body.result()[0] == 408
-        assert "the body has not arrived within 1 s (9 bytes have) | body" in body.result()[1]
-        assert start.result()[0] == silent.result()[0] == 408
-    clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]
-    assert server.raw(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")[0] == 503
-    for each in clients:
-        each.close()
-    assert server.end() == 143
+    with Server(run, "--read-timeout", "1", "--queue", "1", before=few_connections) as server:
+        head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n"
+        with ThreadPoolExecutor() as threads:
+            body = threads.submit(server.raw, head, b'{"task": ')
+            start = threads.submit(server.raw, b"POST /predict HT")
+            silent = threads.submit(server.raw)
+            assert body.result()[0] == 408
+            assert "the body has not arrived within 1 s (9 bytes have) | body" in body.result()[1]
+            assert start.result()[0] == silent.result()[0] == 408
+        clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]
+        assert server.raw(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")[0] == 503
+        for each in clients:
+            each.close()
+        assert server.end() == 143
 
 
 def few_connections() -> None:
@@ -238,32 +244,34 @@ def hold(flag: Path) -> None:
 def test_a_stop_answers_what_was_asked_and_a_full_queue_refuses(run: Path, tmp_path: Path) -> None:
     flag = tmp_path / "held"
     flag.touch()
-    server = Server(run, "--queue", "20", before=partial(hold, flag))
-    with ThreadPoolExecutor(21) as threads:
-        first = threads.submit(server.predict, "sst2", ["first"])
-        wait_for(lambda: server.ask("GET", "/health")[1]["batches"] == 1)
-        others = [threads.submit(server.predict, "sst2", [f"x{n}"]) for n in range(20)]
-        wait_for(lambda: server.ask("GET", "/health")[1]["waiting"] == 20)
-        status, found, headers = server.ask("POST", "/predict", {"task": "sst2", "inputs": ["x"]})
-        assert (status, headers["retry-after"]) == (503, "1")
-        assert found["error"]["what"] == "too many requests wait for the model (20)"
-        server.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: not accepts(server.port))
-        flag.unlink()
-        assert [len(each.result()) for each in (first, *others)] == [1] * 21
-    assert server.process.wait() == 143
-    assert "stopped by SIGTERM, 21 requests answered" in server.process.stderr
+    with Server(run, "--queue", "20", before=partial(hold, flag)) as server:
+        with ThreadPoolExecutor(21) as threads:
+            first = threads.submit(server.predict, "sst2", ["first"])
+            wait_for(lambda: server.ask("GET", "/health")[1]["batches"] == 1)
+            others = [threads.submit(server.predict, "sst2", [f"x{n}"]) for n in range(20)]
+            wait_for(lambda: server.ask("GET", "/health")[1]["waiting"] == 20)
+            status, found, headers = server.ask(
+                "POST", "/predict", {"task": "sst2", "inputs": ["x"]}
+            )
+            assert (status, headers["retry-after"]) == (503, "1")
+            assert found["error"]["what"] == "too many requests wait for the model (20)"
+            server.process.send_signal(signal.SIGTERM)
+            wait_for(lambda: not accepts(server.port))
+            flag.unlink()
+            assert [len(each.result()) for each in (first, *others)] == [1] * 21
+        assert server.process.wait() == 143
+        assert "stopped by SIGTERM, 21 requests answered" in server.process.stderr
 
 
 def test_an_answer_that_takes_too_long(run: Path, tmp_path: Path) -> None:
     flag = tmp_path / "held"
     flag.touch()
-    server = Server(run, "--timeout", "0.3", before=partial(hold, flag))
-    status, text = server.error("POST", "/predict", {"task": "sst2", "inputs": ["x"]})
-    assert (status, text.split(" | ")[0]) == (504, "the request was not answered within 0.3 s")
-    server.process.send_signal(signal.SIGINT)
-    wait_for(lambda: not accepts(server.port))
-    assert server.end(signal.SIGINT) == 130  # at once, while the model still works
+    with Server(run, "--timeout", "0.3", before=partial(hold, flag)) as server:
+        status, text = server.error("POST", "/predict", {"task": "sst2", "inputs": ["x"]})
+        assert (status, text.split(" | ")[0]) == (504, "the request was not answered within 0.3 s")
+        server.process.send_signal(signal.SIGINT)
+        wait_for(lambda: not accepts(server.port))
+        assert server.end(signal.SIGINT) == 130  # at once, while the model still works
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
