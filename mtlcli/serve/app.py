@@ -8,7 +8,7 @@ import re
 import sys
 import traceback
 from base64 import b64encode
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from http import HTTPStatus
@@ -107,14 +107,16 @@ class Service:
         self.app = FastAPI(
             title="mtl serve", version=mtlcli.__version__, docs_url=None, redoc_url=None
         )
-        errors = {code: {"description": text} for code, text in _REFUSALS.items()}
+        errors: dict[int | str, dict[str, Any]] = {
+            code: {"description": text} for code, text in _REFUSALS.items()
+        }
         body = {"required": True, "content": {"application/json": {"schema": _BODY}}}
         add = self.app.add_api_route
         add(
             "/predict",
             self.predict,
             methods=["POST"],
-            responses={**errors},
+            responses=errors,
             openapi_extra={"requestBody": body},
         )
         add("/tasks", self.tasks, methods=["GET"])
@@ -221,7 +223,7 @@ class Service:
         # A client that has gone needs no answer.
         future = asyncio.wrap_future(job.answer)
         gone = asyncio.ensure_future(_gone(request))
-        waited: set[Awaitable[Any]] = {future, gone}
+        waited: set[asyncio.Future[Any]] = {future, gone}
         seconds = self.limits.answer_seconds
         await asyncio.wait(waited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         gone.cancel()
