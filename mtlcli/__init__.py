@@ -32,7 +32,7 @@ def load(
     about a damaged checkpoint that was skipped. Raises `mtlcli.errors.UserError` when the path is
     no run, or its model cannot be used.
     """
-    from mtlcli.predict.predictor import load
+    from mtlcli.predict.load import load
 
     return load(path, overrides=overrides, config_dir=config_dir, say=say)
 

@@ -65,6 +65,18 @@ OPTIONS: dict[str, dict[str, str | list[str] | None]] = {
         "--task": "tasks",
         "--texts": None,
     },
+    "serve": {
+        "--config-dir": "folder",
+        "-cd": "folder",
+        "--help": None,
+        "--host": ["127.0.0.1", "0.0.0.0"],
+        "--max-rows": [],
+        "--max-size": [],
+        "--port": [],
+        "--queue": [],
+        "--read-timeout": [],
+        "--timeout": [],
+    },
     "export": {
         "--config-dir": "folder",
         "-cd": "folder",
@@ -97,7 +109,7 @@ OPTIONS: dict[str, dict[str, str | list[str] | None]] = {
 a folder, a file, names of tasks, the name of one task, or a text that cannot be completed; an
 empty list: any word."""
 
-OF_RUNS = ("eval", "predict", "export", "push")
+OF_RUNS = ("eval", "predict", "serve", "export", "push")
 """The verbs whose first word is a run folder."""
 
 BASH = """\

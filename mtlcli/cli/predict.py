@@ -187,7 +187,7 @@ def _predict(
     say(f"mtl predict: loading {path}")
     with Pulse(stderr=True):
         from mtlcli.evaluation.predictions import check_overwrites
-        from mtlcli.predict.predictor import load
+        from mtlcli.predict.load import load
         from mtlcli.predict.stream import predict_rows, written_whole
 
         model = load(path, overrides=overrides, config_dir=config_dir, say=say)

@@ -3,6 +3,7 @@ disk."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -123,6 +124,44 @@ class Features:
     def longest(self) -> int:
         """Number of tokens of the longest feature; 0 without features."""
         return int(self.lengths.max(initial=0))
+
+
+def joined(parts: Sequence[Features]) -> Features:
+    """Return the features of several tables of a task one after another, with all that a model
+    reads, but without token columns and notes. The column `row` still counts the rows of each
+    table from 0."""
+    first, *others = parts
+    if not others:
+        return first
+    groups = None
+    if first.groups is not None:
+        groups = _one_after_another([part.groups for part in parts if part.groups is not None])
+    return Features(
+        ids=np.concatenate([part.ids for part in parts]),
+        offsets=_one_after_another([part.offsets for part in parts]),
+        segments=np.concatenate([part.segments for part in parts]),
+        columns={
+            name: np.concatenate([part.columns[name] for part in parts]) for name in first.columns
+        },
+        token_targets={
+            name: np.concatenate([part.token_targets[name] for part in parts])
+            for name in first.token_targets
+        },
+        sequences={
+            name: Sequences(
+                np.concatenate([part.sequences[name].ids for part in parts]),
+                _one_after_another([part.sequences[name].offsets for part in parts]),
+            )
+            for name in first.sequences
+        },
+        groups=groups,
+    )
+
+
+def _one_after_another(offsets: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Return the offsets into joined arrays: (sum of all lengths + 1,)."""
+    lengths = np.concatenate([np.diff(each) for each in offsets])
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
 
 
 @dataclass

@@ -1,43 +1,31 @@
-"""A trained model that predicts: loaded from a run folder, used from Python or by `mtl predict`."""
+"""A trained model that predicts, used from Python, by `mtl predict` and by `mtl serve`."""
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mtlcli import commands
 from mtlcli.config import Config
-from mtlcli.config.changes import refuse_at_prediction
-from mtlcli.config.own_code import import_for_run
-from mtlcli.config.paths import typed_path
-from mtlcli.config.snapshot import saved_values
-from mtlcli.config.validate import check_key
 from mtlcli.data.batches import collate, evaluation_batches
 from mtlcli.data.encoder import TextEncoder
-from mtlcli.data.features import Features
+from mtlcli.data.features import Features, joined
 from mtlcli.data.table import Table
-from mtlcli.distributed.process_group import Ranks, set_up
+from mtlcli.distributed.process_group import Ranks
 from mtlcli.errors import Problem, UserError, count_of
-from mtlcli.evaluation.best_checkpoint import Found, config_of, find
+from mtlcli.evaluation.best_checkpoint import Found
 from mtlcli.evaluation.evaluate import outputs_together
-from mtlcli.evaluation.saved_model import SavedModel, restore
-from mtlcli.models.files import BackboneFiles
+from mtlcli.evaluation.saved_model import SavedModel
 from mtlcli.predict.results import Prediction, TaskInfo
 from mtlcli.predict.rows import Row, TaskRows, id_column, input_columns, rows_of, table_of
-from mtlcli.prepare.prepare import fit_tasks
 from mtlcli.prepare.store import encoded
 from mtlcli.registry import suggest
-from mtlcli.rundir.checkpoint import run_of
-from mtlcli.rundir.folder import RunFolder
-from mtlcli.tasks.base import TaskType, build_tasks
+from mtlcli.tasks.base import Outputs, TaskType
 
 
 @dataclass
@@ -48,6 +36,14 @@ class Encoded:
     """The rows that each task can read."""
     features: dict[str, Features]
     """Their features."""
+
+    @property
+    def faults(self) -> dict[str, dict[int, Problem]]:
+        """Why rows cannot be read, by task and by their number from 0."""
+        return {
+            name: {place: each.of_task(name) for place, each in sorted(rows.faults.items())}
+            for name, rows in self.rows.items()
+        }
 
 
 @dataclass
@@ -147,17 +143,14 @@ class Predictor:
         names = self.names(task)
         if not inputs:
             return [] if isinstance(task, str | None) else {name: [] for name in names}
-        rows = rows_of(inputs, [self.task_types[name] for name in names])
-        table, faults = table_of(rows, [self.task_types[name] for name in names])
-        answers = self.answer(self.prepare(table, names, faults))
-        for name in names:
-            found = answers[name].faults
-            problems = {place: each.of_task(name) for place, each in sorted(found.items())}
+        encoded = self.read(inputs, names)
+        for problems in encoded.faults.values():
             if problems and on_fault is None:
-                raise UserError(list(problems.values()))
+                raise UserError(problems.values())
             for place, problem in problems.items():
                 assert on_fault is not None
                 on_fault(place, problem)
+        answers = self.answer(encoded)
         if isinstance(task, str | None):
             return answers[names[0]].predictions
         return {name: answers[name].predictions for name in names}
@@ -244,6 +237,13 @@ class Predictor:
             raise UserError(problems or [Problem("no task is named", "task", "name one")])
         return names
 
+    def read(self, inputs: Sequence[Row], names: Sequence[str]) -> Encoded:
+        """Check and encode inputs, in one of the forms of `predict`, for some tasks. Raises
+        UserError when they lack a needed column, or one has another number of values."""
+        tasks = [self.task_types[name] for name in names]
+        table, faults = table_of(rows_of(inputs, tasks), tasks)
+        return self.prepare(table, names, faults)
+
     def prepare(
         self, table: Table, names: Sequence[str], faults: Mapping[int, Problem] | None = None
     ) -> Encoded:
@@ -261,34 +261,62 @@ class Predictor:
 
     def answer(self, inputs: Encoded) -> dict[str, Answers]:
         """Return the predictions of each task. An evaluation of the same rows gives the same."""
-        answers: dict[str, Answers] = {}
-        for group in self.groups(inputs.features):
+        return self.answer_together([inputs])[0]
+
+    def answer_together(
+        self, inputs: Sequence[Encoded], on_batch: Callable[[], None] = lambda: None
+    ) -> list[dict[str, Answers]]:
+        """Return the predictions of each task for several inputs, whose rows share batches. The
+        last digits may differ from those of each input by itself, as padding does. `on_batch`:
+        function that is called before each batch; what it raises ends the passes."""
+        features: dict[str, Features] = {}
+        for name in dict.fromkeys(name for each in inputs for name in each.features):
+            there = [each.features[name] for each in inputs if name in each.features]
+            features[name] = joined(there)
+        outputs: dict[str, Outputs] = {}
+        for group in self.groups(features):
             with self._passing:
-                outputs = outputs_together(
+                outputs |= outputs_together(
                     self.model,
-                    {name: inputs.features[name] for name in group},
+                    {name: features[name] for name in group},
                     batch_size=self.batch_size,
                     input_format=self._saved.input_format,
                     bf16=self._saved.precision == "bf16",
                     ranks=self._ranks,
+                    on_batch=on_batch,
                     what="predicting",
                 )
-            for name in group:
-                rows = inputs.rows[name]
+        begins = dict.fromkeys(features, 0)
+        answers = []
+        for each in inputs:
+            own = {}
+            for name, found in each.features.items():
+                task = self.task_types[name]
+                end = begins[name] + (int(found.offsets[-1]) if task.token_outputs else len(found))
+                own[name] = {
+                    key: values if key in task.constant_outputs else values[begins[name] : end]
+                    for key, values in outputs[name].items()
+                }
+                begins[name] = end
+            answers.append(self._decoded(each, own))
+        return answers
+
+    def _decoded(self, inputs: Encoded, outputs: dict[str, Outputs]) -> dict[str, Answers]:
+        """Return the predictions that the outputs of each task stand for."""
+        answers: dict[str, Answers] = {}
+        for name, rows in inputs.rows.items():
+            predictions: list[Any] = [None] * (len(rows.places) + len(rows.faults))
+            if name in outputs:
                 # Tasks that write text use the tokenizer to do so.
                 with self._encoding:
                     found = self.task_types[name].decode(
                         outputs[name], inputs.features[name], rows.table
                     )
                 described = rows.described(found)
-                predictions: list[Any] = [None] * (len(rows.places) + len(rows.faults))
                 for place, prediction in zip(rows.places.tolist(), described, strict=True):
                     predictions[place] = prediction
-                answers[name] = Answers(predictions, rows.faults)
-        for name, rows in inputs.rows.items():
-            if name not in answers:
-                answers[name] = Answers([None] * len(rows.faults), rows.faults)
-        return {name: answers[name] for name in inputs.rows}
+            answers[name] = Answers(predictions, rows.faults)
+        return answers
 
     def groups(self, features: Mapping[str, Features]) -> list[list[str]]:
         """Return the tasks in groups whose features go through the trunk together: `passes`, where
@@ -355,72 +383,7 @@ def _info(task: TaskType[Any]) -> TaskInfo:
         type=task.config.type,
         columns=tuple(input_columns(task)),
         optional=() if own is None else (own,),
+        holds=task.column_contents,
         labels=None if labels is None else tuple(labels),
         max_length=task.max_length,
-    )
-
-
-def load(
-    path: str | Path,
-    *,
-    overrides: Sequence[str] = (),
-    config_dir: str | Path | None = None,
-    say: Callable[[str], None] = lambda text: None,
-) -> Predictor:
-    """Load a model: see `mtlcli.load`."""
-    place = typed_path(str(path), "path")
-    run = run_of(place)
-    values = saved_values(run / "config.yaml")
-    if problems := [each for text in overrides if (each := _refused(text, values))]:
-        raise UserError(problems)
-    own = None if config_dir is None else typed_path(str(config_dir), "config_dir")
-    for line in import_for_run(run, RunFolder(run).methods(), own, commands.predict(place)):
-        say(line)
-    found = find(place)
-    for notice in found.notices:
-        say(notice)
-    config = config_of(found, list(overrides), say)
-    files = BackboneFiles.load(found.run / "backbone")
-    tasks = build_tasks(config.formed_tasks, config.text)
-    for task in tasks.values():
-        task.prepare(None)
-    encoder = fit_tasks(config, tasks, files)
-    for name, chosen in _calibrated(found, tasks).items():
-        tasks[name].use_calibration(chosen)
-    ranks = Ranks(0, 1, set_up(config.runner))
-    saved = restore(config, found, tasks, files, encoder, ranks=ranks, say=say)
-    return Predictor(found, config, tasks, encoder, saved, ranks)
-
-
-def _refused(override: str, values: dict[str, Any]) -> Problem | None:
-    """Return why an override cannot be used, or None if it can. `values`: those of the run."""
-    key, equals, _ = override.partition("=")
-    if not equals or key.lstrip("+~") != key:
-        return Problem("change values with key=value, without + and ~", override)
-    return check_key(key, values) or refuse_at_prediction(key)
-
-
-def _calibrated(found: Found, tasks: dict[str, TaskType[Any]]) -> dict[str, dict[str, float]]:
-    """Return what the run's evaluation of the checkpoint has chosen for each task that needs it.
-    Raises UserError when results.json does not say."""
-    wanted = [
-        name
-        for name, task in tasks.items()
-        if task.config.calibrates and type(task).calibrate is not TaskType.calibrate
-    ]
-    if not wanted:
-        return {}
-    file = found.run / "results.json"
-    try:
-        results = json.loads(file.read_bytes())
-        if results["step"] == found.checkpoint.step:
-            return {name: results["tasks"][name]["calibrated"] for name in wanted}
-        what = f"it is about step {results['step']}, not about {found.checkpoint.step}"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        what = f"it cannot be read ({type(error).__name__}: {error})"
-    key = f"tasks.{wanted[0]}.no_answer_threshold"
-    raise UserError(
-        f"{what}: the threshold that was chosen for {key}=auto is not known",
-        str(file),
-        f"give the run folder rather than a checkpoint, or a number, {key}=0",
     )

@@ -156,6 +156,9 @@ class TaskInfo:
     """The columns that a row needs, in the order in which a tuple gives their values."""
     optional: tuple[str, ...]
     """The columns that a row may leave out: the id of the row."""
+    holds: dict[str, str]
+    """What a column holds that is not one text for each row: `texts`, a list of texts; `words`, a
+    list of the words of a text; `number`, a whole number."""
     labels: tuple[str, ...] | None
     """The labels in the order of their ids; None where the task has no fixed set."""
     max_length: int

@@ -95,7 +95,9 @@ def require_columns(task: TaskType[Any], there: Sequence[str], origin: str) -> N
         Problem(
             f"task {task.name}: there is no column '{column}'",
             origin,
-            f"{suggest(column, there)}; another column is named in {key}",
+            f"{suggest(column, there)}; another column is named in {key}"
+            if there
+            else "give every row its columns",
         )
         for column in input_columns(task)
         if column not in there

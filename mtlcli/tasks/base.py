@@ -235,6 +235,12 @@ class TaskType(ABC, Generic[C]):
         running text."""
         return None
 
+    @property
+    def column_contents(self) -> dict[str, str]:
+        """What those columns of the input hold that are not one text for each row of a user: the
+        column -> `texts`, a list of texts; `words`, a list of words; `number`, a whole number."""
+        return {}
+
     @abstractmethod
     def required_columns(self, *, labelled: bool = True) -> list[str]:
         """Return the columns that the table must have. `labelled`: whether the column of labels is

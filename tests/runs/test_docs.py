@@ -22,6 +22,7 @@ ROOT = Path(mtlcli.__file__).parents[1]
 PACKAGE = ROOT / "mtlcli"
 PAGES = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *PAGES]
+FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -161,10 +162,10 @@ def defined(file: Path) -> set[str]:
         if isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             found |= {target.id for target in targets if isinstance(target, ast.Name)}
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        if isinstance(node, FUNCTIONS | ast.ClassDef):
             found.add(node.name)
         if isinstance(node, ast.ClassDef):
-            members = (each for each in node.body if isinstance(each, ast.FunctionDef))
+            members = (each for each in node.body if isinstance(each, FUNCTIONS))
             found |= {f"{node.name}.{member.name}" for member in members}
     return found
 

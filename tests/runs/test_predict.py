@@ -63,6 +63,33 @@ def test_tasks_of_one_pass_predict_what_each_predicts_alone(run: Path, model: Pr
     assert together == {name: model.predict(rows, name) for name in ("sst2", "cola")}
 
 
+def near(one: Any, other: Any) -> bool:
+    """Whether two predictions differ by rounding alone."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(near(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(near, one, other))
+    return bool(one == pytest.approx(other, abs=1e-5)) if isinstance(one, float) else one == other
+
+
+def test_inputs_that_share_batches_predict_what_each_predicts_alone(
+    run: Path, model: Predictor
+) -> None:
+    for task in model.tasks:
+        rows, _ = evaluated(run, task)
+        parts = [model.read(rows[begin:end], [task]) for begin, end in ((0, 3), (3, 4), (4, 9))]
+        together = [each[task].predictions for each in model.answer_together(parts)]
+        alone = [model.answer(part)[task].predictions for part in parts]
+        assert [len(each) for each in together] == [3, 1, 5] and near(together, alone), task
+    # A row that cannot be read, in an input that asks for more.
+    some = [model.read(["x", " "], ["sst2", "cola"]), model.read(["y"], ["sst2", "cola"])]
+    first, second = model.answer_together(some)
+    for name in ("sst2", "cola"):
+        assert near(first[name].predictions[0], model.predict(["x"], name)[0])
+        assert first[name].predictions[1] is None and list(first[name].faults) == [1]
+        assert near(second[name].predictions, model.predict(["y"], name))
+
+
 def test_each_form_of_input(model: Predictor) -> None:
     rte = {"sentence1": "a dog", "sentence2": "a cat"}
     assert model.predict([tuple(rte.values())], "rte") == model.predict([rte], "rte")

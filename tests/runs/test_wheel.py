@@ -128,7 +128,8 @@ def test_every_package_is_listed() -> None:
 def test_the_wheel_holds_every_file(built: Path) -> None:
     (wheel,) = built.glob("*.whl")
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    expected = {path.relative_to(ROOT).as_posix() for path in (ROOT / "mtlcli").rglob("*.py")}
+    files = [path for ending in ("py", "html") for path in (ROOT / "mtlcli").rglob(f"*.{ending}")]
+    expected = {path.relative_to(ROOT).as_posix() for path in files}
     expected |= {
         "mtlcli/" + path.relative_to(ROOT).as_posix() for path in (ROOT / "conf").rglob("*.yaml")
     }

@@ -53,6 +53,7 @@ ROOMS["training"] = TOOLS | {*ROOMS} - {"sharing", "fast"}
 ROOMS["runner"] = TOOLS | {*ROOMS}
 ROOMS["report"] = TOOLS | {"config"}
 ROOMS["predict"] = ROOMS["evaluation"] | {"evaluation"}
+ROOMS["serve"] = TOOLS | {"distributed", "predict"}
 ROOMS["export"] = TOOLS | {"config", "data", "tasks", "models", "rundir", "evaluation"}
 """The rooms that each room may know, which all stand above it; `cli` may know all."""
 LIGHT = [
@@ -70,6 +71,9 @@ LIGHT = [
     "mtlcli.screen",
     "mtlcli.pulse",
     "mtlcli.report",
+    "mtlcli.serve.asked",
+    "mtlcli.serve.batching",
+    "mtlcli.serve.limits",
     "mtlcli.predict.results",
     "mtlcli.predict.rows",
     "mtlcli.tasks",
@@ -383,7 +387,8 @@ def undocumented(body: list[ast.stmt], prefix: str, owner: ast.ClassDef | None =
     """Functions, classes and methods without a leading underscore that nothing is said about."""
     missing = []
     for node in body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+        named = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        if isinstance(node, named) and not node.name.startswith("_"):
             if not ast.get_docstring(node) and not (owner and inherits_docstring(owner, node.name)):
                 missing.append(f"{prefix}.{node.name}")
             if isinstance(node, ast.ClassDef):

@@ -76,6 +76,11 @@ class Choice(TaskType[ChoiceTask]):
         found = [*self._context_columns, *([] if question is None else [question])]
         return found + (columns.options if isinstance(columns.options, list) else [])
 
+    @property
+    def column_contents(self) -> dict[str, str]:
+        options = self.config.columns.options
+        return {options: "texts"} if isinstance(options, str) else {}
+
     def required_columns(self, *, labelled: bool = True) -> list[str]:
         question = self.config.columns.question
         return [

@@ -66,6 +66,10 @@ class Ranking(TaskType[RankingTask]):
         """Whether a row holds a single candidate."""
         return self.config.columns.query_id is not None
 
+    @property
+    def column_contents(self) -> dict[str, str]:
+        return {} if self._pairs else {self.config.columns.candidates: "texts"}
+
     def required_columns(self, *, labelled: bool = True) -> list[str]:
         columns = self.config.columns
         return [

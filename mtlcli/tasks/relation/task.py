@@ -70,6 +70,12 @@ class Relation(Classification):
     def input_columns(self) -> list[str]:
         return [self.config.columns.text, *self._spans]
 
+    @property
+    def column_contents(self) -> dict[str, str]:
+        if not self._spans:
+            return {}
+        return {self.config.columns.text: "words"} | dict.fromkeys(self._spans, "number")
+
     def texts(self, table: Table) -> list[str]:
         """Return the text of each row, and the markers, so that a tokenizer trained on the texts
         knows them."""

@@ -101,6 +101,10 @@ class TextForm(TaskType[Task]):
     def classes(self) -> Sequence[str]:
         return self.inner.classes
 
+    @property
+    def column_contents(self) -> dict[str, str]:
+        return self.inner.column_contents
+
     def required_columns(self, *, labelled: bool = True) -> list[str]:
         return self.inner.required_columns(labelled=labelled)
 
