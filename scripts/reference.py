@@ -354,8 +354,8 @@ def described(node: ast.FunctionDef | ast.ClassDef) -> Iterator[str]:
             assert isinstance(text.value, ast.Constant)
             about = " ".join(str(text.value.value).split())
             optional = ast.unparse(field.annotation).replace("NotRequired[", "optional [")
-            yield from paragraph(
-                f"- `{ast.unparse(field.target)}` (`{optional}`): {about}", "", "    "
+            yield next(
+                paragraph(f"- `{ast.unparse(field.target)}` (`{optional}`): {about}", "", "  ")
             )
     for method_node in node.body:
         if (
