@@ -50,7 +50,7 @@ conf: $(VENV)/installed-dev  ## write what follows from the dataclasses: files i
 	$(BIN)/python scripts/generate.py
 
 docs: $(VENV)/installed-dev  ## the documentation as a site, in site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file scripts/site/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file scripts/site/mkdocs.yml
 
 wheel: $(VENV)/installed-dev  ## dist/mtlcli-*.whl and its source archive
 	rm -rf build dist

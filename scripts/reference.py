@@ -225,10 +225,14 @@ def nested(prefix: str, section: type, names: list[str]) -> Iterator[str]:
 def key_table(prefix: str, section: type, names: Iterable[str]) -> Iterator[str]:
     """Yield the table of some keys of a section: values, default and docstring; nothing where there
     are no keys."""
-    names = [name for name in names if name not in ("name", "type")]
+    texts, types, values = docs(section), hints(section), defaults(section)
+    # The name of a method, and the type of a task, are what the section is found by.
+    found_by = [
+        key for key in ("name", "type") if key in types and type(None) not in get_args(types[key])
+    ]
+    names = [name for name in names if name not in found_by]
     if not names:
         return
-    texts, types, values = docs(section), hints(section), defaults(section)
     yield "| key | values | default | what it is |"
     yield "|---|---|---|---|"
     for name in names:
