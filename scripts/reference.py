@@ -285,8 +285,9 @@ def bound(mark: Any) -> str:
     for cls, name, sign in ((Ge, "ge", "≥"), (Gt, "gt", ">"), (Le, "le", "≤"), (Lt, "lt", "<")):
         if isinstance(mark, cls):
             value = getattr(mark, name)
-            # The bounds of seeds are powers of two.
-            return f"{sign} {value:,}" if value < 1e12 else f"{sign} {value:.0e}"
+            # The largest seed is 2^128 - 1.
+            large = isinstance(value, int) and value > 2**64
+            return f"< 2^{value.bit_length()}" if large else f"{sign} {value:,}"
     return f"(at least {mark.min_length})" if isinstance(mark, MinLen) else ""
 
 
