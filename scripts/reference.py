@@ -135,13 +135,15 @@ def markdown(text: str) -> Iterator[str]:
             yield ""
             continue
         pieces: list[list[str]] = [[]]
-        for line in lines:
-            if line.startswith("- "):
+        for before, line in zip(["", *lines], lines):
+            # A line may also begin with the minus of a formula.
+            opens = not before or before.endswith(":") or pieces[-1][0].startswith("- ")
+            if line.startswith("- ") and opens:
                 pieces.append([])
             pieces[-1].append(line)
         for piece in filter(None, pieces):
             joined = " ".join(line.strip() for line in piece)
-            item = joined.startswith("- ")
+            item = piece[0].startswith("- ")
             in_list = item or (in_list and piece[0].startswith("  "))
             more = "    " if in_list else ""
             yield from paragraph(joined, "" if item else more, "  " if item else more)
@@ -150,14 +152,16 @@ def markdown(text: str) -> Iterator[str]:
 def paragraph(text: str, begin: str = "", indent: str = "") -> Iterator[str]:
     """Yield a paragraph, or an item of a list, as lines and an empty one."""
     text = re.sub(r"(?<![(\[/])scripts/bench/\w+\.md", r"[\g<0>](../../\g<0>)", text)
+    # No line may begin with a sign that would make it an item of a list or a quotation.
+    kept = re.sub(r"(?<!^) (?=[-+*>] )", "\0", escaped(text))
     yield textwrap.fill(
-        escaped(text),
+        kept,
         WIDTH,
         initial_indent=begin,
         subsequent_indent=indent,
         break_long_words=False,
         break_on_hyphens=False,
-    )
+    ).replace("\0", " ")
     yield ""
 
 
@@ -337,12 +341,12 @@ def interface_page() -> Iterator[str]:
     )
     for file, names in INTERFACE:
         module = "mtlcli." + file.removesuffix(".py").replace("/", ".")
-        module = module.removesuffix(".__init__")
+        yield f"## {module.removesuffix('.__init__')}\n"
         for node in ast.parse((PACKAGE / file).read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and (
                 node.name in names if names else isinstance(node, ast.ClassDef)
             ):
-                yield f"## {module}.{node.name}\n"
+                yield f"### {node.name}\n"
                 yield from described(node)
 
 
@@ -368,7 +372,7 @@ def described(node: ast.FunctionDef | ast.ClassDef) -> Iterator[str]:
             and method_node.name in METHODS_SHOWN.get(node.name, ())
             and not any(ast.unparse(each) == "overload" for each in method_node.decorator_list)
         ):
-            yield f"### {node.name}.{method_node.name}\n"
+            yield f"#### {node.name}.{method_node.name}\n"
             yield from described(method_node)
 
 
