@@ -215,7 +215,9 @@ def test_every_file_and_function_is_where_it_is_said_to_be(document: str) -> Non
     wrong = []
     for path, name in re.findall(r"`([\w./]+\.(?:py|md))(?::([\w.]+))?`", text):
         file = next((base / path for base in (ROOT, PACKAGE) if (base / path).is_file()), None)
-        if "NAME" not in path and (file is None or (name and name not in defined(file))):
+        if "NAME" in path or path.startswith("my_conf/"):
+            continue
+        if file is None or (name and name not in defined(file)):
             wrong.append(f"{path}:{name}")
     assert wrong == []
 
