@@ -28,10 +28,11 @@ from tests.warm import mtl
 ROOT = Path(mtlcli.__file__).parents[1]
 PAGES = ("index", "tutorial", "helped", "own_task", "add_method", "sweeps", "troubleshooting")
 SMALL = (
-    *("data=sample", "model=tiny", "seed=1", "runner.steps=4"),
+    *("task=[cola,rte]", "data=sample", "model=tiny", "seed=1", "runner.steps=4"),
     *("data.max_train_rows=64", "data.max_eval_rows=16"),
 )
-"""What is typed behind commands on real data: the sample world in its place, and few steps."""
+"""What is typed behind commands on real data: two tasks of the sample world in their
+place, and few steps."""
 NOT_RUN = {
     "mtl train task=glue_multi sharing=hard data=sample model=tiny": "it takes three minutes; "
     "make train types it",
