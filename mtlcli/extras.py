@@ -13,6 +13,7 @@ ABOUT = {
     "bench": "the benchmarks in `scripts/`",
     "cagrad": "the weighting `weighting=cagrad`",
     "dev": "tests and checks of the code",
+    "docs": "the documentation as a site (`make docs`)",
     "generation": "the metrics `bleu`, `chrf` and `rouge`",
     "lora": "the sharing strategy `sharing=lora`",
     "mlflow": "the tracker `logger.trackers=[mlflow]`",

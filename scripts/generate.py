@@ -7,10 +7,10 @@
   its defaults.
 - `conf/model`, `data`, `runner` and `logger`: the files keep their values and first line; keys that
   they lack get their defaults.
-- `README.md`, `docs/methods.md` and `docs/data.md`: the names of the choices, the tables of methods
-  and the catalogue of tasks.
+- `README.md` and `docs/data.md`: the names of the choices, and the catalogue of tasks.
 - `docs/install.md`: the table of extras.
 - `docs/combinations.md`: what goes with what, asked of the checks of a run.
+- `docs/reference/`: every method, option and verb, and the Python interface (reference.py).
 
 Comments are the docstrings of the classes and fields. `make conf` runs this script.
 """
@@ -22,26 +22,22 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import reference
 from omegaconf import OmegaConf
 
 from mtlcli.cli import combinations
 from mtlcli.cli.groups import GroupFile, members, read_group
 from mtlcli.config import (
     METHODS,
-    Balancing,
     Data,
     Logger,
     Model,
     Runner,
-    augmentations,
-    samplings,
-    sharings,
-    weightings,
+    task_types,
 )
 from mtlcli.config.schema import docs
 from mtlcli.config.section import defaults, hints
@@ -50,10 +46,6 @@ from mtlcli.registry import Registry
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 100
-APPROXIMATIONS = (
-    "`every`, `last_layers` and `projection` are approximations: "
-    "[what balancing costs](#what-balancing-costs)"
-)
 SETTINGS: dict[str, type] = {"model": Model, "data": Data, "runner": Runner, "logger": Logger}
 
 
@@ -62,7 +54,7 @@ def generated() -> dict[Path, str]:
     files = {}
     for group, registry in METHODS.items():
         for name, config in own(registry).items():
-            values = {key: defaults(config)[key] for key in keys(config)}
+            values = {key: defaults(config)[key] for key in reference.keys(config)}
             path = ROOT / "conf" / group / f"{name}.yaml"
             files[path] = conf_text(config, registry.about(name), values)
     for group, section in SETTINGS.items():
@@ -71,9 +63,11 @@ def generated() -> dict[Path, str]:
             values = defaults(section) | given
             first = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
             files[path] = conf_text(section, first, values)
-    readme, methods = ROOT / "README.md", ROOT / "docs" / "methods.md"
+    readme = ROOT / "README.md"
     files[readme] = with_choices(readme.read_text(encoding="utf-8"))
-    files[methods] = with_tables(methods.read_text(encoding="utf-8"))
+    configs = {group: own(registry) for group, registry in METHODS.items()}
+    for name, text in reference.pages(configs | {"tasks": own(task_types)}).items():
+        files[ROOT / "docs" / "reference" / f"{name}.md"] = text
     data = ROOT / "docs" / "data.md"
     text = data.read_text(encoding="utf-8")
     for name, lines in {"tasks": task_table(), "suites": suite_table()}.items():
@@ -94,13 +88,6 @@ def own(registry: Registry) -> dict[str, Any]:
     """The configs of a registry without those of other packages."""
     others = registry.names_of_others()
     return {name: each for name, each in registry.configs.items() if name not in others}
-
-
-def keys(section: type) -> list[str]:
-    """The fields of a config, its own before those of its base classes."""
-    names = {field.name for field in fields(section)}
-    declared = [key for cls in section.__mro__ for key in vars(cls).get("__annotations__", {})]
-    return [key for key in dict.fromkeys(declared) if key in names]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -172,22 +159,6 @@ def with_choices(text: str) -> str:
     return text
 
 
-def with_tables(text: str) -> str:
-    """The page of methods with the tables between its marks."""
-    losses = {k: v for k, v in own(weightings).items() if not v.on_gradients}
-    gradients = {k: v for k, v in own(weightings).items() if v.on_gradients}
-    tables = {
-        "sharing": table("sharing", own(sharings)),
-        "sampling": table("sampling", own(samplings)),
-        "augmentation": table("augmentation", own(augmentations)),
-        "losses": table("weighting", losses),
-        "gradients": table("weighting", gradients),
-    }
-    for name, lines in tables.items():
-        text = with_table(text, "docs/methods.md", name, lines)
-    return text
-
-
 def with_table(text: str, page: str, name: str, lines: Iterable[str]) -> str:
     """A page with a table between its marks."""
     begin, end = f"<!-- table: {name} (make conf) -->\n", "\n<!-- end -->"
@@ -233,25 +204,6 @@ def extras_table() -> Iterator[str]:
         yield f"| `{name}` | {ABOUT[name]} | {names} |"
 
 
-def table(group: str, configs: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines of a table of methods. What all methods on gradients have in common is in the
-    last line."""
-    yield f"| `{group}=` | what it does | options (`{group}.KEY=VALUE`) |"
-    yield "|---|---|---|"
-    common = [key for key in keys(Balancing) if key != "name"]
-    for name, config in sorted(configs.items()):
-        own_keys = [key for key in keys(config) if key not in ("name", *common)]
-        yield f"| `{name}` | {METHODS[group].about(name)} | {options(config, own_keys)} |"
-    if any(issubclass(config, Balancing) for config in configs.values()):
-        yield f"| all of these | {APPROXIMATIONS} | {options(Balancing, common)} |"
-
-
-def options(section: type, names: list[str]) -> str:
-    """Keys with their defaults."""
-    pairs = [f"`{key}={written(defaults(section)[key]).replace(' ', '')}`" for key in names]
-    return " ".join(pairs) or "-"
-
-
 def main() -> int:
     """Write or check, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -265,6 +217,7 @@ def main() -> int:
     for path, text in differ.items():
         print(path.relative_to(ROOT))
         if not check:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
     return int(check and bool(differ))
 

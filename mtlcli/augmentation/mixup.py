@@ -40,7 +40,12 @@ if TYPE_CHECKING:
 @augmentations.register("mixup", "Mixup")
 @section
 class MixupAugmentation(Augmenting):
-    """Mixtures of two pooled vectors and of their labels (Zhang et al. 2018; Sun et al. 2020)."""
+    """Mixtures of two pooled vectors and of their labels (Zhang et al. 2018; Sun et al. 2020).
+
+    When it helps: small data sets with labels that can be mixed.
+
+    Cost: one pass, as without it.
+    """
 
     several_passes: ClassVar[bool] = False
     """False, because pooled vectors are mixed behind the only pass."""

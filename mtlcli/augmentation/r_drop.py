@@ -37,7 +37,13 @@ if TYPE_CHECKING:
 @section
 class RDropAugmentation(Comparing):
     """Two passes with different dropout, whose outputs are pulled together (Liang et al. 2021,
-    R-Drop)."""
+    R-Drop).
+
+    When it helps: small data sets, and models with dropout. The paper reports gains in fine-tuning
+    on GLUE.
+
+    Cost: two passes for each batch.
+    """
 
     needs_dropout: ClassVar[bool] = True
     """True, because two passes without dropout are equal."""

@@ -52,7 +52,7 @@ class Config:
     seed: Annotated[int, Ge(0), Le(2**128 - 1)] = 0
     """Seed of weights, order of data, sampling and dropout."""
     run_dir: str | None = None
-    """The run folder; null: runs/<date>_<time>_<suite>_<sharing>_<weighting>."""
+    """The run folder; null: `runs/<date>_<time>_<suite>_<sharing>_<weighting>`."""
     resume: str | None = None
     """A run folder, or one checkpoint of it: go on from there, with the run's own configuration.
     `auto`: go on in `run_dir` if a run has begun there, else start one."""

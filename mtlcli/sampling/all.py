@@ -13,7 +13,14 @@ from mtlcli.sampling.base import Sampling
 @samplings.register("all", "All")
 @section
 class AllSampling(SamplingConfig):
-    """Every task in every step; small tasks are repeated until the largest one is through."""
+    """Every task in every step; small tasks are repeated until the largest one is through.
+
+    When it helps: tasks of similar size, and whatever compares tasks within a step: methods on
+    gradients, `logger.probe`, `logger.affinity`.
+
+    Cost: a step holds a batch of each task, and small tasks are repeated until the largest is
+    through.
+    """
 
     all_tasks: ClassVar[bool] = True
     """Every step holds every task."""

@@ -31,7 +31,13 @@ if TYPE_CHECKING:
 @section
 class AnnealedSampling(SamplingConfig):
     """One task per step, with probability proportional to size^alpha, where alpha falls over the
-    run (Stickland & Murray 2019)."""
+    run (Stickland & Murray 2019).
+
+    When it helps: sizes differ much: large tasks first, nearly equal shares at the end, so that no
+    task is forgotten.
+
+    Cost: none.
+    """
 
     name: Literal["annealed"] = "annealed"
     """Policy."""

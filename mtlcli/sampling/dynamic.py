@@ -41,7 +41,14 @@ if TYPE_CHECKING:
 @section
 class DynamicSampling(SamplingConfig):
     """One task per step, more often the further its newest validation score is below a reference
-    (Gottumukkala et al. 2020)."""
+    (Gottumukkala et al. 2020).
+
+    When it helps: some tasks reach their level sooner than others, and there are scores to reach
+    (`references`).
+
+    Cost: none beside the evaluations, which have to be frequent enough to steer
+    (`runner.eval_every`).
+    """
 
     needs_scores: ClassVar[bool] = True
     """Every trained task needs a validation score."""

@@ -48,7 +48,12 @@ LEAST = 1e-6
 @section
 class PikeSampling(SamplingConfig):
     """One task per step, more often the larger its gradient and the smaller its gradient's noise
-    (PiKE, Li et al. 2025)."""
+    (PiKE, Li et al. 2025).
+
+    When it helps: large mixtures whose gradients hardly conflict, as in pretraining.
+
+    Cost: the gradients of `batches` batches of each task at each measurement.
+    """
 
     needs_gradients: ClassVar[bool] = True
     """Gradients of shared parameters are measured."""

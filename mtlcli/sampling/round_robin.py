@@ -12,7 +12,13 @@ from mtlcli.sampling.base import Sampling
 @samplings.register("round_robin", "RoundRobin")
 @section
 class RoundRobinSampling(SamplingConfig):
-    """One task per step, all tasks in turn, whatever their sizes."""
+    """One task per step, all tasks in turn, whatever their sizes.
+
+    When it helps: small tasks matter as much as large ones. Their rows are repeated, so watch for
+    overfitting.
+
+    Cost: none.
+    """
 
     name: Literal["round_robin"] = "round_robin"
     """Policy."""

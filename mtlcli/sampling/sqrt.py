@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 @section
 class SqrtSampling(SamplingConfig):
     """One task per step, with probability proportional to the square root of its size (Stickland &
-    Murray 2019)."""
+    Murray 2019).
+
+    When it helps: sizes differ much, and neither proportional nor equal shares are right.
+
+    Cost: none.
+    """
 
     name: Literal["sqrt"] = "sqrt"
     """Policy."""

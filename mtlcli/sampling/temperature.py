@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 @section
 class TemperatureSampling(SamplingConfig):
     """One task per step, drawn with probability proportional to min(size, cap)^(1/temperature)
-    (Raffel et al. 2020)."""
+    (Raffel et al. 2020).
+
+    When it helps: sizes differ by orders of magnitude, as between languages, or one task has to be
+    capped (`cap`).
+
+    Cost: none.
+    """
 
     name: Literal["temperature"] = "temperature"
     """Policy."""

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 @samplings.register("uniform", "Uniform")
 @section
 class UniformSampling(SamplingConfig):
-    """One task per step, each equally often."""
+    """One task per step, each equally often.
+
+    When it helps: as `round_robin`, when the order within the run should be drawn.
+
+    Cost: none.
+    """
 
     name: Literal["uniform"] = "uniform"
     """Policy."""

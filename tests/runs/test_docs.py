@@ -4,8 +4,12 @@ where they are said to be, and the help lists what there is."""
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
+import subprocess
+import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -16,11 +20,14 @@ from mtlcli.cli import VERBS, main
 from mtlcli.cli.arguments import read_arguments
 from mtlcli.cli.completion import OPTIONS
 from mtlcli.cli.preflight import preflight
+from mtlcli.config import METHODS, Config
+from mtlcli.config.schema import leaves
 from mtlcli.config.snapshot import save_config
+from tests.long.test_docs_commands import PAGES as FOLLOWED
 
 ROOT = Path(mtlcli.__file__).parents[1]
 PACKAGE = ROOT / "mtlcli"
-PAGES = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
+PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *PAGES]
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -32,10 +39,12 @@ def blocks(document: str) -> list[tuple[str, str]]:
 
 
 def commands(program: str) -> list[list[str]]:
-    """The arguments of every command line with this program in the code blocks of all documents."""
+    """The arguments of every command line with this program in the code blocks of all documents but
+    those whose commands are run (`tests/long/test_docs_commands.py`)."""
     lines = [
         line
         for document in DOCUMENTS
+        if document not in {f"docs/{page}.md" for page in FOLLOWED}
         for _, text in blocks(document)
         for line in text.replace("\\\n", " ").splitlines()
     ]
@@ -47,7 +56,7 @@ def commands(program: str) -> list[list[str]]:
     return [arguments for _, *arguments in words]
 
 
-def test_the_readme_and_the_page_of_methods_list_every_choice() -> None:
+def test_the_readme_and_the_pages_of_methods_list_every_choice() -> None:
     rows = re.findall(
         r"^\| `(\w+)` \| ([^|]*) \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
     )
@@ -62,12 +71,41 @@ def test_the_readme_and_the_page_of_methods_list_every_choice() -> None:
     }
     for group, names in groups.items():
         assert listed[group] == names, group
-    methods = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
-    for group in ("sharing", "weighting"):
-        tables = "".join(
-            re.findall(rf"^\| `{group}=` \|.*?\n\n", methods, re.MULTILINE | re.DOTALL)
-        )
-        assert set(re.findall(r"^\| `(\w+)` \|", tables, re.MULTILINE)) == groups[group]
+    for group in ("sharing", "weighting", "sampling", "augmentation"):
+        page = (ROOT / "docs" / "reference" / f"{group}.md").read_text(encoding="utf-8")
+        assert set(re.findall(r"^\| \[`(\w+)`\]", page, re.MULTILINE)) == groups[group]
+        assert set(re.findall(r"^## (\w+)$", page, re.MULTILINE)) == groups[group]
+
+
+def test_every_key_has_a_line_on_a_page_of_the_reference() -> None:
+    pages = (ROOT / "docs" / "reference").glob("*.md")
+    found = {
+        key
+        for page in pages
+        for key in re.findall(r"^\| `([\w.]+)` \|", page.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    named = {"tasks", "tasks.NAME.type", *(f"{group}.name" for group in METHODS)}
+    top = {field.name for field in fields(Config)}
+    assert {key for key in leaves() if key not in top} - found == named - {"tasks"}
+
+
+def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(
+    tmp_path: Path,
+) -> None:
+    config = str(ROOT / "scripts" / "site" / "mkdocs.yml")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", config, "-d", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    built = {path.name for path in tmp_path.rglob("*.html")}
+    assert built >= {f"{Path(page).stem}.html" for page in PAGES}
+    for file in [*tmp_path.rglob("*.html"), *tmp_path.rglob("*.css")]:
+        text = file.read_text(encoding="utf-8")
+        loaded = re.findall(r"""<(?:script|img|link)\b[^>]*?(?:src|href)=["']?(\w+:)?//""", text)
+        assert not loaded and "url(http" not in text, file
 
 
 @pytest.fixture
@@ -173,12 +211,14 @@ def defined(file: Path) -> set[str]:
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", *PAGES])
 def test_every_file_and_function_is_where_it_is_said_to_be(document: str) -> None:
     """`path.py` and `path.py:name`, below the repository or below the package; a path with NAME in
-    it is to be made."""
+    it, or below my_conf, is to be made."""
     text = BLOCK.sub("", (ROOT / document).read_text(encoding="utf-8"))
     wrong = []
     for path, name in re.findall(r"`([\w./]+\.(?:py|md))(?::([\w.]+))?`", text):
         file = next((base / path for base in (ROOT, PACKAGE) if (base / path).is_file()), None)
-        if "NAME" not in path and (file is None or (name and name not in defined(file))):
+        if "NAME" in path or path.startswith("my_conf/"):
+            continue
+        if file is None or (name and name not in defined(file)):
             wrong.append(f"{path}:{name}")
     assert wrong == []
 

@@ -14,7 +14,14 @@ from mtlcli.config.sharing import Layers, SharingConfig, sharings
 @section
 class AdapterSharing(SharingConfig):
     """A small bottleneck per task behind each layer of one backbone (Houlsby et al. 2019; Pfeiffer
-    et al. 2020)."""
+    et al. 2020).
+
+    When it helps: the backbone is good and tasks differ a little; with `frozen=true`, many tasks on
+    one pretrained model.
+
+    Cost: 2 size x hidden numbers for each task and layer: with MiniLM and four tasks 1.2 million
+    beside 22.7 million.
+    """
 
     to_share: ClassVar[str] = "sharing.shared=true"
     """One more part is then shared, also beside a frozen backbone."""

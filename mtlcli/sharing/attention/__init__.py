@@ -13,7 +13,13 @@ from mtlcli.config.sharing import Layers, SharingConfig, sharings
 @sharings.register("attention", ".trunk:Attention")
 @section
 class AttentionSharing(SharingConfig):
-    """A shared backbone with soft masks over its features for each task (Liu et al. 2019, MTAN)."""
+    """A shared backbone with soft masks over its features for each task (Liu et al. 2019, MTAN).
+
+    When it helps: tasks that need different features of the same layers. The paper has dense
+    prediction from images, where all tasks read one input.
+
+    Cost: 3 size x hidden numbers for each task and chosen layer, and these products for each token.
+    """
 
     name: Literal["attention"] = "attention"
     """Strategy."""

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 @section
 class CGCSharing(Gating):
     """Shared and task-specific experts in one backbone, mixed by a gate for each task (Tang et al.
-    2020)."""
+    2020).
+
+    When it helps: tasks of which one gains and another loses with common experts, the paper's
+    "seesaw": experts of its own protect a task.
+
+    Cost: shared + own x tasks feed-forward blocks in each chosen layer; a batch runs through those
+    of its task and the shared ones.
+    """
 
     name: Literal["cgc"] = "cgc"
     """Strategy."""

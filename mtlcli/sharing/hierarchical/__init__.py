@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 @section
 class HierarchicalSharing(SharingConfig):
     """One backbone in which each task reads its own layer (Søgaard & Goldberg 2016; Hashimoto et
-    al. 2017)."""
+    al. 2017).
+
+    When it helps: tasks of different levels, for example parts of speech below entailment, where
+    the lower ones serve the higher.
+
+    Cost: less than `hard`: batches of lower tasks skip the layers above. `successive` keeps a
+    second copy of the lower layers.
+    """
 
     name: Literal["hierarchical"] = "hierarchical"
     """Strategy."""

@@ -14,7 +14,14 @@ from mtlcli.config.sharing import LowRank, sharings
 @section
 class HydraLoRASharing(LowRank):
     """Low-rank changes with one shared A and several B, which a router mixes for each token (Tian
-    et al. 2024, HydraLoRA)."""
+    et al. 2024, HydraLoRA).
+
+    When it helps: data of unlike parts, where the task does not tell the parts apart: the router
+    sees tokens alone.
+
+    Cost: one A, `matrices` B and a router for each matrix, whatever the number of tasks. All B run
+    for each token.
+    """
 
     name: Literal["hydra_lora"] = "hydra_lora"
     """Strategy."""

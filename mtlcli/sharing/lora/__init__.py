@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 @section
 class LoRASharing(SharingConfig):
     """Low-rank changes of one backbone's weight matrices for each task, through peft (Hu et al.
-    2022); needs `mtlcli[lora]`."""
+    2022); needs `mtlcli[lora]`.
+
+    When it helps: many tasks on one large pretrained model, with `frozen=true`; or tasks that
+    differ a little on a shared backbone.
+
+    Cost: r (in + out) numbers for each changed matrix and task. `mtl export` adds them to the
+    matrices, so the exported model costs no more time.
+    """
 
     to_share: ClassVar[str] = "sharing.shared=true"
     """One more part is then shared, also beside a frozen backbone."""

@@ -14,7 +14,14 @@ from mtlcli.config.sharing import LowRank, sharings
 @section
 class MTLLoRASharing(LowRank):
     """Low-rank changes out of shared factors, with a small transformation and a mixture for each
-    task (Yang et al. 2024, MTL-LoRA)."""
+    task (Yang et al. 2024, MTL-LoRA).
+
+    When it helps: many tasks on one large, frozen model, where one change for all makes tasks
+    interfere and a change for each shares nothing.
+
+    Cost: r (in + matrices out) shared numbers for each matrix, and r r + matrices more for each
+    task.
+    """
 
     name: Literal["mtl_lora"] = "mtl_lora"
     """Strategy."""

@@ -11,7 +11,14 @@ from mtlcli.config.sharing import SharingConfig, sharings
 @sharings.register("none", ".trunk:NoSharing")
 @section
 class NoSharing(SharingConfig):
-    """A separate copy of the backbone for each task: the single-task baseline at equal data."""
+    """A separate copy of the backbone for each task: the single-task baseline at equal data.
+
+    When it helps: it is the baseline: only a comparison with it tells whether sharing helps at all.
+    Also where tasks harm one another.
+
+    Cost: a backbone for each task in memory and in each checkpoint. The passes of a step cost as
+    much as those of `hard`.
+    """
 
     name: Literal["none"] = "none"
     """Strategy."""

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 @section
 class PALSharing(SharingConfig):
     """Projected attention layers: a narrow attention per task in parallel to each layer (Stickland
-    & Murray 2019)."""
+    & Murray 2019).
+
+    When it helps: many tasks on one pretrained backbone that is trained too, with few numbers for
+    each. The paper has GLUE.
+
+    Cost: 2 size x hidden numbers for each task, 3 size x size more for each task and layer, and a
+    narrow attention beside each layer.
+    """
 
     generates: ClassVar[bool] = False
     """False, because its attention reads the states of earlier tokens, which are not kept."""

@@ -13,7 +13,13 @@ from mtlcli.config.sharing import Gating, sharings
 @sharings.register("ple", ".trunk:PLE")
 @section
 class PLESharing(Gating):
-    """Levels of shared and task-specific experts on top of one backbone (Tang et al. 2020)."""
+    """Levels of shared and task-specific experts on top of one backbone (Tang et al. 2020).
+
+    When it helps: as `cgc`, where one level of experts does not separate the tasks.
+
+    Cost: as `cgc` in each level, and below the last level the experts of all tasks run for each
+    batch.
+    """
 
     name: Literal["ple"] = "ple"
     """Strategy."""

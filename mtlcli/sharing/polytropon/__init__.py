@@ -14,7 +14,14 @@ from mtlcli.config.sharing import LowRank, sharings
 @section
 class PolytroponSharing(LowRank):
     """An inventory of low-rank skills, mixed for each task (Ponti et al. 2023), also by blocks of
-    their factors (Caccia et al. 2023, MHR)."""
+    their factors (Caccia et al. 2023, MHR).
+
+    When it helps: many tasks that combine a few skills. The paper's aim is to adapt to new tasks
+    with few rows.
+
+    Cost: `skills` low-rank changes for each matrix, whatever the number of tasks; each pass first
+    mixes those of its task.
+    """
 
     name: Literal["polytropon"] = "polytropon"
     """Strategy."""

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 @section
 class PrefixSharing(SharingConfig):
     """Learned keys and values per task, which the attention of each layer also sees (Li & Liang
-    2021; Liu et al. 2022, P-tuning v2)."""
+    2021; Liu et al. 2022, P-tuning v2).
+
+    When it helps: many tasks on one large, frozen model. P-tuning v2 reports scores near those of
+    full fine-tuning for models from 330 million parameters on.
+
+    Cost: 2 length x hidden numbers for each task and layer, and `length` more keys for each token
+    to look at.
+    """
 
     to_share: ClassVar[str] = "sharing.frozen=false"
     """The backbone is then shared."""

@@ -14,7 +14,13 @@ from mtlcli.config.sharing import Staging, sharings
 @section
 class ProgressiveSharing(Staging):
     """Tasks enter in stages; each stage has a backbone that reads the earlier, frozen ones (Rusu et
-    al. 2016)."""
+    al. 2016).
+
+    When it helps: tasks that come one after another, when what earlier ones have learned must not
+    change.
+
+    Cost: a whole backbone for each stage; a batch of stage k runs through k of them.
+    """
 
     generates: ClassVar[bool] = False
     """False, because each column would have to keep keys and values of its own."""

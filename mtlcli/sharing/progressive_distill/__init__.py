@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 @section
 class ProgressiveDistillSharing(Staging):
     """Tasks enter in stages; distillation keeps one backbone near its earlier outputs for the
-    earlier tasks (Li & Hoiem 2016)."""
+    earlier tasks (Li & Hoiem 2016).
+
+    When it helps: tasks that come one after another, when earlier data are not to be drawn again
+    and there is memory for one backbone.
+
+    Cost: from the second stage on, a second pass for each batch, and the weights of the stage
+    before in memory.
+    """
 
     name: Literal["progressive_distill"] = "progressive_distill"
     """Strategy."""

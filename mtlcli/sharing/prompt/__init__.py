@@ -14,7 +14,13 @@ from mtlcli.config.sharing import SharingConfig, sharings
 @section
 class PromptSharing(SharingConfig):
     """A soft prompt in front of each input: one for all tasks, times a rank-one matrix of each task
-    (Wang et al. 2023, MPT)."""
+    (Wang et al. 2023, MPT).
+
+    When it helps: many tasks on one large, frozen model, some of them with few rows.
+
+    Cost: length x hidden shared numbers, length + hidden for each task, and `length` more tokens in
+    each input of every layer.
+    """
 
     generates: ClassVar[bool] = False
     """False, because the prompt would stand in front of each new token again."""

@@ -14,7 +14,14 @@ from mtlcli.config.sharing import Stitching, sharings
 @section
 class SluiceSharing(Stitching):
     """Cross-stitch over separate subspaces, with heads that read a mixture of layers (Ruder et al.
-    2019)."""
+    2019).
+
+    When it helps: as `cross_stitch`, where tasks may share some subspaces and layers and not
+    others. The paper has sequence tagging across domains.
+
+    Cost: as `cross_stitch`, and the penalty: a product of two parts of a feed-forward matrix for
+    each task and layer.
+    """
 
     name: Literal["sluice"] = "sluice"
     """Strategy."""

@@ -15,7 +15,14 @@ from mtlcli.config.sharing import Layers, SharingConfig, sharings
 @section
 class SoftSharing(SharingConfig):
     """A copy of the backbone or of some layers for each task, pulled together by a penalty (Duong
-    et al. 2015)."""
+    et al. 2015).
+
+    When it helps: related tasks that differ, with enough rows for a model each. With some `layers`,
+    the rest of the network is shared.
+
+    Cost: a copy of the chosen layers for each task, and the penalty in every step, a quarter of the
+    step with two tasks and half of it with four (MiniLM, scripts/bench/copies.md).
+    """
 
     to_share: ClassVar[str] = "sharing.layers with some of the layers"
     """All but the copied layers are then shared."""

@@ -36,7 +36,13 @@ if TYPE_CHECKING:
 @section
 class AlignedWeighting(Balancing):
     """Aligned-MTL: scales the principal components of the gradients to equal length (Senushkin et
-    al. 2023)."""
+    al. 2023).
+
+    When it helps: tasks whose gradients are nearly parallel or of very unlike length, so that one
+    of them rules the sum.
+
+    Cost: K gradients, as with all methods on gradients, and the eigenvalues of a K x K matrix.
+    """
 
     name: Literal["aligned"] = "aligned"
     """Method."""

@@ -37,7 +37,14 @@ if TYPE_CHECKING:
 @section
 class CAGradWeighting(Balancing):
     """The update near the sum with the largest gain for the task that gains least (Liu et al.
-    2021); needs `mtlcli[cagrad]`."""
+    2021); needs `mtlcli[cagrad]`.
+
+    When it helps: a task would lose by the plain sum; `c` leads from the mean (0) towards the task
+    that gains least.
+
+    Cost: K gradients, as with all methods on gradients, and a small convex program in each step:
+    1.00 to 1.19 times the time of the plain sum.
+    """
 
     needs: ClassVar[Needs] = Needs(
         several_tasks=True, shared_parameters=True, packages=("cvxpy", "clarabel"), extra="cagrad"

@@ -37,7 +37,13 @@ if TYPE_CHECKING:
 @section
 class ConflictFreeWeighting(Balancing):
     """ConFIG: the direction with the same positive cosine to every gradient, as long as the sum of
-    their projections onto it (Liu et al. 2024)."""
+    their projections onto it (Liu et al. 2024).
+
+    When it helps: few losses that contradict one another. The paper has physics-informed networks,
+    with an equation beside boundary conditions.
+
+    Cost: K gradients, as with all methods on gradients, and a K x K pseudo-inverse.
+    """
 
     needs: ClassVar[Needs] = Needs(several_tasks=True, shared_parameters=True, unit_importance=True)
     """The requirements of the method."""

@@ -34,7 +34,13 @@ EPS = 1e-8
 @section
 class DBMTLWeighting(WeightingConfig):
     """DB-MTL: gradients of the losses' logarithms, averaged over steps and brought to the length of
-    the longest (Lin et al. 2023)."""
+    the longest (Lin et al. 2023).
+
+    When it helps: losses and gradients both of unlike size.
+
+    Cost: K gradients, as with all methods on gradients, and K moving averages of them on every
+    device and in every checkpoint.
+    """
 
     needs: ClassVar[Needs] = Needs(several_tasks=True, shared_parameters=True, unit_importance=True)
     """The requirements of the method."""

@@ -47,7 +47,13 @@ opposed."""
 @weightings.register("fairgrad", "FairGrad")
 @section
 class FairGradWeighting(Balancing):
-    """The update with alpha-fair gains of the tasks (Ban & Ji 2024)."""
+    """The update with alpha-fair gains of the tasks (Ban & Ji 2024).
+
+    When it helps: you want to choose between the sum and the worst task: `alpha` leads from one to
+    the other.
+
+    Cost: K gradients, as with all methods on gradients, and some Newton steps on K numbers.
+    """
 
     name: Literal["fairgrad"] = "fairgrad"
     """Method."""

@@ -37,7 +37,14 @@ if TYPE_CHECKING:
 @section
 class GradDropWeighting(Balancing):
     """Keeps the gradients of one sign in each coordinate, drawn by how much the tasks agree (Chen
-    et al. 2020)."""
+    et al. 2020).
+
+    When it helps: many tasks that disagree about signs. The noise of its draws can also lead out of
+    poor minima, says the paper.
+
+    Cost: K gradients, which are combined number by number: 1.05 to 1.21 times the time of the plain
+    sum, and most memory of all methods here that keep no state.
+    """
 
     name: Literal["graddrop"] = "graddrop"
     """Method."""

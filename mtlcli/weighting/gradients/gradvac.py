@@ -42,7 +42,13 @@ only by rounding, when gradients are equal step after step."""
 @section
 class GradVacWeighting(Balancing):
     """Turns gradients towards one another until their cosines reach the moving average of past ones
-    (Wang et al. 2021)."""
+    (Wang et al. 2021).
+
+    When it helps: tasks whose gradients are alike to unlike degrees. The paper has translation
+    between many languages.
+
+    Cost: K gradients, as with all methods on gradients, and K x K projections on their Gram matrix.
+    """
 
     name: Literal["gradvac"] = "gradvac"
     """Method."""

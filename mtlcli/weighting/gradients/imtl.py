@@ -31,7 +31,12 @@ if TYPE_CHECKING:
 @section
 class IMTLWeighting(Balancing):
     """IMTL-L on the losses and IMTL-G on the gradients of the scaled losses, together (Liu et al.
-    2021)."""
+    2021).
+
+    When it helps: losses of unlike scale, and tasks that should all move equally far.
+
+    Cost: K gradients, as with all methods on gradients, and one learned number for each task.
+    """
 
     needs: ClassVar[Needs] = Needs(several_tasks=True, shared_parameters=True, unit_importance=True)
     """The requirements of the method."""

@@ -39,7 +39,12 @@ if TYPE_CHECKING:
 @weightings.register("imtl_g", "IMTLG")
 @section
 class IMTLGWeighting(Balancing):
-    """The update with the same projection onto every gradient (Liu et al. 2021)."""
+    """The update with the same projection onto every gradient (Liu et al. 2021).
+
+    When it helps: gradients of unlike length, of which none should rule.
+
+    Cost: K gradients, as with all methods on gradients, and a K x K pseudo-inverse.
+    """
 
     needs: ClassVar[Needs] = Needs(several_tasks=True, shared_parameters=True, unit_importance=True)
     """The requirements of the method."""

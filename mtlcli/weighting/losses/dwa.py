@@ -29,8 +29,13 @@ from mtlcli.weighting.losses.positive import require_positive
 @weightings.register("dwa", "DWA")
 @section
 class DWAWeighting(WeightingConfig):
-    """Dynamic weight average: tasks whose loss falls slowly weigh more (Liu, Johns & Davison
-    2019)."""
+    """Dynamic weight average: tasks whose loss falls slowly weigh more (Liu, Johns & Davison 2019).
+
+    When it helps: tasks that learn at unlike speed in runs of several windows; before the third
+    window it is the plain sum.
+
+    Cost: none.
+    """
 
     name: Literal["dwa"] = "dwa"
     """Method."""

@@ -37,8 +37,14 @@ LEAST = 1e-12
 @weightings.register("excess", "Excess")
 @section
 class ExcessWeighting(WeightingConfig):
-    """ExcessMTL: tasks with more excess risk left, by their gradients, weigh more (He et al.
-    2024)."""
+    """ExcessMTL: tasks with more excess risk left, by their gradients, weigh more (He et al. 2024).
+
+    When it helps: tasks with noisy labels, whose loss stays high whatever is done: the paper's
+    setting.
+
+    Cost: a backward pass for each task, and a number for each task and shared parameter, in memory
+    and in checkpoints.
+    """
 
     needs: ClassVar[Needs] = Needs(several_tasks=True, shared_parameters=True)
     """The requirements of the method."""

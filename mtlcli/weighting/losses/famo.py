@@ -41,7 +41,13 @@ EPS = 1e-8
 @section
 class FAMOWeighting(WeightingConfig):
     """Fast adaptive multitask optimisation: makes all losses fall at the same rate; one more
-    forward pass per step (Liu et al. 2023)."""
+    forward pass per step (Liu et al. 2023).
+
+    When it helps: many tasks with losses of unlike scale, where K gradients are too dear. With
+    MiniLM on four GLUE tasks it learned STS-B more slowly than the plain sum.
+
+    Cost: a second forward pass: 1.3 to 1.4 times the time of the plain sum.
+    """
 
     needs: ClassVar[Needs] = Needs(several_tasks=True)
     """The requirements of the method."""

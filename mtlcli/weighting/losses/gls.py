@@ -26,7 +26,12 @@ from mtlcli.weighting.losses.positive import positive_losses
 @weightings.register("gls", "GLS")
 @section
 class GLSWeighting(WeightingConfig):
-    """Geometric loss strategy: the geometric mean of the losses (Chennupati et al. 2019)."""
+    """Geometric loss strategy: the geometric mean of the losses (Chennupati et al. 2019).
+
+    When it helps: losses of unlike scale, where no task may stay behind. It needs losses above 0.
+
+    Cost: none.
+    """
 
     needs: ClassVar[Needs] = Needs(several_tasks=True)
     """The requirements of the method."""

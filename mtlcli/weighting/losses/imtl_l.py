@@ -30,7 +30,12 @@ if TYPE_CHECKING:
 @weightings.register("imtl_l", "IMTLL")
 @section
 class IMTLLWeighting(WeightingConfig):
-    """Learned scales that bring all losses to the same size (IMTL-L, Liu et al. 2021)."""
+    """Learned scales that bring all losses to the same size (IMTL-L, Liu et al. 2021).
+
+    When it helps: losses of unlike scale, for example a regression beside classification.
+
+    Cost: none; one learned number for each task.
+    """
 
     name: Literal["imtl_l"] = "imtl_l"
     """Method."""

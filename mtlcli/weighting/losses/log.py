@@ -25,7 +25,13 @@ EPS = 1e-8
 @weightings.register("log", "Log")
 @section
 class LogWeighting(WeightingConfig):
-    """The sum of the logarithms of the losses (the loss transform of DB-MTL, Lin et al. 2023)."""
+    """The sum of the logarithms of the losses (the loss transform of DB-MTL, Lin et al. 2023).
+
+    When it helps: losses of unlike scale. The weights grow as losses fall, so small losses take
+    over late in a run.
+
+    Cost: none.
+    """
 
     name: Literal["log"] = "log"
     """Method."""

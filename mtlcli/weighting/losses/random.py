@@ -25,7 +25,13 @@ from mtlcli.weighting.base import LossWeighting, Step
 @weightings.register("random", "Random")
 @section
 class RandomWeighting(WeightingConfig):
-    """Random weights, drawn anew in every step (RLW, Lin et al. 2022)."""
+    """Random weights, drawn anew in every step (RLW, Lin et al. 2022).
+
+    When it helps: as a control: a method that is no better than random weights has shown nothing,
+    the point of the paper.
+
+    Cost: none.
+    """
 
     needs: ClassVar[Needs] = Needs(several_tasks=True)
     """The requirements of the method."""

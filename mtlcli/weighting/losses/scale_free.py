@@ -27,7 +27,12 @@ from mtlcli.weighting.losses.positive import require_positive
 @weightings.register("scale_free", "ScaleFree")
 @section
 class ScaleFreeWeighting(WeightingConfig):
-    """Each loss divided by the moving average of its own past values."""
+    """Each loss divided by the moving average of its own past values.
+
+    When it helps: losses of unlike scale, with weights that change slowly.
+
+    Cost: none.
+    """
 
     name: Literal["scale_free"] = "scale_free"
     """Method."""

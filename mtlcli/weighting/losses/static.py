@@ -17,7 +17,13 @@ from mtlcli.weighting.base import LossWeighting, Step
 @weightings.register("static", "Static")
 @section
 class StaticWeighting(WeightingConfig):
-    """Fixed weights: the sum of the tasks' losses, each times its `tasks.NAME.weight`."""
+    """Fixed weights: the sum of the tasks' losses, each times its `tasks.NAME.weight`.
+
+    When it helps: always as the first run. A sum with tuned weights is the baseline for everything
+    else here.
+
+    Cost: none; tuning takes a run for each choice of weights.
+    """
 
     name: Literal["static"] = "static"
     """Method."""

@@ -50,7 +50,13 @@ from mtlcli.weighting.losses.positive import positive_losses
 @section
 class STCHWeighting(WeightingConfig):
     """Smooth Tchebycheff: gives most weight to the task with the largest remaining share of its
-    reference loss (Lin et al. 2024)."""
+    reference loss (Lin et al. 2024).
+
+    When it helps: the task that is worst must not fall behind, and a share of the run can be spared
+    to measure references.
+
+    Cost: none.
+    """
 
     needs: ClassVar[Needs] = Needs(several_tasks=True)
     """The requirements of the method."""

@@ -30,7 +30,13 @@ if TYPE_CHECKING:
 @weightings.register("uncertainty", "Uncertainty")
 @section
 class UncertaintyWeighting(WeightingConfig):
-    """Learned homoscedastic uncertainty (Kendall, Gal & Cipolla 2018)."""
+    """Learned homoscedastic uncertainty (Kendall, Gal & Cipolla 2018).
+
+    When it helps: regression and classification together, whose losses have unlike units: the
+    paper's setting.
+
+    Cost: none; one learned number for each task.
+    """
 
     name: Literal["uncertainty"] = "uncertainty"
     """Method."""

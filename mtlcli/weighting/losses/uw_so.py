@@ -32,7 +32,13 @@ EPS = 1e-8
 @section
 class UWSOWeighting(WeightingConfig):
     """A softmax over the inverse losses, the closed form of `uncertainty` (UW-SO, Kirchdorfer et
-    al. 2024)."""
+    al. 2024).
+
+    When it helps: as `uncertainty`, without learned numbers that lag behind the losses. The
+    temperature has to be tuned.
+
+    Cost: none.
+    """
 
     needs: ClassVar[Needs] = Needs(several_tasks=True)
     """The requirements of the method."""

@@ -170,7 +170,8 @@ def test_every_file_says_what_it_is(path: Path) -> None:
     assert max(map(len, lines)) <= 140
 
 
-def test_generated_files_are_up_to_date() -> None:
+def test_generated_files_are_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
     generated = runpy.run_path(str(ROOT / "scripts" / "generate.py"))["generated"]()
     written = {
         f"conf/{group}/{path.name}"
@@ -178,7 +179,15 @@ def test_generated_files_are_up_to_date() -> None:
         for path in (ROOT / "conf" / group).glob("*.yaml")
     }
     names = {str(path.relative_to(ROOT)) for path in generated}
-    pages = ("combinations", "data", "install", "methods")
+    pages = {"combinations", "data", "install"} | {
+        f"reference/{page}"
+        for page in (
+            *("sharing", "weighting", "sampling", "augmentation"),
+            "options",
+            "cli",
+            "python",
+        )
+    }
     assert names == written | {"README.md", *(f"docs/{page}.md" for page in pages)}
     stale = [path for path, text in generated.items() if path.read_text(encoding="utf-8") != text]
     assert stale == [], "type make conf"
