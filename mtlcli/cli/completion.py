@@ -26,7 +26,7 @@ from mtlcli.cli import VERBS
 from mtlcli.cli.groups import groups, members, paths_of, read_file, read_group
 from mtlcli.config import METHODS, Config, task_types
 from mtlcli.config.formats import TASK_FILES
-from mtlcli.config.section import OneOf
+from mtlcli.config.section import OneOf, key_of
 from mtlcli.errors import UserError
 from mtlcli.registry import suggest
 
@@ -129,7 +129,7 @@ complete -c mtl -f -a '(mtl --complete fish "$(commandline -cp)" 2>/dev/null | s
 """
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
-PATHS = ("run_dir", "resume", "data.root", "data.cache_dir")
+PATHS = ("run_dir", "resume", "init.from", "data.root", "data.cache_dir")
 """The keys whose value is a folder."""
 
 
@@ -333,7 +333,7 @@ def _fields(path: list[str], names: _Names) -> dict[str, Any]:
         level = {}
         for config in chosen or configs:
             types = get_type_hints(config)
-            for name, hint in ((each.name, types[each.name]) for each in fields(config)):
+            for name, hint in ((key_of(each.name), types[each.name]) for each in fields(config)):
                 level[name] = Union[level[name], hint] if name in level else hint
     return level
 

@@ -74,6 +74,12 @@ def _idle(config: Config) -> Iterator[tuple[str, str, str]]:
             "the model is built from scratch, with the learning rate model.scratch_lr",
             "type optim.lr",
         )
+    if config.init.from_ is None:
+        yield "init.heads", "init.from is null", f"{out}, or add init.from=RUN"
+    elif model.kind == "auto":
+        for name in ("name", "pooling", *ARCHITECTURE):
+            yield f"model.{name}", "the model comes with the weights of init.from", out
+        yield "model.lr", "the run of init.from says what suits its model", "type optim.lr"
     if config.optim.lr is not None:
         for name in ("lr", "scratch_lr"):
             yield f"model.{name}", f"optim.lr={config.optim.lr:g} is set and takes precedence", out

@@ -172,9 +172,11 @@ class RunFolder:
         data: dict[str, Any],
         seed: int,
         methods: dict[str, Any] | None = None,
+        **more: Any,
     ) -> None:
         """Write environment.json: versions, machine, data, seed and command of the run, and the
-        files of the user that its methods come from (see `config/own_code.py`)."""
+        files of the user that its methods come from (see `config/own_code.py`). `more`: other
+        entries."""
         versions = {"mtl": mtlcli.__version__, "python": platform.python_version()}
         for package in PACKAGES:
             try:
@@ -197,6 +199,7 @@ class RunFolder:
                 "command": [hide(word) for word in command],
                 "methods": methods,
                 "started": _now(),
+                **hidden(more),
             },
         )
 

@@ -60,7 +60,10 @@ def _build_run(
     precision = _choose_precision(config, ranks)
     torch.manual_seed(folded(config.seed))
     layout = input_format(prepared.encoder, precision, ranks.device)
-    model = build_model(config, prepared.tasks, prepared.files, load_weights=resumed is None)
+    model = build_model(
+        config, prepared.tasks, prepared.files, load_weights=resumed is None, start=job.start
+    )
+    job.start = None  # Its tensors are in the model.
     if config.runner.engine == "fsdp":
         accelerate(model, config, ranks.device, precision)
         # Imported only here, because torch needs long to import what this module needs.
