@@ -84,9 +84,7 @@ class Start:
             )
             fix = "train the same tasks in the same order, or begin with a run with sharing=hard"
             raise self._refusal(what, fix)
-        wanted = {
-            name: tensor for name, tensor in model.state_dict().items() if _of_trunk(name)
-        }
+        wanted = {name: tensor for name, tensor in model.state_dict().items() if _of_trunk(name)}
         found = {name: tensor for name, tensor in self.tensors.items() if _of_trunk(name)}
         new = {owner for owner in now if owner not in before}
         fresh = {

@@ -1,9 +1,12 @@
-"""The beginning of a run with the weights of another run (`init.from`): that run is opened, verified
-and compared before anything is made, and the new run does not need it once it has begun."""
+"""The beginning of a run with the weights of another run (`init.from`).
+
+The other run is opened, verified and compared before anything is made. The new run does not need it
+any more once it has begun.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +16,7 @@ from mtlcli.config.own_code import import_for_run, imported_folder
 from mtlcli.config.section import replaced
 from mtlcli.config.snapshot import load_config
 from mtlcli.disk import sha256
-from mtlcli.errors import Problem, UserError
+from mtlcli.errors import UserError
 from mtlcli.evaluation import best_checkpoint
 from mtlcli.models.files import BackboneFiles
 from mtlcli.prepare.prepare import Prepared
@@ -69,9 +72,10 @@ def open_source(config: Config) -> Source | None:
         theirs = best_checkpoint.config_of(found, [], lines.append)
         files = BackboneFiles.load(run / "backbone")
     except UserError as error:
+        at = "init.from"
         raise UserError(
             [
-                Problem(each.what, f"init.from, {each.where}" if each.where else "init.from", each.fix)
+                replace(each, where=f"{at}, {each.where}" if each.where else at)
                 for each in error.problems
             ]
         ) from error

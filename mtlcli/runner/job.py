@@ -170,9 +170,7 @@ def _fill(
     )
 
 
-def _show_begin(
-    folder: RunFolder, config: Config, prepared: Prepared, about: list[str]
-) -> None:
+def _show_begin(folder: RunFolder, config: Config, prepared: Prepared, about: list[str]) -> None:
     """Show what a new run is made of, and what was noticed about its data and settings."""
     with Console(config.logger.console, folder.log) as console:
         console.panel("run", [*about, f"folder    {folder.path}"])

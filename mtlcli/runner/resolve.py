@@ -37,6 +37,7 @@ def resolve(config: Config, prepared: Prepared, machine: Machine) -> Resolved:
         config,
         {
             "tasks": {name: task.config for name, task in prepared.tasks.items()},
+            "init.heads": config.init.heads or [],
             "model.kind": "pretrained" if pretrained else "scratch",
             "model.pooling": machine.pooling,
             "data.source": prepared.source.default or config.data.source,
