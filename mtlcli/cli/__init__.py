@@ -21,6 +21,7 @@ VERBS = {
     "train": "compose a configuration, run it, write a run folder; -m for a sweep",
     "eval": "evaluate a run folder or one of its checkpoints",
     "predict": "label new rows with the model of a run: files, pipes, several tasks at once",
+    "merge": "make one model of runs that were trained separately, without training",
     "export": "write a task's model for other programs: Hugging Face, ONNX, safetensors",
     "push": "upload an exported model to the Hugging Face hub",
     "new": "write a task file for a file of your own rows: mtl new task FILE",

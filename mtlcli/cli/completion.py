@@ -28,6 +28,8 @@ from mtlcli.config import METHODS, Config, task_types
 from mtlcli.config.formats import TASK_FILES
 from mtlcli.config.section import OneOf, key_of
 from mtlcli.errors import UserError
+from mtlcli.merging.methods import METHODS as METHODS_OF_MERGING
+from mtlcli.merging.methods import OPTIONS as OPTIONS_OF_MERGING
 from mtlcli.registry import suggest
 
 OPTIONS: dict[str, dict[str, str | list[str] | None]] = {
@@ -74,6 +76,17 @@ OPTIONS: dict[str, dict[str, str | list[str] | None]] = {
         "--license": [],
         "--task": "task",
         "--to": "folder",
+    },
+    "merge": {
+        "--config-dir": "folder",
+        "-cd": "folder",
+        "--help": None,
+        "--method": list(METHODS_OF_MERGING),
+        "--to": "folder",
+        **{
+            f"--{name}": ["auto"] if option.grid else []
+            for name, option in OPTIONS_OF_MERGING.items()
+        },
     },
     "push": {
         "--config-dir": "folder",
@@ -215,7 +228,7 @@ def complete(words: list[str], current: str) -> list[str]:
         return _starting(current, SCRIPTS)
     if expected == "text":
         return []
-    if verb in OF_RUNS and not arguments:
+    if verb == "merge" or (verb in OF_RUNS and not arguments):
         return _paths(current, files=False)
     if verb in ("export", "push"):
         return []

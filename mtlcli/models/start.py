@@ -9,6 +9,7 @@ other run has one for a task of that name, with the same labels and shapes.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -162,6 +163,23 @@ class Start:
 
     def _refusal(self, what: str, fix: str) -> UserError:
         return UserError(what, f"init.from ({self.where})", fix)
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors in memory: of their names, types, shapes and numbers."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {_shape(tensor)}".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def plain_state(model: MultiTaskModel) -> dict[str, Tensor] | None:
+    """Return the tensors of a model's backbone by the library's names, where its trunk is a plain
+    one (`Trunk.plain_backbone`); None for any other."""
+    name = type(model.trunk).plain_backbone(model.trunk.heads)
+    return None if name is None else below(model.state_dict(), f"trunk.{name}.")
 
 
 def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -351,9 +351,12 @@ class RunFolder:
     def note_saved(self, step: int) -> None:
         """Add to environment.json that a checkpoint exists: from now on, no run may start from zero
         in this folder."""
-        environment = self.environment()
-        if "first_checkpoint" not in environment:
-            self._write("environment.json", environment | {"first_checkpoint": step})
+        if "first_checkpoint" not in self.environment():
+            self.note("first_checkpoint", step)
+
+    def note(self, key: str, value: Any) -> None:
+        """Add an entry to environment.json."""
+        self._write("environment.json", self.environment() | {key: value})
 
     def _has_saved(self) -> bool:
         try:

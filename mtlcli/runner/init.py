@@ -116,12 +116,13 @@ def settle_heads(config: Config, source: Source, prepared: Prepared) -> tuple[Co
 
 
 def reopened(config: Config, folder: RunFolder) -> Start | None:
-    """Return the weights that a run begins with, as another process has found them; None where a
-    run has none. Raises UserError when they have changed or gone since."""
+    """Return the weights that a run begins with, or has begun with, as its folder records them;
+    None where a run has none. Raises UserError when they have changed or gone since."""
     if config.init.from_ is None:
         return None
     record = folder.environment()["init"]
-    run = checkpoint.run_of(Path(config.init.from_))
+    there = Path(record["run"])
+    run = checkpoint.run_of(there if there.is_dir() else Path(config.init.from_))
     place = run / "checkpoints" / record["checkpoint"]
     found = checkpoint.read(place)
     if sha256(place / "manifest.json") != record["manifest"]:

@@ -51,6 +51,7 @@ ROOMS = {
 ROOMS["trackers"] = TOOLS | {"config", "rundir"}
 ROOMS["training"] = TOOLS | {*ROOMS} - {"sharing", "fast"}
 ROOMS["runner"] = TOOLS | {*ROOMS}
+ROOMS["merging"] = TOOLS | {*ROOMS}
 ROOMS["report"] = TOOLS | {"config"}
 ROOMS["predict"] = ROOMS["evaluation"] | {"evaluation"}
 ROOMS["export"] = TOOLS | {"config", "data", "tasks", "models", "rundir", "evaluation"}
@@ -70,6 +71,7 @@ LIGHT = [
     "mtlcli.screen",
     "mtlcli.pulse",
     "mtlcli.report",
+    "mtlcli.merging.methods",
     "mtlcli.predict.results",
     "mtlcli.predict.rows",
     "mtlcli.tasks",
