@@ -59,6 +59,7 @@ def test_task_arithmetic_is_pefts(scale: float) -> None:
         torch.testing.assert_close(tensor, expected)
 
 
+@pytest.mark.filterwarnings("ignore:The density 1.0")
 @pytest.mark.parametrize("density", [0.2, 0.7, 1.0])
 def test_ties_is_pefts(density: float) -> None:
     """peft trims each tensor, the authors and this the whole vector: on one tensor both agree."""
