@@ -15,6 +15,7 @@ from mtlcli.cli.train import check_unused
 from mtlcli.cli.typed import config_dir_problems
 from mtlcli.config.paths import typed_path
 from mtlcli.disk import obstacle
+from mtlcli.distributed.environment import read_launch
 from mtlcli.errors import Problem, UserError
 from mtlcli.merging.methods import METHODS, OPTIONS, Option
 from mtlcli.pulse import Pulse
@@ -61,6 +62,9 @@ def merge_main(argv: list[str]) -> int:
     if arguments.help:
         print(help_text(), end="")
         return 0
+    if read_launch() is not None:
+        what = "a merge is one process, and a launcher has started several"
+        raise UserError(what, "mtl merge", "type it without torchrun or srun")
     own: Path | None = arguments.config_dir
     typed = {name: getattr(arguments, name) for name in OPTIONS}
     typed = {name: text for name, text in typed.items() if text is not None}

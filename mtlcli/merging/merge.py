@@ -209,7 +209,7 @@ def _record(
 
 def _before(runs: list[Opened]) -> dict[str, float | None]:
     """Return the main score of each task in its own run."""
-    found = {}
+    found: dict[str, float | None] = {}
     for run in runs:
         scores = run.found.checkpoint.state.get("best", {}).get("tasks", {})
         found |= {name: scores.get(name, {}).get("main") for name in run.config.tasks}

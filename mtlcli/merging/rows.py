@@ -94,7 +94,7 @@ class TrainRows:
     def _drawn(self, name: str, rows: int, seed: int) -> NDArray[np.int64]:
         """Return the numbers of some train rows of a task, in random order."""
         count = len(self._train[name].example_lengths)
-        return np.random.default_rng([seed, len(name)]).permutation(count)[:rows]
+        return np.random.default_rng(seed).permutation(count)[:rows]
 
     def _batch(self, name: str, indices: NDArray[np.int64]) -> Batch:
         made = build_task_batch(

@@ -441,6 +441,8 @@ def hidden(value: Any) -> Any:
     paths may contain such parts."""
     if isinstance(value, dict):
         return {key: hidden(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [hidden(inner) for inner in value]
     return hide(value) if isinstance(value, str) else value
 
 

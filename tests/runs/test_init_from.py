@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mtlcli.cli.arguments import read_arguments
+from mtlcli.cli.preflight import preflight
 from mtlcli.config.snapshot import load_config
 from mtlcli.errors import UserError
 from tests.ranks import begin
@@ -92,4 +94,6 @@ def test_another_model_is_refused_before_anything_is_made(source: Path, tmp_path
         file.write(b"x")
     with pytest.raises(UserError, match="model.safetensors does not match its SHA-256"):
         start(tmp_path / "run", f"init.from={tmp_path / 'damaged/checkpoints/step_00000004'}")
+    with pytest.raises(UserError, match="there is no folder"):
+        preflight(read_arguments(["-m", "task=cola,rte", f"init.from={tmp_path / 'none'}"]))
     assert not (tmp_path / "run").exists()
