@@ -33,8 +33,8 @@ def unheeded(config: Config, typed: list[str]) -> list[str]:
         and f"tasks.{name}.{field.name}" not in typed
         if getattr(task, field.name) != field.default
     ] + [
-        f"note: tasks.{name}.splits.calibration only keeps rows out of training: nothing is chosen "
-        "on them"
+        f"note: tasks.{name}.splits.calibration only keeps rows out of training: the run chooses "
+        "nothing on them"
         for name, task in config.tasks.items()
         if task.splits.calibration is not None and not task.calibrates
     ]

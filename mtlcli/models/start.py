@@ -142,6 +142,17 @@ class Start:
                 return f"{key} is {_shape(found[key])} there and {_shape(wanted[key])} here"
         return None
 
+    def left(self, model: MultiTaskModel) -> list[str]:
+        """Return what of that run has no place in a model, in words."""
+        gone = [f"the task {name}" for name in self.config.tasks if name not in model.tasks]
+        writes = [
+            {part for part in ANSWERS for name in names if _of_trunk(name) and f".{part}" in name}
+            for names in (self.tensors, model.state_dict())
+        ]
+        if writes[0] > writes[1]:
+            gone.append("what it writes texts with")
+        return gone
+
     def _owners(self) -> list[str]:
         return list(dict.fromkeys(task.head or name for name, task in self.config.tasks.items()))
 

@@ -110,8 +110,8 @@ def settle_heads(config: Config, source: Source, prepared: Prepared) -> tuple[Co
         f"{name} ({unfit[name] or 'not in init.heads'})" for name in unfit if name not in heads
     ]:
         lines.append(f"new heads {'; '.join(new)}")
-    if theirs := sorted(source.config.tasks.keys() - unfit.keys()):
-        lines.append(f"left      the tasks {', '.join(theirs)}")
+    if left := start.left(model):
+        lines.append(f"left      {', '.join(left)}")
     return replaced(config, {"init.heads": heads}), lines
 
 

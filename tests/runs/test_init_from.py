@@ -49,7 +49,7 @@ def test_what_is_taken(source: Path, tmp_path: Path) -> None:
     shown = (run / "log.txt").read_text()
     assert "taken     the shared part, head of rte" in shown
     assert "new heads sst2 (the run has no task of this name)" in shown
-    assert "left      the tasks cola, stsb" in shown
+    assert "left      the task cola, the task stsb" in shown
     record = json.loads((run / "environment.json").read_text())["init"]
     assert (record["run"], record["checkpoint"]) == (str(source), "step_00000004")
     # The optimiser and the step begin anew.
