@@ -41,8 +41,6 @@ class Merged:
     """The content of results.json."""
     before: dict[str, float | None]
     """The main score of each task in its own run, from that run's results.json."""
-    options: dict[str, float]
-    """The options, with those that were chosen."""
 
 
 def merge(
@@ -81,11 +79,10 @@ def merge(
         weights, chosen = _merged(copies, rows, method, settings, say)
     for name, value in chosen.items():
         say(f"{name} {value:g} was chosen on rows that were kept out of training")
-    merged = settings | chosen
     with undone_on_failure(folder):
         folder.create()
     with held_to_the_end(folder):
-        _fill(folder, config, prepared, command, _record(runs, method, merged, chosen))
+        _fill(folder, config, prepared, command, _record(runs, method, settings | chosen, chosen))
         tensors = {name: tensor for run in runs for name, tensor in run.heads().items()} | {
             BACKBONE + name: tensor for name, tensor in (runs[0].backbone | weights).items()
         }
@@ -104,7 +101,7 @@ def merge(
         }
         folder.write_results(results)
         folder.write_status("finished")
-    return Merged(results, _before(runs), {name: float(value) for name, value in merged.items()})
+    return Merged(results, _before(runs))
 
 
 def _check_options(config: Config, method: str, chooses: list[str]) -> None:

@@ -65,8 +65,7 @@ METHODS = {
         reads_rows=True,
     ),
     "adamerging": Method(
-        "a scale for each task vector and tensor, by which predictions become certain (Yang et "
-        "al. 2024)",
+        "learned scales, by which predictions become certain (Yang et al. 2024)",
         {"scale": 0.3, "steps": 100, "lr": 0.001, "rows": 1024, "seed": 0},
         needs_base=True,
         reads_rows=True,

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtlcli.commands import setting
 from mtlcli.config import Config, Init, augmentations, samplings, sharings, weightings
 from mtlcli.config.changes import FREE
 from mtlcli.config.section import hints, replaced
@@ -244,8 +243,3 @@ def _rebuilt(run: Opened, tasks: dict[str, TaskType[Any]]) -> dict[str, Tensor]:
     state = plain_state(build_model(config, tasks, run.files, start=start))
     assert state is not None, "the trunk of a run that is merged is plain"
     return {name: tensor.clone() for name, tensor in state.items()}
-
-
-def resume_advice(to: Path) -> str:
-    """Return how training goes on from a merged model."""
-    return f"train it further: mtl train task=... {setting('init.from', to)}"
