@@ -45,7 +45,7 @@ KNOWN_FROM_THE_CONFIGURATION: dict[str, tuple[list[str], str]] = {
         "mtl train: 1 problem\n"
         "  modle: unknown key 'modle'\n"
         "      -> did you mean 'model'? choices: allow, augmentation, data, experiment, form, "
-        "logger, model, optim, resume, run_dir, runner, sampling, seed, sharing, task, text, "
+        "init, logger, model, optim, resume, run_dir, runner, sampling, seed, sharing, task, text, "
         "weighting\n",
     ),
     "misspelt key": (
