@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mtlcli.config import Data, Model, Runner, augmentations, sharings, task_types, weightings
+from mtlcli.config import Data, Init, Model, Runner, augmentations, sharings, task_types, weightings
 from mtlcli.config.section import replaced
 from mtlcli.config.task import Source, Splits, TextColumns
 from mtlcli.data.features import Features
@@ -77,6 +77,7 @@ class SmallConfig:
         self.model = Model(kind="scratch", name=None, dropout=0.0, frozen_layers=frozen_layers)
         self.runner = Runner(engine=engine)
         self.weighting = weightings.configs["static"]()
+        self.init = Init()
         self.augmentation: Any = augmentations.configs["none"]()
 
 

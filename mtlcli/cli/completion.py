@@ -26,8 +26,10 @@ from mtlcli.cli import VERBS
 from mtlcli.cli.groups import groups, members, paths_of, read_file, read_group
 from mtlcli.config import METHODS, Config, task_types
 from mtlcli.config.formats import TASK_FILES
-from mtlcli.config.section import OneOf
+from mtlcli.config.section import OneOf, key_of
 from mtlcli.errors import UserError
+from mtlcli.merging.methods import METHODS as METHODS_OF_MERGING
+from mtlcli.merging.methods import OPTIONS as OPTIONS_OF_MERGING
 from mtlcli.registry import suggest
 
 OPTIONS: dict[str, dict[str, str | list[str] | None]] = {
@@ -87,6 +89,17 @@ OPTIONS: dict[str, dict[str, str | list[str] | None]] = {
         "--task": "task",
         "--to": "folder",
     },
+    "merge": {
+        "--config-dir": "folder",
+        "-cd": "folder",
+        "--help": None,
+        "--method": list(METHODS_OF_MERGING),
+        "--to": "folder",
+        **{
+            f"--{name}": ["auto"] if option.grid else []
+            for name, option in OPTIONS_OF_MERGING.items()
+        },
+    },
     "push": {
         "--config-dir": "folder",
         "-cd": "folder",
@@ -141,7 +154,7 @@ complete -c mtl -f -a '(mtl --complete fish "$(commandline -cp)" 2>/dev/null | s
 """
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
-PATHS = ("run_dir", "resume", "data.root", "data.cache_dir")
+PATHS = ("run_dir", "resume", "init.from", "data.root", "data.cache_dir")
 """The keys whose value is a folder."""
 
 
@@ -227,7 +240,7 @@ def complete(words: list[str], current: str) -> list[str]:
         return _starting(current, SCRIPTS)
     if expected == "text":
         return []
-    if verb in OF_RUNS and not arguments:
+    if verb == "merge" or (verb in OF_RUNS and not arguments):
         return _paths(current, files=False)
     if verb in ("export", "push"):
         return []
@@ -345,7 +358,7 @@ def _fields(path: list[str], names: _Names) -> dict[str, Any]:
         level = {}
         for config in chosen or configs:
             types = get_type_hints(config)
-            for name, hint in ((each.name, types[each.name]) for each in fields(config)):
+            for name, hint in ((key_of(each.name), types[each.name]) for each in fields(config)):
                 level[name] = Union[level[name], hint] if name in level else hint
     return level
 

@@ -38,7 +38,7 @@ from mtlcli.config.crosscheck import untyped_code
 from mtlcli.config.environment import typed_tokens
 from mtlcli.config.idle import idle, unheeded
 from mtlcli.config.machine import missing_device
-from mtlcli.config.missing import missing_files, missing_model
+from mtlcli.config.missing import missing_files, missing_model, missing_run
 from mtlcli.config.own_code import import_folder, import_for_run
 from mtlcli.config.paths import typed_path
 from mtlcli.config.schema import is_inside
@@ -476,8 +476,9 @@ class _Preflight:
         config, found = read_config(values)
         if config is not None:
             found = [*missing_files(config), *missing_device(config)]
-            # A run that is resumed has its backbone in its folder.
-            found += missing_model(config) if self.saved is None else []
+            # A run that is resumed has its backbone and its weights in its folder.
+            if self.saved is None:
+                found += [*missing_model(config), *missing_run(config)]
         return config, problems + [
             problem for problem in found if not (headless and problem.where.startswith("task"))
         ]

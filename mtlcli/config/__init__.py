@@ -9,7 +9,7 @@ from annotated_types import Ge, Le, MinLen
 
 from mtlcli.config.augmentation import AugmentationConfig, NoAugmentation, augmentations
 from mtlcli.config.optim import AdamWOptim, Optim, optims
-from mtlcli.config.run import Data, Logger, Model, Runner, Text
+from mtlcli.config.run import Data, Init, Logger, Model, Runner, Text
 from mtlcli.config.sampling import SamplingConfig, samplings
 from mtlcli.config.section import OneOf, section
 from mtlcli.config.sharing import SharingConfig, sharings
@@ -31,6 +31,8 @@ class Config:
     """How a language model answers."""
     model: Model = field(default_factory=Model)
     """The backbone."""
+    init: Init = field(default_factory=Init)
+    """The weights of another run to begin with."""
     sharing: Annotated[SharingConfig, OneOf(sharings)]
     """Which parameters tasks share."""
     weighting: Annotated[WeightingConfig, OneOf(weightings)]
@@ -94,6 +96,7 @@ __all__ = [
     "Balancing",
     "Config",
     "Data",
+    "Init",
     "Logger",
     "Model",
     "Optim",

@@ -4,12 +4,12 @@ would change the result."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from mtlcli.config import Config
-from mtlcli.config.section import replaced
+from mtlcli.config.section import replaced, values_of
 from mtlcli.errors import Problem
 from mtlcli.registry import nearest
 
@@ -70,6 +70,8 @@ torch's own (`fast/dropout.py`).
 FIXED = (
     *(
         "form",
+        "init.from",
+        "init.heads",
         "model.architecture",
         "model.kind",
         "model.name",
@@ -154,7 +156,7 @@ SETTLED: dict[str, str | None] = {
     **dict.fromkeys(
         (
             *("optim.lr", "tasks.*.max_length", "tasks.*.labels", "tasks.*.label_ids"),
-            "tasks.*.form",
+            *("tasks.*.form", "init.heads"),
         ),
         None,
     ),
@@ -216,7 +218,7 @@ class Refusal:
 
 def changes(old: Config, new: Config) -> list[Change]:
     """Every value of `new` that differs from the run's config `old`."""
-    before, after = dict(_leaves("", asdict(old))), dict(_leaves("", asdict(new)))
+    before, after = dict(_leaves("", values_of(old))), dict(_leaves("", values_of(new)))
     keys = dict.fromkeys([*before, *after])
     found = [
         Change(key, before.get(key), after.get(key))
@@ -243,7 +245,7 @@ def harmless(key: str) -> bool:
 
 def filled(old: Config, new: Config) -> Config:
     """Return `new` with the values of the run's config `old` where `new` leaves them open."""
-    before, after = dict(_leaves("", asdict(old))), dict(_leaves("", asdict(new)))
+    before, after = dict(_leaves("", values_of(old))), dict(_leaves("", values_of(new)))
     return replaced(
         new,
         {
@@ -306,7 +308,7 @@ def judge_unchanged(allowed: list[str], config: Config) -> tuple[list[Problem], 
     A known key whose value does not differ is not a mistake: a supervisor that restarts a run
     repeats its command after the change has been made.
     """
-    known = [key for key, _ in _leaves("", asdict(config))]
+    known = [key for key, _ in _leaves("", values_of(config))]
     problems = []
     for key in allowed:
         if key not in known:

@@ -308,6 +308,12 @@ def _run(config: Config, names: list[str]) -> Iterator[Problem]:
             "optim.warmup",
             "lower it, or give a share below 1",
         )
+    for name in config.init.heads or []:
+        if name not in names:
+            yield Problem(f"task '{name}' is not in the run", "init.heads", suggest(name, names))
+        elif name in config.tasks and (owner := config.tasks[name].head) is not None:
+            what = f"task '{name}' has no head of its own: it uses that of '{owner}'"
+            yield Problem(what, "init.heads", f"name {owner} instead")
     yield from optim.problems()
     missing = [package for package in optim.packages if find_spec(package) is None]
     if missing:

@@ -33,8 +33,8 @@ def unheeded(config: Config, typed: list[str]) -> list[str]:
         and f"tasks.{name}.{field.name}" not in typed
         if getattr(task, field.name) != field.default
     ] + [
-        f"note: tasks.{name}.splits.calibration only keeps rows out of training: nothing is chosen "
-        "on them"
+        f"note: tasks.{name}.splits.calibration only keeps rows out of training: the run chooses "
+        "nothing on them"
         for name, task in config.tasks.items()
         if task.splits.calibration is not None and not task.calibrates
     ]
@@ -74,6 +74,12 @@ def _idle(config: Config) -> Iterator[tuple[str, str, str]]:
             "the model is built from scratch, with the learning rate model.scratch_lr",
             "type optim.lr",
         )
+    if config.init.from_ is None:
+        yield "init.heads", "init.from is null", f"{out}, or add init.from=RUN"
+    elif model.kind == "auto":
+        for name in ("name", "pooling", *ARCHITECTURE):
+            yield f"model.{name}", "the model comes with the weights of init.from", out
+        yield "model.lr", "the run of init.from says what suits its model", "type optim.lr"
     if config.optim.lr is not None:
         for name in ("lr", "scratch_lr"):
             yield f"model.{name}", f"optim.lr={config.optim.lr:g} is set and takes precedence", out

@@ -63,6 +63,15 @@ def missing_files(config: Config) -> list[Problem]:
     return problems
 
 
+def missing_run(config: Config) -> list[Problem]:
+    """Return what is wrong with the path of `init.from`, which a run that goes on (`resume=auto`)
+    does not need."""
+    if config.init.from_ is None or config.resume == "auto" or Path(config.init.from_).is_dir():
+        return []
+    what = f"there is no folder '{config.init.from_}'"
+    return [Problem(what, "init.from", nearest_path(Path(config.init.from_)))]
+
+
 def missing_model(config: Config) -> list[Problem]:
     """Return what is wrong with a `model.name` that can only be a folder on this machine."""
     name = config.model.name

@@ -39,6 +39,7 @@ def default_cache() -> Path:
 PATHS = (
     "run_dir",
     "resume",
+    "init.from",
     "data.root",
     "data.cache_dir",
     "model.name",

@@ -63,6 +63,20 @@ class Model:
 
 
 @section
+class Init:
+    """The weights of another run to begin with: fine-tuning, or training on other tasks, what an
+    earlier run has learned."""
+
+    from_: str | None = None
+    """A run folder (its best checkpoint), or one of its checkpoints. The run begins with its
+    weights, its architecture and its tokenizer, so `model` is chosen by it where `model.kind` is
+    `auto`; optimiser and step begin anew."""
+    heads: list[str] | None = None
+    """Tasks that begin with the head that the other run has for them; null: all whose head fits,
+    which the run fills in. Other tasks begin with a new head."""
+
+
+@section
 class Data:
     """Where rows come from and how they are encoded."""
 

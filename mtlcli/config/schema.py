@@ -15,7 +15,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from annotated_types import Le, Lt
 
 from mtlcli.config import Config
-from mtlcli.config.section import hints
+from mtlcli.config.section import hints, key_of
 
 Path = tuple[str | int, ...]
 """Keys and list indices from the top of a configuration down to a value."""
@@ -169,7 +169,7 @@ def leaves() -> list[str]:
 
 @cache
 def docs(section: type) -> dict[str, str]:
-    """Return field -> the docstring below it, for a config dataclass and its base classes."""
+    """Return key -> the docstring below it, for a config dataclass and its base classes."""
     texts: dict[str, str] = {}
     for cls in reversed(section.__mro__):
         if not is_dataclass(cls):
@@ -181,5 +181,5 @@ def docs(section: type) -> dict[str, str]:
                 and isinstance(text, ast.Expr)
                 and isinstance(text.value, ast.Constant)
             ):
-                texts[field.target.id] = " ".join(str(text.value.value).split())  # type: ignore[union-attr]
+                texts[key_of(field.target.id)] = " ".join(str(text.value.value).split())  # type: ignore[union-attr]
     return texts

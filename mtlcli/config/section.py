@@ -4,8 +4,9 @@ that holds the config of one of several methods."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from functools import cache
+from keyword import iskeyword
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from typing_extensions import dataclass_transform
@@ -18,9 +19,26 @@ T = TypeVar("T")
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def section(cls: type[T]) -> type[T]:
     """Make `cls` a frozen dataclass with keyword arguments only, which pydantic fills strictly: an
-    unknown key in YAML is an error."""
-    cls.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]
+    unknown key in YAML is an error. A key that is a keyword of Python (`from`) has a field with an
+    underscore behind it (`from_`)."""
+    cls.__pydantic_config__ = {  # type: ignore[attr-defined]
+        "extra": "forbid",
+        "alias_generator": key_of,
+    }
     return dataclass(kw_only=True, frozen=True)(cls)
+
+
+def key_of(field: str) -> str:
+    """Return the key that a field of a section holds."""
+    key = field.removesuffix("_")
+    return key if iskeyword(key) else field
+
+
+def values_of(config: Any) -> dict[str, Any]:
+    """Return a config dataclass as plain values by their keys."""
+    return asdict(
+        config, dict_factory=lambda pairs: {key_of(field): value for field, value in pairs}
+    )
 
 
 def replaced(config: T, changes: Mapping[str, Any]) -> T:
@@ -33,6 +51,8 @@ def replaced(config: T, changes: Mapping[str, Any]) -> T:
 
 def _with(holder: Any, path: Sequence[str], value: Any) -> Any:
     name, *rest = path
+    if iskeyword(name):
+        name += "_"
     if isinstance(holder, dict):
         return holder | {name: _with(holder[name], rest, value) if rest else value}
     changed = replace(
@@ -71,16 +91,16 @@ class OneOf:
 
 
 def defaults(section: Any) -> dict[str, Any]:
-    """Field -> default of a config dataclass; `???`, as in YAML, for a field that has none."""
+    """Key -> default of a config dataclass; `???`, as in YAML, for a field that has none."""
     values = {}
     for field in fields(section):
         value = field.default_factory() if field.default_factory is not MISSING else field.default
-        values[field.name] = "???" if value is MISSING else value
+        values[key_of(field.name)] = "???" if value is MISSING else value
     return values
 
 
 def hints(section: Any) -> dict[str, Any]:
-    """Return field -> type of a config dataclass, with a union instead of each `OneOf`."""
+    """Return key -> type of a config dataclass, with a union instead of each `OneOf`."""
     return _hints(section)
 
 
@@ -89,7 +109,7 @@ def _hints(section: Any) -> dict[str, Any]:
     """Return what `hints` returns, and keep it: Python compiles the text of each type, which the
     check of a config asks for a hundred times."""
     found = get_type_hints(section, include_extras=True)
-    return {field.name: _written_out(found[field.name]) for field in fields(section)}
+    return {key_of(field.name): _written_out(found[field.name]) for field in fields(section)}
 
 
 def _written_out(hint: Any) -> Any:

@@ -10,7 +10,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from mtlcli.config.environment import note
 from mtlcli.config.paths import expand_paths
 from mtlcli.config.renamed import take_new_names
 from mtlcli.config.schema import dotted, is_inside
+from mtlcli.config.section import values_of
 from mtlcli.config.validate import check, check_key
 from mtlcli.disk import write_whole
 from mtlcli.errors import Problem, UserError
@@ -95,7 +96,7 @@ def save_config(config: Config, path: Path) -> None:
 
 def config_text(config: Config) -> str:
     """Return the whole config as YAML, including defaults."""
-    values = _escape(asdict(config))
+    values = _escape(values_of(config))
     for place, (text, value) in config.environment.items():
         holder = values
         for part in place[:-1]:

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from functools import cache
 from typing import Any, get_args, get_origin
 
@@ -130,7 +130,7 @@ def check_key(key: str, values: dict[str, Any]) -> Problem | None:
                 where=key,
                 fix=_help(parts[:depth], values),
             )
-        known = [field.name for field in fields(hint)]
+        known = list(hints(hint))
         if part not in known:
             return Problem(
                 f"unknown key '{part}'", where=key, fix=_suggest_key(parts, depth, known, values)
@@ -223,7 +223,7 @@ def _in_words(error: Any, path: Path, values: dict[str, Any]) -> Problem:
     if kind == "unexpected_keyword_argument":
         parts = [str(part) for part in path]
         section = section_at(path[:-1], values)
-        known = [field.name for field in fields(section)] if section else []
+        known = list(hints(section)) if section else []
         return Problem(
             f"unknown key '{parts[-1]}'", where, _suggest_key(parts, len(parts) - 1, known, values)
         )

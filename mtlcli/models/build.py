@@ -19,6 +19,7 @@ from mtlcli.models.decoder import build_decoder
 from mtlcli.models.files import BackboneFiles
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.models.shards import copy_whole
+from mtlcli.models.start import Start
 from mtlcli.tasks.base import Foundation, TaskType
 from mtlcli.tasks.decoder import DecoderHead
 
@@ -35,11 +36,13 @@ def build_model(
     files: BackboneFiles,
     *,
     load_weights: bool = True,
+    start: Start | None = None,
 ) -> MultiTaskModel:
     """Build the model of a run, initialised from torch's generator.
 
     `load_weights=False` skips the pretrained weights, because those of a checkpoint are loaded
-    next.
+    next. `start`: the weights that stand in their place, and the heads in `config.init.heads`.
+    Raises UserError when these do not fit.
     """
     made: list[Backbone] = []
     in_text = any(task.answers_in_text for task in tasks.values())
@@ -51,7 +54,7 @@ def build_model(
             backbone = build_backbone(
                 files,
                 config.model,
-                load_weights=load_weights,
+                load_weights=load_weights and start is None,
                 language=in_text and not files.has_decoder,
             )
         if in_text and files.has_decoder:
@@ -62,13 +65,15 @@ def build_model(
                 end_id=encoder.end_id,
                 pad_id=encoder.pad_id,
             )
+        if start is not None:
+            start.fill_backbone(backbone)
         if config.model.frozen_layers is not None:
             backbone.freeze(config.model.frozen_layers)
         made.append(backbone)
         return backbone
 
     def make_decoder() -> nn.Module:
-        return build_decoder(files, config.model, load_weights=load_weights)
+        return build_decoder(files, config.model, load_weights=load_weights and start is None)
 
     owners = {name: task.config.head or name for name, task in tasks.items()}
     trunk = sharings.implementation(config.sharing.name)(config.sharing, make_backbone, owners)
@@ -94,6 +99,9 @@ def build_model(
     model = MultiTaskModel(
         trunk, heads, tasks, depth=backbone.depth, hidden=backbone.hidden, pooling=backbone.pooling
     )
+    if start is not None:
+        start.fill_trunk(model, config)
+        start.fill_heads(model, config.init.heads or [])
     augmentation = config.augmentation
     model.augmentation = augmentations.implementation(augmentation.name)(augmentation)
     _align(model)
@@ -110,12 +118,15 @@ def _align(model: nn.Module) -> None:
 
 
 def without_numbers(
-    config: Config, tasks: dict[str, TaskType[Any]], files: BackboneFiles
+    config: Config,
+    tasks: dict[str, TaskType[Any]],
+    files: BackboneFiles,
+    start: Start | None = None,
 ) -> MultiTaskModel:
     """Return a run's model on the meta device, with shapes but no numbers. This takes milliseconds
-    and no memory, even for a large model."""
+    and no memory, even for a large model. Raises UserError when `start` does not fit."""
     with torch.device("meta"):
-        return build_model(config, tasks, files, load_weights=False)
+        return build_model(config, tasks, files, load_weights=False, start=start)
 
 
 def check_size(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,16 @@ class BackboneFiles:
         if self.has_decoder:
             return "encoder-decoder"
         return "decoder" if is_causal(self.architecture["model_type"]) else "encoder"
+
+    def with_dropout(self, dropout: float | None) -> BackboneFiles:
+        """Return the same backbone with another dropout in all its places; None: its own."""
+        if dropout is None:
+            return self
+        from transformers import AutoConfig
+
+        fields = own_architecture(self.architecture)
+        names = _dropout_fields(AutoConfig.for_model(**fields))
+        return replace(self, architecture=fields | dict.fromkeys(names, dropout))
 
     def save(self, folder: Path) -> None:
         """Write `backbone.json` and `tokenizer.json`."""

@@ -64,6 +64,11 @@ class Trunk(nn.Module):
     """Why there is no backbone whose weights alone give the states of a task, as a clause, for
     strategies that are not `Merges`."""
 
+    new_tasks: ClassVar[bool] = False
+    """Whether a run that begins with the weights of another run of the strategy (`init.from`) may
+    have other tasks than that run. It can where what a task has for itself is named after the
+    task, and a new task can begin beside trained shared parts."""
+
     backbone: Backbone
     """The backbone that all tasks read, in the strategies that have one."""
 
@@ -82,6 +87,13 @@ class Trunk(nn.Module):
         passing.layout = batch.layout if isinstance(batch, PackedBatch) else None
         with running(passing):
             return self.encode(task, batch)
+
+    @classmethod
+    def plain_backbone(cls, owners: Sequence[str]) -> str | None:
+        """Return the name of the submodule that is a backbone as the library has built it and all
+        that the trunk has, so that any other strategy can begin with its weights; None where the
+        strategy adds something to it, or keeps several. `owners`: the tasks with a head."""
+        return None
 
     def begin(self, task: str, batch: Batch) -> ForwardPass:
         """Return the pass of a batch, for the modules that the strategy has put into the

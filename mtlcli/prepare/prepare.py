@@ -72,6 +72,8 @@ class Prepared:
     def describe(self, config: Config) -> list[str]:
         """Return lines on what a run is made of."""
         model = self.files.location or "built from scratch, tokenizer trained on the tasks' text"
+        if config.init.from_ is not None:
+            model = "that of the run whose weights are taken"
         return [
             f"data      {self.source.describe()}",
             f"model     {model}",
@@ -154,7 +156,7 @@ def _prepare(
     if files is None:
         files = find_backbone(config.model, lambda: _train_texts(tasks, tables))
         _require_pretrained(config, files)
-        _require_dropout(config, files)
+    _require_dropout(config, files)
     encoder = fit_tasks(config, tasks, files)
     features, warned = _encode(config, tasks, tables, wanted, encoder)
     doing("preparing the run")

@@ -172,9 +172,11 @@ class RunFolder:
         data: dict[str, Any],
         seed: int,
         methods: dict[str, Any] | None = None,
+        **more: Any,
     ) -> None:
         """Write environment.json: versions, machine, data, seed and command of the run, and the
-        files of the user that its methods come from (see `config/own_code.py`)."""
+        files of the user that its methods come from (see `config/own_code.py`). `more`: other
+        entries."""
         versions = {"mtl": mtlcli.__version__, "python": platform.python_version()}
         for package in PACKAGES:
             try:
@@ -197,6 +199,7 @@ class RunFolder:
                 "command": [hide(word) for word in command],
                 "methods": methods,
                 "started": _now(),
+                **hidden(more),
             },
         )
 
@@ -348,9 +351,12 @@ class RunFolder:
     def note_saved(self, step: int) -> None:
         """Add to environment.json that a checkpoint exists: from now on, no run may start from zero
         in this folder."""
-        environment = self.environment()
-        if "first_checkpoint" not in environment:
-            self._write("environment.json", environment | {"first_checkpoint": step})
+        if "first_checkpoint" not in self.environment():
+            self.note("first_checkpoint", step)
+
+    def note(self, key: str, value: Any) -> None:
+        """Add an entry to environment.json."""
+        self._write("environment.json", self.environment() | {key: value})
 
     def _has_saved(self) -> bool:
         try:
@@ -435,6 +441,8 @@ def hidden(value: Any) -> Any:
     paths may contain such parts."""
     if isinstance(value, dict):
         return {key: hidden(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [hidden(inner) for inner in value]
     return hide(value) if isinstance(value, str) else value
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtlcli.config import Config, own_code
 from mtlcli.config.idle import unheeded
@@ -24,8 +24,12 @@ from mtlcli.rundir import checkpoint
 from mtlcli.rundir.console import Console
 from mtlcli.rundir.ending import held_to_the_end, undone_on_failure
 from mtlcli.rundir.folder import RunFolder
+from mtlcli.runner.init import Source, begun_with, open_source, reopened, settle_heads
 from mtlcli.runner.resume import Resumption, reopen
 from mtlcli.training.schedule import schedule
+
+if TYPE_CHECKING:
+    from mtlcli.models.start import Start
 
 
 @dataclass
@@ -40,6 +44,8 @@ class Job:
     """The run folder."""
     resumption: Resumption | None = None
     """Where a resumed run goes on; None for a new run."""
+    start: Start | None = None
+    """The weights of another run with which a new run begins."""
 
 
 def run(
@@ -89,12 +95,20 @@ def begin(
             resumption.lines += _check_plan(config, prepared, folder.path, resumption.step)
             return Job(config, prepared, folder, resumption)
         with interrupt.at_once():
-            prepared = prepare(config)
+            source = open_source(config)
+            if source is not None:
+                config = begun_with(config, source)
+            prepared = prepare(config, files=source.files if source else None)
+            about = prepared.describe(config)
+            if source is not None:
+                config, lines = settle_heads(config, source, prepared)
+                about += lines
+                prepared.notices += source.lines
             prepared.notices += _check_plan(config, prepared, folder.path)
         folder.create(restart=config.resume == "auto", numbered=numbered)
-        _fill(folder, config, prepared, command)
-        _show_begin(folder, config, prepared)
-        return Job(config, prepared, folder)
+        _fill(folder, config, prepared, command, source)
+        _show_begin(folder, config, prepared, about)
+        return Job(config, prepared, folder, start=source.start if source else None)
 
 
 def _check_plan(
@@ -132,7 +146,13 @@ def _check_plan(
     return lines
 
 
-def _fill(folder: RunFolder, config: Config, prepared: Prepared, command: list[str]) -> None:
+def _fill(
+    folder: RunFolder,
+    config: Config,
+    prepared: Prepared,
+    command: list[str],
+    weights: Source | None,
+) -> None:
     """Fill the run folder with everything that the ranks and later verbs need."""
     # status.json comes first: it marks the folder as one in which `resume=auto` may start again.
     folder.write_status("running")
@@ -146,13 +166,14 @@ def _fill(folder: RunFolder, config: Config, prepared: Prepared, command: list[s
         data={"source": prepared.source.kind, "tasks": prepared.source.record()},
         seed=config.seed,
         methods=own_code.record(config),
+        init=weights.record() if weights else None,
     )
 
 
-def _show_begin(folder: RunFolder, config: Config, prepared: Prepared) -> None:
+def _show_begin(folder: RunFolder, config: Config, prepared: Prepared, about: list[str]) -> None:
     """Show what a new run is made of, and what was noticed about its data and settings."""
     with Console(config.logger.console, folder.log) as console:
-        console.panel("run", [*prepared.describe(config), f"folder    {folder.path}"])
+        console.panel("run", [*about, f"folder    {folder.path}"])
         console.note(unheeded(config, []))  # These were shown before there was a log.
         for notice in prepared.notices:
             console.say(notice)
@@ -185,8 +206,11 @@ def join(
 
     config = config_of(folder.path, values)
     prepared = prepare(config, files=BackboneFiles.load(folder.backbone))
-    resumption = None if values is None else Resumption(**values)
-    return train_rank(Job(config, prepared, folder, resumption), ranks, interrupt)
+    if values is None:
+        job = Job(config, prepared, folder, start=reopened(config, folder))
+    else:
+        job = Job(config, prepared, folder, Resumption(**values))
+    return train_rank(job, ranks, interrupt)
 
 
 def config_of(run_dir: Path, values: dict[str, Any] | None) -> Config:

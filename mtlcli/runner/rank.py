@@ -15,6 +15,7 @@ from mtlcli.fast import accelerate
 from mtlcli.models.build import build_model
 from mtlcli.models.packed import choose_packing
 from mtlcli.models.precision import bound_kernels, choose_precision, input_format
+from mtlcli.models.start import fingerprint, plain_state
 from mtlcli.pulse import doing
 from mtlcli.rundir.checkpoint import Checkpoint, digests, read
 from mtlcli.rundir.console import Console, findings, results_table
@@ -60,7 +61,13 @@ def _build_run(
     precision = _choose_precision(config, ranks)
     torch.manual_seed(folded(config.seed))
     layout = input_format(prepared.encoder, precision, ranks.device)
-    model = build_model(config, prepared.tasks, prepared.files, load_weights=resumed is None)
+    model = build_model(
+        config, prepared.tasks, prepared.files, load_weights=resumed is None, start=job.start
+    )
+    job.start = None  # Its tensors are in the model.
+    if resumed is None and ranks.is_main and (initial := plain_state(model)) is not None:
+        # By it, `mtl merge` knows whether runs have begun with the same weights.
+        job.folder.note("initial_weights", fingerprint(initial))
     if config.runner.engine == "fsdp":
         accelerate(model, config, ranks.device, precision)
         # Imported only here, because torch needs long to import what this module needs.

@@ -38,6 +38,7 @@ def resolve(config: Config, prepared: Prepared, machine: Machine) -> Resolved:
         config,
         {
             "tasks": {name: task.config for name, task in prepared.tasks.items()},
+            "init.heads": config.init.heads or [],
             "model.kind": "pretrained" if pretrained else "scratch",
             "model.pooling": machine.pooling,
             "text": settled_text(config.text, pretrained=pretrained),

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mtlcli.commands import setting
 from mtlcli.config import Config, own_code
 from mtlcli.config.changes import changes, draws_masks, filled
 from mtlcli.config.environment import hide
@@ -85,6 +86,10 @@ def reopen(
         else (checkpoint.read(resumes), [])
     )
     environment = folder.environment()
+    if "merged" in environment:
+        what = "the model was merged out of other runs' (mtl merge), so no training can go on"
+        fix = f"begin a run with its weights: mtl train {setting('init.from', folder.path)}"
+        raise UserError(what, str(folder.path), fix)
     saved = load_config(folder.path / "config.yaml")
     before = load_config(found.config) if found.config is not None else saved
     config = filled(before, config)

@@ -454,7 +454,7 @@ KEYS: dict[str, tuple[str, str]] = {
         "modle=bert",
         "modle: unknown key 'modle'\n"
         "    -> did you mean 'model'? choices: allow, augmentation, data, experiment, form, "
-        "logger, model, optim, resume, run_dir, runner, sampling, seed, sharing, task, text, "
+        "init, logger, model, optim, resume, run_dir, runner, sampling, seed, sharing, task, text, "
         "weighting",
     ),
     "misspelt column": (

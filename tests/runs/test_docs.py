@@ -139,7 +139,7 @@ def test_every_command_of_the_documents_composes(
 ) -> None:
     verb, *rest = arguments
     for word in rest:
-        if word.startswith("data.root="):
+        if word.startswith(("data.root=", "init.from=")):
             (folder / word.partition("=")[2]).mkdir(parents=True, exist_ok=True)
         if word.startswith("resume=") and word != "resume=auto":
             run = folder / word.partition("=")[2]

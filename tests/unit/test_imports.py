@@ -51,6 +51,7 @@ ROOMS = {
 ROOMS["trackers"] = TOOLS | {"config", "rundir"}
 ROOMS["training"] = TOOLS | {*ROOMS} - {"sharing", "fast"}
 ROOMS["runner"] = TOOLS | {*ROOMS}
+ROOMS["merging"] = TOOLS | {*ROOMS}
 ROOMS["report"] = TOOLS | {"config"}
 ROOMS["predict"] = ROOMS["evaluation"] | {"evaluation"}
 ROOMS["serve"] = TOOLS | {"distributed", "predict"}
@@ -74,6 +75,7 @@ LIGHT = [
     "mtlcli.serve.asked",
     "mtlcli.serve.batching",
     "mtlcli.serve.limits",
+    "mtlcli.merging.methods",
     "mtlcli.predict.results",
     "mtlcli.predict.rows",
     "mtlcli.tasks",

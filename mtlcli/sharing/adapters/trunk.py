@@ -55,6 +55,7 @@ class Adapters(Trunk):
     joint = True
     packs = True
     first_token = True
+    new_tasks = True
 
     def __init__(
         self, config: AdapterSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]

@@ -6,7 +6,7 @@ al. 2019, MT-DNN.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mtlcli.models.backbone import Backbone
@@ -25,6 +25,11 @@ class Hard(Trunk, Merges):
     ) -> None:
         super().__init__(owners)
         self.backbone = make_backbone()
+
+    @classmethod
+    def plain_backbone(cls, owners: Sequence[str]) -> str:
+        """Return the name of the one backbone."""
+        return "backbone"
 
     def same_for(self, one: str, other: str) -> bool:
         """Return True, as nothing below the heads belongs to one task."""

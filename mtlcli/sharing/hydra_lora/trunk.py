@@ -46,6 +46,8 @@ class HydraLoRAMap(ChangedMap):
 class HydraLoRA(LowRankTrunk):
     """One backbone, frozen or not, with HydraLoRA's changes."""
 
+    new_tasks = True
+
     unmergeable = "a router weights the changes of a matrix anew for each token"
 
     config: HydraLoRASharing

@@ -57,6 +57,7 @@ class LoRA(Trunk, Merges):
 
     packs = True
     first_token = True
+    new_tasks = True
 
     def __init__(
         self, config: LoRASharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]

@@ -77,6 +77,8 @@ class MTLLoRAMap(TaskChangedMap):
 class MTLLoRA(MergingTrunk):
     """One backbone, frozen or not, with MTL-LoRA's changes."""
 
+    new_tasks = True
+
     config: MTLLoRASharing
 
     def changed(self, linear: nn.Module) -> MTLLoRAMap:

@@ -3,12 +3,12 @@ run and with equal data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.multitask import Merges, Trunk
-from mtlcli.models.per_task import PerTask
+from mtlcli.models.per_task import PerTask, key_of
 
 
 class NoSharing(Trunk, Merges):
@@ -23,6 +23,11 @@ class NoSharing(Trunk, Merges):
     ) -> None:
         super().__init__(owners)
         self.backbones = PerTask.copies(make_backbone(), self.heads)
+
+    @classmethod
+    def plain_backbone(cls, owners: Sequence[str]) -> str | None:
+        """Return the name of the backbone where one task is alone."""
+        return f"backbones.{key_of(owners[0])}" if len(owners) == 1 else None
 
     def backbone_of(self, task: str) -> Backbone:
         """Return the task's own backbone."""

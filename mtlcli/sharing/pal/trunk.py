@@ -41,6 +41,7 @@ class PAL(Trunk):
     unmergeable = "a projected attention layer stands beside each layer"
 
     joint = True
+    new_tasks = True
 
     def __init__(
         self, config: PALSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]

@@ -116,6 +116,8 @@ class PolytroponMap(TaskChangedMap):
 class Polytropon(MergingTrunk, DrawsOnceAStep):
     """One backbone, frozen or not, with an inventory of skills."""
 
+    new_tasks = True
+
     config: PolytroponSharing
 
     def __init__(

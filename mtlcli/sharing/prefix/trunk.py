@@ -133,6 +133,7 @@ class Prefix(Trunk):
     unmergeable = "the task's keys and values stand beside those of the input in each layer"
 
     joint = True
+    new_tasks = True
 
     def __init__(
         self, config: PrefixSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]

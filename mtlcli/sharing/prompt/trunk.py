@@ -81,6 +81,7 @@ class Prompt(Trunk):
     unmergeable = "the task's prompt stands in front of each input"
 
     joint = True
+    new_tasks = True
 
     def __init__(
         self, config: PromptSharing, make_backbone: Callable[[], Backbone], owners: dict[str, str]

@@ -50,7 +50,7 @@ def test_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trian", "task=rte"]) == 2
     assert capsys.readouterr().err == (
         "mtl: 1 problem\n  unknown verb 'trian'\n      -> did you mean 'train'? choices: "
-        "check, completion, doctor, eval, export, new, predict, push, serve, tasks, train\n"
+        "check, completion, doctor, eval, export, merge, new, predict, push, serve, tasks, train\n"
     )
 
 

@@ -45,7 +45,7 @@ KNOWN_FROM_THE_CONFIGURATION: dict[str, tuple[list[str], str]] = {
         "mtl train: 1 problem\n"
         "  modle: unknown key 'modle'\n"
         "      -> did you mean 'model'? choices: allow, augmentation, data, experiment, form, "
-        "logger, model, optim, resume, run_dir, runner, sampling, seed, sharing, task, text, "
+        "init, logger, model, optim, resume, run_dir, runner, sampling, seed, sharing, task, text, "
         "weighting\n",
     ),
     "misspelt key": (
@@ -99,7 +99,7 @@ KNOWN_FROM_THE_CONFIGURATION: dict[str, tuple[list[str], str]] = {
         ["train", "task=rte", "+unknown.key=3"],
         "mtl train: 1 problem\n"
         "  unknown.key: unknown key 'unknown'\n"
-        "      -> choices: allow, augmentation, data, form, logger, model, optim, resume, "
+        "      -> choices: allow, augmentation, data, form, init, logger, model, optim, resume, "
         "run_dir, runner, sampling, seed, sharing, tasks, text, weighting\n",
     ),
     "sweep without -m": (

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import get_type_hints
 
 import pytest
 
@@ -14,6 +13,7 @@ from mtlcli.cli.completion import PATHS, SCRIPTS, complete, complete_main, compl
 from mtlcli.config import Config, sharings
 from mtlcli.config.paths import conf_dir
 from mtlcli.config.run import Runner
+from mtlcli.config.section import hints
 from mtlcli.errors import UserError
 
 BREAKS = " \t\n\"'@><=;|&(:"
@@ -137,11 +137,11 @@ def test_tasks_of_a_run_folder(tmp_path: Path) -> None:
 
 def test_keys_that_take_a_folder_are_in_the_schema() -> None:
     for key in PATHS:
-        hints = get_type_hints(Config)
+        known = hints(Config)
         *sections, last = key.split(".")
         for section in sections:
-            hints = get_type_hints(hints[section])
-        assert last in hints
+            known = hints(known[section])
+        assert last in known
 
 
 @pytest.mark.parametrize(

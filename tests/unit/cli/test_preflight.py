@@ -142,7 +142,7 @@ def test_all_mistakes_at_once() -> None:
         "+unknown.key=3",
     ]
     groups = (
-        "choices: allow, augmentation, data, experiment, form, logger, model, optim, resume, "
+        "choices: allow, augmentation, data, experiment, form, init, logger, model, optim, resume, "
         "run_dir, runner, sampling, seed, sharing, task, text, weighting"
     )
     assert said(*wrong, "model=brt", "cola") == [
@@ -159,8 +159,9 @@ def test_all_mistakes_at_once() -> None:
         "tasks.coal.weight: task 'coal' is not in the run -> did you mean 'cola'? the run has: "
         "cola, sst2, mrpc, stsb, qqp, mnli, qnli, "
         "rte",
-        "unknown.key: unknown key 'unknown' -> choices: allow, augmentation, data, form, logger, "
-        "model, optim, resume, run_dir, runner, sampling, seed, sharing, tasks, text, weighting",
+        "unknown.key: unknown key 'unknown' -> choices: allow, augmentation, data, form, init, "
+        "logger, model, optim, resume, run_dir, runner, sampling, seed, sharing, tasks, text, "
+        "weighting",
         "optim.lr: must be a number, found 'fast' -> Peak learning rate; null: one that suits the "
         "model and the optimiser.",
         "runner.steps: must be a whole number, found 1.5 -> Number of optimiser updates; null: as "

@@ -89,6 +89,7 @@ def test_an_empty_path_is_not_the_current_folder() -> None:
         | {
             "run_dir": "",
             "resume": "",
+            "init": {"from": ""},
             "data": {"root": "", "cache_dir": ""},
             "model": {"name": ""},
             "tasks": {"mine": task},
@@ -97,7 +98,7 @@ def test_an_empty_path_is_not_the_current_folder() -> None:
     source = "tasks.mine.source"
     files = [f"{source}.files.train", f"{source}.files.validation"]
     empty = {problem.where for problem in problems if problem.what == "the path is empty"}
-    keys = {"run_dir", "resume", "data.root", "data.cache_dir", "model.name"}
+    keys = {"run_dir", "resume", "init.from", "data.root", "data.cache_dir", "model.name"}
     assert config is None and empty == keys | {f"{source}.hub", f"{source}.path", *files}
 
 

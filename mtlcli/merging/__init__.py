@@ -1,0 +1,1 @@
+"""Merging: the models of several runs become one model, without training together."""
