@@ -56,6 +56,7 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.backbone = path / "backbone"
+        self.predictions = path / "predictions"
         self.log = path / "log.txt"
         self.lock = FolderLock(path)
         self.begun = False
@@ -109,6 +110,7 @@ class RunFolder:
                 )
             for name in ("metrics.jsonl", "results.json"):
                 (self.path / name).unlink(missing_ok=True)
+            shutil.rmtree(self.predictions, ignore_errors=True)
             clean(self.checkpoints)
         elif used:
             self.lock.release()

@@ -63,6 +63,7 @@ def test_the_run_folder_holds_what_the_contract_says(run: Path) -> None:
             "status.json",
             "log.txt",
             "checkpoints",
+            "predictions",
             "backbone",
         )
     }
