@@ -51,6 +51,22 @@ OPTIONS: dict[str, dict[str, str | list[str] | None]] = {
         "--task": "tasks",
         "--texts": None,
     },
+    "compare": {
+        "--baseline": "folder",
+        "--config-dir": "folder",
+        "-cd": "folder",
+        "--equal": ["data", "compute"],
+        "--help": None,
+        "--seeds": [],
+        "--to": "file",
+    },
+    "report": {
+        "--baseline": "folder",
+        "--config-dir": "folder",
+        "-cd": "folder",
+        "--help": None,
+        "--to": "file",
+    },
     "predict": {
         "--config-dir": "folder",
         "-cd": "folder",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
 
-from mtlcli.config.changes import harmless
+from mtlcli.config.changes import settings
 from mtlcli.errors import Problem, UserError, count_of
 from mtlcli.report.finished import Finished, check_comparable, rises
 from mtlcli.report.resampled import Again, resampled
@@ -131,7 +131,7 @@ def methods_of(runs: Sequence[Finished]) -> list[Method]:
     seeds of one method. Runs with the same settings and seed are methods of their own."""
     groups: dict[str, list[Finished]] = {}
     for run in runs:
-        groups.setdefault(repr(sorted(_settings(run).items())), []).append(run)
+        groups.setdefault(repr(sorted(settings(run.config).items())), []).append(run)
     parts: list[list[Finished]] = []
     for group in groups.values():
         twice = len({run.seed for run in group}) < len(group)
@@ -236,7 +236,7 @@ def _compared(
 
 def _level(of: Scored) -> Estimate:
     """Return a method's own score, with its interval."""
-    return estimate(lambda ours, _: ours[..., 0], of, of)
+    return estimate(lambda ours, theirs: ours[..., 0] + 0 * theirs[..., 0], of, of)
 
 
 def _together(parts: list[Scored]) -> Scored:
@@ -308,23 +308,6 @@ def _unit(run: Finished, task: str) -> tuple[int, str]:
 # what the runs are, and whether they can be compared
 
 
-def _settings(run: Finished) -> dict[str, Any]:
-    """Return the settings that make a run's method, by their keys."""
-    return {
-        key: value
-        for key, value in _flat(asdict(run.config), "")
-        if key != "seed" and not harmless(key)
-    }
-
-
-def _flat(values: dict[str, Any], before: str) -> Iterable[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", value
-
-
 def _labels(runs: list[Finished]) -> list[str]:
     """Return a short label for each run: the names in which the runs differ, then other settings,
     then folders, as far as labels need them."""
@@ -335,13 +318,13 @@ def _labels(runs: list[Finished]) -> list[str]:
     labels = [" ".join(str(names[key]) for key in differing or ["sharing"]) for names in named]
     for label in {label for label in labels if labels.count(label) > 1}:
         places = [place for place, each in enumerate(labels) if each == label]
-        settings = [_settings(runs[place]) for place in places]
+        values_of = [settings(runs[place].config) for place in places]
         keys = [
             key
-            for key in settings[0]
-            if len({str(each.get(key)) for each in settings}) > 1 and not key.endswith(".name")
+            for key in values_of[0]
+            if len({str(each.get(key)) for each in values_of}) > 1 and not key.endswith(".name")
         ]
-        for place, values in zip(places, settings, strict=True):
+        for place, values in zip(places, values_of, strict=True):
             more = " ".join(f"{key}={values.get(key)}" for key in keys[:3])
             labels[place] = f"{label} {more}" if keys else f"{label} ({runs[place].path.name})"
     for label in {label for label in labels if labels.count(label) > 1}:

@@ -32,6 +32,11 @@ def change(score: Score) -> tuple[str, str]:
     return f"{found.value:+.3g}", f"{found.low:+.3g} to {found.high:+.3g}"
 
 
+def number(value: float) -> str:
+    """Return a count or a measure as text, with at least three digits."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def probability(value: float) -> str:
     """Return a p-value as text."""
     return "<0.001" if value < 0.001 else f"{value:.3f}"
@@ -134,7 +139,8 @@ def _classes(rows: list[tuple[str, str, dict[str, Estimate]]], whole: str) -> Fi
         if place and rows[place - 1][0] != task:
             table.add_line()
         cells = [
-            f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]" for found in values.values()
+            f"{found.value:.3f} [{max(0, found.low):.3f}, {min(1, found.high):.3f}]"
+            for found in values.values()
         ]
         table.add_row(task, label, *cells)
     return table
@@ -199,8 +205,7 @@ def _costs(comparison: Comparison, whole: str) -> FittingTable:
         cells = []
         for title in titles:
             value = found[title]
-            digits = 1 if title in ("MFLOP/example", "seconds", "TFLOP") else 0
-            cells.append("-" if value is None else f"{value:,.{digits}f}")
+            cells.append("-" if value is None else number(value))
         table.add_row(method.label, *cells)
     return table
 
@@ -231,9 +236,10 @@ def _with_size(score: Score) -> str:
 
 def how(comparison: Comparison) -> str:
     """Return what the intervals and the verdicts are."""
-    drawn = {
-        f"{count:,} {unit}s of {task}" for task, (count, unit) in comparison.units.items()
-    }
+    kinds = {unit: [] for _, unit in comparison.units.values()}
+    for task, (_, unit) in comparison.units.items():
+        kinds[unit].append(task)
+    drawn = "; ".join(f"{_plural(unit)} of {', '.join(tasks)}" for unit, tasks in kinds.items())
     seeds = all(
         score.gain.covers_seeds for each in comparison.candidates for score in each.mains
     )
@@ -243,13 +249,13 @@ def how(comparison: Comparison) -> str:
         f"Gains are in points (hundredths) of each metric. Intervals are of each gain by itself; "
         f"they cover {'rows and seeds' if seeds else 'rows only'} "
         f"(paired bootstrap, {' or '.join(f'{count:,}' for count in counts)} resamples of "
-        f"{_listed(sorted(drawn))}). A verdict needs p below {1 - LEVEL:.2f} after Holm's "
+        f"the {drawn}). A verdict needs p below {1 - LEVEL:.2f} after Holm's "
         f"correction for {count_of(family, 'comparison')}."
     )
 
 
-def _listed(words: list[str]) -> str:
-    return ", ".join(words)
+def _plural(unit: str) -> str:
+    return "queries" if unit == "query" else f"{unit}s"
 
 
 def closing(comparison: Comparison) -> str:

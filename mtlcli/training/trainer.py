@@ -329,6 +329,7 @@ class Trainer:
             if state.best_step == state.step:
                 # Before the results, which the predictions have to fit.
                 self._write_predictions(scores)
+            run.folder.append_scores(state.step, found)
             run.folder.write_results(results)
             run.tracking.scores(state.step, found)
         return 0

@@ -59,6 +59,7 @@ def test_the_run_folder_holds_what_the_contract_says(run: Path) -> None:
             "config.yaml",
             "environment.json",
             "metrics.jsonl",
+            "scores.jsonl",
             "results.json",
             "status.json",
             "log.txt",
