@@ -83,8 +83,8 @@ def compare_main(argv: list[str]) -> int:
         print(HELP, end="")
         return 0
     overrides = overrides_among(arguments.rest)
-    paths = [typed_path(word, "RUN") for word in arguments.rest if word not in overrides]
-    baselines = [typed_path(word, "--baseline") for word in arguments.baseline]
+    paths = runs_in(typed_path(word, "RUN") for word in arguments.rest if word not in overrides)
+    baselines = runs_in(typed_path(word, "--baseline") for word in arguments.baseline)
     _check(arguments, paths, baselines, overrides)
     own = [] if arguments.config_dir is None else ["-cd", str(arguments.config_dir)]
     folder, planned = _plan(overrides, arguments.seeds, own, train_baseline=not baselines)
@@ -93,8 +93,8 @@ def compare_main(argv: list[str]) -> int:
         raise UserError(problems)
     again = _again(argv)
     # Runs that are given are read before anything is trained.
-    baseline = read_runs(runs_in(baselines), arguments.config_dir)
-    others = read_runs(runs_in(paths), arguments.config_dir)
+    baseline = read_runs(baselines, arguments.config_dir)
+    others = read_runs(paths, arguments.config_dir)
     if arguments.equal == "compute":
         planned = _equal_compute(planned, folder, baseline, own, again)
     _announce(planned, folder)
@@ -280,9 +280,7 @@ def _state(run: Planned) -> list[Problem]:
     place = RunFolder(run.folder)
     saved = run.folder / "config.yaml"
     status = place.status().get("status")
-    if not saved.is_file() or not (
-        status == "finished" or checkpoint.folders(place.checkpoints)
-    ):
+    if not saved.is_file() or not (status == "finished" or checkpoint.folders(place.checkpoints)):
         return []
     before = load_config(saved)
     assert run.config is not None
@@ -353,7 +351,7 @@ def _equal_compute(
         run.label: replace(
             run,
             state="trains",
-            folder=folder / f"cost_{run.folder.name}",
+            folder=folder / "costs" / run.folder.name,
             overrides=[
                 *(text for text in run.overrides if not _is(text, FOR_COST_KEYS)),
                 *FOR_COST,

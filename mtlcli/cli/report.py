@@ -3,7 +3,6 @@ page."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -24,6 +23,7 @@ from mtlcli.report.comparison import (
     runs_in,
 )
 from mtlcli.report.finished import Finished, read_run
+from mtlcli.report.page import has_library, write_page
 from mtlcli.report.words import sentences, tables
 from mtlcli.screen import screen
 
@@ -60,7 +60,10 @@ def report_main(argv: list[str]) -> int:
     if arguments.help:
         print(HELP, end="")
         return 0
-    paths, baselines = _paths(arguments)
+    paths, baselines = (
+        runs_in(typed_path(word, where) for word in words)
+        for where, words in (("RUN", arguments.paths), ("--baseline", arguments.baseline))
+    )
     problems = [] if arguments.config_dir is None else config_dir_problems(arguments.config_dir)
     if not paths:
         problems.append(Problem("no run is given", "RUN", "mtl report RUN... --baseline RUN"))
@@ -74,24 +77,25 @@ def report_main(argv: list[str]) -> int:
     if problems:
         raise UserError(problems)
     methods = baseline_and_others(
-        read_runs(runs_in(paths), arguments.config_dir),
-        read_runs(runs_in(baselines), arguments.config_dir),
+        read_runs(paths, arguments.config_dir),
+        read_runs(baselines, arguments.config_dir),
     )
     show(compare(*methods), arguments.to)
     return 0
-
-
-def _paths(arguments: argparse.Namespace) -> tuple[list[Path], list[Path]]:
-    return (
-        [typed_path(word, "RUN") for word in arguments.paths],
-        [typed_path(word, "--baseline") for word in arguments.baseline],
-    )
 
 
 def page_problems(file: Path | None) -> list[Problem]:
     """Return the problems with the file of the page, which are found before anything is read."""
     if file is None:
         return []
+    if not has_library():
+        return [
+            Problem(
+                "the package with the code of the page's plots is not installed",
+                f"--to {file}",
+                "pip install 'mtlcli[report]'",
+            )
+        ]
     if why := obstacle(file, folder=False):
         return [Problem(f"the page cannot be written: {why}", f"--to {file}", "give another file")]
     return []
@@ -133,3 +137,6 @@ def show(comparison: Comparison, page: Path | None) -> None:
         out.print(table)
     for line in sentences(comparison):
         print(line)
+    if page is not None:
+        write_page(comparison, page)
+        print(f"page: {page}")

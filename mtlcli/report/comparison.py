@@ -173,9 +173,7 @@ def compare(baseline: Method, candidates: list[Method]) -> Comparison:
     if baseline.label in {method.label for method in candidates}:
         baseline.label = f"{baseline.label} (baseline)"
     tasks = [
-        task
-        for task in baseline.tasks
-        if any(task in candidate.tasks for candidate in candidates)
+        task for task in baseline.tasks if any(task in candidate.tasks for candidate in candidates)
     ]
     for method in candidates:
         if not set(tasks) & set(method.tasks):
@@ -314,15 +312,19 @@ def _labels(runs: list[Finished]) -> list[str]:
     named = [
         {key: getattr(getattr(run.config, key), "name", None) for key in SECTIONS} for run in runs
     ]
-    differing = [key for key in SECTIONS if len({str(names[key]) for names in named}) > 1]
-    labels = [" ".join(str(names[key]) for key in differing or ["sharing"]) for names in named]
+    differing = [
+        key for key in SECTIONS if key == "sharing" or len({str(names[key]) for names in named}) > 1
+    ]
+    labels = [" ".join(str(names[key]) for key in differing) for names in named]
     for label in {label for label in labels if labels.count(label) > 1}:
         places = [place for place, each in enumerate(labels) if each == label]
         values_of = [settings(runs[place].config) for place in places]
         keys = [
             key
             for key in values_of[0]
-            if len({str(each.get(key)) for each in values_of}) > 1 and not key.endswith(".name")
+            if len({str(each.get(key)) for each in values_of}) > 1
+            and not key.startswith("tasks.")
+            and not key.endswith(".name")
         ]
         for place, values in zip(places, values_of, strict=True):
             more = " ".join(f"{key}={values.get(key)}" for key in keys[:3])
@@ -392,17 +394,9 @@ def _examples(method: Method, task: str) -> float:
 
 
 def runs_in(paths: Iterable[Path]) -> list[Path]:
-    """Return the run folders that some folders are or, as a sweep or a comparison, hold."""
-    from mtlcli.report.sweep import LISTED, listed_jobs
-
+    """Return the run folders that some folders are or, as sweeps and comparisons, hold."""
     found: list[Path] = []
     for path in paths:
-        if (path / LISTED).is_file():
-            found += [
-                path / entry["folder"]
-                for entry in listed_jobs(path)
-                if (path / entry["folder"] / "results.json").is_file()
-            ]
-        else:
-            found.append(path)
+        inside = sorted(file.parent for file in path.glob("*/results.json"))
+        found += inside if inside and not (path / "config.yaml").is_file() else [path]
     return list({path.resolve(): path for path in found}.values())

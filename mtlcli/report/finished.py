@@ -79,8 +79,8 @@ class Finished:
         metrics.jsonl."""
         found: dict[str, int] = {}
         for row in self.metrics:
-            for name, entry in row["tasks"].items():
-                found[name] = found.get(name, 0) + entry["examples"]
+            for name, task in row["tasks"].items():
+                found[name] = found.get(name, 0) + task["examples"]
         return found
 
     @property
@@ -187,18 +187,18 @@ def read_run(path: Path) -> Finished:
     config = load_config(path / "config.yaml")
     results = _read_json(path / "results.json", "train the run to its first evaluation")
     scored = {
-        name: entry
-        for name, entry in results.get("tasks", {}).items()
-        if name in config.tasks and entry.get("main") is not None
+        name: score
+        for name, score in results.get("tasks", {}).items()
+        if name in config.tasks and score.get("main") is not None
     }
     if not scored:
         raise UserError(
             "no task has a score", str(path / "results.json"), "give a run with labelled rows"
         )
     tasks = build_tasks(config.tasks, config.text)
-    for name, entry in scored.items():
-        if "calibrated" in entry:
-            tasks[name].use_calibration(entry["calibrated"])
+    for name, score in scored.items():
+        if "calibrated" in score:
+            tasks[name].use_calibration(score["calibrated"])
     status = path / "status.json"
     return Finished(
         path,

@@ -168,11 +168,14 @@ def resampled(
             [[sum(map(str.__eq__, found, gold)), len(gold)] for found, gold in pairs], _share
         )
     if metric == "entity_f1":
-        return sums([_entities(*pair) for pair in zip(predictions, references, strict=True)], {
-            "entity_f1": lambda found: _ratio(2 * found[:, 0], found[:, 1] + found[:, 2]),
-            "entity_precision": lambda found: _ratio(found[:, 0], found[:, 1]),
-            "entity_recall": lambda found: _ratio(found[:, 0], found[:, 2]),
-        }[key])
+        return sums(
+            [_entities(*pair) for pair in zip(predictions, references, strict=True)],
+            {
+                "entity_f1": lambda found: _ratio(2 * found[:, 0], found[:, 1] + found[:, 2]),
+                "entity_precision": lambda found: _ratio(found[:, 0], found[:, 1]),
+                "entity_recall": lambda found: _ratio(found[:, 0], found[:, 2]),
+            }[key],
+        )
     return Again(metric, key, predictions, references, options, units)
 
 
@@ -216,9 +219,7 @@ def _counts(
     return np.concatenate([found * gold, found, gold], axis=1), gold.shape[1]
 
 
-def _averaged(
-    name: str, average: str, sums: Floats, classes: int, *, only_present: bool
-) -> Floats:
+def _averaged(name: str, average: str, sums: Floats, classes: int, *, only_present: bool) -> Floats:
     """Return precision, recall or F1 from the sums of `_counts`, with scikit-learn's averages."""
     right, found, there = (sums[:, each * classes : (each + 1) * classes] for each in range(3))
     if average == "micro":

@@ -1,5 +1,5 @@
-"""Differences between two methods, with intervals: a paired bootstrap over validation rows, seeds as
-a second level, Holm's correction, and the average relative gain.
+"""Differences between two methods, with intervals: a paired bootstrap over validation rows, seeds
+as a second level, Holm's correction, and the average relative gain.
 
 The score of a method is the mean over its seeds. Two things make a difference uncertain, and their
 variances add up: which validation rows there are, and which seeds were trained.
@@ -75,9 +75,9 @@ def draw(units: int, replicates: int, seed: Any) -> NDArray[np.int64]:
         count = min(block, replicates - first)
         chosen = generator.integers(0, units, (count, units))
         chosen += units * np.arange(count)[:, None]
-        found[first : first + count] = np.bincount(
-            chosen.ravel(), minlength=count * units
-        ).reshape(count, units)
+        found[first : first + count] = np.bincount(chosen.ravel(), minlength=count * units).reshape(
+            count, units
+        )
     return found
 
 

@@ -239,10 +239,8 @@ def how(comparison: Comparison) -> str:
     kinds = {unit: [] for _, unit in comparison.units.values()}
     for task, (_, unit) in comparison.units.items():
         kinds[unit].append(task)
-    drawn = "; ".join(f"{_plural(unit)} of {', '.join(tasks)}" for unit, tasks in kinds.items())
-    seeds = all(
-        score.gain.covers_seeds for each in comparison.candidates for score in each.mains
-    )
+    drawn = "; ".join(f"{plural(unit)} of {', '.join(tasks)}" for unit, tasks in kinds.items())
+    seeds = all(score.gain.covers_seeds for each in comparison.candidates for score in each.mains)
     family = sum(len(each.mains) for each in comparison.candidates)
     counts = sorted(set(comparison.replicates.values()), reverse=True)
     return (
@@ -254,7 +252,8 @@ def how(comparison: Comparison) -> str:
     )
 
 
-def _plural(unit: str) -> str:
+def plural(unit: str) -> str:
+    """Return the plural of the name of a unit."""
     return "queries" if unit == "query" else f"{unit}s"
 
 
@@ -268,7 +267,8 @@ def closing(comparison: Comparison) -> str:
             parts.append(f"{compared.method.label} has no average to judge by")
             continue
         size = (
-            f"{points(found.value)} points" if compared.average is not None
+            f"{points(found.value)} points"
+            if compared.average is not None
             else f"{100 * found.value:+.1f} %"
         )
         around = f"{LEVEL:.0%} interval {interval(found)}"
@@ -277,5 +277,8 @@ def closing(comparison: Comparison) -> str:
             "hurts": "is worse than",
             "no difference shown": "is not shown to differ from",
         }[compared.verdict]
-        parts.append(f"{compared.method.label} {what} {base} ({size}, {around})")
-    return f"On the average of {count_of(len(comparison.tasks), 'task')}, {'; '.join(parts)}."
+        tasks = count_of(len(compared.mains), "task")
+        parts.append(
+            f"{compared.method.label} {what} {base} on the average of {tasks} ({size}, {around})"
+        )
+    return f"{'; '.join(parts)}."

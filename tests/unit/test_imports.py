@@ -51,7 +51,7 @@ ROOMS = {
 ROOMS["trackers"] = TOOLS | {"config", "rundir"}
 ROOMS["training"] = TOOLS | {*ROOMS} - {"sharing", "fast"}
 ROOMS["runner"] = TOOLS | {*ROOMS}
-ROOMS["report"] = TOOLS | {"config"}
+ROOMS["report"] = TOOLS | {"config", "metrics", "data", "tasks"}
 ROOMS["predict"] = ROOMS["evaluation"] | {"evaluation"}
 ROOMS["export"] = TOOLS | {"config", "data", "tasks", "models", "rundir", "evaluation"}
 """The rooms that each room may know, which all stand above it; `cli` may know all."""
