@@ -39,6 +39,7 @@ usage: mtl compare [RUN...] [KEY=VALUE ...] [--baseline RUN...] [--seeds N] [--e
   mtl compare task=sample data=sample model=tiny sharing=hard,lora --seeds 3
   mtl compare task=glue_multi sharing=hard weighting=static,pcgrad sampling=all --equal compute
   mtl compare runs/merged task=glue_multi sharing=hard          # a finished run is a candidate, too
+  mtl compare runs/merged task=glue_multi                       # only the baseline is trained
 
   KEY=VALUE          as for mtl train; of a key with several values, each makes a candidate
   RUN...             finished runs that are candidates as they are
@@ -87,7 +88,13 @@ def compare_main(argv: list[str]) -> int:
     baselines = runs_in(typed_path(word, "--baseline") for word in arguments.baseline)
     _check(arguments, paths, baselines, overrides)
     own = [] if arguments.config_dir is None else ["-cd", str(arguments.config_dir)]
-    folder, planned = _plan(overrides, arguments.seeds, own, train_baseline=not baselines)
+    folder, planned = _plan(
+        overrides,
+        3 if arguments.seeds is None else arguments.seeds,
+        own,
+        train_baseline=not baselines,
+        candidates_given=bool(paths),
+    )
     page = arguments.to or folder / "report.html"
     if problems := page_problems(page):
         raise UserError(problems)
@@ -116,7 +123,12 @@ def _read(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--equal", choices=("data", "compute"), default="data")
     parser.add_argument("--to", type=partial(typed_path, where="--to"))
     parser.add_argument("rest", nargs="*")
-    return parser.parse_intermixed_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
+    # A word with `=` behind --baseline is a setting.
+    settings = overrides_among(arguments.baseline)
+    arguments.rest += settings
+    arguments.baseline = [word for word in arguments.baseline if word not in settings]
+    return arguments
 
 
 def _check(
@@ -163,10 +175,19 @@ def _again(argv: Sequence[str]) -> str:
 
 
 def _plan(
-    overrides: list[str], seeds: int | None, own: list[str], *, train_baseline: bool
+    overrides: list[str],
+    seeds: int,
+    own: list[str],
+    *,
+    train_baseline: bool,
+    candidates_given: bool,
 ) -> tuple[Path, list[Planned]]:
     """Return the folder of the comparison and its runs, the baseline's first, all checked. Raises
-    UserError for every mistake; nothing is started then."""
+    UserError for every mistake; nothing is started then.
+
+    `candidates_given`: there are finished runs to compare, so that settings that name no method are
+    those of the baseline alone.
+    """
     if not any(not _is(text, ("run_dir",)) for text in overrides):
         return Path("compare"), []
     place = next((text.partition("=")[2] for text in overrides if _is(text, ("run_dir",))), None)
@@ -182,6 +203,8 @@ def _plan(
         for number in swept:
             if not _is(axes[number][0], OF_METHODS):
                 print(f"note: the baseline is trained with {axes[number][0]}", file=sys.stderr)
+    if candidates_given and not swept and not any(_is(text, OF_METHODS) for text in kept):
+        candidates = []
     for each in candidates:
         parts = [text.partition("=") for text in each]
         short = [
@@ -190,11 +213,10 @@ def _plan(
             if number in swept or key == "sharing"
         ]
         named.append(("_".join(short) or "candidate", each))
-    count = 3 if seeds is None else seeds
     planned, problems = [], []
     folder: Path | None = None if place is None else typed_path(place, "run_dir")
     for number, (label, texts) in enumerate(named):
-        for seed in range(count):
+        for seed in range(seeds):
             single = train_baseline and number == 0
             run = Planned(label, seed, Path(), [*texts, f"seed={seed}"], baseline=single)
             if seed == 0:
@@ -213,7 +235,7 @@ def _plan(
     for run in planned:
         run.folder = folder / _name(run)
     problems = [problem for run in planned for problem in _state(run)]
-    if count > 1 and any(run.config.data.max_eval_rows is not None for run in planned):
+    if seeds > 1 and any(run.config.data.max_eval_rows is not None for run in planned):
         problems.append(
             Problem(
                 "every seed would be scored on other rows, since they are drawn by the seed",

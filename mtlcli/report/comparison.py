@@ -203,7 +203,13 @@ def compare(baseline: Method, candidates: list[Method]) -> Comparison:
     for each, value, adjusted in zip(found, overall, holm(ps), strict=True):
         each.adjusted = adjusted
         each.verdict = "" if value is None else verdict(value, adjusted)
-    return Comparison(baseline, found, units, replicates, _notes(baseline, candidates, tasks))
+    notes = _notes(baseline, candidates, tasks)
+    if none := [each.method.label for each in found if each.relative is None]:
+        notes.append(
+            f"Delta-m is not given for {', '.join(none)}: it divides by the baseline's scores, and "
+            "one of them is not above 0 on all resamples"
+        )
+    return Comparison(baseline, found, units, replicates, notes)
 
 
 def _compared(

@@ -170,6 +170,8 @@ def hardest(comparison: Comparison, task: str) -> list[Row]:
     if not known:
         return []
     rows = comparison.baseline.of(task)[0].predictions(task).rows
+    every = [run.predictions(task).rows for run in runs]
+    texts = next((each for each in every if "texts" in each[0]), rows)
     mean = [float(np.mean([fault(row) for fault in known])) for row in range(len(rows))]
     order = sorted(range(len(rows)), key=lambda row: -mean[row])[:HARDEST]
     return [
@@ -183,7 +185,7 @@ def hardest(comparison: Comparison, task: str) -> list[Row]:
                 for method in comparison.methods
                 if task in method.tasks
             },
-            "texts": rows[place].get("texts", {}),
+            "texts": texts[place].get("texts", {}),
         }
         for place in order
     ]

@@ -11,11 +11,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from html import escape
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mtlcli.config.paths import default_cache
 from mtlcli.disk import write_whole, writing
 from mtlcli.report.charts import (
     Chart,
@@ -45,13 +48,13 @@ from mtlcli.report.words import (
 
 _NUMBER = re.compile(r"$|[-+<]?[0-9]|-$")
 """The beginning of a cell with a number, or without anything."""
-LIBRARY = "vl_convert"
-"""The module with the code of the plots."""
+PACKAGE = "vl-convert-python"
+"""The package with the code of the plots."""
 
 
 def has_library() -> bool:
     """Return whether the package with the code of the plots is installed."""
-    return find_spec(LIBRARY) is not None
+    return find_spec("vl_convert") is not None
 
 
 def write_page(comparison: Comparison, file: Path) -> None:
@@ -63,8 +66,6 @@ def write_page(comparison: Comparison, file: Path) -> None:
 
 def page(comparison: Comparison) -> str:
     """Return the page as HTML."""
-    import vl_convert
-
     charts = _Charts()
     body = "\n".join(
         [
@@ -82,7 +83,7 @@ def page(comparison: Comparison) -> str:
     )
     # `</` could end the script element.
     specs = json.dumps(charts.specs).replace("</", "<\\/")
-    library = vl_convert.javascript_bundle().replace("</script", "<\\/script")
+    library = _library().replace("</script", "<\\/script")
     title = escape(f"{', '.join(m.label for m in comparison.methods)}: mtl report")
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -93,6 +94,20 @@ def page(comparison: Comparison) -> str:
         f'<script type="application/json" id="specs">{specs}</script>\n'
         f"<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )
+
+
+def _library() -> str:
+    """Return the code that draws plots. To put it together takes five seconds, so it is kept."""
+    file = default_cache() / "page" / f"vega_{version(PACKAGE)}.js"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    import vl_convert
+
+    code = str(vl_convert.javascript_bundle())
+    with suppress(OSError):  # Without the file, only the next page takes longer.
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, code)
+    return code
 
 
 class _Charts:
