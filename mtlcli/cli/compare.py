@@ -4,29 +4,26 @@ with the same budget and seeds, then compare all of them."""
 from __future__ import annotations
 
 import argparse
-import hashlib
-import itertools
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from mtlcli import commands
+from mtlcli.cli.compare_plan import Planned, composed, is_of, name_of, plan, state_of
 from mtlcli.cli.eval import overrides_among, run_path_problems
 from mtlcli.cli.parser import Parser
 from mtlcli.cli.report import baseline_and_others, page_problems, read_runs, show
 from mtlcli.cli.typed import config_dir_problems
-from mtlcli.config import Config
-from mtlcli.config.changes import changes, filled, judge
 from mtlcli.config.paths import typed_path
-from mtlcli.config.snapshot import load_config
+from mtlcli.distributed.environment import read_launch
 from mtlcli.errors import Interrupted, Problem, UserError, count_of
-from mtlcli.report.comparison import compare, runs_in
+from mtlcli.report.comparison import compare
 from mtlcli.report.finished import Finished, read_run
-from mtlcli.rundir import checkpoint
-from mtlcli.rundir.folder import RunFolder
+from mtlcli.report.methods import runs_in
+from mtlcli.report.page import has_library
 
 HELP = """\
 Train a single-task baseline and the candidates, as far as runs are missing, and compare them: which
@@ -53,28 +50,6 @@ usage: mtl compare [RUN...] [KEY=VALUE ...] [--baseline RUN...] [--seeds N] [--e
 The runs lie in compare/NAME of the tasks, or in run_dir=DIR. The same command again reuses what has
 finished and goes on with what was interrupted; more candidates or seeds add runs to those there.
 """
-SINGLE = ["sharing=none", "weighting=static"]
-"""What makes a baseline of a candidate: a copy of the encoder for each task. With separate
-parameters, a weight only scales the gradient of its own task."""
-OF_METHODS = ("sharing", "weighting", "logger.probe", "logger.affinity")
-"""Keys and sections that are the candidates' alone: a baseline shares nothing that a weighting
-could balance or a probe could measure."""
-
-
-@dataclass
-class Planned:
-    """A run of a comparison."""
-
-    label: str
-    seed: int
-    folder: Path
-    overrides: list[str]
-    """The overrides of the run, without its folder."""
-    config: Config | None = None
-    """What the overrides compose; None until they are checked."""
-    baseline: bool = False
-    state: str = "trains"
-    """`trains`, `goes on` or `has finished`."""
 
 
 def compare_main(argv: list[str]) -> int:
@@ -83,19 +58,24 @@ def compare_main(argv: list[str]) -> int:
     if arguments.help:
         print(HELP, end="")
         return 0
+    if read_launch() is not None:
+        what = "a comparison starts its runs itself, and another program has started ranks here"
+        raise UserError(what, fix="type it by itself, with runner.devices=N for several devices")
     overrides = overrides_among(arguments.rest)
     paths = runs_in(typed_path(word, "RUN") for word in arguments.rest if word not in overrides)
     baselines = runs_in(typed_path(word, "--baseline") for word in arguments.baseline)
     _check(arguments, paths, baselines, overrides)
     own = [] if arguments.config_dir is None else ["-cd", str(arguments.config_dir)]
-    folder, planned = _plan(
+    folder, planned = plan(
         overrides,
         3 if arguments.seeds is None else arguments.seeds,
         own,
         train_baseline=not baselines,
         candidates_given=bool(paths),
     )
-    page = arguments.to or folder / "report.html"
+    page = arguments.to or (folder / "report.html" if has_library() else None)
+    if page is None:
+        print("note: there will be no page: pip install 'mtlcli[report]'", file=sys.stderr)
     if problems := page_problems(page):
         raise UserError(problems)
     again = _again(argv)
@@ -170,156 +150,6 @@ def _again(argv: Sequence[str]) -> str:
     return shlex.join(["mtl", "compare", *argv])
 
 
-# ------------------------------------------------------------------------------------------------
-# the plan
-
-
-def _plan(
-    overrides: list[str],
-    seeds: int,
-    own: list[str],
-    *,
-    train_baseline: bool,
-    candidates_given: bool,
-) -> tuple[Path, list[Planned]]:
-    """Return the folder of the comparison and its runs, the baseline's first, all checked. Raises
-    UserError for every mistake; nothing is started then.
-
-    `candidates_given`: there are finished runs to compare, so that settings that name no method are
-    those of the baseline alone.
-    """
-    if not any(not _is(text, ("run_dir",)) for text in overrides):
-        return Path("compare"), []
-    place = next((text.partition("=")[2] for text in overrides if _is(text, ("run_dir",))), None)
-    kept = [text for text in overrides if not _is(text, ("run_dir",))]
-    axes = [_values(text) for text in kept]
-    candidates = [list(each) for each in itertools.product(*axes)]
-    swept = [number for number, values in enumerate(axes) if len(values) > 1]
-    named: list[tuple[str, list[str]]] = []
-    if train_baseline:
-        first = [values[0] for values in axes]
-        single = [text for text in first if not _is(text, OF_METHODS)]
-        named.append(("none", [*single, *SINGLE]))
-        for number in swept:
-            if not _is(axes[number][0], OF_METHODS):
-                print(f"note: the baseline is trained with {axes[number][0]}", file=sys.stderr)
-    if candidates_given and not swept and not any(_is(text, OF_METHODS) for text in kept):
-        candidates = []
-    for each in candidates:
-        parts = [text.partition("=") for text in each]
-        short = [
-            value if key == "sharing" else f"{key}-{value}"
-            for number, (key, _, value) in enumerate(parts)
-            if number in swept or key == "sharing"
-        ]
-        named.append(("_".join(short) or "candidate", each))
-    planned, problems = [], []
-    folder: Path | None = None if place is None else typed_path(place, "run_dir")
-    for number, (label, texts) in enumerate(named):
-        for seed in range(seeds):
-            single = train_baseline and number == 0
-            run = Planned(label, seed, Path(), [*texts, f"seed={seed}"], baseline=single)
-            if seed == 0:
-                try:
-                    run.config, suite = _composed(run.overrides, own)
-                except UserError as error:
-                    problems += error.problems
-                    break
-                folder = folder or Path("compare") / suite
-            else:
-                run.config = replace(planned[-1].config, seed=seed)
-            planned.append(run)
-    if problems:
-        raise UserError(list(dict.fromkeys(problems)))
-    assert folder is not None
-    for run in planned:
-        run.folder = folder / _name(run)
-    problems = [problem for run in planned for problem in _state(run)]
-    if seeds > 1 and any(run.config.data.max_eval_rows is not None for run in planned):
-        problems.append(
-            Problem(
-                "every seed would be scored on other rows, since they are drawn by the seed",
-                "data.max_eval_rows",
-                "type data.max_eval_rows=null, or --seeds 1",
-            )
-        )
-    if problems:
-        raise UserError(problems)
-    return folder, planned
-
-
-def _is(text: str, keys: Sequence[str]) -> bool:
-    """Return whether an override is of one of the keys, or of a key below one."""
-    key = text.lstrip("+~").partition("=")[0]
-    return any(key == each or key.startswith(f"{each}.") for each in keys)
-
-
-def _values(text: str) -> list[str]:
-    """Return the overrides that an override with several values stands for."""
-    from hydra.core.override_parser.types import ChoiceSweep
-
-    from mtlcli.cli.overrides import parsed
-
-    try:
-        override = parsed(text)
-    except Exception:  # noqa: BLE001 (the check of the command line says what cannot be read)
-        return [text]
-    if not override.is_sweep_override():
-        return [text]
-    if not isinstance(override.value(), ChoiceSweep):
-        raise UserError(
-            "only lists of values make candidates",
-            text,
-            "write them out: KEY=A,B",
-        )
-    key = text.partition("=")[0]
-    return [f"{key}={value}" for value in override.sweep_string_iterator()]
-
-
-def _composed(overrides: list[str], own: list[str]) -> tuple[Config, str]:
-    """Return the config that overrides compose, and a name for its tasks."""
-    from mtlcli.cli.arguments import read_arguments
-    from mtlcli.cli.preflight import preflight
-    from mtlcli.cli.train import suite_of
-
-    plan = preflight(read_arguments([*own, *overrides]))
-    assert plan.composed is not None
-    config = plan.configs[0]
-    return config, suite_of(config, plan.composed.hydra.runtime.choices.get("task"))
-
-
-def _name(run: Planned) -> str:
-    """Return the name of a run's folder: its label, its seed, and a digest of its settings, so that
-    a folder is found again by the same settings alone."""
-    digest = hashlib.sha256("\n".join(sorted(run.overrides)).encode()).hexdigest()[:8]
-    label = "".join(c if c.isalnum() or c in "_.-" else "-" for c in run.label)[:60]
-    return f"{label}_seed-{run.seed}_{digest}"
-
-
-def _state(run: Planned) -> list[Problem]:
-    """Find out whether a run has finished or goes on. Return a problem where its folder holds a run
-    with other settings."""
-    place = RunFolder(run.folder)
-    saved = run.folder / "config.yaml"
-    status = place.status().get("status")
-    if not saved.is_file() or not (status == "finished" or checkpoint.folders(place.checkpoints)):
-        return []
-    before = load_config(saved)
-    assert run.config is not None
-    refused, _ = judge(changes(before, filled(before, run.config)), [], dropout=False)
-    if refused:
-        what = "; ".join(str(each.change) for each in refused[:3])
-        return [
-            Problem(
-                f"the run there was trained with other settings: {what}",
-                str(run.folder),
-                "move the folder away, or give another run_dir=",
-            )
-        ]
-    run.state = "has finished" if status == "finished" else "goes on"
-    return []
-
-
 def _announce(planned: Sequence[Planned], folder: Path) -> None:
     """Print what will be trained, and what is there."""
     new = sum(run.state != "has finished" for run in planned)
@@ -375,7 +205,7 @@ def _equal_compute(
             state="trains",
             folder=folder / "costs" / run.folder.name,
             overrides=[
-                *(text for text in run.overrides if not _is(text, FOR_COST_KEYS)),
+                *(text for text in run.overrides if not is_of(text, FOR_COST_KEYS)),
                 *FOR_COST,
             ],
         )
@@ -383,8 +213,8 @@ def _equal_compute(
         if run.seed == 0
     }
     for run in measured.values():
-        run.config, _ = _composed(run.overrides, own)
-        if problems := _state(run):
+        run.config, _ = composed(run.overrides, own)
+        if problems := state_of(run):
             raise UserError(problems)
     print("\nthe operations of an example, measured by runs of one step:", flush=True)
     _train(list(measured.values()), own, again)
@@ -393,7 +223,6 @@ def _equal_compute(
     found = []
     for run in planned:
         ratio = budget / flops[run.label]
-        assert run.config is not None
         runner = run.config.runner
         if abs(ratio - 1) >= SAME:
             key = "epochs" if runner.steps is None else "steps"
@@ -402,12 +231,12 @@ def _equal_compute(
                 if runner.steps is not None
                 else round((runner.epochs or 1) * ratio, 4)
             )
-            others = [text for text in run.overrides if not _is(text, [f"runner.{key}"])]
+            others = [text for text in run.overrides if not is_of(text, [f"runner.{key}"])]
             run = replace(run, overrides=[*others, f"runner.{key}={value}"])
-            run.config, _ = _composed(run.overrides, own)
-            run.folder = folder / _name(run)
+            run.config, _ = composed(run.overrides, own)
+            run.folder = folder / name_of(run)
         run.state = "trains"
-        if problems := _state(run):
+        if problems := state_of(run):
             raise UserError(problems)
         found.append(run)
     return found

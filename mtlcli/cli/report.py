@@ -14,15 +14,9 @@ from mtlcli.cli.typed import config_dir_problems
 from mtlcli.config.paths import typed_path
 from mtlcli.disk import obstacle
 from mtlcli.errors import Problem, UserError
-from mtlcli.report.comparison import (
-    Comparison,
-    Method,
-    baseline_of,
-    compare,
-    methods_of,
-    runs_in,
-)
+from mtlcli.report.comparison import Comparison, compare
 from mtlcli.report.finished import Finished, read_run
+from mtlcli.report.methods import Method, baseline_of, methods_of, runs_in
 from mtlcli.report.page import has_library, write_page
 from mtlcli.report.words import sentences, tables
 from mtlcli.screen import screen

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mtlcli.report.comparison import Comparison, Method
-from mtlcli.report.details import calibration, confusion, has_classes
+from mtlcli.report.comparison import Comparison
 from mtlcli.report.finished import Finished
 from mtlcli.report.words import costs_of
 
@@ -45,20 +44,22 @@ def _spec(rows: Rows, mark: Any, height: int, **encoding: Any) -> Spec:
     }
 
 
-def _axis(field: str, title: str, kind: str = "quantitative", **more: Any) -> Spec:
+def axis(field: str, title: str, kind: str = "quantitative", **more: Any) -> Spec:
+    """Return the encoding of a field along an axis."""
     ticks = {"axis": {"tickCount": 5}} if kind == "quantitative" else {}
     return {"field": field, "title": title, "type": kind} | ticks | more
 
 
-def _tooltip(*names: str) -> list[Spec]:
+def tooltip(*names: str) -> list[Spec]:
+    """Return the fields that are shown under the pointer."""
     return [{"field": name} for name in names]
 
 
-def _methods(comparison: Comparison) -> Spec:
+def method_colours(comparison: Comparison) -> Spec:
     """Return the colours of methods, the same in all plots."""
     labels = [method.label for method in comparison.methods]
     legend = {"title": None, "orient": "bottom", "columns": 2, "labelLimit": 220}
-    return _axis("method", "method", "nominal", scale={"domain": labels}, legend=legend)
+    return axis("method", "method", "nominal", scale={"domain": labels}, legend=legend)
 
 
 def gains(comparison: Comparison) -> Chart:
@@ -79,13 +80,13 @@ def gains(comparison: Comparison) -> Chart:
         if score.rises
     ]
     several = len(comparison.candidates) > 1
-    y = _axis("task", "", "nominal", sort=None, axis={"title": None, "labelLimit": 120})
-    color = _methods(comparison)
+    y = axis("task", "", "nominal", sort=None, axis={"title": None, "labelLimit": 120})
+    color = method_colours(comparison)
     offset = {"yOffset": {"field": "method"}} if several else {}
-    tooltip = _tooltip("task", "metric", "method", "verdict", "files") + [
+    shown = tooltip("task", "metric", "method", "verdict", "files") + [
         {"field": name, "format": "+.1f"} for name in ("gain", "low", "high")
     ]
-    x = _axis("low", "gain in points, with interval", scale={"zero": True})
+    x = axis("low", "gain in points, with interval", scale={"zero": True})
     layers = [
         {
             "data": {"values": [{}]},
@@ -95,16 +96,15 @@ def gains(comparison: Comparison) -> Chart:
         {"mark": "rule", "encoding": {"x": x, "x2": {"field": "high"}}},
         {
             "mark": {"type": "point", "filled": True, "size": 60},
-            "encoding": {"x": _axis("gain", "gain in points, with interval")},
+            "encoding": {"x": axis("gain", "gain in points, with interval")},
         },
     ]
     spec = {
         "data": {"values": rows},
-        "encoding": {"y": y, "color": color, "tooltip": tooltip, **offset},
+        "encoding": {"y": y, "color": color, "tooltip": shown, **offset},
         "layer": layers,
         "width": "container",
-        "height": {"step": 30 if not several else 18},
-        "autosize": {"type": "fit-x", "contains": "padding"},
+        "height": len({row["task"] for row in rows}) * (18 * len(comparison.candidates) + 12),
     }
     # The line at 0 has no task.
     layers[0]["encoding"] |= {"y": None, "color": None, "tooltip": None} | (
@@ -141,18 +141,18 @@ def pareto(comparison: Comparison) -> Chart | None:
             and (other["average"], -other["parameters"]) != (row["average"], -row["parameters"])
             for other in rows
         )
-    shape = _axis("front", "on the front", "nominal", legend={"orient": "bottom"})
+    shape = axis("front", "on the front", "nominal", legend={"orient": "bottom"})
     spec = _spec(
         rows,
         {"type": "point", "filled": True, "size": 120},
         260,
-        x=_axis(
+        x=axis(
             "parameters", "parameters", scale={"zero": False}, axis={"format": "~s", "tickCount": 5}
         ),
-        y=_axis("average", "average score", scale={"zero": False}),
-        color=_methods(comparison),
+        y=axis("average", "average score", scale={"zero": False}),
+        color=method_colours(comparison),
         shape=shape,
-        tooltip=_tooltip("method", "average", "parameters", "TFLOP"),
+        tooltip=tooltip("method", "average", "parameters", "TFLOP"),
     )
     files = [run.path / "results.json" for method in comparison.methods for run in method.all]
     note = "On the front: no other method has a better average with as few parameters."
@@ -197,11 +197,11 @@ def curves(comparison: Comparison) -> Iterator[Chart]:
             own,
             {"type": "line", "point": {"size": 14}},
             170,
-            x=_axis("step", "step"),
-            y=_axis("score", "score", scale={"zero": False}),
-            color=_methods(comparison),
+            x=axis("step", "step"),
+            y=axis("score", "score", scale={"zero": False}),
+            color=method_colours(comparison),
             detail={"field": "seed"},
-            tooltip=_tooltip("method", "seed", "step", "score", "file"),
+            tooltip=tooltip("method", "seed", "step", "score", "file"),
         )
         yield Chart(
             task, spec, [file for file in files if any(r["file"] == str(file) for r in own)]
@@ -228,9 +228,7 @@ def training(comparison: Comparison) -> Iterator[Chart]:
 
 
 def _tasks_legend() -> Spec:
-    return _axis(
-        "task", "task", "nominal", legend={"title": None, "orient": "bottom", "columns": 3}
-    )
+    return axis("task", "task", "nominal", legend={"title": None, "orient": "bottom", "columns": 3})
 
 
 def _weights(run: Finished, name: str, file: list[Path]) -> Iterator[Chart]:
@@ -248,10 +246,10 @@ def _weights(run: Finished, name: str, file: list[Path]) -> Iterator[Chart]:
         rows,
         "line",
         200,
-        x=_axis("step", "step"),
-        y=_axis("weight", "weight"),
+        x=axis("step", "step"),
+        y=axis("weight", "weight"),
         color=_tasks_legend(),
-        tooltip=_tooltip("task", "step", "weight"),
+        tooltip=tooltip("task", "step", "weight"),
     )
     yield Chart(f"Weights over time: {name}", spec, file)
 
@@ -273,10 +271,10 @@ def _examples(run: Finished, name: str, file: list[Path]) -> Iterator[Chart]:
         rows,
         {"type": "bar"},
         160,
-        x=_axis("step", "up to step", "ordinal", axis={"labelOverlap": True, "labelAngle": 0}),
-        y=_axis("examples", "share of examples", stack="normalize", axis={"format": "%"}),
+        x=axis("step", "up to step", "ordinal", axis={"labelOverlap": True, "labelAngle": 0}),
+        y=axis("examples", "share of examples", stack="normalize", axis={"format": "%"}),
         color=_tasks_legend(),
-        tooltip=_tooltip("task", "step", "examples"),
+        tooltip=tooltip("task", "step", "examples"),
     )
     yield Chart(f"Share of examples: {name}", spec, file)
 
@@ -320,92 +318,9 @@ def _heat(
         rows,
         "rect",
         max(120, 30 * size),
-        x=_axis(x, "", "nominal", sort=None, axis={"title": None, "labelAngle": -40}),
-        y=_axis(y, "", "nominal", sort=None, axis={"title": None}),
+        x=axis(x, "", "nominal", sort=None, axis={"title": None, "labelAngle": -40}),
+        y=axis(y, "", "nominal", sort=None, axis={"title": None}),
         color={"field": value, "type": "quantitative", "scale": scale, "legend": legend},
-        tooltip=_tooltip(*rows[0]),
+        tooltip=tooltip(*rows[0]),
     )
     return Chart(title, spec, files, note)
-
-
-def matrices(comparison: Comparison, task: str) -> Iterator[Chart]:
-    """Yield the confusion matrix of each method."""
-    for method in _of_task(comparison, task):
-        if not has_classes(method.of(task)[0], task):
-            continue
-        rows = confusion(method, task)
-        size = len({row["label"] for row in rows})
-        base = {
-            "x": _axis("predicted", "predicted", "nominal", sort=None, axis={"labelAngle": -30}),
-            "y": _axis("label", "label", "nominal", sort=None),
-            "tooltip": _tooltip("label", "predicted", "rows", "share"),
-        }
-        shades = {"scheme": "blues", "domain": [0, 1]}
-        shade = {"field": "share", "type": "quantitative", "scale": shades, "legend": None}
-        text = {
-            "text": {"field": "share", "format": ".0%"},
-            "color": {
-                "condition": {"test": "datum.share > 0.5", "value": "white"},
-                "value": "black",
-            },
-        }
-        layers = [{"mark": "rect", "encoding": {"color": shade}}]
-        if size <= 8:
-            layers.append({"mark": {"type": "text"}, "encoding": text})
-        spec = {
-            "data": {"values": rows},
-            "encoding": base,
-            "layer": layers,
-            "width": "container",
-            "height": max(100, min(420, 44 * size)),
-        }
-        files = [run.predictions(task).file for run in method.of(task)]
-        yield Chart(f"Confusion: {method.label}", spec, files)
-
-
-def calibrations(comparison: Comparison, task: str) -> Chart | None:
-    """Return the calibration curves of all methods; None without probabilities."""
-    rows: Rows = []
-    errors, files = [], []
-    for method in _of_task(comparison, task):
-        if (found := calibration(method, task)) is None:
-            return None
-        rows += found[0]
-        errors.append(f"{method.label} {found[1]:.3f}")
-        files += [run.predictions(task).file for run in method.of(task)]
-    tooltip = _tooltip("method", "probability", "right", "rows")
-    spec = {
-        "width": "container",
-        "height": 200,
-        "layer": [
-            {
-                "data": {"values": [{"at": 0}, {"at": 1}]},
-                "mark": {
-                    "type": "line",
-                    "strokeDash": [4, 4],
-                    "color": "#999999",
-                    "strokeWidth": 1,
-                },
-                "encoding": {
-                    "x": _axis("at", "probability of the chosen class"),
-                    "y": _axis("at", "share that is right"),
-                },
-            },
-            {
-                "data": {"values": rows},
-                "mark": {"type": "line", "point": True},
-                "encoding": {
-                    "x": _axis("probability", "probability of the chosen class"),
-                    "y": _axis("right", "share that is right"),
-                    "color": _methods(comparison),
-                    "tooltip": tooltip,
-                },
-            },
-        ],
-    }
-    note = f"Expected calibration error: {', '.join(errors)}."
-    return Chart("Calibration", spec, files, note)
-
-
-def _of_task(comparison: Comparison, task: str) -> list[Method]:
-    return [method for method in comparison.methods if task in method.tasks]

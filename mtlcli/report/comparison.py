@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
 
-from mtlcli.config.changes import settings
-from mtlcli.errors import Problem, UserError, count_of
-from mtlcli.report.finished import Finished, check_comparable, rises
+from mtlcli.errors import UserError, count_of
+from mtlcli.report.finished import CLASSES, Finished, check_comparable, rises
+from mtlcli.report.methods import Method
 from mtlcli.report.resampled import Again, resampled
 from mtlcli.report.statistics import (
     Estimate,
@@ -25,9 +23,6 @@ from mtlcli.report.statistics import (
     verdict,
 )
 
-SECTIONS = ("sharing", "weighting", "sampling", "augmentation", "optim", "model")
-"""The sections whose names tell methods apart, in the order in which a label names them."""
-
 
 class Metric(NamedTuple):
     """A score that runs are compared by."""
@@ -37,32 +32,6 @@ class Metric(NamedTuple):
     """The name of the metric."""
     key: str
     """The key of the score in the metric's result."""
-
-
-@dataclass
-class Method:
-    """Runs that differ by their seeds alone, or, as a baseline, runs of single tasks."""
-
-    label: str
-    runs: dict[int, list[Finished]]
-    """The runs by seed; every seed has every task once."""
-
-    @property
-    def tasks(self) -> list[str]:
-        """The tasks that every seed has scores of."""
-        first, *others = [
-            [task for run in runs for task in run.tasks] for runs in self.runs.values()
-        ]
-        return [task for task in first if all(task in each for each in others)]
-
-    def of(self, task: str) -> list[Finished]:
-        """Return the runs with a task, one for each seed."""
-        return [run for runs in self.runs.values() for run in runs if task in run.tasks]
-
-    @property
-    def all(self) -> list[Finished]:
-        """All runs."""
-        return [run for runs in self.runs.values() for run in runs]
 
 
 @dataclass
@@ -97,6 +66,9 @@ class Compared:
     """The mean gain over tasks; None where the scores are not all fractions."""
     relative: Estimate | None
     """The average relative gain (Delta-m); None where a score of the baseline is not above 0."""
+    classes: dict[str, tuple[Estimate, Estimate]] = field(default_factory=dict)
+    """The means over all tasks with one class per row of accuracy, precision, recall and F1, of the
+    baseline and of the candidate; empty for fewer than two such tasks."""
     adjusted: float = 1.0
     """The p-value of the average (else of Delta-m), corrected for the number of candidates."""
     verdict: str = ""
@@ -124,44 +96,6 @@ class Comparison:
     def methods(self) -> list[Method]:
         """The baseline and the candidates."""
         return [self.baseline, *(each.method for each in self.candidates)]
-
-
-def methods_of(runs: Sequence[Finished]) -> list[Method]:
-    """Return the methods that some runs are of: runs whose settings differ by the seed alone are
-    seeds of one method. Runs with the same settings and seed are methods of their own."""
-    groups: dict[str, list[Finished]] = {}
-    for run in runs:
-        groups.setdefault(repr(sorted(settings(run.config).items())), []).append(run)
-    parts: list[list[Finished]] = []
-    for group in groups.values():
-        twice = len({run.seed for run in group}) < len(group)
-        parts += [[run] for run in group] if twice else [group]
-    labels = _labels([part[0] for part in parts])
-    return [
-        Method(label, {run.seed: [run] for run in sorted(part, key=lambda run: run.seed)})
-        for label, part in zip(labels, parts, strict=True)
-    ]
-
-
-def baseline_of(runs: Sequence[Finished], label: str | None = None) -> Method:
-    """Return the baseline of some runs: several seeds, or runs of single tasks. Raises UserError
-    when two of them have the same task and seed, or one seed lacks a task."""
-    by_seed: dict[int, list[Finished]] = {}
-    problems = []
-    for run in sorted(runs, key=lambda run: run.seed):
-        for other in by_seed.setdefault(run.seed, []):
-            if both := [task for task in run.tasks if task in other.tasks]:
-                what = f"seed {run.seed} of {both[0]} is in {other.path} already"
-                problems.append(Problem(what, f"--baseline {run.path}", "leave one of them out"))
-        by_seed[run.seed].append(run)
-    tasks = {seed: {task for run in of for task in run.tasks} for seed, of in by_seed.items()}
-    for seed, there in tasks.items():
-        if missing := set.union(*tasks.values()) - there:
-            what = f"no run with seed {seed} has {', '.join(sorted(missing))}"
-            problems.append(Problem(what, "--baseline", "give a run for each task and seed"))
-    if problems:
-        raise UserError(problems)
-    return Method(label or _labels([runs[0]])[0], by_seed)
 
 
 def compare(baseline: Method, candidates: list[Method]) -> Comparison:
@@ -233,14 +167,24 @@ def _compared(
     ours, theirs = (_together([scored[metric][place] for metric in chief]) for place in (number, 0))
     signs = np.array([1.0 if score.rises else -1.0 for score in mains])
     average = estimate(difference(signs), ours, theirs) if (signs > 0).all() else None
+    keys = {task: {metric.key for metric in scored if metric.task == task} for task in own}
+    classed = [task for task in own if set(CLASSES) <= keys[task]]
     positive = (theirs.points > 0).all() and (theirs.replicates > 0).all()
     relative = estimate(relative_gain(signs), ours, theirs) if positive else None
-    return Compared(method, mains, others, average, relative)
+    classes = {}
+    for key in CLASSES:
+        of_key = [metric for metric in scored if metric.key == key and metric.task in classed]
+        if len(of_key) > 1:
+            sides = (
+                _together([scored[metric][place] for metric in of_key]) for place in (0, number)
+            )
+            classes[key] = tuple(map(_level, sides))
+    return Compared(method, mains, others, average, relative, classes)
 
 
 def _level(of: Scored) -> Estimate:
-    """Return a method's own score, with its interval."""
-    return estimate(lambda ours, theirs: ours[..., 0] + 0 * theirs[..., 0], of, of)
+    """Return a method's own score, the mean over tasks, with its interval."""
+    return estimate(lambda ours, theirs: (ours + 0 * theirs).mean(axis=-1), of, of)
 
 
 def _together(parts: list[Scored]) -> Scored:
@@ -312,36 +256,6 @@ def _unit(run: Finished, task: str) -> tuple[int, str]:
 # what the runs are, and whether they can be compared
 
 
-def _labels(runs: list[Finished]) -> list[str]:
-    """Return a short label for each run: the names in which the runs differ, then other settings,
-    then folders, as far as labels need them."""
-    named = [
-        {key: getattr(getattr(run.config, key), "name", None) for key in SECTIONS} for run in runs
-    ]
-    differing = [
-        key for key in SECTIONS if key == "sharing" or len({str(names[key]) for names in named}) > 1
-    ]
-    labels = [" ".join(str(names[key]) for key in differing) for names in named]
-    for label in {label for label in labels if labels.count(label) > 1}:
-        places = [place for place, each in enumerate(labels) if each == label]
-        values_of = [settings(runs[place].config) for place in places]
-        keys = [
-            key
-            for key in values_of[0]
-            if len({str(each.get(key)) for each in values_of}) > 1
-            and not key.startswith("tasks.")
-            and not key.endswith(".name")
-        ]
-        for place, values in zip(places, values_of, strict=True):
-            more = " ".join(f"{key}={values.get(key)}" for key in keys[:3])
-            labels[place] = f"{label} {more}" if keys else f"{label} ({runs[place].path.name})"
-    for label in {label for label in labels if labels.count(label) > 1}:
-        for place, each in enumerate(labels):
-            if each == label:
-                labels[place] = f"{label} ({runs[place].path})"
-    return labels
-
-
 def _notes(baseline: Method, candidates: list[Method], tasks: list[str]) -> list[str]:
     """Return what makes runs less comparable than they look."""
     notes = []
@@ -387,8 +301,8 @@ def _data(method: Method, tasks: list[str]) -> dict[str, Any]:
     found = {}
     for task in tasks:
         run = method.of(task)[0]
-        splits = run.environment["data"]["tasks"][task]["splits"]
-        read = splits.get(run.config.tasks[task].splits.train)
+        record = run.environment.get("data", {}).get("tasks", {}).get(task, {})
+        read = record.get("splits", {}).get(run.config.tasks[task].splits.train)
         found[task] = read and (read["fingerprint"], read["rows"])
     return found
 
@@ -397,12 +311,3 @@ def _examples(method: Method, task: str) -> float:
     """Return the mean number of examples of a task that runs of the method were trained on; 0 where
     they do not say."""
     return float(np.mean([run.examples.get(task, 0) for run in method.of(task)]))
-
-
-def runs_in(paths: Iterable[Path]) -> list[Path]:
-    """Return the run folders that some folders are or, as sweeps and comparisons, hold."""
-    found: list[Path] = []
-    for path in paths:
-        inside = sorted(file.parent for file in path.glob("*/results.json"))
-        found += inside if inside and not (path / "config.yaml").is_file() else [path]
-    return list({path.resolve(): path for path in found}.values())

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from mtlcli.metrics import compute
-from mtlcli.report.comparison import Comparison, Method
+from mtlcli.report.comparison import Comparison
 from mtlcli.report.finished import Finished
+from mtlcli.report.methods import Method
 from mtlcli.report.resampled import ROW_MEANS
 
 MOST_CLASSES = 30

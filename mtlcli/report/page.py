@@ -22,17 +22,18 @@ from mtlcli.config.paths import default_cache
 from mtlcli.disk import write_whole, writing
 from mtlcli.report.charts import (
     Chart,
-    calibrations,
     curves,
     gains,
-    matrices,
     pareto,
     training,
 )
-from mtlcli.report.comparison import Comparison, Method
+from mtlcli.report.comparison import Comparison
 from mtlcli.report.details import hardest, slice_metric, slices
+from mtlcli.report.methods import Method
 from mtlcli.report.style import SCRIPT, STYLE
+from mtlcli.report.task_charts import calibrations, matrices
 from mtlcli.report.words import (
+    MEAN,
     change,
     class_scores,
     closing,
@@ -227,7 +228,14 @@ def _classes(comparison: Comparison) -> str:
             for found in values.values()
         ]
         lines.append([task, label, *cells])
-        titles.append(", ".join(str(run.predictions(task).file) for run in methods[label].of(task)))
+        titles.append(
+            ", ".join(
+                str(run.predictions(each).file)
+                for each in comparison.tasks
+                if task in (each, MEAN)
+                for run in methods[label].of(each)
+            )
+        )
     head = ["task", "method", "accuracy", "precision", "recall", "F1"]
     note = "<p>With 95% intervals of each score. Precision, recall and F1 are those of the second "
     note += "class where there are two, else means over classes.</p>"

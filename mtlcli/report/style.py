@@ -33,7 +33,7 @@ th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--
   vertical-align: top; font-variant-numeric: tabular-nums; }
 th { color: var(--soft); font-weight: 600; }
 th.number, td.number { text-align: right; white-space: nowrap; }
-.task { border-bottom: 1px solid var(--line); }
+.task { border-bottom: 1px solid var(--line); color: var(--text); font-size: 1rem; }
 .task > summary { font-size: 1.05rem; font-weight: 600; color: var(--text); padding: .7rem 0;
   cursor: pointer; }
 .task[open] { padding-bottom: 1.2rem; }

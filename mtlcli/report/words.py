@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from mtlcli.errors import count_of
-from mtlcli.report.comparison import Compared, Comparison, Method, Score
+from mtlcli.report.comparison import Compared, Comparison, Score
 from mtlcli.report.finished import CLASSES
+from mtlcli.report.methods import Method
 from mtlcli.report.statistics import LEVEL, Estimate
 from mtlcli.screen import Column, FittingTable
 
@@ -103,9 +104,13 @@ def _gains(comparison: Comparison, compared: Compared, whole: str) -> FittingTab
     return table
 
 
+MEAN = "mean of these tasks"
+"""What stands in place of a task for the means."""
+
+
 def class_scores(comparison: Comparison) -> list[tuple[str, str, dict[str, Estimate]]]:
-    """Return accuracy, precision, recall and F1 of each task with classes and each method: (task,
-    label of the method, key -> score)."""
+    """Return accuracy, precision, recall and F1 of each task with classes and each method, then
+    their means: (task, label of the method, key -> score)."""
     rows: list[tuple[str, str, dict[str, Estimate]]] = []
     for task in comparison.tasks:
         baseline: dict[str, Estimate] = {}
@@ -122,6 +127,12 @@ def class_scores(comparison: Comparison) -> list[tuple[str, str, dict[str, Estim
                 ours.append((task, compared.method.label, values))
         if baseline:
             rows += [(task, comparison.baseline.label, baseline), *ours]
+    means = [each for each in comparison.candidates if each.classes]
+    for place, compared in enumerate(means):
+        theirs, ours = ({key: of[side] for key, of in compared.classes.items()} for side in (0, 1))
+        if place == 0:
+            rows.append((MEAN, comparison.baseline.label, theirs))
+        rows.append((MEAN, compared.method.label, ours))
     return rows
 
 
