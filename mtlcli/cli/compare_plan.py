@@ -6,12 +6,13 @@ import hashlib
 import itertools
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from mtlcli.config import Config
 from mtlcli.config.changes import changes, filled, judge
 from mtlcli.config.paths import typed_path
+from mtlcli.config.section import replaced
 from mtlcli.config.snapshot import load_config
 from mtlcli.errors import Problem, UserError
 from mtlcli.rundir import checkpoint
@@ -91,9 +92,9 @@ def plan(
             continue
         folder = folder or Path("compare") / suite
         for seed in range(seeds):
-            words, single = [*texts, f"seed={seed}"], train_baseline and number == 0
-            own_config = replace(config, seed=seed)
-            planned.append(Planned(label, seed, Path(), words, own_config, baseline=single))
+            words, asked = [*texts, f"seed={seed}"], replaced(config, {"seed": seed})
+            of_baseline = train_baseline and number == 0
+            planned.append(Planned(label, seed, Path(), words, asked, baseline=of_baseline))
     if problems:
         raise UserError(list(dict.fromkeys(problems)))
     assert folder is not None

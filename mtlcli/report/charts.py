@@ -87,11 +87,13 @@ def gains(comparison: Comparison) -> Chart:
         {"field": name, "format": "+.1f"} for name in ("gain", "low", "high")
     ]
     x = axis("low", "gain in points, with interval", scale={"zero": True})
+    # The line at 0 has no task.
+    none = dict.fromkeys(("y", "color", "tooltip", *offset))
     layers = [
         {
             "data": {"values": [{}]},
             "mark": {"type": "rule", "strokeDash": [3, 3]},
-            "encoding": {"x": {"datum": 0}},
+            "encoding": {"x": {"datum": 0}, **none},
         },
         {"mark": "rule", "encoding": {"x": x, "x2": {"field": "high"}}},
         {
@@ -106,10 +108,6 @@ def gains(comparison: Comparison) -> Chart:
         "width": "container",
         "height": len({row["task"] for row in rows}) * (18 * len(comparison.candidates) + 12),
     }
-    # The line at 0 has no task.
-    layers[0]["encoding"] |= {"y": None, "color": None, "tooltip": None} | (
-        {"yOffset": None} if several else {}
-    )
     files = [run.path / "results.json" for method in comparison.methods for run in method.all]
     return Chart("Gain of each task over the baseline", spec, files, wide=True)
 
@@ -120,8 +118,12 @@ def pareto(comparison: Comparison) -> Chart | None:
     rows: Rows = []
     for method in comparison.methods:
         cost = costs_of(method)
-        averages = [run.results.get("average") for run in method.all if len(run.tasks) > 1]
-        if cost["TFLOP"] is None or not averages or None in averages:
+        averages = [
+            float(run.results["average"])
+            for run in method.all
+            if len(run.tasks) > 1 and run.results.get("average") is not None
+        ]
+        if cost["TFLOP"] is None or len(averages) < len(method.runs):
             continue
         rows.append(
             {

@@ -155,7 +155,8 @@ def _compared(
 ) -> Compared:
     """Compare one candidate, the `number`-th method, with the baseline."""
     own = [task for task in tasks if task in method.tasks]
-    mains, others = [], []
+    mains: list[Score] = []
+    others: list[Score] = []
     chief = [Metric(task, *method.of(task)[0].main(task)) for task in own]
     for metric, of in scored.items():
         if metric.task not in own:
@@ -178,7 +179,8 @@ def _compared(
             sides = (
                 _together([scored[metric][place] for metric in of_key]) for place in (0, number)
             )
-            classes[key] = tuple(map(_level, sides))
+            theirs_of, ours_of = map(_level, sides)
+            classes[key] = theirs_of, ours_of
     return Compared(method, mains, others, average, relative, classes)
 
 

@@ -92,7 +92,7 @@ class Again(Resampled):
     def at(self, draws: NDArray[np.int64]) -> Floats:
         found = []
         for each in draws[:, self.units]:
-            rows = np.repeat(np.arange(len(each)), each)
+            rows = np.repeat(np.arange(len(each)), each).tolist()
             drawn = [self.predictions[row] for row in rows], [self.references[row] for row in rows]
             found.append(compute(self.metric, *drawn, **self.options)[self.key])
         return np.array(found)

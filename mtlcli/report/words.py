@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -92,8 +92,9 @@ def _gains(comparison: Comparison, compared: Compared, whole: str) -> FittingTab
             float(np.mean([getattr(score, side).value for score in compared.mains]))
             for side in ("candidate", "baseline")
         )
-        cells = points(found.value), interval(found), probability(compared.adjusted)
-        table.add_row("average", "", f"{theirs:.4f}", f"{ours:.4f}", *cells, compared.verdict)
+        sides = f"{theirs:.4f}", f"{ours:.4f}", points(found.value), interval(found)
+        p = probability(compared.adjusted)
+        table.add_row("average", "", *sides, p, compared.verdict)
     if (found := compared.relative) is not None:
         value = f"{100 * found.value:+.1f} %"
         cells = ("", "", value, f"{interval(found)} %")
@@ -129,10 +130,10 @@ def class_scores(comparison: Comparison) -> list[tuple[str, str, dict[str, Estim
             rows += [(task, comparison.baseline.label, baseline), *ours]
     means = [each for each in comparison.candidates if each.classes]
     for place, compared in enumerate(means):
-        theirs, ours = ({key: of[side] for key, of in compared.classes.items()} for side in (0, 1))
-        if place == 0:
-            rows.append((MEAN, comparison.baseline.label, theirs))
-        rows.append((MEAN, compared.method.label, ours))
+        for side, label in enumerate((comparison.baseline.label, compared.method.label)):
+            if side == 1 or place == 0:
+                values = {key: both[side] for key, both in compared.classes.items()}
+                rows.append((MEAN, label, values))
     return rows
 
 
@@ -192,7 +193,7 @@ def costs_of(method: Method) -> dict[str, float | None]:
     return {"TFLOP": None} | found
 
 
-def _mean_of(values: list[list[float | None]], *, adds: bool) -> float | None:
+def _mean_of(values: Sequence[Sequence[float | None]], *, adds: bool) -> float | None:
     """Return the mean over seeds of the sum (or the mean) over runs of a seed; None where one is
     not known."""
     if any(value is None for of in values for value in of):
@@ -247,7 +248,7 @@ def _with_size(score: Score) -> str:
 
 def how(comparison: Comparison) -> str:
     """Return what the intervals and the verdicts are."""
-    kinds = {unit: [] for _, unit in comparison.units.values()}
+    kinds: dict[str, list[str]] = {unit: [] for _, unit in comparison.units.values()}
     for task, (_, unit) in comparison.units.items():
         kinds[unit].append(task)
     drawn = "; ".join(f"{plural(unit)} of {', '.join(tasks)}" for unit, tasks in kinds.items())
