@@ -231,11 +231,11 @@ def complete(words: list[str], current: str) -> list[str]:
         return _starting(current, SCRIPTS)
     if expected == "text":
         return []
-    if verb in OF_RUNS and not arguments:
+    if verb == "report" or (verb in OF_RUNS and not arguments):
         return _paths(current, files=False)
     if verb in ("export", "push"):
         return []
-    return _override(current, names, groups=verb in ("train", "check", "tasks"))
+    return _override(current, names, groups=verb in ("train", "compare", "check", "tasks"))
 
 
 class _Names:

@@ -168,6 +168,24 @@ def test_predictions_that_are_not_of_the_results_are_refused(folder: Path, tmp_p
     assert page.count("</script>") == 3, "text of users ends no script"
 
 
+def test_runs_of_single_tasks_are_a_baseline(folder: Path, tmp_path: Path) -> None:
+    found = runs(folder)
+    candidate, whole = (str(found[f"{name}_seed-0"]) for name in ("hard_weighting-static", "none"))
+    for task in ("stars", "grade"):
+        shutil.copytree(whole, tmp_path / task)
+        results = json.loads((tmp_path / task / "results.json").read_text())
+        results["tasks"] = {task: results["tasks"][task]}
+        (tmp_path / task / "results.json").write_text(json.dumps(results))
+    said = [
+        mtl("report", candidate, "--baseline", *baseline, cwd=tmp_path)
+        for baseline in ([whole], ["stars", "grade"])
+    ]
+    assert [done.returncode for done in said] == [0, 0], said[1].stderr
+    assert said[0].stdout.splitlines()[-1] == said[1].stdout.splitlines()[-1]
+    twice = mtl("report", candidate, "--baseline", whole, "stars", cwd=tmp_path)
+    assert twice.returncode == 2 and "seed 0 of stars is in" in twice.stderr
+
+
 def test_mistakes_are_found_before_anything_is_trained(folder: Path, tmp_path: Path) -> None:
     run = str(next(iter(runs(folder).values())))
     cases = [
