@@ -19,6 +19,8 @@ Spec = dict[str, Any]
 Rows = list[dict[str, Any]]
 MOST_POINTS = 200
 """The most points of a curve."""
+MOST_NUMBERS = 10
+"""The most tasks of a map whose cells hold their numbers."""
 
 
 @dataclass
@@ -297,7 +299,7 @@ def _gradients(run: Finished, name: str) -> Iterator[Chart]:
         ]
         title = f"Cosines of the tasks' gradients: {name}"
         note = f"Means over {len(logged)} logged steps; below 0 two tasks pull apart."
-        yield _heat(title, rows, "one", "other", "cosine", [run.path / "metrics.jsonl"], note)
+        yield _heat(title, rows, "cosine", [run.path / "metrics.jsonl"], note)
     if affinity := run.results.get("affinity"):
         rows = [
             {"one": one, "other": other, "affinity": value}
@@ -305,24 +307,35 @@ def _gradients(run: Finished, name: str) -> Iterator[Chart]:
             for other, value in of.items()
         ]
         title = f"Affinity: {name}"
-        note = "By how much an update for the row's task lowers the loss of the column's."
-        yield _heat(title, rows, "one", "other", "affinity", file, note)
+        note = "The share by which an update for the row's task lowers the loss of the column's."
+        yield _heat(title, rows, "affinity", file, note)
 
 
-def _heat(
-    title: str, rows: Rows, y: str, x: str, value: str, files: list[Path], note: str
-) -> Chart:
+def _heat(title: str, rows: Rows, value: str, files: list[Path], note: str) -> Chart:
+    """Return a map of a value from the tasks `one` to the tasks `other`."""
     largest = max(1e-9, *(abs(row[value]) for row in rows))
+    tasks = list(dict.fromkeys(row["one"] for row in rows))
+    titles = {"title": None}
+    base = {
+        "x": axis("other", "", "nominal", sort=tasks, axis=titles | {"labelAngle": -40}),
+        "y": axis("one", "", "nominal", sort=tasks, axis=titles),
+        "tooltip": tooltip(*rows[0]),
+    }
     scale = {"scheme": "redblue", "domain": [-largest, largest]}
-    legend = {"title": None, "orient": "bottom"}
-    size = max(len({row[y] for row in rows}), 2)
-    spec = _spec(
-        rows,
-        "rect",
-        max(120, 30 * size),
-        x=axis(x, "", "nominal", sort=None, axis={"title": None, "labelAngle": -40}),
-        y=axis(y, "", "nominal", sort=None, axis={"title": None}),
-        color={"field": value, "type": "quantitative", "scale": scale, "legend": legend},
-        tooltip=tooltip(*rows[0]),
-    )
+    color = {"field": value, "type": "quantitative", "scale": scale, "legend": None}
+    dark = {"test": f"abs(datum.{value}) > {0.6 * largest}", "value": "white"}
+    text = {
+        "text": {"field": value, "format": ".2f"},
+        "color": {"condition": dark, "value": "black"},
+    }
+    layers: list[Spec] = [{"mark": "rect", "encoding": {"color": color}}]
+    if len(tasks) <= MOST_NUMBERS:
+        layers.append({"mark": "text", "encoding": text})
+    spec = {
+        "data": {"values": rows},
+        "encoding": base,
+        "layer": layers,
+        "width": "container",
+        "height": max(120, 30 * len(tasks)),
+    }
     return Chart(title, spec, files, note)

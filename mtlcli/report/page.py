@@ -104,7 +104,7 @@ def _library() -> str:
         return file.read_text(encoding="utf-8")
     import vl_convert
 
-    code = str(vl_convert.javascript_bundle(None))
+    code = str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
     with suppress(OSError):  # Without the file, only the next page takes longer.
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, code)

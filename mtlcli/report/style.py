@@ -26,6 +26,7 @@ figure h3 { margin-top: 0; }
 figcaption p { margin: .3rem 0 0; }
 details { color: var(--soft); font-size: .85rem; }
 details ul { margin: .3rem 0; padding-left: 1.2rem; }
+.scroll + .grid { margin-top: 1rem; }
 .chart { width: 100%; min-height: 60px; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; width: 100%; }
