@@ -20,6 +20,8 @@ from mtlcli.registry import suggest
 VERBS = {
     "train": "compose a configuration, run it, write a run folder; -m for a sweep",
     "eval": "evaluate a run folder or one of its checkpoints",
+    "compare": "train a baseline and candidates, as far as missing, and say who gains",
+    "report": "compare finished runs with a baseline: who gains, by how much, how sure",
     "predict": "label new rows with the model of a run: files, pipes, several tasks at once",
     "serve": "answer over HTTP with the model of a run, with a page to try its tasks",
     "merge": "make one model of runs that were trained separately, without training",

@@ -53,6 +53,22 @@ OPTIONS: dict[str, dict[str, str | list[str] | None]] = {
         "--task": "tasks",
         "--texts": None,
     },
+    "compare": {
+        "--baseline": "folder",
+        "--config-dir": "folder",
+        "-cd": "folder",
+        "--equal": ["data", "compute"],
+        "--help": None,
+        "--seeds": [],
+        "--to": "file",
+    },
+    "report": {
+        "--baseline": "folder",
+        "--config-dir": "folder",
+        "-cd": "folder",
+        "--help": None,
+        "--to": "file",
+    },
     "predict": {
         "--config-dir": "folder",
         "-cd": "folder",
@@ -240,11 +256,11 @@ def complete(words: list[str], current: str) -> list[str]:
         return _starting(current, SCRIPTS)
     if expected == "text":
         return []
-    if verb == "merge" or (verb in OF_RUNS and not arguments):
+    if verb in ("merge", "report") or (verb in OF_RUNS and not arguments):
         return _paths(current, files=False)
     if verb in ("export", "push"):
         return []
-    return _override(current, names, groups=verb in ("train", "check", "tasks"))
+    return _override(current, names, groups=verb in ("train", "compare", "check", "tasks"))
 
 
 class _Names:

@@ -209,7 +209,7 @@ def path_problems(paths: Sequence[Path | str], usage: str) -> list[Problem]:
     user has typed. `usage`: how the command is typed."""
     if len(paths) == 1:
         (path,) = paths
-        return _run_path_problems(path if isinstance(path, Path) else typed_path(path, "PATH"))
+        return run_path_problems(path if isinstance(path, Path) else typed_path(path, "PATH"))
     what = (
         f"expected one path, found {len(paths)}: {' '.join(map(str, paths))}"
         if paths
@@ -218,7 +218,7 @@ def path_problems(paths: Sequence[Path | str], usage: str) -> list[Problem]:
     return [Problem(what, "PATH", f"give a run folder or a checkpoint: {usage}")]
 
 
-def _run_path_problems(path: Path) -> list[Problem]:
+def run_path_problems(path: Path) -> list[Problem]:
     """Return a problem if a path cannot be a run folder or a checkpoint."""
     if (
         any((path / name).is_file() for name in ("config.yaml", "manifest.json"))

@@ -99,7 +99,7 @@ def train_once(overrides: list[str], run_dir: str | Path | None, own: str | Path
     for notice in plan.notices:
         print(notice, file=sys.stderr, flush=True)
     config = plan.configs[0]
-    suite = _suite(config, plan.composed.hydra.runtime.choices.get("task"))
+    suite = suite_of(config, plan.composed.hydra.runtime.choices.get("task"))
     folder = Path(config.run_dir) if config.run_dir else _default_folder(config, suite)
     count = 1
     while config.run_dir is None and folder.exists():
@@ -185,7 +185,7 @@ def _run_planned(plan: Plan, arguments: argparse.Namespace) -> None:
     if config.run_dir is None:
         _say_first(config)
         # The user has not chosen the name, so another run of the same second takes the next number.
-        suite = _suite(config, composed.hydra.runtime.choices.get("task"))
+        suite = suite_of(config, composed.hydra.runtime.choices.get("task"))
         run_job(config, _default_folder(config, suite), command, numbered=True)
         return
     run_dir = Path(config.run_dir)
@@ -216,7 +216,7 @@ def run_job(
         return run(config, run_dir, command=command, numbered=numbered, resumes=resumes)
 
 
-def _suite(config: Config, chosen: Any) -> str:
+def suite_of(config: Config, chosen: Any) -> str:
     """Return a name for the run's tasks: the name of the chosen suite or task, else the names of
     the tasks. `chosen`: the choice in the group `task`."""
     if isinstance(chosen, str):

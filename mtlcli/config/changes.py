@@ -243,6 +243,16 @@ def harmless(key: str) -> bool:
     return _is(key, (*FREE, *ROUNDING))
 
 
+def settings(config: Config) -> dict[str, Any]:
+    """Return the values that make the method of a run, by key: without the seed, and without keys
+    that affect results by no more than rounding."""
+    return {
+        key: value
+        for key, value in _leaves("", asdict(config))
+        if key != "seed" and not harmless(key)
+    }
+
+
 def filled(old: Config, new: Config) -> Config:
     """Return `new` with the values of the run's config `old` where `new` leaves them open."""
     before, after = dict(_leaves("", values_of(old))), dict(_leaves("", values_of(new)))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mtlcli.config.formats import ENDINGS, NAMED, files_of, split_name
 from mtlcli.config.paths import default_cache
 from mtlcli.config.run import Data
-from mtlcli.config.task import Task, named_columns
+from mtlcli.config.task import Task, listed, named_columns
 from mtlcli.data.choice import Choice, Kind, choose_sources
 from mtlcli.data.clean import cleaned
 from mtlcli.data.draw import draw, draw_groups, numbered
@@ -459,7 +459,8 @@ def _columns(config: Task) -> list[str]:
     """Return the names of the columns that a task may need."""
     columns = [column for _, column in named_columns(config.columns)]  # type: ignore[attr-defined]
     groups = [settings.group for _, _, settings in config.splits.kept_out()]
-    return columns + [group for group in groups if group is not None]
+    own = listed(getattr(config, "group", None))
+    return list(dict.fromkeys([*columns, *filter(None, groups), *own]))
 
 
 def open_source(data: Data, tasks: Mapping[str, Task], seed: int = 0) -> DataSource:

@@ -181,8 +181,7 @@ class Table:
     def where(self, row: int) -> str:
         """Return the file and place of a row (counted from 0) for messages: `file, line 12`, or
         `file, row 11` counted from 1."""
-        of = self._file(row)
-        return f"{of[1] if of else self.origin}, {self._kind} {self._number(row)}"
+        return f"{self.file(row)}, {self._kind} {self._number(row)}"
 
     def place(self, row: int) -> str:
         """Return the place of a row (counted from 0) for messages that name its file elsewhere:
@@ -217,6 +216,11 @@ class Table:
             return int(self.lines[row])
         of = self._file(row)
         return self.number(row) - (of[0] if of else 0)
+
+    def file(self, row: int) -> str:
+        """Return the file of a row (counted from 0), or the name of its origin."""
+        of = self._file(row)
+        return of[1] if of else self.origin
 
     def _file(self, row: int) -> tuple[int, str] | None:
         """Return the file of a row and the number of its first row in the split; None where the

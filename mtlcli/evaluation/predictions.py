@@ -4,16 +4,15 @@ each table row."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtlcli.config import Config
 from mtlcli.config.formats import files_of
 from mtlcli.data.table import ID_COLUMNS, Table
-from mtlcli.disk import obstacle, writing
+from mtlcli.disk import obstacle, write_whole, writing
 from mtlcli.errors import Problem, UserError
-from mtlcli.prepare.prepare import Prepared
 from mtlcli.tasks.base import TaskType
 
 if TYPE_CHECKING:
@@ -45,31 +44,46 @@ def check_places(
 
 
 def write_predictions(
-    folder: Path, prepared: Prepared, scores: dict[str, dict[str, Scores]], texts: bool
+    folder: Path,
+    tasks: Mapping[str, TaskType[Any]],
+    tables: Mapping[str, Mapping[str, Table]],
+    scores: dict[str, dict[str, Scores]],
+    *,
+    texts: bool = False,
+    official: bool = False,
+    then: str,
 ) -> None:
     """Write one file for each split: `<task>.jsonl` for the first split of a task,
-    `<task>.<split>.jsonl` for further ones."""
-    with writing("the predictions", folder, "then evaluate again"):
+    `<task>.<split>.jsonl` for further ones.
+
+    `tables`: the table rows by task and split. `texts`: add the texts of the rows. `official`: also
+    write the files that official scripts read. `then`: what the user does when the disk has failed
+    and is mended.
+    """
+    with writing("the predictions", folder, then):
         folder.mkdir(parents=True, exist_ok=True)
         for name, by_split in scores.items():
-            task = prepared.tasks[name]
+            task = tasks[name]
             for stem, (split, result) in zip(_stems(name, by_split), by_split.items(), strict=True):
-                rows = describe_rows(task, prepared.tables[name][split], texts=texts)
+                rows = describe_rows(task, tables[name][split], texts=texts)
                 lines = "".join(
                     json.dumps(row | prediction) + "\n"
                     for row, prediction in zip(rows, result.predictions, strict=True)
                 )
-                (folder / f"{stem}.jsonl").write_text(lines, encoding="utf-8")
-                for suffix, content in task.official_files(result.predictions).items():
-                    (folder / f"{stem}{suffix}").write_text(json.dumps(content), encoding="utf-8")
+                write_whole(folder / f"{stem}.jsonl", lines)
+                files = task.official_files(result.predictions) if official else {}
+                for suffix, content in files.items():
+                    write_whole(folder / f"{stem}{suffix}", json.dumps(content))
 
 
 def describe_rows(task: TaskType[Any], table: Table, *, texts: bool) -> list[dict[str, Any]]:
-    """Return {"row", "id", "texts", "gold"} for each row.
+    """Return {"row", "id", "file", "words", "cluster", "texts", "gold"} for each row.
 
     `row`: the number of the row in the split, from 1. `id`: the value of the id column (text or
-    numbers), if the table has one. `texts`: column -> text, if `texts` is true. `gold`: the label
-    in the form of a prediction; None where the row has no label.
+    numbers), if the table has one. `file`: the file of the row, if the split was read from several.
+    `words`: the number of words in the inputs. `cluster`: a number that rows share that are no
+    independent draws (`TaskType.clusters`), if there are such. `texts`: column -> text, if `texts`
+    is true. `gold`: the label in the form of a prediction; None where the row has no label.
     """
     there = table.rows.column_names
     rows: list[dict[str, Any]] = [{"row": table.number(row)} for row in range(len(table))]
@@ -78,13 +92,26 @@ def describe_rows(task: TaskType[Any], table: Table, *, texts: bool) -> list[dic
     if column is not None:
         for row, value in zip(rows, table.column(column), strict=True):
             row["id"] = value
-    if texts:
-        columns = [name for name in task.required_columns(labelled=False) if name != named]
-        for row, *values in zip(rows, *map(table.column, columns), strict=True):
+    for number, row in enumerate(rows if table.files is not None else []):
+        row["file"] = table.file(number)
+    columns = [name for name in task.required_columns(labelled=False) if name != named]
+    for row, *values in zip(rows, *map(table.column, columns), strict=True):
+        row["words"] = sum(map(_words, values))
+        if texts:
             row["texts"] = dict(zip(columns, values, strict=True))
+    numbers: dict[Any, int] = {}
+    for row, cluster in zip(rows, task.clusters(table) or [], strict=False):
+        row["cluster"] = numbers.setdefault(cluster, len(numbers))
     for row, gold in zip(rows, task.gold(table), strict=True):
         row["gold"] = gold
     return rows
+
+
+def _words(value: Any) -> int:
+    """Return the number of words in a text, or in a list of texts; 0 for another value."""
+    if isinstance(value, list):
+        return sum(map(_words, value))
+    return len(value.split()) if isinstance(value, str) else 0
 
 
 def _stems(task: str, splits: Iterable[str]) -> list[str]:

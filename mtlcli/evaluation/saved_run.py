@@ -64,7 +64,15 @@ def evaluate_path(
     show(results)
     # Only rank 0 has scores.
     if predictions is not None and any(scores.values()):
-        write_predictions(predictions, prepared, scores, texts)
+        write_predictions(
+            predictions,
+            prepared.tasks,
+            prepared.tables,
+            scores,
+            texts=texts,
+            official=True,
+            then="then evaluate again",
+        )
     return results
 
 

@@ -4,6 +4,7 @@ on."""
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -56,6 +57,7 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.backbone = path / "backbone"
+        self.predictions = path / "predictions"
         self.log = path / "log.txt"
         self.lock = FolderLock(path)
         self.begun = False
@@ -107,8 +109,9 @@ class RunFolder:
                     where=str(self.checkpoints),
                     fix="bring them back; to start again from zero, give another run_dir=",
                 )
-            for name in ("metrics.jsonl", "results.json"):
+            for name in ("metrics.jsonl", "scores.jsonl", "results.json"):
                 (self.path / name).unlink(missing_ok=True)
+            shutil.rmtree(self.predictions, ignore_errors=True)
             clean(self.checkpoints)
         elif used:
             self.lock.release()
@@ -281,14 +284,18 @@ class RunFolder:
         ], notes
 
     def cut_metrics(self, step: int) -> None:
-        """Keep one metrics row for each step up to `step`: the run will write the later ones
-        again."""
+        """Keep one metrics row for each step up to `step`, and the scores up to there: the run will
+        write the later ones again."""
         rows, _ = self._rows(step)
         with self._writing("metrics.jsonl"):
             write_whole(
                 self.path / "metrics.jsonl",
                 "".join(json.dumps(row) + "\n" for row in rows.values()),
             )
+        file = self.path / "scores.jsonl"
+        with self._writing(file.name):
+            lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+            write_whole(file, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
 
     def metrics_rows(self, step: int) -> list[dict[str, Any]]:
         """Return the metrics rows up to a step."""
@@ -402,6 +409,16 @@ class RunFolder:
         with self._writing("metrics.jsonl"):
             append(self.path / "metrics.jsonl", json.dumps(row) + "\n")
 
+    def append_scores(self, step: int, results: dict[str, Any]) -> None:
+        """Append the main scores of an evaluation to scores.jsonl."""
+        row = {
+            "step": step,
+            "average": results["average"],
+            "tasks": {name: entry["main"] for name, entry in results["tasks"].items()},
+        }
+        with self._writing("scores.jsonl"):
+            append(self.path / "scores.jsonl", json.dumps(row) + "\n")
+
     def _write(self, name: str, content: dict[str, Any]) -> None:
         text = _json(content)
         with self._writing(name, len(text)):
@@ -411,6 +428,14 @@ class RunFolder:
     def _writing(self, name: str, needed: int | None = None) -> Iterator[None]:
         with writing("the file", self.path / name, self.resume_advice(), needed=needed):
             yield
+
+
+def _step_of(line: str) -> float:
+    """Return the step of a line of scores.jsonl; infinity for a line that a kill has cut short."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return math.inf
 
 
 def _ranges(steps: list[int]) -> str:

@@ -143,6 +143,8 @@ class TaskType(ABC, Generic[C]):
     """`classification` (a log likelihood over classes) or `regression` (a squared error), for which
     uncertainty weighting has different terms."""
 
+    unit: ClassVar[str] = "row"
+    """What `clusters` numbers, in the singular."""
     label_kind: ClassVar[str] = "classes"
     """What messages call the labels."""
 
@@ -460,6 +462,17 @@ class TaskType(ABC, Generic[C]):
     def gold(self, table: Table) -> list[Any]:
         """Return the labels, one per row, in the form that a file of predictions shows; None for a
         row without a label."""
+
+    def references_of(self, rows: list[dict[str, Any]]) -> list[Any]:
+        """Return the labels of lines of a file of predictions, in the form of `references`. `rows`:
+        the lines, each with its `gold`, as `evaluation/predictions.py` writes them."""
+        return [row["gold"] for row in rows]
+
+    def clusters(self, table: Table) -> list[Any] | None:
+        """Return what rows that are no independent draws have in common, such as the passage that
+        questions are about, one value per row; None where rows are drawn one by one. `unit` names
+        it."""
+        return None
 
     def describe(self, gold: list[Any]) -> str:
         """Return a short description of labels, in the form that `gold` returns and without None:

@@ -15,7 +15,8 @@ from mtlcli import commands
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.distributed.signals import Asked
 from mtlcli.errors import Interrupted, NotFinite, count_of
-from mtlcli.evaluation.evaluate import evaluate
+from mtlcli.evaluation.evaluate import Scores, evaluate
+from mtlcli.evaluation.predictions import write_predictions
 from mtlcli.models.multitask import Trunk
 from mtlcli.models.shards import Wholes
 from mtlcli.rundir import checkpoint
@@ -312,7 +313,7 @@ class Trainer:
         self.conclude()
         self._verify()
         try:
-            found = self._evaluate()
+            found, scores = self._evaluate()
         except Asked:
             return run.interrupt.signal_received(run.ranks)
         state.note_results(found)
@@ -325,12 +326,31 @@ class Trainer:
             run.console.say(line)
         results = self.results()
         if run.ranks.is_main:
+            if state.best_step == state.step:
+                # Before the results, which the predictions have to fit.
+                self._write_predictions(scores)
+            run.folder.append_scores(state.step, found)
             run.folder.write_results(results)
             run.tracking.scores(state.step, found)
         return 0
 
-    def _evaluate(self) -> dict[str, Any]:
-        """Evaluate the validation splits. Raises Asked when a signal comes: the resumed run repeats
+    def _write_predictions(self, scores: dict[str, dict[str, Scores]]) -> None:
+        """Write the predictions of the best step so far, which comparisons of runs read."""
+        run = self.run
+        write_predictions(
+            run.folder.predictions,
+            run.model.tasks,
+            {
+                name: {split: part.table for split, part in parts.items()}
+                for name, parts in run.splits.items()
+            },
+            scores,
+            then=run.folder.resume_advice(),
+        )
+
+    def _evaluate(self) -> tuple[dict[str, Any], dict[str, dict[str, Scores]]]:
+        """Evaluate the validation splits. Return the results, and the scores with predictions
+        (empty but on the first rank). Raises Asked when a signal comes: the resumed run repeats
         the evaluation, so waiting for its end is not worthwhile."""
         run = self.run
 
@@ -338,7 +358,7 @@ class Trainer:
             if run.interrupt.signal_received(run.ranks):
                 raise Asked
 
-        scored, _ = evaluate(
+        scored, scores = evaluate(
             run.model,
             run.splits,
             calibration=run.calibration,
@@ -360,9 +380,8 @@ class Trainer:
             "precision": self.config.runner.precision,
         }
         throughput = self.state.totals.throughput
-        return (
-            head | scored | {"throughput": throughput, "parameters": run.model.parameter_counts()}
-        )
+        more = {"throughput": throughput, "parameters": run.model.parameter_counts()}
+        return head | scored | more, scores
 
     def _is_stale(self) -> bool:
         """Return whether patience has run out."""

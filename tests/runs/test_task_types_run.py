@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mtlcli.report.finished import read_run
 from tests.ranks import fork_ranks
 from tests.small_run import SMALL, cut_off, differences, resume, start
 from tests.warm import mtl
@@ -47,7 +48,13 @@ def test_a_run_goes_on_and_is_evaluated_to_the_last_digit(tmp_path: Path) -> Non
     for name, keys in PREDICTED.items():
         rows = [json.loads(line) for line in (tmp_path / "p" / f"{name}.jsonl").open()]
         assert len(rows) == 8
-        assert all(row.keys() - {"row", "id", "gold"} == keys for row in rows)
+        assert all(row.keys() - {"row", "id", "gold", "words"} == keys for row in rows)
+    # The run has left the same, from which the scores follow.
+    own = read_run(whole)
+    for name in PREDICTED:
+        left = (whole / "predictions" / f"{name}.jsonl").read_text()
+        assert left == (tmp_path / "p" / f"{name}.jsonl").read_text()
+        assert len(own.predictions(name).rows) == 8
 
 
 def test_two_ranks_with_packed_batches_are_one_with_padded_ones(tmp_path: Path) -> None:

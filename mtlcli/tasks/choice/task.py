@@ -280,6 +280,9 @@ class Choice(TaskType[ChoiceTask]):
         first = self.config.first_option
         return [place + first if place >= 0 else None for place in self.targets(table).tolist()]
 
+    def references_of(self, rows: list[dict[str, Any]]) -> list[Any]:
+        return [row["gold"] - self.config.first_option for row in rows]
+
     def majority(self, references: list[Any], metric: str, **rows: Any) -> float:
         """Return the score of the place that is right most often."""
         constant: Sequence[int] = [Counter(references).most_common(1)[0][0]] * len(references)

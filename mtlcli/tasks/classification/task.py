@@ -81,6 +81,7 @@ class Classification(TextTask[ClassificationTask]):
     """
 
     example = ([0, 1, 1], [0, 1, 0])
+    unit = "group"
     _learned = False
     _unlearned = False
     """Whether the train split has labels from which no classes can be learned."""
@@ -100,10 +101,14 @@ class Classification(TextTask[ClassificationTask]):
         return list(dict.fromkeys([*needed, *(listed(self.config.group) if labelled else [])]))
 
     def row_inputs(self, metric: str, table: Table) -> dict[str, Any]:
-        if metric != GROUPED:
-            return {}
-        columns = map(table.column, listed(self.config.group))
-        return {"groups": list(map(repr, zip(*columns, strict=True)))}
+        return {"groups": self.clusters(table)} if metric == GROUPED else {}
+
+    def clusters(self, table: Table) -> list[Any] | None:
+        """Return the columns of `group`, as text; None where a split without labels lacks them."""
+        columns = listed(self.config.group)
+        if not columns or not set(columns) <= set(table.rows.column_names):
+            return None
+        return list(map(repr, zip(*map(table.column, columns), strict=True)))
 
     def labelled(self, table: Table) -> NDArray[np.bool_]:
         return has_label(table, self.config.columns.label, self._known_labels)
@@ -629,6 +634,10 @@ class Classification(TextTask[ClassificationTask]):
         """Return the class name of each row, or None for a row without a label."""
         labels = self.labels
         return [labels[number] if number >= 0 else None for number in self._ids(table).tolist()]
+
+    def references_of(self, rows: list[dict[str, Any]]) -> list[Any]:
+        numbers = {label: number for number, label in enumerate(self.labels)}
+        return [numbers[row["gold"]] for row in rows]
 
     def answers(self) -> ClassAnswers:
         from mtlcli.tasks.classification.answers import ClassAnswers

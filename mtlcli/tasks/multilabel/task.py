@@ -374,11 +374,15 @@ class Multilabel(TextTask[MultilabelTask]):
 
     def metric_inputs(self, metric: str, predictions: list[Any]) -> dict[str, Any]:
         """Return the predictions as rows of 0 and 1, and the number of labels."""
-        rows = [
-            [int(label in labels) for label in self.labels]
-            for labels in (set(prediction["labels"]) for prediction in predictions)
-        ]
+        rows = self._rows([prediction["labels"] for prediction in predictions])
         return {"predictions": rows, **self._options(metric)}
+
+    def references_of(self, rows: list[dict[str, Any]]) -> list[Any]:
+        return self._rows([row["gold"] for row in rows])
+
+    def _rows(self, sets: list[list[str]]) -> list[list[int]]:
+        """Return a row of 0 and 1, one for each label, for each list of label names."""
+        return [[int(label in labels) for label in self.labels] for labels in map(set, sets)]
 
     def _options(self, metric: str) -> dict[str, Any]:
         averaged = metric.startswith(("f1", "precision", "recall"))

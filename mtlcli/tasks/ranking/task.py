@@ -55,6 +55,7 @@ class Ranking(TaskType[RankingTask]):
     """
 
     item = "query"
+    unit = "query"
     example = ([[0.5, 0.1], [0.2, 0.3]], [[1.0, 0.0], [1.0, 0.0]])
 
     @property
@@ -307,6 +308,15 @@ class Ranking(TaskType[RankingTask]):
             for row in self._relevances(table)
         ]
         return [row[0] if row else None for row in rows] if self._pairs else rows
+
+    def references_of(self, rows: list[dict[str, Any]]) -> list[Any]:
+        if not self._pairs:
+            return [row["gold"] for row in rows]
+        return [(row["query"], row["gold"]) for row in rows]
+
+    def clusters(self, table: Table) -> list[Any] | None:
+        """Return the query of each row; None where a row holds a whole query."""
+        return self._queries(table) if self._pairs else None
 
     def describe(self, gold: list[Any]) -> str:
         """Return the number of candidates with each relevance."""

@@ -56,6 +56,7 @@ class Span(TaskType[SpanTask]):
 
     token_outputs = True
     item = "window"
+    unit = "passage"
     _calibrated = 0.0
     """The threshold that `calibrate` has chosen last."""
     example = (
@@ -503,6 +504,13 @@ class Span(TaskType[SpanTask]):
         """Return the texts of the answers of each row; an empty list means that the question has no
         answer, None that the row has no label."""
         return [None if answers is None else answers["text"] for answers in self._answers(table)]
+
+    def references_of(self, rows: list[dict[str, Any]]) -> list[Any]:
+        return [{"id": row["id"], "answers": {"text": row["gold"]}} for row in rows]
+
+    def clusters(self, table: Table) -> list[Any]:
+        """Return the passage of each question."""
+        return table.column(self.config.columns.context)
 
     def describe(self, gold: list[Any]) -> str:
         """Return the number of questions with and without an answer."""

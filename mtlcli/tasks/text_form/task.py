@@ -66,6 +66,7 @@ class TextForm(TaskType[Task]):
         self.inner, self.text = inner, text
         self.name = inner.name
         vars(self)["example"] = inner.example
+        vars(self)["unit"] = inner.unit
         self.encoder = None
         self.choices: list[list[int]] = []
         self._empty: list[int] = []
@@ -134,6 +135,12 @@ class TextForm(TaskType[Task]):
 
     def gold(self, table: Table) -> list[Any]:
         return self.inner.gold(table)
+
+    def references_of(self, rows: list[dict[str, Any]]) -> list[Any]:
+        return self.inner.references_of(rows)
+
+    def clusters(self, table: Table) -> list[Any] | None:
+        return self.inner.clusters(table)
 
     def describe(self, gold: list[Any]) -> str:
         return self.inner.describe(gold)

@@ -59,10 +59,12 @@ def test_the_run_folder_holds_what_the_contract_says(run: Path) -> None:
             "config.yaml",
             "environment.json",
             "metrics.jsonl",
+            "scores.jsonl",
             "results.json",
             "status.json",
             "log.txt",
             "checkpoints",
+            "predictions",
             "backbone",
         )
     }

@@ -122,6 +122,9 @@ def test_folders_and_names_of_the_other_verbs(
     assert candidates("tasks squ") == ["squad", "squad_v2"]
     assert candidates("tasks rte model=ti") == ["model=tiny", "model=tiny_decoder", "model=tiny_t5"]
     assert candidates("completion ") == list(SCRIPTS)
+    assert candidates("report runs/ --baseline ru") == ["runs/"]
+    assert candidates("compare --equal c") == ["compute"]
+    assert candidates("compare sharing=hard,lor") == ["sharing=hard,lora"]
 
 
 def test_tasks_of_a_run_folder(tmp_path: Path) -> None:

@@ -1,0 +1,136 @@
+"""The verb `mtl report RUN... --baseline RUN`: finished runs compared, in words, tables and a
+page."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from mtlcli.cli.eval import import_methods, run_path_problems
+from mtlcli.cli.parser import Parser
+from mtlcli.cli.typed import config_dir_problems
+from mtlcli.config.paths import typed_path
+from mtlcli.disk import obstacle
+from mtlcli.errors import Problem, UserError
+from mtlcli.report.comparison import Comparison, compare
+from mtlcli.report.finished import Finished, read_run
+from mtlcli.report.methods import Method, baseline_of, methods_of, runs_in
+from mtlcli.report.page import has_library, write_page
+from mtlcli.report.words import sentences, tables
+from mtlcli.screen import screen
+
+HELP = """\
+Compare finished runs with a baseline: which tasks gain, which lose, by how much, how sure.
+
+usage: mtl report RUN... --baseline RUN... [--to FILE.html] [-cd DIR]
+
+  mtl report runs/hard --baseline runs/none
+  mtl report sweeps/NAME --baseline sweeps/NAME/0_sharing-none      # all other jobs of a sweep
+  mtl report hard_1 hard_2 hard_3 --baseline none_1 none_2 none_3 --to report.html
+  mtl report runs/joint --baseline runs/only_rte runs/only_cola     # runs of single tasks
+
+  --baseline RUN...  what the others are compared with: one run, a run for each seed, or runs of
+                     single tasks
+  --to FILE.html     also write a page with curves, tables and plots, which needs no network
+  -cd DIR            take the runs' methods and metrics from the Python files of this folder
+
+Runs that differ by their seed alone are one method. All runs have to be scored on the same rows.
+Nothing is trained or evaluated: scores are computed from the predictions that every run leaves, and
+have to be those of its results.json. mtl compare also trains what is missing.
+"""
+
+
+def report_main(argv: list[str]) -> int:
+    """Run `mtl report` and return the exit code."""
+    parser = Parser(prog="mtl report", add_help=False)
+    parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("--config-dir", "-cd", type=partial(typed_path, where="-cd"))
+    parser.add_argument("--baseline", nargs="+", action="extend", default=[])
+    parser.add_argument("--to", type=partial(typed_path, where="--to"))
+    parser.add_argument("paths", nargs="*")
+    arguments = parser.parse_intermixed_args(argv)
+    if arguments.help:
+        print(HELP, end="")
+        return 0
+    paths, baselines = (
+        runs_in(typed_path(word, where) for word in words)
+        for where, words in (("RUN", arguments.paths), ("--baseline", arguments.baseline))
+    )
+    problems = [] if arguments.config_dir is None else config_dir_problems(arguments.config_dir)
+    if not paths:
+        problems.append(Problem("no run is given", "RUN", "mtl report RUN... --baseline RUN"))
+    if not baselines:
+        problems.append(
+            Problem("no baseline is given", "--baseline", "give the run to compare with")
+        )
+    for path in (*paths, *baselines):
+        problems += run_path_problems(path)
+    problems += page_problems(arguments.to)
+    if problems:
+        raise UserError(problems)
+    methods = baseline_and_others(
+        read_runs(paths, arguments.config_dir),
+        read_runs(baselines, arguments.config_dir),
+    )
+    show(compare(*methods), arguments.to)
+    return 0
+
+
+def page_problems(file: Path | None) -> list[Problem]:
+    """Return the problems with the file of the page, which are found before anything is read."""
+    if file is None:
+        return []
+    if not has_library():
+        return [
+            Problem(
+                "the package with the code of the page's plots is not installed",
+                f"--to {file}",
+                "pip install 'mtlcli[report]'",
+            )
+        ]
+    if why := obstacle(file, folder=False):
+        return [Problem(f"the page cannot be written: {why}", f"--to {file}", "give another file")]
+    return []
+
+
+def read_runs(paths: Sequence[Path], own: Path | None) -> list[Finished]:
+    """Read run folders. Raises UserError with the problems of all of them. `own`: the folder behind
+    `-cd`."""
+    runs, problems = [], []
+    for path in paths:
+        try:
+            for line in import_methods(path, own):
+                print(line, file=sys.stderr, flush=True)
+            runs.append(read_run(path))
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(problems)
+    return runs
+
+
+def baseline_and_others(
+    runs: Sequence[Finished], baseline: Sequence[Finished]
+) -> tuple[Method, list[Method]]:
+    """Return the baseline, and the methods of the runs that are not in it."""
+    own = {run.path.resolve() for run in baseline}
+    others = [run for run in runs if run.path.resolve() not in own]
+    if not others:
+        raise UserError(
+            "there is no run beside the baseline", "RUN", "give the runs to compare with it"
+        )
+    return baseline_of(baseline), methods_of(others)
+
+
+def show(comparison: Comparison, page: Path | None) -> None:
+    """Print a comparison, and write its page."""
+    out = screen()
+    for table in tables(comparison, "" if page is None else str(page)):
+        out.print(table)
+    for line in sentences(comparison):
+        print(line)
+    if page is not None:
+        write_page(comparison, page)
+        print(f"page: {page}")
