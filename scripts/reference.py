@@ -24,7 +24,7 @@ from mtlcli.cli import VERBS, main
 from mtlcli.config import METHODS, Balancing, Config
 from mtlcli.config.optim import Optim
 from mtlcli.config.schema import docs
-from mtlcli.config.section import defaults, hints
+from mtlcli.config.section import defaults, hints, key_of
 from mtlcli.config.task import Task
 
 PACKAGE = Path(__file__).resolve().parents[1] / "mtlcli"
@@ -247,10 +247,10 @@ def key_table(prefix: str, section: type, names: Iterable[str]) -> Iterator[str]
 
 
 def keys(section: type) -> list[str]:
-    """Return the fields of a config, its own before those of its base classes."""
+    """Return the keys of a config, its own before those of its base classes."""
     names = {field.name for field in fields(section)}
     declared = [key for cls in section.__mro__ for key in vars(cls).get("__annotations__", {})]
-    return [key for key in dict.fromkeys(declared) if key in names]
+    return [key_of(key) for key in dict.fromkeys(declared) if key in names]
 
 
 def sections(hint: Any) -> list[type]:

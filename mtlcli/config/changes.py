@@ -248,7 +248,7 @@ def settings(config: Config) -> dict[str, Any]:
     that affect results by no more than rounding."""
     return {
         key: value
-        for key, value in _leaves("", asdict(config))
+        for key, value in _leaves("", values_of(config))
         if key != "seed" and not harmless(key)
     }
 
