@@ -82,7 +82,9 @@ def merge(
     with undone_on_failure(folder):
         folder.create()
     with held_to_the_end(folder):
-        _fill(folder, config, prepared, command, _record(runs, method, settings | chosen, chosen))
+        _fill(
+            folder, config, prepared, command, _record(runs, method, {**settings, **chosen}, chosen)
+        )
         tensors = {name: tensor for run in runs for name, tensor in run.heads().items()} | {
             BACKBONE + name: tensor for name, tensor in (runs[0].backbone | weights).items()
         }
@@ -91,8 +93,15 @@ def merge(
             folder.checkpoints, tensors, {}, state.to_json(), config=config_text(config)
         )
         doing("evaluating the merged model")
-        # As `mtl eval` will: the same numbers, and a proof that the folder can be read.
-        results = evaluate_path(to, say=say) | {
+        # As `mtl eval` will: the same numbers, and a proof that the folder can be read. The rows
+        # stay those of the runs, where predictions would ask for all.
+        rows = config.data.max_eval_rows
+        results = evaluate_path(
+            to,
+            overrides=[] if rows is None else [f"data.max_eval_rows={rows}"],
+            predictions=folder.predictions,
+            say=say,
+        ) | {
             "throughput": state.totals.throughput,
             "weighting": {"name": config.weighting.name},
             "gradients": None,

@@ -86,6 +86,11 @@ def test_the_folder_is_a_run(
     assert json.loads((to / "status.json").read_text())["status"] == "finished"
     assert len(mtlcli.load(to).predict(["a fine day"], task="sst2")) == 1
     export(to, tmp_path / "rte", task="rte")
+    capsys.readouterr()
+    alone = [str(runs / name) for name in ("one", "two")]
+    assert main(["report", str(to), "--baseline", *alone]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("cola", "rte", "sst2")), shown
     with pytest.raises(UserError, match=r"(?s)merged out of other runs'.*init.from="):
         resume(to)
     begun = start(tmp_path / "begun", *SHORT, "task=rte", f"init.from={to}", "runner.steps=1")
