@@ -17,6 +17,7 @@ ABOUT = {
     "lora": "the sharing strategy `sharing=lora`",
     "mlflow": "the tracker `logger.trackers=[mlflow]`",
     "onnx": "ONNX graphs (`mtl export --format onnx`)",
+    "search": "searches: `sweep=optuna` and `sweep=random`",
     "serve": "the server `mtl serve`",
     "slurm": "sweeps whose jobs SLURM runs: `hydra/launcher=submitit_slurm`",
     "tensorboard": "the tracker `logger.trackers=[tensorboard]`",

@@ -5,7 +5,7 @@
 
 - `conf/sharing`, `weighting`, `sampling`, `augmentation` and `optim`: a file for each method, with
   its defaults.
-- `conf/model`, `data`, `runner` and `logger`: the files keep their values and first line; keys that
+- `conf/model`, `data`, `runner`, `logger` and `sweep`: the files keep their values and first line; keys that
   they lack get their defaults.
 - `README.md`, `docs/methods.md` and `docs/data.md`: the names of the choices, the tables of methods
   and the catalogue of tasks.
@@ -38,6 +38,7 @@ from mtlcli.config import (
     Logger,
     Model,
     Runner,
+    Sweep,
     augmentations,
     samplings,
     sharings,
@@ -54,7 +55,13 @@ APPROXIMATIONS = (
     "`every`, `last_layers` and `projection` are approximations: "
     "[what balancing costs](#what-balancing-costs)"
 )
-SETTINGS: dict[str, type] = {"model": Model, "data": Data, "runner": Runner, "logger": Logger}
+SETTINGS: dict[str, type] = {
+    "model": Model,
+    "data": Data,
+    "runner": Runner,
+    "logger": Logger,
+    "sweep": Sweep,
+}
 
 
 def generated() -> dict[Path, str]:
@@ -144,6 +151,8 @@ def written(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
         return re.sub(r"e([+-])0", r"e\1", repr(value))
+    if isinstance(value, dict) and not value:
+        return "{}"
     if isinstance(value, list):
         return f"[{', '.join(map(written, value))}]"
     return str(value)

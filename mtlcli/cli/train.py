@@ -11,7 +11,7 @@ import sys
 from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -35,6 +35,9 @@ from mtlcli.pulse import Pulse, doing
 from mtlcli.report.sweep import LISTED
 from mtlcli.rundir.checkpoint import run_of
 from mtlcli.rundir.lock import FolderLock
+
+if TYPE_CHECKING:
+    from mtlcli.training.run import Watch  # Its module imports torch.
 
 LONGEST_NAME = 80
 """The largest number of characters in the name of a sweep job's folder."""
@@ -63,7 +66,14 @@ def train_main(argv: list[str]) -> int:
         return 0
     if arguments.cfg or arguments.info:
         return run_hydra([*options, *plan.overrides])
-    if arguments.multirun or "hydra.mode=MULTIRUN" in plan.overrides:
+    sweeps = arguments.multirun or "hydra.mode=MULTIRUN" in plan.overrides
+    if plan.resumes is None and plan.configs[0].sweep.searches:
+        if not sweeps:
+            raise UserError("a search is a sweep", "sweep", "add -m, or type sweep=grid")
+        from mtlcli.cli.search import search
+
+        return search(plan, arguments)
+    if sweeps:
         from mtlcli.cli.sweep import sweep
 
         return sweep(options, plan, arguments)
@@ -206,14 +216,18 @@ def run_job(
     *,
     numbered: bool = False,
     resumes: Path | None = None,
+    watch: Watch | None = None,
 ) -> float:
-    """Carry out a run and show its activity meanwhile; return its average score."""
+    """Carry out a run and show its activity meanwhile; return its average score. `watch`: see
+    `runner/job.py`."""
     outlive_reader("stdout")
     with Pulse(config.logger.console) if first_rank() else nullcontext():
         doing("loading the program")
         from mtlcli.runner.job import run
 
-        return run(config, run_dir, command=command, numbered=numbered, resumes=resumes)
+        return run(
+            config, run_dir, command=command, numbered=numbered, resumes=resumes, watch=watch
+        )
 
 
 def _suite(config: Config, chosen: Any) -> str:

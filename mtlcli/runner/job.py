@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtlcli.config import Config, own_code
 from mtlcli.config.idle import unheeded
@@ -27,6 +27,9 @@ from mtlcli.rundir.folder import RunFolder
 from mtlcli.runner.resume import Resumption, reopen
 from mtlcli.training.schedule import schedule
 
+if TYPE_CHECKING:
+    from mtlcli.training.run import Watch  # Its module imports torch.
+
 
 @dataclass
 class Job:
@@ -40,6 +43,8 @@ class Job:
     """The run folder."""
     resumption: Resumption | None = None
     """Where a resumed run goes on; None for a new run."""
+    watch: Watch | None = None
+    """What is told of each evaluation; only a run of one process has it."""
 
 
 def run(
@@ -49,8 +54,12 @@ def run(
     command: list[str],
     numbered: bool = False,
     resumes: Path | None = None,
+    watch: Watch | None = None,
 ) -> float:
     """Carry out a run and return its average score (NaN when no task has labelled validation rows).
+
+    `watch`: what is told of each evaluation and may stop the run, whose status is then `pruned`;
+    only for a run of one process.
 
     `numbered`: add a number to the folder's name when another run has the name. `resumes`: the run
     folder, or one of its checkpoints, to resume from. Raises UserError when the run has not begun,
@@ -63,6 +72,7 @@ def run(
         return run_as_rank(config, run_dir, command, numbered, resumes)
     with Interrupt() as interrupt:
         job = begin(config, run_dir, command, numbered, resumes, interrupt)
+        job.watch = watch
         with held_to_the_end(job.folder):
             return average_of(_carry_out(job, interrupt))
 
