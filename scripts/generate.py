@@ -5,8 +5,8 @@
 
 - `conf/sharing`, `weighting`, `sampling`, `augmentation` and `optim`: a file for each method, with
   its defaults.
-- `conf/model`, `data`, `runner`, `logger` and `sweep`: the files keep their values and first line; keys that
-  they lack get their defaults.
+- `conf/model`, `data`, `runner`, `logger` and `sweep`: the files keep their values and first
+  line; keys that they lack get their defaults.
 - `README.md`, `docs/methods.md` and `docs/data.md`: the names of the choices, the tables of methods
   and the catalogue of tasks.
 - `docs/install.md`: the table of extras.

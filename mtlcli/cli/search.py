@@ -42,8 +42,8 @@ from mtlcli.rundir import checkpoint
 from mtlcli.rundir.folder import RunFolder
 
 BEST = "best"
-"""The name of the experiment that holds the best configuration, and of the run folder in which it
-is trained on all of train after a search over folds."""
+"""The name of the experiment that holds the best configuration. After a search over folds, the run
+folder in which trial 3 is trained on all of train is `best_3`."""
 OF_FOLDS = ("data.folds", "data.fold")
 ONCE = "runner.eval_every=99999999"
 """The override that leaves one evaluation, at the last step."""
@@ -103,9 +103,9 @@ def _open_folder(plan: Plan) -> Path:
     given = given_folder(plan)
     if given is None or plan.configs[0].resume != "auto":
         return make_folder(plan)
-    if given.is_dir() and any(given.iterdir()) and not (given / LISTED).is_file():
-        if [path.name for path in given.iterdir()] != [LOCKS]:
-            reopen(given, plan)  # Says what is wrong.
+    there = [path.name for path in given.iterdir()] if given.is_dir() else []
+    if there not in ([], [LOCKS]) and LISTED not in there:
+        reopen(given, plan)  # Says what is wrong.
     with held(given):
         if (given / LISTED).is_file() and not (given / STUDY).is_file():
             what = f"the folder holds a sweep without a study (looked for {STUDY})"
@@ -128,6 +128,7 @@ class _Search:
         self._sweep = plan.configs[0].sweep
         self._study = Study(folder, self._sweep, plan.configs[0].seed)
         self._began = time.time()
+        self._failed: set[int] = set()
 
     # --------------------------------------------------------------------------------------------
     # trials
@@ -139,7 +140,7 @@ class _Search:
     def _can_go_on(self, trial: FrozenTrial) -> bool:
         """Return whether a trial whose process is gone is worth another try: not if it has failed
         since this process has begun."""
-        return not any(
+        return trial.number not in self._failed and not any(
             failed_since(self.folder / entry["folder"], self._began)
             for entry in listed_jobs(self.folder)
             if entry["trial"] == trial.number
@@ -160,7 +161,7 @@ class _Search:
             values = self._values(number, overrides)
         except (Interrupted, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (it ends one trial, not the search)
             self._note_failure(number, error)
             return
         if values is None:
@@ -171,6 +172,7 @@ class _Search:
     def _note_failure(self, number: int, error: Exception) -> None:
         """Show why a trial has failed. One that diverged has ended, while a resumed search tries
         the others again."""
+        self._failed.add(number)
         if not isinstance(error, MtlError):
             traceback.print_exc()
         reason = str(error) if isinstance(error, MtlError) else f"{type(error).__name__}: {error}"
@@ -264,8 +266,9 @@ class _Search:
 
     def conclude(self) -> None:
         """Show the best configuration, and write it as an experiment. After a search over folds,
-        train it on all of train first, once all trials have ended."""
-        if not self._study.settled():
+        train it on all of train first. Other processes may still be at work: then the last one
+        does it."""
+        if any(self._can_go_on(trial) for trial in self._study.under_way()):
             print("other trials are under way: the process that ends last names the best")
             return
         best = self._study.best
@@ -300,8 +303,9 @@ class _Search:
             same = self._study.same(chosen) or chosen
             numbers = {each["trial"]: each["folder"] for each in listed_jobs(self.folder)}
             return self.folder / numbers[same.number]
-        run_dir = self.folder / BEST
-        entry = {"number": 0, "folder": BEST, "overrides": []}
+        # A search that goes on with more trials may find a better one.
+        run_dir = self.folder / f"{BEST}_{chosen.number}"
+        entry = {"number": chosen.number, "folder": run_dir.name, "overrides": []}
         if read_job(entry, self.folder).status != "finished":
             print("\nthe best configuration, on all of train:", flush=True)
             self._run(

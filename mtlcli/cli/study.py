@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -171,9 +170,9 @@ class Study:
             return ""
         return "it is below the median of the earlier trials (sweep.prune_after)"
 
-    def settled(self) -> bool:
-        """Return whether all trials have ended."""
-        return all(trial.state in FINISHED for trial in self.trials)
+    def under_way(self) -> list[FrozenTrial]:
+        """Return the trials that have not ended."""
+        return [trial for trial in self.trials if trial.state not in FINISHED]
 
 
 def failed_since(run_dir: Path, since: float) -> bool:
@@ -182,4 +181,4 @@ def failed_since(run_dir: Path, since: float) -> bool:
     if not file.exists():
         return False
     status: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return status["status"] == "failed" and os.stat(file).st_mtime >= since
+    return status["status"] == "failed" and file.stat().st_mtime >= since

@@ -41,8 +41,8 @@ class Sweep:
     average over tasks."""
     prune_after: Annotated[int, Gt(0), Le(100_000)] | None = None
     """Once this many trials have finished, stop a trial whose best average so far is below the
-    median of the earlier trials at the same evaluation, or with `folds` after the same fold (Golovin
-    et al. 2017). Null: never."""
+    median of the earlier trials at the same evaluation, or with `folds` after the same fold
+    (Golovin et al. 2017). Null: never."""
 
     @property
     def searches(self) -> bool:

@@ -96,8 +96,8 @@ class DataSource:
         `inputs`: the columns of the inputs, by which rows of a train split are compared where
         `data.deduplicate` or `data.decontaminate` is on; these rows are removed before others are
         drawn, too. With `data.folds`, the rows of train are cut last: its split holds those of the
-        other folds, and the split of the fold the others. Raises UserError when the split, or one that it is compared with, cannot be
-        read, and when no row of train would be left.
+        other folds, and the split of the fold the others. Raises UserError when the split, or one
+        that it is compared with, cannot be read, and when no row of train would be left.
         """
         config, fold = self._tasks[task], self._data.fold_split
         asked, train = split, config.splits.train

@@ -34,8 +34,8 @@ class SweepJob:
     overrides: list[str]
     """The overrides of the job, in the sweep's order."""
     status: str
-    """The status: `running`, `finished`, `pruned`, `failed` or `interrupted`; `not started` when the
-    job has no status.json."""
+    """The status: `running`, `finished`, `pruned`, `failed` or `interrupted`; `not started` when
+    the job has no status.json."""
     reason: str
     """The reason for a failure, interruption or early stop, in one line."""
     average: float | None

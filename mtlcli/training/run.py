@@ -30,7 +30,8 @@ from mtlcli.weighting.base import WeightedTask, Weighting
 VALIDATION_SEED = 500_000_000
 """Added to the seeds of the validation batches, so that they are not those of training batches."""
 Watch = Callable[[int, dict[str, Any]], str]
-"""A function that is told of each evaluation but the last, its step and its results. It returns the reason to stop the run there, or an empty text."""
+"""A function that is told of each evaluation but the last, its step and its results. It returns the
+reason to stop the run there, or an empty text."""
 
 
 @dataclass

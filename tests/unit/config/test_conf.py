@@ -19,6 +19,7 @@ from mtlcli.config import (
     Logger,
     Model,
     Runner,
+    Sweep,
     augmentations,
     optims,
     samplings,
@@ -40,9 +41,16 @@ COUNTS = {
     "data": 4,
     "runner": 1,
     "logger": 1,
+    "sweep": 3,
     "experiment": 2,
 }
-SECTIONS: dict[str, type] = {"model": Model, "data": Data, "runner": Runner, "logger": Logger}
+SECTIONS: dict[str, type] = {
+    "model": Model,
+    "data": Data,
+    "runner": Runner,
+    "logger": Logger,
+    "sweep": Sweep,
+}
 REGISTRIES = {
     "sharing": sharings,
     "weighting": weightings,
