@@ -86,6 +86,8 @@ class Plan:
     searched: list[str] = field(default_factory=list)
     """The keys of `sweep.space`, which are among those with several values: the values of a list,
     the ends of a range."""
+    values: list[list[str]] = field(default_factory=list)
+    """For each override its texts: one, or in a sweep one for each of its values."""
     composed: DictConfig | None = None
     """The composition of the chosen files with Hydra's own part, on which the first config is
     built; None where a run that is resumed has needed no composition."""
@@ -220,6 +222,7 @@ class _Preflight:
             self._count(values),
             self._notices(),
             keys,
+            [values[id(override)] for override in self.overrides],
             composed,
         )
 

@@ -107,7 +107,8 @@ def _open_folder(plan: Plan) -> Path:
     if there not in ([], [LOCKS]) and LISTED not in there:
         reopen(given, plan)  # Says what is wrong.
     with held(given):
-        if (given / LISTED).is_file() and not (given / STUDY).is_file():
+        # Another process may have made the list a moment ago, and not yet the study.
+        if listed_jobs(given) and not (given / STUDY).is_file():
             what = f"the folder holds a sweep without a study (looked for {STUDY})"
             raise UserError(what, f"run_dir={given}", "give another run_dir=")
         if (given / LISTED).is_file():
@@ -256,12 +257,11 @@ class _Search:
     # the end
 
     def ended(self) -> frozenset[int]:
-        """Return the numbers of the jobs of trials that have ended in the study."""
-        states = {trial.number: trial.state for trial in self._study.trials}
+        """Return the numbers of the jobs of trials that have ended in the study, or that other
+        processes have: this one has no more to do with them."""
+        left = {each.number for each in self._study.under_way() if not self._can_go_on(each)}
         return frozenset(
-            entry["number"]
-            for entry in listed_jobs(self.folder)
-            if states.get(entry["trial"], TrialState.RUNNING) != TrialState.RUNNING
+            entry["number"] for entry in listed_jobs(self.folder) if entry["trial"] not in left
         )
 
     def conclude(self) -> None:

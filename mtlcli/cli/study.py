@@ -55,12 +55,12 @@ class Study:
         self._distributions = distributions(sweep)
         self._claims: dict[int, FileLock] = {}
         url = URL.create("sqlite", database=str((folder / STUDY).absolute()))
-        storage = optuna.storages.RDBStorage(
-            url.render_as_string(hide_password=False),
-            # Other processes write in between; each of them is done in a moment.
-            engine_kwargs={"connect_args": {"timeout": 60}},
-        )
         with held(folder):
+            storage = optuna.storages.RDBStorage(
+                url.render_as_string(hide_password=False),
+                # Other processes write in between; each of them is done in a moment.
+                engine_kwargs={"connect_args": {"timeout": 60}},
+            )
             self._study = optuna.create_study(
                 storage=storage,
                 study_name="search",
@@ -75,7 +75,8 @@ class Study:
         if before is None:
             self._study.set_user_attr("settings", now)
             return
-        differing = [key for key in now if key != "trials" and now[key] != before.get(key)]
+        free = ("trials", "dry_run")
+        differing = [key for key in now if key not in free and now[key] != before.get(key)]
         if differing:
             key = differing[0]
             what = f"the search in this folder has {json.dumps(before.get(key))}"

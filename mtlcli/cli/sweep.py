@@ -191,8 +191,17 @@ def make_folder(plan: Plan) -> Path:
 
 
 def reopen(folder: Path, plan: Plan) -> None:
+    """Resume the sweep in a folder, if `same_sweep` allows it."""
+    same_sweep(folder, plan)
+    # Write the list again without a last line that a kill has cut short: the next entry would be
+    # added to that line.
+    entries = listed_jobs(folder)
+    write_whole(folder / LISTED, "".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+def same_sweep(folder: Path, plan: Plan) -> None:
     """Check that a sweep can be resumed in a folder: the folder must hold a sweep whose jobs differ
-    from these only in the swept keys."""
+    from these only in the swept keys. Raises UserError if not."""
     if not (folder / LISTED).is_file():
         fix = (
             "leave out -m to go on with that run"
@@ -202,10 +211,9 @@ def reopen(folder: Path, plan: Plan) -> None:
         raise UserError(
             f"the folder holds no sweep (looked for {LISTED})", f"run_dir={folder}", fix
         )
-    entries = listed_jobs(folder)
-    for entry in entries:
+    for entry in listed_jobs(folder):
         before, now = (
-            {_canonical(text) for text in texts if _counts(key_of(text), plan)}
+            {canonical(text) for text in texts if _counts(key_of(text), plan)}
             for texts in (entry["overrides"], plan.overrides)
         )
         if before != now:
@@ -221,9 +229,6 @@ def reopen(folder: Path, plan: Plan) -> None:
                 f"run_dir={folder}",
                 "type the values that it was started with, or give another run_dir=",
             )
-    # Write the list again without a last line that a kill has cut short: the next entry would be
-    # added to that line.
-    write_whole(folder / LISTED, "".join(json.dumps(entry) + "\n" for entry in entries))
 
 
 def _counts(key: str, plan: Plan) -> bool:
@@ -231,12 +236,12 @@ def _counts(key: str, plan: Plan) -> bool:
     return (
         key not in plan.swept
         and key not in ITS_OWN
-        and not key.startswith("hydra")
+        and not key.startswith(("hydra", "sweep"))
         and not harmless(key)
     )
 
 
-def _canonical(override: str) -> str:
+def canonical(override: str) -> str:
     """Return an override in one form for all ways to type it, such as `1e-3` and `0.001`."""
     read = parsed(override)
     return f"{read.get_key_element().lstrip('+')}={read.get_value_element_as_str()}"
@@ -358,7 +363,7 @@ def _entry(folder: Path, settings: Any) -> tuple[dict[str, Any], bool]:
     same = [*settings.job.config.override_dirname.exclude_keys]
 
     def differing(texts: list[str]) -> list[str]:
-        return sorted(_canonical(text) for text in texts if key_of(text) not in same)
+        return sorted(canonical(text) for text in texts if key_of(text) not in same)
 
     entries = listed_jobs(folder)
     for entry in entries:

@@ -67,9 +67,16 @@ def train_main(argv: list[str]) -> int:
     if arguments.cfg or arguments.info:
         return run_hydra([*options, *plan.overrides])
     sweeps = arguments.multirun or "hydra.mode=MULTIRUN" in plan.overrides
-    if plan.resumes is None and plan.configs[0].sweep.searches:
-        if not sweeps:
-            raise UserError("a search is a sweep", "sweep", "add -m, or type sweep=grid")
+    settings = plan.configs[0].sweep
+    if not sweeps and plan.resumes is None and (settings.searches or settings.dry_run):
+        what = "a search is a sweep" if settings.searches else "has an effect in a sweep only"
+        where = "sweep" if settings.searches else "sweep.dry_run"
+        raise UserError(what, where, "add -m, or leave it out")
+    if sweeps and settings.dry_run:
+        from mtlcli.cli.dry_run import dry_run
+
+        return dry_run(plan, arguments)
+    if sweeps and settings.searches:
         from mtlcli.cli.search import search
 
         return search(plan, arguments)

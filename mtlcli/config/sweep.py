@@ -44,6 +44,9 @@ class Sweep:
     median of the earlier trials at the same evaluation, or with `folds` after the same fold
     (Golovin et al. 2017). Null: never."""
 
+    dry_run: bool = False
+    """Show the jobs, or the trials, that the command would run, and start nothing."""
+
     @property
     def searches(self) -> bool:
         """Whether values are chosen from a space."""
@@ -53,7 +56,9 @@ class Sweep:
         """Yield what does not fit together. `tasks`: the names of the tasks."""
         if not self.searches:
             for each in fields(self):
-                if each.name != "name" and getattr(self, each.name) != _default(each):
+                if each.name not in ("name", "dry_run") and getattr(self, each.name) != _default(
+                    each
+                ):
                     what = "the value has no effect with sweep=grid"
                     yield Problem(what, f"sweep.{each.name}", "type sweep=optuna or sweep=random")
             return

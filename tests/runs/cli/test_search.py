@@ -119,7 +119,10 @@ def test_folds_choose_and_validation_is_scored_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "answers"),
     [
-        (["sweep=random", f"sweep.space={SPACE}"], ["sweep: a search is a sweep\n      -> add -m"]),
+        (
+            ["sweep=random", f"sweep.space={SPACE}"],
+            ["sweep: a search is a sweep\n      -> add -m, or leave it out"],
+        ),
         (
             [
                 *("-m", "sweep=random", "sweep.objectives=[cola]", "seed=0,1"),
@@ -138,7 +141,7 @@ def test_folds_choose_and_validation_is_scored_once(tmp_path: Path) -> None:
         ),
         (
             ["-m", "sweep=random", f"sweep.space={SPACE}", "hydra/launcher=basic"],
-            ["hydra/launcher: 'hydra/launcher=basic' stands beside a search"],
+            ["hydra/launcher: a search runs its trials in its own process"],
         ),
         (["data.folds=2"], ["data.fold: which fold is scored?"]),
         (["data.fold=2"], ["data.fold: the value has no effect without folds"]),
