@@ -31,6 +31,7 @@ from mtlcli.cli.sweep import (
 )
 from mtlcli.cli.train import job_folder, run_job
 from mtlcli.config.experiment import write_experiment
+from mtlcli.config.own_code import record
 from mtlcli.config.section import replaced
 from mtlcli.config.snapshot import load_config
 from mtlcli.disk import append
@@ -293,8 +294,14 @@ class _Search:
             )
         file = self.folder / "experiment" / f"{BEST}.yaml"
         about = f"Trial {chosen.number} of a search over {', '.join(self._sweep.space)}: {told}"
-        write_experiment(load_config(run_dir / "config.yaml"), file, about)
+        config = load_config(run_dir / "config.yaml")
+        write_experiment(config, file, about)
         again = commands.experiment(self.folder, BEST)
+        if (own := record(config)) is not None:
+            # Methods are imported from one folder, and it is not this one.
+            place = Path(own["folder"])
+            again = commands.copy(file, place / "experiment" / file.name)
+            again += f" && {commands.experiment(place, BEST)}"
         print(f"best: trial {chosen.number}, {told}\ntrain it again: {again}", flush=True)
 
     def _final(self, chosen: FrozenTrial) -> Path:

@@ -155,3 +155,22 @@ def test_mistakes_are_told_before_the_first_trial(
     assert done.returncode == 2 and list(tmp_path.iterdir()) == []
     for answer in answers:
         assert answer in done.stderr
+
+
+def test_a_dry_run_starts_nothing(tmp_path: Path) -> None:
+    words = ["train", "-m", *SMALL, "sweep.dry_run=true", "run_dir=out"]
+    grid = mtl(*words, "seed=0,1", "weighting=static,uncertainty", cwd=tmp_path)
+    lines = grid.stdout.splitlines()
+    assert grid.returncode == 0 and len(lines) == 5
+    for number, line in enumerate(lines[:4]):
+        weighting = ("static", "uncertainty")[number % 2]
+        assert line.startswith(f"job {number} (new): mtl train ") and " task=rte " in line
+        assert line.endswith(f" seed={number // 2} weighting={weighting}")
+    assert lines[4].startswith("4 jobs of 4 would run in out with hydra/launcher=basic")
+    searched = mtl(*words, "sweep=random", f"sweep.space={SPACE}", "sweep.folds=2", cwd=tmp_path)
+    assert searched.returncode == 0
+    assert "20 trials of 2 runs each by sweep=random, 0 of them begun, in out" in searched.stdout
+    assert "sbatch --array=0-7 --wrap 'mtl train -m " in searched.stdout
+    alone = mtl("train", *SMALL, "sweep.dry_run=true", cwd=tmp_path)
+    assert alone.returncode == 2 and "has an effect in a sweep only" in alone.stderr
+    assert list(tmp_path.iterdir()) == []
