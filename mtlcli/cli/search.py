@@ -224,7 +224,7 @@ class _Search:
         self, trial: int, number: int, overrides: list[str], *, watched: bool = False
     ) -> SweepJob:
         """Carry out one run of a trial, or go on with it, and return it as it has ended."""
-        entry = {
+        entry: dict[str, Any] = {
             "number": number,
             "trial": trial,
             "folder": job_folder(number, "|".join(overrides)),

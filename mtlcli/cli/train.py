@@ -107,7 +107,8 @@ def train_once(overrides: list[str], run_dir: str | Path | None, own: str | Path
     options = [] if own is None else ["-cd", str(own)]
     arguments = read_arguments([*options, *overrides])
     plan = preflight(arguments)
-    if len(plan.configs) != 1 or arguments.multirun or plan.composed is None:
+    several = len(plan.configs) != 1 or arguments.multirun or plan.configs[0].sweep.searches
+    if several or plan.composed is None:
         raise UserError(
             "this is a sweep or a run that goes on",
             "mtlcli.train",
