@@ -56,6 +56,16 @@ def evaluate(path: Path) -> str:
     return f"mtl eval {_typed(path)}"
 
 
+def experiment(folder: Path, name: str) -> str:
+    """Return the command that trains an experiment of a folder of the user's."""
+    return f"mtl train -cd {_typed(folder)} experiment={name}"
+
+
+def copy(file: Path, to: Path) -> str:
+    """Return the command that copies a file into a folder that may not be there yet."""
+    return f"install -D -m 644 {_typed(file)} {_typed(to)}"
+
+
 def predict(path: Path) -> str:
     """Return the beginning of the command that predicts with a run or a checkpoint."""
     return f"mtl predict {_typed(path)}"

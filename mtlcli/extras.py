@@ -19,6 +19,7 @@ ABOUT = {
     "mlflow": "the tracker `logger.trackers=[mlflow]`",
     "onnx": "ONNX graphs (`mtl export --format onnx`)",
     "report": "the page of `mtl report` and `mtl compare`",
+    "search": "searches: `sweep=optuna` and `sweep=random`",
     "serve": "the server `mtl serve`",
     "slurm": "sweeps whose jobs SLURM runs: `hydra/launcher=submitit_slurm`",
     "tensorboard": "the tracker `logger.trackers=[tensorboard]`",

@@ -5,8 +5,8 @@
 
 - `conf/sharing`, `weighting`, `sampling`, `augmentation` and `optim`: a file for each method, with
   its defaults.
-- `conf/model`, `data`, `runner` and `logger`: the files keep their values and first line; keys that
-  they lack get their defaults.
+- `conf/model`, `data`, `runner`, `logger` and `sweep`: the files keep their values and first
+  line; keys that they lack get their defaults.
 - `README.md` and `docs/data.md`: the names of the choices, and the catalogue of tasks.
 - `docs/install.md`: the table of extras.
 - `docs/combinations.md`: what goes with what, asked of the checks of a run.
@@ -37,6 +37,7 @@ from mtlcli.config import (
     Logger,
     Model,
     Runner,
+    Sweep,
     task_types,
 )
 from mtlcli.config.schema import docs
@@ -46,7 +47,13 @@ from mtlcli.registry import Registry
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 100
-SETTINGS: dict[str, type] = {"model": Model, "data": Data, "runner": Runner, "logger": Logger}
+SETTINGS: dict[str, type] = {
+    "model": Model,
+    "data": Data,
+    "runner": Runner,
+    "logger": Logger,
+    "sweep": Sweep,
+}
 
 
 def generated() -> dict[Path, str]:
@@ -131,6 +138,8 @@ def written(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
         return re.sub(r"e([+-])0", r"e\1", repr(value))
+    if isinstance(value, dict) and not value:
+        return "{}"
     if isinstance(value, list):
         return f"[{', '.join(map(written, value))}]"
     return str(value)

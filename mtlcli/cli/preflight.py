@@ -25,6 +25,7 @@ from mtlcli.cli.hydras import idle_key, missing_plugin
 from mtlcli.cli.loader import store_methods
 from mtlcli.cli.overrides import added, apply, doubled, is_task, names_in, parsed
 from mtlcli.cli.own_files import OwnFiles, bad_header
+from mtlcli.cli.space import ends
 from mtlcli.cli.typed import (
     joined,
     quoted,
@@ -82,6 +83,11 @@ class Plan:
     """The number of jobs of a sweep; None where it is not known beforehand."""
     notices: list[str] = field(default_factory=list)
     """Notes for the user that are not about mistakes."""
+    searched: list[str] = field(default_factory=list)
+    """The keys of `sweep.space`, which are among those with several values: the values of a list,
+    the ends of a range."""
+    values: list[list[str]] = field(default_factory=list)
+    """For each override its texts: one, or in a sweep one for each of its values."""
     composed: DictConfig | None = None
     """The composition of the chosen files with Hydra's own part, on which the first config is
     built; None where a run that is resumed has needed no composition."""
@@ -145,6 +151,18 @@ class _Preflight:
         for problem in self.own.built_in(self.groups):
             self._add(problem)
         self.overrides = [override for override in self.overrides if self._does_something(override)]
+        searched = self._parse(self._space()) if self.sweep else []
+        keys = [override.key_or_group for override in searched]
+        for override in self.overrides if searched else []:
+            key = override.key_or_group
+            if key in keys or override.is_sweep_override():
+                what = f"'{override.input_line}' stands beside a search, which chooses the values"
+                self._add(Problem(what, key, "put its values into sweep.space, or take it out"))
+            elif key in ("hydra/launcher", "hydra/sweeper"):
+                what = "a search runs its trials in its own process"
+                fix = "leave it out; to run trials at once, type the command in several processes"
+                self._add(Problem(what, key, fix))
+        self.overrides += searched
         values = {id(override): self._values(override) for override in self.overrides}
         for override in self.overrides:
             if self._is_group(override):
@@ -203,8 +221,27 @@ class _Preflight:
             self.resumes,
             self._count(values),
             self._notices(),
+            keys,
+            [values[id(override)] for override in self.overrides],
             composed,
         )
+
+    def _space(self) -> list[str]:
+        """Return the entries of `sweep.space` as overrides of several values; none where nothing is
+        searched, or the choices cannot be composed."""
+        chosen = [each for each in self._chosen(self.overrides) if not each.is_sweep_override()]
+        composed, _ = self.files.compose(_choices(chosen))
+        if composed is None:
+            return []
+        values = {"sweep": values_of(composed).get("sweep")}
+        for override in self.overrides:
+            if override.key_or_group.startswith("sweep."):
+                try:
+                    apply(override, values)
+                except OmegaConfBaseException:
+                    return []  # Reported with the jobs.
+        sweep = values["sweep"] or {}
+        return ends(sweep.get("space")) if sweep.get("name") != "grid" else []
 
     def _chosen(self, job: list[Override]) -> list[Override]:
         """Return the overrides that Hydra composes; the others are applied to its composition."""

@@ -78,7 +78,7 @@ def sweep(options: list[str], plan: Plan, arguments: argparse.Namespace) -> int:
             where="run_dir",
             fix="give run_dir=DIR, the folder of the whole sweep",
         )
-    keys = [_key(text) for text in plan.overrides]
+    keys = [key_of(text) for text in plan.overrides]
     overrides = [
         text
         for key, text in zip(keys, plan.overrides, strict=True)
@@ -91,24 +91,23 @@ def sweep(options: list[str], plan: Plan, arguments: argparse.Namespace) -> int:
     overrides.append(f"hydra.job.config.override_dirname.exclude_keys={json.dumps(same)}")
     if not first_rank():
         # Hydra makes folders in every process; those of the other ranks are temporary.
-        _folder_of_first_rank = _given_folder(plan)
+        _folder_of_first_rank = given_folder(plan)
         with tempfile.TemporaryDirectory() as temporary:
             return run_hydra(
                 [*options, *overrides, f"hydra.sweep.dir={commands.hydra_value(temporary)}"]
             )
-    folder = _make_folder(plan)
-    resume_command = _resume_command(arguments, folder)
+    folder = make_folder(plan)
+    again = resume_command(arguments, folder)
     if plan.jobs is not None:
         os.environ[JOBS] = str(plan.jobs)
     try:
         run_hydra([*options, *overrides, f"hydra.sweep.dir={commands.hydra_value(folder)}"])
     except BaseException as error:
-        failed = _finish(folder, resume_command)
+        failed = finish(folder, again)
         _remove_unused(folder)
         if isinstance(error.__cause__, Interrupted):
             error.__cause__.problems = [
-                replace(problem, fix=f"go on with: {resume_command}")
-                for problem in error.__cause__.problems
+                replace(problem, fix=f"go on with: {again}") for problem in error.__cause__.problems
             ]
             raise error.__cause__ from None
         if not folder.exists() and not isinstance(error, (MtlError, KeyboardInterrupt)):
@@ -125,20 +124,21 @@ def sweep(options: list[str], plan: Plan, arguments: argparse.Namespace) -> int:
         raise RunError(failed) from error
     finally:
         os.environ.pop(JOBS, None)
-    failed = _finish(folder, resume_command)
+    failed = finish(folder, again)
     if failed:
         raise RunError(failed)
     return 0
 
 
-def _key(override: str) -> str:
+def key_of(override: str) -> str:
+    """Return the key of an override."""
     return override.lstrip("+~").partition("=")[0]
 
 
-def _resume_command(arguments: argparse.Namespace, folder: Path) -> str:
+def resume_command(arguments: argparse.Namespace, folder: Path) -> str:
     """Return the command that resumes the sweep."""
     own = ["-cd", arguments.config_dir] if arguments.config_dir is not None else []
-    words = [text for text in arguments.overrides if _key(text) not in ITS_OWN]
+    words = [text for text in arguments.overrides if key_of(text) not in ITS_OWN]
     return (
         f"{shlex.join(['mtl', 'train', '-m', *own, *words])} "
         f"{commands.setting('run_dir', folder)} resume=auto"
@@ -149,7 +149,8 @@ def _resume_command(arguments: argparse.Namespace, folder: Path) -> str:
 # the sweep's folder
 
 
-def _given_folder(plan: Plan) -> Path | None:
+def given_folder(plan: Plan) -> Path | None:
+    """Return the folder that a sweep's command line names, or None."""
     given = next((config.run_dir for config in plan.configs), None)
     for text in plan.overrides:
         if text.startswith("hydra.sweep.dir="):
@@ -157,20 +158,20 @@ def _given_folder(plan: Plan) -> Path | None:
     return typed_path(given, "run_dir") if given is not None else None
 
 
-def _make_folder(plan: Plan) -> Path:
+def make_folder(plan: Plan) -> Path:
     """Make the folder of a sweep, with an empty list of its jobs, or use the folder of a sweep that
     is resumed.
 
     Raises UserError when the folder cannot be made or is in use.
     """
-    given = _given_folder(plan)
+    given = given_folder(plan)
     if (
         given is not None
         and plan.configs[0].resume == "auto"
         and given.is_dir()
         and any(given.iterdir())
     ):
-        _reopen(given, plan)
+        reopen(given, plan)
         return given
     folder = given or Path("sweeps") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     if given is not None:
@@ -189,9 +190,18 @@ def _make_folder(plan: Plan) -> Path:
     return folder
 
 
-def _reopen(folder: Path, plan: Plan) -> None:
+def reopen(folder: Path, plan: Plan) -> None:
+    """Resume the sweep in a folder, if `same_sweep` allows it."""
+    same_sweep(folder, plan)
+    # Write the list again without a last line that a kill has cut short: the next entry would be
+    # added to that line.
+    entries = listed_jobs(folder)
+    write_whole(folder / LISTED, "".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+def same_sweep(folder: Path, plan: Plan) -> None:
     """Check that a sweep can be resumed in a folder: the folder must hold a sweep whose jobs differ
-    from these only in the swept keys."""
+    from these only in the swept keys. Raises UserError if not."""
     if not (folder / LISTED).is_file():
         fix = (
             "leave out -m to go on with that run"
@@ -201,10 +211,9 @@ def _reopen(folder: Path, plan: Plan) -> None:
         raise UserError(
             f"the folder holds no sweep (looked for {LISTED})", f"run_dir={folder}", fix
         )
-    entries = listed_jobs(folder)
-    for entry in entries:
+    for entry in listed_jobs(folder):
         before, now = (
-            {_canonical(text) for text in texts if _counts(_key(text), plan)}
+            {canonical(text) for text in texts if _counts(key_of(text), plan)}
             for texts in (entry["overrides"], plan.overrides)
         )
         if before != now:
@@ -220,9 +229,6 @@ def _reopen(folder: Path, plan: Plan) -> None:
                 f"run_dir={folder}",
                 "type the values that it was started with, or give another run_dir=",
             )
-    # Write the list again without a last line that a kill has cut short: the next entry would be
-    # added to that line.
-    write_whole(folder / LISTED, "".join(json.dumps(entry) + "\n" for entry in entries))
 
 
 def _counts(key: str, plan: Plan) -> bool:
@@ -230,12 +236,12 @@ def _counts(key: str, plan: Plan) -> bool:
     return (
         key not in plan.swept
         and key not in ITS_OWN
-        and not key.startswith("hydra")
+        and not key.startswith(("hydra", "sweep"))
         and not harmless(key)
     )
 
 
-def _canonical(override: str) -> str:
+def canonical(override: str) -> str:
     """Return an override in one form for all ways to type it, such as `1e-3` and `0.001`."""
     read = parsed(override)
     return f"{read.get_key_element().lstrip('+')}={read.get_value_element_as_str()}"
@@ -251,9 +257,10 @@ def _remove_unused(folder: Path) -> None:
             folder.rmdir()
 
 
-def _finish(folder: Path, resume_command: str) -> list[Problem]:
+def finish(folder: Path, again: str, ended: frozenset[int] = frozenset()) -> list[Problem]:
     """Show and save the table of a sweep's jobs. Return a problem that names the jobs that did not
-    finish."""
+    finish. `again`: the command that resumes the sweep. `ended`: the numbers of jobs that count as
+    ended, whatever their status is."""
     from mtlcli.screen import screen
 
     jobs = read_sweep(folder)
@@ -266,7 +273,8 @@ def _finish(folder: Path, resume_command: str) -> list[Problem]:
         f"job {each.number}{f' ({settings})' if (settings := ' '.join(overrides)) else ''} "
         f"{'failed' if each.number in _failed else each.status}"
         for each, overrides in zip(jobs, varied(jobs), strict=True)
-        if each.status != "finished" or each.number in _failed
+        if each.number not in ended
+        and (each.status not in ("finished", "pruned") or each.number in _failed)
     ]
     if not unfinished:
         return []
@@ -277,7 +285,7 @@ def _finish(folder: Path, resume_command: str) -> list[Problem]:
         Problem(
             what,
             str(folder),
-            f"the reasons are above and in sweep.csv; then go on with: {resume_command}",
+            f"the reasons are above and in sweep.csv; then go on with: {again}",
         )
     ]
 
@@ -319,7 +327,7 @@ def sweep_job(composed: DictConfig) -> float:
         if checkpoint.folders(run_dir / "checkpoints") and config.resume == "auto":
             command = command_of()
             arguments = read_arguments(
-                [text for text in command[2:] if _key(text) not in ("resume", "run_dir")]
+                [text for text in command[2:] if key_of(text) not in ("resume", "run_dir")]
             )
             return run_job(
                 preflight(arguments, run_dir).configs[0], run_dir, command, resumes=run_dir
@@ -350,12 +358,12 @@ def sweep_job(composed: DictConfig) -> float:
 def _entry(folder: Path, settings: Any) -> tuple[dict[str, Any], bool]:
     """Return this job's entry in the list of jobs, and whether the entry is in the list already."""
     overrides = [
-        text.removeprefix("++") for text in settings.overrides.task if _key(text) != "resume"
+        text.removeprefix("++") for text in settings.overrides.task if key_of(text) != "resume"
     ]
     same = [*settings.job.config.override_dirname.exclude_keys]
 
     def differing(texts: list[str]) -> list[str]:
-        return sorted(_canonical(text) for text in texts if _key(text) not in same)
+        return sorted(canonical(text) for text in texts if key_of(text) not in same)
 
     entries = listed_jobs(folder)
     for entry in entries:

@@ -11,7 +11,7 @@ import sys
 from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -35,6 +35,9 @@ from mtlcli.pulse import Pulse, doing
 from mtlcli.report.sweep import LISTED
 from mtlcli.rundir.checkpoint import run_of
 from mtlcli.rundir.lock import FolderLock
+
+if TYPE_CHECKING:
+    from mtlcli.training.run import Watch  # Its module imports torch.
 
 LONGEST_NAME = 80
 """The largest number of characters in the name of a sweep job's folder."""
@@ -63,7 +66,21 @@ def train_main(argv: list[str]) -> int:
         return 0
     if arguments.cfg or arguments.info:
         return run_hydra([*options, *plan.overrides])
-    if arguments.multirun or "hydra.mode=MULTIRUN" in plan.overrides:
+    sweeps = arguments.multirun or "hydra.mode=MULTIRUN" in plan.overrides
+    settings = plan.configs[0].sweep
+    if not sweeps and plan.resumes is None and (settings.searches or settings.dry_run):
+        what = "a search is a sweep" if settings.searches else "has an effect in a sweep only"
+        where = "sweep" if settings.searches else "sweep.dry_run"
+        raise UserError(what, where, "add -m, or leave it out")
+    if sweeps and settings.dry_run:
+        from mtlcli.cli.dry_run import dry_run
+
+        return dry_run(plan, arguments)
+    if sweeps and settings.searches:
+        from mtlcli.cli.search import search
+
+        return search(plan, arguments)
+    if sweeps:
         from mtlcli.cli.sweep import sweep
 
         return sweep(options, plan, arguments)
@@ -90,7 +107,8 @@ def train_once(overrides: list[str], run_dir: str | Path | None, own: str | Path
     options = [] if own is None else ["-cd", str(own)]
     arguments = read_arguments([*options, *overrides])
     plan = preflight(arguments)
-    if len(plan.configs) != 1 or arguments.multirun or plan.composed is None:
+    several = len(plan.configs) != 1 or arguments.multirun or plan.configs[0].sweep.searches
+    if several or plan.composed is None:
         raise UserError(
             "this is a sweep or a run that goes on",
             "mtlcli.train",
@@ -206,14 +224,18 @@ def run_job(
     *,
     numbered: bool = False,
     resumes: Path | None = None,
+    watch: Watch | None = None,
 ) -> float:
-    """Carry out a run and show its activity meanwhile; return its average score."""
+    """Carry out a run and show its activity meanwhile; return its average score. `watch`: see
+    `runner/job.py`."""
     outlive_reader("stdout")
     with Pulse(config.logger.console) if first_rank() else nullcontext():
         doing("loading the program")
         from mtlcli.runner.job import run
 
-        return run(config, run_dir, command=command, numbered=numbered, resumes=resumes)
+        return run(
+            config, run_dir, command=command, numbered=numbered, resumes=resumes, watch=watch
+        )
 
 
 def suite_of(config: Config, chosen: Any) -> str:

@@ -13,6 +13,7 @@ from mtlcli.config.run import Data, Init, Logger, Model, Runner, Text
 from mtlcli.config.sampling import SamplingConfig, samplings
 from mtlcli.config.section import OneOf, section
 from mtlcli.config.sharing import SharingConfig, sharings
+from mtlcli.config.sweep import Sweep
 from mtlcli.config.task import Task, task_types
 from mtlcli.config.weighting import Balancing, WeightingConfig, weightings
 from mtlcli.registry import Registry
@@ -51,6 +52,8 @@ class Config:
     """How the run is carried out."""
     logger: Logger = field(default_factory=Logger)
     """What is shown and written."""
+    sweep: Sweep = field(default_factory=Sweep)
+    """How `mtl train -m` chooses the values of its jobs. A run folder does not hold it."""
     seed: Annotated[int, Ge(0), Le(2**128 - 1)] = 0
     """Seed of weights, order of data, sampling and dropout."""
     run_dir: str | None = None
@@ -63,10 +66,16 @@ class Config:
 
     @property
     def formed_tasks(self) -> dict[str, Task]:
-        """The tasks by name, with the run's `form` where a task has none of its own. This is not a
-        key of the configuration."""
+        """The tasks by name, with the run's `form` where a task has none of its own, and with a
+        fold in place of their validation splits if the run has folds. This is not a key of the
+        configuration."""
         return {
-            name: replace(task, form=task.form or self.form) for name, task in self.tasks.items()
+            name: replace(
+                task,
+                form=task.form or self.form,
+                splits=task.splits.with_fold(self.data.fold_split),
+            )
+            for name, task in self.tasks.items()
         }
 
     @property
@@ -102,6 +111,7 @@ __all__ = [
     "Optim",
     "Resolved",
     "Runner",
+    "Sweep",
     "Task",
     "Text",
     "augmentations",

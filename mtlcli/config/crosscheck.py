@@ -163,7 +163,8 @@ def _source(at: str, task: Task, config: Config, given: dict[str, Any]) -> Itera
     source, chosen = task.source, task.source.kind or config.data.source
     says = f"{at}.source.kind={source.kind}" if source.kind else f"data.source={chosen}"
     if source.files is not None:
-        held = task.splits.hold_out is not None
+        # The first split of validation is made of rows of train.
+        held = task.splits.hold_out is not None or config.data.folds is not None
         used = {
             "splits.train": [task.splits.train] if task.splits.train else [],
             "splits.validation": task.splits.validation[held:],
@@ -329,6 +330,7 @@ def _run(config: Config, names: list[str]) -> Iterator[Problem]:
             "type pip install --upgrade torch, or optim=adamw",
         )
     yield from _data(config)
+    yield from config.sweep.problems(names)
     yield from config.sharing.problems(config, names)
     yield from text_problems(config)
     yield from config.augmentation.problems(config)
@@ -583,6 +585,13 @@ def _plateau(config: Config, trained: list[str]) -> Iterator[Problem]:
 def _data(config: Config) -> Iterator[Problem]:
     """Check for values of the data section that are missing or have no effect."""
     data = config.data
+    if data.folds is None and data.fold is not None:
+        yield Problem("the value has no effect without folds", "data.fold", "type data.folds=5")
+    elif data.folds is not None and (data.fold is None or data.fold >= data.folds):
+        what = "which fold is scored?" if data.fold is None else "there is no such fold"
+        numbers = ",".join(map(str, range(data.folds)))
+        fix = f"type data.fold=0, up to {data.folds - 1}; for all of them: -m data.fold={numbers}"
+        yield Problem(what, "data.fold", fix)
     sources = {
         name: task.source for name, task in config.tasks.items() if task.source.files is None
     }

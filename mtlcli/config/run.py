@@ -96,6 +96,13 @@ class Data:
     max_eval_rows: Annotated[int, Gt(0), Le(10**12)] | None = None
     """Most rows to use of every other split: a random draw by `seed` that keeps the share of each
     class; null: all."""
+    folds: Annotated[int, Ge(2), Le(100)] | None = None
+    """Cross-validation on the train split: cut it into this many folds, each with its share of
+    every class, and groups whole (`splits.hold_out.group`). Neither validation nor test is read,
+    but by `data.decontaminate`. Null: train on all of train, and score validation."""
+    fold: Annotated[int, Ge(0), Lt(100)] | None = None
+    """With folds: the number of the fold, from 0, that is scored, under the name `fold_0_of_5`; the
+    others are trained on."""
     deduplicate: bool = False
     """Remove from every train split the rows whose inputs are those of an earlier row, whatever
     their labels; case, white space and the forms of Unicode characters make no difference."""
@@ -116,6 +123,12 @@ class Data:
     """Folder of the encoded store, and of rows on disk; null: $MTL_CACHE or ~/.cache/mtl."""
     sample_seed: Annotated[int, Ge(-(2**63)), Lt(2**63)] = 0
     """Seed of the sample world."""
+
+    @property
+    def fold_split(self) -> str | None:
+        """The name of the split that is scored in place of validation; None without folds. This is
+        not a key of the configuration."""
+        return None if self.folds is None else f"fold_{self.fold}_of_{self.folds}"
 
 
 @section

@@ -95,8 +95,9 @@ def save_config(config: Config, path: Path) -> None:
 
 
 def config_text(config: Config) -> str:
-    """Return the whole config as YAML, including defaults."""
+    """Return the whole config as YAML, including defaults, without `sweep`, which no run holds."""
     values = _escape(values_of(config))
+    del values["sweep"]
     for place, (text, value) in config.environment.items():
         holder = values
         for part in place[:-1]:

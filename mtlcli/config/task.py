@@ -4,7 +4,7 @@ its own, in its folder in `mtlcli/tasks/`; `type` tells them apart."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -87,6 +87,13 @@ class Splits:
         held = [("hold_out", name, self.hold_out) for name in self.validation[:1]]
         held.append(("calibration", CALIBRATION, self.calibration))
         return [(key, split, settings) for key, split, settings in held if settings is not None]
+
+    def with_fold(self, fold: str | None) -> Splits:
+        """Return the splits of a run that scores a fold of train and reads neither validation nor
+        test. `fold`: the name of the fold; None: the run has no folds."""
+        if fold is None:
+            return self
+        return replace(self, validation=[] if self.train is None else [fold], test=None)
 
     @staticmethod
     def occupied(at: str, key: str, split: str) -> Problem:

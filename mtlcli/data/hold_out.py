@@ -1,5 +1,5 @@
 """The division of one table into rows to train on and rows that are kept out: for validation, where
-the data has no validation split, and for calibration.
+the data has no validation split, for calibration, and for cross-validation.
 
 The draw depends on the rows' places and on a seed of its own, so every run, and every task that
 reads the same file with the same settings, has the same rows on each side unless classes or groups
@@ -73,6 +73,59 @@ def kept_out(
             "give another fraction, or name a file for each split",
         )
     return held
+
+
+def fold_numbers(
+    table: Table, folds: int, class_column: str | None, group: str | None
+) -> NDArray[np.int64]:
+    """Return the fold of each row of a train split, from 0: (rows,).
+
+    The folds have the same number of rows, within one, and their share of each class. With a column
+    `group`, rows of a group share a fold, the largest groups first into the smallest fold; rows
+    without a group stand alone. The draw depends on the rows' places alone, so that runs with other
+    seeds are scored on the same rows. Raises UserError when a fold would have no row.
+    """
+    total = len(table)
+    dice = np.random.default_rng(list(hashlib.sha256(b"folds").digest()))
+    found = np.empty(total, np.int64)
+    if group is not None and group in table.rows.column_names:
+        groups, sizes = _alone(*numbered(table, group, write=repr))
+        filled = np.zeros(folds, np.int64)
+        home = np.empty(len(sizes), np.int64)
+        order = dice.permutation(len(sizes))
+        for number in order[np.argsort(-sizes[order], kind="stable")]:
+            home[number] = filled.argmin()
+            filled[home[number]] += sizes[number]
+        found = home[groups]
+    else:
+        order = dice.permutation(total)
+        if class_column in table.rows.column_names and not pa.types.is_nested(
+            table.rows.column(str(class_column)).type
+        ):
+            classes, _ = numbered(table, str(class_column))
+            order = order[np.argsort(classes[order], kind="stable")]
+        found[order] = np.arange(total) % folds
+    if len(np.unique(found)) < folds:
+        unit = "rows" if group is None else f"different values of column '{group}'"
+        raise UserError(
+            f"the split has too few {unit} for data.folds={folds}",
+            table.origin,
+            "give fewer folds",
+        )
+    return found
+
+
+def _alone(
+    groups: NDArray[np.int64], names: list[str]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the number of each row's group, (rows,), and the groups' sizes, where each row without
+    a group has one of its own."""
+    if "None" in names:
+        alone = np.flatnonzero(groups == names.index("None"))
+        groups = groups.copy()
+        groups[alone] = np.arange(len(names), len(names) + len(alone))
+    _, dense, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    return dense.astype(np.int64), sizes.astype(np.int64)
 
 
 def _groups(

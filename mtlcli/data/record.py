@@ -34,6 +34,8 @@ class ReadSplit:
     removed: str | None = None
     """SHA-256 of the numbers of the rows that these two have removed, which depend on other splits
     as well; None where neither is on."""
+    other_folds: int = 0
+    """Number of rows of train that are in the other split, with `data.folds`."""
 
     @property
     def remaining(self) -> int:

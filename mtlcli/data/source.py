@@ -18,7 +18,7 @@ from mtlcli.config.task import Task, listed, named_columns
 from mtlcli.data.choice import Choice, Kind, choose_sources
 from mtlcli.data.clean import cleaned
 from mtlcli.data.draw import draw, draw_groups, numbered
-from mtlcli.data.hold_out import kept_out
+from mtlcli.data.hold_out import fold_numbers, kept_out
 from mtlcli.data.hub import hub_rows, hub_splits
 from mtlcli.data.nested import stored, unnest
 from mtlcli.data.parquet import plain_rows
@@ -95,10 +95,15 @@ class DataSource:
         are left out before rows are drawn. `keep`: which of those other rows are not left out.
         `inputs`: the columns of the inputs, by which rows of a train split are compared where
         `data.deduplicate` or `data.decontaminate` is on; these rows are removed before others are
-        drawn, too. Raises UserError when the split, or one that it is compared with, cannot be
-        read, and when no row of train would be left.
+        drawn, too. With `data.folds`, the rows of train are cut last: its split holds those of the
+        other folds, and the split of the fold the others. Raises UserError when the split, or one
+        that it is compared with, cannot be read, and when no row of train would be left.
         """
-        config = self._tasks[task]
+        config, fold = self._tasks[task], self._data.fold_split
+        asked, train = split, config.splits.train
+        in_folds = fold is not None and train is not None and split in (train, fold)
+        if in_folds:
+            split = str(train)
         reader = {"hub": self._read_hub, "local": self._read_local, "sample": self._read_sample}[
             self.choices[task].kind
         ]
@@ -121,11 +126,27 @@ class DataSource:
         except UserError as error:
             raise UserError(problem.of_task(task) for problem in error.problems) from error
         table = self._drawn(task, config, table)
+        total_drawn = len(table)
+        if in_folds:
+            try:
+                table = self._fold(config, table, asked)
+            except UserError as error:
+                raise UserError(problem.of_task(task) for problem in error.problems) from error
         kept = 0 if partly is None else len(table) - int(np.count_nonzero(partly(table)))
-        self._read[task][split] = ReadSplit(
+        removed["other_folds"] = total_drawn - len(table)
+        self._read[task][asked] = ReadSplit(
             table.origin, fingerprint, len(table), total, unlabelled, kept, **removed
         )
         return table
+
+    def _fold(self, config: Task, table: Table, split: str) -> Table:
+        """Return the rows of train that belong to `split`, train without the fold or the fold."""
+        data, hold_out = self._data, config.splits.hold_out
+        assert data.folds is not None
+        group = (hold_out and hold_out.group) or config.together
+        numbers = fold_numbers(table, data.folds, config.class_column, group)
+        mine = (numbers == data.fold) == (split == data.fold_split)
+        return replace(table.select(np.flatnonzero(mine)), split=split)
 
     def _side(
         self, reader: Callable[[str, Task, str], Table], task: str, config: Task, split: str
@@ -151,7 +172,7 @@ class DataSource:
             out = kept_out(left, settings, config.class_column, part=part, together=config.together)
             sides[name] = replace(left.select(np.flatnonzero(out)), split=name)
             sides[str(train)] = left.select(np.flatnonzero(~out))
-        if parts or self._data.decontaminate is not None:
+        if parts or self._data.decontaminate is not None or self._data.folds is not None:
             self._held |= {(task, name): side for name, side in sides.items()}
         return sides[split]
 
@@ -262,8 +283,17 @@ class DataSource:
         part."""
         return self._line(
             f"rows drawn at random (seed {self._seed})",
-            lambda read: read.rows < read.remaining,
-            lambda read: (read.rows, read.remaining),
+            lambda read: read.rows + read.other_folds < read.remaining,
+            lambda read: (read.rows + read.other_folds, read.remaining),
+        )
+
+    def in_folds(self) -> str | None:
+        """Return one line on the rows of train that stand in place of validation; None when the run
+        has no folds."""
+        return self._line(
+            "train is cut into folds, and no row of validation or test is scored",
+            lambda read: read.other_folds > 0,
+            lambda read: (read.rows, read.rows + read.other_folds),
         )
 
     def left_out(self) -> str | None:
@@ -323,6 +353,8 @@ class DataSource:
         """Return the names of the splits that a task's source has. Raises UserError when they
         cannot be listed."""
         held = [name for _, name, _ in self._tasks[task].splits.kept_out()]
+        fold = self._data.fold_split if self._tasks[task].splits.train is not None else None
+        held += [] if fold is None else [fold]
         return list(dict.fromkeys([*self._stored_splits(task), *held]))
 
     def _stored_splits(self, task: str) -> list[str]:

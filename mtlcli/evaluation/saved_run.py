@@ -123,7 +123,7 @@ def _evaluate(
     head = {
         "format": 1,
         "data_source": prepared.source.kind,
-        "split": wanted,
+        "split": (config.data.fold_split if wanted == "validation" else None) or wanted,
         "step": found.checkpoint.step,
         "precision": saved.precision,
     }

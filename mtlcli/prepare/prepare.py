@@ -141,10 +141,11 @@ def _prepare(
     splits: Callable[[TaskType[Any]], list[str]],
     unlabelled: bool,
 ) -> Prepared:
-    tasks = build_tasks(config.formed_tasks, config.text)
+    formed = config.formed_tasks
+    tasks = build_tasks(formed, config.text)
     source = open_source(
         config.data,
-        {name: config.tasks[name] for name, task in tasks.items() if splits(task)},
+        {name: formed[name] for name, task in tasks.items() if splits(task)},
         config.seed,
     )
     wanted = [(name, split) for name, task in tasks.items() for split in splits(task)]
@@ -165,7 +166,10 @@ def _prepare(
             cuts = _cuts(config, tasks[name], tables[name][split], encoded)
             if cuts:
                 doubts.setdefault(name, []).extend(problem.of_task(name) for problem in cuts)
-    lines = (source.left_out(), *source.removed(), source.unscored(), source.drawn())
+    lines = (
+        *(source.left_out(), *source.removed(), source.unscored(), source.drawn()),
+        source.in_folds(),
+    )
     counted = [line for line in lines if line]
     shown, details = _doubt_lines(config, doubts)
     notices = counted + warned + shown

@@ -34,10 +34,10 @@ class SweepJob:
     overrides: list[str]
     """The overrides of the job, in the sweep's order."""
     status: str
-    """The status: `running`, `finished`, `failed` or `interrupted`; `not started` when the job has
-    no status.json."""
+    """The status: `running`, `finished`, `pruned`, `failed` or `interrupted`; `not started` when
+    the job has no status.json."""
     reason: str
-    """The reason for a failure or interruption, in one line."""
+    """The reason for a failure, interruption or early stop, in one line."""
     average: float | None
     """The average of the main scores; None when the job has none."""
     scores: dict[str, float]
@@ -55,14 +55,18 @@ class SweepJob:
 
     @property
     def configuration(self) -> tuple[str, ...]:
-        """The overrides without the seed: jobs with the same overrides are repetitions of one
-        configuration."""
-        return tuple(override for override in self.overrides if not override.startswith("seed="))
+        """The overrides without the seed and the fold: jobs with the same overrides are repetitions
+        of one configuration."""
+        return tuple(
+            override
+            for override in self.overrides
+            if not override.startswith(("seed=", "data.fold="))
+        )
 
 
 @dataclass
 class Repeated:
-    """The finished jobs of one configuration, which differ by their seeds alone."""
+    """The finished jobs of one configuration, which differ by their seeds or folds alone."""
 
     jobs: list[SweepJob]
     """The jobs, which all have scores for the same tasks."""
@@ -193,7 +197,7 @@ def _job_table(jobs: list[SweepJob]) -> FittingTable:
             " ".join(overrides),
             *scores,
             job.status,
-            style=None if job.status == "finished" else "red",
+            style=None if job.status in ("finished", "pruned") else "red",
         )
     return table
 
@@ -211,7 +215,9 @@ def _seed_table(jobs: list[SweepJob]) -> FittingTable | None:
         else set()
     )
     table = _score_table(
-        tasks, f"means over seeds, ± the standard deviation{_apart(jobs)}", Column("n", right=True)
+        tasks,
+        f"means over {_repetitions(jobs)}, ± the standard deviation{_apart(jobs)}",
+        Column("n", right=True),
     )
     previous = groups[0].jobs[0].measured
     for group in groups:
@@ -277,6 +283,17 @@ def _score_table(
         *(after or []),
     ]
     return FittingTable(columns, title=title, whole="sweep.csv")
+
+
+def _repetitions(jobs: list[SweepJob]) -> str:
+    """Return what jobs of one configuration differ by."""
+    keys = {"seed=": "seeds", "data.fold=": "folds"}
+    found = [
+        name
+        for key, name in keys.items()
+        if any(each.startswith(key) for overrides in varied(jobs) for each in overrides)
+    ]
+    return " and ".join(found) or "seeds"
 
 
 def _apart(jobs: list[SweepJob]) -> str:

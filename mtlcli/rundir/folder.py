@@ -207,7 +207,8 @@ class RunFolder:
         )
 
     def write_status(self, status: str, **more: Any) -> None:
-        """Write status.json: running, finished, failed or interrupted, with the reason."""
+        """Write status.json: running, finished, pruned, failed or interrupted, with
+        the reason."""
         more = {
             name: hide(value) if isinstance(value, str) else value for name, value in more.items()
         }

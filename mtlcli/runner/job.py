@@ -30,6 +30,7 @@ from mtlcli.training.schedule import schedule
 
 if TYPE_CHECKING:
     from mtlcli.models.start import Start
+    from mtlcli.training.run import Watch  # Its module imports torch.
 
 
 @dataclass
@@ -46,6 +47,8 @@ class Job:
     """Where a resumed run goes on; None for a new run."""
     start: Start | None = None
     """The weights of another run with which a new run begins."""
+    watch: Watch | None = None
+    """What is told of each evaluation; only a run of one process has it."""
 
 
 def run(
@@ -55,8 +58,12 @@ def run(
     command: list[str],
     numbered: bool = False,
     resumes: Path | None = None,
+    watch: Watch | None = None,
 ) -> float:
     """Carry out a run and return its average score (NaN when no task has labelled validation rows).
+
+    `watch`: what is told of each evaluation and may stop the run, whose status is then `pruned`;
+    only for a run of one process.
 
     `numbered`: add a number to the folder's name when another run has the name. `resumes`: the run
     folder, or one of its checkpoints, to resume from. Raises UserError when the run has not begun,
@@ -69,6 +76,7 @@ def run(
         return run_as_rank(config, run_dir, command, numbered, resumes)
     with Interrupt() as interrupt:
         job = begin(config, run_dir, command, numbered, resumes, interrupt)
+        job.watch = watch
         with held_to_the_end(job.folder):
             return average_of(_carry_out(job, interrupt))
 

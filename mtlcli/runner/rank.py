@@ -49,7 +49,7 @@ def train_rank(job: Job, ranks: Ranks, interrupt: Interrupt) -> dict[str, Any]:
                 _begin(run, job)
                 results = trainer.train()
                 doing("writing the last checkpoint")
-            _finish(run, results, memory)
+            _finish(run, results, memory, trainer.stopped)
     return results
 
 
@@ -117,6 +117,7 @@ def _build_run(
         ranks=ranks,
         interrupt=interrupt,
         source=prepared.source,
+        watch=job.watch,
     )
 
 
@@ -148,8 +149,9 @@ def _begin(run: Run, job: Job) -> None:
         console.say(line)
 
 
-def _finish(run: Run, results: dict[str, Any], memory: PeakMemory) -> None:
-    """Write the results with what the run has cost, and show them."""
+def _finish(run: Run, results: dict[str, Any], memory: PeakMemory, stopped: str) -> None:
+    """Write the results with what the run has cost, and show them. `stopped`: the reason for which
+    the caller of the run has stopped it."""
     folder, console = run.folder, run.console
     peak = memory.bytes()
     if run.ranks.is_main or run.sharded:
@@ -159,7 +161,10 @@ def _finish(run: Run, results: dict[str, Any], memory: PeakMemory) -> None:
     if run.ranks.is_main:
         results["cost"] = {"flops_per_example": flops, "peak_memory": peak}
         folder.write_results(results)
-        folder.write_status("finished")
+        if stopped:
+            folder.write_status("pruned", reason=stopped)
+        else:
+            folder.write_status("finished")
     doing("")
     console.stop()
     console.say(results_table(results))

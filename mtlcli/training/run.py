@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,9 @@ from mtlcli.weighting.base import WeightedTask, Weighting
 
 VALIDATION_SEED = 500_000_000
 """Added to the seeds of the validation batches, so that they are not those of training batches."""
+Watch = Callable[[int, dict[str, Any]], str]
+"""A function that is told of each evaluation but the last, its step and its results. It returns the
+reason to stop the run there, or an empty text."""
 
 
 @dataclass
@@ -69,6 +72,8 @@ class Run:
     """The signals that ask the run to stop."""
     source: DataSource
     """The source of the table rows."""
+    watch: Watch | None = None
+    """What is told of each evaluation, in a run of one process."""
     tracking: Tracking = field(init=False)
     """The trackers of the run, which work on the first rank."""
     _validation: dict[str, Stream] = field(default_factory=dict)

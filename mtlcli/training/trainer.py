@@ -68,6 +68,8 @@ class Trainer:
         """The step of the newest checkpoint that holds the present state."""
         self._verified: int | None = None
         """The step whose tensors were last found to be finite."""
+        self.stopped = ""
+        """The reason for which the caller of the run has stopped it; empty: it has not."""
         if resumed is not None:
             self.state = restore(
                 resumed,
@@ -332,6 +334,8 @@ class Trainer:
             run.folder.append_scores(state.step, found)
             run.folder.write_results(results)
             run.tracking.scores(state.step, found)
+        if run.watch is not None and state.step != run.steps:
+            self.stopped = run.watch(state.step, found)
         return 0
 
     def _write_predictions(self, scores: dict[str, dict[str, Scores]]) -> None:
@@ -374,7 +378,7 @@ class Trainer:
         head = {
             "format": 1,
             "data_source": run.source.kind,
-            "split": "validation",
+            "split": self.config.data.fold_split or "validation",
             "step": self.state.step,
             "train_rows": run.source.train_rows(),
             "precision": self.config.runner.precision,
@@ -395,6 +399,7 @@ class Trainer:
         """Return whether the run is over."""
         return (
             self.state.step == self.run.steps
+            or bool(self.stopped)
             or self._is_stale()
             or (self._is_stage_over() and self.run.stages.is_last(self.state.stage))
         )
@@ -498,7 +503,9 @@ class Trainer:
         """Wait for the last checkpoint. Say why the run ends before its last step, and whether its
         best checkpoint is at fault."""
         run, state = self.run, self.state
-        if state.step != run.steps:
+        if self.stopped:
+            run.console.say(f"stopped at step {state.step}: {self.stopped}")
+        elif state.step != run.steps:
             stale = state.stale if self._is_stale() else state.stage.stale
             run.console.say(f"stopped: {count_of(stale, 'evaluation')} without a better average")
         run.saver.wait()

@@ -103,13 +103,13 @@ def test_a_job_that_fails_on_its_data(tmp_path: Path) -> None:
     )
 
 
-def die_in_the_second_job() -> None:
+def die_in_the_second_job(prefix: str = "1_seed-1") -> None:
     """Kill the sweep in step 3 of its second job, once that job has a checkpoint."""
     append = RunFolder.append_metrics
 
     def append_and_die(self: RunFolder, row: dict[str, Any]) -> None:
         append(self, row)
-        if row["step"] == 3 and self.path.name == "1_seed-1":
+        if row["step"] == 3 and self.path.name.startswith(prefix):
             while not [*self.checkpoints.glob("step_*/manifest.json")]:
                 time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)

@@ -55,6 +55,8 @@ def every_file() -> list[str]:
 
 
 NEEDS = {
+    "sweep=optuna": ["sweep.space={seed: [0, 1]}"],
+    "sweep=random": ["sweep.space={seed: [0, 1]}"],
     "task=ax": ["task=[mnli,ax]"],
     "model=pretrained": ["model.name=x/y"],
     "data=local": ["data.root=."],
@@ -143,7 +145,7 @@ def test_all_mistakes_at_once() -> None:
     ]
     groups = (
         "choices: allow, augmentation, data, experiment, form, init, logger, model, optim, resume, "
-        "run_dir, runner, sampling, seed, sharing, task, text, weighting"
+        "run_dir, runner, sampling, seed, sharing, sweep, task, text, weighting"
     )
     assert said(*wrong, "model=brt", "cola") == [
         "'cola' has no value -> did you mean task=cola?",
@@ -160,7 +162,7 @@ def test_all_mistakes_at_once() -> None:
         "cola, sst2, mrpc, stsb, qqp, mnli, qnli, "
         "rte",
         "unknown.key: unknown key 'unknown' -> choices: allow, augmentation, data, form, init, "
-        "logger, model, optim, resume, run_dir, runner, sampling, seed, sharing, tasks, text, "
+        "logger, model, optim, resume, run_dir, runner, sampling, seed, sharing, sweep, tasks, text, "
         "weighting",
         "optim.lr: must be a number, found 'fast' -> Peak learning rate; null: one that suits the "
         "model and the optimiser.",

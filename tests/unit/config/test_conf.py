@@ -19,6 +19,7 @@ from mtlcli.config import (
     Logger,
     Model,
     Runner,
+    Sweep,
     augmentations,
     optims,
     samplings,
@@ -41,9 +42,16 @@ COUNTS = {
     "data": 4,
     "runner": 1,
     "logger": 1,
+    "sweep": 3,
     "experiment": 2,
 }
-SECTIONS: dict[str, type] = {"model": Model, "data": Data, "runner": Runner, "logger": Logger}
+SECTIONS: dict[str, type] = {
+    "model": Model,
+    "data": Data,
+    "runner": Runner,
+    "logger": Logger,
+    "sweep": Sweep,
+}
 REGISTRIES = {
     "sharing": sharings,
     "weighting": weightings,
@@ -98,6 +106,8 @@ def test_method_file_is_the_defaults(path: Path) -> None:
 
 PRETRAINED = ["minilm", "bert", "roberta", "deberta", "modernbert", "t5", "gpt2", "pretrained"]
 DIFFERS = {
+    "sweep/optuna": {"name"},
+    "sweep/random": {"name"},
     "model/tiny": {
         "kind",
         "name",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from mtlcli.config.run import Data
 from mtlcli.config.task import HoldOut, Source, Splits, TextColumns
-from mtlcli.data.hold_out import kept_out
+from mtlcli.data.hold_out import fold_numbers, kept_out
 from mtlcli.data.source import open_source
 from mtlcli.data.table import Table
 from mtlcli.errors import UserError
@@ -118,3 +119,48 @@ def test_a_split_that_is_there_is_not_replaced() -> None:
     (problem,) = caught.value.problems
     assert problem.where == "tasks.t.splits.hold_out"
     assert "split 'validation' has rows of its own" in problem.what
+
+
+def test_folds_have_their_share_of_each_class() -> None:
+    labels = ["a"] * 60 + ["b"] * 31 + ["c"] * 9
+    rows = table(label=labels)
+    folds = fold_numbers(rows, 4, "label", None)
+    assert np.bincount(folds).tolist() == [25, 25, 25, 25]
+    for each, count in {"a": 60, "b": 31, "c": 9}.items():
+        counts = np.bincount(folds[[label == each for label in labels]], minlength=4)
+        assert counts.max() - counts.min() <= 1 and counts.sum() == count
+    assert (folds == fold_numbers(rows, 4, "label", None)).all()
+
+
+def test_folds_keep_groups_whole() -> None:
+    writers = ["x"] * 10 + ["y"] * 6 + ["z"] * 5 + [None, None]
+    folds = fold_numbers(table(writer=writers), 2, None, "writer")
+    assert [len(set(folds[[each == name for each in writers]])) for name in "xyz"] == [1, 1, 1]
+    assert sorted(np.bincount(folds).tolist()) == [11, 12]
+    with pytest.raises(UserError, match="too few different values of column 'writer'"):
+        fold_numbers(table(writer=["x", "y"]), 3, None, "writer")
+
+
+def test_a_run_with_folds_reads_train_alone() -> None:
+    splits = Splits(hold_out=HoldOut(fraction=0.2)).with_fold("fold_1_of_3")
+    task = ClassificationTask(
+        source=Source(path="glue/rte"),
+        columns=TextColumns(text="sentence1"),
+        labels=["entailment", "not_entailment"],
+        splits=splits,
+    )
+    read: dict[str, list[set[str]]] = {"train": [], "fold": []}
+    for fold in range(3):
+        data = Data(source="sample", folds=3, fold=fold, max_train_rows=60)
+        name = str(data.fold_split)
+        source = open_source(data, {"rte": replace(task, splits=task.splits.with_fold(name))})
+        sides = {"train": source.read("rte", "train"), "fold": source.read("rte", name)}
+        for side, rows in sides.items():
+            read[side].append({str(part) for part in rows.rows.column("sentence1").to_pylist()})
+        assert sides["fold"].split == name and len(sides["fold"]) == 20
+        assert len(sides["train"]) == 40 and not read["train"][fold] & read["fold"][fold]
+        line = f"rte train 40 of 60, {name} 20 of 60"
+        assert line in str(source.in_folds()) and "60 of" in str(source.drawn())
+    assert len(set.union(*read["fold"])) == 60 and read["train"][0] == read["fold"][1].union(
+        read["fold"][2]
+    )

@@ -103,6 +103,7 @@ def test_local_reads_below_the_root_and_draws_rows(folder: Path) -> None:
         "duplicates": 0,
         "contaminated": 0,
         "removed": None,
+        "other_folds": 0,
     }
     assert (
         source.drawn() == "rows drawn at random (seed 0): cola train 3 of 5; rte validation 1 of 2"
