@@ -162,8 +162,8 @@ def test_all_mistakes_at_once() -> None:
         "cola, sst2, mrpc, stsb, qqp, mnli, qnli, "
         "rte",
         "unknown.key: unknown key 'unknown' -> choices: allow, augmentation, data, form, init, "
-        "logger, model, optim, resume, run_dir, runner, sampling, seed, sharing, sweep, tasks, text, "
-        "weighting",
+        "logger, model, optim, resume, run_dir, runner, sampling, seed, sharing, sweep, tasks, "
+        "text, weighting",
         "optim.lr: must be a number, found 'fast' -> Peak learning rate; null: one that suits the "
         "model and the optimiser.",
         "runner.steps: must be a whole number, found 1.5 -> Number of optimiser updates; null: as "
