@@ -95,10 +95,10 @@ def merge(
         doing("evaluating the merged model")
         # As `mtl eval` will: the same numbers, and a proof that the folder can be read. The rows
         # stay those of the runs, where predictions would ask for all.
-        rows = config.data.max_eval_rows
+        limit = config.data.max_eval_rows
         results = evaluate_path(
             to,
-            overrides=[] if rows is None else [f"data.max_eval_rows={rows}"],
+            overrides=[] if limit is None else [f"data.max_eval_rows={limit}"],
             predictions=folder.predictions,
             say=say,
         ) | {
