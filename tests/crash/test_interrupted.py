@@ -409,7 +409,7 @@ def test_torchrun_that_is_told_or_killed(wholes: dict[int, Path], tmp_path: Path
             assert gone(ranks) is not None
             process.communicate()
             continue
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=500)
         assert "interrupted by SIGTERM and saved at step" in errors, errors
         check_resumed(wholes[2], folder)
 

@@ -41,7 +41,7 @@ def evaluated(run: Path, task: str) -> tuple[list[dict[str, Any]], list[dict[str
     """The rows that an evaluation has read, and its predictions."""
     lines = [json.loads(line) for line in (run.parent / "p" / f"{task}.jsonl").open()]
     rows = [line["texts"] | ({"id": line["id"]} if "id" in line else {}) for line in lines]
-    around = ("row", "id", "texts", "gold")
+    around = ("row", "id", "words", "cluster", "texts", "gold")
     return rows, [{k: v for k, v in line.items() if k not in around} for line in lines]
 
 

@@ -59,7 +59,7 @@ def test_six_heads_go_on_and_are_evaluated_to_the_last_digit(tmp_path: Path) -> 
         assert found[name]["metrics"] == entry["metrics"]
     # The texts that were written, scored by sacrebleu's own command.
     rows = [json.loads(line) for line in (tmp_path / "p" / "multi30k.jsonl").open()]
-    assert len(rows) == 40 and rows[0].keys() == {"row", "gold", "text", "texts"}
+    assert len(rows) == 40 and rows[0].keys() == {"row", "words", "gold", "text", "texts"}
     assert all(row["texts"].keys() == {"translation.de"} for row in rows)
     for name, key in (("out", "text"), ("gold", "gold")):
         (tmp_path / name).write_text("".join(row[key] + "\n" for row in rows))

@@ -334,7 +334,7 @@ def test_light_modules_really_load_without_torch() -> None:
         cwd=PACKAGE.parent,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=500,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 

@@ -88,7 +88,7 @@ def test_a_terminal_without_these_characters_gets_others() -> None:
         [sys.executable, "-c", code],
         capture_output=True,
         env={"PYTHONIOENCODING": "ascii"},
-        timeout=60,
+        timeout=500,
         check=True,
     )
     assert b"| cola" in done.stdout

@@ -228,7 +228,7 @@ def test_the_page_is_drawn_without_network(folder: Path, tmp_path: Path) -> None
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=500,
         check=True,
     )
     drawn = re.search(r'data-drawn="(\d+)"', done.stdout)

@@ -22,7 +22,7 @@ def mtl(
 ) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "mtlcli", *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, cwd=cwd, env=os.environ | environment, timeout=120
+        command, capture_output=True, text=True, cwd=cwd, env=os.environ | environment, timeout=500
     )
 
 
@@ -84,7 +84,7 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        timeout=60,
+        timeout=500,
     )
     assert done.stdout == "tasks:\n" and done.stderr == ""
 

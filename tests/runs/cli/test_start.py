@@ -107,7 +107,7 @@ def test_what_is_imported_before_the_first_step(own: Path) -> None:
         text=True,
         cwd=ROOT,
         env=ENVIRONMENT | {"MTL_CACHE": str(own / "cache")},
-        timeout=120,
+        timeout=500,
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("AT THE FIRST STEP")]
     assert len(lines) == 1, done.stdout + done.stderr

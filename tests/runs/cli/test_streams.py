@@ -18,7 +18,7 @@ COMMAND = f"{sys.executable} -m mtlcli"
 def shell(line: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
     return subprocess.run(
-        ["bash", "-c", line], capture_output=True, cwd=cwd, env=environment, timeout=120
+        ["bash", "-c", line], capture_output=True, cwd=cwd, env=environment, timeout=500
     )
 
 

@@ -238,7 +238,7 @@ def test_only_one_of_two_processes_encodes(tmp_path: Path) -> None:
         process.stdin.write("go\n")
         process.stdin.flush()
     for process in processes:
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=500)
         results.append(json.loads(output)["calls"])
     assert sorted(results) == [0, 1]
     assert len(entries(tmp_path)) == 1
