@@ -60,7 +60,7 @@ def _build_run(
     """Build the model and the weighting, fill what the config leaves open, and plan the steps."""
     config, prepared = job.config, job.prepared
     if config.augmentation.other_runs():
-        give_lessons(prepared, job.folder)
+        give_lessons(config, prepared, job.folder)
     precision = _choose_precision(config, ranks)
     torch.manual_seed(folded(config.seed))
     layout = input_format(prepared.encoder, precision, ranks.device)

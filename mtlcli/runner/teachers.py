@@ -19,8 +19,10 @@ from mtlcli.config import Config
 from mtlcli.config.init import other_head
 from mtlcli.config.paths import default_cache
 from mtlcli.config.section import replaced
+from mtlcli.config.task import named_columns
 from mtlcli.data.features import TEACHER, Split
-from mtlcli.disk import sha256
+from mtlcli.data.table import Table
+from mtlcli.disk import flush, sha256, writing
 from mtlcli.errors import Problem, UserError
 from mtlcli.prepare.prepare import Prepared, fit_tasks
 from mtlcli.prepare.store import open_features
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
     from mtlcli.tasks.base import TaskType
 
 FILE = "teachers.safetensors"
-"""The file of a run folder with the outputs of its teachers: task -> (rows, outputs) fp32."""
+"""The file of a run folder with the outputs of its teachers: `outputs.TASK`, (rows, outputs) fp32,
+and `rows.TASK`, the numbers of these train rows in their split, (rows,)."""
 AT = "augmentation.teachers"
 
 
@@ -41,8 +44,8 @@ AT = "augmentation.teachers"
 class Lessons:
     """What the teachers of a run say about its train rows."""
 
-    outputs: dict[str, NDArray[np.float32]]
-    """The outputs for the train rows of each task: (rows, outputs)."""
+    outputs: dict[str, NDArray]
+    """The content of FILE."""
     tasks: dict[str, dict[str, Any]]
     """The record of the teacher of each task."""
 
@@ -50,8 +53,13 @@ class Lessons:
         """Write the outputs into a run folder; return the entry of environment.json."""
         from safetensors.numpy import save_file
 
-        save_file(self.outputs, folder.path / FILE)
-        return {"sha256": sha256(folder.path / FILE), "tasks": self.tasks}
+        file = folder.path / FILE
+        needed = sum(each.nbytes for each in self.outputs.values())
+        with writing("the file", file, folder.resume_advice(), needed=needed):
+            save_file(self.outputs, file)
+            flush(file)
+            flush(folder.path)
+        return {"sha256": sha256(file), "tasks": self.tasks}
 
 
 def open_teachers(config: Config) -> dict[str, Source]:
@@ -80,9 +88,10 @@ def teach(config: Config, teachers: dict[str, Source], prepared: Prepared) -> Le
     return lessons
 
 
-def give_lessons(prepared: Prepared, folder: RunFolder) -> None:
+def give_lessons(config: Config, prepared: Prepared, folder: RunFolder) -> None:
     """Put what the teachers say about the train rows, which the run folder has, into the train
-    features. Raises UserError when the file is not the one that the run has written."""
+    features. Raises UserError when the file is not the one that the run has written, or the rows
+    are others."""
     from safetensors.numpy import load_file
 
     file = folder.path / FILE
@@ -91,16 +100,15 @@ def give_lessons(prepared: Prepared, folder: RunFolder) -> None:
         raise UserError("the outputs of the teachers are missing", str(file), fix)
     if sha256(file) != folder.environment()["teachers"]["sha256"]:
         raise UserError("the outputs of the teachers have changed", str(file), fix)
-    for name, outputs in load_file(file).items():
+    found = load_file(file)
+    for name in _taught(config, prepared):
         split = prepared.tasks[name].config.splits.train
-        features = prepared.features[name][split]
-        if len(outputs) != len(prepared.tables[name][split]):
-            what = (
-                f"the teacher has seen {len(outputs):,} train rows of {name}, and the run has "
-                f"{len(prepared.tables[name][split]):,}"
-            )
+        assert split is not None
+        if not np.array_equal(found[f"rows.{name}"], _numbers(prepared.tables[name][split])):
+            what = f"the teacher of {name} was asked about other train rows than the run has now"
             raise UserError(what, str(file), "train on the rows that the run has begun with")
-        column = outputs[features.columns["row"]]
+        features = prepared.features[name][split]
+        column = found[f"outputs.{name}"][features.columns["row"]]
         prepared.features[name][split] = replace(
             features, columns=features.columns | {TEACHER: column}
         )
@@ -137,6 +145,11 @@ def report(results: dict[str, Any]) -> Iterator[str]:
         yield f"this run has {found['share']:.1%} of the teachers' average"
 
 
+def _numbers(table: Table) -> NDArray[np.int64]:
+    """Return the numbers of the rows of a table in their split: (rows,)."""
+    return np.arange(len(table)) if table.numbers is None else np.asarray(table.numbers, np.int64)
+
+
 def _taught(config: Config, prepared: Prepared) -> dict[str, TaskType[Any]]:
     """Return the tasks that are trained with a teacher."""
     chosen = getattr(config.augmentation, "tasks", None)
@@ -168,8 +181,9 @@ def _problems(taught: dict[str, TaskType[Any]], teachers: dict[str, Source]) -> 
         else:
             mine, theirs = task.config, teachers[found[0]].config.formed_tasks[name]
             why = other_head(mine, theirs)
-            if why is None and mine.columns != theirs.columns:
-                why = f"columns is {theirs.columns} there and {mine.columns} here"
+            columns = _columns(mine), _columns(theirs)
+            if why is None and columns[0] != columns[1]:
+                why = f"it reads {columns[1]} there and {columns[0]} here"
             if why is not None:
                 fix = (
                     f"train the teacher on the same task, or take {name} out of augmentation.tasks"
@@ -179,6 +193,11 @@ def _problems(taught: dict[str, TaskType[Any]], teachers: dict[str, Source]) -> 
         if not set(source.config.tasks) & set(taught):
             what = f"{path} teaches nothing: it has the tasks {', '.join(source.config.tasks)}"
             yield Problem(what, AT, "leave it out")
+
+
+def _columns(task: Any) -> str:
+    """Return the columns that a task reads, as `text=sentence, label=label`."""
+    return ", ".join(f"{key}={column}" for key, column in named_columns(task.columns))
 
 
 def _ask(
@@ -234,7 +253,8 @@ def _ask(
             raise UserError(what, f"{AT} ({source.found.checkpoint.folder})", "give another run")
         by_row = np.empty_like(logits)
         by_row[part.features.columns["row"]] = logits
-        lessons.outputs[name] = by_row
+        lessons.outputs[f"outputs.{name}"] = by_row
+        lessons.outputs[f"rows.{name}"] = _numbers(part.table)
         metrics: dict[str, float] = {}
         if task.config.splits.validation:
             metrics = score(tasks[name], *outputs(name, task.config.splits.validation[0])).metrics

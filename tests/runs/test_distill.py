@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mtlcli.augmentation.distill import Distill
 from mtlcli.cli.arguments import read_arguments
 from mtlcli.cli.preflight import preflight
 from mtlcli.config.snapshot import load_config
@@ -40,9 +41,10 @@ def test_what_the_run_keeps_of_its_teachers(place: Path) -> None:
     student = place / "student"
     outputs = load_file(student / "teachers.safetensors")
     assert {name: list(each.shape) for name, each in outputs.items()} == {
-        "cola": [20, 2],
-        "stsb": [20, 1],
-        "rte": [20, 2],
+        "outputs.cola": [20, 2],
+        "outputs.stsb": [20, 1],
+        "outputs.rte": [20, 2],
+        **{f"rows.{name}": [20] for name in ("cola", "stsb", "rte")},
     }
     found = json.loads((student / "results.json").read_text())
     for name, run in (("cola", "two"), ("stsb", "two"), ("rte", "rte")):
@@ -63,13 +65,23 @@ def test_the_teacher_is_asked_about_the_rows_in_order(place: Path, tmp_path: Pat
     )
     lines = (tmp_path / "predictions/rte.jsonl").read_text().splitlines()
     said = [list(json.loads(line)["probabilities"].values()) for line in lines]
-    outputs = load_file(place / "student/teachers.safetensors")["rte"].softmax(1)
+    outputs = load_file(place / "student/teachers.safetensors")["outputs.rte"].softmax(1)
     torch.testing.assert_close(outputs, torch.tensor(said), atol=1e-5, rtol=1e-4)
 
 
-def test_it_goes_on_to_the_bit_without_its_teachers(place: Path, tmp_path: Path) -> None:
+def test_it_goes_on_to_the_bit_without_its_teachers(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = place / "student"
     part = cut_off(whole, "step_00000004", tmp_path / "part")
+    shares: list[float] = []
+
+    def begin_step(self: Distill, step: int, steps: int) -> None:
+        annealed(self, step, steps)
+        shares.append(self.gold)
+
+    annealed = Distill.begin_step
+    monkeypatch.setattr(Distill, "begin_step", begin_step)
     for name in ("two", "rte"):
         (place / name).rename(place / f"{name}_gone")
     try:
@@ -78,9 +90,13 @@ def test_it_goes_on_to_the_bit_without_its_teachers(place: Path, tmp_path: Path)
         for name in ("two", "rte"):
             (place / f"{name}_gone").rename(place / name)
     assert differences(whole, again, 8) == []
+    assert shares == [step / 7 for step in range(4, 8)]
 
     with pytest.raises(UserError, match=r"augmentation.teachers: .* cannot be changed"):
         resume(whole, of(place / "two"))
+    other = ("data.max_train_rows=21", "allow=[data.max_train_rows]")
+    with pytest.raises(UserError, match="was asked about other train rows"):
+        resume(part, *other)
     with (part / "teachers.safetensors").open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"x")
@@ -123,7 +139,9 @@ def test_refusals(place: Path, tmp_path: Path) -> None:
     assert f"{two} and {place / 'student'} both have the task 'cola'" in text
     assert f"{rte} teaches nothing: it has the tasks rte" in text
     swapped = "tasks.rte.columns={text: sentence2, text_pair: sentence1}"
-    assert "cannot teach rte: columns is" in refused("task=rte", swapped, DISTILL, of(rte))
+    assert "cannot teach rte: it reads text=sentence1, text_pair=sentence2" in refused(
+        "task=rte", swapped, DISTILL, of(rte)
+    )
     damaged = shutil.copytree(rte, tmp_path / "damaged")
     with (damaged / "checkpoints/step_00000008/model.safetensors").open("r+b") as file:
         file.seek(-1, 2)
