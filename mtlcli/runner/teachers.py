@@ -51,12 +51,12 @@ class Lessons:
 
     def write(self, folder: RunFolder) -> dict[str, Any]:
         """Write the outputs into a run folder; return the entry of environment.json."""
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         file = folder.path / FILE
         needed = sum(each.nbytes for each in self.outputs.values())
         with writing("the file", file, folder.resume_advice(), needed=needed):
-            save_file(self.outputs, file)
+            file.write_bytes(save(self.outputs))
             flush(file)
             flush(folder.path)
         return {"sha256": sha256(file), "tasks": self.tasks}
