@@ -108,6 +108,8 @@ def begin(
                 prepared.notices += source.lines
             prepared.notices += _check_plan(config, prepared, folder.path)
             lessons = teach(config, teachers, prepared) if teachers else None
+            if lessons is not None:
+                about.append(lessons.describe())
         folder.create(restart=config.resume == "auto", numbered=numbered)
         _fill(folder, config, prepared, command, source, lessons)
         _show_begin(folder, config, prepared, about)

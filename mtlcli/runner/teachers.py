@@ -49,6 +49,15 @@ class Lessons:
     tasks: dict[str, dict[str, Any]]
     """The record of the teacher of each task."""
 
+    def describe(self) -> str:
+        """Return a line on who teaches what."""
+        runs = dict.fromkeys(each["run"] for each in self.tasks.values())
+        taught = {
+            run: [name for name, each in self.tasks.items() if each["run"] == run] for run in runs
+        }
+        said = (f"{run} ({', '.join(names)})" for run, names in taught.items())
+        return f"teachers  {'; '.join(said)}"
+
     def write(self, folder: RunFolder) -> dict[str, Any]:
         """Write the outputs into a run folder; return the entry of environment.json."""
         from safetensors.numpy import save

@@ -54,7 +54,9 @@ def test_what_the_run_keeps_of_its_teachers(place: Path) -> None:
         assert each["parameters"] == theirs["parameters"]["total"]
         assert each["score"] == pytest.approx(theirs["tasks"][name]["main"], abs=1e-6)
         assert each["student"] == found["tasks"][name]["main"]
-    assert "this run" in (student / "log.txt").read_text()
+    shown = (student / "log.txt").read_text()
+    assert f"teachers  {place / 'two'} (cola, stsb)" in shown
+    assert "this run has" in shown
 
 
 def test_the_teacher_is_asked_about_the_rows_in_order(place: Path, tmp_path: Path) -> None:
