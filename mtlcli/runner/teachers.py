@@ -221,10 +221,12 @@ def _ask(
     from mtlcli.evaluation.evaluate import outputs_of, score
     from mtlcli.evaluation.saved_model import restore
 
-    runner = replace(config.runner, devices=1, engine="ddp")
+    # The teacher goes through as the run does, but for what its own model may not allow.
+    packing = "off" if config.runner.packing == "off" else "auto"
+    runner = replace(config.runner, devices=1, engine="ddp", packing=packing)
     theirs = replaced(
         source.config,
-        {"runner": runner, "text": source.config.text}
+        {"runner": runner}
         | {f"tasks.{name}.metrics": task.config.metrics for name, task in taught.items()},
     )
     tasks = build_tasks(theirs.formed_tasks, theirs.text)
