@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -222,7 +222,7 @@ def _ask(
     from mtlcli.evaluation.saved_model import restore
 
     # The teacher goes through as the run does, but for what its own model may not allow.
-    packing = "off" if config.runner.packing == "off" else "auto"
+    packing: Literal["auto", "off"] = "off" if config.runner.packing == "off" else "auto"
     runner = replace(config.runner, devices=1, engine="ddp", packing=packing)
     theirs = replaced(
         source.config,
