@@ -31,6 +31,9 @@ class Augmentation(ABC):
         tasks: list[str] | None = self.config.tasks
         return tasks is None or task in tasks
 
+    def begin_step(self, step: int, steps: int) -> None:
+        """Note that step `step` of `steps`, counted from 0, begins. By default, steps are equal."""
+
     @abstractmethod
     def output(self, model: MultiTaskModel, task: str, batch: Batch) -> TaskOutput:
         """Return what the model gives for a batch of `task` in training, with the loss that is

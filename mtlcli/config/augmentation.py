@@ -33,6 +33,10 @@ class AugmentationConfig:
     name: str
     """Augmentation."""
 
+    def other_runs(self) -> list[str]:
+        """Return the folders of the runs from whose outputs a run learns."""
+        return []
+
     def problems(self, config: Config) -> Iterator[Problem]:
         """Yield the problems of the augmentation in a run."""
         yield from ()

@@ -72,6 +72,8 @@ FIXED = (
         "form",
         "init.from",
         "init.heads",
+        "init.layers",
+        "augmentation.teachers",
         "model.architecture",
         "model.kind",
         "model.name",

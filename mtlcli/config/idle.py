@@ -75,7 +75,8 @@ def _idle(config: Config) -> Iterator[tuple[str, str, str]]:
             "type optim.lr",
         )
     if config.init.from_ is None:
-        yield "init.heads", "init.from is null", f"{out}, or add init.from=RUN"
+        for name in ("heads", "layers"):
+            yield f"init.{name}", "init.from is null", f"{out}, or add init.from=RUN"
     elif model.kind == "auto":
         for name in ("name", "pooling", *ARCHITECTURE):
             yield f"model.{name}", "the model comes with the weights of init.from", out

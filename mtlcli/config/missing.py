@@ -64,12 +64,18 @@ def missing_files(config: Config) -> list[Problem]:
 
 
 def missing_run(config: Config) -> list[Problem]:
-    """Return what is wrong with the path of `init.from`, which a run that goes on (`resume=auto`)
-    does not need."""
-    if config.init.from_ is None or config.resume == "auto" or Path(config.init.from_).is_dir():
+    """Return what is wrong with the paths of `init.from` and of teachers, which a run that goes on
+    (`resume=auto`) does not need."""
+    if config.resume == "auto":
         return []
-    what = f"there is no folder '{config.init.from_}'"
-    return [Problem(what, "init.from", nearest_path(Path(config.init.from_)))]
+    paths = [("augmentation.teachers", path) for path in config.augmentation.other_runs()]
+    if config.init.from_ is not None:
+        paths.append(("init.from", config.init.from_))
+    return [
+        Problem(f"there is no folder '{path}'", where, nearest_path(Path(path)))
+        for where, path in paths
+        if not Path(path).is_dir()
+    ]
 
 
 def missing_model(config: Config) -> list[Problem]:

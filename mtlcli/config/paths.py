@@ -40,6 +40,7 @@ PATHS = (
     "run_dir",
     "resume",
     "init.from",
+    "augmentation.teachers",
     "data.root",
     "data.cache_dir",
     "model.name",
@@ -101,6 +102,11 @@ def expand_paths(values: dict[str, Any], at: tuple[str, ...] = ()) -> list[Probl
         where = ".".join(place)
         if isinstance(value, dict):
             problems += expand_paths(value, place)
+        elif isinstance(value, list) and where in PATHS:
+            # A list stands for several values of its key.
+            each = [{key: item} for item in value]
+            problems += [problem for one in each for problem in expand_paths(one, at)]
+            values[key] = [one[key] for one in each]
         elif isinstance(value, str) and fnmatchcase(where, BELOW) and not value.strip():
             problems.append(
                 Problem(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from mtlcli.config.section import section
 
@@ -74,6 +74,9 @@ class Init:
     heads: list[str] | None = None
     """Tasks that begin with the head that the other run has for them; null: all whose head fits,
     which the run fills in. Other tasks begin with a new head."""
+    layers: Annotated[list[Annotated[int, Ge(0)]], MinLen(1)] | None = None
+    """The layers of the other run's model that are taken, counted from 0, in ascending order;
+    null: all. The run's model has no others (BERT, RoBERTa and ELECTRA)."""
 
 
 @section

@@ -20,6 +20,10 @@ VARIANT = "variant"
 prompts: the number of the way. Those of a row follow one another, and training uses one of them in
 an epoch."""
 
+TEACHER = "teacher"
+"""The column of train features that has the outputs of a teacher, from which a run learns
+(`augmentation=distill`): (N, outputs) fp32."""
+
 
 @dataclass
 class Sequences:

@@ -115,6 +115,10 @@ class BackboneFiles:
         names = _dropout_fields(AutoConfig.for_model(**fields))
         return replace(self, architecture=fields | dict.fromkeys(names, dropout))
 
+    def with_layers(self, count: int) -> BackboneFiles:
+        """Return the same backbone with another number of layers."""
+        return replace(self, architecture=self.architecture | {"num_hidden_layers": count})
+
     def save(self, folder: Path) -> None:
         """Write `backbone.json` and `tokenizer.json`."""
         make_folder(folder)

@@ -242,6 +242,10 @@ class TrainingOutput(Protocol):
         """Return whether it stands in the place of the passes of a task."""
         ...
 
+    def begin_step(self, step: int, steps: int) -> None:
+        """Note that step `step` of `steps`, counted from 0, begins."""
+        ...
+
     def output(self, model: MultiTaskModel, task: str, batch: Batch) -> TaskOutput:
         """Return loss and outputs of a batch of `task`."""
         ...

@@ -19,7 +19,7 @@ from torch import Tensor
 from mtlcli.config import Config, sharings
 from mtlcli.config.init import other_head, other_settings
 from mtlcli.errors import UserError
-from mtlcli.models.backbone import Backbone
+from mtlcli.models.backbone import Backbone, layer_of
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.models.per_task import key_of
 
@@ -38,6 +38,8 @@ class Start:
     """The tensors of its model.safetensors."""
     where: str
     """The checkpoint's folder, for messages."""
+    layers: list[int] | None = None
+    """The layers that are taken, which become the layers 0, 1, ...; None: all."""
 
     def prefix(self) -> str | None:
         """Return what the names of the tensors of that run's backbone begin with, where it is a
@@ -51,6 +53,8 @@ class Start:
         if (prefix := self.prefix()) is None:
             return
         found = below(self.tensors, prefix)
+        if self.layers is not None:
+            found = with_layers(found, self.layers)
         wanted = backbone.state_dict()
         if lost := sorted(wanted.keys() - found.keys()):
             what = f"the run of init.from lacks {_some(lost)} of the model"
@@ -200,6 +204,18 @@ def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
         for name, tensor in tensors.items()
         if name.startswith(prefix)
     }
+
+
+def with_layers(tensors: Mapping[str, Tensor], layers: list[int]) -> dict[str, Tensor]:
+    """Return the tensors of a backbone without those of other layers than `layers`, which are
+    numbered anew from 0."""
+    kept = {}
+    for name, tensor in tensors.items():
+        if (number := layer_of(name)) is None:
+            kept[name] = tensor
+        elif number in layers:
+            kept[name.replace(f".{number}.", f".{layers.index(number)}.", 1)] = tensor
+    return kept
 
 
 def head_prefix(task: str) -> str:

@@ -26,6 +26,10 @@ from mtlcli.rundir.folder import RunFolder
 if TYPE_CHECKING:
     from mtlcli.models.start import Start
 
+CUTTABLE = ("bert", "roberta", "xlm-roberta", "electra")
+"""The kinds of models some of whose layers can be taken: all layers are built alike, and none
+refers to another."""
+
 
 @dataclass
 class Source:
@@ -39,13 +43,16 @@ class Source:
     """The architecture and tokenizer of its run."""
     lines: list[str]
     """Lines for the user about it."""
+    layers: list[int] | None = None
+    """The layers of its model that are taken; None: all."""
 
     @property
     def start(self) -> Start:
         """The weights, for the model."""
         from mtlcli.models.start import Start
 
-        return Start(self.config, self.found.tensors, str(self.found.checkpoint.folder))
+        where = str(self.found.checkpoint.folder)
+        return Start(self.config, self.found.tensors, where, self.layers)
 
     def record(self) -> dict[str, Any]:
         """Return what environment.json says about the weights that a run has begun with."""
@@ -62,24 +69,51 @@ def open_source(config: Config) -> Source | None:
     used."""
     if config.init.from_ is None:
         return None
-    path = Path(config.init.from_)
+    source = opened(Path(config.init.from_), "init.from")
+    source.files = source.files.with_dropout(config.model.dropout)
+    return source if config.init.layers is None else _cut(source, config.init.layers)
+
+
+def opened(path: Path, at: str) -> Source:
+    """Open a run, or a checkpoint of it, that the key `at` names. Raises UserError when it cannot
+    be used."""
     try:
         run = checkpoint.run_of(path)
         own = imported_folder()
-        lines = import_for_run(run, RunFolder(run).methods(), own, "mtl train init.from=...")
+        lines = import_for_run(run, RunFolder(run).methods(), own, f"mtl train {at}=...")
         found = best_checkpoint.find(path)
         lines += found.notices
         theirs = best_checkpoint.config_of(found, [], lines.append)
         files = BackboneFiles.load(run / "backbone")
     except UserError as error:
-        at = "init.from"
         raise UserError(
             [
                 replace(each, where=f"{at}, {each.where}" if each.where else at)
                 for each in error.problems
             ]
         ) from error
-    return Source(found, theirs, files.with_dropout(config.model.dropout), lines)
+    return Source(found, theirs, files, lines)
+
+
+def _cut(source: Source, layers: list[int]) -> Source:
+    """Return the source with some of its layers. Raises UserError when its model does not have
+    them, or is of a family whose layers depend on their place."""
+    kind, at = source.files.architecture["model_type"], "init.layers"
+    if kind not in CUTTABLE:
+        what = f"the model of init.from is of the kind {kind}, whose layers cannot be chosen"
+        raise UserError(what, at, f"leave it out; it takes {', '.join(CUTTABLE)}")
+    if source.start.prefix() is None:
+        what = f"sharing={source.config.sharing.name} has added to the layers of that run"
+        raise UserError(what, at, "leave it out, or begin with a run with sharing=hard")
+    count = source.files.architecture["num_hidden_layers"]
+    if layers != sorted(set(layers)) or layers[-1] >= count:
+        what = f"found {layers}, and the run of init.from has the layers 0 to {count - 1}"
+        raise UserError(what, at, "name each once, in ascending order")
+    config = source.config
+    if config.model.kind == "scratch":
+        config = replaced(config, {"model.layers": len(layers)})
+    files = source.files.with_layers(len(layers))
+    return replace(source, config=config, files=files, layers=layers)
 
 
 def begun_with(config: Config, source: Source) -> Config:
@@ -102,9 +136,12 @@ def settle_heads(config: Config, source: Source, prepared: Prepared) -> tuple[Co
     if heads is None:
         heads = [name for name, why in unfit.items() if why is None]
     folder = source.found.checkpoint.folder
+    part = "the shared part"
+    if source.layers is not None:
+        part += f" with the layers {', '.join(map(str, source.layers))}"
     lines = [
         f"weights   {folder}",
-        "taken     " + ", ".join(["the shared part", *(f"head of {name}" for name in heads)]),
+        "taken     " + ", ".join([part, *(f"head of {name}" for name in heads)]),
     ]
     if new := [
         f"{name} ({unfit[name] or 'not in init.heads'})" for name in unfit if name not in heads
@@ -131,4 +168,4 @@ def reopened(config: Config, folder: RunFolder) -> Start | None:
     from mtlcli.models.start import Start
 
     theirs = load_config(run / "config.yaml")
-    return Start(theirs, found.tensors("model.safetensors"), str(place))
+    return Start(theirs, found.tensors("model.safetensors"), str(place), config.init.layers)

@@ -26,6 +26,7 @@ from mtlcli.rundir.ending import held_to_the_end, undone_on_failure
 from mtlcli.rundir.folder import RunFolder
 from mtlcli.runner.init import Source, begun_with, open_source, reopened, settle_heads
 from mtlcli.runner.resume import Resumption, reopen
+from mtlcli.runner.teachers import Lessons, open_teachers, teach
 from mtlcli.training.schedule import schedule
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def begin(
             return Job(config, prepared, folder, resumption)
         with interrupt.at_once():
             source = open_source(config)
+            teachers = open_teachers(config)
             if source is not None:
                 config = begun_with(config, source)
             prepared = prepare(config, files=source.files if source else None)
@@ -113,8 +115,11 @@ def begin(
                 about += lines
                 prepared.notices += source.lines
             prepared.notices += _check_plan(config, prepared, folder.path)
+            lessons = teach(config, teachers, prepared) if teachers else None
+            if lessons is not None:
+                about.append(lessons.describe())
         folder.create(restart=config.resume == "auto", numbered=numbered)
-        _fill(folder, config, prepared, command, source)
+        _fill(folder, config, prepared, command, source, lessons)
         _show_begin(folder, config, prepared, about)
         return Job(config, prepared, folder, start=source.start if source else None)
 
@@ -160,6 +165,7 @@ def _fill(
     prepared: Prepared,
     command: list[str],
     weights: Source | None,
+    lessons: Lessons | None,
 ) -> None:
     """Fill the run folder with everything that the ranks and later verbs need."""
     # status.json comes first: it marks the folder as one in which `resume=auto` may start again.
@@ -175,6 +181,7 @@ def _fill(
         seed=config.seed,
         methods=own_code.record(config),
         init=weights.record() if weights else None,
+        **({"teachers": lessons.write(folder)} if lessons else {}),
     )
 
 

@@ -21,6 +21,7 @@ from mtlcli.rundir.checkpoint import Checkpoint, digests, read
 from mtlcli.rundir.console import Console, findings, results_table
 from mtlcli.rundir.saver import Saver
 from mtlcli.runner.resolve import Machine, resolve
+from mtlcli.runner.teachers import compared, give_lessons, report
 from mtlcli.seeds import folded
 from mtlcli.training.analysis.cost import PeakMemory, flops_per_example
 from mtlcli.training.batch_size_finder import find_max_tokens, free_memory
@@ -58,6 +59,8 @@ def _build_run(
 ) -> Run:
     """Build the model and the weighting, fill what the config leaves open, and plan the steps."""
     config, prepared = job.config, job.prepared
+    if config.augmentation.other_runs():
+        give_lessons(config, prepared, job.folder)
     precision = _choose_precision(config, ranks)
     torch.manual_seed(folded(config.seed))
     layout = input_format(prepared.encoder, precision, ranks.device)
@@ -160,6 +163,8 @@ def _finish(run: Run, results: dict[str, Any], memory: PeakMemory, stopped: str)
         flops = flops_per_example(run.model, batches, bf16=run.bf16)
     if run.ranks.is_main:
         results["cost"] = {"flops_per_example": flops, "peak_memory": peak}
+        if run.config.augmentation.other_runs():
+            results["teachers"] = compared(results, folder)
         folder.write_results(results)
         if stopped:
             folder.write_status("pruned", reason=stopped)
@@ -169,5 +174,7 @@ def _finish(run: Run, results: dict[str, Any], memory: PeakMemory, stopped: str)
     console.stop()
     console.say(results_table(results))
     for line in findings(results):
+        console.say(line)
+    for line in report(results):
         console.say(line)
     console.say(f"run folder: {folder.path}\nevaluate it again: {commands.evaluate(folder.path)}")

@@ -413,6 +413,13 @@ class TaskType(ABC, Generic[C]):
         KL(Q || P), for numbers the squared difference. Called only where `config.compares`."""
         raise NotImplementedError(f"{type(self).__name__} does not compare outputs")
 
+    def distance(self, outputs: dict[str, Tensor], teacher: Tensor, temperature: float) -> Tensor:
+        """Return how far the outputs are from those of a teacher, which are targets, summed over
+        the inputs: a scalar in fp32. For classes it is T^2 KL(P || Q) of the distributions P of the
+        teacher and Q of the outputs at the temperature T; for numbers the squared difference.
+        Called only where `config.compares`. teacher: (B, outputs), the logits or the numbers."""
+        raise NotImplementedError(f"{type(self).__name__} does not compare outputs")
+
     @abstractmethod
     def items(self, features: Features, indices: NDArray[np.int64]) -> float:
         """Return the denominator of the mean loss of some features: the number of their labelled

@@ -161,6 +161,8 @@ class Trainer:
         # Setting the mode again would visit every module of the model, in every step.
         if not self.run.model.training:
             self.run.model.train()
+        if self.run.model.augmentation is not None:
+            self.run.model.augmentation.begin_step(self.state.step, self.run.steps)
         if self._unfreezing is not None:
             self._unfreezing.apply(self.state.step)
         if count := self.run.stages.gradient_batches(self.state.stage, self.state.step):

@@ -141,6 +141,9 @@ def test_every_command_of_the_documents_composes(
     for word in rest:
         if word.startswith(("data.root=", "init.from=")):
             (folder / word.partition("=")[2]).mkdir(parents=True, exist_ok=True)
+        if word.startswith("augmentation.teachers="):
+            for run in word.partition("=")[2].strip("[]").split(","):
+                (folder / run).mkdir(parents=True, exist_ok=True)
         if word.startswith("resume=") and word != "resume=auto":
             run = folder / word.partition("=")[2]
             run.mkdir(parents=True)

@@ -596,6 +596,11 @@ class Classification(TextTask[ClassificationTask]):
 
         return class_divergence(outputs["logits"], others["logits"])
 
+    def distance(self, outputs: dict[str, Tensor], teacher: Tensor, temperature: float) -> Tensor:
+        from mtlcli.tasks.losses import class_distance
+
+        return class_distance(outputs["logits"], teacher, temperature)
+
     def items(self, features: Features, indices: NDArray[np.int64]) -> float:
         labels = features.columns["label"][indices]
         labels = labels[labels != MISSING]

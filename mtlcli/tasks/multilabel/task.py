@@ -351,6 +351,11 @@ class Multilabel(TextTask[MultilabelTask]):
 
         return binary_divergence(outputs["logits"], others["logits"])
 
+    def distance(self, outputs: dict[str, Tensor], teacher: Tensor, temperature: float) -> Tensor:
+        from mtlcli.tasks.losses import binary_distance
+
+        return binary_distance(outputs["logits"], teacher, temperature)
+
     def items(self, features: Features, indices: NDArray[np.int64]) -> int:
         return int(np.count_nonzero(features.columns["labels"][indices, 0] != UNLABELLED))
 

@@ -307,6 +307,9 @@ class Regression(TextTask[RegressionTask]):
     def divergence(self, outputs: dict[str, Tensor], others: dict[str, Tensor]) -> Tensor:
         return (outputs["logits"].float() - others["logits"].float()).square().sum()
 
+    def distance(self, outputs: dict[str, Tensor], teacher: Tensor, temperature: float) -> Tensor:
+        return (outputs["logits"].float() - teacher.float()).square().sum()
+
     def items(self, features: Features, indices: NDArray[np.int64]) -> int:
         return int(np.count_nonzero(~np.isnan(features.columns["score"][indices])))
 

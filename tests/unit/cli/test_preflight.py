@@ -60,6 +60,7 @@ NEEDS = {
     "task=ax": ["task=[mnli,ax]"],
     "model=pretrained": ["model.name=x/y"],
     "data=local": ["data.root=."],
+    "augmentation=distill": ["augmentation.teachers=[.]"],
 }
 NEEDS["weighting=annealed"] = ["weighting.tasks.rte.start=2"]
 

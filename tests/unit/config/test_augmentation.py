@@ -23,7 +23,9 @@ TASKS: dict[str, dict[str, Any]] = {
     "tagging": {},
 }
 WORDS = {"choice", "classification", "multilabel", "ranking", "regression"}
+OPTIONS = {"distill": {"teachers": ["there"]}}
 FIT = {
+    "distill": {"classification", "multilabel", "regression", "relation"},
     "mixup": {"classification", "multilabel", "regression"},
     "r_drop": {"classification", "multilabel", "regression", "relation"},
     "smart": {"classification", "multilabel", "regression", "relation"},
@@ -64,7 +66,8 @@ def test_words_are_changed_where_labels_survive_it(kind: str) -> None:
 @pytest.mark.parametrize("name", FIT)
 def test_a_task_that_does_not_fit_is_refused_with_the_reason(kind: str, name: str) -> None:
     other = "classification"
-    found = run({kind: {}, other: {}}, augmentation={"name": name})
+    options = OPTIONS.get(name, {})
+    found = run({kind: {}, other: {}}, augmentation={"name": name, **options})
     if kind in FIT[name]:
         assert found == []
         return
@@ -73,7 +76,8 @@ def test_a_task_that_does_not_fit_is_refused_with_the_reason(kind: str, name: st
     assert problem.endswith(
         f"its type is {kind}\n    -> name the others, augmentation.tasks=[{other}]"
     )
-    assert run({kind: {}, other: {}}, augmentation={"name": name, "tasks": [other]}) == []
+    chosen = {"name": name, "tasks": [other], **options}
+    assert run({kind: {}, other: {}}, augmentation=chosen) == []
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ COUNTS = {
     "sharing": 22,
     "weighting": 30,
     "sampling": 10,
-    "augmentation": 5,
+    "augmentation": 6,
     "optim": 5,
     "data": 4,
     "runner": 1,

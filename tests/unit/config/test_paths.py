@@ -56,6 +56,14 @@ def test_home_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.tasks["mine"].columns.text == "~text"
 
 
+def test_home_in_a_list_of_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    found = {"augmentation": {"teachers": ["~/runs/one", "two", "", 3]}}
+    (problem,) = expand_paths(found)
+    assert (problem.where, problem.what) == ("augmentation.teachers", "the path is empty")
+    assert found == {"augmentation": {"teachers": ["/home/me/runs/one", "two", "", 3]}}
+
+
 def test_a_path_from_the_environment_is_saved_as_the_text_that_asked_for_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
