@@ -194,6 +194,12 @@ def test_damaged_files_of_a_run_are_named(folder: Path, tmp_path: Path) -> None:
         assert done.returncode == 2, (name, content, done.stdout, done.stderr)
         assert expected in done.stderr, (name, content, done.stderr)
         file.write_bytes(before)
+    # Rows with the same labels that come from another file may have other texts.
+    environment = json.loads((changed / "environment.json").read_text())
+    environment["data"]["tasks"]["grade"]["splits"]["validation"]["fingerprint"] = "other"
+    (changed / "environment.json").write_text(json.dumps(environment))
+    done = mtl("report", str(changed), "--baseline", str(found["none_seed-0"]))
+    assert done.returncode == 0 and "was scored on another file of grade" in done.stdout
 
 
 def test_runs_of_single_tasks_are_a_baseline(folder: Path, tmp_path: Path) -> None:
