@@ -53,7 +53,7 @@ def start_again(run: Path) -> str:
 
 def evaluate(path: Path) -> str:
     """Return the command that evaluates a run or a checkpoint."""
-    return f"mtl eval {_typed(path)}"
+    return f"mtl eval {typed(path)}"
 
 
 def experiment(folder: Path, name: str) -> str:
@@ -68,15 +68,15 @@ def copy(file: Path, to: Path) -> str:
 
 def predict(path: Path) -> str:
     """Return the beginning of the command that predicts with a run or a checkpoint."""
-    return f"mtl predict {_typed(path)}"
+    return f"mtl predict {typed(path)}"
 
 
 def push(path: Path) -> str:
     """Return the command that uploads an exported folder."""
-    return f"mtl push {_typed(path)} --to OWNER/NAME"
+    return f"mtl push {typed(path)} --to OWNER/NAME"
 
 
-def _typed(path: Path) -> str:
+def typed(path: Path) -> str:
     """Return a path as it is typed."""
     # `mtl` would take a path that begins with a dash for an option.
     return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))

@@ -82,6 +82,7 @@ def compare_main(argv: list[str]) -> int:
     # Runs that are given are read before anything is trained.
     baseline = read_runs(baselines, arguments.config_dir)
     others = read_runs(paths, arguments.config_dir)
+    _check_tasks(planned, baseline, others)
     if arguments.equal == "compute":
         planned = _equal_compute(planned, folder, baseline, own, again)
     _announce(planned, folder)
@@ -142,6 +143,32 @@ def _check(
                 fix="type settings as for mtl train, such as task=glue_multi sharing=hard",
             )
         )
+    if paths and not overrides and not baselines:
+        fix = "give finished runs, or settings such as task=glue_multi, with which one is trained"
+        problems.append(Problem("there is no baseline", "--baseline", fix))
+    if problems:
+        raise UserError(problems)
+
+
+def _check_tasks(
+    planned: Sequence[Planned], baseline: Sequence[Finished], others: Sequence[Finished]
+) -> None:
+    """Raise UserError where a candidate has no task of the baseline."""
+    known = {task for run in planned if run.baseline for task in run.config.tasks}
+    known.update(task for run in baseline for task in run.tasks)
+    named = [
+        *((run.label, list(run.config.tasks)) for run in planned if run.seed == 0),
+        *((str(run.path), list(run.tasks)) for run in others),
+    ]
+    problems = [
+        Problem(
+            f"the baseline has none of its tasks: {', '.join(tasks)}",
+            name,
+            "compare the same tasks; a run of several is typed with brackets: 'task=[A,B]'",
+        )
+        for name, tasks in named
+        if not known & set(tasks)
+    ]
     if problems:
         raise UserError(problems)
 

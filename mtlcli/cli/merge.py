@@ -11,7 +11,6 @@ from typing import Any
 from mtlcli import commands
 from mtlcli.cli.eval import import_methods, path_problems
 from mtlcli.cli.parser import Parser
-from mtlcli.cli.train import check_unused
 from mtlcli.cli.typed import config_dir_problems
 from mtlcli.config.paths import typed_path
 from mtlcli.disk import obstacle
@@ -81,9 +80,12 @@ def merge_main(argv: list[str]) -> int:
     elif why := obstacle(arguments.to, folder=True):
         what = f"the folder cannot be written: {why}"
         problems.append(Problem(what, f"--to {arguments.to}", "give another folder"))
+    elif arguments.to.is_dir() and any(arguments.to.iterdir()):
+        problems.append(
+            Problem("the folder is not empty", f"--to {arguments.to}", "give a new folder")
+        )
     if problems:
         raise UserError(problems)
-    check_unused(arguments.to)
     paths = [typed_path(text, "RUN") for text in arguments.paths]
     # Print this line before the imports, which take seconds.
     say(f"mtl merge: reading {len(paths)} runs")

@@ -92,6 +92,9 @@ def page_problems(file: Path | None) -> list[Problem]:
         ]
     if why := obstacle(file, folder=False):
         return [Problem(f"the page cannot be written: {why}", f"--to {file}", "give another file")]
+    if file.suffix.lower() not in (".html", ".htm"):
+        fix = f"give a file such as {file.with_suffix('.html')}"
+        return [Problem("the page is an HTML file", f"--to {file}", fix)]
     return []
 
 

@@ -273,9 +273,13 @@ def _notes(baseline: Method, candidates: list[Method], tasks: list[str]) -> list
         )
     for method in candidates:
         shared = [task for task in tasks if task in method.tasks]
-        ours, theirs = _data(method, shared), _data(baseline, shared)
-        if other := [task for task in shared if ours[task] != theirs[task]]:
+        if other := _other_data(method, baseline, shared, "train"):
             notes.append(f"{method.label} was trained on other rows of {', '.join(other)}")
+        if other := _other_data(method, baseline, shared, "validation"):
+            notes.append(
+                f"{method.label} was scored on another file of {', '.join(other)} than "
+                f"{baseline.label}: the rows have the same labels, and may have other texts"
+            )
         counts = {task: (_examples(method, task), _examples(baseline, task)) for task in shared}
         unequal = [
             f"{task} {mine:,.0f} to {its:,.0f}"
@@ -298,15 +302,24 @@ def _notes(baseline: Method, candidates: list[Method], tasks: list[str]) -> list
     return list(dict.fromkeys(notes))
 
 
-def _data(method: Method, tasks: list[str]) -> dict[str, Any]:
-    """Return the fingerprint of the train split of each task."""
-    found = {}
+def _other_data(method: Method, baseline: Method, tasks: list[str], split: str) -> list[str]:
+    """Return the tasks of which two methods are known to have read other files, or other numbers of
+    rows, as their `split`: `train` or `validation`."""
+    found = []
     for task in tasks:
-        run = method.of(task)[0]
-        record = run.environment.get("data", {}).get("tasks", {}).get(task, {})
-        read = record.get("splits", {}).get(run.config.tasks[task].splits.train)
-        found[task] = read and (read["fingerprint"], read["rows"])
+        ours, theirs = (_data(each.of(task)[0], task, split) for each in (method, baseline))
+        if ours and theirs and ours != theirs:
+            found.append(task)
     return found
+
+
+def _data(run: Finished, task: str, split: str) -> tuple[str, int] | None:
+    """Return the fingerprint and the number of rows of a split; None where the run, such as a
+    merged one, does not say them."""
+    record = run.environment.get("data", {}).get("tasks", {}).get(task, {})
+    name = getattr(run.config.tasks[task].splits, split)
+    read = record.get("splits", {}).get(name if isinstance(name, str) else name[0])
+    return read and (read["fingerprint"], read["rows"])
 
 
 def _examples(method: Method, task: str) -> float:

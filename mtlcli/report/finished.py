@@ -70,8 +70,18 @@ class Finished:
         """The rows of metrics.jsonl; a last line that a kill has cut short is left out. Empty where
         there is no such file, as for a model that was not trained."""
         file = self.path / "metrics.jsonl"
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+            rows = [json.loads(line) for line in lines if line.endswith("\n")]
+            for row in rows:
+                row["tasks"], row["seconds"]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            what = "the file cannot be read, or holds a line that is no row of a training"
+            fix = "move the file away: the report then has no curves and times of this run"
+            raise UserError(what, str(file), fix) from error
+        return rows
 
     @property
     def examples(self) -> dict[str, int]:
@@ -137,11 +147,10 @@ class Finished:
     def _read(self, file: Path) -> list[dict[str, Any]]:
         try:
             lines = file.read_text(encoding="utf-8").splitlines()
+            rows = [row for row in map(json.loads, lines) if row["gold"] is not None]
         except OSError as error:
             what = f"the predictions cannot be read: {error.strerror}"
             raise UserError(what, str(file), self._fix) from error
-        try:
-            rows = [row for row in map(json.loads, lines) if row["gold"] is not None]
         except (ValueError, KeyError, TypeError) as error:
             what = "the file holds a line that is no prediction"
             raise UserError(what, str(file), self._fix) from error
@@ -153,12 +162,14 @@ class Finished:
     def _fix(self) -> str:
         limit = self.config.data.max_eval_rows
         more = "" if limit is None else f" data.max_eval_rows={limit}"
-        command = f"{commands.evaluate(self.path)} --predictions {self.path / PREDICTIONS}{more}"
+        to = commands.typed(self.path / PREDICTIONS)
+        command = f"{commands.evaluate(self.path)} --predictions {to}{more}"
         return f"let the best checkpoint write them again: {command}"
 
     def _check(self, task: str, file: Path, rows: list[dict[str, Any]], gold: list[Any]) -> None:
         """Raise UserError unless the scores of results.json follow from the predictions."""
-        said = self.results["tasks"][task]["metrics"]
+        score = self.results["tasks"][task]
+        said = score["metrics"]
         for metric in self.tasks[task].metrics:
             try:
                 found = compute(metric, references=gold, **self.inputs(task, metric, rows))
@@ -166,14 +177,15 @@ class Finished:
                 what = f"{metric} cannot be computed from the predictions: {error}"
                 raise UserError(what, str(file), self._fix) from error
             for key, value in found.items():
-                if key in said and not math.isclose(
-                    value, said[key], rel_tol=ROUNDING, abs_tol=ROUNDING
-                ):
-                    what = (
-                        f"the predictions have {key} {value:.6g}, and results.json says "
-                        f"{said[key]:.6g}: they are not of the same checkpoint, or not all there"
-                    )
-                    raise UserError(what, str(file), self._fix)
+                stated = [said[key]] if said.get(key) is not None else []
+                stated += [score["main"]] if key == score["main_metric"] else []
+                for number in stated:
+                    if not math.isclose(value, number, rel_tol=ROUNDING, abs_tol=ROUNDING):
+                        what = (
+                            f"the predictions have {key} {value:.6g}, and results.json says "
+                            f"{number:.6g}: they are not of the same checkpoint, or not all there"
+                        )
+                        raise UserError(what, str(file), self._fix)
 
 
 def rises(metric: str) -> bool:
@@ -185,12 +197,24 @@ def rises(metric: str) -> bool:
 def read_run(path: Path) -> Finished:
     """Read a run folder. Raises UserError when it has no results, or files that cannot be read."""
     config = load_config(path / "config.yaml")
-    results = _read_json(path / "results.json", "train the run to its first evaluation")
-    scored = {
-        name: score
-        for name, score in results.get("tasks", {}).items()
-        if name in config.tasks and score.get("main") is not None
-    }
+    fix = (
+        f"give the folder of its run: {path.parent.parent}"
+        if path.parent.name == "checkpoints"
+        else f"let the run write it: {commands.resume(path)}"
+    )
+    results = _read_json(path / "results.json", fix)
+    try:
+        scored = {
+            name: score
+            for name, score in results["tasks"].items()
+            if name in config.tasks and score.get("main") is not None
+        }
+        for score in scored.values():
+            if not all(isinstance(number, (int, float)) for number in _numbers(score)):
+                raise TypeError
+    except (KeyError, TypeError, AttributeError) as error:
+        what = "the file does not hold the results of a run"
+        raise UserError(what, str(path / "results.json"), fix) from error
     if not scored:
         raise UserError(
             "no task has a score", str(path / "results.json"), "give a run with labelled rows"
@@ -208,6 +232,11 @@ def read_run(path: Path) -> Finished:
         _read_json(status, "")["status"] if status.exists() else "finished",
         {name: tasks[name] for name in scored},
     )
+
+
+def _numbers(score: dict[str, Any]) -> list[Any]:
+    """Return what has to be numbers in a task's part of results.json."""
+    return [score["main"], *(value for value in score["metrics"].values() if value is not None)]
 
 
 def _read_json(file: Path, fix: str) -> dict[str, Any]:

@@ -168,6 +168,40 @@ def test_predictions_that_are_not_of_the_results_are_refused(folder: Path, tmp_p
     assert page.count("</script>") == 3, "text of users ends no script"
 
 
+def test_damaged_files_of_a_run_are_named(folder: Path, tmp_path: Path) -> None:
+    found = runs(folder)
+    # The folder's name has a space, for which the proposed commands need quotes.
+    changed = tmp_path / "a run"
+    shutil.copytree(found["hard_weighting-static_seed-0"], changed)
+    results = json.loads((changed / "results.json").read_text())
+    edited = json.loads(json.dumps(results))
+    edited["tasks"]["grade"]["main"] = 0.99
+    texts = json.loads(json.dumps(results))
+    texts["tasks"]["grade"]["metrics"]["pearson"] = "high"
+    cases = [
+        ("results.json", json.dumps(edited), f"--predictions '{changed}/predictions'"),
+        ("results.json", json.dumps(texts), "does not hold the results of a run"),
+        ("results.json", json.dumps(results | {"tasks": []}), f"mtl train \"resume='{changed}'\""),
+        ("results.json", "{", f"mtl train \"resume='{changed}'\""),
+        ("predictions/grade.jsonl", b"\xff\xfe\n", "a line that is no prediction"),
+        ("metrics.jsonl", "garbage\n", "move the file away"),
+    ]
+    for name, content, expected in cases:
+        file = changed / name
+        before = file.read_bytes()
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+        done = mtl("report", str(changed), "--baseline", str(found["none_seed-0"]))
+        assert done.returncode == 2, (name, content, done.stdout, done.stderr)
+        assert expected in done.stderr, (name, content, done.stderr)
+        file.write_bytes(before)
+    # Rows with the same labels that come from another file may have other texts.
+    environment = json.loads((changed / "environment.json").read_text())
+    environment["data"]["tasks"]["grade"]["splits"]["validation"]["fingerprint"] = "other"
+    (changed / "environment.json").write_text(json.dumps(environment))
+    done = mtl("report", str(changed), "--baseline", str(found["none_seed-0"]))
+    assert done.returncode == 0 and "was scored on another file of grade" in done.stdout
+
+
 def test_runs_of_single_tasks_are_a_baseline(folder: Path, tmp_path: Path) -> None:
     found = runs(folder)
     candidate, whole = (str(found[f"{name}_seed-0"]) for name in ("hard_weighting-static", "none"))
@@ -192,6 +226,15 @@ def test_mistakes_are_found_before_anything_is_trained(folder: Path, tmp_path: P
         (("report",), ["no run is given", "no baseline is given"]),
         (("report", run, "--baseline", run), ["there is no run beside the baseline"]),
         (("report", run, "--baseline", "nowhere"), ["there is no such folder"]),
+        (
+            ("report", run, "--baseline", "nowhere", "--to", "page.pdf"),
+            ["the page is an HTML file"],
+        ),
+        (
+            ("compare", "task=rte,cola", "data=sample", "model=tiny"),
+            ["the baseline has none of its tasks: cola", "'task=[A,B]'"],
+        ),
+        (("compare", run), ["there is no baseline"]),
         (("compare",), ["nothing is given to compare"]),
         (("compare", "task=rte", "seed=1,2"), ["type --seeds N"]),
         (("compare", "task=rte", "--seeds", "0"), ["must be from 1 to 100"]),
