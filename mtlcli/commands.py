@@ -58,12 +58,12 @@ def evaluate(path: Path) -> str:
 
 def experiment(folder: Path, name: str) -> str:
     """Return the command that trains an experiment of a folder of the user's."""
-    return f"mtl train -cd {_typed(folder)} experiment={name}"
+    return f"mtl train -cd {typed(folder)} experiment={name}"
 
 
 def copy(file: Path, to: Path) -> str:
     """Return the command that copies a file into a folder that may not be there yet."""
-    return f"install -D -m 644 {_typed(file)} {_typed(to)}"
+    return f"install -D -m 644 {typed(file)} {typed(to)}"
 
 
 def predict(path: Path) -> str:

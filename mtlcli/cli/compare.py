@@ -143,8 +143,9 @@ def _check(
                 fix="type settings as for mtl train, such as task=glue_multi sharing=hard",
             )
         )
-    if paths and not overrides and not baselines:
-        fix = "give finished runs, or settings such as task=glue_multi, with which one is trained"
+    # The default suite would be trained for days, and is seldom what the finished runs learned.
+    if paths and not baselines and not {"task", "experiment"} & set(keys):
+        fix = "give finished runs, or settings such as 'task=[cola,rte]', with which one is trained"
         problems.append(Problem("there is no baseline", "--baseline", fix))
     if problems:
         raise UserError(problems)

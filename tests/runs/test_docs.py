@@ -84,7 +84,7 @@ def test_every_key_has_a_line_on_a_page_of_the_reference() -> None:
         for page in pages
         for key in re.findall(r"^\| `([\w.]+)` \|", page.read_text(encoding="utf-8"), re.MULTILINE)
     }
-    named = {"tasks", "tasks.NAME.type", *(f"{group}.name" for group in METHODS)}
+    named = {"tasks", "tasks.NAME.type", *(f"{group}.name" for group in [*METHODS, "sweep"])}
     top = {field.name for field in fields(Config)}
     assert {key for key in leaves() if key not in top} - found == named - {"tasks"}
 

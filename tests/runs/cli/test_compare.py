@@ -235,6 +235,7 @@ def test_mistakes_are_found_before_anything_is_trained(folder: Path, tmp_path: P
             ["the baseline has none of its tasks: cola", "'task=[A,B]'"],
         ),
         (("compare", run), ["there is no baseline"]),
+        (("compare", run, "data=sample"), ["there is no baseline"]),
         (("compare",), ["nothing is given to compare"]),
         (("compare", "task=rte", "seed=1,2"), ["type --seeds N"]),
         (("compare", "task=rte", "--seeds", "0"), ["must be from 1 to 100"]),
