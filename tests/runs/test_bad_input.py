@@ -454,8 +454,8 @@ KEYS: dict[str, tuple[str, str]] = {
         "modle=bert",
         "modle: unknown key 'modle'\n"
         "    -> did you mean 'model'? choices: allow, augmentation, data, experiment, form, "
-        "init, logger, model, optim, resume, run_dir, runner, sampling, seed, sharing, task, text, "
-        "weighting",
+        "init, logger, model, optim, resume, run_dir, runner, sampling, seed, sharing, sweep, "
+        "task, text, weighting",
     ),
     "misspelt column": (
         "tasks.rte.columns.txt=a",

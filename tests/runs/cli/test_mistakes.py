@@ -45,8 +45,8 @@ KNOWN_FROM_THE_CONFIGURATION: dict[str, tuple[list[str], str]] = {
         "mtl train: 1 problem\n"
         "  modle: unknown key 'modle'\n"
         "      -> did you mean 'model'? choices: allow, augmentation, data, experiment, form, "
-        "init, logger, model, optim, resume, run_dir, runner, sampling, seed, sharing, task, text, "
-        "weighting\n",
+        "init, logger, model, optim, resume, run_dir, runner, sampling, seed, sharing, sweep, "
+        "task, text, weighting\n",
     ),
     "misspelt key": (
         ["train", "task=rte", "runner.stps=100"],
@@ -100,7 +100,7 @@ KNOWN_FROM_THE_CONFIGURATION: dict[str, tuple[list[str], str]] = {
         "mtl train: 1 problem\n"
         "  unknown.key: unknown key 'unknown'\n"
         "      -> choices: allow, augmentation, data, form, init, logger, model, optim, resume, "
-        "run_dir, runner, sampling, seed, sharing, tasks, text, weighting\n",
+        "run_dir, runner, sampling, seed, sharing, sweep, tasks, text, weighting\n",
     ),
     "sweep without -m": (
         ["train", "task=rte", "weighting=static,uncertainty"],

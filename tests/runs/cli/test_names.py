@@ -12,7 +12,7 @@ import pytest
 
 from mtlcli.cli import train
 from mtlcli.cli.preflight import Plan
-from mtlcli.cli.sweep import LISTED, _make_folder, _remove_unused
+from mtlcli.cli.sweep import LISTED, _remove_unused, make_folder
 from mtlcli.errors import UserError
 from mtlcli.rundir.folder import RunFolder
 from tests.warm import start
@@ -77,16 +77,16 @@ def test_a_folder_that_another_run_has_filled_is_never_discarded(tmp_path: Path)
 def test_sweeps_never_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     plan = Plan([], [], [SimpleNamespace(run_dir=None, resume=None)], None, None)
-    first, second = _make_folder(plan), _make_folder(plan)
+    first, second = make_folder(plan), make_folder(plan)
     assert first != second and (first / LISTED).read_text() == (second / LISTED).read_text() == ""
 
     chosen = Plan(
         ["hydra.sweep.dir='my sweep'"], [], [SimpleNamespace(run_dir=None, resume=None)], None, None
     )
-    folder = _make_folder(chosen)
+    folder = make_folder(chosen)
     assert folder == Path("my sweep")
     with pytest.raises(UserError, match="not empty"):
-        _make_folder(chosen)
+        make_folder(chosen)
     _remove_unused(folder)
     assert not folder.exists(), "no job of it began"
 
