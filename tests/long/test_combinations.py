@@ -144,6 +144,7 @@ def trainer(family: str, sharing: str, weighting: str, folder: Path) -> Iterator
     tasks, tables, features = ({name: part[name] for name in names} for part in parts)
     prepared = replace(prepared, tasks=tasks, tables=tables, features=features)  # type: ignore[arg-type]
     job = Job(config, prepared, RunFolder(folder))
+    job.folder.write_environment(command=["mtl"], data={"source": "sample", "tasks": {}}, seed=0)
     with (
         connect(config.runner) as ranks,
         Interrupt() as interrupt,
@@ -181,7 +182,7 @@ def test_every_kind_is_trained_and_evaluated(tmp_path: Path, family: str, sharin
             made.train_step()
             trained |= {name: each for name, each in parameters.items() if each.requires_grad}
         made.conclude()
-        results = made._evaluate()["tasks"]
+        results = made._evaluate()[0]["tasks"]
     assert sorted(results) == sorted(fitting(family, sharing))
     assert all(math.isfinite(entry["main"]) for entry in results.values())
     counts = run.model.parameter_counts()
