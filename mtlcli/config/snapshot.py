@@ -132,8 +132,10 @@ def _checked(saved: DictConfig, overrides: Sequence[str], path: Path) -> Config:
         if problem is not None:
             problems.append(problem)
             continue
+        # YAML 1.1 reads these as truth values, Hydra as text: runner.fast=off means the same here.
+        text = f"'{value}'" if value.lower() in ("on", "off", "yes", "no") else value
         try:
-            parsed = OmegaConf.from_dotlist([f"value={value}"])
+            parsed = OmegaConf.from_dotlist([f"value={text}"])
         except (YAMLError, OmegaConfBaseException) as error:
             problems.append(
                 Problem(

@@ -196,9 +196,10 @@ def test_overrides(tmp_path: Path) -> None:
             "tasks.cola.source.files.train=x.csv",
             "tasks.cola.source.files.validation=y=z.csv",
             "optim.lr=1e-3",
+            "runner.fast=off",
         ],
     )
-    assert config.runner.eval_batch_size == 7
+    assert config.runner.eval_batch_size == 7 and config.runner.fast == "off"
     assert config.tasks["cola"].labels == ["a", "b"]
     assert config.tasks["cola"].source.files == {"train": "x.csv", "validation": "y=z.csv"}
     assert config.optim.lr == 1e-3
