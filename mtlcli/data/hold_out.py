@@ -50,14 +50,7 @@ def kept_out(
         held = _groups(*numbered(table, group, write=repr), max(count, 1), settings.seed)
     else:
         held = np.ones(total, bool)
-        classes = None
-        # Lists are no classes that can be drawn in proportion.
-        if (
-            settings.stratify
-            and class_column in table.rows.column_names
-            and not pa.types.is_nested(table.rows.column(str(class_column)).type)
-        ):
-            classes, _ = numbered(table, str(class_column))
+        classes = _classes(table, class_column) if settings.stratify else None
         # The rows that stay are drawn, so that train has a row of each class before the other side.
         key = f"held out {settings.seed}"
         held[draw(total, total - count, key=key, classes=classes)] = False
@@ -89,7 +82,9 @@ def fold_numbers(
     dice = np.random.default_rng(list(hashlib.sha256(b"folds").digest()))
     found = np.empty(total, np.int64)
     if group is not None and group in table.rows.column_names:
-        groups, sizes = _alone(*numbered(table, group, write=repr))
+        _, groups, sizes = np.unique(
+            _alone(*numbered(table, group, write=repr))[0], return_inverse=True, return_counts=True
+        )
         filled = np.zeros(folds, np.int64)
         home = np.empty(len(sizes), np.int64)
         order = dice.permutation(len(sizes))
@@ -99,10 +94,7 @@ def fold_numbers(
         found = home[groups]
     else:
         order = dice.permutation(total)
-        if class_column in table.rows.column_names and not pa.types.is_nested(
-            table.rows.column(str(class_column)).type
-        ):
-            classes, _ = numbered(table, str(class_column))
+        if (classes := _classes(table, class_column)) is not None:
             order = order[np.argsort(classes[order], kind="stable")]
         found[order] = np.arange(total) % folds
     if len(np.unique(found)) < folds:
@@ -115,17 +107,24 @@ def fold_numbers(
     return found
 
 
-def _alone(
-    groups: NDArray[np.int64], names: list[str]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the number of each row's group, (rows,), and the groups' sizes, where each row without
-    a group has one of its own."""
+def _classes(table: Table, column: str | None) -> NDArray[np.int64] | None:
+    """Return the number of each row's class, (rows,); None where there are no classes that can be
+    drawn in proportion, such as lists."""
+    there = column in table.rows.column_names
+    if not there or pa.types.is_nested(table.rows.column(str(column)).type):
+        return None
+    return numbered(table, str(column))[0]
+
+
+def _alone(groups: NDArray[np.int64], names: list[str]) -> tuple[NDArray[np.int64], list[str]]:
+    """Return the number of each row's group, (rows,), and the names of the groups, where each row
+    without a group has one of its own."""
     if "None" in names:
         alone = np.flatnonzero(groups == names.index("None"))
         groups = groups.copy()
         groups[alone] = np.arange(len(names), len(names) + len(alone))
-    _, dense, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    return dense.astype(np.int64), sizes.astype(np.int64)
+        names = [*names, *(f"row {row}" for row in alone)]
+    return groups, names
 
 
 def _groups(
@@ -133,11 +132,7 @@ def _groups(
 ) -> NDArray[np.bool_]:
     """Return rows of whole groups, some `count` of them: (rows,). `groups`: the number of the group
     of each row; `names`: the `repr` of each group's value, which keeps 1 and "1" apart."""
-    if "None" in names:  # A row without a group stands alone.
-        alone = np.flatnonzero(groups == names.index("None"))
-        names = [*names, *(f"row {row}" for row in alone)]
-        groups = groups.copy()
-        groups[alone] = np.arange(len(names) - len(alone), len(names))
+    groups, names = _alone(groups, names)
     sizes = np.bincount(groups, minlength=len(names))
     # Sorted, so that the draw does not depend on the order in which the groups appear.
     there = sorted(np.flatnonzero(sizes).tolist(), key=names.__getitem__)
