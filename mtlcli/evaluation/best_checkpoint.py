@@ -12,6 +12,7 @@ from mtlcli import commands
 from mtlcli.config import Config
 from mtlcli.config.crosscheck import untyped_code
 from mtlcli.config.snapshot import load_config
+from mtlcli.disk import sha256
 from mtlcli.errors import UserError
 from mtlcli.rundir import checkpoint
 from mtlcli.rundir.differences import differing_config, differing_files
@@ -38,6 +39,15 @@ class Found:
     have it."""
     notices: list[str]
     """Lines about checkpoints that had to be skipped."""
+
+    def record(self) -> dict[str, str]:
+        """Return what environment.json of another run says about the checkpoint that it used."""
+        folder = self.checkpoint.folder
+        return {
+            "run": str(self.run.absolute()),
+            "checkpoint": folder.name,
+            "manifest": sha256(folder / "manifest.json"),
+        }
 
 
 def find(path: Path) -> Found:

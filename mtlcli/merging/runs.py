@@ -13,7 +13,6 @@ from torch import Tensor
 from mtlcli.config import Config, Init, augmentations, samplings, sharings, weightings
 from mtlcli.config.changes import FREE
 from mtlcli.config.section import hints, replaced
-from mtlcli.disk import sha256
 from mtlcli.errors import Problem, UserError
 from mtlcli.evaluation import best_checkpoint
 from mtlcli.merging.base import State
@@ -80,13 +79,7 @@ class Opened:
 
     def record(self) -> dict[str, Any]:
         """Return what environment.json of the merged run says about this one."""
-        folder = self.found.checkpoint.folder
-        return {
-            "run": str(self.path.absolute()),
-            "checkpoint": folder.name,
-            "manifest": sha256(folder / "manifest.json"),
-            "initial_weights": self.initial,
-        }
+        return {**self.found.record(), "initial_weights": self.initial}
 
 
 def open_runs(paths: Sequence[Path]) -> tuple[list[Opened], list[str]]:

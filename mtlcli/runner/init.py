@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mtlcli.config import Config
 from mtlcli.config.init import other_model, with_model_of
@@ -53,15 +53,6 @@ class Source:
 
         where = str(self.found.checkpoint.folder)
         return Start(self.config, self.found.tensors, where, self.layers)
-
-    def record(self) -> dict[str, Any]:
-        """Return what environment.json says about the weights that a run has begun with."""
-        folder = self.found.checkpoint.folder
-        return {
-            "run": str(self.found.run.absolute()),
-            "checkpoint": folder.name,
-            "manifest": sha256(folder / "manifest.json"),
-        }
 
 
 def open_source(config: Config) -> Source | None:

@@ -180,7 +180,7 @@ def _fill(
         data={"source": prepared.source.kind, "tasks": prepared.source.record()},
         seed=config.seed,
         methods=own_code.record(config),
-        init=weights.record() if weights else None,
+        init=weights.found.record() if weights else None,
         **({"teachers": lessons.write(folder)} if lessons else {}),
     )
 

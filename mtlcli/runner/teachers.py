@@ -270,7 +270,7 @@ def _ask(
         if task.config.splits.validation:
             metrics = score(tasks[name], *outputs(name, task.config.splits.validation[0])).metrics
         metric = next(iter(metrics), None)
-        lessons.tasks[name] = source.record() | {
+        lessons.tasks[name] = source.found.record() | {
             "parameters": size,
             "metric": metric,
             "score": None if metric is None else metrics[metric],
