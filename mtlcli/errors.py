@@ -107,6 +107,13 @@ class Interrupted(MtlError):
         self.number, self.step = number, step
         self.exit_code = EXIT_CODES.get(signal.Signals(number), 143)
 
+    def go_on_with(self, command: str) -> None:
+        """Name `command` as the way to continue: that of the sweep, for example, to which the run
+        belongs."""
+        self.problems = [
+            replace(problem, fix=f"go on with: {command}") for problem in self.problems
+        ]
+
 
 class RunWarning(RuntimeWarning):
     """A fault in a run that continues all the same; shown on the console and kept in log.txt."""

@@ -148,7 +148,7 @@ def show_task(name: str, file: GroupFile, overrides: list[str], own: Path | None
     """Show a task: sizes, labels, lengths in tokens, doubtful rows and a few encoded rows. Raises
     UserError with every reason for which it cannot be trained. `name`: its name, or the path of its
     file."""
-    from mtlcli.config.text import settled
+    from mtlcli.config.text import settle_templates
     from mtlcli.data.source import open_source
     from mtlcli.prepare.checks import check_tables
     from mtlcli.screen import screen
@@ -156,7 +156,7 @@ def show_task(name: str, file: GroupFile, overrides: list[str], own: Path | None
 
     config = _compose(name, file, overrides, own)
     # The rows below are shown in the templates of the file, which a pretrained model would read.
-    tasks = build_tasks(config.formed_tasks, settled(config.text, pretrained=True))
+    tasks = build_tasks(config.formed_tasks, settle_templates(config.text, pretrained=True))
     # A file's header can give its task another name.
     typed, name = name, name if name in tasks else next(iter(tasks))
     task = tasks[name]

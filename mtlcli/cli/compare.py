@@ -16,7 +16,7 @@ from mtlcli.cli.compare_plan import Planned, composed, is_of, name_of, plan, sta
 from mtlcli.cli.eval import overrides_among, run_path_problems
 from mtlcli.cli.parser import Parser
 from mtlcli.cli.report import baseline_and_others, page_problems, read_runs, show
-from mtlcli.cli.typed import config_dir_problems
+from mtlcli.cli.typed import config_dir_problems, key_in
 from mtlcli.config.paths import typed_path
 from mtlcli.distributed.environment import read_launch
 from mtlcli.errors import Interrupted, Problem, UserError, count_of
@@ -123,7 +123,7 @@ def _check(
     problems = [] if own is None else config_dir_problems(own)
     for path in (*paths, *baselines):
         problems += run_path_problems(path)
-    keys = [text.partition("=")[0].lstrip("+~") for text in overrides]
+    keys = [key_in(text) for text in overrides]
     if "seed" in keys:
         problems.append(
             Problem("every method is trained with several seeds", "seed", "type --seeds N")
@@ -208,9 +208,7 @@ def _train(planned: Sequence[Planned], own: list[str], again: str) -> None:
         try:
             run_job(preflight(arguments, resumes).configs[0], run.folder, command, resumes=resumes)
         except Interrupted as error:
-            error.problems = [
-                replace(problem, fix=f"go on with: {again}") for problem in error.problems
-            ]
+            error.go_on_with(again)
             raise
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mtlcli.cli.typed import key_in
 from mtlcli.config import Config
 from mtlcli.config.changes import changes, filled, judge
 from mtlcli.config.paths import typed_path
@@ -116,7 +117,7 @@ def plan(
 
 def is_of(text: str, keys: Sequence[str]) -> bool:
     """Return whether an override is of one of the keys, or of a key below one."""
-    key = text.lstrip("+~").partition("=")[0]
+    key = key_in(text)
     return any(key == each or key.startswith(f"{each}.") for each in keys)
 
 

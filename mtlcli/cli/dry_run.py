@@ -11,7 +11,8 @@ from typing import Any
 
 from mtlcli.cli.overrides import parsed
 from mtlcli.cli.preflight import Plan
-from mtlcli.cli.sweep import canonical, given_folder, key_of, resume_command, same_sweep
+from mtlcli.cli.sweep import canonical, given_folder, resume_command, same_sweep
+from mtlcli.cli.typed import key_in
 from mtlcli.config import Sweep
 from mtlcli.errors import count_of
 from mtlcli.report.sweep import LISTED, listed_jobs, read_job
@@ -34,7 +35,7 @@ def dry_run(plan: Plan, arguments: argparse.Namespace) -> int:
     )
     own = ["-cd", arguments.config_dir] if arguments.config_dir is not None else []
     jobs = [
-        [text for text in texts if not parsed(text).is_hydra_override() and key_of(text) not in OWN]
+        [text for text in texts if not parsed(text).is_hydra_override() and key_in(text) not in OWN]
         for texts in map(list, itertools.product(*plan.values))
     ]
     missing = 0
@@ -57,7 +58,7 @@ def _listed(folder: Path, texts: list[str], swept: list[str]) -> dict[str, Any] 
     is none."""
 
     def differing(texts: list[str]) -> list[str]:
-        return sorted(canonical(text) for text in texts if key_of(text) in swept)
+        return sorted(canonical(text) for text in texts if key_in(text) in swept)
 
     for entry in listed_jobs(folder):
         if differing(entry["overrides"]) == differing(texts):
@@ -71,7 +72,7 @@ def _show_search(
     """Print what a search would do. `begun`: its folder, if it has begun."""
     trials = {entry["trial"] for entry in listed_jobs(begun)} if begun is not None else set()
     runs = count_of(sweep.folds, "run") if sweep.folds is not None else "1 run"
-    words = [text for text in arguments.overrides if key_of(text) != "sweep.dry_run"]
+    words = [text for text in arguments.overrides if key_in(text) != "sweep.dry_run"]
     arguments = argparse.Namespace(config_dir=arguments.config_dir, overrides=words)
     for key, choice in sweep.space.items():
         print(f"  {key}: {choice}")

@@ -28,6 +28,7 @@ from mtlcli.cli.own_files import OwnFiles, bad_header
 from mtlcli.cli.space import ends
 from mtlcli.cli.typed import (
     joined,
+    key_in,
     quoted,
     several,
     unreadable,
@@ -338,7 +339,7 @@ class _Preflight:
                 ]
                 self._add(without_value(text, before, homes))
                 if before is not None and not homes:
-                    self.unclear.append(before.partition("=")[0].lstrip("+~"))
+                    self.unclear.append(key_in(before))
                 continue
             # A text that lacks only Hydra's quotes is read as the text that it is, for instance
             # `data.root=~/data`.
@@ -351,7 +352,7 @@ class _Preflight:
                     continue
             else:
                 self._add(unreadable(text))
-                self.unclear.append(text.partition("=")[0].lstrip("+~"))
+                self.unclear.append(key_in(text))
         return parsed
 
     def _is_group(self, override: Override) -> bool:

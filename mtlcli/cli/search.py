@@ -24,12 +24,12 @@ from mtlcli.cli.study import LOCKS, STUDY, Study, failed_since, held
 from mtlcli.cli.sweep import (
     finish,
     given_folder,
-    key_of,
     make_folder,
     reopen,
     resume_command,
 )
 from mtlcli.cli.train import job_folder, run_job
+from mtlcli.cli.typed import key_in
 from mtlcli.config.experiment import write_experiment
 from mtlcli.config.own_code import record
 from mtlcli.config.section import replaced
@@ -68,9 +68,7 @@ def search(plan: Plan, arguments: argparse.Namespace) -> int:
     except (Interrupted, KeyboardInterrupt) as error:
         finish(folder, again)
         if isinstance(error, Interrupted):
-            error.problems = [
-                replace(problem, fix=f"go on with: {again}") for problem in error.problems
-            ]
+            error.go_on_with(again)
         raise
     if failed:
         raise RunError(failed)
@@ -94,7 +92,7 @@ def _check_processes(plan: Plan) -> None:
 
 def _belongs_to_trials(text: str, plan: Plan) -> bool:
     """Return whether an override holds for every trial."""
-    key = key_of(text)
+    key = key_in(text)
     own = ("run_dir", "resume", "sweep", *plan.searched)
     return key not in own and not key.startswith("sweep.") and not parsed(text).is_hydra_override()
 

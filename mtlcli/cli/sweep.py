@@ -11,7 +11,6 @@ import sys
 import tempfile
 import traceback
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from mtlcli.cli.train import (
     run_hydra,
     run_job,
 )
+from mtlcli.cli.typed import key_in
 from mtlcli.config.changes import harmless
 from mtlcli.config.own_code import import_folder
 from mtlcli.config.paths import typed_path
@@ -78,7 +78,7 @@ def sweep(options: list[str], plan: Plan, arguments: argparse.Namespace) -> int:
             where="run_dir",
             fix="give run_dir=DIR, the folder of the whole sweep",
         )
-    keys = [key_of(text) for text in plan.overrides]
+    keys = [key_in(text) for text in plan.overrides]
     overrides = [
         text
         for key, text in zip(keys, plan.overrides, strict=True)
@@ -106,9 +106,7 @@ def sweep(options: list[str], plan: Plan, arguments: argparse.Namespace) -> int:
         failed = finish(folder, again)
         _remove_unused(folder)
         if isinstance(error.__cause__, Interrupted):
-            error.__cause__.problems = [
-                replace(problem, fix=f"go on with: {again}") for problem in error.__cause__.problems
-            ]
+            error.__cause__.go_on_with(again)
             raise error.__cause__ from None
         if not folder.exists() and not isinstance(error, (MtlError, KeyboardInterrupt)):
             launcher = next(
@@ -130,15 +128,10 @@ def sweep(options: list[str], plan: Plan, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def key_of(override: str) -> str:
-    """Return the key of an override."""
-    return override.lstrip("+~").partition("=")[0]
-
-
 def resume_command(arguments: argparse.Namespace, folder: Path) -> str:
     """Return the command that resumes the sweep."""
     own = ["-cd", arguments.config_dir] if arguments.config_dir is not None else []
-    words = [text for text in arguments.overrides if key_of(text) not in ITS_OWN]
+    words = [text for text in arguments.overrides if key_in(text) not in ITS_OWN]
     return (
         f"{shlex.join(['mtl', 'train', '-m', *own, *words])} "
         f"{commands.setting('run_dir', folder)} resume=auto"
@@ -213,7 +206,7 @@ def same_sweep(folder: Path, plan: Plan) -> None:
         )
     for entry in listed_jobs(folder):
         before, now = (
-            {canonical(text) for text in texts if _counts(key_of(text), plan)}
+            {canonical(text) for text in texts if _counts(key_in(text), plan)}
             for texts in (entry["overrides"], plan.overrides)
         )
         if before != now:
@@ -327,7 +320,7 @@ def sweep_job(composed: DictConfig) -> float:
         if checkpoint.folders(run_dir / "checkpoints") and config.resume == "auto":
             command = command_of()
             arguments = read_arguments(
-                [text for text in command[2:] if key_of(text) not in ("resume", "run_dir")]
+                [text for text in command[2:] if key_in(text) not in ("resume", "run_dir")]
             )
             return run_job(
                 preflight(arguments, run_dir).configs[0], run_dir, command, resumes=run_dir
@@ -358,12 +351,12 @@ def sweep_job(composed: DictConfig) -> float:
 def _entry(folder: Path, settings: Any) -> tuple[dict[str, Any], bool]:
     """Return this job's entry in the list of jobs, and whether the entry is in the list already."""
     overrides = [
-        text.removeprefix("++") for text in settings.overrides.task if key_of(text) != "resume"
+        text.removeprefix("++") for text in settings.overrides.task if key_in(text) != "resume"
     ]
     same = [*settings.job.config.override_dirname.exclude_keys]
 
     def differing(texts: list[str]) -> list[str]:
-        return sorted(canonical(text) for text in texts if key_of(text) not in same)
+        return sorted(canonical(text) for text in texts if key_in(text) not in same)
 
     entries = listed_jobs(folder)
     for entry in entries:

@@ -17,6 +17,11 @@ READABLE = re.compile(r"[\w/\\+.$%*@?|:,\s\[\]{}()='\"-]", re.ASCII)
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 
 
+def key_in(override: str) -> str:
+    """Return the key of an override, without Hydra's signs before it."""
+    return override.lstrip("+~").partition("=")[0]
+
+
 def joined(words: list[str]) -> tuple[list[str], list[Problem]]:
     """Put the words of a command line together again where the shell has split them. Return the
     words and the problems with them."""
