@@ -37,7 +37,7 @@ def text_problems(config: Config) -> Iterator[Problem]:
         yield from _run(config, tasks)
 
 
-def settled(text: Text, *, pretrained: bool) -> Text:
+def settle_templates(text: Text, *, pretrained: bool) -> Text:
     """Return how a model answers, with its choice of templates made. `pretrained`: whether the
     model has pretrained weights."""
     if text.templates != "auto":

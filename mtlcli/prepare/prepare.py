@@ -18,7 +18,7 @@ from mtlcli.config.changes import has_dropout
 from mtlcli.config.families import family_problems
 from mtlcli.config.paths import default_cache
 from mtlcli.config.task import CALIBRATION
-from mtlcli.config.text import settled, text_tasks
+from mtlcli.config.text import settle_templates, text_tasks
 from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.features import Features, Split
 from mtlcli.data.source import DataSource, open_source
@@ -184,7 +184,7 @@ def fit_tasks(config: Config, tasks: dict[str, TaskType[Any]], files: BackboneFi
     _require_family(config, files)
     if problems := _too_long(config, tasks, files.model_max_length):
         raise UserError(problems)
-    text = settled(config.text, pretrained=files.location is not None)
+    text = settle_templates(config.text, pretrained=files.location is not None)
     for task in tasks.values():
         task.config = replace(
             task.config, max_length=task.config.max_length or config.data.max_length

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 from mtlcli.config import Config, Resolved
 from mtlcli.config.section import replaced
-from mtlcli.config.text import settled as settled_text
+from mtlcli.config.text import settle_templates
 from mtlcli.prepare.prepare import Prepared
 
 
@@ -41,7 +41,7 @@ def resolve(config: Config, prepared: Prepared, machine: Machine) -> Resolved:
             "init.heads": config.init.heads or [],
             "model.kind": "pretrained" if pretrained else "scratch",
             "model.pooling": machine.pooling,
-            "text": settled_text(config.text, pretrained=pretrained),
+            "text": settle_templates(config.text, pretrained=pretrained),
             "data.source": prepared.source.default or config.data.source,
             "optim.lr": lr,
             "runner.devices": machine.devices,

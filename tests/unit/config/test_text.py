@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mtlcli.config.run import Text
-from mtlcli.config.text import settled
+from mtlcli.config.text import settle_templates
 
 
 @pytest.mark.parametrize(
@@ -16,5 +16,5 @@ def test_wordings_are_for_models_that_know_words(
     asked: str, pretrained: str, from_scratch: str
 ) -> None:
     text = Text(templates=asked, beams=3)  # type: ignore[arg-type]
-    assert settled(text, pretrained=True) == Text(templates=pretrained, beams=3)  # type: ignore[arg-type]
-    assert settled(text, pretrained=False) == Text(templates=from_scratch, beams=3)  # type: ignore[arg-type]
+    assert settle_templates(text, pretrained=True) == Text(templates=pretrained, beams=3)  # type: ignore[arg-type]
+    assert settle_templates(text, pretrained=False) == Text(templates=from_scratch, beams=3)  # type: ignore[arg-type]
