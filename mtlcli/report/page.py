@@ -34,12 +34,12 @@ from mtlcli.report.style import SCRIPT, STYLE
 from mtlcli.report.task_charts import calibrations, matrices
 from mtlcli.report.words import (
     MEAN,
-    change,
     class_scores,
     closing,
     costs_of,
     how,
     interval,
+    main_cells,
     number,
     plural,
     points,
@@ -191,18 +191,7 @@ def _gain_tables(comparison: Comparison, charts: _Charts) -> str:
         label = compared.method.label
         sources = f"{_of(base, 'results.json')}; {_of(compared.method, 'results.json')}"
         head = ["task", "metric", base.label, label, "gain", "95% interval", "p (Holm)", "verdict"]
-        rows = [
-            [
-                score.task,
-                score.key,
-                f"{score.baseline.value:.4f}",
-                f"{score.candidate.value:.4f}",
-                *change(score),
-                probability(score.adjusted),
-                score.verdict,
-            ]
-            for score in compared.mains
-        ]
+        rows = [main_cells(score) for score in compared.mains]
         if (found := compared.average) is not None:
             cells = [points(found.value), interval(found), probability(compared.adjusted)]
             rows.append(["average", "", "", "", *cells, compared.verdict])

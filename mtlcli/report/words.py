@@ -33,6 +33,20 @@ def change(score: Score) -> tuple[str, str]:
     return f"{found.value:+.3g}", f"{found.low:+.3g} to {found.high:+.3g}"
 
 
+def main_cells(score: Score) -> list[str]:
+    """Return the main score of a task as the cells of a row: task, metric, both scores, the gain,
+    its interval, the corrected p-value and the verdict."""
+    return [
+        score.task,
+        score.key,
+        f"{score.baseline.value:.4f}",
+        f"{score.candidate.value:.4f}",
+        *change(score),
+        probability(score.adjusted),
+        score.verdict,
+    ]
+
+
 def number(value: float) -> str:
     """Return a count or a measure as text, with at least three digits."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
@@ -77,15 +91,7 @@ def _gains(comparison: Comparison, compared: Compared, whole: str) -> FittingTab
         whole=whole,
     )
     for score in compared.mains:
-        table.add_row(
-            score.task,
-            score.key,
-            f"{score.baseline.value:.4f}",
-            f"{score.candidate.value:.4f}",
-            *change(score),
-            probability(score.adjusted),
-            score.verdict,
-        )
+        table.add_row(*main_cells(score))
     table.add_line()
     if (found := compared.average) is not None:
         ours, theirs = (
