@@ -21,6 +21,11 @@ GONE = {errno.EPIPE, errno.EIO, errno.ENXIO, errno.ECONNRESET, errno.ENOTCONN, e
 _lost: list[str] = []
 
 
+def say(text: str) -> None:
+    """Print a line about what is being done, beside what a command prints as its result."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def fill_closed() -> None:
     """Open the null device where standard input, output or error is closed, as some cron jobs and
     window managers leave them.

@@ -3,7 +3,6 @@ load."""
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from mtlcli.cli.typed import config_dir_problems
 from mtlcli.config.paths import typed_path
 from mtlcli.disk import obstacle
 from mtlcli.errors import Problem, UserError
+from mtlcli.output import say
 from mtlcli.pulse import Pulse
 from mtlcli.registry import suggest
 
@@ -75,9 +75,6 @@ def export_main(argv: list[str]) -> int:
     if problems:
         raise UserError(problems)
     path = typed_path(arguments.paths[0], "PATH")
-
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
 
     # Print this line before the imports, which take seconds.
     say(f"mtl export: reading {path}")

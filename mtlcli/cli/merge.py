@@ -3,7 +3,6 @@ separately."""
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from mtlcli.disk import obstacle
 from mtlcli.distributed.environment import read_launch
 from mtlcli.errors import Problem, UserError
 from mtlcli.merging.methods import METHODS, OPTIONS, Option
+from mtlcli.output import say
 from mtlcli.pulse import Pulse
 from mtlcli.registry import suggest
 
@@ -110,11 +110,6 @@ def merge_main(argv: list[str]) -> int:
         print(line)
     print(f"run folder: {arguments.to}\nevaluate it again: {commands.evaluate(arguments.to)}")
     return 0
-
-
-def say(text: str) -> None:
-    """Print a line about what is being done."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def help_text() -> str:

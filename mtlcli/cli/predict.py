@@ -25,6 +25,7 @@ from mtlcli.data.stream import STREAMED, Input
 from mtlcli.disk import obstacle
 from mtlcli.distributed.environment import read_launch
 from mtlcli.errors import Problem, UserError, count_of
+from mtlcli.output import say
 from mtlcli.pulse import Pulse
 from mtlcli.screen import screen
 
@@ -153,7 +154,7 @@ def _submit(arguments: Any, path: Path, into: Path | None, overrides: list[str])
         raise UserError(problems)
     methods = import_methods(path, arguments.config_dir)
     for line in [f"mtl predict: predicting the test sets with {path}", *methods]:
-        print(line, file=sys.stderr, flush=True)
+        say(line)
     with Pulse(stderr=True):
         from mtlcli.predict.submission import write_submission
 
@@ -163,7 +164,7 @@ def _submit(arguments: Any, path: Path, into: Path | None, overrides: list[str])
             into,
             overrides=overrides,
             partial=arguments.partial,
-            say=lambda text: print(text, file=sys.stderr, flush=True),
+            say=say,
         )
     print(f"mtl predict: wrote {into}", file=sys.stderr)
     return 0
@@ -180,9 +181,6 @@ def _predict(
     texts: bool,
     strict: bool,
 ) -> Counts:
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
     # Print this line before the imports, which take seconds.
     say(f"mtl predict: loading {path}")
     with Pulse(stderr=True):

@@ -3,7 +3,6 @@ else uploads anything."""
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from mtlcli.cli.parser import Parser
 from mtlcli.cli.typed import config_dir_problems
 from mtlcli.config.paths import typed_path
 from mtlcli.errors import Problem, UserError
+from mtlcli.output import say
 from mtlcli.pulse import Pulse
 
 HELP = """\
@@ -76,9 +76,6 @@ def push_main(argv: list[str]) -> int:
     if problems:
         raise UserError(problems)
     path = typed_path(arguments.paths[0], "PATH")
-
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
 
     say(f"mtl push: reading {path}")
     from mtlcli.export.push import Hub

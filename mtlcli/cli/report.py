@@ -3,7 +3,6 @@ page."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from mtlcli.cli.typed import config_dir_problems
 from mtlcli.config.paths import typed_path
 from mtlcli.disk import obstacle
 from mtlcli.errors import Problem, UserError
+from mtlcli.output import say
 from mtlcli.report.comparison import Comparison, compare
 from mtlcli.report.finished import Finished, read_run
 from mtlcli.report.methods import Method, baseline_of, methods_of, runs_in
@@ -105,7 +105,7 @@ def read_runs(paths: Sequence[Path], own: Path | None) -> list[Finished]:
     for path in paths:
         try:
             for line in import_methods(path, own):
-                print(line, file=sys.stderr, flush=True)
+                say(line)
             runs.append(read_run(path))
         except UserError as error:
             problems += error.problems

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import sys
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +15,7 @@ from mtlcli.cli.parser import Parser
 from mtlcli.cli.typed import config_dir_problems
 from mtlcli.config.paths import typed_path
 from mtlcli.errors import Problem, UserError
+from mtlcli.output import say
 from mtlcli.pulse import Pulse
 from mtlcli.serve.limits import MEGABYTE, Limits
 
@@ -107,9 +107,6 @@ def serve_main(argv: list[str]) -> int:
 def _serve(
     path: Path, own: Path | None, overrides: list[str], listening: socket.socket, limits: Limits
 ) -> int:
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
     # Print this line before the imports, which take seconds.
     say(f"mtl serve: loading {path}")
     for line in import_methods(path, own):
