@@ -14,7 +14,7 @@ from mtlcli.cli.typed import config_dir_problems
 from mtlcli.config.paths import typed_path
 from mtlcli.disk import obstacle
 from mtlcli.distributed.environment import read_launch
-from mtlcli.errors import Problem, UserError
+from mtlcli.errors import Problem, UserError, count_of
 from mtlcli.merging.methods import METHODS, OPTIONS, Option
 from mtlcli.output import say
 from mtlcli.pulse import Pulse
@@ -29,9 +29,11 @@ usage: mtl merge RUN RUN ... --method M --to DIR [options of the method] [-cd DI
   mtl merge runs/rte runs/mrpc runs/stsb --method ties --to runs/ties
   mtl merge runs/rte runs/mrpc --method task_arithmetic --scale 0.3 --to runs/sum
   mtl merge runs/rte runs/mrpc --method dare --scale auto --to runs/dare
+  mtl merge runs/none --method average --to runs/merged       # the copies of one run
 
 RUN is a run folder (its best checkpoint) or one checkpoint. The runs need the same model and
 tokenizer, and should have begun with the same weights: the same pretrained model, or init.from=RUN.
+A run with sharing=none has a copy of the backbone for each task, which have begun alike.
 The methods with their options, and what these are without being typed:
 
 {methods}
@@ -70,9 +72,8 @@ def merge_main(argv: list[str]) -> int:
     problems = [] if own is None else config_dir_problems(own)
     for text in arguments.paths:
         problems += path_problems([text], "mtl merge RUN RUN ...")
-    if len(arguments.paths) < 2:
-        what = f"expected two runs or more, found {len(arguments.paths)}"
-        problems.append(Problem(what, "RUN", "give the folders of the runs to merge"))
+    if not arguments.paths:
+        problems.append(Problem("no run is given", "RUN", "give the folders of the runs to merge"))
     options, found = read_options(arguments.method, typed)
     problems += found
     if arguments.to is None:
@@ -88,7 +89,7 @@ def merge_main(argv: list[str]) -> int:
         raise UserError(problems)
     paths = [typed_path(text, "RUN") for text in arguments.paths]
     # Print this line before the imports, which take seconds.
-    say(f"mtl merge: reading {len(paths)} runs")
+    say(f"mtl merge: reading {count_of(len(paths), 'run')}")
     for path in paths:
         for line in import_methods(path, own):
             say(line)

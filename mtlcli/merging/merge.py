@@ -64,6 +64,10 @@ def merge(
     folder = RunFolder(to)
     check_writable(to)
     runs, lines = open_runs(paths)
+    if len(runs) == 1:
+        what = "the run has one backbone, and there is nothing to merge it with"
+        fix = "give two runs or more, or a run with sharing=none and several tasks"
+        raise UserError(what, str(runs[0].path), fix)
     config = merged_config(runs, to)
     chooses = [name for name, value in settings.items() if value == "auto"]
     _check_options(config, method, chooses)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,13 @@ ONE_RUN = "train them with init.from=RUN, one run for all, or the same pretraine
 
 @dataclass
 class Opened:
-    """A run that is merged, with the weights of its best checkpoint."""
+    """A run that is merged, with the weights of its best checkpoint; or one backbone of a run that
+    keeps several (`sharing=none`), with the tasks that use it."""
 
     found: best_checkpoint.Found
     """The checkpoint and its tensors."""
     config: Config
-    """The resolved config of the run."""
+    """The resolved config of the run, with the tasks of this backbone alone."""
     files: BackboneFiles
     """Its architecture and tokenizer."""
     environment: dict[str, Any]
@@ -79,12 +80,26 @@ class Opened:
 
     def record(self) -> dict[str, Any]:
         """Return what environment.json of the merged run says about this one."""
-        return {**self.found.record(), "initial_weights": self.initial}
+        return {
+            **self.found.record(),
+            "tasks": list(self.config.tasks),
+            "initial_weights": self.initial,
+        }
+
+    def apart(self) -> Iterator[Opened]:
+        """Yield the backbones of the run, each with the tasks that use it."""
+        owners = list(self.start.backbones())
+        if self.start.prefix() is not None or not owners:
+            yield self
+            return
+        for owner in owners:
+            tasks = {n: task for n, task in self.config.tasks.items() if (task.head or n) == owner}
+            yield replace(self, config=replaced(self.config, {"tasks": tasks}))
 
 
 def open_runs(paths: Sequence[Path]) -> tuple[list[Opened], list[str]]:
-    """Open the runs, and return them with lines about their checkpoints. Raises UserError with what
-    keeps any of them from being merged."""
+    """Open the runs, and return their backbones with lines about their checkpoints. Raises
+    UserError with what keeps any of them from being merged."""
     runs, lines, problems = [], [], []
     for path in paths:
         try:
@@ -96,7 +111,7 @@ def open_runs(paths: Sequence[Path]) -> tuple[list[Opened], list[str]]:
         except UserError as error:
             problems += error.problems
             continue
-        runs.append(Opened(found, config, files, environment))
+        runs += Opened(found, config, files, environment).apart()
     problems += _unlike(runs)
     if problems:
         raise UserError(problems)
@@ -110,10 +125,9 @@ def _unlike(runs: list[Opened]) -> Iterator[Problem]:
         at = str(run.path)
         if run.start.prefix() is None:
             yield Problem(
-                f"sharing={run.config.sharing.name} with {len(run.config.tasks)} tasks has no "
-                "backbone that is plain and the only one",
+                f"sharing={run.config.sharing.name} has no backbone that is plain",
                 at,
-                "merge runs with sharing=hard",
+                "merge runs with sharing=hard or none",
             )
         for name in run.config.tasks:
             if name in owner_of:

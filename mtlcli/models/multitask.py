@@ -89,11 +89,12 @@ class Trunk(nn.Module):
             return self.encode(task, batch)
 
     @classmethod
-    def plain_backbone(cls, owners: Sequence[str]) -> str | None:
-        """Return the name of the submodule that is a backbone as the library has built it and all
-        that the trunk has, so that any other strategy can begin with its weights; None where the
-        strategy adds something to it, or keeps several. `owners`: the tasks with a head."""
-        return None
+    def plain_backbones(cls, owners: Sequence[str]) -> dict[str, str]:
+        """Return for each head the name of its submodule that is a backbone as the library has
+        built it, where the trunk has nothing else: any other strategy can begin with its weights.
+        Empty where the strategy adds something. `owners`: the tasks with a head. All begin with the
+        same weights."""
+        return {}
 
     def begin(self, task: str, batch: Batch) -> ForwardPass:
         """Return the pass of a batch, for the modules that the strategy has put into the

@@ -43,9 +43,16 @@ class Start:
 
     def prefix(self) -> str | None:
         """Return what the names of the tensors of that run's backbone begin with, where it is a
-        plain one; None where the strategy has added to it."""
-        name = sharings.implementation(self.config.sharing.name).plain_backbone(self._owners())
-        return None if name is None else f"trunk.{name}."
+        plain one; None where the strategy has added to it, or keeps several."""
+        names = set(self.backbones().values())
+        return names.pop() if len(names) == 1 else None
+
+    def backbones(self) -> dict[str, str]:
+        """Return what the names of the tensors of each head's backbone begin with, where that run
+        has nothing but plain backbones; else nothing."""
+        trunk = sharings.implementation(self.config.sharing.name)
+        named = trunk.plain_backbones(self._owners())
+        return {owner: f"trunk.{name}." for owner, name in named.items()}
 
     def fill_backbone(self, backbone: Backbone) -> None:
         """Copy the weights of a plain backbone into one that was just built, if that run has a
@@ -191,10 +198,10 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
 
 def plain_state(model: MultiTaskModel) -> dict[str, Tensor] | None:
-    """Return the tensors of a model's backbone by the library's names, where its trunk is a plain
-    one (`Trunk.plain_backbone`); None for any other."""
-    name = type(model.trunk).plain_backbone(model.trunk.heads)
-    return None if name is None else below(model.state_dict(), f"trunk.{name}.")
+    """Return the tensors of a model's first backbone by the library's names, where its trunk has
+    nothing but plain ones (`Trunk.plain_backbones`); None for any other."""
+    names = list(type(model.trunk).plain_backbones(model.trunk.heads).values())
+    return below(model.state_dict(), f"trunk.{names[0]}.") if names else None
 
 
 def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

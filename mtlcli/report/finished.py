@@ -65,6 +65,15 @@ class Finished:
         """The seed of the run."""
         return self.config.seed
 
+    @property
+    def merged(self) -> dict[str, Any] | None:
+        """The method by which the model was merged out of other runs', and its options; None for a
+        model that was trained."""
+        if (record := self.environment.get("merged")) is None:
+            return None
+        auto = dict.fromkeys(record["chosen"], "auto")
+        return {"method": record["method"], **record["options"], **auto}
+
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl; a last line that a kill has cut short is left out. Empty where

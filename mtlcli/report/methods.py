@@ -43,10 +43,12 @@ class Method:
 
 def methods_of(runs: Sequence[Finished]) -> list[Method]:
     """Return the methods that some runs are of: runs whose settings differ by the seed alone are
-    seeds of one method. Runs with the same settings and seed are methods of their own."""
+    seeds of one method, as are models that were merged alike. Runs with the same settings and seed
+    are methods of their own."""
     groups: dict[str, list[Finished]] = {}
     for run in runs:
-        groups.setdefault(repr(sorted(settings(run.config).items())), []).append(run)
+        what = repr((run.merged, sorted(settings(run.config).items())))
+        groups.setdefault(what, []).append(run)
     parts: list[list[Finished]] = []
     for group in groups.values():
         twice = len({run.seed for run in group}) < len(group)
@@ -88,7 +90,12 @@ def _labels(runs: list[Finished]) -> list[str]:
     differing = [
         key for key in SECTIONS if key == "sharing" or len({str(names[key]) for names in named}) > 1
     ]
-    labels = [" ".join(str(names[key]) for key in differing) for names in named]
+    labels = [
+        f"merged {run.merged['method']}"
+        if run.merged
+        else " ".join(str(names[key]) for key in differing)
+        for run, names in zip(runs, named, strict=True)
+    ]
     for label in {label for label in labels if labels.count(label) > 1}:
         places = [place for place, each in enumerate(labels) if each == label]
         values_of = [settings(runs[place].config) for place in places]

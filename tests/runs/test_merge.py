@@ -136,6 +136,22 @@ def test_the_initial_weights_are_built_again(runs: Path) -> None:
         initial_weights(opened, tasks)
 
 
+def test_the_copies_of_one_run(runs: Path, tmp_path: Path) -> None:
+    """`sharing=none` keeps a backbone for each task; their merge is that of separate runs."""
+    begin = f"init.from={runs / 'source'}"
+    none = start(tmp_path / "none", *SHORT, begin, "task=[rte,sst2]", "sharing=none")
+    merged(runs, tmp_path / "run", "task_arithmetic", str(none), scale=0.5)
+    found, base = weights(tmp_path / "run"), below(weights(runs / "source"), BACKBONE)
+    own = [below(weights(none), f"trunk.backbones.{name}.") for name in ("rte", "sst2")]
+    for name, first in base.items():
+        expected = first + 0.5 * sum(each[name] - first for each in own)
+        assert torch.allclose(found[BACKBONE + name], expected, atol=1e-6), name
+    config = load_config(tmp_path / "run" / "config.yaml")
+    assert list(config.tasks) == ["rte", "sst2"] and config.sharing.name == "hard"
+    record = json.loads((tmp_path / "run" / "environment.json").read_text())["merged"]
+    assert [each["tasks"] for each in record["runs"]] == [["rte"], ["sst2"]]
+
+
 def refusal(runs: Path, to: Path, method: str, *names: str, **options: Any) -> str:
     with pytest.raises(UserError) as caught:
         merged(runs, to, method, *names, **options)
@@ -149,7 +165,7 @@ def test_refusals(runs: Path, tmp_path: Path) -> None:
     assert "task rte is in" in text and "merge runs of different tasks" in text
     begin = f"init.from={runs / 'source'}"
     start(runs / "adapted", *SHORT, begin, "task=sst2", "sharing=adapters", "runner.steps=1")
-    assert "sharing=adapters with 1 tasks has no backbone" in refusal(
+    assert "sharing=adapters has no backbone that is plain" in refusal(
         runs, to, "average", "one", "adapted"
     )
     start(runs / "own", *SHORT, "task=sst2", "runner.steps=1")
@@ -178,7 +194,9 @@ def test_mistakes_on_the_command_line(
     one, to = str(runs / "one"), str(tmp_path / "run")
     assert main(["merge", one, "--method", "tie", "--to", to]) == 2
     said = capsys.readouterr().err
-    assert "unknown method 'tie'" in said and "expected two runs or more, found 1" in said
+    assert "unknown method 'tie'" in said
+    assert main(["merge", one, "--method", "ties", "--to", to]) == 2
+    assert "one backbone, and there is nothing to merge it with" in capsys.readouterr().err
     assert main(["merge", one, one, "--method", "average", "--scale", "2", "--density", "x"]) == 2
     said = capsys.readouterr().err
     assert said.count("the option has no effect with --method average") == 2

@@ -27,9 +27,9 @@ class Hard(Trunk, Merges):
         self.backbone = make_backbone()
 
     @classmethod
-    def plain_backbone(cls, owners: Sequence[str]) -> str:
-        """Return the name of the one backbone."""
-        return "backbone"
+    def plain_backbones(cls, owners: Sequence[str]) -> dict[str, str]:
+        """Return the name of the one backbone for each head."""
+        return dict.fromkeys(owners, "backbone")
 
     def same_for(self, one: str, other: str) -> bool:
         """Return True, as nothing below the heads belongs to one task."""

@@ -25,9 +25,9 @@ class NoSharing(Trunk, Merges):
         self.backbones = PerTask.copies(make_backbone(), self.heads)
 
     @classmethod
-    def plain_backbone(cls, owners: Sequence[str]) -> str | None:
-        """Return the name of the backbone where one task is alone."""
-        return f"backbones.{key_of(owners[0])}" if len(owners) == 1 else None
+    def plain_backbones(cls, owners: Sequence[str]) -> dict[str, str]:
+        """Return the name of the backbone of each head."""
+        return {owner: f"backbones.{key_of(owner)}" for owner in owners}
 
     def backbone_of(self, task: str) -> Backbone:
         """Return the task's own backbone."""
