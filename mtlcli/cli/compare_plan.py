@@ -6,7 +6,7 @@ import itertools
 import sys
 from pathlib import Path
 
-from mtlcli.cli.planned import Planned, composed, is_of, name_of, state_of
+from mtlcli.cli.planned import Planned, composed, is_of, name_of, other_rows, state_of
 from mtlcli.config.paths import typed_path
 from mtlcli.config.section import replaced
 from mtlcli.errors import Problem, UserError
@@ -17,6 +17,8 @@ parameters, a weight only scales the gradient of its own task."""
 OF_METHODS = ("sharing", "weighting", "logger.probe", "logger.affinity")
 """Keys and sections that are the candidates' alone: a baseline shares nothing that a weighting
 could balance or a probe could measure."""
+
+STAGED = "type mtl train in the place of mtl compare, or leave the experiment out"
 
 
 def plan(
@@ -66,6 +68,9 @@ def plan(
         except UserError as error:
             problems += error.problems
             continue
+        if config.stages:
+            problems.append(Problem("has stages, which mtl train compares", "experiment", STAGED))
+            continue
         folder = folder or Path("compare") / suite
         for seed in range(seeds):
             words, asked = [*texts, f"seed={seed}"], replaced(config, {"seed": seed})
@@ -77,15 +82,7 @@ def plan(
     for run in planned:
         run.folder = folder / name_of(run)
     problems = [problem for run in planned for problem in state_of(run)]
-    if seeds > 1 and any(run.config.data.max_eval_rows is not None for run in planned):
-        problems.append(
-            Problem(
-                "every seed would be scored on other rows, since they are drawn by the seed",
-                "data.max_eval_rows",
-                "type data.max_eval_rows=null, or --seeds 1",
-            )
-        )
-    if problems:
+    if problems := [*problems, *other_rows(planned, "--seeds 1")]:
         raise UserError(problems)
     return folder, planned
 

@@ -85,6 +85,17 @@ def state_of(run: Planned) -> list[Problem]:
     return []
 
 
+def other_rows(planned: Sequence[Planned], one_seed: str) -> list[Problem]:
+    """Return a problem where runs of several seeds would be scored on different rows. `one_seed`:
+    what is typed for a single seed."""
+    limited = any(run.config.data.max_eval_rows is not None for run in planned)
+    if not limited or len({run.seed for run in planned}) < 2:
+        return []
+    what = "every seed would be scored on other rows, since they are drawn by the seed"
+    fix = f"type data.max_eval_rows=null, or {one_seed}"
+    return [Problem(what, "data.max_eval_rows", fix)]
+
+
 def announce(verb: str, planned: Sequence[Planned], folder: Path) -> None:
     """Print what will be trained, and what is there."""
     new = sum(run.state != "has finished" for run in planned)
