@@ -35,6 +35,10 @@ class StageRun(Planned):
     """The name of what the run is compared as: runs of one name are those of several tasks."""
     last: bool = True
     """Whether no later run of the stage has the tasks of this one, too."""
+    compared: bool = True
+    """Whether it stands in the comparison."""
+    in_order: bool = False
+    """Whether it is one of the runs of a stage that learn tasks in order."""
     begins: StageRun | None = None
     """The run whose weights it begins with."""
 
@@ -86,11 +90,14 @@ def _first_seed(
         for tasks, label, method, last, begins in _parts(name, stage, config, runs):
             words = _words(stage, config, typed, tasks)
             run = StageRun(label, config.seed, Path(), words, config, stage=name, method=method)
-            run.last, run.begins = last, begins
+            run.last, run.begins, run.compared = last, begins, stage.compared
+            run.in_order = stage.runs == "in_order"
             try:
-                # With resume=auto nothing is said about a run that init.from names and that is not
-                # there yet.
-                run.config, _ = composed([*words, "run_dir=stage", "resume=auto"], own)
+                # With resume=auto nothing is said about the run of init.from, which is not there
+                # yet.
+                place = ["run_dir=stage", "resume=auto"]
+                place += [] if begins is None else ["init.from=stage"]
+                run.config, _ = composed([*words, *place], own)
                 run.config = replaced(run.config, {"run_dir": None, "resume": None})
             except UserError as error:
                 problems += [_of_stage(problem, name, stage) for problem in error.problems]
@@ -112,10 +119,11 @@ def _parts(
         for task in own:
             yield subset(config.tasks, [task]), f"{name} {task}", name, True, begins
     elif stage.runs == "in_order":
-        for count in range(1, len(own) + 1):
-            label, last = f"{name} {count} {own[count - 1]}", count == len(own)
-            yield subset(config.tasks, own[:count]), label, name, last, begins
-            begins = runs[-1]  # The run that this generator has just given.
+        known = [] if begins is None else list(begins.config.tasks)
+        for number, task in enumerate(own, start=1):
+            known = subset(config.tasks, [*known, task])
+            yield known, f"{name} {number} {task}", name, number == len(own), begins
+            begins = runs[-1]  # The run that was just given.
     elif len(first) > 1:
         for run in first:
             label = f"{name} {run.label.removeprefix(f'{run.stage} ')}"

@@ -17,7 +17,10 @@ from mtlcli.errors import Problem, UserError
 from mtlcli.report.comparison import compare
 from mtlcli.report.finished import Finished
 from mtlcli.report.methods import Method, baseline_of
+from mtlcli.report.order import Order, order_of, order_tables
 from mtlcli.report.page import has_library
+from mtlcli.report.words import gains_table
+from mtlcli.screen import screen
 
 
 def train_stages(plan: Plan, arguments: argparse.Namespace) -> int:
@@ -29,11 +32,18 @@ def train_stages(plan: Plan, arguments: argparse.Namespace) -> int:
     announce("mtl train", planned, folder)
     option = ["-m"] if arguments.multirun else []
     train(planned, own, shlex.join(["mtl", "train", *option, *own, *arguments.overrides]))
-    baseline, *others = _methods(planned, Path(own[1]) if own else None)
+    read = read_runs([run.folder for run in planned], Path(own[1]) if own else None)
+    found = list(zip(planned, read, strict=True))
+    baseline, *others = _methods(found)
     others = [method for method in others if set(method.tasks) & set(baseline.tasks)]
     if others:
-        page = folder / "report.html" if has_library() else None
-        show(compare(baseline, others), page)
+        comparison = compare(baseline, others)
+        show(comparison, folder / "report.html" if has_library() else None)
+        if len(others) > 1:
+            screen().print(gains_table(comparison))
+    if orders := _orders(found):
+        for table in order_tables(orders):
+            screen().print(table)
     print(f"folder of all runs: {folder}")
     return 0
 
@@ -55,11 +65,27 @@ def _check(plan: Plan, arguments: argparse.Namespace) -> None:
         raise UserError(problems)
 
 
-def _methods(planned: Sequence[StageRun], own: Path | None) -> list[Method]:
+def _methods(found: Sequence[tuple[StageRun, Finished]]) -> list[Method]:
     """Return what is compared, the first stage first: the last runs of every stage, by their
     seeds."""
-    last = [run for run in planned if run.last]
-    found: dict[str, list[Finished]] = {}
-    for run, each in zip(last, read_runs([run.folder for run in last], own), strict=True):
-        found.setdefault(run.method, []).append(each)
-    return [baseline_of(runs, name) for name, runs in found.items()]
+    of: dict[str, list[Finished]] = {}
+    for run, each in found:
+        if run.last and run.compared:
+            of.setdefault(run.method, []).append(each)
+    return [baseline_of(runs, name) for name, runs in of.items()]
+
+
+def _orders(found: Sequence[tuple[StageRun, Finished]]) -> list[Order]:
+    """Return the runs of each stage whose tasks are learned in order, with the run that it begins
+    with."""
+    results = {run.folder: each for run, each in found}
+    of: dict[str, list[list[tuple[str, Finished]]]] = {}
+    for run, _ in found:
+        if not (run.in_order and run.last):
+            continue
+        chain, here = [run], run
+        while here.in_order and here.begins is not None:
+            here = here.begins
+            chain.insert(0, here)
+        of.setdefault(run.stage, []).append([(each.label, results[each.folder]) for each in chain])
+    return [order_of(name, seeds) for name, seeds in of.items()]

@@ -31,14 +31,17 @@ class Stage:
     are named. Tasks that use the head of another go with it."""
     runs: Literal["together", "each", "in_order"] = "together"
     """`together`: one run trains the tasks. `each`: a run for each task. `in_order`: a run for each
-    task, in the order of the tasks; it begins with the run before it, and has the tasks of all runs
-    before it, too."""
+    task, in the order of the tasks. It begins with the run before it, the first with `from`, and
+    has the tasks of that run, too; a sampling policy and an augmentation say what becomes of
+    them."""
     length: Annotated[float, Gt(0), Le(1000)] = 1.0
     """Length of the runs as a share of `runner.steps` of the command line, or of `runner.epochs`.
     It has no effect where `set` has one of them."""
     lr: Annotated[float, Gt(0), Le(1000)] = 1.0
     """Factor of the learning rate of the command line, or of the one that suits the model. It has
     no effect where `set` has `optim.lr` or `optim.lr_factor`."""
+    compared: bool = True
+    """Whether its runs are compared with those of the first stage."""
     set: dict[str, Any] = field(default_factory=dict)
     """Keys and choices of this stage's runs, as those of `mtl train`; they take the place of the
     same on the command line."""
@@ -74,6 +77,9 @@ def stage_problems(stages: Mapping[str, Stage], tasks: Mapping[str, Task]) -> It
             if first.runs == "each":
                 what = f"both this stage and {stage.from_} would have a run for each task"
                 yield Problem(what, f"{at}.runs", "type together for one of them")
+        if not before and not stage.compared:
+            what = "the first stage is what the others are compared with"
+            yield Problem(what, f"{at}.compared", "leave it out")
         before.append(name)
         own = tasks_of(stage, tasks)
         known = [each for each, task in tasks.items() if task.head is None]
@@ -83,8 +89,9 @@ def stage_problems(stages: Mapping[str, Stage], tasks: Mapping[str, Task]) -> It
                 yield Problem(what, f"{at}.tasks", suggest(each, known))
         if not own:
             yield Problem("there is no task for it", f"{at}.tasks", "name several in task=[A,B]")
-        if stage.runs == "in_order" and len(own) < 2:
-            yield Problem("one task has no order", f"{at}.runs", "name several in task=[A,B]")
+        if stage.runs == "in_order" and own != [each for each in known if each in own]:
+            what = f"the order of the tasks is that of the command line: {', '.join(known)}"
+            yield Problem(what, f"{at}.tasks", "name the tasks in this order, in both places")
         for key in stage.set:
             if key in (*OF_THE_WHOLE, "experiment", "task"):
                 fix = f"type {at}.tasks" if key == "task" else "take it out"
