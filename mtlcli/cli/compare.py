@@ -11,15 +11,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from mtlcli import commands
-from mtlcli.cli.compare_plan import Planned, composed, is_of, name_of, plan, state_of
+from mtlcli.cli.compare_plan import plan
 from mtlcli.cli.eval import overrides_among, run_path_problems
 from mtlcli.cli.parser import Parser
+from mtlcli.cli.planned import Planned, announce, composed, is_of, name_of, state_of, train
 from mtlcli.cli.report import baseline_and_others, page_problems, read_runs, show
 from mtlcli.cli.typed import config_dir_problems, key_in
 from mtlcli.config.paths import typed_path
 from mtlcli.distributed.environment import read_launch
-from mtlcli.errors import Interrupted, Problem, UserError, count_of
+from mtlcli.errors import Problem, UserError
 from mtlcli.report.comparison import compare
 from mtlcli.report.finished import Finished, read_run
 from mtlcli.report.methods import runs_in
@@ -85,8 +85,8 @@ def compare_main(argv: list[str]) -> int:
     _check_tasks(planned, baseline, others)
     if arguments.equal == "compute":
         planned = _equal_compute(planned, folder, baseline, own, again)
-    _announce(planned, folder)
-    _train(planned, own, again)
+    announce("mtl compare", planned, folder)
+    train(planned, own, again)
     trained = read_runs([run.folder for run in planned], arguments.config_dir)
     if not baseline:
         seeds = sum(run.baseline for run in planned)
@@ -178,38 +178,8 @@ def _again(argv: Sequence[str]) -> str:
     return shlex.join(["mtl", "compare", *argv])
 
 
-def _announce(planned: Sequence[Planned], folder: Path) -> None:
-    """Print what will be trained, and what is there."""
-    new = sum(run.state != "has finished" for run in planned)
-    print(f"mtl compare: {count_of(len(planned), 'run')} in {folder}, {new} of them to train")
-    for run in planned:
-        print(f"  {run.label}, seed {run.seed}: {run.state} ({run.folder.name})")
-    sys.stdout.flush()
-
-
 # ------------------------------------------------------------------------------------------------
 # training
-
-
-def _train(planned: Sequence[Planned], own: list[str], again: str) -> None:
-    """Train the runs that have not finished, one after another. Raises Interrupted, with the
-    command to go on with, when a signal comes."""
-    from mtlcli.cli.arguments import read_arguments
-    from mtlcli.cli.preflight import preflight
-    from mtlcli.cli.train import run_job
-
-    waiting = [run for run in planned if run.state != "has finished"]
-    for number, run in enumerate(waiting, start=1):
-        print(f"\nrun {number} of {len(waiting)}: {run.label}, seed {run.seed}", flush=True)
-        resumes = run.folder if run.state == "goes on" else None
-        place = [f"run_dir={commands.hydra_value(run.folder)}", "resume=auto"]
-        arguments = read_arguments([*own, *run.overrides, *(place if resumes is None else [])])
-        command = ["mtl", "train", *own, *run.overrides]
-        try:
-            run_job(preflight(arguments, resumes).configs[0], run.folder, command, resumes=resumes)
-        except Interrupted as error:
-            error.go_on_with(again)
-            raise
 
 
 def _equal_compute(
@@ -243,7 +213,7 @@ def _equal_compute(
         if problems := state_of(run):
             raise UserError(problems)
     print("\nthe operations of an example, measured by runs of one step:", flush=True)
-    _train(list(measured.values()), own, again)
+    train(list(measured.values()), own, again)
     flops = {label: _flops(run.folder) for label, run in measured.items()}
     budget = flops["none"] if not baseline else _flops(baseline[0].path)
     found = []

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from mtlcli.cli.typed import key_in
-from mtlcli.config import Config
-from mtlcli.config.changes import changes, filled, judge
+from mtlcli.cli.planned import Planned, composed, is_of, name_of, other_rows, state_of
 from mtlcli.config.paths import typed_path
 from mtlcli.config.section import replaced
-from mtlcli.config.snapshot import load_config
 from mtlcli.errors import Problem, UserError
-from mtlcli.rundir import checkpoint
-from mtlcli.rundir.folder import RunFolder
 
 SINGLE = ["sharing=none", "weighting=static"]
 """What makes a baseline of a candidate: a copy of the encoder for each task. With separate
@@ -26,22 +18,7 @@ OF_METHODS = ("sharing", "weighting", "logger.probe", "logger.affinity")
 """Keys and sections that are the candidates' alone: a baseline shares nothing that a weighting
 could balance or a probe could measure."""
 
-
-@dataclass
-class Planned:
-    """A run of a comparison."""
-
-    label: str
-    seed: int
-    folder: Path
-    overrides: list[str]
-    """The overrides of the run, without its folder."""
-    config: Config
-    """What the overrides compose."""
-    baseline: bool = False
-    """Whether the run is of the baseline."""
-    state: str = "trains"
-    """`trains`, `goes on` or `has finished`."""
+STAGED = "type mtl train in the place of mtl compare, or leave the experiment out"
 
 
 def plan(
@@ -91,6 +68,9 @@ def plan(
         except UserError as error:
             problems += error.problems
             continue
+        if config.stages:
+            problems.append(Problem("has stages, which mtl train compares", "experiment", STAGED))
+            continue
         folder = folder or Path("compare") / suite
         for seed in range(seeds):
             words, asked = [*texts, f"seed={seed}"], replaced(config, {"seed": seed})
@@ -102,23 +82,9 @@ def plan(
     for run in planned:
         run.folder = folder / name_of(run)
     problems = [problem for run in planned for problem in state_of(run)]
-    if seeds > 1 and any(run.config.data.max_eval_rows is not None for run in planned):
-        problems.append(
-            Problem(
-                "every seed would be scored on other rows, since they are drawn by the seed",
-                "data.max_eval_rows",
-                "type data.max_eval_rows=null, or --seeds 1",
-            )
-        )
-    if problems:
+    if problems := [*problems, *other_rows(planned, "--seeds 1")]:
         raise UserError(problems)
     return folder, planned
-
-
-def is_of(text: str, keys: Sequence[str]) -> bool:
-    """Return whether an override is of one of the keys, or of a key below one."""
-    key = key_in(text)
-    return any(key == each or key.startswith(f"{each}.") for each in keys)
 
 
 def _values(text: str) -> list[str]:
@@ -142,46 +108,3 @@ def _values(text: str) -> list[str]:
         )
     key = text.partition("=")[0]
     return [f"{key}={value}" for value in override.sweep_string_iterator()]
-
-
-def composed(overrides: list[str], own: list[str]) -> tuple[Config, str]:
-    """Return the config that overrides compose, and a name for its tasks."""
-    from mtlcli.cli.arguments import read_arguments
-    from mtlcli.cli.preflight import preflight
-    from mtlcli.cli.train import suite_of
-
-    plan = preflight(read_arguments([*own, *overrides]))
-    assert plan.composed is not None
-    config = plan.configs[0]
-    return config, suite_of(config, plan.composed.hydra.runtime.choices.get("task"))
-
-
-def name_of(run: Planned) -> str:
-    """Return the name of a run's folder: its label, its seed, and a digest of its settings, so that
-    a folder is found again by the same settings alone."""
-    digest = hashlib.sha256("\n".join(sorted(run.overrides)).encode()).hexdigest()[:8]
-    label = "".join(c if c.isalnum() or c in "_.-" else "-" for c in run.label)[:60]
-    return f"{label}_seed-{run.seed}_{digest}"
-
-
-def state_of(run: Planned) -> list[Problem]:
-    """Find out whether a run has finished or goes on. Return a problem where its folder holds a run
-    with other settings."""
-    place = RunFolder(run.folder)
-    saved = run.folder / "config.yaml"
-    status = place.status().get("status")
-    if not saved.is_file() or not (status == "finished" or checkpoint.folders(place.checkpoints)):
-        return []
-    before = load_config(saved)
-    refused, _ = judge(changes(before, filled(before, run.config)), [], dropout=False)
-    if refused:
-        what = "; ".join(str(each.change) for each in refused[:3])
-        return [
-            Problem(
-                f"the run there was trained with other settings: {what}",
-                str(run.folder),
-                "move the folder away, or give another run_dir=",
-            )
-        ]
-    run.state = "has finished" if status == "finished" else "goes on"
-    return []

@@ -66,6 +66,10 @@ def train_main(argv: list[str]) -> int:
         return 0
     if arguments.cfg or arguments.info:
         return run_hydra([*options, *plan.overrides])
+    if plan.resumes is None and plan.configs[0].stages:
+        from mtlcli.cli.stages import train_stages
+
+        return train_stages(plan, arguments)
     sweeps = arguments.multirun or "hydra.mode=MULTIRUN" in plan.overrides
     settings = plan.configs[0].sweep
     if not sweeps and plan.resumes is None and (settings.searches or settings.dry_run):
@@ -107,10 +111,11 @@ def train_once(overrides: list[str], run_dir: str | Path | None, own: str | Path
     options = [] if own is None else ["-cd", str(own)]
     arguments = read_arguments([*options, *overrides])
     plan = preflight(arguments)
-    several = len(plan.configs) != 1 or arguments.multirun or plan.configs[0].sweep.searches
+    first = plan.configs[0]
+    several = len(plan.configs) != 1 or arguments.multirun or first.sweep.searches or first.stages
     if several or plan.composed is None:
         raise UserError(
-            "this is a sweep or a run that goes on",
+            "this is a sweep, a command with stages or a run that goes on",
             "mtlcli.train",
             "type the same words behind `mtl train` in a shell",
         )

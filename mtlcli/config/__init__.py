@@ -13,6 +13,7 @@ from mtlcli.config.run import Data, Init, Logger, Model, Runner, Text
 from mtlcli.config.sampling import SamplingConfig, samplings
 from mtlcli.config.section import OneOf, section
 from mtlcli.config.sharing import SharingConfig, sharings
+from mtlcli.config.stages import Stage
 from mtlcli.config.sweep import Sweep
 from mtlcli.config.task import Task, task_types
 from mtlcli.config.weighting import Balancing, WeightingConfig, weightings
@@ -54,6 +55,9 @@ class Config:
     """What is shown and written."""
     sweep: Sweep = field(default_factory=Sweep)
     """How `mtl train -m` chooses the values of its jobs. A run folder does not hold it."""
+    stages: dict[str, Stage] = field(default_factory=dict)
+    """Runs that follow one another, in this order, by name: `mtl train` then carries out all of
+    them. The first is what the others are compared with. A run folder does not hold them."""
     seed: Annotated[int, Ge(0), Le(2**128 - 1)] = 0
     """Seed of weights, order of data, sampling and dropout."""
     run_dir: str | None = None
@@ -111,6 +115,7 @@ __all__ = [
     "Optim",
     "Resolved",
     "Runner",
+    "Stage",
     "Sweep",
     "Task",
     "Text",

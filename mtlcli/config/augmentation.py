@@ -30,6 +30,8 @@ class AugmentationConfig:
     """Whether the augmentation does nothing in a model without dropout."""
     perturbs: ClassVar[bool] = False
     """Whether something is added to the word embeddings of padded batches."""
+    keeps: ClassVar[bool] = False
+    """Whether it keeps what the run knows of earlier tasks when it begins (`Keeping`)."""
     name: str
     """Augmentation."""
 
@@ -123,3 +125,42 @@ class Comparing(Augmenting):
             f"the outputs of two passes are compared for classes, labels and numbers of a whole "
             f"input, and its type is {task.type}"
         )
+
+
+@section
+class Keeping(AugmentationConfig):
+    """The base class of the configurations of augmentations that keep earlier tasks from being
+    forgotten while a new one is learned. The run begins with the weights of a run that has learned
+    them; of the tasks that it trains, the last is the new one."""
+
+    draws: ClassVar[bool] = False
+    """False, because there is nothing to draw."""
+    keeps: ClassVar[bool] = True
+    """True, because the run keeps what it knows of earlier tasks when it begins."""
+
+    def unfit_earlier(self, task: Task) -> str | None:
+        """Return why an earlier task cannot be kept, as a sentence; None if it can."""
+        return None
+
+    def problems(self, config: Config) -> Iterator[Problem]:
+        """Yield what is missing for tasks to be kept, and the tasks that cannot be."""
+        group = f"augmentation={self.name}"
+        if config.init.from_ is None:
+            what = f"{group} keeps what another run has learned"
+            yield Problem(what, "init.from", "name the run to begin with, init.from=RUN")
+        earlier, new = earlier_tasks(config)
+        if not earlier:
+            what = f"{group} keeps the tasks before the last, and the run trains {new or 'none'}"
+            yield Problem(what, "task", "name the earlier tasks, too: 'task=[OLD,NEW]'")
+        for name in earlier:
+            if (why := self.unfit_earlier(config.formed_tasks[name])) is not None:
+                yield Problem(f"{group} cannot keep {name}: {why}", "augmentation", "leave it out")
+        if config.runner.engine == "fsdp":
+            what = f"{group} compares whole parameters and outputs, and fsdp has cut them"
+            yield Problem(what, "runner.engine", "type runner.engine=ddp")
+
+
+def earlier_tasks(config: Config) -> tuple[list[str], str | None]:
+    """Return the trained tasks before the last, and the last; None where nothing is trained."""
+    trained = [name for name, task in config.tasks.items() if task.splits.train is not None]
+    return trained[:-1], trained[-1] if trained else None

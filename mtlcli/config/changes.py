@@ -121,6 +121,7 @@ EVALUATION = (
     *(
         "tasks.*.source",
         "tasks.*.splits",
+        "tasks.*.max_train_rows",
         "tasks.*.columns",
         "tasks.*.metrics",
         "tasks.*.unlabelled",

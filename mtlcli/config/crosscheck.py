@@ -14,6 +14,7 @@ from mtlcli.config import Config, Logger, Task, weightings
 from mtlcli.config.families import family_problems, known_family
 from mtlcli.config.formats import FORMATS, ending
 from mtlcli.config.schema import value_at
+from mtlcli.config.stages import stage_problems
 from mtlcli.config.task import named_columns
 from mtlcli.config.text import text_problems
 from mtlcli.config.weighting import Needs
@@ -331,6 +332,7 @@ def _run(config: Config, names: list[str]) -> Iterator[Problem]:
         )
     yield from _data(config)
     yield from config.sweep.problems(names)
+    yield from stage_problems(config.stages, config.tasks)
     yield from config.sharing.problems(config, names)
     yield from text_problems(config)
     yield from config.augmentation.problems(config)

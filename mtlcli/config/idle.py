@@ -84,6 +84,7 @@ def _idle(config: Config) -> Iterator[tuple[str, str, str]]:
     if config.optim.lr is not None:
         for name in ("lr", "scratch_lr"):
             yield f"model.{name}", f"optim.lr={config.optim.lr:g} is set and takes precedence", out
+        yield "optim.lr_factor", f"optim.lr={config.optim.lr:g} is set and takes precedence", out
     if config.optim.plateau is None:
         for name in ("plateau_gain", "plateau_factor", "plateau_floor", "plateau_tasks"):
             yield f"optim.{name}", "optim.plateau is null", f"{out}, or add optim.plateau=2"

@@ -31,6 +31,8 @@ class Optim:
     """Optimiser."""
     lr: Annotated[float, Gt(0), Le(1e30)] | None = None
     """Peak learning rate; null: one that suits the model and the optimiser."""
+    lr_factor: Annotated[float, Gt(0), Le(1000)] = 1.0
+    """With lr null: factor of the learning rate that suits the model and the optimiser."""
     weight_decay: Annotated[float, Ge(0), Le(1000)] = 0.01
     """Decoupled weight decay."""
     schedule: Literal["linear", "cosine", "constant", "inverse_sqrt", "wsd"] = "linear"

@@ -95,9 +95,10 @@ def save_config(config: Config, path: Path) -> None:
 
 
 def config_text(config: Config) -> str:
-    """Return the whole config as YAML, including defaults, without `sweep`, which no run holds."""
+    """Return the whole config as YAML, including defaults, without `sweep` and `stages`, which no
+    run holds."""
     values = _escape(values_of(config))
-    del values["sweep"]
+    del values["sweep"], values["stages"]
     for place, (text, value) in config.environment.items():
         holder = values
         for part in place[:-1]:

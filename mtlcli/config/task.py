@@ -160,11 +160,15 @@ class Task:
 
     needs_both_sides: ClassVar[bool] = False
     """Whether the model has to read what follows a token as well as what precedes it."""
-    only_trained: ClassVar[tuple[str, ...]] = ("weight", "batch_size", "lr_factor", "augment")
+    only_trained: ClassVar[tuple[str, ...]] = (
+        *("weight", "batch_size", "lr_factor", "augment"),
+        "max_train_rows",
+    )
     """Keys that have no effect on a task that is not trained."""
     not_encoded: ClassVar[tuple[str, ...]] = (
         *("source", "splits", "unlabelled", "head", "metrics", "weight", "batch_size"),
         *("lr_factor", "dropout", "head_layers", "form", "templates", "augment"),
+        "max_train_rows",
     )
     """Keys that do not affect the features. All other keys, for example the label set, are part of
     the fingerprint under which features are stored."""
@@ -201,6 +205,8 @@ class Task:
     """Examples of this task in a step, over all devices; null: `runner.batch_size`."""
     lr_factor: Annotated[float, Gt(0), Le(1_000_000)] = 1.0
     """Factor of the learning rate of the parameters that belong to this task alone."""
+    max_train_rows: Annotated[int, Gt(0), Le(10**12)] | None = None
+    """Most rows to use of the task's train split; null: `data.max_train_rows`."""
     dropout: Annotated[float, Ge(0), Lt(1)] | None = None
     """Dropout in the head; null: `model.dropout`, or else the value in the backbone's own
     configuration."""

@@ -122,6 +122,8 @@ def check_key(key: str, values: dict[str, Any]) -> Problem | None:
         if get_origin(hint) is dict:
             if parts[:depth] == ["tasks"] and part not in here:
                 return _not_in_run(key, part, list(here))
+            if parts[:depth] == ["stages"] and part not in here and len(parts) > 2:
+                return Problem(f"there is no stage '{part}'", key, suggest(part, here))
             hint = plain(get_args(hint)[1], value_at(parts[: depth + 1], values))
             continue
         if not is_dataclass(hint):

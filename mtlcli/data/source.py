@@ -88,8 +88,8 @@ class DataSource:
         keep: Rows | None = None,
         inputs: Sequence[str] = (),
     ) -> Table:
-        """Return the rows of one split, or those drawn from them for `data.max_train_rows` or
-        `data.max_eval_rows`.
+        """Return the rows of one split, or those drawn from them for `data.max_train_rows`,
+        `tasks.NAME.max_train_rows` or `data.max_eval_rows`.
 
         `labelled`: which rows have a label. If the task's `unlabelled` is `skip`, the other rows
         are left out before rows are drawn. `keep`: which of those other rows are not left out.
@@ -216,11 +216,11 @@ class DataSource:
         ]
 
     def _drawn(self, task: str, config: Task, table: Table) -> Table:
-        limit = (
-            self._data.max_train_rows
-            if table.split == config.splits.train
-            else self._data.max_eval_rows
-        )
+        at, limit = "data.max_eval_rows", self._data.max_eval_rows
+        if table.split == config.splits.train:
+            at, limit = "data.max_train_rows", self._data.max_train_rows
+            if config.max_train_rows is not None:
+                at, limit = f"tasks.{task}.max_train_rows", config.max_train_rows
         if limit is None or limit >= len(table):
             return table
         key = f"rows {self._seed} {task} {table.split}"
@@ -246,7 +246,7 @@ class DataSource:
                 f"'{column}', from which the classes are learned"
             )
             fix = f"give {count} or more, or name the classes in tasks.{task}.labels"
-            raise UserError(Problem(what, "data.max_train_rows", fix).of_task(task))
+            raise UserError(Problem(what, at, fix).of_task(task))
         return table.select(draw(len(table), limit, key=key, classes=classes))
 
     def record(self) -> dict[str, Any]:

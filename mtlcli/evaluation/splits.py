@@ -146,6 +146,13 @@ def lift_limits(
                 f"every row is evaluated: data.{key}={limit} was meant for training (type it again "
                 "to keep it)"
             )
+    for name, names in parts.items():
+        key, limit = f"tasks.{name}.max_train_rows", config.tasks[name].max_train_rows
+        if limit is None or any(override.startswith(f"{key}=") for override in overrides):
+            continue
+        if whole and config.tasks[name].splits.train in names:
+            config = replaced(config, {key: None})
+            say(f"every row is evaluated: {key}={limit} was meant for training")
     return config
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 
 from mtlcli.merging.base import BACKBONE, Copies, State
+from mtlcli.models.information import mean_squared_gradients
 
 FLOOR = 1e-6
 """The least weight of a number, before the weights of a run are normalised."""
@@ -50,13 +51,5 @@ def information(copies: Copies, run: int, rows: int, seed: int) -> State:
     }
     for parameter in parameters.values():
         parameter.requires_grad_(True)
-    sums = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
-    count = 0
-    for task, batch in source.of_run(run, rows, seed):
-        loss = source.model(task, batch).loss
-        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        for name, gradient in zip(parameters, gradients, strict=True):
-            if gradient is not None:
-                sums[name] += gradient**2
-        count += 1
-    return {name: (each / max(count, 1)).cpu() for name, each in sums.items()}
+    losses = (source.model(*of_task).loss for of_task in source.of_run(run, rows, seed))
+    return {name: each.cpu() for name, each in mean_squared_gradients(parameters, losses).items()}

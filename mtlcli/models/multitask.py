@@ -251,6 +251,10 @@ class TrainingOutput(Protocol):
         """Return loss and outputs of a batch of `task`."""
         ...
 
+    def penalty(self, model: MultiTaskModel) -> Tensor | None:
+        """Return a loss that is added once a step, or None."""
+        ...
+
 
 class MultiTaskModel(nn.Module):
     """Trunk and heads. `owner` gives the head owner of a task: the task itself, or another one."""
@@ -410,8 +414,11 @@ class MultiTaskModel(nn.Module):
         return loss if more is None else loss + more / batch.examples
 
     def penalty(self) -> Tensor | None:
-        """Return the auxiliary loss that the trunk adds once a step, or None."""
-        return self.trunk.penalty() if isinstance(self.trunk, HasAuxiliaryLoss) else None
+        """Return the auxiliary loss that the trunk and the augmentation add once a step, or
+        None."""
+        found = self.trunk.penalty() if isinstance(self.trunk, HasAuxiliaryLoss) else None
+        more = None if self.augmentation is None else self.augmentation.penalty(self)
+        return more if found is None else found if more is None else found + more
 
     def enter(self, stage: int, *, anew: bool) -> None:
         """Enter a stage of the run (see `Staged`)."""

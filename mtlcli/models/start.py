@@ -51,7 +51,7 @@ class Start:
         """Return what the names of the tensors of each head's backbone begin with, where that run
         has nothing but plain backbones; else nothing."""
         trunk = sharings.implementation(self.config.sharing.name)
-        named = trunk.plain_backbones(self._owners())
+        named = trunk.plain_backbones(owners(self.config))
         return {owner: f"trunk.{name}." for owner, name in named.items()}
 
     def fill_backbone(self, backbone: Backbone) -> None:
@@ -80,22 +80,9 @@ class Start:
         `config`. Raises UserError when that run has another strategy, or the trunk does not fit."""
         if self.prefix() is not None:
             return
-        mine, theirs = config.sharing, self.config.sharing
-        if mine.name != theirs.name:
-            what = (
-                f"sharing={theirs.name} has added to the backbone of that run, or keeps several, "
-                f"and sharing={mine.name} has no place for that"
-            )
-            fix = f"type sharing={theirs.name}, or begin with a run with sharing=hard"
-            raise self._refusal(what, fix)
-        before, now = self._owners(), model.trunk.heads
-        if before != now and not type(model.trunk).new_tasks:
-            what = (
-                f"sharing={mine.name} keeps parts for each task, in the order of the tasks: that "
-                f"run has {', '.join(before)}, this one {', '.join(now)}"
-            )
-            fix = "train the same tasks in the same order, or begin with a run with sharing=hard"
-            raise self._refusal(what, fix)
+        if (why := other_trunk(config, self.config)) is not None:
+            raise self._refusal(*why)
+        before, now = owners(self.config), model.trunk.heads
         wanted = {name: tensor for name, tensor in model.state_dict().items() if _of_trunk(name)}
         found = {name: tensor for name, tensor in self.tensors.items() if _of_trunk(name)}
         new = {owner for owner in now if owner not in before}
@@ -116,7 +103,7 @@ class Start:
             if not any(f".{key_of(owner)}." in name for owner in gone)
         )
         if unlike:
-            differing = other_settings(mine, theirs)
+            differing = other_settings(config.sharing, self.config.sharing)
             why = f": {'; '.join(differing)}" if differing else ""
             what = f"the trunk of that run has another shape ({_some(unlike)}){why}"
             raise self._refusal(what, "give the options of sharing that the run of init.from has")
@@ -164,9 +151,6 @@ class Start:
             gone.append("what it writes texts with")
         return gone
 
-    def _owners(self) -> list[str]:
-        return list(dict.fromkeys(task.head or name for name, task in self.config.tasks.items()))
-
     @torch.no_grad()
     def _copy(self, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
         """Copy tensors into those of the same names, once all are known to fit."""
@@ -185,6 +169,33 @@ class Start:
 
     def _refusal(self, what: str, fix: str) -> UserError:
         return UserError(what, f"init.from ({self.where})", fix)
+
+
+def owners(config: Config) -> list[str]:
+    """Return the tasks with a head of their own."""
+    return list(dict.fromkeys(task.head or name for name, task in config.tasks.items()))
+
+
+def other_trunk(config: Config, other: Config) -> tuple[str, str] | None:
+    """Return why the trunk of a run with the config `other` has no place in a run with `config`,
+    and what to do about it, as far as strategies and tasks say; None where it has."""
+    mine, theirs = config.sharing.name, other.sharing.name
+    trunk, before, now = sharings.implementation(theirs), owners(other), owners(config)
+    if trunk.plain_backbone(before) is not None:
+        return None
+    if mine != theirs:
+        what = (
+            f"sharing={theirs} has added to the backbone of that run, or keeps several, and "
+            f"sharing={mine} has no place for that"
+        )
+        return what, f"type sharing={theirs}, or begin with a run with sharing=hard"
+    if before != now and not trunk.new_tasks:
+        what = (
+            f"sharing={mine} keeps parts for each task, in the order of the tasks: that run has "
+            f"{', '.join(before)}, this one {', '.join(now)}"
+        )
+        return what, "train the same tasks in the same order, or begin with a run with sharing=hard"
+    return None
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

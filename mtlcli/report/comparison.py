@@ -291,6 +291,8 @@ def _notes(baseline: Method, candidates: list[Method], tasks: list[str]) -> list
                 f"{method.label} and {baseline.label} were not trained on as many examples: "
                 f"{'; '.join(unequal)}"
             )
+            if any(run.examples_before for run in (*method.all, *baseline.all)):
+                notes[-1] += ", with those of the runs with whose weights runs have begun"
         left = [task for task in baseline.tasks if task not in method.tasks]
         if left:
             notes.append(f"{method.label} lacks {', '.join(left)}")
@@ -323,6 +325,9 @@ def _data(run: Finished, task: str, split: str) -> tuple[str, int] | None:
 
 
 def _examples(method: Method, task: str) -> float:
-    """Return the mean number of examples of a task that runs of the method were trained on; 0 where
-    they do not say."""
-    return float(np.mean([run.examples.get(task, 0) for run in method.of(task)]))
+    """Return the mean number of examples of a task that runs of the method were trained on, with
+    those of the runs with whose weights they began; 0 where they do not say."""
+    counts = [
+        run.examples.get(task, 0) + run.examples_before.get(task, 0) for run in method.of(task)
+    ]
+    return float(np.mean(counts))

@@ -79,27 +79,28 @@ class Finished:
         """The rows of metrics.jsonl; a last line that a kill has cut short is left out. Empty where
         there is no such file, as for a model that was not trained."""
         file = self.path / "metrics.jsonl"
-        try:
-            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-            rows = [json.loads(line) for line in lines if line.endswith("\n")]
-            for row in rows:
-                row["tasks"], row["seconds"]
-        except FileNotFoundError:
-            return []
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            what = "the file cannot be read, or holds a line that is no row of a training"
-            fix = "move the file away: the report then has no curves and times of this run"
-            raise UserError(what, str(file), fix) from error
-        return rows
+        return _metrics_rows(file)
 
     @property
     def examples(self) -> dict[str, int]:
         """The number of examples of each task that the run was trained on, whole run; empty without
         metrics.jsonl."""
+        return _examples(self.metrics)
+
+    @cached_property
+    def examples_before(self) -> dict[str, int]:
+        """The number of examples of each task that the runs were trained on with whose weights this
+        one has begun (`init.from`), as far as their folders are there."""
         found: dict[str, int] = {}
-        for row in self.metrics:
-            for name, task in row["tasks"].items():
-                found[name] = found.get(name, 0) + task["examples"]
+        record = self.environment.get("init")
+        while record is not None:
+            run = Path(record["run"])
+            step = int(record["checkpoint"].removeprefix("step_"))
+            rows = [row for row in _metrics_rows(run / "metrics.jsonl") if row["step"] <= step]
+            for name, count in _examples(rows).items():
+                found[name] = found.get(name, 0) + count
+            there = run / "environment.json"
+            record = _read_json(there, "").get("init") if there.is_file() else None
         return found
 
     @property
@@ -195,6 +196,32 @@ class Finished:
                             f"{number:.6g}: they are not of the same checkpoint, or not all there"
                         )
                         raise UserError(what, str(file), self._fix)
+
+
+def _metrics_rows(file: Path) -> list[dict[str, Any]]:
+    """Return the rows of a metrics.jsonl; a last line that a kill has cut short is left out. Empty
+    where there is no such file."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        rows = [json.loads(line) for line in lines if line.endswith("\n")]
+        for row in rows:
+            row["tasks"], row["seconds"]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = "the file cannot be read, or holds a line that is no row of a training"
+        fix = "move the file away: the report then has no curves and times of this run"
+        raise UserError(what, str(file), fix) from error
+    return rows
+
+
+def _examples(rows: list[dict[str, Any]]) -> dict[str, int]:
+    """Return the number of examples of each task in rows of metrics.jsonl."""
+    found: dict[str, int] = {}
+    for row in rows:
+        for name, task in row["tasks"].items():
+            found[name] = found.get(name, 0) + task["examples"]
+    return found
 
 
 def rises(metric: str) -> bool:

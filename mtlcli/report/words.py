@@ -111,6 +111,28 @@ def _gains(comparison: Comparison, compared: Compared, whole: str) -> FittingTab
     return table
 
 
+def gains_table(comparison: Comparison) -> FittingTable:
+    """Return the gains of all candidates in one table."""
+    table = FittingTable(
+        [
+            Column("method", fold=24),
+            *(Column(task, right=True) for task in comparison.tasks),
+            Column("average", right=True),
+        ],
+        title=f"gains over {comparison.baseline.label}, {LEVEL:.0%} intervals; * helps or hurts",
+    )
+
+    def cell(value: str, around: str, verdict: str) -> str:
+        return f"{value} ({around}){'*' if verdict in ('helps', 'hurts') else ''}"
+
+    for each in comparison.candidates:
+        of = {score.task: cell(*change(score), score.verdict) for score in each.mains}
+        mean = each.average
+        average = "" if mean is None else cell(points(mean.value), interval(mean), each.verdict)
+        table.add_row(each.method.label, *(of.get(task, "") for task in comparison.tasks), average)
+    return table
+
+
 MEAN = "mean of these tasks"
 """What stands in place of a task for the means."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtlcli.config import Config
+from mtlcli.config.augmentation import earlier_tasks
 from mtlcli.config.init import other_model, with_model_of
 from mtlcli.config.own_code import import_for_run, imported_folder
 from mtlcli.config.section import replaced
@@ -140,7 +141,27 @@ def settle_heads(config: Config, source: Source, prepared: Prepared) -> tuple[Co
         lines.append(f"new heads {'; '.join(new)}")
     if left := start.left(model):
         lines.append(f"left      {', '.join(left)}")
-    return replaced(config, {"init.heads": heads}), lines
+    config = replaced(config, {"init.heads": heads})
+    if config.augmentation.keeps:
+        _check_kept(config)
+    return config, lines
+
+
+def _check_kept(config: Config) -> None:
+    """Raise UserError where the head of an earlier task would begin as new, before the run has a
+    folder. `config`: with the heads that are taken."""
+    heads = config.init.heads or []
+    new = [
+        name
+        for name in earlier_tasks(config)[0]
+        if name not in heads and config.tasks[name].head not in heads
+    ]
+    if new:
+        what = (
+            f"there is nothing to keep of {', '.join(new)}: the run of init.from has not learned it"
+        )
+        fix = "put the tasks that it has learned first, and one new task last: 'task=[OLD,NEW]'"
+        raise UserError(what, f"augmentation={config.augmentation.name}", fix)
 
 
 def reopened(config: Config, folder: RunFolder) -> Start | None:

@@ -20,6 +20,7 @@ from mtlcli.pulse import doing
 from mtlcli.rundir.checkpoint import Checkpoint, digests, read
 from mtlcli.rundir.console import Console, findings, results_table
 from mtlcli.rundir.saver import Saver
+from mtlcli.runner.earlier import keep_earlier
 from mtlcli.runner.resolve import Machine, resolve
 from mtlcli.runner.teachers import compared, give_lessons, report
 from mtlcli.seeds import folded
@@ -46,6 +47,8 @@ def train_rank(job: Job, ranks: Ranks, interrupt: Interrupt) -> dict[str, Any]:
         memory = PeakMemory(ranks.device)
         with run.tracking:
             with run.saver:
+                if run.config.augmentation.keeps:
+                    keep_earlier(run, resumed=resumed is not None)
                 trainer = Trainer(run, resumed)
                 _begin(run, job)
                 results = trainer.train()

@@ -34,6 +34,7 @@ def resolve(config: Config, prepared: Prepared, machine: Machine) -> Resolved:
     model, lr = config.model, config.optim.lr
     if lr is None:
         lr = (model.lr if pretrained else model.scratch_lr) * config.optim.relative_lr
+        lr *= config.optim.lr_factor
     settled = replaced(
         config,
         {

@@ -240,7 +240,8 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
         "only a task of type classification, multilabel, relation or tagging has that key; "
         "choices here: "
         "augment, batch_size, columns, decimal_comma, dropout, form, head, head_layers, lr_factor, "
-        "max_length, metrics, range, source, splits, templates, type, unlabelled, weight",
+        "max_length, max_train_rows, metrics, range, source, splits, templates, type, unlabelled, "
+        "weight",
     ),
     (
         changed(sharing={"name": "hard", "strenght": 1}),

@@ -80,6 +80,9 @@ def test_local_reads_below_the_root_and_draws_rows(folder: Path) -> None:
         Data(source="auto", root=str(folder), max_train_rows=3, max_eval_rows=1), tasks
     )
     assert source.kind == "local" and source.describe() == f"local: data.root={folder}"
+    own = {"cola": replaced(tasks["cola"], {"max_train_rows": 2}), "rte": tasks["rte"]}
+    source_of_own = open_source(Data(root=str(folder), max_train_rows=3), own)
+    assert [len(source_of_own.read(name, "train")) for name in own] == [2, 3]
     table = source.read("cola", "train")
     numbers = [int(text.split()[-1]) for text in table.column("sentence")]
     assert (
