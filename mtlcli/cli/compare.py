@@ -6,18 +6,19 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from mtlcli import commands
-from mtlcli.cli.compare_plan import Planned, composed, is_of, name_of, plan, state_of
+from mtlcli.cli.compare_plan import Planned, folder_of, is_of, plan, state_of
 from mtlcli.cli.eval import overrides_among, run_path_problems
 from mtlcli.cli.parser import Parser
 from mtlcli.cli.report import baseline_and_others, page_problems, read_runs, show
 from mtlcli.cli.typed import config_dir_problems, key_in
 from mtlcli.config.paths import typed_path
+from mtlcli.config.section import replaced
 from mtlcli.distributed.environment import read_launch
 from mtlcli.errors import Interrupted, Problem, UserError, count_of
 from mtlcli.report.comparison import compare
@@ -52,6 +53,10 @@ finished and goes on with what was interrupted; more candidates or seeds add run
 """
 
 
+SEEDS = range(1, 101)
+"""The numbers of seeds that can be trained."""
+
+
 def compare_main(argv: list[str]) -> int:
     """Run `mtl compare` and return the exit code."""
     arguments = _read(argv)
@@ -64,25 +69,35 @@ def compare_main(argv: list[str]) -> int:
     overrides = overrides_among(arguments.rest)
     paths = runs_in(typed_path(word, "RUN") for word in arguments.rest if word not in overrides)
     baselines = runs_in(typed_path(word, "--baseline") for word in arguments.baseline)
-    _check(arguments, paths, baselines, overrides)
     own = [] if arguments.config_dir is None else ["-cd", str(arguments.config_dir)]
-    folder, planned = plan(
-        overrides,
-        3 if arguments.seeds is None else arguments.seeds,
-        own,
-        train_baseline=not baselines,
-        candidates_given=bool(paths),
-    )
-    page = arguments.to or (folder / "report.html" if has_library() else None)
+    # Every mistake is reported at once, and before anything is trained.
+    problems = _problems(arguments, paths, baselines, overrides)
+    page = arguments.to
+    planned: list[Planned] = []
+    baseline: list[Finished] = []
+    others: list[Finished] = []
+    try:
+        folder, planned = plan(
+            [text for text in overrides if not is_of(text, ["seed", "resume"])],
+            seeds_of(arguments),
+            own,
+            train_baseline=not baselines,
+            candidates_given=bool(paths),
+        )
+        page = page or (folder / "report.html" if has_library() else None)
+        problems += page_problems(page)
+    except UserError as error:
+        problems += error.problems
+    if not problems:
+        # Runs that are given are read before anything is trained.
+        baseline = read_runs(baselines, arguments.config_dir)
+        others = read_runs(paths, arguments.config_dir)
+        problems = _task_problems(planned, baseline, others)
+    if problems:
+        raise UserError(problems)
     if page is None:
         print("note: there will be no page: pip install 'mtlcli[report]'", file=sys.stderr)
-    if problems := page_problems(page):
-        raise UserError(problems)
     again = _again(argv)
-    # Runs that are given are read before anything is trained.
-    baseline = read_runs(baselines, arguments.config_dir)
-    others = read_runs(paths, arguments.config_dir)
-    _check_tasks(planned, baseline, others)
     if arguments.equal == "compute":
         planned = _equal_compute(planned, folder, baseline, own, again)
     _announce(planned, folder)
@@ -112,15 +127,21 @@ def _read(argv: list[str]) -> argparse.Namespace:
     return arguments
 
 
-def _check(
+def seeds_of(arguments: argparse.Namespace) -> int:
+    """Return the number of seeds; 1 where what was typed is none, which `_problems` reports."""
+    typed = 3 if arguments.seeds is None else int(arguments.seeds)
+    return typed if typed in SEEDS else 1
+
+
+def _problems(
     arguments: argparse.Namespace,
     paths: Sequence[Path],
     baselines: Sequence[Path],
     overrides: Sequence[str],
-) -> None:
-    """Raise UserError for every mistake that can be found before anything is composed."""
+) -> list[Problem]:
+    """Return every mistake that can be found before anything is composed."""
     own = arguments.config_dir
-    problems = [] if own is None else config_dir_problems(own)
+    problems = page_problems(arguments.to) + ([] if own is None else config_dir_problems(own))
     for path in (*paths, *baselines):
         problems += run_path_problems(path)
     keys = [key_in(text) for text in overrides]
@@ -134,7 +155,7 @@ def _check(
                 "a comparison goes on by itself", "resume", "take it out, and type the same command"
             )
         )
-    if arguments.seeds is not None and not 1 <= arguments.seeds <= 100:
+    if arguments.seeds is not None and arguments.seeds not in SEEDS:
         problems.append(Problem("must be from 1 to 100", "--seeds", "3 to 5 are common"))
     if not overrides and not paths:
         problems.append(
@@ -147,21 +168,20 @@ def _check(
     if paths and not baselines and not {"task", "experiment"} & set(keys):
         fix = "give finished runs, or settings such as 'task=[cola,rte]', with which one is trained"
         problems.append(Problem("there is no baseline", "--baseline", fix))
-    if problems:
-        raise UserError(problems)
+    return problems
 
 
-def _check_tasks(
+def _task_problems(
     planned: Sequence[Planned], baseline: Sequence[Finished], others: Sequence[Finished]
-) -> None:
-    """Raise UserError where a candidate has no task of the baseline."""
+) -> list[Problem]:
+    """Return the candidates that have no task of the baseline."""
     known = {task for run in planned if run.baseline for task in run.config.tasks}
     known.update(task for run in baseline for task in run.tasks)
     named = [
         *((run.label, list(run.config.tasks)) for run in planned if run.seed == 0),
         *((str(run.path), list(run.tasks)) for run in others),
     ]
-    problems = [
+    return [
         Problem(
             f"the baseline has none of its tasks: {', '.join(tasks)}",
             name,
@@ -170,8 +190,6 @@ def _check_tasks(
         for name, tasks in named
         if not known & set(tasks)
     ]
-    if problems:
-        raise UserError(problems)
 
 
 def _again(argv: Sequence[str]) -> str:
@@ -201,12 +219,14 @@ def _train(planned: Sequence[Planned], own: list[str], again: str) -> None:
     waiting = [run for run in planned if run.state != "has finished"]
     for number, run in enumerate(waiting, start=1):
         print(f"\nrun {number} of {len(waiting)}: {run.label}, seed {run.seed}", flush=True)
-        resumes = run.folder if run.state == "goes on" else None
-        place = [f"run_dir={commands.hydra_value(run.folder)}", "resume=auto"]
-        arguments = read_arguments([*own, *run.overrides, *(place if resumes is None else [])])
+        resumes, config = run.folder if run.state == "goes on" else None, run.config
+        if resumes is not None:
+            config = preflight(read_arguments([*own, *run.overrides]), resumes).configs[0]
+        else:
+            config = replaced(config, {"run_dir": str(run.folder), "resume": "auto"})
         command = ["mtl", "train", *own, *run.overrides]
         try:
-            run_job(preflight(arguments, resumes).configs[0], run.folder, command, resumes=resumes)
+            run_job(config, run.folder, command, resumes=resumes)
         except Interrupted as error:
             error.go_on_with(again)
             raise
@@ -230,18 +250,14 @@ def _equal_compute(
             run,
             state="trains",
             folder=folder / "costs" / run.folder.name,
-            overrides=[
-                *(text for text in run.overrides if not is_of(text, FOR_COST_KEYS)),
-                *FOR_COST,
-            ],
+            config=replaced(run.config, FOR_COST),
+            overrides=_with(run.overrides, FOR_COST),
         )
         for run in planned
         if run.seed == 0
     }
-    for run in measured.values():
-        run.config, _ = composed(run.overrides, own)
-        if problems := state_of(run):
-            raise UserError(problems)
+    if problems := [problem for run in measured.values() for problem in state_of(run)]:
+        raise UserError(problems)
     print("\nthe operations of an example, measured by runs of one step:", flush=True)
     _train(list(measured.values()), own, again)
     flops = {label: _flops(run.folder) for label, run in measured.items()}
@@ -251,16 +267,17 @@ def _equal_compute(
         ratio = budget / flops[run.label]
         runner = run.config.runner
         if abs(ratio - 1) >= SAME:
-            key = "epochs" if runner.steps is None else "steps"
             value = (
-                max(1, round(runner.steps * ratio))
+                {"runner.steps": max(1, round(runner.steps * ratio))}
                 if runner.steps is not None
-                else round((runner.epochs or 1) * ratio, 4)
+                else {"runner.epochs": round((runner.epochs or 1) * ratio, 4)}
             )
-            others = [text for text in run.overrides if not is_of(text, [f"runner.{key}"])]
-            run = replace(run, overrides=[*others, f"runner.{key}={value}"])
-            run.config, _ = composed(run.overrides, own)
-            run.folder = folder / name_of(run)
+            run = replace(
+                run,
+                config=replaced(run.config, value),
+                overrides=_with(run.overrides, value),
+            )
+            run.folder = folder_of(run, folder)
         run.state = "trains"
         if problems := state_of(run):
             raise UserError(problems)
@@ -268,11 +285,17 @@ def _equal_compute(
     return found
 
 
-FOR_COST = ["runner.steps=1", "data.max_eval_rows=64"]
-FOR_COST_KEYS = [text.partition("=")[0] for text in FOR_COST] + ["runner.epochs"]
-"""The overrides of a run that only measures operations, and the keys that it takes out."""
+FOR_COST = {"runner.steps": 1, "data.max_eval_rows": 64}
+"""The settings of a run that only measures operations."""
 SAME = 0.005
 """The share by which operations may differ and count as equal."""
+
+
+def _with(overrides: Sequence[str], values: Mapping[str, Any]) -> list[str]:
+    """Return overrides with other values. A number of steps replaces one of epochs."""
+    gone = [*values, *(["runner.epochs"] if "runner.steps" in values else [])]
+    kept = [text for text in overrides if not is_of(text, gone)]
+    return [*kept, *(f"{key}={value}" for key, value in values.items())]
 
 
 def _flops(run: Path) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import sys
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from mtlcli.cli.typed import key_in
 from mtlcli.config import Config
-from mtlcli.config.changes import changes, filled, judge
+from mtlcli.config.changes import changes, digest, filled, judge
 from mtlcli.config.paths import typed_path
 from mtlcli.config.section import replaced
 from mtlcli.config.snapshot import load_config
@@ -62,7 +61,8 @@ def plan(
     kept = [text for text in overrides if not is_of(text, ["run_dir"])]
     if not kept:
         return Path(place or "compare"), []
-    axes = [_values(text) for text in kept]
+    problems: list[Problem] = []
+    axes = [values for text in kept if (values := _values(text, problems))]
     candidates = [list(each) for each in itertools.product(*axes)]
     swept = [number for number, values in enumerate(axes) if len(values) > 1]
     named: list[tuple[str, list[str]]] = []
@@ -83,7 +83,7 @@ def plan(
             if number in swept or key == "sharing"
         ]
         named.append(("_".join(short) or "candidate", each))
-    planned, problems = [], []
+    planned: list[Planned] = []
     folder: Path | None = None if place is None else typed_path(place, "run_dir")
     for number, (label, texts) in enumerate(named):
         try:
@@ -96,12 +96,6 @@ def plan(
             words, asked = [*texts, f"seed={seed}"], replaced(config, {"seed": seed})
             of_baseline = train_baseline and number == 0
             planned.append(Planned(label, seed, Path(), words, asked, baseline=of_baseline))
-    if problems:
-        raise UserError(list(dict.fromkeys(problems)))
-    assert folder is not None
-    for run in planned:
-        run.folder = folder / name_of(run)
-    problems = [problem for run in planned for problem in state_of(run)]
     if seeds > 1 and any(run.config.data.max_eval_rows is not None for run in planned):
         problems.append(
             Problem(
@@ -110,9 +104,19 @@ def plan(
                 "type data.max_eval_rows=null, or --seeds 1",
             )
         )
+    if folder is None:
+        raise UserError(problems)
+    different: dict[Path, Planned] = {}
+    for run in planned:
+        run.folder = folder_of(run, folder)
+        problems += state_of(run)
+        different.setdefault(run.folder, run)
+    if len(different) < len(planned) and all(run.baseline for run in different.values()):
+        fix = "give a candidate that is something else, such as sharing=hard"
+        problems.append(Problem("the candidate is the baseline itself", "sharing", fix))
     if problems:
         raise UserError(problems)
-    return folder, planned
+    return folder, list(different.values())
 
 
 def is_of(text: str, keys: Sequence[str]) -> bool:
@@ -121,8 +125,9 @@ def is_of(text: str, keys: Sequence[str]) -> bool:
     return any(key == each or key.startswith(f"{each}.") for each in keys)
 
 
-def _values(text: str) -> list[str]:
-    """Return the overrides that an override with several values stands for."""
+def _values(text: str, problems: list[Problem]) -> list[str]:
+    """Return the overrides that an override with several values stands for; a problem with them is
+    added to `problems`."""
     from hydra.core.override_parser.types import ChoiceSweep
     from hydra.errors import HydraException, OverrideParseException
 
@@ -135,11 +140,9 @@ def _values(text: str) -> list[str]:
     if not override.is_sweep_override():
         return [text]
     if not isinstance(override.value(), ChoiceSweep):
-        raise UserError(
-            "only lists of values make candidates",
-            text,
-            "write them out: KEY=A,B",
-        )
+        fix = "write them out: KEY=A,B"
+        problems.append(Problem("only lists of values make candidates", text, fix))
+        return []
     key = text.partition("=")[0]
     return [f"{key}={value}" for value in override.sweep_string_iterator()]
 
@@ -156,12 +159,12 @@ def composed(overrides: list[str], own: list[str]) -> tuple[Config, str]:
     return config, suite_of(config, plan.composed.hydra.runtime.choices.get("task"))
 
 
-def name_of(run: Planned) -> str:
-    """Return the name of a run's folder: its label, its seed, and a digest of its settings, so that
-    a folder is found again by the same settings alone."""
-    digest = hashlib.sha256("\n".join(sorted(run.overrides)).encode()).hexdigest()[:8]
-    label = "".join(c if c.isalnum() or c in "_.-" else "-" for c in run.label)[:60]
-    return f"{label}_seed-{run.seed}_{digest}"
+def folder_of(run: Planned, place: Path) -> Path:
+    """Return the folder of a run: its label, its seed, and a digest of its configuration. By the
+    digest it is found again, whatever the run is called in another comparison."""
+    mark = digest(run.config, place)
+    label = "".join(c if c.isalnum() or c in "_.+-" else "-" for c in run.label)[:60]
+    return next(iter(sorted(place.glob(f"*_{mark}"))), place / f"{label}_seed-{run.seed}_{mark}")
 
 
 def state_of(run: Planned) -> list[Problem]:
