@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlcli.cli.compare_plan import Planned, folder_of, is_of, plan, state_of
+from mtlcli.cli.compare_tasks import WITHOUT, equal_data_problems, without_each
 from mtlcli.cli.eval import overrides_among, run_path_problems
 from mtlcli.cli.parser import Parser
 from mtlcli.cli.report import baseline_and_others, page_problems, read_runs, show
@@ -23,7 +24,7 @@ from mtlcli.distributed.environment import read_launch
 from mtlcli.errors import Interrupted, Problem, UserError, count_of
 from mtlcli.report.comparison import compare
 from mtlcli.report.finished import Finished, read_run
-from mtlcli.report.methods import runs_in
+from mtlcli.report.methods import Method, runs_in
 from mtlcli.report.page import has_library
 
 HELP = """\
@@ -31,7 +32,7 @@ Train a single-task baseline and the candidates, as far as runs are missing, and
 tasks gain, which lose, by how much, how sure.
 
 usage: mtl compare [RUN...] [KEY=VALUE ...] [--baseline RUN...] [--seeds N] [--equal data|compute]
-                   [--to FILE.html] [-cd DIR]
+                   [--leave-one-out] [--to FILE.html] [-cd DIR]
 
   mtl compare task=glue_multi sharing=hard
   mtl compare task=sample data=sample model=tiny sharing=hard,lora --seeds 3
@@ -45,6 +46,9 @@ usage: mtl compare [RUN...] [KEY=VALUE ...] [--baseline RUN...] [--seeds N] [--e
   --seeds N          train each method with the seeds 0 to N - 1 (default 3)
   --equal data       every run makes the same number of steps on the same batches (the default)
   --equal compute    candidates make as many steps as cost the baseline's floating-point operations
+  --leave-one-out    which task helps which: the candidate with all tasks against the candidate
+                     without one task each, in place of a baseline; needs sampling=all and
+                     runner.steps=N, so that every task is trained as much in each
   --to FILE.html     the page (default: report.html in the folder of the comparison)
   -cd DIR            your own configuration and methods, as for mtl train
 
@@ -81,9 +85,11 @@ def compare_main(argv: list[str]) -> int:
             [text for text in overrides if not is_of(text, ["seed", "resume"])],
             seeds_of(arguments),
             own,
-            train_baseline=not baselines,
+            train_baseline=not baselines and not arguments.leave_one_out,
             candidates_given=bool(paths),
         )
+        if arguments.leave_one_out:
+            planned = _left_out(planned, folder, own)
         page = page or (folder / "report.html" if has_library() else None)
         problems += page_problems(page)
     except UserError as error:
@@ -102,6 +108,11 @@ def compare_main(argv: list[str]) -> int:
         planned = _equal_compute(planned, folder, baseline, own, again)
     _announce(planned, folder)
     _train(planned, own, again)
+    if arguments.leave_one_out:
+        joint, *without = _methods(planned, arguments.config_dir)
+        left_out = {each.label: each.label.removeprefix(WITHOUT) for each in without}
+        show(compare(joint, without, left_out), page)
+        return 0
     trained = read_runs([run.folder for run in planned], arguments.config_dir)
     if not baseline:
         seeds = sum(run.baseline for run in planned)
@@ -117,6 +128,7 @@ def _read(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--baseline", nargs="+", action="extend", default=[])
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--equal", choices=("data", "compute"), default="data")
+    parser.add_argument("--leave-one-out", action="store_true")
     parser.add_argument("--to", type=partial(typed_path, where="--to"))
     parser.add_argument("rest", nargs="*")
     arguments = parser.parse_intermixed_args(argv)
@@ -125,6 +137,33 @@ def _read(argv: list[str]) -> argparse.Namespace:
     arguments.rest += settings
     arguments.baseline = [word for word in arguments.baseline if word not in settings]
     return arguments
+
+
+def _left_out(joint: Sequence[Planned], folder: Path, own: list[str]) -> list[Planned]:
+    """Return the runs of `--leave-one-out`: the joint runs as the baseline, then the runs without
+    one task each."""
+    if len({run.label for run in joint}) > 1:
+        what = "one candidate is compared with itself without a task, and several are typed"
+        raise UserError(what, "--leave-one-out", "give every key one value")
+    problems = equal_data_problems(joint[0].config, "--leave-one-out")
+    try:
+        without = without_each(joint, folder, own)
+    except UserError as error:
+        problems += error.problems
+    if problems:
+        raise UserError(problems)
+    return [*(replace(run, baseline=True) for run in joint), *without]
+
+
+def _methods(planned: Sequence[Planned], own: Path | None) -> list[Method]:
+    """Return the methods of runs that have finished, told apart by their labels."""
+    runs = read_runs([run.folder for run in planned], own)
+    found: dict[str, Method] = {}
+    for run, each in zip(planned, runs, strict=True):
+        found.setdefault(run.label, Method(run.label, {})).runs.setdefault(run.seed, []).append(
+            each
+        )
+    return list(found.values())
 
 
 def seeds_of(arguments: argparse.Namespace) -> int:
@@ -157,6 +196,14 @@ def _problems(
         )
     if arguments.seeds is not None and arguments.seeds not in SEEDS:
         problems.append(Problem("must be from 1 to 100", "--seeds", "3 to 5 are common"))
+    if arguments.leave_one_out:
+        given = {
+            "RUN": paths,
+            "--baseline": baselines,
+            "--equal compute": arguments.equal == "compute",
+        }
+        what = "has no part in --leave-one-out, which compares the joint run with parts of itself"
+        problems += [Problem(what, name, "take it out") for name, typed in given.items() if typed]
     if not overrides and not paths:
         problems.append(
             Problem(

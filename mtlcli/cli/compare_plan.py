@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mtlcli.cli.typed import key_in
@@ -87,15 +87,12 @@ def plan(
     folder: Path | None = None if place is None else typed_path(place, "run_dir")
     for number, (label, texts) in enumerate(named):
         try:
-            config, suite = composed([*texts, "seed=0"], own)
+            runs, suite = seeded(label, texts, seeds, own)
         except UserError as error:
             problems += error.problems
             continue
         folder = folder or Path("compare") / suite
-        for seed in range(seeds):
-            words, asked = [*texts, f"seed={seed}"], replaced(config, {"seed": seed})
-            of_baseline = train_baseline and number == 0
-            planned.append(Planned(label, seed, Path(), words, asked, baseline=of_baseline))
+        planned += [replace(run, baseline=train_baseline and number == 0) for run in runs]
     if seeds > 1 and any(run.config.data.max_eval_rows is not None for run in planned):
         problems.append(
             Problem(
@@ -117,6 +114,16 @@ def plan(
     if problems:
         raise UserError(problems)
     return folder, list(different.values())
+
+
+def seeded(label: str, texts: list[str], seeds: int, own: list[str]) -> tuple[list[Planned], str]:
+    """Return the runs of some overrides with the seeds 0 to `seeds` - 1, whose folders are not
+    known yet, and a name for their tasks. Raises UserError with every mistake in the overrides."""
+    config, suite = composed([*texts, "seed=0"], own)
+    return [
+        Planned(label, seed, Path(), [*texts, f"seed={seed}"], replaced(config, {"seed": seed}))
+        for seed in range(seeds)
+    ], suite
 
 
 def is_of(text: str, keys: Sequence[str]) -> bool:
