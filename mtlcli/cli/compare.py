@@ -6,23 +6,26 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mtlcli.cli.compare_plan import plan
+from mtlcli.cli.compare_tasks import WITHOUT, equal_data_problems, without_each
 from mtlcli.cli.eval import overrides_among, run_path_problems
 from mtlcli.cli.parser import Parser
-from mtlcli.cli.planned import Planned, announce, composed, is_of, name_of, state_of, train
+from mtlcli.cli.planned import Planned, announce, folder_of, is_of, state_of, train
 from mtlcli.cli.report import baseline_and_others, page_problems, read_runs, show
 from mtlcli.cli.typed import config_dir_problems, key_in
 from mtlcli.config.paths import typed_path
+from mtlcli.config.section import replaced
 from mtlcli.distributed.environment import read_launch
 from mtlcli.errors import Problem, UserError
 from mtlcli.report.comparison import compare
 from mtlcli.report.finished import Finished, read_run
-from mtlcli.report.methods import runs_in
+from mtlcli.report.methods import Method, runs_in
 from mtlcli.report.page import has_library
 
 HELP = """\
@@ -30,7 +33,7 @@ Train a single-task baseline and the candidates, as far as runs are missing, and
 tasks gain, which lose, by how much, how sure.
 
 usage: mtl compare [RUN...] [KEY=VALUE ...] [--baseline RUN...] [--seeds N] [--equal data|compute]
-                   [--to FILE.html] [-cd DIR]
+                   [--leave-one-out] [--to FILE.html] [-cd DIR]
 
   mtl compare task=glue_multi sharing=hard
   mtl compare task=sample data=sample model=tiny sharing=hard,lora --seeds 3
@@ -44,12 +47,19 @@ usage: mtl compare [RUN...] [KEY=VALUE ...] [--baseline RUN...] [--seeds N] [--e
   --seeds N          train each method with the seeds 0 to N - 1 (default 3)
   --equal data       every run makes the same number of steps on the same batches (the default)
   --equal compute    candidates make as many steps as cost the baseline's floating-point operations
+  --leave-one-out    which task helps which: the candidate with all tasks against the candidate
+                     without one task each, in place of a baseline; needs sampling=all and
+                     runner.steps=N, so that every task is trained as much in each
   --to FILE.html     the page (default: report.html in the folder of the comparison)
   -cd DIR            your own configuration and methods, as for mtl train
 
 The runs lie in compare/NAME of the tasks, or in run_dir=DIR. The same command again reuses what has
 finished and goes on with what was interrupted; more candidates or seeds add runs to those there.
 """
+
+
+SEEDS = range(1, 101)
+"""The numbers of seeds that can be trained."""
 
 
 def compare_main(argv: list[str]) -> int:
@@ -64,29 +74,46 @@ def compare_main(argv: list[str]) -> int:
     overrides = overrides_among(arguments.rest)
     paths = runs_in(typed_path(word, "RUN") for word in arguments.rest if word not in overrides)
     baselines = runs_in(typed_path(word, "--baseline") for word in arguments.baseline)
-    _check(arguments, paths, baselines, overrides)
     own = [] if arguments.config_dir is None else ["-cd", str(arguments.config_dir)]
-    folder, planned = plan(
-        overrides,
-        3 if arguments.seeds is None else arguments.seeds,
-        own,
-        train_baseline=not baselines,
-        candidates_given=bool(paths),
-    )
-    page = arguments.to or (folder / "report.html" if has_library() else None)
+    # Every mistake is reported at once, and before anything is trained.
+    problems = _problems(arguments, paths, baselines, overrides)
+    page = arguments.to
+    planned: list[Planned] = []
+    baseline: list[Finished] = []
+    others: list[Finished] = []
+    try:
+        folder, planned = plan(
+            [text for text in overrides if not is_of(text, ["seed", "resume"])],
+            seeds_of(arguments),
+            own,
+            train_baseline=not baselines and not arguments.leave_one_out,
+            candidates_given=bool(paths),
+        )
+        if arguments.leave_one_out:
+            planned = _left_out(planned, folder, own)
+        page = page or (folder / "report.html" if has_library() else None)
+        problems += page_problems(page)
+    except UserError as error:
+        problems += error.problems
+    if not problems:
+        # Runs that are given are read before anything is trained.
+        baseline = read_runs(baselines, arguments.config_dir)
+        others = read_runs(paths, arguments.config_dir)
+        problems = _task_problems(planned, baseline, others)
+    if problems:
+        raise UserError(problems)
     if page is None:
         print("note: there will be no page: pip install 'mtlcli[report]'", file=sys.stderr)
-    if problems := page_problems(page):
-        raise UserError(problems)
     again = _again(argv)
-    # Runs that are given are read before anything is trained.
-    baseline = read_runs(baselines, arguments.config_dir)
-    others = read_runs(paths, arguments.config_dir)
-    _check_tasks(planned, baseline, others)
     if arguments.equal == "compute":
         planned = _equal_compute(planned, folder, baseline, own, again)
     announce("mtl compare", planned, folder)
     train(planned, own, again)
+    if arguments.leave_one_out:
+        joint, *without = _methods(planned, arguments.config_dir)
+        left_out = {each.label: each.label.removeprefix(WITHOUT) for each in without}
+        show(compare(joint, without, left_out), page)
+        return 0
     trained = read_runs([run.folder for run in planned], arguments.config_dir)
     if not baseline:
         seeds = sum(run.baseline for run in planned)
@@ -102,6 +129,7 @@ def _read(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--baseline", nargs="+", action="extend", default=[])
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--equal", choices=("data", "compute"), default="data")
+    parser.add_argument("--leave-one-out", action="store_true")
     parser.add_argument("--to", type=partial(typed_path, where="--to"))
     parser.add_argument("rest", nargs="*")
     arguments = parser.parse_intermixed_args(argv)
@@ -112,15 +140,48 @@ def _read(argv: list[str]) -> argparse.Namespace:
     return arguments
 
 
-def _check(
+def _left_out(joint: Sequence[Planned], folder: Path, own: list[str]) -> list[Planned]:
+    """Return the runs of `--leave-one-out`: the joint runs as the baseline, then the runs without
+    one task each."""
+    if len({run.label for run in joint}) > 1:
+        what = "one candidate is compared with itself without a task, and several are typed"
+        raise UserError(what, "--leave-one-out", "give every key one value")
+    problems = equal_data_problems(joint[0].config, "--leave-one-out")
+    try:
+        without = without_each(joint, folder, own)
+    except UserError as error:
+        problems += error.problems
+    if problems:
+        raise UserError(problems)
+    return [*(replace(run, baseline=True) for run in joint), *without]
+
+
+def _methods(planned: Sequence[Planned], own: Path | None) -> list[Method]:
+    """Return the methods of runs that have finished, told apart by their labels."""
+    runs = read_runs([run.folder for run in planned], own)
+    found: dict[str, Method] = {}
+    for run, each in zip(planned, runs, strict=True):
+        found.setdefault(run.label, Method(run.label, {})).runs.setdefault(run.seed, []).append(
+            each
+        )
+    return list(found.values())
+
+
+def seeds_of(arguments: argparse.Namespace) -> int:
+    """Return the number of seeds; 1 where what was typed is none, which `_problems` reports."""
+    typed = 3 if arguments.seeds is None else int(arguments.seeds)
+    return typed if typed in SEEDS else 1
+
+
+def _problems(
     arguments: argparse.Namespace,
     paths: Sequence[Path],
     baselines: Sequence[Path],
     overrides: Sequence[str],
-) -> None:
-    """Raise UserError for every mistake that can be found before anything is composed."""
+) -> list[Problem]:
+    """Return every mistake that can be found before anything is composed."""
     own = arguments.config_dir
-    problems = [] if own is None else config_dir_problems(own)
+    problems = page_problems(arguments.to) + ([] if own is None else config_dir_problems(own))
     for path in (*paths, *baselines):
         problems += run_path_problems(path)
     keys = [key_in(text) for text in overrides]
@@ -134,8 +195,16 @@ def _check(
                 "a comparison goes on by itself", "resume", "take it out, and type the same command"
             )
         )
-    if arguments.seeds is not None and not 1 <= arguments.seeds <= 100:
+    if arguments.seeds is not None and arguments.seeds not in SEEDS:
         problems.append(Problem("must be from 1 to 100", "--seeds", "3 to 5 are common"))
+    if arguments.leave_one_out:
+        given = {
+            "RUN": paths,
+            "--baseline": baselines,
+            "--equal compute": arguments.equal == "compute",
+        }
+        what = "has no part in --leave-one-out, which compares the joint run with parts of itself"
+        problems += [Problem(what, name, "take it out") for name, typed in given.items() if typed]
     if not overrides and not paths:
         problems.append(
             Problem(
@@ -147,21 +216,20 @@ def _check(
     if paths and not baselines and not {"task", "experiment"} & set(keys):
         fix = "give finished runs, or settings such as 'task=[cola,rte]', with which one is trained"
         problems.append(Problem("there is no baseline", "--baseline", fix))
-    if problems:
-        raise UserError(problems)
+    return problems
 
 
-def _check_tasks(
+def _task_problems(
     planned: Sequence[Planned], baseline: Sequence[Finished], others: Sequence[Finished]
-) -> None:
-    """Raise UserError where a candidate has no task of the baseline."""
+) -> list[Problem]:
+    """Return the candidates that have no task of the baseline."""
     known = {task for run in planned if run.baseline for task in run.config.tasks}
     known.update(task for run in baseline for task in run.tasks)
     named = [
         *((run.label, list(run.config.tasks)) for run in planned if run.seed == 0),
         *((str(run.path), list(run.tasks)) for run in others),
     ]
-    problems = [
+    return [
         Problem(
             f"the baseline has none of its tasks: {', '.join(tasks)}",
             name,
@@ -170,8 +238,6 @@ def _check_tasks(
         for name, tasks in named
         if not known & set(tasks)
     ]
-    if problems:
-        raise UserError(problems)
 
 
 def _again(argv: Sequence[str]) -> str:
@@ -200,18 +266,14 @@ def _equal_compute(
             run,
             state="trains",
             folder=folder / "costs" / run.folder.name,
-            overrides=[
-                *(text for text in run.overrides if not is_of(text, FOR_COST_KEYS)),
-                *FOR_COST,
-            ],
+            config=replaced(run.config, FOR_COST),
+            overrides=_with(run.overrides, FOR_COST),
         )
         for run in planned
         if run.seed == 0
     }
-    for run in measured.values():
-        run.config, _ = composed(run.overrides, own)
-        if problems := state_of(run):
-            raise UserError(problems)
+    if problems := [problem for run in measured.values() for problem in state_of(run)]:
+        raise UserError(problems)
     print("\nthe operations of an example, measured by runs of one step:", flush=True)
     train(list(measured.values()), own, again)
     flops = {label: _flops(run.folder) for label, run in measured.items()}
@@ -221,16 +283,17 @@ def _equal_compute(
         ratio = budget / flops[run.label]
         runner = run.config.runner
         if abs(ratio - 1) >= SAME:
-            key = "epochs" if runner.steps is None else "steps"
             value = (
-                max(1, round(runner.steps * ratio))
+                {"runner.steps": max(1, round(runner.steps * ratio))}
                 if runner.steps is not None
-                else round((runner.epochs or 1) * ratio, 4)
+                else {"runner.epochs": round((runner.epochs or 1) * ratio, 4)}
             )
-            others = [text for text in run.overrides if not is_of(text, [f"runner.{key}"])]
-            run = replace(run, overrides=[*others, f"runner.{key}={value}"])
-            run.config, _ = composed(run.overrides, own)
-            run.folder = folder / name_of(run)
+            run = replace(
+                run,
+                config=replaced(run.config, value),
+                overrides=_with(run.overrides, value),
+            )
+            run.folder = folder_of(run, folder)
         run.state = "trains"
         if problems := state_of(run):
             raise UserError(problems)
@@ -238,11 +301,17 @@ def _equal_compute(
     return found
 
 
-FOR_COST = ["runner.steps=1", "data.max_eval_rows=64"]
-FOR_COST_KEYS = [text.partition("=")[0] for text in FOR_COST] + ["runner.epochs"]
-"""The overrides of a run that only measures operations, and the keys that it takes out."""
+FOR_COST = {"runner.steps": 1, "data.max_eval_rows": 64}
+"""The settings of a run that only measures operations."""
 SAME = 0.005
 """The share by which operations may differ and count as equal."""
+
+
+def _with(overrides: Sequence[str], values: Mapping[str, Any]) -> list[str]:
+    """Return overrides with other values. A number of steps replaces one of epochs."""
+    gone = [*values, *(["runner.epochs"] if "runner.steps" in values else [])]
+    kept = [text for text in overrides if not is_of(text, gone)]
+    return [*kept, *(f"{key}={value}" for key, value in values.items())]
 
 
 def _flops(run: Path) -> float:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from mtlcli.cli.planned import Planned, composed, is_of, name_of, other_rows, state_of
+from mtlcli.cli.planned import Planned, composed, folder_of, is_of, other_rows, state_of
 from mtlcli.config.paths import typed_path
 from mtlcli.config.section import replaced
 from mtlcli.errors import Problem, UserError
@@ -39,7 +40,8 @@ def plan(
     kept = [text for text in overrides if not is_of(text, ["run_dir"])]
     if not kept:
         return Path(place or "compare"), []
-    axes = [_values(text) for text in kept]
+    problems: list[Problem] = []
+    axes = [values for text in kept if (values := _values(text, problems))]
     candidates = [list(each) for each in itertools.product(*axes)]
     swept = [number for number, values in enumerate(axes) if len(values) > 1]
     named: list[tuple[str, list[str]]] = []
@@ -60,35 +62,48 @@ def plan(
             if number in swept or key == "sharing"
         ]
         named.append(("_".join(short) or "candidate", each))
-    planned, problems = [], []
+    planned: list[Planned] = []
     folder: Path | None = None if place is None else typed_path(place, "run_dir")
     for number, (label, texts) in enumerate(named):
         try:
-            config, suite = composed([*texts, "seed=0"], own)
+            runs, suite = seeded(label, texts, seeds, own)
         except UserError as error:
             problems += error.problems
             continue
-        if config.stages:
+        if runs[0].config.stages:
             problems.append(Problem("has stages, which mtl train compares", "experiment", STAGED))
             continue
         folder = folder or Path("compare") / suite
-        for seed in range(seeds):
-            words, asked = [*texts, f"seed={seed}"], replaced(config, {"seed": seed})
-            of_baseline = train_baseline and number == 0
-            planned.append(Planned(label, seed, Path(), words, asked, baseline=of_baseline))
-    if problems:
-        raise UserError(list(dict.fromkeys(problems)))
-    assert folder is not None
-    for run in planned:
-        run.folder = folder / name_of(run)
-    problems = [problem for run in planned for problem in state_of(run)]
-    if problems := [*problems, *other_rows(planned, "--seeds 1")]:
+        planned += [replace(run, baseline=train_baseline and number == 0) for run in runs]
+    problems += other_rows(planned, "--seeds 1")
+    if folder is None:
         raise UserError(problems)
-    return folder, planned
+    different: dict[Path, Planned] = {}
+    for run in planned:
+        run.folder = folder_of(run, folder)
+        problems += state_of(run)
+        different.setdefault(run.folder, run)
+    if len(different) < len(planned) and all(run.baseline for run in different.values()):
+        fix = "give a candidate that is something else, such as sharing=hard"
+        problems.append(Problem("the candidate is the baseline itself", "sharing", fix))
+    if problems:
+        raise UserError(problems)
+    return folder, list(different.values())
 
 
-def _values(text: str) -> list[str]:
-    """Return the overrides that an override with several values stands for."""
+def seeded(label: str, texts: list[str], seeds: int, own: list[str]) -> tuple[list[Planned], str]:
+    """Return the runs of some overrides with the seeds 0 to `seeds` - 1, whose folders are not
+    known yet, and a name for their tasks. Raises UserError with every mistake in the overrides."""
+    config, suite = composed([*texts, "seed=0"], own)
+    return [
+        Planned(label, seed, Path(), [*texts, f"seed={seed}"], replaced(config, {"seed": seed}))
+        for seed in range(seeds)
+    ], suite
+
+
+def _values(text: str, problems: list[Problem]) -> list[str]:
+    """Return the overrides that an override with several values stands for; a problem with them is
+    added to `problems`."""
     from hydra.core.override_parser.types import ChoiceSweep
     from hydra.errors import HydraException, OverrideParseException
 
@@ -101,10 +116,8 @@ def _values(text: str) -> list[str]:
     if not override.is_sweep_override():
         return [text]
     if not isinstance(override.value(), ChoiceSweep):
-        raise UserError(
-            "only lists of values make candidates",
-            text,
-            "write them out: KEY=A,B",
-        )
+        fix = "write them out: KEY=A,B"
+        problems.append(Problem("only lists of values make candidates", text, fix))
+        return []
     key = text.partition("=")[0]
     return [f"{key}={value}" for value in override.sweep_string_iterator()]

@@ -3,16 +3,15 @@ others."""
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtlcli import commands
 from mtlcli.cli.typed import key_in
 from mtlcli.config import Config
-from mtlcli.config.changes import changes, filled, judge
+from mtlcli.config.changes import changes, digest, filled, judge
+from mtlcli.config.section import replaced
 from mtlcli.config.snapshot import load_config
 from mtlcli.errors import Interrupted, Problem, count_of
 from mtlcli.rundir import checkpoint
@@ -54,12 +53,12 @@ def composed(overrides: list[str], own: list[str]) -> tuple[Config, str]:
     return config, suite_of(config, plan.composed.hydra.runtime.choices.get("task"))
 
 
-def name_of(run: Planned) -> str:
-    """Return the name of a run's folder: its label, its seed, and a digest of its settings, so that
-    a folder is found again by the same settings alone."""
-    digest = hashlib.sha256("\n".join(sorted(run.overrides)).encode()).hexdigest()[:8]
-    label = "".join(c if c.isalnum() or c in "_.-" else "-" for c in run.label)[:60]
-    return f"{label}_seed-{run.seed}_{digest}"
+def folder_of(run: Planned, place: Path) -> Path:
+    """Return the folder of a run: its label, its seed, and a digest of its configuration. By the
+    digest it is found again, whatever the run is called in another comparison."""
+    mark = digest(run.config, place)
+    label = "".join(c if c.isalnum() or c in "_.+-" else "-" for c in run.label)[:60]
+    return next(iter(sorted(place.glob(f"*_{mark}"))), place / f"{label}_seed-{run.seed}_{mark}")
 
 
 def state_of(run: Planned) -> list[Problem]:
@@ -115,12 +114,14 @@ def train(planned: Sequence[Planned], own: list[str], again: str) -> None:
     waiting = [run for run in planned if run.state != "has finished"]
     for number, run in enumerate(waiting, start=1):
         print(f"\nrun {number} of {len(waiting)}: {run.label}, seed {run.seed}", flush=True)
-        resumes = run.folder if run.state == "goes on" else None
-        place = [f"run_dir={commands.hydra_value(run.folder)}", "resume=auto"]
-        arguments = read_arguments([*own, *run.overrides, *(place if resumes is None else [])])
+        resumes, config = run.folder if run.state == "goes on" else None, run.config
+        if resumes is not None:
+            config = preflight(read_arguments([*own, *run.overrides]), resumes).configs[0]
+        else:
+            config = replaced(config, {"run_dir": str(run.folder), "resume": "auto"})
         command = ["mtl", "train", *own, *run.overrides]
         try:
-            run_job(preflight(arguments, resumes).configs[0], run.folder, command, resumes=resumes)
+            run_job(config, run.folder, command, resumes=resumes)
         except Interrupted as error:
             error.go_on_with(again)
             raise

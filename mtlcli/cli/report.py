@@ -14,11 +14,12 @@ from mtlcli.config.paths import typed_path
 from mtlcli.disk import obstacle
 from mtlcli.errors import Problem, UserError
 from mtlcli.output import say
+from mtlcli.report import helping
 from mtlcli.report.comparison import Comparison, compare
 from mtlcli.report.finished import Finished, read_run
 from mtlcli.report.methods import Method, baseline_of, methods_of, runs_in
 from mtlcli.report.page import has_library, write_page
-from mtlcli.report.words import sentences, tables
+from mtlcli.report.words import costs, sentences, tables
 from mtlcli.screen import screen
 
 HELP = """\
@@ -129,10 +130,15 @@ def baseline_and_others(
 
 def show(comparison: Comparison, page: Path | None) -> None:
     """Print a comparison, and write its page."""
-    out = screen()
-    for table in tables(comparison, "" if page is None else str(page)):
+    out, whole = screen(), "" if page is None else str(page)
+    of_tasks = bool(comparison.left_out)
+    for table in (
+        [helping.table(comparison, whole), costs(comparison, whole)]
+        if of_tasks
+        else tables(comparison, whole)
+    ):
         out.print(table)
-    for line in sentences(comparison):
+    for line in helping.sentences(comparison) if of_tasks else sentences(comparison):
         print(line)
     if page is not None:
         write_page(comparison, page)

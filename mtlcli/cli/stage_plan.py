@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlcli import commands
-from mtlcli.cli.planned import Planned, composed, is_of, name_of, other_rows, state_of
+from mtlcli.cli.planned import Planned, composed, folder_of, is_of, other_rows, state_of
 from mtlcli.cli.preflight import Plan
 from mtlcli.cli.train import suite_of
 from mtlcli.cli.typed import key_in
@@ -211,15 +211,11 @@ def _in(at: str, problem: Problem) -> Problem:
 def _of_seed(run: StageRun, seed: int, begins: StageRun | None, folder: Path) -> StageRun:
     """Return a run with one of the seeds, its folder, and the folder of the run that it begins
     with."""
-    words = [*run.overrides, f"seed={seed}"]
+    words, values = [*run.overrides, f"seed={seed}"], {"seed": seed}
+    if begins is not None:
+        words.append(f"init.from={commands.hydra_value(begins.folder)}")
+        values |= {"init.from": str(begins.folder)}
     found = replace(run, seed=seed, overrides=words, begins=begins)
-    if begins is None:
-        found.config = replaced(run.config, {"seed": seed})
-        found.folder = folder / name_of(found)
-        return found
-    # The name has no path in it, so that the whole folder can be moved.
-    found.overrides = [*words, f"init.from={begins.folder.name}"]
-    found.folder = folder / name_of(found)
-    found.overrides = [*words, f"init.from={commands.hydra_value(begins.folder)}"]
-    found.config = replaced(run.config, {"seed": seed, "init.from": str(begins.folder)})
+    found.config = replaced(run.config, values)
+    found.folder = folder_of(found, folder)
     return found

@@ -3,12 +3,17 @@ would change the result."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from mtlcli.config import Config
+from mtlcli.config.paths import PATHS
 from mtlcli.config.section import replaced, values_of
 from mtlcli.errors import Problem
 from mtlcli.registry import nearest
@@ -36,6 +41,16 @@ FREE = (
     *("model.lr", "model.scratch_lr"),
 )
 """Keys that do not affect the result."""
+APART = (
+    *("run_dir", "resume", "allow", "sweep.*"),
+    *("logger.console", "logger.every", "logger.trackers", "logger.project"),
+    *("runner.timeout", "runner.keep", "runner.save_every"),
+    *("data.warnings", "data.cache_dir", "data.rows"),
+)
+"""Keys about where and how a run is carried out and shown. All others say what is trained, on which
+rows, or what is measured meanwhile."""
+NAMES = ("model.name", "tasks.*.source.hub")
+"""Keys whose value is a path or a name on the hub."""
 ROUNDING = (
     "runner.devices",
     "runner.device",
@@ -254,6 +269,30 @@ def settings(config: Config) -> dict[str, Any]:
         for key, value in _leaves("", values_of(config))
         if key != "seed" and not harmless(key)
     }
+
+
+def digest(config: Config, place: Path) -> str:
+    """Return eight hexadecimal digits that two configs have in common where they ask for the same
+    run, in whatever words they were typed: the order of overrides and defaults that are written out
+    make no difference. The order of tasks does, since batches follow from it. `place`: the folder
+    from which paths count, so that it may be moved together with them."""
+    values = {
+        key: _seen_from(place, key, value)
+        for key, value in _leaves("", values_of(config))
+        if not _is(key, APART)
+    }
+    text = json.dumps([list(config.tasks), values], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _seen_from(place: Path, key: str, value: Any) -> Any:
+    """Return the value of a key with paths as seen from a folder."""
+    if isinstance(value, list | tuple):
+        return [_seen_from(place, key, each) for each in value]
+    if not isinstance(value, str) or not _is(key, PATHS) or "://" in value:
+        return value
+    named = _is(key, NAMES) and not Path(value).exists()
+    return value if named else os.path.relpath(value, place)
 
 
 def filled(old: Config, new: Config) -> Config:

@@ -121,9 +121,10 @@ def pareto(comparison: Comparison) -> Chart | None:
     for method in comparison.methods:
         cost = costs_of(method)
         averages = [
-            float(run.results["average"])
-            for run in method.all
-            if len(run.tasks) > 1 and run.results.get("average") is not None
+            sum(len(run.tasks) * run.results["average"] for run in runs)
+            / sum(len(run.tasks) for run in runs)
+            for runs in method.runs.values()
+            if all(run.results.get("average") is not None for run in runs)
         ]
         if cost["TFLOP"] is None or len(averages) < len(method.runs):
             continue
@@ -168,7 +169,7 @@ def curves(comparison: Comparison) -> Iterator[Chart]:
     rows: Rows = []
     files = []
     for method in comparison.methods:
-        for run in method.all:
+        for run, alone in ((run, len(of) == 1) for of in method.runs.values() for run in of):
             file = run.path / "scores.jsonl"
             if not file.exists():
                 continue
@@ -179,7 +180,7 @@ def curves(comparison: Comparison) -> Iterator[Chart]:
                 except ValueError:  # A kill has cut the last line short.
                     continue
                 scores = entry["tasks"] | (
-                    {"average": entry["average"]} if len(entry["tasks"]) > 1 else {}
+                    {"average": entry["average"]} if alone and len(entry["tasks"]) > 1 else {}
                 )
                 rows += [
                     {
@@ -220,12 +221,12 @@ def _thin(rows: Rows) -> Rows:
 def training(comparison: Comparison) -> Iterator[Chart]:
     """Yield, for the first seed of each method, the weights over time where they change, the share
     of examples, and how the tasks' gradients and updates go together."""
-    for method in comparison.methods:
-        run = method.all[0]
+    for method, run in ((each, run) for each in comparison.methods for run in each.first):
         if not run.metrics or len(run.tasks) < 2:
             continue
         file = [run.path / "metrics.jsonl"]
-        name = f"{method.label}, seed {run.seed}"
+        part = f" ({'+'.join(run.tasks)})" if len(method.first) > 1 else ""
+        name = f"{method.label}{part}, seed {run.seed}"
         yield from _weights(run, name, file)
         yield from _examples(run, name, file)
         yield from _gradients(run, name)
@@ -309,6 +310,23 @@ def _gradients(run: Finished, name: str) -> Iterator[Chart]:
         title = f"Affinity: {name}"
         note = "The share by which an update for the row's task lowers the loss of the column's."
         yield _heat(title, rows, "affinity", file, note)
+
+
+def what_tasks_bring(comparison: Comparison) -> Chart:
+    """Return the map of what each task that was left out brings to the others, in points."""
+    rows = [
+        {
+            "one": comparison.left_out[compared.method.label],
+            "other": score.task,
+            "points": -100 * score.gain.value,
+        }
+        for compared in comparison.candidates
+        for score in compared.mains
+        if score.rises
+    ]
+    files = [run.path / "results.json" for method in comparison.methods for run in method.all]
+    note = "What the row's task brings to the column's: joint score minus that without it."
+    return _heat("Which task helps which", rows, "points", files, note)
 
 
 def _heat(title: str, rows: Rows, value: str, files: list[Path], note: str) -> Chart:

@@ -86,6 +86,9 @@ class Comparison:
     """For each task the number of resamples of its main score."""
     notes: list[str] = field(default_factory=list)
     """What has to be known to judge the comparison."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """The task that each candidate lacks, by its label, where the question is what the tasks do to
+    one another: the baseline has all of them then. Empty for other comparisons."""
 
     @property
     def tasks(self) -> list[str]:
@@ -98,8 +101,11 @@ class Comparison:
         return [self.baseline, *(each.method for each in self.candidates)]
 
 
-def compare(baseline: Method, candidates: list[Method]) -> Comparison:
-    """Compare methods with a baseline. Raises UserError where runs cannot be compared."""
+def compare(
+    baseline: Method, candidates: list[Method], left_out: dict[str, str] | None = None
+) -> Comparison:
+    """Compare methods with a baseline. `left_out`: see `Comparison`. Raises UserError where runs
+    cannot be compared."""
     if not candidates:
         raise UserError(
             "there is no run beside the baseline", "RUN", "give the runs to compare with it"
@@ -137,13 +143,13 @@ def compare(baseline: Method, candidates: list[Method]) -> Comparison:
     for each, value, adjusted in zip(found, overall, holm(ps), strict=True):
         each.adjusted = adjusted
         each.verdict = "" if value is None else verdict(value, adjusted)
-    notes = _notes(baseline, candidates, tasks)
-    if none := [each.method.label for each in found if each.relative is None]:
+    notes = _notes(baseline, candidates, tasks, left_out or {})
+    if (none := [each.method.label for each in found if each.relative is None]) and not left_out:
         notes.append(
             f"Delta-m is not given for {', '.join(none)}: it divides by the baseline's scores, and "
             "one of them is not above 0 on all resamples"
         )
-    return Comparison(baseline, found, units, replicates, notes)
+    return Comparison(baseline, found, units, replicates, notes, left_out or {})
 
 
 def _compared(
@@ -258,7 +264,9 @@ def _unit(run: Finished, task: str) -> tuple[int, str]:
 # what the runs are, and whether they can be compared
 
 
-def _notes(baseline: Method, candidates: list[Method], tasks: list[str]) -> list[str]:
+def _notes(
+    baseline: Method, candidates: list[Method], tasks: list[str], left_out: dict[str, str]
+) -> list[str]:
     """Return what makes runs less comparable than they look."""
     notes = []
     for method in [baseline, *candidates]:
@@ -294,7 +302,7 @@ def _notes(baseline: Method, candidates: list[Method], tasks: list[str]) -> list
             if any(run.examples_before for run in (*method.all, *baseline.all)):
                 notes[-1] += ", with those of the runs with whose weights runs have begun"
         left = [task for task in baseline.tasks if task not in method.tasks]
-        if left:
+        if left and method.label not in left_out:
             notes.append(f"{method.label} lacks {', '.join(left)}")
         if new := [task for task in method.tasks if task not in baseline.tasks]:
             notes.append(

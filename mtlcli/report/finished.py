@@ -302,11 +302,16 @@ def check_comparable(runs: list[Finished], tasks: list[str]) -> None:
                 )
                 problems.append(Problem(what, str(run.path), "compare runs with the same metric"))
             elif run.predictions(task).identity != first.predictions(task).identity:
-                limits = {run.config.data.max_eval_rows, first.config.data.max_eval_rows} - {None}
+                limits = [each.config.data.max_eval_rows for each in (run, first)]
+                here, there = ("null" if limit is None else limit for limit in limits)
                 fix = (
-                    "data.max_eval_rows draws rows by the seed: leave it out, or compare one seed"
-                    if limits
+                    f"data.max_eval_rows is {here} here and {there} there: train one of them again "
+                    "with the value of the other"
+                    if here != there
                     else "compare runs on the same data"
+                    if limits[0] is None
+                    else "data.max_eval_rows draws rows by the seed: leave it out, or compare one "
+                    "seed"
                 )
                 what = f"task {task}: the validation rows are not those of {first.path}"
                 problems.append(Problem(what, str(run.predictions(task).file), fix))

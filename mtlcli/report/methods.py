@@ -36,6 +36,11 @@ class Method:
         return [run for runs in self.runs.values() for run in runs if task in run.tasks]
 
     @property
+    def first(self) -> list[Finished]:
+        """The runs of the first seed."""
+        return next(iter(self.runs.values()))
+
+    @property
     def all(self) -> list[Finished]:
         """All runs."""
         return [run for runs in self.runs.values() for run in runs]

@@ -20,12 +20,14 @@ from typing import Any
 
 from mtlcli.config.paths import default_cache
 from mtlcli.disk import write_whole, writing
+from mtlcli.report import helping
 from mtlcli.report.charts import (
     Chart,
     curves,
     gains,
     pareto,
     training,
+    what_tasks_bring,
 )
 from mtlcli.report.comparison import Comparison
 from mtlcli.report.details import hardest, slice_metric, slices
@@ -71,7 +73,7 @@ def page(comparison: Comparison) -> str:
     body = "\n".join(
         [
             _head(comparison),
-            _gain_tables(comparison, charts),
+            (_helping if comparison.left_out else _gain_tables)(comparison, charts),
             _classes(comparison),
             _costs(comparison, charts),
             _section("Scores while training", charts.grid(curves(comparison))),
@@ -170,6 +172,13 @@ def _table(head: list[str], rows: Iterable[list[str]], *, titles: Iterable[str] 
 
 
 def _head(comparison: Comparison) -> str:
+    if comparison.left_out:
+        lines = list(helping.sentences(comparison))
+        answers = "".join(f"<li>{escape(line)}</li>" for line in lines if line != how(comparison))
+        return (
+            f"<header><h1>Which task helps which, with {escape(comparison.baseline.label)}</h1>"
+            f'<ul>{answers}</ul><p class="how">{escape(how(comparison))}</p></header>'
+        )
     *lines, _ = sentences(comparison)
     answers = "".join(f"<li>{escape(line)}</li>" for line in lines if line != how(comparison))
     names = ", ".join(each.method.label for each in comparison.candidates)
@@ -182,6 +191,18 @@ def _head(comparison: Comparison) -> str:
 
 def _of(method: Method, name: str) -> str:
     return ", ".join(str(run.path / name) for run in method.all)
+
+
+def _helping(comparison: Comparison, charts: _Charts) -> str:
+    """Return the section about what each task brings to the others."""
+    base = _of(comparison.baseline, "results.json")
+    titles = [
+        f"{base}; {_of(compared.method, 'results.json')}" for compared in comparison.candidates
+    ]
+    rows = helping.rows(comparison)
+    head = ["left out", *comparison.tasks, "mean of the others"][: max(map(len, rows))]
+    made = charts.put(what_tasks_bring(comparison)) + _table(head, rows, titles=titles)
+    return _section("What each task brings to the others", made)
 
 
 def _gain_tables(comparison: Comparison, charts: _Charts) -> str:
@@ -243,7 +264,9 @@ def _costs(comparison: Comparison, charts: _Charts) -> str:
         for method in comparison.methods
     ]
     table = _table(["method", "seeds", *titles], rows, titles=sources)
-    return _section("What each took, a seed", table + charts.grid([pareto(comparison)]))
+    # Methods without a task have averages of other tasks.
+    plots = [] if comparison.left_out else [pareto(comparison)]
+    return _section("What each took, a seed", table + charts.grid(plots))
 
 
 def _task(comparison: Comparison, task: str, charts: _Charts) -> str:

@@ -71,7 +71,7 @@ def tables(comparison: Comparison, whole: str = "") -> list[FittingTable]:
     and F1 of tasks with classes; what each method took. `whole`: where all columns can be read."""
     made = [_gains(comparison, each, whole) for each in comparison.candidates]
     classes = class_scores(comparison)
-    return [*made, *([_classes(classes, whole)] if classes else []), _costs(comparison, whole)]
+    return [*made, *([_classes(classes, whole)] if classes else []), costs(comparison, whole)]
 
 
 def _gains(comparison: Comparison, compared: Compared, whole: str) -> FittingTable:
@@ -230,7 +230,8 @@ def _mean_of(values: Sequence[Sequence[float | None]], *, adds: bool) -> float |
     return float(np.mean([sum(of) if adds else float(np.mean(of)) for of in known]))
 
 
-def _costs(comparison: Comparison, whole: str) -> FittingTable:
+def costs(comparison: Comparison, whole: str = "") -> FittingTable:
+    """Return the table of what each method took. `whole`: where all columns can be read."""
     titles = ("parameters", "shared", "MFLOP/example", "TFLOP", "examples", "seconds", "peak MB")
     table = FittingTable(
         [

@@ -105,6 +105,21 @@ def test_the_same_command_trains_nothing_and_more_seeds_train_the_rest(folder: P
     assert {path: (path / "results.json").stat().st_mtime_ns for path in before} == before
 
 
+def test_the_same_settings_in_other_words_are_found_again(folder: Path) -> None:
+    names = {path.name for path in runs(folder).values()}
+    # Another order, a default that is written out, another form of a number and of a path, and
+    # what does not change a run.
+    other = [word for word in SMALL[2:] if word != "runner.steps=4"]
+    more = ("runner.steps=+4", "optim.clip=1", "logger.console=plain", "sharing=hard")
+    words = ("-cd", str(folder / "my_conf"), "weighting=static", *reversed(other), *more)
+    options = ("--seeds", "2", "run_dir=./out", "--to", "other.html")
+    done = mtl("compare", *words, *options, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 runs in out, 0 of them to train" in done.stdout
+    assert "hard, seed 0: has finished (hard_weighting-static_seed-0_" in done.stdout
+    assert {path.name for path in runs(folder).values()} == names
+
+
 def test_a_run_that_was_stopped_goes_on_and_a_finished_run_is_a_candidate(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -238,7 +253,10 @@ def test_mistakes_are_found_before_anything_is_trained(folder: Path, tmp_path: P
         (("compare", run, "data=sample"), ["there is no baseline"]),
         (("compare",), ["nothing is given to compare"]),
         (("compare", "task=rte", "seed=1,2"), ["type --seeds N"]),
-        (("compare", "task=rte", "--seeds", "0"), ["must be from 1 to 100"]),
+        (
+            ("compare", "task=rte", "sharing=hardd", "--seeds", "0", "seed=1", "--to", "page.pdf"),
+            ["4 problems", "from 1 to 100", "hardd", "type --seeds N", "an HTML file"],
+        ),
         (
             ("compare", "task=rte", "data=sample", "data.max_eval_rows=9", "run_dir=x"),
             ["every seed would be scored on other rows"],
@@ -246,6 +264,10 @@ def test_mistakes_are_found_before_anything_is_trained(folder: Path, tmp_path: P
         (
             ("compare", "task=rte", "data=sample", "sharing=hard,mmoee", "optim.lr=-1"),
             ["mmoee", "optim.lr"],
+        ),
+        (
+            ("compare", "task=rte", "data=sample", "sharing=none", "run_dir=x"),
+            ["the candidate is the baseline itself"],
         ),
         (("compare", *SMALL[2:], "optim.lr=interval(0,1)"), ["only lists of values"]),
     ]
