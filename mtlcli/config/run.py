@@ -140,9 +140,9 @@ class Text:
 
     templates: Literal["auto", "all", "first", "none"] = "auto"
     """Which templates of a task are used: all, of which training draws one for each row and epoch,
-    the first alone, or none, so that a prompt names the task and its columns, as in T5. `auto`: all
-    with a pretrained model, none with one from scratch, to which the words of a template say
-    nothing and which learns one wording sooner than several."""
+    the first alone, or the answers of the first behind a prompt that names the task and its
+    columns, as in T5 (`none`). `auto`: all with a pretrained model, none with one from scratch, to
+    which the words of a template say nothing and which learns one wording sooner than several."""
     predict: Literal["likelihood", "normalised", "calibrated", "generated"] = "likelihood"
     """How one of several answers is chosen: by the log likelihood of its tokens, by the same
     divided by their number (`normalised`), by the same minus its log likelihood under the prompt

@@ -166,22 +166,19 @@ class TextForm(TaskType[Task]):
 
     @property
     def _templates(self) -> list[Template]:
-        """The templates that are used of the task's, or of those of the task whose labels it
+        """The templates whose answers are used, of the task or of the task whose labels it
         uses."""
-        # `auto` is settled once there is a model. Texts are read before that to train the tokenizer
-        # of a model from scratch alone, which uses none.
-        if self.text.templates in ("auto", "none"):
-            return []
         owner = self.head_owner or self
         found: list[Template] = self.config.templates or owner.config.templates
-        return found[:1] if self.text.templates == "first" else found
+        return found if self.text.templates == "all" else found[:1]
 
     @property
     def _prompts(self) -> list[Prompt]:
-        name = (self.head_owner or self).name
-        return [Prompt.read(template.prompt) for template in self._templates] or [
-            Prompt.generic(name, self.config.text_columns)
-        ]
+        # `auto` is settled once there is a model. Texts are read before that to train the tokenizer
+        # of a model from scratch alone, which has the plain prompt.
+        if self.text.templates in ("auto", "none") or not self._templates:
+            return [Prompt.generic((self.head_owner or self).name, self.config.text_columns)]
+        return [Prompt.read(template.prompt) for template in self._templates]
 
     @property
     def _labels(self) -> list[list[str]]:

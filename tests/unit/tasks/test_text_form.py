@@ -78,9 +78,11 @@ def test_a_text_that_is_too_long_is_cut_and_the_template_stays() -> None:
 
 def test_templates_can_be_left_out() -> None:
     for templates, count, begin in (("all", 3, "0:"), ("first", 1, "0:"), ("none", 1, "cola sent")):
-        made = world(prompts=3, templates=templates)
+        made = world(prompts=3, answers=NESTED, templates=templates)
         assert made.features["cola"].variants == count
-        assert pieces(made, "cola", 0)[0].startswith(begin.replace(":", " :"))
+        prompt, answer = pieces(made, "cola", 0)
+        assert prompt.startswith(begin.replace(":", " :"))
+        assert answer == NESTED[made.tasks["cola"].gold(made.tables["cola"])[0]]
 
 
 def test_each_epoch_draws_a_template_for_each_row() -> None:
