@@ -157,8 +157,9 @@ class TextEncoder:
         truncated = 0
         for part in batches(texts):
             encodings = self._tokenizer.encode_batch_fast(texts[part])
-            rows = [encoding.ids for encoding in encodings]
-            sizes = [len(row) for row in rows]
+            sizes = [len(encoding) for encoding in encodings]
+            # A list of ids at a time, since Python would search many lists for garbage.
+            rows = (encoding.ids for encoding in encodings)
             ids.append(np.fromiter(chain.from_iterable(rows), self._dtype, sum(sizes)))
             lengths += sizes
             truncated += sum(

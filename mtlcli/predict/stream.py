@@ -165,22 +165,24 @@ def _lines(model: Predictor, table: Table, answers: dict[str, Answers], *, texts
         if texts and name in there
     }
     lines = []
+    # Made once, for `json.dumps` makes an encoder for each call.
+    as_json = json.JSONEncoder(default=str).encode
     for row in range(len(table)):
         line: dict[str, Any] = {"row": table.number(row)}
         if ids is not None:
             line["id"] = ids[row]
         if texts:
             line["texts"] = {name: values[row] for name, values in columns.items()}
-        found = {
-            name: {"error": f"{answer.faults[row].where}: {answer.faults[row].what}"}
-            if row in answer.faults
-            else answer.predictions[row]
-            for name, answer in answers.items()
-        }
-        more: dict[str, Any] = dict(found[first] or {}) if len(answers) == 1 else {"tasks": found}
-        line |= more
-        lines.append(json.dumps(line, default=str) + "\n")
+        found = {name: _found(answer, row) for name, answer in answers.items()}
+        line |= {"tasks": found} if len(found) > 1 else found[first] or {}
+        lines.append(as_json(line) + "\n")
     return "".join(lines)
+
+
+def _found(answer: Answers, row: int) -> Any:
+    """Return the prediction for a row, or why the row cannot be read."""
+    fault = answer.faults.get(row)
+    return answer.predictions[row] if fault is None else {"error": f"{fault.where}: {fault.what}"}
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:

@@ -88,7 +88,7 @@ def attend(
             def of_task(owner: str, states: Tensor) -> Tensor:
                 prefix: Tensor = getattr(prefixes[owner], which)
                 heads = prefix.to(states.dtype).unflatten(1, (states.shape[1], -1)).transpose(0, 1)
-                return torch.cat([heads.expand(len(states), -1, -1, -1), states], 2)
+                return torch.cat([heads.expand(states.shape[0], -1, -1, -1), states], 2)
 
             return passing.each(of_task, states)
 

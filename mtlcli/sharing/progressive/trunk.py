@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 
 from mtlcli.data.batches import Batch
 from mtlcli.models.backbone import Backbone
+from mtlcli.models.forward_pass import ForwardPass, current
 from mtlcli.models.multitask import CannotMerge, Merges, ParameterTable
 from mtlcli.models.shards import whole
 from mtlcli.sharing.parts.layers import Layer, hidden_of, layer_list, with_hidden
@@ -54,26 +56,34 @@ class Lateral(nn.Module):
         return self.up(torch.relu(self.down(torch.cat(scaled, -1))))
 
 
+@dataclass
+class ColumnsPass(ForwardPass):
+    """A pass in which the layers of a column leave what they give to the columns after it."""
+
+    states: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    """The output (batch, length, hidden) of each layer, by column and layer, from 0."""
+
+
 class ColumnLayer(Layer):
     """A layer of a column, with the lateral connection from the layers beside it if there are
     any."""
 
-    def __init__(self, layer: nn.Module, lateral: Lateral | None, beside: list[Tensor]) -> None:
-        """`beside`: the outputs of the same layer in the earlier columns. All columns share the
-        list."""
+    def __init__(self, layer: nn.Module, lateral: Lateral | None, column: int, depth: int) -> None:
+        """`column`, `depth`: the numbers of the column and of the layer in it, from 0."""
         super().__init__(layer)
         self.layer = layer
         self.lateral = lateral
-        self._beside = (beside,)
+        self._column, self._depth = column, depth
 
     def forward(self, *inputs: Any, **more: Any) -> Any:
         """Return the layer's output, with the lateral term added."""
         output = self.layer(*inputs, **more)
         states = hidden_of(output)
-        (beside,) = self._beside
+        known = current(ColumnsPass).states
         if self.lateral is not None:
+            beside = [known[column, self._depth] for column in range(self._column)]
             output = with_hidden(output, states + self.lateral(beside).to(states.dtype))
-        beside.append(states)
+        known[self._column, self._depth] = states
         return output
 
 
@@ -93,12 +103,11 @@ class Columns(StagedTrunk, Merges):
         self.columns = nn.ModuleDict(
             {f"stage{number}": deepcopy(first) if number else first for number in range(self.count)}
         )
-        self._beside: list[list[Tensor]] = [[] for _ in layer_list(first.network)]
         for number, column in enumerate(self.columns.values()):
             layers = layer_list(column.network)  # type: ignore[arg-type]
-            for layer, beside in enumerate(self._beside):
+            for depth, layer in enumerate(layers):
                 lateral = Lateral(number, first.hidden, config.size) if number else None
-                layers[layer] = ColumnLayer(layers[layer], lateral, beside)
+                layers[depth] = ColumnLayer(layer, lateral, number, depth)
 
     def enter(self, stage: int, *, anew: bool) -> None:
         """Copy the weights of the column before into the stage's column, except its lateral
@@ -112,18 +121,18 @@ class Columns(StagedTrunk, Merges):
                 if ".lateral." not in name:
                     tensor.copy_(before[name])
 
+    def begin(self, task: str, batch: Batch) -> ColumnsPass:
+        """Return the pass of a batch, in which no column has given anything yet."""
+        return ColumnsPass(self.parts(task, batch), batch.attention_mask)
+
     def encode(self, task: str, batch: Batch) -> Encoded:
         """Return token states and pooled vectors of the column of the task's stage. Later columns
         are not computed."""
-        for beside in self._beside:
-            beside.clear()
         stage = self.stage_of(task)
         for number in range(stage):
             with torch.no_grad(), without_dropout(self.columns[f"stage{number}"]) as column:
                 column(batch)
         encoded: Encoded = self.columns[f"stage{stage}"](batch)
-        for beside in self._beside:
-            beside.clear()
         return encoded
 
     def merged(self, task: str) -> Backbone:
