@@ -6,6 +6,7 @@ predicts.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from mtlcli.predict.predictor import Predictor
 
 __version__ = "0.1.0"
+
+# The transformers library imports torchao where it is installed, which then warns in every command
+# of kernels for GPUs that it cannot load.
+for _name in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 
 def load(

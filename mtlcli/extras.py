@@ -15,6 +15,7 @@ ABOUT = {
     "dev": "tests and checks of the code",
     "docs": "the documentation as a site (`make docs`)",
     "generation": "the metrics `bleu`, `chrf` and `rouge`",
+    "int8": "matrices in 8 bits: `mtl compress --method int8`",
     "lora": "the sharing strategy `sharing=lora`",
     "mlflow": "the tracker `logger.trackers=[mlflow]`",
     "onnx": "ONNX graphs (`mtl export --format onnx`)",

@@ -25,6 +25,7 @@ VERBS = {
     "predict": "label new rows with the model of a run: files, pipes, several tasks at once",
     "serve": "answer over HTTP with the model of a run, with a page to try its tasks",
     "merge": "make one model of runs that were trained separately, without training",
+    "compress": "make a smaller model of a run: 8 bits, fewer attention heads",
     "export": "write a task's model for other programs: Hugging Face, ONNX, safetensors",
     "push": "upload an exported model to the Hugging Face hub",
     "new": "write a task file for a file of your own rows: mtl new task FILE",

@@ -24,6 +24,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from mtlcli.cli import VERBS
 from mtlcli.cli.groups import groups, members, paths_of, read_file, read_group
+from mtlcli.compression.methods import METHODS as METHODS_OF_COMPRESSION
+from mtlcli.compression.methods import OPTIONS as OPTIONS_OF_COMPRESSION
 from mtlcli.config import METHODS, Config, task_types
 from mtlcli.config.formats import TASK_FILES
 from mtlcli.config.section import OneOf, key_of
@@ -116,6 +118,14 @@ OPTIONS: dict[str, dict[str, str | list[str] | None]] = {
             for name, option in OPTIONS_OF_MERGING.items()
         },
     },
+    "compress": {
+        "--config-dir": "folder",
+        "-cd": "folder",
+        "--help": None,
+        "--method": list(METHODS_OF_COMPRESSION),
+        "--to": "folder",
+        **{f"--{name}": [] for name in OPTIONS_OF_COMPRESSION},
+    },
     "push": {
         "--config-dir": "folder",
         "-cd": "folder",
@@ -138,7 +148,7 @@ OPTIONS: dict[str, dict[str, str | list[str] | None]] = {
 a folder, a file, names of tasks, the name of one task, or a text that cannot be completed; an
 empty list: any word."""
 
-OF_RUNS = ("eval", "predict", "serve", "export", "push")
+OF_RUNS = ("eval", "predict", "serve", "compress", "export", "push")
 """The verbs whose first word is a run folder."""
 
 BASH = """\
@@ -258,7 +268,7 @@ def complete(words: list[str], current: str) -> list[str]:
         return []
     if verb in ("merge", "report") or (verb in OF_RUNS and not arguments):
         return _paths(current, files=False)
-    if verb in ("export", "push"):
+    if verb in ("compress", "export", "push"):
         return []
     return _override(current, names, groups=verb in ("train", "compare", "check", "tasks"))
 

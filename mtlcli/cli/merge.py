@@ -5,20 +5,18 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from mtlcli import commands
+from mtlcli.cli.derived import methods_help, new_folder_problems, read_options
 from mtlcli.cli.eval import import_methods, path_problems
 from mtlcli.cli.parser import Parser
 from mtlcli.cli.typed import config_dir_problems
 from mtlcli.config.paths import typed_path
-from mtlcli.disk import obstacle
 from mtlcli.distributed.environment import read_launch
 from mtlcli.errors import Problem, UserError, count_of
-from mtlcli.merging.methods import METHODS, OPTIONS, Option
+from mtlcli.merging.methods import METHODS, OPTIONS
 from mtlcli.output import say
 from mtlcli.pulse import Pulse
-from mtlcli.registry import suggest
 
 HELP = """\
 Merge runs that were trained separately into one run folder, without training: one backbone, and the
@@ -74,17 +72,9 @@ def merge_main(argv: list[str]) -> int:
         problems += path_problems([text], "mtl merge RUN RUN ...")
     if not arguments.paths:
         problems.append(Problem("no run is given", "RUN", "give the folders of the runs to merge"))
-    options, found = read_options(arguments.method, typed)
+    options, found = read_options(arguments.method, typed, METHODS, OPTIONS)
     problems += found
-    if arguments.to is None:
-        problems.append(Problem("no folder is given", "--to", "type --to DIR, a new folder"))
-    elif why := obstacle(arguments.to, folder=True):
-        what = f"the folder cannot be written: {why}"
-        problems.append(Problem(what, f"--to {arguments.to}", "give another folder"))
-    elif arguments.to.is_dir() and any(arguments.to.iterdir()):
-        problems.append(
-            Problem("the folder is not empty", f"--to {arguments.to}", "give a new folder")
-        )
+    problems += new_folder_problems(arguments.to)
     if problems:
         raise UserError(problems)
     paths = [typed_path(text, "RUN") for text in arguments.paths]
@@ -115,49 +105,6 @@ def merge_main(argv: list[str]) -> int:
 
 def help_text() -> str:
     """Return the text of `mtl merge --help`."""
-    methods = []
-    for name, method in METHODS.items():
-        given = " ".join(f"--{option} {value:g}" for option, value in method.options.items())
-        methods.append(f"  {name:<17}{method.about}" + (f"\n{'':19}{given}" if given else ""))
-    options = [f"  {f'--{name} X':<19}{option.about}" for name, option in OPTIONS.items()]
+    methods, options = methods_help(METHODS, OPTIONS)
     auto = " and ".join(f"--{name}" for name, option in OPTIONS.items() if option.grid)
-    return HELP.format(methods="\n".join(methods), options="\n".join(options), auto=auto)
-
-
-def read_options(method: str | None, typed: dict[str, str]) -> tuple[dict[str, Any], list[Problem]]:
-    """Return the values of the options that were typed, and the problems with them and the
-    method."""
-    if method not in METHODS:
-        what = "no method is given" if method is None else f"unknown method '{method}'"
-        return {}, [Problem(what, "--method", suggest(method or "", METHODS))]
-    values: dict[str, Any] = {}
-    problems = []
-    for name, text in typed.items():
-        if name not in METHODS[method].options:
-            known = ", ".join(f"--{each}" for each in METHODS[method].options) or "none"
-            what = f"the option has no effect with --method {method}, whose options are: {known}"
-            problems.append(Problem(what, f"--{name}", "take it out"))
-            continue
-        option = OPTIONS[name]
-        if text == "auto" and option.grid and method != "adamerging":
-            values[name] = "auto"
-            continue
-        values[name] = _number(text, option)
-        if values[name] is None:
-            what = f"must be {_kind(option)} from {option.low:g} to {option.high:g}, found '{text}'"
-            fix = "type a number" + (", or auto" if option.grid and method != "adamerging" else "")
-            problems.append(Problem(what, f"--{name}", fix))
-    return values, problems
-
-
-def _kind(option: Option) -> str:
-    return "a whole number" if option.whole else "a number"
-
-
-def _number(text: str, option: Option) -> float | None:
-    """Return the value that a text has for an option; None if it has none."""
-    try:
-        value = int(text) if option.whole else float(text)
-    except ValueError:
-        return None
-    return value if option.low <= value <= option.high else None
+    return HELP.format(methods=methods, options=options, auto=auto)

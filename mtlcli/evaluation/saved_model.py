@@ -14,6 +14,7 @@ from mtlcli.evaluation.best_checkpoint import Found
 from mtlcli.fast import accelerate
 from mtlcli.models.build import build_model, check_weights, restore_weights, without_numbers
 from mtlcli.models.files import BackboneFiles
+from mtlcli.models.int8 import fit_device
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.models.packed import choose_packing
 from mtlcli.models.precision import choose_precision, input_format
@@ -54,5 +55,7 @@ def restore(
     if (reason := choose_packing(config, model, layout, ranks.device)) is not None:
         say(f"packing: off, since {reason}")
     model.to(ranks.device)
+    if files.int8:
+        fit_device(model, ranks.device)
     accelerate(model, config, ranks.device, precision)
     return SavedModel(model, layout, precision)

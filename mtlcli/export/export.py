@@ -9,7 +9,8 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from mtlcli.export.saved import SavedTask, open_task
 from mtlcli.export.tokenizer import differing_text, library_tokenizer
 from mtlcli.export.usage import usage
 from mtlcli.models.backbone import Backbone
+from mtlcli.models.pruned import FIELD, unpruned
 from mtlcli.tasks.base import LibraryHead
 
 RECORD = "mtl_export.json"
@@ -246,6 +248,7 @@ def _require_close(found: tuple[float, float, int], what: str) -> None:
 
 def _write_hf(plan: _Plan, folder: Path) -> Exported:
     """Write a folder of the transformers library."""
+    plan, pruned = _with_all_heads(plan)
     saved, head = plan.saved, plan.head
     if isinstance(head, str):
         raise plan.refusal("hf", head)
@@ -286,7 +289,25 @@ def _write_hf(plan: _Plan, folder: Path) -> Exported:
     if why is not None:
         needs = "" if isinstance(plan.backbone, Backbone) else " and the package mtlcli"
         lines = [f"{type(model).__name__}, which needs trust_remote_code=True{needs}: {why}"]
+    if pruned:
+        lines.append(
+            "the heads that were removed are there again, as zeros, since the library's layers all "
+            "have the same number; --format onnx leaves them out"
+        )
     return Exported(record, [*lines, _closeness(found)])
+
+
+def _with_all_heads(plan: _Plan) -> tuple[_Plan, bool]:
+    """Return a plan whose backbone has the shapes that the library gives it, and whether it lacked
+    heads before. Code that an exported folder brings builds a trunk without them."""
+    files, backbone = plan.saved.files, plan.backbone
+    if isinstance(backbone, str) or not files.architecture.get(FIELD):
+        return plan, False
+    whole = deepcopy(backbone)
+    whole.network = unpruned(backbone.network, files.architecture)
+    fields = {key: value for key, value in files.architecture.items() if key != FIELD}
+    saved = replace(plan.saved, files=replace(files, architecture=fields))
+    return replace(plan, saved=saved, backbone=whole.eval()), True
 
 
 def _library(plan: _Plan, head: LibraryHead) -> tuple[Any, str | None]:

@@ -70,6 +70,10 @@ def open_task(path: Path, name: str | None, say: Callable[[str], None]) -> Saved
         raise UserError(problems)
     name = _chosen(config, name)
     files = BackboneFiles.load(found.run / "backbone")
+    if files.int8:
+        what = "the matrices of the run's model are in 8 bits, which is no format of an export"
+        fix = "export the run that it was made of; --format onnx --int8 rounds its matrices"
+        raise UserError(what, str(found.run), fix)
     encoder = files.encoder()
     tasks = build_tasks(config.formed_tasks, config.text)
     for task in tasks.values():

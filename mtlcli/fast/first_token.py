@@ -53,7 +53,7 @@ class FirstToken:
             ~passing.mask[:, None], torch.finfo(queries.dtype).min
         )
         weights = attention.dropout(torch.softmax(scores, -1))
-        attended = _means(weights, attention.value, hidden_states).reshape(first.shape)
+        attended = _means(weights, attention.value, hidden_states).flatten(1).unsqueeze(1)
         given: Tensor = self.feed_forward_chunk(self.attention.output(attended, first))
         return given
 
@@ -80,7 +80,7 @@ def _scores(queries: Tensor, key: nn.Module, states: Tensor) -> Tensor:
     """Return the products of the queries (batch, heads, size) with the keys of all tokens: (batch,
     heads, length)."""
     heads = queries.shape[1]
-    if type(key) is not nn.Linear:  # For example with LoRA.
+    if not _is_plain(key):
         return torch.einsum("bhe,blhe->bhl", queries, key(states).unflatten(-1, (heads, -1)))
     turned = torch.einsum("bhe,hed->bhd", queries, key.weight.unflatten(0, (heads, -1)))
     return turned @ states.mT + (queries * key.bias.unflatten(0, (heads, -1))).sum(-1, keepdim=True)
@@ -90,7 +90,13 @@ def _means(weights: Tensor, value: nn.Module, states: Tensor) -> Tensor:
     """Return the means of the values of all tokens, weighted by `weights` (batch, heads, length):
     (batch, heads, size)."""
     heads = weights.shape[1]
-    if type(value) is not nn.Linear:
+    if not _is_plain(value):
         return torch.einsum("bhl,blhe->bhe", weights, value(states).unflatten(-1, (heads, -1)))
     means = torch.einsum("bhd,hed->bhe", weights @ states, value.weight.unflatten(0, (heads, -1)))
     return means + weights.sum(-1, keepdim=True) * value.bias.unflatten(0, (heads, -1))
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Return whether a module is a matrix and a bias in floating-point numbers, and no more; with
+    LoRA, for example, it is not."""
+    return type(module) is nn.Linear and type(module.weight) is nn.Parameter

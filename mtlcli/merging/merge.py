@@ -10,24 +10,20 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from mtlcli.config import Config, own_code
-from mtlcli.config.snapshot import config_text
+from mtlcli.config import Config
 from mtlcli.config.task import CALIBRATION
 from mtlcli.distributed.process_group import connect
 from mtlcli.errors import Problem, UserError, count_of
-from mtlcli.evaluation.saved_run import evaluate_path
 from mtlcli.merging.base import BACKBONE, Copies, State
 from mtlcli.merging.methods import METHODS, OPTIONS, Method
 from mtlcli.merging.rows import TrainRows
 from mtlcli.merging.runs import Opened, common_start, initial_weights, merged_config, open_runs
 from mtlcli.prepare.disk_space import check_writable
-from mtlcli.prepare.prepare import Prepared, calibration_splits, prepare
+from mtlcli.prepare.prepare import calibration_splits, prepare
 from mtlcli.pulse import doing
-from mtlcli.rundir import checkpoint
-from mtlcli.rundir.ending import held_to_the_end, undone_on_failure
 from mtlcli.rundir.folder import RunFolder
+from mtlcli.runner.derived import write_derived
 from mtlcli.tasks.base import TaskType
-from mtlcli.training.state import TrainState
 
 Options = dict[str, float | Literal["auto"]]
 """The options of a method; `auto` is chosen on rows that were kept out of training."""
@@ -83,37 +79,18 @@ def merge(
         weights, chosen = _merged(copies, rows, method, settings, say)
     for name, value in chosen.items():
         say(f"{name} {value:g} was chosen on rows that were kept out of training")
-    with undone_on_failure(folder):
-        folder.create()
-    with held_to_the_end(folder):
-        _fill(
-            folder, config, prepared, command, _record(runs, method, {**settings, **chosen}, chosen)
-        )
-        tensors = {name: tensor for run in runs for name, tensor in run.heads().items()} | {
-            BACKBONE + name: tensor for name, tensor in (runs[0].backbone | weights).items()
-        }
-        state = TrainState(evaluated=0, best_step=0, positions=dict.fromkeys(config.tasks, 0))
-        checkpoint.write(
-            folder.checkpoints, tensors, {}, state.to_json(), config=config_text(config)
-        )
-        doing("evaluating the merged model")
-        # As `mtl eval` will: the same numbers, and a proof that the folder can be read. The rows
-        # stay those of the runs, where predictions would ask for all.
-        limit = config.data.max_eval_rows
-        results = evaluate_path(
-            to,
-            overrides=[] if limit is None else [f"data.max_eval_rows={limit}"],
-            predictions=folder.predictions,
-            say=say,
-        ) | {
-            "throughput": state.totals.throughput,
-            "weighting": {"name": config.weighting.name},
-            "gradients": None,
-            "affinity": None,
-            "cost": {"flops_per_example": None, "peak_memory": None},
-        }
-        folder.write_results(results)
-        folder.write_status("finished")
+    record = _record(runs, method, {**settings, **chosen}, chosen)
+    results = write_derived(
+        folder,
+        config,
+        prepared,
+        {name: tensor for run in runs for name, tensor in run.heads().items()}
+        | {BACKBONE + name: tensor for name, tensor in (runs[0].backbone | weights).items()},
+        command=command,
+        record={"merged": record},
+        log=f"merged by {method} from {', '.join(each['run'] for each in record['runs'])}",
+        say=say,
+    )
     return Merged(results, _before(runs))
 
 
@@ -181,28 +158,6 @@ def _merged(
         tried.append((score, weights, chosen))
     _, weights, chosen = max(tried, key=lambda each: each[0])
     return weights, chosen
-
-
-def _fill(
-    folder: RunFolder,
-    config: Config,
-    prepared: Prepared,
-    command: list[str],
-    record: dict[str, Any],
-) -> None:
-    """Write what a run folder holds beside its checkpoints."""
-    folder.write_status("running")
-    folder.write_config(config)
-    folder.write_backbone(prepared.files)
-    folder.write_environment(
-        command=command,
-        data={"source": prepared.source.kind, "tasks": prepared.source.record()},
-        seed=config.seed,
-        methods=own_code.record(config),
-        merged=record,
-    )
-    runs = ", ".join(each["run"] for each in record["runs"])
-    folder.log.write_text(f"merged by {record['method']} from {runs}\n", encoding="utf-8")
 
 
 def _record(

@@ -123,6 +123,9 @@ def _unlike(runs: list[Opened]) -> Iterator[Problem]:
     owner_of: dict[str, Opened] = {}
     for run in runs:
         at = str(run.path)
+        if run.files.int8:
+            what = "the matrices of the run's model are in 8 bits, and merging needs them in full"
+            yield Problem(what, at, "merge the run that it was made of")
         if run.start.prefix() is None:
             yield Problem(
                 f"sharing={run.config.sharing.name} has no backbone that is plain",

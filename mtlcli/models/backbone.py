@@ -30,6 +30,7 @@ from mtlcli.models.files import (
     own_architecture,
 )
 from mtlcli.models.forward_pass import checkpoint_contexts
+from mtlcli.models.pruned import FIELD, heads_left, prune
 from mtlcli.tasks.base import Encoded
 from mtlcli.tasks.decoder import DecoderHead
 
@@ -249,6 +250,8 @@ def build_backbone(
         network = base
     if config.is_encoder_decoder:
         network = network.get_encoder()
+    if files.architecture.get(FIELD):
+        prune(network, heads_left(files.architecture))
     if model.gradient_checkpointing:
         recompute(network)
     has_pooler = getattr(network, "pooler", None) is not None

@@ -17,6 +17,7 @@ from mtlcli.errors import RunWarning, UserError
 from mtlcli.models.backbone import Backbone, build_backbone
 from mtlcli.models.decoder import build_decoder
 from mtlcli.models.files import BackboneFiles
+from mtlcli.models.int8 import quantise, require_torchao, stored
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.models.shards import copy_whole
 from mtlcli.models.start import Start
@@ -44,6 +45,8 @@ def build_model(
     next. `start`: the weights that stand in their place, and the heads in `config.init.heads`.
     Raises UserError when these do not fit.
     """
+    if files.int8:
+        require_torchao("the run's model")
     made: list[Backbone] = []
     in_text = any(task.answers_in_text for task in tasks.values())
 
@@ -105,6 +108,8 @@ def build_model(
     augmentation = config.augmentation
     model.augmentation = augmentations.implementation(augmentation.name)(augmentation)
     _align(model)
+    if files.int8:
+        quantise(model)
     return model
 
 
@@ -150,7 +155,7 @@ def restore_weights(model: MultiTaskModel, tensors: Mapping[str, Tensor], folder
     """Load the weights of the checkpoint in `folder` into a model. Raises UserError when they do
     not fit the model."""
     check_weights(model, tensors, folder)
-    for name, tensor in model.state_dict().items():
+    for name, tensor in stored(model.state_dict()).items():
         copy_whole(tensor, tensors[name])
 
 
@@ -160,7 +165,10 @@ def check_weights(model: MultiTaskModel, tensors: Mapping[str, Tensor], folder: 
     try:
         check_tensors(
             tensors,
-            {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()},
+            {
+                name: (tensor.shape, tensor.dtype)
+                for name, tensor in stored(model.state_dict()).items()
+            },
         )
     except ValueError as error:
         raise UserError(

@@ -82,6 +82,9 @@ class BackboneFiles:
     """Longest input that the model takes, in tokens; None: no bound is known."""
     end_token: str | None
     """Token put between and after texts when the tokenizer itself marks no end."""
+    int8: bool = False
+    """Whether the matrices of the layers are in 8 bits: such a model can predict, and cannot be
+    trained."""
 
     def encoder(self) -> TextEncoder:
         """Return the text encoder that belongs to this backbone."""
@@ -115,9 +118,16 @@ class BackboneFiles:
         names = _dropout_fields(AutoConfig.for_model(**fields))
         return replace(self, architecture=fields | dict.fromkeys(names, dropout))
 
-    def with_layers(self, count: int) -> BackboneFiles:
-        """Return the same backbone with another number of layers."""
-        return replace(self, architecture=self.architecture | {"num_hidden_layers": count})
+    def with_layers(self, layers: list[int]) -> BackboneFiles:
+        """Return the same backbone with some of its layers, which are numbered anew from 0."""
+        fields: dict[str, Any] = {"num_hidden_layers": len(layers)}
+        if pruned := self.architecture.get("pruned_heads"):
+            fields["pruned_heads"] = {
+                str(place): pruned[str(layer)]
+                for place, layer in enumerate(layers)
+                if str(layer) in pruned
+            }
+        return replace(self, architecture=self.architecture | fields)
 
     def save(self, folder: Path) -> None:
         """Write `backbone.json` and `tokenizer.json`."""
@@ -164,10 +174,12 @@ class BackboneFiles:
                 "uses_segments": bool,
                 "model_max_length": int | None,
                 "end_token": str | None,
+                "int8": bool,
             }
-            wrong = [name for name, kind in kinds.items() if not isinstance(fields[name], kind)]
+            given = {name: getattr(files, name) for name in kinds}
+            wrong = [name for name, kind in kinds.items() if not isinstance(given[name], kind)]
             if wrong:
-                raise ValueError(f"{wrong[0]} is {str(fields[wrong[0]])[:40]!r}")
+                raise ValueError(f"{wrong[0]} is {str(given[wrong[0]])[:40]!r}")
             files.architecture = own_architecture(files.architecture)
             check_tokenizer(files.tokenizer)
             files.encoder()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mtlcli.commands import setting
 from mtlcli.config import Config
 from mtlcli.config.augmentation import earlier_tasks
 from mtlcli.config.init import other_model, with_model_of
@@ -62,6 +63,13 @@ def open_source(config: Config) -> Source | None:
     if config.init.from_ is None:
         return None
     source = opened(Path(config.init.from_), "init.from")
+    if source.files.int8:
+        what = "the matrices of the run's model are in 8 bits, and training needs them in full"
+        fix = "begin with the run that it was made of"
+        made_of = RunFolder(source.found.run).environment().get("compressed", {}).get("run")
+        raise UserError(
+            what, "init.from", f"{fix}: {setting('init.from', made_of)}" if made_of else fix
+        )
     source.files = source.files.with_dropout(config.model.dropout)
     return source if config.init.layers is None else _cut(source, config.init.layers)
 
@@ -104,7 +112,7 @@ def _cut(source: Source, layers: list[int]) -> Source:
     config = source.config
     if config.model.kind == "scratch":
         config = replaced(config, {"model.layers": len(layers)})
-    files = source.files.with_layers(len(layers))
+    files = source.files.with_layers(layers)
     return replace(source, config=config, files=files, layers=layers)
 
 

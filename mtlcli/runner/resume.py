@@ -25,6 +25,12 @@ from mtlcli.rundir.console import Console
 from mtlcli.rundir.differences import differing_files, differing_settings
 from mtlcli.rundir.folder import RunFolder, hidden
 
+DERIVED = {
+    "merged": "merged out of other runs' (mtl merge)",
+    "compressed": "made smaller out of another run's (mtl compress)",
+}
+"""Entries of environment.json of runs that have not trained -> where their model comes from."""
+
 
 @dataclass
 class Resumption:
@@ -86,15 +92,18 @@ def reopen(
         else (checkpoint.read(resumes), [])
     )
     environment = folder.environment()
-    if "merged" in environment:
-        what = "the model was merged out of other runs' (mtl merge), so no training can go on"
-        fix = f"begin a run with its weights: mtl train {setting('init.from', folder.path)}"
-        raise UserError(what, str(folder.path), fix)
+    backbone = BackboneFiles.load(folder.backbone)
+    for key, made in DERIVED.items():
+        if key in environment:
+            what = f"the model was {made}, so no training can go on"
+            # Matrices in 8 bits cannot be trained: the run that they were made of can.
+            source = environment[key]["run"] if backbone.int8 else folder.path
+            fix = f"begin a run with its weights: mtl train {setting('init.from', source)}"
+            raise UserError(what, str(folder.path), fix)
     saved = load_config(folder.path / "config.yaml")
     before = load_config(found.config) if found.config is not None else saved
     config = filled(before, config)
     differences = changes(before, config)
-    backbone = BackboneFiles.load(folder.backbone)
     dropout = any(draws_masks(each, backbone.architecture) for each in (before, config))
     checks = [
         differing_settings(differences, before, saved, config, found, folder, dropout=dropout),

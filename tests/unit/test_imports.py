@@ -52,6 +52,7 @@ ROOMS["trackers"] = TOOLS | {"config", "rundir"}
 ROOMS["training"] = TOOLS | {*ROOMS} - {"sharing", "fast"}
 ROOMS["runner"] = TOOLS | {*ROOMS}
 ROOMS["merging"] = TOOLS | {*ROOMS}
+ROOMS["compression"] = TOOLS | {*ROOMS}
 ROOMS["report"] = TOOLS | {"config", "metrics", "data", "tasks"}
 ROOMS["predict"] = ROOMS["evaluation"] | {"evaluation"}
 ROOMS["serve"] = TOOLS | {"distributed", "predict"}
@@ -76,6 +77,7 @@ LIGHT = [
     "mtlcli.serve.batching",
     "mtlcli.serve.limits",
     "mtlcli.merging.methods",
+    "mtlcli.compression.methods",
     "mtlcli.predict.results",
     "mtlcli.predict.rows",
     "mtlcli.tasks",

@@ -39,6 +39,7 @@ from mtlcli.models.backbone import Backbone
 from mtlcli.models.forward_pass import ForwardPass, current
 from mtlcli.models.multitask import ParameterTable, Trunk
 from mtlcli.models.per_task import PerTask
+from mtlcli.models.pruned import FIELD
 from mtlcli.sharing.parts.layers import Layer, replace_layers
 from mtlcli.sharing.prefix import PrefixSharing
 
@@ -143,6 +144,9 @@ class Prefix(Trunk):
         self.config = config
         self.backbone = make_backbone()
         network = self.backbone.network
+        if getattr(network.config, FIELD, None):
+            what = "a prefix is as wide as all heads of a layer, and the model lacks some of them"
+            raise UserError(what, "sharing=prefix", "begin with the run before heads were removed")
         width, std = _width(network.config.get_text_config()), self.backbone.initializer_range
         self._prefixes: dict[nn.Module, PerTask] = {}
 

@@ -50,8 +50,8 @@ def test_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trian", "task=rte"]) == 2
     assert capsys.readouterr().err == (
         "mtl: 1 problem\n  unknown verb 'trian'\n      -> did you mean 'train'? choices: "
-        "check, compare, completion, doctor, eval, export, merge, new, predict, push, report, "
-        "serve, tasks, train\n"
+        "check, compare, completion, compress, doctor, eval, export, merge, new, predict, push, "
+        "report, serve, tasks, train\n"
     )
 
 

@@ -1,0 +1,100 @@
+"""The verb `mtl compress RUN --method M --to DIR`: a smaller model out of a run."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from mtlcli import commands
+from mtlcli.cli.derived import methods_help, new_folder_problems, read_options
+from mtlcli.cli.eval import import_methods, path_problems
+from mtlcli.cli.parser import Parser
+from mtlcli.cli.typed import config_dir_problems
+from mtlcli.compression.methods import METHODS, OPTIONS
+from mtlcli.config.paths import typed_path
+from mtlcli.distributed.environment import read_launch
+from mtlcli.errors import UserError
+from mtlcli.output import say
+from mtlcli.pulse import Pulse
+
+HELP = """\
+Make a smaller model out of a run, without training, and compare both: size, speed, and the score of
+each task.
+
+usage: mtl compress RUN --method M --to DIR [options of the method] [-cd DIR]
+
+  mtl compress runs/NAME --method int8 --to runs/int8
+  mtl compress runs/NAME --method heads --remove 0.25 --to runs/pruned
+  mtl train task=rte init.from=runs/pruned        # recover by training
+
+RUN is a run folder (its best checkpoint) or one checkpoint. The methods with their options, and
+what these are without being typed:
+
+{methods}
+
+{options}
+  --to DIR           a new run folder, which mtl eval, predict and serve read; without heads, also
+                     mtl export and train init.from=DIR, which cannot use matrices in 8 bits
+  -cd DIR            take the run's methods from the Python files of this folder; not needed for
+                     files that you have used before and that have not changed
+
+A model with fewer layers, which learns from trained ones: mtl train init.from=RUN init.layers=...
+augmentation=distill
+"""
+
+
+def compress_main(argv: list[str]) -> int:
+    """Run `mtl compress` and return the exit code."""
+    parser = Parser(prog="mtl compress", add_help=False)
+    parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("--config-dir", "-cd", type=partial(typed_path, where="-cd"))
+    parser.add_argument("--method")
+    parser.add_argument("--to", type=partial(typed_path, where="--to"))
+    for name in OPTIONS:
+        parser.add_argument(f"--{name}")
+    parser.add_argument("paths", nargs="*")
+    arguments = parser.parse_intermixed_args(argv)
+    if arguments.help:
+        print(help_text(), end="")
+        return 0
+    if read_launch() is not None:
+        what = "a compression is one process, and a launcher has started several"
+        raise UserError(what, "mtl compress", "type it without torchrun or srun")
+    own: Path | None = arguments.config_dir
+    typed = {name: getattr(arguments, name) for name in OPTIONS}
+    typed = {name: text for name, text in typed.items() if text is not None}
+    problems = [] if own is None else config_dir_problems(own)
+    problems += path_problems(arguments.paths, "mtl compress RUN")
+    options, found = read_options(arguments.method, typed, METHODS, OPTIONS)
+    problems += found + new_folder_problems(arguments.to)
+    if problems:
+        raise UserError(problems)
+    path = typed_path(arguments.paths[0], "RUN")
+    # Print this line before the imports, which take seconds.
+    say(f"mtl compress: reading {path}")
+    for line in import_methods(path, own):
+        say(line)
+    from mtlcli.compression.compress import compress, describe
+    from mtlcli.rundir.console import results_table
+    from mtlcli.screen import screen
+
+    with Pulse(stderr=True):
+        results = compress(
+            path,
+            arguments.to,
+            method=arguments.method,
+            options=options,
+            command=["mtl", "compress", *argv],
+            say=say,
+        )
+    screen().print(results_table(results))
+    for line in describe(results):
+        print(line)
+    print(f"run folder: {arguments.to}\nevaluate it again: {commands.evaluate(arguments.to)}")
+    return 0
+
+
+def help_text() -> str:
+    """Return the text of `mtl compress --help`."""
+    methods, options = methods_help(METHODS, OPTIONS)
+    return HELP.format(methods=methods, options=options)

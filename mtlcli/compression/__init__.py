@@ -1,0 +1,1 @@
+"""Compression: a smaller model out of a trained run, without training."""
