@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 @augmentations.register("lwf", "LwF")
 @section
 class LwFAugmentation(augmentation.Keeping):
-    """On the texts of the new task, the heads of earlier tasks are held to the outputs that they
-    have when the run begins (Li & Hoiem 2016, learning without forgetting).
+    """Heads of earlier tasks are held to the outputs that they began with, on the texts of the new
+    task (Li & Hoiem 2016, LwF).
 
     When it helps: a new task is learned from a run that has learned others, which must not be
     forgotten, and whose texts are like those of the new task.
@@ -59,11 +59,11 @@ class LwFAugmentation(augmentation.Keeping):
     def unfit_earlier(self, task: Task) -> str | None:
         if task.form == "text":
             return "it is put as prompt and answer (form=text), and has no head to hold"
-        if task.compares:
+        if task.compares and task.mixes:
             return None
         return (
-            f"outputs for the texts of another task are compared, of classes, labels or numbers, "
-            f"and its type is {task.type}"
+            "its head gets the texts of another task, and is asked for classes, labels or numbers "
+            f"of a whole text, and its type is {task.type}"
         )
 
 

@@ -213,13 +213,9 @@ def _of_seed(run: StageRun, seed: int, begins: StageRun | None, folder: Path) ->
     with."""
     words = [*run.overrides, f"seed={seed}"]
     found = replace(run, seed=seed, overrides=words, begins=begins)
-    if begins is None:
-        found.config = replaced(run.config, {"seed": seed})
-        found.folder = folder / name_of(found)
-        return found
-    # The name has no path in it, so that the whole folder can be moved.
-    found.overrides = [*words, f"init.from={begins.folder.name}"]
+    found.config = replaced(run.config, {"seed": seed})
+    if begins is not None:
+        found.overrides = [*words, f"init.from={commands.hydra_value(begins.folder)}"]
+        found.config = replaced(found.config, {"init.from": str(begins.folder)})
     found.folder = folder / name_of(found)
-    found.overrides = [*words, f"init.from={commands.hydra_value(begins.folder)}"]
-    found.config = replaced(run.config, {"seed": seed, "init.from": str(begins.folder)})
     return found
