@@ -51,7 +51,7 @@ class LwFAugmentation(augmentation.Keeping):
 
     name: Literal["lwf"] = "lwf"
     """Augmentation."""
-    strength: Annotated[float, Gt(0), Le(1e6)] = 1.0
+    strength: Annotated[float, Gt(0), Le(1_000_000)] = 1.0
     """Factor of the sum over earlier tasks; the paper's lambda."""
     temperature: Annotated[float, Gt(0), Le(1000)] = 2.0
     """Divisor of the logits of classes and labels before they are compared."""
