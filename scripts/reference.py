@@ -204,7 +204,8 @@ def option_page(own: dict[str, dict[str, Any]]) -> Iterator[str]:
         if key in ("tasks", *METHODS) or not found:
             continue
         yield f"## {key}\n"
-        yield from nested(key, found[0], keys(found[0]))
+        prefix = f"{key}.NAME" if get_origin(hint) is dict else key
+        yield from nested(prefix, found[0], keys(found[0]))
     yield "## optim\n"
     yield from key_table("optim", Optim, [key for key in keys(Optim) if key != "name"])
     for name, config in sorted(own["optim"].items()):

@@ -80,7 +80,8 @@ class EWC(Keeping):
             for batch in earlier.rows(task, self.config.rows):
                 yield model(task, batch).loss
 
-        kept = {f"value.{name}": parameter.detach().cpu() for name, parameter in held.items()}
+        # Copies, because the parameters are about to change.
+        kept = {f"value.{name}": each.detach().cpu().clone() for name, each in held.items()}
         for task in earlier.names:
             for name, found in mean_squared_gradients(held, losses(task)).items():
                 key = f"information.{name}"

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 @augmentations.register("lwf", "LwF")
 @section
 class LwFAugmentation(augmentation.Keeping):
-    """On the texts of the new task, the heads of earlier tasks are held to the outputs that they
-    have when the run begins (Li & Hoiem 2016, learning without forgetting).
+    """Heads of earlier tasks are held to the outputs that they began with, on the texts of the new
+    task (Li & Hoiem 2016, LwF).
 
     When it helps: a new task is learned from a run that has learned others, which must not be
     forgotten, and whose texts are like those of the new task.
@@ -51,7 +51,7 @@ class LwFAugmentation(augmentation.Keeping):
 
     name: Literal["lwf"] = "lwf"
     """Augmentation."""
-    strength: Annotated[float, Gt(0), Le(1e6)] = 1.0
+    strength: Annotated[float, Gt(0), Le(1_000_000)] = 1.0
     """Factor of the sum over earlier tasks; the paper's lambda."""
     temperature: Annotated[float, Gt(0), Le(1000)] = 2.0
     """Divisor of the logits of classes and labels before they are compared."""
@@ -59,11 +59,11 @@ class LwFAugmentation(augmentation.Keeping):
     def unfit_earlier(self, task: Task) -> str | None:
         if task.form == "text":
             return "it is put as prompt and answer (form=text), and has no head to hold"
-        if task.compares:
+        if task.compares and task.mixes:
             return None
         return (
-            f"outputs for the texts of another task are compared, of classes, labels or numbers, "
-            f"and its type is {task.type}"
+            "its head gets the texts of another task, and is asked for classes, labels or numbers "
+            f"of a whole text, and its type is {task.type}"
         )
 
 

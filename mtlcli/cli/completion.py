@@ -26,7 +26,7 @@ from mtlcli.cli import VERBS
 from mtlcli.cli.groups import groups, members, paths_of, read_file, read_group
 from mtlcli.compression.methods import METHODS as METHODS_OF_COMPRESSION
 from mtlcli.compression.methods import OPTIONS as OPTIONS_OF_COMPRESSION
-from mtlcli.config import METHODS, Config, task_types
+from mtlcli.config import METHODS, Config, Stage, task_types
 from mtlcli.config.formats import TASK_FILES
 from mtlcli.config.section import OneOf, key_of
 from mtlcli.errors import UserError
@@ -303,6 +303,11 @@ class _Names:
         others = METHODS[group].names_of_others() if group in METHODS else []
         return list(dict.fromkeys([*paths_of(group, self.own), *others]))
 
+    def stages(self) -> list[str]:
+        """Return the stages of the experiment on the command line."""
+        file = paths_of("experiment", self.own).get(self.chosen.get("experiment", ""))
+        return [] if file is None else list(read_file(file).section("stages"))
+
     def tasks(self) -> list[str]:
         """Return the tasks of the run on the command line; without a run, the tasks that `task=`
         names, with its suites resolved; without `task=`, all tasks."""
@@ -345,14 +350,20 @@ class _Names:
 def _override(current: str, names: _Names, *, groups: bool) -> list[str]:
     """Return candidates for `key` and for `key=value`. `groups`: whether a key can also be a folder
     of conf/."""
+    if (stage := re.match(r"stages\.[^.=]+\.set\.", current)) is not None:
+        inner = _override(current[stage.end() :], names, groups=True)
+        return [stage[0] + candidate for candidate in inner]
     sign = current[: len(current) - len(current.lstrip("+~"))]
     key, equals, value = current[len(sign) :].partition("=")
     parents, dot, last = key.rpartition(".")
     fields = _fields(parents.split(".") if dot else [], names)
     if not equals:
         candidates = [f"{group}=" for group in names.groups()] if groups and not dot else []
+        # Behind `set` of a stage stands a key of its runs.
+        of_stage = parents.startswith("stages.")
         candidates += [
-            f"{parents}{dot}{name}" + ("." if _is_section(hint) else "=")
+            f"{parents}{dot}{name}"
+            + ("." if _is_section(hint) or (of_stage and name == "set") else "=")
             for name, hint in fields.items()
         ]
         return [sign + candidate for candidate in _starting(key, candidates)]
@@ -372,6 +383,9 @@ def _fields(path: list[str], names: _Names) -> dict[str, Any]:
     section."""
     level = get_type_hints(Config, include_extras=True)
     for depth, part in enumerate(path):
+        if depth == 0 and part == "stages":
+            level = dict.fromkeys(names.stages(), Stage)
+            continue
         if depth == 0 and part == "tasks":
             level = {name: Union[tuple(names.task_config(name))] for name in names.tasks()}
             continue

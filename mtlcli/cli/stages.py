@@ -26,7 +26,7 @@ from mtlcli.screen import screen
 def train_stages(plan: Plan, arguments: argparse.Namespace) -> int:
     """Carry out the stages of a command line as far as their runs are missing, and compare
     them."""
-    _check(plan, arguments)
+    check(plan, arguments)
     own = ["-cd", str(arguments.config_dir)] if arguments.config_dir else []
     folder, planned = plan_stages(plan, arguments.overrides, own)
     announce("mtl train", planned, folder)
@@ -48,7 +48,7 @@ def train_stages(plan: Plan, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check(plan: Plan, arguments: argparse.Namespace) -> None:
+def check(plan: Plan, arguments: argparse.Namespace) -> None:
     """Raise UserError for what does not go with stages."""
     problems = []
     if read_launch() is not None:

@@ -66,21 +66,20 @@ def _choices(name: str, before: list[str]) -> str:
 
 def stage_problems(stages: Mapping[str, Stage], tasks: Mapping[str, Task]) -> Iterator[Problem]:
     """Yield what is wrong with stages in a command line with these tasks."""
-    before: list[str] = []
+    before: dict[str, bool] = {}
+    """Earlier stage -> whether it has several runs of one kind."""
     for name, stage in stages.items():
         at = f"stages.{name}"
         if stage.from_ is not None and stage.from_ not in before:
             what = f"there is no earlier stage '{stage.from_}'"
-            yield Problem(what, f"{at}.from", _choices(stage.from_, before))
-        elif stage.from_ is not None and stage.runs != "together":
-            first = stages[stage.from_]
-            if first.runs == "each":
-                what = f"both this stage and {stage.from_} would have a run for each task"
-                yield Problem(what, f"{at}.runs", "type together for one of them")
+            yield Problem(what, f"{at}.from", _choices(stage.from_, list(before)))
+        elif stage.from_ is not None and before[stage.from_] and stage.runs != "together":
+            what = f"{stage.from_} has several runs, from each of which one run can begin"
+            yield Problem(what, f"{at}.runs", "type together")
         if not before and not stage.compared:
             what = "the first stage is what the others are compared with"
             yield Problem(what, f"{at}.compared", "leave it out")
-        before.append(name)
+        before[name] = stage.runs == "each" or before.get(stage.from_ or "", False)
         own = tasks_of(stage, tasks)
         known = [each for each, task in tasks.items() if task.head is None]
         for each in own:

@@ -44,8 +44,7 @@ class Start:
     def prefix(self) -> str | None:
         """Return what the names of the tensors of that run's backbone begin with, where it is a
         plain one; None where the strategy has added to it, or keeps several."""
-        names = set(self.backbones().values())
-        return names.pop() if len(names) == 1 else None
+        return only(self.backbones())
 
     def backbones(self) -> dict[str, str]:
         """Return what the names of the tensors of each head's backbone begin with, where that run
@@ -80,7 +79,7 @@ class Start:
         `config`. Raises UserError when that run has another strategy, or the trunk does not fit."""
         if self.prefix() is not None:
             return
-        if (why := other_trunk(config, self.config)) is not None:
+        if (why := other_trunk(config.sharing.name, model.trunk.heads, self.config)) is not None:
             raise self._refusal(*why)
         before, now = owners(self.config), model.trunk.heads
         wanted = {name: tensor for name, tensor in model.state_dict().items() if _of_trunk(name)}
@@ -171,17 +170,23 @@ class Start:
         return UserError(what, f"init.from ({self.where})", fix)
 
 
+def only(names: Mapping[str, str]) -> str | None:
+    """Return the one name that all heads' backbones have; None where they have several, or none."""
+    different = set(names.values())
+    return different.pop() if len(different) == 1 else None
+
+
 def owners(config: Config) -> list[str]:
     """Return the tasks with a head of their own."""
     return list(dict.fromkeys(task.head or name for name, task in config.tasks.items()))
 
 
-def other_trunk(config: Config, other: Config) -> tuple[str, str] | None:
-    """Return why the trunk of a run with the config `other` has no place in a run with `config`,
-    and what to do about it, as far as strategies and tasks say; None where it has."""
-    mine, theirs = config.sharing.name, other.sharing.name
-    trunk, before, now = sharings.implementation(theirs), owners(other), owners(config)
-    if trunk.plain_backbone(before) is not None:
+def other_trunk(mine: str, now: list[str], other: Config) -> tuple[str, str] | None:
+    """Return why the trunk of a run with the config `other` has no place in a run with the strategy
+    `mine` and the head owners `now`, and what to do about it; None where it has."""
+    theirs = other.sharing.name
+    trunk, before = sharings.implementation(theirs), owners(other)
+    if only(trunk.plain_backbones(before)) is not None:
         return None
     if mine != theirs:
         what = (

@@ -444,7 +444,7 @@ KEYS: dict[str, tuple[str, str]] = {
         "sampling=propotional",
         "sampling=propotional: unknown sampling 'propotional'\n"
         "    -> did you mean 'proportional'? choices: all, annealed, curriculum, dynamic, pike, "
-        "proportional, round_robin, sqrt, temperature, uniform",
+        "proportional, replay, round_robin, sqrt, temperature, uniform",
     ),
     "misspelt key": (
         "runner.stps=100",

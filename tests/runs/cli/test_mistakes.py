@@ -59,7 +59,7 @@ KNOWN_FROM_THE_CONFIGURATION: dict[str, tuple[list[str], str]] = {
         "mtl train: 1 problem\n"
         "  sampling=propotional: unknown sampling 'propotional'\n"
         "      -> did you mean 'proportional'? choices: all, annealed, curriculum, dynamic, pike, "
-        "proportional, round_robin, sqrt, temperature, uniform\n",
+        "proportional, replay, round_robin, sqrt, temperature, uniform\n",
     ),
     "misspelt task": (
         ["train", "task=[cola,mrcp]"],

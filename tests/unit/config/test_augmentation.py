@@ -32,6 +32,8 @@ FIT = {
     "freelb": set(TASKS),
     "none": set(TASKS),
 }
+KEPT = {"ewc": set(TASKS), "lwf": {"classification", "multilabel", "regression"}}
+"""The earlier tasks that can be kept."""
 
 
 def run(tasks: dict[str, Any], **sections: Any) -> list[str]:
@@ -50,7 +52,7 @@ def run(tasks: dict[str, Any], **sections: Any) -> list[str]:
 
 def test_every_type_and_augmentation_is_in_the_tables() -> None:
     assert {*TASKS} == {name for name in task_types if name not in task_types.names_of_others()}
-    assert {*FIT} == {*augmentations}
+    assert {*FIT, *KEPT} == {*augmentations}
 
 
 @pytest.mark.parametrize("kind", TASKS)
@@ -80,6 +82,19 @@ def test_a_task_that_does_not_fit_is_refused_with_the_reason(kind: str, name: st
     assert run({kind: {}, other: {}}, augmentation=chosen) == []
 
 
+@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize("name", KEPT)
+def test_an_earlier_task_that_cannot_be_kept_is_refused(kind: str, name: str) -> None:
+    earlier = run(
+        {kind: {}, "new": {"type": "classification", **TEXT}},
+        augmentation={"name": name},
+        init={"from": "there"},
+    )
+    assert len(earlier) == (kind not in KEPT[name])
+    if earlier:
+        assert earlier[0].startswith(f"augmentation: augmentation={name} cannot keep {kind}: ")
+
+
 @pytest.mark.parametrize(
     ("tasks", "sections", "expected"),
     [
@@ -97,6 +112,16 @@ def test_a_task_that_does_not_fit_is_refused_with_the_reason(kind: str, name: st
             {"regression": {}},
             {"augmentation": {"name": "r_drop"}, "runner": {"engine": "fsdp"}},
             ["runner.engine: augmentation=r_drop sends a batch through the model more than once"],
+        ),
+        (
+            {"regression": {}},
+            {"augmentation": {"name": "ewc"}, "runner": {"engine": "fsdp"}},
+            [
+                "init.from: augmentation=ewc keeps what another run has learned",
+                "task: augmentation=ewc keeps the tasks before the last, and the run trains "
+                "regression",
+                "runner.engine: augmentation=ewc compares whole parameters",
+            ],
         ),
         (
             {"regression": {"augment": {"share": 1.0}}},

@@ -123,7 +123,7 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
         changed(sampling=None),
         "sampling: must be a section, found null",
         "choose one by name, sampling.name: all, annealed, curriculum, dynamic, pike, "
-        "proportional, round_robin, sqrt, temperature, uniform",
+        "proportional, replay, round_robin, sqrt, temperature, uniform",
     ),
     (changed(runner__steps=1e1), "runner.steps: must be a whole number, found 10.0", "write 10"),
     (

@@ -45,6 +45,8 @@ SHARES: dict[str, list[float]] = {
     # Twice exponents of 2 - 1/2, 1 - 1/2 and 1/2 - 1.
     "pike": (0.1 / 3 + 0.9 * softmax([3.0, 1.0, -1.0])).tolist(),
     "proportional": [200 / 255, 50 / 255, 5 / 255],
+    # The last task, and a tenth of the steps for the others together.
+    "replay": [0.05, 0.05, 0.9],
     "round_robin": [1 / 3, 1 / 3, 1 / 3],
     "sqrt": [80 / (120 + 40**0.5), 40 / (120 + 40**0.5), 40**0.5 / (120 + 40**0.5)],
     "temperature": [80 / (120 + 40**0.5), 40 / (120 + 40**0.5), 40**0.5 / (120 + 40**0.5)],
@@ -133,6 +135,13 @@ def test_proportional_meets_every_batch_once_an_epoch() -> None:
     assert [policy.plan(step) for step in range(255)] != [
         policy.plan(step) for step in range(255, 510)
     ]
+
+
+def test_replay_counts_epochs_of_the_last_task_and_can_leave_the_others_out() -> None:
+    assert build("replay", share=0.5).steps_per_epoch == 10
+    alone = build("replay", share=0.0)
+    assert alone.steps_per_epoch == 5
+    assert {task for step in range(500) for task, _ in alone.plan(step)} == {"small"}
 
 
 def test_all_puts_every_task_into_every_step() -> None:
