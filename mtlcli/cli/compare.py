@@ -13,17 +13,19 @@ from pathlib import Path
 
 from mtlcli import commands
 from mtlcli.cli.compare_plan import Planned, composed, is_of, name_of, plan, state_of
-from mtlcli.cli.eval import overrides_among, run_path_problems
+from mtlcli.cli.eval import overrides_among
 from mtlcli.cli.parser import Parser
 from mtlcli.cli.report import baseline_and_others, page_problems, read_runs, show
 from mtlcli.cli.typed import config_dir_problems, key_in
 from mtlcli.config.paths import typed_path
+from mtlcli.disk import obstacle
 from mtlcli.distributed.environment import read_launch
 from mtlcli.errors import Interrupted, Problem, UserError, count_of
 from mtlcli.report.comparison import compare
 from mtlcli.report.finished import Finished, read_run
 from mtlcli.report.methods import runs_in
 from mtlcli.report.page import has_library
+from mtlcli.rundir.place import run_path_problems
 
 HELP = """\
 Train a single-task baseline and the candidates, as far as runs are missing, and compare them: which
@@ -76,7 +78,8 @@ def compare_main(argv: list[str]) -> int:
     page = arguments.to or (folder / "report.html" if has_library() else None)
     if page is None:
         print("note: there will be no page: pip install 'mtlcli[report]'", file=sys.stderr)
-    if problems := page_problems(page):
+    problems = _folder_problems(folder) if planned or arguments.to is None else []
+    if problems := problems or page_problems(page):
         raise UserError(problems)
     again = _again(argv)
     # Runs that are given are read before anything is trained.
@@ -149,6 +152,14 @@ def _check(
         problems.append(Problem("there is no baseline", "--baseline", fix))
     if problems:
         raise UserError(problems)
+
+
+def _folder_problems(folder: Path) -> list[Problem]:
+    """Return a problem if the folder of the comparison cannot be made."""
+    if why := obstacle(folder, folder=True):
+        what = f"the folder cannot be written: {why}"
+        return [Problem(what, f"run_dir={folder}", "give another run_dir=")]
+    return []
 
 
 def _check_tasks(

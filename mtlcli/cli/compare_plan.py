@@ -62,7 +62,7 @@ def plan(
     kept = [text for text in overrides if not is_of(text, ["run_dir"])]
     if not kept:
         return Path(place or "compare"), []
-    axes = [_values(text) for text in kept]
+    axes = _axes(kept)
     candidates = [list(each) for each in itertools.product(*axes)]
     swept = [number for number, values in enumerate(axes) if len(values) > 1]
     named: list[tuple[str, list[str]]] = []
@@ -119,6 +119,20 @@ def is_of(text: str, keys: Sequence[str]) -> bool:
     """Return whether an override is of one of the keys, or of a key below one."""
     key = key_in(text)
     return any(key == each or key.startswith(f"{each}.") for each in keys)
+
+
+def _axes(texts: Sequence[str]) -> list[list[str]]:
+    """Return what each override stands for, without several values that a later override of the
+    same key replaces, with a note about these."""
+    last = {key_in(text): text for text in texts}
+    axes = []
+    for text in texts:
+        values, later = _values(text), last[key_in(text)]
+        if len(values) > 1 and later is not text:
+            print(f"note: {text} is not used: {later} comes after it", file=sys.stderr)
+        else:
+            axes.append(values)
+    return axes
 
 
 def _values(text: str) -> list[str]:

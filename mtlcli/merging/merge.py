@@ -61,8 +61,8 @@ def merge(
     """
     kind = METHODS[method]
     settings: Options = {**kind.options, **options}
-    folder = RunFolder(to)
-    check_writable(to)
+    folder = RunFolder(to, "--to")
+    check_writable(to, "--to")
     runs, lines = open_runs(paths)
     config = merged_config(runs, to)
     chooses = [name for name, value in settings.items() if value == "auto"]
