@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from mtlcli.commands import setting
 from mtlcli.config import Config
 from mtlcli.config.section import replaced, values_of
 from mtlcli.errors import Problem
@@ -214,7 +215,7 @@ class Refusal:
         return Problem(
             f"{values}{masks} changes the result",
             change.key,
-            f"take it out, or type allow=[{change.key}] to change it anyway",
+            f"take it out, or type {setting('allow', [change.key])} to change it anyway",
         )
 
 

@@ -282,7 +282,7 @@ class RunFolder:
             Problem(
                 what,
                 str(self.path / "metrics.jsonl"),
-                "bring the file back, or type allow=[metrics.jsonl] to go on without them",
+                "bring the file back, or type 'allow=[metrics.jsonl]' to go on without them",
             )
         ], notes
 
@@ -324,7 +324,7 @@ class RunFolder:
                     doubled += row["step"] in rows
                     rows.setdefault(row["step"], row)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            fix = "move the file away and type allow=[metrics.jsonl]: the run goes on"
+            fix = "move the file away and type 'allow=[metrics.jsonl]': the run goes on"
             raise UserError(
                 "the file holds a line that no run has written", where=str(file), fix=fix
             ) from error

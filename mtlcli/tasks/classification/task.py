@@ -213,7 +213,9 @@ class Classification(TextTask[ClassificationTask]):
                 )
                 at = f"tasks.{self.name}.columns"
                 return Problem(
-                    what, table.where(0), f"set {at}.{key}={label} and {at}.label={text}"
+                    what,
+                    table.where(0),
+                    f"set {setting(f'{at}.{key}', label)} and {setting(f'{at}.label', text)}",
                 )
         return None
 
