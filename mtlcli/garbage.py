@@ -26,8 +26,9 @@ def at_start() -> None:
 
 def at_work() -> None:
     """Let Python search for garbage as often as usual, because reference cycles may hold tensors,
-    whose memory is soon needed again. In a process of our own (`at_start`), what is there by now
+    whose memory is soon needed again. In a process of our own (`at_start`), what is in use by now
     stays, and is not searched again: each search of it takes a third of a second."""
     if gc.get_threshold() != USUAL:
+        gc.collect()
         gc.freeze()
     gc.set_threshold(*USUAL)

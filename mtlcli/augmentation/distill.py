@@ -89,7 +89,7 @@ class DistillAugmentation(Augmenting):
             yield Problem(
                 "augmentation=distill needs a run to learn from",
                 "augmentation.teachers",
-                "name one or several, augmentation.teachers=[RUN]",
+                "name one or several, 'augmentation.teachers=[RUN]'",
             )
 
 

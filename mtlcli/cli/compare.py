@@ -14,19 +14,21 @@ from typing import Any
 
 from mtlcli.cli.compare_plan import plan
 from mtlcli.cli.compare_tasks import WITHOUT, equal_data_problems, without_each
-from mtlcli.cli.eval import overrides_among, run_path_problems
+from mtlcli.cli.eval import overrides_among
 from mtlcli.cli.parser import Parser
 from mtlcli.cli.planned import Planned, announce, folder_of, is_of, state_of, train
 from mtlcli.cli.report import baseline_and_others, page_problems, read_runs, show
 from mtlcli.cli.typed import config_dir_problems, key_in
 from mtlcli.config.paths import typed_path
 from mtlcli.config.section import replaced
+from mtlcli.disk import obstacle
 from mtlcli.distributed.environment import read_launch
 from mtlcli.errors import Problem, UserError
 from mtlcli.report.comparison import compare
 from mtlcli.report.finished import Finished, read_run
 from mtlcli.report.methods import Method, runs_in
 from mtlcli.report.page import has_library
+from mtlcli.rundir.place import run_path_problems
 
 HELP = """\
 Train a single-task baseline and the candidates, as far as runs are missing, and compare them: which
@@ -92,7 +94,8 @@ def compare_main(argv: list[str]) -> int:
         if arguments.leave_one_out:
             planned = _left_out(planned, folder, own)
         page = page or (folder / "report.html" if has_library() else None)
-        problems += page_problems(page)
+        wrong = _folder_problems(folder) if planned or arguments.to is None else []
+        problems += wrong or page_problems(page)
     except UserError as error:
         problems += error.problems
     if not problems:
@@ -217,6 +220,14 @@ def _problems(
         fix = "give finished runs, or settings such as 'task=[cola,rte]', with which one is trained"
         problems.append(Problem("there is no baseline", "--baseline", fix))
     return problems
+
+
+def _folder_problems(folder: Path) -> list[Problem]:
+    """Return a problem if the folder of the comparison cannot be made."""
+    if why := obstacle(folder, folder=True):
+        what = f"the folder cannot be written: {why}"
+        return [Problem(what, f"run_dir={folder}", "give another run_dir=")]
+    return []
 
 
 def _task_problems(

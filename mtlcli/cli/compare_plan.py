@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from mtlcli.cli.planned import Planned, composed, folder_of, is_of, other_rows, state_of
+from mtlcli.cli.typed import key_in
 from mtlcli.config.paths import typed_path
 from mtlcli.config.section import replaced
 from mtlcli.errors import Problem, UserError
@@ -41,7 +43,7 @@ def plan(
     if not kept:
         return Path(place or "compare"), []
     problems: list[Problem] = []
-    axes = [values for text in kept if (values := _values(text, problems))]
+    axes = _axes(kept, problems)
     candidates = [list(each) for each in itertools.product(*axes)]
     swept = [number for number, values in enumerate(axes) if len(values) > 1]
     named: list[tuple[str, list[str]]] = []
@@ -99,6 +101,20 @@ def seeded(label: str, texts: list[str], seeds: int, own: list[str]) -> tuple[li
         Planned(label, seed, Path(), [*texts, f"seed={seed}"], replaced(config, {"seed": seed}))
         for seed in range(seeds)
     ], suite
+
+
+def _axes(texts: Sequence[str], problems: list[Problem]) -> list[list[str]]:
+    """Return what each override stands for, without several values that a later override of the
+    same key replaces, with a note about these. Problems are added to `problems`."""
+    last = {key_in(text): text for text in texts}
+    axes = []
+    for text in texts:
+        values, later = _values(text, problems), last[key_in(text)]
+        if len(values) > 1 and later is not text:
+            print(f"note: {text} is not used: {later} comes after it", file=sys.stderr)
+        elif values:
+            axes.append(values)
+    return axes
 
 
 def _values(text: str, problems: list[Problem]) -> list[str]:

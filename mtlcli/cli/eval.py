@@ -24,9 +24,9 @@ from mtlcli.config.validate import check_key
 from mtlcli.disk import obstacle, writing
 from mtlcli.errors import Problem, UserError
 from mtlcli.pulse import Pulse
-from mtlcli.registry import nearest
 from mtlcli.rundir.checkpoint import run_of
 from mtlcli.rundir.folder import RunFolder
+from mtlcli.rundir.place import run_path_problems
 
 HELP = """\
 Evaluate a run folder (its best checkpoint) or one checkpoint folder.
@@ -216,41 +216,3 @@ def path_problems(paths: Sequence[Path | str], usage: str) -> list[Problem]:
         else "no path is given"
     )
     return [Problem(what, "PATH", f"give a run folder or a checkpoint: {usage}")]
-
-
-def run_path_problems(path: Path) -> list[Problem]:
-    """Return a problem if a path cannot be a run folder or a checkpoint."""
-    if (
-        any((path / name).is_file() for name in ("config.yaml", "manifest.json"))
-        or path.parent.name == "checkpoints"
-    ):
-        return []
-    if not path.exists():
-        close = (
-            nearest(path.name, [other.name for other in path.parent.iterdir()])
-            if path.parent.is_dir()
-            else None
-        )
-        return [
-            Problem(
-                "there is no such folder",
-                str(path),
-                f"did you mean {path.parent / close}?"
-                if close
-                else "give a folder that mtl train wrote, or one of its checkpoints",
-            )
-        ]
-    what = (
-        "neither a run folder (looked for config.yaml) nor a checkpoint (looked for manifest.json)"
-    )
-    runs = (
-        sorted(path.glob("*/config.yaml"), key=lambda file: file.stat().st_mtime)
-        if path.is_dir()
-        else []
-    )
-    found = (
-        f"the newest run in it is {runs[-1].parent}"
-        if runs
-        else "give a folder that mtl train wrote, or one of its checkpoints"
-    )
-    return [Problem(what, str(path), found)]

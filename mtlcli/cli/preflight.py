@@ -8,7 +8,7 @@ import copy
 import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -151,7 +151,7 @@ class _Preflight:
             self.saved = saved_values(run / "config.yaml")
         for problem in self.own.built_in(self.groups):
             self._add(problem)
-        self.overrides = [override for override in self.overrides if self._does_something(override)]
+        self.overrides = self._heeded(filter(self._does_something, self.overrides))
         searched = self._parse(self._space()) if self.sweep else []
         keys = [override.key_or_group for override in searched]
         for override in self.overrides if searched else []:
@@ -212,6 +212,7 @@ class _Preflight:
             )
         if self.problems:
             raise UserError(self.problems)
+        self._note_default_task()
         composed = None
         if self.saved is None:
             composed, _ = self.files.compose(_choices(self._chosen(jobs[0])))
@@ -221,7 +222,7 @@ class _Preflight:
             configs,
             self.resumes,
             self._count(values),
-            self._notices(),
+            self.notices,
             keys,
             [values[id(override)] for override in self.overrides],
             composed,
@@ -260,26 +261,32 @@ class _Preflight:
             self._add(problem)
         return problem is None
 
-    def _notices(self) -> list[str]:
-        """Return notes about overrides that later ones replace, and about a chosen default that the
-        user may not want."""
-        last = {override.key_or_group: override for override in self.overrides}
+    def _heeded(self, overrides: Iterable[Override]) -> list[Override]:
+        """Return the overrides without those that later ones of the same key replace, with a note
+        about each: the values of a sweep would make jobs that are all the same."""
+        every = list(overrides)
+        last = {override.key_or_group: override for override in every}
+        heeded = []
+        for override in every:
+            later = last[override.key_or_group]
+            if override is later or override.is_delete() or isinstance(override.value(), dict):
+                heeded.append(override)
+            else:
+                what = f"{override.input_line} is not used: {later.input_line} comes after it"
+                self.notices.append(f"note: {what}")
+        return heeded
+
+    def _note_default_task(self) -> None:
+        """Add a note where the default task is trained, and the user may have meant another."""
         own = [path.stem for path in self.own.of_group("task")]
-        if own and self.resumes is None and not {"task", "experiment"} & last.keys():
+        typed = {override.key_or_group for override in self.overrides}
+        if own and self.resumes is None and not {"task", "experiment"} & typed:
             # The default task takes hours, while the user may have meant a file of their own.
             what = (
                 "no task is chosen, so task=glue_multi is trained, and nothing of "
                 f"{self.own.folder}/task"
             )
             self.notices.append(f"note: {what}; it holds {', '.join(own[:10])}")
-        return self.notices + [
-            f"note: {override.input_line} is not used: {last[override.key_or_group].input_line} "
-            "comes after it"
-            for override in self.overrides
-            if override is not last[override.key_or_group]
-            and not override.is_delete()
-            and not isinstance(override.value(), dict)
-        ]
 
     def _resumed(self) -> Path | None:
         """Return the path of `resume=PATH`; for `resume=auto`, the run folder if it holds a

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from mtlcli.cli.eval import import_methods, run_path_problems
+from mtlcli.cli.eval import import_methods
 from mtlcli.cli.parser import Parser
 from mtlcli.cli.typed import config_dir_problems
 from mtlcli.config.paths import typed_path
@@ -20,6 +20,7 @@ from mtlcli.report.finished import Finished, read_run
 from mtlcli.report.methods import Method, baseline_of, methods_of, runs_in
 from mtlcli.report.page import has_library, write_page
 from mtlcli.report.words import costs, sentences, tables
+from mtlcli.rundir.place import run_path_problems
 from mtlcli.screen import screen
 
 HELP = """\

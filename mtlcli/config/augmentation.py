@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from annotated_types import MinLen
 
+from mtlcli.commands import setting
 from mtlcli.config.section import section
 from mtlcli.config.task import Task
 from mtlcli.errors import Problem
@@ -88,7 +89,7 @@ class Augmenting(AugmentationConfig):
         chosen = [name for name in trained if self.tasks is None or name in self.tasks]
         reasons = {name: self._reason(trained[name]) for name in chosen}
         fit = [name for name in chosen if reasons[name] is None]
-        others = f"name the others, {at}=[{','.join(fit)}]" if fit else "type augmentation=none"
+        others = f"name the others, {setting(at, fit)}" if fit else "type augmentation=none"
         for name, why in reasons.items():
             if why is not None:
                 yield Problem(f"{group} cannot act on {name}: {why}", at, others)

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from mtlcli.commands import setting
 from mtlcli.config import Config
 from mtlcli.config.paths import PATHS
 from mtlcli.config.section import replaced, values_of
@@ -230,7 +231,7 @@ class Refusal:
         return Problem(
             f"{values}{masks} changes the result",
             change.key,
-            f"take it out, or type allow=[{change.key}] to change it anyway",
+            f"take it out, or type {setting('allow', [change.key])} to change it anyway",
         )
 
 

@@ -217,7 +217,7 @@ def _held_out(at: str, task: Task) -> Iterator[Problem]:
     """Check that rows can be kept out of the train split."""
     splits, where = task.splits, f"{at}.splits.hold_out"
     if splits.hold_out is not None and not splits.validation:
-        fix = f"type {at}.splits.validation=[validation], or take it out"
+        fix = f"type '{at}.splits.validation=[validation]', or take it out"
         yield Problem("the rows that are kept have no name", where, fix)
     for key, name, _ in splits.kept_out():
         where = f"{at}.splits.{key}"

@@ -510,6 +510,8 @@ def _suggest_key(parts: list[str], depth: int, known: list[str], values: dict[st
         )
     if parts[0] == "tasks" and depth:
         elsewhere = [path.replace("tasks.NAME.", f"tasks.{parts[1]}.") for path in elsewhere]
+    if close is not None and depth == 1 and all(path.startswith("tasks.") for path in elsewhere):
+        return "; ".join([suggest(typed, known), *(f"{path} has that key" for path in elsewhere)])
     if elsewhere:
         others = (
             f" ({' and '.join(elsewhere[1:])} {'has' if len(elsewhere) == 2 else 'have'} the same "

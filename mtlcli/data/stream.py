@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -21,7 +22,7 @@ from mtlcli.data.nested import stored, unnest
 from mtlcli.data.objects import Decoder, array_of, doubled_keys, first_odd, parsed
 from mtlcli.data.parquet import plain_rows, repeats
 from mtlcli.data.read import read_file
-from mtlcli.data.table import ID_COLUMNS, Table, headers
+from mtlcli.data.table import ID_COLUMNS, Table, headers, text_array
 from mtlcli.data.unpack import first_line
 from mtlcli.errors import Problem, UserError
 
@@ -464,7 +465,7 @@ def columns_table(
         values = [None if row in faults else value for row, value in enumerate(values)]
         while name not in arrays:
             try:
-                arrays[name] = array_of(values)
+                arrays[name] = _array_of(values)
             except (ValueError, TypeError, OverflowError):
                 row = first_odd(values)
                 place = row + 1 if lines is None else lines[row]
@@ -477,6 +478,12 @@ def columns_table(
                 values[row] = None
     table = pa.table(arrays) if arrays else pa.table({"": pa.nulls(count)})
     return Table(table, origin, "input", lines, names=names), faults
+
+
+def _array_of(values: list[Any]) -> pa.Array:
+    """Return the values of a part as a column: `array_of`, without importing pandas for texts."""
+    kinds = set(map(type, values))
+    return text_array(values) if str in kinds and kinds <= {str, NoneType} else array_of(values)
 
 
 def _slice(table: Table, start: int, count: int) -> Table:

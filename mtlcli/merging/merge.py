@@ -57,8 +57,8 @@ def merge(
     """
     kind = METHODS[method]
     settings: Options = {**kind.options, **options}
-    folder = RunFolder(to)
-    check_writable(to)
+    folder = RunFolder(to, "--to")
+    check_writable(to, "--to")
     runs, lines = open_runs(paths)
     if len(runs) == 1:
         what = "the run has one backbone, and there is nothing to merge it with"

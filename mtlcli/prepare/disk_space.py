@@ -21,9 +21,9 @@ AROUND = 2**17
 are not full."""
 
 
-def check_writable(run_dir: Path) -> None:
+def check_writable(run_dir: Path, named: str = "run_dir=") -> None:
     """Check that a run folder can be made or used at a path. Raises UserError when the place is not
-    writable or has no disk space at all.
+    writable or has no disk space at all. `named`: how the user names another folder.
 
     The check needs to know nothing about the run. Its test file is deleted again.
     """
@@ -31,11 +31,11 @@ def check_writable(run_dir: Path) -> None:
         folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists()
     )
     reporting = writing(
-        "the run folder", run_dir, "or give another run_dir=", needed=OTHER, kind=UserError
+        "the run folder", run_dir, f"or give another {named}", needed=OTHER, kind=UserError
     )
     with reporting, tempfile.TemporaryFile(dir=place) as file:
         file.write(bytes(4096))
-    _check(run_dir, OTHER, "", "")
+    _check(run_dir, OTHER, named=named)
 
 
 def check_disk_space(
@@ -85,12 +85,14 @@ def checkpoint_size(config: Config, tasks: dict[str, TaskType[Any]], files: Back
     )
 
 
-def _check(run_dir: Path, needed: int, detail: str, fewer: str) -> None:
+def _check(
+    run_dir: Path, needed: int, detail: str = "", fewer: str = "", named: str = "run_dir="
+) -> None:
     there = free(run_dir)
     if there is not None and there < needed:
         raise UserError(
             f"the disk has too little space: the run needs {size_text(needed)}{detail}, and "
             f"{free_text(there)}",
             where=str(run_dir),
-            fix=f"make room there, give run_dir= on another disk,{fewer}".rstrip(","),
+            fix=f"make room there, give {named} on another disk,{fewer}".rstrip(","),
         )

@@ -11,6 +11,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from mtlcli.commands import setting
 from mtlcli.config import Config
 from mtlcli.config.changes import Change, Refusal, changes, judge, judge_unchanged
 from mtlcli.config.environment import hide
@@ -96,7 +97,7 @@ def differing_files(
                 Problem(
                     what,
                     str(run / name),
-                    f"bring the file back, or type allow=[{name}] to accept the change",
+                    f"bring the file back, or type {setting('allow', [name])} to accept the change",
                 )
             )
     return problems, lines
@@ -138,5 +139,9 @@ def _edited(refusal: Refusal, run: Path, found: checkpoint.Checkpoint) -> Proble
         f"{change.key} was changed after {found.folder.name} was saved: {change.values}",
         str(run / "config.yaml"),
         f"bring the file back: {back}"
-        + ("" if refusal.fixed else f", or type allow=[{change.key}] to accept the change"),
+        + (
+            ""
+            if refusal.fixed
+            else f", or type {setting('allow', [change.key])} to accept the change"
+        ),
     )

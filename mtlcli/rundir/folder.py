@@ -47,7 +47,9 @@ class RunFolder:
     """Paths and writers of a run folder. Only rank 0 writes. Every writer raises RunError when the
     disk cannot hold the file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, named: str = "run_dir=") -> None:
+        """`named`: how the user names another folder, for messages."""
+        self._named = named
         self._place(path)
         self._new: list[Path] = []
         self.begun = False
@@ -59,7 +61,7 @@ class RunFolder:
         self.backbone = path / "backbone"
         self.predictions = path / "predictions"
         self.log = path / "log.txt"
-        self.lock = FolderLock(path)
+        self.lock = FolderLock(path, self._named)
         self.begun = False
         """Whether status.json says `running` because of this object."""
 
@@ -70,7 +72,7 @@ class RunFolder:
         user has not chosen the name, so use the next free one (`NAME_2`, `NAME_3`, ...) when
         another run has it. Raises UserError when the folder is already used or cannot be made.
         """
-        with writing("the run folder", self.path, "or give another run_dir=", kind=UserError):
+        with writing("the run folder", self.path, f"or give another {self._named}", kind=UserError):
             above = [folder for folder in self.path.parents if not folder.exists()]
             if numbered:
                 self._place(make_numbered(self.path))
@@ -107,7 +109,7 @@ class RunFolder:
                 raise UserError(
                     "the run has saved checkpoints, and there is none now",
                     where=str(self.checkpoints),
-                    fix="bring them back; to start again from zero, give another run_dir=",
+                    fix=f"bring them back; to start again from zero, give another {self._named}",
                 )
             for name in ("metrics.jsonl", "scores.jsonl", "results.json"):
                 (self.path / name).unlink(missing_ok=True)
@@ -123,7 +125,7 @@ class RunFolder:
             raise UserError(
                 "the run folder is not empty",
                 where=str(self.path),
-                fix=f"{resume}type another run_dir=",
+                fix=f"{resume}type another {self._named}",
             )
 
     def reopen(self) -> None:
@@ -280,7 +282,7 @@ class RunFolder:
             Problem(
                 what,
                 str(self.path / "metrics.jsonl"),
-                "bring the file back, or type allow=[metrics.jsonl] to go on without them",
+                "bring the file back, or type 'allow=[metrics.jsonl]' to go on without them",
             )
         ], notes
 
@@ -322,7 +324,7 @@ class RunFolder:
                     doubled += row["step"] in rows
                     rows.setdefault(row["step"], row)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            fix = "move the file away and type allow=[metrics.jsonl]: the run goes on"
+            fix = "move the file away and type 'allow=[metrics.jsonl]': the run goes on"
             raise UserError(
                 "the file holds a line that no run has written", where=str(file), fix=fix
             ) from error

@@ -30,8 +30,9 @@ class FolderLock:
     the locks too, until both processes are gone.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / NAME
+    def __init__(self, folder: Path, named: str = "run_dir=") -> None:
+        """`named`: how the user names another folder, for messages."""
+        self._file, self._named = folder / NAME, named
         self.descriptors: list[int] = []
         """The open and locked descriptors: none, or the file's and the folder's. A file system that
         cannot lock a folder leaves the second one unlocked."""
@@ -45,7 +46,7 @@ class FolderLock:
             raise UserError(
                 "the folder cannot be locked: the file is a link",
                 where=str(self._file),
-                fix="remove it, or give another run_dir=",
+                fix=f"remove it, or give another {self._named}",
             )
         held = [
             os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666),
@@ -56,7 +57,7 @@ class FolderLock:
                 raise UserError(
                     f"another run is writing here: {self._who()}",
                     where=str(self._file.parent),
-                    fix="wait for it, stop it, or give another run_dir=",
+                    fix=f"wait for it, stop it, or give another {self._named}",
                 )
             os.ftruncate(held[0], 0)
             os.write(held[0], json.dumps({"pid": os.getpid(), "host": platform.node()}).encode())

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mtlcli.commands import setting
 from mtlcli.config import Config
 from mtlcli.config.init import other_head
 from mtlcli.config.paths import default_cache
@@ -181,7 +182,7 @@ def _problems(taught: dict[str, TaskType[Any]], teachers: dict[str, Source]) -> 
             close = nearest(name, known)
             what = f"no teacher has the task '{name}'" + (f"; one has '{close}'" if close else "")
             fix = "add a run that was trained on it" + (
-                f", or name the others, augmentation.tasks=[{','.join(others)}]" if others else ""
+                f", or name the others, {setting('augmentation.tasks', others)}" if others else ""
             )
             yield Problem(what, AT, fix)
         elif len(found) > 1:

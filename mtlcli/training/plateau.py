@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from mtlcli.commands import setting
 from mtlcli.config import Config
 from mtlcli.config.optim import Optim
 from mtlcli.errors import Problem, UserError, count_of
@@ -57,7 +58,7 @@ def plateau_problems(
                 f"{name} has no parameters of its own, whose learning rate could follow its "
                 f"progress: it shares its head",
                 "optim.plateau",
-                f"type optim.plateau_tasks=[{','.join(fits)}]" if fits else "leave it out",
+                f"type {setting('optim.plateau_tasks', fits)}" if fits else "leave it out",
             )
 
 

@@ -136,7 +136,7 @@ def test_refusals(place: Path, tmp_path: Path) -> None:
     two, rte = place / "two", place / "rte"
     text = refused(DISTILL, of(two))
     assert "augmentation.teachers: no teacher has the task 'rte'" in text
-    assert "name the others, augmentation.tasks=[cola,stsb]" in text
+    assert "name the others, 'augmentation.tasks=[cola, stsb]'" in text
     text = refused(DISTILL, of(two, place / "student", rte), "augmentation.tasks=[cola,stsb]")
     assert f"{two} and {place / 'student'} both have the task 'cola'" in text
     assert f"{rte} teaches nothing: it has the tasks rte" in text

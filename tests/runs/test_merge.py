@@ -25,6 +25,7 @@ from mtlcli.merging.merge import Options, describe, merge
 from mtlcli.merging.runs import initial_weights, merged_config, open_runs
 from mtlcli.models.start import below, fingerprint
 from mtlcli.prepare.prepare import prepare
+from mtlcli.rundir.folder import RunFolder
 from tests.small_run import resume, start
 
 HELD = "splits.calibration={fraction: 0.3}"
@@ -186,6 +187,15 @@ def test_refusals(runs: Path, tmp_path: Path) -> None:
     text = refusal(runs, to, "ties")
     assert "there is no such folder" in text
     (runs / "elsewhere").rename(runs / "source")
+
+
+def test_a_merge_into_the_folder_of_another_merge(runs: Path, tmp_path: Path) -> None:
+    other = RunFolder(tmp_path / "run")
+    other.create()
+    with pytest.raises(UserError, match="another run is writing here") as caught:
+        merged(runs, other.path, "average", "one", "two")
+    other.discard()
+    assert caught.value.problems[0].fix == "wait for it, stop it, or give another --to"
 
 
 def test_mistakes_on_the_command_line(

@@ -27,6 +27,7 @@ from mtlcli import commands
 from mtlcli.disk import REMEDIES, flush, make_folder, sha256, writing
 from mtlcli.errors import RunError, UserError
 from mtlcli.rundir.checkpoint.tensors import is_finite, write_tensors
+from mtlcli.rundir.place import run_path_problems
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -346,19 +347,10 @@ def run_of(path: Path) -> Path:
             )
         refuse_links(run)
         return run
-    if (path / "config.yaml").is_file():
-        refuse_links(path)
-        return path
-    what = (
-        "there is no such folder"
-        if not path.is_dir()
-        else "neither a run folder (config.yaml) nor a checkpoint (manifest.json)"
-    )
-    raise UserError(
-        what,
-        where=str(path),
-        fix="give a folder that mtl train wrote, runs/<date>_<time>_..., or one of its checkpoints",
-    )
+    if problems := run_path_problems(path):
+        raise UserError(problems)
+    refuse_links(path)
+    return path
 
 
 def refuse_links(run: Path) -> None:
@@ -424,7 +416,10 @@ def newest(checkpoints: Path) -> tuple[Checkpoint, list[str]]:
     raise UserError(
         "no usable checkpoint" + "".join(f"; {line}" for line in skipped),
         where=str(checkpoints),
-        fix="give the folder of a run that saved one",
+        fix="bring one of them back from a copy; without one, train the run again in a new folder, "
+        "with the command in environment.json"
+        if skipped
+        else "give the folder of a run that saved one",
     )
 
 

@@ -106,7 +106,7 @@ class ClassificationTask(Task):
 
     def idle(self, at: str) -> Iterator[tuple[str, str, str]]:
         if GROUPED not in self.metrics:
-            fix = f"leave it out, or type {at}.metrics=[{GROUPED}]"
+            fix = f"leave it out, or type '{at}.metrics=[{GROUPED}]'"
             yield f"{at}.group", f"the task has no metric {GROUPED}", fix
 
     def head_problems(self, at: str, other: Task) -> Iterator[Problem]:

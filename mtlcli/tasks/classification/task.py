@@ -213,7 +213,9 @@ class Classification(TextTask[ClassificationTask]):
                 )
                 at = f"tasks.{self.name}.columns"
                 return Problem(
-                    what, table.where(0), f"set {at}.{key}={label} and {at}.label={text}"
+                    what,
+                    table.where(0),
+                    f"set {setting(f'{at}.{key}', label)} and {setting(f'{at}.label', text)}",
                 )
         return None
 
@@ -614,14 +616,16 @@ class Classification(TextTask[ClassificationTask]):
         logits[features.columns["row"]] = outputs["logits"]
         require_finite(self.name, logits)
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities = (exponentials / exponentials.sum(axis=1, keepdims=True)).tolist()
-        best = logits.argmax(axis=1)
+        probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+        labels = self.labels
         return [
-            {
-                "label": self.labels[choice],
-                "probabilities": dict(zip(self.labels, row, strict=True)),
-            }
-            for choice, row in zip(best, probabilities, strict=True)
+            {"label": labels[choice], "probabilities": dict(zip(labels, row, strict=True))}
+            # Class by class, since a list for each row would be searched for garbage.
+            for choice, row in zip(
+                logits.argmax(axis=1).tolist(),
+                zip(*(each.tolist() for each in probabilities.T), strict=True),
+                strict=True,
+            )
         ]
 
     def metric_inputs(self, metric: str, predictions: list[Any]) -> dict[str, Any]:

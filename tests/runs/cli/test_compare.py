@@ -270,6 +270,10 @@ def test_mistakes_are_found_before_anything_is_trained(folder: Path, tmp_path: P
             ["the candidate is the baseline itself"],
         ),
         (("compare", *SMALL[2:], "optim.lr=interval(0,1)"), ["only lists of values"]),
+        (
+            ("compare", "task=rte", "data=sample", "model=tiny", f"run_dir={run}/config.yaml"),
+            [f"run_dir={run}/config.yaml: the folder cannot be written", "give another run_dir="],
+        ),
     ]
     for words, expected in cases:
         done = mtl(*words, cwd=tmp_path)

@@ -46,7 +46,7 @@ def refused(place: Path, *options: str) -> list[str]:
 
 CHANGES = [
     ("optim.lr=0.01", "optim.lr: 0.001 -> 0.01 changes the result -> take it out, or type "
-                      "allow=[optim.lr] to change it anyway"),
+                      "'allow=[optim.lr]' to change it anyway"),
     ("optim.weight_decay=0.1", "optim.weight_decay: 0.01 -> 0.1 changes the result"),
     ("optim.schedule=cosine", "optim.schedule: linear -> cosine changes the result"),
     ("optim.clip=null", "optim.clip: 1.0 -> None changes the result"),
@@ -139,7 +139,7 @@ def test_other_data_is_refused_and_named(whole: Path, broken: Path) -> None:
         "saved with (SHA-256)"
     )
     assert refused(broken) == [
-        f"{file} -> bring the file back, or type allow=[environment.json] to accept the change",
+        f"{file} -> bring the file back, or type 'allow=[environment.json]' to accept the change",
         f"{read['origin']}: {what} -> bring the data back as it was, or start another run",
     ]
 

@@ -76,7 +76,7 @@ def test_a_task_that_does_not_fit_is_refused_with_the_reason(kind: str, name: st
     (problem,) = found
     assert problem.startswith(f"augmentation.tasks: augmentation={name} cannot act on {kind}: ")
     assert problem.endswith(
-        f"its type is {kind}\n    -> name the others, augmentation.tasks=[{other}]"
+        f"its type is {kind}\n    -> name the others, 'augmentation.tasks=[{other}]'"
     )
     chosen = {"name": name, "tasks": [other], **options}
     assert run({kind: {}, other: {}}, augmentation=chosen) == []

@@ -136,6 +136,10 @@ def test_names_given_twice_are_refused(tmp_path: Path) -> None:
     ]
     plan = preflight(read_arguments(["task=rte", "data=sample", "model=tiny", "seed=1", "seed=2"]))
     assert plan.notices == ["note: seed=1 is not used: seed=2 comes after it"]
+    for words, seeds in ((["seed=1,2", "seed=3"], [3]), (["seed=3", "seed=1,3"], [1, 3])):
+        plan = preflight(read_arguments(["-m", "task=rte", "data=sample", "model=tiny", *words]))
+        assert [config.seed for config in plan.configs] == seeds
+        assert plan.notices == [f"note: {words[0]} is not used: {words[1]} comes after it"]
     (tmp_path / "task").mkdir()
     text = (Path(__file__).parents[3] / "conf" / "task" / "rte.yaml").read_text()
     for name in ("a", "b"):

@@ -409,6 +409,11 @@ def test_known_keys(key: str) -> None:
         ),
         ("weight", "weight: unknown key 'weight'\n    -> did you mean tasks.NAME.weight?"),
         (
+            "init.form",
+            "init.form: unknown key 'form'\n    -> did you mean 'from'? choices: from, heads, "
+            "layers; tasks.NAME.form has that key",
+        ),
+        (
             "seed.x",
             "seed.x: 'seed' is a single value and has no keys\n    -> Seed of weights, order of "
             "data, sampling and dropout.",

@@ -73,8 +73,21 @@ def test_no_usable_checkpoint_is_an_error(tmp_path: Path) -> None:
     (write(tmp_path, 10) / "state.json").unlink()
     with pytest.raises(
         UserError, match="no usable checkpoint; skipped step_00000010: state.json is missing"
-    ):
+    ) as caught:
         checkpoint.newest(tmp_path)
+    assert "train the run again in a new folder" in caught.value.problems[0].fix
+    with pytest.raises(UserError, match="no usable checkpoint\n") as caught:
+        checkpoint.newest(tmp_path / "none")
+    assert caught.value.problems[0].fix == "give the folder of a run that saved one"
+
+
+def test_a_misspelt_run_folder_has_the_nearest_name(tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    (tmp_path / "firs.txt").touch()
+    for name, fix in (("fisrt", f"did you mean {tmp_path / 'first'}?"), ("x", "give a folder")):
+        with pytest.raises(UserError, match="there is no such folder") as caught:
+            checkpoint.run_of(tmp_path / name)
+        assert caught.value.problems[0].fix.startswith(fix)
 
 
 def names(folder: Path) -> list[str]:
