@@ -67,7 +67,7 @@ class Earlier(Protocol):
         ...
 
 
-class Keeping(Augmentation):
+class Keeper(Augmentation):
     """Base class of augmentations that keep earlier tasks from being forgotten."""
 
     def acts_on(self, task: str) -> bool:

@@ -24,9 +24,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Gt, Le
 
-from mtlcli.augmentation.base import Earlier, Keeping
-from mtlcli.config import augmentation
-from mtlcli.config.augmentation import augmentations
+from mtlcli.augmentation.base import Earlier, Keeper
+from mtlcli.config.augmentation import Keeping, augmentations
 from mtlcli.config.section import section
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 
 @augmentations.register("ewc", "EWC")
 @section
-class EWCAugmentation(augmentation.Keeping):
+class EWCAugmentation(Keeping):
     """Parameters that earlier tasks depend on are held near the values that the run begins with
     (Kirkpatrick et al. 2017, EWC).
 
@@ -57,7 +56,7 @@ class EWCAugmentation(augmentation.Keeping):
     """Most train rows of each earlier task from which the information is computed."""
 
 
-class EWC(Keeping):
+class EWC(Keeper):
     """A penalty on the way from the weights that the run begins with."""
 
     _held: dict[str, tuple[Tensor, Tensor]]

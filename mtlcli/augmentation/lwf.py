@@ -23,9 +23,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Gt, Le
 
-from mtlcli.augmentation.base import Earlier, Keeping
-from mtlcli.config import augmentation
-from mtlcli.config.augmentation import augmentations
+from mtlcli.augmentation.base import Earlier, Keeper
+from mtlcli.config.augmentation import Keeping, augmentations
 from mtlcli.config.section import section
 from mtlcli.config.task import Task
 
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 
 @augmentations.register("lwf", "LwF")
 @section
-class LwFAugmentation(augmentation.Keeping):
+class LwFAugmentation(Keeping):
     """Heads of earlier tasks are held to the outputs that they began with, on the texts of the new
     task (Li & Hoiem 2016, LwF).
 
@@ -67,7 +66,7 @@ class LwFAugmentation(augmentation.Keeping):
         )
 
 
-class LwF(Keeping):
+class LwF(Keeper):
     """A loss between the outputs of earlier heads and those that they began with."""
 
     _outputs: dict[str, Tensor]

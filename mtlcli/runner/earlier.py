@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from mtlcli.augmentation.base import Keeping
+from mtlcli.augmentation.base import Keeper
 from mtlcli.config.augmentation import earlier_tasks
 from mtlcli.data.batches import Batch
 from mtlcli.disk import flush, sha256, writing
@@ -30,7 +30,7 @@ def keep_earlier(run: Run, *, resumed: bool) -> None:
     """Give the augmentation of a run what it keeps of earlier tasks. Raises UserError where the
     file of a resumed run is not the one that it has written."""
     augmentation = run.model.augmentation
-    if not isinstance(augmentation, Keeping):
+    if not isinstance(augmentation, Keeper):
         return
     file = run.folder.path / FILE
     earlier = _Earlier(run)

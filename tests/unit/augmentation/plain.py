@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -85,3 +86,45 @@ def apart(task: str, one: Tensor, other: Tensor) -> Tensor:
     p, q = one.log_softmax(-1), other.log_softmax(-1)
     kl = nn.functional.kl_div
     return kl(q, p.exp(), reduction="sum") + kl(p, q.exp(), reduction="sum")
+
+
+class Earlier:
+    """stsb was learned before cola; every row is a batch of its own, as in a run."""
+
+    names = ("stsb",)
+    new = "cola"
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def rows(self, task: str, count: int) -> Iterator[Batch]:
+        _, _, features, _ = small_data()
+        for row in range(count):
+            yield collate(
+                features[task], np.array([row]), input_format=FORMAT, denominator=1.0, examples=1.0
+            )
+
+    def outputs(self, task: str) -> Tensor:
+        with torch.no_grad():
+            return logits_of(self._model, task, batch_of("cola", 16))[0]
+
+
+def kept(name: str, **options: Any) -> Any:
+    """A model that keeps stsb while it learns cola, after a change of its weights."""
+    model: Any = augmented(name, **options)
+    model.eval()
+    earlier: Any = Earlier(model)
+    found = model.augmentation.look(model, earlier)
+    model.augmentation.keep(found, earlier, torch.device("cpu"))
+    model.train()
+    return model
+
+
+def moved(model: Any) -> dict[str, Tensor]:
+    """Change the weights; return those before."""
+    before = {name: each.detach().clone() for name, each in model.named_parameters()}
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for each in model.parameters():
+            each += 0.05 * torch.randn_like(each)
+    return before
