@@ -17,7 +17,7 @@ from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.models.shards import is_shard
 from mtlcli.training.optim import Unfreezing
 from mtlcli.training.step import Backward
-from mtlcli.training.task_batch import build_task_batch
+from mtlcli.training.task_batch import build_inner_batches, build_task_batch
 from mtlcli.weighting.base import Step, Weighting
 from mtlcli.weighting.losses.annealed import AnnealedTask
 from tests.small import small_model
@@ -87,6 +87,17 @@ def train(
             )
             for name, count in counts.items()
         }
+        if (parts := weighting.config.inner_batches) > 1:
+            for name, count in counts.items():
+                batches[name].inner = build_inner_batches(
+                    model.tasks[name],
+                    features[name],
+                    (np.arange(count) + 9 * number) % 60,
+                    parts,
+                    input_format=InputFormat(0, True),
+                    accumulation=accumulation,
+                    ranks=ranks,
+                )
         step = Step(number=number, total=40, epoch=number // 4, seed=0, tasks=list(batches))
         if unfreezing is not None:
             unfreezing.apply(number)

@@ -13,9 +13,9 @@ from mtlcli.data.features import Features
 from mtlcli.evaluation.saved_model import SavedModel
 from mtlcli.pulse import doing
 
-ROWS = 256
+ROWS = 128
 """The most inputs of each task that are timed."""
-ROUNDS = 7
+ROUNDS = 5
 """The number of times that each model is timed."""
 
 

@@ -118,6 +118,7 @@ EVALUATION = (
         "data.root",
         "data.cache_dir",
         "data.max_train_rows",
+        "data.shots",
         "data.max_eval_rows",
         "data.rows",
         "data.sample_seed",

@@ -52,13 +52,15 @@ def _task(
     kind = task.type
     yield from _metrics(at, kind, task.metrics)
     size = task.batch_size or config.runner.batch_size
-    shares = config.runner.devices * config.runner.accumulation
+    inner = config.weighting.inner_batches
+    shares = config.runner.devices * config.runner.accumulation * inner
     if size < shares and task.splits.train is not None:
         key = f"{at}.batch_size" if task.batch_size else "runner.batch_size"
         yield Problem(
             f"{count_of(size, 'example')} cannot be cut into {shares} parts"
             f" (runner.devices={config.runner.devices} x "
-            f"runner.accumulation={config.runner.accumulation})",
+            f"runner.accumulation={config.runner.accumulation}"
+            + (f" x {inner} for weighting.inner_steps)" if inner > 1 else ")"),
             key,
             f"type {key}={shares} or more",
         )
@@ -71,7 +73,19 @@ def _task(
             f"type runner.max_tokens={length} or more, or lower {key}",
         )
     yield from task.problems(at, length, key)
+    if config.data.shots is not None and task.splits.train is not None:
+        yield from _shots(name, task)
     yield from _augment(at, task, config)
+
+
+def _shots(name: str, task: Task) -> Iterator[Problem]:
+    """Check that rows can be drawn by the classes of a task."""
+    why = "has no classes" if task.class_column is None else None
+    if why is None and task.together is not None:
+        why = "has rows that belong together"
+    if why is not None:
+        what = f"task {name} (type: {task.type}) {why}, so no rows can be drawn for each class"
+        yield Problem(what, "data.shots", "type data.max_train_rows=N, or leave the task out")
 
 
 def _augment(at: str, task: Task, config: Config) -> Iterator[Problem]:
@@ -292,6 +306,12 @@ def _run(config: Config, names: list[str]) -> Iterator[Problem]:
             "every task has weight 0: nothing would be learned",
             "tasks",
             "give one of them a weight above 0",
+        )
+    if config.data.shots is not None and config.data.max_train_rows is not None:
+        yield Problem(
+            "data.max_train_rows draws from the rows of train, too",
+            "data.shots",
+            "give one of them",
         )
     if runner.steps is None and runner.epochs is None:
         yield Problem(

@@ -96,6 +96,10 @@ class Data:
     max_train_rows: Annotated[int, Gt(0), Le(10**12)] | None = None
     """Most rows to use of every train split: a random draw by `seed` that keeps the share of each
     class; null: all."""
+    shots: Annotated[int, Gt(0), Le(1_000_000)] | None = None
+    """Train on this many rows of each class of every task: a random draw by `seed`, of which a
+    larger number has the same rows and some more. Every task of the run needs classes. Null: all
+    rows."""
     max_eval_rows: Annotated[int, Gt(0), Le(10**12)] | None = None
     """Most rows to use of every other split: a random draw by `seed` that keeps the share of each
     class; null: all."""

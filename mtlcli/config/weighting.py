@@ -50,6 +50,12 @@ class WeightingConfig:
     name: str
     """Method."""
 
+    @property
+    def inner_batches(self) -> int:
+        """The number of parts into which the batch of a task in a step is cut, for steps within the
+        step; 1: it is not cut. This is not a key of the configuration."""
+        return 1
+
     def problems(self, trained: Collection[str]) -> Iterator[Problem]:
         """Yield the problems of the values in a run that trains these tasks."""
         yield from ()

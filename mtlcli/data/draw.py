@@ -54,6 +54,16 @@ def draw(
     return np.sort(order[np.argsort(quotients[order], kind="stable")[:count]])
 
 
+def draw_of_each(classes: NDArray[np.int64], count: int, *, key: str) -> NDArray[np.int64]:
+    """Draw `count` rows of each class, of which there are enough, and return them in ascending
+    order. `classes`: the number of the class of each row, negative for rows that are not drawn.
+    `key`: as for `draw`."""
+    dice = np.random.default_rng(list(hashlib.sha256(key.encode()).digest()))
+    order = dice.permutation(len(classes))
+    numbers = np.unique(classes[classes >= 0])
+    return np.sort(np.concatenate([order[classes[order] == each][:count] for each in numbers]))
+
+
 def draw_groups(groups: NDArray[np.int64], count: int, *, key: str) -> NDArray[np.int64]:
     """Draw rows as `draw` does, but whole groups: as many as have no more than `count` rows
     together, or the first one. `groups`: the number of the group of each row, from 0 in the order

@@ -17,7 +17,7 @@ from mtlcli.config.run import Data
 from mtlcli.config.task import Task, listed, named_columns
 from mtlcli.data.choice import Choice, Kind, choose_sources
 from mtlcli.data.clean import cleaned
-from mtlcli.data.draw import draw, draw_groups, numbered
+from mtlcli.data.draw import draw, draw_groups, draw_of_each, numbered
 from mtlcli.data.hold_out import fold_numbers, kept_out
 from mtlcli.data.hub import hub_rows, hub_splits
 from mtlcli.data.nested import stored, unnest
@@ -27,7 +27,7 @@ from mtlcli.data.record import ReadSplit
 from mtlcli.data.shards import read_shards, shards_fingerprint, shards_on_disk
 from mtlcli.data.table import ID_COLUMNS, Table
 from mtlcli.disk import sha256
-from mtlcli.errors import Problem, UserError
+from mtlcli.errors import Problem, UserError, count_of
 from mtlcli.pulse import doing
 from mtlcli.registry import suggest
 
@@ -216,6 +216,8 @@ class DataSource:
         ]
 
     def _drawn(self, task: str, config: Task, table: Table) -> Table:
+        if self._data.shots is not None and table.split == config.splits.train:
+            return self._shots(task, str(config.class_column), table, self._data.shots)
         at, limit = "data.max_eval_rows", self._data.max_eval_rows
         if table.split == config.splits.train:
             at, limit = "data.max_train_rows", self._data.max_train_rows
@@ -248,6 +250,25 @@ class DataSource:
             fix = f"give {count} or more, or name the classes in tasks.{task}.labels"
             raise UserError(Problem(what, at, fix).of_task(task))
         return table.select(draw(len(table), limit, key=key, classes=classes))
+
+    def _shots(self, task: str, column: str, table: Table, count: int) -> Table:
+        """Return `count` rows of each class of a train split. Raises UserError when a class has
+        fewer."""
+        if column not in table.rows.column_names or pa.types.is_nested(
+            table.rows.column(column).type
+        ):
+            return table  # The check of the task reports it later.
+        classes, names = numbered(table, column)
+        absent = {"", *(["None"] if table.rows.column(column).null_count else [])}
+        nothing = [name in absent for name in names]
+        classes = np.where(np.array(nothing)[classes], -1, classes)
+        for number, name in enumerate(names):
+            if not nothing[number] and (found := int(np.sum(classes == number))) < count:
+                what = f"class '{name}' of column '{column}' has {count_of(found, 'row')} in train"
+                fix = f"type data.shots={found} or less"
+                raise UserError(Problem(what, f"data.shots={count}", fix).of_task(task))
+        key = f"rows {self._seed} {task} {table.split}"
+        return table.select(draw_of_each(classes, count, key=key))
 
     def record(self) -> dict[str, Any]:
         """Return what was read so far, in the form of environment.json: for each task its kind of

@@ -10,6 +10,7 @@ from mtlcli.config import Config
 from mtlcli.data.batches import InputFormat
 from mtlcli.data.encoder import TextEncoder
 from mtlcli.distributed.process_group import Ranks
+from mtlcli.errors import UserError
 from mtlcli.evaluation.best_checkpoint import Found
 from mtlcli.fast import accelerate
 from mtlcli.models.build import build_model, check_weights, restore_weights, without_numbers
@@ -51,6 +52,9 @@ def restore(
     model = build_model(config, tasks, files, load_weights=False)
     restore_weights(model, found.tensors, folder)
     precision = ranks.broadcast_json(choose_precision(config.runner.precision, ranks.device))
+    if files.int8 and precision == "bf16":
+        what = "the matrices of the model are in 8 bits, and the rest is computed in fp32"
+        raise UserError(what, f"runner.precision={config.runner.precision}", "take it out")
     layout = input_format(encoder, precision, ranks.device)
     if (reason := choose_packing(config, model, layout, ranks.device)) is not None:
         say(f"packing: off, since {reason}")

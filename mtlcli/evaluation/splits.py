@@ -131,7 +131,11 @@ def lift_limits(
     trains = {
         config.tasks[name].splits.train == each for name, names in parts.items() for each in names
     }
-    for key, used in (("max_train_rows", True in trains), ("max_eval_rows", False in trains)):
+    for key, used in (
+        ("max_train_rows", True in trains),
+        ("shots", True in trains),
+        ("max_eval_rows", False in trains),
+    ):
         limit = getattr(config.data, key)
         typed = any(override.startswith(f"data.{key}=") for override in overrides)
         if typed and not used:

@@ -24,7 +24,7 @@ from mtlcli.rundir.saver import Saver
 from mtlcli.tasks.base import TaskType
 from mtlcli.trackers.tracking import Tracking
 from mtlcli.training.stages import Stages
-from mtlcli.training.task_batch import TaskBatch, build_task_batch
+from mtlcli.training.task_batch import TaskBatch, build_inner_batches, build_task_batch
 from mtlcli.weighting.base import WeightedTask, Weighting
 
 VALIDATION_SEED = 500_000_000
@@ -119,17 +119,19 @@ class Run:
 
     def fetch(self, task: str, position: int) -> TaskBatch:
         """Return this rank's share of a batch of a task's stream."""
-        return build_task_batch(
-            self.model.tasks[task],
-            self.train[task],
-            self.streams[task].indices(position),
-            input_format=self.input_format,
-            accumulation=self.config.runner.accumulation,
-            ranks=self.ranks,
-            max_tokens=self.max_tokens,
-            in_step=self.sharded,
-            seed=(self.config.seed, position),
-        )
+        given = (self.model.tasks[task], self.train[task], self.streams[task].indices(position))
+        options: dict[str, Any] = {
+            "input_format": self.input_format,
+            "accumulation": self.config.runner.accumulation,
+            "ranks": self.ranks,
+            "max_tokens": self.max_tokens,
+            "in_step": self.sharded,
+            "seed": (self.config.seed, position),
+        }
+        batch = build_task_batch(*given, **options)
+        if (count := self.config.weighting.inner_batches) > 1:
+            batch.inner = build_inner_batches(*given, count, **options)
+        return batch
 
     def fetch_validation(self, task: str, number: int) -> TaskBatch:
         """Return this rank's share of batch `number` of a task's first validation split, in an

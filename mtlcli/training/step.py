@@ -33,6 +33,7 @@ from mtlcli.training.passes import Passes, PassGroup, padded_tokens, passes_by_t
 from mtlcli.training.task_batch import Batches
 from mtlcli.weighting.base import Step, Weighting, When
 from mtlcli.weighting.gradients.base import GradientBalancing
+from mtlcli.weighting.inner_steps import InnerSteps
 from mtlcli.weighting.kept_rows import RowKeeping
 
 
@@ -356,6 +357,10 @@ class Backward:
             from mtlcli.training.kept_rows import KeptRows
 
             self._usual = KeptRows(self.passes, weighting)
+        elif isinstance(weighting, InnerSteps):
+            from mtlcli.training.inner_steps import MetaGradient
+
+            self._usual = MetaGradient(self.passes, weighting)
         elif weighting.measures_gradients:
             self._usual = MeasuredSum(self.passes, weighting)
         else:

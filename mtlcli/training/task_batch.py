@@ -9,7 +9,7 @@ rank with the whole batch, give the same update.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,8 @@ class TaskBatch:
     """The number of tokens in this rank's share, without padding."""
     indices: NDArray[np.int64]
     """The indices of the features over all ranks, for messages."""
+    inner: list[TaskBatch] = field(default_factory=list)
+    """The same examples as the batches of inner steps; empty where there are no inner steps."""
 
 
 Batches = dict[str, TaskBatch]
@@ -101,6 +103,31 @@ def build_task_batch(
         own_tokens=_tokens(features, features.members(mine)),
         indices=every,
     )
+
+
+def build_inner_batches(
+    task: TaskType[Any],
+    features: Features,
+    indices: NDArray[np.int64],
+    count: int,
+    *,
+    seed: tuple[int, ...] = FIXED,
+    **options: Any,
+) -> list[TaskBatch]:
+    """Build the batches of `count` inner steps from the examples of a batch, or of as many as there
+    are examples. `options`: those of `build_task_batch`. They are cut before they are shared out,
+    so that every number of ranks makes the same steps."""
+    return [
+        build_task_batch(
+            task,
+            features,
+            part,
+            seed=(*seed, number) if seed != FIXED else FIXED,
+            **options,
+        )
+        for number, part in enumerate(np.array_split(indices, count))
+        if len(part)
+    ]
 
 
 def _tokens(features: Features, indices: NDArray[np.int64]) -> int:

@@ -20,6 +20,8 @@ MORE = {
     "annealed": ["weighting.tasks.rte.start=3"],
     "coba": ["weighting.warmup=3", "weighting.window=4", "weighting.every=2"],
     "dwa": ["weighting.every=3"],
+    "reptile": ["weighting.inner_steps=3"],
+    "fomaml": ["weighting.inner_steps=2"],
     "cagrad": ["logger.probe=1"],
     "hierarchical": [
         *(

@@ -35,7 +35,7 @@ COUNTS = {
     "task": 56,
     "model": 12,
     "sharing": 22,
-    "weighting": 30,
+    "weighting": 32,
     "sampling": 11,
     "augmentation": 8,
     "optim": 5,

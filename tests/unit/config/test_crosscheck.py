@@ -284,6 +284,16 @@ RUNS: list[tuple[dict[str, Any], list[str]]] = [
          "runner.batch_size=8 or more"],
     ),
     (
+        {"runner": {"batch_size": 4}, "weighting": {"name": "fomaml"}},
+        ["runner.batch_size: 4 examples cannot be cut into 5 parts (runner.devices=1 x "
+         "runner.accumulation=1 x 5 for weighting.inner_steps) -> type runner.batch_size=5 or "
+         "more"],
+    ),
+    (
+        {"data": {"shots": 4, "max_train_rows": 8}},
+        ["data.shots: data.max_train_rows draws from the rows of train, too -> give one of them"],
+    ),
+    (
         {"runner": {"eval_every": 5, "eval_share": 0.1}},
         ["runner.eval_share: this value and runner.eval_every both say how often to evaluate -> "
          "leave one of them out"],
@@ -311,6 +321,13 @@ RUNS: list[tuple[dict[str, Any], list[str]]] = [
 @pytest.mark.parametrize(("sections", "texts"), RUNS)
 def test_runs(sections: dict[str, Any], texts: list[str]) -> None:
     assert said(run({"a": TEXT}, **sections)) == texts
+
+
+def test_shots_need_classes() -> None:
+    assert said(run({"a": TEXT, "b": TAGS}, data={"shots": 4})) == [
+        "data.shots: task b (type: tagging) has no classes, so no rows can be drawn for each class "
+        "-> type data.max_train_rows=N, or leave the task out"
+    ]
 
 
 def test_each_task_has_its_source() -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pyarrow as pa
 
-from mtlcli.data.draw import draw, numbered
+from mtlcli.data.draw import draw, draw_of_each, numbered
 from mtlcli.data.table import Table
 
 CLASSES = ["a"] * 1000 + ["b"] * 400 + ["c"] * 95 + ["d"] * 5
@@ -33,3 +33,13 @@ def test_each_class_has_its_share_and_at_least_one_row() -> None:
         "the largest classes first"
     )
     assert set(rows.tolist()) < set(draw(1500, 700, key="0", classes=NUMBERS).tolist())
+
+
+def test_as_many_rows_of_each_class() -> None:
+    classes = np.where(NUMBERS == 2, -1, NUMBERS)  # Rows that are not drawn.
+    rows = draw_of_each(classes, 5, key="0")
+    assert Counter(CLASSES[row] for row in rows) == {"a": 5, "b": 5, "d": 5}
+    assert (np.diff(rows) > 0).all()
+    assert (rows == draw_of_each(classes, 5, key="0")).all()
+    assert (rows != draw_of_each(classes, 5, key="1")).any()
+    assert set(draw_of_each(classes, 4, key="0").tolist()) < set(rows.tolist())

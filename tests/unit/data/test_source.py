@@ -135,6 +135,21 @@ def test_rows_without_a_label_are_left_out_before_rows_are_drawn(folder: Path) -
     )
 
 
+def test_shots_are_rows_of_each_class_of_train(tmp_path: Path) -> None:
+    rows = "".join(f"text {number},{'xyyz'[number % 4]}\n" for number in range(40))
+    for split in ("train", "dev"):
+        (tmp_path / f"{split}.csv").write_text(f"sentence,label\n{rows}nothing,\n")
+    files = {"train": str(tmp_path / "train.csv"), "validation": str(tmp_path / "dev.csv")}
+    config = replaced(task(files=files), {"labels": ["x", "y", "z"]})
+    drawn = open_source(Data(shots=4), {"mine": config}, 3)
+    labels = drawn.read("mine", "train").column("label")
+    assert {each: labels.count(each) for each in labels} == {"x": 4, "y": 4, "z": 4}
+    assert drawn.drawn() == "rows drawn at random (seed 3): mine train 12 of 41"
+    assert len(drawn.read("mine", "validation")) == 41
+    with pytest.raises(UserError, match="class 'x' of column 'label' has 10 rows in train"):
+        open_source(Data(shots=11), {"mine": config}).read("mine", "train")
+
+
 def test_rows_that_cannot_have_every_class_are_refused(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("sentence,label\na,x\nb,y\nc,z\nd,x\n")
     config = task(files={"train": str(tmp_path / "train.csv")})
