@@ -12,8 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mtlcli.cli.compare_groups import GroupPlan, compare_groups, group_problems, plan_groups
 from mtlcli.cli.compare_plan import Planned, folder_of, is_of, plan, state_of
-from mtlcli.cli.compare_tasks import WITHOUT, equal_data_problems, without_each
+from mtlcli.cli.compare_runs import Runs
+from mtlcli.cli.compare_tasks import joint_problems, leave_one_out, without_each
 from mtlcli.cli.eval import overrides_among, run_path_problems
 from mtlcli.cli.parser import Parser
 from mtlcli.cli.report import baseline_and_others, page_problems, read_runs, show
@@ -21,10 +23,10 @@ from mtlcli.cli.typed import config_dir_problems, key_in
 from mtlcli.config.paths import typed_path
 from mtlcli.config.section import replaced
 from mtlcli.distributed.environment import read_launch
-from mtlcli.errors import Interrupted, Problem, UserError, count_of
+from mtlcli.errors import Problem, UserError
 from mtlcli.report.comparison import compare
 from mtlcli.report.finished import Finished, read_run
-from mtlcli.report.methods import Method, runs_in
+from mtlcli.report.methods import baseline_of, runs_in
 from mtlcli.report.page import has_library
 
 HELP = """\
@@ -32,7 +34,7 @@ Train a single-task baseline and the candidates, as far as runs are missing, and
 tasks gain, which lose, by how much, how sure.
 
 usage: mtl compare [RUN...] [KEY=VALUE ...] [--baseline RUN...] [--seeds N] [--equal data|compute]
-                   [--leave-one-out] [--to FILE.html] [-cd DIR]
+                   [--leave-one-out | --groups K] [--to FILE.html] [-cd DIR]
 
   mtl compare task=glue_multi sharing=hard
   mtl compare task=sample data=sample model=tiny sharing=hard,lora --seeds 3
@@ -49,6 +51,12 @@ usage: mtl compare [RUN...] [KEY=VALUE ...] [--baseline RUN...] [--seeds N] [--e
   --leave-one-out    which task helps which: the candidate with all tasks against the candidate
                      without one task each, in place of a baseline; needs sampling=all and
                      runner.steps=N, so that every task is trained as much in each
+  --groups K         which tasks belong together: K groups found by affinity, a run for each,
+                     against random groups of the same sizes and all tasks in one run; needs
+                     sampling=all and runner.steps=N, too
+  --affinity surrogate|lookahead
+                     for --groups: estimated from gradients of a run on four fifths of train (the
+                     default), or measured by the joint runs (logger.affinity=N)
   --to FILE.html     the page (default: report.html in the folder of the comparison)
   -cd DIR            your own configuration and methods, as for mtl train
 
@@ -73,25 +81,36 @@ def compare_main(argv: list[str]) -> int:
     overrides = overrides_among(arguments.rest)
     paths = runs_in(typed_path(word, "RUN") for word in arguments.rest if word not in overrides)
     baselines = runs_in(typed_path(word, "--baseline") for word in arguments.baseline)
-    own = [] if arguments.config_dir is None else ["-cd", str(arguments.config_dir)]
+    runs = Runs(Path(), arguments.config_dir, shlex.join(["mtl", "compare", *argv]))
     # Every mistake is reported at once, and before anything is trained.
     problems = _problems(arguments, paths, baselines, overrides)
     page = arguments.to
     planned: list[Planned] = []
+    without: dict[str, list[Planned]] = {}
+    groups: GroupPlan | None = None
     baseline: list[Finished] = []
     others: list[Finished] = []
     try:
-        folder, planned = plan(
+        runs.folder, planned = plan(
             [text for text in overrides if not is_of(text, ["seed", "resume"])],
             seeds_of(arguments),
-            own,
+            runs.own,
             train_baseline=not baselines and not arguments.leave_one_out,
             candidates_given=bool(paths),
         )
-        if arguments.leave_one_out:
-            planned = _left_out(planned, folder, own)
-        page = page or (folder / "report.html" if has_library() else None)
+        page = page or (runs.folder / "report.html" if has_library() else None)
         problems += page_problems(page)
+        joint = [run for run in planned if not run.baseline]
+        if joint and (arguments.leave_one_out or arguments.groups is not None):
+            option = "--leave-one-out" if arguments.leave_one_out else "--groups"
+            problems += joint_problems(joint, option)
+            # Groups are not known yet; what would keep a task from being left out is.
+            without, found = without_each(joint, runs.folder, runs.own)
+            problems += found
+        affinity = arguments.affinity or "surrogate"
+        if joint and arguments.groups is not None:
+            problems += group_problems(joint, arguments.groups, affinity)
+            groups = plan_groups(planned, arguments.groups, affinity, runs)
     except UserError as error:
         problems += error.problems
     if not problems:
@@ -103,16 +122,16 @@ def compare_main(argv: list[str]) -> int:
         raise UserError(problems)
     if page is None:
         print("note: there will be no page: pip install 'mtlcli[report]'", file=sys.stderr)
-    again = _again(argv)
-    if arguments.equal == "compute":
-        planned = _equal_compute(planned, folder, baseline, own, again)
-    _announce(planned, folder)
-    _train(planned, own, again)
     if arguments.leave_one_out:
-        joint, *without = _methods(planned, arguments.config_dir)
-        left_out = {each.label: each.label.removeprefix(WITHOUT) for each in without}
-        show(compare(joint, without, left_out), page)
+        show(leave_one_out(planned, without, runs), page)
         return 0
+    if groups is not None:
+        given = baseline_of(baseline) if baseline else None
+        show(compare_groups(groups, given, runs), page, together=True)
+        return 0
+    if arguments.equal == "compute":
+        planned = _equal_compute(planned, baseline, runs)
+    runs.finish(planned)
     trained = read_runs([run.folder for run in planned], arguments.config_dir)
     if not baseline:
         seeds = sum(run.baseline for run in planned)
@@ -129,6 +148,8 @@ def _read(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--equal", choices=("data", "compute"), default="data")
     parser.add_argument("--leave-one-out", action="store_true")
+    parser.add_argument("--groups", type=int)
+    parser.add_argument("--affinity", choices=("surrogate", "lookahead"))
     parser.add_argument("--to", type=partial(typed_path, where="--to"))
     parser.add_argument("rest", nargs="*")
     arguments = parser.parse_intermixed_args(argv)
@@ -137,33 +158,6 @@ def _read(argv: list[str]) -> argparse.Namespace:
     arguments.rest += settings
     arguments.baseline = [word for word in arguments.baseline if word not in settings]
     return arguments
-
-
-def _left_out(joint: Sequence[Planned], folder: Path, own: list[str]) -> list[Planned]:
-    """Return the runs of `--leave-one-out`: the joint runs as the baseline, then the runs without
-    one task each."""
-    if len({run.label for run in joint}) > 1:
-        what = "one candidate is compared with itself without a task, and several are typed"
-        raise UserError(what, "--leave-one-out", "give every key one value")
-    problems = equal_data_problems(joint[0].config, "--leave-one-out")
-    try:
-        without = without_each(joint, folder, own)
-    except UserError as error:
-        problems += error.problems
-    if problems:
-        raise UserError(problems)
-    return [*(replace(run, baseline=True) for run in joint), *without]
-
-
-def _methods(planned: Sequence[Planned], own: Path | None) -> list[Method]:
-    """Return the methods of runs that have finished, told apart by their labels."""
-    runs = read_runs([run.folder for run in planned], own)
-    found: dict[str, Method] = {}
-    for run, each in zip(planned, runs, strict=True):
-        found.setdefault(run.label, Method(run.label, {})).runs.setdefault(run.seed, []).append(
-            each
-        )
-    return list(found.values())
 
 
 def seeds_of(arguments: argparse.Namespace) -> int:
@@ -196,14 +190,22 @@ def _problems(
         )
     if arguments.seeds is not None and arguments.seeds not in SEEDS:
         problems.append(Problem("must be from 1 to 100", "--seeds", "3 to 5 are common"))
-    if arguments.leave_one_out:
-        given = {
-            "RUN": paths,
-            "--baseline": baselines,
-            "--equal compute": arguments.equal == "compute",
-        }
-        what = "has no part in --leave-one-out, which compares the joint run with parts of itself"
-        problems += [Problem(what, name, "take it out") for name, typed in given.items() if typed]
+    given = {
+        "RUN": bool(paths),
+        "--baseline": bool(baselines) and arguments.leave_one_out,
+        "--equal compute": arguments.equal == "compute",
+        "--groups": arguments.groups is not None and arguments.leave_one_out,
+    }
+    for option in ("leave_one_out", "groups"):
+        if getattr(arguments, option) not in (None, False):
+            what = f"has no part in --{option.replace('_', '-')}, which makes runs of its own"
+            problems += [
+                Problem(what, name, "take it out") for name, there in given.items() if there
+            ]
+            break
+    if arguments.affinity is not None and arguments.groups is None:
+        what = "has an effect on groups only"
+        problems.append(Problem(what, "--affinity", "add --groups K, or take it out"))
     if not overrides and not paths:
         problems.append(
             Problem(
@@ -239,52 +241,8 @@ def _task_problems(
     ]
 
 
-def _again(argv: Sequence[str]) -> str:
-    return shlex.join(["mtl", "compare", *argv])
-
-
-def _announce(planned: Sequence[Planned], folder: Path) -> None:
-    """Print what will be trained, and what is there."""
-    new = sum(run.state != "has finished" for run in planned)
-    print(f"mtl compare: {count_of(len(planned), 'run')} in {folder}, {new} of them to train")
-    for run in planned:
-        print(f"  {run.label}, seed {run.seed}: {run.state} ({run.folder.name})")
-    sys.stdout.flush()
-
-
-# ------------------------------------------------------------------------------------------------
-# training
-
-
-def _train(planned: Sequence[Planned], own: list[str], again: str) -> None:
-    """Train the runs that have not finished, one after another. Raises Interrupted, with the
-    command to go on with, when a signal comes."""
-    from mtlcli.cli.arguments import read_arguments
-    from mtlcli.cli.preflight import preflight
-    from mtlcli.cli.train import run_job
-
-    waiting = [run for run in planned if run.state != "has finished"]
-    for number, run in enumerate(waiting, start=1):
-        print(f"\nrun {number} of {len(waiting)}: {run.label}, seed {run.seed}", flush=True)
-        resumes, config = run.folder if run.state == "goes on" else None, run.config
-        if resumes is not None:
-            config = preflight(read_arguments([*own, *run.overrides]), resumes).configs[0]
-        else:
-            config = replaced(config, {"run_dir": str(run.folder), "resume": "auto"})
-        command = ["mtl", "train", *own, *run.overrides]
-        try:
-            run_job(config, run.folder, command, resumes=resumes)
-        except Interrupted as error:
-            error.go_on_with(again)
-            raise
-
-
 def _equal_compute(
-    planned: Sequence[Planned],
-    folder: Path,
-    baseline: Sequence[Finished],
-    own: list[str],
-    again: str,
+    planned: Sequence[Planned], baseline: Sequence[Finished], runs: Runs
 ) -> list[Planned]:
     """Return the plan with as many steps for each candidate as cost what the baseline's steps cost.
 
@@ -296,7 +254,7 @@ def _equal_compute(
         run.label: replace(
             run,
             state="trains",
-            folder=folder / "costs" / run.folder.name,
+            folder=runs.folder / "costs" / run.folder.name,
             config=replaced(run.config, FOR_COST),
             overrides=_with(run.overrides, FOR_COST),
         )
@@ -306,7 +264,7 @@ def _equal_compute(
     if problems := [problem for run in measured.values() for problem in state_of(run)]:
         raise UserError(problems)
     print("\nthe operations of an example, measured by runs of one step:", flush=True)
-    _train(list(measured.values()), own, again)
+    runs.train(list(measured.values()))
     flops = {label: _flops(run.folder) for label, run in measured.items()}
     budget = flops["none"] if not baseline else _flops(baseline[0].path)
     found = []
@@ -324,7 +282,7 @@ def _equal_compute(
                 config=replaced(run.config, value),
                 overrides=_with(run.overrides, value),
             )
-            run.folder = folder_of(run, folder)
+            run.folder = folder_of(run, runs.folder)
         run.state = "trains"
         if problems := state_of(run):
             raise UserError(problems)

@@ -19,7 +19,7 @@ from mtlcli.report.comparison import Comparison, compare
 from mtlcli.report.finished import Finished, read_run
 from mtlcli.report.methods import Method, baseline_of, methods_of, runs_in
 from mtlcli.report.page import has_library, write_page
-from mtlcli.report.words import costs, sentences, tables
+from mtlcli.report.words import costs, sentences, side_by_side, tables
 from mtlcli.screen import screen
 
 HELP = """\
@@ -128,10 +128,13 @@ def baseline_and_others(
     return baseline_of(baseline), methods_of(others)
 
 
-def show(comparison: Comparison, page: Path | None) -> None:
-    """Print a comparison, and write its page."""
+def show(comparison: Comparison, page: Path | None, *, together: bool = False) -> None:
+    """Print a comparison, and write its page. `together`: begin with all candidates in one
+    table."""
     out, whole = screen(), "" if page is None else str(page)
     of_tasks = bool(comparison.left_out)
+    if together:
+        out.print(side_by_side(comparison, whole))
     for table in (
         [helping.table(comparison, whole), costs(comparison, whole)]
         if of_tasks
