@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlcli.cli.compare_groups import GroupPlan, compare_groups, group_problems, plan_groups
-from mtlcli.cli.compare_plan import Planned, folder_of, is_of, plan, state_of
+from mtlcli.cli.compare_plan import Planned, is_of, place_in, plan, state_of
 from mtlcli.cli.compare_runs import Runs
 from mtlcli.cli.compare_tasks import joint_problems, leave_one_out, without_each
 from mtlcli.cli.eval import overrides_among, run_path_problems
@@ -26,7 +26,7 @@ from mtlcli.distributed.environment import read_launch
 from mtlcli.errors import Problem, UserError
 from mtlcli.report.comparison import compare
 from mtlcli.report.finished import Finished, read_run
-from mtlcli.report.methods import baseline_of, runs_in
+from mtlcli.report.methods import runs_in, together
 from mtlcli.report.page import has_library
 
 HELP = """\
@@ -117,7 +117,7 @@ def compare_main(argv: list[str]) -> int:
         # Runs that are given are read before anything is trained.
         baseline = read_runs(baselines, arguments.config_dir)
         others = read_runs(paths, arguments.config_dir)
-        problems = _task_problems(planned, baseline, others)
+        problems = [] if arguments.leave_one_out else _task_problems(planned, baseline, others)
     if problems:
         raise UserError(problems)
     if page is None:
@@ -126,7 +126,7 @@ def compare_main(argv: list[str]) -> int:
         show(leave_one_out(planned, without, runs), page)
         return 0
     if groups is not None:
-        given = baseline_of(baseline) if baseline else None
+        given = together(baseline) if baseline else None
         show(compare_groups(groups, given, runs), page, together=True)
         return 0
     if arguments.equal == "compute":
@@ -253,16 +253,14 @@ def _equal_compute(
     measured = {
         run.label: replace(
             run,
-            state="trains",
-            folder=runs.folder / "costs" / run.folder.name,
+            folder=(place := runs.folder / "costs" / run.folder.name),
+            state=state_of(place),
             config=replaced(run.config, FOR_COST),
             overrides=_with(run.overrides, FOR_COST),
         )
         for run in planned
         if run.seed == 0
     }
-    if problems := [problem for run in measured.values() for problem in state_of(run)]:
-        raise UserError(problems)
     print("\nthe operations of an example, measured by runs of one step:", flush=True)
     runs.train(list(measured.values()))
     flops = {label: _flops(run.folder) for label, run in measured.items()}
@@ -282,10 +280,7 @@ def _equal_compute(
                 config=replaced(run.config, value),
                 overrides=_with(run.overrides, value),
             )
-            run.folder = folder_of(run, runs.folder)
-        run.state = "trains"
-        if problems := state_of(run):
-            raise UserError(problems)
+            place_in(runs.folder, run)
         found.append(run)
     return found
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtlcli.cli.compare_plan import OF_METHODS, SINGLE, Planned, is_of, seeded
+from mtlcli.cli.compare_plan import OF_METHODS, SINGLE, Planned, is_of, place_in, seeded
 from mtlcli.cli.compare_runs import Runs
-from mtlcli.cli.compare_tasks import placed, trained_tasks
+from mtlcli.cli.compare_tasks import trained_tasks
 from mtlcli.errors import Problem
 from mtlcli.output import say
 from mtlcli.pulse import Pulse
@@ -74,7 +74,7 @@ def plan_groups(planned: Sequence[Planned], count: int, by: str, runs: Runs) -> 
     if by == "surrogate":
         texts = [text for text in joint[0].overrides[:-1] if not is_of(text, ["logger.affinity"])]
         probe, _ = seeded("four fifths of train", [*texts, *PROBE], 1, runs.own)
-        placed(probe, runs.folder)
+        place_in(runs.folder, probe[0])
     return GroupPlan(count, [run for run in planned if run.baseline], joint, probe)
 
 
@@ -162,7 +162,9 @@ def _planned(joint: Sequence[Planned], groups: dict[int, Groups], runs: Runs) ->
             label = "+".join(tasks)
             if label not in made:
                 texts = list(_texts(run, tasks))
-                made[label] = placed(seeded(label, texts, len(joint), runs.own)[0], runs.folder)
+                made[label], _ = seeded(label, texts, len(joint), runs.own)
+                for each in made[label]:
+                    place_in(runs.folder, each)
             found.append(made[label][run.seed])
     return found
 

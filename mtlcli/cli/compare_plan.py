@@ -10,10 +10,9 @@ from pathlib import Path
 
 from mtlcli.cli.typed import key_in
 from mtlcli.config import Config
-from mtlcli.config.changes import changes, digest, filled, judge
+from mtlcli.config.changes import digest
 from mtlcli.config.paths import typed_path
 from mtlcli.config.section import replaced
-from mtlcli.config.snapshot import load_config
 from mtlcli.errors import Problem, UserError
 from mtlcli.rundir import checkpoint
 from mtlcli.rundir.folder import RunFolder
@@ -105,8 +104,7 @@ def plan(
         raise UserError(problems)
     different: dict[Path, Planned] = {}
     for run in planned:
-        run.folder = folder_of(run, folder)
-        problems += state_of(run)
+        place_in(folder, run)
         different.setdefault(run.folder, run)
     if len(different) < len(planned) and all(run.baseline for run in different.values()):
         fix = "give a candidate that is something else, such as sharing=hard"
@@ -117,8 +115,8 @@ def plan(
 
 
 def seeded(label: str, texts: list[str], seeds: int, own: list[str]) -> tuple[list[Planned], str]:
-    """Return the runs of some overrides with the seeds 0 to `seeds` - 1, whose folders are not
-    known yet, and a name for their tasks. Raises UserError with every mistake in the overrides."""
+    """Return the runs of some overrides with the seeds 0 to `seeds` - 1, which `place_in` gives
+    their folders, and a name for their tasks. Raises UserError with every mistake in them."""
     config, suite = composed([*texts, "seed=0"], own)
     return [
         Planned(label, seed, Path(), [*texts, f"seed={seed}"], replaced(config, {"seed": seed}))
@@ -166,32 +164,23 @@ def composed(overrides: list[str], own: list[str]) -> tuple[Config, str]:
     return config, suite_of(config, plan.composed.hydra.runtime.choices.get("task"))
 
 
-def folder_of(run: Planned, place: Path) -> Path:
-    """Return the folder of a run: its label, its seed, and a digest of its configuration. By the
-    digest it is found again, whatever the run is called in another comparison."""
-    mark = digest(run.config, place)
+def place_in(folder: Path, run: Planned) -> None:
+    """Give a run its folder in that of the comparison, and find out what is there. The name has the
+    run's label, its seed, and a digest of its configuration. By the digest it is found again,
+    whatever the run is called in another comparison."""
+    mark = digest(run.config, folder)
     label = "".join(c if c.isalnum() or c in "_.+-" else "-" for c in run.label)[:60]
-    return next(iter(sorted(place.glob(f"*_{mark}"))), place / f"{label}_seed-{run.seed}_{mark}")
+    there = sorted(folder.glob(f"*_{mark}"))
+    run.folder = there[0] if there else folder / f"{label}_seed-{run.seed}_{mark}"
+    run.state = state_of(run.folder)
 
 
-def state_of(run: Planned) -> list[Problem]:
-    """Find out whether a run has finished or goes on. Return a problem where its folder holds a run
-    with other settings."""
-    place = RunFolder(run.folder)
-    saved = run.folder / "config.yaml"
+def state_of(folder: Path) -> str:
+    """Return whether the run of a folder `has finished`, `goes on`, or `trains` from the start."""
+    place = RunFolder(folder)
     status = place.status().get("status")
-    if not saved.is_file() or not (status == "finished" or checkpoint.folders(place.checkpoints)):
-        return []
-    before = load_config(saved)
-    refused, _ = judge(changes(before, filled(before, run.config)), [], dropout=False)
-    if refused:
-        what = "; ".join(str(each.change) for each in refused[:3])
-        return [
-            Problem(
-                f"the run there was trained with other settings: {what}",
-                str(run.folder),
-                "move the folder away, or give another run_dir=",
-            )
-        ]
-    run.state = "has finished" if status == "finished" else "goes on"
-    return []
+    if not (folder / "config.yaml").is_file():
+        return "trains"
+    if status == "finished":
+        return "has finished"
+    return "goes on" if checkpoint.folders(place.checkpoints) else "trains"

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from mtlcli.cli.compare_plan import Planned, folder_of, seeded, state_of
+from mtlcli.cli.compare_plan import Planned, place_in, seeded
 from mtlcli.cli.compare_runs import Runs
 from mtlcli.config import Config
 from mtlcli.config.sharing import Staging
@@ -65,22 +65,13 @@ def without_each(
 def cut(
     joint: Sequence[Planned], gone: Collection[str], label: str, place: Path, own: list[str]
 ) -> list[Planned]:
-    """Return the runs of all seeds without some tasks. Raises UserError with every mistake."""
+    """Return the runs of all seeds without some tasks, placed. Raises UserError with every
+    mistake in the settings."""
     # The last override is that of the seed.
     texts = [*joint[0].overrides[:-1], *(f"~tasks.{name}" for name in gone)]
     planned, _ = seeded(label, texts, len(joint), own)
-    return placed(planned, place)
-
-
-def placed(planned: list[Planned], place: Path) -> list[Planned]:
-    """Return runs with their folders in `place`, and what is there. Raises UserError where a folder
-    holds another run."""
-    problems = []
     for run in planned:
-        run.folder = folder_of(run, place)
-        problems += state_of(run)
-    if problems:
-        raise UserError(problems)
+        place_in(place, run)
     return planned
 
 
