@@ -41,6 +41,8 @@ usage: mtl compare [RUN...] [KEY=VALUE ...] [--baseline RUN...] [--seeds N] [--e
   mtl compare task=glue_multi sharing=hard weighting=static,pcgrad sampling=all --equal compute
   mtl compare runs/merged task=glue_multi sharing=hard          # a finished run is a candidate, too
   mtl compare runs/merged task=glue_multi                       # only the baseline is trained
+  mtl compare 'task=[cola,rte,mnli]' sampling=all runner.steps=400 --leave-one-out
+  mtl compare 'task=[cola,rte,mnli,sst2]' sampling=all runner.steps=400 --groups 2
 
   KEY=VALUE          as for mtl train; of a key with several values, each makes a candidate
   RUN...             finished runs that are candidates as they are

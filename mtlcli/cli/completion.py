@@ -54,11 +54,14 @@ OPTIONS: dict[str, dict[str, str | list[str] | None]] = {
         "--texts": None,
     },
     "compare": {
+        "--affinity": ["surrogate", "lookahead"],
         "--baseline": "folder",
         "--config-dir": "folder",
         "-cd": "folder",
         "--equal": ["data", "compute"],
+        "--groups": [],
         "--help": None,
+        "--leave-one-out": None,
         "--seeds": [],
         "--to": "file",
     },
@@ -67,6 +70,7 @@ OPTIONS: dict[str, dict[str, str | list[str] | None]] = {
         "--config-dir": "folder",
         "-cd": "folder",
         "--help": None,
+        "--together": "folder",
         "--to": "file",
     },
     "predict": {
