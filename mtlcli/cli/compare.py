@@ -7,7 +7,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,8 @@ usage: mtl compare [RUN...] [KEY=VALUE ...] [--baseline RUN...] [--seeds N] [--e
   --affinity surrogate|lookahead
                      for --groups: estimated from gradients of a run on four fifths of train (the
                      default), or measured by the joint runs (logger.affinity=N)
-  --to FILE.html     the page (default: report.html in the folder of the comparison)
+  --to FILE.html     the page (default: report.html in the folder of the comparison, left_out.html
+                     with --leave-one-out, groups.html with --groups)
   -cd DIR            your own configuration and methods, as for mtl train
 
 The runs lie in compare/NAME of the tasks, or in run_dir=DIR. The same command again reuses what has
@@ -88,8 +89,7 @@ def compare_main(argv: list[str]) -> int:
     problems = _problems(arguments, paths, baselines, overrides)
     page = arguments.to
     planned: list[Planned] = []
-    without: dict[str, list[Planned]] = {}
-    groups: GroupPlan | None = None
+    parts = Parts()
     baseline: list[Finished] = []
     others: list[Finished] = []
     try:
@@ -100,19 +100,10 @@ def compare_main(argv: list[str]) -> int:
             train_baseline=not baselines and not arguments.leave_one_out,
             candidates_given=bool(paths),
         )
-        page = page or (runs.folder / "report.html" if has_library() else None)
+        page = page or (runs.folder / _page_name(arguments) if has_library() else None)
         problems += page_problems(page)
-        joint = [run for run in planned if not run.baseline]
-        if joint and (arguments.leave_one_out or arguments.groups is not None):
-            option = "--leave-one-out" if arguments.leave_one_out else "--groups"
-            problems += joint_problems(joint, option)
-            # Groups are not known yet; what would keep a task from being left out is.
-            without, found = without_each(joint, runs.folder, runs.own)
-            problems += found
-        affinity = arguments.affinity or "surrogate"
-        if joint and arguments.groups is not None:
-            problems += group_problems(joint, arguments.groups, affinity)
-            groups = plan_groups(planned, arguments.groups, affinity, runs)
+        parts = _parts(arguments, planned, runs)
+        problems += parts.problems
     except UserError as error:
         problems += error.problems
     if not problems:
@@ -125,11 +116,11 @@ def compare_main(argv: list[str]) -> int:
     if page is None:
         print("note: there will be no page: pip install 'mtlcli[report]'", file=sys.stderr)
     if arguments.leave_one_out:
-        show(leave_one_out(planned, without, runs), page)
+        show(leave_one_out(planned, parts.without, runs), page)
         return 0
-    if groups is not None:
+    if parts.groups is not None:
         given = together(baseline) if baseline else None
-        show(compare_groups(groups, given, runs), page, together=True)
+        show(compare_groups(parts.groups, given, runs), page, together=True)
         return 0
     if arguments.equal == "compute":
         planned = _equal_compute(planned, baseline, runs)
@@ -140,6 +131,41 @@ def compare_main(argv: list[str]) -> int:
         baseline, trained = trained[:seeds], trained[seeds:]
     show(compare(*baseline_and_others([*trained, *others], baseline)), page)
     return 0
+
+
+def _page_name(arguments: argparse.Namespace) -> str:
+    """Return the name of the page where none is typed: comparisons in one folder keep theirs."""
+    if arguments.leave_one_out:
+        return "left_out.html"
+    return "report.html" if arguments.groups is None else "groups.html"
+
+
+@dataclass
+class Parts:
+    """The runs on some of the tasks that are compared with the joint run."""
+
+    without: dict[str, list[Planned]] = field(default_factory=dict)
+    """The runs without a task, by the task."""
+    groups: GroupPlan | None = None
+    """What groups take."""
+    problems: list[Problem] = field(default_factory=list)
+
+
+def _parts(arguments: argparse.Namespace, planned: Sequence[Planned], runs: Runs) -> Parts:
+    """Return what `--leave-one-out` or `--groups` compares; nothing without them."""
+    joint = [run for run in planned if not run.baseline]
+    if not joint or not (arguments.leave_one_out or arguments.groups is not None):
+        return Parts()
+    option = "--leave-one-out" if arguments.leave_one_out else "--groups"
+    problems = joint_problems(joint, option)
+    # Groups are not known yet; what keeps a task from being left out also keeps it from a group.
+    without, found = without_each(joint, runs.folder, runs.own)
+    problems += found
+    if arguments.groups is None:
+        return Parts(without, None, problems)
+    affinity = arguments.affinity or "surrogate"
+    problems += group_problems(joint, arguments.groups, affinity)
+    return Parts(without, plan_groups(planned, arguments.groups, affinity, runs), problems)
 
 
 def _read(argv: list[str]) -> argparse.Namespace:

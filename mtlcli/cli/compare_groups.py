@@ -60,6 +60,10 @@ def group_problems(joint: Sequence[Planned], count: int, by: str) -> list[Proble
         for name, task in config.tasks.items()
         if task.head is not None
     ]
+    if by == "surrogate" and config.data.folds is not None:
+        what = "the surrogate cuts train into folds of its own, whose rows would be reported here"
+        fix = "take it out, or type --affinity lookahead logger.affinity=N"
+        problems.append(Problem(what, "data.folds", fix))
     if by == "lookahead" and config.logger.affinity is None:
         fix = "type logger.affinity=N, or --affinity surrogate"
         problems.append(Problem("lookahead is measured by the joint runs", "logger.affinity", fix))

@@ -3,6 +3,7 @@ by a random projection."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from mtlcli.config.section import replaced
 from mtlcli.data.features import Features
 from mtlcli.distributed.process_group import Ranks, connect
 from mtlcli.evaluation.best_checkpoint import config_of, find
-from mtlcli.grouping.surrogate import Examples, Task
+from mtlcli.grouping.surrogate import Examples, LinearTask
 from mtlcli.models.build import build_model, restore_weights
 from mtlcli.models.files import BackboneFiles
 from mtlcli.models.multitask import MultiTaskModel
@@ -33,7 +34,7 @@ LEAST = 1e-6
 """The least loss of an example: the log odds of a certain answer are not finite."""
 
 
-def collect(run: Path, say: Callable[[str], None], *, rows: int = ROWS) -> dict[str, Task]:
+def collect(run: Path, say: Callable[[str], None], *, rows: int = ROWS) -> dict[str, LinearTask]:
     """Return what the surrogate needs of every task of a run that is trained: some examples of its
     train split, and of the first split that it was scored on.
 
@@ -64,12 +65,12 @@ class _Reader:
         self._parameters = [each for each in model.parameters() if each.requires_grad]
         self._projection = Projection(DIMENSION, seed)
 
-    def task(self, name: str, train: Features, rows: int) -> Task:
+    def task(self, name: str, train: Features, rows: int) -> LinearTask:
         task = self._prepared.tasks[name]
         held_out = self._prepared.features[name][task.config.splits.validation[0]]
         kind: Any = task.loss_kind
         doing(f"gradients of {name}")
-        return Task(kind, *(self._examples(name, each, rows) for each in (train, held_out)))
+        return LinearTask(kind, *(self._examples(name, each, rows) for each in (train, held_out)))
 
     def _examples(self, name: str, features: Features, rows: int) -> Examples:
         count = len(features.example_lengths)
@@ -77,6 +78,8 @@ class _Reader:
         outputs, gradients = [], []
         for index in drawn:
             loss, gradient = self._example(name, features, index)
+            if not math.isfinite(loss):  # No token of the example has a target.
+                continue
             output, slope = linearised(self._model.tasks[name].loss_kind, loss)
             outputs.append(output)
             gradients.append(slope * gradient)

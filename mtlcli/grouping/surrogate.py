@@ -51,8 +51,8 @@ class Examples:
 
 
 @dataclass
-class Task:
-    """What the surrogate knows of a task."""
+class LinearTask:
+    """What the surrogate knows of a task: its outputs as linear functions of the weights."""
 
     kind: Literal["classification", "regression"]
     """Whether the loss is a log likelihood or a squared error."""
@@ -72,7 +72,7 @@ def slopes(kind: str, outputs: Floats) -> Floats:
     return 2 * outputs if kind == "regression" else -expit(-outputs)
 
 
-def fit(tasks: Sequence[Task], ridge: float) -> Floats:
+def fit(tasks: Sequence[LinearTask], ridge: float) -> Floats:
     """Return the change of weights w_S, (p,), after training on some tasks."""
 
     def objective(w: Floats) -> tuple[float, Floats]:
@@ -89,7 +89,7 @@ def fit(tasks: Sequence[Task], ridge: float) -> Floats:
     return found
 
 
-def held_out_loss(task: Task, w: Floats) -> float:
+def held_out_loss(task: LinearTask, w: Floats) -> float:
     """Return the mean loss of the held-out examples after a change of weights."""
     outputs = task.held_out.outputs + task.held_out.gradients @ w
     return float(losses(task.kind, outputs).mean())
@@ -107,7 +107,7 @@ def subsets(names: Sequence[str], seed: int) -> list[tuple[str, ...]]:
     return [*combinations(names, 2), *sorted(drawn)]
 
 
-def affinities(tasks: Mapping[str, Task], seed: int) -> dict[str, dict[str, float]]:
+def affinities(tasks: Mapping[str, LinearTask], seed: int) -> dict[str, dict[str, float]]:
     """Return how much each task helps each task, `from -> to`: the share by which training with it
     lowers the other's loss; 0 from a task to itself. `seed`: of the draw of subsets."""
     scaled = _scaled(tasks)
@@ -128,12 +128,12 @@ def affinities(tasks: Mapping[str, Task], seed: int) -> dict[str, dict[str, floa
     }
 
 
-def _scaled(tasks: Mapping[str, Task]) -> dict[str, Task]:
+def _scaled(tasks: Mapping[str, LinearTask]) -> dict[str, LinearTask]:
     """Return the tasks with gradients whose mean squared norm over all train examples is 1."""
     norms = np.concatenate([(task.train.gradients**2).sum(axis=1) for task in tasks.values()])
     scale = 1 / max(1e-12, float(np.sqrt(norms.mean())))
     return {
-        name: Task(
+        name: LinearTask(
             task.kind,
             *(
                 Examples(part.outputs, part.gradients * scale)
@@ -144,7 +144,7 @@ def _scaled(tasks: Mapping[str, Task]) -> dict[str, Task]:
     }
 
 
-def _alone(tasks: Mapping[str, Task]) -> tuple[dict[str, float], float]:
+def _alone(tasks: Mapping[str, LinearTask]) -> tuple[dict[str, float], float]:
     """Return the loss of each task after training on it alone, and the ridge: that with the lowest
     such losses, as shares of the losses of the joint model."""
     tried = []

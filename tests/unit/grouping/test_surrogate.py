@@ -11,12 +11,12 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from mtlcli.grouping import surrogate
-from mtlcli.grouping.surrogate import Examples, Floats, Task, affinities, fit, held_out_loss
+from mtlcli.grouping.surrogate import Examples, Floats, LinearTask, affinities, fit, held_out_loss
 
 WIDTH = 5
 
 
-def linear_task(truth: Floats, start: Floats, seed: int) -> Task:
+def linear_task(truth: Floats, start: Floats, seed: int) -> LinearTask:
     """A task of a model that is linear in its weights, so that its linearisation is exact: log odds
     y <x, theta> of two classes, at weights `start`."""
     random = np.random.default_rng(seed)
@@ -26,7 +26,7 @@ def linear_task(truth: Floats, start: Floats, seed: int) -> Task:
         y = np.where(x @ truth + random.logistic(size=count) > 0, 1.0, -1.0)
         signed = x * y[:, None]
         parts.append(Examples(signed @ start, signed))
-    return Task("classification", *parts)
+    return LinearTask("classification", *parts)
 
 
 def test_the_fit_is_that_of_scikit_learn_and_of_the_closed_form() -> None:
@@ -38,7 +38,7 @@ def test_the_fit_is_that_of_scikit_learn_and_of_the_closed_form() -> None:
     library.fit(x * (2 * y[:, None] - 1), y)
     assert fit([task], ridge) == pytest.approx(library.coef_[0], abs=1e-4)
     numbers = Examples(np.arange(len(x)) / 50, x)
-    squared = Task("regression", numbers, numbers)
+    squared = LinearTask("regression", numbers, numbers)
     closed = np.linalg.solve(
         2 * x.T @ x / len(x) + ridge * np.eye(WIDTH), -2 * x.T @ numbers.outputs / len(x)
     )
@@ -85,7 +85,7 @@ def test_affinities_are_means_over_subsets_and_tell_friend_from_foe() -> None:
     assert found["a"]["c"] < -0.1 and found["a"]["a"] == 0
     squares = np.concatenate([(task.train.gradients**2).sum(axis=1) for task in tasks.values()])
     scaled = {
-        name: Task(
+        name: LinearTask(
             task.kind,
             Examples(task.train.outputs, task.train.gradients / squares.mean() ** 0.5),
             Examples(task.held_out.outputs, task.held_out.gradients / squares.mean() ** 0.5),
