@@ -7,16 +7,17 @@ import argparse
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mtlcli.cli.compare_groups import GroupPlan, compare_groups, group_problems, plan_groups
 from mtlcli.cli.compare_plan import plan
-from mtlcli.cli.compare_tasks import WITHOUT, equal_data_problems, without_each
+from mtlcli.cli.compare_tasks import joint_problems, leave_one_out, without_each
 from mtlcli.cli.eval import overrides_among
 from mtlcli.cli.parser import Parser
-from mtlcli.cli.planned import Planned, announce, folder_of, is_of, state_of, train
+from mtlcli.cli.planned import Planned, Runs, is_of, place_in, state_of
 from mtlcli.cli.report import baseline_and_others, page_problems, read_runs, show
 from mtlcli.cli.typed import config_dir_problems, key_in
 from mtlcli.config.paths import typed_path
@@ -26,7 +27,7 @@ from mtlcli.distributed.environment import read_launch
 from mtlcli.errors import Problem, UserError
 from mtlcli.report.comparison import compare
 from mtlcli.report.finished import Finished, read_run
-from mtlcli.report.methods import Method, runs_in
+from mtlcli.report.methods import runs_in, together
 from mtlcli.report.page import has_library
 from mtlcli.rundir.place import run_path_problems
 
@@ -35,13 +36,15 @@ Train a single-task baseline and the candidates, as far as runs are missing, and
 tasks gain, which lose, by how much, how sure.
 
 usage: mtl compare [RUN...] [KEY=VALUE ...] [--baseline RUN...] [--seeds N] [--equal data|compute]
-                   [--leave-one-out] [--to FILE.html] [-cd DIR]
+                   [--leave-one-out | --groups K] [--to FILE.html] [-cd DIR]
 
   mtl compare task=glue_multi sharing=hard
   mtl compare task=sample data=sample model=tiny sharing=hard,lora --seeds 3
   mtl compare task=glue_multi sharing=hard weighting=static,pcgrad sampling=all --equal compute
   mtl compare runs/merged task=glue_multi sharing=hard          # a finished run is a candidate, too
   mtl compare runs/merged task=glue_multi                       # only the baseline is trained
+  mtl compare 'task=[cola,rte,mnli]' sampling=all runner.steps=400 --leave-one-out
+  mtl compare 'task=[cola,rte,mnli,sst2]' sampling=all runner.steps=400 --groups 2
 
   KEY=VALUE          as for mtl train; of a key with several values, each makes a candidate
   RUN...             finished runs that are candidates as they are
@@ -52,7 +55,14 @@ usage: mtl compare [RUN...] [KEY=VALUE ...] [--baseline RUN...] [--seeds N] [--e
   --leave-one-out    which task helps which: the candidate with all tasks against the candidate
                      without one task each, in place of a baseline; needs sampling=all and
                      runner.steps=N, so that every task is trained as much in each
-  --to FILE.html     the page (default: report.html in the folder of the comparison)
+  --groups K         which tasks belong together: K groups found by affinity, a run for each,
+                     against random groups of the same sizes and all tasks in one run; needs
+                     sampling=all and runner.steps=N, too
+  --affinity surrogate|lookahead
+                     for --groups: estimated from gradients of a run on four fifths of train (the
+                     default), or measured by the joint runs (logger.affinity=N)
+  --to FILE.html     the page (default: report.html in the folder of the comparison, left_out.html
+                     with --leave-one-out, groups.html with --groups)
   -cd DIR            your own configuration and methods, as for mtl train
 
 The runs lie in compare/NAME of the tasks, or in run_dir=DIR. The same command again reuses what has
@@ -76,53 +86,90 @@ def compare_main(argv: list[str]) -> int:
     overrides = overrides_among(arguments.rest)
     paths = runs_in(typed_path(word, "RUN") for word in arguments.rest if word not in overrides)
     baselines = runs_in(typed_path(word, "--baseline") for word in arguments.baseline)
-    own = [] if arguments.config_dir is None else ["-cd", str(arguments.config_dir)]
+    again = shlex.join(["mtl", "compare", *argv])
+    runs = Runs("mtl compare", Path(), arguments.config_dir, again)
     # Every mistake is reported at once, and before anything is trained.
     problems = _problems(arguments, paths, baselines, overrides)
     page = arguments.to
     planned: list[Planned] = []
+    parts = Parts()
     baseline: list[Finished] = []
     others: list[Finished] = []
     try:
-        folder, planned = plan(
+        runs.folder, planned = plan(
             [text for text in overrides if not is_of(text, ["seed", "resume"])],
             seeds_of(arguments),
-            own,
+            runs.own,
             train_baseline=not baselines and not arguments.leave_one_out,
             candidates_given=bool(paths),
         )
-        if arguments.leave_one_out:
-            planned = _left_out(planned, folder, own)
-        page = page or (folder / "report.html" if has_library() else None)
-        wrong = _folder_problems(folder) if planned or arguments.to is None else []
+        page = page or (runs.folder / _page_name(arguments) if has_library() else None)
+        wrong = _folder_problems(runs.folder) if planned or arguments.to is None else []
         problems += wrong or page_problems(page)
+        parts = _parts(arguments, planned, runs)
+        problems += parts.problems
     except UserError as error:
         problems += error.problems
     if not problems:
         # Runs that are given are read before anything is trained.
         baseline = read_runs(baselines, arguments.config_dir)
         others = read_runs(paths, arguments.config_dir)
-        problems = _task_problems(planned, baseline, others)
+        problems = [] if arguments.leave_one_out else _task_problems(planned, baseline, others)
     if problems:
         raise UserError(problems)
     if page is None:
         print("note: there will be no page: pip install 'mtlcli[report]'", file=sys.stderr)
-    again = _again(argv)
-    if arguments.equal == "compute":
-        planned = _equal_compute(planned, folder, baseline, own, again)
-    announce("mtl compare", planned, folder)
-    train(planned, own, again)
     if arguments.leave_one_out:
-        joint, *without = _methods(planned, arguments.config_dir)
-        left_out = {each.label: each.label.removeprefix(WITHOUT) for each in without}
-        show(compare(joint, without, left_out), page)
+        show(leave_one_out(planned, parts.without, runs), page)
         return 0
+    if parts.groups is not None:
+        given = together(baseline) if baseline else None
+        show(compare_groups(parts.groups, given, runs), page, together=True)
+        return 0
+    if arguments.equal == "compute":
+        planned = _equal_compute(planned, baseline, runs)
+    runs.finish(planned)
     trained = read_runs([run.folder for run in planned], arguments.config_dir)
     if not baseline:
         seeds = sum(run.baseline for run in planned)
         baseline, trained = trained[:seeds], trained[seeds:]
     show(compare(*baseline_and_others([*trained, *others], baseline)), page)
     return 0
+
+
+def _page_name(arguments: argparse.Namespace) -> str:
+    """Return the name of the page where none is typed: comparisons in one folder keep theirs."""
+    if arguments.leave_one_out:
+        return "left_out.html"
+    return "report.html" if arguments.groups is None else "groups.html"
+
+
+@dataclass
+class Parts:
+    """The runs on some of the tasks that are compared with the joint run."""
+
+    without: dict[str, list[Planned]] = field(default_factory=dict)
+    """The runs without a task, by the task."""
+    groups: GroupPlan | None = None
+    """What groups take."""
+    problems: list[Problem] = field(default_factory=list)
+
+
+def _parts(arguments: argparse.Namespace, planned: Sequence[Planned], runs: Runs) -> Parts:
+    """Return what `--leave-one-out` or `--groups` compares; nothing without them."""
+    joint = [run for run in planned if not run.baseline]
+    if not joint or not (arguments.leave_one_out or arguments.groups is not None):
+        return Parts()
+    option = "--leave-one-out" if arguments.leave_one_out else "--groups"
+    problems = joint_problems(joint, option)
+    # Groups are not known yet; what keeps a task from being left out also keeps it from a group.
+    without, found = without_each(joint, runs.folder, runs.own)
+    problems += found
+    if arguments.groups is None:
+        return Parts(without, None, problems)
+    affinity = arguments.affinity or "surrogate"
+    problems += group_problems(joint, arguments.groups, affinity)
+    return Parts(without, plan_groups(planned, arguments.groups, affinity, runs), problems)
 
 
 def _read(argv: list[str]) -> argparse.Namespace:
@@ -133,6 +180,8 @@ def _read(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--equal", choices=("data", "compute"), default="data")
     parser.add_argument("--leave-one-out", action="store_true")
+    parser.add_argument("--groups", type=int)
+    parser.add_argument("--affinity", choices=("surrogate", "lookahead"))
     parser.add_argument("--to", type=partial(typed_path, where="--to"))
     parser.add_argument("rest", nargs="*")
     arguments = parser.parse_intermixed_args(argv)
@@ -141,33 +190,6 @@ def _read(argv: list[str]) -> argparse.Namespace:
     arguments.rest += settings
     arguments.baseline = [word for word in arguments.baseline if word not in settings]
     return arguments
-
-
-def _left_out(joint: Sequence[Planned], folder: Path, own: list[str]) -> list[Planned]:
-    """Return the runs of `--leave-one-out`: the joint runs as the baseline, then the runs without
-    one task each."""
-    if len({run.label for run in joint}) > 1:
-        what = "one candidate is compared with itself without a task, and several are typed"
-        raise UserError(what, "--leave-one-out", "give every key one value")
-    problems = equal_data_problems(joint[0].config, "--leave-one-out")
-    try:
-        without = without_each(joint, folder, own)
-    except UserError as error:
-        problems += error.problems
-    if problems:
-        raise UserError(problems)
-    return [*(replace(run, baseline=True) for run in joint), *without]
-
-
-def _methods(planned: Sequence[Planned], own: Path | None) -> list[Method]:
-    """Return the methods of runs that have finished, told apart by their labels."""
-    runs = read_runs([run.folder for run in planned], own)
-    found: dict[str, Method] = {}
-    for run, each in zip(planned, runs, strict=True):
-        found.setdefault(run.label, Method(run.label, {})).runs.setdefault(run.seed, []).append(
-            each
-        )
-    return list(found.values())
 
 
 def seeds_of(arguments: argparse.Namespace) -> int:
@@ -200,14 +222,22 @@ def _problems(
         )
     if arguments.seeds is not None and arguments.seeds not in SEEDS:
         problems.append(Problem("must be from 1 to 100", "--seeds", "3 to 5 are common"))
-    if arguments.leave_one_out:
-        given = {
-            "RUN": paths,
-            "--baseline": baselines,
-            "--equal compute": arguments.equal == "compute",
-        }
-        what = "has no part in --leave-one-out, which compares the joint run with parts of itself"
-        problems += [Problem(what, name, "take it out") for name, typed in given.items() if typed]
+    given = {
+        "RUN": bool(paths),
+        "--baseline": bool(baselines) and arguments.leave_one_out,
+        "--equal compute": arguments.equal == "compute",
+        "--groups": arguments.groups is not None and arguments.leave_one_out,
+    }
+    for option in ("leave_one_out", "groups"):
+        if getattr(arguments, option) not in (None, False):
+            what = f"has no part in --{option.replace('_', '-')}, which makes runs of its own"
+            problems += [
+                Problem(what, name, "take it out") for name, there in given.items() if there
+            ]
+            break
+    if arguments.affinity is not None and arguments.groups is None:
+        what = "has an effect on groups only"
+        problems.append(Problem(what, "--affinity", "add --groups K, or take it out"))
     if not overrides and not paths:
         problems.append(
             Problem(
@@ -251,20 +281,8 @@ def _task_problems(
     ]
 
 
-def _again(argv: Sequence[str]) -> str:
-    return shlex.join(["mtl", "compare", *argv])
-
-
-# ------------------------------------------------------------------------------------------------
-# training
-
-
 def _equal_compute(
-    planned: Sequence[Planned],
-    folder: Path,
-    baseline: Sequence[Finished],
-    own: list[str],
-    again: str,
+    planned: Sequence[Planned], baseline: Sequence[Finished], runs: Runs
 ) -> list[Planned]:
     """Return the plan with as many steps for each candidate as cost what the baseline's steps cost.
 
@@ -275,18 +293,16 @@ def _equal_compute(
     measured = {
         run.label: replace(
             run,
-            state="trains",
-            folder=folder / "costs" / run.folder.name,
+            folder=(place := runs.folder / "costs" / run.folder.name),
+            state=state_of(place),
             config=replaced(run.config, FOR_COST),
             overrides=_with(run.overrides, FOR_COST),
         )
         for run in planned
         if run.seed == 0
     }
-    if problems := [problem for run in measured.values() for problem in state_of(run)]:
-        raise UserError(problems)
     print("\nthe operations of an example, measured by runs of one step:", flush=True)
-    train(list(measured.values()), own, again)
+    runs.train(list(measured.values()))
     flops = {label: _flops(run.folder) for label, run in measured.items()}
     budget = flops["none"] if not baseline else _flops(baseline[0].path)
     found = []
@@ -304,10 +320,7 @@ def _equal_compute(
                 config=replaced(run.config, value),
                 overrides=_with(run.overrides, value),
             )
-            run.folder = folder_of(run, folder)
-        run.state = "trains"
-        if problems := state_of(run):
-            raise UserError(problems)
+            place_in(runs.folder, run)
         found.append(run)
     return found
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mtlcli.cli.planned import Planned, composed, folder_of, is_of, other_rows, state_of
+from mtlcli.cli.planned import Planned, composed, is_of, other_rows, place_in
 from mtlcli.cli.typed import key_in
 from mtlcli.config.paths import typed_path
 from mtlcli.config.section import replaced
@@ -82,8 +82,7 @@ def plan(
         raise UserError(problems)
     different: dict[Path, Planned] = {}
     for run in planned:
-        run.folder = folder_of(run, folder)
-        problems += state_of(run)
+        place_in(folder, run)
         different.setdefault(run.folder, run)
     if len(different) < len(planned) and all(run.baseline for run in different.values()):
         fix = "give a candidate that is something else, such as sharing=hard"
@@ -94,8 +93,8 @@ def plan(
 
 
 def seeded(label: str, texts: list[str], seeds: int, own: list[str]) -> tuple[list[Planned], str]:
-    """Return the runs of some overrides with the seeds 0 to `seeds` - 1, whose folders are not
-    known yet, and a name for their tasks. Raises UserError with every mistake in the overrides."""
+    """Return the runs of some overrides with the seeds 0 to `seeds` - 1, which `place_in` gives
+    their folders, and a name for their tasks. Raises UserError with every mistake in them."""
     config, suite = composed([*texts, "seed=0"], own)
     return [
         Planned(label, seed, Path(), [*texts, f"seed={seed}"], replaced(config, {"seed": seed}))

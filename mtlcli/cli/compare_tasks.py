@@ -1,5 +1,6 @@
-"""Comparisons between sets of tasks: the joint run against joint runs without one task each (`mtl
-compare --leave-one-out`)."""
+"""Comparisons between sets of tasks at equal data for each task: the joint run against joint runs
+without one task each (`mtl compare --leave-one-out`), and what groups of tasks
+(`compare_groups.py`) have in common with it."""
 
 from __future__ import annotations
 
@@ -7,22 +8,32 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from mtlcli.cli.compare_plan import seeded
-from mtlcli.cli.planned import Planned, folder_of, state_of
+from mtlcli.cli.planned import Planned, Runs, place_in
 from mtlcli.config import Config
 from mtlcli.config.sharing import Staging
 from mtlcli.errors import Problem, UserError
-
-WITHOUT = "without "
-"""The beginning of the label of runs without a task."""
+from mtlcli.report.comparison import Comparison, compare
 
 
-def equal_data_problems(config: Config, option: str) -> list[Problem]:
-    """Return what keeps runs on some of the tasks from training each of them as much as the run on
-    all tasks does."""
-    problems = []
+def trained_tasks(config: Config) -> list[str]:
+    """Return the tasks that a run trains; others are only scored."""
+    return [name for name, task in config.tasks.items() if task.splits.train is not None]
+
+
+def joint_problems(joint: Sequence[Planned], option: str) -> list[Problem]:
+    """Return what keeps runs on some tasks from being compared with the joint runs: one candidate
+    of three or more tasks is needed, that trains each task as much with and without the others.
+    `joint`: the candidates' runs. `option`: what asks for the comparison."""
+    config, problems = joint[0].config, []
+    if len({run.label for run in joint}) > 1:
+        what = "one candidate is compared with parts of itself, and several are typed"
+        problems.append(Problem(what, option, "give every key one value"))
+    if (count := len(trained_tasks(config))) < 3:
+        what = f"expected three or more tasks that are trained, found {count}"
+        problems.append(Problem(what, option, "type more tasks: 'task=[A,B,C]'"))
     if not config.sampling.all_tasks:
         what = f"sampling={config.sampling.name} puts one task into a step"
-        fix = f"type sampling=all: with it, a run on fewer tasks trains each as much ({option})"
+        fix = f"type sampling=all: with it, runs on fewer tasks train each as much ({option})"
         problems.append(Problem(what, "sampling", fix))
     if config.runner.steps is None:
         what = "the length of an epoch depends on which tasks there are"
@@ -33,37 +44,45 @@ def equal_data_problems(config: Config, option: str) -> list[Problem]:
     return problems
 
 
-def without_each(joint: Sequence[Planned], place: Path, own: list[str]) -> list[Planned]:
-    """Return the runs of all seeds without one task each, for every task that is trained. `joint`:
-    the runs of all tasks, by seed. `place`: the folder of the comparison. Raises UserError with
-    every mistake, such as a setting that names the task that is left out."""
-    first = joint[0]
-    trained = [name for name, task in first.config.tasks.items() if task.splits.train is not None]
-    if len(trained) < 3:
-        what = f"{len(trained)} of its tasks are trained, and leaving one out takes three or more"
-        raise UserError(what, "--leave-one-out", "type more tasks: 'task=[A,B,C]'")
-    planned: list[Planned] = []
+def without_each(
+    joint: Sequence[Planned], place: Path, own: list[str]
+) -> tuple[dict[str, list[Planned]], list[Problem]]:
+    """Return the runs of all seeds without one task each, by the task, and every problem, such as a
+    setting that names a task that is left out. `joint`: the runs of all tasks, by seed. `place`:
+    the folder of the comparison."""
+    first, found = joint[0], {}
     problems: list[Problem] = []
-    for name in trained:
+    for name in trained_tasks(first.config):
         # A task that uses the head of another goes with it.
         gone = [name, *(each for each, task in first.config.tasks.items() if task.head == name)]
         try:
-            planned += cut(joint, gone, f"{WITHOUT}{name}", own)
+            found[name] = cut(joint, gone, f"without {name}", place, own)
         except UserError as error:
             problems += error.problems
-    for run in planned:
-        run.folder = folder_of(run, place)
-        problems += state_of(run)
-    if problems:
-        raise UserError(problems)
-    return planned
+    return found, problems
 
 
 def cut(
-    joint: Sequence[Planned], gone: Collection[str], label: str, own: list[str]
+    joint: Sequence[Planned], gone: Collection[str], label: str, place: Path, own: list[str]
 ) -> list[Planned]:
-    """Return the runs of all seeds without some tasks."""
+    """Return the runs of all seeds without some tasks, placed. Raises UserError with every
+    mistake in the settings."""
     # The last override is that of the seed.
     texts = [*joint[0].overrides[:-1], *(f"~tasks.{name}" for name in gone)]
-    runs, _ = seeded(label, texts, len(joint), own)
-    return runs
+    planned, _ = seeded(label, texts, len(joint), own)
+    for run in planned:
+        place_in(place, run)
+    return planned
+
+
+def leave_one_out(
+    joint: Sequence[Planned], without: dict[str, list[Planned]], runs: Runs
+) -> Comparison:
+    """Train what is missing, and return what each task brings to the others."""
+    runs.finish([*joint, *(run for each in without.values() for run in each)])
+    methods = {name: runs.method(planned[0].label, planned) for name, planned in without.items()}
+    return compare(
+        runs.method(joint[0].label, joint),
+        list(methods.values()),
+        {method.label: name for name, method in methods.items()},
+    )

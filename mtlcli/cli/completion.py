@@ -56,11 +56,14 @@ OPTIONS: dict[str, dict[str, str | list[str] | None]] = {
         "--texts": None,
     },
     "compare": {
+        "--affinity": ["surrogate", "lookahead"],
         "--baseline": "folder",
         "--config-dir": "folder",
         "-cd": "folder",
         "--equal": ["data", "compute"],
+        "--groups": [],
         "--help": None,
+        "--leave-one-out": None,
         "--seeds": [],
         "--to": "file",
     },
@@ -69,6 +72,7 @@ OPTIONS: dict[str, dict[str, str | list[str] | None]] = {
         "--config-dir": "folder",
         "-cd": "folder",
         "--help": None,
+        "--together": "folder",
         "--to": "file",
     },
     "predict": {

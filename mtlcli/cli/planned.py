@@ -1,5 +1,5 @@
-"""The runs that a verb carries out one after another: which have finished, and the training of the
-others."""
+"""The runs that a verb carries out one after another: which have finished, the training of the
+others, and the methods that they are."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mtlcli.cli.report import read_runs
 from mtlcli.cli.typed import key_in
 from mtlcli.config import Config
-from mtlcli.config.changes import changes, digest, filled, judge
+from mtlcli.config.changes import digest
 from mtlcli.config.section import replaced
-from mtlcli.config.snapshot import load_config
 from mtlcli.errors import Interrupted, Problem, count_of
+from mtlcli.report.methods import Method
 from mtlcli.rundir import checkpoint
 from mtlcli.rundir.folder import RunFolder
 
@@ -53,35 +54,25 @@ def composed(overrides: list[str], own: list[str]) -> tuple[Config, str]:
     return config, suite_of(config, plan.composed.hydra.runtime.choices.get("task"))
 
 
-def folder_of(run: Planned, place: Path) -> Path:
-    """Return the folder of a run: its label, its seed, and a digest of its configuration. By the
-    digest it is found again, whatever the run is called in another comparison."""
-    mark = digest(run.config, place)
+def place_in(folder: Path, run: Planned) -> None:
+    """Give a run its folder in that of all runs, and find out what is there. The name has the run's
+    label, its seed, and a digest of its configuration. By the digest it is found again, whatever
+    the run is called elsewhere."""
+    mark = digest(run.config, folder)
     label = "".join(c if c.isalnum() or c in "_.+-" else "-" for c in run.label)[:60]
-    return next(iter(sorted(place.glob(f"*_{mark}"))), place / f"{label}_seed-{run.seed}_{mark}")
+    there = sorted(folder.glob(f"*_{mark}"))
+    run.folder = there[0] if there else folder / f"{label}_seed-{run.seed}_{mark}"
+    run.state = state_of(run.folder)
 
 
-def state_of(run: Planned) -> list[Problem]:
-    """Find out whether a run has finished or goes on. Return a problem where its folder holds a run
-    with other settings."""
-    place = RunFolder(run.folder)
-    saved = run.folder / "config.yaml"
-    status = place.status().get("status")
-    if not saved.is_file() or not (status == "finished" or checkpoint.folders(place.checkpoints)):
-        return []
-    before = load_config(saved)
-    refused, _ = judge(changes(before, filled(before, run.config)), [], dropout=False)
-    if refused:
-        what = "; ".join(str(each.change) for each in refused[:3])
-        return [
-            Problem(
-                f"the run there was trained with other settings: {what}",
-                str(run.folder),
-                "move the folder away, or give another run_dir=",
-            )
-        ]
-    run.state = "has finished" if status == "finished" else "goes on"
-    return []
+def state_of(folder: Path) -> str:
+    """Return whether the run of a folder `has finished`, `goes on`, or `trains` from the start."""
+    place = RunFolder(folder)
+    if not (folder / "config.yaml").is_file():
+        return "trains"
+    if place.status().get("status") == "finished":
+        return "has finished"
+    return "goes on" if checkpoint.folders(place.checkpoints) else "trains"
 
 
 def other_rows(planned: Sequence[Planned], one_seed: str) -> list[Problem]:
@@ -95,33 +86,62 @@ def other_rows(planned: Sequence[Planned], one_seed: str) -> list[Problem]:
     return [Problem(what, "data.max_eval_rows", fix)]
 
 
-def announce(verb: str, planned: Sequence[Planned], folder: Path) -> None:
-    """Print what will be trained, and what is there."""
-    new = sum(run.state != "has finished" for run in planned)
-    print(f"{verb}: {count_of(len(planned), 'run')} in {folder}, {new} of them to train")
-    for run in planned:
-        print(f"  {run.label}, seed {run.seed}: {run.state} ({run.folder.name})")
-    sys.stdout.flush()
+@dataclass
+class Runs:
+    """Carries out the runs of one command."""
 
+    verb: str
+    """The verb, as `mtl compare`, for what is printed."""
+    folder: Path
+    """The folder of all runs."""
+    config_dir: Path | None
+    """The folder behind `-cd`."""
+    again: str
+    """The command that goes on with the runs."""
 
-def train(planned: Sequence[Planned], own: list[str], again: str) -> None:
-    """Train the runs that have not finished, one after another. Raises Interrupted, with the
-    command to go on with, when a signal comes."""
-    from mtlcli.cli.arguments import read_arguments
-    from mtlcli.cli.preflight import preflight
-    from mtlcli.cli.train import run_job
+    @property
+    def own(self) -> list[str]:
+        """The options of `mtl train` for the user's own files."""
+        return [] if self.config_dir is None else ["-cd", str(self.config_dir)]
 
-    waiting = [run for run in planned if run.state != "has finished"]
-    for number, run in enumerate(waiting, start=1):
-        print(f"\nrun {number} of {len(waiting)}: {run.label}, seed {run.seed}", flush=True)
-        resumes, config = run.folder if run.state == "goes on" else None, run.config
-        if resumes is not None:
-            config = preflight(read_arguments([*own, *run.overrides]), resumes).configs[0]
-        else:
-            config = replaced(config, {"run_dir": str(run.folder), "resume": "auto"})
-        command = ["mtl", "train", *own, *run.overrides]
-        try:
-            run_job(config, run.folder, command, resumes=resumes)
-        except Interrupted as error:
-            error.go_on_with(again)
-            raise
+    def finish(self, planned: Sequence[Planned]) -> None:
+        """Say what will be trained and what is there, and train it."""
+        different = list({run.folder: run for run in planned}.values())
+        new = sum(run.state != "has finished" for run in different)
+        count = count_of(len(different), "run")
+        print(f"{self.verb}: {count} in {self.folder}, {new} of them to train")
+        for run in different:
+            print(f"  {run.label}, seed {run.seed}: {run.state} ({run.folder.name})")
+        sys.stdout.flush()
+        self.train(different)
+
+    def train(self, planned: Sequence[Planned]) -> None:
+        """Train the runs that have not finished, one after another. Raises Interrupted, with the
+        command to go on with, when a signal comes."""
+        from mtlcli.cli.arguments import read_arguments
+        from mtlcli.cli.preflight import preflight
+        from mtlcli.cli.train import run_job
+
+        waiting = [run for run in planned if run.state != "has finished"]
+        for number, run in enumerate(waiting, start=1):
+            print(f"\nrun {number} of {len(waiting)}: {run.label}, seed {run.seed}", flush=True)
+            resumes, config = run.folder if run.state == "goes on" else None, run.config
+            if resumes is not None:
+                config = preflight(read_arguments([*self.own, *run.overrides]), resumes).configs[0]
+            else:
+                config = replaced(config, {"run_dir": str(run.folder), "resume": "auto"})
+            command = ["mtl", "train", *self.own, *run.overrides]
+            try:
+                run_job(config, run.folder, command, resumes=resumes)
+            except Interrupted as error:
+                error.go_on_with(self.again)
+                raise
+
+    def method(self, label: str, planned: Sequence[Planned]) -> Method:
+        """Return the method that some finished runs are: seeds, each in one run or in several that
+        share the tasks out."""
+        method = Method(label, {})
+        finished = read_runs([run.folder for run in planned], self.config_dir)
+        for run, each in zip(planned, finished, strict=True):
+            method.runs.setdefault(run.seed, []).append(each)
+        return method

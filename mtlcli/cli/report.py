@@ -17,24 +17,27 @@ from mtlcli.output import say
 from mtlcli.report import helping
 from mtlcli.report.comparison import Comparison, compare
 from mtlcli.report.finished import Finished, read_run
-from mtlcli.report.methods import Method, baseline_of, methods_of, runs_in
+from mtlcli.report.methods import Method, methods_of, runs_in, together
 from mtlcli.report.page import has_library, write_page
-from mtlcli.report.words import costs, sentences, tables
+from mtlcli.report.words import costs, sentences, side_by_side, tables
 from mtlcli.rundir.place import run_path_problems
 from mtlcli.screen import screen
 
 HELP = """\
 Compare finished runs with a baseline: which tasks gain, which lose, by how much, how sure.
 
-usage: mtl report RUN... --baseline RUN... [--to FILE.html] [-cd DIR]
+usage: mtl report RUN... --baseline RUN... [--together RUN...] [--to FILE.html] [-cd DIR]
 
   mtl report runs/hard --baseline runs/none
   mtl report sweeps/NAME --baseline sweeps/NAME/0_sharing-none      # all other jobs of a sweep
   mtl report hard_1 hard_2 hard_3 --baseline none_1 none_2 none_3 --to report.html
   mtl report runs/joint --baseline runs/only_rte runs/only_cola     # runs of single tasks
+  mtl report runs/joint --baseline runs/none --together runs/rte+mnli runs/sst2+cola
 
   --baseline RUN...  what the others are compared with: one run, a run for each seed, or runs of
                      single tasks
+  --together RUN...  runs of single tasks or of groups of tasks that are one candidate; may be typed
+                     several times
   --to FILE.html     also write a page with curves, tables and plots, which needs no network
   -cd DIR            take the runs' methods and metrics from the Python files of this folder
 
@@ -50,6 +53,7 @@ def report_main(argv: list[str]) -> int:
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--config-dir", "-cd", type=partial(typed_path, where="-cd"))
     parser.add_argument("--baseline", nargs="+", action="extend", default=[])
+    parser.add_argument("--together", nargs="+", action="append", default=[])
     parser.add_argument("--to", type=partial(typed_path, where="--to"))
     parser.add_argument("paths", nargs="*")
     arguments = parser.parse_intermixed_args(argv)
@@ -60,21 +64,26 @@ def report_main(argv: list[str]) -> int:
         runs_in(typed_path(word, where) for word in words)
         for where, words in (("RUN", arguments.paths), ("--baseline", arguments.baseline))
     )
+    groups = [
+        runs_in(typed_path(word, "--together") for word in words) for words in arguments.together
+    ]
     problems = [] if arguments.config_dir is None else config_dir_problems(arguments.config_dir)
-    if not paths:
+    if not paths and not groups:
         problems.append(Problem("no run is given", "RUN", "mtl report RUN... --baseline RUN"))
     if not baselines:
         problems.append(
             Problem("no baseline is given", "--baseline", "give the run to compare with")
         )
-    for path in (*paths, *baselines):
+    for path in (*paths, *baselines, *(path for group in groups for path in group)):
         problems += run_path_problems(path)
     problems += page_problems(arguments.to)
     if problems:
         raise UserError(problems)
+    own = arguments.config_dir
     methods = baseline_and_others(
-        read_runs(paths, arguments.config_dir),
-        read_runs(baselines, arguments.config_dir),
+        read_runs(paths, own),
+        read_runs(baselines, own),
+        [read_runs(group, own) for group in groups],
     )
     show(compare(*methods), arguments.to)
     return 0
@@ -117,22 +126,34 @@ def read_runs(paths: Sequence[Path], own: Path | None) -> list[Finished]:
 
 
 def baseline_and_others(
-    runs: Sequence[Finished], baseline: Sequence[Finished]
+    runs: Sequence[Finished],
+    baseline: Sequence[Finished],
+    groups: Sequence[Sequence[Finished]] = (),
 ) -> tuple[Method, list[Method]]:
-    """Return the baseline, and the methods of the runs that are not in it."""
+    """Return the baseline, and the methods of the runs that are not in it. `groups`: runs that are
+    one method, each of other tasks."""
     own = {run.path.resolve() for run in baseline}
     others = [run for run in runs if run.path.resolve() not in own]
-    if not others:
+    if not others and not groups:
         raise UserError(
             "there is no run beside the baseline", "RUN", "give the runs to compare with it"
         )
-    return baseline_of(baseline), methods_of(others)
+    methods = [together(group, "--together") for group in groups]
+    for method in methods:
+        parts = " | ".join("+".join(run.tasks) for run in method.first)
+        # A task alone may share nothing, so the run of most tasks tells the method.
+        most = max(method.first, key=lambda run: len(run.tasks))
+        method.label = f"{most.config.sharing.name}: {parts}"
+    return together(baseline), [*methods, *methods_of(others)]
 
 
-def show(comparison: Comparison, page: Path | None) -> None:
-    """Print a comparison, and write its page."""
+def show(comparison: Comparison, page: Path | None, *, together: bool = False) -> None:
+    """Print a comparison, and write its page. `together`: begin with all candidates in one
+    table."""
     out, whole = screen(), "" if page is None else str(page)
     of_tasks = bool(comparison.left_out)
+    if together:
+        out.print(side_by_side(comparison, whole))
     for table in (
         [helping.table(comparison, whole), costs(comparison, whole)]
         if of_tasks

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlcli import commands
-from mtlcli.cli.planned import Planned, composed, folder_of, is_of, other_rows, state_of
+from mtlcli.cli.planned import Planned, composed, is_of, other_rows, place_in
 from mtlcli.cli.preflight import Plan
 from mtlcli.cli.train import suite_of
 from mtlcli.cli.typed import key_in
@@ -64,8 +64,7 @@ def plan_stages(plan: Plan, typed: list[str], own: list[str]) -> tuple[Path, lis
             before = None if run.begins is None else made[id(run.begins)]
             made[id(run)] = _of_seed(run, seed, before, folder)
         planned += made.values()
-    problems = [problem for run in planned for problem in state_of(run)]
-    if problems := [*problems, *other_rows(planned, "one seed")]:
+    if problems := other_rows(planned, "one seed"):
         raise UserError(problems)
     return folder, planned
 
@@ -219,5 +218,5 @@ def _of_seed(run: StageRun, seed: int, begins: StageRun | None, folder: Path) ->
         values |= {"init.from": str(begins.folder)}
     found = replace(run, seed=seed, overrides=words, begins=begins)
     found.config = replaced(run.config, values)
-    found.folder = folder_of(found, folder)
+    place_in(folder, found)
     return found

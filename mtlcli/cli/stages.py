@@ -6,9 +6,8 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
-from mtlcli.cli.planned import announce, train
+from mtlcli.cli.planned import Runs
 from mtlcli.cli.preflight import Plan
 from mtlcli.cli.report import read_runs, show
 from mtlcli.cli.stage_plan import StageRun, plan_stages
@@ -19,7 +18,7 @@ from mtlcli.report.finished import Finished
 from mtlcli.report.methods import Method, baseline_of
 from mtlcli.report.order import Order, order_of, order_tables
 from mtlcli.report.page import has_library
-from mtlcli.report.words import gains_table
+from mtlcli.report.words import side_by_side
 from mtlcli.screen import screen
 
 
@@ -29,10 +28,10 @@ def train_stages(plan: Plan, arguments: argparse.Namespace) -> int:
     check(plan, arguments)
     own = ["-cd", str(arguments.config_dir)] if arguments.config_dir else []
     folder, planned = plan_stages(plan, arguments.overrides, own)
-    announce("mtl train", planned, folder)
     option = ["-m"] if arguments.multirun else []
-    train(planned, own, shlex.join(["mtl", "train", *option, *own, *arguments.overrides]))
-    read = read_runs([run.folder for run in planned], Path(own[1]) if own else None)
+    again = shlex.join(["mtl", "train", *option, *own, *arguments.overrides])
+    Runs("mtl train", folder, arguments.config_dir, again).finish(planned)
+    read = read_runs([run.folder for run in planned], arguments.config_dir)
     found = list(zip(planned, read, strict=True))
     baseline, *others = _methods(found)
     others = [method for method in others if set(method.tasks) & set(baseline.tasks)]
@@ -40,7 +39,7 @@ def train_stages(plan: Plan, arguments: argparse.Namespace) -> int:
         comparison = compare(baseline, others)
         show(comparison, folder / "report.html" if has_library() else None)
         if len(others) > 1:
-            screen().print(gains_table(comparison))
+            screen().print(side_by_side(comparison))
     if orders := _orders(found):
         for table in order_tables(orders):
             screen().print(table)

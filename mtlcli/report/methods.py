@@ -1,5 +1,5 @@
-"""Methods: runs that belong together, as seeds of the same settings or as single tasks of a
-baseline."""
+"""Methods: runs that belong together, as seeds of the same settings, or as runs that share the
+tasks out among them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SECTIONS = ("sharing", "weighting", "sampling", "augmentation", "optim", "model"
 
 @dataclass
 class Method:
-    """Runs that differ by their seeds alone, or, as a baseline, runs of single tasks."""
+    """Runs that differ by their seeds alone; or several for each seed, each of other tasks."""
 
     label: str
     runs: dict[int, list[Finished]]
@@ -65,22 +65,25 @@ def methods_of(runs: Sequence[Finished]) -> list[Method]:
     ]
 
 
-def baseline_of(runs: Sequence[Finished], label: str | None = None) -> Method:
-    """Return the baseline of some runs: several seeds, or runs of single tasks. Raises UserError
-    when two of them have the same task and seed, or one seed lacks a task."""
+def together(
+    runs: Sequence[Finished], where: str = "--baseline", label: str | None = None
+) -> Method:
+    """Return the method that some runs are: several seeds, or runs of single tasks or of groups of
+    tasks. `where`: the option that they are given by. Raises UserError when two of them have the
+    same task and seed, or one seed lacks a task."""
     by_seed: dict[int, list[Finished]] = {}
     problems = []
     for run in sorted(runs, key=lambda run: run.seed):
         for other in by_seed.setdefault(run.seed, []):
             if both := [task for task in run.tasks if task in other.tasks]:
                 what = f"seed {run.seed} of {both[0]} is in {other.path} already"
-                problems.append(Problem(what, f"--baseline {run.path}", "leave one of them out"))
+                problems.append(Problem(what, f"{where} {run.path}", "leave one of them out"))
         by_seed[run.seed].append(run)
     tasks = {seed: {task for run in of for task in run.tasks} for seed, of in by_seed.items()}
     for seed, there in tasks.items():
         if missing := set.union(*tasks.values()) - there:
             what = f"no run with seed {seed} has {', '.join(sorted(missing))}"
-            problems.append(Problem(what, "--baseline", "give a run for each task and seed"))
+            problems.append(Problem(what, where, "give a run for each task and seed"))
     if problems:
         raise UserError(problems)
     return Method(label or _labels([runs[0]])[0], by_seed)

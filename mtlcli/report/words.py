@@ -111,26 +111,40 @@ def _gains(comparison: Comparison, compared: Compared, whole: str) -> FittingTab
     return table
 
 
-def gains_table(comparison: Comparison) -> FittingTable:
-    """Return the gains of all candidates in one table."""
-    table = FittingTable(
+def side_by_side(comparison: Comparison, whole: str = "") -> FittingTable:
+    """Return one table of all candidates: of each main score the baseline's, and the gain of every
+    candidate with its interval. `whole`: where all columns can be read."""
+    made = FittingTable(
         [
-            Column("method", fold=24),
-            *(Column(task, right=True) for task in comparison.tasks),
-            Column("average", right=True),
+            Column("task", fold=24),
+            Column("metric", goes=1),
+            *(Column(method.label, right=True) for method in comparison.methods),
         ],
-        title=f"gains over {comparison.baseline.label}, {LEVEL:.0%} intervals; * helps or hurts",
+        title=f"gains over {seeds_of(comparison.baseline)}, with {LEVEL:.0%} intervals (* p below "
+        f"{1 - LEVEL:.2f}, corrected)",
+        whole=whole,
     )
 
     def cell(value: str, around: str, verdict: str) -> str:
-        return f"{value} ({around}){'*' if verdict in ('helps', 'hurts') else ''}"
+        return f"{value}{'*' if verdict in ('helps', 'hurts') else ''} ({around})"
 
-    for each in comparison.candidates:
-        of = {score.task: cell(*change(score), score.verdict) for score in each.mains}
-        mean = each.average
-        average = "" if mean is None else cell(points(mean.value), interval(mean), each.verdict)
-        table.add_row(each.method.label, *(of.get(task, "") for task in comparison.tasks), average)
-    return table
+    for task in comparison.tasks:
+        scores = [
+            next((score for score in each.mains if score.task == task), None)
+            for each in comparison.candidates
+        ]
+        there = [score for score in scores if score is not None]
+        cells = ["" if each is None else cell(*change(each), each.verdict) for each in scores]
+        made.add_row(task, there[0].key, f"{there[0].baseline.value:.4f}", *cells)
+    if all(each.average is not None for each in comparison.candidates):
+        made.add_line()
+        cells = [
+            cell(points(found.value), interval(found), each.verdict)
+            for each in comparison.candidates
+            if (found := each.average) is not None
+        ]
+        made.add_row("average", "", "", *cells)
+    return made
 
 
 MEAN = "mean of these tasks"

@@ -53,6 +53,7 @@ ROOMS["training"] = TOOLS | {*ROOMS} - {"sharing", "fast"}
 ROOMS["runner"] = TOOLS | {*ROOMS}
 ROOMS["merging"] = TOOLS | {*ROOMS}
 ROOMS["compression"] = TOOLS | {*ROOMS}
+ROOMS["grouping"] = ROOMS["training"] | {"training"}
 ROOMS["report"] = TOOLS | {"config", "metrics", "data", "tasks"}
 ROOMS["predict"] = ROOMS["evaluation"] | {"evaluation"}
 ROOMS["serve"] = TOOLS | {"distributed", "predict"}

@@ -13,17 +13,15 @@ difference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from mtlcli.training.analysis.partitions import grouping
 from mtlcli.training.passes import Passes
 from mtlcli.training.state import TrainState
 from mtlcli.training.task_batch import TaskBatch
-
-LARGEST = 9
-"""The number of tasks up to which all groupings are compared (Bell's number of 9 is 21147)."""
 
 
 class Affinity:
@@ -83,51 +81,3 @@ class Affinity:
             for one, row in self._state["sums"].items()
         }
         return {"measured": measured, "affinity": means, "grouping": grouping(means)}
-
-
-def grouping(affinity: dict[str, dict[str, float]]) -> list[list[str]]:
-    """Return the partition of the tasks that maximises the sum, over all tasks, of the mean
-    affinity of the other tasks of the group towards the task.
-
-    A task alone counts 0. Of equally good partitions, the one with the fewest groups, and so the
-    fewest models, is chosen. Up to LARGEST tasks, all partitions are compared; above that, groups
-    are merged as long as merging helps.
-    """
-    tasks = list(affinity)
-
-    def value(groups: list[list[str]]) -> tuple[float, int]:
-        total = sum(
-            sum(affinity[other][task] for other in group if other != task) / (len(group) - 1)
-            for group in groups
-            if len(group) > 1
-            for task in group
-        )
-        return round(total, 12), -len(groups)
-
-    if len(tasks) <= LARGEST:
-        return max(_partitions(tasks), key=value)
-    groups = [[task] for task in tasks]
-    while len(groups) > 1:
-        merged = [
-            [group for index, group in enumerate(groups) if index not in (one, other)]
-            + [groups[one] + groups[other]]
-            for one in range(len(groups))
-            for other in range(one)
-        ]
-        best = max(merged, key=value)
-        if value(best) <= value(groups):
-            break
-        groups = best
-    return groups
-
-
-def _partitions(items: list[str]) -> Iterator[list[list[str]]]:
-    """Yield all partitions of a list."""
-    if not items:
-        yield []
-        return
-    first, rest = items[0], items[1:]
-    for partition in _partitions(rest):
-        yield [[first], *partition]
-        for index, group in enumerate(partition):
-            yield [*partition[:index], [first, *group], *partition[index + 1 :]]

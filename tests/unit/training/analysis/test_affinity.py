@@ -1,9 +1,6 @@
-"""Lookahead affinity: against its first-order value, without a trace in the model; and groupings by
-hand."""
+"""Lookahead affinity: against its first-order value, without a trace in the model."""
 
 from __future__ import annotations
-
-from itertools import combinations
 
 import numpy as np
 import pytest
@@ -11,7 +8,7 @@ import torch
 
 from mtlcli.data.batches import InputFormat
 from mtlcli.distributed.process_group import Ranks
-from mtlcli.training.analysis.affinity import Affinity, grouping
+from mtlcli.training.analysis.affinity import Affinity
 from mtlcli.training.state import TrainState
 from mtlcli.training.step import Backward
 from mtlcli.training.task_batch import TaskBatch, build_task_batch
@@ -72,38 +69,3 @@ def test_affinity_is_its_first_order_value_for_small_steps() -> None:
             assert report["affinity"][first][second] == pytest.approx(
                 expected, rel=0.1, abs=2e-6
             ), (first, second)
-
-
-def symmetric(names: str, helps: set[str]) -> dict[str, dict[str, float]]:
-    return {
-        one: {
-            other: 0.0
-            if one == other
-            else (0.1 if one + other in helps or other + one in helps else -0.1)
-            for other in names
-        }
-        for one in names
-    }
-
-
-def test_grouping_keeps_those_together_that_help() -> None:
-    found = grouping(symmetric("abcd", {"ab", "cd"}))
-    assert sorted(sorted(group) for group in found) == [["a", "b"], ["c", "d"]]
-    assert sorted(len(group) for group in grouping(symmetric("abcd", set()))) == [1, 1, 1, 1]
-    everyone = {one + other for one, other in combinations("abcde", 2)}
-    assert [sorted(group) for group in grouping(symmetric("abcde", everyone))] == [list("abcde")]
-
-
-def test_help_in_one_direction_counts_for_the_one_helped() -> None:
-    # a helps b by 0.3, b harms a by 0.1: together is better than apart, in sum.
-    assert len(grouping({"a": {"a": 0, "b": 0.3}, "b": {"a": -0.1, "b": 0}})) == 1
-    assert len(grouping({"a": {"a": 0, "b": 0.1}, "b": {"a": -0.3, "b": 0}})) == 2
-
-
-def test_many_tasks_are_merged_step_by_step() -> None:
-    names = "abcdefghijkl"
-    helps = {
-        one + other for block in ("abcd", "efgh", "ijkl") for one, other in combinations(block, 2)
-    }
-    found = grouping(symmetric(names, helps))
-    assert sorted("".join(sorted(group)) for group in found) == ["abcd", "efgh", "ijkl"]
