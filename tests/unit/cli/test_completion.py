@@ -124,6 +124,8 @@ def test_folders_and_names_of_the_other_verbs(
     assert candidates("completion ") == list(SCRIPTS)
     assert candidates("report runs/ --baseline ru") == ["runs/"]
     assert candidates("compare --equal c") == ["compute"]
+    assert candidates("compare --affinity s") == ["surrogate"]
+    assert candidates("report runs/ --together ru") == ["runs/"]
     assert candidates("compare sharing=hard,lor") == ["sharing=hard,lora"]
 
 
