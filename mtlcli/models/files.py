@@ -336,7 +336,9 @@ def _scratch_decoder(model: Model, encoder: TextEncoder) -> Any:
         eos_token_id=None,
         attention_dropout=model.dropout or 0.0,
         max_position_embeddings=SCRATCH_LENGTH,
-        tie_word_embeddings=True,
+        # Where only answers have a loss, a common output layer moves the embeddings of all other
+        # words into one direction, and the model learns to compare texts later.
+        tie_word_embeddings=False,
     )
 
 
