@@ -212,7 +212,7 @@ def _in(at: str, problem: Problem) -> Problem:
 def _of_seed(run: StageRun, seed: int, begins: StageRun | None, folder: Path) -> StageRun:
     """Return a run with one of the seeds, its folder, and the folder of the run that it begins
     with."""
-    words, values = [*run.overrides, f"seed={seed}"], {"seed": seed}
+    words, values = [*run.overrides, f"seed={seed}"], dict[str, Any](seed=seed)
     if begins is not None:
         words.append(f"init.from={commands.hydra_value(begins.folder)}")
         values |= {"init.from": str(begins.folder)}

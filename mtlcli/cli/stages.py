@@ -15,7 +15,7 @@ from mtlcli.distributed.environment import read_launch
 from mtlcli.errors import Problem, UserError
 from mtlcli.report.comparison import compare
 from mtlcli.report.finished import Finished
-from mtlcli.report.methods import Method, baseline_of
+from mtlcli.report.methods import Method, together
 from mtlcli.report.order import Order, order_of, order_tables
 from mtlcli.report.page import has_library
 from mtlcli.report.words import side_by_side
@@ -71,7 +71,7 @@ def _methods(found: Sequence[tuple[StageRun, Finished]]) -> list[Method]:
     for run, each in found:
         if run.last and run.compared:
             of.setdefault(run.method, []).append(each)
-    return [baseline_of(runs, name) for name, runs in of.items()]
+    return [together(runs, label=name) for name, runs in of.items()]
 
 
 def _orders(found: Sequence[tuple[StageRun, Finished]]) -> list[Order]:

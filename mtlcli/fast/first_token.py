@@ -76,7 +76,7 @@ def read_first_token(model: MultiTaskModel, backbones: Iterable[Backbone]) -> No
                 FirstToken.put_on(last, heads)
 
 
-def _scores(queries: Tensor, key: nn.Module, states: Tensor) -> Tensor:
+def _scores(queries: Tensor, key: Any, states: Tensor) -> Tensor:
     """Return the products of the queries (batch, heads, size) with the keys of all tokens: (batch,
     heads, length)."""
     heads = queries.shape[1]
@@ -86,7 +86,7 @@ def _scores(queries: Tensor, key: nn.Module, states: Tensor) -> Tensor:
     return turned @ states.mT + (queries * key.bias.unflatten(0, (heads, -1))).sum(-1, keepdim=True)
 
 
-def _means(weights: Tensor, value: nn.Module, states: Tensor) -> Tensor:
+def _means(weights: Tensor, value: Any, states: Tensor) -> Tensor:
     """Return the means of the values of all tokens, weighted by `weights` (batch, heads, length):
     (batch, heads, size)."""
     heads = weights.shape[1]

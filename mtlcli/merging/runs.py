@@ -100,7 +100,8 @@ class Opened:
 def open_runs(paths: Sequence[Path]) -> tuple[list[Opened], list[str]]:
     """Open the runs, and return their backbones with lines about their checkpoints. Raises
     UserError with what keeps any of them from being merged."""
-    runs, lines, problems = [], [], []
+    runs: list[Opened] = []
+    lines, problems = [], []
     for path in paths:
         try:
             found = best_checkpoint.find(path)
