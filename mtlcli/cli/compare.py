@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlcli.cli.compare_groups import GroupPlan, compare_groups, group_problems, plan_groups
+from mtlcli.cli.compare_made import Made, make, plan_made, sweep_texts
 from mtlcli.cli.compare_plan import plan
 from mtlcli.cli.compare_tasks import joint_problems, leave_one_out, without_each
 from mtlcli.cli.eval import overrides_among
@@ -36,13 +37,15 @@ Train a single-task baseline and the candidates, as far as runs are missing, and
 tasks gain, which lose, by how much, how sure.
 
 usage: mtl compare [RUN...] [KEY=VALUE ...] [--baseline RUN...] [--seeds N] [--equal data|compute]
-                   [--leave-one-out | --groups K] [--to FILE.html] [-cd DIR]
+                   [--merge M,...] [--leave-one-out | --groups K] [--to FILE.html] [-cd DIR]
 
   mtl compare task=glue_multi sharing=hard
   mtl compare task=sample data=sample model=tiny sharing=hard,lora --seeds 3
   mtl compare task=glue_multi sharing=hard weighting=static,pcgrad sampling=all --equal compute
   mtl compare runs/merged task=glue_multi sharing=hard          # a finished run is a candidate, too
   mtl compare runs/merged task=glue_multi                       # only the baseline is trained
+  mtl compare task=glue_multi sharing=hard --merge ties sweep=optuna sweep.folds=3 \\
+      'sweep.space={tasks.cola.weight: [0.5, 1, 2]}'
   mtl compare 'task=[cola,rte,mnli]' sampling=all runner.steps=400 --leave-one-out
   mtl compare 'task=[cola,rte,mnli,sst2]' sampling=all runner.steps=400 --groups 2
 
@@ -52,6 +55,10 @@ usage: mtl compare [RUN...] [KEY=VALUE ...] [--baseline RUN...] [--seeds N] [--e
   --seeds N          train each method with the seeds 0 to N - 1 (default 3)
   --equal data       every run makes the same number of steps on the same batches (the default)
   --equal compute    candidates make as many steps as cost the baseline's floating-point operations
+  --merge M,...      more candidates: the baseline's copies merged into one model, by these methods
+                     of mtl merge
+  sweep=...          one more candidate: the best configuration of a search (mtl train -m) from the
+                     first candidate, over folds of train (sweep.folds)
   --leave-one-out    which task helps which: the candidate with all tasks against the candidate
                      without one task each, in place of a baseline; needs sampling=all and
                      runner.steps=N, so that every task is trained as much in each
@@ -92,12 +99,12 @@ def compare_main(argv: list[str]) -> int:
     problems = _problems(arguments, paths, baselines, overrides)
     page = arguments.to
     planned: list[Planned] = []
-    parts = Parts()
+    parts, made = Parts(), Made()
     baseline: list[Finished] = []
     others: list[Finished] = []
     try:
         runs.folder, planned = plan(
-            [text for text in overrides if not is_of(text, ["seed", "resume"])],
+            [text for text in overrides if not is_of(text, ["seed", "resume", "sweep"])],
             seeds_of(arguments),
             runs.own,
             train_baseline=not baselines and not arguments.leave_one_out,
@@ -107,7 +114,8 @@ def compare_main(argv: list[str]) -> int:
         wrong = _folder_problems(runs.folder) if planned or arguments.to is None else []
         problems += wrong or page_problems(page)
         parts = _parts(arguments, planned, runs)
-        problems += parts.problems
+        made, wrong = plan_made(arguments.merge, sweep_texts(overrides), planned, runs)
+        problems += [*parts.problems, *wrong]
     except UserError as error:
         problems += error.problems
     if not problems:
@@ -133,7 +141,9 @@ def compare_main(argv: list[str]) -> int:
     if not baseline:
         seeds = sum(run.baseline for run in planned)
         baseline, trained = trained[:seeds], trained[seeds:]
-    show(compare(*baseline_and_others([*trained, *others], baseline)), page)
+    extra = make(made, planned, runs)
+    method, candidates = baseline_and_others([*trained, *others], baseline)
+    show(compare(method, [*candidates, *extra]), page)
     return 0
 
 
@@ -181,6 +191,7 @@ def _read(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--equal", choices=("data", "compute"), default="data")
     parser.add_argument("--leave-one-out", action="store_true")
     parser.add_argument("--groups", type=int)
+    parser.add_argument("--merge", type=lambda text: text.split(","), default=[])
     parser.add_argument("--affinity", choices=("surrogate", "lookahead"))
     parser.add_argument("--to", type=partial(typed_path, where="--to"))
     parser.add_argument("rest", nargs="*")
@@ -222,8 +233,14 @@ def _problems(
         )
     if arguments.seeds is not None and arguments.seeds not in SEEDS:
         problems.append(Problem("must be from 1 to 100", "--seeds", "3 to 5 are common"))
+    searched = bool(sweep_texts(overrides))
+    if searched and arguments.equal == "compute":
+        what = "has no part in a search, whose trials all have the same number of steps"
+        problems.append(Problem(what, "--equal compute", "take it out"))
     given = {
         "RUN": bool(paths),
+        "--merge": bool(arguments.merge),
+        "sweep": searched,
         "--baseline": bool(baselines) and arguments.leave_one_out,
         "--equal compute": arguments.equal == "compute",
         "--groups": arguments.groups is not None and arguments.leave_one_out,

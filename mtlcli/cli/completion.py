@@ -64,6 +64,7 @@ OPTIONS: dict[str, dict[str, str | list[str] | None]] = {
         "--groups": [],
         "--help": None,
         "--leave-one-out": None,
+        "--merge": list(METHODS_OF_MERGING),
         "--seeds": [],
         "--to": "file",
     },

@@ -75,6 +75,15 @@ def search(plan: Plan, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def best_overrides(plan: Plan, folder: Path) -> list[str]:
+    """Return the values of the best trial of a search that has ended. Raises RunError when no trial
+    has a score."""
+    study = Study(folder, plan.configs[0].sweep, plan.configs[0].seed)
+    if not study.best:
+        raise RunError("no trial of the search has a score", str(folder), "change sweep.space")
+    return study.overrides(study.chosen)
+
+
 def _check_processes(plan: Plan) -> None:
     """Raise UserError when trials would need several processes that the study cannot follow."""
     config = plan.configs[0]
@@ -279,7 +288,7 @@ class _Search:
             print(f"Pareto set over {', '.join(names)}: no other trial is better in all of them")
             for trial in best:
                 print(f"  trial {trial.number}: {_shown(names, trial.values)}")
-        chosen = max(best, key=lambda trial: statistics.fmean(trial.values))
+        chosen = self._study.chosen
         told = _shown(names, chosen.values)
         with held(self.folder):
             run_dir = self._final(chosen)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -96,6 +97,11 @@ class Study:
             warnings.simplefilter("ignore", ExperimentalWarning)
             found = self._study.best_trials
         return found if len(self._sweep.objectives) > 1 else found[:1]
+
+    @property
+    def chosen(self) -> FrozenTrial:
+        """The one of the best trials with the best mean over the objectives."""
+        return max(self.best, key=lambda trial: statistics.fmean(trial.values))
 
     def overrides(self, trial: FrozenTrial) -> list[str]:
         """Return the values of a trial as overrides, in the order of the space."""

@@ -15,7 +15,7 @@ from mtlcli.config.task import CALIBRATION
 from mtlcli.distributed.process_group import connect
 from mtlcli.errors import Problem, UserError, count_of
 from mtlcli.merging.base import BACKBONE, Copies, State
-from mtlcli.merging.methods import METHODS, OPTIONS, Method
+from mtlcli.merging.methods import METHODS, OPTIONS, Method, class_problems
 from mtlcli.merging.rows import TrainRows
 from mtlcli.merging.runs import Opened, common_start, initial_weights, merged_config, open_runs
 from mtlcli.prepare.disk_space import check_writable
@@ -107,18 +107,7 @@ def _check_options(config: Config, method: str, chooses: list[str]) -> None:
             )
             for name in chooses
         ]
-    if method == "adamerging":
-        problems += [
-            Problem(
-                f"task {name} has no classes, whose entropy could be minimised "
-                f"(type: {task.type}, form={task.form or 'head'})",
-                "--method adamerging",
-                "leave its run out, or choose another method",
-            )
-            for name, task in config.formed_tasks.items()
-            if task.type not in ("classification", "relation") or task.form == "text"
-        ]
-    if problems:
+    if problems := problems + class_problems(config.formed_tasks, method, f"--method {method}"):
         raise UserError(problems)
 
 

@@ -3,7 +3,11 @@ module of its name in this room."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from mtlcli.config import Task
+from mtlcli.errors import Problem
 
 
 @dataclass(frozen=True)
@@ -85,3 +89,20 @@ OPTIONS = {
     "lr": Option("learning rate of the scales", 1e-9, 10),
     "seed": Option("seed of what is drawn", 0, 2**31, whole=True),
 }
+
+
+def class_problems(tasks: Mapping[str, Task], method: str, at: str) -> list[Problem]:
+    """Return the tasks that a method cannot merge, in the form that they have in the run. `at`:
+    where the method is typed."""
+    if method != "adamerging":
+        return []
+    return [
+        Problem(
+            f"task {name} has no classes, whose entropy could be minimised "
+            f"(type: {task.type}, form={task.form or 'head'})",
+            at,
+            "leave the task out, or choose another method",
+        )
+        for name, task in tasks.items()
+        if task.type not in ("classification", "relation") or task.form == "text"
+    ]

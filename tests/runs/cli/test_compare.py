@@ -306,3 +306,37 @@ def test_the_page_is_drawn_without_network(folder: Path, tmp_path: Path) -> None
     # gradients of pcgrad, and the first task's: three confusion matrices and the calibration.
     assert drawn is not None and int(drawn[1]) == 14
     assert done.stdout.count("<svg") >= 14
+
+
+def test_merged_models_and_the_best_of_a_search(folder: Path) -> None:
+    """One command: the baseline, a candidate, the best of a search over folds of train, and the
+    baseline's copies merged."""
+    options = ["sharing=hard", "weighting=static", "--seeds", "2", "run_dir=out"]
+    options += ["--merge", "average,task_arithmetic", "sweep=random", "sweep.trials=2"]
+    options += ["sweep.folds=2", "sweep.space={tasks.stars.weight: [3, 5]}"]
+    done = mtl("compare", *SMALL, *options, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for label in ("hard", "best found", "merged average", "merged task_arithmetic"):
+        assert f"{label} (2 seeds) against none (2 seeds)" in done.stdout, done.stdout
+    jobs = (folder / "out" / "search" / "jobs.jsonl").read_text().splitlines()
+    assert all("data.folds=2" in json.loads(line)["overrides"] for line in jobs)
+    again = mtl("compare", *SMALL, *options, cwd=folder)
+    assert again.returncode == 0 and "merging" not in again.stderr
+    begin = "hard (2 seeds) against none"
+    assert again.stdout[again.stdout.index(begin) :] == done.stdout[done.stdout.index(begin) :]
+    (merged,) = (folder / "out").glob("none_seed-1_*_average")
+    record = json.loads((merged / "environment.json").read_text())["merged"]
+    assert [each["tasks"] for each in record["runs"]] == [["stars"], ["grade"]]
+
+
+def test_what_cannot_be_made(folder: Path) -> None:
+    options = ["sharing=hard", "run_dir=out", "--merge", "tie,adamerging"]
+    options += ["sweep=optuna", "sweep.space={tasks.star.weight: [1, 2]}"]
+    done = mtl("compare", *SMALL, *options, cwd=folder)
+    assert done.returncode == 2
+    assert "unknown method 'tie'" in done.stderr and "ties" in done.stderr
+    assert "task grade has no classes" in done.stderr and "tasks.star" in done.stderr
+    right = ["sweep=optuna", "sweep.space={tasks.stars.weight: [1, 2]}"]
+    done = mtl("compare", *SMALL, "sharing=hard", "run_dir=out", *right, cwd=folder)
+    assert done.returncode == 2
+    assert "would choose on the rows that are reported" in done.stderr
