@@ -73,8 +73,8 @@ class Start:
         `config`. Raises UserError when that run has another strategy, or the trunk does not fit."""
         if self.prefix() is not None:
             return
-        if (why := other_trunk(config, self.config)) is not None:
-            raise self._refusal(*why)
+        if (refused := other_trunk(config, self.config)) is not None:
+            raise self._refusal(*refused)
         before, now = owners(self.config), model.trunk.heads
         wanted = {name: tensor for name, tensor in model.state_dict().items() if _of_trunk(name)}
         found = {name: tensor for name, tensor in self.tensors.items() if _of_trunk(name)}
