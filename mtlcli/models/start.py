@@ -73,9 +73,9 @@ class Start:
         `config`. Raises UserError when that run has another strategy, or the trunk does not fit."""
         if self.prefix() is not None:
             return
-        if (refused := other_trunk(config, self.config)) is not None:
-            raise self._refusal(*refused)
         before, now = owners(self.config), model.trunk.heads
+        if (refused := other_trunk(config, now, self.config)) is not None:
+            raise self._refusal(*refused)
         wanted = {name: tensor for name, tensor in model.state_dict().items() if _of_trunk(name)}
         found = {name: tensor for name, tensor in self.tensors.items() if _of_trunk(name)}
         new = {owner for owner in now if owner not in before}
@@ -169,11 +169,12 @@ def owners(config: Config) -> list[str]:
     return list(dict.fromkeys(task.head or name for name, task in config.tasks.items()))
 
 
-def other_trunk(config: Config, other: Config) -> tuple[str, str] | None:
-    """Return why the trunk of a run with the config `other` has no place in a run with `config`,
-    and what to do about it, as far as strategies and tasks say; None where it has."""
+def other_trunk(config: Config, now: list[str], other: Config) -> tuple[str, str] | None:
+    """Return why the trunk of a run with the config `other` has no place in a run with `config` and
+    the head owners `now`, and what to do about it, as far as strategies and tasks say; None where
+    it has."""
     mine, theirs = config.sharing.name, other.sharing.name
-    trunk, before, now = sharings.implementation(theirs), owners(other), owners(config)
+    trunk, before = sharings.implementation(theirs), owners(other)
     if trunk.plain_backbone(before) is not None:
         return None
     if mine != theirs:
