@@ -197,11 +197,9 @@ def _unlike(run: StageRun, begins: StageRun) -> Iterator[Problem]:
     if begins.config.model.kind != "auto":
         yield from (_in(at, problem) for problem in other_model(run.config, begins.config))
     if begins.config.sharing.name != "hard":
-        from mtlcli.models.start import other_trunk, owners  # The module imports torch.
+        from mtlcli.models.start import other_trunk, owners  # Their module imports torch.
 
-        if (
-            why := other_trunk(run.config.sharing.name, owners(run.config), begins.config)
-        ) is not None:
+        if (why := other_trunk(run.config, owners(run.config), begins.config)) is not None:
             yield Problem(f"cannot begin with {begins.label}: {why[0]}", at, why[1])
 
 

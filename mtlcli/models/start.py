@@ -79,11 +79,9 @@ class Start:
         `config`. Raises UserError when that run has another strategy, or the trunk does not fit."""
         if self.prefix() is not None:
             return
-        if (
-            refused := other_trunk(config.sharing.name, model.trunk.heads, self.config)
-        ) is not None:
-            raise self._refusal(*refused)
         before, now = owners(self.config), model.trunk.heads
+        if (refused := other_trunk(config, now, self.config)) is not None:
+            raise self._refusal(*refused)
         wanted = {name: tensor for name, tensor in model.state_dict().items() if _of_trunk(name)}
         found = {name: tensor for name, tensor in self.tensors.items() if _of_trunk(name)}
         new = {owner for owner in now if owner not in before}
@@ -183,10 +181,11 @@ def owners(config: Config) -> list[str]:
     return list(dict.fromkeys(task.head or name for name, task in config.tasks.items()))
 
 
-def other_trunk(mine: str, now: list[str], other: Config) -> tuple[str, str] | None:
-    """Return why the trunk of a run with the config `other` has no place in a run with the strategy
-    `mine` and the head owners `now`, and what to do about it; None where it has."""
-    theirs = other.sharing.name
+def other_trunk(config: Config, now: list[str], other: Config) -> tuple[str, str] | None:
+    """Return why the trunk of a run with the config `other` has no place in a run with `config` and
+    the head owners `now`, and what to do about it, as far as strategies and tasks say; None where
+    it has."""
+    mine, theirs = config.sharing.name, other.sharing.name
     trunk, before = sharings.implementation(theirs), owners(other)
     if only(trunk.plain_backbones(before)) is not None:
         return None
