@@ -98,6 +98,8 @@ def variants() -> dict[str, Variant]:
         "unfreezing": Variant(shape={"unfreeze_every": 3, "plan": one_task}),
         "probe": Variant("uncertainty", shape={"probe": lambda step: step % 3 == 1}),
         "pcgrad uneven": Variant("pcgrad", shape={"plan": uneven}),
+        "fomaml uneven": Variant("fomaml", shape={"plan": uneven}),
+        "reptile one task a step": Variant("reptile", shape={"plan": one_task}),
     }
 
 
