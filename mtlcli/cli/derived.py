@@ -45,7 +45,7 @@ def read_options(
 ) -> tuple[dict[str, Any], list[Problem]]:
     """Return the values of the options that were typed, and the problems with them and the
     method."""
-    if method not in methods:
+    if method is None or method not in methods:
         what = "no method is given" if method is None else f"unknown method '{method}'"
         return {}, [Problem(what, "--method", suggest(method or "", methods))]
     values: dict[str, Any] = {}

@@ -63,7 +63,7 @@ def stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found = {}
     for name, tensor in tensors.items():
         if is_traceable_wrapper_subclass(tensor):
-            parts, _ = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
+            parts, _ = tensor.__tensor_flatten__()
             found |= {f"{name}.{part}": getattr(tensor, part) for part in parts}
         else:
             found[name] = tensor

@@ -101,6 +101,6 @@ def unpruned(network: Any, architecture: Mapping[str, Any]) -> Any:
     return whole
 
 
-def _rows(heads: Sequence[int], size: int) -> torch.Tensor:
+def _rows(heads: Sequence[int], size: int) -> Any:
     """Return the rows of a projection that belong to some heads of a size."""
     return torch.tensor([head * size + row for head in heads for row in range(size)])
