@@ -4,7 +4,7 @@ other state."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +96,7 @@ def _means(weights: Tensor, value: Any, states: Tensor) -> Tensor:
     return means + weights.sum(-1, keepdim=True) * value.bias.unflatten(0, (heads, -1))
 
 
-def _is_plain(module: nn.Module) -> bool:
+def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
     """Return whether a module is a matrix and a bias in floating-point numbers, and no more; with
     LoRA, for example, it is not."""
     return type(module) is nn.Linear and type(module.weight) is nn.Parameter
