@@ -57,7 +57,7 @@ usage: mtl compare [RUN...] [KEY=VALUE ...] [--baseline RUN...] [--seeds N] [--e
   --equal compute    candidates make as many steps as cost the baseline's floating-point operations
   --merge M,...      more candidates: the baseline's copies merged into one model, by these methods
                      of mtl merge
-  sweep=...          one more candidate: the best configuration of a search (mtl train -m) from the
+  sweep=...          one more candidate: the best configuration of a search (sweep=optuna) from the
                      first candidate, over folds of train (sweep.folds)
   --leave-one-out    which task helps which: the candidate with all tasks against the candidate
                      without one task each, in place of a baseline; needs sampling=all and

@@ -45,8 +45,8 @@ KNOWN_FROM_THE_CONFIGURATION: dict[str, tuple[list[str], str]] = {
         "mtl train: 1 problem\n"
         "  modle: unknown key 'modle'\n"
         "      -> did you mean 'model'? choices: allow, augmentation, data, experiment, form, "
-        "init, logger, model, optim, resume, run_dir, runner, sampling, seed, sharing, sweep, "
-        "task, text, weighting\n",
+        "init, logger, model, optim, resume, run_dir, runner, sampling, seed, sharing, stages, "
+        "sweep, task, text, weighting\n",
     ),
     "misspelt key": (
         ["train", "task=rte", "runner.stps=100"],
@@ -93,14 +93,15 @@ KNOWN_FROM_THE_CONFIGURATION: dict[str, tuple[list[str], str]] = {
         "mtl eval: 1 problem\n"
         "  my_conf: neither a run folder (looked for config.yaml) nor a checkpoint (looked for "
         "manifest.json)\n"
-        "      -> give a folder that mtl train wrote, or one of its checkpoints\n",
+        "      -> give a folder that mtl train wrote, runs/<date>_<time>_..., or one of its "
+        "checkpoints\n",
     ),
     "key with a plus that hides a mistake": (
         ["train", "task=rte", "+unknown.key=3"],
         "mtl train: 1 problem\n"
         "  unknown.key: unknown key 'unknown'\n"
         "      -> choices: allow, augmentation, data, form, init, logger, model, optim, resume, "
-        "run_dir, runner, sampling, seed, sharing, sweep, tasks, text, weighting\n",
+        "run_dir, runner, sampling, seed, sharing, stages, sweep, tasks, text, weighting\n",
     ),
     "sweep without -m": (
         ["train", "task=rte", "weighting=static,uncertainty"],

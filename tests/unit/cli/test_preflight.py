@@ -61,6 +61,8 @@ NEEDS = {
     "model=pretrained": ["model.name=x/y"],
     "data=local": ["data.root=."],
     "augmentation=distill": ["augmentation.teachers=[.]"],
+    "augmentation=ewc": ["task=[cola,rte]", "init.from=runs/one"],
+    "augmentation=lwf": ["task=[cola,rte]", "init.from=runs/one"],
 }
 NEEDS["weighting=annealed"] = ["weighting.tasks.rte.start=2"]
 
@@ -146,7 +148,7 @@ def test_all_mistakes_at_once() -> None:
     ]
     groups = (
         "choices: allow, augmentation, data, experiment, form, init, logger, model, optim, resume, "
-        "run_dir, runner, sampling, seed, sharing, sweep, task, text, weighting"
+        "run_dir, runner, sampling, seed, sharing, stages, sweep, task, text, weighting"
     )
     assert said(*wrong, "model=brt", "cola") == [
         "'cola' has no value -> did you mean task=cola?",
@@ -163,8 +165,8 @@ def test_all_mistakes_at_once() -> None:
         "cola, sst2, mrpc, stsb, qqp, mnli, qnli, "
         "rte",
         "unknown.key: unknown key 'unknown' -> choices: allow, augmentation, data, form, init, "
-        "logger, model, optim, resume, run_dir, runner, sampling, seed, sharing, sweep, tasks, "
-        "text, weighting",
+        "logger, model, optim, resume, run_dir, runner, sampling, seed, sharing, stages, sweep, "
+        "tasks, text, weighting",
         "optim.lr: must be a number, found 'fast' -> Peak learning rate; null: one that suits the "
         "model and the optimiser.",
         "runner.steps: must be a whole number, found 1.5 -> Number of optimiser updates; null: as "
@@ -667,7 +669,7 @@ def test_a_combination_that_cannot_work_is_named() -> None:
 
 
 def test_globs_are_expanded_or_refused() -> None:
-    assert len(plan("-m", "sampling=glob(*)").configs) == 10
+    assert len(plan("-m", "sampling=glob(*)").configs) == 11
     assert said("-m", "task=glob(z*)") == ["task: 'task=glob(z*)' gives no value at all"]
 
 

@@ -75,7 +75,7 @@ TASKS: list[tuple[dict[str, Any], list[str]]] = [
         {"a": {**FILES, "splits": HELD | {"validation": []}}},
         [
             "tasks.a.splits.hold_out: the rows that are kept have no name -> type "
-            "tasks.a.splits.validation=[validation], or take it out"
+            "'tasks.a.splits.validation=[validation]', or take it out"
         ],
     ),
     (
