@@ -576,8 +576,8 @@ def test_task_files_with_mistakes_and_a_negative_lr(tmp_path: Path) -> None:
         "dropout, "
         "focal_gamma, form, group, head, "
         "head_layers, "
-        "label_ids, label_smoothing, labels, lr_factor, max_length, max_train_rows, metrics, source, "
-        "splits, templates, type, unlabelled, weight",
+        "label_ids, label_smoothing, labels, lr_factor, max_length, max_train_rows, metrics, "
+        "source, splits, templates, type, unlabelled, weight",
         "tasks.column.columns.txt: unknown key 'txt'\n    -> did you mean 'text'? choices: label, "
         "text, text_pair",
         "tasks.kind.type: unknown type 'clasification'\n    -> did you mean 'classification'? "

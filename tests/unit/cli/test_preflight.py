@@ -61,8 +61,8 @@ NEEDS = {
     "model=pretrained": ["model.name=x/y"],
     "data=local": ["data.root=."],
     "augmentation=distill": ["augmentation.teachers=[.]"],
-    "augmentation=ewc": ["task=[cola,rte]", "init.from=runs/one"],
-    "augmentation=lwf": ["task=[cola,rte]", "init.from=runs/one"],
+    "augmentation=ewc": ["task=[cola,rte]", "init.from=."],
+    "augmentation=lwf": ["task=[cola,rte]", "init.from=."],
 }
 NEEDS["weighting=annealed"] = ["weighting.tasks.rte.start=2"]
 
