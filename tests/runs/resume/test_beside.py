@@ -50,7 +50,7 @@ def without_fingerprints(text: str) -> str:
 CHANGES: dict[str, tuple[str, Callable[[str], str], str]] = {
     "learning rate": (
         "config.yaml",
-        replaced(r"  lr: 0\.001\n  weight", "  lr: 0.009\n  weight"),
+        replaced(r"  lr: 0\.001\n  lr_factor", "  lr: 0.009\n  lr_factor"),
         "optim.lr",
     ),
     "batch size": ("config.yaml", replaced("batch_size: 6", "batch_size: 4"), "runner.batch_size"),

@@ -133,7 +133,11 @@ def test_ranks_and_micro_batches_see_the_same_masks_and_the_next_epoch_others() 
                 model=SimpleNamespace(tasks={"toy": made}),
                 train={"toy": features},
                 streams={"toy": stream},
-                config=SimpleNamespace(seed=0, runner=SimpleNamespace(accumulation=accumulation)),
+                config=SimpleNamespace(
+                    seed=0,
+                    runner=SimpleNamespace(accumulation=accumulation),
+                    weighting=SimpleNamespace(inner_batches=1),
+                ),
                 ranks=Ranks(rank, world, torch.device("cpu")),
                 input_format=FORMAT,
                 max_tokens=None,
