@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
+
+from hydra.errors import HydraException, OverrideParseException
 
 from mtlcli import commands
 from mtlcli.cli.arguments import read_arguments
 from mtlcli.cli.compare_plan import seeded
+from mtlcli.cli.overrides import parsed
 from mtlcli.cli.planned import Planned, Runs, is_of, place_in, state_of
 from mtlcli.cli.preflight import Plan, preflight
+from mtlcli.cli.typed import key_in
 from mtlcli.errors import Interrupted, Problem, UserError
 from mtlcli.merging.methods import METHODS, class_problems
 from mtlcli.output import say
@@ -37,7 +41,8 @@ class Made:
     arguments: argparse.Namespace | None = None
     """The arguments of the search, as `mtl train -m` would read them."""
     texts: list[str] = field(default_factory=list)
-    """The overrides of the candidate whose settings are searched, without the seed."""
+    """The overrides of the candidate whose settings are searched, without the seed and without what
+    is searched."""
 
 
 def plan_made(
@@ -54,7 +59,10 @@ def plan_made(
         what = "there is no candidate whose settings could be searched"
         problems.append(Problem(what, "sweep", "type one, such as sharing=hard"))
     elif sweep:
-        made.texts = candidates[0].overrides[:-1]  # The last one is that of the seed.
+        # What is typed for a key that is searched holds for the other candidates. The last override
+        # is that of the seed.
+        typed, searched = candidates[0].overrides[:-1], _space(sweep)
+        made.texts = [text for text in typed if key_in(text) not in searched]
         place = commands.hydra_value(runs.folder / SEARCH)
         words = [*made.texts, *sweep, "seed=0", f"run_dir={place}", "resume=auto"]
         made.arguments = read_arguments(["-m", *runs.own, *words])
@@ -65,6 +73,18 @@ def plan_made(
         else:
             problems += _search_problems(made.search)
     return made, problems
+
+
+def _space(sweep: Sequence[str]) -> Container[str]:
+    """Return the keys that a search chooses, as far as they can be read."""
+    found: Container[str] = ()
+    for text in sweep:
+        try:
+            value = parsed(text).value() if key_in(text) == "sweep.space" else None
+        except (OverrideParseException, HydraException, ValueError):
+            continue  # The check of the whole command line says what cannot be read.
+        found = value if isinstance(value, dict) else found
+    return found
 
 
 def _merge_problems(merges: Sequence[str], baseline: Sequence[Planned]) -> list[Problem]:

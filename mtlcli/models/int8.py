@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import Backbone
@@ -51,7 +50,7 @@ def fit_device(model: nn.Module, device: torch.device) -> None:
     if not should_reduce_range(device):
         return
     for module in model.modules():
-        if isinstance(module, nn.Linear) and is_traceable_wrapper_subclass(module.weight):
+        if isinstance(module, nn.Linear) and _is_rounded(module.weight):
             weight: Any = module.weight
             module.weight = nn.Parameter(weight.dequantize(), requires_grad=False)
             _round(module, reduce_range=True)
@@ -62,12 +61,18 @@ def stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     numbers and its scales. They share memory with the model's."""
     found = {}
     for name, tensor in tensors.items():
-        if is_traceable_wrapper_subclass(tensor):
-            parts, _ = tensor.__tensor_flatten__()
+        if _is_rounded(tensor):
+            parts, _ = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
             found |= {f"{name}.{part}": getattr(tensor, part) for part in parts}
         else:
             found[name] = tensor
     return found
+
+
+def _is_rounded(tensor: Tensor) -> bool:
+    """Return whether a tensor is one of torchao's, without importing torchao. Other subclasses, as
+    the shards of FSDP, hold a tensor in parts, too."""
+    return type(tensor).__module__.startswith("torchao.")
 
 
 def _has_matrix(module: nn.Module) -> bool:

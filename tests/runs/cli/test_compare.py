@@ -314,6 +314,7 @@ def test_merged_models_and_the_best_of_a_search(folder: Path) -> None:
     options = ["sharing=hard", "weighting=static", "--seeds", "2", "run_dir=out"]
     options += ["--merge", "average,task_arithmetic", "sweep=random", "sweep.trials=2"]
     options += ["sweep.folds=2", "sweep.space={tasks.stars.weight: [3, 5]}"]
+    options += ["tasks.stars.weight=2"]  # It holds for the baseline and the candidate.
     done = mtl("compare", *SMALL, *options, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     for label in ("hard", "best found", "merged average", "merged task_arithmetic"):
