@@ -318,13 +318,20 @@ def test_a_ctrl_c_while_the_program_starts(before: Callable[[], object]) -> None
     assert (done.returncode, done.stderr) == (130, ""), done.stderr
 
 
+def sleep_noted(note: Path) -> None:
+    """Sleep until a signal ends the process, and note by a file that this has begun."""
+    note.touch()
+    time.sleep(100)
+
+
 def test_a_second_ctrl_c_takes_the_ranks_along(tmp_path: Path) -> None:
+    note = tmp_path / "asleep"
     process = begin(
-        tmp_path, f"runner.steps={STEPS}", before=at_step(15, 1, partial(time.sleep, 100))
+        tmp_path, f"runner.steps={STEPS}", before=at_step(15, 1, partial(sleep_noted, note))
     )
     until(
         process,
-        lambda: rows(tmp_path) >= 15 and (tmp_path / "checkpoints" / "step_00000010").exists(),
+        lambda: note.exists() and (tmp_path / "checkpoints" / "step_00000010").exists(),
     )
     ranks = ranks_of(process)
     # As a terminal does: to the whole foreground group.
