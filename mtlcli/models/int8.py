@@ -59,7 +59,7 @@ def fit_device(model: nn.Module, device: torch.device) -> None:
 def stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors that a file holds for those of a model: for a matrix in 8 bits, its
     numbers and its scales. They share memory with the model's."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if _is_rounded(tensor):
             parts, _ = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
