@@ -24,7 +24,7 @@ from mtlcli.models.precision import input_format
 from mtlcli.prepare.prepare import Prepared, prepare
 from mtlcli.pulse import doing
 from mtlcli.training.gradient_rows import Projection
-from mtlcli.training.task_batch import build_task_batch
+from mtlcli.training.task_batch import whole_batch
 
 ROWS = 200
 """The number of examples of each task that are fitted, and that are held out."""
@@ -87,15 +87,9 @@ class _Reader:
 
     def _example(self, name: str, features: Features, index: int) -> tuple[float, Any]:
         """Return the loss of an example, and its projected gradient."""
-        batch = build_task_batch(
-            self._model.tasks[name],
-            features,
-            np.array([index]),
-            input_format=self._format,
-            accumulation=1,
-            ranks=self._ranks,
-        )
-        loss = self._model(name, batch.micro[0].to(self._ranks.device)).loss
+        task, one = self._model.tasks[name], np.array([index])
+        batch = whole_batch(task, features, one, self._format, self._ranks)
+        loss = self._model(name, batch).loss
         found = torch.autograd.grad(loss, self._parameters, allow_unused=True)
         return loss.item(), self._projected(found).double().cpu().numpy()
 

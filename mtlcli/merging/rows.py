@@ -21,7 +21,7 @@ from mtlcli.models.build import build_model
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.models.precision import input_format
 from mtlcli.prepare.prepare import Prepared
-from mtlcli.training.task_batch import build_task_batch
+from mtlcli.training.task_batch import whole_batch
 
 
 class TrainRows:
@@ -97,12 +97,5 @@ class TrainRows:
         return np.random.default_rng(seed).permutation(count)[:rows]
 
     def _batch(self, name: str, indices: NDArray[np.int64]) -> Batch:
-        made = build_task_batch(
-            self._prepared.tasks[name],
-            self._train[name],
-            indices,
-            input_format=self._format,
-            accumulation=1,
-            ranks=self._ranks,
-        )
-        return made.micro[0].to(self._ranks.device)
+        task, features = self._prepared.tasks[name], self._train[name]
+        return whole_batch(task, features, indices, self._format, self._ranks)

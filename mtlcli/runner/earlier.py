@@ -20,7 +20,7 @@ from mtlcli.errors import UserError
 from mtlcli.evaluation.evaluate import outputs_of
 from mtlcli.pulse import doing
 from mtlcli.training.run import Run
-from mtlcli.training.task_batch import build_task_batch
+from mtlcli.training.task_batch import whole_batch
 
 FILE = "earlier.safetensors"
 """The file of a run folder with what it keeps."""
@@ -70,15 +70,8 @@ class _Earlier:
         run, features = self._run, self._run.train[task]
         drawn = np.random.default_rng(run.config.seed).permutation(len(features.example_lengths))
         for index in drawn[:count]:
-            made = build_task_batch(
-                run.model.tasks[task],
-                features,
-                np.array([index]),
-                input_format=run.input_format,
-                accumulation=1,
-                ranks=self._alone,
-            )
-            yield made.micro[0].to(run.ranks.device)
+            one = np.array([index])
+            yield whole_batch(run.model.tasks[task], features, one, run.input_format, self._alone)
 
     def outputs(self, task: str) -> Tensor:
         run = self._run

@@ -132,3 +132,18 @@ def build_inner_batches(
 
 def _tokens(features: Features, indices: NDArray[np.int64]) -> int:
     return int((features.offsets[indices + 1] - features.offsets[indices]).sum())
+
+
+def whole_batch(
+    task: TaskType[Any],
+    features: Features,
+    indices: NDArray[np.int64],
+    input_format: InputFormat,
+    ranks: Ranks,
+) -> Batch:
+    """Return the examples `indices` as one batch on the device of `ranks`, of which there is one:
+    for what reads rows outside of training."""
+    made = build_task_batch(
+        task, features, indices, input_format=input_format, accumulation=1, ranks=ranks
+    )
+    return made.micro[0].to(ranks.device)
