@@ -76,7 +76,7 @@ def plan_groups(planned: Sequence[Planned], count: int, by: str, runs: Runs) -> 
     joint = [run for run in planned if not run.baseline]
     probe: list[Planned] = []
     if by == "surrogate":
-        texts = [text for text in joint[0].overrides[:-1] if not is_of(text, ["logger.affinity"])]
+        texts = [text for text in joint[0].unseeded if not is_of(text, ["logger.affinity"])]
         probe, _ = seeded("four fifths of train", [*texts, *PROBE], 1, runs.own)
         place_in(runs.folder, probe[0])
     return GroupPlan(count, [run for run in planned if run.baseline], joint, probe)
@@ -178,7 +178,7 @@ def _texts(run: Planned, tasks: Sequence[str]) -> Iterator[str]:
     as in the baseline."""
     alone = len(tasks) == 1
     left = OF_METHODS if alone else ("logger.affinity",)
-    yield from (text for text in run.overrides[:-1] if not is_of(text, left))
+    yield from (text for text in run.unseeded if not is_of(text, left))
     if alone:
         yield from SINGLE
     yield from (f"~tasks.{name}" for name in run.config.tasks if name not in tasks)

@@ -59,9 +59,8 @@ def plan_made(
         what = "there is no candidate whose settings could be searched"
         problems.append(Problem(what, "sweep", "type one, such as sharing=hard"))
     elif sweep:
-        # What is typed for a key that is searched holds for the other candidates. The last override
-        # is that of the seed.
-        typed, searched = candidates[0].overrides[:-1], _space(sweep)
+        # What is typed for a key that is searched holds for the other candidates.
+        typed, searched = candidates[0].unseeded, _space(sweep)
         made.texts = [text for text in typed if key_in(text) not in searched]
         place = commands.hydra_value(runs.folder / SEARCH)
         words = [*made.texts, *sweep, "seed=0", f"run_dir={place}", "resume=auto"]

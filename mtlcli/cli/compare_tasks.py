@@ -67,8 +67,7 @@ def cut(
 ) -> list[Planned]:
     """Return the runs of all seeds without some tasks, placed. Raises UserError with every
     mistake in the settings."""
-    # The last override is that of the seed.
-    texts = [*joint[0].overrides[:-1], *(f"~tasks.{name}" for name in gone)]
+    texts = [*joint[0].unseeded, *(f"~tasks.{name}" for name in gone)]
     planned, _ = seeded(label, texts, len(joint), own)
     for run in planned:
         place_in(place, run)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
-from mtlcli import commands
-from mtlcli.cli.derived import methods_help, new_folder_problems, read_options
+from mtlcli.cli.derived import (
+    methods_help,
+    new_folder_problems,
+    read_arguments,
+    read_options,
+    refuse_launch,
+    show_made,
+)
 from mtlcli.cli.eval import import_methods, path_problems
-from mtlcli.cli.parser import Parser
 from mtlcli.cli.typed import config_dir_problems
 from mtlcli.compression.methods import METHODS, OPTIONS
 from mtlcli.config.paths import typed_path
-from mtlcli.distributed.environment import read_launch
 from mtlcli.errors import UserError
 from mtlcli.output import say
 from mtlcli.pulse import Pulse
@@ -45,27 +48,15 @@ augmentation=distill
 
 def compress_main(argv: list[str]) -> int:
     """Run `mtl compress` and return the exit code."""
-    parser = Parser(prog="mtl compress", add_help=False)
-    parser.add_argument("--help", "-h", action="store_true")
-    parser.add_argument("--config-dir", "-cd", type=partial(typed_path, where="-cd"))
-    parser.add_argument("--method")
-    parser.add_argument("--to", type=partial(typed_path, where="--to"))
-    for name in OPTIONS:
-        parser.add_argument(f"--{name}")
-    parser.add_argument("paths", nargs="*")
-    arguments = parser.parse_intermixed_args(argv)
+    arguments = read_arguments("compress", argv, OPTIONS)
     if arguments.help:
         print(help_text(), end="")
         return 0
-    if read_launch() is not None:
-        what = "a compression is one process, and a launcher has started several"
-        raise UserError(what, "mtl compress", "type it without torchrun or srun")
+    refuse_launch("compress", "a compression")
     own: Path | None = arguments.config_dir
-    typed = {name: getattr(arguments, name) for name in OPTIONS}
-    typed = {name: text for name, text in typed.items() if text is not None}
     problems = [] if own is None else config_dir_problems(own)
     problems += path_problems(arguments.paths, "mtl compress RUN")
-    options, found = read_options(arguments.method, typed, METHODS, OPTIONS)
+    options, found = read_options(arguments.method, arguments.typed, METHODS, OPTIONS)
     problems += found + new_folder_problems(arguments.to)
     if problems:
         raise UserError(problems)
@@ -75,8 +66,6 @@ def compress_main(argv: list[str]) -> int:
     for line in import_methods(path, own):
         say(line)
     from mtlcli.compression.compress import compress, describe
-    from mtlcli.rundir.console import results_table
-    from mtlcli.screen import screen
 
     with Pulse(stderr=True):
         results = compress(
@@ -87,10 +76,7 @@ def compress_main(argv: list[str]) -> int:
             command=["mtl", "compress", *argv],
             say=say,
         )
-    screen().print(results_table(results))
-    for line in describe(results):
-        print(line)
-    print(f"run folder: {arguments.to}\nevaluate it again: {commands.evaluate(arguments.to)}")
+    show_made(results, describe(results), arguments.to)
     return 0
 
 

@@ -3,12 +3,18 @@ and the new folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from mtlcli import commands
+from mtlcli.cli.parser import Parser
+from mtlcli.config.paths import typed_path
 from mtlcli.disk import obstacle
-from mtlcli.errors import Problem
+from mtlcli.distributed.environment import read_launch
+from mtlcli.errors import Problem, UserError
 from mtlcli.merging.methods import Option
 from mtlcli.registry import suggest
 
@@ -25,6 +31,43 @@ class Method(Protocol):
     def options(self) -> dict[str, float]:
         """Its options, each with its default."""
         ...
+
+
+def read_arguments(
+    verb: str, argv: Sequence[str], options: Mapping[str, Option]
+) -> argparse.Namespace:
+    """Read a command line. `typed` of the result holds the options of methods that were typed."""
+    parser = Parser(prog=f"mtl {verb}", add_help=False)
+    parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("--config-dir", "-cd", type=partial(typed_path, where="-cd"))
+    parser.add_argument("--method")
+    parser.add_argument("--to", type=partial(typed_path, where="--to"))
+    for name in options:
+        parser.add_argument(f"--{name}")
+    parser.add_argument("paths", nargs="*")
+    arguments = parser.parse_intermixed_args(list(argv))
+    given = {name: getattr(arguments, name) for name in options}
+    arguments.typed = {name: text for name, text in given.items() if text is not None}
+    return arguments
+
+
+def refuse_launch(verb: str, what: str) -> None:
+    """Raise UserError where a launcher has started several processes. `what`: the work, with its
+    article."""
+    if read_launch() is not None:
+        why = f"{what} is one process, and a launcher has started several"
+        raise UserError(why, f"mtl {verb}", "type it without torchrun or srun")
+
+
+def show_made(results: dict[str, Any], lines: Iterable[str], to: Path) -> None:
+    """Print the table of the new run, lines about it, and what to do with it."""
+    from mtlcli.rundir.console import results_table
+    from mtlcli.screen import screen
+
+    screen().print(results_table(results))
+    for line in lines:
+        print(line)
+    print(f"run folder: {to}\nevaluate it again: {commands.evaluate(to)}")
 
 
 def methods_help(methods: Mapping[str, Method], options: Mapping[str, Option]) -> tuple[str, str]:

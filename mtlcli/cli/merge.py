@@ -3,16 +3,19 @@ separately."""
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
-from mtlcli import commands
-from mtlcli.cli.derived import methods_help, new_folder_problems, read_options
+from mtlcli.cli.derived import (
+    methods_help,
+    new_folder_problems,
+    read_arguments,
+    read_options,
+    refuse_launch,
+    show_made,
+)
 from mtlcli.cli.eval import import_methods, path_problems
-from mtlcli.cli.parser import Parser
 from mtlcli.cli.typed import config_dir_problems
 from mtlcli.config.paths import typed_path
-from mtlcli.distributed.environment import read_launch
 from mtlcli.errors import Problem, UserError, count_of
 from mtlcli.merging.methods import METHODS, OPTIONS
 from mtlcli.output import say
@@ -49,30 +52,18 @@ No option is ever chosen on the splits that are reported.
 
 def merge_main(argv: list[str]) -> int:
     """Run `mtl merge` and return the exit code."""
-    parser = Parser(prog="mtl merge", add_help=False)
-    parser.add_argument("--help", "-h", action="store_true")
-    parser.add_argument("--config-dir", "-cd", type=partial(typed_path, where="-cd"))
-    parser.add_argument("--method")
-    parser.add_argument("--to", type=partial(typed_path, where="--to"))
-    for name in OPTIONS:
-        parser.add_argument(f"--{name}")
-    parser.add_argument("paths", nargs="*")
-    arguments = parser.parse_intermixed_args(argv)
+    arguments = read_arguments("merge", argv, OPTIONS)
     if arguments.help:
         print(help_text(), end="")
         return 0
-    if read_launch() is not None:
-        what = "a merge is one process, and a launcher has started several"
-        raise UserError(what, "mtl merge", "type it without torchrun or srun")
+    refuse_launch("merge", "a merge")
     own: Path | None = arguments.config_dir
-    typed = {name: getattr(arguments, name) for name in OPTIONS}
-    typed = {name: text for name, text in typed.items() if text is not None}
     problems = [] if own is None else config_dir_problems(own)
     for text in arguments.paths:
         problems += path_problems([text], "mtl merge RUN RUN ...")
     if not arguments.paths:
         problems.append(Problem("no run is given", "RUN", "give the folders of the runs to merge"))
-    options, found = read_options(arguments.method, typed, METHODS, OPTIONS)
+    options, found = read_options(arguments.method, arguments.typed, METHODS, OPTIONS)
     problems += found
     problems += new_folder_problems(arguments.to)
     if problems:
@@ -84,8 +75,6 @@ def merge_main(argv: list[str]) -> int:
         for line in import_methods(path, own):
             say(line)
     from mtlcli.merging.merge import describe, merge
-    from mtlcli.rundir.console import results_table
-    from mtlcli.screen import screen
 
     with Pulse(stderr=True):
         merged = merge(
@@ -96,10 +85,7 @@ def merge_main(argv: list[str]) -> int:
             command=["mtl", "merge", *argv],
             say=say,
         )
-    screen().print(results_table(merged.results))
-    for line in describe(merged):
-        print(line)
-    print(f"run folder: {arguments.to}\nevaluate it again: {commands.evaluate(arguments.to)}")
+    show_made(merged.results, describe(merged), arguments.to)
     return 0
 
 

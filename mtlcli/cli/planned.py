@@ -35,6 +35,11 @@ class Planned:
     state: str = "trains"
     """`trains`, `goes on` or `has finished`."""
 
+    @property
+    def unseeded(self) -> list[str]:
+        """The overrides without the seed, which comes last in the runs of a comparison."""
+        return self.overrides[:-1]
+
 
 def is_of(text: str, keys: Sequence[str]) -> bool:
     """Return whether an override is of one of the keys, or of a key below one."""
