@@ -19,6 +19,7 @@ ABOUT = {
     "lora": "the sharing strategy `sharing=lora`",
     "mlflow": "the tracker `logger.trackers=[mlflow]`",
     "onnx": "ONNX graphs (`mtl export --format onnx`)",
+    "ray": "sweeps whose jobs Ray runs: `hydra/launcher=ray`",
     "report": "the page of `mtl report` and `mtl compare`",
     "search": "searches: `sweep=optuna` and `sweep=random`",
     "serve": "the server `mtl serve`",

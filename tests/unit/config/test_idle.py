@@ -113,13 +113,14 @@ def test_keys_of_hydra() -> None:
         "is typed",
         "hydra/launcher: has an effect only in a sweep -> add -m, or leave it out",
     ]
-    assert said("-m", "seed=0,1", "hydra/launcher=submitit_slurm") == [
-        "hydra/launcher=submitit_slurm: its plugin is not installed -> type pip install "
-        "hydra-submitit-launcher, or choose one of: basic"
-    ]
 
 
-def test_a_launcher_without_its_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launcher_without_its_plugin_or_its_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = hydras.missing_plugin("hydra/launcher", "ray", ["basic"])
+    assert problem is not None and (problem.what, problem.fix) == (
+        "its plugin is not installed",
+        "type pip install hydra-ray-launcher, or choose one of: basic",
+    )
     monkeypatch.setattr(hydras.shutil, "which", lambda program: None)
     problem = hydras.missing_plugin("hydra/launcher", "submitit_slurm", ["basic", "submitit_slurm"])
     assert (
