@@ -53,7 +53,8 @@ def model_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def encoder() -> TextEncoder:
     """A small text encoder."""
-    from mtlcli.data.encoder import TextEncoder, build_tokenizer
+    from mtlcli.data.encoder import TextEncoder
+    from mtlcli.data.vocabulary import build_tokenizer
 
     texts = [
         "the cat sat on the mat",

@@ -14,7 +14,7 @@ from transformers import AutoModel, PreTrainedTokenizerFast
 
 from mtlcli.config.sharing import sharings
 from mtlcli.data.batches import Batch
-from mtlcli.data.encoder import build_tokenizer
+from mtlcli.data.vocabulary import build_tokenizer
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.multitask import Trunk
 

@@ -305,7 +305,8 @@ class _Tokens:
     def __init__(self, task: Any, table: Any, config: Any) -> None:
         from tokenizers import Tokenizer
 
-        from mtlcli.data.encoder import TextEncoder, build_tokenizer
+        from mtlcli.data.encoder import TextEncoder
+        from mtlcli.data.vocabulary import build_tokenizer
 
         text, self.kind, settings = _tokenizer(config.model)
         if text is None:

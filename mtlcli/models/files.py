@@ -17,7 +17,8 @@ from typing import Any
 
 from mtlcli.config.environment import hide
 from mtlcli.config.run import Family, Model
-from mtlcli.data.encoder import TextEncoder, build_tokenizer
+from mtlcli.data.encoder import TextEncoder
+from mtlcli.data.vocabulary import build_tokenizer
 from mtlcli.disk import make_folder, write_whole
 from mtlcli.errors import UserError, panicked
 

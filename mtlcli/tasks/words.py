@@ -132,8 +132,10 @@ def _texts(
     texts = []
     for begin, end in zip([0, *border + 1], [*border, len(ids)], strict=True):
         if begin < end:
-            inside = encoder.inside_word[ids[begin:end]].copy()
-            inside[0] = False
+            # Where tokens do not tell, each is a word.
+            inside = np.zeros(end - begin, bool)
+            if encoder.continues is not None:
+                inside[1:] = encoder.continues[ids[begin + 1 : end]]
             texts.append((int(begin), np.split(np.arange(begin, end), np.flatnonzero(~inside)[1:])))
     return texts
 

@@ -32,8 +32,8 @@ from mtlcli.config.environment import hide
 from mtlcli.config.run import Model
 from mtlcli.config.section import replaced
 from mtlcli.config.snapshot import load_config, read_config, save_config
-from mtlcli.data.encoder import build_tokenizer
 from mtlcli.data.sample import sample_table
+from mtlcli.data.vocabulary import build_tokenizer
 from mtlcli.errors import RunWarning, UserError
 from mtlcli.models.backbone import build_backbone
 from mtlcli.models.files import BackboneFiles, find_backbone, locate

@@ -19,7 +19,7 @@ import pytest
 from safetensors.numpy import save
 
 from mtlcli.config import Runner, task_types
-from mtlcli.data.encoder import build_tokenizer
+from mtlcli.data.vocabulary import build_tokenizer
 from mtlcli.prepare import prepare
 from tests.warm import mtl
 

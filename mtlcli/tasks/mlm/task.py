@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtlcli.data.encoder import MASK_TOKENS
 from mtlcli.data.features import NO_TARGET, Features
 from mtlcli.data.table import Table
+from mtlcli.data.tokenizer import MASK_TOKENS
 from mtlcli.errors import Problem, UserError
 from mtlcli.metrics import main_key
 from mtlcli.tasks.base import Encoded, Foundation, LibraryHead, Outputs

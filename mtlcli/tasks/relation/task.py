@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mtlcli.data.encoder import RESERVED
 from mtlcli.data.features import Features
 from mtlcli.data.table import Table
+from mtlcli.data.tokenizer import RESERVED
 from mtlcli.errors import Problem
 from mtlcli.metrics import compute, main_key
 from mtlcli.tasks.base import Encoded, LibraryHead

@@ -15,7 +15,7 @@ import pytest
 
 from mtlcli import garbage
 from mtlcli.cli import train
-from mtlcli.data import encoder
+from mtlcli.data import vocabulary
 from mtlcli.data.sample import _tables, world
 from mtlcli.prepare import store
 from tests.warm import ENVIRONMENT, ROOT, mtl
@@ -133,7 +133,7 @@ def show_work() -> None:
         setattr(holder, name, call)
 
     _tables.cache_clear()
-    show(encoder, "_build_tokenizer")
+    show(vocabulary, "_build_tokenizer")
     show(store, "_build")
     show(world.World, "__init__")
     show(train, "run_job")

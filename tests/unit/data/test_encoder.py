@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
-from mtlcli.data.encoder import TextEncoder, build_tokenizer
+from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.features import Features
+from mtlcli.data.vocabulary import build_tokenizer
 from mtlcli.errors import UserError
 
 WORDS = [
@@ -328,7 +329,7 @@ def test_empty_input() -> None:
 BUILD = """
 import hashlib
 from tests.unit.data.test_encoder import sentences
-from mtlcli.data.encoder import build_tokenizer
+from mtlcli.data.vocabulary import build_tokenizer
 print(hashlib.sha256(build_tokenizer(sentences(2000, 30), 300).encode()).hexdigest())
 """
 

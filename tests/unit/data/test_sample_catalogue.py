@@ -16,9 +16,10 @@ from mtlcli.cli.arguments import read_arguments
 from mtlcli.cli.groups import read_group
 from mtlcli.cli.preflight import preflight
 from mtlcli.config.run import Data
-from mtlcli.data.encoder import TextEncoder, build_tokenizer
+from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.sample import catalogue, sample_paths, sample_table
 from mtlcli.data.source import open_source
+from mtlcli.data.vocabulary import build_tokenizer
 from mtlcli.prepare.checks import check_tables
 from mtlcli.tasks.base import build_tasks
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from mtlcli.config.run import Model
-from mtlcli.data.encoder import build_tokenizer
+from mtlcli.data.vocabulary import build_tokenizer
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import build_backbone
 from mtlcli.models.files import find_backbone

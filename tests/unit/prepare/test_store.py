@@ -21,9 +21,10 @@ from mtlcli.cli.preflight import preflight
 from mtlcli.config import task_types
 from mtlcli.config.task import Source, TextColumns
 from mtlcli.data import table as table_module
-from mtlcli.data.encoder import TextEncoder, build_tokenizer
+from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.features import Features
 from mtlcli.data.table import Table
+from mtlcli.data.vocabulary import build_tokenizer
 from mtlcli.errors import RunWarning, UserError
 from mtlcli.prepare.prepare import prepare
 from mtlcli.prepare.store import _arrays, fingerprint, open_features

@@ -13,8 +13,9 @@ from torch.nn.functional import cross_entropy
 
 from mtlcli.config.task import Source
 from mtlcli.data.batches import InputFormat, Stream
-from mtlcli.data.encoder import TextEncoder, build_tokenizer
+from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.table import Table
+from mtlcli.data.vocabulary import build_tokenizer
 from mtlcli.tasks.choice import ChoiceColumns, ChoiceTask
 from mtlcli.tasks.choice.task import Choice
 from mtlcli.training.mixed_batches import MixedBatches

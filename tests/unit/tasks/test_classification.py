@@ -14,9 +14,10 @@ import torch
 from mtlcli.config.section import replaced
 from mtlcli.config.task import Source, TextColumns
 from mtlcli.data.batches import InputFormat, collate
-from mtlcli.data.encoder import TextEncoder, build_tokenizer
+from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.features import Features, Split
 from mtlcli.data.table import Table
+from mtlcli.data.vocabulary import build_tokenizer
 from mtlcli.errors import RunError
 from mtlcli.evaluation.evaluate import score
 from mtlcli.metrics import compute

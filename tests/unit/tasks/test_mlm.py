@@ -18,9 +18,10 @@ from mtlcli.cli.arguments import read_arguments
 from mtlcli.cli.preflight import preflight
 from mtlcli.config.task import Source
 from mtlcli.data.batches import Batch, InputFormat, Stream, collate
-from mtlcli.data.encoder import TextEncoder, build_tokenizer
+from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.features import NO_TARGET, Split
 from mtlcli.data.table import Table
+from mtlcli.data.vocabulary import build_tokenizer
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.errors import UserError
 from mtlcli.evaluation.evaluate import score

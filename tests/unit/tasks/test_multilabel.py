@@ -14,9 +14,10 @@ from torch.nn import BCEWithLogitsLoss
 
 from mtlcli.config.task import Source
 from mtlcli.data.batches import InputFormat, collate
-from mtlcli.data.encoder import TextEncoder, build_tokenizer
+from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.features import Split
 from mtlcli.data.table import Table
+from mtlcli.data.vocabulary import build_tokenizer
 from mtlcli.evaluation.evaluate import score
 from mtlcli.tasks.multilabel import MultilabelColumns, MultilabelTask
 from mtlcli.tasks.multilabel.task import Multilabel

@@ -13,9 +13,10 @@ from sklearn.metrics import average_precision_score, ndcg_score
 
 from mtlcli.config.task import Source
 from mtlcli.data.batches import InputFormat, collate
-from mtlcli.data.encoder import TextEncoder, build_tokenizer
+from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.features import Split
 from mtlcli.data.table import Table
+from mtlcli.data.vocabulary import build_tokenizer
 from mtlcli.evaluation.evaluate import score
 from mtlcli.metrics import compute
 from mtlcli.tasks.ranking import RankingColumns, RankingTask

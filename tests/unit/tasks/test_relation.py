@@ -13,8 +13,9 @@ from sklearn.metrics import f1_score
 from tokenizers import Tokenizer
 
 from mtlcli.config.task import Source
-from mtlcli.data.encoder import TextEncoder, _around, build_tokenizer
+from mtlcli.data.encoder import TextEncoder, _around
 from mtlcli.data.table import Table
+from mtlcli.data.vocabulary import build_tokenizer
 from mtlcli.metrics import compute
 from mtlcli.tasks.base import Encoded
 from mtlcli.tasks.heads import EntityHead

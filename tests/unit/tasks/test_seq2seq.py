@@ -15,9 +15,10 @@ from transformers import AutoModelForSeq2SeqLM
 
 from mtlcli.config.task import Source
 from mtlcli.data.batches import Batch, InputFormat, collate
-from mtlcli.data.encoder import TextEncoder, build_tokenizer
+from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.features import NO_TARGET
 from mtlcli.data.table import Table
+from mtlcli.data.vocabulary import build_tokenizer
 from mtlcli.tasks.base import Encoded, Foundation
 from mtlcli.tasks.decoder import DecoderHead, Writing, scratch_decoder
 from mtlcli.tasks.seq2seq import Seq2SeqTask

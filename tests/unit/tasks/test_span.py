@@ -19,9 +19,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from mtlcli.config.task import Source
 from mtlcli.data.batches import InputFormat, collate
-from mtlcli.data.encoder import TextEncoder, build_tokenizer
+from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.features import Features, Split
 from mtlcli.data.table import Table
+from mtlcli.data.vocabulary import build_tokenizer
 from mtlcli.errors import RunError
 from mtlcli.metrics import compute
 from mtlcli.tasks.span import SpanTask

@@ -12,9 +12,10 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from mtlcli.config.task import Source
 from mtlcli.data.batches import InputFormat, collate
-from mtlcli.data.encoder import TextEncoder, build_tokenizer
+from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.features import NO_TARGET
 from mtlcli.data.table import Table
+from mtlcli.data.vocabulary import build_tokenizer
 from mtlcli.tasks.tagging import TaggingColumns, TaggingTask
 from mtlcli.tasks.tagging.task import Tagging
 
