@@ -9,25 +9,19 @@ score, and position 0 means "no answer here".
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from mtlcli.data.features import Features, Split
-from mtlcli.data.table import Table, as_numpy
+from mtlcli.data.table import Table
 from mtlcli.errors import Problem, count_of
 from mtlcli.metrics import compute
 from mtlcli.tasks.base import LibraryHead, Outputs, TaskType
 from mtlcli.tasks.checks import (
     counted,
-    in_words,
-    is_list,
     is_text,
     require_finite,
     shown,
@@ -35,6 +29,16 @@ from mtlcli.tasks.checks import (
     wrong_type,
 )
 from mtlcli.tasks.span import SpanTask
+from mtlcli.tasks.span.columns import (
+    all_sound,
+    first_place,
+    holds_answers,
+    holds_texts,
+    is_id,
+    lists,
+    odd_part,
+)
+from mtlcli.tasks.span.windows import MISSING, NOWHERE, best_spans, positions
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -43,10 +47,6 @@ if TYPE_CHECKING:
     from mtlcli.data.encoder import TextEncoder
     from mtlcli.tasks.span.answers import SpanAnswers
 
-MISSING = -100
-"""Position of the answer in a window of an unlabelled row; the loss leaves such windows out."""
-NOWHERE = 0
-"""Position of the answer (the first token) in a window that does not hold it."""
 LARGEST_ODDS = 30.0
 """The largest threshold that is chosen: beyond it, no answer is given, or one to every question."""
 
@@ -87,13 +87,13 @@ class Span(TaskType[SpanTask]):
         """Return which rows have a label: (rows,). An empty list of answers is a label only where
         `no_answer` allows questions without answer."""
         column = self.config.columns.answers
-        if column not in table.rows.column_names or not _holds_answers(
+        if column not in table.rows.column_names or not holds_answers(
             table.rows.column(column).type
         ):
             return np.ones(len(table), bool)
         return np.array(
             [
-                any(_lists(each)) or (self.config.no_answer and each is not None)
+                any(lists(each)) or (self.config.no_answer and each is not None)
                 for each in self._given(table)
             ],
             bool,
@@ -116,7 +116,7 @@ class Span(TaskType[SpanTask]):
     def _id_problems(self, table: Table) -> list[Problem]:
         column = self.config.columns.id
         kind = table.rows.column(column).type
-        if not (_is_id(kind) or (pa.types.is_struct(kind) and all(_is_id(f.type) for f in kind))):
+        if not (is_id(kind) or (pa.types.is_struct(kind) and all(is_id(f.type) for f in kind))):
             return [
                 wrong_type(
                     table, column, "ids (text or whole numbers) are needed", "give each row an id"
@@ -156,8 +156,8 @@ class Span(TaskType[SpanTask]):
         if pa.types.is_null(kind) and not labelled:
             return []
         form = "{text: [...], answer_start: [...]}"
-        if not _holds_answers(kind):
-            if (part := _odd_part(kind)) is not None:
+        if not holds_answers(kind):
+            if (part := odd_part(kind)) is not None:
                 what = f"column '{column}' holds {part}"
                 return [
                     Problem(
@@ -171,14 +171,14 @@ class Span(TaskType[SpanTask]):
             )
             return [wrong_type(table, column, f"{form} is needed", fix)]
         contexts = table.column(self.config.columns.context)
-        if _all_sound(
+        if all_sound(
             contexts, table.rows.column(column), needed=labelled and not self.config.no_answer
         ):
             return []
         malformed, broken, absent, outside, elsewhere = [], [], [], [], []
         given = self._given(table)
         for row, (context, answers) in enumerate(zip(contexts, given, strict=True)):
-            texts, starts = _lists(answers)
+            texts, starts = lists(answers)
             if len(texts) != len(starts) or not all(texts) or None in starts:
                 malformed.append(row)
             elif not all(isinstance(start, int) for start in starts):
@@ -199,7 +199,7 @@ class Span(TaskType[SpanTask]):
             fix = f"give each row {form} with as many texts as starts and no empty text"
             problems.append(counted(table, malformed, f"column '{column}' is not well-formed", fix))
         if broken:
-            starts = _lists(given[broken[0]])[1]
+            starts = lists(given[broken[0]])[1]
             start = next(start for start in starts if not isinstance(start, int))
             fix = "answer_start counts the characters of the context from 0"
             problems.append(
@@ -222,7 +222,7 @@ class Span(TaskType[SpanTask]):
             length = len(contexts[outside[0]])
             text, start = next(
                 (text, start)
-                for text, start in zip(*_lists(given[outside[0]]), strict=True)
+                for text, start in zip(*lists(given[outside[0]]), strict=True)
                 if not 0 <= start <= length - len(text)
             )
             fix = "answer_start counts the characters of the context from 0"
@@ -230,7 +230,7 @@ class Span(TaskType[SpanTask]):
                 f"the answer {shown(text)} at answer_start {start} lies outside of the context, "
                 f"which has {length:,} characters"
             )
-            if _holds_texts(kind):
+            if holds_texts(kind):
                 what = f"the answer {shown(text)} is nowhere in the context"
                 fix = "write it exactly as there"
             problems.append(counted(table, outside, what, fix))
@@ -238,7 +238,7 @@ class Span(TaskType[SpanTask]):
             context = contexts[elsewhere[0]]
             text, start = next(
                 (text, start)
-                for text, start in zip(*_lists(given[elsewhere[0]]), strict=True)
+                for text, start in zip(*lists(given[elsewhere[0]]), strict=True)
                 if not context.startswith(text, start)
             )
             found = context[start : start + len(text)]
@@ -257,14 +257,14 @@ class Span(TaskType[SpanTask]):
         """Return the values of the column of answers. An answer that is given as a text alone
         starts where the context first has it, or at -1 where the context lacks it."""
         answers = table.column(self.config.columns.answers)
-        if not _holds_texts(table.rows.column(self.config.columns.answers).type):
+        if not holds_texts(table.rows.column(self.config.columns.answers).type):
             return answers
         contexts = table.column(self.config.columns.context)
         return [
             texts
             and {
                 "text": texts,
-                "answer_start": [_first_place(text, context) for text in texts],
+                "answer_start": [first_place(text, context) for text in texts],
             }
             for texts, context in zip(answers, contexts, strict=True)
         ]
@@ -273,13 +273,13 @@ class Span(TaskType[SpanTask]):
         """Return {"text": [...], "answer_start": [...]} for each row, or None where the row has no
         label."""
         column = self.config.columns.answers
-        if column not in table.rows.column_names or not _holds_answers(
+        if column not in table.rows.column_names or not holds_answers(
             table.rows.column(column).type
         ):
             return [None] * len(table)
         answers = []
         for answer in self._given(table):
-            texts, starts = _lists(answer)
+            texts, starts = lists(answer)
             labelled = bool(texts) or (self.config.no_answer and answer is not None)
             answers.append({"text": texts, "answer_start": starts} if labelled else None)
         return answers
@@ -294,7 +294,7 @@ class Span(TaskType[SpanTask]):
             stride=config.stride,
             max_question_length=config.max_question_length,
         )
-        features.columns["start"], features.columns["end"] = _positions(
+        features.columns["start"], features.columns["end"] = positions(
             features, contexts, self._answers(table)
         )
         return features
@@ -373,7 +373,7 @@ class Span(TaskType[SpanTask]):
         for begin, stop, found in zip(
             begins.tolist(), stops.tolist(), (spans[index] for index in row), strict=True
         ):
-            i, j, scores = _best_spans(
+            i, j, scores = best_spans(
                 starts[begin:stop],
                 ends[begin:stop],
                 self.config.max_answer_length,
@@ -554,108 +554,6 @@ class Span(TaskType[SpanTask]):
         ]
 
 
-def _is_id(kind: pa.DataType) -> bool:
-    """Return whether a column type holds ids, or only nulls."""
-    return bool(is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind))
-
-
-def _holds_answers(kind: pa.DataType) -> bool:
-    """Return whether a column type is a struct of a list of texts and a list of numbers, or a list
-    of structs of a text and a number, or of texts alone."""
-    if _holds_texts(kind):
-        return True
-    in_list = is_list(kind)
-    kind = kind.value_type if in_list else kind
-    if not pa.types.is_struct(kind) or {"text", "answer_start"} - {field.name for field in kind}:
-        return bool(in_list and pa.types.is_null(kind))
-    text, start = kind.field("text").type, kind.field("answer_start").type
-    if not in_list:
-        if not (is_list(text) and is_list(start)):
-            return False
-        text, start = text.value_type, start.value_type
-    number = pa.types.is_integer(start) or pa.types.is_floating(start) or pa.types.is_null(start)
-    return (is_text(text) or pa.types.is_null(text)) and number
-
-
-def _holds_texts(kind: pa.DataType) -> bool:
-    """Return whether a column type holds lists of texts."""
-    return is_list(kind) and is_text(kind.value_type)
-
-
-def _first_place(text: str | None, context: str | None) -> int | None:
-    """Return where the context first has a text as whole words, or else at all; -1 if it has it
-    nowhere."""
-    if not text or not context:
-        return None
-    found = re.search(rf"(?<!\w){re.escape(text)}(?!\w)", context)
-    return found.start() if found else context.find(text)
-
-
-def _odd_part(kind: pa.DataType) -> str | None:
-    """Return the fault of a column of answers that has the right names but a wrong type inside;
-    None where the fault is another one."""
-    inner = kind.value_type if is_list(kind) else kind
-    if not pa.types.is_struct(inner) or {"text", "answer_start"} - {field.name for field in inner}:
-        return None
-    for name, wanted in (("answer_start", "whole numbers"), ("text", "texts")):
-        part = inner.field(name).type
-        if not is_list(kind) and not is_list(part):
-            return f"one {name}, where a list is needed, also of one"
-        part = part if is_list(kind) else part.value_type
-        fits = (
-            is_text(part)
-            if name == "text"
-            else pa.types.is_integer(part) or pa.types.is_floating(part)
-        )
-        if not fits and not pa.types.is_null(part):
-            return f"{in_words(part)} in {name}, where {wanted} are needed"
-    return None
-
-
-def _is_usual(kind: pa.DataType) -> bool:
-    """Return whether answers are a struct of lists whose starts are whole numbers, as on the
-    hub."""
-    return bool(
-        pa.types.is_struct(kind) and pa.types.is_integer(kind.field("answer_start").type.value_type)
-    )
-
-
-def _all_sound(contexts: list[str], answers: pa.ChunkedArray, *, needed: bool) -> bool:
-    """Return whether every answer is at its place in the context. This handles the usual case
-    without a Python object for every row, which takes ten times longer; False also means that the
-    rows must be checked one by one."""
-    if not _is_usual(answers.type):
-        return False
-    texts, starts = (pc.struct_field(answers, name) for name in ("text", "answer_start"))
-    if answers.null_count or texts.null_count or starts.null_count:
-        return False
-    counts = pc.list_value_length(texts)
-    if not counts.equals(pc.list_value_length(starts)) or (needed and pc.min(counts).as_py() == 0):
-        return False
-    rows = np.repeat(np.arange(len(contexts)), as_numpy(counts)).tolist()
-    flat = zip(
-        rows, pc.list_flatten(texts).to_pylist(), pc.list_flatten(starts).to_pylist(), strict=True
-    )
-    return all(
-        text and start is not None and start >= 0 and contexts[row].startswith(text, start)
-        for row, text, start in flat
-    )
-
-
-def _lists(answers: Any) -> tuple[list[Any], list[Any]]:
-    """Return the texts and the starts of the answers of one row. Starts such as 27.0, which pandas
-    makes, become whole numbers."""
-    if isinstance(answers, list):
-        answers = {
-            key: [answer and answer[key] for answer in answers] for key in ("text", "answer_start")
-        }
-    texts, starts = ((answers or {}).get(key) or [] for key in ("text", "answer_start"))
-    whole = [
-        int(start) if isinstance(start, float) and start.is_integer() else start for start in starts
-    ]
-    return texts, whole
-
-
 def _logistic(value: float) -> float:
     """Return 1 / (1 + exp(-value)), for any value."""
     return 1 / (1 + math.exp(-value)) if value > -700 else 0.0
@@ -666,79 +564,3 @@ def _log_odds(probability: float) -> float:
     if not 0 < probability < 1:
         return LARGEST_ODDS if probability else -LARGEST_ODDS
     return max(-LARGEST_ODDS, min(math.log(probability / (1 - probability)), LARGEST_ODDS))
-
-
-def _positions(
-    features: Features, contexts: list[str], answers: Sequence[Any]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the token positions, inside each window, of the first and the last token of the row's
-    first answer: (N,) and (N,).
-
-    The positions are NOWHERE for a window that does not hold the whole answer, MISSING for a row
-    without a label.
-    """
-    row = features.columns["row"]
-    positions = np.full((2, len(features)), NOWHERE, dtype=np.int64)
-    for number in range(len(features)):
-        answer = answers[row[number]]
-        if answer is None:
-            positions[:, number] = MISSING
-        elif answer["text"]:
-            text, start = answer["text"][0], answer["answer_start"][0]
-            # No token covers white space at the ends of an answer.
-            begin = start + len(text) - len(text.lstrip())
-            end = start + len(text.rstrip())
-            context_start, context_end = (
-                int(features.columns[name][number]) for name in ("context_start", "context_end")
-            )
-            first = int(features.offsets[number])
-            tokens = slice(first + context_start, first + context_end)
-            char_start, char_end = (
-                features.token_columns["char_start"][tokens],
-                features.token_columns["char_end"][tokens],
-            )
-            overlap = np.flatnonzero((char_end > begin) & (char_start < end))
-            if len(overlap) == 0:
-                continue
-            # The first and the last window also hold the characters at the ends of the context that
-            # no token covers, for example control characters.
-            is_first = number == 0 or row[number - 1] != row[number]
-            is_last = number + 1 == len(features) or row[number + 1] != row[number]
-            if (is_first or char_start[overlap[0]] <= begin) and (
-                is_last or char_end[overlap[-1]] >= end
-            ):
-                positions[:, number] = context_start + overlap[0], context_start + overlap[-1]
-    return positions[0], positions[1]
-
-
-def _best_spans(
-    start: NDArray, end: NDArray, max_length: int, count: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray]:
-    """Return the first tokens, last tokens and scores of the `count` best spans with first <= last
-    < first + max_length, in no order.
-
-    The search is exact. run_squad.py pairs only the best starts with the best ends, which may leave
-    no valid pair.
-    """
-    width = min(max_length, len(start))
-    if width == 0:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64), start
-    scores = start[:, None] + sliding_window_view(
-        np.append(end, np.full(width - 1, -np.inf, end.dtype)), width
-    )
-    # The best spans start at those tokens whose own best span is among the best.
-    firsts = _largest(scores.max(axis=1), count)
-    best = _largest(scores[firsts].ravel(), count)
-    first, length = firsts[best // width], best % width
-    possible = np.isfinite(scores[first, length])
-    first, length = first[possible], length[possible]
-    return first, first + length, scores[first, length]
-
-
-def _largest(values: NDArray, count: int) -> NDArray[np.int64]:
-    """Return the places of the `count` largest values, in no order."""
-    return (
-        np.argpartition(values, len(values) - count)[-count:]
-        if count < len(values)
-        else np.arange(len(values))
-    )
