@@ -17,7 +17,8 @@ from mtlcli.data.read import Table
 from mtlcli.data.source import open_source
 from mtlcli.fast import accelerate
 from mtlcli.models.build import build_model
-from mtlcli.models.files import BackboneFiles, find_backbone
+from mtlcli.models.files import BackboneFiles
+from mtlcli.models.find import find_backbone
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.tasks.base import TaskType, build_tasks
 from mtlcli.weighting.base import Step, WeightedTask, Weighting

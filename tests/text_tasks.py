@@ -19,7 +19,8 @@ from mtlcli.data.features import Features
 from mtlcli.data.source import open_source
 from mtlcli.data.table import Table
 from mtlcli.models.build import build_model
-from mtlcli.models.files import BackboneFiles, find_backbone
+from mtlcli.models.files import BackboneFiles
+from mtlcli.models.find import find_backbone
 from mtlcli.models.multitask import MultiTaskModel
 from mtlcli.tasks.base import TaskType, build_tasks
 from mtlcli.tasks.text_form.task import TextForm

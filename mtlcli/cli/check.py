@@ -402,7 +402,7 @@ def _cut(text: str) -> str:
 def _tokenizer(model: Any) -> tuple[str | None, str, dict[str, Any]]:
     """Return the content of the model's tokenizer.json, None if it is not on this machine; a
     description of the tokenizer; and the settings of its encoder."""
-    from mtlcli.models.files import locate
+    from mtlcli.models.find import locate
 
     folder = Path(locate(model.name)) if model.kind != "scratch" and model.name else None
     if folder is None or not (folder / "tokenizer.json").is_file():

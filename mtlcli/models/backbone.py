@@ -21,14 +21,8 @@ from mtlcli.config.run import Model
 from mtlcli.data.batches import Batch
 from mtlcli.data.pack import Layout, PackedBatch
 from mtlcli.errors import RunWarning, UserError, count_of
-from mtlcli.models.files import (
-    WORD_EMBEDDINGS,
-    BackboneFiles,
-    from_here,
-    is_causal,
-    locate,
-    own_architecture,
-)
+from mtlcli.models.files import BackboneFiles, is_causal, own_architecture
+from mtlcli.models.find import WORD_EMBEDDINGS, from_here, locate
 from mtlcli.models.forward_pass import checkpoint_contexts
 from mtlcli.models.pruned import FIELD, heads_left, prune
 from mtlcli.tasks.base import Encoded

@@ -25,7 +25,8 @@ from mtlcli.data.source import DataSource, open_source
 from mtlcli.data.table import Table
 from mtlcli.errors import Problem, RunWarning, UserError, count_of
 from mtlcli.metrics import OUTSIDE, absent_packages
-from mtlcli.models.files import BackboneFiles, changed_scores, find_backbone
+from mtlcli.models.files import BackboneFiles, changed_scores
+from mtlcli.models.find import find_backbone
 from mtlcli.prepare.checks import check_tables
 from mtlcli.prepare.store import open_features
 from mtlcli.pulse import doing

@@ -24,7 +24,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from mtlcli.config.snapshot import load_config
 from mtlcli.data.features import Features
-from mtlcli.models.files import locate
+from mtlcli.models.find import locate
 from mtlcli.prepare.prepare import prepare
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -36,7 +36,8 @@ from mtlcli.data.sample import sample_table
 from mtlcli.data.vocabulary import build_tokenizer
 from mtlcli.errors import RunWarning, UserError
 from mtlcli.models.backbone import build_backbone
-from mtlcli.models.files import BackboneFiles, find_backbone, locate
+from mtlcli.models.files import BackboneFiles
+from mtlcli.models.find import find_backbone, locate
 from mtlcli.prepare.store import open_features
 from mtlcli.rundir import checkpoint
 from mtlcli.runner.job import run

@@ -15,7 +15,8 @@ from mtlcli.config.section import replaced
 from mtlcli.data.batches import InputFormat, collate
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import Backbone, build_backbone
-from mtlcli.models.files import BackboneFiles, find_backbone, locate
+from mtlcli.models.files import BackboneFiles
+from mtlcli.models.find import find_backbone, locate
 from tests.families import TEXTS, family_config
 
 POOLING = {

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from mtlcli.config.run import Model
 from mtlcli.errors import RunWarning, UserError
 from mtlcli.models.backbone import Backbone, build_backbone
-from mtlcli.models.files import find_backbone
+from mtlcli.models.find import find_backbone
 
 
 def build(folder: Path, **options: str) -> tuple[Backbone, list[str]]:

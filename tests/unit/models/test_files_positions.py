@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel
 
 from mtlcli.config.run import Model
 from mtlcli.errors import UserError
-from mtlcli.models.files import _positions, _without_numbers
+from mtlcli.models.find import _positions, _without_numbers
 
 SIZES = {
     "hidden_size": 8,

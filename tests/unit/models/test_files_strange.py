@@ -15,7 +15,7 @@ from mtlcli.config.run import Model
 from mtlcli.data.vocabulary import build_tokenizer
 from mtlcli.errors import UserError
 from mtlcli.models.backbone import build_backbone
-from mtlcli.models.files import find_backbone
+from mtlcli.models.find import find_backbone
 
 
 @pytest.fixture
