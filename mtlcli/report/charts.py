@@ -115,8 +115,8 @@ def gains(comparison: Comparison) -> Chart:
 
 
 def pareto(comparison: Comparison) -> Chart | None:
-    """Return the average score against the operations of training; None for one candidate, or where
-    runs do not say."""
+    """Return the average score against the number of parameters; None for one candidate, or where
+    runs do not say. Merged models have no operations of training, and are shown like the others."""
     rows: Rows = []
     for method in comparison.methods:
         cost = costs_of(method)
@@ -126,7 +126,7 @@ def pareto(comparison: Comparison) -> Chart | None:
             for runs in method.runs.values()
             if all(run.results.get("average") is not None for run in runs)
         ]
-        if cost["TFLOP"] is None or len(averages) < len(method.runs):
+        if cost["parameters"] is None or len(averages) < len(method.runs):
             continue
         rows.append(
             {

@@ -328,6 +328,10 @@ def test_merged_models_and_the_best_of_a_search(folder: Path) -> None:
     (merged,) = (folder / "out").glob("none_seed-1_*_average")
     record = json.loads((merged / "environment.json").read_text())["merged"]
     assert [each["tasks"] for each in record["runs"]] == [["stars"], ["grade"]]
+    # A merged model has no training of its own, and still a place in the plot of score and size.
+    page = (folder / "out" / "report.html").read_text()
+    sized = re.findall(r'"method":\s*"([^"]+)",\s*"TFLOP"', page)
+    assert sized == ["none", "hard", "best found", "merged average", "merged task_arithmetic"]
 
 
 def test_what_cannot_be_made(folder: Path) -> None:
