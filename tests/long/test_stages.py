@@ -9,10 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from mtlcli.config.snapshot import load_config
 from mtlcli.errors import UserError
 from tests.pinned import FORMAT
+from tests.ranks import fork_ranks
+from tests.runs.ddp.test_two_ranks import losses
 from tests.small_run import cut_off, differences
 from tests.small_run import resume as go_on
 from tests.small_run import start as begin
@@ -120,3 +124,22 @@ def test_what_is_kept_is_the_same_in_a_resumed_run(name: str, tmp_path: Path) ->
     with pytest.raises(UserError, match="there is nothing to keep of mrpc: the run of init.from"):
         begin(tmp_path / "new", *more, "task=[mrpc,cola]")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("augmentation", ["ewc", "lwf"])
+def test_two_ranks_keep_earlier_tasks_as_one_does(
+    augmentation: str, place: Path, tmp_path: Path
+) -> None:
+    begun = runs(place / "out")["joint_seed-0"]
+    command = ["train", *SMALL, "task=[cola,rte,mrpc]", f"init.from={begun}", "sampling=replay"]
+    command += [f"augmentation={augmentation}", "model.dropout=0", "logger.every=1"]
+    told = [word for word in command if not word.startswith(("model=", "model.h", "model.l"))]
+    for devices in ("1", "2"):
+        options = [f"runner.devices={devices}", f"run_dir={tmp_path / devices}"]
+        done = mtl(*told, *options, before=fork_ranks)
+        assert done.returncode == 0, done.stderr
+    one, two = (losses(tmp_path / devices) for devices in ("1", "2"))
+    assert [name for name, _ in one] == [name for name, _ in two]
+    assert [loss for _, loss in two] == pytest.approx([loss for _, loss in one], rel=1e-4)
+    first, second = (load_file(tmp_path / number / "earlier.safetensors") for number in ("1", "2"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
