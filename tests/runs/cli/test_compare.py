@@ -84,6 +84,7 @@ def test_the_answer_in_words(folder: Path) -> None:
         assert column in said
     assert "they cover rows and seeds" in said and "groups of stars" in said
     assert "correction for 4 comparisons" in said
+    assert said.index("gains over none (2 seeds)") < said.index("hard static (2 seeds) against")
     assert re.search(r"hard static is .* none on the average of 2 tasks \(.* points", said)
     assert (folder / "out" / "report.html").is_file()
     # The scores of the table are the means over seeds of what the runs have written.
@@ -193,9 +194,13 @@ def test_damaged_files_of_a_run_are_named(folder: Path, tmp_path: Path) -> None:
     edited["tasks"]["grade"]["main"] = 0.99
     texts = json.loads(json.dumps(results))
     texts["tasks"]["grade"]["metrics"]["pearson"] = "high"
+    unnamed = json.loads(json.dumps(results))
+    del unnamed["tasks"]["grade"]["main_metric"]
     cases = [
         ("results.json", json.dumps(edited), f"--predictions '{changed}/predictions'"),
         ("results.json", json.dumps(texts), "does not hold the results of a run"),
+        ("results.json", json.dumps(unnamed), "does not hold the results of a run"),
+        ("results.json", json.dumps(results | {"cost": None}), "does not hold the results of"),
         ("results.json", json.dumps(results | {"tasks": []}), f"mtl train \"resume='{changed}'\""),
         ("results.json", "{", f"mtl train \"resume='{changed}'\""),
         ("predictions/grade.jsonl", b"\xff\xfe\n", "a line that is no prediction"),
@@ -215,6 +220,21 @@ def test_damaged_files_of_a_run_are_named(folder: Path, tmp_path: Path) -> None:
     (changed / "environment.json").write_text(json.dumps(environment))
     done = mtl("report", str(changed), "--baseline", str(found["none_seed-0"]))
     assert done.returncode == 0 and "was scored on another file of grade" in done.stdout
+
+
+def test_runs_that_drew_other_rows_to_be_scored_on_are_refused(
+    folder: Path, tmp_path: Path
+) -> None:
+    words = ["seed=0,1", "sharing=none", "data.max_eval_rows=20", f"run_dir={tmp_path}"]
+    done = mtl("train", "-m", *SMALL, *words, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second = (str(tmp_path / f"{seed}_seed-{seed}") for seed in (0, 1))
+    every = str(runs(folder)["none_seed-0"])
+    for run, why in ((second, "draws rows by the seed"), (every, "is null here and 20 there")):
+        done = mtl("report", run, "--baseline", first)
+        assert done.returncode == 2 and "2 problems" in done.stderr, done.stdout + done.stderr
+        assert f"the validation rows are not those of {first}" in done.stderr
+        assert f"data.max_eval_rows {why}" in done.stderr
 
 
 def test_runs_of_single_tasks_are_a_baseline(folder: Path, tmp_path: Path) -> None:
@@ -288,6 +308,7 @@ def test_the_page_is_drawn_without_network(folder: Path, tmp_path: Path) -> None
     page = folder / "out" / "report.html"
     html = page.read_text()
     assert "<script src" not in html and "http-equiv" not in html
+    assert html.count("<h3>Side by side</h3>") == 1
     done = subprocess.run(
         [
             str(CHROMIUM),
