@@ -309,6 +309,14 @@ def _notes(
                 f"{count_of(len(new), 'task')} of {method.label} not in the baseline: "
                 f"{', '.join(new)}"
             )
+    if begun := [
+        method.label
+        for method in [baseline, *candidates]
+        if any(run.environment.get("init") for run in method.all)
+    ]:
+        notes.append(
+            f"what each took leaves out the runs with whose weights {', '.join(begun)} has begun"
+        )
     return list(dict.fromkeys(notes))
 
 

@@ -214,6 +214,15 @@ def test_damaged_files_of_a_run_are_named(folder: Path, tmp_path: Path) -> None:
         assert done.returncode == 2, (name, content, done.stdout, done.stderr)
         assert expected in done.stderr, (name, content, done.stderr)
         file.write_bytes(before)
+    # What has finished is read before what is missing is trained.
+    file = found["hard_weighting-static_seed-0"] / "results.json"
+    before = file.read_bytes()
+    file.write_text("{")
+    options = ("sharing=hard", "weighting=static,pcgrad", "--seeds", "9", "run_dir=out")
+    done = mtl("compare", *SMALL, *options, cwd=folder)
+    file.write_bytes(before)
+    assert done.returncode == 2 and f"{file.relative_to(folder)}: the file" in done.stderr
+    assert not any("seed-8" in name for name in runs(folder))
     # Rows with the same labels that come from another file may have other texts.
     environment = json.loads((changed / "environment.json").read_text())
     environment["data"]["tasks"]["grade"]["splits"]["validation"]["fingerprint"] = "other"
@@ -274,16 +283,22 @@ def test_mistakes_are_found_before_anything_is_trained(folder: Path, tmp_path: P
         (("compare",), ["nothing is given to compare"]),
         (("compare", "task=rte", "seed=1,2"), ["type --seeds N"]),
         (
-            ("compare", "task=rte", "sharing=hardd", "--seeds", "0", "seed=1", "--to", "page.pdf"),
-            ["4 problems", "from 1 to 100", "hardd", "type --seeds N", "an HTML file"],
+            (
+                *("compare", "task=rte", "cola", "sharing=hardd", "--merge", "ties", "average"),
+                *("--seeds", "0", "seed=1", "--to", "page.pdf"),
+            ),
+            [
+                *("6 problems", "from 1 to 100", "hardd", "type --seeds N", "an HTML file"),
+                *("one list: 'task=[rte,cola]'", "one list: --merge ties,average"),
+            ],
         ),
         (
             ("compare", "task=rte", "data=sample", "data.max_eval_rows=9", "run_dir=x"),
             ["every seed would be scored on other rows"],
         ),
         (
-            ("compare", "task=rte", "data=sample", "sharing=hard,mmoee", "optim.lr=-1"),
-            ["mmoee", "optim.lr"],
+            ("compare", "task=rte", "data=sample", "sharing=hard,mmoee", "optim.lr=-1", "~tasks.x"),
+            ["mmoee", "optim.lr", "task 'x' is not in the run"],
         ),
         (
             ("compare", "task=rte", "data=sample", "sharing=none", "run_dir=x"),
@@ -293,6 +308,10 @@ def test_mistakes_are_found_before_anything_is_trained(folder: Path, tmp_path: P
         (
             ("compare", "task=rte", "data=sample", "model=tiny", f"run_dir={run}/config.yaml"),
             [f"run_dir={run}/config.yaml: the folder cannot be written", "give another run_dir="],
+        ),
+        (
+            ("compare", "task=rte", "data=sample", "model=tiny", f"run_dir={run}"),
+            [f"run_dir={run}: the folder is that of a single run"],
         ),
     ]
     for words, expected in cases:
