@@ -120,7 +120,7 @@ def compare(
             raise UserError(
                 f"the baseline has none of its tasks: {', '.join(method.tasks)}",
                 str(method.all[0].path),
-                "give a baseline with the same tasks",
+                "leave it out, or give a baseline with the same tasks",
             )
     everyone = [baseline, *candidates]
     check_comparable([run for method in everyone for run in method.all], tasks)
