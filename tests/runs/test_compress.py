@@ -214,6 +214,10 @@ def test_refusals(
     start(tmp_path / "adapted", *SHORT, "runner.steps=1", "sharing=adapters")
     text = refusal(tmp_path, "adapted", to, "heads")
     assert "sharing=adapters has added to the layers" in text
+    with monkeypatch.context() as full:
+        full.setattr("mtlcli.prepare.disk_space.free", lambda place: 100_000)
+        text = refusal(runs, "whole", to, "heads")
+    assert "make room there, or give --to on another disk" in text
     monkeypatch.setattr("mtlcli.models.int8.find_spec", lambda name: None)
     text = refusal(runs, "whole", to, "int8")
     assert "need the package torchao" in text and "pip install 'mtlcli[int8]'" in text
