@@ -377,6 +377,12 @@ def test_what_cannot_be_made(folder: Path) -> None:
     assert done.returncode == 2
     assert "unknown method 'tie'" in done.stderr and "ties" in done.stderr
     assert "task grade has no classes" in done.stderr and "tasks.star" in done.stderr
+    (folder / "my_conf" / "experiment").mkdir()
+    (folder / "my_conf" / "experiment" / "best.yaml").write_text(
+        "# @package _global_\nsharing: {name: hard}\n"
+    )
+    done = mtl("compare", *SMALL, "experiment=best", cwd=folder)
+    assert done.returncode == 2 and "this makes the baseline" in done.stderr, done.stderr
     right = ["sweep=optuna", "sweep.space={tasks.stars.weight: [1, 2]}"]
     done = mtl("compare", *SMALL, "sharing=hard", "run_dir=out", *right, cwd=folder)
     assert done.returncode == 2
