@@ -16,12 +16,12 @@ from mtlcli.errors import Problem, UserError
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ")
-        what = f"unknown option '{unknown.split()[0]}'" if unknown != message else message
-        raise UserError(
-            what,
-            fix="type values as key=value, for example task=rte; "
-            "mtl train --help lists the options",
-        )
+        option = unknown.split()[0] if unknown != message else ""
+        what = f"unknown option '{option}'" if option else message
+        fix = "type values as key=value, for example task=rte; mtl train --help lists the options"
+        if option.partition("=")[0] == "--seeds":
+            fix = "type -m seed=0,1,2: a run, or with stages all of them, for each seed"
+        raise UserError(what, fix=fix)
 
 
 def read_arguments(argv: list[str]) -> argparse.Namespace:

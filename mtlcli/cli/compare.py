@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,17 +15,23 @@ from typing import Any
 from mtlcli.cli.compare_groups import GroupPlan, compare_groups, group_problems, plan_groups
 from mtlcli.cli.compare_made import Made, make, plan_made, sweep_texts
 from mtlcli.cli.compare_plan import plan
-from mtlcli.cli.compare_tasks import joint_problems, leave_one_out, without_each
+from mtlcli.cli.compare_tasks import (
+    FEWEST,
+    joint_problems,
+    leave_one_out,
+    trained_tasks,
+    without_each,
+)
 from mtlcli.cli.eval import overrides_among
 from mtlcli.cli.parser import Parser
-from mtlcli.cli.planned import Planned, Runs, is_of, place_in, state_of
+from mtlcli.cli.planned import Planned, Runs, folder_problems, is_of, place_in, state_of
 from mtlcli.cli.report import baseline_and_others, page_problems, read_runs, show
-from mtlcli.cli.typed import config_dir_problems, key_in
-from mtlcli.config.paths import typed_path
+from mtlcli.cli.typed import config_dir_problems, joined, key_in, without_value
+from mtlcli.config.paths import conf_dir, typed_path
 from mtlcli.config.section import replaced
-from mtlcli.disk import obstacle
 from mtlcli.distributed.environment import read_launch
 from mtlcli.errors import Problem, UserError
+from mtlcli.merging.methods import METHODS
 from mtlcli.report.comparison import compare
 from mtlcli.report.finished import Finished, read_run
 from mtlcli.report.methods import runs_in, together
@@ -90,13 +96,18 @@ def compare_main(argv: list[str]) -> int:
     if read_launch() is not None:
         what = "a comparison starts its runs itself, and another program has started ranks here"
         raise UserError(what, fix="type it by itself, with runner.devices=N for several devices")
-    overrides = overrides_among(arguments.rest)
-    paths = runs_in(typed_path(word, "RUN") for word in arguments.rest if word not in overrides)
+    words, problems = joined(arguments.rest)
+    overrides = overrides_among(words)
+    names = dict(_names(words, overrides, arguments.merge))
+    problems += names.values()
+    paths = runs_in(
+        typed_path(word, "RUN") for word in words if word not in overrides and word not in names
+    )
     baselines = runs_in(typed_path(word, "--baseline") for word in arguments.baseline)
     again = shlex.join(["mtl", "compare", *argv])
     runs = Runs("mtl compare", Path(), arguments.config_dir, again)
     # Every mistake is reported at once, and before anything is trained.
-    problems = _problems(arguments, paths, baselines, overrides)
+    problems += _problems(arguments, paths, baselines, overrides)
     page = arguments.to
     planned: list[Planned] = []
     parts, made = Parts(), Made()
@@ -111,7 +122,7 @@ def compare_main(argv: list[str]) -> int:
             candidates_given=bool(paths),
         )
         page = page or (runs.folder / _page_name(arguments) if has_library() else None)
-        wrong = _folder_problems(runs.folder) if planned or arguments.to is None else []
+        wrong = folder_problems(runs.folder) if planned or arguments.to is None else []
         problems += wrong or page_problems(page)
         parts = _parts(arguments, planned, runs)
         made, wrong = plan_made(arguments.merge, sweep_texts(overrides), planned, runs)
@@ -132,7 +143,7 @@ def compare_main(argv: list[str]) -> int:
         return 0
     if parts.groups is not None:
         given = together(baseline) if baseline else None
-        show(compare_groups(parts.groups, given, runs), page, together=True)
+        show(compare_groups(parts.groups, given, runs), page)
         return 0
     if arguments.equal == "compute":
         planned = _equal_compute(planned, baseline, runs)
@@ -172,6 +183,8 @@ def _parts(arguments: argparse.Namespace, planned: Sequence[Planned], runs: Runs
         return Parts()
     option = "--leave-one-out" if arguments.leave_one_out else "--groups"
     problems = joint_problems(joint, option)
+    if len(trained_tasks(joint[0].config)) < FEWEST:
+        return Parts(problems=problems)
     # Groups are not known yet; what keeps a task from being left out also keeps it from a group.
     without, found = without_each(joint, runs.folder, runs.own)
     problems += found
@@ -201,6 +214,23 @@ def _read(argv: list[str]) -> argparse.Namespace:
     arguments.rest += settings
     arguments.baseline = [word for word in arguments.baseline if word not in settings]
     return arguments
+
+
+def _names(
+    words: Sequence[str], overrides: Sequence[str], merges: Sequence[str]
+) -> Iterator[tuple[str, Problem]]:
+    """Yield the words that are no runs but names of what can be chosen, such as the second one of
+    `task=cola rte`, each with its problem. `merges`: the methods that stand behind `--merge`."""
+    groups = [path for path in conf_dir().iterdir() if path.is_dir()]
+    for before, word in zip([None, *words], words, strict=False):
+        if word in overrides or Path(word).exists():
+            continue
+        homes = [group.name for group in groups if (group / f"{word}.yaml").is_file()]
+        if merges and word in METHODS:
+            fix = f"several methods are one list: --merge {','.join([*merges, word])}"
+            yield word, Problem(f"'{word}' is no run", "--merge", fix)
+        elif homes:
+            yield word, without_value(word, before, homes)
 
 
 def seeds_of(arguments: argparse.Namespace) -> int:
@@ -267,14 +297,6 @@ def _problems(
         fix = "give finished runs, or settings such as 'task=[cola,rte]', with which one is trained"
         problems.append(Problem("there is no baseline", "--baseline", fix))
     return problems
-
-
-def _folder_problems(folder: Path) -> list[Problem]:
-    """Return a problem if the folder of the comparison cannot be made."""
-    if why := obstacle(folder, folder=True):
-        what = f"the folder cannot be written: {why}"
-        return [Problem(what, f"run_dir={folder}", "give another run_dir=")]
-    return []
 
 
 def _task_problems(

@@ -49,7 +49,7 @@ def group_problems(joint: Sequence[Planned], count: int, by: str) -> list[Proble
     config, problems = joint[0].config, []
     most = len(trained_tasks(config)) - 1
     if not 2 <= count <= most:
-        what = f"must be from 2 to {max(2, most)}, fewer than the tasks, found {count}"
+        what = f"must be from 2 to {most}, fewer than the tasks, found {count}"
         problems.append(Problem(what, "--groups", "one group is the joint run itself"))
     problems += [
         Problem(

@@ -14,7 +14,7 @@ from mtlcli import commands
 from mtlcli.cli.arguments import read_arguments
 from mtlcli.cli.compare_plan import seeded
 from mtlcli.cli.overrides import parsed
-from mtlcli.cli.planned import Planned, Runs, is_of, place_in, state_of
+from mtlcli.cli.planned import DONE, Planned, Runs, is_of, place_in, state_of
 from mtlcli.cli.preflight import Plan, preflight
 from mtlcli.cli.typed import key_in
 from mtlcli.errors import Interrupted, Problem, UserError
@@ -167,7 +167,7 @@ def _merged(name: str, source: Planned, runs: Runs) -> Planned:
 
     folder = runs.folder / f"{source.folder.name}_{name}"
     made = Planned(f"merged {name}", source.seed, folder, [], source.config, state=state_of(folder))
-    if made.state != "has finished":
+    if made.state != DONE:
         # What a kill has left of a merge is made again in seconds.
         shutil.rmtree(folder, ignore_errors=True)
         command = ["mtl", "merge", str(source.folder), "--method", name, "--to", str(folder)]

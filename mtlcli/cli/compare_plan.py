@@ -21,6 +21,11 @@ OF_METHODS = ("sharing", "weighting", "logger.probe", "logger.affinity")
 """Keys and sections that are the candidates' alone: a baseline shares nothing that a weighting
 could balance or a probe could measure."""
 
+OF_BASELINE = (
+    "this makes the baseline: take the section out of the experiment's file, or give finished runs "
+    "as --baseline"
+)
+"""The remedy where an experiment undoes what makes a baseline."""
 STAGED = "type mtl train in the place of mtl compare, or leave the experiment out"
 
 
@@ -70,7 +75,10 @@ def plan(
         try:
             runs, suite = seeded(label, texts, seeds, own)
         except UserError as error:
-            problems += error.problems
+            problems += [
+                replace(problem, fix=OF_BASELINE) if problem.where in SINGLE else problem
+                for problem in error.problems
+            ]
             continue
         if runs[0].config.stages:
             problems.append(Problem("has stages, which mtl train compares", "experiment", STAGED))

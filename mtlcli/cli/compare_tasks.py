@@ -14,6 +14,9 @@ from mtlcli.config.sharing import Staging
 from mtlcli.errors import Problem, UserError
 from mtlcli.report.comparison import Comparison, compare
 
+FEWEST = 3
+"""The smallest number of tasks of which some can be left out."""
+
 
 def trained_tasks(config: Config) -> list[str]:
     """Return the tasks that a run trains; others are only scored."""
@@ -28,7 +31,7 @@ def joint_problems(joint: Sequence[Planned], option: str) -> list[Problem]:
     if len({run.label for run in joint}) > 1:
         what = "one candidate is compared with parts of itself, and several are typed"
         problems.append(Problem(what, option, "give every key one value"))
-    if (count := len(trained_tasks(config))) < 3:
+    if (count := len(trained_tasks(config))) < FEWEST:
         what = f"expected three or more tasks that are trained, found {count}"
         problems.append(Problem(what, option, "type more tasks: 'task=[A,B,C]'"))
     if not config.sampling.all_tasks:

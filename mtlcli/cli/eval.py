@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -165,9 +166,14 @@ def _check(paths: list[str], overrides: list[str], file: Path | None, folder: Pa
 
 
 def overrides_among(words: list[str]) -> list[str]:
-    """Return the words that set a value. A word with `=` that is an existing path does not."""
+    """Return the words that set a value, or take one out (`~tasks.NAME`). A word with `=` that is
+    an existing path does not."""
     # Use os.path, because Path.exists raises OSError for a name that is too long.
-    return [word for word in words if "=" in word and not os.path.exists(word)]  # noqa: PTH110
+    return [
+        word
+        for word in words
+        if ("=" in word and not os.path.exists(word)) or re.fullmatch(r"~[\w.]+", word)  # noqa: PTH110
+    ]
 
 
 def override_problems(overrides: list[str], values: dict[str, Any] | None) -> list[Problem]:

@@ -10,6 +10,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from mtlcli.errors import Problem
+from mtlcli.registry import suggest
+
 
 def added(override: Override, text: str) -> str:
     """Return the override in a form in which Hydra adds the key even if no file contains it,
@@ -55,6 +58,20 @@ def is_task(override: Override) -> bool:
     """Return whether an override sets a whole task: `+tasks.NAME={...}`."""
     parts = override.key_or_group.split(".")
     return len(parts) == 2 and parts[0] == "tasks" and isinstance(override.value(), dict)
+
+
+def absent(key: str, values: dict[str, Any]) -> Problem | None:
+    """Return a problem if there is nothing in plain values that `~key` could take out."""
+    *sections, last = key.split(".")
+    there: Any = values
+    for section in sections:
+        there = there.get(section) if isinstance(there, dict) else None
+    names = list(map(str, there)) if isinstance(there, dict) else []
+    if last in names:
+        # Hydra takes nothing out that is null.
+        return None if there[last] is not None else Problem("it is null", f"~{key}", "leave it out")
+    fix = suggest(last, names) if names else "leave it out"
+    return Problem("there is nothing of this name to take out", f"~{key}", fix)
 
 
 def apply(override: Override, values: dict[str, Any]) -> None:

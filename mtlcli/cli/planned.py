@@ -13,10 +13,14 @@ from mtlcli.cli.typed import key_in
 from mtlcli.config import Config
 from mtlcli.config.changes import digest
 from mtlcli.config.section import replaced
+from mtlcli.disk import obstacle
 from mtlcli.errors import Interrupted, Problem, count_of
 from mtlcli.report.methods import Method
 from mtlcli.rundir import checkpoint
 from mtlcli.rundir.folder import RunFolder
+
+DONE = "has finished"
+"""What is said of a run that need not be trained."""
 
 
 @dataclass
@@ -33,7 +37,7 @@ class Planned:
     baseline: bool = False
     """Whether the run is of the baseline."""
     state: str = "trains"
-    """`trains`, `goes on` or `has finished`."""
+    """`trains`, `goes on` or DONE."""
 
     @property
     def unseeded(self) -> list[str]:
@@ -76,8 +80,18 @@ def state_of(folder: Path) -> str:
     if not (folder / "config.yaml").is_file():
         return "trains"
     if place.status().get("status") == "finished":
-        return "has finished"
+        return DONE
     return "goes on" if checkpoint.folders(place.checkpoints) else "trains"
+
+
+def folder_problems(folder: Path) -> list[Problem]:
+    """Return a problem if a folder cannot be that of all runs."""
+    at, fix = f"run_dir={folder}", "give another run_dir="
+    if why := obstacle(folder, folder=True):
+        return [Problem(f"the folder cannot be written: {why}", at, fix)]
+    if (folder / "config.yaml").is_file():
+        return [Problem("the folder is that of a single run", at, fix)]
+    return []
 
 
 def other_rows(planned: Sequence[Planned], one_seed: str) -> list[Problem]:
@@ -110,9 +124,11 @@ class Runs:
         return [] if self.config_dir is None else ["-cd", str(self.config_dir)]
 
     def finish(self, planned: Sequence[Planned]) -> None:
-        """Say what will be trained and what is there, and train it."""
+        """Say what will be trained and what is there, and train it. Raises UserError where the
+        results of a run that has finished cannot be read, before anything is trained."""
         different = list({run.folder: run for run in planned}.values())
-        new = sum(run.state != "has finished" for run in different)
+        read_runs([run.folder for run in different if run.state == DONE], self.config_dir)
+        new = sum(run.state != DONE for run in different)
         count = count_of(len(different), "run")
         print(f"{self.verb}: {count} in {self.folder}, {new} of them to train")
         for run in different:
@@ -127,7 +143,7 @@ class Runs:
         from mtlcli.cli.preflight import preflight
         from mtlcli.cli.train import run_job
 
-        waiting = [run for run in planned if run.state != "has finished"]
+        waiting = [run for run in planned if run.state != DONE]
         for number, run in enumerate(waiting, start=1):
             print(f"\nrun {number} of {len(waiting)}: {run.label}, seed {run.seed}", flush=True)
             resumes, config = run.folder if run.state == "goes on" else None, run.config

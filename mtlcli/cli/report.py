@@ -147,12 +147,11 @@ def baseline_and_others(
     return together(baseline), [*methods, *methods_of(others)]
 
 
-def show(comparison: Comparison, page: Path | None, *, together: bool = False) -> None:
-    """Print a comparison, and write its page. `together`: begin with all candidates in one
-    table."""
+def show(comparison: Comparison, page: Path | None) -> None:
+    """Print a comparison, several candidates side by side first, and write its page."""
     out, whole = screen(), "" if page is None else str(page)
     of_tasks = bool(comparison.left_out)
-    if together:
+    if len(comparison.candidates) > 1 and not of_tasks:
         out.print(side_by_side(comparison, whole))
     for table in (
         [helping.table(comparison, whole), costs(comparison, whole)]

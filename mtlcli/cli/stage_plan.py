@@ -3,6 +3,7 @@ lie, and which have finished."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,7 +57,7 @@ def plan_stages(plan: Plan, typed: list[str], own: list[str]) -> tuple[Path, lis
     )
     if problems:
         raise UserError(list(dict.fromkeys(problems)))
-    folder = _folder(plan)
+    folder = folder_of(plan)
     planned: list[StageRun] = []
     for seed in seeds:
         made: dict[int, StageRun] = {}
@@ -69,7 +70,8 @@ def plan_stages(plan: Plan, typed: list[str], own: list[str]) -> tuple[Path, lis
     return folder, planned
 
 
-def _folder(plan: Plan) -> Path:
+def folder_of(plan: Plan) -> Path:
+    """Return the folder of all runs of a command line with stages."""
     config = plan.configs[0]
     if config.run_dir is not None:
         return typed_path(config.run_dir, "run_dir")
@@ -186,7 +188,7 @@ def _written(value: Any) -> str:
 
 def _of_stage(problem: Problem, name: str, stage: Stage) -> Problem:
     """Return a problem of a run with the place in its stage."""
-    section = problem.where.partition(".")[0]
+    section = re.split(r"[.=]", problem.where)[0]
     where = f"stages.{name}.set.{problem.where}" if section in stage.set else problem.where
     return replace(problem, where=where, what=f"stage {name}: {problem.what}")
 

@@ -7,10 +7,10 @@ import argparse
 import shlex
 from collections.abc import Sequence
 
-from mtlcli.cli.planned import Runs
+from mtlcli.cli.planned import Runs, folder_problems
 from mtlcli.cli.preflight import Plan
 from mtlcli.cli.report import read_runs, show
-from mtlcli.cli.stage_plan import StageRun, plan_stages
+from mtlcli.cli.stage_plan import StageRun, folder_of, plan_stages
 from mtlcli.distributed.environment import read_launch
 from mtlcli.errors import Problem, UserError
 from mtlcli.report.comparison import compare
@@ -18,7 +18,6 @@ from mtlcli.report.finished import Finished
 from mtlcli.report.methods import Method, together
 from mtlcli.report.order import Order, order_of, order_tables
 from mtlcli.report.page import has_library
-from mtlcli.report.words import side_by_side
 from mtlcli.screen import screen
 
 
@@ -36,10 +35,7 @@ def train_stages(plan: Plan, arguments: argparse.Namespace) -> int:
     baseline, *others = _methods(found)
     others = [method for method in others if set(method.tasks) & set(baseline.tasks)]
     if others:
-        comparison = compare(baseline, others)
-        show(comparison, folder / "report.html" if has_library() else None)
-        if len(others) > 1:
-            screen().print(side_by_side(comparison))
+        show(compare(baseline, others), folder / "report.html" if has_library() else None)
     if orders := _orders(found):
         for table in order_tables(orders):
             screen().print(table)
@@ -49,7 +45,7 @@ def train_stages(plan: Plan, arguments: argparse.Namespace) -> int:
 
 def check(plan: Plan, arguments: argparse.Namespace) -> None:
     """Raise UserError for what does not go with stages."""
-    problems = []
+    problems = folder_problems(folder_of(plan))
     if read_launch() is not None:
         what = "stages start their runs themselves, and another program has started ranks here"
         problems.append(Problem(what, "stages", "type it by itself, with runner.devices=N"))

@@ -121,7 +121,7 @@ def several(key: str, text: str, group: bool) -> Problem:
     fix = "for a sweep add -m"
     if key == "task" or list in held:
         fix += f"; for one list: '{key}=[{text}]'" if not re.search(r"[()\[\]]", text) else ""
-    elif not group and held & {int, float} and DECIMAL_COMMA.fullmatch(text):
+    elif not group and float in held and DECIMAL_COMMA.fullmatch(text):
         fix = f"for a decimal number write a point: {key}={text.replace(',', '.')}; {fix}"
     elif str in held:
         fix = f"for one text with a comma quote it: '{key}=\"{text}\"'; {fix}"

@@ -69,7 +69,7 @@ def compress(
     compressed; nothing is made then.
     """
     settings = {**METHODS[method].options, **options}
-    check_writable(to)
+    check_writable(to, "--to")
     run = _opened(path, say)
     if method == "int8":
         require_torchao("--method int8")

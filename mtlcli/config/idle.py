@@ -19,11 +19,12 @@ ARCHITECTURE = (
 
 def unheeded(config: Config, typed: list[str]) -> list[str]:
     """Return a line for each training key that the file of a task sets although the task is not
-    trained, and for rows that are kept out of training although nothing is chosen on them.
+    trained, for rows that are kept out of training although nothing is chosen on them, and for a
+    sharing strategy that has nothing to share in a run of one task.
 
     `typed`: dotted keys of the command line, which `idle` reports.
     """
-    return [
+    untrained = [
         f"note: tasks.{name}.{field.name} has no effect: the task is not trained (splits.train is "
         "null)"
         for name, task in config.tasks.items()
@@ -32,12 +33,19 @@ def unheeded(config: Config, typed: list[str]) -> list[str]:
         and field.name in task.only_trained
         and f"tasks.{name}.{field.name}" not in typed
         if getattr(task, field.name) != field.default
-    ] + [
+    ]
+    kept_out = [
         f"note: tasks.{name}.splits.calibration only keeps rows out of training: the run chooses "
         "nothing on them"
         for name, task in config.tasks.items()
         if task.splits.calibration is not None and not task.calibrates
     ]
+    owners = {
+        task.head or name for name, task in config.tasks.items() if task.splits.train is not None
+    }
+    why = config.sharing.alone() if len(owners) == 1 else None
+    alone = f"note: sharing={config.sharing.name} shares nothing in a run of one task: {why}"
+    return [*untrained, *kept_out, *([] if why is None else [alone])]
 
 
 def idle(config: Config, typed: list[str]) -> list[Problem]:

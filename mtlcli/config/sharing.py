@@ -39,6 +39,11 @@ class SharingConfig:
         """Whether tasks have parameters in common, which gradient balancing needs."""
         return True
 
+    def alone(self) -> str | None:
+        """Return what one task lacks for the strategy to share anything, as a sentence; None where
+        the strategy is worth having for one task, as low-rank changes are."""
+        return None
+
     def unshardable(self) -> str | None:
         """Return why the parameters cannot be cut into shards (`runner.engine=fsdp`), as a sentence
         without its subject, which is `sharing=NAME`; None if they can."""
@@ -159,6 +164,9 @@ class Staging(SharingConfig):
     def shares(self) -> bool:
         return self.stages is not None and all(len(stage) > 1 for stage in self.stages)
 
+    def alone(self) -> str | None:
+        return "there is one stage"
+
     def stages_of(self, owners: dict[str, str]) -> list[list[str]]:
         if self.stages is not None:
             return self.stages
@@ -258,6 +266,9 @@ class Stitching(SharingConfig):
     rest."""
     lr: Annotated[float, Gt(0)] = 1e-2
     """Peak learning rate of the mixing weights."""
+
+    def alone(self) -> str | None:
+        return "there is one copy, and no other to mix it with"
 
     def unshardable(self) -> str | None:
         return "runs all copies of a layer at once, out of stacked weights"

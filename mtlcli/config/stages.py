@@ -86,6 +86,9 @@ def stage_problems(stages: Mapping[str, Stage], tasks: Mapping[str, Task]) -> It
             if each not in known:
                 what = f"there is no task '{each}' with a head of its own"
                 yield Problem(what, f"{at}.tasks", suggest(each, known))
+        if stage.runs == "each" and len(known) == 1:
+            what = "there is one task, and a run for each task is made of several"
+            yield Problem(what, f"{at}.runs", "name several in task=[A,B]")
         if not own:
             yield Problem("there is no task for it", f"{at}.tasks", "name several in task=[A,B]")
         if stage.runs == "in_order" and own != [each for each in known if each in own]:

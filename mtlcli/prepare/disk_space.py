@@ -64,9 +64,7 @@ def check_disk_space(
         else 0
     )
     detail = f" ({count_of(count, 'checkpoint')} of {size_text(each)})" if count else ""
-    fewer = (
-        " or keep fewer checkpoints: runner.keep=1" if config.runner.keep > 1 and count > 1 else ""
-    )
+    fewer = "keep fewer checkpoints: runner.keep=1" if config.runner.keep > 1 and count > 1 else ""
     _check(run_dir, count * each + backbone + OTHER, detail, fewer)
 
 
@@ -90,9 +88,14 @@ def _check(
 ) -> None:
     there = free(run_dir)
     if there is not None and there < needed:
+        *ways, last = [
+            "make room there",
+            f"give {named} on another disk",
+            *([fewer] if fewer else []),
+        ]
         raise UserError(
             f"the disk has too little space: the run needs {size_text(needed)}{detail}, and "
             f"{free_text(there)}",
             where=str(run_dir),
-            fix=f"make room there, give {named} on another disk,{fewer}".rstrip(","),
+            fix=f"{', '.join(ways)}, or {last}",
         )

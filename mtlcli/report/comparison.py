@@ -120,7 +120,7 @@ def compare(
             raise UserError(
                 f"the baseline has none of its tasks: {', '.join(method.tasks)}",
                 str(method.all[0].path),
-                "give a baseline with the same tasks",
+                "leave it out, or give a baseline with the same tasks",
             )
     everyone = [baseline, *candidates]
     check_comparable([run for method in everyone for run in method.all], tasks)
@@ -309,6 +309,14 @@ def _notes(
                 f"{count_of(len(new), 'task')} of {method.label} not in the baseline: "
                 f"{', '.join(new)}"
             )
+    if begun := [
+        method.label
+        for method in [baseline, *candidates]
+        if any(run.environment.get("init") for run in method.all)
+    ]:
+        notes.append(
+            f"what each took leaves out the runs with whose weights {', '.join(begun)} has begun"
+        )
     return list(dict.fromkeys(notes))
 
 

@@ -66,13 +66,14 @@ class Finished:
         return self.config.seed
 
     @property
-    def merged(self) -> dict[str, Any] | None:
-        """The method by which the model was merged out of other runs', and its options; None for a
-        model that was trained."""
-        if (record := self.environment.get("merged")) is None:
-            return None
-        auto = dict.fromkeys(record["chosen"], "auto")
-        return {"method": record["method"], **record["options"], **auto}
+    def made(self) -> dict[str, Any] | None:
+        """How the model was made out of other runs', `merged` or `compressed`, by which method and
+        with which options; None for a model that was trained."""
+        for how in ("merged", "compressed"):
+            if (record := self.environment.get(how)) is not None:
+                auto = dict.fromkeys(record.get("chosen", ()), "auto")
+                return {"how": how, "method": record["method"], **record["options"], **auto}
+        return None
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
@@ -246,8 +247,11 @@ def read_run(path: Path) -> Finished:
             if name in config.tasks and score.get("main") is not None
         }
         for score in scored.values():
+            score["main_metric"]
             if not all(isinstance(number, (int, float)) for number in _numbers(score)):
                 raise TypeError
+        if not all(isinstance(results.get(part, {}), dict) for part in ("parameters", "cost")):
+            raise TypeError
     except (KeyError, TypeError, AttributeError) as error:
         what = "the file does not hold the results of a run"
         raise UserError(what, str(path / "results.json"), fix) from error
@@ -309,7 +313,7 @@ def check_comparable(runs: list[Finished], tasks: list[str]) -> None:
                     "with the value of the other"
                     if here != there
                     else "compare runs on the same data"
-                    if limits[0] is None
+                    if limits[0] is None or run.seed == first.seed
                     else "data.max_eval_rows draws rows by the seed: leave it out, or compare one "
                     "seed"
                 )

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from mtlcli.report.comparison import Compared, Comparison, Score
 from mtlcli.report.statistics import LEVEL, Estimate
-from mtlcli.report.words import how, seeds_of
+from mtlcli.report.words import STARRED, how, seeds_of
 from mtlcli.screen import Column, FittingTable
 
 TURNED = {"helps": "hurts", "hurts": "helps"}
@@ -41,7 +41,7 @@ def table(comparison: Comparison, whole: str = "") -> FittingTable:
         title=(
             "what the task of the row brings to that of the column: the score of "
             f"{seeds_of(comparison.baseline)} minus that without it, with {LEVEL:.0%} intervals "
-            "(* p below 0.05, corrected)"
+            f"({STARRED})"
         ),
         whole=whole,
     )

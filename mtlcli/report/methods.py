@@ -48,11 +48,11 @@ class Method:
 
 def methods_of(runs: Sequence[Finished]) -> list[Method]:
     """Return the methods that some runs are of: runs whose settings differ by the seed alone are
-    seeds of one method, as are models that were merged alike. Runs with the same settings and seed
-    are methods of their own."""
+    seeds of one method, as are models that were merged or compressed alike. Runs with the same
+    settings and seed are methods of their own."""
     groups: dict[str, list[Finished]] = {}
     for run in runs:
-        what = repr((run.merged, sorted(settings(run.config).items())))
+        what = repr((run.made, sorted(settings(run.config).items())))
         groups.setdefault(what, []).append(run)
     parts: list[list[Finished]] = []
     for group in groups.values():
@@ -99,8 +99,8 @@ def _labels(runs: list[Finished]) -> list[str]:
         key for key in SECTIONS if key == "sharing" or len({str(names[key]) for names in named}) > 1
     ]
     labels = [
-        f"merged {run.merged['method']}"
-        if run.merged
+        f"{run.made['how']} {run.made['method']}"
+        if run.made
         else " ".join(str(names[key]) for key in differing)
         for run, names in zip(runs, named, strict=True)
     ]
@@ -115,7 +115,10 @@ def _labels(runs: list[Finished]) -> list[str]:
             and not key.endswith(".name")
         ]
         for place, values in zip(places, values_of, strict=True):
-            more = " ".join(f"{key}={values.get(key)}" for key in keys[:3])
+            more = " ".join(
+                f"{key}={'null' if (value := values.get(key)) is None else value}"
+                for key in keys[:3]
+            )
             labels[place] = f"{label} {more}" if keys else f"{label} ({runs[place].path.name})"
     for label in {label for label in labels if labels.count(label) > 1}:
         for place, each in enumerate(labels):

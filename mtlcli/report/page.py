@@ -32,21 +32,21 @@ from mtlcli.report.charts import (
 from mtlcli.report.comparison import Comparison
 from mtlcli.report.details import hardest, slice_metric, slices
 from mtlcli.report.methods import Method
+from mtlcli.report.statistics import LEVEL
 from mtlcli.report.style import SCRIPT, STYLE
 from mtlcli.report.task_charts import calibrations, matrices
 from mtlcli.report.words import (
     MEAN,
+    STARRED,
     class_scores,
     closing,
     costs_of,
+    gain_rows,
     how,
-    interval,
-    main_cells,
     number,
     plural,
-    points,
-    probability,
     sentences,
+    side_by_side_rows,
 )
 
 _NUMBER = re.compile(r"$|[-+<]?[0-9]|-$")
@@ -201,27 +201,27 @@ def _helping(comparison: Comparison, charts: _Charts) -> str:
     ]
     rows = helping.rows(comparison)
     head = ["left out", *comparison.tasks, "mean of the others"][: max(map(len, rows))]
-    made = charts.put(what_tasks_bring(comparison)) + _table(head, rows, titles=titles)
+    note = f"<p>With {LEVEL:.0%} intervals ({STARRED}).</p>"
+    made = charts.put(what_tasks_bring(comparison)) + note + _table(head, rows, titles=titles)
     return _section("What each task brings to the others", made)
 
 
 def _gain_tables(comparison: Comparison, charts: _Charts) -> str:
     made = charts.put(gains(comparison))
     base = comparison.baseline
+    if len(comparison.candidates) > 1:
+        head = ["task", "metric", *(method.label for method in comparison.methods)]
+        rows = list(side_by_side_rows(comparison))
+        sources = "; ".join(_of(method, "results.json") for method in comparison.methods)
+        made += (
+            f"<h3>Side by side</h3><p>The gain of each over {escape(base.label)} ({STARRED}).</p>"
+        )
+        made += _table(head, rows, titles=[sources] * len(rows))
     for compared in comparison.candidates:
         label = compared.method.label
         sources = f"{_of(base, 'results.json')}; {_of(compared.method, 'results.json')}"
         head = ["task", "metric", base.label, label, "gain", "95% interval", "p (Holm)", "verdict"]
-        rows = [main_cells(score) for score in compared.mains]
-        if (found := compared.average) is not None:
-            cells = [points(found.value), interval(found), probability(compared.adjusted)]
-            rows.append(["average", "", "", "", *cells, compared.verdict])
-        if (found := compared.relative) is not None:
-            cells = [f"{100 * found.value:+.1f} %", f"{interval(found)} %"]
-            ends = (
-                ["", ""] if compared.average else [probability(compared.adjusted), compared.verdict]
-            )
-            rows.append(["Delta-m", "", "", "", *cells, *ends])
+        rows = list(gain_rows(compared))
         made += f"<h3>{escape(label)}</h3>" + _table(head, rows, titles=[sources] * len(rows))
     return _section("Gains", made)
 

@@ -90,40 +90,61 @@ def _gains(comparison: Comparison, compared: Compared, whole: str) -> FittingTab
         title=f"{seeds_of(compared.method)} against {seeds_of(comparison.baseline)}",
         whole=whole,
     )
-    for score in compared.mains:
-        table.add_row(*main_cells(score))
-    table.add_line()
+    for place, cells in enumerate(gain_rows(compared)):
+        if place == len(compared.mains):
+            table.add_line()
+        table.add_row(*cells)
+    return table
+
+
+def gain_rows(compared: Compared) -> Iterator[list[str]]:
+    """Yield the rows of the table of a candidate, each with the cells of `main_cells`: its tasks,
+    then their average and Delta-m, where there are such."""
+    yield from map(main_cells, compared.mains)
+    judged = [probability(compared.adjusted), compared.verdict]
     if (found := compared.average) is not None:
         ours, theirs = (
             float(np.mean([getattr(score, side).value for score in compared.mains]))
             for side in ("candidate", "baseline")
         )
-        sides = f"{theirs:.4f}", f"{ours:.4f}", points(found.value), interval(found)
-        p = probability(compared.adjusted)
-        table.add_row("average", "", *sides, p, compared.verdict)
+        sides = [f"{theirs:.4f}", f"{ours:.4f}", points(found.value), interval(found)]
+        yield ["average", "", *sides, *judged]
     if (found := compared.relative) is not None:
-        value = f"{100 * found.value:+.1f} %"
-        cells = ("", "", value, f"{interval(found)} %")
-        if compared.average is None:
-            table.add_row("Delta-m", "", *cells, probability(compared.adjusted), compared.verdict)
-        else:
-            table.add_row("Delta-m", "", *cells)
-    return table
+        cells = ["", "", f"{100 * found.value:+.1f} %", f"{interval(found)} %"]
+        yield ["Delta-m", "", *cells, *(judged if compared.average is None else ["", ""])]
+
+
+STARRED = f"* p below {1 - LEVEL:.2f}, corrected"
+"""What a star behind a gain says."""
 
 
 def side_by_side(comparison: Comparison, whole: str = "") -> FittingTable:
     """Return one table of all candidates: of each main score the baseline's, and the gain of every
-    candidate with its interval. `whole`: where all columns can be read."""
+    candidate with its interval. `whole`: where all columns can be read, if not in the tables of
+    single candidates, which follow."""
     made = FittingTable(
         [
             Column("task", fold=24),
             Column("metric", goes=1),
-            *(Column(method.label, right=True) for method in comparison.methods),
+            Column(comparison.baseline.label, right=True),
+            *(
+                Column(each.method.label, right=True, goes=place)
+                for place, each in enumerate(comparison.candidates, start=2)
+            ),
         ],
-        title=f"gains over {seeds_of(comparison.baseline)}, with {LEVEL:.0%} intervals (* p below "
-        f"{1 - LEVEL:.2f}, corrected)",
-        whole=whole,
+        title=f"gains over {seeds_of(comparison.baseline)}, with {LEVEL:.0%} intervals ({STARRED})",
+        whole=whole or "the tables below",
     )
+    for place, cells in enumerate(side_by_side_rows(comparison)):
+        if place == len(comparison.tasks):
+            made.add_line()
+        made.add_row(*cells)
+    return made
+
+
+def side_by_side_rows(comparison: Comparison) -> Iterator[list[str]]:
+    """Yield the rows of the table of all candidates: task, metric, the baseline's score, and the
+    gain of each candidate; last the average, where all candidates have one."""
 
     def cell(value: str, around: str, verdict: str) -> str:
         return f"{value}{'*' if verdict in ('helps', 'hurts') else ''} ({around})"
@@ -135,16 +156,14 @@ def side_by_side(comparison: Comparison, whole: str = "") -> FittingTable:
         ]
         there = [score for score in scores if score is not None]
         cells = ["" if each is None else cell(*change(each), each.verdict) for each in scores]
-        made.add_row(task, there[0].key, f"{there[0].baseline.value:.4f}", *cells)
+        yield [task, there[0].key, f"{there[0].baseline.value:.4f}", *cells]
     if all(each.average is not None for each in comparison.candidates):
-        made.add_line()
         cells = [
             cell(points(found.value), interval(found), each.verdict)
             for each in comparison.candidates
             if (found := each.average) is not None
         ]
-        made.add_row("average", "", "", *cells)
-    return made
+        yield ["average", "", "", *cells]
 
 
 MEAN = "mean of these tasks"
@@ -210,8 +229,9 @@ COSTS = {
 
 
 def costs_of(method: Method) -> dict[str, float | None]:
-    """Return what a method took, by the titles of columns: means over seeds, where runs of single
-    tasks add up (but for operations and memory). None where a run does not say."""
+    """Return what a method took, by the titles of columns: means over seeds, where runs that share
+    the tasks out add up (but for memory, and for the operations of an example, which are those of
+    all runs over all their examples). None where a run does not say."""
     found: dict[str, float | None] = {}
     for title, (part, key) in COSTS.items():
         adds = part == "parameters"
@@ -225,14 +245,27 @@ def costs_of(method: Method) -> dict[str, float | None]:
     found["examples"] = _mean_of(examples, adds=True)
     seconds = [[run.seconds for run in runs] for runs in method.runs.values()]
     found["seconds"] = _mean_of(seconds, adds=True)
-    flops = found["MFLOP/example"]
-    if flops is not None:
-        found["MFLOP/example"] = flops / 1e6
-        if found["examples"] is not None:
-            found["TFLOP"] = flops * found["examples"] / 1e12
+    flops = [
+        [
+            _product(
+                run.results.get("cost", {}).get("flops_per_example"), sum(run.examples.values())
+            )
+            for run in runs
+        ]
+        for runs in method.runs.values()
+    ]
+    if (total := _mean_of(flops, adds=True)) is not None and found["examples"]:
+        found["TFLOP"] = total / 1e12
+        found["MFLOP/example"] = total / found["examples"]
+    if found["MFLOP/example"] is not None:
+        found["MFLOP/example"] /= 1e6
     if found["peak MB"] is not None:
         found["peak MB"] /= 1e6
     return {"TFLOP": None} | found
+
+
+def _product(flops: float | None, examples: int) -> float | None:
+    return None if flops is None else flops * examples
 
 
 def _mean_of(values: Sequence[Sequence[float | None]], *, adds: bool) -> float | None:

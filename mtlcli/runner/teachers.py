@@ -225,6 +225,8 @@ def _ask(
     # The teacher goes through as the run does, but for what its own model may not allow.
     packing: Literal["auto", "off"] = "off" if config.runner.packing == "off" else "auto"
     runner = replace(config.runner, devices=1, engine="ddp", packing=packing)
+    if source.files.int8:
+        runner = replace(runner, precision=source.config.runner.precision)
     theirs = replaced(
         source.config,
         {"runner": runner}

@@ -144,7 +144,7 @@ def test_training_goes_on_without_heads(runs: Path, tmp_path: Path) -> None:
 
 
 @needs_torchao
-def test_a_run_in_8_bits(runs: Path, tmp_path: Path) -> None:
+def test_a_run_in_8_bits(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     to = tmp_path / "int8"
     results = made(runs, "heads", to, "int8")
     found = results["compressed"]
@@ -166,6 +166,18 @@ def test_a_run_in_8_bits(runs: Path, tmp_path: Path) -> None:
     )
     for one, other in zip(before, after, strict=True):
         assert one == pytest.approx(other, abs=0.02)
+
+    # It teaches in its own format, whatever that of the run is.
+    words = ("augmentation=distill", f"augmentation.teachers=[{to}]", "runner.precision=bf16")
+    start(tmp_path / "taught", *AGAIN, *words)
+    assert (
+        read(tmp_path / "taught", "results.json")["teachers"]["tasks"]["rte"]["score"]
+        == (results["tasks"]["rte"]["main"])
+    )
+    assert main(["report", str(to), str(runs / "heads"), "--baseline", str(runs / "whole")]) == 0
+    said = capsys.readouterr().out
+    for label in ("compressed int8", "compressed heads"):
+        assert f"{label} (1 seed) against hard (1 seed)" in said
 
     made_of = str(runs / "heads")
     with pytest.raises(UserError, match=r"(?s)in 8 bits, and training needs them.*init.from="):
@@ -202,6 +214,10 @@ def test_refusals(
     start(tmp_path / "adapted", *SHORT, "runner.steps=1", "sharing=adapters")
     text = refusal(tmp_path, "adapted", to, "heads")
     assert "sharing=adapters has added to the layers" in text
+    with monkeypatch.context() as full:
+        full.setattr("mtlcli.prepare.disk_space.free", lambda place: 100_000)
+        text = refusal(runs, "whole", to, "heads")
+    assert "make room there, or give --to on another disk" in text
     monkeypatch.setattr("mtlcli.models.int8.find_spec", lambda name: None)
     text = refusal(runs, "whole", to, "int8")
     assert "need the package torchao" in text and "pip install 'mtlcli[int8]'" in text

@@ -40,3 +40,6 @@ class AdapterFusionSharing(SharingConfig):
     @property
     def shares(self) -> bool:
         return not self.frozen
+
+    def alone(self) -> str | None:
+        return "there is one task's adapter, and no other to attend to"

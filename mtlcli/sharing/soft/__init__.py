@@ -41,6 +41,11 @@ class SoftSharing(SharingConfig):
     def shares(self) -> bool:
         return self.layers != "all"
 
+    def alone(self) -> str | None:
+        if self.distance == "pretrained":
+            return None  # Its penalty is on each copy by itself.
+        return "there is one copy, and no other to keep it near"
+
     def unshardable(self) -> str | None:
         if self.distance == "pairs" or self.strength == 0:
             return None

@@ -84,6 +84,7 @@ def test_the_answer_in_words(folder: Path) -> None:
         assert column in said
     assert "they cover rows and seeds" in said and "groups of stars" in said
     assert "correction for 4 comparisons" in said
+    assert said.index("gains over none (2 seeds)") < said.index("hard static (2 seeds) against")
     assert re.search(r"hard static is .* none on the average of 2 tasks \(.* points", said)
     assert (folder / "out" / "report.html").is_file()
     # The scores of the table are the means over seeds of what the runs have written.
@@ -193,9 +194,13 @@ def test_damaged_files_of_a_run_are_named(folder: Path, tmp_path: Path) -> None:
     edited["tasks"]["grade"]["main"] = 0.99
     texts = json.loads(json.dumps(results))
     texts["tasks"]["grade"]["metrics"]["pearson"] = "high"
+    unnamed = json.loads(json.dumps(results))
+    del unnamed["tasks"]["grade"]["main_metric"]
     cases = [
         ("results.json", json.dumps(edited), f"--predictions '{changed}/predictions'"),
         ("results.json", json.dumps(texts), "does not hold the results of a run"),
+        ("results.json", json.dumps(unnamed), "does not hold the results of a run"),
+        ("results.json", json.dumps(results | {"cost": None}), "does not hold the results of"),
         ("results.json", json.dumps(results | {"tasks": []}), f"mtl train \"resume='{changed}'\""),
         ("results.json", "{", f"mtl train \"resume='{changed}'\""),
         ("predictions/grade.jsonl", b"\xff\xfe\n", "a line that is no prediction"),
@@ -209,12 +214,36 @@ def test_damaged_files_of_a_run_are_named(folder: Path, tmp_path: Path) -> None:
         assert done.returncode == 2, (name, content, done.stdout, done.stderr)
         assert expected in done.stderr, (name, content, done.stderr)
         file.write_bytes(before)
+    # What has finished is read before what is missing is trained.
+    file = found["hard_weighting-static_seed-0"] / "results.json"
+    before = file.read_bytes()
+    file.write_text("{")
+    options = ("sharing=hard", "weighting=static,pcgrad", "--seeds", "9", "run_dir=out")
+    done = mtl("compare", *SMALL, *options, cwd=folder)
+    file.write_bytes(before)
+    assert done.returncode == 2 and f"{file.relative_to(folder)}: the file" in done.stderr
+    assert not any("seed-8" in name for name in runs(folder))
     # Rows with the same labels that come from another file may have other texts.
     environment = json.loads((changed / "environment.json").read_text())
     environment["data"]["tasks"]["grade"]["splits"]["validation"]["fingerprint"] = "other"
     (changed / "environment.json").write_text(json.dumps(environment))
     done = mtl("report", str(changed), "--baseline", str(found["none_seed-0"]))
     assert done.returncode == 0 and "was scored on another file of grade" in done.stdout
+
+
+def test_runs_that_drew_other_rows_to_be_scored_on_are_refused(
+    folder: Path, tmp_path: Path
+) -> None:
+    words = ["seed=0,1", "sharing=none", "data.max_eval_rows=20", f"run_dir={tmp_path}"]
+    done = mtl("train", "-m", *SMALL, *words, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second = (str(tmp_path / f"{seed}_seed-{seed}") for seed in (0, 1))
+    every = str(runs(folder)["none_seed-0"])
+    for run, why in ((second, "draws rows by the seed"), (every, "is null here and 20 there")):
+        done = mtl("report", run, "--baseline", first)
+        assert done.returncode == 2 and "2 problems" in done.stderr, done.stdout + done.stderr
+        assert f"the validation rows are not those of {first}" in done.stderr
+        assert f"data.max_eval_rows {why}" in done.stderr
 
 
 def test_runs_of_single_tasks_are_a_baseline(folder: Path, tmp_path: Path) -> None:
@@ -254,16 +283,22 @@ def test_mistakes_are_found_before_anything_is_trained(folder: Path, tmp_path: P
         (("compare",), ["nothing is given to compare"]),
         (("compare", "task=rte", "seed=1,2"), ["type --seeds N"]),
         (
-            ("compare", "task=rte", "sharing=hardd", "--seeds", "0", "seed=1", "--to", "page.pdf"),
-            ["4 problems", "from 1 to 100", "hardd", "type --seeds N", "an HTML file"],
+            (
+                *("compare", "task=rte", "cola", "sharing=hardd", "--merge", "ties", "average"),
+                *("--seeds", "0", "seed=1", "--to", "page.pdf"),
+            ),
+            [
+                *("6 problems", "from 1 to 100", "hardd", "type --seeds N", "an HTML file"),
+                *("one list: 'task=[rte,cola]'", "one list: --merge ties,average"),
+            ],
         ),
         (
             ("compare", "task=rte", "data=sample", "data.max_eval_rows=9", "run_dir=x"),
             ["every seed would be scored on other rows"],
         ),
         (
-            ("compare", "task=rte", "data=sample", "sharing=hard,mmoee", "optim.lr=-1"),
-            ["mmoee", "optim.lr"],
+            ("compare", "task=rte", "data=sample", "sharing=hard,mmoee", "optim.lr=-1", "~tasks.x"),
+            ["mmoee", "optim.lr", "task 'x' is not in the run"],
         ),
         (
             ("compare", "task=rte", "data=sample", "sharing=none", "run_dir=x"),
@@ -273,6 +308,10 @@ def test_mistakes_are_found_before_anything_is_trained(folder: Path, tmp_path: P
         (
             ("compare", "task=rte", "data=sample", "model=tiny", f"run_dir={run}/config.yaml"),
             [f"run_dir={run}/config.yaml: the folder cannot be written", "give another run_dir="],
+        ),
+        (
+            ("compare", "task=rte", "data=sample", "model=tiny", f"run_dir={run}"),
+            [f"run_dir={run}: the folder is that of a single run"],
         ),
     ]
     for words, expected in cases:
@@ -288,6 +327,7 @@ def test_the_page_is_drawn_without_network(folder: Path, tmp_path: Path) -> None
     page = folder / "out" / "report.html"
     html = page.read_text()
     assert "<script src" not in html and "http-equiv" not in html
+    assert html.count("<h3>Side by side</h3>") == 1
     done = subprocess.run(
         [
             str(CHROMIUM),
@@ -341,6 +381,12 @@ def test_what_cannot_be_made(folder: Path) -> None:
     assert done.returncode == 2
     assert "unknown method 'tie'" in done.stderr and "ties" in done.stderr
     assert "task grade has no classes" in done.stderr and "tasks.star" in done.stderr
+    (folder / "my_conf" / "experiment").mkdir()
+    (folder / "my_conf" / "experiment" / "best.yaml").write_text(
+        "# @package _global_\nsharing: {name: hard}\n"
+    )
+    done = mtl("compare", *SMALL, "experiment=best", cwd=folder)
+    assert done.returncode == 2 and "this makes the baseline" in done.stderr, done.stderr
     right = ["sweep=optuna", "sweep.space={tasks.stars.weight: [1, 2]}"]
     done = mtl("compare", *SMALL, "sharing=hard", "run_dir=out", *right, cwd=folder)
     assert done.returncode == 2

@@ -116,6 +116,26 @@ def test_an_experiment_can_change_every_other_group() -> None:
     assert (config.data.source, config.model.kind, config.runner.steps) == ("sample", "scratch", 3)
 
 
+def test_a_choice_that_an_experiment_undoes_is_refused(own: Path) -> None:
+    """An experiment comes last, as `experiment=best` of a search with its values of everything."""
+    (own / "my_conf" / "experiment").mkdir()
+    (own / "my_conf" / "experiment" / "best.yaml").write_text(
+        "# @package _global_\ndefaults:\n- override /task: null\n- override /sharing: lora\n"
+        "sharing: {name: lora, rank: 2}\nmodel: {kind: scratch, name: null, lr: 3e-5}\n"
+        "data: {max_length: 32}\ntasks: {mine: {type: classification, source: {files: {train: "
+        "train.csv, validation: validation.csv}}, columns: {text: sentence}}}\n"
+    )
+    best = ["-cd", "my_conf", "experiment=best"]
+    (config,) = plan(*best, "model=tiny", "sharing=lora", "data=sample", "sharing.rank=4").configs
+    assert vars(config.sharing)["rank"] == 4 and list(config.tasks) == ["mine"]
+    assert [text.partition(" -> ")[0] for text in said(*best, "model=bert", "sharing=hard")] == [
+        "model=bert: has no effect: experiment=best has model of its own",
+        "sharing=hard: has no effect: experiment=best has sharing of its own",
+    ]
+    (note,) = plan(*best, "task=rte", "data=sample").notices
+    assert note == "note: experiment=best has tasks of its own, which are trained, too: mine"
+
+
 def test_keys_that_no_file_spells_are_added(own: Path) -> None:
     """mine.yaml has no batch_size; the schema has."""
     good = plan(
@@ -296,6 +316,7 @@ def test_interpolations() -> None:
 def test_deleting() -> None:
     assert list(plan("task=[cola,rte]", "~tasks.rte").configs[0].tasks) == ["cola"]
     assert said("task=cola", "~tasks.rte")[0].startswith("tasks.rte: task 'rte' is not in the run")
+    assert said("task=cola", "~optim.lr") == ["~optim.lr: it is null -> leave it out"]
 
 
 def test_a_whole_task_on_the_command_line(own: Path) -> None:
@@ -312,6 +333,9 @@ def test_options() -> None:
         "unknown option '--foo' -> type values as key=value, for example task=rte; mtl train "
         "--help lists the options"
     ]
+    assert said("--seeds", "3")[0].endswith(
+        "type -m seed=0,1,2: a run, or with stages all of them, for each seed"
+    )
     assert said("-m", "--cfg", "job", "--config-name", "x", "-cd", "nosuch") == [
         "--config-name: the option is not supported -> use -cd DIR and key=value",
         "--multirun and --cfg cannot be combined -> give one of them",
@@ -573,6 +597,7 @@ def test_several_values_without_a_sweep() -> None:
         "task: 'cola,rte' is several values -> for a sweep add -m; for one list: 'task=[cola,rte]'",
         "seed: 'range(1,3)' is several values -> for a sweep add -m",
     ]
+    assert said("seed=0,1") == ["seed: '0,1' is several values -> for a sweep add -m"]
     assert said("optim.lr=1,5e-4", "data.root=p,q", "optim.betas=0.9,0.99", "data=local") == [
         "optim.lr: '1,5e-4' is several values -> for a decimal number write a point: "
         "optim.lr=1.5e-4; for a sweep add -m",

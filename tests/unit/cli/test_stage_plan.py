@@ -81,6 +81,13 @@ def test_the_words_of_a_stage_take_the_place_of_those_of_the_whole() -> None:
         (["-m", "optim.lr=1,2"], "optim.lr", "of several values"),
         (["-m", "seed=1,2", "data.max_eval_rows=9"], "data.max_eval_rows", "every seed would be"),
         (["sweep.dry_run=true"], "sweep", "does not go with stages"),
+        (["~stages.jont"], "~stages.jont", "there is nothing of this name to take out"),
+        (["task=rte"], "stages.finetune.runs", "there is one task, and a run for each"),
+        (
+            ["stages.finetune.set.sharing=lor"],
+            "stages.finetune.set.sharing=lor",
+            "stage finetune: unknown sharing 'lor'",
+        ),
     ],
 )
 def test_mistakes_are_found_before_anything_is_trained(
@@ -91,6 +98,16 @@ def test_mistakes_are_found_before_anything_is_trained(
     first = found.value.problems[0]
     assert first.where == where and first.what.startswith(what), found.value
     assert not list(Path().iterdir())
+
+
+def test_the_folder_of_another_run_is_not_that_of_the_stages() -> None:
+    Path("out").mkdir()
+    Path("out/config.yaml").touch()
+    with pytest.raises(UserError, match="run_dir=out: the folder is that of a single run"):
+        planned("experiment=mtdnn", *BASE)
+    Path("file").touch()
+    with pytest.raises(UserError, match="run_dir=file/out: the folder cannot be written"):
+        planned("experiment=mtdnn", *BASE, "run_dir=file/out")
 
 
 def test_tasks_in_order_are_in_the_order_of_the_command_line() -> None:

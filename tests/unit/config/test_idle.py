@@ -81,6 +81,27 @@ def test_training_keys_of_a_task_that_is_not_trained_are_noted() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("sharing", "why"),
+    [
+        ({"name": "cross_stitch"}, "there is one copy, and no other to mix it with"),
+        ({"name": "sluice"}, "there is one copy, and no other to mix it with"),
+        ({"name": "soft"}, "there is one copy, and no other to keep it near"),
+        ({"name": "soft", "distance": "pretrained"}, None),
+        ({"name": "adapter_fusion"}, "there is one task's adapter, and no other to attend to"),
+        ({"name": "progressive"}, "there is one stage"),
+        ({"name": "lora"}, None),
+    ],
+)
+def test_a_strategy_that_needs_a_second_task_is_noted(
+    sharing: dict[str, Any], why: str | None
+) -> None:
+    name = sharing["name"]
+    notes = [f"note: sharing={name} shares nothing in a run of one task: {why}"] if why else []
+    assert unheeded(config(tasks={"mine": TASK}, sharing=sharing), []) == notes
+    assert unheeded(config(tasks={"mine": TASK, "other": TASK}, sharing=sharing), []) == []
+
+
 def test_typed_keys_without_effect_are_refused_at_once() -> None:
     assert said("runner.steps=3", "runner.epochs=2", "optim.lr=0.1", "model.scratch_lr=0.2") == [
         "model.scratch_lr: has no effect: optim.lr=0.1 is set and takes precedence -> leave it out",
