@@ -3,6 +3,7 @@ plain values."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -52,6 +53,11 @@ def _one_form(value: Any) -> Any:
     if isinstance(value, list):
         return [_one_form(inner) for inner in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def lines_of(chosen: Iterable[Override]) -> tuple[str, ...]:
+    """Return overrides as they are typed."""
+    return tuple(override.input_line or "" for override in chosen)
 
 
 def is_task(override: Override) -> bool:

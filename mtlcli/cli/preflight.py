@@ -23,7 +23,7 @@ from mtlcli.cli.choices import check_choice, task_notes
 from mtlcli.cli.composition import Composition, explain, values_of
 from mtlcli.cli.hydras import idle_key, missing_plugin
 from mtlcli.cli.loader import store_methods
-from mtlcli.cli.overrides import absent, added, apply, doubled, is_task, names_in, parsed
+from mtlcli.cli.overrides import absent, added, apply, doubled, is_task, lines_of, names_in, parsed
 from mtlcli.cli.own_files import OwnFiles, bad_header
 from mtlcli.cli.space import ends
 from mtlcli.cli.typed import (
@@ -34,15 +34,16 @@ from mtlcli.cli.typed import (
     unreadable,
     without_value,
 )
+from mtlcli.cli.undone import undone_choices
 from mtlcli.commands import setting
-from mtlcli.config import METHODS, Config
+from mtlcli.config import Config
 from mtlcli.config.crosscheck import untyped_code
 from mtlcli.config.environment import typed_tokens
 from mtlcli.config.idle import idle, unheeded
 from mtlcli.config.machine import missing_device
 from mtlcli.config.missing import missing_files, missing_model, missing_run
 from mtlcli.config.own_code import import_folder, import_for_run
-from mtlcli.config.paths import conf_dir, typed_path
+from mtlcli.config.paths import typed_path
 from mtlcli.config.schema import is_inside
 from mtlcli.config.snapshot import read_config, saved_values
 from mtlcli.config.validate import check_key
@@ -113,10 +114,6 @@ def _text(override: Override) -> str | None:
             fix,
         ) from error
     return None if value is None else str(value)
-
-
-def _choices(chosen: list[Override]) -> tuple[str, ...]:
-    return tuple(override.input_line or "" for override in chosen)
 
 
 class _Preflight:
@@ -215,7 +212,7 @@ class _Preflight:
         self._note_default_task()
         composed = None
         if self.saved is None:
-            composed, _ = self.files.compose(_choices(self._chosen(jobs[0])))
+            composed, _ = self.files.compose(lines_of(self._chosen(jobs[0])))
         return Plan(
             [self._rewritten(override) for override in self.overrides],
             swept,
@@ -232,7 +229,7 @@ class _Preflight:
         """Return the entries of `sweep.space` as overrides of several values; none where nothing is
         searched, or the choices cannot be composed."""
         chosen = [each for each in self._chosen(self.overrides) if not each.is_sweep_override()]
-        composed, _ = self.files.compose(_choices(chosen))
+        composed, _ = self.files.compose(lines_of(chosen))
         if composed is None:
             return []
         values = {"sweep": values_of(composed).get("sweep")}
@@ -477,14 +474,17 @@ class _Preflight:
             problems: list[Problem] = []
             values = copy.deepcopy(self.saved)
         else:
-            composed, problems = self.files.compose(_choices(chosen))
+            composed, problems = self.files.compose(lines_of(chosen))
             if composed is None:
                 return None, problems
             values = values_of(composed)
             if self.saved is not None:
                 values = self._changed(values, chosen)
-            elif undone := self._undone(chosen, values):
-                return None, undone
+            else:
+                undone, notes = undone_choices(chosen, values, self.files)
+                self.notices += [note for note in notes if note not in self.notices]
+                if undone:
+                    return None, undone
         # Values of a task file without its header land here, outside of `tasks`.
         headless = self.own.without_header() if values.pop("task", None) else []
         problems = problems + headless
@@ -534,57 +534,6 @@ class _Preflight:
         return config, problems + [
             problem for problem in found if not (headless and problem.where.startswith("task"))
         ]
-
-    def _undone(self, chosen: list[Override], values: dict[str, Any]) -> list[Problem]:
-        """Return a problem for each choice in a group that the chosen experiment undoes: its values
-        come last, and it may have a whole section. `values`: what the choices compose."""
-        experiment = next((each for each in chosen if each.key_or_group == "experiment"), None)
-        if experiment is None:
-            return []
-        has, problems = self._sections_in(experiment), []
-        for each in chosen:
-            group = each.key_or_group
-            section = "tasks" if group == "task" else group
-            if section not in has or not self._is_group(each) or each.is_delete():
-                continue
-            rest = [other for other in chosen if other not in (each, experiment)]
-            without, plain = (self._sections(choices) for choices in (rest, [*rest, each]))
-            if group == "task" and (more := values["tasks"].keys() - plain.get("tasks", {}).keys()):
-                what = f"{experiment.input_line} has tasks of its own, which are trained, too"
-                note = f"note: {what}: {', '.join(sorted(more))}"
-                self.notices += [] if note in self.notices else [note]
-            if group == "task" or group not in plain:
-                continue
-            # A method is its name; of other sections, something of the choice has to be left.
-            usual = without.get(group, {})
-            makes = (
-                {"name"}
-                if group in METHODS
-                else {key for key, value in plain[group].items() if value != usual.get(key)}
-            )
-            if makes and all(values[group].get(key) != plain[group][key] for key in makes):
-                what = f"has no effect: {experiment.input_line} has {group} of its own"
-                fix = (
-                    f"leave it out, type single values ({group}.KEY=VALUE), or take {group} out of "
-                    "the experiment's file"
-                )
-                problems.append(Problem(what, each.input_line or group, fix))
-        return problems
-
-    def _sections_in(self, experiment: Override) -> set[str]:
-        """Return the sections that the file of an experiment has values of."""
-        found = set()
-        for name in map(str, names_in(experiment)):
-            built_in = conf_dir() / "experiment" / f"{name}.yaml"
-            for path in (*self.own.of_group("experiment", name), built_in):
-                if path.is_file():
-                    found |= {str(key) for key in OmegaConf.load(path)}
-        return found
-
-    def _sections(self, chosen: list[Override]) -> dict[str, Any]:
-        """Return what choices compose, empty if they compose nothing."""
-        composed, _ = self.files.compose(_choices(chosen))
-        return {} if composed is None else values_of(composed)
 
     def _changed(self, composed: dict[str, Any], chosen: list[Override]) -> dict[str, Any]:
         """Return the configuration of the run that is resumed, with the groups that the user has
