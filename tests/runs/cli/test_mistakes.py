@@ -131,9 +131,9 @@ KNOWN_FROM_THE_CONFIGURATION: dict[str, tuple[list[str], str]] = {
         "mtl train: 1 problem\n  Could not override 'hydra.nosuch'. To append to your config use "
         "+hydra.nosuch=1\n",
     ),
-    "launcher that is not installed": (
-        ["train", "-m", "task=rte", "seed=0,1", "hydra/launcher=nosuch"],
-        "mtl train: 1 problem\n  hydra/launcher=nosuch: there is no 'nosuch'\n      -> choices: "
+    "sweeper that is not installed": (
+        ["train", "-m", "task=rte", "seed=0,1", "hydra/sweeper=nosuch"],
+        "mtl train: 1 problem\n  hydra/sweeper=nosuch: there is no 'nosuch'\n      -> choices: "
         "basic\n",
     ),
 }
