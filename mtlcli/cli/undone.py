@@ -33,14 +33,16 @@ def undone_choices(
         if section not in has or not chooses or each.is_delete():
             continue
         rest = [other for other in chosen if other not in (each, experiment)]
-        without, plain = (_composed(choices, files) for choices in (rest, [*rest, each]))
-        if group == "task" and (more := values["tasks"].keys() - plain.get("tasks", {}).keys()):
-            what = f"{experiment.input_line} has tasks of its own, which are trained, too"
-            notes.append(f"note: {what}: {', '.join(sorted(more))}")
-        if group == "task" or group not in plain:
+        plain = _composed([*rest, each], files)
+        if group == "task":
+            if more := values["tasks"].keys() - plain.get("tasks", {}).keys():
+                what = f"{experiment.input_line} has tasks of its own, which are trained, too"
+                notes.append(f"note: {what}: {', '.join(sorted(more))}")
+            continue
+        if group not in plain:
             continue
         # A method is its name; of other sections, something of the choice has to be left.
-        usual = without.get(group, {})
+        usual = _composed(rest, files).get(group, {})
         makes = (
             {"name"}
             if group in METHODS

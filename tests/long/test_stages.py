@@ -22,9 +22,10 @@ from tests.small_run import resume as go_on
 from tests.small_run import start as begin
 from tests.warm import mtl, start
 
+MODEL = ("model=tiny", "model.hidden=16", "model.heads=1", "model.layers=1")
 SMALL = [
     *("task=[cola,rte,mrpc]", "data=sample", "data.max_length=32", "data.max_train_rows=40"),
-    *("model=tiny", "model.hidden=16", "model.heads=1", "model.layers=1"),
+    *MODEL,
     *("runner.steps=6", "runner.batch_size=8", "logger.every=2", "run_dir=out"),
     *("runner.device=cpu", "runner.threads=1", FORMAT),
 ]
@@ -131,12 +132,12 @@ def test_two_ranks_keep_earlier_tasks_as_one_does(
     augmentation: str, place: Path, tmp_path: Path
 ) -> None:
     begun = runs(place / "out")["joint_seed-0"]
-    command = ["train", *SMALL, "task=[cola,rte,mrpc]", f"init.from={begun}", "sampling=replay"]
-    command += [f"augmentation={augmentation}", "model.dropout=0", "logger.every=1"]
-    told = [word for word in command if not word.startswith(("model=", "model.h", "model.l"))]
+    told = [word for word in SMALL if word not in MODEL]  # It is that of the other run.
+    told += [f"init.from={begun}", "sampling=replay", f"augmentation={augmentation}"]
+    told += ["model.dropout=0", "logger.every=1"]
     for devices in ("1", "2"):
         options = [f"runner.devices={devices}", f"run_dir={tmp_path / devices}"]
-        done = mtl(*told, *options, before=fork_ranks)
+        done = mtl("train", *told, *options, before=fork_ranks)
         assert done.returncode == 0, done.stderr
     one, two = (losses(tmp_path / devices) for devices in ("1", "2"))
     assert [name for name, _ in one] == [name for name, _ in two]
