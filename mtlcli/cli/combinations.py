@@ -2,7 +2,7 @@
 strategies, weightings and sampling policies.
 
 The table has no list of its own. Each cell is the answer of the check that every run goes through
-(`mtlcli/config/crosscheck.py`) to a run of two tasks, whose methods have their default options.
+(`mtlcli/config/crosscheck/`) to a run of two tasks, whose methods have their default options.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ from mtlcli.cli.typed import (
 from mtlcli.cli.undone import undone_choices
 from mtlcli.commands import setting
 from mtlcli.config import Config
-from mtlcli.config.crosscheck import untyped_code
+from mtlcli.config.crosscheck.tasks import untyped_code
 from mtlcli.config.environment import typed_tokens
 from mtlcli.config.idle import idle, unheeded
 from mtlcli.config.machine import missing_device

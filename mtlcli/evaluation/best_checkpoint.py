@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mtlcli import commands
 from mtlcli.config import Config
-from mtlcli.config.crosscheck import untyped_code
+from mtlcli.config.crosscheck.tasks import untyped_code
 from mtlcli.config.snapshot import load_config
 from mtlcli.disk import sha256
 from mtlcli.errors import UserError

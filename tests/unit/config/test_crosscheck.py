@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mtlcli.config import weightings
-from mtlcli.config.crosscheck import untyped_code
+from mtlcli.config.crosscheck.tasks import untyped_code
 from mtlcli.config.missing import missing_files, missing_model
 from mtlcli.config.schema import QUOTE_NUMBERS, QUOTE_TRUTHS
 from mtlcli.config.validate import check, validate
@@ -494,7 +494,8 @@ def test_every_weighting_fits_some_run(name: str) -> None:
 
 def test_a_missing_solver_is_named_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "mtlcli.config.crosscheck.find_spec", lambda name: None if name == "cvxpy" else object()
+        "mtlcli.config.crosscheck.methods.find_spec",
+        lambda name: None if name == "cvxpy" else object(),
     )
     assert said(run(PAIR, weighting={"name": "cagrad"})) == [
         "weighting: weighting=cagrad needs cvxpy, which is not installed -> type pip install "
@@ -503,7 +504,7 @@ def test_a_missing_solver_is_named_before_the_run(monkeypatch: pytest.MonkeyPatc
 
 
 def test_trackers_that_cannot_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtlcli.config.crosscheck.find_spec", lambda name: None)
+    monkeypatch.setattr("mtlcli.config.crosscheck.runs.find_spec", lambda name: None)
     assert said(run(PAIR, logger={"trackers": ["csv", "mlflow", "csv"], "project": "mine"})) == [
         "logger.trackers: csv is named twice -> name it once",
         "logger.trackers: mlflow is not installed -> type pip install 'mtlcli[mlflow]', or take "
