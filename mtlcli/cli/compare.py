@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlcli.cli.compare_groups import GroupPlan, compare_groups, group_problems, plan_groups
-from mtlcli.cli.compare_made import Made, make, plan_made, sweep_texts
+from mtlcli.cli.compare_made import Made, make, plan_made, sweep_texts, unknown_methods
 from mtlcli.cli.compare_plan import plan
 from mtlcli.cli.compare_tasks import (
     FEWEST,
@@ -263,6 +263,7 @@ def _problems(
         )
     if arguments.seeds is not None and arguments.seeds not in SEEDS:
         problems.append(Problem("must be from 1 to 100", "--seeds", "3 to 5 are common"))
+    problems += unknown_methods(arguments.merge)
     searched = bool(sweep_texts(overrides))
     if searched and arguments.equal == "compute":
         what = "has no part in a search, whose trials all have the same number of steps"

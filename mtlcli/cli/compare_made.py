@@ -86,16 +86,21 @@ def _space(sweep: Sequence[str]) -> Container[str]:
     return found
 
 
-def _merge_problems(merges: Sequence[str], baseline: Sequence[Planned]) -> list[Problem]:
-    problems = [
+def unknown_methods(merges: Sequence[str]) -> list[Problem]:
+    """Return a problem for each name behind `--merge` that no method has."""
+    return [
         Problem(f"unknown method '{name}'", "--merge", suggest(name, METHODS))
         for name in merges
         if name not in METHODS
     ]
+
+
+def _merge_problems(merges: Sequence[str], baseline: Sequence[Planned]) -> list[Problem]:
     if not baseline:
         what = "what is merged are the copies of the baseline, and it is not trained here"
         fix = "take out --baseline, or give the model of mtl merge as RUN"
-        return [*problems, Problem(what, "--merge", fix)]
+        return [Problem(what, "--merge", fix)]
+    problems: list[Problem] = []
     config = baseline[0].config
     if len({task.head or name for name, task in config.tasks.items()}) < 2:
         problems.append(Problem("one task has nothing to merge with", "--merge", "type more tasks"))

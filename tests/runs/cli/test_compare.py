@@ -381,6 +381,9 @@ def test_what_cannot_be_made(folder: Path) -> None:
     assert done.returncode == 2
     assert "unknown method 'tie'" in done.stderr and "ties" in done.stderr
     assert "task grade has no classes" in done.stderr and "tasks.star" in done.stderr
+    # A method is named wrongly whether or not the settings can be composed.
+    done = mtl("compare", *SMALL, "sharing=hardd", "--merge", "tie", cwd=folder)
+    assert "hardd" in done.stderr and "unknown method 'tie'" in done.stderr
     (folder / "my_conf" / "experiment").mkdir()
     (folder / "my_conf" / "experiment" / "best.yaml").write_text(
         "# @package _global_\nsharing: {name: hard}\n"
