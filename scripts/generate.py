@@ -142,7 +142,8 @@ def written(value: Any) -> str:
         return "{}"
     if isinstance(value, list):
         return f"[{', '.join(map(written, value))}]"
-    return str(value)
+    # YAML 1.1 reads these words as truth values.
+    return f'"{value}"' if value in ("on", "off", "yes", "no") else str(value)
 
 
 # ------------------------------------------------------------------------------------------------

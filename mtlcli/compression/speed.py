@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from mtlcli.config.run import EvalBatchSize
 from mtlcli.data.batches import Batch, collate, evaluation_batches
 from mtlcli.data.features import Features
 from mtlcli.evaluation.saved_model import SavedModel
@@ -23,7 +24,7 @@ def examples_per_second(
     models: Sequence[SavedModel],
     features: Mapping[str, Features],
     *,
-    batch_size: int,
+    batch_size: EvalBatchSize,
     device: torch.device,
 ) -> list[float]:
     """Return for each model the median over rounds of the inputs that it predicts in a second. The
@@ -43,11 +44,16 @@ def examples_per_second(
 
 
 def _batches(
-    model: SavedModel, features: Mapping[str, Features], batch_size: int, device: torch.device
+    model: SavedModel,
+    features: Mapping[str, Features],
+    batch_size: EvalBatchSize,
+    device: torch.device,
 ) -> list[tuple[str, Batch]]:
     made = []
     for name, each in features.items():
-        for indices in evaluation_batches(each.lengths[:ROWS], batch_size=batch_size):
+        for indices in evaluation_batches(
+            each.lengths[:ROWS], batch_size=batch_size, device=device
+        ):
             batch = collate(each, indices, input_format=model.input_format, denominator=1.0)
             made.append((name, batch.to(device)))
     return made

@@ -62,6 +62,7 @@ ROUNDING = (
     "runner.fast",
     "runner.packing",
     "runner.graphs",
+    "runner.compile",
     "model.attention",
 )
 """Keys that change the result by no more than rounding: a resumed run may change them, and prints a
@@ -74,6 +75,7 @@ MASKS = (
     "runner.fast",
     "runner.packing",
     "runner.graphs",
+    "runner.compile",
     "model.attention",
 )
 """The keys of `ROUNDING` that change which elements dropout drops.

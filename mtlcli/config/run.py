@@ -11,6 +11,8 @@ from mtlcli.config.section import section
 
 Family = Literal["encoder", "decoder", "encoder-decoder"]
 """Families of models: like BERT, like GPT-2 or Llama, like T5 or BART."""
+EvalBatchSize = int | Literal["auto"]
+"""The type of `runner.eval_batch_size`."""
 
 
 @section
@@ -195,14 +197,20 @@ class Runner:
     """`auto`: record the kernels of a step on a GPU once for each size of its batches (CUDA
     graphs), where packing, sharing, weighting and optimiser allow it. `off`: launch them one by
     one."""
+    compile: Literal["off", "on"] = "off"
+    """`on`: let torch compile the layers of the backbone for training (inductor), which takes half
+    a minute or more at the first step and needs a C++ compiler. It is for long runs of large models
+    on a GPU; on a CPU, training becomes slower. Refused for sharing strategies that put modules
+    into the layers."""
     together: bool = True
     """Pass the inputs of all tasks of a step through the shared parameters together, grouped by
     length, where sharing and weighting allow it. False: one task after the other."""
     accumulation: Annotated[int, Gt(0)] = 1
     """Micro-batches that a task's batch is cut into, to save memory. Without dropout the update
     stays the same within rounding; with dropout, other elements are dropped."""
-    eval_batch_size: Annotated[int, Gt(0), Le(1_000_000)] = 64
-    """Examples in an evaluation batch."""
+    eval_batch_size: Annotated[int, Gt(0), Le(1_000_000)] | Literal["auto"] = "auto"
+    """Examples in an evaluation batch. `auto`: 64; on a GPU as many as 32,768 tokens hold, but no
+    more than 2,048."""
     eval_every: Annotated[int, Gt(0)] | None = None
     """Steps between evaluations; null: once an epoch. The last step is always evaluated."""
     eval_share: Annotated[float, Gt(0), Lt(1)] | None = None

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mtlcli.config.run import EvalBatchSize
 from mtlcli.data.features import NO_TARGET, Features, Sequences
 from mtlcli.errors import UserError
 
@@ -22,6 +23,10 @@ fewer give a better mixture. On GLUE, 50 give 1.039 padded tokens for each real 
 1.013."""
 ALIGNMENT = 8
 """The number of bytes to whose multiples the tensors of a copy to another device are rounded up."""
+EVALUATION: dict[str, tuple[int, int | None]] = {"cpu": (64, None), "cuda": (2048, 1 << 15)}
+"""The most features and padded tokens of an evaluation batch, by kind of device, where the user
+names no number. A GPU waits for the launches of a pass, which cost as much for few tokens as for
+many."""
 MIXED = 50
 """An epoch with more batches than this has two pools or more, so that a feature does not meet the
 same other features in each epoch."""
@@ -130,6 +135,13 @@ class Batch:
             lengths=self.lengths[rows],
             indices=self.indices[rows],
         )
+
+
+def uploaded(array: NDArray[Any], device: torch.device) -> Tensor:
+    """Return an array as a tensor on a device. This process goes on while it is copied."""
+    tensor = torch.from_numpy(array)
+    # A copy from memory that is not pinned would wait for the GPU.
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 def moved(batches: Sequence[Batch], device: torch.device) -> list[Batch]:
@@ -418,11 +430,28 @@ def _narrow(numbers: NDArray[np.int64]) -> NDArray:
     return numbers.astype(np.int32) if int(numbers.max()) < 1 << 31 else numbers
 
 
-def evaluation_batches(lengths: NDArray[np.int64], *, batch_size: int) -> list[NDArray[np.int64]]:
+def evaluation_batches(
+    lengths: NDArray[np.int64], *, batch_size: EvalBatchSize, device: torch.device
+) -> list[NDArray[np.int64]]:
     """Return batches of feature numbers that cover every feature once, the longest features first,
     so that a lack of memory shows at once."""
+    most, tokens = evaluation_limits(batch_size, device)
     order = np.argsort(-np.asarray(lengths, np.int64), kind="stable")
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    batches, start = [], 0
+    while start < len(order):
+        longest = max(1, int(lengths[order[start]]))
+        room = most if tokens is None else min(most, max(1, tokens // longest))
+        batches.append(order[start : start + room])
+        start += room
+    return batches
+
+
+def evaluation_limits(batch_size: EvalBatchSize, device: torch.device) -> tuple[int, int | None]:
+    """Return the most features of an evaluation batch, and the most padded tokens of several
+    features (None: any number)."""
+    if batch_size != "auto":
+        return batch_size, None
+    return EVALUATION.get(device.type, EVALUATION["cpu"])
 
 
 def rectangles(lengths: NDArray[np.int64], *, overhead: int, most: int) -> list[NDArray[np.int64]]:

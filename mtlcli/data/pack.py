@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtlcli.data.batches import Batch, rectangles
+from mtlcli.data.batches import Batch, rectangles, uploaded
 
 STEP = 128
 """The distance of the small token budgets."""
@@ -299,10 +299,7 @@ def _filler(below: int, above: int, tokens: int, longest: int) -> NDArray[np.int
 def _layout(plan: Plan, sources: NDArray[np.int64], longest: int, device: torch.device) -> Layout:
     """Return a layout whose tensors go to the device in one copy."""
     arrays = [plan.ends, plan.positions, plan.first, plan.last, sources, plan.owners]
-    buffer = torch.from_numpy(np.concatenate(arrays))
-    if device.type == "cuda":
-        buffer = buffer.pin_memory()
-    buffer = buffer.to(device, non_blocking=True)
+    buffer = uploaded(np.concatenate(arrays), device)
     ends, positions, first, last, there, owners = buffer.split([len(each) for each in arrays])
     return Layout(
         plan.lengths,

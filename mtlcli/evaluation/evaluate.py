@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mtlcli.config.run import EvalBatchSize
 from mtlcli.config.task import CALIBRATION
-from mtlcli.data.batches import Batch, InputFormat, collate, evaluation_batches
+from mtlcli.data.batches import Batch, InputFormat, collate, evaluation_batches, uploaded
 from mtlcli.data.features import Features, Split
 from mtlcli.distributed.process_group import Ranks
 from mtlcli.errors import NotFinite
@@ -44,7 +45,7 @@ def outputs_of(
     name: str,
     features: Features,
     *,
-    batch_size: int,
+    batch_size: EvalBatchSize,
     input_format: InputFormat,
     bf16: bool,
     ranks: Ranks,
@@ -70,7 +71,7 @@ def outputs_together(
     model: MultiTaskModel,
     inputs: Mapping[str, Features],
     *,
-    batch_size: int,
+    batch_size: EvalBatchSize,
     input_format: InputFormat,
     bf16: bool,
     ranks: Ranks,
@@ -89,7 +90,7 @@ def outputs_together(
     model.eval()
     arrays: dict[str, dict[str, torch.Tensor]] = {name: {} for name in inputs}
     visits = torch.zeros(len(features), dtype=torch.int32, device=ranks.device)
-    batches = evaluation_batches(features.lengths, batch_size=batch_size)
+    batches = evaluation_batches(features.lengths, batch_size=batch_size, device=ranks.device)
     in_step = any(is_shard(parameter) for parameter in model.parameters())
     # Parameters that become whole in inference mode for the first time could not be trained later.
     mode = nullcontext if in_step else torch.inference_mode
@@ -112,7 +113,7 @@ def outputs_together(
             continue
         for name, outputs in found.items():
             _keep(outputs, arrays[name], tasks[name], given[name], inputs[name], ranks)
-        visits[torch.from_numpy(indices).to(ranks.device)] += 1
+        visits.index_add_(0, uploaded(indices, ranks.device), visits.new_ones(len(indices)))
     # A rank that had no batch does not know the names and shapes of the heads' outputs, so the
     # first rank broadcasts them.
     shapes = ranks.broadcast_json(
@@ -142,8 +143,13 @@ def _keep(
 ) -> None:
     """Put the outputs of a batch at the places of its features in the arrays of all features."""
     count = int(features.offsets[-1]) if task.token_outputs else len(features)
-    where = _places(features, batch.indices) if task.token_outputs else batch.indices
-    places = torch.from_numpy(where).to(ranks.device)
+    where, real = batch.indices, batch.indices[:0]
+    if task.token_outputs:
+        where = _places(features, batch.indices)
+        width = batch.input_ids.shape[1]
+        real = np.flatnonzero(np.arange(width) < batch.lengths[:, None])
+    # The host goes on to the next batch while a GPU computes this one.
+    places, tokens = (uploaded(each, ranks.device) for each in (where, real))
     for key, value in outputs.items():
         if key in task.constant_outputs:
             # The ranks' arrays are summed, so only the first rank, which has a batch in any case,
@@ -152,10 +158,11 @@ def _keep(
             if ranks.is_main:
                 arrays[key].copy_(value)
             continue
-        value = value[batch.attention_mask] if task.token_outputs else value
+        if task.token_outputs:
+            value = value.flatten(0, 1).index_select(0, tokens)
         if key not in arrays:
             arrays[key] = torch.zeros((count, *value.shape[1:]), device=ranks.device)
-        arrays[key][places] = value.float()
+        arrays[key].index_copy_(0, places, value.float())
 
 
 def _places(features: Features, indices: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -194,7 +201,7 @@ def evaluate(
     *,
     calibration: dict[str, Split],
     step: int,
-    eval_batch_size: int,
+    eval_batch_size: EvalBatchSize,
     input_format: InputFormat,
     bf16: bool,
     ranks: Ranks,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mtlcli.config import Config
+from mtlcli.config.section import replaced
 from mtlcli.data.batches import InputFormat
 from mtlcli.data.encoder import TextEncoder
 from mtlcli.distributed.process_group import Ranks
@@ -61,5 +62,7 @@ def restore(
     model.to(ranks.device)
     if files.int8:
         fit_device(model, ranks.device)
-    accelerate(model, config, ranks.device, precision)
+    # Layers are compiled for training alone.
+    plain = replaced(config, {"runner.compile": "off"})
+    accelerate(model, plain, ranks.device, precision)
     return SavedModel(model, layout, precision)

@@ -32,6 +32,13 @@ def accelerate(model: MultiTaskModel, config: Config, device: torch.device, prec
     backbones = [module for module in model.modules() if isinstance(module, Backbone)]
     on_cpu = device.type == "cpu"
     sharded = config.runner.engine == "fsdp"
+    compiled = config.runner.compile == "on"
+    if compiled:
+        # torch's compiler takes a second to import.
+        from mtlcli.fast.compiled import compile_layers
+
+        # First, so that what is put on a layer later stays outside of the compiled code.
+        compile_layers(backbones, config.sharing.name)
     if not on_cpu:
         # A step waits for the launches of kernels and for the host.
         leave_masks_unread()
@@ -39,7 +46,7 @@ def accelerate(model: MultiTaskModel, config: Config, device: torch.device, prec
             # Before linear modules change their class.
             for backbone in backbones:
                 cast_together(backbone)
-    if not sharded:
+    if not (sharded or compiled):
         record_rows(model)
     balanced = isinstance(config.weighting, Balancing)
     for backbone in backbones:
@@ -53,6 +60,7 @@ def accelerate(model: MultiTaskModel, config: Config, device: torch.device, prec
     if model.packing is None:
         read_first_token(model, backbones)
     for backbone in backbones:
-        cheapen(backbone.network)
+        if not compiled:  # Compiled dropout draws bits of its own.
+            cheapen(backbone.network)
         if config.model.attention == "auto":
             switch_attention(backbone, precision)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlcli.fast.attention import bert_layers
+from mtlcli.fast.mixin import put_on
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.forward_pass import ForwardPass, current
 from mtlcli.models.multitask import MultiTaskModel
@@ -27,14 +28,6 @@ class FirstToken:
 
     first_token_heads: set[str]
     """The tasks with a head of their own whose head reads the first token alone."""
-
-    @staticmethod
-    def put_on(layer: nn.Module, heads: set[str]) -> None:
-        """Let a layer like BERT's compute the first token alone for the heads of `heads`."""
-        # Only the class changes. With a module around the layer, the names of parameters would not
-        # stay as they are.
-        layer.__class__ = type(type(layer).__name__, (FirstToken, type(layer)), {})
-        vars(layer)["first_token_heads"] = heads
 
     def forward(self: Any, hidden_states: Tensor, *inputs: Any, **more: Any) -> Tensor:
         """Return the states of all tokens, (batch, length, hidden), or that of the first token,
@@ -73,7 +66,7 @@ def read_first_token(model: MultiTaskModel, backbones: Iterable[Backbone]) -> No
         if bert_layers(backbone.network):
             # In the place of the last layer there may be a copy of it for each task.
             for last in bert_layers(layer_list(backbone.network)[-1]):
-                FirstToken.put_on(last, heads)
+                put_on(FirstToken, last, first_token_heads=heads)
 
 
 def _scores(queries: Tensor, key: Any, states: Tensor) -> Tensor:

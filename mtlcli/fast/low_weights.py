@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from mtlcli.fast.mixin import put_on
 from mtlcli.models.backbone import Backbone
 from mtlcli.sharing.parts.stacked import Stacked
 
@@ -86,6 +87,4 @@ def _cast_together(module: nn.Module) -> None:
             if parameter is not None
         ]
         if found:
-            # Only the class changes, so that the names of parameters stay as they are.
-            child.__class__ = type(type(child).__name__, (LowWeights, type(child)), {})
-            vars(child)["low_weights"] = found
+            put_on(LowWeights, child, low_weights=found)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from mtlcli.fast.mixin import put_on
 from mtlcli.models.multitask import GradientRow, MultiTaskModel
 
 
@@ -78,6 +79,7 @@ class Recorder:
 class Recorded:
     """Mixin for the class of a module whose gradients are recorded."""
 
+    function: type[torch.autograd.Function]
     recorder: Recorder
     own: dict[str, Parameter]
     """The module's parameters that are trained, by name. During a pass, others may stand in their
@@ -216,9 +218,7 @@ def record_rows(model: MultiTaskModel) -> None:
             for name, each in module.named_parameters(recurse=False)
             if each.requires_grad
         }
-        kind = type(module)
         if trained:
-            # Only the class changes, so that the names of parameters stay as they are.
-            module.__class__ = type(kind.__name__, (Recorded, kind), {"function": FUNCTIONS[kind]})
-            vars(module).update(recorder=recorder, own=trained)
+            function = FUNCTIONS[type(module)]
+            put_on(Recorded, module, function=function, recorder=recorder, own=trained)
     model.recorder = recorder

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from mtlcli.config import Config
-from mtlcli.data.batches import collate, evaluation_batches
+from mtlcli.data.batches import collate, evaluation_batches, evaluation_limits
 from mtlcli.data.encoder import TextEncoder
 from mtlcli.data.features import Features, joined
 from mtlcli.data.table import Table
@@ -86,10 +86,10 @@ class Predictor:
         """The model: `mtlcli.models.multitask.MultiTaskModel`."""
         self.encoder = encoder
         """The tokenizer."""
-        self.batch_size = config.runner.eval_batch_size
-        """The number of inputs in a pass."""
         self.device = ranks.device
         """The device of the model."""
+        self.batch_size, _ = evaluation_limits(config.runner.eval_batch_size, self.device)
+        """The most inputs in a pass."""
         self._saved, self._ranks = saved, ranks
         # The tokenizer keeps settings from call to call, and the model the tasks of a pass.
         self._encoding, self._passing = threading.Lock(), threading.Lock()
@@ -181,7 +181,9 @@ class Predictor:
             features = self.encoder.encode(list(texts), None, length)
         bf16 = self._saved.precision == "bf16"
         self.model.eval()
-        for indices in evaluation_batches(features.lengths, batch_size=self.batch_size):
+        for indices in evaluation_batches(
+            features.lengths, batch_size=self.config.runner.eval_batch_size, device=self.device
+        ):
             batch = collate(
                 features, indices, input_format=self._saved.input_format, denominator=1.0
             ).to(self.device)
@@ -279,7 +281,7 @@ class Predictor:
                 outputs |= outputs_together(
                     self.model,
                     {name: features[name] for name in group},
-                    batch_size=self.batch_size,
+                    batch_size=self.config.runner.eval_batch_size,
                     input_format=self._saved.input_format,
                     bf16=self._saved.precision == "bf16",
                     ranks=self._ranks,

@@ -95,6 +95,10 @@ def run_problems(config: Config, names: list[str]) -> Iterator[Problem]:
     yield from _trackers(config.logger)
     if runner.engine == "fsdp":
         yield from shard_problems(config)
+    if runner.fast == "off" and runner.compile == "on":
+        yield Problem(
+            "the plain path has no compiled layers", "runner.compile", "take out runner.fast=off"
+        )
     if model.kind == "pretrained" and model.name is None:
         yield Problem(
             "must be given with model.kind=pretrained",

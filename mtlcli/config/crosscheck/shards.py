@@ -44,6 +44,12 @@ def shard_problems(config: Config) -> Iterator[Problem]:
                 f"logger.{key}",
                 f"leave it out, or {whole}",
             )
+    if config.runner.compile == "on":
+        yield Problem(
+            "fsdp puts the weights of a layer together outside of compiled code",
+            "runner.compile",
+            f"leave it out, or {whole}",
+        )
     if config.runner.packing == "on":
         yield Problem(
             "fsdp takes one task after the other, in padded batches",

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertModel
 
 from mtlcli.fast.first_token import FirstToken
+from mtlcli.fast.mixin import put_on
 from mtlcli.models.forward_pass import ForwardPass, running
 
 FOLDER = Path(__file__).parents[3] / "scripts" / "bench"
@@ -46,7 +47,7 @@ def test_operations_are_those_that_torch_counts(speed_data: Any) -> None:
         model(torch.ones(batch, length, dtype=torch.long)).last_hidden_state.sum().backward()
     expected = counter.get_total_flops() / batch
     assert speed_data.flops_per_example(config.to_dict(), np.array([length] * batch)) == expected
-    FirstToken.put_on(model.encoder.layer[-1], {"cola"})
+    put_on(FirstToken, model.encoder.layer[-1], first_token_heads={"cola"})
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         ids = torch.ones(batch, length, dtype=torch.long)
         with running(ForwardPass([("cola", batch)], ids.bool())):

@@ -66,9 +66,10 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(runner__stepz=3),
         "runner.stepz: unknown key 'stepz'",
-        "did you mean 'steps'? choices: accumulation, batch_size, device, devices, engine, epochs, "
-        "eval_batch_size, eval_every, eval_share, fast, graphs, keep, max_tokens, packing, "
-        "patience, precision, save_every, skip_nonfinite, steps, threads, timeout, together",
+        "did you mean 'steps'? choices: accumulation, batch_size, compile, device, devices, "
+        "engine, epochs, eval_batch_size, eval_every, eval_share, fast, graphs, keep, max_tokens, "
+        "packing, patience, precision, save_every, skip_nonfinite, steps, threads, timeout, "
+        "together",
     ),
     (
         changed(tasks__cola__source__pth="x"),

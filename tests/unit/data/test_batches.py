@@ -25,6 +25,8 @@ from mtlcli.data.features import Features, Sequences
 from mtlcli.errors import UserError
 from tests.launches import GPU, Launches
 
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
 
 def lognormal(count: int) -> np.ndarray:
     return np.random.default_rng(0).lognormal(3.2, 0.6, count).clip(4, 256).astype(np.int64)
@@ -238,11 +240,21 @@ def test_batches_move_in_one_copy_and_keep_their_numbers() -> None:
 
 def test_evaluation_batches_hold_every_feature_once() -> None:
     lengths = lognormal(101)
-    batches = evaluation_batches(lengths, batch_size=8)
+    batches = evaluation_batches(lengths, batch_size=8, device=CPU)
     assert sorted(np.concatenate(batches)) == list(range(101))
     assert [len(batch) for batch in batches] == [8] * 12 + [5]
     assert (np.diff(lengths[np.concatenate(batches)]) <= 0).all()
-    assert evaluation_batches(np.zeros(0, np.int64), batch_size=8) == []
+    assert evaluation_batches(np.zeros(0, np.int64), batch_size=8, device=CPU) == []
+
+
+def test_evaluation_batches_fill_a_gpu() -> None:
+    """With as many features as it takes well, but not where the user says how many."""
+    lengths = np.array([3] * 5000 + [100] * 700 + [70_000])
+    batches = evaluation_batches(lengths, batch_size="auto", device=CUDA)
+    assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
+    assert [len(batch) for batch in batches] == [1, 327, 327, 327, 2048, 2048, 623]
+    assert len(evaluation_batches(lengths, batch_size="auto", device=CPU)[1]) == 64
+    assert len(evaluation_batches(lengths, batch_size=7, device=CUDA)[1]) == 7
 
 
 def test_a_batch_is_built_without_a_loop_over_its_tokens() -> None:

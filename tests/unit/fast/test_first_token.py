@@ -3,6 +3,8 @@ above and below learns the same; attention with cheap dropout is the library's."
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from mtlcli.config import sharings
 from mtlcli.fast.attention import PLAIN, switch_attention
 from mtlcli.fast.dropout import CheapDropout, cheapen
 from mtlcli.fast.first_token import FirstToken, read_first_token
+from mtlcli.fast.mixin import put_on
 from mtlcli.models.backbone import Backbone
 from mtlcli.models.forward_pass import ForwardPass, checkpoint_contexts, running
 from mtlcli.models.multitask import MultiTaskModel
@@ -55,7 +58,8 @@ def like_bert(
 
 def first_token_only(backbone: Backbone) -> Backbone:
     """The backbone, whose last layer computes the first token alone for the task `cola`."""
-    FirstToken.put_on(backbone.network.encoder.layer[-1], {"cola"})  # type: ignore[arg-type, index, union-attr]
+    last: Any = backbone.network.encoder.layer[-1]  # type: ignore[index, union-attr]
+    put_on(FirstToken, last, first_token_heads={"cola"})
     return backbone
 
 
