@@ -63,12 +63,17 @@ class EmbeddingGradients:
     def __init__(self, parameters: Sequence[Parameter]) -> None:
         self._parameters = parameters
         self._dense: dict[Parameter, Tensor] = {}
+        self._free: list[Tensor] = []
+        """The memory of the last step's gradients. The system clears new memory page by page, which
+        takes a CPU longer than to fill the old one with zeros."""
         self._indices: dict[Parameter, list[Tensor]] = {}
         self.touched: dict[Parameter, Tensor] = {}
         """The indices of the embeddings whose gradient is not 0 on this rank."""
 
     def begin(self) -> None:
-        """Begin with gradients of zero."""
+        """Begin with gradients of zero. `.grad` of all parameters is empty."""
+        if self._dense:
+            self._free = list(self._dense.values())
         self._dense, self._indices = {}, {}
 
     def add_from_grad(self) -> None:
@@ -78,9 +83,16 @@ class EmbeddingGradients:
                 sparse, parameter.grad = parameter.grad.coalesce(), None
                 indices = sparse.indices()[0]
                 if parameter not in self._dense:
-                    self._dense[parameter] = torch.zeros_like(parameter)
+                    self._dense[parameter] = self._zeros(parameter)
                 self._dense[parameter].index_add_(0, indices, sparse.values())
                 self._indices.setdefault(parameter, []).append(indices)
+
+    def _zeros(self, parameter: Parameter) -> Tensor:
+        """Return zeros in the shape of a parameter."""
+        for place, memory in enumerate(self._free):
+            if memory.shape == parameter.shape and memory.dtype == parameter.dtype:
+                return self._free.pop(place).zero_()
+        return torch.zeros_like(parameter)
 
     def write_to_grad(self) -> None:
         """Write the sums into the parameters' `.grad`."""
