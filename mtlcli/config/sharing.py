@@ -16,6 +16,8 @@ from mtlcli.registry import Registry, suggest
 if TYPE_CHECKING:
     from mtlcli.config import Config
 
+INSIDE = "puts modules into the layers that ask for the task of a batch"
+"""A reason for `SharingConfig.uncompilable`."""
 sharings = Registry("sharing", "mtlcli.sharing", group="mtlcli.sharing")
 
 
@@ -47,6 +49,12 @@ class SharingConfig:
     def unshardable(self) -> str | None:
         """Return why the parameters cannot be cut into shards (`runner.engine=fsdp`), as a sentence
         without its subject, which is `sharing=NAME`; None if they can."""
+        return None
+
+    def uncompilable(self) -> str | None:
+        """Return why torch cannot compile the layers (`runner.compile=on`), as a sentence without
+        its subject, which is `sharing=NAME`; None if it can. What asks for the task of a batch
+        must not lie inside a layer."""
         return None
 
     def no_text(self) -> str | None:
@@ -272,3 +280,6 @@ class Stitching(SharingConfig):
 
     def unshardable(self) -> str | None:
         return "runs all copies of a layer at once, out of stacked weights"
+
+    def uncompilable(self) -> str | None:
+        return "runs all copies of a layer at once (torch.vmap)"

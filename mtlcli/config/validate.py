@@ -241,7 +241,12 @@ def _in_words(error: Any, path: Path, values: dict[str, Any]) -> Problem:
             if error["or"]
             else f"{found(value)} is not one of its values"
         )
-        return Problem(what, where, suggest(str(value), _quoted(context["expected"])))
+        known = _quoted(context["expected"])
+        if isinstance(value, bool) and {"on", "off"} & set(known):
+            word = "on" if value else "off"
+            quote = f'in a file, write "{word}" in quotes: YAML reads {word} as {found(value)}'
+            return Problem(what, where, quote)
+        return Problem(what, where, suggest(str(value), known))
     if kind == "union_tag_invalid":
         key = context["discriminator"].strip("'")
         return old_name(where, context["tag"], f"{where}.{key}") or Problem(

@@ -38,7 +38,7 @@ def accelerate(model: MultiTaskModel, config: Config, device: torch.device, prec
         from mtlcli.fast.compiled import compile_layers
 
         # First, so that what is put on a layer later stays outside of the compiled code.
-        compile_layers(backbones, config.sharing.name)
+        compile_layers(backbones, device, twice=model.augmentation is not None)
     if not on_cpu:
         # A step waits for the launches of kernels and for the host.
         leave_masks_unread()

@@ -10,24 +10,22 @@ as that of packed batches, runs between two compiled parts of a layer.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 from torch._dynamo.exc import TorchDynamoException
+from torch._inductor.cpp_builder import get_cpp_compiler
+from torch._inductor.exc import InvalidCxxCompiler
+from torch.utils._triton import has_triton
 from transformers import AttentionInterface
 
 from mtlcli.errors import RunError, UserError
 from mtlcli.fast.mixin import put_on
 from mtlcli.models.backbone import Backbone
-from mtlcli.sharing.parts.stacked import Stacked
 
 BACKEND = "inductor"
 """The name of torch's compiler."""
-COMPILERS = ("g++", "gcc", "clang++", "clang", "c++", "cl")
-"""Names of programs one of which inductor, or Triton under it, needs."""
 WHERE, FIX = "runner.compile=on", "type runner.compile=off, or leave it out"
 MOST = 64
 """The most variants of one piece of code, for layers that differ."""
@@ -46,26 +44,22 @@ class Compiled:
         try:
             return self.compiled(*inputs, **more)
         except TorchDynamoException as error:
-            lines = str(error).strip().splitlines()
-            what = f"torch cannot compile a layer ({type(self).__name__}): {lines[0]}"
+            what = f"torch cannot compile a layer ({type(self).__name__}): {_reason(error)}"
             raise RunError(what, WHERE, FIX) from error
 
 
-def compile_layers(backbones: Sequence[Backbone], sharing: str) -> None:
-    """Let torch compile the layers of backbones for training. `sharing`: the name of the sharing
-    strategy.
+def compile_layers(
+    backbones: Sequence[Backbone], device: torch.device, *, twice: bool = False
+) -> None:
+    """Let torch compile the layers of backbones for training. `twice`: whether a backward pass may
+    run a second time.
 
-    Raises UserError where layers cannot be compiled, or there is no compiler.
+    Raises UserError when there is no compiler for the device.
     """
-    layers = [layer for backbone in backbones for layer in backbone.layers()]
-    if any(_inside(layer) for layer in layers):
-        what = f"sharing={sharing} puts modules into the layers that ask for the task of a batch"
-        raise UserError(what, WHERE, FIX)
-    if any(isinstance(module, Stacked) for each in backbones for module in each.modules()):
-        what = f"sharing={sharing} runs copies of a layer at once (torch.vmap)"
-        raise UserError(what, WHERE, FIX)
-    if not any(shutil.which(name) for name in COMPILERS):
-        raise UserError("there is no C++ compiler", WHERE, f"install g++, or {FIX}")
+    _require_compiler(device)
+    if twice:
+        # torch would write the gradients of states into the memory of what the first pass has kept.
+        torch._functorch.config.donated_buffer = False
     # torch would otherwise give up after eight variants without a word.
     torch._dynamo.config.recompile_limit = MOST
     torch._dynamo.config.fail_on_recompile_limit_hit = True
@@ -73,11 +67,27 @@ def compile_layers(backbones: Sequence[Backbone], sharing: str) -> None:
         # It asks for the batch that is in the backbone, for which it would be compiled anew.
         if function.__module__.startswith(("mtlcli.models.", "mtlcli.sharing.")):
             AttentionInterface.register(name, torch.compiler.disable(function))
-    for layer in layers:
+    for layer in (layer for backbone in backbones for layer in backbone.layers()):
         own = torch.compile(type(layer).forward.__get__(layer), backend=BACKEND, dynamic=True)
         put_on(Compiled, layer, compiled=own)
 
 
-def _inside(layer: nn.Module) -> bool:
-    """Return whether a sharing strategy has put a module into a layer."""
-    return any(type(module).__module__.startswith("mtlcli.sharing") for module in layer.modules())
+def _require_compiler(device: torch.device) -> None:
+    if device.type == "cuda":
+        if not has_triton():
+            what = "torch's compiler needs the package triton and a GPU that it knows"
+            raise UserError(what, WHERE, FIX)
+        return
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        what = "there is no C++ compiler (g++, or the one that CXX names)"
+        raise UserError(what, WHERE, f"install g++, or {FIX}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of an error of torch's compiler, and the first one of the program that
+    has failed under it."""
+    first, *others = str(error).strip().splitlines()
+    more = next((line.strip() for line in others if "error:" in line), None)
+    return first if more is None else f"{first} ({more})"

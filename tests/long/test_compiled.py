@@ -42,7 +42,7 @@ def test_every_strategy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sharing
     few += [f"sharing={sharing}", "sampling=all", *OPTIONS.get(sharing, [])]
     found = traced(monkeypatch)
     if sharing in REFUSED:
-        with pytest.raises(UserError, match="runner.compile=on"):
+        with pytest.raises(UserError, match="runner.compile: sharing="):
             start(tmp_path / "refused", *few, ON)
         return
     there = start(tmp_path / "compiled", *few, ON)
@@ -56,6 +56,8 @@ def test_every_strategy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sharing
         ["runner.packing=on", "runner.accumulation=1", "sampling=all"],
         ["weighting=pcgrad", "sampling=all"],
         ["sharing=none", "model.gradient_checkpointing=true"],
+        ["augmentation=freelb"],
+        ["sharing=mmoe", "sharing.layers=top"],
     ],
     ids=lambda options: options[0],
 )
@@ -84,7 +86,7 @@ def test_every_family_with_weights_that_are_cast_at_once(
     other.load_state_dict(plain.state_dict())
     cast_together(plain)
     found = traced(monkeypatch)
-    compile_layers([other], "hard")
+    compile_layers([other], torch.device("cpu"))
     cast_together(other)
     expected, given = gradients(plain), gradients(other)
     assert found and list(other.state_dict()) == list(plain.state_dict())

@@ -95,10 +95,8 @@ def run_problems(config: Config, names: list[str]) -> Iterator[Problem]:
     yield from _trackers(config.logger)
     if runner.engine == "fsdp":
         yield from shard_problems(config)
-    if runner.fast == "off" and runner.compile == "on":
-        yield Problem(
-            "the plain path has no compiled layers", "runner.compile", "take out runner.fast=off"
-        )
+    if runner.compile == "on":
+        yield from _compiled(config)
     if model.kind == "pretrained" and model.name is None:
         yield Problem(
             "must be given with model.kind=pretrained",
@@ -111,6 +109,16 @@ def run_problems(config: Config, names: list[str]) -> Iterator[Problem]:
             "model.heads",
             "change one of them",
         )
+
+
+def _compiled(config: Config) -> Iterator[Problem]:
+    """Check that torch can compile the layers."""
+    key = "runner.compile"
+    if config.runner.fast == "off":
+        yield Problem("the plain path has no compiled layers", key, "take out runner.fast=off")
+    if (why := config.sharing.uncompilable()) is not None:
+        what = f"sharing={config.sharing.name} {why}"
+        yield Problem(what, key, "type runner.compile=off, or leave it out")
 
 
 def _trackers(logger: Logger) -> Iterator[Problem]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from annotated_types import Ge, Le
 
 from mtlcli.config.section import section
-from mtlcli.config.sharing import ExpertLayers, Gating, sharings
+from mtlcli.config.sharing import INSIDE, ExpertLayers, Gating, sharings
 from mtlcli.errors import Problem
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ class CGCSharing(Gating):
     noise: Annotated[float, Ge(0)] = 1e-2
     """Noise on the copies' initial weights, relative to their standard deviation; without noise
     they diverge slowly. Not for layers=top."""
+
+    def uncompilable(self) -> str | None:
+        return INSIDE
 
     def gated(self) -> int:
         """Return the smallest number of experts that a gate weighs."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Gt, Le
 
 from mtlcli.config.section import section
-from mtlcli.config.sharing import LowRank, sharings
+from mtlcli.config.sharing import INSIDE, LowRank, sharings
 
 
 @sharings.register("hydra_lora", ".trunk:HydraLoRA")
@@ -27,3 +27,6 @@ class HydraLoRASharing(LowRank):
     """Strategy."""
     matrices: Annotated[int, Gt(0), Le(1000)] = 3
     """Number of matrices B."""
+
+    def uncompilable(self) -> str | None:
+        return INSIDE

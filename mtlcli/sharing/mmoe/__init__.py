@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le
 
 from mtlcli.config.section import section
-from mtlcli.config.sharing import ExpertLayers, Gating, sharings
+from mtlcli.config.sharing import INSIDE, ExpertLayers, Gating, sharings
 
 
 @sharings.register("mmoe", ".trunk:MMoE")
@@ -35,6 +35,9 @@ class MMoESharing(Gating):
     noise: Annotated[float, Ge(0)] = 1e-2
     """Noise on the copies' initial weights, relative to their standard deviation; without noise
     they diverge slowly. Not for layers=top."""
+
+    def uncompilable(self) -> str | None:
+        return None if self.layers == "top" else INSIDE
 
     def gated(self) -> int:
         """Return the smallest number of experts that a gate weighs."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Gt, Le
 
 from mtlcli.config.section import section
-from mtlcli.config.sharing import LowRank, sharings
+from mtlcli.config.sharing import INSIDE, LowRank, sharings
 
 
 @sharings.register("mtl_lora", ".trunk:MTLLoRA")
@@ -32,3 +32,6 @@ class MTLLoRASharing(LowRank):
     temperature: Annotated[float, Gt(0)] = 0.1
     """Divisor of the numbers whose softmax is a task's mixture; the lower it is, the more a task
     keeps to one matrix."""
+
+    def uncompilable(self) -> str | None:
+        return INSIDE

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le
 
 from mtlcli.config.section import section
-from mtlcli.config.sharing import LowRank, sharings
+from mtlcli.config.sharing import INSIDE, LowRank, sharings
 
 
 @sharings.register("polytropon", ".trunk:Polytropon")
@@ -34,3 +34,6 @@ class PolytroponSharing(LowRank):
     """Draw a task's mixtures in training from a relaxed Bernoulli distribution, once a step."""
     lr: Annotated[float, Gt(0)] = 1e-2
     """Peak learning rate of the mixtures."""
+
+    def uncompilable(self) -> str | None:
+        return INSIDE

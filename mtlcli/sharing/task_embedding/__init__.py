@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Gt, Le
 
 from mtlcli.config.section import section
-from mtlcli.config.sharing import SharingConfig, sharings
+from mtlcli.config.sharing import INSIDE, SharingConfig, sharings
 
 
 @sharings.register("task_embedding", ".trunk:TaskEmbedding")
@@ -29,3 +29,6 @@ class TaskEmbeddingSharing(SharingConfig):
     bias of every norm (norms), or both."""
     size: Annotated[int, Gt(0), Le(65536)] = 64
     """Size of a task's vector."""
+
+    def uncompilable(self) -> str | None:
+        return None if self.conditions == "embeddings" else INSIDE

@@ -172,6 +172,11 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
         "metric: it must be typed on the command line.",
     ),
     (
+        changed(runner__packing=True),
+        "runner.packing: true is not one of its values",
+        'in a file, write "on" in quotes: YAML reads on as true',
+    ),
+    (
         changed(model__kind="pretraind"),
         "model.kind: 'pretraind' is not one of its values",
         "did you mean 'pretrained'? choices: auto, pretrained, scratch",
