@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,14 @@ class Counted(Exception):
 
 
 def count(
-    patch: pytest.MonkeyPatch, folder: Path, *options: str, after: int = 2, late: bool = True
+    patch: pytest.MonkeyPatch,
+    folder: Path,
+    *options: str,
+    after: int = 2,
+    late: bool = True,
+    work: Callable[[Trainer], object] = Trainer.train_step,
 ) -> Launches:
-    """Start a run as on a GPU, and count a step once `after` steps are over. `late`: whether the
+    """Start a run as on a GPU, and count `work` once `after` steps are over. `late`: whether the
     host reads numbers late, as it does there."""
     launches = Launches()
 
@@ -49,7 +55,7 @@ def count(
         launches.operators.clear()
         launches.waits.clear()
         with launches.counting():
-            self.train_step()
+            work(self)
         raise Counted
 
     def as_on_gpu(
@@ -123,3 +129,16 @@ def test_numbers_that_are_read_at_once_are_counted(
     """The losses, whether the norm is finite, and the norm."""
     found = count(monkeypatch, tmp_path, "sampling=all", late=False)
     assert found.waits.total() == 3, found.waits
+
+
+def test_an_evaluation_does_not_wait_for_each_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of outputs for inputs, and for tokens."""
+    waits = []
+    for size in (4, 12):
+        options = ("task=[rte,squad]", "data.max_eval_rows=24", f"runner.eval_batch_size={size}")
+        work = lambda trainer: trainer._evaluate()  # noqa: E731
+        with monkeypatch.context() as patch:
+            waits.append(count(patch, tmp_path / str(size), *options, work=work).waits)
+    assert waits[0] == waits[1]
