@@ -71,6 +71,12 @@ def test_compiled_layers_are_the_plain_ones(
     assert found
 
 
+def test_the_code_that_inductor_generates(tmp_path: Path) -> None:
+    few = (TWO_LAYERS, "model.dropout=0", "runner.eval_every=16", "runner.save_every=16")
+    plain = start(tmp_path / "plain", *few)
+    assert_close(plain, start(tmp_path / "compiled", *few, ON))
+
+
 def test_a_resumed_run_is_the_same_to_the_bit(tmp_path: Path) -> None:
     whole = start(tmp_path / "whole", TWO_LAYERS, "runner.steps=8", ON)
     torch._dynamo.reset()

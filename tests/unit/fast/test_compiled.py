@@ -49,13 +49,17 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return found
 
 
-def test_compiled_layers_are_the_plain_ones(tmp_path: Path) -> None:
-    """With the code that inductor generates, in a run whose batches have many shapes. Its model can
-    then be evaluated where there is no compiler, with the same scores."""
+def test_compiled_layers_are_the_plain_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a run whose batches have many shapes. Its model can then be evaluated where there is no
+    compiler, with the same scores."""
     options = (TWO_LAYERS, "model.dropout=0", "sampling=proportional", "runner.eval_every=16")
     plain = start(tmp_path / "plain", *options, "runner.save_every=16")
+    found = traced(monkeypatch)
     run = start(tmp_path / "compiled", *options, "runner.save_every=16", ON)
     assert_close(plain, run)
+    assert found
     results = json.loads((run / "results.json").read_text())
     with inductor.patch(NONE):
         assert evaluate_path(run)["tasks"] == results["tasks"]
