@@ -40,7 +40,7 @@ from mtlcli.config import (
     Sweep,
     task_types,
 )
-from mtlcli.config.schema import docs
+from mtlcli.config.schema import TRUTHS, docs
 from mtlcli.config.section import defaults, hints
 from mtlcli.extras import ABOUT, requirements
 from mtlcli.registry import Registry
@@ -142,8 +142,7 @@ def written(value: Any) -> str:
         return "{}"
     if isinstance(value, list):
         return f"[{', '.join(map(written, value))}]"
-    # YAML 1.1 reads these words as truth values.
-    return f'"{value}"' if value in ("on", "off", "yes", "no") else str(value)
+    return f'"{value}"' if value in TRUTHS else str(value)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ from mtlcli.config.section import hints, key_of
 
 Path = tuple[str | int, ...]
 """Keys and list indices from the top of a configuration down to a value."""
+TRUTHS = ("on", "off", "yes", "no")
+"""Words that YAML 1.1 reads as truth values where they are not in quotes."""
 QUOTE_TRUTHS = (
     "put it in quotes: YAML reads yes, no, on, off, true and false without quotes as true or false"
 )

@@ -24,7 +24,7 @@ from mtlcli.config import Config
 from mtlcli.config.environment import note
 from mtlcli.config.paths import expand_paths
 from mtlcli.config.renamed import take_new_names
-from mtlcli.config.schema import dotted, is_inside
+from mtlcli.config.schema import TRUTHS, dotted, is_inside
 from mtlcli.config.section import values_of
 from mtlcli.config.validate import check, check_key
 from mtlcli.disk import write_whole
@@ -133,8 +133,8 @@ def _checked(saved: DictConfig, overrides: Sequence[str], path: Path) -> Config:
         if problem is not None:
             problems.append(problem)
             continue
-        # YAML 1.1 reads these as truth values, Hydra as text: runner.fast=off means the same here.
-        text = f"'{value}'" if value.lower() in ("on", "off", "yes", "no") else value
+        # Hydra reads these as text: runner.fast=off means the same here.
+        text = f"'{value}'" if value.lower() in TRUTHS else value
         try:
             parsed = OmegaConf.from_dotlist([f"value={text}"])
         except (YAMLError, OmegaConfBaseException) as error:

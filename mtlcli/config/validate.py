@@ -23,6 +23,7 @@ from mtlcli.config.schema import (
     QUOTE_NULL,
     QUOTE_NUMBERS,
     QUOTE_TRUTHS,
+    TRUTHS,
     Path,
     alternatives,
     docs,
@@ -242,11 +243,9 @@ def _in_words(error: Any, path: Path, values: dict[str, Any]) -> Problem:
             else f"{found(value)} is not one of its values"
         )
         known = _quoted(context["expected"])
-        if isinstance(value, bool) and {"on", "off"} & set(known):
-            word = "on" if value else "off"
-            quote = f'in a file, write "{word}" in quotes: YAML reads {word} as {found(value)}'
-            return Problem(what, where, quote)
-        return Problem(what, where, suggest(str(value), known))
+        fix = suggest(str(value), known)
+        quote = isinstance(value, bool) and not set(TRUTHS).isdisjoint(known)
+        return Problem(what, where, f"{QUOTE_TRUTHS}; {fix}" if quote else fix)
     if kind == "union_tag_invalid":
         key = context["discriminator"].strip("'")
         return old_name(where, context["tag"], f"{where}.{key}") or Problem(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from mtlcli.config import Config, Logger
+from mtlcli.config import Config, Logger, Model, Optim
 from mtlcli.config.crosscheck.methods import method_problems
 from mtlcli.config.crosscheck.shards import shard_problems
 from mtlcli.config.crosscheck.versions import torch_before
@@ -18,15 +18,38 @@ from mtlcli.registry import suggest
 
 def run_problems(config: Config, names: list[str]) -> Iterator[Problem]:
     """Check a run. `names`: its tasks, including those that were refused."""
-    runner, optim, model = config.runner, config.optim, config.model
-    trained = [task for task in config.tasks.values() if task.splits.train is not None]
+    trained = [name for name, task in config.tasks.items() if task.splits.train is not None]
+    yield from _trained(config, trained)
+    yield from _length(config)
+    yield from _taken_heads(config, names)
+    yield from _optimizer(config.optim)
+    yield from _data(config)
+    yield from config.sweep.problems(names)
+    yield from stage_problems(config.stages, config.tasks)
+    yield from config.sharing.problems(config, names)
+    yield from text_problems(config)
+    yield from config.augmentation.problems(config)
+    if (family := known_family(config.model)) is not None:
+        yield from family_problems(config, family, "model.architecture")
+    yield from _recomputed(config)
+    yield from method_problems(config, trained)
+    yield from _trackers(config.logger)
+    if config.runner.engine == "fsdp":
+        yield from shard_problems(config)
+    if config.runner.compile == "on":
+        yield from _compiled(config)
+    yield from _network(config.model)
+
+
+def _trained(config: Config, trained: list[str]) -> Iterator[Problem]:
+    """Check that the run learns something."""
     if not trained:
         yield Problem(
             "no task of the run has a train split",
             "task",
             "add a task that is trained, for example mnli for ax",
         )
-    elif all(task.weight == 0 for task in trained):
+    elif all(config.tasks[name].weight == 0 for name in trained):
         yield Problem(
             "every task has weight 0: nothing would be learned",
             "tasks",
@@ -38,6 +61,11 @@ def run_problems(config: Config, names: list[str]) -> Iterator[Problem]:
             "data.shots",
             "give one of them",
         )
+
+
+def _length(config: Config) -> Iterator[Problem]:
+    """Check how long the run trains, and how often it evaluates."""
+    runner, optim = config.runner, config.optim
     if runner.steps is None and runner.epochs is None:
         yield Problem(
             "runner.steps and runner.epochs are both null", "runner.steps", "give one of them"
@@ -55,12 +83,20 @@ def run_problems(config: Config, names: list[str]) -> Iterator[Problem]:
             "optim.warmup",
             "lower it, or give a share below 1",
         )
+
+
+def _taken_heads(config: Config, names: list[str]) -> Iterator[Problem]:
+    """Check the tasks whose heads come from another run."""
     for name in config.init.heads or []:
         if name not in names:
             yield Problem(f"task '{name}' is not in the run", "init.heads", suggest(name, names))
         elif name in config.tasks and (owner := config.tasks[name].head) is not None:
             what = f"task '{name}' has no head of its own: it uses that of '{owner}'"
             yield Problem(what, "init.heads", f"name {owner} instead")
+
+
+def _optimizer(optim: Optim) -> Iterator[Problem]:
+    """Check the optimiser and the packages that it needs."""
     yield from optim.problems()
     missing = [package for package in optim.packages if find_spec(package) is None]
     if missing:
@@ -75,28 +111,21 @@ def run_problems(config: Config, names: list[str]) -> Iterator[Problem]:
             "optim",
             "type pip install --upgrade torch, or optim=adamw",
         )
-    yield from _data(config)
-    yield from config.sweep.problems(names)
-    yield from stage_problems(config.stages, config.tasks)
-    yield from config.sharing.problems(config, names)
-    yield from text_problems(config)
-    yield from config.augmentation.problems(config)
-    if (family := known_family(model)) is not None:
-        yield from family_problems(config, family, "model.architecture")
-    if model.gradient_checkpointing and not config.sharing.recomputes:
+
+
+def _recomputed(config: Config) -> Iterator[Problem]:
+    """Check that layers can be computed again."""
+    if config.model.gradient_checkpointing and not config.sharing.recomputes:
         yield Problem(
             f"sharing={config.sharing.name} runs all copies of a layer at once, which cannot be "
             "computed again",
             "model.gradient_checkpointing",
             "leave it out, lower runner.batch_size, or raise runner.accumulation",
         )
-    names_trained = [name for name, task in config.tasks.items() if task.splits.train is not None]
-    yield from method_problems(config, names_trained)
-    yield from _trackers(config.logger)
-    if runner.engine == "fsdp":
-        yield from shard_problems(config)
-    if runner.compile == "on":
-        yield from _compiled(config)
+
+
+def _network(model: Model) -> Iterator[Problem]:
+    """Check what the backbone is made of."""
     if model.kind == "pretrained" and model.name is None:
         yield Problem(
             "must be given with model.kind=pretrained",

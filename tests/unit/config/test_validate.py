@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mtlcli.config import Config, sharings, task_types
+from mtlcli.config.schema import QUOTE_TRUTHS
 from mtlcli.config.section import hints
 from mtlcli.config.validate import check, check_key, docs, validate
 from mtlcli.errors import UserError
@@ -174,7 +175,7 @@ ONE: list[tuple[dict[str, Any], str, str]] = [
     (
         changed(runner__packing=True),
         "runner.packing: true is not one of its values",
-        'in a file, write "on" in quotes: YAML reads on as true',
+        f"{QUOTE_TRUTHS}; choices: auto, off, on",
     ),
     (
         changed(model__kind="pretraind"),
