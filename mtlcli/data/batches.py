@@ -451,7 +451,7 @@ def evaluation_limits(batch_size: EvalBatchSize, device: torch.device) -> tuple[
     features (None: any number)."""
     if batch_size != "auto":
         return batch_size, None
-    return EVALUATION.get(device.type, EVALUATION["cpu"])
+    return EVALUATION[device.type]
 
 
 def rectangles(lengths: NDArray[np.int64], *, overhead: int, most: int) -> list[NDArray[np.int64]]:

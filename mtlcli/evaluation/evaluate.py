@@ -143,13 +143,13 @@ def _keep(
 ) -> None:
     """Put the outputs of a batch at the places of its features in the arrays of all features."""
     count = int(features.offsets[-1]) if task.token_outputs else len(features)
-    where, real = batch.indices, batch.indices[:0]
+    where = batch.indices
     if task.token_outputs:
-        where = _places(features, batch.indices)
-        width = batch.input_ids.shape[1]
-        real = np.flatnonzero(np.arange(width) < batch.lengths[:, None])
+        where = _places(features.offsets[batch.indices], batch.lengths)
+        rows = np.arange(len(batch)) * batch.input_ids.shape[1]
+        tokens = uploaded(_places(rows, batch.lengths), ranks.device)
     # The host goes on to the next batch while a GPU computes this one.
-    places, tokens = (uploaded(each, ranks.device) for each in (where, real))
+    places = uploaded(where, ranks.device)
     for key, value in outputs.items():
         if key in task.constant_outputs:
             # The ranks' arrays are summed, so only the first rank, which has a batch in any case,
@@ -165,10 +165,9 @@ def _keep(
         arrays[key].index_copy_(0, places, value.float())
 
 
-def _places(features: Features, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the positions in the flat token array of all tokens of some features, in order."""
-    starts, ends = features.offsets[indices], features.offsets[indices + 1]
-    lengths = ends - starts
+def _places(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the places of the tokens of some features, one feature after another. `starts`: the
+    places of their first tokens."""
     inside = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     return np.repeat(starts, lengths) + inside
 

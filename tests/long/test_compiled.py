@@ -3,7 +3,6 @@ whatever else changes a step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,12 @@ from mtlcli.fast.compiled import compile_layers
 from mtlcli.fast.low_weights import cast_together
 from tests.families import family_backbone
 from tests.small_run import cut_off, differences, resume, start
-from tests.unit.fast.test_compiled import ON, TWO_LAYERS, traced
+from tests.unit.fast.test_compiled import (
+    ON,
+    TWO_LAYERS,
+    compiler,  # noqa: F401 (a fixture)
+    traced,
+)
 from tests.unit.fast.test_low_weights import gradients
 from tests.unit.training.test_update import assert_close
 
@@ -27,13 +31,6 @@ OPTIONS = {
     "hierarchical": ["sharing.tasks={cola: 0}"],
     "progressive": ["sharing.stages=[[cola],[stsb,rte]]"],
 }
-
-
-@pytest.fixture(autouse=True)
-def compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    with torch._dynamo.config.patch(recompile_limit=8, fail_on_recompile_limit_hit=False):
-        yield
 
 
 @pytest.mark.parametrize("sharing", sorted(sharings.configs))
